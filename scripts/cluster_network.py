@@ -1,0 +1,165 @@
+"""The network that a nodes file or IP_ADDR_LIST describes: who there is, and what each node runs."""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+Role = Literal["origin", "middle", "client"]
+ROLES: tuple[Role, ...] = ("origin", "middle", "client")
+HTTP_PORT = 8000
+HOST = re.compile(
+    r"(?P<user>\w[\w.-]*@)?(?:(?P<name>\w[\w.-]*)|\[(?P<boxed>[\da-f:.]+)]|(?P<bare>[\da-f.]*:[\da-f:.]*:[\da-f.]*))"
+    r"(?::(?P<port>\d{1,5}))?",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+class UsageError(Exception):
+    """What was asked for makes no sense."""
+
+
+@dataclass(frozen=True)
+class Node:
+    role: Role
+    target: str  # what ssh connects to; empty on this machine
+    address: str  # how the other nodes reach it
+    port: int = HTTP_PORT
+    data_dir: str = ""
+    number: int = 0  # among those of its role
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.number}"
+
+    @property
+    def unit(self) -> str:
+        """Its tmux session or systemd unit; a server keeps it when lines come and go."""
+        return f"shardcast-{self.role}-{self.number if self.role == 'client' else self.port}"
+
+    @property
+    def server(self) -> str:
+        return f"{self.address}:{self.port}"
+
+    @property
+    def host(self) -> str:
+        """What it binds to, where the default (every IPv4 address) would not do."""
+        return "127.0.0.1" if not self.target else "::" if self.address.startswith("[") else ""
+
+
+def parse_port(text: str) -> int:
+    if re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536:
+        return int(text)
+    raise UsageError(f"{text!r} is not a port; write a number from 1 to 65535")
+
+
+def parse_host(text: str) -> tuple[str, str, int | None]:
+    """``[user@]host[:port]`` as what ssh connects to, the host as it stands in a URL, and the port."""
+    if found := HOST.fullmatch(text):
+        user, name, six = found["user"] or "", found["name"], found["boxed"] or found["bare"]
+        port = parse_port(found["port"]) if found["port"] else None
+        if name:
+            return user + name, name, port
+        with contextlib.suppress(ValueError):
+            return user + six, f"[{ipaddress.IPv6Address(six)}]", port
+    raise UsageError(f"{text!r} is not a host; write host or user@host, without scheme or path")
+
+
+def parse_line(line: str) -> Node:
+    target, *rest = (field.strip() for field in line.split("|"))
+    role = next((role for role in ROLES if rest and rest[0] == role), None)
+    if role is None:
+        raise UsageError(f"write user@host|role, the role being one of {', '.join(ROLES)}")
+    target, address, port = parse_host(target)
+    if port is not None:
+        raise UsageError("a node's port is a field, |port=…; ssh's port belongs in ~/.ssh/config")
+    fields = dict(parse_field(field) for field in rest[1:])
+    if len(fields) < len(rest) - 1:
+        raise UsageError("a field stands there twice")
+    if role == "client" and fields.keys() & {"port", "address"}:
+        raise UsageError("a client does not listen, so it takes neither port nor address")
+    if "address" in fields:
+        address = parse_host(fields["address"])[1]
+    port = parse_port(fields.get("port", str(HTTP_PORT)))
+    return Node(role, target, address, port, fields.get("data_dir", ""))
+
+
+def parse_field(text: str) -> tuple[str, str]:
+    key, _, value = text.partition("=")
+    if key in ("port", "data_dir", "address") and value and value.isprintable():
+        return key, value
+    raise UsageError(f"{text!r} is not a field; there are port=…, data_dir=… and address=…")
+
+
+def read_nodes(path: Path) -> list[Node]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise UsageError(f"can't read the nodes file {path}: {reason}") from None
+    nodes: list[Node] = []
+    for number, line in enumerate(lines, 1):
+        if line := re.sub(r"(^|\s)#.*", "", line).strip():
+            try:
+                nodes.append(parse_line(line))
+            except UsageError as error:
+                raise UsageError(f"{path}, line {number}, {line!r}: {error}") from None
+    return nodes
+
+
+def nodes_of_addresses(text: str, middles: int | None) -> list[Node]:
+    """The nodes of an IP_ADDR_LIST: the origin, then ``middles`` middles (None: all), then clients."""
+    text = text.strip()
+    if text.startswith("(") != text.endswith(")"):
+        raise UsageError(f'IP_ADDR_LIST has one parenthesis of two: {text!r}; write ("a" "b"), or just a b')
+    nodes: list[Node] = []
+    for word in filter(None, re.split(r"[\s,]+", text.removeprefix("(").removesuffix(")"))):
+        role: Role = "middle" if middles is None or len(nodes) <= middles else "client"
+        try:
+            target, address, port = parse_host(re.sub(r"""^(["'])(.*)\1$""", r"\2", word))
+        except UsageError as error:
+            raise UsageError(f"IP_ADDR_LIST: {error}") from None
+        nodes.append(Node(role if nodes else "origin", target, address, port or HTTP_PORT))
+    return nodes
+
+
+def numbered(nodes: Sequence[Node]) -> Iterator[Node]:
+    count: Counter[str] = Counter()
+    for node in nodes:
+        count[node.role] += 1
+        node = replace(node, number=count[node.role])
+        # Commands begin in the home directory, and a quoted ~ would name a directory in it.
+        own = node.data_dir.removeprefix("~/") or node.unit.replace("-", "/", 1)
+        yield replace(node, data_dir=own)
+
+
+def check(nodes: Sequence[Node], needs_origin: bool) -> None:
+    """Refuse a network that can't work before any of it runs."""
+    if needs_origin and all(node.role != "origin" for node in nodes):
+        raise UsageError("no origin; add a line user@host|origin, or name running origins with --upstream")
+    listening: dict[tuple[str, int], Node] = {}
+    for node in nodes:
+        if node.port > 65535:
+            raise UsageError(f"no port is left for {node.name}; choose a lower --base-port")
+        place = (node.target.rpartition("@")[2], node.port)
+        if node.role != "client" and (other := listening.setdefault(place, node)) is not node:
+            both = f"{other.name} and {node.name} are both on port {node.port} of {place[0]}"
+            raise UsageError(f"{both}; give one of them another, |port=…")
+
+
+def server_words(node: Node) -> list[str]:
+    """The command of an origin, and of a middle up to its upstreams."""
+    host = ["--host", node.host] if node.host else []
+    return [f"shardcast-{node.role}", "--data-dir", node.data_dir, "--port", str(node.port), *host]
+
+
+def client_words(template: Sequence[str], node: Node, servers: Sequence[str]) -> list[str]:
+    """The command of a client: ``template`` with what stands for its servers and its output directory."""
+    known = {"{servers}": ",".join(servers), "{data_dir}": node.data_dir}
+    return [re.sub("{servers}|{data_dir}", lambda at: known[at[0]], word) for word in template]

@@ -1,0 +1,116 @@
+"""Get something large and new from one machine to many, version after version, every byte verified.
+
+::
+
+    import shardcast
+
+    shardcast.initialize(data_dir="./data", port=8000)
+    version = shardcast.broadcast("/path/model.safetensors")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shardcast.api import (
+        Broadcast,
+        BroadcastProgress,
+        ClientNode,
+        MiddleNode,
+        OriginServer,
+        broadcast,
+        initialize,
+        shutdown,
+    )
+    from shardcast.constants import (
+        HTTP_PORT,
+        LOG_LEVEL,
+        MAX_DISTRIBUTION_FOLDERS,
+        MAX_MIDDLE_NODE_LAYERS,
+        RETRY_ATTEMPTS,
+        SHARD_SIZE,
+    )
+    from shardcast.errors import (
+        DataDirInUse,
+        IntegrityError,
+        LocalDiskError,
+        NodeFailed,
+        NoServerReachable,
+        NotInitialized,
+        PayloadChanged,
+        PayloadMissing,
+        ShardcastError,
+        TransferFailed,
+        UsageError,
+        VersionNotOffered,
+    )
+    from shardcast.nodes.client import Client, Offered, Release
+
+__version__ = "0.4.0"
+
+# Where each public name lives. They are fetched when they are used, so that `shardcast-client --help`
+# does not wait for what only a transfer needs.
+_HOMES = {
+    "shardcast.api": (
+        "Broadcast", "BroadcastProgress", "ClientNode", "MiddleNode", "OriginServer",
+        "broadcast", "initialize", "shutdown",
+    ),
+    "shardcast.constants": (
+        "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
+        "RETRY_ATTEMPTS", "SHARD_SIZE",
+    ),
+    "shardcast.errors": (
+        "DataDirInUse", "IntegrityError", "LocalDiskError", "NoServerReachable", "NodeFailed",
+        "NotInitialized", "PayloadChanged", "PayloadMissing", "ShardcastError", "TransferFailed",
+        "UsageError", "VersionNotOffered",
+    ),
+    "shardcast.nodes.client": ("Client", "Offered", "Release"),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOME_OF})
+
+
+__all__ = [
+    "HTTP_PORT",
+    "LOG_LEVEL",
+    "MAX_DISTRIBUTION_FOLDERS",
+    "MAX_MIDDLE_NODE_LAYERS",
+    "RETRY_ATTEMPTS",
+    "SHARD_SIZE",
+    "Broadcast",
+    "BroadcastProgress",
+    "Client",
+    "ClientNode",
+    "DataDirInUse",
+    "IntegrityError",
+    "LocalDiskError",
+    "MiddleNode",
+    "NoServerReachable",
+    "NodeFailed",
+    "NotInitialized",
+    "Offered",
+    "OriginServer",
+    "PayloadChanged",
+    "PayloadMissing",
+    "Release",
+    "ShardcastError",
+    "TransferFailed",
+    "UsageError",
+    "VersionNotOffered",
+    "broadcast",
+    "initialize",
+    "shutdown",
+]

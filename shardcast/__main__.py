@@ -1,0 +1,5 @@
+"""``python -m shardcast`` is ``shardcast``."""
+
+from shardcast.cli.main import main
+
+main()

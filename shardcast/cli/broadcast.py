@@ -1,0 +1,104 @@
+"""``shardcast broadcast``."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from shardcast.cli import options
+from shardcast.cli.progress import Display, progress
+from shardcast.errors import DataDirInUse, LocalDiskError, NodeFailed
+from shardcast.sharding import check_payload
+
+_LOOK_AGAIN = 0.1
+"""Seconds between two looks at whether the data directory is free."""
+_ORIGIN_STARTS = 10.0
+"""Seconds that an origin has from taking its directory to opening its socket."""
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("path", type=click.Path(path_type=Path))
+@options.data_dir_option("./data")
+@options.shard_size_option
+@options.json_option
+@options.logging_options
+def broadcast(path: Path, data_dir: Path, shard_size: int, as_json: bool) -> None:
+    """Publish PATH as the next version, and print the version.
+
+    The origin that runs on the data directory does it; where none runs, it is published into the
+    directory, for an origin or any static web server to serve.
+    """
+    options.start_logging()
+    path = path.absolute()
+    check_payload(path)
+    with progress(options.is_quiet()) as display:
+        version = _publish(path, data_dir, shard_size, display)
+    click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
+
+
+def _publish(path: Path, data_dir: Path, shard_size: int, display: Display) -> str:
+    from shardcast.peer.control import NoOrigin, publish
+
+    if data_dir.exists() and not data_dir.is_dir():
+        raise LocalDiskError(f"the data directory {data_dir} is not a directory")
+    since, told = time.monotonic(), False
+    while True:
+        version = ""
+        try:
+            for said in publish(data_dir, path, shard_size):
+                version = str(said.get("version", version))
+                _show(display, version, path, said.get("progress"))
+            return version
+        except NoOrigin:
+            pass
+        try:
+            return _publish_here(
+                path, data_dir, shard_size, lambda name, state: _show(display, name, path, state)
+            )
+        except DataDirInUse as error:
+            if error.role == "broadcast":  # it ends, so wait for our turn
+                if not told:
+                    display.note("waiting for another broadcast into this directory")
+                told = True
+            elif error.role != "origin":
+                raise
+            elif time.monotonic() - since > _ORIGIN_STARTS:
+                raise NodeFailed(f"{error}, and it does not answer") from error
+        time.sleep(_LOOK_AGAIN)
+
+
+def _publish_here(
+    path: Path, data_dir: Path, shard_size: int, show: Callable[[str, dict[str, Any]], None]
+) -> str:
+    import asyncio
+
+    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.origin import publishing
+
+    async def publish() -> str:
+        async with publishing(data_dir) as publisher:
+            under_way = await publisher.publish(path, shard_size)
+            result = asyncio.ensure_future(under_way.result())
+            while not result.done():
+                show(under_way.version, dict(under_way.progress()))
+                await asyncio.wait([result], timeout=0.2)
+            await result
+            return under_way.version
+
+    return run(publish(), serves=True)
+
+
+def _show(display: Display, version: str, path: Path, state: dict[str, Any] | None) -> None:
+    if state:
+        waits = state["size"] is None
+        display.show(
+            f"{version} {path.name}",
+            state["done"],
+            state["size"],
+            "waiting for an earlier broadcast" if waits else f"{state['shards']} shards",
+        )

@@ -1,0 +1,127 @@
+"""``shardcast-client``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from shardcast.cli import options
+
+if TYPE_CHECKING:
+    from shardcast.nodes.client import Offered, Release
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@options.option("--servers", type=options.Servers(), help="Servers to download from, comma-separated.")
+@options.option("--list", "list_versions", is_flag=True, env="LIST", help="Print the versions on offer.")
+@options.option("--version", help="The version to download: v1, v2, … or latest.")
+@options.option(
+    "--output-file",
+    type=click.Path(),
+    help="Where to put the file; by default <output-dir>/download_<version>.bin.",
+)
+@options.option(
+    "--output-dir",
+    type=click.Path(path_type=Path),
+    default="./downloads",
+    help="The folder to put it in.",
+)
+@options.json_option
+@options.logging_options
+def client(
+    servers: list[str] | None,
+    list_versions: bool,
+    version: str | None,
+    output_file: str | None,
+    output_dir: Path,
+    as_json: bool,
+) -> None:
+    """Download a version into a file, which has its name only when every byte is verified.
+
+    Without --servers the servers are those of IP_ADDR_LIST. An interrupted download goes on where it was.
+    """
+    options.start_logging()
+    urls = options.servers_or_ip_addr_list(servers, "--servers")
+    if list_versions == (version is not None):
+        raise click.UsageError("give either --list or --version v1 (or latest)")
+    from shardcast.nodes.lifetime import run
+
+    if list_versions:
+        show_offered(run(_list(urls), serves=False), as_json)
+        return
+    from shardcast.cli.progress import ShowTransfer, progress
+
+    with progress(options.is_quiet()) as display:
+        shown = ShowTransfer(display)
+        release = run(_download(urls, version or "latest", output_file, output_dir, shown), serves=False)
+    show_release(release, as_json)
+
+
+async def _list(urls: list[str]) -> list[Offered]:
+    from shardcast.nodes.client import Client
+
+    async with Client(urls) as shardcast_client:
+        return await shardcast_client.offered()
+
+
+async def _download(
+    urls: list[str], version: str, output_file: str | None, output_dir: Path, shown: Any
+) -> Release:
+    from shardcast.nodes.client import Client
+
+    async with Client(urls, output_dir) as shardcast_client:
+        showing = asyncio.ensure_future(shown.forever())
+        try:
+            return await shardcast_client.download(version, output_file, shown.watch)
+        finally:
+            showing.cancel()
+
+
+def show_offered(versions: list[Offered], as_json: bool) -> None:
+    """A version a line, oldest first: version, digest, shards, size, name."""
+    if as_json:
+        click.echo(json.dumps([_as_dict(one) for one in versions], indent=2))
+        return
+    for one in versions:
+        values = _as_dict(one)
+        columns = (values["version"], values["digest"], values["shards"], values["size"], values["name"])
+        click.echo("  ".join("-" if value is None else str(value) for value in columns))
+
+
+def _as_dict(one: Offered) -> dict[str, Any]:
+    header = one.header
+    return {
+        "version": one.listing.version,
+        "digest": one.listing.digest,
+        "shards": one.listing.shards,
+        "size": header.size if header else None,
+        "name": header.name if header else None,
+        "created": header.created if header else None,
+        "metadata": dict(header.metadata) if header else {},
+    }
+
+
+def show_release(release: Release, as_json: bool) -> None:
+    """The path of the verified file, or everything about it."""
+    if not as_json:
+        click.echo(str(release.path))
+        return
+    click.echo(
+        json.dumps(
+            {
+                "version": release.version,
+                "path": str(release.path),
+                "name": release.manifest.header.name,
+                "size": release.manifest.size,
+                "shards": len(release.manifest.shards),
+                **release.manifest.digests,
+                "seconds": round(release.seconds, 3),
+                "received": release.received,
+                "metadata": dict(release.manifest.header.metadata),
+            }
+        )
+    )

@@ -1,0 +1,34 @@
+"""What an exit code says. README shows the same table."""
+
+from __future__ import annotations
+
+from shardcast.errors import (
+    IntegrityError,
+    LocalDiskError,
+    NoServerReachable,
+    ShardcastError,
+    UsageError,
+    VersionNotOffered,
+)
+
+DONE = 0
+OTHER_FAILURE = 1
+USAGE = 2
+NOT_OFFERED = 3
+NO_SERVER = 4
+INTEGRITY = 5
+LOCAL_DISK = 6
+INTERRUPTED = 130
+
+_TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
+    (UsageError, USAGE),
+    (VersionNotOffered, NOT_OFFERED),
+    (NoServerReachable, NO_SERVER),
+    (IntegrityError, INTEGRITY),
+    (LocalDiskError, LOCAL_DISK),
+)
+
+
+def exit_code(error: ShardcastError) -> int:
+    """The exit code of a command that fails with this error."""
+    return next((code for kind, code in _TABLE if isinstance(error, kind)), OTHER_FAILURE)

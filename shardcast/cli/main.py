@@ -1,0 +1,100 @@
+"""The commands' entry points: run one, and end with the exit code that its errors have."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
+from shardcast.errors import ShardcastError
+
+_COMMANDS = {
+    "origin": "Publish files and serve them.",
+    "middle": "Keep what other servers offer, and serve it.",
+    "client": "Download versions.",
+    "broadcast": "Publish a file as the next version.",
+    "demo": "See a whole network work on this machine.",
+}
+
+
+class _Lazy(click.Group):
+    """Loads only the command that runs: the others' imports would be waited for in vain."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        return _load(cmd_name) if cmd_name in _COMMANDS else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _load(name: str) -> click.Command:
+    command = getattr(import_module(f"shardcast.cli.{name}"), name)
+    assert isinstance(command, click.Command)
+    return command
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="shardcast", prog_name="shardcast")
+def shardcast() -> None:
+    """Get something large and new from one machine to many, version after version, every byte verified."""
+
+
+def main() -> NoReturn:
+    """``shardcast``."""
+    _run("shardcast")
+
+
+def origin_main() -> NoReturn:
+    """``shardcast-origin``."""
+    _run("shardcast-origin", "origin")
+
+
+def middle_main() -> NoReturn:
+    """``shardcast-middle``."""
+    _run("shardcast-middle", "middle")
+
+
+def client_main() -> NoReturn:
+    """``shardcast-client``."""
+    _run("shardcast-client", "client")
+
+
+def _run(program: str, subcommand: str | None = None, arguments: Sequence[str] | None = None) -> NoReturn:
+    code = DONE
+    try:
+        command = _load(subcommand) if subcommand else shardcast
+        result = command.main(
+            args=list(sys.argv[1:] if arguments is None else arguments),
+            prog_name=program,
+            standalone_mode=False,
+        )
+        code = result if isinstance(result, int) else DONE
+        sys.stdout.flush()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except ShardcastError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = exit_code(error)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("Interrupted.", err=True)
+        code = INTERRUPTED
+    except BrokenPipeError:  # who read the results has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = OTHER_FAILURE
+    except OSError as error:
+        click.echo(f"Error: {error}", err=True)
+        code = LOCAL_DISK
+    sys.exit(code)

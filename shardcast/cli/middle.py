@@ -1,0 +1,50 @@
+"""``shardcast-middle``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shardcast import constants
+from shardcast.cli import options
+from shardcast.cli.serving import Session
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@options.option(
+    "--upstream", type=options.Servers(), help="Servers to keep the versions of, comma-separated."
+)
+@options.data_dir_option("./middle_data")
+@options.host_option
+@options.port_option
+@options.option(
+    "--check-interval",
+    type=click.FloatRange(0, 86_400, min_open=True),
+    default=constants.CHECK_INTERVAL,
+    help="Seconds between two looks at the upstream servers.",
+)
+@options.keep_option
+@options.logging_options
+@options.node_options
+def middle(
+    upstream: list[str] | None,
+    data_dir: Path,
+    host: str,
+    port: int,
+    check_interval: float,
+    keep: int,
+    ready_fd: int | None,
+    parent: int | None,
+) -> None:
+    """Keep the newest versions that other servers offer, and serve them.
+
+    Without --upstream the servers are those of IP_ADDR_LIST.
+    """
+    options.start_logging()
+    servers = options.servers_or_ip_addr_list(upstream, "--upstream")
+    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.middle import Middle
+
+    node = Middle.running(servers, data_dir, host, port, check_interval, keep)
+    run(Session(ready_fd, parent).serve(node), serves=True)

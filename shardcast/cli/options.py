@@ -1,0 +1,147 @@
+"""The options that several commands share, each with its environment variable, and their types."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from shardcast import constants
+from shardcast.addresses import parse_ip_addr_list, parse_servers
+from shardcast.errors import UsageError
+from shardcast.sizes import parse_size
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+class Size(click.ParamType[int]):
+    """A size in bytes, with or without a unit."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+class Servers(click.ParamType[list[str]]):
+    """Servers, comma-separated."""
+
+    name = "servers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        try:
+            return parse_servers(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]:
+    """The servers of an option, or of ``IP_ADDR_LIST`` without it.
+
+    Raises:
+        UsageError: there are none, or the list is malformed.
+    """
+    if servers:
+        return servers
+    listed = os.environ.get(constants.IP_ADDR_LIST, "").strip()
+    if not listed:
+        raise UsageError(f"no servers: give {option} a,b or set IP_ADDR_LIST='a b'")
+    return parse_ip_addr_list(listed)
+
+
+def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> Callable[[Command], Command]:
+    """A click option with its environment variable, ``SHARDCAST_<NAME>`` unless ``env`` says otherwise."""
+    variable = constants.ENVIRONMENT_PREFIX + (env or name.strip("-").replace("-", "_").upper())
+    shown = settings.get("default") is not None
+    return click.option(name, *words, envvar=variable, show_envvar=True, show_default=shown, **settings)
+
+
+def data_dir_option(default: str) -> Callable[[Command], Command]:
+    return option(
+        "--data-dir",
+        type=click.Path(path_type=Path),
+        default=default,
+        help="The folder that holds the versions.",
+    )
+
+
+shard_size_option = option(
+    "--shard-size", type=Size(), default=constants.SHARD_SIZE, help="Bytes in a shard: 50MB, 48MiB, 50000000."
+)
+host_option = option("--host", default="0.0.0.0", help="The address to listen on.")
+port_option = option(
+    "--port",
+    env="HTTP_PORT",
+    type=click.IntRange(0, 65535),
+    default=constants.HTTP_PORT,
+    help="The port to listen on; 0 picks a free one.",
+)
+keep_option = option(
+    "--keep",
+    env="MAX_DISTRIBUTION_FOLDERS",
+    type=click.IntRange(1),
+    default=constants.MAX_DISTRIBUTION_FOLDERS,
+    help="How many versions to keep.",
+)
+json_option = option("--json", "as_json", is_flag=True, help="Print results as JSON.")
+
+
+def node_options(command: Command) -> Command:
+    """What a node needs that another process starts and ends with itself."""
+    command = click.option("--ready-fd", type=int, hidden=True)(command)
+    return click.option("--parent", type=int, hidden=True)(command)
+
+
+def logging_options(command: Command) -> Command:
+    """``--log-level`` and ``--quiet``; the command itself needn't know them."""
+
+    def set_level(ctx: click.Context, _param: click.Parameter, value: str) -> None:
+        ctx.meta["shardcast.level"] = value
+
+    def set_quiet(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
+        ctx.meta["shardcast.quiet"] = value
+
+    levels = click.Choice(["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"], case_sensitive=False)
+    with_level = option(
+        "--log-level",
+        type=levels,
+        default=constants.LOG_LEVEL,
+        expose_value=False,
+        callback=set_level,
+        help="How much to tell on stderr.",
+    )
+    with_quiet = option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        expose_value=False,
+        callback=set_quiet,
+        help="Tell only of errors; no progress.",
+    )
+    return with_level(with_quiet(command))
+
+
+def is_quiet() -> bool:
+    """Whether ``--quiet`` was given to the running command."""
+    return bool(click.get_current_context().meta.get("shardcast.quiet"))
+
+
+def start_logging() -> None:
+    """Log to stderr as ``--log-level`` and ``--quiet`` say."""
+    level = click.get_current_context().meta.get("shardcast.level", constants.LOG_LEVEL)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=logging.ERROR if is_quiet() else level, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    if level != "DEBUG":
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -1,0 +1,71 @@
+"""``shardcast-origin``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from shardcast.cli import options
+from shardcast.cli.serving import Session
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@options.data_dir_option("./data")
+@options.host_option
+@options.port_option
+@options.option(
+    "--broadcast",
+    "payloads",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A file to publish at the start; can be given several times.",
+)
+@options.shard_size_option
+@options.keep_option
+@options.option(
+    "--first-version",
+    type=click.IntRange(1),
+    default=1,
+    help="The least number of a new version; lets an origin go on where another left off.",
+)
+@options.option(
+    "--legacy-digest",
+    type=click.Choice(["sha256", "blake3"]),
+    default="sha256",
+    help="The digest that distribution.txt lists; blake3 is what readers of 0.3.x expect.",
+)
+@options.json_option
+@options.logging_options
+@options.node_options
+def origin(
+    data_dir: Path,
+    host: str,
+    port: int,
+    payloads: tuple[Path, ...],
+    shard_size: int,
+    keep: int,
+    first_version: int,
+    legacy_digest: str,
+    as_json: bool,
+    ready_fd: int | None,
+    parent: int | None,
+) -> None:
+    """Publish files and serve them to middles and clients.
+
+    Hand it files with --broadcast, or at any time with `shardcast broadcast PATH`.
+    """
+    options.start_logging()
+    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.origin import Origin
+
+    async def publish_all(running: Origin) -> None:
+        broadcasts = [(path, await running.publish(path.absolute())) for path in payloads]
+        for path, broadcast in broadcasts:
+            await broadcast.result()
+            version = broadcast.version
+            click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
+
+    node = Origin.running(data_dir, host, port, keep, shard_size, first_version, legacy_digest)
+    run(Session(ready_fd, parent).serve(node, publish_all), serves=True)

@@ -1,0 +1,144 @@
+"""Progress for people: a bar on a terminal, else a plain line every few seconds. Always on stderr."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import urlsplit
+
+import click
+
+from shardcast.sizes import format_rate, format_size
+
+if TYPE_CHECKING:
+    from shardcast.transfer.transfer import Progress, Transfer
+
+_LINE_INTERVAL = 5.0
+"""Seconds between two plain lines."""
+_FRAME = 0.1
+"""Seconds between two looks of the bar."""
+_MOST_SERVERS = 4
+"""Servers that are named beside the bar."""
+
+
+class Display(Protocol):
+    """Where progress is shown."""
+
+    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        """``done`` of ``size`` bytes (None while unknown), with a few words beside them."""
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+
+
+class _Silent:
+    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        """Nothing: --quiet."""
+
+    def note(self, text: str) -> None:
+        """Nothing: --quiet."""
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self._begun = self._last = time.monotonic()
+
+    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        now = time.monotonic()
+        if now - self._last < _LINE_INTERVAL:
+            return
+        self._last = now
+        share = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
+        rate = format_rate(done / (now - self._begun))
+        click.echo(f"{what}: {share} at {rate}, {detail}", err=True)
+
+    def note(self, text: str) -> None:
+        click.echo(text, err=True)
+
+
+class _Bar:
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("[dim]{task.fields[detail]}"),
+            console=Console(stderr=True),
+            transient=True,
+            expand=True,
+        )
+        self._task = self._progress.add_task("", total=None, detail="", visible=False)
+        self._progress.start()
+
+    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        self._progress.update(
+            self._task, description=what, completed=done, total=size, detail=detail, visible=True
+        )
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+@contextlib.contextmanager
+def progress(quiet: bool) -> Iterator[Display]:
+    """The display that fits where stderr goes."""
+    if quiet:
+        yield _Silent()
+    elif sys.stderr.isatty():
+        bar = _Bar()
+        try:
+            yield bar
+        finally:
+            bar.close()
+    else:
+        yield _Lines()
+
+
+class ShowTransfer:
+    """Shows a transfer for as long as it runs."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self._transfer: Transfer | None = None
+
+    def watch(self, transfer: Transfer) -> None:
+        """Show this one from now on."""
+        self._transfer = transfer
+
+    async def forever(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            if self._transfer:
+                now = self._transfer.progress
+                what = self._transfer.manifest.version
+                self._display.show(what, now.done, now.size, _detail(now))
+            await asyncio.sleep(_FRAME)
+
+
+def _detail(now: Progress) -> str:
+    shards = f"shard {now.shards_done}/{now.shards}"
+    busy = sorted(
+        ((one.rate, url) for url, one in now.servers.items() if one.under_way), key=lambda one: -one[0]
+    )
+    named = [f"{urlsplit(url).netloc} {format_rate(rate)}" for rate, url in busy[:_MOST_SERVERS]]
+    more = [f"and {len(busy) - _MOST_SERVERS} more"] if len(busy) > _MOST_SERVERS else []
+    return ", ".join([shards, *named, *more])

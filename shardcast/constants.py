@@ -1,0 +1,95 @@
+"""The settings and their defaults. Each can be set in the environment as ``SHARDCAST_<NAME>``.
+
+They are read once, at import; the commands' options and the parameters of the library go before them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeVar
+
+from shardcast.errors import UsageError
+from shardcast.sizes import parse_size
+
+T = TypeVar("T")
+
+ENVIRONMENT_PREFIX = "SHARDCAST_"
+IP_ADDR_LIST = "IP_ADDR_LIST"
+"""The environment variable that names the servers where no option does."""
+
+
+def _setting(name: str, default: T, parse: Callable[[str], T]) -> T:
+    text = os.environ.get(ENVIRONMENT_PREFIX + name, "").strip()
+    if not text:
+        return default
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UsageError(f"{ENVIRONMENT_PREFIX}{name}={text!r} in the environment: {error}") from None
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text) if text.isascii() and text.isdigit() else -1
+        if not least <= number <= most:
+            raise ValueError(f"must be a whole number from {least} to {most}")
+        return number
+
+    return parse
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 86_400:
+        raise ValueError("must be a number of seconds between 0 and 86400")
+    return seconds
+
+
+SHARD_SIZE: int = _setting("SHARD_SIZE", 50_000_000, parse_size)
+"""Bytes of payload in a shard."""
+MAX_DISTRIBUTION_FOLDERS: int = _setting("MAX_DISTRIBUTION_FOLDERS", 15, _whole(1, 1_000_000))
+"""Versions that a node keeps."""
+HTTP_PORT: int = _setting("HTTP_PORT", 8000, _whole(0, 65_535))
+"""The port that servers listen on, and the one meant by an address without a port."""
+RETRY_ATTEMPTS: int = _setting("RETRY_ATTEMPTS", 5, _whole(1, 1000))
+"""Failed answers to one shard after which a transfer gives up."""
+MAX_CONCURRENT_DOWNLOADS: int = _setting("MAX_CONCURRENT_DOWNLOADS", 10, _whole(1, 1000))
+"""Requests under way at once in a transfer, over all servers."""
+HTTP_TIMEOUT: float = _setting("HTTP_TIMEOUT", 30.0, _seconds)
+"""Seconds without progress (a piece) after which an answer counts as stalled."""
+CHECK_INTERVAL: float = _setting("CHECK_INTERVAL", 30.0, _seconds)
+"""Seconds between two looks of a middle at its upstreams."""
+LOG_LEVEL: str = _setting("LOG_LEVEL", "INFO", str).upper()
+MAX_MIDDLE_NODE_LAYERS = 2
+"""Layers of middles that 0.1.0 advised; more work as well. Kept because its users import it."""
+
+DISTRIBUTION_FILE = "distribution.txt"
+MANIFEST_FILE = "manifest.jsonl"
+VERSION_PREFIX = "v"
+
+PIECE_SIZE = 256 * 1024
+"""Bytes in a piece, the unit of verifying and passing on."""
+LOOK_AHEAD = 10
+"""Shards that a transfer opens beyond the last one hashed, so that the whole digest reads memory."""
+
+CONNECT_TIMEOUT = 5.0
+"""Seconds for one connection to be made."""
+UNREACHABLE_AT_START = 10.0
+"""Seconds that no server may be reachable before a transfer's first byte."""
+UNREACHABLE_ONCE_BEGUN = 120.0
+"""The same once a transfer has begun."""
+STALL_WHEN_OTHERS_CAN = 2.0
+"""Seconds without a piece after which a server is left when another can serve."""
+
+SHUTDOWN_GRACE = 5.0
+"""Seconds that running answers have left when a server ends."""
+STALLED_READER = 60.0
+"""Seconds after which a server drops a reader that takes nothing."""
+RECENTLY_READ = 60.0
+"""Seconds after the last read during which a version is not retired."""
+LONGEST_HOLD = 600.0
+"""Seconds beyond retention that remote readers can hold a version."""

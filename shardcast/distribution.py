@@ -1,0 +1,110 @@
+"""``distribution.txt``: the complete versions that a node offers, oldest first.
+
+A line is ``v1: <digest of the payload>|<number of shards>``; before 0.1.0 the count was missing. Old
+nodes rewrite the file in place, so that it can be read empty or cut off in the middle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from shardcast.wire import MAX_DISTRIBUTION_SIZE, MAX_SHARDS, version_number
+
+_LINE = re.compile(rb"\s*(v[1-9][0-9]{0,17})\s*:\s*([0-9A-Fa-f]{64})\s*(?:\|\s*([0-9]{1,7})\s*)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One version in a distribution list.
+
+    Attributes:
+        version: its name, ``v3``.
+        digest: of the payload, 64 lower-case hex digits. SHA-256; from a 0.3.x origin BLAKE3.
+        shards: how many there are; None where the list doesn't say.
+    """
+
+    version: str
+    digest: str
+    shards: int | None
+
+    @property
+    def number(self) -> int:
+        return int(self.version[1:])
+
+    @property
+    def value(self) -> str:
+        """What stands after the colon."""
+        return self.digest if self.shards is None else f"{self.digest}|{self.shards}"
+
+
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """A distribution list as it was read.
+
+    Attributes:
+        listings: the versions of whole lines, by number.
+        tail: the version of a last line without its newline, which may have been cut off.
+        cut: whether there is text after the last newline.
+        strange: whether there was text that is no line of a list, and no line that is.
+    """
+
+    listings: tuple[Listing, ...]
+    tail: Listing | None = None
+    cut: bool = False
+    strange: bool = False
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it may have been caught while it was written, so that a second reading is wanted."""
+        return not self.listings or self.cut
+
+    def settled(self, second: Distribution) -> Distribution:
+        """What two readings, this one before ``second``, say together: the second one's whole lines,
+        and its last one without newline where both agree on that."""
+        listings = second.listings
+        if second.tail is not None and second.tail == self.tail:
+            listings = _by_number((*listings, second.tail))
+        return Distribution(listings, strange=second.strange and not listings)
+
+
+def parse(body: bytes) -> Distribution:
+    """Read a distribution list. Lines that are none are passed over.
+
+    Raises:
+        ValueError: it is longer than 1 MiB.
+    """
+    if len(body) > MAX_DISTRIBUTION_SIZE:
+        raise ValueError(f"a distribution list of more than {MAX_DISTRIBUTION_SIZE} bytes")
+    *lines, last = body.split(b"\n")
+    listings = [listing for listing in map(_parse_line, lines) if listing]
+    tail = _parse_line(last)
+    strange = bool(body.strip()) and not listings and tail is None
+    return Distribution(_by_number(listings), tail, bool(last.strip()), strange)
+
+
+def _parse_line(line: bytes) -> Listing | None:
+    found = _LINE.fullmatch(line)
+    if not found:
+        return None
+    shards = None if found[3] is None else int(found[3])
+    if shards is not None and shards > MAX_SHARDS:
+        return None
+    return Listing(found[1].decode(), found[2].decode().lower(), shards)
+
+
+def _by_number(listings: Iterable[Listing]) -> tuple[Listing, ...]:
+    return tuple(
+        sorted({listing.version: listing for listing in listings}.values(), key=lambda one: one.number)
+    )
+
+
+def write(listings: Sequence[Listing]) -> bytes:
+    """The file's bytes, oldest version first."""
+    return b"".join(f"{one.version}: {one.value}\n".encode() for one in _by_number(listings))
+
+
+def is_version(text: str) -> bool:
+    """Whether this is a version's name: ``v`` and a number from 1, in ASCII, without leading zeros."""
+    return version_number(text) is not None

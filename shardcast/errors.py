@@ -1,0 +1,131 @@
+"""What can go wrong. Everything that shardcast raises on purpose is a ``ShardcastError``.
+
+::
+
+    ShardcastError
+    ├── UsageError (ValueError)             what was asked for makes no sense
+    ├── NotInitialized (RuntimeError)       broadcast() before initialize()
+    ├── VersionNotOffered                   no server offers this version
+    ├── NoServerReachable                   no server answered in time
+    ├── IntegrityError                      bytes are not what their digest says
+    ├── LocalDiskError (OSError)            this machine's disk: full, permission, not a file
+    │   ├── PayloadMissing (FileNotFoundError)
+    │   └── PayloadChanged                  it grew, shrank or was written while it was read
+    ├── DataDirInUse                        another node works on this data directory
+    ├── NodeFailed                          a node could not start, or ended
+    ├── TransferFailed                      the servers answered, but not with the shards
+    └── PeerError                           one server failed; a transfer turns to another
+        ├── ServerUnreachable               no connection, or it broke before an answer
+        ├── ServerStalled                   it stopped sending
+        ├── ServerLacks                     it answered that it doesn't have this
+        ├── BadAnswer                       the answer is not what was asked for
+        └── WrongBytes                      a piece's digest is not right
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class ShardcastError(Exception):
+    """The base of every error that shardcast raises on purpose."""
+
+
+class UsageError(ShardcastError, ValueError):
+    """What was asked for makes no sense: an address, a size, a version's name."""
+
+
+class NotInitialized(ShardcastError, RuntimeError):
+    """``broadcast`` was called before ``initialize``."""
+
+
+class VersionNotOffered(ShardcastError):
+    """The servers answered, and none of them offers this version."""
+
+
+class NoServerReachable(ShardcastError):
+    """No server could be reached for as long as it was worth trying."""
+
+
+class IntegrityError(ShardcastError):
+    """Bytes are not what their digest says. Nothing was put under a final name."""
+
+
+class LocalDiskError(ShardcastError, OSError):
+    """This machine's disk can't do it: full, no permission, not a file."""
+
+
+class PayloadMissing(LocalDiskError, FileNotFoundError):
+    """The file to broadcast does not exist."""
+
+
+class PayloadChanged(LocalDiskError):
+    """The file to broadcast changed while it was read."""
+
+
+class DataDirInUse(ShardcastError):
+    """Another process works on this data directory.
+
+    Attributes:
+        role: what it is there: ``origin``, ``middle``, ``broadcast``; empty where that isn't known.
+    """
+
+    def __init__(self, message: str, role: str = "") -> None:
+        super().__init__(message)
+        self.role = role
+
+
+class NodeFailed(ShardcastError):
+    """A node could not start, or ended before its work was done."""
+
+
+class TransferFailed(ShardcastError):
+    """The servers answered, but not with the shards that they offer."""
+
+
+class PeerError(ShardcastError):
+    """One server failed.
+
+    Attributes:
+        server: its URL.
+        what: what happened there, without the URL.
+    """
+
+    def __init__(self, server: str, what: str) -> None:
+        super().__init__(f"{server}: {what}")
+        self.server = server
+        self.what = what
+
+
+class ServerUnreachable(PeerError):
+    """No connection, or it broke before an answer began."""
+
+
+class ServerStalled(PeerError):
+    """The server stopped sending."""
+
+
+class ServerLacks(PeerError):
+    """The server answered that it doesn't have this, or not now (404, 412, 416, 503)."""
+
+
+class BadAnswer(PeerError):
+    """The answer is not what was asked for: a wrong status, too few bytes, a web page."""
+
+
+class WrongBytes(PeerError):
+    """The server sent a piece whose digest is not right."""
+
+
+def to_wire(error: ShardcastError) -> dict[str, str]:
+    """An error as another process of this machine is told of it."""
+    return {"kind": type(error).__name__, "message": str(error)}
+
+
+def from_wire(said: Mapping[str, Any]) -> ShardcastError:
+    """The error that another process told of, of the same type where that is one of these."""
+    kind, message = globals().get(str(said.get("kind"))), str(said.get("message"))
+    if isinstance(kind, type) and issubclass(kind, ShardcastError) and not issubclass(kind, PeerError):
+        return kind(message)
+    return ShardcastError(message)

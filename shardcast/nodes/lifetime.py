@@ -1,0 +1,105 @@
+"""How a process runs a node: its event loop, its limits, and when it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import signal
+import sys
+from collections.abc import Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_THREADS = 6
+"""Threads that hash, write and fsync; more than four writers on one file only wait for each other."""
+
+
+def run(main: Coroutine[Any, Any, T], serves: bool) -> T:
+    """Run a coroutine to its end.
+
+    A node that serves runs on asyncio's own loop, which has sendfile; one that only receives on uvloop
+    (docs/performance.md has the figures).
+
+    Raises:
+        KeyboardInterrupt: the process was told to end (SIGINT, SIGTERM).
+    """
+    raise_file_limit()
+    loop = _new_loop(serves)
+    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="shardcast"))
+    interrupted = False
+    try:
+        asyncio.set_event_loop(loop)
+        task = loop.create_task(main)
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
+
+        handled = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError, RuntimeError, NotImplementedError):  # not the main thread
+                loop.add_signal_handler(number, interrupt)
+                handled.append(number)
+        try:
+            return loop.run_until_complete(task)
+        except asyncio.CancelledError:
+            if interrupted:
+                raise KeyboardInterrupt from None
+            raise
+        finally:
+            for number in handled:
+                loop.remove_signal_handler(number)
+    finally:
+        try:
+            leftover = asyncio.all_tasks(loop)
+            for one in leftover:
+                one.cancel()
+            loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.run_until_complete(loop.shutdown_default_executor())
+        finally:
+            asyncio.set_event_loop(None)
+            loop.close()
+
+
+def _new_loop(serves: bool) -> asyncio.AbstractEventLoop:
+    if not serves and sys.platform != "win32":
+        import uvloop
+
+        return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as the system does: each reader and each shard under way takes one."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+async def process_gone(pid: int) -> None:
+    """Wait until our parent, which had this id when it started us, has ended."""
+    loop = asyncio.get_running_loop()
+    if os.getppid() != pid:
+        return
+    if sys.platform == "linux":
+        gone = asyncio.Event()
+        try:
+            descriptor = os.pidfd_open(pid)
+        except OSError:
+            pass
+        else:
+            loop.add_reader(descriptor, gone.set)
+            try:
+                await gone.wait()
+            finally:
+                loop.remove_reader(descriptor)
+                os.close(descriptor)
+            return
+    while os.getppid() == pid:
+        await asyncio.sleep(1)

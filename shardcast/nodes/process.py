@@ -1,0 +1,94 @@
+"""A node as a child process that dies with this one."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+from shardcast.constants import SHUTDOWN_GRACE
+from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
+
+_START_SECONDS = 60.0
+
+
+class NodeProcess:
+    """A running node: ``shardcast ROLE OPTION…`` as a process of its own, so that nothing that this one
+    computes slows it, and the other way round. It ends when this process ends, however that happens.
+
+    Attributes:
+        url: where it listens.
+    """
+
+    def __init__(self, role: str, options: Sequence[str], quiet: bool = False) -> None:
+        """Start it and wait until it listens.
+
+        Raises:
+            ShardcastError: it can't start; of the type of what went wrong there.
+        """
+        self.role = role
+        self._owner = os.getpid()
+        ready, ready_there = os.pipe()
+        try:
+            words = ["--ready-fd", str(ready_there), "--parent", str(self._owner), *options]
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "shardcast", role, *words],
+                pass_fds=[ready_there],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL if quiet else None,
+                start_new_session=True,  # Ctrl-C at the terminal is for this process, which then ends it
+            )
+            os.close(ready_there)
+            ready_there = -1
+            self.url = self._wait(ready)
+        finally:
+            os.close(ready)
+            if ready_there >= 0:
+                os.close(ready_there)
+
+    @property
+    def running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def stop(self) -> None:
+        """End it cleanly, from the process that started it; elsewhere (after a fork) it is left alone."""
+        if os.getpid() != self._owner or not self.running:
+            return
+        self._process.terminate()
+        try:
+            self._process.wait(SHUTDOWN_GRACE + 5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _wait(self, ready: int) -> str:
+        said, deadline = b"", time.monotonic() + _START_SECONDS
+        while not said.endswith(b"\n"):
+            readable, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
+            part = os.read(ready, 65536) if readable else b""
+            if not part:
+                self._process.kill()
+                code = self._process.wait()
+                raise NodeFailed(f"the {self.role} could not start (exit code {code})")
+            said += part
+        report = json.loads(said)
+        if "error" in report:
+            self._process.wait(10)
+            raise from_wire(report["error"])
+        return str(report["url"])
+
+
+def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:
+    """Tell the process that started this node how it went."""
+    said = {"url": url} if error is None else {"error": to_wire(error)}
+    os.write(descriptor, json.dumps(said).encode() + b"\n")
+    os.close(descriptor)

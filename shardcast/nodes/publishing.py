@@ -1,0 +1,117 @@
+"""Broadcasts into a data directory: each has its number at once, one is cut at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shardcast.constants import SHARD_SIZE
+from shardcast.errors import ShardcastError
+from shardcast.manifest import piece_size_for
+from shardcast.sharding import Cancelled, Description, Progress, check_payload, publish
+from shardcast.sizes import format_size
+from shardcast.store.versions import VersionFolders
+from shardcast.wire import version_name
+
+log = logging.getLogger(__name__)
+
+
+class Broadcast:
+    """One payload on its way to becoming a version.
+
+    Attributes:
+        version: its name, ``v7``, fixed from the start.
+    """
+
+    def __init__(self, version: str) -> None:
+        self.version = version
+        self.state = Progress()
+        self.task: asyncio.Task[None] | None = None
+
+    def progress(self) -> Mapping[str, Any]:
+        """``size`` (None while it waits its turn) and ``done`` in bytes, ``shards`` that are whole."""
+        return {"size": self.state.size, "done": self.state.done, "shards": self.state.shards}
+
+    async def result(self) -> None:
+        """Wait until the version is complete.
+
+        Raises:
+            ShardcastError: it failed; what there was of it is removed.
+        """
+        assert self.task
+        await asyncio.shield(self.task)
+
+
+class Publisher:
+    """Publishes into version folders. ``first_version`` is the least number given; ``digests`` are the
+    whole digests that manifests carry, the last of which the distribution list shows."""
+
+    def __init__(
+        self,
+        folders: VersionFolders,
+        shard_size: int = SHARD_SIZE,
+        first_version: int = 1,
+        digests: tuple[str, ...] = ("sha256",),
+    ) -> None:
+        self._folders = folders
+        self._shard_size = shard_size
+        self._first_version = first_version
+        self._digests = digests
+        self._turn = asyncio.Lock()
+        self._under_way: set[Broadcast] = set()
+
+    async def publish(
+        self, path: Path, shard_size: int | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Broadcast:
+        """Begin a broadcast, behind those that were begun before.
+
+        Raises:
+            PayloadMissing: there is no such file.
+            LocalDiskError: it can't be read, or no number could be written down.
+            UsageError: the shard size is no good.
+        """
+        size = shard_size or self._shard_size
+        piece_size_for(size)
+        await asyncio.to_thread(check_payload, path)
+        number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
+        broadcast = Broadcast(version_name(number))
+        description = Description(self._folders.data_dir.origin_id, size, self._digests, dict(metadata or {}))
+        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, path, description))
+        broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
+        self._under_way.add(broadcast)
+        return broadcast
+
+    async def _carry_out(
+        self, broadcast: Broadcast, number: int, path: Path, description: Description
+    ) -> None:
+        try:
+            async with self._turn:
+                if broadcast.state.cancelled:
+                    raise Cancelled(f"{broadcast.version} was called off")
+                opened = await asyncio.to_thread(self._folders.open, number, None, self._digests[-1])
+                try:
+                    manifest = await asyncio.to_thread(publish, path, opened, description, broadcast.state)
+                    await opened.complete(manifest)
+                except BaseException:
+                    await asyncio.shield(self._folders.discard(number))
+                    raise
+            log.info(
+                "%s is complete: %s, %s in %d shards",
+                broadcast.version, path, format_size(manifest.size), len(manifest.shards),
+            )  # fmt: skip
+        except ShardcastError as error:
+            log.error("%s was given up: %s", broadcast.version, error)
+            raise
+        finally:
+            self._under_way.discard(broadcast)
+
+    async def close(self) -> None:
+        """Call off what is under way, and wait for it."""
+        tasks = [broadcast.task for broadcast in self._under_way if broadcast.task]
+        for broadcast in self._under_way:
+            broadcast.state.cancelled = True
+        if tasks:
+            await asyncio.wait(tasks)

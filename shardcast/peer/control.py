@@ -1,0 +1,85 @@
+"""The origin of a data directory, reached through its Unix socket: hand it a payload to broadcast.
+
+Blocking, with nothing but the standard library, so that it serves from any thread, inside a running
+event loop and after a fork.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, from_wire
+from shardcast.store.data_dir import socket_name
+from shardcast.wire import PUBLISH_PATH
+
+_CONNECT_SECONDS = 5.0
+_SILENCE_SECONDS = 60.0
+"""The origin says how far it is several times a second."""
+
+
+class NoOrigin(NodeFailed):
+    """No origin runs on this data directory."""
+
+
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, data_dir: Path) -> None:
+        super().__init__("localhost", timeout=_SILENCE_SECONDS)
+        self._data_dir = data_dir
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(_CONNECT_SECONDS)
+        try:
+            with socket_name(self._data_dir) as name:
+                self.sock.connect(name)
+        except BaseException:
+            self.sock.close()
+            raise
+        self.sock.settimeout(_SILENCE_SECONDS)
+
+
+def publish(
+    data_dir: Path, path: Path, shard_size: int | None = None, metadata: Mapping[str, Any] | None = None
+) -> Iterator[Mapping[str, Any]]:
+    """Hand a payload to the origin; yields what it says: ``{"version": …}`` first, then ``{"progress":
+    {"done": …, "size": …}}``, at last ``{"complete": …}``.
+
+    Raises:
+        NoOrigin: none runs there.
+        NodeFailed: it ended meanwhile, or said nothing any more.
+        ShardcastError: publishing failed; of the type that it failed with there.
+    """
+    connection = _Connection(data_dir)
+    body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata}
+    try:
+        try:
+            connection.connect()
+        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+            raise NoOrigin(f"no origin runs on {data_dir}") from error
+        except PermissionError as error:
+            raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
+        try:
+            connection.request("POST", PUBLISH_PATH, json.dumps(body), {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            if response.status != 200:
+                text = response.read(1000).decode(errors="replace").strip()
+                raise NodeFailed(f"the origin of {data_dir} refused: {text}")
+            for line in response:
+                said = json.loads(line)
+                if "error" in said:
+                    raise from_wire(said["error"])
+                yield said
+                if "complete" in said:
+                    return
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if isinstance(error, ShardcastError):
+                raise
+            raise NodeFailed(f"the origin of {data_dir} went away while it published {path}") from error
+        raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
+    finally:
+        connection.close()

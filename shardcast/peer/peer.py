@@ -1,0 +1,277 @@
+"""A server as typed calls."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import aiohttp
+
+from shardcast.constants import HTTP_TIMEOUT
+from shardcast.distribution import Distribution, Listing, parse
+from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
+from shardcast.manifest import Header, Manifest, ManifestError, ManifestReader, Shard
+from shardcast.peer.session import answer
+from shardcast.store.landing import Landing, WrongPiece
+from shardcast.wire import (
+    DISTRIBUTION_PATH,
+    LACKING,
+    MAX_DISTRIBUTION_SIZE,
+    NODE_ID,
+    etag,
+    manifest_path,
+    parse_content_range,
+    shard_path,
+)
+
+_BUFFER_SIZE = 1 << 20
+"""Bytes that are verified and written at a time."""
+_SECOND_LOOK = 0.1
+"""Seconds until a list that may be half-written is read again."""
+_PROGRESS = 64 * 1024
+"""Bytes of a manifest that must come within the time-out."""
+_LIMIT_SERIAL = 2
+"""Requests at once to a server that answers one after the other: the next waits at its door."""
+
+
+@dataclass
+class Order:
+    """A range of a shard, asked from one server.
+
+    Attributes:
+        start: its first byte in the shard, at a piece's start.
+        end: the byte after its last; another connection may take the rest over, and then it falls.
+        received: bytes that came so far.
+    """
+
+    start: int
+    end: int
+    received: int = 0
+
+
+class Peer:
+    """One server.
+
+    Attributes:
+        url: its base URL.
+        node_id: what a shardcast node calls itself; None for old and static servers.
+        serial: whether it speaks HTTP/1.0, and so perhaps answers one request after the other.
+    """
+
+    def __init__(self, url: str, session: aiohttp.ClientSession, timeout: float = HTTP_TIMEOUT) -> None:
+        self.url = url
+        self.node_id: str | None = None
+        self.serial = False
+        self._session = session
+        self._timeout = timeout
+
+    @property
+    def limit(self) -> int:
+        """Requests that it can usefully have at once."""
+        return _LIMIT_SERIAL if self.serial else 1_000_000
+
+    async def listings(self) -> tuple[Listing, ...]:
+        """The complete versions that it offers, oldest first. A list that may have been caught while an
+        old node wrote it is read twice.
+
+        Raises:
+            PeerError: it can't be had, or is no distribution list.
+        """
+        first = await self._distribution()
+        if first.doubtful:
+            await asyncio.sleep(_SECOND_LOOK)
+            first = first.settled(await self._distribution())
+        if first.strange:
+            raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: what came is no distribution list")
+        return first.listings
+
+    async def _distribution(self) -> Distribution:
+        try:
+            return parse(await asyncio.wait_for(self._read_distribution(), self._timeout))
+        except asyncio.TimeoutError:
+            raise ServerStalled(
+                self.url, f"GET {DISTRIBUTION_PATH}: no whole answer within {self._timeout:g} s"
+            ) from None
+        except ValueError as error:
+            raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: {error}") from None
+
+    async def _read_distribution(self) -> bytes:
+        async with answer(self._session, self.url, DISTRIBUTION_PATH) as response:
+            self._learn(response)
+            self._check_status(response, {200})
+            body = bytearray()
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > MAX_DISTRIBUTION_SIZE:
+                    break
+            return bytes(body)
+
+    async def manifest(self, version: str) -> Manifest | None:
+        """A version's manifest; None where it has none (old and static servers).
+
+        Raises:
+            PeerError: it can't be had, or is wrong.
+        """
+        reader = await self._read_manifest(version, lambda reader: False)
+        if reader is None:
+            return None
+        try:
+            return reader.manifest()
+        except ManifestError as error:
+            raise BadAnswer(self.url, f"GET {manifest_path(version)}: a wrong manifest: {error}") from None
+
+    async def header(self, version: str) -> Header | None:
+        """The first line of a version's manifest; None where it has none.
+
+        Raises:
+            PeerError: it can't be had, or is wrong.
+        """
+        reader = await self._read_manifest(version, lambda reader: reader.header is not None)
+        return reader.header if reader else None
+
+    async def _read_manifest(
+        self, version: str, enough: Callable[[ManifestReader], bool]
+    ) -> ManifestReader | None:
+        path = manifest_path(version)
+        reader = ManifestReader(version)
+        try:
+            async with answer(self._session, self.url, path) as response:
+                self._learn(response)
+                self._check_status(response, {200})
+                loop, received = asyncio.get_running_loop(), 0
+                deadline = loop.time() + self._timeout
+                async for chunk in response.content.iter_any():
+                    reader.feed(chunk)
+                    received += len(chunk)
+                    if received >= _PROGRESS:
+                        received, deadline = 0, loop.time() + self._timeout
+                    elif loop.time() > deadline:
+                        raise ServerStalled(self.url, f"GET {path}: next to nothing came for too long")
+                    if enough(reader):
+                        response.close()
+                        break
+                return reader
+        except ServerLacks:
+            return None
+        except ManifestError as error:
+            if reader.header is None and self.node_id is None:
+                return None  # a web page where a static server has nothing
+            raise BadAnswer(self.url, f"GET {path}: a wrong manifest: {error}") from None
+
+    async def shard_size(self, version: str, shard: int, digits: int) -> int:
+        """Bytes of a shard.
+
+        Raises:
+            ServerLacks: it doesn't have the shard.
+            PeerError: it doesn't say.
+        """
+        path = shard_path(version, shard, digits)
+        for method in ("HEAD", "GET"):
+            async with answer(self._session, self.url, path, method) as response:
+                self._learn(response)
+                if method == "HEAD" and response.status in (405, 501):
+                    continue
+                self._check_status(response, {200})
+                size = response.headers.get("Content-Length", "")
+                if method == "GET":
+                    response.close()
+                if not (size.isascii() and size.isdigit() and len(size) < 19):
+                    raise BadAnswer(self.url, f"{method} {path}: it doesn't say how many bytes there are")
+                return int(size)
+        raise BadAnswer(self.url, f"HEAD {path}: it doesn't say how many bytes there are")
+
+    async def receive(self, version: str, landing: Landing, order: Order, digits: int = 3) -> None:
+        """Ask for a range of a shard, verify and write it as it comes. What landed before an error stays.
+
+        Raises:
+            ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
+            WrongBytes: a piece was wrong.
+            LocalDiskError: it can't be written.
+        """
+        shard = landing.shard
+        path = shard_path(version, shard.number, digits)
+        headers = {}
+        if shard.sha256 and self.node_id:  # other servers have entity tags of their own
+            headers["If-Match"] = etag(shard.sha256)
+        if (order.start, order.end) != (0, shard.size):
+            headers["Range"] = f"bytes={order.start}-{order.end - 1}"
+        async with answer(self._session, self.url, path, headers=headers) as response:
+            self._learn(response)
+            skip = self._check_body(response, path, shard, order)
+            try:
+                await self._pour(response, landing, order, skip, path)
+            except WrongPiece as error:
+                raise WrongBytes(
+                    self.url, f"{version} shard {shard.number}: wrong bytes in the piece at {error.offset}"
+                ) from None
+
+    def _learn(self, response: aiohttp.ClientResponse) -> None:
+        self.node_id = response.headers.get(NODE_ID)
+        self.serial = response.version is not None and response.version < (1, 1)
+
+    def _check_status(self, response: aiohttp.ClientResponse, right: set[int]) -> None:
+        if response.status in right:
+            if response.headers.get("Content-Encoding", "identity") != "identity":
+                raise BadAnswer(self.url, f"{response.method} {response.url.path}: it is compressed")
+            return
+        what = f"{response.method} {response.url.path}: {response.status} {response.reason or ''}".rstrip()
+        raise (ServerLacks if response.status in LACKING else BadAnswer)(self.url, what)
+
+    def _check_body(self, response: aiohttp.ClientResponse, path: str, shard: Shard, order: Order) -> int:
+        """How many bytes of the body come before the order's first."""
+        self._check_status(response, {200, 206})
+        start, end = 0, shard.size
+        if response.status == 206:
+            span = parse_content_range(response.headers.get("Content-Range"))
+            if span is None or span[0] > order.start or span[1] < order.end:
+                raise BadAnswer(
+                    self.url,
+                    f"GET {path}: bytes {order.start}-{order.end - 1} were asked for, and it sends "
+                    f"{response.headers.get('Content-Range', 'it does not say which')}",
+                )
+            start, end = span
+        length = response.content_length
+        if length is not None and length != end - start:
+            page = ", a web page" if response.content_type == "text/html" else ""
+            raise BadAnswer(self.url, f"GET {path}: it sends {length} bytes instead of {end - start}{page}")
+        return order.start - start
+
+    async def _pour(
+        self, response: aiohttp.ClientResponse, landing: Landing, order: Order, skip: int, path: str
+    ) -> None:
+        """The body ─▶ the landing. While one buffer is verified and written, the next one fills."""
+        size = max(_BUFFER_SIZE // landing.piece_size, 1) * landing.piece_size
+        buffer, spare = memoryview(bytearray(size)), memoryview(bytearray(size))
+        filled, position = 0, order.start
+        under_way: asyncio.Future[None] | None = None
+        rest = memoryview(b"")
+        try:
+            while position < order.end:
+                if not rest:
+                    rest = memoryview(await response.content.readany())
+                    order.received += len(rest)
+                    if not rest:
+                        missing = order.end - position - filled
+                        raise BadAnswer(self.url, f"GET {path}: it ended {missing} bytes too early")
+                if skip:
+                    skip, rest = skip - min(skip, len(rest)), rest[skip:]
+                    continue
+                # The end may have come nearer while this waited: another connection took the rest over.
+                count = max(0, min(len(rest), size - filled, order.end - position - filled))
+                buffer[filled : filled + count] = rest[:count]
+                filled, rest = filled + count, rest[count:]
+                if filled == size or position + filled >= order.end:
+                    if under_way:
+                        await under_way
+                    landable = min(filled, order.end - position)
+                    under_way = asyncio.ensure_future(landing.land(position, buffer[:landable]))
+                    position, filled = position + filled, 0
+                    buffer, spare = spare, buffer
+            if under_way:
+                await under_way
+        finally:
+            if under_way and not under_way.done():
+                await asyncio.wait([under_way])
+            if under_way and not under_way.cancelled():
+                under_way.exception()

@@ -1,0 +1,71 @@
+"""The aiohttp session that peers share, and the one seam where aiohttp's errors become ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
+from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
+
+MAX_REDIRECTS = 5
+
+
+@asynccontextmanager
+async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[aiohttp.ClientSession]:
+    """A session for any number of servers; ``timeout`` in seconds without a byte."""
+    connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=timeout)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        timeout=limits,
+        auto_decompress=False,
+        trust_env=True,
+        read_bufsize=1 << 20,
+        skip_auto_headers=("Accept-Encoding",),
+        headers={"Accept-Encoding": "identity"},
+    ) as session:
+        yield session
+
+
+@asynccontextmanager
+async def answer(
+    session: aiohttp.ClientSession,
+    server: str,
+    path: str,
+    method: str = "GET",
+    headers: dict[str, str] | None = None,
+) -> AsyncIterator[aiohttp.ClientResponse]:
+    """One request to a server; what goes wrong in it, also while its body is read, is a PeerError.
+
+    Raises:
+        ServerUnreachable: no connection, or it ended before an answer.
+        ServerStalled: nothing came for too long.
+        BadAnswer: it is not HTTP, goes round in circles, or was cut off.
+    """
+    what = f"{method} {path}"
+    begun = False
+    try:
+        async with session.request(
+            method, server + path, headers=headers, max_redirects=MAX_REDIRECTS
+        ) as response:
+            begun = True
+            yield response
+    except aiohttp.ConnectionTimeoutError as error:
+        raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
+    except (asyncio.TimeoutError, TimeoutError) as error:
+        raise ServerStalled(server, f"{what}: nothing came for too long") from error
+    except aiohttp.TooManyRedirects as error:
+        raise BadAnswer(server, f"{what}: more than {MAX_REDIRECTS} redirects") from error
+    except (aiohttp.ClientConnectionError, OSError) as error:
+        if begun:
+            raise BadAnswer(server, f"{what}: the connection broke in the middle of the answer") from error
+        reason = getattr(error, "os_error", None) or error
+        raise ServerUnreachable(server, f"no connection ({reason})") from error
+    except aiohttp.ClientPayloadError as error:
+        raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
+    except (aiohttp.ClientError, ValueError) as error:
+        raise BadAnswer(server, f"{what}: that is no usable answer ({error})") from error

@@ -1,0 +1,82 @@
+"""How good each server is: throughput × success, both learnt from what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+ALPHA = 0.3
+"""The share of the newest observation in a moving average."""
+HEAL = 0.01
+"""What every update gives back of the others' success, so that one that recovered is tried again (0.3.x
+does the same)."""
+LEAST_SUCCESS = 0.01
+"""No server's success falls lower: it can always come back."""
+
+
+FIRST_REST = 1.0
+"""Seconds that a server is left alone after a failure, where another can serve; doubled each time."""
+LONGEST_REST = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What is known of one server.
+
+    Attributes:
+        throughput: bytes a second over all its answers together; None before the first.
+        success: between 0 and 1.
+        failures: in a row.
+        rests_until: when it is asked again although another can serve.
+    """
+
+    throughput: float | None = None
+    success: float = 1.0
+    failures: int = 0
+    rests_until: float = 0.0
+
+    def observed(self, rate: float) -> Score:
+        """``rate``: bytes a second that it sends now."""
+        known = self.throughput
+        return replace(self, throughput=rate if known is None else ALPHA * rate + (1 - ALPHA) * known)
+
+    def succeeded(self) -> Score:
+        return replace(self, success=ALPHA + (1 - ALPHA) * self.success, failures=0, rests_until=0.0)
+
+    def failed(self, now: float) -> Score:
+        """A failure says nothing of the throughput."""
+        rest = min(FIRST_REST * 2**self.failures, LONGEST_REST)
+        success = max(LEAST_SUCCESS, (1 - ALPHA) * self.success)
+        return replace(self, success=success, failures=self.failures + 1, rests_until=now + rest)
+
+    def healed(self) -> Score:
+        return replace(self, success=min(1.0, self.success + HEAL))
+
+
+class Ranking:
+    """The scores of the servers of one transfer."""
+
+    def __init__(self, servers: Iterable[str]) -> None:
+        self.scores = {server: Score() for server in servers}
+
+    def observed(self, server: str, rate: float) -> None:
+        self.scores[server] = self.scores[server].observed(rate)
+
+    def succeeded(self, server: str) -> None:
+        self._update(server, self.scores[server].succeeded())
+
+    def failed(self, server: str, now: float) -> None:
+        self._update(server, self.scores[server].failed(now))
+
+    def _update(self, server: str, score: Score) -> None:
+        self.scores = {other: known.healed() for other, known in self.scores.items()}
+        self.scores[server] = score
+
+    def weight(self, server: str) -> float:
+        """Throughput × success. One that is not known yet counts as the best known: it is worth a try."""
+        score = self.scores[server]
+        best = max((known.throughput or 0.0 for known in self.scores.values()), default=0.0) or 1.0
+        return (best if score.throughput is None else score.throughput) * score.success
+
+    def rests(self, server: str, now: float) -> bool:
+        return now < self.scores[server].rests_until

@@ -1,0 +1,36 @@
+"""Which versions a node wants, and which it retires."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+
+def wanted(offered: Iterable[int], here: Collection[int], under_way: Collection[int], keep: int) -> list[int]:
+    """The versions to fetch, first things first: of the newest ``keep``, what is under way, then the
+    newest. What is offered but was retired here for its age is not wanted again."""
+    newest = sorted({*offered, *here}, reverse=True)[:keep]
+    missing = [number for number in newest if number not in here]
+    return sorted(missing, key=lambda number: (number not in under_way, -number))
+
+
+def surplus(complete: Iterable[int], keep: int) -> list[int]:
+    """The versions beyond the newest ``keep``, oldest first."""
+    return sorted(complete)[:-keep]
+
+
+def retirable(
+    surplus: Iterable[int],
+    last_read: Mapping[int, float],
+    since: Mapping[int, float],
+    now: float,
+    recently: float,
+    longest: float,
+) -> list[int]:
+    """Which surplus versions can go: nobody read them for ``recently`` seconds, or readers have held
+    them ``longest`` seconds beyond retention. ``last_read`` is infinite while an answer is running;
+    ``since`` says when each became surplus."""
+    return [
+        number
+        for number in surplus
+        if now - last_read.get(number, float("-inf")) >= recently or now - since[number] >= longest
+    ]

@@ -1,0 +1,66 @@
+"""When nothing is left to start: whose range an idle connection takes over, and from where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+SHORTEST_WAIT = 0.3
+"""Seconds that a range must still have to go to be worth another request."""
+HOPELESS_WAIT = 2.0
+"""Seconds left from which on even a few pieces are worth it."""
+FEWEST_PIECES = 4
+"""Pieces that must be left of it otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """A range under way.
+
+    Attributes:
+        key: whatever names it for the caller.
+        position: how far it has come, bytes into its shard.
+        end: where it ends.
+        rate: bytes a second that it makes.
+    """
+
+    key: int
+    position: int
+    end: int
+    rate: float
+
+    @property
+    def left(self) -> int:
+        return self.end - self.position
+
+    @property
+    def seconds_left(self) -> float:
+        return self.left / max(self.rate, 1.0)
+
+
+def steal(ranges: Iterable[Range], piece_size: int, rate: float | None) -> tuple[int, int] | None:
+    """The key of the slowest range and the offset, at a piece's start, from which to take it over;
+    None when no range is worth it.
+
+    Both shall end at the same time: a thief of whose ``rate`` nothing is known gets half.
+    """
+    worth = [
+        one
+        for one in ranges
+        if (one.left >= FEWEST_PIECES * piece_size and one.seconds_left >= SHORTEST_WAIT)
+        or (one.left > 0 and one.seconds_left >= HOPELESS_WAIT)
+    ]
+    if not worth:
+        return None
+    slowest = max(worth, key=lambda one: one.seconds_left)
+    share = 0.5 if rate is None else rate / (rate + slowest.rate) if rate > 0 else 0.0
+    taken = int(slowest.left * share) if slowest.left >= FEWEST_PIECES * piece_size else slowest.left
+    if share * slowest.left < piece_size and taken < slowest.left:
+        return None
+    if (
+        taken == slowest.left
+        and rate is not None
+        and slowest.left / max(rate, 1.0) > slowest.seconds_left / 2
+    ):
+        return None
+    return slowest.key, (slowest.end - taken) // piece_size * piece_size

@@ -1,0 +1,86 @@
+"""An aiohttp application on an address or a Unix socket, begun and ended cleanly."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from aiohttp import web
+
+from shardcast.constants import SHUTDOWN_GRACE
+from shardcast.errors import NodeFailed
+from shardcast.store.data_dir import own_folder, socket_name
+from shardcast.wire import NODE_ID
+
+_BACKLOG = 1024
+"""Connections that may wait to be accepted; a whole cluster may come at once."""
+
+
+def application(node_id: str, *doors: Callable[[web.Application], None]) -> web.Application:
+    """An application with these doors, whose answers name the node."""
+    app = web.Application(client_max_size=1 << 20)
+
+    async def name_node(request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[NODE_ID] = node_id
+
+    app.on_response_prepare.append(name_node)
+    for add in doors:
+        add(app)
+    return app
+
+
+@asynccontextmanager
+async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+    """Serve on an address; gives the URL. At the end running answers have 5 s left.
+
+    Raises:
+        NodeFailed: the address can't be bound.
+    """
+    runner = _runner(app)
+    await runner.setup()
+    try:
+        try:
+            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
+        except (OSError, OverflowError) as error:
+            raise NodeFailed(_why(error, host, port)) from error
+        bound = runner.addresses[0][1]
+        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
+    """Serve on the data directory's Unix socket, which only its owner may connect to."""
+    socket = own_folder(data_dir) / "socket"
+    socket.unlink(missing_ok=True)
+    runner = _runner(app)
+    await runner.setup()
+    try:
+        with socket_name(data_dir) as name:
+            before = os.umask(0o177)
+            try:
+                await web.UnixSite(runner, name).start()
+            finally:
+                os.umask(before)
+        yield
+    finally:
+        await runner.cleanup()
+        socket.unlink(missing_ok=True)
+
+
+def _runner(app: web.Application) -> web.AppRunner:
+    return web.AppRunner(
+        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_GRACE, keepalive_timeout=75
+    )
+
+
+def _why(error: OSError | OverflowError, host: str, port: int) -> str:
+    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+        return f"port {port} on {host} is taken; stop what listens there, or choose another --port"
+    if isinstance(error, OSError) and error.errno == errno.EACCES:
+        return f"no permission to listen on port {port} of {host}; choose one from 1024 on"
+    return f"can't listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"

@@ -1,0 +1,303 @@
+"""Payload ─▶ shards: cut, hash and store in one pass; and shards that are here already ─▶ their manifest."""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shardcast.constants import SHARD_SIZE
+from shardcast.digest import Hasher, PieceDigests, new_hasher
+from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, ShardcastError
+from shardcast.manifest import Header, Manifest, Shard, complete, piece_size_for
+from shardcast.store.durable import disk_errors
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.shelf import Span
+from shardcast.wire import MAX_SHARDS, version_name
+
+CHUNK_SIZE = 1 << 20
+"""Bytes read, hashed and written at a time."""
+_CHUNKS = 16
+"""Chunks in memory at once: read, hashed or written."""
+
+
+class Cancelled(ShardcastError):
+    """Publishing was called off."""
+
+
+@dataclass
+class Progress:
+    """How far publishing has come; read by anybody, written by the thread that publishes.
+
+    Attributes:
+        size: bytes of the payload; None until it is open.
+        done: bytes read, hashed and stored.
+        shards: shards that are whole.
+        cancelled: set to call it off.
+    """
+
+    size: int | None = None
+    done: int = 0
+    shards: int = 0
+    cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What a publisher says of a payload.
+
+    Attributes:
+        origin: the origin id.
+        shard_size: bytes of a shard.
+        digests: the algorithms of the whole digest, ``sha256`` among them.
+        metadata: whatever the publisher adds.
+    """
+
+    origin: str
+    shard_size: int = SHARD_SIZE
+    digests: tuple[str, ...] = ("sha256",)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_payload(path: Path) -> os.stat_result:
+    """What the file system says of a payload.
+
+    Raises:
+        PayloadMissing: there is none.
+        LocalDiskError: it is not a file, or can't be read.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise PayloadMissing(f"can't broadcast {path}: it does not exist") from None
+    except OSError as error:
+        raise LocalDiskError(f"can't broadcast {path}: {error.strerror}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise LocalDiskError(
+            f"can't broadcast {path}: it is a directory, which can't be broadcast yet; pack it"
+        )
+    if not stat.S_ISREG(found.st_mode):
+        raise LocalDiskError(f"can't broadcast {path}: it is not a file")
+    if not os.access(path, os.R_OK):
+        raise LocalDiskError(f"can't broadcast {path}: no permission to read it")
+    return found
+
+
+def publish(path: Path, opened: OpenVersion, description: Description, progress: Progress) -> Manifest:
+    """Cut a file into the shards of an open version; blocks until they are durable.
+
+    Raises:
+        PayloadMissing: the file does not exist.
+        PayloadChanged: it changed meanwhile.
+        LocalDiskError: it can't be read, or the shards can't be written.
+        Cancelled: ``progress.cancelled`` was set.
+    """
+    check_payload(path)
+    with disk_errors("could not read", path), path.open("rb", buffering=0) as payload:
+        before = os.fstat(payload.fileno())
+        progress.size = before.st_size
+        piece_size = piece_size_for(description.shard_size)
+        if before.st_size > MAX_SHARDS * description.shard_size:
+            raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
+        header = Header(
+            version=version_name(opened.number),
+            origin=description.origin,
+            name=_safe_name(path.name),
+            size=before.st_size,
+            shard_size=description.shard_size,
+            piece_size=piece_size,
+            created=round(time.time(), 3),
+            metadata=description.metadata,
+        )
+        shards, digests = _cut(payload, before.st_size, opened, header, description, progress)
+        after = os.fstat(payload.fileno())
+        if progress.done != before.st_size or _state(after) != _state(before):
+            raise PayloadChanged(
+                f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
+                f"{after.st_size} after); write it elsewhere, rename it when it is whole, and broadcast it then"
+            )
+    return complete(header, shards, digests)
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
+def _safe_name(name: str) -> str:
+    """A file's name as a manifest can carry it."""
+    printable = "".join(one if one.isprintable() and one != "\\" else "_" for one in name)
+    return printable.encode("utf-8", "replace").decode()[:255]
+
+
+def _cut(
+    payload: BinaryIO,
+    size: int,
+    opened: OpenVersion,
+    header: Header,
+    description: Description,
+    progress: Progress,
+) -> tuple[list[Shard], dict[str, str]]:
+    """Three things happen at once: this thread reads, writes and hashes pieces, one hashes the whole,
+    one hashes shards; and one more makes finished shards durable."""
+    whole = {name: new_hasher(name) for name in description.digests}
+    shards: list[Shard] = []
+    with ExitStack() as stack:
+        whole_thread, shard_thread, disk_thread = (
+            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
+            for name in ("shardcast-whole", "shardcast-shard", "shardcast-fsync")
+        )
+        ring = _Ring()
+        kept: deque[Future[None]] = deque()
+        offset = 0
+        while offset < size or not shards:
+            number, single = len(shards) + 1, new_hasher("sha256")
+            pieces = PieceDigests(header.piece_size)
+            length = 0
+            with (
+                disk_errors("could not write", opened.part(number)),
+                opened.part(number).open("wb", 0) as part,
+            ):
+                while length < (target := min(description.shard_size, size - offset)):
+                    if progress.cancelled:
+                        raise Cancelled(f"{header.version} was called off")
+                    chunk = ring.take()[: min(CHUNK_SIZE, target - length)]
+                    count = payload.readinto(chunk)  # type: ignore[attr-defined]
+                    if not count:
+                        size = offset + length  # it shrank; the caller sees that
+                        break
+                    chunk = chunk[:count]
+                    ring.put(
+                        [
+                            whole_thread.submit(_update, tuple(whole.values()), chunk),
+                            shard_thread.submit(_update, (single,), chunk),
+                        ]
+                    )
+                    pieces.update(chunk)
+                    _write_all(part, chunk)
+                    length += count
+                    progress.done = offset + length
+            sha256 = shard_thread.submit(single.hexdigest).result()
+            shards.append(Shard(number, offset, length, sha256, pieces.finish()))
+            kept.append(disk_thread.submit(opened.store, number, sha256))
+            while kept and (kept[0].done() or len(kept) > 4):
+                kept.popleft().result()
+            progress.shards = number
+            offset += length
+        ring.wait()
+        for one in kept:
+            one.result()
+    return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
+
+
+class _Ring:
+    """Buffers that are used again when what was done with them has ended: fresh memory is slow."""
+
+    def __init__(self) -> None:
+        self._busy: deque[tuple[memoryview, list[Future[None]]]] = deque()
+        self._made = 0
+        self._current = memoryview(b"")
+
+    def take(self) -> memoryview:
+        if self._made < _CHUNKS:
+            self._made += 1
+            self._current = memoryview(bytearray(CHUNK_SIZE))
+        else:
+            self._current, work = self._busy.popleft()
+            for future in work:
+                future.result()
+        return self._current
+
+    def put(self, work: list[Future[None]]) -> None:
+        self._busy.append((self._current, work))
+
+    def wait(self) -> None:
+        for _, work in self._busy:
+            for future in work:
+                future.result()
+
+
+def _update(hashers: Iterable[Hasher], chunk: memoryview) -> None:
+    for hasher in hashers:
+        hasher.update(chunk)
+
+
+def _write_all(file: BinaryIO, chunk: memoryview) -> None:
+    while chunk:
+        chunk = chunk[file.write(chunk) :]
+
+
+class Survey:
+    """The digests of shards that are here already, as their bytes are read in order.
+
+    ``digests`` are the algorithms of the whole digest. Where ``piece_size`` is given, each shard's own
+    digests are computed too, so that a manifest can be made of what old nodes gave.
+    """
+
+    def __init__(self, digests: Iterable[str], piece_size: int | None = None) -> None:
+        self._whole = {name: new_hasher(name) for name in digests}
+        self._piece_size = piece_size
+        self._single = new_hasher("sha256")
+        self._pieces = PieceDigests(piece_size or 1)
+        self._length = 0
+        self.shards: list[Shard] = []
+
+    def update(self, chunk: memoryview) -> None:
+        """Take the next bytes of a shard."""
+        for hasher in self._whole.values():
+            hasher.update(chunk)
+        if self._piece_size:
+            self._single.update(chunk)
+            self._pieces.update(chunk)
+        self._length += len(chunk)
+
+    def end_shard(self) -> None:
+        """The shard ends here."""
+        if self._piece_size:
+            offset = self.shards[-1].end if self.shards else 0
+            digests = self._single.hexdigest(), self._pieces.finish()
+            self.shards.append(Shard(len(self.shards) + 1, offset, self._length, *digests))
+            self._single = new_hasher("sha256")
+        self._length = 0
+
+    def digests(self) -> dict[str, str]:
+        """The whole digests so far."""
+        return {name: hasher.hexdigest() for name, hasher in self._whole.items()}
+
+    def manifest(self, version: str) -> Manifest:
+        """A manifest of what was read. It says nothing that two nodes could say differently of the same
+        bytes, so that every middle below an old origin makes the same one."""
+        assert self._piece_size
+        shard_size = self.shards[0].size or None
+        header = Header(version, None, f"{version}.bin", shard_size=shard_size, piece_size=self._piece_size)
+        return complete(header, self.shards, self.digests())
+
+
+def survey(version: str, spans: Iterable[Span], digests: Iterable[str], stop: Callable[[], bool]) -> Manifest:
+    """Read shards that are here and make their manifest; blocks on the disk.
+
+    Raises:
+        LocalDiskError: one can't be read.
+        Cancelled: ``stop()`` said so.
+    """
+    spans = list(spans)
+    work = Survey(digests, piece_size_for(max(span.length for span in spans)))
+    buffer = memoryview(bytearray(CHUNK_SIZE))
+    for span in spans:
+        with disk_errors("could not read", span.path), span.path.open("rb", buffering=0) as file:
+            file.seek(span.offset)
+            left = span.length
+            while left:
+                count = file.readinto(buffer[: min(left, CHUNK_SIZE)])
+                if not count or stop():
+                    raise Cancelled(f"the survey of {version} was called off")
+                work.update(buffer[:count])
+                left -= count
+        work.end_shard()
+    return work.manifest(version)

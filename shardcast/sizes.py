@@ -1,0 +1,43 @@
+"""Sizes, rates and times: read from what people write, written as people read them."""
+
+from __future__ import annotations
+
+import re
+
+from shardcast.errors import UsageError
+
+_UNITS = {
+    "": 1,
+    "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
+}  # fmt: skip
+_SIZE = re.compile(r"\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE | re.ASCII)
+
+
+def parse_size(text: str) -> int:
+    """Bytes from ``50000000``, ``50MB`` (decimal, 10**6), ``48MiB`` (binary, 2**20) or ``1.5GB``.
+
+    Raises:
+        UsageError: it is not a size, or it is less than one byte.
+    """
+    found = _SIZE.fullmatch(text)
+    if not found:
+        raise UsageError(f"{text!r} is not a size; write bytes (50000000) or a unit (50MB, 48MiB)")
+    size = int(float(found[1].replace("_", "")) * _UNITS[(found[2] or "").lower()])
+    if size < 1:
+        raise UsageError(f"{text!r} is not a usable size; it must be at least one byte")
+    return size
+
+
+def format_size(size: float) -> str:
+    """A size as people read it, in decimal units: ``53.7 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def format_rate(bytes_per_second: float) -> str:
+    """A rate as people read it: ``53.7 MB/s``."""
+    return f"{format_size(bytes_per_second)}/s"

@@ -1,0 +1,181 @@
+"""A data directory: its layout, its lock, its ids and its counter.
+
+::
+
+    data_dir/
+      distribution.txt            the complete versions
+      v1/manifest.jsonl           header line, one line a shard, closing line
+      v1/shard_001.bin  …         plain files
+      .shardcast/                 the node's own: lock, socket, origin, next, verified/, retired/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
+from shardcast.errors import DataDirInUse, LocalDiskError
+from shardcast.store.durable import disk_errors, replace
+from shardcast.wire import shard_name, version_name, version_number
+
+_LONGEST_SOCKET_NAME = 100
+"""Bytes; Linux takes 107, macOS 103."""
+
+
+class DataDir:
+    """A data directory that this process holds: nobody else publishes into it or fills it meanwhile.
+
+    Attributes:
+        root: the directory.
+        origin_id: names the line of versions that is published here.
+    """
+
+    def __init__(self, root: Path, role: str) -> None:
+        """Take hold of a directory, which is made where it doesn't exist.
+
+        Raises:
+            DataDirInUse: another process holds it.
+            LocalDiskError: it can't be made or written.
+        """
+        self.root = root.absolute()
+        with disk_errors("could not use the data directory", self.root):
+            self.own.mkdir(parents=True, exist_ok=True)
+            self._lock = self._take_lock(role)
+            try:
+                for folder in (self.verified, self.retired):
+                    folder.mkdir(exist_ok=True)
+                self.origin_id = self._read_origin_id()
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def own(self) -> Path:
+        return own_folder(self.root)
+
+    @property
+    def distribution(self) -> Path:
+        return self.root / DISTRIBUTION_FILE
+
+    @property
+    def verified(self) -> Path:
+        """Which shards of open versions were verified, and what their files looked like then."""
+        return self.own / "verified"
+
+    @property
+    def retired(self) -> Path:
+        """Folders that are being removed."""
+        return self.own / "retired"
+
+    def folder(self, number: int) -> Path:
+        return self.root / version_name(number)
+
+    def manifest(self, number: int) -> Path:
+        return self.folder(number) / MANIFEST_FILE
+
+    def shard(self, number: int, shard: int) -> Path:
+        """A shard's file; what 0.3.x left here has five digits."""
+        file = self.folder(number) / shard_name(shard)
+        if shard < 10_000 and not file.exists():
+            older = self.folder(number) / shard_name(shard, 5)
+            return older if older.exists() else file
+        return file
+
+    def numbers(self) -> list[int]:
+        """The versions that have a folder."""
+        found = (version_number(entry.name) for entry in self.root.iterdir() if entry.is_dir())
+        return sorted(number for number in found if number is not None)
+
+    def allot(self, least: int = 1) -> int:
+        """The next version's number, which is durable and never given again.
+
+        ``least`` lets an origin go on where another left off.
+
+        Raises:
+            LocalDiskError: it could not be written down.
+        """
+        with disk_errors("could not number a version in", self.root):
+            number = max(self._next(), least, max(self.numbers(), default=0) + 1)
+            self._put_next(number + 1)
+        return number
+
+    def never_again(self, number: int) -> None:
+        """See to it that this number, which was given to a version here, is not given again."""
+        if number >= self._next():
+            self._put_next(number + 1)
+
+    def _next(self) -> int:
+        counter = self.own / "next"
+        text = counter.read_text().strip() if counter.exists() else ""
+        return int(text) if text.isdigit() else 1
+
+    def _put_next(self, number: int) -> None:
+        replace(self.own / "next", b"%d\n" % number)
+
+    def close(self) -> None:
+        os.close(self._lock)
+
+    def _take_lock(self, role: str) -> int:
+        lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other, pid = _holder(os.pread(lock, 1000, 0))
+            os.close(lock)
+            raise DataDirInUse(
+                f"the data directory {self.root} is in use by a shardcast {other or 'process'}"
+                f"{f' (process {pid})' if pid else ''}; stop it, or choose another --data-dir",
+                other,
+            ) from None
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, json.dumps({"role": role, "pid": os.getpid()}).encode(), 0)
+        return lock
+
+    def _read_origin_id(self) -> str:
+        file = self.own / "origin"
+        if file.exists():
+            known = file.read_text().strip()
+            if known:
+                return known
+        fresh = secrets.token_hex(16)
+        replace(file, fresh.encode() + b"\n")
+        return fresh
+
+
+def own_folder(root: Path) -> Path:
+    return root / ".shardcast"
+
+
+def _holder(record: bytes) -> tuple[str, int]:
+    """The role and the process id of who holds a directory."""
+    try:
+        holder = json.loads(record)
+        return str(holder["role"]), int(holder["pid"])
+    except (ValueError, KeyError, TypeError):
+        return "", 0
+
+
+@contextlib.contextmanager
+def socket_name(root: Path) -> Iterator[str]:
+    """A name of the data directory's Unix socket that is short enough to bind and connect.
+
+    Raises:
+        LocalDiskError: no shorter name could be made.
+    """
+    name = str(own_folder(root.absolute()) / "socket")
+    if len(os.fsencode(name)) <= _LONGEST_SOCKET_NAME:
+        yield name
+        return
+    with tempfile.TemporaryDirectory(prefix="shardcast-", dir="/tmp") as short:
+        link = Path(short) / "d"
+        link.symlink_to(own_folder(root.absolute()), target_is_directory=True)
+        if len(os.fsencode(link)) > _LONGEST_SOCKET_NAME:
+            raise LocalDiskError(f"no name for a socket in {root} is short enough")
+        yield str(link / "socket")

@@ -1,0 +1,96 @@
+"""Writing so that a name appears only when its bytes are on the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiofiles
+
+from shardcast.errors import LocalDiskError, ShardcastError
+
+PART = ".part"
+"""The end of every temporary name."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextlib.contextmanager
+def disk_errors(doing: str, path: Path) -> Iterator[None]:
+    """Turn the system's errors into ``LocalDiskError``, which says what was done to which file."""
+    try:
+        yield
+    except ShardcastError:
+        raise
+    except OSError as error:
+        hint = "; free some space and try again, what is here is kept" if error.errno in _FULL else ""
+        raise LocalDiskError(f"{doing} {path}: {error.strerror or error}{hint}") from error
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that the disk is full."""
+    return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))
+
+
+def reserve(descriptor: int, offset: int, size: int) -> None:
+    """Make sure that the disk has room for these bytes, and keep it."""
+    try:
+        if sys.platform == "darwin":  # has no such call
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        room = os.fstatvfs(descriptor)
+        if room.f_bavail * room.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names that appeared in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename(part: Path, final: Path) -> None:
+    """Give durable bytes their final name, durably."""
+    part.rename(final)
+    sync_folder(final.parent)
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put ``data`` under ``path`` in one step.
+
+    Raises:
+        LocalDiskError: the disk is full, or may not be written.
+    """
+    part = path.with_name(path.name + PART)
+    with disk_errors("could not write", path):
+        with part.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(part, path)
+
+
+async def replace_soon(path: Path, data: bytes) -> None:
+    """``replace`` without keeping the event loop waiting."""
+    await asyncio.to_thread(replace, path, data)
+
+
+async def read(path: Path) -> bytes | None:
+    """A small file's bytes; None when it doesn't exist."""
+    with disk_errors("could not read", path):
+        try:
+            async with aiofiles.open(path, "rb") as file:
+                return await file.read()
+        except FileNotFoundError:
+            return None

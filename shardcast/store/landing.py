@@ -1,0 +1,177 @@
+"""A shard that is arriving: each piece counts when its digest is right, never before."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
+from shardcast.manifest import Shard
+from shardcast.store.durable import disk_errors
+
+
+class WrongPiece(Exception):
+    """A piece's digest is not right; those before it were kept."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"the piece at byte {offset} is wrong")
+        self.offset = offset
+
+
+class Landing:
+    """One shard, at ``base`` in an open file, which it closes at its end.
+
+    A shard without piece digests (old nodes) is taken as it comes: it counts as landed, and only the
+    whole payload's digest can say whether it is right.
+
+    Attributes:
+        shard: what arrives.
+        path: the file that it arrives in.
+        piece_size: bytes of a piece.
+    """
+
+    def __init__(self, shard: Shard, piece_size: int, path: Path, descriptor: int, base: int) -> None:
+        self.shard = shard
+        self.path = path
+        self.piece_size = piece_size
+        self.descriptor = descriptor
+        self._base = base
+        self._landed = bytearray(-(-shard.size // piece_size))
+        self._prefix = 0
+        self._changed = asyncio.Event()
+
+    @property
+    def whole(self) -> bool:
+        return self._prefix == len(self._landed)
+
+    @property
+    def prefix(self) -> int:
+        """Bytes from the shard's start that are all there."""
+        return min(self._prefix * self.piece_size, self.shard.size)
+
+    @property
+    def landed(self) -> int:
+        """Bytes that are there."""
+        if not self._landed:
+            return 0
+        last = self.shard.size - (len(self._landed) - 1) * self.piece_size
+        return (sum(self._landed) - self._landed[-1]) * self.piece_size + self._landed[-1] * last
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The ranges that are not there: offsets of their first byte and of the byte after their last."""
+        ranges: list[tuple[int, int]] = []
+        start = self._landed.find(0)
+        while start >= 0:
+            end = self._landed.find(1, start)
+            stop = len(self._landed) if end < 0 else end
+            ranges.append((start * self.piece_size, min(stop * self.piece_size, self.shard.size)))
+            start = self._landed.find(0, stop)
+        return ranges
+
+    async def land(self, start: int, data: Buffer) -> None:
+        """Verify and write bytes that begin at a piece and end at a piece's or the shard's end.
+
+        Raises:
+            WrongPiece: one of the pieces is wrong; those before it are there now.
+            LocalDiskError: they could not be written.
+        """
+        good = await asyncio.to_thread(self._write, start, data)
+        self._mark(start // self.piece_size, -(-good // self.piece_size))
+        if good < len(data):
+            raise WrongPiece(start + good)
+
+    def _write(self, start: int, data: Buffer) -> int:
+        """How many bytes were right, and so written."""
+        good = 0
+        for piece in pieces_of(data, self.piece_size):
+            if not self._right((start + good) // self.piece_size, piece):
+                break
+            good += len(piece)
+        with disk_errors("could not write", self.path):
+            view, offset = memoryview(data)[:good], self._base + start
+            while view:
+                written = os.pwrite(self.descriptor, view, offset)
+                view, offset = view[written:], offset + written
+        return good
+
+    def _right(self, index: int, piece: Buffer) -> bool:
+        digests = self.shard.pieces
+        if not digests:
+            return True
+        return piece_digest(piece) == digests[index * PIECE_DIGEST_SIZE : (index + 1) * PIECE_DIGEST_SIZE]
+
+    def _mark(self, first: int, count: int) -> None:
+        self._landed[first : first + count] = b"\1" * count
+        following = self._landed.find(0, self._prefix)
+        self._prefix = len(self._landed) if following < 0 else following
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+    async def changed(self) -> None:
+        """Wait until more of it is there."""
+        await self._changed.wait()
+
+    def take_whole(self) -> None:
+        """Count every piece as there: it was verified before, and is unchanged."""
+        self._mark(0, len(self._landed))
+
+    async def recall(self, seed: int | None = None) -> None:
+        """Verify what the file holds of the shard already, and count what is right.
+
+        What is missing then is looked for at the same place of another open file, ``seed``, such as the
+        version that was here before.
+        """
+        if self.shard.pieces:
+            for index in await asyncio.to_thread(self._recall, seed):
+                self._mark(index, 1)
+
+    def _recall(self, seed: int | None) -> list[int]:
+        found = []
+        with disk_errors("could not read", self.path):
+            present = set(self._present())
+            for index in range(len(self._landed)):
+                start = index * self.piece_size
+                length = min(self.piece_size, self.shard.size - start)
+                if index in present and self._right(
+                    index, os.pread(self.descriptor, length, self._base + start)
+                ):
+                    found.append(index)
+                elif seed is not None:
+                    piece = os.pread(seed, length, self._base + start)
+                    if self._right(index, piece):
+                        self._write(start, piece)
+                        found.append(index)
+        return found
+
+    def _present(self) -> Iterator[int]:
+        """The pieces of which the file holds anything but holes."""
+        position, end = self._base, min(self._base + self.shard.size, os.fstat(self.descriptor).st_size)
+        while position < end:
+            try:
+                data = os.lseek(self.descriptor, position, os.SEEK_DATA)
+                hole = os.lseek(self.descriptor, data, os.SEEK_HOLE)
+            except OSError as error:
+                if error.errno == errno.ENXIO:  # nothing but a hole up to the end
+                    return
+                data, hole = position, end  # the file system doesn't tell
+            first = (max(data, self._base) - self._base) // self.piece_size
+            yield from range(first, -(-(min(hole, end) - self._base) // self.piece_size))
+            position = hole
+
+    def forget(self) -> None:
+        """Count nothing as there: what landed unverified has proved wrong."""
+        self._landed = bytearray(len(self._landed))
+        self._prefix = 0
+
+    def read_into(self, start: int, buffer: memoryview) -> int:
+        """Read bytes that are there; how many."""
+        with disk_errors("could not read", self.path):
+            return os.preadv(self.descriptor, [buffer], self._base + start)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1

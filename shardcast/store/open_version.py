@@ -1,0 +1,199 @@
+"""A version that is open: its shards get their names one by one, and it becomes complete or goes away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from shardcast.manifest import Manifest, Shard
+from shardcast.store.data_dir import DataDir
+from shardcast.store.durable import PART, disk_errors, rename, replace, reserve
+from shardcast.store.landing import Landing
+from shardcast.wire import shard_name, version_name
+
+FindShard = Callable[[str], Path | None]
+"""Where a shard with this digest lies already; None where it doesn't."""
+
+
+class OpenVersion:
+    """The folder of a version that is being published or received (a ``Filling``).
+
+    Attributes:
+        number: the version's.
+        had: its shards that are whole, verified and under their names.
+    """
+
+    def __init__(
+        self,
+        data_dir: DataDir,
+        number: int,
+        find: FindShard,
+        completed: Callable[[OpenVersion, Manifest], Awaitable[None]],
+        manifest: Manifest | None = None,
+        listed: str = "sha256",
+    ) -> None:
+        """Open a version, or go on with one that was open when its node ended.
+
+        ``manifest`` is known where it is received; ``listed`` is the algorithm of the digest that the
+        distribution list will show; ``completed`` is called once everything is durable.
+
+        Raises:
+            LocalDiskError: its folder can't be made.
+        """
+        self.number = number
+        self.manifest = manifest
+        self.listed = listed
+        self.had: set[int] = set()
+        self._data_dir = data_dir
+        self._folder = data_dir.folder(number)
+        self._find = find
+        self._completed = completed
+        self._verified = _Verified(data_dir.verified / version_name(number))
+        with disk_errors("could not open", self._folder):
+            self._folder.mkdir(exist_ok=True)
+            if manifest and manifest.raw:
+                replace(data_dir.manifest(number), manifest.raw)
+                self.had = self._still_verified(manifest)
+
+    def part(self, shard: int) -> Path:
+        """The temporary name of a shard."""
+        return self._folder / (shard_name(shard) + PART)
+
+    def file(self, shard: int) -> Path:
+        """The final name of a shard."""
+        return self._folder / shard_name(shard)
+
+    def store(self, shard: int, sha256: str | None) -> None:
+        """Give a shard's temporary file its name, durably; blocks on the disk. One that lies here
+        already, in another version, is linked instead of being kept twice.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        part, final = self.part(shard), self.file(shard)
+        with disk_errors("could not keep", final):
+            if sha256 and self._link(sha256, final):
+                part.unlink(missing_ok=True)
+                self.had.add(shard)
+                return
+            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            rename(part, final)
+            self._verified.add(shard, sha256, final)
+        self.had.add(shard)
+
+    def _link(self, sha256: str, final: Path) -> bool:
+        known = self._find(sha256)
+        if known is None or known == final:
+            return False
+        try:
+            final.unlink(missing_ok=True)
+            final.hardlink_to(known)
+        except OSError:  # another file system, or one without links
+            return False
+        return True
+
+    async def landing(self, shard: Shard) -> Landing:
+        landing, whole = await asyncio.to_thread(self._open_landing, shard)
+        if whole:
+            landing.take_whole()
+            self.had.add(shard.number)
+            return landing
+        try:
+            await landing.recall()
+        except BaseException:
+            landing.close()
+            raise
+        return landing
+
+    def _open_landing(self, shard: Shard) -> tuple[Landing, bool]:
+        assert self.manifest is not None
+        part, final = self.part(shard.number), self.file(shard.number)
+        piece_size = self.manifest.header.piece_size
+        whole = shard.number in self.had or bool(shard.sha256 and self._link(shard.sha256, final))
+        with disk_errors("no room for", final):
+            if whole:
+                return Landing(shard, piece_size, final, os.open(final, os.O_RDONLY | os.O_CLOEXEC), 0), True
+            if final.exists():  # it changed since it was verified: look again
+                if final.stat().st_nlink > 1:  # never write into another version's shard
+                    final.unlink()
+                else:
+                    final.rename(part)
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+            try:
+                os.ftruncate(descriptor, min(shard.size, os.fstat(descriptor).st_size))
+                if shard.size:
+                    reserve(descriptor, 0, shard.size)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            return Landing(shard, piece_size, part, descriptor, 0), False
+
+    async def shelve(self, landing: Landing) -> None:
+        """A shard that can't be verified by itself keeps its temporary name until all of them are right."""
+        shard = landing.shard
+        if shard.number not in self.had and (shard.pieces or not shard.size):
+            await asyncio.to_thread(self.store, shard.number, shard.sha256)
+
+    async def complete(self, manifest: Manifest) -> None:
+        await asyncio.to_thread(self.finish, manifest)
+        await self._completed(self, manifest)
+
+    def finish(self, manifest: Manifest) -> None:
+        """Make the whole version durable, manifest last; blocks on the disk."""
+        for shard in manifest.shards:
+            if shard.number not in self.had:
+                self.store(shard.number, shard.sha256)
+        if self.manifest is None or manifest.raw != self.manifest.raw:
+            replace(self._data_dir.manifest(self.number), manifest.raw)
+        self._verified.remove()
+
+    def discard(self) -> None:
+        """Give the version up and remove what there is of it."""
+        self._verified.remove()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _still_verified(self, manifest: Manifest) -> set[int]:
+        known = self._verified.read()
+        return {
+            shard.number
+            for shard in manifest.shards
+            if known.get(shard.number) == f"{shard.sha256} {_looks(self.file(shard.number))}"
+        }
+
+
+class _Verified:
+    """What verified shards' files looked like, so that unchanged ones need no second look after a
+    restart. A line a shard: number, digest, inode, size, mtime."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def add(self, shard: int, sha256: str | None, file: Path) -> None:
+        with self._path.open("a") as record:
+            record.write(f"{shard} {sha256} {_looks(file)}\n")
+
+    def read(self) -> dict[int, str]:
+        try:
+            lines = self._path.read_text().splitlines()
+        except OSError:
+            return {}
+        pairs = (line.partition(" ") for line in lines)
+        return {int(shard): looks for shard, _, looks in pairs if shard.isdigit()}
+
+    def remove(self) -> None:
+        self._path.unlink(missing_ok=True)
+
+
+def _looks(file: Path) -> str | None:
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"

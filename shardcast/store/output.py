@@ -1,0 +1,154 @@
+"""The output file of a receiving client: one sparse temporary file beside it, renamed at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
+from shardcast.errors import LocalDiskError
+from shardcast.manifest import Manifest, Shard
+from shardcast.store.durable import PART, disk_errors, rename, replace, reserve
+from shardcast.store.landing import Landing
+
+_SAMPLES = 16
+"""Pieces of an earlier file that are looked at to see whether any of it can serve again."""
+
+
+class OutputFile:
+    """A version on its way into a file (a ``Filling``).
+
+    Pieces are written at their offsets in ``.<name>.part`` next to the output, with the manifest beside
+    it; a later run verifies what is there and goes on. Several processes may write the same output:
+    each has a temporary file of its own, held by a lock that dies with it.
+    """
+
+    def __init__(self, output: Path, manifest: Manifest) -> None:
+        """
+        Raises:
+            LocalDiskError: the output can't be written there.
+        """
+        self.output = output
+        self._manifest = manifest
+        self._seed = -1
+        with disk_errors("could not write", output):
+            if output.is_dir():
+                raise LocalDiskError(f"could not write {output}: it is a directory; name a file in it")
+            if output.exists() and not output.is_file():
+                raise LocalDiskError(f"could not write {output}: it exists and is not a file")
+            output.parent.mkdir(parents=True, exist_ok=True)
+            self._part, self._descriptor = _locked_part(output)
+            try:
+                self._seed = _open_seed(output, manifest)
+                if manifest.raw:
+                    replace(self._beside, manifest.raw)
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def _beside(self) -> Path:
+        return self._part.with_name(self._part.name + ".manifest")
+
+    async def landing(self, shard: Shard) -> Landing:
+        def make_room() -> int:
+            with disk_errors("no room for", self.output):
+                if shard.size:
+                    reserve(self._descriptor, shard.offset, shard.size)
+                return os.dup(self._descriptor)
+
+        descriptor = await asyncio.to_thread(make_room)
+        landing = Landing(shard, self._manifest.header.piece_size, self._part, descriptor, shard.offset)
+        try:
+            await landing.recall(self._seed if self._seed >= 0 else None)
+        except BaseException:
+            landing.close()
+            raise
+        return landing
+
+    async def shelve(self, landing: Landing) -> None:
+        """Nothing to do: its bytes are where they belong."""
+
+    async def complete(self, manifest: Manifest) -> None:
+        await asyncio.to_thread(self._complete, manifest)
+
+    def _complete(self, manifest: Manifest) -> None:
+        with disk_errors("could not finish", self.output):
+            os.ftruncate(self._descriptor, manifest.size)
+            os.fsync(self._descriptor)
+            rename(self._part, self.output)
+            self._beside.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Let go of it. What landed stays for the next run, if anything did."""
+        if self._descriptor < 0:
+            return
+        with contextlib.suppress(OSError):
+            if self._part.exists() and _is_hole(self._descriptor):
+                self._part.unlink()
+                self._beside.unlink(missing_ok=True)
+        os.close(self._descriptor)
+        if self._seed >= 0:
+            os.close(self._seed)
+        self._descriptor = self._seed = -1
+
+
+def _locked_part(output: Path) -> tuple[Path, int]:
+    """A temporary file for this output that no other process works on."""
+    for attempt in range(1, 1000):
+        suffix = PART if attempt == 1 else f"{PART}-{attempt}"
+        part = output.with_name(f".{output.name}{suffix}")
+        while True:
+            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The one who had it may have renamed it just before the lock was free.
+                if _same(descriptor, part):
+                    return part, descriptor
+                os.close(descriptor)
+            except BlockingIOError:
+                os.close(descriptor)
+                break
+            except BaseException:
+                os.close(descriptor)
+                raise
+    raise LocalDiskError(f"could not write {output}: a thousand others are writing it")
+
+
+def _same(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _is_hole(descriptor: int) -> bool:
+    """Whether nothing was ever written to a file."""
+    try:
+        os.lseek(descriptor, 0, os.SEEK_DATA)
+    except OSError as error:
+        return error.errno == errno.ENXIO
+    return False
+
+
+def _open_seed(output: Path, manifest: Manifest) -> int:
+    """The file that the output replaces, open, if pieces of it can serve again; else -1."""
+    if not manifest.size or not manifest.verifiable:
+        return -1
+    try:
+        descriptor = os.open(output, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    piece_size = manifest.header.piece_size
+    shards = manifest.shards[:: max(1, len(manifest.shards) // _SAMPLES)]
+    for shard in shards:
+        piece = os.pread(descriptor, min(piece_size, shard.size), shard.offset)
+        if piece_digest(piece) == shard.pieces[:PIECE_DIGEST_SIZE]:
+            return descriptor
+    os.close(descriptor)
+    return -1

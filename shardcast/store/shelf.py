@@ -1,0 +1,73 @@
+"""The contract between filling and serving.
+
+``transfer`` writes only to a ``Filling``, ``server`` reads only from a ``Shelf``, so neither knows the
+other, nor whether the bytes lie in version folders or in the output file of a client.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from shardcast.manifest import Manifest, Shard
+from shardcast.store.landing import Landing
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Where bytes lie.
+
+    Attributes:
+        path: the file.
+        offset: where in it they begin.
+        length: how many they are.
+        digest: their SHA-256 in hex, where it is known.
+    """
+
+    path: Path
+    offset: int
+    length: int
+    digest: str | None
+
+
+class Shelf(Protocol):
+    """What a node serves."""
+
+    def distribution(self) -> bytes:
+        """The distribution list, as it goes out."""
+
+    def manifest(self, version: str) -> bytes | None:
+        """A version's manifest, verbatim; None where there is none."""
+
+    def shard(self, version: str, number: int) -> Span | None:
+        """Where a shard lies that is whole and verified; None where it isn't (yet)."""
+
+    def reading(self, version: str) -> AbstractContextManager[None]:
+        """Entered while somebody reads from the version, which then stays."""
+
+
+class Filling(Protocol):
+    """One version that is being filled, by a transfer."""
+
+    async def landing(self, shard: Shard) -> Landing:
+        """Where a shard goes, with what is there of it already.
+
+        Raises:
+            LocalDiskError: there is no room for it.
+        """
+
+    async def shelve(self, landing: Landing) -> None:
+        """Take a shard all of whose pieces are there.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+
+    async def complete(self, manifest: Manifest) -> None:
+        """Give the version its final name: the whole payload is right.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """

@@ -1,0 +1,325 @@
+"""The version folders of a data directory: a Shelf."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.constants import LONGEST_HOLD, MANIFEST_FILE, MAX_DISTRIBUTION_FOLDERS, RECENTLY_READ
+from shardcast.distribution import Listing, parse, write
+from shardcast.errors import LocalDiskError
+from shardcast.manifest import Manifest, ManifestError
+from shardcast.manifest import parse as parse_manifest
+from shardcast.policy.retention import retirable, surplus
+from shardcast.store.data_dir import DataDir
+from shardcast.store.durable import PART, disk_errors, replace, replace_soon
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.shelf import Span
+from shardcast.wire import shard_number, version_name, version_number
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class _Complete:
+    """A complete version. ``manifest`` is None for what 0.1.0 left here, until it was surveyed."""
+
+    listing: Listing
+    manifest: Manifest | None
+
+
+class VersionFolders:
+    """What a data directory holds, served as it is and filled version by version.
+
+    Attributes:
+        data_dir: the directory.
+        keep: versions to keep; older ones retire.
+        untrusted: versions that an old middle left here, which verified nothing; not served.
+    """
+
+    def __init__(
+        self,
+        data_dir: DataDir,
+        keep: int = MAX_DISTRIBUTION_FOLDERS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.data_dir = data_dir
+        self.keep = keep
+        self._clock = clock
+        self._complete: dict[int, _Complete] = {}
+        self._open: dict[int, OpenVersion] = {}
+        self._readers: dict[int, int] = {}
+        self._last_read: dict[int, float] = {}
+        self._surplus_since: dict[int, float] = {}
+        self._by_digest: dict[str, tuple[int, int]] = {}
+        self._distribution = b""
+        self.untrusted: list[Listing] = []
+        self._writing = asyncio.Lock()
+
+    # What is here
+
+    @property
+    def listings(self) -> tuple[Listing, ...]:
+        """The complete versions, oldest first."""
+        return tuple(self._complete[number].listing for number in sorted(self._complete))
+
+    @property
+    def complete_numbers(self) -> set[int]:
+        return set(self._complete)
+
+    @property
+    def open_numbers(self) -> set[int]:
+        return set(self._open)
+
+    @property
+    def unsurveyed(self) -> list[Listing]:
+        """Versions whose manifest is still to be made, newest first."""
+        return [one.listing for _, one in sorted(self._complete.items(), reverse=True) if not one.manifest]
+
+    def distribution(self) -> bytes:
+        return self._distribution
+
+    def manifest_of(self, version: str) -> Manifest | None:
+        """The manifest of a complete version, or of an open one whose single shards can be verified."""
+        number = version_number(version) or 0
+        if number in self._complete:
+            return self._complete[number].manifest
+        opened = self._open.get(number)
+        return opened.manifest if opened and opened.manifest and opened.manifest.raw else None
+
+    def manifest(self, version: str) -> bytes | None:
+        manifest = self.manifest_of(version)
+        return manifest.raw if manifest else None
+
+    def had(self, version: str) -> int:
+        """How many shards of a version are here, whole and verified."""
+        number = version_number(version) or 0
+        opened = self._open.get(number)
+        if opened:
+            return len(opened.had)
+        complete = self._complete.get(number)
+        return (complete.listing.shards or 0) if complete else 0
+
+    def shard(self, version: str, number: int) -> Span | None:
+        version_no = version_number(version) or 0
+        manifest = self.manifest_of(version)
+        if version_no in self._complete:
+            if manifest is None:
+                return self._unsurveyed_shard(version_no, number)
+        elif manifest is None or number not in self._open[version_no].had:
+            return None
+        if not 1 <= number <= len(manifest.shards):
+            return None
+        shard = manifest.shards[number - 1]
+        return Span(self.data_dir.shard(version_no, number), 0, shard.size, shard.sha256)
+
+    def _unsurveyed_shard(self, version_no: int, number: int) -> Span | None:
+        file = self.data_dir.shard(version_no, number)
+        try:
+            return Span(file, 0, file.stat().st_size, None)
+        except OSError:
+            return None
+
+    @contextlib.contextmanager
+    def reading(self, version: str) -> Iterator[None]:
+        number = version_number(version) or 0
+        self._readers[number] = self._readers.get(number, 0) + 1
+        try:
+            yield
+        finally:
+            self._readers[number] -= 1
+            if not self._readers[number]:
+                del self._readers[number]
+            self._last_read[number] = self._clock()
+
+    # How it gets here
+
+    def load(self, resume: bool) -> list[str]:
+        """Take up what the directory holds; blocks on the disk. Returns what is worth telling.
+
+        What was open when the node ended goes on (``resume``, a middle) or is given up (an origin).
+
+        Raises:
+            LocalDiskError: the directory can't be read or written.
+        """
+        told: list[str] = []
+        with disk_errors("could not take up", self.data_dir.root):
+            for leftover in self.data_dir.retired.iterdir():
+                shutil.rmtree(leftover, ignore_errors=True)
+            listings = self._read_list()
+            numbers = {*self.data_dir.numbers(), *(one.number for one in listings)}
+            self.data_dir.never_again(max(numbers, default=0))
+            for listing in listings:
+                try:
+                    manifest = self._check(listing)
+                    if manifest is None and resume:
+                        self.untrusted.append(listing)
+                    else:
+                        self._add(listing, manifest)
+                except (LocalDiskError, ManifestError) as error:
+                    told.append(f"{listing.version} is not complete here any more: {error}")
+            for number in self.data_dir.numbers():
+                if number not in self._complete and all(number != one.number for one in self.untrusted):
+                    told += self._take_up_open(number, resume)
+            self._distribution = write(self.listings)
+            if self._read_bytes() != self._distribution:
+                replace(self.data_dir.distribution, self._distribution)
+        return told
+
+    def _read_bytes(self) -> bytes | None:
+        try:
+            return self.data_dir.distribution.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def _read_list(self) -> tuple[Listing, ...]:
+        try:
+            found = parse(self._read_bytes() or b"")
+        except ValueError as error:
+            raise LocalDiskError(f"{self.data_dir.distribution} is {error}") from None
+        # Nobody else writes it now, so a last line without newline is all that will come.
+        return found.settled(found).listings
+
+    def _check(self, listing: Listing) -> Manifest | None:
+        """The manifest of a version that is listed, if its shards are all there."""
+        file = self.data_dir.manifest(listing.number)
+        manifest = parse_manifest(file.read_bytes(), listing.version) if file.exists() else None
+        if manifest and listing.digest not in manifest.digests.values():
+            raise ManifestError("its manifest has another digest")
+        count = len(manifest.shards) if manifest else listing.shards
+        for shard in range(1, (count or 1) + 1):
+            path = self.data_dir.shard(listing.number, shard)
+            if not path.is_file():
+                if count == 0:
+                    break
+                raise LocalDiskError(f"{path.name} is missing")
+            if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
+                raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
+        return manifest
+
+    def _take_up_open(self, number: int, resume: bool) -> list[str]:
+        folder, file = self.data_dir.folder(number), self.data_dir.manifest(number)
+        version = version_name(number)
+        if resume and file.exists():
+            try:
+                opened = self.open(number, parse_manifest(file.read_bytes(), version))
+                return [f"going on with {version}: {len(opened.had)} shards are here"]
+            except ManifestError:
+                pass  # written half; it is asked for again
+        if all(_is_ours(entry) for entry in folder.iterdir()):
+            shutil.rmtree(folder)
+            return [f"gave up {version}, which was not complete"]
+        return [f"left alone {folder}, which is not listed and holds other files"]
+
+    def open(self, number: int, manifest: Manifest | None = None, listed: str = "sha256") -> OpenVersion:
+        """Open a version, to publish it or (``manifest``) to receive it; blocks on the disk.
+
+        Raises:
+            LocalDiskError: its folder can't be made.
+        """
+        opened = OpenVersion(self.data_dir, number, self._find, self._completed, manifest, listed)
+        self._open[number] = opened
+        return opened
+
+    def opened(self, number: int) -> OpenVersion | None:
+        """The version under way with this number."""
+        return self._open.get(number)
+
+    async def discard(self, number: int) -> None:
+        """Give up a version that is open."""
+        opened = self._open.pop(number, None)
+        if opened:
+            await asyncio.to_thread(opened.discard)
+
+    async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
+        listing = Listing(manifest.version, manifest.digests[opened.listed], len(manifest.shards))
+        self._open.pop(opened.number, None)
+        self._add(listing, manifest)
+        await self._write_list()
+        await self.tidy()
+
+    def spans(self, listing: Listing) -> list[Span]:
+        """The shards' files of a version without a manifest."""
+        spans: list[Span] = []
+        while listing.shards is None or len(spans) < listing.shards:
+            span = self._unsurveyed_shard(listing.number, len(spans) + 1)
+            if span is None:
+                break
+            spans.append(span)
+        return spans
+
+    async def surveyed(self, listing: Listing, manifest: Manifest | None) -> None:
+        """Keep the manifest that was made for a version which an old node left here; None when its bytes
+        are not what its digest says, so that it goes."""
+        if manifest is None:
+            self._complete.setdefault(listing.number, _Complete(listing, None))
+            await self.retire(listing.number)
+        elif listing.number in self._complete or listing in self.untrusted:
+            await replace_soon(self.data_dir.manifest(listing.number), manifest.raw)
+            self._add(Listing(listing.version, listing.digest, len(manifest.shards)), manifest)
+            await self._write_list()
+        self.untrusted = [one for one in self.untrusted if one != listing]
+
+    def _add(self, listing: Listing, manifest: Manifest | None) -> None:
+        self._complete[listing.number] = _Complete(listing, manifest)
+        for shard in manifest.shards if manifest else ():
+            if shard.sha256:
+                self._by_digest[shard.sha256] = (listing.number, shard.number)
+
+    def _find(self, sha256: str) -> Path | None:
+        """Where a shard with this digest lies in a complete version, unchanged in size."""
+        number, shard = self._by_digest.get(sha256, (0, 0))
+        manifest = self._complete[number].manifest if number in self._complete else None
+        if manifest is None or manifest.shards[shard - 1].sha256 != sha256:
+            return None
+        path = self.data_dir.shard(number, shard)
+        try:
+            return path if path.stat().st_size == manifest.shards[shard - 1].size else None
+        except OSError:
+            return None
+
+    async def _write_list(self) -> None:
+        async with self._writing:
+            self._distribution = write(self.listings)
+            await replace_soon(self.data_dir.distribution, self._distribution)
+
+    # How it goes
+
+    async def tidy(self) -> None:
+        """Retire what is beyond retention and not being read."""
+        now = self._clock()
+        beyond = surplus(self._complete, self.keep)
+        self._surplus_since = {number: self._surplus_since.get(number, now) for number in beyond}
+        last_read = {**self._last_read, **dict.fromkeys(self._readers, math.inf)}
+        for number in retirable(beyond, last_read, self._surplus_since, now, RECENTLY_READ, LONGEST_HOLD):
+            log.info("retired %s: newer versions took its place", version_name(number))
+            await self.retire(number)
+
+    async def retire(self, number: int) -> None:
+        """Take a version off the list, then away. Answers that are running end well."""
+        if self._complete.pop(number, None) is None:
+            return
+        self._last_read.pop(number, None)
+        self._by_digest = {digest: place for digest, place in self._by_digest.items() if place[0] != number}
+        await self._write_list()
+
+        def remove() -> None:
+            grave = self.data_dir.retired / f"{version_name(number)}-{secrets.token_hex(4)}"
+            with disk_errors("could not remove", self.data_dir.folder(number)):
+                self.data_dir.folder(number).rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+
+        await asyncio.to_thread(remove)
+
+
+def _is_ours(entry: Path) -> bool:
+    name = entry.name.removesuffix(PART)
+    return name == MANIFEST_FILE or shard_number(name) is not None

@@ -1,0 +1,112 @@
+"""What a version is: a manifest from one of the servers, or what old nodes let one find out."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from shardcast.distribution import Listing
+from shardcast.errors import BadAnswer, PeerError, ServerLacks, TransferFailed
+from shardcast.manifest import Manifest, provisional
+from shardcast.peer.peer import Peer
+from shardcast.wire import MAX_SHARDS
+
+_OLD_DIGITS, _DIGITS = 5, 3
+_AT_ONCE = 4
+"""Sizes asked for at once; old servers answer one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """A manifest and how to ask for its shards.
+
+    Attributes:
+        manifest: what the version is.
+        digits: of the shards' names: three; five at 0.3.x.
+        peers: whom to ask.
+    """
+
+    manifest: Manifest
+    digits: int
+    peers: Sequence[Peer]
+
+
+async def describe(listing: Listing, peers: Sequence[Peer]) -> AsyncIterator[Described]:
+    """The descriptions of a version, to be tried one after the other: the servers' manifests, each once;
+    where none has one, what the answers of old nodes tell.
+
+    Old nodes' shards can't be verified one by one, so when a whole payload was wrong there is one thing
+    left to do: take it from each server alone.
+
+    Raises:
+        TransferFailed: no server describes it.
+    """
+    seen: set[bytes] = set()
+    failures: list[PeerError] = []
+    for peer in peers:
+        try:
+            manifest = await peer.manifest(listing.version)
+            if manifest is None or manifest.raw in seen:
+                continue
+            _check(listing, manifest, peer)
+        except PeerError as error:
+            failures.append(error)
+            continue
+        seen.add(manifest.raw)
+        yield Described(manifest, _DIGITS, peers)
+    if seen:
+        return
+    for some in [list(peers), *([[peer] for peer in peers] if len(peers) > 1 else [])]:
+        try:
+            yield await _find_out(listing, some)
+            seen.add(b"")
+        except PeerError as error:
+            failures.append(error)
+    if not seen:
+        raise TransferFailed(
+            f"{listing.version} is offered, but no server says what it is: {'; '.join(map(str, failures))}"
+        )
+
+
+def _check(listing: Listing, manifest: Manifest, peer: Peer) -> None:
+    if listing.digest not in manifest.digests.values():
+        raise BadAnswer(peer.url, f"its manifest of {listing.version} has another digest than its list")
+    if listing.shards not in (None, len(manifest.shards)):
+        raise BadAnswer(peer.url, f"its manifest of {listing.version} has another count than its list")
+
+
+async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
+    """The sizes of an old node's shards, asked one by one."""
+
+    async def size(shard: int, digits: int) -> int:
+        failure: PeerError | None = None
+        for peer in peers:
+            try:
+                return await peer.shard_size(listing.version, shard, digits)
+            except PeerError as error:
+                # That a server doesn't have it says less than that it could not be asked.
+                failure = error if failure is None or isinstance(failure, ServerLacks) else failure
+        assert failure
+        raise failure
+
+    if listing.shards == 0:
+        return Described(provisional(listing.version, [0], {"sha256": listing.digest}), _DIGITS, peers)
+    digits = _DIGITS
+    try:
+        sizes = [await size(1, digits)]
+    except ServerLacks:
+        digits = _OLD_DIGITS
+        sizes = [await size(1, digits)]
+    if listing.shards is not None:
+        for first in range(2, listing.shards + 1, _AT_ONCE):
+            numbers = range(first, min(first + _AT_ONCE, listing.shards + 1))
+            sizes += await asyncio.gather(*(size(number, digits) for number in numbers))
+    else:
+        while len(sizes) < MAX_SHARDS:
+            try:
+                sizes.append(await size(len(sizes) + 1, digits))
+            except ServerLacks:
+                break
+    algorithm = "sha256" if digits == _DIGITS else "blake3"
+    return Described(provisional(listing.version, sizes, {algorithm: listing.digest}), digits, peers)

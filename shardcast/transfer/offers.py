@@ -1,0 +1,105 @@
+"""What the servers offer: their distribution lists, read at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+
+from shardcast.constants import STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
+from shardcast.distribution import Listing
+from shardcast.errors import NoServerReachable, PeerError, ServerUnreachable
+from shardcast.peer.peer import Peer
+from shardcast.policy.lines import Line, lines
+
+
+@dataclass(frozen=True, slots=True)
+class Offers:
+    """What was read.
+
+    Attributes:
+        lines: servers that agree with each other; the first is that of the first server that answered.
+        failures: what the other servers did.
+    """
+
+    lines: tuple[Line, ...]
+    failures: dict[str, PeerError]
+
+
+async def read_offers(
+    peers: Sequence[Peer],
+    patience: float = UNREACHABLE_AT_START,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> Offers:
+    """Ask every server for its list. One that can't be reached is tried for ``patience`` seconds, but
+    nobody waits for it when another has answered.
+
+    Raises:
+        NoServerReachable: none answered with a list.
+    """
+    failures: dict[str, PeerError] = {}
+    news = asyncio.Event()
+
+    async def ask(peer: Peer) -> tuple[Listing, ...]:
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(ServerUnreachable),
+            stop=stop_after_delay(patience),
+            wait=wait_exponential_jitter(initial=0.2, max=2, jitter=0.2),
+            sleep=sleep,
+            reraise=True,
+        ):
+            with attempt:
+                try:
+                    listings = await peer.listings()
+                except PeerError as error:
+                    failures[peer.url] = error
+                    news.set()
+                    raise
+                failures.pop(peer.url, None)
+                return listings
+        raise AssertionError("tenacity ends with a result or an error")
+
+    tasks = {peer.url: asyncio.ensure_future(ask(peer)) for peer in peers}
+    for task in tasks.values():
+        task.add_done_callback(lambda _: news.set())
+    try:
+        await _until_enough(tasks, failures, news)
+    finally:
+        unanswered = [url for url, task in tasks.items() if not task.done()]
+        for task in tasks.values():
+            task.cancel()
+        await asyncio.wait(tasks.values())
+    for url in unanswered:
+        failures.setdefault(url, PeerError(url, "no list while the others answered"))
+    readings = [
+        (url, task.result()) for url, task in tasks.items() if not task.cancelled() and not task.exception()
+    ]
+    if not readings:
+        raise NoServerReachable(
+            f"none of the servers could be asked: {'; '.join(map(str, failures.values()))}; "
+            "check the addresses and that the servers run"
+        )
+    return Offers(tuple(lines(readings)), failures)
+
+
+async def _until_enough(
+    tasks: Mapping[str, asyncio.Future[tuple[Listing, ...]]],
+    failures: Mapping[str, PeerError],
+    news: asyncio.Event,
+) -> None:
+    """Wait until every server has answered or given up; once one has answered, only for those that have
+    not failed yet, and not for long."""
+    loop = asyncio.get_running_loop()
+    deadline: float | None = None
+    while not all(task.done() for task in tasks.values()):
+        if any(task.done() and not task.exception() for task in tasks.values()):
+            deadline = deadline or loop.time() + STALL_WHEN_OTHERS_CAN
+            if all(task.done() or url in failures for url, task in tasks.items()):
+                return
+        try:
+            await asyncio.wait_for(news.wait(), None if deadline is None else deadline - loop.time())
+        except asyncio.TimeoutError:
+            return
+        news.clear()

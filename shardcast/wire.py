@@ -1,0 +1,125 @@
+"""What is on the wire: every path, header and media type, and what the statuses mean.
+
+``docs/protocol.md`` tells the same in prose.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+
+from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, VERSION_PREFIX
+
+DISTRIBUTION_PATH = f"/{DISTRIBUTION_FILE}"
+HEALTHCHECK_PATH = "/healthcheck"
+STATUS_PATH = "/status"
+PROBE_PATH = "/data1.bin"
+"""What 0.3.x fetches first to measure a server."""
+PROBE_SIZE = 1 << 20
+"""Bytes of the answer to ``PROBE_PATH``; zero bytes break 0.3.x."""
+PUBLISH_PATH = "/publish"
+"""On the data directory's socket only: hands a payload to the origin."""
+
+TEXT = "text/plain; charset=utf-8"
+NDJSON = "application/x-ndjson"
+BYTES = "application/octet-stream"
+
+REPR_DIGEST = "Repr-Digest"
+NODE_ID = "Shardcast-Node"
+"""Names the node that answers, so that one which finds itself among its upstreams knows."""
+
+MAX_SHARDS = 10**6
+MAX_DISTRIBUTION_SIZE = 1 << 20
+"""Bytes of a distribution list that a reader takes."""
+
+LACKING = frozenset({404, 410, 412, 416, 503})
+"""Statuses that say "not here" or "not now": they cost a server no success."""
+
+_VERSION = re.compile(VERSION_PREFIX + r"([1-9][0-9]{0,17})", re.ASCII)
+_SHARD = re.compile(r"shard_([0-9]{3,7})\.bin", re.ASCII)
+
+
+def version_number(version: str) -> int | None:
+    """7 for ``v7``; None when this is not a version's name."""
+    found = _VERSION.fullmatch(version)
+    return int(found[1]) if found else None
+
+
+def version_name(number: int) -> str:
+    """``v7`` for 7."""
+    return f"{VERSION_PREFIX}{number}"
+
+
+def shard_name(shard: int, digits: int = 3) -> str:
+    """``shard_001.bin`` for 1: three digits, more when there are more; 0.3.x has five."""
+    return f"shard_{shard:0{digits}d}.bin"
+
+
+def shard_number(name: str) -> int | None:
+    """1 for ``shard_001.bin`` and for 0.3.x's ``shard_00001.bin``; None when it is no shard's name."""
+    found = _SHARD.fullmatch(name)
+    if not found:
+        return None
+    shard = int(found[1])
+    return shard if shard and name in (shard_name(shard), shard_name(shard, 5)) else None
+
+
+def manifest_path(version: str) -> str:
+    return f"/{version}/{MANIFEST_FILE}"
+
+
+def shard_path(version: str, shard: int, digits: int = 3) -> str:
+    return f"/{version}/{shard_name(shard, digits)}"
+
+
+def etag(digest: str) -> str:
+    """The entity tag of bytes with this digest."""
+    return f'"{digest}"'
+
+
+def repr_digest(sha256: str) -> str:
+    """The value of ``Repr-Digest`` (RFC 9530) for a SHA-256 in hex."""
+    return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+
+
+_RANGE = re.compile(r"bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*", re.ASCII | re.IGNORECASE)
+_CONTENT_RANGE = re.compile(
+    r"bytes\s+([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)\s*", re.ASCII | re.IGNORECASE
+)
+
+
+class Unsatisfiable(ValueError):
+    """A range that begins behind the end."""
+
+
+def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
+    """The first byte and the byte after the last that ``Range`` asks for, of ``size``; None when it asks
+    for everything, or in a way that a server may pass over (RFC 9110, 14.2): several ranges, nonsense.
+
+    Raises:
+        Unsatisfiable: there is no such byte (416).
+    """
+    found = _RANGE.fullmatch(value) if value else None
+    if not found or found[1] == found[2] == "":
+        return None
+    if not found[1]:
+        start, end = max(0, size - int(found[2])), size
+    else:
+        start, end = int(found[1]), int(found[2]) + 1 if found[2] else size
+        if start >= end and found[2]:
+            return None
+    if start >= size:
+        raise Unsatisfiable(f"byte {start} of {size}")
+    return start, min(end, size)
+
+
+def parse_content_range(value: str | None) -> tuple[int, int] | None:
+    """The first byte and the byte after the last that an answer says it holds."""
+    found = _CONTENT_RANGE.fullmatch(value) if value else None
+    return (int(found[1]), int(found[2]) + 1) if found else None
+
+
+def matches(header: str, digest: str | None) -> bool:
+    """Whether an ``If-Match`` or ``If-None-Match`` names this digest, or anything."""
+    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
+    return "*" in tags or (digest is not None and etag(digest) in tags)

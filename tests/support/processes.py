@@ -1,0 +1,142 @@
+"""Nodes and commands as real processes, started and ended by their id."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LISTENING = re.compile(r"Listening on (http://\S+)")
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without the settings that would change a node's behaviour."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("SHARDCAST_") and k != "IP_ADDR_LIST"}
+    return {**kept, "PYTHONUNBUFFERED": "1", **extra}
+
+
+def command(*words: str) -> list[str]:
+    """``shardcast WORDS…`` as this environment's interpreter runs it."""
+    return [sys.executable, "-m", "shardcast", *words]
+
+
+def run(
+    *words: str, env: Mapping[str, str] | None = None, timeout: float = 60, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end and return it with its output; never raises for its exit code."""
+    return subprocess.run(
+        command(*words),
+        env=environment(**(env or {})),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        cwd=cwd,
+        check=False,
+    )
+
+
+@dataclass
+class Node:
+    """A running node. ``url`` is where it listens; ``log`` is what it wrote on stderr so far."""
+
+    process: subprocess.Popen[str]
+    url: str = ""
+    lines: list[str] = field(default_factory=list)
+    _bound: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def log(self) -> str:
+        return "".join(self.lines)
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.lines.append(line)
+            if not self.url and (found := LISTENING.search(line)):
+                self.url = found[1].replace("0.0.0.0", "127.0.0.1")
+                self._bound.set()
+        self._bound.set()
+
+    def wait_for_log(self, text: str, timeout: float = 20) -> None:
+        """Wait until a line with ``text`` was logged."""
+        deadline = time.monotonic() + timeout
+        while text not in self.log:
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.log}"
+            assert self.process.poll() is None, f"ended before {text!r}:\n{self.log}"
+            time.sleep(0.02)
+
+    def stop(self, timeout: float = 15) -> int:
+        """End it as an operator would (SIGTERM); returns its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(timeout)
+
+    def kill(self) -> None:
+        """End it as a crash would (SIGKILL)."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+@contextlib.contextmanager
+def node(*words: str, env: Mapping[str, str] | None = None, timeout: float = 30) -> Iterator[Node]:
+    """Start ``shardcast WORDS…``, wait until it listens, and kill it at the end if it still runs."""
+    with started(command(*words), env=env, timeout=timeout) as running:
+        assert running.url, f"did not listen:\n{running.log}"
+        yield running
+
+
+@contextlib.contextmanager
+def started(
+    arguments: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 30
+) -> Iterator[Node]:
+    process = subprocess.Popen(
+        arguments, env=environment(**(env or {})), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    running = Node(process)
+    reader = threading.Thread(target=running._read, daemon=True)
+    reader.start()
+    try:
+        running._bound.wait(timeout)
+        yield running
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait(10)
+        reader.join(5)
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+def origin(data_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[Node]:
+    """An origin on a free port of 127.0.0.1."""
+    return node("origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0", *words, env=env)
+
+
+def middle(
+    upstream: str, data_dir: Path, *words: str, env: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[Node]:
+    """A middle on a free port of 127.0.0.1 that asks its upstreams every second."""
+    return node(
+        "middle", "--upstream", upstream, "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0",
+        "--check-interval", "1", *words, env=env,
+    )  # fmt: skip
+
+
+def wait_until(condition: object, timeout: float = 30, what: str = "the condition") -> None:
+    """Poll ``condition()`` until it is true; for what only another process can bring about."""
+    assert callable(condition)
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {timeout:g} s in vain for {what}"
+        time.sleep(0.05)

@@ -1,0 +1,696 @@
+"""Clients in front of servers that answer wrong.
+
+Alone the command says what is wrong and with whom, beside a good server it gets through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import json
+import random
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support import bad_servers as bad
+from tests.support import processes
+from tests.support.bad_servers import BadServer, Behaviour, dead_address
+
+QUICK = {"SHARDCAST_HTTP_TIMEOUT": "2", "SHARDCAST_RETRY_ATTEMPTS": "3"}
+BOUND = 40.0  # whatever a server does, a client with these settings has ended by then
+FAILED, NOT_OFFERED, UNREACHABLE, INTEGRITY = 1, 3, 4, 5
+
+SHARD = 1_000_000
+SIZE = 3_500_000
+LIST = "/distribution.txt"
+MANIFEST = "/v1/manifest.jsonl"
+SHARDS = "/v1/shard_*.bin"
+SECOND = "/v1/shard_002.bin"
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data directory with one version, and the payload that it holds."""
+
+    data_dir: Path
+    payload: bytes
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.payload).hexdigest()
+
+
+def publish(where: Path, payload: bytes, shard_size: int = SHARD) -> Published:
+    file = where / "payload.bin"
+    file.write_bytes(payload)
+    done = processes.run(
+        "broadcast", str(file), "--data-dir", str(where / "data"), "--shard-size", str(shard_size)
+    )
+    assert (done.returncode, done.stdout) == (0, "v1\n"), done.stderr
+    return Published(where / "data", payload)
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return publish(tmp_path_factory.mktemp("published"), random.Random(1).randbytes(SIZE))
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """The same version number from another origin, with another payload of the same size."""
+    return publish(tmp_path_factory.mktemp("other"), random.Random(2).randbytes(SIZE))
+
+
+def client(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return processes.run("client", *words, env={**QUICK, **env}, timeout=BOUND)
+
+
+def fetch(output: Path, *servers: str, version: str = "v1", **env: str) -> subprocess.CompletedProcess[str]:
+    return client("--servers", ",".join(servers), "--version", version, "--output-file", str(output), **env)
+
+
+@dataclass(frozen=True)
+class Background:
+    """A client that runs beside the test."""
+
+    process: subprocess.Popen[str]
+
+    def finish(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end and return it with its output."""
+        stdout, stderr = self.process.communicate(timeout=BOUND)
+        return subprocess.CompletedProcess(self.process.args, self.process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def background(output: Path, server: str, **env: str) -> Iterator[Background]:
+    """Start a client, and kill it at the end of the block if it still runs."""
+    process = subprocess.Popen(
+        processes.command("client", "--servers", server, "--version", "v1", "--output-file", str(output)),
+        env=processes.environment(**{**QUICK, **env}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            yield Background(process)
+        finally:
+            process.kill()
+
+
+def said(done: subprocess.CompletedProcess[str]) -> str:
+    """What a command wrote on stderr, on one line, and nothing in it that only a developer can read."""
+    text = " ".join(done.stderr.split())
+    for noise in ("Traceback", "never retrieved", "never awaited", "Unclosed", "ResourceWarning"):
+        assert noise not in text, done.stderr
+    return text
+
+
+def assert_fetched(done: subprocess.CompletedProcess[str], output: Path, payload: bytes) -> None:
+    said(done)
+    assert done.returncode == 0, done.stderr
+    assert hashlib.sha256(output.read_bytes()).digest() == hashlib.sha256(payload).digest()
+    assert [file.name for file in output.parent.iterdir()] == [output.name], "something was left behind"
+
+
+def assert_failed(done: subprocess.CompletedProcess[str], output: Path, codes: set[int], *names: str) -> None:
+    text = said(done)
+    assert done.returncode in codes, f"exit {done.returncode}, not {codes}:\n{done.stderr}"
+    assert done.stdout == "", "stdout is for results"
+    assert not output.exists(), "nothing was fetched, yet the output has its final name"
+    for name in names:
+        assert re.search(name, text), f"the error does not name {name}:\n{done.stderr}"
+
+
+def out_of(tmp_path: Path) -> Path:
+    """An output alone in its directory, so that whatever is left behind shows."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "got.bin"
+
+
+# Servers that make a client wait -----------------------------------------------------------------
+
+
+def test_waiting_ends(published: Published, tmp_path: Path) -> None:
+    """What takes its time-outs to find out; several at once, because the machine is idle meanwhile."""
+
+    checks: dict[str, Callable[[Published, Path], None]] = {
+        "all-servers-dead": check_all_servers_dead,
+        "silent-server": check_silent_server,
+    }
+    for name in sorted(WAITING & ANSWERS.keys()):
+        checks[f"shard-{name}"] = functools.partial(check_answer_alone, name)
+        checks[f"shard-{name}-beside-a-good-server"] = functools.partial(check_answer_beside, name)
+    for name in sorted(WAITING & LISTS.keys()):
+        checks[f"list-{name}"] = functools.partial(check_list_alone, name)
+        checks[f"list-{name}-beside-a-good-server"] = functools.partial(check_list_beside, name)
+    for name in checks:
+        (tmp_path / name).mkdir()
+    with ThreadPoolExecutor(8) as pool:
+        ends = {name: pool.submit(check, published, tmp_path / name) for name, check in checks.items()}
+    failures = [f"{name}: {end.exception()}" for name, end in ends.items() if end.exception()]
+    assert not failures, "\n\n".join(failures)
+
+
+def check_all_servers_dead(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with dead_address() as one, dead_address() as two, dead_address() as three:
+        began = time.monotonic()
+        done = fetch(output, one, two, three)
+        took = time.monotonic() - began
+        assert_failed(done, output, {UNREACHABLE}, *map(re.escape, (one, two, three)))
+    assert took < 18, f"it took {took:.1f} s to say that nobody is there"
+
+
+def check_silent_server(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set("*", bad.silent())
+        done = fetch(output, server.address)
+        assert_failed(done, output, {FAILED, UNREACHABLE}, re.escape(server.address))
+
+
+# A shard is answered wrong -----------------------------------------------------------------------
+#
+# What the client may do with each when it has no other server. Zero stands only where every byte of
+# the shard arrives and a client may well see that it is right.
+
+ANSWERS: dict[str, tuple[Callable[[], Behaviour], set[int]]] = {
+    "wrong-first-byte": (lambda: bad.flipped(0), {INTEGRITY}),
+    "wrong-middle-byte": (lambda: bad.flipped(300_000), {INTEGRITY}),
+    "too-few-bytes": (lambda: bad.shorter(10), {FAILED, INTEGRITY}),
+    "too-many-bytes": (lambda: bad.longer(10), {0, FAILED, INTEGRITY}),
+    "empty-body": (lambda: bad.replaced(b""), {FAILED, INTEGRITY}),
+    "length-too-large": (lambda: bad.claims(10), {0, FAILED, INTEGRITY}),
+    "length-far-too-large": (lambda: bad.claims(10**15), {0, FAILED, INTEGRITY}),
+    "length-too-small": (lambda: bad.claims(-10), {0, FAILED, INTEGRITY}),
+    "always-cut": (lambda: bad.cut(1000), {FAILED}),
+    "closed-at-once": (bad.closed, {FAILED}),
+    "redirect-loop": (bad.redirect_loop, {FAILED}),
+    "html": (bad.html, {FAILED, INTEGRITY}),
+    "one-byte-a-second": (bad.trickle, {FAILED}),
+    "stalls": (lambda: bad.stall(100_000), {FAILED}),
+    "silent": (bad.silent, {FAILED}),
+    "error-500": (bad.error, {FAILED}),
+    "error-503": (lambda: bad.error(503, retry_after=1), {FAILED}),
+    "missing": (lambda: bad.error(404), {FAILED, NOT_OFFERED}),
+    "forbidden": (lambda: bad.error(403), {FAILED}),
+    "endless": (bad.endless, {FAILED, INTEGRITY}),
+    "huge-headers": (bad.huge_headers, {FAILED}),
+    "wrong-range": (bad.wrong_range, {FAILED, INTEGRITY}),
+    "gzip-lie": (bad.gzip_lie, {0, FAILED, INTEGRITY}),
+}
+#: Those in which a client only waits, so that they are tried together (`test_waiting_ends`).
+WAITING = {"one-byte-a-second", "stalls", "silent", "error-503"}
+#: Those that are no different from another one when there is a second server.
+ALIKE = {"wrong-first-byte", "length-far-too-large", "empty-body", "forbidden"}
+
+#: What is unusual, but right.
+ODD: dict[str, Callable[[], Behaviour]] = {
+    "cut-once": lambda: bad.first(bad.cut(300_000)),
+    "error-once": lambda: bad.first(bad.error(500)),
+    "busy-once": lambda: bad.first(bad.error(503, retry_after=1)),
+    "silent-once": lambda: bad.first(bad.silent()),
+    "chunked": bad.chunked,
+    "ignores-range": bad.ignores_range,
+    # Each answer brings two whole pieces, so each attempt gets further.
+    "always-cut-after-progress": lambda: bad.cut(600_000),
+}
+
+
+@pytest.mark.parametrize("answer", sorted(ANSWERS.keys() - WAITING))
+def test_a_wrong_answer_alone_ends_in_a_clear_error(
+    answer: str, published: Published, tmp_path: Path
+) -> None:
+    check_answer_alone(answer, published, tmp_path)
+
+
+def check_answer_alone(answer: str, published: Published, tmp_path: Path) -> None:
+    behaviour, codes = ANSWERS[answer]
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(SECOND, behaviour())
+        done = fetch(output, server.address)
+        asked, sent = server.requested(SECOND), server.sent_bytes(SECOND)
+    if done.returncode == 0 and 0 in codes:
+        assert_fetched(done, output, published.payload)
+    else:
+        assert_failed(done, output, codes - {0}, re.escape(server.address), r"\bv1\b", r"(?i)shard[ _]?0*2\b")
+    assert asked < 80, "asked in a loop"  # redirects are requests, so a loop of them may cost some
+    # An endless answer is left at the latest when it has passed the shard's size by far.
+    assert sent < 64 * 1024 * 1024, "read far more than a shard has"
+
+
+@pytest.mark.parametrize("answer", sorted(ANSWERS.keys() - WAITING - ALIKE))
+def test_a_wrong_answer_beside_a_good_server_costs_nothing_but_time(
+    answer: str, published: Published, tmp_path: Path
+) -> None:
+    check_answer_beside(answer, published, tmp_path)
+
+
+def check_answer_beside(answer: str, published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as wrong, BadServer(published.data_dir) as right:
+        wrong.set(SHARDS, ANSWERS[answer][0]())
+        done = fetch(output, wrong.address, right.address)
+        assert_fetched(done, output, published.payload)
+        assert wrong.requested(SHARDS), "the bad server was never asked, so nothing was tried"
+        assert wrong.requested(SHARDS) < 200, "asked in a loop"
+
+
+@pytest.mark.parametrize("oddity", ODD)
+def test_an_odd_but_right_answer_is_read(oddity: str, published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(SHARDS, ODD[oddity]())
+        assert_fetched(fetch(output, server.address), output, published.payload)
+
+
+@pytest.mark.parametrize("keep_alive", [True, False], ids=["http-1.1", "http-1.0"])
+@pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no-ranges"])
+def test_plain_static_web_servers_are_servers_like_any_other(
+    keep_alive: bool, ranges: bool, published: Published, tmp_path: Path
+) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir, keep_alive=keep_alive, ranges=ranges) as server:
+        assert_fetched(fetch(output, server.address), output, published.payload)
+
+
+def test_a_static_web_server_with_etags_of_its_own_is_read(published: Published, tmp_path: Path) -> None:
+    """nginx tags a file by its time and size, and answers 412 to the digest in If-Match."""
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir, etags=True) as server:
+        assert_fetched(fetch(output, server.address), output, published.payload)
+
+
+def test_a_redirect_to_another_server_is_followed(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as right, BadServer(published.data_dir) as front:
+        front.set("*", bad.redirect(right.url))
+        assert_fetched(fetch(output, front.address), output, published.payload)
+
+
+# Without a manifest only the digest of the whole payload can tell ---------------------------------
+
+BLIND = [
+    "wrong-middle-byte",
+    "too-few-bytes",
+    "html",
+    "always-cut",
+    "error-500",
+]
+
+
+def without_manifest(server: BadServer) -> BadServer:
+    return server.set("*manifest*", bad.error(404))
+
+
+def test_an_old_server_is_read(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir, keep_alive=False, ranges=False) as server:
+        without_manifest(server)
+        assert_fetched(fetch(output, server.address), output, published.payload)
+
+
+@pytest.mark.parametrize("answer", BLIND)
+def test_a_wrong_answer_of_an_old_server_alone_ends_in_a_clear_error(
+    answer: str, published: Published, tmp_path: Path
+) -> None:
+    output = out_of(tmp_path)
+    codes = {INTEGRITY} if answer == "wrong-middle-byte" else {FAILED, INTEGRITY}
+    with BadServer(published.data_dir, keep_alive=False, ranges=False) as server:
+        without_manifest(server).set(SECOND, ANSWERS[answer][0]())
+        done = fetch(output, server.address)
+        # Which shard is wrong can't be known here when each of them arrives.
+        assert_failed(done, output, codes, re.escape(server.address), r"\bv1\b")
+        assert server.requested(SECOND) < 20, "asked in a loop"
+
+
+@pytest.mark.parametrize("answer", BLIND)
+def test_a_wrong_answer_of_an_old_server_is_asked_again_elsewhere(
+    answer: str, published: Published, tmp_path: Path
+) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as wrong, BadServer(published.data_dir) as right:
+        without_manifest(wrong).set(SHARDS, ANSWERS[answer][0]())
+        without_manifest(right)
+        assert_fetched(fetch(output, wrong.address, right.address), output, published.payload)
+
+
+# The distribution list is answered wrong ---------------------------------------------------------
+
+NOTHING_OFFERED = {FAILED, NOT_OFFERED}
+NO_ANSWER = {FAILED, NOT_OFFERED, UNREACHABLE}
+
+LISTS: dict[str, tuple[Callable[[str], Behaviour], set[int]]] = {
+    "html": (lambda line: bad.html(), NOTHING_OFFERED),
+    "binary": (lambda line: bad.replaced(bytes(range(256)) * 40), NOTHING_OFFERED),
+    "empty": (lambda line: bad.replaced(b""), NOTHING_OFFERED),
+    "two-mebibytes": (
+        lambda line: bad.replaced(line.encode() + b"# filling\n" * (2 * 1024 * 1024 // 10)),
+        NOTHING_OFFERED,
+    ),
+    "one-long-line": (lambda line: bad.replaced(b"v1: " + b"a" * 2 * 1024 * 1024), NOTHING_OFFERED),
+    "v0": (lambda line: bad.replaced(line.replace("v1", "v0").encode()), NOTHING_OFFERED),
+    "v01": (lambda line: bad.replaced(line.replace("v1", "v01").encode()), NOTHING_OFFERED),
+    "unicode-version": (lambda line: bad.replaced(line.replace("v1", "v１").encode()), NOTHING_OFFERED),
+    "unicode-count": (lambda line: bad.replaced(line.replace("|4", "|４").encode()), NOTHING_OFFERED),
+    "path-version": (lambda line: bad.replaced(line.replace("v1", "../v1").encode()), NOTHING_OFFERED),
+    "negative-count": (lambda line: bad.replaced(line.replace("|4", "|-4").encode()), NOTHING_OFFERED),
+    "count-of-ten-million": (
+        lambda line: bad.replaced(line.replace("|4", "|10000000").encode()),
+        NOTHING_OFFERED,
+    ),
+    "count-beyond-int": (
+        lambda line: bad.replaced(line.replace("|4", "|" + "9" * 5000).encode()),
+        NOTHING_OFFERED,
+    ),
+    "digest-of-63": (lambda line: bad.replaced(re.sub(r".\|", "|", line).encode()), NOTHING_OFFERED),
+    "digest-not-hex": (lambda line: bad.replaced(re.sub(r".\|", "z|", line).encode()), NOTHING_OFFERED),
+    "endless": (lambda line: bad.endless(), NOTHING_OFFERED),
+    "huge-headers": (lambda line: bad.huge_headers(), NO_ANSWER),
+    "missing": (lambda line: bad.error(404), NO_ANSWER),
+    "error-500": (lambda line: bad.error(), NO_ANSWER),
+    "error-503": (lambda line: bad.error(503, retry_after=1), NO_ANSWER),
+    "redirect-loop": (lambda line: bad.redirect_loop(), NO_ANSWER),
+    "closed-at-once": (lambda line: bad.closed(), NO_ANSWER),
+    "always-cut": (lambda line: bad.cut(20), NO_ANSWER),
+    "silent": (lambda line: bad.silent(), NO_ANSWER),
+    "one-byte-a-second": (lambda line: bad.trickle(), NO_ANSWER),
+}
+
+
+@pytest.mark.parametrize("listing", sorted(LISTS.keys() - WAITING))
+def test_a_wrong_list_alone_offers_nothing(listing: str, published: Published, tmp_path: Path) -> None:
+    check_list_alone(listing, published, tmp_path)
+
+
+def check_list_alone(listing: str, published: Published, tmp_path: Path) -> None:
+    behaviour, codes = LISTS[listing]
+    line = (published.data_dir / "distribution.txt").read_text()
+    assert line == f"v1: {published.sha256}|4\n"
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(LIST, behaviour(line))
+        done = fetch(output, server.address)
+        assert_failed(done, output, codes, re.escape(server.address))
+        assert server.sent_bytes(SHARDS) == 0, "fetched what was not offered"
+        assert server.sent_bytes(LIST) < 128 * 1024 * 1024, "read on in a list without end"
+
+
+@pytest.mark.parametrize("listing", ["html", "two-mebibytes", "error-500", "endless", "huge-headers"])
+def test_a_wrong_list_beside_a_good_server_costs_nothing_but_time(
+    listing: str, published: Published, tmp_path: Path
+) -> None:
+    check_list_beside(listing, published, tmp_path)
+
+
+def check_list_beside(listing: str, published: Published, tmp_path: Path) -> None:
+    line = (published.data_dir / "distribution.txt").read_text()
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as wrong, BadServer(published.data_dir) as right:
+        wrong.set(LIST, LISTS[listing][0](line))
+        assert_fetched(fetch(output, wrong.address, right.address), output, published.payload)
+
+
+def test_lines_that_are_no_versions_do_not_hide_those_that_are(published: Published, tmp_path: Path) -> None:
+    line = (published.data_dir / "distribution.txt").read_text()
+    listing = f"v0: {published.sha256}|1\nnonsense\n\n{line}v2: {published.sha256[:-1]}|4\n"
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(LIST, bad.replaced(listing.encode()))
+        listed = client("--servers", server.address, "--list")
+        assert listed.returncode == 0, listed.stderr
+        assert [words.split()[0] for words in listed.stdout.splitlines()] == ["v1"]
+        assert published.sha256 in listed.stdout
+        assert_fetched(fetch(output, server.address, version="latest"), output, published.payload)
+
+
+def test_a_list_without_a_last_newline_is_read_when_it_stays_so(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(LIST, bad.replaced(f"v1: {published.sha256}|4".encode()))
+        assert_fetched(fetch(output, server.address), output, published.payload)
+
+
+def test_a_list_read_half_written_is_read_again(tmp_path: Path) -> None:
+    """An old server rewrites its list in place: ``|1`` may be the beginning of ``|12``."""
+    whole = publish(tmp_path, random.Random(3).randbytes(12_000), shard_size=1000)
+    line = f"v1: {whole.sha256}|12\n".encode()
+    output = out_of(tmp_path)
+    with BadServer(whole.data_dir) as server:
+        without_manifest(server)
+        server.set(LIST, bad.first(bad.replaced(line[:-2]), then=bad.replaced(line)))
+        assert_fetched(fetch(output, server.address), output, whole.payload)
+
+
+def test_an_empty_list_is_no_error_to_list(published: Published) -> None:
+    with BadServer(published.data_dir) as server:
+        server.set(LIST, bad.replaced(b""))
+        listed = client("--servers", server.address, "--list", "--json")
+        assert listed.returncode == 0, listed.stderr
+        assert json.loads(listed.stdout) == []
+
+
+# The manifest is answered wrong ------------------------------------------------------------------
+
+
+def edited(published: Published, line: int, **changes: object) -> Behaviour:
+    """The manifest with other values in one of its lines."""
+    lines = (published.data_dir / "v1" / "manifest.jsonl").read_text().splitlines()
+    changed = {**json.loads(lines[line]), **changes}
+    assert changed.keys() == json.loads(lines[line]).keys(), "the manifest has no such key"
+    lines[line] = json.dumps(changed)
+    return bad.replaced("".join(f"{text}\n" for text in lines).encode())
+
+
+MANIFESTS: dict[str, Callable[[Published], Behaviour]] = {
+    "html": lambda _: bad.html(),
+    "half-with-the-right-length": lambda _: bad.shorter(40),
+    "one-long-line": lambda _: bad.replaced(b'{"format": 1, "name": "' + b"a" * 8 * 1024 * 1024),
+    "endless": lambda _: bad.endless(),
+    "deeply-nested": lambda _: bad.replaced(b"[" * 60_000 + b"\n"),
+    "error-500": lambda _: bad.error(),
+    "silent": lambda _: bad.silent(),
+    "a-later-format": lambda p: edited(p, 0, format=99),
+    "another-size": lambda p: edited(p, 0, size=10**15),
+    "a-huge-shard": lambda p: edited(p, 1, size=10**15),
+    "a-shard-size-that-is-text": lambda p: edited(p, 1, size="many"),
+    "a-shard-left-out": lambda p: edited(p, 2, shard=3),
+    "a-wrong-shard-digest": lambda p: edited(p, 2, sha256="0" * 64),
+    "a-wrong-whole-digest": lambda p: edited(p, -1, sha256="0" * 64),
+    "a-huge-piece-size": lambda p: edited(p, 0, piece_size=10**15),
+    "wrong-piece-digests": lambda p: edited(p, 2, blake3="A" * 171 + "="),
+    "no-piece-digests": lambda p: edited(p, 2, blake3=""),
+}
+
+
+@pytest.mark.parametrize("manifest", MANIFESTS)
+def test_a_wrong_manifest_neither_breaks_nor_fools_a_client(
+    manifest: str, published: Published, tmp_path: Path
+) -> None:
+    """The payload's digest stands in the list too: a client may refuse, or do without the manifest."""
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(MANIFEST, MANIFESTS[manifest](published))
+        done = fetch(output, server.address)
+        assert server.sent_bytes(MANIFEST) < 128 * 1024 * 1024, "read on in a manifest without end"
+    if done.returncode == 0:
+        assert_fetched(done, output, published.payload)
+    else:
+        assert_failed(done, output, {FAILED, INTEGRITY}, re.escape(server.address), r"\bv1\b")
+    kept = sum(file.stat().st_blocks * 512 for file in output.parent.rglob("*"))
+    assert kept <= 2 * SIZE, "took as much of the disk as a peer claimed"
+
+
+@pytest.mark.parametrize("name", ["../../escaped.bin", "/tmp/escaped.bin", "a\u0000b", "x" * 5000, "é\n"])
+def test_no_name_in_a_manifest_chooses_where_the_output_goes(
+    name: str, published: Published, tmp_path: Path
+) -> None:
+    before = sorted(Path("/tmp").glob("escaped*"))
+    with BadServer(published.data_dir) as server:
+        server.set(MANIFEST, edited(published, 0, name=name))
+        done = client(
+            "--servers", server.address, "--version", "v1", "--output-dir", str(tmp_path / "a" / "downloads")
+        )
+        listed = client("--servers", server.address, "--list")
+    said(done)
+    files = [file.relative_to(tmp_path) for file in tmp_path.rglob("*") if file.is_file()]
+    if done.returncode == 0:
+        assert files == [Path("a/downloads/download_v1.bin")]
+        assert (tmp_path / files[0]).read_bytes() == published.payload
+    else:
+        assert done.returncode in {FAILED, INTEGRITY}
+        assert Path("a/downloads/download_v1.bin") not in files
+        assert all(Path("a/downloads") in file.parents for file in files)
+    assert sorted(Path("/tmp").glob("escaped*")) == before
+    said(listed)
+    assert len(listed.stdout.splitlines()) == 1, "a version is one line, whatever its name"
+
+
+# Which servers there are -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("words", [("--list",), ("--version", "v1")])
+def test_no_servers_is_a_usage_error(words: tuple[str, ...]) -> None:
+    done = client(*words)
+    assert done.returncode == 2
+    assert "--servers" in said(done)
+    assert "IP_ADDR_LIST" in said(done)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["()", '("")', "   ", "127.0.0.1:port", "127.0.0.1:99999", "127.0.0.1:-1", "ftp://127.0.0.1", "http://",
+     "[::1", "[::zz]:8000", "a b:c:d"],
+)  # fmt: skip
+def test_a_malformed_ip_addr_list_is_a_usage_error(value: str) -> None:
+    done = client("--list", IP_ADDR_LIST=value)
+    assert done.returncode == 2, done.stderr
+    assert "IP_ADDR_LIST" in said(done)
+
+
+@pytest.mark.parametrize("env", [{}, {"IP_ADDR_LIST": "127.0.0.1:99999"}], ids=["none", "malformed"])
+def test_a_middle_without_upstreams_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
+    done = processes.run("middle", "--data-dir", str(tmp_path), "--port", "0", env=env, timeout=BOUND)
+    assert done.returncode == 2, done.stderr
+    assert "IP_ADDR_LIST" in said(done)
+
+
+@pytest.mark.parametrize("form", ['("{}" "{}")', "{}\n{}\n", "{},http://{}/"])
+def test_ip_addr_list_is_read_in_every_form(form: str, published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server, dead_address() as dead:
+        done = client(
+            "--version", "v1", "--output-file", str(output), IP_ADDR_LIST=form.format(server.address, dead)
+        )
+        assert_fetched(done, output, published.payload)
+
+
+def test_one_dead_server_of_three(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with dead_address() as dead, BadServer(published.data_dir) as one, BadServer(published.data_dir) as two:
+        began = time.monotonic()
+        done = fetch(output, dead, one.address, two.address)
+        assert time.monotonic() - began < 10, "waited for the dead one"
+        assert_fetched(done, output, published.payload)
+
+
+def test_a_server_that_comes_up_a_little_later_is_waited_for(published: Published, tmp_path: Path) -> None:
+    """Within the ten seconds: jobs start everywhere at once, and the server need not be the first."""
+    output = out_of(tmp_path)
+    with contextlib.ExitStack() as stack:
+        with dead_address() as address:
+            running = stack.enter_context(background(output, address))
+            with pytest.raises(subprocess.TimeoutExpired):
+                running.process.wait(3)
+        with BadServer(published.data_dir, port=int(address.rpartition(":")[2])):
+            assert_fetched(running.finish(), output, published.payload)
+
+
+def test_a_server_that_restarts_in_the_middle_is_waited_for(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with contextlib.ExitStack() as stack:
+        with BadServer(published.data_dir) as server:
+            server.set(SHARDS, bad.throttled(2e6))
+            running = stack.enter_context(background(output, server.address))
+            processes.wait_until(lambda: server.sent_bytes(SHARDS) > SIZE // 3, what="a third")
+        # More attempts than a failing server gets fit into this: one that is away is another matter.
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.process.wait(3)
+        with BadServer(published.data_dir, port=server.port) as server:
+            assert_fetched(running.finish(), output, published.payload)
+
+
+def test_an_unknown_version_names_those_that_are_offered(published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        assert_failed(
+            fetch(output, server.address, version="v7"), output, {NOT_OFFERED}, r"\bv7\b", r"\bv1\b"
+        )
+
+
+@pytest.mark.parametrize("version", ["../x", "v1/..", "V1", "v0", "v01", "v-1", "v１", "", "newest"])
+def test_what_is_no_version_is_a_usage_error(version: str, published: Published, tmp_path: Path) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        done = fetch(output, server.address, version=version)
+        assert_failed(done, output, {2})
+        assert not server.requests, "asked a server for what can't be"
+
+
+@pytest.mark.parametrize("swapped", [False, True], ids=["one-first", "other-first"])
+def test_servers_that_disagree_are_not_mixed(
+    swapped: bool, published: Published, other: Published, tmp_path: Path
+) -> None:
+    output = out_of(tmp_path)
+    chosen, left_out = (other, published) if swapped else (published, other)
+    with BadServer(chosen.data_dir) as server, BadServer(left_out.data_dir) as disagreeing:
+        done = fetch(output, server.address, disagreeing.address)
+        assert_fetched(done, output, chosen.payload)
+        assert disagreeing.address in said(done), "says nothing of the server that it left out"
+        assert disagreeing.sent_bytes(SHARDS) == 0
+
+
+# A client is killed ------------------------------------------------------------------------------
+
+CONNECTIONS = 4
+PIECE = 256 * 1024
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_killed_client_goes_on_where_it_was(seed: int, tmp_path: Path) -> None:
+    size = 16 * 1024 * 1024
+    # Shards that are large against a piece: were only whole ones kept, it would show in the count.
+    whole = publish(tmp_path, random.Random(4).randbytes(size), shard_size=4_000_000)
+    chance = random.Random(seed)
+    moments = sorted(chance.uniform(0.1, 0.9) * size for _ in range(3))
+    output = out_of(tmp_path)
+    env = {"SHARDCAST_MAX_CONCURRENT_DOWNLOADS": str(CONNECTIONS)}
+    with BadServer(whole.data_dir) as server:
+        server.set(SHARDS, bad.throttled(12e6))
+        for moment in moments:
+            with background(output, server.address, **env) as running:
+                wait_for_bytes(server, moment)
+                assert running.process.poll() is None, "it ended before it had everything"
+            assert not output.exists()
+        assert_fetched(fetch(output, server.address, **env), output, whole.payload)
+        # Per kill and connection: the piece under way, and as much again in the buffers between the two.
+        again = server.sent_bytes(SHARDS) - size
+        assert again <= len(moments) * CONNECTIONS * 2 * PIECE, f"{again / 1e6:.1f} MB were fetched again"
+
+
+def wait_for_bytes(server: BadServer, count: float) -> None:
+    processes.wait_until(lambda: server.sent_bytes(SHARDS) >= count, what=f"{count:.0f} bytes")
+
+
+def test_a_killed_client_can_finish_from_another_server(tmp_path: Path) -> None:
+    size = 8 * 1024 * 1024
+    whole = publish(tmp_path, random.Random(5).randbytes(size), shard_size=2_000_000)
+    output = out_of(tmp_path)
+    with BadServer(whole.data_dir) as one, BadServer(whole.data_dir) as two:
+        one.set(SHARDS, bad.throttled(8e6))
+        with background(output, one.address, SHARDCAST_MAX_CONCURRENT_DOWNLOADS="2"):
+            wait_for_bytes(one, size * 3 / 4)
+        assert_fetched(fetch(output, two.address), output, whole.payload)
+        assert two.sent_bytes(SHARDS) < size // 2, "what was there was fetched again"
+
+
+def test_a_client_killed_before_its_first_byte_leaves_nothing_in_the_way(
+    published: Published, tmp_path: Path
+) -> None:
+    output = out_of(tmp_path)
+    with BadServer(published.data_dir) as server:
+        server.set(SHARDS, bad.silent())
+        with background(output, server.address):
+            processes.wait_until(lambda: server.requested(SHARDS), what="the first request")
+        server.set(SHARDS, bad.good())
+        assert_fetched(fetch(output, server.address), output, published.payload)
