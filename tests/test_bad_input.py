@@ -384,26 +384,37 @@ def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["folder", "folder-with-slash", "slash", "below-a-file", "fifo"])
+@pytest.mark.parametrize("kind", ["folder", "below-a-file", "fifo"])
 def test_an_output_that_can_not_be(kind: str, server: BadServer, tmp_path: Path) -> None:
     """Known before the first byte, so said before it."""
     place = tmp_path / "place"
-    output = {"folder-with-slash": f"{place}/", "slash": f"{place}/", "below-a-file": f"{place}/x.bin"}.get(
-        kind
-    )
-    if kind.startswith("folder"):
+    if kind == "folder":
         place.mkdir()
     elif kind == "below-a-file":
         place.write_bytes(b"mine")
-    elif kind == "fifo":
+    else:
         os.mkfifo(place)
-    before = place.stat() if place.exists() else None
-    assert_failed(fetch(server.address, output or place), {USAGE, DISK}, re.escape(str(place)))
+    before = place.stat()
+    output = place / "x.bin" if kind == "below-a-file" else place
+    assert_failed(fetch(server.address, output), {USAGE, DISK}, re.escape(str(place)))
     assert server.sent_bytes("/v1/shard*") == 0, "fetched what there is no place for"
-    assert names(tmp_path) == (["place"] if before else [])
-    if before:
-        assert (place.stat().st_ino, place.stat().st_mode) == (before.st_ino, before.st_mode)
-        assert not place.is_dir() or not list(place.iterdir())
+    assert names(tmp_path) == ["place"]
+    assert (place.stat().st_ino, place.stat().st_mode) == (before.st_ino, before.st_mode)
+    assert kind != "folder" or not list(place.iterdir())
+
+
+@pytest.mark.parametrize("exists", [True, False], ids=["there", "missing"])
+def test_an_output_that_ends_with_a_slash_is_a_folder(
+    exists: bool, server: BadServer, published: Path, tmp_path: Path
+) -> None:
+    """As with ``cp``: the version names the file in it."""
+    place = tmp_path / "place"
+    if exists:
+        place.mkdir()
+    done = fetch(server.address, f"{place}/")
+    assert done.returncode == 0, done.stderr
+    assert names(place) == ["download_v1.bin"]
+    assert sha256(place / "download_v1.bin") == want(published)
 
 
 def test_an_output_directory_that_can_not_be_written(server: BadServer, tmp_path: Path) -> None:

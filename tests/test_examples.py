@@ -68,6 +68,7 @@ def script(name: str, *words: str) -> Iterator[Script]:
     finally:
         running.process.kill()
         running.ends(10)
+        assert not running.reader.is_alive(), f"what {name} started outlives it"
         assert running.process.stdout is not None
         running.process.stdout.close()
 

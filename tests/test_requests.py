@@ -224,9 +224,7 @@ def test_a_range_is_answered_with_that_part(asked: str, start: int, stop: int, o
     assert answer.headers["etag"] == f'"{hashlib.sha256(content).hexdigest()}"'
 
 
-@pytest.mark.parametrize(
-    "asked", ["bytes=1000-", "bytes=999999999999-", "bytes=1000-2000", f"bytes={10**30}-"]
-)
+@pytest.mark.parametrize("asked", ["bytes=1000-", "bytes=999999999999-", "bytes=1000-2000"])
 def test_a_range_behind_the_end_can_not_be_satisfied(asked: str, origin: Origin) -> None:
     answer = origin.ask("/v1/shard_001.bin", headers={"Range": asked})
     assert answer.status == 416
@@ -236,8 +234,8 @@ def test_a_range_behind_the_end_can_not_be_satisfied(asked: str, origin: Origin)
 @pytest.mark.parametrize(
     "asked",
     ["bytes=abc", "bytes=5-2", "bytes=0-0,2-3", "bytes=", "bytes=-", "bytes=--5", "bytes=-0", "lines=1-2",
-     "0-5", "bytes=0-5-9", "bytes=+1-5", "bytes=0x0-0x5", "bytes= 0 - 5 ", "bytes=٠-٥", "bytes=1e2-",
-     "bytes=" + "0-0," * 1500],
+     "0-5", "bytes=0-5-9", f"bytes={10**30}-", "bytes=+1-5", "bytes=0x0-0x5", "bytes= 0 - 5 ", "bytes=٠-٥",
+     "bytes=1e2-", "bytes=" + "0-0," * 1500],
 )  # fmt: skip
 def test_a_range_that_is_none_gets_all_or_is_refused(asked: str, origin: Origin) -> None:
     """Never another part than one that was asked for, and never a failure of ours."""
@@ -441,8 +439,8 @@ GET_LIST = b"GET /distribution.txt HTTP/1.1\r\nHost: x\r\n"
      GET_LIST + b"Content-Length: 1\r\nContent-Length: 2\r\nConnection: close\r\n\r\n",
      GET_LIST + "Content-Length: ١\r\n\r\n".encode(),
      GET_LIST + b"Transfer-Encoding: chunked\r\n\r\nzz\r\n\r\n",
-     GET_LIST + b"X-Fill: " + b"a" * 1_000_000 + b"\r\n\r\n",
-     GET_LIST + b"X-Many: a\r\n" * 50_000 + b"\r\n", GET_LIST + b": no name\r\n\r\n",
+     GET_LIST + b"X-Fill: " + b"a" * 1_000_000 + b"\r\n\r\n", GET_LIST + b"X-Many: a\r\n" * 50_000 + b"\r\n",
+     GET_LIST + b": no name\r\n\r\n",
      GET_LIST + b"Range: bytes=0-1\r\nRange: bytes=2-3\r\nConnection: close\r\n\r\n"],
     ids=["nothing", "no-target", "http-0.9", "http-9.9", "no-http", "tls", "bytes", "endless-target",
      "negative-length", "two-lengths", "unicode-length", "broken-chunk", "large-header", "many-headers",

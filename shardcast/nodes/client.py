@@ -173,7 +173,6 @@ class Client:
     async def _receive(
         self,
         described: Described,
-        peers: Sequence[Peer],
         output: Path,
         watch: Callable[[Transfer], None] | None,
     ) -> Release:

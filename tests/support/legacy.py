@@ -241,6 +241,10 @@ class _PlainHandler(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def do_HEAD(self) -> None:
+        self.plain.falsified(self.path)
+        super().do_HEAD()
+
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
 
