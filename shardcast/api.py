@@ -28,6 +28,7 @@ log = logging.getLogger("shardcast")
 
 T = TypeVar("T")
 StrPath = str | os.PathLike[str]
+Metadata = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,27 @@ class OriginServer:
 
     @overload
     def broadcast(
-        self, file_path: StrPath, shard_size: int = ..., wait: Literal[True] = ..., metadata: Mapping[str, Any] | None = ...
-    ) -> str: ...  # fmt: skip
+        self,
+        file_path: StrPath,
+        shard_size: int = ...,
+        wait: Literal[True] = ...,
+        metadata: Metadata | None = ...,
+    ) -> str: ...
     @overload
     def broadcast(
-        self, file_path: StrPath, shard_size: int = ..., *, wait: Literal[False], metadata: Mapping[str, Any] | None = ...
-    ) -> Broadcast: ...  # fmt: skip
+        self,
+        file_path: StrPath,
+        shard_size: int = ...,
+        *,
+        wait: Literal[False],
+        metadata: Metadata | None = ...,
+    ) -> Broadcast: ...
     def broadcast(
         self,
         file_path: StrPath,
         shard_size: int = SHARD_SIZE,
         wait: bool = True,
-        metadata: Mapping[str, Any] | None = None,
+        metadata: Metadata | None = None,
     ) -> str | Broadcast:
         """Publish a file as the next version; returns its name, or with ``wait=False`` a handle.
 
@@ -310,7 +320,7 @@ def broadcast(
     file_path: StrPath,
     shard_size: int = SHARD_SIZE,
     wait: bool = True,
-    metadata: Mapping[str, Any] | None = None,
+    metadata: Metadata | None = None,
 ) -> str | Broadcast:
     """Publish a file as the next version, in shards of ``shard_size`` bytes.
 

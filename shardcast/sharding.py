@@ -80,9 +80,7 @@ def check_payload(path: Path) -> os.stat_result:
     except OSError as error:
         raise LocalDiskError(f"can't broadcast {path}: {error.strerror}") from error
     if stat.S_ISDIR(found.st_mode):
-        raise LocalDiskError(
-            f"can't broadcast {path}: it is a directory, which can't be broadcast yet; pack it"
-        )
+        raise LocalDiskError(f"can't broadcast {path}: directories can't be broadcast yet; pack it")
     if not stat.S_ISREG(found.st_mode):
         raise LocalDiskError(f"can't broadcast {path}: it is not a file")
     if not os.access(path, os.R_OK):
@@ -121,7 +119,7 @@ def publish(path: Path, opened: OpenVersion, description: Description, progress:
         if progress.done != before.st_size or _state(after) != _state(before):
             raise PayloadChanged(
                 f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
-                f"{after.st_size} after); write it elsewhere, rename it when it is whole, and broadcast it then"
+                f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
             )
     return complete(header, shards, digests)
 

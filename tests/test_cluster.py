@@ -16,7 +16,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
@@ -119,6 +119,18 @@ def texts(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {line.split()[0]: line.rsplit("  ", 1)[-1].strip() for line in done.stdout.splitlines()}
 
 
+def wait_for_client(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """Wait until client-1 has ended, and well."""
+    said: dict[str, str] = {}
+
+    def ended() -> bool:
+        said.update(texts(run("status")))
+        return said["client-1"] != "running"
+
+    processes.wait_until(ended, what="the client")
+    assert said["client-1"] == "done", run("logs").stdout
+
+
 def runs(pid: int) -> bool:
     if not Path("/proc/self/stat").exists():
         return subprocess.run(["ps", "-p", str(pid)], capture_output=True, check=False).returncode == 0
@@ -158,7 +170,7 @@ def test_a_file_goes_the_whole_way(cluster: Cluster, tmp_path: Path) -> None:
         "middle-2": "already running",
         "client-1": texts(again)["client-1"],  # started, or done as soon
     }
-    processes.wait_until(lambda: texts(cluster.local("status"))["client-1"] == "done", what="the client")
+    wait_for_client(cluster.local)
     outputs = list(cluster.data_dir("client-1").iterdir())
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in outputs] == [digest]
     assert cluster.local("status").returncode == 0
@@ -249,7 +261,7 @@ def test_a_client_runs_what_it_is_told(cluster: Cluster) -> None:
     asked = ("--upstream", "http://trainer:8000", "--role", "client")
     done = cluster.local("start", nodes, *asked, "--client-command", "echo 'to {servers}' in={data_dir}")
     assert done.returncode == 0, done
-    processes.wait_until(lambda: texts(cluster.local("status")).get("client-1") == "done", what="the client")
+    wait_for_client(cluster.local)
     logs = cluster.local("logs", "--role", "client").stdout
     assert logs.split(maxsplit=1)[1].startswith("to 127.0.0.1:"), logs
     assert logs.endswith(f"in={cluster.data_dir('client-1')}\n")
@@ -487,7 +499,7 @@ def test_tmux_over_ssh(ssh: Ssh) -> None:
     assert all(call[:6] == options for call in ssh.calls())
     assert {call[6] for call in ssh.calls()} == {"trainer", "user@a", "user@b", "user@gpu"}
 
-    processes.wait_until(lambda: texts(ssh.run("status", nodes))["client-1"] == "done", what="the client")
+    wait_for_client(lambda *words: ssh.run(*words, nodes))
     status = ssh.run("status", nodes)
     assert (status.returncode, texts(status)["origin-1"]) == (0, "running")
     logs = ssh.run("logs", nodes).stdout

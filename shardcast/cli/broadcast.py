@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,7 @@ def _publish(path: Path, data_dir: Path, shard_size: int, display: Display) -> s
         except NoOrigin:
             pass
         try:
-            return _publish_here(
-                path, data_dir, shard_size, lambda name, state: _show(display, name, path, state)
-            )
+            return _publish_here(path, data_dir, shard_size, display)
         except DataDirInUse as error:
             if error.role == "broadcast":  # it ends, so wait for our turn
                 if not told:
@@ -72,9 +70,7 @@ def _publish(path: Path, data_dir: Path, shard_size: int, display: Display) -> s
         time.sleep(_LOOK_AGAIN)
 
 
-def _publish_here(
-    path: Path, data_dir: Path, shard_size: int, show: Callable[[str, dict[str, Any]], None]
-) -> str:
+def _publish_here(path: Path, data_dir: Path, shard_size: int, display: Display) -> str:
     import asyncio
 
     from shardcast.nodes.lifetime import run
@@ -85,7 +81,7 @@ def _publish_here(
             under_way = await publisher.publish(path, shard_size)
             result = asyncio.ensure_future(under_way.result())
             while not result.done():
-                show(under_way.version, dict(under_way.progress()))
+                _show(display, under_way.version, path, under_way.progress())
                 await asyncio.wait([result], timeout=0.2)
             await result
             return under_way.version
@@ -93,7 +89,7 @@ def _publish_here(
     return run(publish(), serves=True)
 
 
-def _show(display: Display, version: str, path: Path, state: dict[str, Any] | None) -> None:
+def _show(display: Display, version: str, path: Path, state: Mapping[str, Any] | None) -> None:
     if state:
         waits = state["size"] is None
         display.show(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from typing import NoReturn
 
@@ -68,15 +67,11 @@ def client_main() -> NoReturn:
     _run("shardcast-client", "client")
 
 
-def _run(program: str, subcommand: str | None = None, arguments: Sequence[str] | None = None) -> NoReturn:
+def _run(program: str, subcommand: str | None = None) -> NoReturn:
     code = DONE
     try:
         command = _load(subcommand) if subcommand else shardcast
-        result = command.main(
-            args=list(sys.argv[1:] if arguments is None else arguments),
-            prog_name=program,
-            standalone_mode=False,
-        )
+        result = command.main(prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else DONE
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:

@@ -12,9 +12,7 @@ from shardcast.cli.serving import Session
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@options.option(
-    "--upstream", type=options.Servers(), help="Servers to keep the versions of, comma-separated."
-)
+@options.option("--upstream", type=options.Servers(), help="Servers whose versions to keep, comma-separated.")
 @options.data_dir_option("./middle_data")
 @options.host_option
 @options.port_option

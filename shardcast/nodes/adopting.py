@@ -4,38 +4,42 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
+from collections.abc import Sequence
 
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError, ShardcastError
-from shardcast.sharding import Cancelled, survey
+from shardcast.manifest import Manifest
+from shardcast.sharding import survey
 from shardcast.store.versions import VersionFolders
+from shardcast.wire import shard_name
 
 log = logging.getLogger(__name__)
 
 
-async def adopt(folders: VersionFolders, listings: list[Listing]) -> None:
+async def adopt(folders: VersionFolders, listings: Sequence[Listing]) -> None:
     """Read the shards of each of these versions, and keep its manifest if the whole digest is right; a
     version that is not what its digest says goes."""
-    for listing in listings:
-        stopped = False
-        try:
-            spans = folders.spans(listing)
-            digests = {"sha256"} if len(spans) == 0 or len(spans[0].path.name) < len("shard_00001.bin") else {
-                "sha256", "blake3"
-            }  # fmt: skip
-            if not spans:
-                raise LocalDiskError(f"{listing.version} has no shards")
-            try:
-                manifest = await asyncio.to_thread(survey, listing.version, spans, digests, lambda: stopped)
-            finally:
-                stopped = True
-            if listing.digest in manifest.digests.values():
-                await folders.surveyed(listing, manifest)
-                log.info("%s, which an older shardcast left, has its manifest now", listing.version)
-                continue
-            log.error("%s is not what its digest says, and is not offered any more", listing.version)
-        except Cancelled:
-            continue
-        except ShardcastError as error:
-            log.error("%s can't be taken over: %s", listing.version, error)
-        await folders.surveyed(listing, None)
+    stop = threading.Event()
+    try:
+        for listing in listings:
+            await folders.surveyed(listing, await _survey(folders, listing, stop))
+    finally:
+        stop.set()
+
+
+async def _survey(folders: VersionFolders, listing: Listing, stop: threading.Event) -> Manifest | None:
+    spans = folders.spans(listing)
+    try:
+        if not spans:
+            raise LocalDiskError("it has no shards")
+        # Five digits are 0.3.x's, which lists BLAKE3.
+        digests = {"sha256"} if spans[0].path.name == shard_name(1) else {"sha256", "blake3"}
+        manifest = await asyncio.to_thread(survey, listing.version, spans, digests, stop.is_set)
+        if listing.digest not in manifest.digests.values():
+            raise LocalDiskError("it is not what its digest says")
+    except ShardcastError as error:
+        log.error("%s, which an older shardcast left, is not offered any more: %s", listing.version, error)
+        return None
+    log.info("%s, which an older shardcast left, has its manifest now", listing.version)
+    return manifest

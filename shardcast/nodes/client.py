@@ -196,12 +196,9 @@ def _find(lines: Sequence[Line], version: str) -> tuple[Line, Listing]:
     for number, line in enumerate(lines):
         listing = line.listings[-1] if version == LATEST and line.listings else line.find(version)
         if listing:
-            others = [server for other in lines if other is not line for server in other.servers]
-            if others:
-                log.warning(
-                    "%s contradict %s and are not used: they offer other bytes under the same version",
-                    ", ".join(others), ", ".join(line.servers),
-                )  # fmt: skip
+            for other in lines:
+                if other is not line:
+                    log.warning("%s", other.contradiction(line))
             if number:
                 log.warning("%s is offered by %s", version, ", ".join(line.servers))
             return line, listing

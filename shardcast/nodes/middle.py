@@ -145,16 +145,14 @@ class Middle:
         return True
 
     def _tell_of(self, offers: Offers) -> None:
+        first = offers.lines[0]
         for line in offers.lines[1:]:
-            self._tell(
-                f"{', '.join(line.servers)} contradict {', '.join(offers.lines[0].servers)} and are not used: "
-                "they offer other bytes under the same version"
-            )
+            self._tell(line.contradiction(first))
         mine = {one.version: one.digest for one in self.folders.listings}
-        for one in offers.lines[0].listings:
+        for one in first.listings:
             if mine.get(one.version, one.digest) != one.digest:
                 self._tell(
-                    f"{one.version} here is not the {one.version} of {offers.lines[0].servers[0]}, and stays; "
+                    f"{one.version} here is not the {one.version} of {first.servers[0]}, and stays; "
                     "an origin that begins anew needs --first-version"
                 )
         for url, failure in offers.failures.items():

@@ -24,8 +24,8 @@ class NodeProcess:
         url: where it listens.
     """
 
-    def __init__(self, role: str, options: Sequence[str], quiet: bool = False) -> None:
-        """Start it and wait until it listens.
+    def __init__(self, role: str, options: Sequence[str], log: int | None = None) -> None:
+        """Start it and wait until it listens. It logs where this process does, or to the descriptor ``log``.
 
         Raises:
             ShardcastError: it can't start; of the type of what went wrong there.
@@ -40,7 +40,7 @@ class NodeProcess:
                 pass_fds=[ready_there],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL if quiet else None,
+                stderr=log,
                 start_new_session=True,  # Ctrl-C at the terminal is for this process, which then ends it
             )
             os.close(ready_there)

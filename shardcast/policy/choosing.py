@@ -30,7 +30,8 @@ class Candidate:
 
 def choose(candidates: Iterable[Candidate], random: Random) -> str | None:
     """The server with the best weight for each request under way there, of those that failed least at
-    this shard and, where possible, are not to be left alone; chance decides among equals. None when every one is at its limit.
+    this shard and, where possible, are not to be left alone; chance decides among equals. None when every
+    one is at its limit.
 
     Requests are so spread in proportion to the weights.
     """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from shardcast.distribution import Listing
@@ -22,6 +22,13 @@ class Line:
     listings: tuple[Listing, ...]
     offers: dict[str, tuple[str, ...]]
 
+    def contradiction(self, used: Line) -> str:
+        """What to tell people of the servers of this line, while another one is used."""
+        return (
+            f"{', '.join(self.servers)} contradict {', '.join(used.servers)} and are not used: they offer "
+            "other bytes under the same version"
+        )
+
     def find(self, version: str) -> Listing | None:
         return next((one for one in self.listings if one.version == version), None)
 
@@ -34,12 +41,11 @@ def lines(readings: Sequence[tuple[str, Sequence[Listing]]]) -> list[Line]:
     """
     groups: list[tuple[list[str], dict[str, Listing], dict[str, list[str]]]] = []
     for server, listings in readings:
-        for servers, known, offers in groups:
-            if not any(_contradict(one, known.get(one.version)) for one in listings):
-                break
-        else:
-            servers, known, offers = [], {}, {}
-            groups.append((servers, known, offers))
+        found = next((group for group in groups if _agree(listings, group[1])), None)
+        if found is None:
+            found = ([], {}, {})
+            groups.append(found)
+        servers, known, offers = found
         servers.append(server)
         for one in listings:
             if one.version not in known or known[one.version].shards is None:
@@ -55,9 +61,11 @@ def lines(readings: Sequence[tuple[str, Sequence[Listing]]]) -> list[Line]:
     ]
 
 
-def _contradict(one: Listing, other: Listing | None) -> bool:
-    if other is None:
-        return False
-    return one.digest != other.digest or (
-        None not in (one.shards, other.shards) and one.shards != other.shards
-    )
+def _agree(listings: Sequence[Listing], known: Mapping[str, Listing]) -> bool:
+    for one in listings:
+        other = known.get(one.version, one)
+        if one.digest != other.digest:
+            return False
+        if None not in (one.shards, other.shards) and one.shards != other.shards:
+            return False
+    return True

@@ -140,11 +140,14 @@ class Landing:
                 ):
                     found.append(index)
                 elif seed is not None:
-                    piece = os.pread(seed, length, self._base + start)
+                    piece = self._read(seed, start, length)
                     if self._right(index, piece):
                         self._write(start, piece)
                         found.append(index)
         return found
+
+    def _read(self, descriptor: int, start: int, length: int) -> bytes:
+        return os.pread(descriptor, length, self._base + start)
 
     def _present(self) -> Iterator[int]:
         """The pieces of which the file holds anything but holes."""

@@ -100,26 +100,29 @@ class OpenVersion:
         return True
 
     async def landing(self, shard: Shard) -> Landing:
-        landing, whole = await asyncio.to_thread(self._open_landing, shard)
-        if whole:
+        if shard.number in self.had:
+            landing = await asyncio.to_thread(self._open_final, shard)
             landing.take_whole()
-            self.had.add(shard.number)
             return landing
-        try:
-            await landing.recall()
-        except BaseException:
-            landing.close()
-            raise
+        if shard.sha256 and await asyncio.to_thread(self._link, shard.sha256, self.file(shard.number)):
+            landing = await asyncio.to_thread(self._open_final, shard)
+            await _recall(landing)
+            if landing.whole:
+                self.had.add(shard.number)
+                return landing
+            landing.close()  # the other version's is not what it was: leave that one alone
+        landing = await asyncio.to_thread(self._open_part, shard)
+        await _recall(landing)
         return landing
 
-    def _open_landing(self, shard: Shard) -> tuple[Landing, bool]:
-        assert self.manifest is not None
+    def _open_final(self, shard: Shard) -> Landing:
+        final = self.file(shard.number)
+        with disk_errors("could not open", final):
+            return self._landing_in(shard, final, os.open(final, os.O_RDONLY | os.O_CLOEXEC))
+
+    def _open_part(self, shard: Shard) -> Landing:
         part, final = self.part(shard.number), self.file(shard.number)
-        piece_size = self.manifest.header.piece_size
-        whole = shard.number in self.had or bool(shard.sha256 and self._link(shard.sha256, final))
         with disk_errors("no room for", final):
-            if whole:
-                return Landing(shard, piece_size, final, os.open(final, os.O_RDONLY | os.O_CLOEXEC), 0), True
             if final.exists():  # it changed since it was verified: look again
                 if final.stat().st_nlink > 1:  # never write into another version's shard
                     final.unlink()
@@ -133,7 +136,11 @@ class OpenVersion:
             except BaseException:
                 os.close(descriptor)
                 raise
-            return Landing(shard, piece_size, part, descriptor, 0), False
+            return self._landing_in(shard, part, descriptor)
+
+    def _landing_in(self, shard: Shard, path: Path, descriptor: int) -> Landing:
+        assert self.manifest
+        return Landing(shard, self.manifest.header.piece_size, path, descriptor, 0)
 
     async def shelve(self, landing: Landing) -> None:
         """A shard that can't be verified by itself keeps its temporary name until all of them are right."""
@@ -166,6 +173,14 @@ class OpenVersion:
             for shard in manifest.shards
             if known.get(shard.number) == f"{shard.sha256} {_looks(self.file(shard.number))}"
         }
+
+
+async def _recall(landing: Landing) -> None:
+    try:
+        await landing.recall()
+    except BaseException:
+        landing.close()
+        raise
 
 
 class _Verified:

@@ -101,7 +101,11 @@ def started(
     arguments: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 30
 ) -> Iterator[Node]:
     process = subprocess.Popen(
-        arguments, env=environment(**(env or {})), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        arguments,
+        env=environment(**(env or {})),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
     )
     running = Node(process)
     reader = threading.Thread(target=running._read, daemon=True)
@@ -118,7 +122,9 @@ def started(
         process.stderr.close()
 
 
-def origin(data_dir: Path, *words: str, env: Mapping[str, str] | None = None) -> contextlib.AbstractContextManager[Node]:
+def origin(
+    data_dir: Path, *words: str, env: Mapping[str, str] | None = None
+) -> contextlib.AbstractContextManager[Node]:
     """An origin on a free port of 127.0.0.1."""
     return node("origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0", *words, env=env)
 

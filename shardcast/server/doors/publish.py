@@ -1,7 +1,8 @@
 """The door on the data directory's Unix socket: hands the origin a payload to broadcast.
 
 ``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …}`` is answered line by line:
-``{"version": "v7"}`` at once, ``{"progress": …}`` as it goes, at last ``{"complete": …}`` or ``{"error": …}``.
+``{"version": "v7"}`` at once, ``{"progress": …}`` as it goes, at last ``{"complete": …}`` or
+``{"error": …}``.
 """
 
 from __future__ import annotations
