@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -57,13 +58,14 @@ def last_line(lines: Iterable[str]) -> str:
 
 # ── Over ssh ──────────────────────────────────────────────────────────────────────────────────────
 
-# The shell outlives the node by a moment: tmux can lose what is written right before a pane ends.
-IN_PANE = """sh -c 'trap : TERM INT; "$0" "$@"; code=$?; sleep 0.2; exit $code'"""
+# The pane stays when the node has ended, with its log, and its exit code in a variable of the session.
+# (tmux would keep a dead pane itself, but can miss both what is written last and the exit code.)
+IN_PANE = """sh -c 'trap : TERM INT; "$0" "$@"; tmux set-option @exit $?; exec cat >/dev/null'"""
 OWN = "tmux -u -L shardcast"  # a server of our own, whatever else runs in tmux there
-TMUX = {  # the pane of an ended node stays, with its log and its exit code
-    "start": "{find} && " + OWN + r" -f /dev/null start-server \; set-option -g remain-on-exit on \; "
-    r"set-option -g history-limit 10000 \; new-session -d -x 250 -s {unit} " + IN_PANE + " {run}",
-    "status": OWN + " list-panes -t ={unit}: -F '#{{pane_dead}} #{{pane_dead_status}}'",
+TMUX = {
+    "start": "{find} && " + OWN + r" -f /dev/null start-server \; set-option -g history-limit 10000 \; "
+    "new-session -d -x 250 -s {unit} " + IN_PANE + " {run}",
+    "status": OWN + " list-panes -t ={unit}: -F 'exit=#{{@exit}}'",
     "logs": OWN + " capture-pane -p -J -S -{lines} -t ={unit}:",
     "stop": OWN + " run-shell -t ={unit}: 'kill -s TERM -- -#{{pane_pid}}'",
     "kill": OWN + " run-shell -t ={unit}: 'kill -s KILL -- -#{{pane_pid}}'",
@@ -90,10 +92,10 @@ def systemd_words(words: Sequence[str]) -> list[str]:
 
 
 def tmux_state(code: int, output: str) -> State:
-    dead, _, status = last_line(output.splitlines()).partition(" ")
-    if code != 0:
+    shown = re.search(r"^exit=(\d*)$", output, re.MULTILINE)
+    if code != 0 or shown is None:
         return State("absent")
-    return State("ended", int(status) if status else None) if dead == "1" else State("running")
+    return State("ended", int(shown[1])) if shown[1] else State("running")
 
 
 def systemd_state(code: int, output: str) -> State:
@@ -150,8 +152,7 @@ class OverSsh:
 
     def log(self, node: Node, lines: int) -> list[str]:
         text = self.do(self.arguments("logs", node, lines=lines))
-        # A pane is as high as a screen, and tmux ends that of an ended node with a line of its own.
-        said = [line for line in text.splitlines() if line.strip() and not line.startswith("Pane is dead")]
+        said = [line for line in text.splitlines() if line.strip()]  # a pane is as high as a screen
         return said[-lines:]
 
     def end(self, node: Node, how: End) -> None:

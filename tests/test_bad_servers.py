@@ -209,7 +209,7 @@ ANSWERS: dict[str, tuple[Callable[[], Behaviour], set[int]]] = {
     "gzip-lie": (bad.gzip_lie, {0, FAILED, INTEGRITY}),
 }
 #: Those in which a client only waits, so that they are tried together (`test_waiting_ends`).
-WAITING = {"one-byte-a-second", "stalls", "silent", "error-503"}
+WAITING = {"one-byte-a-second", "stalls", "silent", "closed-at-once", "error-503"}
 #: Those that are no different from another one when there is a second server.
 ALIKE = {"wrong-first-byte", "length-far-too-large", "empty-body", "forbidden"}
 
@@ -350,6 +350,10 @@ def test_a_wrong_answer_of_an_old_server_is_asked_again_elsewhere(
 NOTHING_OFFERED = {FAILED, NOT_OFFERED}
 NO_ANSWER = {FAILED, NOT_OFFERED, UNREACHABLE}
 
+NO_VERSIONS = ["v0", "v01", "V1", "v１", "v-1", "../v1", "v1/..", "v1 v2", ""]
+NO_COUNTS = ["-4", "４", "+4", "4.0", "4e0", "10000000", "9" * 5000, "four", "4|4"]
+NO_ENDS = ["", "z", "ff", "０", " "]  # of a digest: 63 digits, no hex, 65, ...
+
 LISTS: dict[str, tuple[Callable[[str], Behaviour], set[int]]] = {
     "html": (lambda line: bad.html(), NOTHING_OFFERED),
     "binary": (lambda line: bad.replaced(bytes(range(256)) * 40), NOTHING_OFFERED),
@@ -359,22 +363,18 @@ LISTS: dict[str, tuple[Callable[[str], Behaviour], set[int]]] = {
         NOTHING_OFFERED,
     ),
     "one-long-line": (lambda line: bad.replaced(b"v1: " + b"a" * 2 * 1024 * 1024), NOTHING_OFFERED),
-    "v0": (lambda line: bad.replaced(line.replace("v1", "v0").encode()), NOTHING_OFFERED),
-    "v01": (lambda line: bad.replaced(line.replace("v1", "v01").encode()), NOTHING_OFFERED),
-    "unicode-version": (lambda line: bad.replaced(line.replace("v1", "v１").encode()), NOTHING_OFFERED),
-    "unicode-count": (lambda line: bad.replaced(line.replace("|4", "|４").encode()), NOTHING_OFFERED),
-    "path-version": (lambda line: bad.replaced(line.replace("v1", "../v1").encode()), NOTHING_OFFERED),
-    "negative-count": (lambda line: bad.replaced(line.replace("|4", "|-4").encode()), NOTHING_OFFERED),
-    "count-of-ten-million": (
-        lambda line: bad.replaced(line.replace("|4", "|10000000").encode()),
+    "no-versions": (
+        lambda line: bad.replaced("".join(line.replace("v1", v) for v in NO_VERSIONS).encode()),
         NOTHING_OFFERED,
     ),
-    "count-beyond-int": (
-        lambda line: bad.replaced(line.replace("|4", "|" + "9" * 5000).encode()),
+    "no-counts": (
+        lambda line: bad.replaced("".join(line.replace("|4", f"|{n}") for n in NO_COUNTS).encode()),
         NOTHING_OFFERED,
     ),
-    "digest-of-63": (lambda line: bad.replaced(re.sub(r".\|", "|", line).encode()), NOTHING_OFFERED),
-    "digest-not-hex": (lambda line: bad.replaced(re.sub(r".\|", "z|", line).encode()), NOTHING_OFFERED),
+    "no-digests": (
+        lambda line: bad.replaced("".join(re.sub(r".\|", f"{end}|", line) for end in NO_ENDS).encode()),
+        NOTHING_OFFERED,
+    ),
     "endless": (lambda line: bad.endless(), NOTHING_OFFERED),
     "huge-headers": (lambda line: bad.huge_headers(), NO_ANSWER),
     "missing": (lambda line: bad.error(404), NO_ANSWER),
@@ -549,8 +549,7 @@ def test_no_servers_is_a_usage_error(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     "value",
-    ["()", '("")', "   ", "127.0.0.1:port", "127.0.0.1:99999", "127.0.0.1:-1", "ftp://127.0.0.1", "http://",
-     "[::1", "[::zz]:8000", "a b:c:d"],
+    ["()", "   ", "127.0.0.1:port", "127.0.0.1:99999", "ftp://127.0.0.1", "http://", "[::1", "a b:c:d"],
 )  # fmt: skip
 def test_a_malformed_ip_addr_list_is_a_usage_error(value: str) -> None:
     done = client("--list", IP_ADDR_LIST=value)

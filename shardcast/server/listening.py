@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed
@@ -74,8 +76,29 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
 
 def _runner(app: web.Application) -> web.AppRunner:
     return web.AppRunner(
-        app, access_log=None, handle_signals=False, shutdown_timeout=SHUTDOWN_GRACE, keepalive_timeout=75
+        app,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=SHUTDOWN_GRACE,
+        keepalive_timeout=75,
+        logger=_requests,
     )
+
+
+class _NoNonsense(logging.Filter):
+    """What is no HTTP at all is answered with 400 and is not worth a traceback: anybody can send it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        if isinstance(error, HttpProcessingError):
+            record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+            record.exc_info, record.exc_text = None, None
+            return logging.getLogger().isEnabledFor(logging.DEBUG)
+        return True
+
+
+_requests = logging.getLogger("shardcast.requests")
+_requests.addFilter(_NoNonsense())
 
 
 def _why(error: OSError | OverflowError, host: str, port: int) -> str:

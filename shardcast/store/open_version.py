@@ -75,7 +75,7 @@ class OpenVersion:
         """
         part, final = self.part(shard), self.file(shard)
         with disk_errors("could not keep", final):
-            if sha256 and self._link(sha256, final):
+            if self._link(sha256, final):
                 part.unlink(missing_ok=True)
                 self.had.add(shard)
                 return
@@ -88,8 +88,8 @@ class OpenVersion:
             self._verified.add(shard, sha256, final)
         self.had.add(shard)
 
-    def _link(self, sha256: str, final: Path) -> bool:
-        known = self._find(sha256)
+    def _link(self, sha256: str | None, final: Path) -> bool:
+        known = self._find(sha256) if sha256 else None
         if known is None or known == final:
             return False
         try:
@@ -104,7 +104,7 @@ class OpenVersion:
             landing = await asyncio.to_thread(self._open_final, shard)
             landing.take_whole()
             return landing
-        if shard.sha256 and await asyncio.to_thread(self._link, shard.sha256, self.file(shard.number)):
+        if await asyncio.to_thread(self._link, shard.sha256, self.file(shard.number)):
             landing = await asyncio.to_thread(self._open_final, shard)
             await _recall(landing)
             if landing.whole:
