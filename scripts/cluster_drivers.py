@@ -67,8 +67,8 @@ TMUX = {
     "new-session -d -x 250 -s {unit} " + IN_PANE + " {run}",
     "status": OWN + " list-panes -t ={unit}: -F 'exit=#{{@exit}}'",
     "logs": OWN + " capture-pane -p -J -S -{lines} -t ={unit}:",
-    "stop": OWN + " run-shell -t ={unit}: 'kill -s TERM -- -#{{pane_pid}}'",
-    "kill": OWN + " run-shell -t ={unit}: 'kill -s KILL -- -#{{pane_pid}}'",
+    "stop": OWN + " run-shell -b -t ={unit}: 'kill -s TERM -- -#{{pane_pid}}'",
+    "kill": OWN + " run-shell -b -t ={unit}: 'kill -s KILL -- -#{{pane_pid}}'",
     "clear": OWN + " kill-session -t ={unit}",
 }
 BUS = 'export XDG_RUNTIME_DIR="${{XDG_RUNTIME_DIR:-/run/user/$(id -u)}}" && '  # not every login sets it

@@ -529,6 +529,21 @@ def test_one_unreachable_node_holds_no_other_up(ssh: Ssh) -> None:
     assert "shardcast-middle: not found, see --bin-dir" in ssh.run("start", nodes).stdout.splitlines()[2]
 
 
+@pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux here")
+def test_a_node_that_fails_and_one_that_does_not_end_over_ssh(ssh: Ssh) -> None:
+    executable(ssh.cluster.bin_dir / "shardcast-origin", SERVER.replace("'echo bye; exit 0'", "''"))
+    executable(ssh.cluster.bin_dir / "shardcast-middle", "#!/bin/sh\necho the disk is full >&2\nexit 6\n")
+    nodes = ssh.cluster.nodes_file("trainer|origin\nuser@a|middle\n")
+    started = texts(ssh.run("start", nodes))
+    assert started["origin-1"] == "started"
+    assert started["middle-1"] == "did not start, ended with exit code 6: the disk is full"
+    assert texts(ssh.run("status", nodes))["middle-1"] == "ended with exit code 6"
+    stopped = ssh.run("stop", nodes, "--grace", "1")
+    assert stopped.returncode == 0
+    assert texts(stopped) == {"origin-1": "killed, as it did not end within 1 s", "middle-1": "not running"}
+    assert set(texts(ssh.run("status", nodes)).values()) == {"not running"}
+
+
 # A user manager of one unit that keeps its state in a file.
 SYSTEMD_RUN = """#!/bin/sh
 printf '%s\\n' "$@" >systemd-run.called
