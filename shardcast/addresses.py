@@ -96,4 +96,7 @@ def parse_ip_addr_list(text: str) -> list[str]:
             raise UsageError(f"IP_ADDR_LIST={text!r} can't be read at {words[position:][:20]!r}; write a b c")
         found.append(word[1] or word[2] or word[3] or "")
         position = word.end()
-    return server_urls(found)
+    try:
+        return server_urls(found)
+    except UsageError as error:
+        raise UsageError(f"IP_ADDR_LIST={text!r}: {error}") from None

@@ -15,7 +15,7 @@
     ├── NodeFailed                          a node could not start, or ended
     ├── TransferFailed                      the servers answered, but not with the shards
     └── PeerError                           one server failed; a transfer turns to another
-        ├── ServerUnreachable               no connection, or it broke before an answer
+        ├── ServerUnreachable               no connection
         ├── ServerStalled                   it stopped sending
         ├── ServerLacks                     it answered that it doesn't have this
         ├── BadAnswer                       the answer is not what was asked for
@@ -99,7 +99,7 @@ class PeerError(ShardcastError):
 
 
 class ServerUnreachable(PeerError):
-    """No connection, or it broke before an answer began."""
+    """No connection could be made."""
 
 
 class ServerStalled(PeerError):

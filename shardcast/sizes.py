@@ -41,3 +41,8 @@ def format_size(size: float) -> str:
 def format_rate(bytes_per_second: float) -> str:
     """A rate as people read it: ``53.7 MB/s``."""
     return f"{format_size(bytes_per_second)}/s"
+
+
+def format_count(number: int, what: str) -> str:
+    """``1 shard``, ``2 shards``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -14,6 +14,7 @@ from shardcast.cli import options
 from shardcast.cli.progress import Display, progress
 from shardcast.errors import DataDirInUse, LocalDiskError, NodeFailed
 from shardcast.sharding import check_payload
+from shardcast.sizes import format_count
 
 _LOOK_AGAIN = 0.1
 """Seconds between two looks at whether the data directory is free."""
@@ -22,7 +23,7 @@ _ORIGIN_STARTS = 10.0
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=click.Path(path_type=Path, readable=False))
 @options.data_dir_option("./data")
 @options.shard_size_option
 @options.json_option
@@ -96,5 +97,5 @@ def _show(display: Display, version: str, path: Path, state: Mapping[str, Any] |
             f"{version} {path.name}",
             state["done"],
             state["size"],
-            "waiting for an earlier broadcast" if waits else f"{state['shards']} shards",
+            "waiting for an earlier broadcast" if waits else format_count(state["shards"], "shard"),
         )

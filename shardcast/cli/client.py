@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 @options.option("--version", help="The version to download: v1, v2, … or latest.")
 @options.option(
     "--output-file",
-    type=click.Path(),
+    type=click.Path(readable=False),
     help="Where to put the file; by default <output-dir>/download_<version>.bin.",
 )
 @options.option(
     "--output-dir",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     default="./downloads",
     help="The folder to put it in.",
 )
@@ -50,14 +50,14 @@ def client(
         raise click.UsageError("give either --list or --version v1 (or latest)")
     from shardcast.nodes.lifetime import run
 
-    if list_versions:
+    if version is None:
         show_offered(run(_list(urls), serves=False), as_json)
         return
     from shardcast.cli.progress import ShowTransfer, progress
 
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        release = run(_download(urls, version or "latest", output_file, output_dir, shown), serves=False)
+        release = run(_download(urls, version, output_file, output_dir, shown), serves=False)
     show_release(release, as_json)
 
 

@@ -36,7 +36,7 @@ _COLOURS = {"origin": "green", "middle": "yellow", "client": "cyan", "demo": "wh
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("path", required=False, type=click.Path(path_type=Path))
+@click.argument("path", required=False, type=click.Path(path_type=Path, readable=False))
 @options.json_option
 @options.logging_options
 def demo(path: Path | None, as_json: bool) -> None:

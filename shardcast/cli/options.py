@@ -69,7 +69,7 @@ def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> C
 def data_dir_option(default: str) -> Callable[[Command], Command]:
     return option(
         "--data-dir",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         default=default,
         help="The folder that holds the versions.",
     )

@@ -19,7 +19,7 @@ from shardcast.cli.serving import Session
     "--broadcast",
     "payloads",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="A file to publish at the start; can be given several times.",
 )
 @options.shard_size_option

@@ -24,7 +24,7 @@ from shardcast.policy.retention import wanted
 from shardcast.server.doors.health import add_health
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
-from shardcast.sizes import format_rate, format_size
+from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.manifests import Described, describe
 from shardcast.transfer.offers import Offers, read_offers
@@ -110,8 +110,8 @@ class Middle:
             try:
                 while await self._look():
                     pass
-            except NoServerReachable as error:
-                self._tell(f"no upstream can be reached, and what is here is served on: {error}")
+            except (NoServerReachable, TransferFailed) as error:
+                self._tell(f"what is here is served on, and the upstreams are asked again: {error}")
             except ShardcastError as error:
                 log.error("%s", error)
             await asyncio.sleep(interval)
@@ -189,7 +189,8 @@ class Middle:
             opened = await asyncio.to_thread(self.folders.open, number, manifest, listed)
         started = time.monotonic()
         peers, verifiable = described.peers, manifest.verifiable
-        log.info("fetching %s (%s) from %d servers", manifest.version, format_size(manifest.size), len(peers))
+        servers = format_count(len(peers), "server")
+        log.info("fetching %s (%s) from %s", manifest.version, format_size(manifest.size), servers)
         self._transfer = Transfer(manifest, peers, opened, described.digits, survey=not verifiable)
         try:
             await self._transfer.run()

@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
 
 _START_SECONDS = 60.0
+_PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
 class NodeProcess:
@@ -34,9 +36,11 @@ class NodeProcess:
         self._owner = os.getpid()
         ready, ready_there = os.pipe()
         try:
+            # The very package that runs here, whatever the current directory holds.
+            code = f"import sys; sys.path[0] = {_PACKAGES!r}; from shardcast.cli.main import main; main()"
             words = ["--ready-fd", str(ready_there), "--parent", str(self._owner), *options]
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "shardcast", role, *words],
+                [sys.executable, "-c", code, role, *words],
                 pass_fds=[ready_there],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

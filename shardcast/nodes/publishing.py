@@ -12,7 +12,7 @@ from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError
 from shardcast.manifest import piece_size_for
 from shardcast.sharding import Cancelled, Description, Progress, check_payload, publish
-from shardcast.sizes import format_size
+from shardcast.sizes import format_count, format_size
 from shardcast.store.versions import VersionFolders
 from shardcast.wire import version_name
 
@@ -98,10 +98,10 @@ class Publisher:
                 except BaseException:
                     await asyncio.shield(self._folders.discard(number))
                     raise
+            shards = format_count(len(manifest.shards), "shard")
             log.info(
-                "%s is complete: %s, %s in %d shards",
-                broadcast.version, path, format_size(manifest.size), len(manifest.shards),
-            )  # fmt: skip
+                "%s is complete: %s, %s in %s", broadcast.version, path, format_size(manifest.size), shards
+            )
         except ShardcastError as error:
             log.error("%s was given up: %s", broadcast.version, error)
             raise

@@ -42,7 +42,7 @@ async def answer(
     """One request to a server; what goes wrong in it, also while its body is read, is a PeerError.
 
     Raises:
-        ServerUnreachable: no connection, or it ended before an answer.
+        ServerUnreachable: no connection.
         ServerStalled: nothing came for too long.
         BadAnswer: it is not HTTP, goes round in circles, or was cut off.
     """
@@ -60,11 +60,11 @@ async def answer(
         raise ServerStalled(server, f"{what}: nothing came for too long") from error
     except aiohttp.TooManyRedirects as error:
         raise BadAnswer(server, f"{what}: more than {MAX_REDIRECTS} redirects") from error
+    except aiohttp.ClientConnectorError as error:
+        raise ServerUnreachable(server, f"no connection ({error.os_error})") from error
     except (aiohttp.ClientConnectionError, OSError) as error:
-        if begun:
-            raise BadAnswer(server, f"{what}: the connection broke in the middle of the answer") from error
-        reason = getattr(error, "os_error", None) or error
-        raise ServerUnreachable(server, f"no connection ({reason})") from error
+        where = "in the middle of the answer" if begun else "before an answer"
+        raise BadAnswer(server, f"{what}: the connection broke {where}") from error
     except aiohttp.ClientPayloadError as error:
         raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
     except (aiohttp.ClientError, ValueError) as error:

@@ -38,29 +38,30 @@ class Range:
         return self.left / max(self.rate, 1.0)
 
 
-def steal(ranges: Iterable[Range], piece_size: int, rate: float | None) -> tuple[int, int] | None:
+def steal(
+    ranges: Iterable[Range], piece_size: int, rate: float | None, elsewhere: bool = True
+) -> tuple[int, int] | None:
     """The key of the slowest range and the offset, at a piece's start, from which to take it over;
     None when no range is worth it.
 
-    Both shall end at the same time: a thief of whose ``rate`` nothing is known gets half.
+    Both shall end at the same time: a thief of whose ``rate`` (bytes a second) nothing is known gets half.
+    All that is left of a range is taken over only ``elsewhere``, by another server: a server that hangs
+    is not asked in a loop.
     """
     worth = [
         one
         for one in ranges
         if (one.left >= FEWEST_PIECES * piece_size and one.seconds_left >= SHORTEST_WAIT)
-        or (one.left > 0 and one.seconds_left >= HOPELESS_WAIT)
+        or (elsewhere and one.left > 0 and one.seconds_left >= HOPELESS_WAIT)
     ]
     if not worth:
         return None
     slowest = max(worth, key=lambda one: one.seconds_left)
-    share = 0.5 if rate is None else rate / (rate + slowest.rate) if rate > 0 else 0.0
-    taken = int(slowest.left * share) if slowest.left >= FEWEST_PIECES * piece_size else slowest.left
-    if share * slowest.left < piece_size and taken < slowest.left:
-        return None
-    if (
-        taken == slowest.left
-        and rate is not None
-        and slowest.left / max(rate, 1.0) > slowest.seconds_left / 2
-    ):
-        return None
-    return slowest.key, (slowest.end - taken) // piece_size * piece_size
+    if slowest.left < FEWEST_PIECES * piece_size:
+        if rate is not None and slowest.left > rate * slowest.seconds_left / 2:
+            return None
+        return slowest.key, slowest.position // piece_size * piece_size
+    share = 0.5 if rate is None else rate / (rate + slowest.rate)
+    taken = int(slowest.left * share)
+    start = max((slowest.end - taken) // piece_size, slowest.position // piece_size + 1) * piece_size
+    return (slowest.key, start) if slowest.end - start >= piece_size else None

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.manifest import Shard
 from shardcast.store.durable import disk_errors
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class WrongPiece(Exception):
@@ -42,6 +46,8 @@ class Landing:
         self._landed = bytearray(-(-shard.size // piece_size))
         self._prefix = 0
         self._changed = asyncio.Event()
+        self._at_work = 0
+        self._closing = False
 
     @property
     def whole(self) -> bool:
@@ -78,7 +84,7 @@ class Landing:
             WrongPiece: one of the pieces is wrong; those before it are there now.
             LocalDiskError: they could not be written.
         """
-        good = await asyncio.to_thread(self._write, start, data)
+        good = await self.in_thread(self._write, start, data)
         self._mark(start // self.piece_size, -(-good // self.piece_size))
         if good < len(data):
             raise WrongPiece(start + good)
@@ -125,7 +131,7 @@ class Landing:
         version that was here before.
         """
         if self.shard.pieces:
-            for index in await asyncio.to_thread(self._recall, seed):
+            for index in await self.in_thread(self._recall, seed):
                 self._mark(index, 1)
 
     def _recall(self, seed: int | None) -> list[int]:
@@ -174,7 +180,24 @@ class Landing:
         with disk_errors("could not read", self.path):
             return os.preadv(self.descriptor, [buffer], self._base + start)
 
+    async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what uses the file in a thread. Who waits for it may be cancelled; the file stays open until
+        it has ended, so that it never writes into another one that got the same descriptor."""
+        self._at_work += 1
+        under_way = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+        under_way.add_done_callback(self._ended)
+        return await asyncio.shield(under_way)
+
+    def _ended(self, under_way: asyncio.Future[T]) -> None:
+        self._at_work -= 1
+        if not under_way.cancelled():
+            under_way.exception()  # told to who waits, if anybody still does
+        if self._closing:
+            self.close()
+
     def close(self) -> None:
-        if self.descriptor >= 0:
+        """Close the file, as soon as no thread uses it."""
+        self._closing = True
+        if self.descriptor >= 0 and not self._at_work:
             os.close(self.descriptor)
             self.descriptor = -1

@@ -74,7 +74,11 @@ class OutputFile:
         """Nothing to do: its bytes are where they belong."""
 
     async def complete(self, manifest: Manifest) -> None:
-        await asyncio.to_thread(self._complete, manifest)
+        under_way = asyncio.ensure_future(asyncio.to_thread(self._complete, manifest))
+        try:
+            await asyncio.shield(under_way)
+        finally:
+            await asyncio.wait([under_way])  # it uses the file, which is closed next
 
     def _complete(self, manifest: Manifest) -> None:
         with disk_errors("could not finish", self.output):

@@ -19,6 +19,7 @@ from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, ManifestError
 from shardcast.manifest import parse as parse_manifest
 from shardcast.policy.retention import retirable, surplus
+from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, replace, replace_soon
 from shardcast.store.open_version import OpenVersion
@@ -211,7 +212,7 @@ class VersionFolders:
         if resume and file.exists():
             try:
                 opened = self.open(number, parse_manifest(file.read_bytes(), version))
-                return [f"going on with {version}: {len(opened.had)} shards are here"]
+                return [f"going on with {version}: {format_count(len(opened.had), 'shard')} here"]
             except ManifestError:
                 pass  # written half; it is asked for again
         if all(_is_ours(entry) for entry in folder.iterdir()):

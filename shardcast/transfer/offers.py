@@ -10,7 +10,13 @@ from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, w
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
 from shardcast.distribution import Listing
-from shardcast.errors import NoServerReachable, PeerError, ServerUnreachable
+from shardcast.errors import (
+    NoServerReachable,
+    PeerError,
+    ServerStalled,
+    ServerUnreachable,
+    TransferFailed,
+)
 from shardcast.peer.peer import Peer
 from shardcast.policy.lines import Line, lines
 
@@ -37,7 +43,8 @@ async def read_offers(
     nobody waits for it when another has answered.
 
     Raises:
-        NoServerReachable: none answered with a list.
+        NoServerReachable: none answered.
+        TransferFailed: some did, but not with a list.
     """
     failures: dict[str, PeerError] = {}
     news = asyncio.Event()
@@ -77,10 +84,12 @@ async def read_offers(
         (url, task.result()) for url, task in tasks.items() if not task.cancelled() and not task.exception()
     ]
     if not readings:
-        raise NoServerReachable(
-            f"none of the servers could be asked: {'; '.join(map(str, failures.values()))}; "
-            "check the addresses and that the servers run"
-        )
+        told = "; ".join(map(str, failures.values()))
+        if all(isinstance(one, (ServerUnreachable, ServerStalled)) for one in failures.values()):
+            raise NoServerReachable(
+                f"no server could be reached: {told}; check the addresses and that the servers run"
+            )
+        raise TransferFailed(f"no server has a list of versions: {told}; are these shardcast's servers?")
     return Offers(tuple(lines(readings)), failures)
 
 

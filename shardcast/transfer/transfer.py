@@ -390,19 +390,17 @@ class Transfer:
 
     async def _answered(self, claim: _Claim, answer: asyncio.Future[None], peer: Peer) -> None:
         try:
-            await answer
-        except asyncio.CancelledError:
-            stalled, claim.stalled = claim.stalled, ""
-            if claim.taken_over:
-                return
-            if not stalled:
-                raise
-            where = f"{self.manifest.version} shard {claim.arriving.landing.shard.number}"
-            raise ServerStalled(peer.url, f"{where}: {stalled}") from None
+            await asyncio.wait([answer])
         finally:
             if not answer.done():
                 answer.cancel()
                 await asyncio.wait([answer])
+        stalled, claim.stalled = claim.stalled, ""
+        if not answer.cancelled():
+            answer.result()
+        elif not claim.taken_over:
+            where = f"{self.manifest.version} shard {claim.arriving.landing.shard.number}"
+            raise ServerStalled(peer.url, f"{where}: {stalled}")
 
     async def _free_peer(self, arriving: _Arriving) -> Peer:
         while True:
@@ -502,10 +500,11 @@ class Transfer:
         url = self._choose(victim.arriving)
         assert victim.peer and victim.order
         if url is None or (url == victim.peer.url and victim.peer.serial):
-            return None
+            return None  # it would only wait at the same door
         throughput = self._ranking.scores[url].throughput
         rate_here = throughput / (self._under_way().get(url, 0) + 1) if throughput else None
-        stolen = steal([slowest], self.manifest.header.piece_size, rate_here)
+        elsewhere = url != victim.peer.url
+        stolen = steal([slowest], self.manifest.header.piece_size, rate_here, elsewhere)
         if stolen is None:
             return None
         _, start = stolen

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
 from shardcast.sharding import CHUNK_SIZE, Survey
@@ -32,7 +31,7 @@ async def hash_whole(
             if position == end:
                 await landing.changed()
                 continue
-            await asyncio.to_thread(_feed, landing, position, end, buffer, survey)
+            await landing.in_thread(_feed, landing, position, end, buffer, survey)
             position = end
         survey.end_shard()
         hashed(number)

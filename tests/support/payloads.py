@@ -1,61 +1,76 @@
-"""Payloads that tests broadcast, and data directories that hold them, made in this process."""
+"""Payloads, and their manifests as an origin would write them, computed without the code under test."""
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from dataclasses import dataclass
+import random
+from collections.abc import Iterable
 from pathlib import Path
-from random import Random
 
-from shardcast.manifest import Manifest, parse
-from shardcast.nodes.origin import publishing
+from blake3 import blake3
+from hypothesis import settings
+
+from shardcast.manifest import Header, Manifest, Shard, complete
+from shardcast.store.versions import VersionFolders
+
+PIECE = 4096
+"""Bytes of a piece in these tests: a file system's block, so that holes are whole pieces."""
+SHARD = 4 * PIECE
+ORIGIN = "0f" * 16
+
+patient = settings(deadline=None)
+"""For properties: the machine may be busy with something else."""
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:
-    """Bytes that no compression makes smaller, the same for the same seed."""
-    return Random(seed).randbytes(size)
+    return random.Random(seed).randbytes(size)
 
 
-def sha256(path: Path) -> str:
-    """The digest of a file, read a little at a time."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def cut(data: bytes, size: int) -> list[bytes]:
+    """``data`` in parts of ``size`` bytes; nothing is one empty part."""
+    return [data[start : start + size] for start in range(0, len(data), size)] or [b""]
 
 
-@dataclass(frozen=True)
-class Published:
-    """A version in a data directory, and what it was made of."""
-
-    data_dir: Path
-    version: str
-    payload: bytes
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.payload).hexdigest()
-
-    @property
-    def manifest(self) -> Manifest:
-        return parse((self.data_dir / self.version / "manifest.jsonl").read_bytes(), self.version)
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
-def publish(data_dir: Path, payload: bytes, shard_size: int) -> Published:
-    """Publish ``payload`` into a data directory that no node uses now, as its next version."""
+def pieces(shard: bytes, piece_size: int = PIECE) -> bytes:
+    """The digests of a shard's pieces."""
+    return b"".join(blake3(piece).digest() for piece in cut(shard, piece_size)) if shard else b""
 
-    async def carry_out(file: Path) -> str:
-        async with publishing(data_dir) as publisher:
-            broadcast = await publisher.publish(file, shard_size)
-            await broadcast.result()
-            return broadcast.version
 
-    data_dir.mkdir(parents=True, exist_ok=True)
-    file = data_dir.with_name(data_dir.name + ".payload")
-    file.write_bytes(payload)
-    try:
-        return Published(data_dir, asyncio.run(carry_out(file)), payload)
-    finally:
-        file.unlink()
+def shards(parts: Iterable[bytes], piece_size: int = PIECE) -> list[Shard]:
+    """The shards that these bytes make."""
+    found: list[Shard] = []
+    for number, part in enumerate(parts, 1):
+        offset = found[-1].end if found else 0
+        found.append(Shard(number, offset, len(part), sha256(part), pieces(part, piece_size)))
+    return found
+
+
+def manifest(
+    data: bytes,
+    version: str = "v1",
+    shard_size: int = SHARD,
+    piece_size: int = PIECE,
+    name: str = "model.bin",
+) -> Manifest:
+    header = Header(version, ORIGIN, name, shard_size=shard_size, piece_size=piece_size, created=1.5)
+    return complete(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
+
+
+async def publish(folders: VersionFolders, data: bytes, shard_size: int = SHARD) -> str:
+    """Publish bytes as the next version; returns its name."""
+    opened = folders.open(folders.data_dir.allot())
+    for number, part in enumerate(cut(data, shard_size), 1):
+        opened.part(number).write_bytes(part)
+        opened.store(number, sha256(part))
+    described = manifest(data, f"v{opened.number}", shard_size)
+    await opened.complete(described)
+    return described.version
+
+
+def read_shards(folder: Path) -> bytes:
+    """A version's payload, from its shards' files."""
+    return b"".join(file.read_bytes() for file in sorted(folder.glob("shard_*.bin")))

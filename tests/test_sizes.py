@@ -1,0 +1,106 @@
+"""Sizes as people write them in options and the environment, and as they read them."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from shardcast.errors import UsageError
+from shardcast.sizes import format_rate, format_size, parse_size
+from tests.support.payloads import patient
+
+UNITS = {
+    "": 1, "B": 1, "kB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12,
+    "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "k": 10**3, "Mi": 2**20,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("50000000", 50_000_000),
+        ("50_000_000", 50_000_000),
+        ("50MB", 50_000_000),
+        ("50 mb", 50_000_000),
+        ("48MiB", 48 * 2**20),
+        ("48mi", 48 * 2**20),
+        ("1.5GB", 1_500_000_000),
+        ("2t", 2 * 10**12),
+        ("0.5k", 500),
+        (" 7 ", 7),
+    ],
+)
+def test_sizes_as_people_write_them(text: str, size: int) -> None:
+    assert parse_size(text) == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " ",
+        "0",
+        "0MB",
+        "0.4",
+        "-1",
+        "+1",
+        "nan",
+        "inf",
+        "1e6",
+        "MB",
+        "5XB",
+        "50 M B",
+        "1.5.2",
+        "1,5GB",
+        "٣",
+        "1\n2",
+    ],
+)
+def test_what_is_no_size_is_a_usage_error_that_shows_it(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_size(text)
+    assert repr(text) in str(caught.value)
+
+
+@patient
+@given(st.one_of(st.text(), st.from_regex(r"\s*[0-9_]{1,30}(\.[0-9]{1,30})?\s*[kmgt]?i?b?")))
+@example("9" * 400)
+@example("9" * 5000 + "TiB")
+def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
+    try:
+        assert parse_size(text) >= 1
+    except UsageError:
+        pass
+
+
+@patient
+@given(st.integers(1, 2**62), st.sampled_from(sorted(UNITS)))
+@example(2**53 + 1, "")
+def test_a_whole_number_of_a_unit_is_exact(number: int, unit: str) -> None:
+    assert parse_size(f"{number}{unit}") == number * UNITS[unit]
+
+
+@patient
+@given(st.integers(1, 10**9))
+@example(1001)
+def test_a_decimal_fraction_is_exact(kilobytes: int) -> None:
+    assert parse_size(f"{kilobytes // 1000}.{kilobytes % 1000:03}MB") == kilobytes * 1000
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (53_700_000, "53.7 MB"),
+        (123_400_000, "123 MB"),
+        (2**31, "2.1 GB"),
+        (1.5e12, "1.5 TB"),
+        (4e15, "4000.0 TB"),
+    ],
+)
+def test_sizes_as_people_read_them(size: float, text: str) -> None:
+    assert format_size(size) == text
+    assert format_rate(size) == f"{text}/s"
