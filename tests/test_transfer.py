@@ -499,29 +499,20 @@ async def test_a_single_shard_is_shared_as_well(output: Path, tmp_path: Path) ->
     assert sum(sent) < 16 * MB + 2 * ON_THE_WAY
 
 
-async def test_a_transfer_can_be_ended_after_a_range_was_taken_over(output: Path, tmp_path: Path) -> None:
-    """A range is taken over whole; what is asked again of its beginning then answers nothing."""
-    one = publish(tmp_path / "data", random_bytes(3 * PIECE), 50 * MB)
-    log: list[str] = []
-    crawl = bad.throttled(PIECE / 2)
-
-    async def answer(exchange: Exchange) -> None:
-        if len(log) > 2:
-            await exchange.hold()
-        else:
-            await crawl(exchange)
-
-    with servers(one, recorded(log, answer), recorded(log, answer)) as two:
-        urls = [server.url for server in two]
-        async with transfer(one.manifest, output, *urls, limits=Limits(timeout=3, stall=1, attempts=2)) as (
-            ended,
-            _,
-        ):
-            running = asyncio.ensure_future(ended.run())
-            await wait_until(lambda: len(log) > 2 or running.done(), "a range to be taken over")
-            running.cancel()
-            done, _ = await asyncio.wait([running], timeout=5)
-            assert done, "cancelled, and yet it goes on"
+@pytest.mark.parametrize("moment", [0.3, 0.8, 1.3, 1.8, 2.3])
+async def test_a_transfer_can_be_ended_at_any_moment(moment: float, output: Path, tmp_path: Path) -> None:
+    """Without Range, and with ranges taken over and begun anew all the time."""
+    few = publish(tmp_path / "data", random_bytes(8 * MB), 2 * MB)
+    behaviours = (bad.first(bad.cut(2 * PIECE), then=bad.throttled(MB / 2)) for _ in range(3))
+    with servers(few, *behaviours) as three:
+        for server in three:
+            server.ranges = False
+        running = asyncio.ensure_future(download(output, *three, limits=Limits(timeout=3, stall=0.5)))
+        await asyncio.wait([running], timeout=moment)
+        running.cancel()
+        done, _ = await asyncio.wait([running], timeout=5)
+        assert done, "cancelled, and yet it goes on"
+    assert running.cancelled()
     assert_nothing_final(output)
 
 

@@ -83,14 +83,10 @@ def replace(path: Path, data: bytes) -> None:
 
 async def replace_soon(path: Path, data: bytes) -> None:
     """``replace`` without keeping the event loop waiting."""
-    await asyncio.to_thread(replace, path, data)
-
-
-async def read(path: Path) -> bytes | None:
-    """A small file's bytes; None when it doesn't exist."""
-    with disk_errors("could not read", path):
-        try:
-            async with aiofiles.open(path, "rb") as file:
-                return await file.read()
-        except FileNotFoundError:
-            return None
+    part = path.with_name(path.name + PART)
+    with disk_errors("could not write", path):
+        async with aiofiles.open(part, "wb") as file:
+            await file.write(data)
+            await file.flush()
+            await asyncio.to_thread(os.fsync, file.fileno())
+        await asyncio.to_thread(rename, part, path)

@@ -240,7 +240,7 @@ class Transfer:
                 self._open_ahead(),
                 hash_whole(numbers, self._landing, self._was_hashed, survey),
                 *(self._work() for _ in range(self._limits.at_once)),
-                self._watch(),
+                beside=self._watch(),
             )
         finally:
             for arriving in self._arriving.values():
@@ -301,7 +301,7 @@ class Transfer:
     async def _watch(self) -> None:
         """Measure the servers, leave those that stall, and wake who waits."""
         before, at = dict(self._received), self._clock()
-        while not (self._opened_all and not self._arriving):
+        while True:
             await self._sleep(_TICK)
             now = self._clock()
             for claim in self._running.values():
@@ -531,13 +531,19 @@ def _in_words(digests: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {digest}" for name, digest in digests.items())
 
 
-async def _together(*parts: Coroutine[Any, Any, None]) -> None:
-    """Run all at once; the first error ends the others and is raised."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
+async def _together(*parts: Coroutine[Any, Any, None], beside: Coroutine[Any, Any, None]) -> None:
+    """Run all parts at once, and one more ``beside`` them for as long as they run; the first error ends
+    the others and is raised."""
+    pending = {asyncio.ensure_future(part) for part in parts}
+    tasks = {asyncio.ensure_future(beside), *pending}
     try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
-        for task in done:
-            task.result()
+        while pending:
+            done, _ = await asyncio.wait(
+                {task for task in tasks if not task.done()}, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+            pending -= done
     finally:
         for task in tasks:
             task.cancel()

@@ -1,0 +1,267 @@
+"""Networks of this machine alone: a host is a network namespace, and its link to the switch has a rate.
+
+The switch is a bridge in a namespace of its own, so that nothing here touches the machine's network. A
+link is a veth pair with a token bucket at both ends: one shapes what the host sends, one what it gets.
+Needs root, ``ip`` and ``tc``.
+
+Everything carries the id of the process that made it in its name, and ends with it: what a killed one
+left is removed before the next network is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+PREFIX = "shardcast-bench"
+SWITCH = "switch"
+NETNS = Path("/run/netns")
+TOOLS = ("ip", "tc", "setpriv", "sysctl")
+BURST, LATENCY = "128kb", "50ms"
+CLONE_NEWNET = 0x40000000
+GOODPUT_SECONDS, GOODPUT_SKIPS = 1.2, 0.4
+"""How long a link's goodput is measured, and how much of that is the bucket's first burst and slow start."""
+
+T = TypeVar("T")
+
+
+class NamespaceError(Exception):
+    """A network could not be made; says why."""
+
+
+def unavailable() -> str | None:
+    """Why networks can't be made here; None where they can."""
+    if not sys.platform.startswith("linux"):
+        return "network namespaces are Linux's"
+    if os.geteuid():
+        return "network namespaces need root"
+    missing = [tool for tool in TOOLS if not shutil.which(tool)]
+    return f"not installed: {', '.join(missing)}" if missing else None
+
+
+@dataclass(frozen=True, slots=True)
+class Goodput:
+    """What a TCP connection gets over a link, in bytes a second."""
+
+    up: float
+    down: float
+
+
+class Host:
+    """A host of a network.
+
+    Attributes:
+        name: what the network calls it.
+        address: its IPv4 address there.
+        rate: its link's in Mbit/s, each way; None for one that isn't shaped.
+    """
+
+    def __init__(self, name: str, address: str, rate: float | None) -> None:
+        self.name = name
+        self.address = address
+        self.rate = rate
+        self.namespace = f"{_mine()}.{name}"
+
+    def start(self, words: Sequence[str], **options: Any) -> subprocess.Popen[str]:
+        """Start a command on the host. It ends with the thread that started it, and with the network."""
+        within = ["ip", "netns", "exec", self.namespace, "setpriv", "--pdeathsig", "KILL", "--"]
+        return subprocess.Popen([*within, *words], text=True, **options)
+
+    def inside(self, act: Callable[[], T]) -> T:
+        """Call ``act`` on the host. A socket belongs for good to the host that it was made on."""
+
+        def enter() -> T:  # in a thread of its own, which alone changes its namespace
+            with (NETNS / self.namespace).open() as namespace:
+                if ctypes.CDLL(None, use_errno=True).setns(namespace.fileno(), CLONE_NEWNET):
+                    raise NamespaceError(f"{self.namespace}: {os.strerror(ctypes.get_errno())}")
+            return act()
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(enter).result()
+
+    def listens(self, port: int) -> bool:
+        """Whether something on the host accepts connections on this port."""
+
+        def connect() -> bool:
+            try:
+                socket.create_connection((self.address, port), timeout=1).close()
+            except OSError:
+                return False
+            return True
+
+        return self.inside(connect)
+
+
+class Network:
+    """A network under way; see ``network``."""
+
+    def __init__(self, rates: Mapping[str, float | None]) -> None:
+        if len(rates) > 250:
+            raise NamespaceError("a network has at most 250 hosts")
+        self.hosts = {
+            name: Host(name, f"10.77.0.{number}", rate) for number, (name, rate) in enumerate(rates.items(), 1)
+        }
+        self.switch = Host(SWITCH, "10.77.0.254", None)
+
+    def sent(self) -> dict[str, int]:
+        """Bytes that each host has sent so far, with their headers, as the switch got them."""
+        counted = json.loads(_run("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth"))
+        by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in counted}
+        return {name: by_port[f"port{number}"] for number, name in enumerate(self.hosts)}
+
+    def goodput(self, name: str) -> Goodput:
+        """Measure a host's link, between the host and the switch, one way after the other."""
+        host = self.hosts[name]
+        with self.switch.inside(lambda: socket.create_server((self.switch.address, 0))) as listening:
+            address = listening.getsockname()
+
+            def connected() -> tuple[socket.socket, socket.socket]:
+                near = host.inside(lambda: socket.create_connection(address, timeout=10))
+                far, _ = listening.accept()
+                return near, far
+
+            near, far = connected()
+            up = _rate(near, far)
+            near, far = connected()
+            return Goodput(up, _rate(far, near))
+
+    def make(self) -> None:
+        """Make its namespaces, links and shapers.
+
+        Raises:
+            NamespaceError: this machine can't; the error says what it lacks.
+        """
+        switch = self.switch.namespace
+        links, buckets = [f"netns add {switch}"], []
+        inner = ["link add bridge type bridge", f"addr add {self.switch.address}/24 dev bridge", "link set lo up"]
+        for number, host in enumerate(self.hosts.values()):
+            port = f"port{number}"
+            links.append(f"netns add {host.namespace}")
+            links.append(f"link add link0 netns {host.namespace} type veth peer name {port} netns {switch}")
+            inner += [f"link set {port} master bridge", f"link set {port} up"]
+            up = ["link set lo up", f"addr add {host.address}/24 dev link0", "link set link0 up"]
+            buckets += [(host.namespace, up, "link0", host.rate), (switch, [], port, host.rate)]
+        _batch(["ip"], links)
+        _batch(["ip", "-n", switch], [*inner, "link set bridge up"])
+        for namespace, commands, device, rate in buckets:
+            if commands:
+                _batch(["ip", "-n", namespace], commands)
+                # What one run learnt of a path must not help or hinder the next one.
+                quiet = ("net.ipv4.tcp_no_metrics_save=1", "net.ipv6.conf.all.disable_ipv6=1")
+                _run("ip", "netns", "exec", namespace, "sysctl", "-qw", *quiet)
+            if rate is not None:
+                bucket = f"tbf rate {rate:g}mbit burst {BURST} latency {LATENCY}"
+                _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket.split())
+
+    def remove(self) -> None:
+        """End what still runs on it, and remove it."""
+        for host in (*self.hosts.values(), self.switch):
+            _remove(host.namespace)
+
+
+@contextlib.contextmanager
+def network(rates: Mapping[str, float | None]) -> Iterator[Network]:
+    """A network of hosts with links of so many Mbit/s each way (None: not shaped); a process has one at a
+    time. At its end what runs on its hosts is killed.
+
+    Raises:
+        NamespaceError: this machine can't make it.
+    """
+    reason = unavailable()
+    if reason:
+        raise NamespaceError(reason)
+    remove_leftovers()
+    made = Network(rates)
+    try:
+        made.make()
+        yield made
+    finally:
+        made.remove()
+
+
+def remove_leftovers() -> list[str]:
+    """Remove the namespaces, and end the processes in them, whose maker has ended; returns their names."""
+    names = [path.name for path in NETNS.glob(f"{PREFIX}.*")] if NETNS.is_dir() else []
+    dead = [name for name in names if not made_by_the_living(name)]
+    for name in dead:
+        _remove(name)
+    return dead
+
+
+def made_by_the_living(name: str) -> bool:
+    """Whether the process that ``<prefix>.<its id>.<its start>.…`` names still runs."""
+    try:
+        process, started = (int(word) for word in name.removeprefix(f"{PREFIX}.").split(".")[:2])
+        return _start_of(process) == started
+    except (ValueError, OSError):
+        return False
+
+
+def _mine() -> str:
+    """The beginning of this process's names. An id is used again after a while, but not with its start."""
+    return f"{PREFIX}.{os.getpid()}.{_start_of(os.getpid())}"
+
+
+def _start_of(process: int) -> int:
+    stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
+    return int(stat.rpartition(")")[2].split()[19])
+
+
+def _remove(namespace: str) -> None:
+    if not (NETNS / namespace).exists():
+        return
+    for process in _run("ip", "netns", "pids", namespace).split():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(process), signal.SIGKILL)
+    _run("ip", "netns", "delete", namespace)
+
+
+def _run(*words: str, said: str | None = None) -> str:
+    done = subprocess.run(words, input=said, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise NamespaceError(f"{' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def _batch(words: list[str], commands: Sequence[str]) -> None:
+    _run(*words, "-batch", "-", said="\n".join(commands) + "\n")
+
+
+def _rate(sender: socket.socket, receiver: socket.socket) -> float:
+    """Bytes a second from one socket to the other; closes both."""
+    until = time.monotonic() + GOODPUT_SECONDS
+
+    def send() -> None:
+        content = bytes(64 * 1024)
+        with sender:
+            while time.monotonic() < until:
+                sender.sendall(content)
+
+    sending = threading.Thread(target=send, daemon=True)
+    sending.start()
+    buffer, counted, since = bytearray(1024 * 1024), 0, 0.0
+    with receiver:
+        while (now := time.monotonic()) < until and (size := receiver.recv_into(buffer)):
+            if since:
+                counted += size
+            elif now > until - GOODPUT_SECONDS + GOODPUT_SKIPS:
+                since = time.monotonic()
+        ended = time.monotonic()
+        while receiver.recv_into(buffer):  # what is in the bucket's queue
+            pass
+    sending.join()
+    return counted / (ended - since)

@@ -1,0 +1,174 @@
+"""Where a run keeps its files: a folder of its own in memory and one on disk, removed at the end.
+
+What a run that was killed left is removed by the next one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from blake3 import blake3
+from harness import GIB, MIB, Failed, Skipped
+
+MEMORY = Path("/dev/shm")
+DISK = Path("/var/tmp")
+_PARENT = f"shardcast-bench-{os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """A file of random bytes."""
+
+    path: Path
+    size: int
+    blake3: str
+
+    def check(self, output: Path) -> None:
+        """Raise ``Failed`` unless ``output`` has the payload's bytes."""
+        if not output.is_file():
+            raise Failed(f"there is no {output.name} at the end")
+        if digest(output) != self.blake3:
+            raise Failed(f"{output.name} has not the payload's digest")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A folder of this run's own on one medium."""
+
+    root: Path
+    name: str
+    _payloads: dict[int, Payload] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def folder(self, name: str = "work") -> Iterator[Path]:
+        """A new folder for as long as the block lasts."""
+        path = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self.root))
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+    def payload(self, size: int) -> Payload:
+        """``size`` random bytes, made once."""
+        if size not in self._payloads:
+            path = self.root / f"payload-{size}.bin"
+            with path.open("wb", buffering=0) as file:
+                for start in range(0, size, 4 * MIB):
+                    file.write(os.urandom(min(4 * MIB, size - start)))
+            self._payloads[size] = Payload(path, size, digest(path))
+        return self._payloads[size]
+
+    def drop_payload(self, size: int) -> None:
+        """Give its room back."""
+        if size in self._payloads:
+            self._payloads.pop(size).path.unlink()
+
+    def free(self) -> int:
+        """Bytes that can be written here without using up what the machine needs otherwise."""
+        room = shutil.disk_usage(self.root).free
+        return min(room, _available_memory()) if self.in_memory else room
+
+    def need(self, size: int) -> None:
+        """Raise ``Skipped`` unless there is room for ``size`` bytes, and some more for all else."""
+        if self.free() < size + GIB:
+            raise Skipped(f"{self.name} has room for {self.free() / GIB:.1f} GiB, not {size / GIB + 1:.1f}")
+
+    def touch(self, size: int) -> None:
+        """Use the memory behind this place once: the first touch of fresh memory is slow (3 s a GiB on
+        virtual machines), and would be counted against whoever is first."""
+        if not self.in_memory:
+            return
+        with self.folder("touch") as folder, (folder / "zeros").open("wb", buffering=0) as file:
+            zeros = bytes(4 * MIB)
+            for _ in range(0, size, 4 * MIB):
+                file.write(zeros)
+
+    def settle(self) -> None:
+        """Let what earlier runs wrote reach the disk before the clock runs."""
+        if not self.in_memory:
+            os.sync()
+
+    @property
+    def in_memory(self) -> bool:
+        return self.name == "tmpfs"
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """This run's folders."""
+
+    memory: Place
+    disk: Place
+
+    def roomy(self, size: int) -> Place:
+        """The place in memory if ``size`` bytes fit, else the one on disk.
+
+        Raises:
+            Skipped: they fit neither.
+        """
+        try:
+            self.memory.need(size)
+        except Skipped:
+            self.disk.need(size)
+            return self.disk
+        return self.memory
+
+
+@contextlib.contextmanager
+def places(disk: Path = DISK) -> Iterator[Places]:
+    """Make this run's folders, and remove them at the end."""
+    with contextlib.ExitStack() as stack:
+        memory = MEMORY if os.access(MEMORY, os.W_OK) else Path(tempfile.gettempdir())
+        yield Places(
+            Place(stack.enter_context(_own(memory)), "tmpfs"), Place(stack.enter_context(_own(disk)), "disk")
+        )
+
+
+@contextlib.contextmanager
+def _own(medium: Path) -> Iterator[Path]:
+    """A new folder that no other run takes for a leftover: its lock is held as long as we live."""
+    parent = medium / _PARENT
+    parent.mkdir(mode=0o700, exist_ok=True)
+    with (parent / ".lock").open("w") as entry:
+        fcntl.flock(entry, fcntl.LOCK_EX)
+        for left in parent.glob("run.*"):
+            if not _in_use(left):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = Path(tempfile.mkdtemp(prefix="run.", dir=parent))
+        held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_EX)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(held)
+
+
+def _in_use(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def digest(path: Path) -> str:
+    """The BLAKE3 of a file: not what any side checks, and quick beside the runs."""
+    return str(blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()) if path.stat().st_size else ""
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 0

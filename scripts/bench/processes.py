@@ -1,0 +1,318 @@
+"""Processes that are measured, and that end with this one, however it ends. Linux only."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from harness import Failed
+
+LISTENING = re.compile(rb"Listening on (http://\S+)")
+PROGRAMS = Path(__file__).resolve().parent / "programs"
+_LOOK = 0.02
+"""Seconds between two looks at the memory of a process that runs."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What processes took: CPU seconds, and bytes of memory, each one's peak added up."""
+
+    cpu_seconds: float = 0.0
+    peak_memory: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(self.cpu_seconds + other.cpu_seconds, self.peak_memory + other.peak_memory)
+
+    def since(self, before: Usage) -> Usage:
+        """What was taken after ``before``; the peak is what it is."""
+        return Usage(self.cpu_seconds - before.cpu_seconds, self.peak_memory)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A command that ran to its end."""
+
+    seconds: float
+    usage: Usage
+    code: int
+    output: str
+    errors: str
+
+
+def environment(**extra: str) -> dict[str, str]:
+    """This process's environment without settings that would change what is measured, or send it through
+    a proxy."""
+    mine = ("SHARDCAST_", "IP_ADDR_LIST", "PYTHON")
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(mine)}
+    kept = {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
+    return {**kept, "PYTHONUNBUFFERED": "1", "no_proxy": "*", **extra}
+
+
+def shardcast_words(*words: str) -> list[str]:
+    """``shardcast WORDS…`` as this environment has it."""
+    return [str(Path(sys.executable).with_name("shardcast")), *words]
+
+
+def client_words(*words: str) -> list[str]:
+    """``shardcast-client WORDS…``, the command that users run."""
+    return [str(Path(sys.executable).with_name("shardcast-client")), *words]
+
+
+def program_words(name: str, *words: str) -> list[str]:
+    """One of the bench's own little programs."""
+    return [sys.executable, str(PROGRAMS / f"{name}.py"), *words]
+
+
+class Running:
+    """A process under way, whose descendants count as its own.
+
+    It gets ``death`` when this process ends, also by SIGKILL (start it from a thread that lives as long).
+    """
+
+    def __init__(
+        self,
+        words: Sequence[str],
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        cpus: Collection[int] | None = None,
+        death: signal.Signals = signal.SIGKILL,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
+        self.words = list(words)
+        self._output: IO[bytes] = tempfile.TemporaryFile()
+        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._peak = 0
+        self.started = time.monotonic()
+        self.process = subprocess.Popen(
+            self.words,
+            env=environment(**(env or {})),
+            cwd=cwd,
+            stdin=stdin,
+            stdout=self._output,
+            stderr=self._errors,
+            start_new_session=True,
+            preexec_fn=_tied_to_this(death, cpus),
+        )
+        self._alive = os.pidfd_open(self.process.pid)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        """What it wrote on stdout so far."""
+        return _content(self._output)
+
+    @property
+    def errors(self) -> str:
+        """What it wrote on stderr so far."""
+        return _content(self._errors)
+
+    def wait(self, timeout: float = 600.0) -> Ended:
+        """Wait until it has ended.
+
+        Raises:
+            Failed: it hadn't within ``timeout`` seconds; it was killed.
+        """
+        deadline = self.started + timeout
+        poll = select.poll()
+        poll.register(self._alive, select.POLLIN)
+        while not poll.poll(_LOOK * 1000):
+            self._peak = max(self._peak, _memory_of_tree(self.pid))
+            if time.monotonic() > deadline:
+                self.kill()
+                raise Failed(f"{self._name} took longer than {timeout:g} s")
+        seconds = time.monotonic() - self.started
+        _, status, taken = os.wait4(self.pid, 0)
+        self.process.returncode = os.waitstatus_to_exitcode(status)
+        usage = Usage(taken.ru_utime + taken.ru_stime, self._peak)
+        ended = Ended(seconds, usage, self.process.returncode, self.output, self.errors)
+        self._close()
+        return ended
+
+    def usage(self) -> Usage:
+        """What it has taken since it began, or, its memory, since ``forget_peak``."""
+        pids = list(_tree(self.pid))
+        return Usage(sum(map(_cpu, pids)), sum(map(_peak_memory, pids)))
+
+    def forget_peak(self) -> None:
+        """Begin anew with what its memory was at the most."""
+        for pid in _tree(self.pid):
+            with contextlib.suppress(OSError):
+                Path(f"/proc/{pid}/clear_refs").write_bytes(b"5")
+
+    def wait_for(self, ready: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
+        """Wait until ``ready()``.
+
+        Raises:
+            Failed: it ended before, or it took too long.
+        """
+        deadline = time.monotonic() + timeout
+        while not ready():
+            if self.process.poll() is not None:
+                raise Failed(f"{self._name} ended with {self.process.returncode} before {what}: {self._said}")
+            if time.monotonic() > deadline:
+                raise Failed(f"{self._name}: not {what} after {timeout:g} s: {self._said}")
+            time.sleep(0.005)
+
+    def url(self) -> str:
+        """Where it listens, as it says on stderr itself."""
+        self.wait_for(lambda: bool(LISTENING.search(self.errors.encode())), "listening")
+        found = LISTENING.search(self.errors.encode())
+        assert found
+        return found[1].decode().replace("0.0.0.0", "127.0.0.1")
+
+    def stop(self, grace: float = 10.0) -> None:
+        """End it, kindly first."""
+        if self._alive < 0:
+            return
+        if self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(grace)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._close()
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._alive >= 0:
+            self.process.kill()
+            self.process.wait()
+            self._close()
+
+    def _close(self) -> None:
+        os.close(self._alive)
+        self._alive = -1
+        self._output.close()
+        self._errors.close()
+
+    @property
+    def _name(self) -> str:
+        return Path(self.words[0]).name
+
+    @property
+    def _said(self) -> str:
+        return "; ".join(self.errors.strip().splitlines()[-3:])
+
+
+def run_command(
+    words: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    cpus: Collection[int] | None = None,
+    timeout: float = 600.0,
+    check: bool = True,
+) -> Ended:
+    """Run a command to its end, measured.
+
+    Raises:
+        Failed: it ended with another code than 0 (unless ``check`` is off), or not in time.
+    """
+    running = Running(words, env, cwd, cpus)
+    try:
+        ended = running.wait(timeout)
+    finally:
+        running.kill()
+    if check and ended.code:
+        last = (ended.errors or ended.output).strip().splitlines()[-3:]
+        raise Failed(f"{Path(words[0]).name} ended with {ended.code}: {'; '.join(last)}")
+    return ended
+
+
+@contextlib.contextmanager
+def running(
+    words: Sequence[str],
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    cpus: Collection[int] | None = None,
+    death: signal.Signals = signal.SIGKILL,
+) -> Iterator[Running]:
+    """A process for as long as the block lasts."""
+    process = Running(words, env, cwd, cpus, death)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@contextlib.contextmanager
+def taken_by(*processes: Running) -> Iterator[list[Usage]]:
+    """What servers take while the block lasts: one Usage in the list, once it has ended."""
+    for one in processes:
+        one.forget_peak()
+    before = [one.usage() for one in processes]
+    total: list[Usage] = []
+    yield total
+    after = [one.usage().since(earlier) for one, earlier in zip(processes, before, strict=True)]
+    total.append(sum(after, Usage()))
+
+
+def _tied_to_this(death: signal.Signals, cpus: Collection[int] | None) -> Callable[[], None]:
+    parent = os.getpid()
+
+    def tie() -> None:
+        _libc.prctl(_PR_SET_PDEATHSIG, int(death), 0, 0, 0)
+        if os.getppid() != parent:  # it ended before that
+            os._exit(1)
+        if cpus:
+            os.sched_setaffinity(0, cpus)
+
+    return tie
+
+
+def _content(file: IO[bytes]) -> str:
+    if file.closed:
+        return ""
+    return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
+
+
+def _tree(pid: int) -> Iterator[int]:
+    """A process and its descendants."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for child in task.read_text().split():
+                yield from _tree(int(child))
+
+
+def _memory_of_tree(pid: int) -> int:
+    return sum(map(_peak_memory, _tree(pid)))
+
+
+def _peak_memory(pid: int) -> int:
+    """Bytes resident at the most, of a process alone."""
+    try:
+        for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
+            if line.startswith(b"VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU of a process and of its children that have ended."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0.0
+    fields = stat.rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICKS

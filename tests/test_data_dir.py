@@ -1,0 +1,216 @@
+"""A data directory: who holds it, and the numbers that it gives."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardcast.errors import DataDirInUse, LocalDiskError
+from shardcast.store.data_dir import DataDir, socket_name
+from tests.support import processes
+
+
+@contextlib.contextmanager
+def held(root: Path, role: str = "origin") -> Iterator[DataDir]:
+    directory = DataDir(root, role)
+    try:
+        yield directory
+    finally:
+        directory.close()
+
+
+def test_it_is_made_where_it_is_missing(tmp_path: Path) -> None:
+    root = tmp_path / "a" / "b"
+    with held(root):
+        assert {path.name for path in root.iterdir()} == {".shardcast"}
+
+
+def test_the_layout_that_other_programs_know(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        assert directory.distribution == tmp_path / "distribution.txt"
+        assert directory.manifest(7) == tmp_path / "v7" / "manifest.jsonl"
+        assert directory.shard(7, 1) == tmp_path / "v7" / "shard_001.bin"
+        assert directory.shard(7, 12345) == tmp_path / "v7" / "shard_12345.bin"
+
+
+def test_what_0_3_left_has_five_digits(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        (tmp_path / "v7").mkdir()
+        (tmp_path / "v7" / "shard_00001.bin").touch()
+        assert directory.shard(7, 1).name == "shard_00001.bin"
+        assert directory.shard(7, 2).name == "shard_002.bin"
+        (tmp_path / "v7" / "shard_001.bin").touch()
+        assert directory.shard(7, 1).name == "shard_001.bin"
+
+
+def test_a_relative_directory_stays_the_same_when_the_process_goes_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with held(Path("data")) as directory:
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        assert directory.allot() == 1
+        assert directory.root == tmp_path / "data"
+
+
+def test_a_file_in_its_place_is_an_error_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "data").touch()
+    with pytest.raises(LocalDiskError, match=re.escape(str(tmp_path / "data"))):
+        DataDir(tmp_path / "data", "origin")
+
+
+# The lock
+
+
+def test_who_holds_it_is_named_with_its_process(tmp_path: Path) -> None:
+    with held(tmp_path, "middle"):
+        with pytest.raises(
+            DataDirInUse, match=rf"in use by a shardcast middle \(process {os.getpid()}\)"
+        ) as caught:
+            DataDir(tmp_path, "origin")
+        assert caught.value.role == "middle"
+        assert str(tmp_path) in str(caught.value)
+    with held(tmp_path, "broadcast"), pytest.raises(DataDirInUse, match="a shardcast broadcast"):
+        DataDir(tmp_path, "origin")
+
+
+def test_another_process_can_not_take_it_until_this_one_lets_go(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+from shardcast.errors import DataDirInUse
+from shardcast.store.data_dir import DataDir
+try:
+    DataDir(Path({str(tmp_path)!r}), "middle")
+    print("held")
+except DataDirInUse as error:
+    print(error)
+"""
+
+    def said() -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=processes.environment(), capture_output=True, text=True, timeout=30, check=True,
+        )  # fmt: skip
+        return done.stdout.strip()
+
+    with held(tmp_path):
+        assert f"a shardcast origin (process {os.getpid()})" in said()
+    assert said() == "held"
+    with held(tmp_path):  # it died with the process that held it
+        pass
+
+
+def test_a_lock_that_says_nothing_is_still_a_lock(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        (directory.own / "lock").write_text("")
+        with pytest.raises(DataDirInUse, match="in use by a shardcast process;"):
+            DataDir(tmp_path, "origin")
+
+
+def test_a_failed_start_holds_nothing(tmp_path: Path) -> None:
+    own = tmp_path / ".shardcast"
+    own.mkdir()
+    (own / "verified").touch()
+    with pytest.raises(LocalDiskError):
+        DataDir(tmp_path, "origin")
+    (own / "verified").unlink()
+    with held(tmp_path):
+        pass
+
+
+# The ids and the numbers
+
+
+def test_the_origin_id_is_made_with_the_directory_and_stays(tmp_path: Path) -> None:
+    with held(tmp_path / "a") as a, held(tmp_path / "b") as b:
+        assert re.fullmatch("[0-9a-f]{32}", a.origin_id)
+        assert a.origin_id != b.origin_id
+    with held(tmp_path / "a") as again:
+        assert again.origin_id == a.origin_id
+
+
+def test_an_origin_id_that_was_never_written_is_made_anew(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        (directory.own / "origin").write_text("")
+    with held(tmp_path) as again:
+        assert re.fullmatch("[0-9a-f]{32}", again.origin_id)
+
+
+def test_numbers_only_grow(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        assert [directory.allot(), directory.allot()] == [1, 2]
+    with held(tmp_path) as again:  # also where nothing came of a number
+        assert again.allot() == 3
+        assert again.allot(least=10) == 10
+        assert again.allot(least=5) == 11
+
+
+def test_a_number_that_is_here_is_not_given(tmp_path: Path) -> None:
+    (tmp_path / "v7").mkdir()
+    with held(tmp_path) as directory:
+        assert directory.allot() == 8
+        (tmp_path / "v7").rmdir()
+        assert directory.allot() == 9
+
+
+def test_a_number_that_was_given_elsewhere_is_not_given_again(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        directory.never_again(5)
+        directory.never_again(3)
+    with held(tmp_path) as again:
+        assert again.allot() == 6
+
+
+def test_a_number_that_can_not_be_written_down_is_not_given(tmp_path: Path) -> None:
+    with held(tmp_path) as directory:
+        (directory.own / "next.part").mkdir()
+        with pytest.raises(LocalDiskError):
+            directory.allot()
+        (directory.own / "next.part").rmdir()
+        assert directory.allot() == 1
+
+
+def test_numbers_are_those_of_version_folders_in_their_order(tmp_path: Path) -> None:
+    for name in ("v10", "v9", "v1", "v01", "v0", "vx", "blobs", "v11.part"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "v3").touch()
+    with held(tmp_path) as directory:
+        assert directory.numbers() == [1, 9, 10]
+
+
+# The socket
+
+
+@pytest.mark.parametrize("deep", [0, 3], ids=["short", "longer than a socket's name may be"])
+def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int, tmp_path: Path) -> None:
+    root = tmp_path.joinpath(*["d" * 60] * deep)
+    with (
+        held(root) as directory,
+        socket.socket(socket.AF_UNIX) as server,
+        socket.socket(socket.AF_UNIX) as client,
+    ):
+        there = directory.own / "socket"
+        with socket_name(root) as name:
+            server.bind(name)
+        server.listen()
+        assert there.is_socket()
+        with socket_name(root) as name:
+            client.connect(name)
+        assert len(os.fsencode(name)) <= 103  # what macOS takes
+        assert Path(name) == there or not Path(name).exists()  # what was made to shorten it is gone
+
+
+def test_a_relative_directory_has_a_socket_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with held(Path("data")) as directory, socket_name(Path("data")) as name:
+        assert Path(name).is_absolute()
+        assert Path(name).parent.samefile(directory.own)

@@ -1,0 +1,301 @@
+"""The output file of a receiving client: its name appears when every byte is right."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardcast.errors import LocalDiskError
+from shardcast.manifest import Manifest, parse, provisional
+from shardcast.store.output import OutputFile
+from tests.support import payloads
+from tests.support.payloads import PIECE, SHARD, cut, random_bytes, sha256
+
+DATA = random_bytes(2 * SHARD + PIECE + 100)
+MANIFEST = payloads.manifest(DATA)
+PIECES = cut(DATA, PIECE)
+
+
+@contextlib.contextmanager
+def filling(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]:
+    opened = OutputFile(output, manifest)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+async def fill(
+    opened: OutputFile, data: bytes = DATA, manifest: Manifest = MANIFEST, stop: int = 1 << 62
+) -> int:
+    """Land what is missing of the payload's first ``stop`` bytes; how many bytes were."""
+    fetched = 0
+    for shard in manifest.shards:
+        landing = await opened.landing(shard)
+        try:
+            for start, end in landing.missing():
+                end = min(end, stop - shard.offset)
+                if start < end:
+                    await landing.land(start, data[shard.offset + start : shard.offset + end])
+                    fetched += end - start
+            if landing.whole:
+                await opened.shelve(landing)
+        finally:
+            landing.close()
+    return fetched
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+async def test_the_name_appears_when_the_version_is_complete_and_nothing_else_stays(tmp_path: Path) -> None:
+    output = tmp_path / "missing" / "folder" / "model.bin"
+    with filling(output) as opened:
+        assert await fill(opened) == len(DATA)
+        assert not output.exists()
+        assert names(output.parent) == {".model.bin.part", ".model.bin.part.manifest"}
+        assert parse((output.parent / ".model.bin.part.manifest").read_bytes()) == MANIFEST
+        await opened.complete(MANIFEST)
+        assert output.read_bytes() == DATA
+    assert names(output.parent) == {"model.bin"}
+
+
+async def test_the_output_is_a_file_like_any_other(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        with filling(tmp_path / "model.bin") as opened:
+            await fill(opened)
+            await opened.complete(MANIFEST)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "model.bin").stat().st_mode) == 0o640
+
+
+async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    with filling(output) as opened:
+        assert await fill(opened, stop=SHARD + PIECE) == SHARD + PIECE
+    assert not output.exists()
+    with filling(output) as opened:
+        assert await fill(opened) == len(DATA) - SHARD - PIECE
+        await opened.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+async def test_a_kill_costs_only_what_is_not_right(tmp_path: Path) -> None:
+    output, part = tmp_path / "model.bin", tmp_path / ".model.bin.part"
+    with filling(output) as opened:
+        await fill(opened)
+    with part.open("r+b") as file:  # a piece that was being written
+        file.seek(3 * PIECE + 7)
+        file.write(bytes(PIECE // 2))
+    with filling(output) as opened:
+        assert await fill(opened) == PIECE
+        await opened.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+async def test_what_fits_another_manifest_stays(tmp_path: Path) -> None:
+    newer = DATA[:SHARD] + random_bytes(SHARD, seed=2) + DATA[2 * SHARD :]
+    manifest = payloads.manifest(newer, "v2")
+    output = tmp_path / "model.bin"
+    with filling(output) as opened:
+        await fill(opened)
+    with filling(output, manifest) as opened:
+        assert await fill(opened, newer, manifest) == SHARD
+        await opened.complete(manifest)
+    assert output.read_bytes() == newer
+
+
+@pytest.mark.parametrize("size", [0, 1, PIECE, SHARD + 1])
+async def test_what_is_left_of_a_longer_version_is_cut_off(size: int, tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    with filling(output) as opened:
+        await fill(opened)
+    shorter = payloads.manifest(DATA[:size], "v2")
+    with filling(output, shorter) as opened:
+        await fill(opened, DATA[:size], shorter)
+        await opened.complete(shorter)
+    assert output.read_bytes() == DATA[:size]
+    assert names(tmp_path) == {"model.bin"}
+
+
+@pytest.mark.parametrize("existing", [None, b"", b"another file altogether"])
+async def test_where_nothing_landed_nothing_is_left_behind(existing: bytes | None, tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    if existing is not None:
+        output.write_bytes(existing)
+    with filling(output) as opened:
+        (await opened.landing(MANIFEST.shards[0])).close()  # room was made for a shard
+    assert names(tmp_path) == (set() if existing is None else {"model.bin"})
+    assert existing is None or output.read_bytes() == existing
+
+
+async def test_the_old_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    output.write_bytes(b"the version before")
+    with filling(output) as opened:
+        await fill(opened)
+        assert output.read_bytes() == b"the version before"
+        await opened.complete(MANIFEST)
+        assert output.read_bytes() == DATA
+
+
+@pytest.mark.parametrize(("changed", "missing"), [(None, 0), (1, PIECE), (6, PIECE)])
+async def test_pieces_of_an_output_that_is_right_or_similar_are_not_fetched_again(
+    changed: int | None, missing: int, tmp_path: Path
+) -> None:
+    earlier = bytearray(DATA)
+    if changed is not None:
+        earlier[changed * PIECE] ^= 1
+    output = tmp_path / "model.bin"
+    output.write_bytes(earlier)
+    with filling(output) as opened:
+        assert await fill(opened) == missing
+        assert output.read_bytes() == earlier
+        await opened.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+async def test_two_at_once_write_the_same_output_and_both_succeed(tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    with filling(output) as one, filling(output) as other:
+        await fill(one, stop=SHARD)
+        assert await fill(other) == len(DATA)  # each has a file of its own
+        await other.complete(MANIFEST)
+        assert output.read_bytes() == DATA
+        assert await fill(one, stop=2 * SHARD) > 0
+        await fill(one)
+        await one.complete(MANIFEST)
+        assert output.read_bytes() == DATA
+    assert names(tmp_path) == {"model.bin"}
+
+
+async def test_one_that_ends_without_success_leaves_the_other_alone(tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    with filling(output) as one:
+        with filling(output):
+            pass
+        await fill(one)
+        with filling(output):
+            pass
+        await one.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+    assert names(tmp_path) == {"model.bin"}
+
+
+LOCKING = """
+import fcntl, sys
+with open(sys.argv[1], "wb") as part:
+    fcntl.flock(part, fcntl.LOCK_EX)
+    print(flush=True)
+    input()
+    part.write(b"the other's")
+"""
+
+
+@pytest.fixture
+def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """One that holds the part file of ``model.bin``, and writes into it when it is told to."""
+    command = [sys.executable, "-c", LOCKING, str(tmp_path / ".model.bin.part")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout and process.stdout.readline()
+        yield process
+        if process.poll() is None:
+            process.kill()
+
+
+async def test_a_part_that_another_process_writes_is_not_touched(
+    other_process: subprocess.Popen[bytes], tmp_path: Path
+) -> None:
+    output = tmp_path / "model.bin"
+    with filling(output) as opened:
+        await fill(opened)
+        await opened.complete(MANIFEST)
+    other_process.communicate(b"\n", timeout=20)
+    assert output.read_bytes() == DATA
+    assert (tmp_path / ".model.bin.part").read_bytes() == b"the other's"
+
+
+async def test_a_part_that_was_renamed_by_its_owner_is_not_written_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner completes between opening the part here and locking it."""
+    output, part = tmp_path / "model.bin", tmp_path / ".model.bin.part"
+    lock, renamed = fcntl.flock, []
+
+    def lock_late(descriptor: int, how: int) -> None:
+        if not renamed:
+            renamed.append(part.rename(output))
+        lock(descriptor, how)
+
+    part.write_bytes(b"the other's output")
+    monkeypatch.setattr(fcntl, "flock", lock_late)
+    with filling(output) as opened:
+        await fill(opened)
+        assert output.read_bytes() == b"the other's output"
+        await opened.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+async def test_an_output_that_is_a_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalDiskError, match="it is a directory; name a file in it"):
+        OutputFile(tmp_path, MANIFEST)
+    assert names(tmp_path) == set()
+
+
+async def test_an_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LocalDiskError, match="not a file"):
+        OutputFile(tmp_path / "pipe", MANIFEST)
+    assert names(tmp_path) == {"pipe"}
+
+
+@pytest.mark.parametrize("name", ["file/model.bin", "x" * 255])
+async def test_an_output_that_can_not_be_made_is_an_error_of_this_disk_that_names_it(
+    name: str, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(LocalDiskError, match=name):
+        OutputFile(tmp_path / name, MANIFEST)
+
+
+async def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "precious").write_bytes(b"precious")
+    (tmp_path / ".model.bin.part").symlink_to(tmp_path / "precious")
+    with pytest.raises(LocalDiskError), filling(tmp_path / "model.bin") as opened:
+        await fill(opened)
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
+async def test_a_name_in_a_manifest_chooses_nothing(tmp_path: Path) -> None:
+    manifest = payloads.manifest(DATA, name="other.bin")
+    with filling(tmp_path / "model.bin", manifest) as opened:
+        await fill(opened, manifest=manifest)
+        await opened.complete(manifest)
+    assert names(tmp_path) == {"model.bin"}
+
+
+async def test_what_old_nodes_send_is_taken_as_it_comes_and_asked_again_after_an_interruption(
+    tmp_path: Path,
+) -> None:
+    told = provisional("v1", [shard.size for shard in MANIFEST.shards], {"sha256": sha256(DATA)})
+    output = tmp_path / "model.bin"
+    output.write_bytes(DATA)  # nothing says whether it is right
+    for _ in range(2):
+        with filling(output, told) as opened:
+            assert await fill(opened, manifest=told) == len(DATA)
+    with filling(output, told) as opened:
+        await fill(opened, manifest=told)
+        await opened.complete(told)
+    assert output.read_bytes() == DATA
+    assert names(tmp_path) == {"model.bin"}

@@ -1,0 +1,96 @@
+"""What is learnt of servers: throughput × success."""
+
+from __future__ import annotations
+
+import pytest
+
+from shardcast.policy.ranking import ALPHA, LEAST_SUCCESS, LONGEST_REST, Ranking, Score
+
+FAST, SLOW, DEAD = "http://fast", "http://slow", "http://dead"
+
+
+def known(**rates: float) -> Ranking:
+    ranking = Ranking([FAST, SLOW, DEAD])
+    for server, rate in {"http://" + name: rate for name, rate in rates.items()}.items():
+        ranking.observed(server, rate)
+    return ranking
+
+
+def test_the_weight_is_throughput_times_success() -> None:
+    ranking = known(fast=400.0, slow=100.0)
+    assert (ranking.weight(FAST), ranking.weight(SLOW)) == (400.0, 100.0)
+    ranking.failed(FAST, now=0.0)
+    assert ranking.weight(FAST) == pytest.approx(400.0 * 0.7)
+
+
+def test_throughput_is_a_moving_average_that_begins_with_what_is_seen_first() -> None:
+    score = Score().observed(100.0)
+    assert score.throughput == 100.0
+    assert score.observed(200.0).throughput == pytest.approx(ALPHA * 200 + (1 - ALPHA) * 100)
+    for _ in range(30):
+        score = score.observed(200.0)
+    assert score.throughput == pytest.approx(200.0, rel=0.01)
+
+
+def test_a_failure_lowers_success_never_the_throughput() -> None:
+    score = Score().observed(100.0).failed(now=0.0)
+    assert (score.throughput, score.success, score.failures) == (100.0, pytest.approx(0.7), 1)
+    assert score.succeeded().success == pytest.approx(0.3 + 0.7 * 0.7)
+    assert score.succeeded().throughput == 100.0
+
+
+def test_a_server_that_is_not_known_counts_as_the_best_and_is_tried() -> None:
+    ranking = known(fast=400.0)
+    assert ranking.weight(SLOW) == ranking.weight(FAST)
+    assert known().weight(SLOW) > 0
+
+
+def test_every_update_heals_the_others_a_little_and_not_the_one_it_is_of() -> None:
+    ranking = known(fast=400.0, slow=100.0, dead=400.0)
+    ranking.failed(DEAD, now=0.0)
+    after_failure = ranking.scores[DEAD].success
+    ranking.succeeded(FAST)
+    ranking.failed(SLOW, now=0.0)
+    assert after_failure < ranking.scores[DEAD].success < after_failure + 0.05
+    assert ranking.scores[SLOW].success == pytest.approx(0.7)
+    for _ in range(200):
+        ranking.succeeded(FAST)
+    assert ranking.scores[DEAD].success == 1.0
+    assert ranking.weight(DEAD) == 400.0
+
+
+def test_no_server_falls_so_low_that_it_can_not_come_back() -> None:
+    score = Score().observed(100.0)
+    for _ in range(50):
+        score = score.failed(now=0.0)
+    assert score.success == LEAST_SUCCESS
+
+
+def test_a_server_that_failed_rests_longer_each_time_but_not_for_ever() -> None:
+    ranking, now, rests = known(), 100.0, []
+    for _ in range(12):
+        ranking.failed(DEAD, now)
+        until = ranking.scores[DEAD].rests_until
+        assert ranking.rests(DEAD, now) and not ranking.rests(DEAD, until)
+        rests.append(until - now)
+        now = until
+    assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert rests[-1] == max(rests) == LONGEST_REST
+    assert not ranking.rests(FAST, now)
+
+
+def test_one_success_ends_the_rest() -> None:
+    ranking = known()
+    for _ in range(5):
+        ranking.failed(DEAD, now=0.0)
+    ranking.succeeded(DEAD)
+    assert not ranking.rests(DEAD, now=0.0)
+    ranking.failed(DEAD, now=10.0)
+    assert ranking.scores[DEAD].rests_until == 11.0
+
+
+def test_a_server_can_fail_through_the_longest_transfer() -> None:
+    ranking = known()
+    for _ in range(5000):
+        ranking.failed(DEAD, now=0.0)
+    assert ranking.scores[DEAD].rests_until == LONGEST_REST
