@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import aiohttp
 
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
-from shardcast.manifest import Header, Manifest, ManifestError, ManifestReader, Shard
-from shardcast.peer.session import answer
+from shardcast.manifest import Header, Manifest, ManifestError, ManifestReader
+from shardcast.peer.bulk import Bulk, HandOver
+from shardcast.peer.checking import Answer, Order, request_headers
+from shardcast.peer.session import Session, answer
 from shardcast.store.landing import Landing, WrongPiece
 from shardcast.wire import (
     DISTRIBUTION_PATH,
-    LACKING,
     MAX_DISTRIBUTION_SIZE,
     NODE_ID,
-    etag,
     manifest_path,
-    parse_content_range,
     shard_path,
 )
 
@@ -37,21 +35,6 @@ _LIMIT_SERIAL = 2
 """Requests at once to a server that answers one after the other: the next waits at its door."""
 
 
-@dataclass
-class Order:
-    """A range of a shard, asked from one server.
-
-    Attributes:
-        start: its first byte in the shard, at a piece's start.
-        end: the byte after its last; another connection may take the rest over, and then it falls.
-        received: bytes that came so far.
-    """
-
-    start: int
-    end: int
-    received: int = 0
-
-
 class Peer:
     """One server.
 
@@ -61,11 +44,12 @@ class Peer:
         serial: whether it speaks HTTP/1.0, and so perhaps answers one request after the other.
     """
 
-    def __init__(self, url: str, session: aiohttp.ClientSession, timeout: float = HTTP_TIMEOUT) -> None:
+    def __init__(self, url: str, session: Session, timeout: float = HTTP_TIMEOUT) -> None:
         self.url = url
         self.node_id: str | None = None
         self.serial = False
-        self._session = session
+        self._session = session.http
+        self._bulk = Bulk(url, session.threads, timeout)
         self._timeout = timeout
 
     @property
@@ -100,8 +84,7 @@ class Peer:
 
     async def _read_distribution(self) -> bytes:
         async with answer(self._session, self.url, DISTRIBUTION_PATH) as response:
-            self._learn(response)
-            self._check_status(response, {200})
+            self._head(response).check_status(200)
             body = bytearray()
             async for chunk in response.content.iter_any():
                 body += chunk
@@ -139,8 +122,7 @@ class Peer:
         reader = ManifestReader(version)
         try:
             async with answer(self._session, self.url, path) as response:
-                self._learn(response)
-                self._check_status(response, {200})
+                self._head(response).check_status(200)
                 loop, received = asyncio.get_running_loop(), 0
                 deadline = loop.time() + self._timeout
                 async for chunk in response.content.iter_any():
@@ -171,16 +153,15 @@ class Peer:
         path = shard_path(version, shard, digits)
         for method in ("HEAD", "GET"):
             async with answer(self._session, self.url, path, method) as response:
-                self._learn(response)
-                if method == "HEAD" and response.status in (405, 501):
+                head = self._head(response)
+                if method == "HEAD" and head.status in (405, 501):
                     continue
-                self._check_status(response, {200})
-                size = response.headers.get("Content-Length", "")
+                head.check_status(200)
                 if method == "GET":
                     response.close()
-                if not (size.isascii() and size.isdigit() and len(size) < 19):
-                    raise BadAnswer(self.url, f"{method} {path}: it doesn't say how many bytes there are")
-                return int(size)
+                if head.length is None:
+                    raise BadAnswer(self.url, f"{head.request}: it doesn't say how many bytes there are")
+                return head.length
         raise BadAnswer(self.url, f"HEAD {path}: it doesn't say how many bytes there are")
 
     async def receive(self, version: str, landing: Landing, order: Order, digits: int = 3) -> None:
@@ -193,51 +174,36 @@ class Peer:
         """
         shard = landing.shard
         path = shard_path(version, shard.number, digits)
-        headers = {}
-        if shard.sha256 and self.node_id:  # other servers have entity tags of their own
-            headers["If-Match"] = etag(shard.sha256)
-        if (order.start, order.end) != (0, shard.size):
-            headers["Range"] = f"bytes={order.start}-{order.end - 1}"
-        async with answer(self._session, self.url, path, headers=headers) as response:
-            self._learn(response)
-            skip = self._check_body(response, path, shard, order)
-            try:
+        headers = request_headers(shard, order, self.node_id is not None)
+        try:
+            if self._bulk.direct:
+                try:
+                    self._learn(await self._bulk.receive(path, headers, landing, order))
+                    return
+                except HandOver:
+                    order.received = 0
+            async with answer(self._session, self.url, path, headers=headers) as response:
+                skip = self._head(response).check_body(shard, order)
                 await self._pour(response, landing, order, skip, path)
-            except WrongPiece as error:
-                raise WrongBytes(
-                    self.url, f"{version} shard {shard.number}: wrong bytes in the piece at {error.offset}"
-                ) from None
+        except WrongPiece as error:
+            raise WrongBytes(
+                self.url, f"{version} shard {shard.number}: wrong bytes in the piece at {error.offset}"
+            ) from None
 
-    def _learn(self, response: aiohttp.ClientResponse) -> None:
-        self.node_id = response.headers.get(NODE_ID)
+    def close(self) -> None:
+        """Let go of what was kept for the next request."""
+        self._bulk.close()
+
+    def _head(self, response: aiohttp.ClientResponse) -> Answer:
+        request = f"{response.method} {response.url.path}"
+        headers = response.headers
+        head = Answer(self.url, request, response.status, headers)
+        self._learn(head)
         self.serial = response.version is not None and response.version < (1, 1)
+        return head
 
-    def _check_status(self, response: aiohttp.ClientResponse, right: set[int]) -> None:
-        if response.status in right:
-            if response.headers.get("Content-Encoding", "identity") != "identity":
-                raise BadAnswer(self.url, f"{response.method} {response.url.path}: it is compressed")
-            return
-        what = f"{response.method} {response.url.path}: {response.status} {response.reason or ''}".rstrip()
-        raise (ServerLacks if response.status in LACKING else BadAnswer)(self.url, what)
-
-    def _check_body(self, response: aiohttp.ClientResponse, path: str, shard: Shard, order: Order) -> int:
-        """How many bytes of the body come before the order's first."""
-        self._check_status(response, {200, 206})
-        start, end = 0, shard.size
-        if response.status == 206:
-            span = parse_content_range(response.headers.get("Content-Range"))
-            if span is None or span[0] > order.start or span[1] < order.end:
-                raise BadAnswer(
-                    self.url,
-                    f"GET {path}: bytes {order.start}-{order.end - 1} were asked for, and it sends "
-                    f"{response.headers.get('Content-Range', 'it does not say which')}",
-                )
-            start, end = span
-        length = response.content_length
-        if length is not None and length != end - start:
-            page = ", a web page" if response.content_type == "text/html" else ""
-            raise BadAnswer(self.url, f"GET {path}: it sends {length} bytes instead of {end - start}{page}")
-        return order.start - start
+    def _learn(self, head: Answer) -> None:
+        self.node_id = head.headers.get(NODE_ID, "") or None
 
     async def _pour(
         self, response: aiohttp.ClientResponse, landing: Landing, order: Order, skip: int, path: str

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 import aiohttp
 
@@ -12,10 +14,25 @@ from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
 
 MAX_REDIRECTS = 5
+_MOST_ANSWERS = 1000
+"""Answers at once; threads are made only as they are needed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the peers of one node share.
+
+    Attributes:
+        http: for everything that isn't bulk.
+        threads: for bulk, one for each answer.
+    """
+
+    http: aiohttp.ClientSession
+    threads: ThreadPoolExecutor
 
 
 @asynccontextmanager
-async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[aiohttp.ClientSession]:
+async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
     """A session for any number of servers; ``timeout`` in seconds without a byte."""
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
     limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=timeout)
@@ -28,7 +45,11 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[aiohttp.C
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
     ) as session:
-        yield session
+        threads = ThreadPoolExecutor(_MOST_ANSWERS, thread_name_prefix="shardcast-bulk")
+        try:
+            yield Session(session, threads)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
 
 
 @asynccontextmanager

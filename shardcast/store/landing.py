@@ -6,14 +6,14 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.manifest import Shard
 from shardcast.store.durable import disk_errors
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -85,9 +85,19 @@ class Landing:
             LocalDiskError: they could not be written.
         """
         good = await self.in_thread(self._write, start, data)
-        self._mark(start // self.piece_size, -(-good // self.piece_size))
+        self._mark_bytes(start, good)
         if good < len(data):
             raise WrongPiece(start + good)
+
+    def land_here(self, start: int, data: Buffer, loop: asyncio.AbstractEventLoop) -> None:
+        """The same from a thread that was begun with ``in_thread``; ``loop`` gets to know what landed."""
+        good = self._write(start, data)
+        loop.call_soon_threadsafe(self._mark_bytes, start, good)
+        if good < len(data):
+            raise WrongPiece(start + good)
+
+    def _mark_bytes(self, start: int, length: int) -> None:
+        self._mark(start // self.piece_size, -(-length // self.piece_size))
 
     def _write(self, start: int, data: Buffer) -> int:
         """How many bytes were right, and so written."""
@@ -180,11 +190,11 @@ class Landing:
         with disk_errors("could not read", self.path):
             return os.preadv(self.descriptor, [buffer], self._base + start)
 
-    async def in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    async def in_thread(self, work: Callable[..., T], *args: Any, executor: Executor | None = None) -> T:
         """Run what uses the file in a thread. Who waits for it may be cancelled; the file stays open until
         it has ended, so that it never writes into another one that got the same descriptor."""
         self._at_work += 1
-        under_way = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+        under_way = asyncio.get_running_loop().run_in_executor(executor, work, *args)
         under_way.add_done_callback(self._ended)
         return await asyncio.shield(under_way)
 

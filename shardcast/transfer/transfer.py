@@ -25,7 +25,8 @@ from shardcast.errors import (
     WrongBytes,
 )
 from shardcast.manifest import Manifest
-from shardcast.peer.peer import Order, Peer
+from shardcast.peer.checking import Order
+from shardcast.peer.peer import Peer
 from shardcast.policy.choosing import Candidate, choose
 from shardcast.policy.ranking import Ranking
 from shardcast.policy.stealing import Range, steal

@@ -1,0 +1,234 @@
+"""A range of a shard from a plain answer into its landing, at the speed of the machine.
+
+A thread for each answer receives into a buffer, verifies and writes it: three calls that let go of the
+interpreter, and no byte is copied in between. What is not plain (a redirect, a chunked answer, a proxy) is
+handed over to aiohttp.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import ssl
+import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
+
+from shardcast.constants import CONNECT_TIMEOUT
+from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
+from shardcast.peer.checking import Answer, Order
+from shardcast.store.landing import Landing
+
+_BUFFER_SIZE = 1 << 20
+"""Bytes that are received, verified and written at a time, where they come fast."""
+_LEAST_READ = 64 * 1024
+"""Bytes waited for at once where they come slowly, so that slowness is told from silence."""
+_FAST, _SLOW = 0.005, 0.05
+"""Seconds for one read, below which the next one is larger, and above which it is smaller."""
+
+
+class HandOver(Exception):
+    """This answer is for aiohttp."""
+
+
+@dataclass(eq=False)
+class _Line:
+    """A connection, and whether who waits for its answer has given up."""
+
+    connection: http.client.HTTPConnection
+    fresh: bool
+    cut: bool = False
+
+    def cut_off(self) -> None:
+        """End it, whatever its thread is waiting for."""
+        self.cut = True
+        if self.connection.sock:
+            try:
+                self.connection.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # it ended by itself meanwhile
+
+
+class Bulk:
+    """Plain answers from one server, over connections that are kept and used again."""
+
+    def __init__(self, server: str, threads: ThreadPoolExecutor, timeout: float) -> None:
+        """``timeout``: seconds without a byte."""
+        self._server = server
+        self._url: SplitResult = urlsplit(server)
+        self._threads = threads
+        self._timeout = timeout
+        self._idle: deque[_Line] = deque()
+        proxies = getproxies()
+        by_proxy = self._url.scheme in proxies or "all" in proxies
+        self.direct = not by_proxy or bool(proxy_bypass(self._url.netloc))
+
+    async def receive(self, path: str, headers: dict[str, str], landing: Landing, order: Order) -> Answer:
+        """Ask, verify and write. What landed before an error stays.
+
+        Raises:
+            HandOver: the answer is not plain; nothing was taken of it.
+            WrongPiece: a piece was wrong.
+            ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
+            LocalDiskError: it can't be written.
+        """
+        while True:
+            line = self._idle.pop() if self._idle else await self._connect()
+            reused, line.fresh = not line.fresh, False
+            loop = asyncio.get_running_loop()
+            work = _Work(self._server, self._url.path + path, headers, landing, order, line, loop)
+            try:
+                answer = await landing.in_thread(work.carry_out, executor=self._threads)
+            except _Stale:
+                if reused:
+                    continue  # the server had closed it meanwhile; ask again
+                raise BadAnswer(self._server, f"GET {path}: the connection broke before an answer") from None
+            except asyncio.CancelledError:
+                line.cut_off()
+                raise
+            if work.kept:
+                self._idle.append(line)
+            return answer
+
+    async def _connect(self) -> _Line:
+        loop, host, port = asyncio.get_running_loop(), self._url.hostname or "", self._url.port or 80
+        failure = "no address"
+        try:
+            places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError as error:
+            raise ServerUnreachable(self._server, f"no connection ({error.strerror or error})") from error
+        for family, kind, protocol, _, address in places:
+            plug = socket.socket(family, kind, protocol)
+            plug.setblocking(False)
+            try:
+                await asyncio.wait_for(loop.sock_connect(plug, address), CONNECT_TIMEOUT)
+            except asyncio.TimeoutError:
+                failure = f"no answer within {CONNECT_TIMEOUT:g} s"
+                plug.close()
+            except OSError as error:
+                failure = error.strerror or str(error)
+                plug.close()
+            except BaseException:
+                plug.close()
+                raise
+            else:
+                plug.settimeout(self._timeout)
+                plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return _Line(self._over(plug, host, port), fresh=True)
+        raise ServerUnreachable(self._server, f"no connection ({failure})")
+
+    def _over(self, plug: socket.socket, host: str, port: int) -> http.client.HTTPConnection:
+        if self._url.scheme == "https":
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(host, port)
+            plug = ssl.create_default_context().wrap_socket(
+                plug, server_hostname=host, do_handshake_on_connect=False
+            )
+        else:
+            connection = http.client.HTTPConnection(host, port)
+        connection.sock = plug
+        return connection
+
+    def close(self) -> None:
+        """Close the connections that are idle."""
+        while self._idle:
+            self._idle.pop().connection.close()
+
+
+class _Stale(Exception):
+    """The connection had ended before an answer began."""
+
+
+class _Work:
+    """One answer, in a thread of its own."""
+
+    def __init__(
+        self,
+        server: str,
+        path: str,
+        headers: dict[str, str],
+        landing: Landing,
+        order: Order,
+        line: _Line,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._server = server
+        self._request = f"GET {path}"
+        self._path = path
+        self._headers = headers
+        self._landing = landing
+        self._order = order
+        self._line = line
+        self._loop = loop
+        self.kept = False
+
+    def carry_out(self) -> Answer:
+        connection = self._line.connection
+        try:
+            response = self._ask(connection)
+            answer = Answer(self._server, self._request, response.status, response.headers)
+            if (300 <= response.status < 400 and response.status != 304) or response.chunked:
+                raise HandOver
+            self._pour(response, answer.check_body(self._landing.shard, self._order))
+            self.kept = not response.will_close and response.isclosed()
+            return answer
+        except TimeoutError as error:
+            raise ServerStalled(self._server, f"{self._request}: nothing came for too long") from error
+        except (http.client.HTTPException, OSError, ValueError) as error:
+            raise BadAnswer(self._server, f"{self._request}: the answer broke off ({error})") from error
+        finally:
+            if not self.kept:
+                connection.close()
+
+    def _ask(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        try:
+            if isinstance(connection.sock, ssl.SSLSocket):
+                connection.sock.do_handshake()
+            connection.request("GET", self._path, headers=self._headers)
+            return connection.getresponse()
+        except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
+            raise _Stale from error
+
+    def _pour(self, response: http.client.HTTPResponse, skip: int) -> None:
+        order, piece_size = self._order, self._landing.piece_size
+        buffer = memoryview(bytearray(max(_BUFFER_SIZE // piece_size, 1) * piece_size))
+        start, filled, read_size = order.start, 0, _LEAST_READ
+        while skip and not self._line.cut:
+            count = response.readinto(buffer[: min(skip, len(buffer))])
+            self._count(count, skip)
+            skip -= count
+        while start < order.end and not self._line.cut:
+            room = min(len(buffer) - filled, read_size, max(0, order.end - start - filled))
+            begun = time.perf_counter()
+            count = response.readinto(buffer[filled : filled + room]) if room else 0
+            seconds = time.perf_counter() - begun
+            filled += count
+            end = order.end  # it may have come nearer: another connection took the rest over
+            if room and not count:
+                self._land(start, buffer[: filled - filled % piece_size])
+                self._count(count, end - start - filled)
+            order.received += count
+            read_size = _next_read_size(read_size, seconds)
+            whole = filled if start + filled >= end else filled - filled % piece_size
+            whole = max(0, min(whole, end - start))
+            if whole and (filled == len(buffer) or start + filled >= end or seconds > _FAST):
+                self._land(start, buffer[:whole])
+                start, filled = start + whole, filled - whole
+                buffer[:filled] = buffer[whole : whole + filled]
+
+    def _count(self, count: int, missing: int) -> None:
+        if not count:
+            raise BadAnswer(self._server, f"{self._request}: it ended {missing} bytes too early")
+
+    def _land(self, start: int, data: memoryview) -> None:
+        if data:
+            self._landing.land_here(start, data, self._loop)
+
+
+def _next_read_size(size: int, seconds: float) -> int:
+    if seconds < _FAST:
+        return min(size * 2, _BUFFER_SIZE)
+    return max(size // 2, _LEAST_READ) if seconds > _SLOW else size
