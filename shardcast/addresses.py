@@ -15,6 +15,7 @@ from shardcast.constants import HTTP_PORT
 from shardcast.errors import UsageError
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?", re.ASCII)
+_BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\](?::[0-9]*)?", re.ASCII)
 _PREFIX = re.compile(r"[A-Za-z0-9/._~%!$&'()*+,;=:@-]*", re.ASCII)
 _QUOTED = re.compile(r"""\s*(?:"([^"']*)"|'([^"']*)'|([^\s,"']+))(?:[\s,]+|$)""")
 
@@ -28,6 +29,8 @@ def server_url(address: str) -> str:
     text = address.strip()
     scheme, separator, _ = text.partition("://")
     try:
+        if any(one.isspace() or not one.isprintable() for one in text):
+            raise ValueError("there is white space in it")  # which urlsplit would quietly drop
         parts = urlsplit(text if separator else f"http://{text}")
         port = parts.port
         host = parts.hostname or ""
@@ -45,7 +48,9 @@ def server_url(address: str) -> str:
             port = 443 if scheme.lower() == "https" else HTTP_PORT or 8000
         if port == 0:
             raise ValueError("port 0 can't be connected to")
-        if ":" in host:
+        if "[" in parts.netloc or "]" in parts.netloc:
+            if not _BRACKETED.fullmatch(parts.netloc):
+                raise ValueError("in brackets there must be an IPv6 address, and only a port can follow")
             host = f"[{ipaddress.IPv6Address(host)}]"
         elif not _HOST_NAME.fullmatch(host):
             raise ValueError("that is not a host's name" if host else "there is no host")

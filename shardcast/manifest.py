@@ -13,8 +13,8 @@ is fed bytes as they come and checks every bound, so that a manifest from a stra
 from __future__ import annotations
 
 import base64
-import binascii
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -281,10 +281,14 @@ class ManifestReader:
         if "/" in name or "\\" in name or not name.isprintable():
             raise ManifestError("its name is no file's name")
         metadata = values.get("metadata") or {}
-        if not isinstance(metadata, dict) or len(json.dumps(metadata)) > MAX_METADATA:
+        try:
+            fits = isinstance(metadata, dict) and len(json.dumps(metadata, allow_nan=False)) <= MAX_METADATA
+        except ValueError:  # NaN, infinity
+            fits = False
+        if not fits:
             raise ManifestError(f"its metadata is no object of at most {MAX_METADATA} bytes")
         created = values.get("created")
-        if created is not None and not isinstance(created, (int, float)):
+        if created is not None and not (isinstance(created, (int, float)) and math.isfinite(created)):
             raise ManifestError("its time of creation is no number")
         return Header(
             version=version,
@@ -314,7 +318,7 @@ class ManifestReader:
             raise ManifestError("an empty shard that is not alone")
         try:
             pieces = base64.b64decode(_text(values, "blake3", MAX_LINE), validate=True)
-        except binascii.Error:
+        except ValueError:
             raise ManifestError(f"the digests of shard {number}'s pieces are not base64") from None
         if len(pieces) != -(-size // header.piece_size) * PIECE_DIGEST_SIZE:
             raise ManifestError(f"shard {number} has {len(pieces)} bytes of digests for {size} bytes")

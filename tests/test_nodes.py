@@ -77,13 +77,16 @@ def test_running_answers_end_well_before_a_node_does(
 
 def test_a_reader_that_takes_nothing_holds_a_node_up_for_five_seconds(tmp_path: Path) -> None:
     broadcast(payload(tmp_path, 30 * MB), tmp_path / "data", 30 * MB)
-    with processes.origin(tmp_path / "data") as origin:
-        with connect(origin, "/v1/shard_001.bin") as reader, connect(origin, "/healthcheck") as idle:
-            assert reader.recv(1)
-            assert idle.recv(1000)
-            begun = time.monotonic()
-            assert origin.stop() == 0, origin.log
-            took = time.monotonic() - begun
+    with (
+        processes.origin(tmp_path / "data") as origin,
+        connect(origin, "/v1/shard_001.bin") as reader,
+        connect(origin, "/healthcheck") as idle,
+    ):
+        assert reader.recv(1)
+        assert idle.recv(1000)
+        begun = time.monotonic()
+        assert origin.stop() == 0, origin.log
+        took = time.monotonic() - begun
     assert took < 7.5, f"it took {took:.1f} s to end"
 
 

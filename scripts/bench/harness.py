@@ -1,6 +1,6 @@
 """Sides measured in turn, and what came of them.
 
-A case compares **sides**: each has a name and something that measures it once, giving a **Run**. ``interleave``
+A case compares **sides**, each a name and something that measures it once, giving a **Run**. ``interleave``
 lets the sides take turns, A B C A B C…, after a warm-up each, so that what the machine does meanwhile meets
 all of them alike. A side that this machine can't have raises ``Skipped``; one that gives wrong bytes, or ends
 badly, raises ``Failed``: a failure, and no figure.

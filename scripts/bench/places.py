@@ -19,7 +19,7 @@ from harness import GIB, MIB, Failed, Skipped
 
 MEMORY = Path("/dev/shm")
 DISK = Path("/var/tmp")
-_PARENT = f"shardcast-bench-{os.getuid()}"
+_PREFIX = f"shardcast-bench-{os.getuid()}-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,33 +133,29 @@ def places(disk: Path = DISK) -> Iterator[Places]:
 
 @contextlib.contextmanager
 def _own(medium: Path) -> Iterator[Path]:
-    """A new folder that no other run takes for a leftover: its lock is held as long as we live."""
-    parent = medium / _PARENT
-    parent.mkdir(mode=0o700, exist_ok=True)
-    with (parent / ".lock").open("w") as entry:
-        fcntl.flock(entry, fcntl.LOCK_EX)
-        for left in parent.glob("run.*"):
-            if not _in_use(left):
+    """A new folder that no other run takes for a leftover: it is locked for as long as we live."""
+    with _locked(medium):
+        for left in medium.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(BlockingIOError), _locked(left, fcntl.LOCK_NB):
                 shutil.rmtree(left, ignore_errors=True)
-        folder = Path(tempfile.mkdtemp(prefix="run.", dir=parent))
-        held = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_EX)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(held)
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=medium))
+        lock = contextlib.ExitStack()
+        lock.enter_context(_locked(folder))
+    with lock:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _in_use(folder: Path) -> bool:
+@contextlib.contextmanager
+def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
+        yield
     finally:
         os.close(descriptor)
-    return False
 
 
 def digest(path: Path) -> str:
@@ -172,3 +168,10 @@ def _available_memory() -> int:
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 0
+
+
+def filesystem(path: Path) -> str:
+    """The type of the file system that holds ``path``."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    holding = [(len(mount[1]), mount[2]) for mount in mounts if path.resolve().is_relative_to(mount[1])]
+    return max(holding)[1] if holding else "?"

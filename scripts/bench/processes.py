@@ -94,8 +94,8 @@ class Running:
         stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.words = list(words)
-        self._output: IO[bytes] = tempfile.TemporaryFile()
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
+        self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  _close does
+        self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._peak = 0
         self.started = time.monotonic()
         self.process = subprocess.Popen(

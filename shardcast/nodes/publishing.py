@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.constants import SHARD_SIZE
-from shardcast.errors import ShardcastError
+from shardcast.errors import ShardcastError, UsageError
 from shardcast.manifest import piece_size_for
 from shardcast.sharding import Cancelled, Description, Progress, check_payload, publish
 from shardcast.sizes import format_count, format_size
@@ -73,7 +73,9 @@ class Publisher:
             LocalDiskError: it can't be read, or no number could be written down.
             UsageError: the shard size is no good.
         """
-        size = shard_size or self._shard_size
+        size = self._shard_size if shard_size is None else shard_size
+        if not isinstance(size, int) or size < 1:
+            raise UsageError(f"a shard of {size!r} bytes makes no sense; it must have at least one")
         piece_size_for(size)
         await asyncio.to_thread(check_payload, path)
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)

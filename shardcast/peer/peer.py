@@ -50,6 +50,7 @@ class Peer:
         self.serial = False
         self._session = session.http
         self._bulk = Bulk(url, session.threads, timeout)
+        session.closing.append(self._bulk.close)
         self._timeout = timeout
 
     @property
@@ -189,10 +190,6 @@ class Peer:
             raise WrongBytes(
                 self.url, f"{version} shard {shard.number}: wrong bytes in the piece at {error.offset}"
             ) from None
-
-    def close(self) -> None:
-        """Let go of what was kept for the next request."""
-        self._bulk.close()
 
     def _head(self, response: aiohttp.ClientResponse) -> Answer:
         request = f"{response.method} {response.url.path}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,10 +25,12 @@ class Session:
     Attributes:
         http: for everything that isn't bulk.
         threads: for bulk, one for each answer.
+        closing: what is called at the end.
     """
 
     http: aiohttp.ClientSession
     threads: ThreadPoolExecutor
+    closing: list[Callable[[], None]]
 
 
 @asynccontextmanager
@@ -46,9 +48,12 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         headers={"Accept-Encoding": "identity"},
     ) as session:
         threads = ThreadPoolExecutor(_MOST_ANSWERS, thread_name_prefix="shardcast-bulk")
+        closing: list[Callable[[], None]] = []
         try:
-            yield Session(session, threads)
+            yield Session(session, threads, closing)
         finally:
+            for close in closing:
+                close()
             threads.shutdown(wait=False, cancel_futures=True)
 
 

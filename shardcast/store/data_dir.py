@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class DataDir:
             LocalDiskError: it can't be made or written.
         """
         self.root = root.absolute()
+        self._counting = threading.Lock()
         with disk_errors("could not use the data directory", self.root):
             self.own.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock(role)
@@ -101,7 +103,7 @@ class DataDir:
         Raises:
             LocalDiskError: it could not be written down.
         """
-        with disk_errors("could not number a version in", self.root):
+        with self._counting, disk_errors("could not number a version in", self.root):
             number = max(self._next(), least, max(self.numbers(), default=0) + 1)
             self._put_next(number + 1)
         return number

@@ -1,0 +1,171 @@
+"""The peers that scripts/peers installs, as commands and servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+from blake3 import blake3
+from harness import Skipped
+from processes import Ended, Running, program_words, run_command, running
+
+_INSTALLED = Path(__file__).resolve().parents[2] / ".peers"
+OLD = ("0.1.0", "0.3.2")
+TOOLS = ("aria2c", "curl", "nginx")
+
+
+def folder(name: str) -> Path:
+    """The folder of a peer.
+
+    Raises:
+        Skipped: it isn't installed.
+    """
+    found = _INSTALLED / name
+    if not (found / ".installed").exists():
+        raise Skipped(f"not installed: scripts/peers install {name}")
+    return found
+
+
+def tool(name: str) -> str:
+    """The path of aria2c, curl or nginx.
+
+    Raises:
+        Skipped: there is none.
+    """
+    try:
+        return str(folder(name) / "bin" / name)
+    except Skipped:
+        found = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin")
+        if not found:
+            raise
+        return found
+
+
+def versions() -> dict[str, str]:
+    """What is installed of the peers, by name."""
+    found = {}
+    for name in OLD:
+        with contextlib.suppress(Skipped):
+            folder(f"shardcast-{name}")
+            found[f"shardcast {name}"] = name
+    for name in TOOLS:
+        with contextlib.suppress(Skipped, OSError):
+            word = "-v" if name == "nginx" else "--version"
+            said = subprocess.run([tool(name), word], capture_output=True, text=True, check=False)
+            number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+            found[name] = number[0] if number else "?"
+    with contextlib.suppress(Skipped):
+        for one in metadata.distributions(name="libtorrent", path=[str(folder("libtorrent"))]):
+            found["libtorrent"] = one.version
+    return found
+
+
+# ── Old shardcasts ────────────────────────────────────────────────────────────────────────────────
+
+
+class OldShardcast:
+    """A published shardcast. Each of its processes has a copy of the package, beside which it keeps
+    temporary files under fixed names."""
+
+    def __init__(self, version: str) -> None:
+        """
+        Raises:
+            Skipped: it can't be had, or misses what it needs.
+        """
+        self.version = version
+        self._folder = folder(f"shardcast-{version}")
+        # It looks there alone, and would install what it misses.
+        if version.startswith("0.3") and not shutil.which("wget", path="/bin:/usr/bin"):
+            raise Skipped("its client runs wget, which is not in /usr/bin")
+
+    def words(self, place: Path, *words: str) -> list[str]:
+        """Its role and options as a command that runs in ``place``, a folder of this process's own."""
+        if not (place / "shardcast").exists():
+            shutil.copytree(self._folder / "shardcast", place / "shardcast")
+        return [sys.executable, "-I", *program_words("old_node", str(place), *words)[1:]]
+
+    def client(self, place: Path, *words: str) -> Ended:
+        """Run its client's command to its end."""
+        return run_command(self.words(place, "client", *words), cwd=place)
+
+    @contextlib.contextmanager
+    def origin(self, data_dir: Path, place: Path) -> Iterator[Running]:
+        """Its origin over a data directory, which it serves as it finds it."""
+        with running(self.words(place, "origin", str(data_dir)), cwd=place) as process:
+            process.url()
+            yield process
+
+
+def lay_out_old(version: str, data_dir: Path, payload: Path, place: Path) -> None:
+    """Our data directory in ``place`` as an old shardcast lays it out, of hard links."""
+    (place / "v1").mkdir(parents=True)
+    shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
+    digits = 5 if version.startswith("0.3") else 3
+    for number, shard in enumerate(shards, 1):
+        (place / "v1" / f"shard_{number:0{digits}d}.bin").hardlink_to(shard)
+    listed = (data_dir / "distribution.txt").read_text().split("|")[0].split(": ")[1]
+    if version.startswith("0.3"):
+        listed = blake3(max_threads=blake3.AUTO).update_mmap(payload).hexdigest()
+        (place / "data1.bin").write_bytes(os.urandom(1 << 20))
+    (place / "distribution.txt").write_text(f"v1: {listed}|{len(shards)}\n")
+
+
+# ── nginx ─────────────────────────────────────────────────────────────────────────────────────────
+
+_NGINX = """
+daemon off;
+worker_processes auto;
+pid {place}/pid;
+error_log stderr;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    sendfile on;
+    tcp_nopush on;
+    default_type application/octet-stream;
+    client_body_temp_path {place}/body;
+    proxy_temp_path {place}/proxy;
+    fastcgi_temp_path {place}/fastcgi;
+    uwsgi_temp_path {place}/uwsgi;
+    scgi_temp_path {place}/scgi;
+    server {{
+        listen 127.0.0.1:{port};
+        root {root};
+    }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def nginx(root: Path, place: Path) -> Iterator[tuple[Running, str]]:
+    """nginx over a folder, as Debian sets it up (a worker a core, sendfile); the process and its URL."""
+    program, port = tool("nginx"), free_port()
+    settings = place / "nginx.conf"
+    user = "user root;\n" if os.getuid() == 0 else ""
+    settings.write_text(user + _NGINX.format(place=place, port=port, root=root))
+    words = [program, "-p", str(place), "-c", str(settings), "-e", "stderr"]
+    # Its workers outlive a killed master, but not one that was told to end.
+    with running(words, death=signal.SIGTERM) as process:
+        process.wait_for(lambda: listens(port), "listening")
+        yield process, f"http://127.0.0.1:{port}"
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+

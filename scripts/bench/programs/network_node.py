@@ -1,0 +1,143 @@
+"""A node of a measured network, as a process on its host: ``network_node.py FOLDER ROLE WORDS…``.
+
+It says ``ready`` once it has started up, does its part when it is told to (a line on stdin), says ``done``
+with the machine's monotonic clock, and ends with its stdin. FOLDER has the package to use, and is empty for
+the environment's own: the roles of shardcast are in the words of 0.1.0, which ours takes too.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+PORT = 8000
+TORRENT_PORT = 6881
+PIECE_SIZE = 256 * 1024
+
+Role = Iterator[None]
+"""Starts up until it yields, does its part until it yields again, and is then kept as it is."""
+
+
+def origin(data_dir: str, payload: str = "") -> Role:
+    """Serves a data directory; its part is to broadcast a payload."""
+    import shardcast
+
+    node = shardcast.OriginServer(data_dir, PORT)
+    yield
+    node.broadcast(payload)
+    yield
+
+
+def middle(data_dir: str, check_interval: str, *upstreams: str) -> Role:
+    """Keeps what its upstreams offer; has no part."""
+    import shardcast
+
+    kept = shardcast.MiddleNode(list(upstreams), data_dir, PORT, float(check_interval))  # type: ignore[arg-type]
+    yield
+    del kept
+
+
+def client(output: str, *servers: str) -> Role:
+    """Its part is to download v1, verified, into a file."""
+    import shardcast
+
+    node = shardcast.ClientNode(list(servers), os.path.dirname(output))
+    yield
+    if node.download_version("v1", output) is None:
+        raise SystemExit("v1 could not be had")
+    yield
+
+
+def command(*words: str) -> Role:
+    """Its part is to run a command, which starts up within it."""
+    yield
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+    yield
+
+
+def make_torrent(payload: str, torrent: str) -> Role:
+    """Its part is to write a torrent of one file, without a tracker."""
+    import libtorrent
+
+    yield
+    files = libtorrent.file_storage()
+    libtorrent.add_files(files, payload)
+    made = libtorrent.create_torrent(files, PIECE_SIZE, libtorrent.create_torrent_flags_t.v2_only)
+    libtorrent.set_piece_hashes(made, os.path.dirname(payload))
+    Path(torrent).write_bytes(libtorrent.bencode(made.generate()))
+    yield
+
+
+def peer(torrent: str, folder: str, kind: str, address: str, *peers: str) -> Role:
+    """A BitTorrent peer, ``seed`` or ``leech``. Its part is to connect to the peers, and to have it all."""
+    import libtorrent
+
+    session = libtorrent.session(torrent_settings(libtorrent, address))
+    parameters = libtorrent.add_torrent_params()
+    parameters.ti = libtorrent.torrent_info(torrent)
+    parameters.save_path = folder
+    parameters.flags &= ~(libtorrent.torrent_flags.auto_managed | libtorrent.torrent_flags.paused)
+    if kind == "seed":
+        parameters.flags |= libtorrent.torrent_flags.seed_mode
+    handle = session.add_torrent(parameters)
+    while not session.is_listening():
+        time.sleep(0.01)
+    yield
+    for other in peers:
+        handle.connect_peer((other, TORRENT_PORT))
+    while not handle.status().is_seeding:
+        session.wait_for_alert(20)
+        session.pop_alerts()
+    yield
+    del handle, session  # which waits until all is written
+
+
+def torrent_settings(libtorrent: Any, address: str) -> dict[str, Any]:
+    """Settings for few peers with fast links that trust each other: libtorrent's own for high performance,
+    TCP alone, nothing that looks for peers, nobody choked, and no limits."""
+    settings: dict[str, Any] = libtorrent.high_performance_seed()
+    quiet = ("enable_dht", "enable_lsd", "enable_natpmp", "enable_upnp", "enable_outgoing_utp", "enable_incoming_utp")
+    settings.update(dict.fromkeys(quiet, False))
+    settings.update(
+        {
+            "listen_interfaces": f"{address}:{TORRENT_PORT}",
+            "alert_mask": int(libtorrent.alert.category_t.status_notification),
+            "in_enc_policy": int(libtorrent.enc_policy.disabled),
+            "out_enc_policy": int(libtorrent.enc_policy.disabled),
+            "unchoke_slots_limit": -1,
+            "download_rate_limit": 0,
+            "upload_rate_limit": 0,
+            "tick_interval": 100,
+            "suggest_mode": 0,
+            "request_timeout": 60,
+            "peer_timeout": 120,
+        }
+    )
+    return settings
+
+
+ROLES: dict[str, Callable[..., Role]] = {
+    role.__name__: role for role in (origin, middle, client, command, make_torrent, peer)
+}
+
+
+def main(folder: str, role: str, *words: str) -> None:
+    if folder:
+        sys.path.insert(0, folder)
+    node = ROLES[role](*words)
+    next(node)
+    print("ready", flush=True)
+    if sys.stdin.readline():
+        next(node, None)
+        print("done", time.monotonic(), flush=True)
+        sys.stdin.read()
+    next(node, None)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,314 @@
+"""Payloads cut into shards, and shards that are here already described as if they had been cut here."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from blake3 import blake3
+
+from shardcast import sharding
+from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, UsageError
+from shardcast.manifest import Manifest, parse
+from shardcast.sharding import Cancelled, Description, Progress, publish, survey
+from shardcast.store.data_dir import DataDir
+from shardcast.store.shelf import Span
+from shardcast.store.versions import VersionFolders
+from tests.support import payloads
+from tests.support.payloads import cut, random_bytes, sha256
+
+PIECE = 256 * 1024
+SHARD = 3 * PIECE + 1000
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Iterator[VersionFolders]:
+    directory = DataDir(tmp_path / "data", "origin")
+    yield VersionFolders(directory)
+    directory.close()
+
+
+def described(**changes: Any) -> Description:
+    return Description(**{"origin": payloads.ORIGIN, "shard_size": SHARD, **changes})
+
+
+async def published(
+    folders: VersionFolders, data: bytes, tmp_path: Path, **changes: Any
+) -> tuple[Manifest, list[bytes]]:
+    """What publishing says, and the shards' files."""
+    file = tmp_path / "model.bin"
+    file.write_bytes(data)
+    opened = folders.open(folders.data_dir.allot())
+    manifest = publish(file, opened, described(**changes), Progress())
+    await opened.complete(manifest)
+    return manifest, [opened.file(shard.number).read_bytes() for shard in manifest.shards]
+
+
+@pytest.mark.parametrize(
+    "size", [0, 1, PIECE, SHARD - 1, SHARD, SHARD + 1, 3 * SHARD - 1, 3 * SHARD, 3 * SHARD + 1, 5_000_000]
+)
+async def test_shards_are_slices_of_the_payload_and_their_digests_are_right(
+    size: int, folders: VersionFolders, tmp_path: Path
+) -> None:
+    data = random_bytes(size)
+    manifest, files = await published(folders, data, tmp_path)
+    assert files == cut(data, SHARD)
+    assert manifest.shards == tuple(payloads.shards(files, PIECE))
+    assert manifest.digests == {"sha256": sha256(data)}
+    assert manifest.size == manifest.header.size == size
+    assert (manifest.header.shard_size, manifest.header.piece_size) == (SHARD, PIECE)
+    assert parse((folders.data_dir.manifest(1)).read_bytes(), "v1") == manifest
+
+
+@pytest.mark.parametrize("chunk", [4096, 100_003])
+async def test_chunks_of_any_length_make_the_same_shards(
+    chunk: int, folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharding, "CHUNK_SIZE", chunk)
+    data = random_bytes(2 * SHARD + 17)
+    manifest, files = await published(folders, data, tmp_path)
+    assert files == cut(data, SHARD)
+    assert manifest.shards == tuple(payloads.shards(files, PIECE))
+    assert manifest.digests == {"sha256": sha256(data)}
+
+
+@pytest.mark.parametrize("size", [1000, 1234])
+async def test_more_than_999_shards(
+    size: int, folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a thousand would take seconds
+    data = random_bytes(size)
+    manifest, files = await published(folders, data, tmp_path, shard_size=1)
+    assert b"".join(files) == data
+    assert folders.listings[0].value == f"{sha256(data)}|{size}"
+    assert (folders.data_dir.folder(1) / "shard_1000.bin").read_bytes() == data[999:1000]
+    assert [shard.number for shard in manifest.shards] == list(range(1, size + 1))
+
+
+async def test_readers_of_0_3_get_a_blake3_of_the_whole(folders: VersionFolders, tmp_path: Path) -> None:
+    data = random_bytes(2 * SHARD + 5)
+    manifest, _ = await published(folders, data, tmp_path, digests=("sha256", "blake3"))
+    assert manifest.digests == {"sha256": sha256(data), "blake3": blake3(data).hexdigest()}
+    assert parse(manifest.raw).digests == manifest.digests
+
+
+async def test_large_shards_have_larger_pieces(folders: VersionFolders, tmp_path: Path) -> None:
+    data = random_bytes(3 * PIECE + 7)
+    manifest, _ = await published(folders, data, tmp_path, shard_size=500_000_000)
+    assert manifest.header.piece_size == 2 * PIECE
+    assert manifest.shards == tuple(payloads.shards([data], 2 * PIECE))
+
+
+async def test_the_header_says_what_the_publisher_said(folders: VersionFolders, tmp_path: Path) -> None:
+    manifest, _ = await published(folders, b"x", tmp_path, metadata={"step": 7})
+    header = manifest.header
+    assert (header.version, header.origin, header.name, header.kind) == (
+        "v1",
+        payloads.ORIGIN,
+        "model.bin",
+        "file",
+    )
+    assert header.metadata == {"step": 7}
+    assert header.created and header.created > 1_600_000_000
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Gewichte ü 🙂".encode(), "Gewichte ü 🙂"),
+        (b"x" * 255, "x" * 255),
+        (b"a\\b", "a_b"),
+        (b"a\nb", "a_b"),
+        (b"a\xffb", "a_b"),
+    ],
+)
+async def test_any_file_name_can_be_published(
+    name: bytes, shown: str, folders: VersionFolders, tmp_path: Path
+) -> None:
+    file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    file.write_bytes(b"x")
+    manifest = publish(file, folders.open(1), described(), Progress())
+    assert parse(manifest.raw) == manifest
+    assert manifest.header.name == shown
+
+
+async def test_progress_is_told_while_it_goes_on(folders: VersionFolders, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(random_bytes(2 * SHARD + 1))
+    progress = Progress()
+    seen: list[tuple[int | None, int, int]] = []
+    opened = folders.open(1)
+    store = opened.store
+
+    def watch(shard: int, digest: str | None) -> None:
+        store(shard, digest)
+        seen.append((progress.size, progress.done, progress.shards))
+
+    opened.store = watch  # type: ignore[method-assign]
+    publish(tmp_path / "model.bin", opened, described(), progress)
+    assert (progress.size, progress.done, progress.shards) == (2 * SHARD + 1, 2 * SHARD + 1, 3)
+    assert [size for size, _, _ in seen] == [2 * SHARD + 1] * 3
+    assert all(done >= number * SHARD for number, (_, done, _) in enumerate(seen[:2], 1))
+    assert seen == sorted(seen)
+
+
+# Payloads that change, and others that can't be
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("shardcast-")]
+
+
+def grow(file: Path) -> None:
+    with file.open("ab") as payload:
+        payload.write(b"more")
+
+
+def touch(file: Path) -> None:
+    os.utime(file, ns=(1, 1))
+
+
+def overwrite(file: Path) -> None:
+    with file.open("r+b") as payload:
+        payload.write(b"other")
+    touch(file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(grow, id="grows"),
+        pytest.param(lambda file: os.truncate(file, 10), id="shrinks"),
+        pytest.param(lambda file: os.truncate(file, 2 * SHARD), id="shrinks to whole shards"),
+        pytest.param(lambda file: os.truncate(file, 0), id="is emptied"),
+        pytest.param(overwrite, id="is overwritten"),
+        pytest.param(touch, id="is touched"),
+    ],
+)
+@pytest.mark.parametrize("when", [1, 2])
+async def test_a_payload_that_changes_while_it_is_read_is_no_version(
+    when: int, change: Callable[[Path], None], folders: VersionFolders, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.bin"
+    file.write_bytes(random_bytes(3 * SHARD + 17))
+    opened = folders.open(1)
+    part = opened.part
+
+    def part_and_change(shard: int) -> Path:
+        if shard == when + 1:
+            change(file)
+        return part(shard)
+
+    opened.part = part_and_change  # type: ignore[method-assign]
+    with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
+        publish(file, opened, described(), Progress())
+    await folders.discard(1)
+    assert not folders.data_dir.folder(1).exists()
+
+
+async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders, tmp_path: Path) -> None:
+    (tmp_path / "model.bin").write_bytes(random_bytes(30_000))
+    progress = Progress()
+    opened = folders.open(1)
+    store = opened.store
+
+    def store_and_cancel(shard: int, digest: str | None) -> None:
+        progress.cancelled = True
+        store(shard, digest)
+
+    opened.store = store_and_cancel  # type: ignore[method-assign]
+    with pytest.raises(Cancelled, match="v1"):
+        publish(tmp_path / "model.bin", opened, described(shard_size=1000), progress)
+    assert 0 < progress.done < 20_000
+    assert threads() == []
+
+
+@pytest.mark.parametrize("broken", ["part", "store"])
+async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
+    broken: str, folders: VersionFolders, tmp_path: Path
+) -> None:
+    (tmp_path / "model.bin").write_bytes(random_bytes(3 * SHARD))
+    opened = folders.open(1)
+
+    def fail(*_: object) -> Path:
+        raise LocalDiskError("no space left on device")
+
+    setattr(opened, broken, fail)
+    with pytest.raises(LocalDiskError, match="no space left"):
+        publish(tmp_path / "model.bin", opened, described(), Progress())
+    assert threads() == []
+
+
+async def test_a_payload_of_too_many_shards_is_refused_before_it_is_read(
+    folders: VersionFolders, tmp_path: Path
+) -> None:
+    (tmp_path / "model.bin").touch()
+    os.truncate(tmp_path / "model.bin", 10**6 * 1000 + 1)
+    with pytest.raises(LocalDiskError, match=r"--shard-size"):
+        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=1000), Progress())
+
+
+async def test_a_shard_size_that_no_manifest_could_hold_is_refused(
+    folders: VersionFolders, tmp_path: Path
+) -> None:
+    (tmp_path / "model.bin").write_bytes(b"x")
+    with pytest.raises(UsageError, match="too large"):
+        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=10**12), Progress())
+
+
+def test_what_can_not_be_broadcast_says_why(tmp_path: Path) -> None:
+    with pytest.raises(PayloadMissing, match="missing: it does not exist") as missing:
+        sharding.check_payload(tmp_path / "missing")
+    assert isinstance(missing.value, FileNotFoundError)
+    with pytest.raises(LocalDiskError, match="yet; pack it"):
+        sharding.check_payload(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(LocalDiskError, match="not a file"):
+        sharding.check_payload(tmp_path / "pipe")
+    with pytest.raises(LocalDiskError, match="name too long"):
+        sharding.check_payload(tmp_path / ("x" * 300))
+
+
+# Shards that are here already
+
+
+@pytest.mark.parametrize("size", [0, 1, SHARD, 2 * SHARD + 5])
+async def test_a_survey_finds_the_digests_that_publishing_finds(
+    size: int, folders: VersionFolders, tmp_path: Path
+) -> None:
+    manifest, _ = await published(folders, random_bytes(size), tmp_path, digests=("sha256", "blake3"))
+    spans = [Span(folders.data_dir.shard(1, shard.number), 0, shard.size, None) for shard in manifest.shards]
+    found = survey("v1", spans, ("sha256", "blake3"), lambda: False)
+    assert found.shards == manifest.shards
+    assert found.digests == manifest.digests
+    assert parse(found.raw, "v1") == found
+    assert (found.header.origin, found.header.created, found.header.size) == (None, None, size)
+
+
+async def test_a_survey_of_the_same_bytes_is_the_same_everywhere(
+    folders: VersionFolders, tmp_path: Path
+) -> None:
+    whole = tmp_path / "whole"
+    data = random_bytes(2 * SHARD)
+    whole.write_bytes(b"before" + data)
+    elsewhere = [Span(whole, 6, SHARD, None), Span(whole, 6 + SHARD, SHARD, None)]
+    await published(folders, data, tmp_path)
+    here = [Span(folders.data_dir.shard(1, number), 0, SHARD, None) for number in (1, 2)]
+    assert (
+        survey("v1", here, ("sha256",), lambda: False).raw
+        == survey("v1", elsewhere, ("sha256",), lambda: False).raw
+    )
+
+
+def test_a_survey_can_be_called_off(tmp_path: Path) -> None:
+    (tmp_path / "shard").write_bytes(bytes(100))
+    with pytest.raises(Cancelled):
+        survey("v1", [Span(tmp_path / "shard", 0, 100, None)], ("sha256",), lambda: True)
+
+
+def test_a_survey_of_what_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(LocalDiskError, match="missing"):
+        survey("v1", [Span(tmp_path / "missing", 0, 100, None)], ("sha256",), lambda: False)
