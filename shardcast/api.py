@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
 from shardcast.addresses import server_urls
-from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
+from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import NoServerReachable, NotInitialized, ShardcastError, VersionNotOffered
 from shardcast.nodes.client import Client
 from shardcast.nodes.lifetime import run
@@ -121,7 +121,7 @@ class OriginServer:
     def broadcast(
         self,
         file_path: StrPath,
-        shard_size: int = ...,
+        shard_size: int | None = ...,
         wait: Literal[True] = ...,
         metadata: Metadata | None = ...,
     ) -> str: ...
@@ -129,7 +129,7 @@ class OriginServer:
     def broadcast(
         self,
         file_path: StrPath,
-        shard_size: int = ...,
+        shard_size: int | None = ...,
         *,
         wait: Literal[False],
         metadata: Metadata | None = ...,
@@ -137,7 +137,7 @@ class OriginServer:
     def broadcast(
         self,
         file_path: StrPath,
-        shard_size: int = SHARD_SIZE,
+        shard_size: int | None = None,
         wait: bool = True,
         metadata: Metadata | None = None,
     ) -> str | Broadcast:
@@ -251,7 +251,7 @@ def _wait_for(work: Coroutine[Any, Any, T]) -> T:
 
     def target() -> None:
         try:
-            outcome.append(run(body(), serves=False))
+            outcome.append(run(body()))
         except BaseException as error:  # noqa: BLE001  it is raised in the caller's thread
             failure.append(error)
 
@@ -304,25 +304,25 @@ def initialize(
 @overload
 def broadcast(
     file_path: StrPath,
-    shard_size: int = ...,
+    shard_size: int | None = ...,
     wait: Literal[True] = ...,
     metadata: Mapping[str, Any] | None = ...,
 ) -> str: ...
 @overload
 def broadcast(
     file_path: StrPath,
-    shard_size: int = ...,
+    shard_size: int | None = ...,
     *,
     wait: Literal[False],
     metadata: Mapping[str, Any] | None = ...,
 ) -> Broadcast: ...
 def broadcast(
     file_path: StrPath,
-    shard_size: int = SHARD_SIZE,
+    shard_size: int | None = None,
     wait: bool = True,
     metadata: Metadata | None = None,
 ) -> str | Broadcast:
-    """Publish a file as the next version, in shards of ``shard_size`` bytes.
+    """Publish a file as the next version, in shards of ``shard_size`` bytes (50 000 000).
 
     From any thread, inside a running event loop, and from a forked worker. Returns the version's name when
     it is complete, or at once, with ``wait=False``, a handle: ``.version``, ``.done()``,

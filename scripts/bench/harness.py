@@ -87,6 +87,24 @@ class Result:
         return (min(values), max(values)) if values else None
 
 
+@dataclass(frozen=True, slots=True)
+class Aim:
+    """A figure that is to be reached: at least, or at most, so much. Without a value it could not be had."""
+
+    what: str
+    value: float | None
+    least: float | None = None
+    most: float | None = None
+
+    @property
+    def reached(self) -> bool | None:
+        if self.value is None:
+            return None
+        return (self.least is None or self.value >= self.least) and (
+            self.most is None or self.value <= self.most
+        )
+
+
 @dataclass(slots=True)
 class Comparison:
     """The sides of one table.
@@ -98,6 +116,7 @@ class Comparison:
         payload: bytes that a run moves, for rates and CPU a GiB; 0 where that says nothing.
         columns: details to show, in order; all of them where it is None.
         plot: the figure that a plot shows; "" for no plot.
+        aims: the figures to reach, and what came of them.
         notes: what a reader must know to judge the table.
     """
 
@@ -107,19 +126,13 @@ class Comparison:
     payload: int = 0
     columns: Sequence[str] | None = None
     plot: str = "seconds"
+    aims: list[Aim] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     case: str = ""
 
-    def result(self, name: str) -> Result | None:
-        return next((one for one in self.results if one.name == name), None)
-
     def ratio(self, result: Result, name: str = "seconds") -> float | None:
-        """The median of a side's figures, each over that of the other side in the same turn."""
-        base = self.result(self.against)
-        if base is None or len(base.values(name)) != len(result.values(name)):
-            return None
-        pairs = [a / b for a, b in zip(result.values(name), base.values(name), strict=True) if b > 0]
-        return statistics.median(pairs) if pairs else None
+        """A side's figures over those of the side they are compared with."""
+        return ratio(self.results, result.name, self.against, name)
 
     @property
     def failures(self) -> list[str]:
@@ -175,6 +188,25 @@ def interleave(sides: Iterable[Side], runs: int, warm_ups: int = 1) -> list[Resu
                     result.runs.append(run)
     say("")
     return list(results.values())
+
+
+def ratio(results: Iterable[Result], side: str, other: str, name: str = "seconds") -> float | None:
+    """The median of a side's figures, each over the other side's in the same turn."""
+    by_name = {one.name: one.values(name) for one in results}
+    above, below = by_name.get(side, []), by_name.get(other, [])
+    if len(above) != len(below):
+        return None
+    pairs = [a / b for a, b in zip(above, below, strict=True) if b > 0]
+    return statistics.median(pairs) if pairs else None
+
+
+def expect(condition: bool, what: str) -> None:
+    """
+    Raises:
+        Failed: ``condition`` doesn't hold.
+    """
+    if not condition:
+        raise Failed(what)
 
 
 def say(line: str, lasting: bool = False) -> None:

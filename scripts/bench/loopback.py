@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import peers
-from harness import GIB, Case, Comparison, Run, Settings, Side, interleave
+from harness import GIB, Aim, Case, Comparison, Result, Run, Settings, Side, interleave, ratio
 from places import Payload, Place
 from processes import (
     Ended,
@@ -37,7 +37,6 @@ class Served:
     """The payload as every side finds it."""
 
     payload: Payload
-    sha256: str
     data_dir: Path
     place: Place
     origin: Running
@@ -69,12 +68,32 @@ def on(place: Place, settings: Settings) -> Comparison:
         ]
         results = interleave(sides, settings.runs)
     notes = [
-        "seconds: after start-up; ours as the client says, the floor by its own clock, the others' process less "
-        "a start that does nothing. process s: the whole command."
+        "seconds: after start-up; ours as the client says, the floor by its own clock, the others' process "
+        "less a start that does nothing. process s: the whole command."
     ]
     if not place.in_memory:
-        notes.append("All timed until fsync has returned: ours and the floor do it, the others' is sync FILE.")
-    return Comparison(f"Loopback, {place.name}, {format_size(settings.size)}", results, "ours", settings.size, notes=notes)
+        notes.append(
+            "All timed until fsync has returned: ours and the floor do it, the others' is sync FILE."
+        )
+    title = f"Loopback, {place.name}, {format_size(settings.size)}"
+    return Comparison(title, results, "ours", settings.size, aims=list(aims(results, place)), notes=notes)
+
+
+def aims(results: list[Result], place: Place) -> Iterator[Aim]:
+    """What ours is to reach."""
+    if not place.in_memory:
+        yield Aim(
+            "rate, × aria2c with its check", ratio(results, "aria2c -x10, checked, nginx", "ours"), least=1.5
+        )
+        return
+    yield Aim(
+        "rate, × aria2c with its check", ratio(results, "aria2c -x10, checked, nginx", "ours"), least=1.9
+    )
+    yield Aim("rate, × aria2c without", ratio(results, "aria2c -x10, nginx", "ours"), least=1.0)
+    yield Aim("rate, × shardcast 0.1.0", ratio(results, "shardcast 0.1.0", "ours"), least=4.0)
+    yield Aim("time, × the floor", ratio(results, "ours", "floor, our origin"), most=1.2)
+    at_server = ratio(results, "floor, our origin", "floor, nginx", "server CPU s/GiB")
+    yield Aim("server CPU a GiB to the floor, × nginx", at_server, most=1.5)
 
 
 def lazily(name: str, make: Callable[[], Side]) -> Side:
@@ -125,9 +144,8 @@ def serving(place: Place, size: int) -> Iterator[Served]:
     payload = place.payload(size)
     with place.folder("data") as data_dir:
         run_command(shardcast_words("broadcast", str(payload.path), "--data-dir", str(data_dir), "--quiet"))
-        listed = (data_dir / "distribution.txt").read_text().split()[1].split("|")[0]
         with running(origin_words(data_dir)) as origin:
-            yield Served(payload, listed, data_dir, place, origin, origin.url())
+            yield Served(payload, data_dir, place, origin, origin.url())
 
 
 def origin_words(data_dir: Path) -> list[str]:
@@ -192,7 +210,7 @@ def floor(name: str, served: Served, server: Running, url: str) -> Side:
 def aria2(served: Served, web: Web, checked: bool) -> Side:
     program, process, url = peers.tool("aria2c"), web.process, web.payload
     clock = after_start(served.place, [program, "--version"])
-    options = [*ARIA2, f"--checksum=sha-256={served.sha256}"] if checked else ARIA2
+    options = [*ARIA2, f"--checksum=sha-256={served.payload.sha256}"] if checked else ARIA2
 
     def words(output: Path) -> list[str]:
         return [program, *options, "--dir", str(output.parent), "--out", output.name, url]
@@ -215,7 +233,7 @@ def old(version: str, served: Served, stack: contextlib.ExitStack) -> Side:
     shardcast = peers.OldShardcast(version)
     folders = [stack.enter_context(served.place.folder(name)) for name in ("old-data", "old-origin", "old")]
     data_dir, at_origin, home = folders
-    peers.lay_out_old(version, served.data_dir, served.payload.path, data_dir)
+    peers.lay_out_old(version, served.data_dir, served.payload, data_dir)
     server = stack.enter_context(shardcast.origin(data_dir, at_origin))
     url = server.url()
     clock = after_start(served.place, shardcast.words(home, "client", "--help"), home)
@@ -227,4 +245,6 @@ def old(version: str, served: Served, stack: contextlib.ExitStack) -> Side:
     return Side(version, lambda: timed(served, server, words, clock))
 
 
-CASE = Case("loopback", "one server to a verified file over loopback, in memory; with --full on disk too", compare)
+CASE = Case(
+    "loopback", "one server to a verified file over loopback, in memory; with --full on disk too", compare
+)

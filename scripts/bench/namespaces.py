@@ -35,7 +35,9 @@ NETNS = Path("/run/netns")
 TOOLS = ("ip", "tc", "sysctl")
 BURST, LATENCY = "128kb", "50ms"
 CLONE_NEWNET = 0x40000000
-GOODPUT_SECONDS, SLOW, SLOW_GOODPUT_SECONDS = 1.2, 50.0, 4.0
+QUIET = ("net.ipv4.tcp_no_metrics_save=1", "net.ipv6.conf.all.disable_ipv6=1")
+"""What one run learnt of a path must not help or hinder the next one; and nothing looks for neighbours."""
+GOODPUT_SECONDS, SLOW, SLOW_GOODPUT_SECONDS = 1.2, 50.0, 6.0
 """How long a link's goodput is measured, and that of one slower than so many Mbit/s."""
 
 T = TypeVar("T")
@@ -108,13 +110,16 @@ class Network:
 
     def __init__(self, rates: Mapping[str, float | None]) -> None:
         self.hosts = {
-            name: Host(name, f"10.77.0.{number}", rate) for number, (name, rate) in enumerate(rates.items(), 1)
+            name: Host(name, f"10.77.0.{number}", rate)
+            for number, (name, rate) in enumerate(rates.items(), 1)
         }
         self.switch = Host(SWITCH, "10.77.0.254", None)
 
     def sent(self) -> dict[str, int]:
         """Bytes that each host has sent so far, with their headers, as the switch got them."""
-        counted = json.loads(_run("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth"))
+        counted = json.loads(
+            _run("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth")
+        )
         by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in counted}
         return {name: by_port[f"port{number}"] for number, name in enumerate(self.hosts)}
 
@@ -143,29 +148,28 @@ class Network:
             Skipped: this machine can't; says why.
         """
         switch = self.switch.namespace
-        links, buckets = [f"netns add {switch}"], []
-        inner = ["link add bridge type bridge", f"addr add {self.switch.address}/24 dev bridge", "link set lo up"]
+        _batch(["ip"], [f"netns add {host.namespace}" for host in (self.switch, *self.hosts.values())])
+        inner = ["link set lo up", "link add bridge type bridge", "link set bridge up"]
+        _batch(["ip", "-n", switch], [*inner, f"addr add {self.switch.address}/24 dev bridge"])
         for number, host in enumerate(self.hosts.values()):
-            port = f"port{number}"
-            links.append(f"netns add {host.namespace}")
-            links.append(f"link add link0 netns {host.namespace} type veth peer name {port} netns {switch}")
-            inner += [f"link set {port} master bridge", f"link set {port} up"]
-            up = ["link set lo up", f"addr add {host.address}/24 dev link0", "link set link0 up"]
-            buckets += [(host.namespace, up, "link0", host.rate), (switch, [], port, host.rate)]
-        _batch(["ip"], links)
-        _batch(["ip", "-n", switch], [*inner, "link set bridge up"])
-        for namespace, commands, device, rate in buckets:
-            if commands:
-                _batch(["ip", "-n", namespace], commands)
-                # What one run learnt of a path must not help or hinder the next one.
-                quiet = ("net.ipv4.tcp_no_metrics_save=1", "net.ipv6.conf.all.disable_ipv6=1")
-                _run("ip", "netns", "exec", namespace, "sysctl", "-qw", *quiet)
-            if rate is not None:
-                bucket = f"tbf rate {rate:g}mbit burst {BURST} latency {LATENCY}"
-                _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket.split())
+            port, on = f"port{number}", host.namespace
+            _batch(["ip"], [f"link add link0 netns {on} type veth peer name {port} netns {switch}"])
+            _batch(["ip", "-n", switch], [f"link set {port} master bridge", f"link set {port} up"])
+            outer = ["link set lo up", f"addr add {host.address}/24 dev link0", "link set link0 up"]
+            _batch(["ip", "-n", on], outer)
+            _run("ip", "netns", "exec", on, "sysctl", "-qw", *QUIET)
+            if host.rate is not None:
+                for namespace, device in ((on, "link0"), (switch, port)):
+                    bucket = f"tbf rate {host.rate:g}mbit burst {BURST} latency {LATENCY}"
+                    _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket.split())
+
+    def clear(self) -> None:
+        """Kill what still runs on its hosts."""
+        for host in self.hosts.values():
+            _kill_all(host.namespace)
 
     def remove(self) -> None:
-        """End what still runs on it, and remove it."""
+        """Kill what still runs on it, and remove it."""
         for host in (*self.hosts.values(), self.switch):
             _remove(host.namespace)
 
@@ -221,10 +225,14 @@ def _start_of(process: int) -> int:
 def _remove(namespace: str) -> None:
     if not (NETNS / namespace).exists():
         return
+    _kill_all(namespace)
+    _run("ip", "netns", "delete", namespace)
+
+
+def _kill_all(namespace: str) -> None:
     for process in _run("ip", "netns", "pids", namespace).split():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGKILL)
-    _run("ip", "netns", "delete", namespace)
 
 
 def _run(*words: str, said: str | None = None) -> str:
@@ -256,7 +264,7 @@ def _rate(sender: socket.socket, receiver: socket.socket, seconds: float) -> flo
         while (now := time.monotonic()) < until and (size := receiver.recv_into(buffer)):
             if since:
                 counted += size
-            elif now > until - seconds * 3 / 4:
+            elif now > until - seconds / 2:
                 since = time.monotonic()
         ended = time.monotonic()
         while receiver.recv_into(buffer):  # what is in the bucket's queue

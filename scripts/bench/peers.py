@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from blake3 import blake3
 from harness import Skipped
+from places import Payload
 from processes import Ended, Running, program_words, run_command, running
 
 _INSTALLED = Path(__file__).resolve().parents[2] / ".peers"
@@ -91,7 +91,7 @@ class OldShardcast:
         """Its role and options as a command that runs in ``place``, a folder of this process's own."""
         if not (place / "shardcast").exists():
             shutil.copytree(self._folder / "shardcast", place / "shardcast")
-        return [sys.executable, "-I", *program_words("old_node", str(place), *words)[1:]]
+        return [sys.executable, "-I", *program_words("node", str(place), *words)[1:]]
 
     def client(self, place: Path, *words: str) -> Ended:
         """Run its client's command to its end."""
@@ -105,16 +105,16 @@ class OldShardcast:
             yield process
 
 
-def lay_out_old(version: str, data_dir: Path, payload: Path, place: Path) -> None:
+def lay_out_old(version: str, data_dir: Path, payload: Payload, place: Path) -> None:
     """Our data directory in ``place`` as an old shardcast lays it out, of hard links."""
     (place / "v1").mkdir(parents=True)
     shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
     digits = 5 if version.startswith("0.3") else 3
     for number, shard in enumerate(shards, 1):
         (place / "v1" / f"shard_{number:0{digits}d}.bin").hardlink_to(shard)
-    listed = (data_dir / "distribution.txt").read_text().split("|")[0].split(": ")[1]
+    listed = payload.sha256
     if version.startswith("0.3"):
-        listed = blake3(max_threads=blake3.AUTO).update_mmap(payload).hexdigest()
+        listed = payload.blake3
         (place / "data1.bin").write_bytes(os.urandom(1 << 20))
     (place / "distribution.txt").write_text(f"v1: {listed}|{len(shards)}\n")
 
@@ -168,4 +168,3 @@ def free_port() -> int:
 def listens(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0
-

@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 from blake3 import blake3
@@ -28,6 +29,7 @@ class Payload:
 
     path: Path
     size: int
+    sha256: str
     blake3: str
 
     def check(self, output: Path) -> None:
@@ -58,11 +60,13 @@ class Place:
     def payload(self, size: int) -> Payload:
         """``size`` random bytes, made once."""
         if size not in self._payloads:
-            path = self.root / f"payload-{size}.bin"
+            path, hasher = self.root / f"payload-{size}.bin", sha256()
             with path.open("wb", buffering=0) as file:
                 for start in range(0, size, 4 * MIB):
-                    file.write(os.urandom(min(4 * MIB, size - start)))
-            self._payloads[size] = Payload(path, size, digest(path))
+                    chunk = os.urandom(min(4 * MIB, size - start))
+                    file.write(chunk)
+                    hasher.update(chunk)
+            self._payloads[size] = Payload(path, size, hasher.hexdigest(), digest(path))
         return self._payloads[size]
 
     def drop_payload(self, size: int) -> None:
@@ -158,9 +162,12 @@ def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
         os.close(descriptor)
 
 
-def digest(path: Path) -> str:
-    """The BLAKE3 of a file: not what any side checks, and quick beside the runs."""
-    return str(blake3(max_threads=blake3.AUTO).update_mmap(path).hexdigest()) if path.stat().st_size else ""
+def digest(*paths: Path) -> str:
+    """The BLAKE3 of files, one after the other: quick beside the runs."""
+    hasher = blake3(max_threads=blake3.AUTO)
+    for path in paths:
+        hasher.update_mmap(path)
+    return str(hasher.hexdigest())
 
 
 def _available_memory() -> int:

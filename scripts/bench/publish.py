@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import peers
-from harness import Case, Comparison, Failed, Run, Settings, Side, Skipped, interleave
-from places import Payload, Place
-from processes import program_words, run_command, shardcast_words
+from harness import Aim, Case, Comparison, Result, Run, Settings, Side, Skipped, expect, interleave, ratio
+from places import Payload, Place, digest
+from processes import Ended, program_words, run_command, shardcast_words
 from report import format_size
 
 from shardcast.constants import SHARD_SIZE
@@ -30,16 +29,76 @@ def on(place: Place, settings: Settings) -> Comparison:
     place.touch(2 * settings.size)
     payload = place.payload(settings.size)
     sides = [
-        Side("ours", lambda: broadcast(place, payload, ours)),
-        Side("ours, process", lambda: command(place, payload)),
-        Side("ours, linked, process", lambda: command(place, payload, LINK)),
-        Side("shardcast 0.1.0", lambda: broadcast(place, payload, old("0.1.0"))),
-        Side("shardcast 0.3.2", lambda: broadcast(place, payload, old("0.3.2"))),
+        Side("ours, copy", lambda: library(place, payload, "ours")),
+        Side("ours, link", lambda: library(place, payload, "ours", LINK)),
+        Side("ours, shardcast broadcast", lambda: command(place, payload)),
+        Side("shardcast 0.1.0", lambda: library(place, payload, "0.1.0")),
+        Side("shardcast 0.3.2", lambda: library(place, payload, "0.3.2")),
         Side("floor, copy", lambda: floor(place, payload, copy=True)),
         Side("floor, no copy", lambda: floor(place, payload, copy=False)),
     ]
+    results = interleave(sides, settings.runs)
     notes = [
-        "seconds: of the call of broadcast(); process: the whole command `shardcast broadcast`; the floors by their own clock."
+        "seconds: of OriginServer.broadcast(); shardcast broadcast: the whole command; the floors: by their "
+        "own clock."
     ]
     title = f"Publish, {place.name}, {format_size(settings.size)}"
-    return Comparison(title, interleave(sides, settings.runs), "ours", settings.size, notes=notes)
+    return Comparison(title, results, "ours, copy", settings.size, aims=list(aims(results)), notes=notes)
+
+
+def aims(results: list[Result]) -> Iterator[Aim]:
+    """What ours is to reach."""
+    yield Aim("time by copy, × its floor", ratio(results, "ours, copy", "floor, copy"), most=1.2)
+    yield Aim("time by link, × its floor", ratio(results, "ours, link", "floor, no copy"), most=1.2)
+
+
+def library(place: Place, payload: Payload, version: str, *options: str) -> Run:
+    """``OriginServer.broadcast``, which has the same name in all of them."""
+    if LINK in options and LINK not in run_command(shardcast_words("broadcast", "--help")).output:
+        raise Skipped(f"this shardcast has no {LINK}")
+    with place.folder("data") as data_dir, place.folder("old") as home:
+        words = ["broadcast", str(data_dir), str(payload.path), *options]
+        place.settle()
+        if version == "ours":
+            ended = run_command(program_words("node", "ours", *words))
+        else:
+            ended = run_command(peers.OldShardcast(version).words(home, *words), cwd=home)
+        if not options:
+            check(data_dir, payload)
+        return figures(ended, float(ended.output.split()[-1]))
+
+
+def command(place: Place, payload: Payload) -> Run:
+    """``shardcast broadcast`` where no origin runs."""
+    with place.folder("data") as data_dir:
+        place.settle()
+        words = ["broadcast", str(payload.path), "--data-dir", str(data_dir), "--quiet"]
+        ended = run_command(shardcast_words(*words))
+        check(data_dir, payload)
+        return figures(ended, ended.seconds)
+
+
+def floor(place: Place, payload: Payload, copy: bool) -> Run:
+    """Bare threads that compute the same digests."""
+    with place.folder("floor") as folder:
+        place.settle()
+        target = str(folder) if copy else "-"
+        ended = run_command(program_words("floor_publish", str(payload.path), target, str(SHARD_SIZE)))
+        said = json.loads(ended.output)
+        expect(said["sha256"] == payload.sha256, "the floor computed another digest")
+        return figures(ended, said["seconds"])
+
+
+def figures(ended: Ended, seconds: float) -> Run:
+    return Run(seconds, ended.usage.cpu_seconds, ended.usage.peak_memory)
+
+
+def check(data_dir: Path, payload: Payload) -> None:
+    """Raise ``Failed`` unless the version that was published is the payload."""
+    listed = (data_dir / "distribution.txt").read_text()
+    expect(payload.sha256 in listed or payload.blake3 in listed, f"the list is wrong: {listed}")
+    shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
+    expect(digest(*shards) == payload.blake3, "the shards are not the payload")
+
+
+CASE = Case("publish", "publishing by copy and by link, in memory; with --full on disk too", compare)

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from harness import GIB, MIB, Comparison, Result
+from harness import GIB, MIB, Aim, Comparison, Result
 from places import Places, filesystem
 
 _OURS = ("shardcast", "aiohttp", "uvloop", "blake3")
@@ -25,21 +25,36 @@ def table(comparison: Comparison) -> str:
     """A comparison as text: medians, the spread, the ratio to one side, CPU and memory, and details."""
     columns = comparison.columns
     if columns is None:
-        columns = list(dict.fromkeys(key for one in comparison.results for run in one.figures for key in run.detail))
+        columns = list(
+            dict.fromkeys(key for one in comparison.results for run in one.figures for key in run.detail)
+        )
     heads = ["", "median s", "min–max", f"× {comparison.against}" if comparison.against else "", "MB/s"]
     heads += ["CPU s/GiB" if comparison.payload else "CPU s", "peak MB", *columns]
     rows = [_row(comparison, one, columns) for one in comparison.results]
     used = [n for n, head in enumerate(heads) if n == 0 or any(row[n] for row in rows)]
     lines = [[heads[n] for n in used], *([row[n] for n in used] for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(used))]
-    said = ["  ".join(_aligned(cell, width, n) for n, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in lines]
+    said = [
+        "  ".join(_aligned(cell, width, n) for n, (cell, width) in enumerate(zip(line, widths, strict=True)))
+        for line in lines
+    ]
     runs = max((len(one.figures) for one in comparison.results), default=0)
     title = f"{comparison.title} ({runs} {'run' if runs == 1 else 'runs'} each, in turn)"
     said = [title, "─" * len(title), *(line.rstrip() for line in said)]
     for one in comparison.results:
         if one.skipped or one.failed:
-            said.append(f"{one.name}: " + (f"skipped: {one.skipped}" if one.skipped else f"FAILED: {one.failed}"))
+            said.append(
+                f"{one.name}: " + (f"skipped: {one.skipped}" if one.skipped else f"FAILED: {one.failed}")
+            )
+    said += [f"{one.what}: {_outcome(one)}" for one in comparison.aims]
     return "\n".join([*said, *comparison.notes, ""])
+
+
+def _outcome(aim: Aim) -> str:
+    bound = f"at least {aim.least:g}" if aim.least is not None else f"at most {aim.most:g}"
+    if aim.value is None:
+        return f"not measured ({bound})"
+    return f"{figure(aim.value)} ({bound}: {'reached' if aim.reached else 'NOT reached'})"
 
 
 def _row(comparison: Comparison, result: Result, columns: Sequence[str]) -> list[str]:
@@ -121,6 +136,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "title": comparison.title,
         "against": comparison.against,
         "payload": comparison.payload,
+        "aims": [asdict(one) | {"reached": one.reached} for one in comparison.aims],
         "notes": comparison.notes,
         "sides": [
             {
@@ -173,7 +189,9 @@ def plot(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
         figure_, axes = pyplot.subplots(figsize=(8, 1.2 + 0.42 * len(shown)), layout="constrained")
         ours = [one.name.startswith("ours") for one in shown]
         colors = ["#1f6fb4" if mine else "#b8bec6" for mine in ours]
-        bars = axes.barh([one.name for one in shown], medians, xerr=errors, color=colors, ecolor="#555555", capsize=3)
+        bars = axes.barh(
+            [one.name for one in shown], medians, xerr=errors, color=colors, ecolor="#555555", capsize=3
+        )
         axes.bar_label(bars, [f" {figure(value)}" for value in medians], padding=4, fontsize=9)
         axes.invert_yaxis()
         axes.margins(x=0.12)

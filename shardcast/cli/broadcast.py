@@ -25,10 +25,14 @@ _ORIGIN_STARTS = 10.0
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(path_type=Path, readable=False))
 @options.data_dir_option("./data")
-@options.shard_size_option
+@options.option(
+    "--shard-size",
+    type=options.Size(),
+    help="Bytes in a shard: 50MB, 48MiB, 50000000; by default the origin's.",
+)
 @options.json_option
 @options.logging_options
-def broadcast(path: Path, data_dir: Path, shard_size: int, as_json: bool) -> None:
+def broadcast(path: Path, data_dir: Path, shard_size: int | None, as_json: bool) -> None:
     """Publish PATH as the next version, and print the version.
 
     The origin that runs on the data directory does it; where none runs, it is published into the
@@ -42,7 +46,7 @@ def broadcast(path: Path, data_dir: Path, shard_size: int, as_json: bool) -> Non
     click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
 
 
-def _publish(path: Path, data_dir: Path, shard_size: int, display: Display) -> str:
+def _publish(path: Path, data_dir: Path, shard_size: int | None, display: Display) -> str:
     from shardcast.peer.control import NoOrigin, publish
 
     if data_dir.exists() and not data_dir.is_dir():
@@ -71,7 +75,7 @@ def _publish(path: Path, data_dir: Path, shard_size: int, display: Display) -> s
         time.sleep(_LOOK_AGAIN)
 
 
-def _publish_here(path: Path, data_dir: Path, shard_size: int, display: Display) -> str:
+def _publish_here(path: Path, data_dir: Path, shard_size: int | None, display: Display) -> str:
     import asyncio
 
     from shardcast.nodes.lifetime import run
@@ -87,7 +91,7 @@ def _publish_here(path: Path, data_dir: Path, shard_size: int, display: Display)
             await result
             return under_way.version
 
-    return run(publish(), serves=True)
+    return run(publish())
 
 
 def _show(display: Display, version: str, path: Path, state: Mapping[str, Any] | None) -> None:

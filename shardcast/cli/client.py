@@ -51,13 +51,13 @@ def client(
     from shardcast.nodes.lifetime import run
 
     if version is None:
-        show_offered(run(_list(urls), serves=False), as_json)
+        show_offered(run(_list(urls), fast_loop=True), as_json)
         return
     from shardcast.cli.progress import ShowTransfer, progress
 
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        release = run(_download(urls, version, output_file, output_dir, shown), serves=False)
+        release = run(_download(urls, version, output_file, output_dir, shown), fast_loop=True)
     show_release(release, as_json)
 
 

@@ -45,4 +45,4 @@ def middle(
     from shardcast.nodes.middle import Middle
 
     node = Middle.running(servers, data_dir, host, port, check_interval, keep)
-    run(Session(ready_fd, parent).serve(node), serves=True)
+    run(Session(ready_fd, parent).serve(node))

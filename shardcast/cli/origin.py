@@ -68,4 +68,4 @@ def origin(
             click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
 
     node = Origin.running(data_dir, host, port, keep, shard_size, first_version, legacy_digest)
-    run(Session(ready_fd, parent).serve(node, publish_all), serves=True)
+    run(Session(ready_fd, parent).serve(node, publish_all))

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.addresses import server_urls
-from shardcast.constants import UNREACHABLE_AT_START
 from shardcast.distribution import Listing, is_version
 from shardcast.errors import (
     IntegrityError,
@@ -95,13 +94,13 @@ class Client:
     async def __aexit__(self, *_: object) -> None:
         await self._stack.aclose()
 
-    async def listings(self, patience: float = UNREACHABLE_AT_START) -> tuple[Listing, ...]:
+    async def listings(self) -> tuple[Listing, ...]:
         """The versions on offer, oldest first.
 
         Raises:
             NoServerReachable: no server answered.
         """
-        return (await self._lines(patience))[0].listings
+        return (await self._lines())[0].listings
 
     async def offered(self) -> list[Offered]:
         """The versions on offer, oldest first, with what their manifests' headers say.
@@ -164,8 +163,8 @@ class Client:
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
 
-    async def _lines(self, patience: float = UNREACHABLE_AT_START) -> tuple[Line, ...]:
-        offers = await read_offers(list(self._peers.values()), patience)
+    async def _lines(self) -> tuple[Line, ...]:
+        offers = await read_offers(list(self._peers.values()), self._limits.unreachable_at_start)
         for failure in offers.failures.values():
             log.warning("not used: %s", failure)
         return offers.lines

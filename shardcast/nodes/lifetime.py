@@ -18,17 +18,18 @@ _THREADS = 6
 """Threads that hash, write and fsync; more than four writers on one file only wait for each other."""
 
 
-def run(main: Coroutine[Any, Any, T], serves: bool) -> T:
+def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     """Run a coroutine to its end.
 
-    A node that serves runs on asyncio's own loop, which has sendfile; one that only receives on uvloop
-    (docs/performance.md has the figures).
+    A node that serves runs on asyncio's own loop, which has sendfile; a command that only receives can run
+    on uvloop (``fast_loop``; docs/performance.md has the figures). The library doesn't: uvloop starts
+    threads that a process which forks later doesn't survive.
 
     Raises:
         KeyboardInterrupt: the process was told to end (SIGINT, SIGTERM).
     """
     raise_file_limit()
-    loop = _new_loop(serves)
+    loop = _new_loop(fast_loop)
     loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="shardcast"))
     interrupted = False
     try:
@@ -67,8 +68,8 @@ def run(main: Coroutine[Any, Any, T], serves: bool) -> T:
             loop.close()
 
 
-def _new_loop(serves: bool) -> asyncio.AbstractEventLoop:
-    if not serves and sys.platform != "win32":
+def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
+    if fast and sys.platform != "win32":
         import uvloop
 
         return uvloop.new_event_loop()

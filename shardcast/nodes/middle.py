@@ -104,16 +104,18 @@ class Middle:
         }
 
     async def _follow(self, interval: float) -> None:
-        await adopt(self.folders, list(self.folders.untrusted))
         while True:
             self._failed.clear()
             try:
+                await adopt(self.folders, list(self.folders.untrusted))
                 while await self._look():
                     pass
             except (NoServerReachable, TransferFailed) as error:
                 self._tell(f"what is here is served on, and the upstreams are asked again: {error}")
             except ShardcastError as error:
                 log.error("%s", error)
+            except Exception:
+                log.exception("a look at the upstreams failed")
             await asyncio.sleep(interval)
 
     async def _look(self) -> bool:

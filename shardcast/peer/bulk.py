@@ -225,7 +225,9 @@ class _Work:
 
     def _land(self, start: int, data: memoryview) -> None:
         if data:
+            self._order.landing = True
             self._landing.land_here(start, data, self._loop)
+            self._order.landing = False
 
 
 def _next_read_size(size: int, seconds: float) -> int:

@@ -17,12 +17,14 @@ class Order:
     Attributes:
         start: its first byte in the shard, at a piece's start.
         end: the byte after its last; another connection may take the rest over, and then it falls.
-        received: bytes that came so far.
+        received: bytes of it that came so far.
+        landing: whether it waits for bytes to be verified and written.
     """
 
     start: int
     end: int
     received: int = 0
+    landing: bool = False
 
 
 class Headers(Protocol):

@@ -212,7 +212,7 @@ class Peer:
             while pouring.position < order.end:
                 if not rest:
                     rest = memoryview(await response.content.readany())
-                    order.received += len(rest)
+                    order.received += max(0, len(rest) - skip)
                     if not rest:
                         missing = order.end - pouring.position
                         raise BadAnswer(self.url, f"GET {path}: it ended {missing} bytes too early")
@@ -220,7 +220,9 @@ class Peer:
                     skip, rest = skip - min(skip, len(rest)), rest[skip:]
                     continue
                 # The end may have come nearer while this waited: another connection took the rest over.
+                order.landing = True
                 rest = rest[await pouring.pour(rest[: max(0, order.end - pouring.position)], order.end) :]
+                order.landing = False
         finally:
             await pouring.finish(order.end)
 

@@ -45,7 +45,7 @@ class Score:
 
     def failed(self, now: float) -> Score:
         """A failure says nothing of the throughput."""
-        rest = min(FIRST_REST * 2**self.failures, LONGEST_REST)
+        rest = min(FIRST_REST * 2.0 ** min(self.failures, 30), LONGEST_REST)
         success = max(LEAST_SUCCESS, (1 - ALPHA) * self.success)
         return replace(self, success=success, failures=self.failures + 1, rests_until=now + rest)
 

@@ -63,5 +63,7 @@ def steal(
         return slowest.key, slowest.position // piece_size * piece_size
     share = 0.5 if rate is None else rate / (rate + slowest.rate)
     taken = int(slowest.left * share)
+    if taken < piece_size:
+        return None
     start = max((slowest.end - taken) // piece_size, slowest.position // piece_size + 1) * piece_size
-    return (slowest.key, start) if slowest.end - start >= piece_size else None
+    return slowest.key, start

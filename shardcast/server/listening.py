@@ -79,7 +79,7 @@ def _runner(app: web.Application) -> web.AppRunner:
         app,
         access_log=None,
         handle_signals=False,
-        shutdown_timeout=SHUTDOWN_GRACE,
+        shutdown_timeout=SHUTDOWN_GRACE / 2,  # aiohttp waits twice: for handlers, then for connections
         keepalive_timeout=75,
         logger=_requests,
     )

@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import secrets
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -23,7 +24,7 @@ from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.errors import DataDirInUse, LocalDiskError
-from shardcast.store.durable import disk_errors, replace
+from shardcast.store.durable import PART, disk_errors, replace
 from shardcast.wire import shard_name, version_name, version_number
 
 _LONGEST_SOCKET_NAME = 100
@@ -76,6 +77,13 @@ class DataDir:
         """Folders that are being removed."""
         return self.own / "retired"
 
+    def clear_leftovers(self) -> None:
+        """Remove what a crash left: temporary names, and folders that were being removed."""
+        for part in (self.distribution.with_name(DISTRIBUTION_FILE + PART), *self.own.glob(f"*{PART}")):
+            part.unlink(missing_ok=True)
+        for grave in self.retired.iterdir():
+            shutil.rmtree(grave, ignore_errors=True)
+
     def folder(self, number: int) -> Path:
         return self.root / version_name(number)
 
@@ -110,8 +118,9 @@ class DataDir:
 
     def never_again(self, number: int) -> None:
         """See to it that this number, which was given to a version here, is not given again."""
-        if number >= self._next():
-            self._put_next(number + 1)
+        with self._counting:
+            if number >= self._next():
+                self._put_next(number + 1)
 
     def _next(self) -> int:
         counter = self.own / "next"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from shardcast.constants import MANIFEST_FILE
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, rename, replace, reserve
 from shardcast.store.landing import Landing
-from shardcast.wire import shard_name, version_name
+from shardcast.wire import shard_name, shard_number, version_name
 
 FindShard = Callable[[str], Path | None]
 """Where a shard with this digest lies already; None where it doesn't."""
@@ -66,16 +66,16 @@ class OpenVersion:
         """The final name of a shard."""
         return self._folder / shard_name(shard)
 
-    def store(self, shard: int, sha256: str | None) -> None:
+    def store(self, shard: int, sha256: str | None, link: bool = True) -> None:
         """Give a shard's temporary file its name, durably; blocks on the disk. One that lies here
-        already, in another version, is linked instead of being kept twice.
+        already, in another version, is linked instead of being kept twice (``link``).
 
         Raises:
             LocalDiskError: the disk failed.
         """
         part, final = self.part(shard), self.file(shard)
         with disk_errors("could not keep", final):
-            if self._link(sha256, final):
+            if link and self._link(sha256, final):
                 part.unlink(missing_ok=True)
                 self.had.add(shard)
                 return
@@ -146,7 +146,8 @@ class OpenVersion:
         """A shard that can't be verified by itself keeps its temporary name until all of them are right."""
         shard = landing.shard
         if shard.number not in self.had and (shard.pieces or not shard.size):
-            await asyncio.to_thread(self.store, shard.number, shard.sha256)
+            # What came was verified just now, and is as good as any that lies here; so it is not linked.
+            await asyncio.to_thread(self.store, shard.number, shard.sha256, False)
 
     async def complete(self, manifest: Manifest) -> None:
         await asyncio.to_thread(self.finish, manifest)
@@ -157,6 +158,9 @@ class OpenVersion:
         for shard in manifest.shards:
             if shard.number not in self.had:
                 self.store(shard.number, shard.sha256)
+        for entry in self._folder.iterdir():  # of a longer payload that had this number before
+            if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
+                entry.unlink()
         if self.manifest is None or manifest.raw != self.manifest.raw:
             replace(self._data_dir.manifest(self.number), manifest.raw)
         self._verified.remove()
@@ -164,15 +168,34 @@ class OpenVersion:
     def discard(self) -> None:
         """Give the version up and remove what there is of it."""
         self._verified.remove()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        remove_version(self._folder)
 
     def _still_verified(self, manifest: Manifest) -> set[int]:
         known = self._verified.read()
         return {
             shard.number
             for shard in manifest.shards
-            if known.get(shard.number) == f"{shard.sha256} {_looks(self.file(shard.number))}"
+            if known.get(shard.number) == f"{shard.sha256} {looks_of(self.file(shard.number))}"
         }
+
+
+def remove_version(folder: Path) -> None:
+    """Remove a version's folder, but for files in it that are not shardcast's.
+
+    Raises:
+        OSError: something in it can't be removed.
+    """
+    for entry in folder.iterdir():
+        if is_versions_file(entry):
+            entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def is_versions_file(entry: Path) -> bool:
+    """Whether this is a file of a version's folder, temporary or not."""
+    name = entry.name.removesuffix(PART)
+    return name == MANIFEST_FILE or shard_number(name) is not None
 
 
 async def _recall(landing: Landing) -> None:
@@ -192,7 +215,7 @@ class _Verified:
 
     def add(self, shard: int, sha256: str | None, file: Path) -> None:
         with self._path.open("a") as record:
-            record.write(f"{shard} {sha256} {_looks(file)}\n")
+            record.write(f"{shard} {sha256} {looks_of(file)}\n")
 
     def read(self) -> dict[int, str]:
         try:
@@ -206,7 +229,8 @@ class _Verified:
         self._path.unlink(missing_ok=True)
 
 
-def _looks(file: Path) -> str | None:
+def looks_of(file: Path) -> str | None:
+    """What tells a file from one that was changed: inode, size, mtime; None when there is none."""
     try:
         found = file.stat()
     except OSError:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import fcntl
+import glob
 import os
 from pathlib import Path
 
@@ -86,6 +87,7 @@ class OutputFile:
             os.fsync(self._descriptor)
             rename(self._part, self.output)
             self._beside.unlink(missing_ok=True)
+            _clear_abandoned(self.output)
         self.close()
 
     def close(self) -> None:
@@ -100,6 +102,27 @@ class OutputFile:
         if self._seed >= 0:
             os.close(self._seed)
         self._descriptor = self._seed = -1
+
+
+def _clear_abandoned(output: Path) -> None:
+    """Remove the temporary files of interrupted runs for this output, which nobody needs any more."""
+    for part in output.parent.glob(f".{glob.escape(output.name)}{PART}*"):
+        if part.name.endswith(".manifest"):
+            if not part.with_suffix("").exists():
+                part.unlink(missing_ok=True)
+            continue
+        try:
+            descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except OSError:
+            continue
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            part.unlink(missing_ok=True)
+            part.with_name(part.name + ".manifest").unlink(missing_ok=True)
+        except BlockingIOError:
+            pass  # somebody works on it
+        finally:
+            os.close(descriptor)
 
 
 def _locked_part(output: Path) -> tuple[Path, int]:

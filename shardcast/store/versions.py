@@ -9,11 +9,11 @@ import math
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.constants import LONGEST_HOLD, MANIFEST_FILE, MAX_DISTRIBUTION_FOLDERS, RECENTLY_READ
+from shardcast.constants import LONGEST_HOLD, MAX_DISTRIBUTION_FOLDERS, RECENTLY_READ
 from shardcast.distribution import Listing, parse, write
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, ManifestError
@@ -22,9 +22,9 @@ from shardcast.policy.retention import retirable, surplus
 from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, replace, replace_soon
-from shardcast.store.open_version import OpenVersion
+from shardcast.store.open_version import OpenVersion, is_versions_file, looks_of, remove_version
 from shardcast.store.shelf import Span
-from shardcast.wire import shard_number, version_name, version_number
+from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class VersionFolders:
         self._readers: dict[int, int] = {}
         self._last_read: dict[int, float] = {}
         self._surplus_since: dict[int, float] = {}
-        self._by_digest: dict[str, tuple[int, int]] = {}
+        self._by_digest: dict[str, tuple[int, Path, str | None]] = {}
+        self._leaving: set[int] = set()
         self._distribution = b""
         self.untrusted: list[Listing] = []
         self._writing = asyncio.Lock()
@@ -153,8 +154,7 @@ class VersionFolders:
         """
         told: list[str] = []
         with disk_errors("could not take up", self.data_dir.root):
-            for leftover in self.data_dir.retired.iterdir():
-                shutil.rmtree(leftover, ignore_errors=True)
+            self.data_dir.clear_leftovers()
             listings = self._read_list()
             numbers = {*self.data_dir.numbers(), *(one.number for one in listings)}
             self.data_dir.never_again(max(numbers, default=0))
@@ -165,6 +165,8 @@ class VersionFolders:
                         self.untrusted.append(listing)
                     else:
                         self._add(listing, manifest)
+                        for part in self.data_dir.folder(listing.number).glob(f"*{PART}"):
+                            part.unlink()
                 except (LocalDiskError, ManifestError) as error:
                     told.append(f"{listing.version} is not complete here any more: {error}")
             for number in self.data_dir.numbers():
@@ -215,8 +217,8 @@ class VersionFolders:
                 return [f"going on with {version}: {format_count(len(opened.had), 'shard')} here"]
             except ManifestError:
                 pass  # written half; it is asked for again
-        if all(_is_ours(entry) for entry in folder.iterdir()):
-            shutil.rmtree(folder)
+        if all(is_versions_file(entry) for entry in folder.iterdir()):
+            remove_version(folder)
             return [f"gave up {version}, which was not complete"]
         return [f"left alone {folder}, which is not listed and holds other files"]
 
@@ -242,9 +244,10 @@ class VersionFolders:
 
     async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
         listing = Listing(manifest.version, manifest.digests[opened.listed], len(manifest.shards))
-        self._open.pop(opened.number, None)
-        self._add(listing, manifest)
-        await self._write_list()
+        async with self._writing:
+            await self._write_list([*self.listings, listing])
+            self._open.pop(opened.number, None)
+            self._add(listing, manifest)
         await self.tidy()
 
     def spans(self, listing: Listing) -> list[Span]:
@@ -265,32 +268,27 @@ class VersionFolders:
             await self.retire(listing.number)
         elif listing.number in self._complete or listing in self.untrusted:
             await replace_soon(self.data_dir.manifest(listing.number), manifest.raw)
-            self._add(Listing(listing.version, listing.digest, len(manifest.shards)), manifest)
-            await self._write_list()
+            async with self._writing:
+                self._add(Listing(listing.version, listing.digest, len(manifest.shards)), manifest)
+                await self._write_list(self.listings)
         self.untrusted = [one for one in self.untrusted if one != listing]
 
     def _add(self, listing: Listing, manifest: Manifest | None) -> None:
         self._complete[listing.number] = _Complete(listing, manifest)
         for shard in manifest.shards if manifest else ():
             if shard.sha256:
-                self._by_digest[shard.sha256] = (listing.number, shard.number)
+                file = self.data_dir.shard(listing.number, shard.number)
+                self._by_digest[shard.sha256] = listing.number, file, looks_of(file)
 
     def _find(self, sha256: str) -> Path | None:
-        """Where a shard with this digest lies in a complete version, unchanged in size."""
-        number, shard = self._by_digest.get(sha256, (0, 0))
-        manifest = self._complete[number].manifest if number in self._complete else None
-        if manifest is None or manifest.shards[shard - 1].sha256 != sha256:
-            return None
-        path = self.data_dir.shard(number, shard)
-        try:
-            return path if path.stat().st_size == manifest.shards[shard - 1].size else None
-        except OSError:
-            return None
+        """The file of a shard with this digest in a complete version, unchanged since it was kept."""
+        number, file, looks = self._by_digest.get(sha256, (0, Path(), None))
+        return file if number in self._complete and looks and looks_of(file) == looks else None
 
-    async def _write_list(self) -> None:
-        async with self._writing:
-            self._distribution = write(self.listings)
-            await replace_soon(self.data_dir.distribution, self._distribution)
+    async def _write_list(self, listings: Sequence[Listing]) -> None:
+        distribution = write(listings)
+        await replace_soon(self.data_dir.distribution, distribution)
+        self._distribution = distribution
 
     # How it goes
 
@@ -303,24 +301,34 @@ class VersionFolders:
         for number in retirable(beyond, last_read, self._surplus_since, now, RECENTLY_READ, LONGEST_HOLD):
             log.info("retired %s: newer versions took its place", version_name(number))
             await self.retire(number)
+        for number in list(self._leaving):
+            await self._remove(number)
 
     async def retire(self, number: int) -> None:
         """Take a version off the list, then away. Answers that are running end well."""
-        if self._complete.pop(number, None) is None:
-            return
+        async with self._writing:
+            if number not in self._complete:
+                return
+            await self._write_list([one for one in self.listings if one.number != number])
+            del self._complete[number]
         self._last_read.pop(number, None)
         self._by_digest = {digest: place for digest, place in self._by_digest.items() if place[0] != number}
-        await self._write_list()
+        await self._remove(number)
+
+    async def _remove(self, number: int) -> None:
+        """What can't be removed now is tried again when things are tidied."""
 
         def remove() -> None:
-            grave = self.data_dir.retired / f"{version_name(number)}-{secrets.token_hex(4)}"
-            with disk_errors("could not remove", self.data_dir.folder(number)):
-                self.data_dir.folder(number).rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
+            folder = self.data_dir.folder(number)
+            if folder.exists():
+                grave = self.data_dir.retired / f"{version_name(number)}-{secrets.token_hex(4)}"
+                folder.rename(grave)
+                shutil.rmtree(grave, ignore_errors=True)
 
-        await asyncio.to_thread(remove)
-
-
-def _is_ours(entry: Path) -> bool:
-    name = entry.name.removesuffix(PART)
-    return name == MANIFEST_FILE or shard_number(name) is not None
+        try:
+            await asyncio.to_thread(remove)
+            self._leaving.discard(number)
+        except OSError as error:
+            if number not in self._leaving:
+                log.error("could not remove the retired %s, and try again: %s", version_name(number), error)
+            self._leaving.add(number)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_exponential_jitter
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
 from shardcast.distribution import Listing
@@ -46,6 +46,8 @@ async def read_offers(
         NoServerReachable: none answered.
         TransferFailed: some did, but not with a list.
     """
+    if not peers:
+        raise NoServerReachable("no server is left to ask")
     failures: dict[str, PeerError] = {}
     news = asyncio.Event()
 
@@ -53,7 +55,7 @@ async def read_offers(
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(ServerUnreachable),
             stop=stop_after_delay(patience),
-            wait=wait_exponential_jitter(initial=0.2, max=2, jitter=0.2),
+            wait=wait_random_exponential(multiplier=0.2, max=2),
             sleep=sleep,
             reraise=True,
         ):

@@ -175,7 +175,7 @@ class Transfer:
         self._ranking = Ranking(self._peers)
         self._received = dict.fromkeys(self._peers, 0)
         self._keys = count()
-        self._contact = clock()
+        self._unreachable_since: float | None = None
         self._begun = False
         self._arriving: dict[int, _Arriving] = {}
         self._todo: list[_Claim] = []
@@ -321,7 +321,9 @@ class Transfer:
         if order.received > claim.seen:
             self._received[claim.peer.url] += order.received - claim.seen
             claim.seen, claim.byte_at = order.received, now
-            self._contact, self._begun = now, True
+            self._unreachable_since, self._begun = None, True
+        if order.landing:  # that this machine's disk is slow is not the server's fault
+            claim.byte_at = claim.piece_at = now
         if order.received - claim.piece_seen >= self.manifest.header.piece_size:
             claim.piece_seen, claim.piece_at = order.received, now
         silent, slow = now - claim.byte_at, now - claim.piece_at
@@ -364,7 +366,7 @@ class Transfer:
     async def _ask(self, claim: _Claim, start: int, end: int) -> None:
         peer = await self._free_peer(claim.arriving)
         now = self._clock()
-        claim.peer, claim.order = peer, Order(start, end)
+        claim.peer, claim.order, claim.taken_over = peer, Order(start, end), False
         claim.seen = claim.piece_seen = 0
         claim.since = claim.byte_at = claim.piece_at = now
         claim.answer = asyncio.ensure_future(
@@ -381,10 +383,10 @@ class Transfer:
             self._received[peer.url] += claim.order.received - claim.seen
             claim.answer = claim.order = None
             self._tell()
-        self._contact, self._begun = self._clock(), True
+        self._unreachable_since, self._begun = None, True
         self._ranking.succeeded(peer.url)
         if self._ranking.scores[peer.url].throughput is None:
-            seconds = max(self._contact - claim.since, 1e-3)
+            seconds = max(self._clock() - claim.since, 1e-3)
             self._ranking.observed(
                 peer.url, (end - start) / seconds * (self._under_way().get(peer.url, 0) + 1)
             )
@@ -439,8 +441,10 @@ class Transfer:
         arriving.failures[peer.url] = arriving.failures.get(peer.url, 0) + 1
         if isinstance(error, WrongBytes):
             arriving.wrong = error
-        if not isinstance(error, ServerUnreachable):
-            self._contact = now
+        if isinstance(error, ServerUnreachable):
+            self._unreachable_since = now if self._unreachable_since is None else self._unreachable_since
+        else:
+            self._unreachable_since = None
             # That one server lacks it says nothing while there are others that were not asked.
             if not isinstance(error, ServerLacks) or len(arriving.failures) >= len(self._peers):
                 arriving.attempts += 1
@@ -452,7 +456,9 @@ class Transfer:
         if isinstance(error, ServerUnreachable):
             limits = self._limits
             budget = limits.unreachable_once_begun if self._begun else limits.unreachable_at_start
-            return self._clock() - self._contact >= budget
+            since = self._unreachable_since
+            tried = all(url in claim.arriving.failures for url in self._peers)
+            return tried and since is not None and self._clock() - since >= budget
         return claim.arriving.attempts >= self._limits.attempts
 
     def _pause(self, claim: _Claim, state: RetryCallState) -> float:
@@ -482,14 +488,12 @@ class Transfer:
 
     def _steal(self) -> _Claim | None:
         """A part of the slowest range under way, as a claim of its own."""
-        if not self._opened_all or not self._running:
-            return None
         now = self._clock()
         ranges = []
         for claim in self._running.values():
             age = now - claim.since
             # An answer that has not begun says nothing of its server: it may wait its turn there.
-            if claim.order and claim.order.received and age >= _SETTLED:
+            if claim.order and claim.order.received and age >= _SETTLED and self._may_lose(claim):
                 position = claim.order.start + claim.order.received
                 ranges.append(
                     Range(claim.key, position, min(claim.end, claim.order.end), claim.order.received / age)
@@ -517,6 +521,10 @@ class Transfer:
             victim.taken_over = True
             victim.answer.cancel()
         return _Claim(next(self._keys), victim.arriving, start, end)
+
+    def _may_lose(self, claim: _Claim) -> bool:
+        """As long as shards wait for the look-ahead, only the one that keeps it from moving on matters."""
+        return self._opened_all or claim.arriving.landing.shard.number == self._hashed + 1
 
     # Waking each other
 

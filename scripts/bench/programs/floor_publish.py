@@ -1,12 +1,13 @@
 """The floor of publishing: ``PAYLOAD FOLDER SHARD_SIZE`` (FOLDER - for no copy).
 
 Bare threads compute what publishing does and nothing else: one the whole SHA-256 in order; as many more as
-there are cores left, at least one, take shards: SHA-256, the BLAKE3 of every piece of 256 KiB, and the copy.
-Prints what it took as JSON.
+there are cores left, at least one, take shards: SHA-256, the BLAKE3 of every piece of 256 KiB, and the copy,
+which one more makes durable. Prints what it took as JSON.
 """
 
 import json
 import os
+import queue
 import sys
 import threading
 import time
@@ -24,6 +25,7 @@ size = os.fstat(source).st_size
 todo = iter(range(0, size, shard_size))
 lock = threading.Lock()
 digests: dict[int, tuple[str, bytes]] = {}
+written: queue.SimpleQueue[int] = queue.SimpleQueue()
 whole = sha256()
 
 
@@ -55,15 +57,23 @@ def cut() -> None:
                 os.write(part, buffer[:count])
             done += count
         if part >= 0:
-            os.fsync(part)
-            os.close(part)
+            written.put(part)
         digests[start] = single.hexdigest(), b"".join(pieces)
+
+
+def make_durable() -> None:
+    while (part := written.get()) >= 0:
+        os.fsync(part)
+        os.close(part)
 
 
 shard_threads = max(1, len(os.sched_getaffinity(0)) - 1)
 workers = [threading.Thread(target=hash_whole), *(threading.Thread(target=cut) for _ in range(shard_threads))]
-for one in workers:
+disk = threading.Thread(target=make_durable)
+for one in (*workers, disk):
     one.start()
 for one in workers:
     one.join()
+written.put(-1)
+disk.join()
 print(json.dumps({"seconds": time.monotonic() - started, "sha256": whole.hexdigest()}))

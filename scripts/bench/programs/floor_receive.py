@@ -1,8 +1,8 @@
 """The floor of a fully verified transfer: ``URL OUTPUT THREADS [--sync]``.
 
-Bare threads do the work and nothing else: a keep-alive connection each, whole shards, 1 MiB at a time into one
-buffer, the BLAKE3 of every piece of 256 KiB compared with the manifest's, pwrite; and one more thread computes
-the whole SHA-256 in order, reading behind. Prints what it took as JSON.
+Bare threads do the work and nothing else: a keep-alive connection each, whole shards, 1 MiB at a time into
+one buffer, the BLAKE3 of every piece of 256 KiB compared with the manifest's, pwrite; and one more thread
+computes the whole SHA-256 in order, reading behind. Prints what it took as JSON.
 """
 
 import base64
@@ -61,7 +61,10 @@ def receive() -> None:
             count = answer.readinto(buffer[: min(BUFFER, size - done)])
             for start in range(0, count, piece_size):
                 index = (done + start) // piece_size * 32
-                if blake3(buffer[start : min(start + piece_size, count)]).digest() != pieces[index : index + 32]:
+                if (
+                    blake3(buffer[start : min(start + piece_size, count)]).digest()
+                    != pieces[index : index + 32]
+                ):
                     wrong.append(f"a piece of shard {number + 1} is wrong")
                     return
             os.pwrite(file, buffer[:count], offsets[number] + done)

@@ -7,11 +7,10 @@ the environment's own: the roles of shardcast are in the words of 0.1.0, which o
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ PORT = 8000
 TORRENT_PORT = 6881
 PIECE_SIZE = 256 * 1024
 
-Role = Iterator[None]
-"""Starts up until it yields, does its part until it yields again, and is then kept as it is."""
+Role = Generator[None, None, None]
+"""Starts up until it yields, does its part until it yields again, and is kept as it is until it is closed."""
 
 
 def origin(data_dir: str, payload: str = "") -> Role:
@@ -34,19 +33,18 @@ def origin(data_dir: str, payload: str = "") -> Role:
 
 
 def middle(data_dir: str, check_interval: str, *upstreams: str) -> Role:
-    """Keeps what its upstreams offer; has no part."""
+    """Keeps what its upstreams offer; has no part of its own."""
     import shardcast
 
-    kept = shardcast.MiddleNode(list(upstreams), data_dir, PORT, float(check_interval))  # type: ignore[arg-type]
+    shardcast.MiddleNode(list(upstreams), data_dir, PORT, float(check_interval))
     yield
-    del kept
 
 
 def client(output: str, *servers: str) -> Role:
     """Its part is to download v1, verified, into a file."""
     import shardcast
 
-    node = shardcast.ClientNode(list(servers), os.path.dirname(output))
+    node = shardcast.ClientNode(list(servers), str(Path(output).parent))
     yield
     if node.download_version("v1", output) is None:
         raise SystemExit("v1 could not be had")
@@ -61,14 +59,13 @@ def command(*words: str) -> Role:
 
 
 def make_torrent(payload: str, torrent: str) -> Role:
-    """Its part is to write a torrent of one file, without a tracker."""
+    """Writes a torrent of one file, without a tracker, and has no other part."""
     import libtorrent
 
-    yield
     files = libtorrent.file_storage()
     libtorrent.add_files(files, payload)
     made = libtorrent.create_torrent(files, PIECE_SIZE, libtorrent.create_torrent_flags_t.v2_only)
-    libtorrent.set_piece_hashes(made, os.path.dirname(payload))
+    libtorrent.set_piece_hashes(made, str(Path(payload).parent))
     Path(torrent).write_bytes(libtorrent.bencode(made.generate()))
     yield
 
@@ -93,15 +90,21 @@ def peer(torrent: str, folder: str, kind: str, address: str, *peers: str) -> Rol
     while not handle.status().is_seeding:
         session.wait_for_alert(20)
         session.pop_alerts()
-    yield
-    del handle, session  # which waits until all is written
+    yield  # closing the session waits until all is written
 
 
 def torrent_settings(libtorrent: Any, address: str) -> dict[str, Any]:
     """Settings for few peers with fast links that trust each other: libtorrent's own for high performance,
     TCP alone, nothing that looks for peers, nobody choked, and no limits."""
     settings: dict[str, Any] = libtorrent.high_performance_seed()
-    quiet = ("enable_dht", "enable_lsd", "enable_natpmp", "enable_upnp", "enable_outgoing_utp", "enable_incoming_utp")
+    quiet = (
+        "enable_dht",
+        "enable_lsd",
+        "enable_natpmp",
+        "enable_upnp",
+        "enable_outgoing_utp",
+        "enable_incoming_utp",
+    )
     settings.update(dict.fromkeys(quiet, False))
     settings.update(
         {
@@ -136,7 +139,7 @@ def main(folder: str, role: str, *words: str) -> None:
         next(node, None)
         print("done", time.monotonic(), flush=True)
         sys.stdin.read()
-    next(node, None)
+    node.close()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,5 @@
 """Run a published shardcast from a folder of its own: ``FOLDER ROLE OPTION…``, ROLE being client, origin
-(on a port that the system picks), middle, or broadcast (says how long that took).
+(on a port that the system picks), middle, or broadcast (``DATA_DIR PATH [--link]``, says how long that took).
 
 ``ours`` as FOLDER means the shardcast of this environment, which has the same names.
 """
@@ -21,11 +21,11 @@ if role == "client":
     sys.argv = ["shardcast-client", *words]
     sys.exit(main())
 if role == "broadcast":
-    data_dir, path = words
+    data_dir, path, *linked = words
     node = shardcast.OriginServer(data_dir, 0)
     started = time.monotonic()
-    version = node.broadcast(path)
-    print(version, time.monotonic() - started, flush=True)
+    node.broadcast(path, **({"copy": False} if linked else {}))
+    print(time.monotonic() - started, flush=True)
     node.shutdown()
     sys.exit()
 if role == "origin":

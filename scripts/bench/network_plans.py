@@ -1,0 +1,109 @@
+"""The networks that are measured, and the least time that their links allow. Pure."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness import MIB
+from namespaces import Goodput
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A network to measure.
+
+    Attributes:
+        key: its letter.
+        title: what it is, in words.
+        size: bytes of the payload.
+        rates: its hosts, and the Mbit/s of each one's link, both ways; None for one that isn't shaped.
+        takes: whom the hosts that receive take it from, as the roles of shardcast have it.
+    """
+
+    key: str
+    title: str
+    size: int
+    rates: Mapping[str, float | None]
+    takes: Mapping[str, tuple[str, ...]]
+
+    @property
+    def origins(self) -> list[str]:
+        """Those that have it at the start."""
+        return [host for host in self.rates if host not in self.takes]
+
+    @property
+    def middles(self) -> list[str]:
+        """Those that receive it and serve it."""
+        serving = {server for servers in self.takes.values() for server in servers}
+        return [host for host in self.takes if host in serving]
+
+    @property
+    def clients(self) -> list[str]:
+        return [host for host in self.takes if host not in self.middles]
+
+
+def tree() -> Plan:
+    middles, clients = ("middle1", "middle2"), [f"client{n}" for n in range(1, 9)]
+    takes = {**dict.fromkeys(middles, ("origin",)), **dict.fromkeys(clients, middles)}
+    rates = dict.fromkeys(["origin", *takes], 200.0)
+    return Plan("a", "origin, 2 middles, 8 clients, 200 Mbit/s each", 128 * MIB, rates, takes)
+
+
+def chain() -> Plan:
+    hosts = ["origin", *(f"middle{n}" for n in range(1, 5)), "client"]
+    takes = {lower: (upper,) for upper, lower in itertools.pairwise(hosts)}
+    title = "origin, a chain of 4 middles, 1 client, 200 Mbit/s each"
+    return Plan("b", title, 128 * MIB, dict.fromkeys(hosts, 200.0), takes)
+
+
+def uneven_tree() -> Plan:
+    middles = {"middle400": 400.0, "middle100": 100.0}
+    clients = {f"client{rate}": float(rate) for rate in range(50, 401, 50)}
+    takes = {**dict.fromkeys(middles, ("origin",)), **dict.fromkeys(clients, tuple(middles))}
+    title = "origin at 400 Mbit/s, middles at 400 and 100, 8 clients at 50 to 400"
+    return Plan("c", title, 128 * MIB, {"origin": 400.0, **middles, **clients}, takes)
+
+
+def unequal_servers() -> Plan:
+    servers = {"server400": 400.0, "server100": 100.0, "server10": 10.0}
+    title = "one client, three servers at 400, 100 and 10 Mbit/s"
+    return Plan("d", title, 512 * MIB, {**servers, "client": None}, {"client": tuple(servers)})
+
+
+PLANS = (tree(), chain(), uneven_tree(), unequal_servers())
+
+
+# ── What the links allow ──────────────────────────────────────────────────────────────────────────
+
+
+def fluid_bound(size: int, origin: float, downloads: Sequence[float], uploads: Sequence[float]) -> float:
+    """The least seconds until the last of those that receive has ``size`` bytes, whoever sends to whom.
+
+    Args:
+        size: bytes of the payload, F.
+        origin: upload of those that have it at the start, bytes a second, U_origin.
+        downloads: of each of the N that receive it; the least is d_min.
+        uploads: U_i of those of them that serve it on.
+    """
+    return max(size / origin, size / min(downloads), len(downloads) * size / (origin + sum(uploads)))
+
+
+def roles_bound(size: int, takes: Mapping[str, tuple[str, ...]], links: Mapping[str, Goodput]) -> float:
+    """The same where each takes it only from the servers it is given: they send it to each of those whose
+    only servers they are."""
+    slowest = max(size / links[host].down for host in takes)
+    groups = {servers: sum(mine == servers for mine in takes.values()) for servers in takes.values()}
+    return max(slowest, *(n * size / sum(links[one].up for one in group) for group, n in groups.items()))
+
+
+def bounds(plan: Plan, size: int, links: Mapping[str, Goodput]) -> dict[str, float]:
+    """The bounds of a network by name, the least first."""
+    origin = sum(links[host].up for host in plan.origins)
+    downloads = [links[host].down for host in plan.takes]
+    everyone = fluid_bound(size, origin, downloads, [links[host].up for host in plan.takes])
+    found = {"bound: all serve": everyone}
+    if plan.middles:
+        found["bound: only middles serve"] = roles_bound(size, plan.takes, links)
+    return found

@@ -1,0 +1,294 @@
+"""One broadcast over a network of namespaces, by each of those that are compared."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import peers
+from harness import Run
+from namespaces import Host, Network
+from network_plans import Plan
+from places import Payload
+from processes import Running, Usage, program_words, run_command
+from programs.network_node import PORT
+
+CHECK_INTERVAL = 0.2
+"""Seconds between two looks of a middle, ours or an old one, at its upstreams."""
+PATIENCE = 900.0
+"""Seconds for a node's part."""
+CLOSING = 10.0
+"""Seconds for a node to end by itself."""
+
+
+# ── One run ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Node(Running):
+    """A node's process (programs/network_node.py) on its host."""
+
+    def __init__(self, host: Host, folder: Path, package: Path | str, role: str, *words: str) -> None:
+        self._is = f"{role} on {host.name}"
+        program = program_words("network_node", str(package), role, *words)
+        super().__init__(host.words(*program), cwd=folder, stdin=subprocess.PIPE)
+
+    @property
+    def _name(self) -> str:
+        return self._is
+
+    def wait_until_ready(self) -> None:
+        self.wait_for(lambda: "ready\n" in self.output, "ready")
+
+    def begin(self) -> None:
+        """Tell it to do its part."""
+        assert self.process.stdin
+        self.process.stdin.write(b"begin\n")
+        self.process.stdin.flush()
+
+    def done(self) -> float:
+        """The clock when it had done its part."""
+        self.wait_for(lambda: "done " in self.output, "done", PATIENCE)
+        return float(self.output.rpartition("done ")[2])
+
+    def end(self) -> None:
+        """Let it end by itself."""
+        assert self.process.stdin
+        self.process.stdin.close()
+
+
+@dataclass(slots=True)
+class Scene:
+    """A network in one run: what each host has, and what runs there.
+
+    Attributes:
+        folder: has a folder for each host.
+        clock: when the clock began.
+    """
+
+    plan: Plan
+    network: Network
+    payload: Payload
+    sha256: str
+    folder: Path
+    clock: float = 0.0
+    nodes: list[Running] = field(default_factory=list)
+    _sent: dict[str, int] = field(default_factory=dict)
+    _used: Usage = field(default_factory=Usage)
+
+    def place(self, host: str) -> Path:
+        """A folder of the host's own."""
+        place = self.folder / host
+        place.mkdir(exist_ok=True)
+        return place
+
+    def output(self, host: str) -> Path:
+        """Where the host has the payload at the end."""
+        return self.place(host) / self.payload.path.name
+
+    def addresses(self, hosts: Sequence[str]) -> list[str]:
+        return [self.network.hosts[host].address for host in hosts]
+
+    def urls(self, hosts: Sequence[str]) -> list[str]:
+        return [f"http://{address}:{PORT}" for address in self.addresses(hosts)]
+
+    def node(self, host: str, package: Path | str, role: str, *words: str | Path) -> Node:
+        """Start a node on a host."""
+        node = Node(self.network.hosts[host], self.place(host), package, role, *map(str, words))
+        self.nodes.append(node)
+        return node
+
+    def wait_until_ready(self) -> None:
+        """Wait until all have started up, and begin the clock."""
+        for node in self.nodes:
+            if isinstance(node, Node):
+                node.wait_until_ready()
+        self._sent = self.network.sent()
+        self._used = self._usage()
+        self.clock = time.monotonic()
+
+    def figures(self, verified: Sequence[float], detail: Mapping[str, float]) -> Run:
+        """What was measured until the last client had it."""
+        sent = {host: bytes_ - self._sent[host] for host, bytes_ in self.network.sent().items()}
+        cpu_seconds = self._usage().since(self._used).cpu_seconds
+        seconds = [clock - self.clock for clock in verified]
+        times = {"first": min(seconds), "median": statistics.median(seconds), **detail}
+        groups = {"origin": self.plan.origins, "middles": self.plan.middles, "clients": self.plan.clients}
+        sums = {name: sum(sent[host] for host in hosts) for name, hosts in groups.items() if hosts}
+        in_payloads = {f"{name} sent F": bytes_ / self.payload.size for name, bytes_ in (sent | sums).items()}
+        return Run(max(seconds), cpu_seconds, detail=times | in_payloads)
+
+    def check(self) -> None:
+        """Let the nodes end, and compare what the clients have with the payload."""
+        for node in self.nodes:
+            if isinstance(node, Node):
+                node.end()
+        until = time.monotonic() + CLOSING
+        for node in self.nodes:
+            if isinstance(node, Node):
+                node.wait(until - node.started)
+        for host in self.plan.clients:
+            self.payload.check(self.output(host))
+
+    def close(self) -> None:
+        for node in self.nodes:
+            node.kill()
+        self.network.clear()  # what those had started
+
+    def _usage(self) -> Usage:
+        return sum((node.usage() for node in self.nodes), Usage())
+
+
+# ── The sides ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def ours(scene: Scene) -> Run:
+    """This shardcast. Clients that could follow would start with the rest, and have no need of ``begin``."""
+    return with_shardcast(scene, lambda _host: "")
+
+
+def old(scene: Scene) -> Run:
+    """shardcast 0.1.0. Each process has a copy of it: it keeps a file of a fixed name beside its package."""
+    installed = peers.folder("shardcast-0.1.0")
+
+    def package(host: str) -> Path:
+        place = scene.place(host) / "package"
+        shutil.copytree(installed / "shardcast", place / "shardcast", dirs_exist_ok=True)
+        return place
+
+    return with_shardcast(scene, package)
+
+
+def with_shardcast(scene: Scene, package: Callable[[str], Path | str]) -> Run:
+    """The clock begins when the origin is told to broadcast; or, without middles, when the client is told
+    to download what the origins have. Clients behind middles begin when all of these list the version."""
+    plan = scene.plan
+    first, *others = plan.origins
+    data = {host: scene.place(host) / "data" for host in plan.rates}
+    urls = {host: scene.urls(servers) for host, servers in plan.takes.items()}
+    if not plan.middles:
+        with_payload(scene, package, data)
+    origin = scene.node(first, package(first), "origin", data[first], scene.payload.path)
+    for host in others:
+        scene.node(host, package(host), "origin", data[host])
+    middles = [
+        scene.node(
+            host, package(host), "middle", data[host], str(CHECK_INTERVAL), *scene.urls(plan.takes[host])
+        )
+        for host in plan.middles
+    ]
+    clients = [
+        scene.node(host, package(host), "client", scene.output(host), *urls[host]) for host in plan.clients
+    ]
+    scene.wait_until_ready()
+    detail = {}
+    if plan.middles:
+        origin.begin()
+        for host, middle in zip(plan.middles, middles, strict=True):
+            middle.wait_for(partial(lists, data[host]), "listing the version", PATIENCE)
+        detail["middles list it"] = time.monotonic() - scene.clock
+    for client in clients:
+        client.begin()
+    return scene.figures([client.done() for client in clients], detail)
+
+
+def with_payload(scene: Scene, package: Callable[[str], Path | str], data: Mapping[str, Path]) -> None:
+    """Broadcast the payload before the clock begins, and give each origin the data directory."""
+    first, *others = scene.plan.origins
+    publisher = scene.node(first, package(first), "origin", data[first], scene.payload.path)
+    publisher.wait_until_ready()
+    publisher.begin()
+    publisher.done()
+    publisher.end()
+    publisher.wait()
+    scene.nodes.remove(publisher)
+    scene.network.clear()
+    for host in others:
+        shutil.copytree(data[first], data[host], ignore=sockets)
+
+
+def sockets(folder: str, names: list[str]) -> list[str]:
+    """Those of the names that are a socket's, which can't be copied."""
+    return [name for name in names if (Path(folder) / name).is_socket()]
+
+
+def lists(data_dir: Path) -> bool:
+    """Whether a node lists v1, as it says itself: its list is a file of its data directory."""
+    try:
+        return "v1:" in (data_dir / "distribution.txt").read_text(encoding="utf-8")
+    except OSError:
+        return False
+
+
+def aria2c(scene: Scene) -> Run:
+    """aria2c on each client, straight from the origins' nginx, with the digest; its start-up is counted."""
+    urls = [f"{url}/{scene.payload.path.name}" for url in scene.urls(scene.plan.origins)]
+    for host in scene.plan.origins:
+        start_nginx(scene, host)
+    words = [peers.tool("aria2c"), "--no-conf", "--quiet", "-x10", f"-s{10 * len(urls)}", "-k1M"]
+    words += ["--file-allocation=none", f"--checksum=sha-256={scene.sha256}"]
+    clients = []
+    for host in scene.plan.clients:
+        output = scene.output(host)
+        clients.append(
+            scene.node(host, "", "command", *words, f"-d{output.parent}", f"-o{output.name}", *urls)
+        )
+    scene.wait_until_ready()
+    for client in clients:
+        client.begin()
+    return scene.figures([client.done() for client in clients], {})
+
+
+def start_nginx(scene: Scene, host: str) -> None:
+    on, place = scene.network.hosts[host], scene.place(host)
+    settings = place / "nginx.conf"
+    temporary = "".join(
+        f"{kind}_temp_path {place}/{kind};" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    settings.write_text(
+        f"user root; daemon off; worker_processes 1; pid {place}/pid; error_log stderr; events {{}}"
+        f"http {{ access_log off; sendfile on; tcp_nopush on; {temporary}"
+        f"server {{ listen {PORT}; root {scene.payload.path.parent}; }} }}\n"
+    )
+    web = Running(on.words(peers.tool("nginx"), "-p", str(place), "-c", str(settings), "-e", "stderr"))
+    scene.nodes.append(web)
+    web.wait_for(lambda: on.listens(PORT), "listening")
+
+
+def libtorrent(scene: Scene) -> Run:
+    """libtorrent on every host, each connected to all others; the origins seed."""
+    package = peers.folder("libtorrent")
+    torrent = scene.folder / "payload.torrent"
+    payload = scene.payload.path
+    run_command(program_words("network_node", str(package), "make_torrent", str(payload), str(torrent)))
+    receiving: dict[str, Node] = {}
+    earlier: list[str] = []
+    for host, on in scene.network.hosts.items():
+        seeds = host in scene.plan.origins
+        folder = payload.parent if seeds else scene.place(host)
+        words = (torrent, folder, "seed" if seeds else "leech", on.address, *scene.addresses(earlier))
+        node = scene.node(host, package, "peer", *words)
+        if not seeds:
+            receiving[host] = node
+        earlier.append(host)
+    scene.wait_until_ready()
+    for node in receiving.values():
+        node.begin()
+    done = {host: node.done() for host, node in receiving.items()}
+    return scene.figures([done[host] for host in scene.plan.clients], {})
+
+
+Broadcast = Callable[[Scene], Run]
+"""Starts nodes, brings the payload to the clients, and says how that went."""
+
+SIDES: dict[str, Broadcast] = {
+    "ours": ours,
+    "shardcast 0.1.0": old,
+    "aria2c from the origin": aria2c,
+    "libtorrent": libtorrent,
+}
