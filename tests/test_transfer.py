@@ -28,7 +28,8 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.store.landing import Landing
 from shardcast.store.output import OutputFile
-from shardcast.transfer.transfer import Limits, Transfer
+from shardcast.transfer.limits import Limits
+from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.published import Published, publish, random_bytes, sha256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import statistics
 import subprocess
 import time
@@ -36,7 +37,8 @@ class Node(Running):
     def __init__(self, host: Host, folder: Path, package: Path | str, role: str, *words: str) -> None:
         self._is = f"{role} on {host.name}"
         program = program_words("network_node", str(package), role, *words)
-        super().__init__(host.words(*program), cwd=folder, stdin=subprocess.PIPE)
+        words = host.words(*program)
+        super().__init__(words, cwd=folder, death=signal.SIGTERM, stdin=subprocess.PIPE)
 
     @property
     def _name(self) -> str:
@@ -255,7 +257,8 @@ def start_nginx(scene: Scene, host: str) -> None:
         f"http {{ access_log off; sendfile on; tcp_nopush on; {temporary}"
         f"server {{ listen {PORT}; root {scene.payload.path.parent}; }} }}\n"
     )
-    web = Running(on.words(peers.tool("nginx"), "-p", str(place), "-c", str(settings), "-e", "stderr"))
+    words = on.words(peers.tool("nginx"), "-p", str(place), "-c", str(settings), "-e", "stderr")
+    web = Running(words, death=signal.SIGTERM)  # its workers outlive a killed master
     scene.nodes.append(web)
     web.wait_for(lambda: on.listens(PORT), "listening")
 

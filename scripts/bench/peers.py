@@ -100,7 +100,7 @@ class OldShardcast:
     @contextlib.contextmanager
     def origin(self, data_dir: Path, place: Path) -> Iterator[Running]:
         """Its origin over a data directory, which it serves as it finds it."""
-        with running(self.words(place, "origin", str(data_dir)), cwd=place) as process:
+        with running(self.words(place, "origin", str(data_dir)), cwd=place, told=True) as process:
             process.url()
             yield process
 

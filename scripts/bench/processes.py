@@ -82,6 +82,7 @@ class Running:
     """A process under way, whose descendants count as its own.
 
     It gets ``death`` when this process ends, also by SIGKILL (start it from a thread that lives as long).
+    With ``told``, its stdin is a pipe, into which ``tell`` writes.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Running:
         cwd: Path | None = None,
         cpus: Collection[int] | None = None,
         death: signal.Signals = signal.SIGKILL,
-        stdin: int = subprocess.DEVNULL,
+        told: bool = False,
     ) -> None:
         self.words = list(words)
         self._output: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  _close does
@@ -102,7 +103,7 @@ class Running:
             self.words,
             env=environment(**(env or {})),
             cwd=cwd,
-            stdin=stdin,
+            stdin=subprocess.PIPE if told else subprocess.DEVNULL,
             stdout=self._output,
             stderr=self._errors,
             start_new_session=True,
@@ -145,6 +146,17 @@ class Running:
         ended = Ended(seconds, usage, self.process.returncode, self.output, self.errors)
         self._close()
         return ended
+
+    def tell(self, line: str) -> None:
+        """Give it a line on stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line.encode() + b"\n")
+        self.process.stdin.flush()
+
+    def end_input(self) -> None:
+        """Close its stdin."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def usage(self) -> Usage:
         """What it has taken since it began, or, its memory, since ``forget_peak``."""
@@ -203,6 +215,9 @@ class Running:
         self._alive = -1
         self._output.close()
         self._errors.close()
+        if self.process.stdin:
+            with contextlib.suppress(OSError):
+                self.process.stdin.close()
 
     @property
     def _name(self) -> str:
@@ -244,9 +259,10 @@ def running(
     cwd: Path | None = None,
     cpus: Collection[int] | None = None,
     death: signal.Signals = signal.SIGKILL,
+    told: bool = False,
 ) -> Iterator[Running]:
-    """A process for as long as the block lasts."""
-    process = Running(words, env, cwd, cpus, death)
+    """A process for as long as the block lasts; see ``Running``."""
+    process = Running(words, env, cwd, cpus, death, told)
     try:
         yield process
     finally:

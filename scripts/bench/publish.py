@@ -9,12 +9,14 @@ from pathlib import Path
 import peers
 from harness import Aim, Case, Comparison, Result, Run, Settings, Side, Skipped, expect, interleave, ratio
 from places import Payload, Place, digest
-from processes import Ended, program_words, run_command, shardcast_words
+from processes import Ended, program_words, run_command, running, shardcast_words, taken_by
 from report import format_size
 
 from shardcast.constants import SHARD_SIZE
 
 LINK = "--link"
+PATIENCE = 600.0
+"""Seconds that publishing may take."""
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
@@ -57,15 +59,19 @@ def library(place: Place, payload: Payload, version: str, *options: str) -> Run:
     if LINK in options and LINK not in run_command(shardcast_words("broadcast", "--help")).output:
         raise Skipped(f"this shardcast has no {LINK}")
     with place.folder("data") as data_dir, place.folder("old") as home:
-        words = ["broadcast", str(data_dir), str(payload.path), *options]
+        words = program_words("node", "ours", "origin", str(data_dir), *options)
+        if version != "ours":
+            words = peers.OldShardcast(version).words(home, "origin", str(data_dir))
         place.settle()
-        if version == "ours":
-            ended = run_command(program_words("node", "ours", *words))
-        else:
-            ended = run_command(peers.OldShardcast(version).words(home, *words), cwd=home)
+        with running(words, cwd=home, told=True) as origin:
+            origin.url()
+            with taken_by(origin) as taken:
+                origin.tell(str(payload.path))
+                origin.wait_for(lambda: origin.output.endswith("\n"), "publishing", PATIENCE)
+            seconds = float(origin.output.split()[-1])
         if not options:
             check(data_dir, payload)
-        return figures(ended, float(ended.output.split()[-1]))
+        return Run(seconds, taken[0].cpu_seconds, taken[0].peak_memory)
 
 
 def command(place: Place, payload: Payload) -> Run:

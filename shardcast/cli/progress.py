@@ -15,7 +15,8 @@ import click
 from shardcast.sizes import format_rate, format_size
 
 if TYPE_CHECKING:
-    from shardcast.transfer.transfer import Progress, Transfer
+    from shardcast.transfer.limits import Progress
+    from shardcast.transfer.transfer import Transfer
 
 _LINE_INTERVAL = 5.0
 """Seconds between two plain lines."""

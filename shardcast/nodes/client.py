@@ -25,9 +25,10 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.lines import Line
 from shardcast.store.output import OutputFile
+from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import Described, describe
 from shardcast.transfer.offers import read_offers
-from shardcast.transfer.transfer import Limits, Transfer
+from shardcast.transfer.transfer import Transfer
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ the environment's own: the roles of shardcast are in the words of 0.1.0, which o
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -132,6 +133,7 @@ ROLES: dict[str, Callable[..., Role]] = {
 def main(folder: str, role: str, *words: str) -> None:
     if folder:
         sys.path.insert(0, folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which also ends a command that it runs
     node = ROLES[role](*words)
     next(node)
     print("ready", flush=True)

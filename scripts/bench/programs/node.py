@@ -1,12 +1,15 @@
-"""Run a published shardcast from a folder of its own: ``FOLDER ROLE OPTION…``, ROLE being client, origin
-(on a port that the system picks), middle, or broadcast (``DATA_DIR PATH [--link]``, says how long that took).
+"""Run a shardcast from a folder of its own: ``FOLDER ROLE OPTION…``; FOLDER ``ours`` is this environment's.
 
-``ours`` as FOLDER means the shardcast of this environment, which has the same names.
+Roles: client (its command); middle DATA_DIR INTERVAL UPSTREAM… and origin DATA_DIR [--link], on ports that the
+system picks; the origin broadcasts each path that it reads on stdin, and says the version, when that was begun,
+and how long it took; follow URL FOLDER INTERVAL, which fetches every version as it comes, and says so. The
+names are the same in all shardcasts.
 """
 
 import sys
 import threading
 import time
+from typing import Any
 
 folder, role, *words = sys.argv[1:]
 if folder != "ours":
@@ -15,23 +18,44 @@ import shardcast  # noqa: E402
 
 assert folder == "ours" or str(shardcast.__file__).startswith(folder), shardcast.__file__
 
+
+def origin(data_dir: str, *linked: str) -> None:
+    node = shardcast.OriginServer(data_dir, 0)
+    listening(node)
+    for line in sys.stdin:
+        started = time.monotonic()
+        version = node.broadcast(line.rstrip("\n"), **({"copy": False} if linked else {}))
+        print(version, started, time.monotonic() - started, flush=True)
+    if folder == "ours":
+        node.shutdown()
+    else:
+        threading.Event().wait()
+
+
+def middle(data_dir: str, interval: str, *upstream: str) -> None:
+    listening(shardcast.MiddleNode(list(upstream), data_dir, 0, int(interval)))
+    threading.Event().wait()
+
+
+def listening(node: Any) -> None:
+    url = node.url if folder == "ours" else f"http://127.0.0.1:{node.http_server.server_address[1]}"
+    print(f"Listening on {url}", file=sys.stderr, flush=True)
+
+
+def follow(url: str, outputs: str, interval: str) -> None:
+    client, known = shardcast.ClientNode([url], outputs), set()
+    while True:
+        for version in client.list_available_versions().keys() - known:
+            if client.download_version(version):
+                known.add(version)
+                print(version, flush=True)
+        time.sleep(float(interval))
+
+
 if role == "client":
     from shardcast.client_node import main
 
     sys.argv = ["shardcast-client", *words]
     sys.exit(main())
-if role == "broadcast":
-    data_dir, path, *linked = words
-    node = shardcast.OriginServer(data_dir, 0)
-    started = time.monotonic()
-    node.broadcast(path, **({"copy": False} if linked else {}))
-    print(time.monotonic() - started, flush=True)
-    node.shutdown()
-    sys.exit()
-if role == "origin":
-    node = shardcast.OriginServer(words[0], 0)
 else:
-    data_dir, interval, *upstream = words
-    node = shardcast.MiddleNode(upstream, data_dir, 0, int(interval))
-print(f"Listening on http://127.0.0.1:{node.http_server.server_address[1]}", file=sys.stderr, flush=True)
-threading.Event().wait()
+    {"origin": origin, "middle": middle, "follow": follow}[role](*words)

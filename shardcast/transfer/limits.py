@@ -1,0 +1,66 @@
+"""How much a transfer does at once, how patient it is, and how far it has come: plain values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from shardcast import constants
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much at once, how long, how often.
+
+    Attributes:
+        attempts: failed answers to one shard after which the transfer gives up.
+        at_once: requests under way, over all servers.
+        timeout: seconds without a piece after which an answer is given up.
+        stall: seconds without a byte after which it is when another server can serve.
+        look_ahead: shards open beyond the last one hashed.
+        unreachable_at_start: seconds that no server may be reachable before the first byte.
+        unreachable_once_begun: the same after it.
+    """
+
+    attempts: int = constants.RETRY_ATTEMPTS
+    at_once: int = constants.MAX_CONCURRENT_DOWNLOADS
+    timeout: float = constants.HTTP_TIMEOUT
+    stall: float = constants.STALL_WHEN_OTHERS_CAN
+    look_ahead: int = constants.LOOK_AHEAD
+    unreachable_at_start: float = constants.UNREACHABLE_AT_START
+    unreachable_once_begun: float = constants.UNREACHABLE_ONCE_BEGUN
+
+
+@dataclass(frozen=True, slots=True)
+class ServerProgress:
+    """What one server does in a transfer.
+
+    Attributes:
+        rate: bytes a second.
+        under_way: answers that it is sending.
+        received: bytes that it sent.
+        failures: in a row.
+    """
+
+    rate: float
+    under_way: int
+    received: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a transfer has come.
+
+    Attributes:
+        size: bytes of the payload.
+        done: bytes that are here.
+        shards: how many there are.
+        shards_done: those that are whole.
+        servers: what each server does.
+    """
+
+    size: int
+    done: int
+    shards: int
+    shards_done: int
+    servers: dict[str, ServerProgress]

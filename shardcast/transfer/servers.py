@@ -1,0 +1,312 @@
+"""The servers of one transfer: who is asked for what, how they do, when one is left."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import count
+from random import Random
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from shardcast.errors import (
+    IntegrityError,
+    NoServerReachable,
+    PeerError,
+    ServerLacks,
+    ServerStalled,
+    ServerUnreachable,
+    ShardcastError,
+    TransferFailed,
+    WrongBytes,
+)
+from shardcast.manifest import Manifest
+from shardcast.peer.checking import Order
+from shardcast.peer.peer import Peer
+from shardcast.policy.choosing import Candidate, choose
+from shardcast.policy.ranking import Ranking
+from shardcast.policy.stealing import Range, steal
+from shardcast.transfer.claims import Arriving, Claim, News
+from shardcast.transfer.limits import Limits, ServerProgress
+
+_TICK = 0.25
+"""Seconds between two looks at what the servers do."""
+_SETTLED = 0.5
+"""Seconds after which an answer's rate says something."""
+_LONGEST_PAUSE = 8.0
+"""Seconds between two attempts at a shard."""
+
+
+class Servers:
+    """Sees to claims: chooses a server for each, asks, scores what it does, and turns to another."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        peers: Sequence[Peer],
+        digits: int,
+        limits: Limits,
+        news: News,
+        clock: Callable[[], float],
+        random: Random,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self._version = manifest.version
+        self._count = len(manifest.shards)
+        self._piece_size = manifest.header.piece_size
+        self._peers = {peer.url: peer for peer in peers}
+        self._digits = digits
+        self._limits = limits
+        self._news = news
+        self._clock = clock
+        self._random = random
+        self._sleep = sleep
+        self._ranking = Ranking(self._peers)
+        self._received = dict.fromkeys(self._peers, 0)
+        self._keys = count()
+        self._running: dict[int, Claim] = {}
+        self._unreachable_since: float | None = None
+        self._begun = False
+
+    @property
+    def names(self) -> str:
+        """The servers' URLs, for messages."""
+        return ", ".join(self._peers)
+
+    @property
+    def progress(self) -> dict[str, ServerProgress]:
+        """What each server does, now."""
+        under_way = self._under_way()
+        return {
+            url: ServerProgress(
+                score.throughput or 0.0, under_way.get(url, 0), self._received[url], score.failures
+            )
+            for url, score in self._ranking.scores.items()
+        }
+
+    def claim(self, arriving: Arriving, start: int, end: int) -> Claim:
+        """A range of a shard to be seen to."""
+        return Claim(next(self._keys), arriving, start, end)
+
+    async def watch(self) -> None:
+        """Measure the servers, leave those that stall, and wake who waits."""
+        before, at = dict(self._received), self._clock()
+        while True:
+            await self._sleep(_TICK)
+            now = self._clock()
+            for claim in self._running.values():
+                self._look_at(claim, now)
+            for url, received in self._received.items():
+                busy = any(one.peer and one.peer.url == url for one in self._running.values())
+                if busy and received > before[url]:
+                    self._ranking.observed(url, (received - before[url]) / max(now - at, 1e-6))
+            before, at = dict(self._received), now
+            self._news.tell()
+
+    def _look_at(self, claim: Claim, now: float) -> None:
+        order = claim.order
+        if order is None or claim.peer is None or claim.answer is None:
+            return
+        if order.received > claim.seen:
+            self._received[claim.peer.url] += order.received - claim.seen
+            claim.seen, claim.byte_at = order.received, now
+            self._unreachable_since, self._begun = None, True
+        if order.landing:  # that this machine's disk is slow is not the server's fault
+            claim.byte_at = claim.piece_at = now
+        if order.received - claim.piece_seen >= self._piece_size:
+            claim.piece_seen, claim.piece_at = order.received, now
+        silent, slow = now - claim.byte_at, now - claim.piece_at
+        queued = claim.peer.serial and not order.received
+        if slow >= self._limits.timeout or silent >= self._limits.timeout:
+            claim.stalled = f"no piece within {self._limits.timeout:g} s"
+        elif silent >= self._limits.stall and not queued and self._another_can(claim, now):
+            claim.stalled = f"nothing came for {self._limits.stall:g} s, and another server can serve"
+        if claim.stalled:
+            claim.answer.cancel()
+
+    def _another_can(self, claim: Claim, now: float) -> bool:
+        failures = claim.arriving.failures
+        assert claim.peer
+        here = failures.get(claim.peer.url, 0)
+        return any(
+            not self._ranking.rests(url, now) and failures.get(url, 0) <= here and self._begun
+            for url in self._peers
+            if url != claim.peer.url
+        )
+
+    # One claim, until it is there
+
+    async def see_to(self, claim: Claim) -> None:
+        """Ask for a range until it is there."""
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(PeerError),
+                stop=lambda state: self._given_up(claim, state),
+                wait=lambda state: self._pause(claim, state),
+                sleep=self._sleep,
+                reraise=True,
+            ):
+                with attempt:
+                    while left := claim.left():
+                        await self._ask(claim, *left)
+        except PeerError as error:
+            raise self._failure(claim, error) from error
+
+    async def _ask(self, claim: Claim, start: int, end: int) -> None:
+        peer = await self._free_peer(claim.arriving)
+        now = self._clock()
+        claim.peer, claim.order, claim.taken_over = peer, Order(start, end), False
+        claim.seen = claim.piece_seen = 0
+        claim.since = claim.byte_at = claim.piece_at = now
+        claim.answer = asyncio.ensure_future(
+            peer.receive(self._version, claim.arriving.landing, claim.order, self._digits)
+        )
+        self._running[claim.key] = claim
+        try:
+            await self._answered(claim, claim.answer, peer)
+        except PeerError as error:
+            self._score_failure(claim, peer, error)
+            raise
+        finally:
+            del self._running[claim.key]
+            self._received[peer.url] += claim.order.received - claim.seen
+            claim.answer = claim.order = None
+            self._news.tell()
+        self._unreachable_since, self._begun = None, True
+        self._ranking.succeeded(peer.url)
+        if self._ranking.scores[peer.url].throughput is None:
+            seconds = max(self._clock() - claim.since, 1e-3)
+            self._ranking.observed(
+                peer.url, (end - start) / seconds * (self._under_way().get(peer.url, 0) + 1)
+            )
+
+    async def _answered(self, claim: Claim, answer: asyncio.Future[None], peer: Peer) -> None:
+        try:
+            await asyncio.wait([answer])
+        finally:
+            if not answer.done():
+                answer.cancel()
+                await asyncio.wait([answer])
+        stalled, claim.stalled = claim.stalled, ""
+        if not answer.cancelled():
+            answer.result()
+        elif not claim.taken_over:
+            where = f"{self._version} shard {claim.arriving.landing.shard.number}"
+            raise ServerStalled(peer.url, f"{where}: {stalled}")
+
+    async def _free_peer(self, arriving: Arriving) -> Peer:
+        while True:
+            url = self._choose(arriving)
+            if url is not None:
+                return self._peers[url]
+            await self._news.change()
+
+    def _choose(self, arriving: Arriving) -> str | None:
+        under_way, now = self._under_way(), self._clock()
+        return choose(
+            (
+                Candidate(
+                    url,
+                    self._ranking.weight(url),
+                    under_way.get(url, 0),
+                    self._peers[url].limit,
+                    arriving.failures.get(url, 0),
+                    self._ranking.rests(url, now),
+                )
+                for url in self._peers
+            ),
+            self._random,
+        )
+
+    def _under_way(self) -> dict[str, int]:
+        busy: dict[str, int] = {}
+        for claim in self._running.values():
+            if claim.peer:
+                busy[claim.peer.url] = busy.get(claim.peer.url, 0) + 1
+        return busy
+
+    def _score_failure(self, claim: Claim, peer: Peer, error: PeerError) -> None:
+        arriving, now = claim.arriving, self._clock()
+        arriving.failures[peer.url] = arriving.failures.get(peer.url, 0) + 1
+        if isinstance(error, WrongBytes):
+            arriving.wrong = error
+        if isinstance(error, ServerUnreachable):
+            self._unreachable_since = now if self._unreachable_since is None else self._unreachable_since
+        else:
+            self._unreachable_since = None
+            # That one server lacks it says nothing while there are others that were not asked.
+            if not isinstance(error, ServerLacks) or len(arriving.failures) >= len(self._peers):
+                arriving.attempts += 1
+        if not isinstance(error, ServerLacks):
+            self._ranking.failed(peer.url, now)
+
+    def _given_up(self, claim: Claim, state: RetryCallState) -> bool:
+        error = state.outcome.exception() if state.outcome else None
+        if isinstance(error, ServerUnreachable):
+            limits = self._limits
+            budget = limits.unreachable_once_begun if self._begun else limits.unreachable_at_start
+            since = self._unreachable_since
+            tried = all(url in claim.arriving.failures for url in self._peers)
+            return tried and since is not None and self._clock() - since >= budget
+        return claim.arriving.attempts >= self._limits.attempts
+
+    def _pause(self, claim: Claim, state: RetryCallState) -> float:
+        """No pause before asking a server that has not failed at this shard, else longer and longer."""
+        now, failures = self._clock(), claim.arriving.failures
+        if any(url not in failures and not self._ranking.rests(url, now) for url in self._peers):
+            return 0.0
+        longest = min(_LONGEST_PAUSE, 0.25 * 2.0**state.attempt_number)
+        return longest * self._random.uniform(0.5, 1.0)
+
+    def _failure(self, claim: Claim, error: PeerError) -> ShardcastError:
+        shard = claim.arriving.landing.shard
+        where = f"{self._version} shard {shard.number} of {self._count}"
+        if isinstance(error, ServerUnreachable):
+            return NoServerReachable(
+                f"{where}: no server could be reached any more ({error}); what is here is kept, so try again"
+            )
+        if claim.arriving.wrong:
+            return IntegrityError(
+                f"{where}: {claim.arriving.wrong}; after {claim.arriving.attempts} failed answers no server "
+                "sent the right bytes; name other servers, or broadcast it again"
+            )
+        return TransferFailed(
+            f"{where}: given up after {claim.arriving.attempts} failed answers, the last from {error}; "
+            "what is here is kept, so try again, or name other servers"
+        )
+
+    def steal(self, may_lose: Callable[[Arriving], bool]) -> Claim | None:
+        """A part of the slowest range under way, as a claim of its own; of those that ``may_lose`` it."""
+        now = self._clock()
+        ranges = []
+        for claim in self._running.values():
+            age = now - claim.since
+            # An answer that has not begun says nothing of its server: it may wait its turn there.
+            if claim.order and claim.order.received and age >= _SETTLED and may_lose(claim.arriving):
+                position = claim.order.start + claim.order.received
+                ranges.append(
+                    Range(claim.key, position, min(claim.end, claim.order.end), claim.order.received / age)
+                )
+        if not ranges:
+            return None
+        slowest = max(ranges, key=lambda one: one.seconds_left)
+        victim = self._running[slowest.key]
+        url = self._choose(victim.arriving)
+        assert victim.peer and victim.order
+        if url is None or (url == victim.peer.url and victim.peer.serial):
+            return None  # it would only wait at the same door
+        throughput = self._ranking.scores[url].throughput
+        rate_here = throughput / (self._under_way().get(url, 0) + 1) if throughput else None
+        elsewhere = url != victim.peer.url
+        stolen = steal([slowest], self._piece_size, rate_here, elsewhere)
+        if stolen is None:
+            return None
+        _, start = stolen
+        end = min(victim.end, victim.order.end)
+        if start >= end:
+            return None
+        victim.end = victim.order.end = start
+        if start <= slowest.position and victim.answer:
+            victim.taken_over = True
+            victim.answer.cancel()
+        return self.claim(victim.arriving, start, end)
