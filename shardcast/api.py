@@ -124,6 +124,7 @@ class OriginServer:
         shard_size: int | None = ...,
         wait: Literal[True] = ...,
         metadata: Metadata | None = ...,
+        copy: bool = ...,
     ) -> str: ...
     @overload
     def broadcast(
@@ -133,6 +134,7 @@ class OriginServer:
         *,
         wait: Literal[False],
         metadata: Metadata | None = ...,
+        copy: bool = ...,
     ) -> Broadcast: ...
     def broadcast(
         self,
@@ -140,8 +142,9 @@ class OriginServer:
         shard_size: int | None = None,
         wait: bool = True,
         metadata: Metadata | None = None,
+        copy: bool = True,
     ) -> str | Broadcast:
-        """Publish a file as the next version; returns its name, or with ``wait=False`` a handle.
+        """Publish a file as the next version; see ``shardcast.broadcast``.
 
         Raises:
             PayloadMissing: there is no such file.
@@ -150,7 +153,7 @@ class OriginServer:
         """
         path = Path(file_path).absolute()
         check_payload(path)
-        handle = Broadcast(publish(Path(self.data_dir), path, shard_size, metadata))
+        handle = Broadcast(publish(Path(self.data_dir), path, shard_size, metadata, copy))
         return handle.result() if wait else handle
 
     def shutdown(self) -> None:
@@ -306,7 +309,8 @@ def broadcast(
     file_path: StrPath,
     shard_size: int | None = ...,
     wait: Literal[True] = ...,
-    metadata: Mapping[str, Any] | None = ...,
+    metadata: Metadata | None = ...,
+    copy: bool = ...,
 ) -> str: ...
 @overload
 def broadcast(
@@ -314,19 +318,23 @@ def broadcast(
     shard_size: int | None = ...,
     *,
     wait: Literal[False],
-    metadata: Mapping[str, Any] | None = ...,
+    metadata: Metadata | None = ...,
+    copy: bool = ...,
 ) -> Broadcast: ...
 def broadcast(
     file_path: StrPath,
     shard_size: int | None = None,
     wait: bool = True,
     metadata: Metadata | None = None,
+    copy: bool = True,
 ) -> str | Broadcast:
     """Publish a file as the next version, in shards of ``shard_size`` bytes (50 000 000).
 
     From any thread, inside a running event loop, and from a forked worker. Returns the version's name when
     it is complete, or at once, with ``wait=False``, a handle: ``.version``, ``.done()``,
-    ``.result(timeout)``, ``.progress``.
+    ``.result(timeout)``, ``.progress``. ``metadata``, a JSON object, goes with the version. Without
+    ``copy`` the file itself is served, linked or cloned into the data directory: write no more to it; a
+    file that changes all the same has its version retired.
 
     Raises:
         NotInitialized: ``initialize`` was not called.
@@ -338,8 +346,8 @@ def broadcast(
     if origin is None:
         raise NotInitialized("call shardcast.initialize() before shardcast.broadcast()")
     if wait:
-        return origin.broadcast(file_path, shard_size, metadata=metadata)
-    return origin.broadcast(file_path, shard_size, wait=False, metadata=metadata)
+        return origin.broadcast(file_path, shard_size, metadata=metadata, copy=copy)
+    return origin.broadcast(file_path, shard_size, wait=False, metadata=metadata, copy=copy)
 
 
 def shutdown() -> None:

@@ -69,6 +69,7 @@ MAX_MIDDLE_NODE_LAYERS = 2
 
 DISTRIBUTION_FILE = "distribution.txt"
 MANIFEST_FILE = "manifest.jsonl"
+PAYLOAD_FILE = "payload"
 VERSION_PREFIX = "v"
 
 PIECE_SIZE = 256 * 1024

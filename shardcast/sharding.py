@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +22,8 @@ from shardcast.store.durable import disk_errors
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.shelf import Span
 from shardcast.wire import MAX_SHARDS, version_name
+
+log = logging.getLogger(__name__)
 
 CHUNK_SIZE = 1 << 20
 """Bytes read, hashed and written at a time."""
@@ -57,12 +60,14 @@ class Description:
         origin: the origin id.
         shard_size: bytes of a shard.
         digests: the algorithms of the whole digest, ``sha256`` among them.
+        copy: whether the shards are files of their own.
         metadata: whatever the publisher adds.
     """
 
     origin: str
     shard_size: int = SHARD_SIZE
     digests: tuple[str, ...] = ("sha256",)
+    copy: bool = True
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -89,7 +94,8 @@ def check_payload(path: Path) -> os.stat_result:
 
 
 def publish(path: Path, opened: OpenVersion, description: Description, progress: Progress) -> Manifest:
-    """Cut a file into the shards of an open version; blocks until they are durable.
+    """Cut a file into the shards of an open version; blocks until they are durable. Without a copy
+    (``description.copy``) the shards are parts of the file itself, where it can be linked or cloned.
 
     Raises:
         PayloadMissing: the file does not exist.
@@ -98,7 +104,11 @@ def publish(path: Path, opened: OpenVersion, description: Description, progress:
         Cancelled: ``progress.cancelled`` was set.
     """
     check_payload(path)
-    with disk_errors("could not read", path), path.open("rb", buffering=0) as payload:
+    adopted = not description.copy and opened.adopt(path)
+    if not description.copy and not adopted:
+        log.warning("%s can't be linked into %s, and is copied", path, opened.payload.parent)
+    file = opened.payload if adopted else path
+    with disk_errors("could not read", path), file.open("rb", buffering=0) as payload:
         before = os.fstat(payload.fileno())
         progress.size = before.st_size
         piece_size = piece_size_for(description.shard_size)
@@ -158,10 +168,7 @@ def _cut(
             number, single = len(shards) + 1, new_hasher("sha256")
             pieces = PieceDigests(header.piece_size)
             length = 0
-            with (
-                disk_errors("could not write", opened.part(number)),
-                opened.part(number).open("wb", 0) as part,
-            ):
+            with _part(opened, number) as part:
                 while length < (target := min(description.shard_size, size - offset)):
                     if progress.cancelled:
                         raise Cancelled(f"{header.version} was called off")
@@ -178,12 +185,14 @@ def _cut(
                         ]
                     )
                     pieces.update(chunk)
-                    _write_all(part, chunk)
+                    if part:
+                        _write_all(part, chunk)
                     length += count
                     progress.done = offset + length
             sha256 = shard_thread.submit(single.hexdigest).result()
             shards.append(Shard(number, offset, length, sha256, pieces.finish()))
-            kept.append(disk_thread.submit(opened.store, number, sha256))
+            if not opened.linked:
+                kept.append(disk_thread.submit(opened.store, number, sha256))
             while kept and (kept[0].done() or len(kept) > 4):
                 kept.popleft().result()
             progress.shards = number
@@ -192,6 +201,17 @@ def _cut(
         for one in kept:
             one.result()
     return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
+
+
+@contextmanager
+def _part(opened: OpenVersion, number: int) -> Iterator[BinaryIO | None]:
+    """Where a shard is written; None where it is a part of an adopted payload."""
+    if opened.linked:
+        yield None
+        return
+    file = opened.part(number)
+    with disk_errors("could not write", file), file.open("wb", 0) as part:
+        yield part
 
 
 class _Ring:

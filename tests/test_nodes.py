@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
+import re
+import shutil
 import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support import bad_servers as bad
 from tests.support import processes
-from tests.support.legacy import listed
-from tests.support.published import random_bytes, sha256
+from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
+from tests.support.legacy import get, listed
+from tests.support.published import Published, publish, random_bytes, sha256
 
 MB = 1_000_000
+LIST = "/distribution.txt"
+SOON = ("--check-interval", "0.1")
 
 
 def free_port() -> int:
@@ -45,6 +58,66 @@ def connect(node: processes.Node, path: str) -> socket.socket:
     reader.connect(("127.0.0.1", node.port))
     reader.sendall(f"GET {path} HTTP/1.1\r\nHost: {node.port}\r\n\r\n".encode())
     return reader
+
+
+def wait_for_looks(server: BadServer, looks: int = 3) -> None:
+    """Wait until whoever follows this server has read its list a few times more."""
+    enough = server.requested(LIST) + looks
+    processes.wait_until(lambda: server.requested(LIST) >= enough, what=f"{looks} looks at {server.url}")
+
+
+def fetch(servers: str, output: Path, *words: str, **env: str) -> str:
+    """What a client has after it took the newest version: its digest."""
+    to = ("--servers", servers) if servers else ()
+    done = processes.run(
+        "client", *to, "--version", "latest", "--output-file", str(output), *words, env=env
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, f"{output}\n"), done.stderr
+    return sha256(output)
+
+
+def first_asked(server: BadServer) -> list[str]:
+    """The versions whose shards a server was asked for, in the order in which each was first asked for."""
+    found = (re.fullmatch(r"/(v\d+)/shard_\d+\.bin", path) for path in list(server.requests))
+    return list(dict.fromkeys(one[1] for one in found if one))
+
+
+def shards_here(node: processes.Node, version: str) -> int:
+    """How many whole shards of a version a node says it has."""
+    versions = json.loads(get(node.url, "/status")[1])["versions"]
+    return sum(int(one["shards_here"]) for one in versions if one["version"] == version)
+
+
+def gate(opened: threading.Event) -> Behaviour:
+    """Answer right, but not before the gate is opened."""
+
+    async def behave(exchange: Exchange) -> None:
+        while not opened.is_set():
+            await asyncio.sleep(0.02)
+        await exchange.answer(exchange.part())
+
+    return behave
+
+
+# The whole way -----------------------------------------------------------------------------------
+
+
+def test_a_file_goes_from_the_origin_over_two_middles_to_a_client(tmp_path: Path) -> None:
+    file = payload(tmp_path, 20 * MB)
+    with (
+        processes.origin(tmp_path / "origin") as origin,
+        processes.middle(origin.url, tmp_path / "first", *SOON) as first,
+        processes.middle(first.url, tmp_path / "second", *SOON) as second,
+    ):
+        assert broadcast(file, tmp_path / "origin") == "v1"
+        wait_for_versions(second, "v1")
+        assert fetch(second.url, tmp_path / "got.bin") == sha256(file)
+        for path in (LIST, "/v1/manifest.jsonl", "/v1/shard_020.bin"):
+            assert get(origin.url, path)[0] == 200
+            assert get(second.url, path) == get(first.url, path) == get(origin.url, path)
+        for node in (second, first, origin):
+            assert node.stop() == 0, node.log
+            assert "Traceback" not in node.log
 
 
 # How a node ends ---------------------------------------------------------------------------------
@@ -134,3 +207,318 @@ def test_a_shard_that_went_bad_is_not_taken_over_into_the_next_version(tmp_path:
             name = f"shard_{number:03}.bin"
             right = sha256(tmp_path / "origin" / "v2" / name)
             assert sha256(tmp_path / "middle" / "v2" / name) == right, f"{name} of v2 is wrong"
+
+
+def test_a_middle_takes_from_all_upstreams_that_live_and_needs_no_others(tmp_path: Path) -> None:
+    whole = publish(tmp_path / "origin", random_bytes(12 * MB), MB)
+    with (
+        BadServer(whole.data_dir) as one,
+        BadServer(whole.data_dir) as two,
+        dead_address() as dead,
+        dead_address() as another_dead,
+    ):
+        for server in (one, two):
+            server.set("/v1/shard_*", bad.throttled(10 * MB))
+        upstream = f"{dead},{one.address},{another_dead},{two.address}"
+        with processes.middle(upstream, tmp_path / "middle") as middle:
+            wait_for_versions(middle, "v1")
+            assert fetch(middle.url, tmp_path / "got.bin") == whole.sha256
+            assert "Traceback" not in middle.log
+        assert one.sent_bytes("/v1/shard_*") > MB
+        assert two.sent_bytes("/v1/shard_*") > MB
+
+
+def test_a_middle_goes_on_with_the_others_when_an_upstream_dies_half_way(tmp_path: Path) -> None:
+    whole = publish(tmp_path / "origin", random_bytes(12 * MB), MB)
+    with (
+        processes.origin(whole.data_dir) as dying,
+        BadServer(whole.data_dir).set("/v1/shard_*", bad.throttled(4 * MB)) as slow,
+    ):
+        # The origin has all but the last shard, which only the slow one sends.
+        (whole.data_dir / "v1" / "shard_012.bin").rename(tmp_path / "shard_012.bin")
+        opened = threading.Event()
+        slow.set("/v1/shard_012.bin", gate(opened))
+        with processes.middle(f"{dying.url},{slow.url}", tmp_path / "middle") as middle:
+            processes.wait_until(lambda: shards_here(middle, "v1") >= 6, what="half of the shards")
+            dying.kill()
+            (tmp_path / "shard_012.bin").rename(whole.data_dir / "v1" / "shard_012.bin")
+            opened.set()
+            wait_for_versions(middle, "v1")
+            assert fetch(middle.url, tmp_path / "got.bin") == whole.sha256
+
+
+def test_a_middle_keeps_what_it_has_over_a_kill_and_does_not_fetch_it_again(tmp_path: Path) -> None:
+    whole = publish(tmp_path / "origin", random_bytes(5 * MB), MB)
+    with contextlib.ExitStack() as stack:
+        with BadServer(whole.data_dir) as upstream:
+            middle = stack.enter_context(processes.middle(upstream.url, tmp_path / "middle", *SOON))
+            wait_for_versions(middle, "v1")
+            middle.kill()
+        # Nobody upstream: what is here is served all the same.
+        again = stack.enter_context(processes.middle(upstream.url, tmp_path / "middle", *SOON))
+        assert list(listed(again.url)) == ["v1"]
+        assert fetch(again.url, tmp_path / "got.bin") == whole.sha256
+        with BadServer(whole.data_dir, port=upstream.port) as back:
+            wait_for_looks(back)
+            assert back.requested("/v1/*") == 0, "what was here was fetched again"
+            publish(whole.data_dir, random_bytes(2 * MB, seed=2), MB)
+            wait_for_versions(again, "v1", "v2")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+def test_a_middle_that_ended_half_way_goes_on_with_what_is_missing(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    whole = publish(tmp_path / "origin", random_bytes(9 * MB), MB)
+    had, missing = "/v1/shard_00[1-5].bin", "/v1/shard_00[6-9].bin"
+    with BadServer(whole.data_dir).set(missing, bad.stall(MB // 2)) as upstream:
+        with processes.middle(upstream.url, tmp_path / "middle") as middle:
+            processes.wait_until(lambda: shards_here(middle, "v1") == 5, what="five shards")
+            assert get(middle.url, "/v1/shard_005.bin")[1] == whole.payload[4 * MB : 5 * MB]
+            assert listed(middle.url) == {}, "listed before it was whole"
+            middle.process.send_signal(number)
+            assert middle.process.wait(15) == (0 if number == signal.SIGTERM else -number)
+        before = upstream.requested(had)
+        upstream.set(missing, bad.good())
+        with processes.middle(upstream.url, tmp_path / "middle") as again:
+            wait_for_versions(again, "v1")
+            assert upstream.requested(had) == before, "verified shards were fetched again"
+            assert fetch(again.url, tmp_path / "got.bin") == whole.sha256
+
+
+# Retention ---------------------------------------------------------------------------------------
+
+
+def test_each_node_keeps_as_many_versions_as_it_was_told(tmp_path: Path) -> None:
+    data_dir = tmp_path / "origin"
+    for seed in range(1, 6):
+        publish(data_dir, random_bytes(1000, seed), MB)
+    with processes.origin(data_dir, "--keep", "3") as origin:
+        assert list(listed(origin.url)) == ["v3", "v4", "v5"]
+        with processes.middle(origin.url, tmp_path / "middle", "--keep", "1", *SOON) as middle:
+            wait_for_versions(middle, "v5")
+            broadcast(payload(tmp_path, 1000, seed=6), data_dir)
+            processes.wait_until(lambda: list(listed(middle.url)) == ["v6"], what="only v6 at the middle")
+            assert list(listed(origin.url)) == ["v4", "v5", "v6"]
+    assert {one.name for one in data_dir.glob("v*")} == {"v4", "v5", "v6"}
+    assert {one.name for one in (tmp_path / "middle").glob("v*")} == {"v6"}
+
+
+def test_numbers_grow_over_restarts_and_removals(tmp_path: Path) -> None:
+    file = payload(tmp_path, 1000)
+    data_dir = tmp_path / "origin"
+    with processes.origin(data_dir):
+        assert broadcast(file, data_dir) == "v1"
+        assert broadcast(file, data_dir) == "v2"
+    assert broadcast(file, data_dir) == "v3"
+    for number in (1, 2, 3):
+        shutil.rmtree(data_dir / f"v{number}")
+    (data_dir / "distribution.txt").unlink()
+    with processes.origin(data_dir) as origin:
+        assert broadcast(file, data_dir) == "v4"
+        assert list(listed(origin.url)) == ["v4"]
+        origin.kill()
+    with processes.origin(data_dir, "--keep", "1") as origin:
+        assert broadcast(file, data_dir) == "v5"
+        assert list(listed(origin.url)) == ["v5"]
+
+
+def test_what_vanishes_upstream_retires_nothing(tmp_path: Path) -> None:
+    whole = publish(tmp_path / "origin", random_bytes(2 * MB), MB)
+    publish(whole.data_dir, random_bytes(2 * MB, seed=2), MB)
+    offered = (whole.data_dir / "distribution.txt").read_bytes()
+    vanishings = {
+        "an empty list": bad.replaced(b""),
+        "a list without the older version": bad.replaced(offered.partition(b"\n")[2]),
+        "a list cut short": bad.replaced(offered[:-30]),
+        "no list": bad.error(404),
+        "a page": bad.html(),
+        "no answer": bad.closed(),
+    }
+    with (
+        BadServer(whole.data_dir) as upstream,
+        processes.middle(upstream.url, tmp_path / "middle", *SOON) as middle,
+    ):
+        wait_for_versions(middle, "v1", "v2")
+        before = listed(middle.url)
+        for what, behaviour in vanishings.items():
+            upstream.set(LIST, behaviour)
+            wait_for_looks(upstream)
+            assert listed(middle.url) == before, f"{what} took something away"
+        assert get(middle.url, "/v1/shard_002.bin") == (200, whole.payload[MB:])
+        assert "Traceback" not in middle.log
+        publish(whole.data_dir, random_bytes(2 * MB, seed=3), MB)
+        upstream.set(LIST, bad.good())
+        wait_for_versions(middle, "v1", "v2", "v3")
+
+
+def test_a_late_joiner_takes_what_is_under_way_then_the_newest_first(tmp_path: Path) -> None:
+    data_dir = tmp_path / "origin"
+    for seed in (1, 2, 3):
+        publish(data_dir, random_bytes(2 * MB, seed), MB)
+    opened = threading.Event()
+    with (
+        BadServer(data_dir).set("/v3/shard_002.bin", gate(opened)) as upstream,
+        processes.middle(upstream.url, tmp_path / "middle", "--keep", "3", *SOON) as middle,
+    ):
+        processes.wait_until(lambda: upstream.requested("/v3/shard_002.bin"), what="v3 to be under way")
+        publish(data_dir, random_bytes(2 * MB, 4), MB)
+        opened.set()
+        processes.wait_until(lambda: list(listed(middle.url)) == ["v2", "v3", "v4"], what="the newest three")
+        wait_for_looks(upstream)
+        assert first_asked(upstream) == ["v3", "v4", "v2"]
+
+
+def test_a_middle_told_of_a_newer_version_while_it_was_away_finishes_the_older_one_first(
+    tmp_path: Path,
+) -> None:
+    data_dir = tmp_path / "origin"
+    publish(data_dir, random_bytes(2 * MB, 1), MB)
+    with BadServer(data_dir).set("/v1/shard_002.bin", bad.stall(1000)) as upstream:
+        with processes.middle(upstream.url, tmp_path / "middle") as middle:
+            processes.wait_until(lambda: shards_here(middle, "v1") == 1, what="half of v1")
+            middle.kill()
+        publish(data_dir, random_bytes(2 * MB, 2), MB)
+        upstream.set("*", bad.good())
+        upstream.requests.clear()
+        with processes.middle(upstream.url, tmp_path / "middle") as middle:
+            wait_for_versions(middle, "v1", "v2")
+        assert first_asked(upstream) == ["v1", "v2"]
+
+
+@pytest.mark.parametrize("role", ["origin", "middle"])
+def test_a_version_that_is_being_read_is_not_retired(role: str, tmp_path: Path) -> None:
+    whole = publish(tmp_path / "origin", random_bytes(20 * MB), 20 * MB)
+    keep = ("--keep", "1")
+    with contextlib.ExitStack() as stack:
+        node = origin = stack.enter_context(
+            processes.origin(whole.data_dir, *(keep if role == "origin" else ()))
+        )
+        if role == "middle":
+            node = stack.enter_context(processes.middle(origin.url, tmp_path / "middle", *keep, *SOON))
+            wait_for_versions(node, "v1")
+        reader = stack.enter_context(connect(node, "/v1/shard_001.bin"))
+        answer = bytearray(reader.recv(1 << 16))
+        broadcast(payload(tmp_path, 1000, seed=2), whole.data_dir)
+        wait_for_versions(node, "v2")
+        broadcast(payload(tmp_path, 1000, seed=3), whole.data_dir)
+        # v2, which nobody reads, goes; v1 stays although it is older.
+        processes.wait_until(lambda: list(listed(node.url)) == ["v1", "v3"], what="v2 to be retired")
+        while len(answer) - answer.find(b"\r\n\r\n") - 4 < 20 * MB:
+            part = reader.recv(1 << 20)
+            assert part, "the answer was cut off"
+            answer += part
+        assert answer.partition(b"\r\n\r\n")[2] == whole.payload
+        # Nor while a reader may be between two shards of it.
+        broadcast(payload(tmp_path, 1000, seed=4), whole.data_dir)
+        processes.wait_until(lambda: list(listed(node.url)) == ["v1", "v4"], what="v3 to be retired")
+        assert get(node.url, "/v1/manifest.jsonl")[0] == 200
+
+
+# Servers of other makes --------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def http_server(data_dir: Path, address: str = "127.0.0.1") -> Iterator[str]:
+    """``python -m http.server`` over a data directory; gives its URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "http.server", "0", "--bind", address, "--directory", str(data_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None
+        with process.stdout:
+            found = re.search(r"\((http://\S+?)/?\)", process.stdout.readline())
+            assert found, "http.server did not start"
+            yield found[1]
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+@contextlib.contextmanager
+def nginx(data_dir: Path) -> Iterator[str]:
+    """nginx over a data directory; gives its URL."""
+    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if program is None:
+        pytest.skip("nginx is not installed")
+    port, own = free_port(), data_dir.with_name("nginx")
+    own.mkdir()
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    temporary = " ".join(f"{kind}_temp_path {own}/{kind};" for kind in kinds)
+    user = "user root;" if data_dir.owner() == "root" else ""
+    (own / "nginx.conf").write_text(
+        f"daemon off; master_process off; {user} pid {own}/pid; error_log {own}/error.log; events {{}}\n"
+        f"http {{ access_log off; {temporary}\n"
+        f"  server {{ listen 127.0.0.1:{port}; root {data_dir}; sendfile on; }} }}\n"
+    )
+    process = subprocess.Popen(
+        [program, "-p", str(own), "-c", str(own / "nginx.conf"), "-e", str(own / "error.log")],
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        processes.wait_until(lambda: process.poll() is not None or listed(url), 10, "nginx to listen")
+        assert process.poll() is None, (own / "error.log").read_text()
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.mark.parametrize("server", [http_server, nginx], ids=["http.server", "nginx"])
+def test_a_static_web_server_is_a_server_like_any_other(server: object, tmp_path: Path) -> None:
+    assert callable(server)
+    whole = publish(tmp_path / "data", random_bytes(3 * MB), MB)
+    with server(whole.data_dir) as url:
+        assert fetch(url, tmp_path / "got.bin") == whole.sha256
+        with processes.middle(url, tmp_path / "middle", *SOON) as middle:
+            wait_for_versions(middle, "v1")
+            second = publish(whole.data_dir, random_bytes(3 * MB, seed=2), MB)
+            wait_for_versions(middle, "v1", "v2")
+            assert fetch(f"{url},{middle.url}", tmp_path / "got.bin") == second.sha256
+        offered = processes.run("client", "--servers", url, "--list")
+        assert [line.split()[0] for line in offered.stdout.splitlines()] == ["v1", "v2"]
+
+
+# How servers are named ---------------------------------------------------------------------------
+
+
+def loopback_of_ipv6() -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+
+
+def test_the_whole_way_over_ipv6(tmp_path: Path) -> None:
+    loopback_of_ipv6()
+    file = payload(tmp_path, 3 * MB)
+    broadcast(file, tmp_path / "origin")
+    with (
+        processes.origin(tmp_path / "origin", "--host", "::1") as origin,
+        processes.middle(f"[::1]:{origin.port}", tmp_path / "middle", "--host", "::1") as middle,
+        http_server(tmp_path / "origin", "::1") as static,
+    ):
+        assert (origin.url, middle.url) == (f"http://[::1]:{origin.port}", f"http://[::1]:{middle.port}")
+        wait_for_versions(middle, "v1")
+        assert fetch(f"[::1]:{middle.port},{static}", tmp_path / "got.bin") == sha256(file)
+
+
+@pytest.mark.parametrize(
+    "form", ["{} {}", '("{}" "{}")', "{}\n{}\n"], ids=["spaces", "quoted-array", "newlines"]
+)
+def test_without_servers_named_middle_and_client_use_ip_addr_list(form: str, tmp_path: Path) -> None:
+    whole = publish(tmp_path / "data", random_bytes(MB), MB)
+    listen = ("--host", "127.0.0.1", "--port", "0")
+    with contextlib.ExitStack() as stack:
+        dead = stack.enter_context(dead_address())
+        upstream = stack.enter_context(BadServer(whole.data_dir))
+        env = {"IP_ADDR_LIST": form.format(dead, upstream.address)}
+        words = ("--data-dir", str(tmp_path / "middle"), *listen)
+        middle = stack.enter_context(processes.node("middle", *words, env=env))
+        wait_for_versions(middle, "v1")
+        servers = form.format(dead, f"127.0.0.1:{middle.port}")
+        assert fetch("", tmp_path / "got.bin", IP_ADDR_LIST=servers) == whole.sha256

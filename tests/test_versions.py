@@ -194,10 +194,15 @@ def damage(file: Path) -> None:
     os.utime(file, ns=(1, 1))
 
 
-async def test_a_shard_that_was_changed_is_linked_into_no_published_version(node: Node) -> None:
+@pytest.mark.parametrize("restart", [False, True])
+async def test_a_shard_that_was_changed_is_linked_into_no_published_version(
+    restart: bool, node: Node
+) -> None:
     folders = node.start()
     await publish(folders, DATA)
     damage(node.root / "v1" / "shard_001.bin")
+    if restart:
+        folders = node.start()
     await publish(folders, DATA)
     assert read_shards(node.root / "v2") == DATA
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from random import random
 
 import peers
 from harness import MIB, Case, Comparison, Run, Settings, Side, Skipped, expect, interleave
@@ -70,6 +71,7 @@ def one_broadcast(network: Network, place: Place) -> Run:
     with place.folder("payload") as folder:
         payload = folder / "payload.bin"
         payload.write_bytes(os.urandom(SIZE))
+        time.sleep(random())  # or it would come just after they looked
         before = network.origin.output.count("\n")
         network.origin.tell(str(payload))
         wait(network.origin, lambda: network.origin.output.count("\n") > before, "a broadcast")

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import peers
 from harness import GIB, Aim, Case, Comparison, Result, Run, Settings, Side, interleave, ratio
+from nodes import download_words, origin_words, own_seconds, published
 from places import Payload, Place
-from processes import (
-    Ended,
-    Running,
-    client_words,
-    program_words,
-    run_command,
-    running,
-    shardcast_words,
-    taken_by,
-)
+from processes import Ended, Running, program_words, run_command, running, taken_by
 from report import format_size
 
 FLOOR_THREADS = 3
@@ -142,14 +133,8 @@ class Web:
 def serving(place: Place, size: int) -> Iterator[Served]:
     """The payload, published, with our origin before it."""
     payload = place.payload(size)
-    with place.folder("data") as data_dir:
-        run_command(shardcast_words("broadcast", str(payload.path), "--data-dir", str(data_dir), "--quiet"))
-        with running(origin_words(data_dir)) as origin:
-            yield Served(payload, data_dir, place, origin, origin.url())
-
-
-def origin_words(data_dir: Path) -> list[str]:
-    return shardcast_words("origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0")
+    with published(place, payload) as data_dir, running(origin_words(data_dir)) as origin:
+        yield Served(payload, data_dir, place, origin, origin.url())
 
 
 # ── Sides ─────────────────────────────────────────────────────────────────────────────────────────
@@ -176,7 +161,7 @@ def timed(served: Served, server: Running, words: Callable[[Path], Sequence[str]
 
 
 def by_own_clock(ended: Ended, _output: Path) -> tuple[float, float]:
-    return float(json.loads(ended.output.splitlines()[-1])["seconds"]), ended.seconds
+    return own_seconds(ended), ended.seconds
 
 
 def after_start(place: Place, idle: Sequence[str], cwd: Path | None = None) -> Clock:
@@ -192,8 +177,7 @@ def after_start(place: Place, idle: Sequence[str], cwd: Path | None = None) -> C
 
 def ours(served: Served) -> Side:
     def words(output: Path) -> list[str]:
-        options = ["--servers", served.origin_url, "--version", "v1", "--quiet", "--json"]
-        return client_words(*options, "--output-file", str(output))
+        return download_words([served.origin_url], output)
 
     return Side("ours", lambda: timed(served, served.origin, words, by_own_clock))
 

@@ -183,6 +183,10 @@ class Running:
                 raise Failed(f"{self._name}: not {what} after {timeout:g} s: {self._said}")
             time.sleep(0.005)
 
+    def wait_for_output(self, text: str, timeout: float = 60.0) -> None:
+        """Wait until it has said a line with ``text`` on stdout."""
+        self.wait_for(lambda: text in self.output and self.output.endswith("\n"), text, timeout)
+
     def url(self) -> str:
         """Where it listens, as it says on stderr itself."""
         self.wait_for(lambda: bool(LISTENING.search(self.errors.encode())), "listening")

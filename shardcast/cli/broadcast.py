@@ -30,9 +30,14 @@ _ORIGIN_STARTS = 10.0
     type=options.Size(),
     help="Bytes in a shard: 50MB, 48MiB, 50000000; by default the origin's.",
 )
+@options.option(
+    "--link",
+    is_flag=True,
+    help="Serve the file itself, linked or cloned, instead of a copy; write no more to it.",
+)
 @options.json_option
 @options.logging_options
-def broadcast(path: Path, data_dir: Path, shard_size: int | None, as_json: bool) -> None:
+def broadcast(path: Path, data_dir: Path, shard_size: int | None, link: bool, as_json: bool) -> None:
     """Publish PATH as the next version, and print the version.
 
     The origin that runs on the data directory does it; where none runs, it is published into the
@@ -42,11 +47,11 @@ def broadcast(path: Path, data_dir: Path, shard_size: int | None, as_json: bool)
     path = path.absolute()
     check_payload(path)
     with progress(options.is_quiet()) as display:
-        version = _publish(path, data_dir, shard_size, display)
+        version = _publish(path, data_dir, shard_size, not link, display)
     click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
 
 
-def _publish(path: Path, data_dir: Path, shard_size: int | None, display: Display) -> str:
+def _publish(path: Path, data_dir: Path, shard_size: int | None, copy: bool, display: Display) -> str:
     from shardcast.peer.control import NoOrigin, publish
 
     if data_dir.exists() and not data_dir.is_dir():
@@ -55,14 +60,14 @@ def _publish(path: Path, data_dir: Path, shard_size: int | None, display: Displa
     while True:
         version = ""
         try:
-            for said in publish(data_dir, path, shard_size):
+            for said in publish(data_dir, path, shard_size, copy=copy):
                 version = str(said.get("version", version))
                 _show(display, version, path, said.get("progress"))
             return version
         except NoOrigin:
             pass
         try:
-            return _publish_here(path, data_dir, shard_size, display)
+            return _publish_here(path, data_dir, shard_size, copy, display)
         except DataDirInUse as error:
             if error.role == "broadcast":  # it ends, so wait for our turn
                 if not told:
@@ -75,7 +80,7 @@ def _publish(path: Path, data_dir: Path, shard_size: int | None, display: Displa
         time.sleep(_LOOK_AGAIN)
 
 
-def _publish_here(path: Path, data_dir: Path, shard_size: int | None, display: Display) -> str:
+def _publish_here(path: Path, data_dir: Path, shard_size: int | None, copy: bool, display: Display) -> str:
     import asyncio
 
     from shardcast.nodes.lifetime import run
@@ -83,7 +88,7 @@ def _publish_here(path: Path, data_dir: Path, shard_size: int | None, display: D
 
     async def publish() -> str:
         async with publishing(data_dir) as publisher:
-            under_way = await publisher.publish(path, shard_size)
+            under_way = await publisher.publish(path, shard_size, copy=copy)
             result = asyncio.ensure_future(under_way.result())
             while not result.done():
                 _show(display, under_way.version, path, under_way.progress())

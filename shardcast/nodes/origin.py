@@ -103,10 +103,14 @@ class Origin:
         self._publisher = publisher
 
     async def publish(
-        self, path: Path, shard_size: int | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        copy: bool = True,
     ) -> Broadcast:
         """Begin to broadcast a payload, behind those that were begun before; see ``Publisher.publish``."""
-        return await self._publisher.publish(path, shard_size, metadata)
+        return await self._publisher.publish(path, shard_size, metadata, copy)
 
     @classmethod
     @asynccontextmanager

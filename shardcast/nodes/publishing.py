@@ -64,9 +64,13 @@ class Publisher:
         self._under_way: set[Broadcast] = set()
 
     async def publish(
-        self, path: Path, shard_size: int | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        copy: bool = True,
     ) -> Broadcast:
-        """Begin a broadcast, behind those that were begun before.
+        """Begin a broadcast, behind those that were begun before; see ``sharding.publish``.
 
         Raises:
             PayloadMissing: there is no such file.
@@ -80,7 +84,8 @@ class Publisher:
         await asyncio.to_thread(check_payload, path)
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = Broadcast(version_name(number))
-        description = Description(self._folders.data_dir.origin_id, size, self._digests, dict(metadata or {}))
+        origin = self._folders.data_dir.origin_id
+        description = Description(origin, size, self._digests, copy, dict(metadata or {}))
         broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, path, description))
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)

@@ -44,7 +44,11 @@ class _Connection(http.client.HTTPConnection):
 
 
 def publish(
-    data_dir: Path, path: Path, shard_size: int | None = None, metadata: Mapping[str, Any] | None = None
+    data_dir: Path,
+    path: Path,
+    shard_size: int | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    copy: bool = True,
 ) -> Iterator[Mapping[str, Any]]:
     """Hand a payload to the origin; yields what it says: ``{"version": …}`` first, then ``{"progress":
     {"done": …, "size": …}}``, at last ``{"complete": …}``.
@@ -55,7 +59,7 @@ def publish(
         ShardcastError: publishing failed; of the type that it failed with there.
     """
     connection = _Connection(data_dir)
-    body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata}
+    body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
     try:
         try:
             connection.connect()

@@ -6,7 +6,8 @@
       distribution.txt            the complete versions
       v1/manifest.jsonl           header line, one line a shard, closing line
       v1/shard_001.bin  …         plain files
-      .shardcast/                 the node's own: lock, socket, origin, next, verified/, retired/
+      v2/payload                  all of it in one file, where it was published without a copy
+      .shardcast/                 the node's own: lock, socket, origin, next, verified/, linked/, retired/
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
+from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.errors import DataDirInUse, LocalDiskError
 from shardcast.store.durable import PART, disk_errors, replace
 from shardcast.wire import shard_name, version_name, version_number
@@ -52,7 +53,7 @@ class DataDir:
             self.own.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock(role)
             try:
-                for folder in (self.verified, self.retired):
+                for folder in (self.verified, self.linked, self.retired):
                     folder.mkdir(exist_ok=True)
                 self.origin_id = self._read_origin_id()
             except BaseException:
@@ -73,6 +74,11 @@ class DataDir:
         return self.own / "verified"
 
     @property
+    def linked(self) -> Path:
+        """What the payloads of versions that were published without a copy looked like then."""
+        return self.own / "linked"
+
+    @property
     def retired(self) -> Path:
         """Folders that are being removed."""
         return self.own / "retired"
@@ -89,6 +95,9 @@ class DataDir:
 
     def manifest(self, number: int) -> Path:
         return self.folder(number) / MANIFEST_FILE
+
+    def payload(self, number: int) -> Path:
+        return self.folder(number) / PAYLOAD_FILE
 
     def shard(self, number: int, shard: int) -> Path:
         """A shard's file; what 0.3.x left here has five digits."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import fcntl
 import os
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from shardcast.errors import LocalDiskError, ShardcastError
 PART = ".part"
 """The end of every temporary name."""
 
+_FICLONE = 0x40049409
+"""The request's number, from linux/fs.h."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -49,6 +52,32 @@ def reserve(descriptor: int, offset: int, size: int) -> None:
         room = os.fstatvfs(descriptor)
         if room.f_bavail * room.f_frsize < size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
+
+
+def link(known: Path, name: Path) -> bool:
+    """Give a file another name; False where the file system can't."""
+    try:
+        name.hardlink_to(known)
+    except OSError:
+        return False
+    return True
+
+
+def clone(original: Path, copy: Path) -> bool:
+    """Copy a file so that both share their blocks until one is written to (FICLONE, ioctl_ficlonerange(2));
+    False where the file system can't.
+
+    Raises:
+        OSError: the original can't be read.
+    """
+    with original.open("rb") as source, copy.open("wb") as target:
+        try:
+            fcntl.ioctl(target.fileno(), _FICLONE, source.fileno())
+        except OSError:
+            copy.unlink()
+            return False
+        os.fsync(target.fileno())
+    return True
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,10 +7,10 @@ import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from shardcast.constants import MANIFEST_FILE
+from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import PART, disk_errors, rename, replace, reserve
+from shardcast.store.durable import PART, clone, disk_errors, link, rename, replace, reserve
 from shardcast.store.landing import Landing
 from shardcast.wire import shard_name, shard_number, version_name
 
@@ -24,6 +24,7 @@ class OpenVersion:
     Attributes:
         number: the version's.
         had: its shards that are whole, verified and under their names.
+        linked: whether they are parts of an adopted payload.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class OpenVersion:
         self.manifest = manifest
         self.listed = listed
         self.had: set[int] = set()
+        self.linked = False
         self._data_dir = data_dir
         self._folder = data_dir.folder(number)
         self._find = find
@@ -88,16 +90,28 @@ class OpenVersion:
             self._verified.add(shard, sha256, final)
         self.had.add(shard)
 
+    def adopt(self, payload: Path) -> bool:
+        """Have the payload here without a copy: cloned where the file system can, else as a hard link;
+        False where neither can be, such as on another file system. Its shards are then parts of it.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        with disk_errors("could not read", payload):
+            self.linked = clone(payload, self.payload) or link(payload, self.payload)
+        return self.linked
+
+    @property
+    def payload(self) -> Path:
+        """The whole payload, where it was adopted."""
+        return self._folder / PAYLOAD_FILE
+
     def _link(self, sha256: str | None, final: Path) -> bool:
         known = self._find(sha256) if sha256 else None
         if known is None or known == final:
             return False
-        try:
-            final.unlink(missing_ok=True)
-            final.hardlink_to(known)
-        except OSError:  # another file system, or one without links
-            return False
-        return True
+        final.unlink(missing_ok=True)
+        return link(known, final)
 
     async def landing(self, shard: Shard) -> Landing:
         if shard.number in self.had:
@@ -156,8 +170,11 @@ class OpenVersion:
     def finish(self, manifest: Manifest) -> None:
         """Make the whole version durable, manifest last; blocks on the disk."""
         for shard in manifest.shards:
-            if shard.number not in self.had:
+            if shard.number not in self.had and not self.linked:
                 self.store(shard.number, shard.sha256)
+        if self.linked:
+            looks = (looks_of(self.payload) or "").encode()
+            replace(self._data_dir.linked / version_name(self.number), looks)
         for entry in self._folder.iterdir():  # of a longer payload that had this number before
             if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
                 entry.unlink()
@@ -168,6 +185,7 @@ class OpenVersion:
     def discard(self) -> None:
         """Give the version up and remove what there is of it."""
         self._verified.remove()
+        (self._data_dir.linked / version_name(self.number)).unlink(missing_ok=True)
         remove_version(self._folder)
 
     def _still_verified(self, manifest: Manifest) -> set[int]:
@@ -195,7 +213,7 @@ def remove_version(folder: Path) -> None:
 def is_versions_file(entry: Path) -> bool:
     """Whether this is a file of a version's folder, temporary or not."""
     name = entry.name.removesuffix(PART)
-    return name == MANIFEST_FILE or shard_number(name) is not None
+    return name in (MANIFEST_FILE, PAYLOAD_FILE) or shard_number(name) is not None
 
 
 async def _recall(landing: Landing) -> None:

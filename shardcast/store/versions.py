@@ -31,10 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class _Complete:
-    """A complete version. ``manifest`` is None for what 0.1.0 left here, until it was surveyed."""
+    """A complete version. ``manifest`` is None for what 0.1.0 left here, until it was surveyed; ``looks``
+    is what an adopted payload looked like when it was published."""
 
     listing: Listing
     manifest: Manifest | None
+    looks: str | None = None
 
 
 class VersionFolders:
@@ -62,6 +64,7 @@ class VersionFolders:
         self._surplus_since: dict[int, float] = {}
         self._by_digest: dict[str, tuple[int, Path, str | None]] = {}
         self._leaving: set[int] = set()
+        self._retiring: set[asyncio.Future[None]] = set()
         self._distribution = b""
         self.untrusted: list[Listing] = []
         self._writing = asyncio.Lock()
@@ -121,7 +124,25 @@ class VersionFolders:
         if not 1 <= number <= len(manifest.shards):
             return None
         shard = manifest.shards[number - 1]
+        looks = self._complete[version_no].looks if version_no in self._complete else None
+        if looks:
+            payload = self.data_dir.payload(version_no)
+            if looks_of(payload) != looks:
+                self._changed(version_no)
+                return None
+            return Span(payload, shard.offset, shard.size, shard.sha256)
         return Span(self.data_dir.shard(version_no, number), 0, shard.size, shard.sha256)
+
+    def _changed(self, number: int) -> None:
+        """A payload that was published without a copy was written to: its version goes, at once."""
+        log.error(
+            "%s is retired: its file was changed after it was published without a copy; publish it again, "
+            "or with a copy",
+            version_name(number),
+        )
+        retiring = asyncio.ensure_future(self.retire(number))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
 
     def _unsurveyed_shard(self, version_no: int, number: int) -> Span | None:
         file = self.data_dir.shard(version_no, number)
@@ -197,16 +218,25 @@ class VersionFolders:
         manifest = parse_manifest(file.read_bytes(), listing.version) if file.exists() else None
         if manifest and listing.digest not in manifest.digests.values():
             raise ManifestError("its manifest has another digest")
+        looks = self._looks(listing.number)
+        if looks:
+            if manifest is None or looks_of(self.data_dir.payload(listing.number)) != looks:
+                raise LocalDiskError("its file was changed after it was published without a copy")
+            return manifest
         count = len(manifest.shards) if manifest else listing.shards
-        for shard in range(1, (count or 1) + 1):
+        for shard in range(1, (1 if count is None else count) + 1):
             path = self.data_dir.shard(listing.number, shard)
             if not path.is_file():
-                if count == 0:
-                    break
                 raise LocalDiskError(f"{path.name} is missing")
             if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
                 raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
         return manifest
+
+    def _looks(self, number: int) -> str | None:
+        try:
+            return (self.data_dir.linked / version_name(number)).read_text()
+        except FileNotFoundError:
+            return None
 
     def _take_up_open(self, number: int, resume: bool) -> list[str]:
         folder, file = self.data_dir.folder(number), self.data_dir.manifest(number)
@@ -274,8 +304,9 @@ class VersionFolders:
         self.untrusted = [one for one in self.untrusted if one != listing]
 
     def _add(self, listing: Listing, manifest: Manifest | None) -> None:
-        self._complete[listing.number] = _Complete(listing, manifest)
-        for shard in manifest.shards if manifest else ():
+        looks = self._looks(listing.number)
+        self._complete[listing.number] = _Complete(listing, manifest, looks)
+        for shard in manifest.shards if manifest and not looks else ():
             if shard.sha256:
                 file = self.data_dir.shard(listing.number, shard.number)
                 self._by_digest[shard.sha256] = listing.number, file, looks_of(file)
@@ -303,6 +334,9 @@ class VersionFolders:
             await self.retire(number)
         for number in list(self._leaving):
             await self._remove(number)
+        for number, one in list(self._complete.items()):
+            if one.looks and looks_of(self.data_dir.payload(number)) != one.looks:
+                self._changed(number)
 
     async def retire(self, number: int) -> None:
         """Take a version off the list, then away. Answers that are running end well."""
@@ -324,6 +358,7 @@ class VersionFolders:
                 grave = self.data_dir.retired / f"{version_name(number)}-{secrets.token_hex(4)}"
                 folder.rename(grave)
                 shutil.rmtree(grave, ignore_errors=True)
+            (self.data_dir.linked / version_name(number)).unlink(missing_ok=True)
 
         try:
             await asyncio.to_thread(remove)

@@ -1,9 +1,9 @@
 """Run a shardcast from a folder of its own: ``FOLDER ROLE OPTION…``; FOLDER ``ours`` is this environment's.
 
-Roles: client (its command); middle DATA_DIR INTERVAL UPSTREAM… and origin DATA_DIR [--link], on ports that the
-system picks; the origin broadcasts each path that it reads on stdin, and says the version, when that was begun,
-and how long it took; follow URL FOLDER INTERVAL, which fetches every version as it comes, and says so. The
-names are the same in all shardcasts.
+Roles: client (its command); middle DATA_DIR INTERVAL UPSTREAM… and origin DATA_DIR [--link], on ports that
+the system picks; the origin broadcasts each path that it reads on stdin, and says the version, when that was
+begun, and how long it took; follow URL FOLDER INTERVAL, which fetches every version as it comes, and says so.
+The names are the same in all shardcasts.
 """
 
 import sys

@@ -1,6 +1,6 @@
 """The door on the data directory's Unix socket: hands the origin a payload to broadcast.
 
-``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …}`` is answered line by line:
+``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}`` is answered line by line:
 ``{"version": "v7"}`` at once, ``{"progress": …}`` as it goes, at last ``{"complete": …}`` or
 ``{"error": …}``.
 """
@@ -35,7 +35,11 @@ class Publisher(Protocol):
     """What takes payloads to publish; several queue."""
 
     async def publish(
-        self, path: Path, shard_size: int | None = None, metadata: Mapping[str, Any] | None = None
+        self,
+        path: Path,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        copy: bool = True,
     ) -> Publishing: ...
 
 
@@ -46,7 +50,7 @@ def add_publish(app: web.Application, publisher: Publisher) -> None:
         try:
             asked = await request.json()
             path, shard_size, metadata = Path(asked["path"]), asked.get("shard_size"), asked.get("metadata")
-            under_way = await publisher.publish(path, shard_size, metadata)
+            under_way = await publisher.publish(path, shard_size, metadata, asked.get("copy") is not False)
         except ShardcastError as error:
             return web.json_response(_failure(error), content_type=NDJSON)
         except (ValueError, KeyError, TypeError) as error:
