@@ -22,7 +22,7 @@ from tests.support import bad_servers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.legacy import get, listed
-from tests.support.published import Published, publish, random_bytes, sha256
+from tests.support.published import publish, random_bytes, sha256
 
 MB = 1_000_000
 LIST = "/distribution.txt"

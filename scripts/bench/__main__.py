@@ -20,6 +20,7 @@ import growth
 import latency
 import loopback
 import loops
+import networks
 import peers
 import publish
 import report
@@ -45,6 +46,7 @@ CASES = {
         stall.CASE,
         trainer.CASE,
         loops.CASE,
+        *networks.CASES,
     )
 }
 

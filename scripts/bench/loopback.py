@@ -43,7 +43,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 def on(place: Place, settings: Settings) -> Comparison:
     """The comparison with everything on one medium."""
     place.need(5 * settings.size)
-    place.touch(5 * settings.size)
+    place.touch(4 * settings.size)
     with contextlib.ExitStack() as stack:
         served = stack.enter_context(serving(place, settings.size))
         web = Web(served, stack)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import signal
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import peers
 from harness import Run
 from namespaces import Host, Network
 from network_plans import Plan
+from nodes import linked_copy
 from places import Payload
 from processes import Running, Usage, program_words, run_command
 from programs.network_node import PORT
@@ -38,30 +38,23 @@ class Node(Running):
         self._is = f"{role} on {host.name}"
         program = program_words("network_node", str(package), role, *words)
         words = host.words(*program)
-        super().__init__(words, cwd=folder, death=signal.SIGTERM, stdin=subprocess.PIPE)
+        super().__init__(words, cwd=folder, death=signal.SIGTERM, told=True)
 
     @property
     def _name(self) -> str:
         return self._is
 
     def wait_until_ready(self) -> None:
-        self.wait_for(lambda: "ready\n" in self.output, "ready")
+        self.wait_for_output("ready")
 
     def begin(self) -> None:
         """Tell it to do its part."""
-        assert self.process.stdin
-        self.process.stdin.write(b"begin\n")
-        self.process.stdin.flush()
+        self.tell("begin")
 
     def done(self) -> float:
         """The clock when it had done its part."""
-        self.wait_for(lambda: "done " in self.output, "done", PATIENCE)
+        self.wait_for_output("done", PATIENCE)
         return float(self.output.rpartition("done ")[2])
-
-    def end(self) -> None:
-        """Let it end by itself."""
-        assert self.process.stdin
-        self.process.stdin.close()
 
 
 @dataclass(slots=True)
@@ -129,7 +122,7 @@ class Scene:
         """Let the nodes end, and compare what the clients have with the payload."""
         for node in self.nodes:
             if isinstance(node, Node):
-                node.end()
+                node.end_input()
         until = time.monotonic() + CLOSING
         for node in self.nodes:
             if isinstance(node, Node):
@@ -206,17 +199,12 @@ def with_payload(scene: Scene, package: Callable[[str], Path | str], data: Mappi
     publisher.wait_until_ready()
     publisher.begin()
     publisher.done()
-    publisher.end()
+    publisher.end_input()
     publisher.wait()
     scene.nodes.remove(publisher)
     scene.network.clear()
     for host in others:
-        shutil.copytree(data[first], data[host], ignore=sockets)
-
-
-def sockets(folder: str, names: list[str]) -> list[str]:
-    """Those of the names that are a socket's, which can't be copied."""
-    return [name for name in names if (Path(folder) / name).is_socket()]
+        linked_copy(data[first], data[host])
 
 
 def lists(data_dir: Path) -> bool:

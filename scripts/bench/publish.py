@@ -33,12 +33,13 @@ def on(place: Place, settings: Settings) -> Comparison:
     sides = [
         Side("ours, copy", lambda: library(place, payload, "ours")),
         Side("ours, link", lambda: library(place, payload, "ours", LINK)),
-        Side("ours, shardcast broadcast", lambda: command(place, payload)),
         Side("shardcast 0.1.0", lambda: library(place, payload, "0.1.0")),
         Side("shardcast 0.3.2", lambda: library(place, payload, "0.3.2")),
         Side("floor, copy", lambda: floor(place, payload, copy=True)),
         Side("floor, no copy", lambda: floor(place, payload, copy=False)),
     ]
+    if settings.full:
+        sides.append(Side("ours, shardcast broadcast", lambda: command(place, payload)))
     results = interleave(sides, settings.runs)
     notes = [
         "seconds: of OriginServer.broadcast(); shardcast broadcast: the whole command; the floors: by their "
@@ -69,8 +70,7 @@ def library(place: Place, payload: Payload, version: str, *options: str) -> Run:
                 origin.tell(str(payload.path))
                 origin.wait_for(lambda: origin.output.endswith("\n"), "publishing", PATIENCE)
             seconds = float(origin.output.split()[-1])
-        if not options:
-            check(data_dir, payload)
+        check(data_dir, payload, copied=not options)
         return Run(seconds, taken[0].cpu_seconds, taken[0].peak_memory)
 
 
@@ -99,10 +99,12 @@ def figures(ended: Ended, seconds: float) -> Run:
     return Run(seconds, ended.usage.cpu_seconds, ended.usage.peak_memory)
 
 
-def check(data_dir: Path, payload: Payload) -> None:
+def check(data_dir: Path, payload: Payload, copied: bool = True) -> None:
     """Raise ``Failed`` unless the version that was published is the payload."""
     listed = (data_dir / "distribution.txt").read_text()
     expect(payload.sha256 in listed or payload.blake3 in listed, f"the list is wrong: {listed}")
+    if not copied:
+        return
     shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
     expect(digest(*shards) == payload.blake3, "the shards are not the payload")
 

@@ -12,6 +12,7 @@ from shardcast.manifest import Manifest, Shard
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, clone, disk_errors, link, rename, replace, reserve
 from shardcast.store.landing import Landing
+from shardcast.store.verified import Verified, looks_of
 from shardcast.wire import shard_name, shard_number, version_name
 
 FindShard = Callable[[str], Path | None]
@@ -53,7 +54,7 @@ class OpenVersion:
         self._folder = data_dir.folder(number)
         self._find = find
         self._completed = completed
-        self._verified = _Verified(data_dir.verified / version_name(number))
+        self._verified = Verified(data_dir.verified / version_name(number))
         with disk_errors("could not open", self._folder):
             self._folder.mkdir(exist_ok=True)
             if manifest and manifest.raw:
@@ -79,15 +80,18 @@ class OpenVersion:
         with disk_errors("could not keep", final):
             if link and self._link(sha256, final):
                 part.unlink(missing_ok=True)
-                self.had.add(shard)
-                return
-            descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            rename(part, final)
-            self._verified.add(shard, sha256, final)
+            else:
+                descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+                rename(part, final)
+            self._keep(shard, sha256)
+
+    def _keep(self, shard: int, sha256: str | None) -> None:
+        """A shard is under its name, and right."""
+        self._verified.add(shard, sha256, self.file(shard))
         self.had.add(shard)
 
     def adopt(self, payload: Path) -> bool:
@@ -122,7 +126,7 @@ class OpenVersion:
             landing = await asyncio.to_thread(self._open_final, shard)
             await _recall(landing)
             if landing.whole:
-                self.had.add(shard.number)
+                await asyncio.to_thread(self._keep, shard.number, shard.sha256)
                 return landing
             landing.close()  # the other version's is not what it was: leave that one alone
         landing = await asyncio.to_thread(self._open_part, shard)
@@ -180,7 +184,6 @@ class OpenVersion:
                 entry.unlink()
         if self.manifest is None or manifest.raw != self.manifest.raw:
             replace(self._data_dir.manifest(self.number), manifest.raw)
-        self._verified.remove()
 
     def discard(self) -> None:
         """Give the version up and remove what there is of it."""
@@ -193,7 +196,7 @@ class OpenVersion:
         return {
             shard.number
             for shard in manifest.shards
-            if known.get(shard.number) == f"{shard.sha256} {looks_of(self.file(shard.number))}"
+            if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number)))
         }
 
 
@@ -222,35 +225,3 @@ async def _recall(landing: Landing) -> None:
     except BaseException:
         landing.close()
         raise
-
-
-class _Verified:
-    """What verified shards' files looked like, so that unchanged ones need no second look after a
-    restart. A line a shard: number, digest, inode, size, mtime."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def add(self, shard: int, sha256: str | None, file: Path) -> None:
-        with self._path.open("a") as record:
-            record.write(f"{shard} {sha256} {looks_of(file)}\n")
-
-    def read(self) -> dict[int, str]:
-        try:
-            lines = self._path.read_text().splitlines()
-        except OSError:
-            return {}
-        pairs = (line.partition(" ") for line in lines)
-        return {int(shard): looks for shard, _, looks in pairs if shard.isdigit()}
-
-    def remove(self) -> None:
-        self._path.unlink(missing_ok=True)
-
-
-def looks_of(file: Path) -> str | None:
-    """What tells a file from one that was changed: inode, size, mtime; None when there is none."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"

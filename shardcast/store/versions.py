@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import LONGEST_HOLD, MAX_DISTRIBUTION_FOLDERS, RECENTLY_READ
+from shardcast.digest import sha256_of
 from shardcast.distribution import Listing, parse, write
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, ManifestError
@@ -22,8 +23,9 @@ from shardcast.policy.retention import retirable, surplus
 from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, replace, replace_soon
-from shardcast.store.open_version import OpenVersion, is_versions_file, looks_of, remove_version
+from shardcast.store.open_version import OpenVersion, is_versions_file, remove_version
 from shardcast.store.shelf import Span
+from shardcast.store.verified import Verified, looks_of
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ class VersionFolders:
         self._readers: dict[int, int] = {}
         self._last_read: dict[int, float] = {}
         self._surplus_since: dict[int, float] = {}
-        self._by_digest: dict[str, tuple[int, Path, str | None]] = {}
+        self._by_digest: dict[str, tuple[int, Path, str]] = {}
         self._leaving: set[int] = set()
         self._retiring: set[asyncio.Future[None]] = set()
         self._distribution = b""
@@ -230,7 +232,14 @@ class VersionFolders:
                 raise LocalDiskError(f"{path.name} is missing")
             if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
                 raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
+        for shard, (sha256, looks) in self._verified(listing.number).read().items():
+            path = self.data_dir.shard(listing.number, shard)
+            if looks_of(path) != looks and sha256_of(path) != sha256:
+                raise LocalDiskError(f"{path.name} was changed since it was verified")
         return manifest
+
+    def _verified(self, number: int) -> Verified:
+        return Verified(self.data_dir.verified / version_name(number))
 
     def _looks(self, number: int) -> str | None:
         try:
@@ -306,15 +315,14 @@ class VersionFolders:
     def _add(self, listing: Listing, manifest: Manifest | None) -> None:
         looks = self._looks(listing.number)
         self._complete[listing.number] = _Complete(listing, manifest, looks)
-        for shard in manifest.shards if manifest and not looks else ():
-            if shard.sha256:
-                file = self.data_dir.shard(listing.number, shard.number)
-                self._by_digest[shard.sha256] = listing.number, file, looks_of(file)
+        for shard, (sha256, shard_looks) in self._verified(listing.number).read().items():
+            file = self.data_dir.shard(listing.number, shard)
+            self._by_digest[sha256] = listing.number, file, shard_looks
 
     def _find(self, sha256: str) -> Path | None:
         """The file of a shard with this digest in a complete version, unchanged since it was kept."""
-        number, file, looks = self._by_digest.get(sha256, (0, Path(), None))
-        return file if number in self._complete and looks and looks_of(file) == looks else None
+        number, file, looks = self._by_digest.get(sha256, (0, Path(), ""))
+        return file if number in self._complete and looks_of(file) == looks else None
 
     async def _write_list(self, listings: Sequence[Listing]) -> None:
         distribution = write(listings)
@@ -359,6 +367,7 @@ class VersionFolders:
                 folder.rename(grave)
                 shutil.rmtree(grave, ignore_errors=True)
             (self.data_dir.linked / version_name(number)).unlink(missing_ok=True)
+            self._verified(number).remove()
 
         try:
             await asyncio.to_thread(remove)

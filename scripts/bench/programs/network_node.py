@@ -118,8 +118,9 @@ def torrent_settings(libtorrent: Any, address: str) -> dict[str, Any]:
             "upload_rate_limit": 0,
             "tick_interval": 100,
             "suggest_mode": 0,
-            "request_timeout": 60,
-            "peer_timeout": 120,
+            # Long queues of requests hold to a peer what another one could send sooner.
+            "max_out_request_queue": 50,
+            "request_queue_time": 1,
         }
     )
     return settings
