@@ -128,7 +128,7 @@ async def test_a_version_that_is_given_up_leaves_only_its_number_behind(node: No
     opened.store(1, sha256(DATA[:SHARD]))
     await folders.discard(opened.number)
     assert node.names(".") == {".shardcast", "distribution.txt"}
-    assert node.names(".shardcast/verified") == {"v1"}
+    assert node.names(".shardcast/verified") == set()
     assert await publish(folders, DATA) == "v2"
 
 
