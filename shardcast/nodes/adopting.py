@@ -23,7 +23,10 @@ async def adopt(folders: VersionFolders, listings: Sequence[Listing]) -> None:
     stop = threading.Event()
     try:
         for listing in listings:
-            await folders.surveyed(listing, await _survey(folders, listing, stop))
+            try:
+                await folders.surveyed(listing, await _survey(folders, listing, stop))
+            except LocalDiskError as error:
+                log.error("%s has no manifest yet: %s", listing.version, error)
     finally:
         stop.set()
 
