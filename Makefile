@@ -5,12 +5,20 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.made
 
-.PHONY: test demo check lint types layers tests format clean
+BENCHED := $(VENV)/.benched
+
+.PHONY: test demo bench bench-full check lint types layers tests format clean
 
 test: check tests
 
 demo: $(STAMP)
 	$(BIN)/shardcast demo $(FILE)
+
+bench: $(BENCHED)
+	$(BIN)/python scripts/bench --json build/bench/quick.json --plots build/bench $(BENCH)
+
+bench-full: $(BENCHED)
+	$(BIN)/python scripts/bench --full --json build/bench/full.json --plots build/bench $(BENCH)
 
 check: lint types layers
 
@@ -36,6 +44,11 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "shardcast needs Python 3.10 or newer")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+$(BENCHED): $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev,bench]'
+	$(BIN)/python scripts/peers install --bench --quiet || true
 	touch $@
 
 clean:

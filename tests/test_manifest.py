@@ -283,6 +283,23 @@ def test_what_is_no_manifest_is_refused(raw: bytes) -> None:
         parse(raw)
 
 
+@pytest.mark.parametrize("sizes", [[0, 5], [5, 0], [0, 0], [5, 0, 5]])
+def test_an_empty_shard_is_alone(sizes: list[int]) -> None:
+    shards: list[Shard] = []
+    for number, size in enumerate(sizes, 1):
+        offset = shards[-1].end if shards else 0
+        shards.append(Shard(number, offset, size, SHA, bytes(32 if size else 0)))
+    with pytest.raises(ManifestError, match="empty shard"):
+        parse(complete(PLAIN.header, shards, PLAIN.digests).raw)
+
+
+def test_a_shard_beyond_the_payload_is_refused_when_it_comes() -> None:
+    reader = ManifestReader()
+    reader.feed(with_line(0, size=8191).splitlines(keepends=True)[0] + LINES[1])
+    with pytest.raises(ManifestError, match="shard 2 goes beyond"):
+        reader.feed(LINES[2])
+
+
 def test_a_manifest_of_another_version_is_refused() -> None:
     with pytest.raises(ManifestError, match="'v3'"):
         parse(PLAIN.raw, "v4")

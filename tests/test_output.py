@@ -193,6 +193,29 @@ async def test_one_that_ends_without_success_leaves_the_other_alone(tmp_path: Pa
     assert names(tmp_path) == {"model.bin"}
 
 
+async def test_what_interrupted_runs_left_goes_when_one_completes(tmp_path: Path) -> None:
+    output = tmp_path / "model.bin"
+    with filling(output) as one, filling(output) as other:
+        await fill(one, stop=SHARD)
+        await fill(other, stop=SHARD)
+    assert ".model.bin.part-2" in names(tmp_path)
+    with filling(output) as opened:
+        await fill(opened)
+        await opened.complete(MANIFEST)
+    assert names(tmp_path) == {"model.bin"}
+
+
+@pytest.mark.parametrize("name", ["model.bin.part2", "model.bin.part-2", "model.bin.partial", "model2.bin"])
+async def test_what_is_left_for_another_output_stays(name: str, tmp_path: Path) -> None:
+    with filling(tmp_path / name) as opened:
+        await fill(opened, stop=SHARD)
+    with filling(tmp_path / "model.bin") as opened:
+        await fill(opened)
+        await opened.complete(MANIFEST)
+    with filling(tmp_path / name) as opened:
+        assert await fill(opened) == len(DATA) - SHARD
+
+
 LOCKING = """
 import fcntl, sys
 with open(sys.argv[1], "wb") as part:

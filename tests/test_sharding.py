@@ -226,17 +226,21 @@ async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders,
     assert threads() == []
 
 
-@pytest.mark.parametrize("broken", ["part", "store"])
+@pytest.mark.parametrize("method", ["part", "store"])
+@pytest.mark.parametrize("shard", [1, 3])
 async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
-    broken: str, folders: VersionFolders, tmp_path: Path
+    shard: int, method: str, folders: VersionFolders, tmp_path: Path
 ) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(3 * SHARD))
     opened = folders.open(1)
+    works = getattr(opened, method)
 
-    def fail(*_: object) -> Path:
-        raise LocalDiskError("no space left on device")
+    def fail(number: int, *rest: object) -> object:
+        if number == shard:
+            raise LocalDiskError("no space left on device")
+        return works(number, *rest)
 
-    setattr(opened, broken, fail)
+    setattr(opened, method, fail)
     with pytest.raises(LocalDiskError, match="no space left"):
         publish(tmp_path / "model.bin", opened, described(), Progress())
     assert threads() == []

@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--list", action="store_true", help="list the cases")
     given = parser.parse_args()
     for name in given.cases:
-        if name not in CASES:
+        if not called(name):
             parser.error(f"no case is called {name!r}; there are {', '.join(CASES)}")
     try:
         given.size = parse_size(given.size)
@@ -75,9 +75,14 @@ def arguments() -> argparse.Namespace:
     return given
 
 
+def called(name: str) -> list[Case]:
+    """The case of that name, or all of a family: networks-a, networks-b, … of networks."""
+    return [case for case in CASES.values() if case.name == name or case.name.startswith(f"{name}-")]
+
+
 def chosen(given: argparse.Namespace) -> list[Case]:
     if given.cases:
-        return [CASES[name] for name in dict.fromkeys(given.cases)]
+        return list(dict.fromkeys(case for name in given.cases for case in called(name)))
     return [case for case in CASES.values() if case.quick or given.full]
 
 

@@ -36,9 +36,8 @@ class Node(Running):
 
     def __init__(self, host: Host, folder: Path, package: Path | str, role: str, *words: str) -> None:
         self._is = f"{role} on {host.name}"
-        program = program_words("network_node", str(package), role, *words)
-        words = host.words(*program)
-        super().__init__(words, cwd=folder, death=signal.SIGTERM, told=True)
+        program = host.words(*program_words("network_node", str(package), role, *words))
+        super().__init__(program, cwd=folder, death=signal.SIGTERM, told=True)
 
     @property
     def _name(self) -> str:
@@ -160,57 +159,47 @@ def old(scene: Scene) -> Run:
 
 
 def with_shardcast(scene: Scene, package: Callable[[str], Path | str]) -> Run:
-    """The clock begins when the origin is told to broadcast; or, without middles, when the client is told
-    to download what the origins have. Clients behind middles begin when all of these list the version."""
+    """Everybody has a small v1; what is measured is v2. The clock begins when the origin is told to
+    broadcast it; or, without middles, when the client is told to download what the origins have. Clients
+    behind middles begin when all of these list it."""
     plan = scene.plan
     first, *others = plan.origins
     data = {host: scene.place(host) / "data" for host in plan.rates}
     urls = {host: scene.urls(servers) for host, servers in plan.takes.items()}
-    if not plan.middles:
-        with_payload(scene, package, data)
-    origin = scene.node(first, package(first), "origin", data[first], scene.payload.path)
-    for host in others:
-        scene.node(host, package(host), "origin", data[host])
-    middles = [
-        scene.node(
-            host, package(host), "middle", data[host], str(CHECK_INTERVAL), *scene.urls(plan.takes[host])
-        )
-        for host in plan.middles
-    ]
+    small = scene.folder / "small.bin"
+    small.write_bytes(b"a version before the one that is measured")
+    origin = scene.node(first, package(first), "origin", data[first], small, scene.payload.path)
+    origin.wait_until_ready()
+    middles: dict[str, Node] = {}
+    for host in plan.middles:  # one after the other: 0.1.0 waits long for an upstream that isn't there yet
+        middle = scene.node(host, package(host), "middle", data[host], f"{CHECK_INTERVAL}", *urls[host])
+        middle.wait_for(partial(lists, data[host], "v1"), "listing the first version")
+        middles[host] = middle
+    if not middles:
+        origin.begin()
+        origin.done()
+        for host in others:
+            scene.node(host, package(host), "origin", linked_copy(data[first], data[host]))
     clients = [
-        scene.node(host, package(host), "client", scene.output(host), *urls[host]) for host in plan.clients
+        scene.node(host, package(host), "client", "v2", scene.output(host), *urls[host])
+        for host in plan.clients
     ]
     scene.wait_until_ready()
     detail = {}
-    if plan.middles:
+    if middles:
         origin.begin()
-        for host, middle in zip(plan.middles, middles, strict=True):
-            middle.wait_for(partial(lists, data[host]), "listing the version", PATIENCE)
+        for host, middle in middles.items():
+            middle.wait_for(partial(lists, data[host], "v2"), "listing the version", PATIENCE)
         detail["middles list it"] = time.monotonic() - scene.clock
     for client in clients:
         client.begin()
     return scene.figures([client.done() for client in clients], detail)
 
 
-def with_payload(scene: Scene, package: Callable[[str], Path | str], data: Mapping[str, Path]) -> None:
-    """Broadcast the payload before the clock begins, and give each origin the data directory."""
-    first, *others = scene.plan.origins
-    publisher = scene.node(first, package(first), "origin", data[first], scene.payload.path)
-    publisher.wait_until_ready()
-    publisher.begin()
-    publisher.done()
-    publisher.end_input()
-    publisher.wait()
-    scene.nodes.remove(publisher)
-    scene.network.clear()
-    for host in others:
-        linked_copy(data[first], data[host])
-
-
-def lists(data_dir: Path) -> bool:
-    """Whether a node lists v1, as it says itself: its list is a file of its data directory."""
+def lists(data_dir: Path, version: str) -> bool:
+    """Whether a node lists a version: its distribution list is a file of its data directory."""
     try:
-        return "v1:" in (data_dir / "distribution.txt").read_text(encoding="utf-8")
+        return f"{version}:" in (data_dir / "distribution.txt").read_text(encoding="utf-8")
     except OSError:
         return False
 

@@ -44,14 +44,16 @@ def notes(plan: Plan, links: Mapping[str, Goodput]) -> list[str]:
         f"{rate:g}: {link.up * 8e-6:.1f} up, {link.down * 8e-6:.1f} down" for rate, link in by_rate.items()
     )
     if plan.middles:
-        from_to = (
-            "seconds: from the call of broadcast() until the last client has the file, verified. Middles",
-            f"look every {CHECK_INTERVAL:g} s, and clients begin when all middles list the version.",
-        )
+        begins, ends = "broadcast()", "the last client has the file, verified"
     else:
-        from_to = ("seconds: from the call of download_version() until the client has the file, verified.",)
+        begins, ends = "download_version()", "the client has the file, verified"
+    found = [f"seconds: from the call of {begins} until {ends}. Every node had a small version before."]
+    if plan.middles:
+        found.append(
+            f"Middles look every {CHECK_INTERVAL:g} s, and clients begin when all middles list the version."
+        )
     return [
-        *from_to,
+        *found,
         "aria2c and libtorrent have their file and torrent before, and are timed from being told to begin.",
         "first, median: when those clients have it. F: the payload's size; sent with headers, by the links.",
         f"Goodput over these links in this run, Mbit/s, which the bounds reckon with: {goodput}.",

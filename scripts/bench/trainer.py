@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 from harness import MIB, Aim, Case, Comparison, Run, Settings, Side, Skipped, expect, interleave, ratio
 from places import Place
@@ -33,7 +34,8 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         Aim("speed beside a broadcast, × alone", ratio(results, "alone", "beside a broadcast"), least=0.95)
     ]
     notes = [
-        f"seconds: of a million rounds of pure Python on core {core}; all else on {len(others)} others.",
+        f"seconds: of a million rounds of pure Python on core {core}, and their CPU; all else on the other "
+        "cores. More seconds than CPU: something else ran on that core.",
         f"broadcast: {SIZE // MIB} MiB, read by {CLIENTS} clients again and again. other work: as many busy "
         "loops as there are other cores, which is what the machine itself costs.",
     ]
@@ -47,7 +49,7 @@ def alone(core: int, others: list[int] | None = None) -> Run:
             busy = stack.enter_context(running(words, told=True))
             busy.tell("go")
         loop = stack.enter_context(running(program_words("trainer", str(SECONDS), str(core)), told=True))
-        return Run(rounds(loop))
+        return rounds(loop)
 
 
 def beside(place: Place, core: int, others: list[int]) -> Run:
@@ -60,21 +62,21 @@ def beside(place: Place, core: int, others: list[int]) -> Run:
         crowd = program_words("crowd", loop.url(), str(CLIENTS), str(outputs), "--again")
         clients = stack.enter_context(running(crowd, cpus=others, told=True))
         clients.tell("go")
-        seconds = rounds(loop)
+        run = rounds(loop)
         clients.end_input()
         ended = clients.wait(60)
         expect(ended.code == 0, f"the clients ended with {ended.code}: {ended.errors[-500:]}")
         made = json.loads(ended.output.splitlines()[-1])["made"]
         expect(made >= CLIENTS, f"the {CLIENTS} clients read only {made} times")
-        return Run(seconds, detail={"reads": made})
+        return replace(run, detail={"reads": made})
 
 
-def rounds(loop: Running) -> float:
-    """Let the loop run; seconds of a million rounds."""
+def rounds(loop: Running) -> Run:
+    """Let the loop run: what a million rounds take."""
     loop.wait_for_output("ready")
     loop.tell("go")
     loop.wait_for_output("seconds", 20 * SECONDS)
-    return float(json.loads(loop.output.splitlines()[-1])["seconds"])
+    return Run(**json.loads(loop.output.splitlines()[-1]))
 
 
 CASE = Case("trainer", "a busy Python loop alone, and beside a broadcast read by ten", compare, quick=False)

@@ -23,13 +23,15 @@ Role = Generator[None, None, None]
 """Starts up until it yields, does its part until it yields again, and is kept as it is until it is closed."""
 
 
-def origin(data_dir: str, payload: str = "") -> Role:
-    """Serves a data directory; its part is to broadcast a payload."""
+def origin(data_dir: str, *payloads: str) -> Role:
+    """Serves a data directory, and broadcasts all payloads but the last, which is its part."""
     import shardcast
 
     node = shardcast.OriginServer(data_dir, PORT)
+    for payload in payloads[:-1]:
+        node.broadcast(payload)
     yield
-    node.broadcast(payload)
+    node.broadcast(payloads[-1])
     yield
 
 
@@ -41,14 +43,14 @@ def middle(data_dir: str, check_interval: str, *upstreams: str) -> Role:
     yield
 
 
-def client(output: str, *servers: str) -> Role:
-    """Its part is to download v1, verified, into a file."""
+def client(version: str, output: str, *servers: str) -> Role:
+    """Its part is to download a version, verified, into a file."""
     import shardcast
 
     node = shardcast.ClientNode(list(servers), str(Path(output).parent))
     yield
-    if node.download_version("v1", output) is None:
-        raise SystemExit("v1 could not be had")
+    if node.download_version(version, output) is None:
+        raise SystemExit(f"{version} could not be had")
     yield
 
 
@@ -94,10 +96,10 @@ def peer(torrent: str, folder: str, kind: str, address: str, *peers: str) -> Rol
     yield  # closing the session waits until all is written
 
 
-def torrent_settings(libtorrent: Any, address: str) -> dict[str, Any]:
+def torrent_settings(libtorrent: Any, address: str) -> Any:
     """Settings for few peers with fast links that trust each other: libtorrent's own for high performance,
     TCP alone, nothing that looks for peers, nobody choked, and no limits."""
-    settings: dict[str, Any] = libtorrent.high_performance_seed()
+    settings = libtorrent.high_performance_seed()
     quiet = (
         "enable_dht",
         "enable_lsd",
