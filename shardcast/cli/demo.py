@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -45,6 +46,7 @@ def demo(path: Path | None, as_json: bool) -> None:
     Without PATH it makes a file of some 300 MB. It ends by itself and leaves nothing behind.
     """
     options.start_logging()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # clean up then, too
     if path:
         check_payload(path)
     with tempfile.TemporaryDirectory(prefix="shardcast-demo-") as folder:
@@ -81,7 +83,7 @@ class _Demo:
                 one.wait_for(f"{version} is complete")
             servers = [middle.url for middle in middles]
             clients = [
-                _Client(f"client {n}", self.folder / f"client{n}" / payload.name, servers, self.say)
+                stack.enter_context(self._client(f"client {n}", payload.name, servers))
                 for n in range(1, _CLIENTS + 1)
             ]
             releases = [client.wait() for client in clients]
@@ -113,6 +115,14 @@ class _Demo:
             yield node
         finally:
             node.stop()
+
+    @contextlib.contextmanager
+    def _client(self, name: str, file: str, servers: list[str]) -> Iterator[_Client]:
+        client = _Client(name, self.folder / name.replace(" ", "") / file, servers, self.say)
+        try:
+            yield client
+        finally:
+            client.stop()
 
     def _broadcast(self, payload: Path) -> str:
         from shardcast.peer.control import publish
@@ -221,18 +231,21 @@ class _Client:
         self._reader.start()
 
     def wait(self) -> dict[str, Any]:
-        try:
-            assert self._process.stdout and self._process.stderr
-            with self._process.stdout, self._process.stderr:
-                printed = self._process.stdout.read()
-                code = self._process.wait()
-                self._reader.join(5)
-        except BaseException:
-            self._process.kill()
-            self._process.wait()
-            raise
+        assert self._process.stdout
+        printed = self._process.stdout.read()
+        code = self._process.wait()
+        self._reader.join(5)
         if code:
             raise NodeFailed(f"{self.name} ended with exit code {code}: {' '.join(self._said.lines[-1:])}")
         release: dict[str, Any] = json.loads(printed)
         self._tell(self.name, f"has {release['version']}, verified, after {release['seconds']:.2f} s")
         return release
+
+    def stop(self) -> None:
+        """End it, if it still runs."""
+        assert self._process.stdout and self._process.stderr
+        self._process.kill()
+        self._process.wait()
+        self._reader.join(5)
+        self._process.stdout.close()
+        self._process.stderr.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -69,6 +70,7 @@ def client_main() -> NoReturn:
 
 def _run(program: str, subcommand: str | None = None) -> NoReturn:
     code = DONE
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command = _load(subcommand) if subcommand else shardcast
         result = command.main(prog_name=program, standalone_mode=False)

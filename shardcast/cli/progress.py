@@ -47,14 +47,16 @@ class _Silent:
 class _Lines:
     def __init__(self) -> None:
         self._begun = self._last = time.monotonic()
+        self._at_first: int | None = None  # what an earlier run left is not this one's speed
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
         now = time.monotonic()
+        self._at_first = done if self._at_first is None else self._at_first
         if now - self._last < _LINE_INTERVAL:
             return
         self._last = now
         share = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
-        rate = format_rate(done / (now - self._begun))
+        rate = format_rate((done - self._at_first) / (now - self._begun))
         click.echo(f"{what}: {share} at {rate}, {detail}", err=True)
 
     def note(self, text: str) -> None:

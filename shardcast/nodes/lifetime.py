@@ -28,9 +28,13 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     Raises:
         KeyboardInterrupt: the process was told to end (SIGINT, SIGTERM).
     """
-    raise_file_limit()
-    loop = _new_loop(fast_loop)
-    loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="shardcast"))
+    try:
+        raise_file_limit()
+        loop = _new_loop(fast_loop)
+        loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="shardcast"))
+    except BaseException:
+        main.close()
+        raise
     interrupted = False
     try:
         asyncio.set_event_loop(loop)

@@ -33,7 +33,7 @@ DIGESTS = {"sha256": ("sha256",), "blake3": ("sha256", "blake3")}
 
 @asynccontextmanager
 async def holding(
-    data_dir: Path, role: str, keep: int, resume: bool = False
+    data_dir: Path, role: str, keep: int | None, resume: bool = False
 ) -> AsyncIterator[VersionFolders]:
     """The version folders of a data directory, held by this process and tidied as time goes by.
 
@@ -43,7 +43,7 @@ async def holding(
     """
     held = await asyncio.to_thread(DataDir, data_dir, role)
     try:
-        folders = VersionFolders(held, keep)
+        folders = VersionFolders(held, await asyncio.to_thread(held.kept, keep))
         for line in await asyncio.to_thread(folders.load, resume):
             log.warning("%s", line)
         await folders.tidy()
@@ -74,14 +74,14 @@ async def end(task: asyncio.Future[Any]) -> None:
 
 
 @asynccontextmanager
-async def publishing(data_dir: Path, keep: int = MAX_DISTRIBUTION_FOLDERS) -> AsyncIterator[Publisher]:
-    """Publish into a data directory on which no origin runs.
+async def publishing(data_dir: Path) -> AsyncIterator[Publisher]:
+    """Publish into a data directory on which no origin runs; it keeps as many versions as the last one did.
 
     Raises:
         DataDirInUse: another process holds it.
         LocalDiskError: it can't be used.
     """
-    async with holding(data_dir, "broadcast", keep) as folders:
+    async with holding(data_dir, "broadcast", keep=None) as folders:
         publisher = Publisher(folders)
         try:
             yield publisher

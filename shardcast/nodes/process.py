@@ -49,7 +49,12 @@ class NodeProcess:
             )
             os.close(ready_there)
             ready_there = -1
-            self.url = self._wait(ready)
+            try:
+                self.url = self._wait(ready)
+            except BaseException:
+                self._process.kill()
+                self._process.wait()
+                raise
         finally:
             os.close(ready)
             if ready_there >= 0:
@@ -80,7 +85,8 @@ class NodeProcess:
             readable, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(ready, 65536) if readable else b""
             if not part:
-                self._process.kill()
+                if not readable:
+                    self._process.kill()
                 code = self._process.wait()
                 raise NodeFailed(f"the {self.role} could not start (exit code {code})")
             said += part

@@ -7,7 +7,8 @@
       v1/manifest.jsonl           header line, one line a shard, closing line
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
-      .shardcast/                 the node's own: lock, socket, origin, next, verified/, linked/, retired/
+      .shardcast/                 the node's own: lock, socket, origin, next, keep, verified/, linked/,
+                                  retired/
 """
 
 from __future__ import annotations
@@ -20,14 +21,17 @@ import secrets
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, PAYLOAD_FILE
+from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, MAX_DISTRIBUTION_FOLDERS, PAYLOAD_FILE
 from shardcast.errors import DataDirInUse, LocalDiskError
 from shardcast.store.durable import PART, disk_errors, replace
 from shardcast.wire import shard_name, version_name, version_number
 
+_LOCK_SECONDS = 1.0
+"""Seconds that a process has from taking the lock to writing down who it is."""
 _LONGEST_SOCKET_NAME = 100
 """Bytes; Linux takes 107, macOS 103."""
 
@@ -140,20 +144,36 @@ class DataDir:
         replace(self.own / "next", b"%d\n" % number)
 
     def close(self) -> None:
+        os.ftruncate(self._lock, 0)
         os.close(self._lock)
+
+    def kept(self, keep: int | None) -> int:
+        """How many versions to keep here: what is said, which is remembered, else what was said last."""
+        record = self.own / "keep"
+        if keep is not None:
+            replace(record, b"%d\n" % keep)
+            return keep
+        text = record.read_text().strip() if record.exists() else ""
+        return int(text) if text.isdigit() and int(text) else MAX_DISTRIBUTION_FOLDERS
 
     def _take_lock(self, role: str) -> int:
         lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other, pid = _holder(os.pread(lock, 1000, 0))
-            os.close(lock)
-            raise DataDirInUse(
-                f"the data directory {self.root} is in use by a shardcast {other or 'process'}"
-                f"{f' (process {pid})' if pid else ''}; stop it, or choose another --data-dir",
-                other,
-            ) from None
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder, pid = _holder(os.pread(lock, 1000, 0))
+                if not holder and time.monotonic() < deadline:
+                    time.sleep(0.01)  # it has the lock, and has not written down yet who it is
+                    continue
+                os.close(lock)
+                raise DataDirInUse(
+                    f"the data directory {self.root} is in use by a shardcast {holder or 'process'}"
+                    f"{f' (process {pid})' if pid else ''}; stop it, or choose another --data-dir",
+                    holder,
+                ) from None
         os.ftruncate(lock, 0)
         os.pwrite(lock, json.dumps({"role": role, "pid": os.getpid()}).encode(), 0)
         return lock
