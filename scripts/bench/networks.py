@@ -50,7 +50,8 @@ def notes(plan: Plan, links: Mapping[str, Goodput]) -> list[str]:
     found = [f"seconds: from the call of {begins} until {ends}. Every node had a small version before."]
     if plan.middles:
         found.append(
-            f"Middles look every {CHECK_INTERVAL:g} s, and clients begin when all middles list the version."
+            f"Middles look every {CHECK_INTERVAL:g} s, and clients begin when all middles list the version; they "
+            "name them in the order that suits 0.1.0 best."
         )
     return [
         *found,

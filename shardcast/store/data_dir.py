@@ -93,6 +93,9 @@ class DataDir:
             part.unlink(missing_ok=True)
         for grave in self.retired.iterdir():
             shutil.rmtree(grave, ignore_errors=True)
+        for record in (*self.verified.iterdir(), *self.linked.iterdir()):
+            if not (self.root / record.name).is_dir():
+                record.unlink()
 
     def folder(self, number: int) -> Path:
         return self.root / version_name(number)

@@ -182,6 +182,10 @@ class OpenVersion:
         for entry in self._folder.iterdir():  # of a longer payload that had this number before
             if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
                 entry.unlink()
+        verified = self._verified.read()
+        self._verified.write(
+            {one.number: verified[one.number] for one in manifest.shards if one.number in verified}
+        )
         if self.manifest is None or manifest.raw != self.manifest.raw:
             replace(self._data_dir.manifest(self.number), manifest.raw)
 

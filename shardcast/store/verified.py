@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
+
+from shardcast.store.durable import replace
+
+_LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 
 
 class Verified:
@@ -12,20 +18,22 @@ class Verified:
         self._path = path
 
     def add(self, shard: int, sha256: str | None, file: Path) -> None:
-        """A shard was verified just now."""
+        """A shard was verified just now. The line begins anew, whatever a full disk left of the last one."""
         with self._path.open("a") as record:
-            record.write(f"{shard} {sha256} {looks_of(file)}\n")
+            record.write(f"\n{shard} {sha256} {looks_of(file)}\n")
 
     def read(self) -> dict[int, tuple[str, str]]:
         """The digest of each shard, and what its file looked like then."""
         try:
-            lines = self._path.read_text().splitlines()
+            lines = self._path.read_text(errors="replace").splitlines()
         except OSError:
             return {}
-        found = (line.split(" ", 2) for line in lines)
-        return {
-            int(words[0]): (words[1], words[2]) for words in found if len(words) == 3 and words[0].isdigit()
-        }
+        return {int(found[1]): (found[2], found[3]) for line in lines if (found := _LINE.fullmatch(line))}
+
+    def write(self, shards: Mapping[int, tuple[str, str]]) -> None:
+        """Keep these, and no others."""
+        lines = (f"{shard} {sha256} {looks}\n" for shard, (sha256, looks) in shards.items())
+        replace(self._path, "".join(lines).encode())
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)

@@ -234,7 +234,7 @@ class VersionFolders:
                 raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
         for shard, (sha256, looks) in self._verified(listing.number).read().items():
             path = self.data_dir.shard(listing.number, shard)
-            if looks_of(path) != looks and sha256_of(path) != sha256:
+            if path.exists() and looks_of(path) != looks and sha256_of(path) != sha256:
                 raise LocalDiskError(f"{path.name} was changed since it was verified")
         return manifest
 
@@ -258,6 +258,7 @@ class VersionFolders:
                 pass  # written half; it is asked for again
         if all(is_versions_file(entry) for entry in folder.iterdir()):
             remove_version(folder)
+            self._verified(number).remove()
             return [f"gave up {version}, which was not complete"]
         return [f"left alone {folder}, which is not listed and holds other files"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from blake3 import blake3
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from shardcast.manifest import Header, Manifest, Shard, complete
 from shardcast.store.versions import VersionFolders
@@ -18,7 +18,7 @@ PIECE = 4096
 SHARD = 4 * PIECE
 ORIGIN = "0f" * 16
 
-patient = settings(deadline=None)
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """For properties: the machine may be busy with something else."""
 
 
