@@ -34,7 +34,7 @@ layers: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/python scripts/peers install --quiet || true
-	$(BIN)/pytest -n 2 --dist loadgroup
+	$(BIN)/pytest -n 4 --dist loadgroup
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
