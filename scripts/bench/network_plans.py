@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness import MIB
@@ -20,8 +20,8 @@ class Plan:
         title: what it is, in words.
         size: bytes of the payload.
         rates: its hosts, and the Mbit/s of each one's link, both ways; None for one that isn't shaped.
-        takes: whom the hosts that receive take it from, as the roles of shardcast have it, in the order that
-            suits 0.1.0 best, which begins with the first: equal servers in turn, else the fastest first.
+        takes: whom the hosts that receive take it from, as the roles of shardcast have it. 0.1.0 begins with
+            the first, so the clients have the middles in turn, and a single client the fastest server first.
     """
 
     key: str
@@ -47,11 +47,15 @@ class Plan:
 
 
 def tree() -> Plan:
-    middles = ("middle1", "middle2")
-    clients = {f"client{n}": middles if n % 2 else middles[::-1] for n in range(1, 9)}
-    takes = {**dict.fromkeys(middles, ("origin",)), **clients}
+    takes = two_levels(("middle1", "middle2"), [f"client{n}" for n in range(1, 9)])
     rates = dict.fromkeys(["origin", *takes], 200.0)
     return Plan("a", "origin, 2 middles, 8 clients, 200 Mbit/s each", 128 * MIB, rates, takes)
+
+
+def two_levels(middles: tuple[str, ...], clients: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    in_turn = itertools.cycle((middles, middles[::-1]))
+    below = dict(zip(clients, in_turn, strict=False))
+    return {**dict.fromkeys(middles, ("origin",)), **below}
 
 
 def chain() -> Plan:
@@ -64,7 +68,7 @@ def chain() -> Plan:
 def uneven_tree() -> Plan:
     middles = {"middle400": 400.0, "middle100": 100.0}
     clients = {f"client{rate}": float(rate) for rate in range(50, 401, 50)}
-    takes = {**dict.fromkeys(middles, ("origin",)), **dict.fromkeys(clients, tuple(middles))}
+    takes = two_levels(tuple(middles), clients)
     title = "origin at 400 Mbit/s, middles at 400 and 100, 8 clients at 50 to 400"
     return Plan("c", title, 128 * MIB, {"origin": 400.0, **middles, **clients}, takes)
 

@@ -49,10 +49,8 @@ def notes(plan: Plan, links: Mapping[str, Goodput]) -> list[str]:
         begins, ends = "download_version()", "the client has the file, verified"
     found = [f"seconds: from the call of {begins} until {ends}. Every node had a small version before."]
     if plan.middles:
-        found.append(
-            f"Middles look every {CHECK_INTERVAL:g} s, and clients begin when all middles list the version; they "
-            "name them in the order that suits 0.1.0 best."
-        )
+        looks = f"Middles look every {CHECK_INTERVAL:g} s, and clients, which name the middles in turn,"
+        found.append(f"{looks} begin when all middles list the version.")
     return [
         *found,
         "aria2c and libtorrent have their file and torrent before, and are timed from being told to begin.",

@@ -12,6 +12,7 @@ import aiohttp
 
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
+from shardcast.manifest import ManifestError
 
 MAX_REDIRECTS = 5
 _MOST_ANSWERS = 1000
@@ -80,6 +81,8 @@ async def answer(
         ) as response:
             begun = True
             yield response
+    except ManifestError:
+        raise
     except aiohttp.ConnectionTimeoutError as error:
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
     except (asyncio.TimeoutError, TimeoutError) as error:

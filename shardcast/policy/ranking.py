@@ -45,8 +45,10 @@ class Score:
 
     def failed(self, now: float) -> Score:
         """A failure says nothing of the throughput."""
-        rest = min(FIRST_REST * 2.0 ** min(self.failures, 30), LONGEST_REST)
         success = max(LEAST_SUCCESS, (1 - ALPHA) * self.success)
+        if now < self.rests_until:  # answers that were under way together fail together
+            return replace(self, success=success)
+        rest = min(FIRST_REST * 2.0 ** min(self.failures, 30), LONGEST_REST)
         return replace(self, success=success, failures=self.failures + 1, rests_until=now + rest)
 
     def healed(self) -> Score:

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 import errno
 import fcntl
-import glob
 import os
+import re
 from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
@@ -36,6 +36,7 @@ class OutputFile:
         self.output = output
         self._manifest = manifest
         self._seed = -1
+        self._renamed = False
         with disk_errors("could not write", output):
             if output.is_dir():
                 raise LocalDiskError(f"could not write {output}: it is a directory; name a file in it")
@@ -86,6 +87,7 @@ class OutputFile:
             os.ftruncate(self._descriptor, manifest.size)
             os.fsync(self._descriptor)
             rename(self._part, self.output)
+            self._renamed = True
             self._beside.unlink(missing_ok=True)
             _clear_abandoned(self.output)
         self.close()
@@ -95,8 +97,8 @@ class OutputFile:
         if self._descriptor < 0:
             return
         with contextlib.suppress(OSError):
-            if self._part.exists() and _is_hole(self._descriptor):
-                self._part.unlink()
+            if not self._renamed and _is_hole(self._descriptor):
+                self._part.unlink(missing_ok=True)
                 self._beside.unlink(missing_ok=True)
         os.close(self._descriptor)
         if self._seed >= 0:
@@ -106,8 +108,11 @@ class OutputFile:
 
 def _clear_abandoned(output: Path) -> None:
     """Remove the temporary files of interrupted runs for this output, which nobody needs any more."""
-    for part in output.parent.glob(f".{glob.escape(output.name)}{PART}*"):
-        if part.name.endswith(".manifest"):
+    ours = re.compile(rf"\.{re.escape(output.name)}{re.escape(PART)}(-[0-9]+)?(\.manifest)?")
+    for part in output.parent.iterdir():
+        if not ours.fullmatch(part.name):
+            continue
+        if part.suffix == ".manifest":
             if not part.with_suffix("").exists():
                 part.unlink(missing_ok=True)
             continue

@@ -39,7 +39,7 @@ def middle(data_dir: str, check_interval: str, *upstreams: str) -> Role:
     """Keeps what its upstreams offer; has no part of its own."""
     import shardcast
 
-    shardcast.MiddleNode(list(upstreams), data_dir, PORT, float(check_interval))
+    _kept = shardcast.MiddleNode(list(upstreams), data_dir, PORT, float(check_interval))
     yield
 
 
