@@ -89,7 +89,13 @@ class Network:
         busy = self._busy()
         server = choose(
             [
-                Candidate(one, self.ranking.weight(one), busy[one], rests=self.ranking.rests(one, self.now))
+                Candidate(
+                    one,
+                    self.ranking.weight(one),
+                    busy[one],
+                    limit=self.ranking.limit(one, 100),
+                    rests=self.ranking.rests(one, self.now),
+                )
                 for one in RATES
             ],
             self.random,

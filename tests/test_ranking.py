@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardcast.policy.ranking import ALPHA, LEAST_SUCCESS, LONGEST_REST, Ranking, Score
+from shardcast.policy.ranking import ALPHA, FIRST_REST, LEAST_SUCCESS, LONGEST_REST, Ranking, Score
 
 FAST, SLOW, DEAD = "http://fast", "http://slow", "http://dead"
 
@@ -91,6 +91,15 @@ def test_one_success_ends_the_rest() -> None:
 
 def test_a_server_can_fail_through_the_longest_transfer() -> None:
     ranking = known()
+    now = 0.0
     for _ in range(5000):
+        now = ranking.scores[DEAD].rests_until
+        ranking.failed(DEAD, now)
+    assert ranking.scores[DEAD].rests_until == now + LONGEST_REST
+
+
+def test_answers_that_fail_together_count_once() -> None:
+    ranking = known()
+    for _ in range(8):
         ranking.failed(DEAD, now=0.0)
-    assert ranking.scores[DEAD].rests_until == LONGEST_REST
+    assert ranking.scores[DEAD].rests_until == FIRST_REST

@@ -25,7 +25,7 @@ from shardcast.store.landing import Landing
 
 _BUFFER_SIZE = 1 << 20
 """Bytes that are received, verified and written at a time, where they come fast."""
-_LEAST_READ = 64 * 1024
+_LEAST_READ = 16 * 1024
 """Bytes waited for at once where they come slowly, so that slowness is told from silence."""
 _FAST, _SLOW = 0.005, 0.05
 """Seconds for one read, below which the next one is larger, and above which it is smaller."""

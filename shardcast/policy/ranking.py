@@ -82,3 +82,7 @@ class Ranking:
 
     def rests(self, server: str, now: float) -> bool:
         return now < self.scores[server].rests_until
+
+    def limit(self, server: str, otherwise: int) -> int:
+        """Requests that it may have at once: after a failure one, until that has gone well."""
+        return 1 if self.scores[server].failures else otherwise

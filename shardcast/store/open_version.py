@@ -10,7 +10,7 @@ from pathlib import Path
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import PART, clone, disk_errors, link, rename, replace, reserve
+from shardcast.store.durable import PART, clone, disk_errors, link, replace, reserve, sync_folder
 from shardcast.store.landing import Landing
 from shardcast.store.verified import Verified, looks_of
 from shardcast.wire import shard_name, shard_number, version_name
@@ -86,7 +86,7 @@ class OpenVersion:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
-                rename(part, final)
+                part.rename(final)  # the names become durable together, at the end
             self._keep(shard, sha256)
 
     def _keep(self, shard: int, sha256: str | None) -> None:
@@ -186,6 +186,7 @@ class OpenVersion:
         self._verified.write(
             {one.number: verified[one.number] for one in manifest.shards if one.number in verified}
         )
+        sync_folder(self._folder)
         if self.manifest is None or manifest.raw != self.manifest.raw:
             replace(self._data_dir.manifest(self.number), manifest.raw)
 

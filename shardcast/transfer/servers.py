@@ -29,9 +29,9 @@ from shardcast.policy.stealing import Range, steal
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
 
-_TICK = 0.25
+_TICK = 0.1
 """Seconds between two looks at what the servers do."""
-_SETTLED = 0.5
+_SETTLED = 0.2
 """Seconds after which an answer's rate says something."""
 _LONGEST_PAUSE = 8.0
 """Seconds between two attempts at a shard."""
@@ -209,7 +209,7 @@ class Servers:
                     url,
                     self._ranking.weight(url),
                     under_way.get(url, 0),
-                    self._peers[url].limit,
+                    self._limit(url),
                     arriving.failures.get(url, 0),
                     self._ranking.rests(url, now),
                 )
@@ -217,6 +217,11 @@ class Servers:
             ),
             self._random,
         )
+
+    def _limit(self, url: str) -> int:
+        """A server that failed is on probation, where there are others."""
+        limit = self._peers[url].limit
+        return self._ranking.limit(url, limit) if len(self._peers) > 1 else limit
 
     def _under_way(self) -> dict[str, int]:
         busy: dict[str, int] = {}
