@@ -118,11 +118,14 @@ class _Demo:
 
     @contextlib.contextmanager
     def _client(self, name: str, file: str, servers: list[str]) -> Iterator[_Client]:
-        client = _Client(name, self.folder / name.replace(" ", "") / file, servers, self.say)
+        client: _Client | None = None
         try:
+            with _deferred_interrupts():
+                client = _Client(name, self.folder / name.replace(" ", "") / file, servers, self.say)
             yield client
         finally:
-            client.stop()
+            if client:
+                client.stop()
 
     def _broadcast(self, payload: Path) -> str:
         from shardcast.peer.control import publish
@@ -158,6 +161,21 @@ class _Demo:
             rate = format_rate(size / max(release["seconds"], 1e-3))
             table.add_row(f"client {number}", f"{release['seconds']:.2f}", rate, sources, "the same")
         Console(stderr=True).print(table)
+
+
+@contextlib.contextmanager
+def _deferred_interrupts() -> Iterator[None]:
+    """An interrupt in here comes at the end, so that no process starts that nobody knows of."""
+    told: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda one, _: told.append(one)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+    if told:
+        raise KeyboardInterrupt
 
 
 class _Said:
