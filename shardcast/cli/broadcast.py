@@ -94,6 +94,7 @@ def _publish_here(path: Path, data_dir: Path, shard_size: int | None, copy: bool
                 _show(display, under_way.version, path, under_way.progress())
                 await asyncio.wait([result], timeout=0.2)
             await result
+            _show(display, under_way.version, path, under_way.progress())
             return under_way.version
 
     return run(publish())
