@@ -32,10 +32,9 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
-# Many tests time real processes against each other: what failed beside three others is asked again alone.
 tests: $(STAMP)
 	$(BIN)/python scripts/peers install --quiet || true
-	$(BIN)/pytest -n 4 --dist loadgroup || $(BIN)/pytest --last-failed --last-failed-no-failures none
+	$(BIN)/pytest -n 3 --dist loadgroup
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
