@@ -113,15 +113,22 @@ async def test_an_empty_shard_is_there_at_once(tmp_path: Path) -> None:
         assert (found.whole, found.prefix, found.landed, found.missing()) == (True, 0, 0, [])
 
 
-async def test_who_waits_hears_of_every_piece(tmp_path: Path) -> None:
+async def test_who_waits_hears_of_every_piece_in_order(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
-        for start in (PIECE, 0):
-            waiting = asyncio.ensure_future(found.changed())
-            await asyncio.sleep(0)
-            assert not waiting.done()
-            await found.land(start, DATA[start : start + PIECE])
-            await waiting
-        assert found.prefix == 2 * PIECE
+        await found.land(PIECE, DATA[PIECE : 2 * PIECE])
+        waiting = asyncio.ensure_future(found.in_thread(found.prefix_beyond, 0))
+        done, _ = await asyncio.wait([waiting], timeout=0.05)
+        assert not done  # the second piece alone is no prefix
+        await found.land(0, DATA[:PIECE])
+        assert await waiting == 2 * PIECE
+
+
+async def test_who_waits_is_let_go_when_the_landing_is_closed(tmp_path: Path) -> None:
+    with landing(tmp_path / "part") as found:
+        waiting = asyncio.ensure_future(found.in_thread(found.prefix_beyond, 0))
+        await asyncio.sleep(0)
+        found.close()
+        assert await waiting == 0
 
 
 @patient
@@ -196,14 +203,13 @@ async def test_what_an_earlier_version_has_at_the_same_place_is_not_fetched_agai
         os.close(seed)
 
 
-async def test_what_old_nodes_send_counts_as_it_comes_until_it_has_proved_wrong(tmp_path: Path) -> None:
+async def test_what_old_nodes_send_counts_as_it_comes_and_not_again(tmp_path: Path) -> None:
     with landing(tmp_path / "part", Shard(1, 0, len(DATA))) as found:
         await found.land(0, DATA[: 2 * PIECE])
         assert_consistent(found, {0, 1})
-        found.forget()
-        assert_consistent(found, set())
-        await found.recall()  # nothing says whether what is in the file is right
-        assert_consistent(found, set())
+    with landing(tmp_path / "part", Shard(1, 0, len(DATA))) as again:
+        await again.recall()  # nothing says whether what is in the file is right
+        assert_consistent(again, set())
 
 
 async def test_a_shard_that_was_verified_before_is_whole_without_a_look(

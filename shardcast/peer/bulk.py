@@ -79,8 +79,7 @@ class Bulk:
         while True:
             line = self._idle.pop() if self._idle else await self._connect()
             reused, line.fresh = not line.fresh, False
-            loop = asyncio.get_running_loop()
-            work = _Work(self._server, self._url.path + path, headers, landing, order, line, loop)
+            work = _Work(self._server, self._url.path + path, headers, landing, order, line)
             try:
                 answer = await landing.in_thread(work.carry_out, executor=self._threads)
             except _Stale:
@@ -153,7 +152,6 @@ class _Work:
         landing: Landing,
         order: Order,
         line: _Line,
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._server = server
         self._request = f"GET {path}"
@@ -162,7 +160,6 @@ class _Work:
         self._landing = landing
         self._order = order
         self._line = line
-        self._loop = loop
         self.kept = False
 
     def carry_out(self) -> Answer:
@@ -226,7 +223,7 @@ class _Work:
     def _land(self, start: int, data: memoryview) -> None:
         if data:
             self._order.landing = True
-            self._landing.land_here(start, data, self._loop)
+            self._landing.land_here(start, data)
             self._order.landing = False
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
@@ -31,21 +32,33 @@ class Landing:
     A shard without piece digests (old nodes) is taken as it comes: it counts as landed, and only the
     whole payload's digest can say whether it is right.
 
+    ``writing`` is held while the file is written: the system lets one writer at a time into a file, and those
+    who wait there spin.
+
     Attributes:
         shard: what arrives.
         path: the file that it arrives in.
         piece_size: bytes of a piece.
     """
 
-    def __init__(self, shard: Shard, piece_size: int, path: Path, descriptor: int, base: int) -> None:
+    def __init__(
+        self,
+        shard: Shard,
+        piece_size: int,
+        path: Path,
+        descriptor: int,
+        base: int,
+        writing: threading.Lock | None = None,
+    ) -> None:
         self.shard = shard
         self.path = path
         self.piece_size = piece_size
         self.descriptor = descriptor
         self._base = base
+        self._writing = writing or threading.Lock()
         self._landed = bytearray(-(-shard.size // piece_size))
         self._prefix = 0
-        self._changed = asyncio.Event()
+        self._advanced = threading.Condition()
         self._at_work = 0
         self._closing = False
 
@@ -84,20 +97,14 @@ class Landing:
             WrongPiece: one of the pieces is wrong; those before it are there now.
             LocalDiskError: they could not be written.
         """
-        good = await self.in_thread(self._write, start, data)
-        self._mark_bytes(start, good)
-        if good < len(data):
-            raise WrongPiece(start + good)
+        await self.in_thread(self.land_here, start, data)
 
-    def land_here(self, start: int, data: Buffer, loop: asyncio.AbstractEventLoop) -> None:
-        """The same from a thread that was begun with ``in_thread``; ``loop`` gets to know what landed."""
+    def land_here(self, start: int, data: Buffer) -> None:
+        """The same from a thread that was begun with ``in_thread``."""
         good = self._write(start, data)
-        loop.call_soon_threadsafe(self._mark_bytes, start, good)
+        self._mark(start // self.piece_size, -(-good // self.piece_size))
         if good < len(data):
             raise WrongPiece(start + good)
-
-    def _mark_bytes(self, start: int, length: int) -> None:
-        self._mark(start // self.piece_size, -(-length // self.piece_size))
 
     def _write(self, start: int, data: Buffer) -> int:
         """How many bytes were right, and so written."""
@@ -106,7 +113,7 @@ class Landing:
             if not self._right((start + good) // self.piece_size, piece):
                 break
             good += len(piece)
-        with disk_errors("could not write", self.path):
+        with disk_errors("could not write", self.path), self._writing:
             view, offset = memoryview(data)[:good], self._base + start
             while view:
                 written = os.pwrite(self.descriptor, view, offset)
@@ -120,15 +127,18 @@ class Landing:
         return piece_digest(piece) == digests[index * PIECE_DIGEST_SIZE : (index + 1) * PIECE_DIGEST_SIZE]
 
     def _mark(self, first: int, count: int) -> None:
-        self._landed[first : first + count] = b"\1" * count
-        following = self._landed.find(0, self._prefix)
-        self._prefix = len(self._landed) if following < 0 else following
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        with self._advanced:
+            self._landed[first : first + count] = b"\1" * count
+            following = self._landed.find(0, self._prefix)
+            self._prefix = len(self._landed) if following < 0 else following
+            self._advanced.notify_all()
 
-    async def changed(self) -> None:
-        """Wait until more of it is there."""
-        await self._changed.wait()
+    def prefix_beyond(self, position: int) -> int:
+        """Wait, in a thread that was begun with ``in_thread``, until the prefix is longer than
+        ``position``; returns it. It is not longer when the landing was closed instead."""
+        with self._advanced:
+            self._advanced.wait_for(lambda: self.prefix > position or self._closing)
+            return self.prefix
 
     def take_whole(self) -> None:
         """Count every piece as there: it was verified before, and is unchanged."""
@@ -180,11 +190,6 @@ class Landing:
             yield from range(first, -(-(min(hole, end) - self._base) // self.piece_size))
             position = hole
 
-    def forget(self) -> None:
-        """Count nothing as there: what landed unverified has proved wrong."""
-        self._landed = bytearray(len(self._landed))
-        self._prefix = 0
-
     def read_into(self, start: int, buffer: memoryview) -> int:
         """Read bytes that are there; how many."""
         with disk_errors("could not read", self.path):
@@ -207,7 +212,9 @@ class Landing:
 
     def close(self) -> None:
         """Close the file, as soon as no thread uses it."""
-        self._closing = True
+        with self._advanced:
+            self._closing = True
+            self._advanced.notify_all()
         if self.descriptor >= 0 and not self._at_work:
             os.close(self.descriptor)
             self.descriptor = -1

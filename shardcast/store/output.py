@@ -8,12 +8,13 @@ import errno
 import fcntl
 import os
 import re
+import threading
 from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, Shard
-from shardcast.store.durable import PART, disk_errors, rename, replace, reserve
+from shardcast.store.durable import PART, disk_errors, rename, replace
 from shardcast.store.landing import Landing
 
 _SAMPLES = 16
@@ -37,6 +38,7 @@ class OutputFile:
         self._manifest = manifest
         self._seed = -1
         self._renamed = False
+        self._writing = threading.Lock()
         with disk_errors("could not write", output):
             if output.is_dir():
                 raise LocalDiskError(f"could not write {output}: it is a directory; name a file in it")
@@ -45,6 +47,7 @@ class OutputFile:
             output.parent.mkdir(parents=True, exist_ok=True)
             self._part, self._descriptor = _locked_part(output)
             try:
+                self._check_room()
                 self._seed = _open_seed(output, manifest)
                 if manifest.raw:
                     replace(self._beside, manifest.raw)
@@ -52,19 +55,22 @@ class OutputFile:
                 self.close()
                 raise
 
+    def _check_room(self) -> None:
+        """Say now that there is no room rather than when the disk is full. The room is not taken in advance:
+        that keeps all writers of the file waiting, and for long where memory is the disk."""
+        room, here = os.fstatvfs(self._descriptor), os.fstat(self._descriptor).st_blocks * 512
+        if room.f_bavail * room.f_frsize + here < self._manifest.size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     @property
     def _beside(self) -> Path:
         return self._part.with_name(self._part.name + ".manifest")
 
     async def landing(self, shard: Shard) -> Landing:
-        def make_room() -> int:
-            with disk_errors("no room for", self.output):
-                if shard.size:
-                    reserve(self._descriptor, shard.offset, shard.size)
-                return os.dup(self._descriptor)
-
-        descriptor = await asyncio.to_thread(make_room)
-        landing = Landing(shard, self._manifest.header.piece_size, self._part, descriptor, shard.offset)
+        with disk_errors("could not write", self.output):
+            descriptor = os.dup(self._descriptor)
+        piece_size = self._manifest.header.piece_size
+        landing = Landing(shard, piece_size, self._part, descriptor, shard.offset, self._writing)
         try:
             await landing.recall(self._seed if self._seed >= 0 else None)
         except BaseException:

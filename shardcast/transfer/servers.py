@@ -26,6 +26,7 @@ from shardcast.peer.peer import Peer
 from shardcast.policy.choosing import Candidate, choose
 from shardcast.policy.ranking import Ranking
 from shardcast.policy.stealing import Range, steal
+from shardcast.policy.widening import Width
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
 
@@ -63,6 +64,8 @@ class Servers:
         self._sleep = sleep
         self._ranking = Ranking(self._peers)
         self._received = dict.fromkeys(self._peers, 0)
+        self._width = Width(len(peers), limits.at_once)
+        self._seen_to = 0
         self._keys = count()
         self._running: dict[int, Claim] = {}
         self._unreachable_since: float | None = None
@@ -84,6 +87,11 @@ class Servers:
             for url, score in self._ranking.scores.items()
         }
 
+    @property
+    def full(self) -> bool:
+        """Whether as many claims are seen to as should be at once."""
+        return self._seen_to >= self._width.value
+
     def claim(self, arriving: Arriving, start: int, end: int) -> Claim:
         """A range of a shard to be seen to."""
         return Claim(next(self._keys), arriving, start, end)
@@ -101,6 +109,7 @@ class Servers:
                 if busy and received > before[url]:
                     self._ranking.observed(url, (received - before[url]) / max(now - at, 1e-6))
             before, at = dict(self._received), now
+            self._width.observed(now, sum(self._received.values()), len(self._running))
             self._news.tell()
 
     def _look_at(self, claim: Claim, now: float) -> None:
@@ -138,6 +147,7 @@ class Servers:
 
     async def see_to(self, claim: Claim) -> None:
         """Ask for a range until it is there."""
+        self._seen_to += 1
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(PeerError),
@@ -151,6 +161,8 @@ class Servers:
                         await self._ask(claim, *left)
         except PeerError as error:
             raise self._failure(claim, error) from error
+        finally:
+            self._seen_to -= 1
 
     async def _ask(self, claim: Claim, start: int, end: int) -> None:
         peer = await self._free_peer(claim.arriving)

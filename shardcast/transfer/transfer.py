@@ -20,6 +20,11 @@ from shardcast.transfer.limits import Limits, Progress
 from shardcast.transfer.servers import Servers
 from shardcast.transfer.whole import hash_whole
 
+_READY = 2
+"""Ranges that wait for a worker, so that none waits for a shard to be opened."""
+_LAG = 3
+"""Shards here that the whole digest has yet to read, at which no others are asked for."""
+
 
 class Transfer:
     """One version on its way here.
@@ -112,9 +117,9 @@ class Transfer:
                 arriving.landing.close()
 
     async def _open_ahead(self) -> None:
-        """Make room for shards, as far ahead of the whole digest as it may be."""
+        """Make room for shards just before they are needed, as far ahead of the whole digest as it may be."""
         for shard in self.manifest.shards:
-            while shard.number > self._hashed + self._limits.look_ahead:
+            while len(self._todo) >= _READY or shard.number > self._hashed + self._limits.look_ahead:
                 await self._news.change()
             arriving = Arriving(await self._filling.landing(shard))
             self._arriving[shard.number] = arriving
@@ -155,13 +160,29 @@ class Transfer:
     async def _work(self) -> None:
         """See to one claim after the other until nothing is left."""
         while not (self._opened_all and all(one.landing.whole for one in self._arriving.values())):
-            claim = self._todo.popleft() if self._todo else self._servers.steal(self._may_lose)
+            claim = self._next()
             if claim is None:
                 await self._news.change()
                 continue
             await self._servers.see_to(claim)
             if claim.arriving.landing.whole and not claim.arriving.shelving:
                 await self._shelve(claim.arriving)
+
+    def _next(self) -> Claim | None:
+        if self._servers.full or self._behind:
+            return None
+        if not self._todo:
+            return self._servers.steal(self._may_lose)
+        self._news.tell()  # there is room for another
+        return self._todo.popleft()
+
+    @property
+    def _behind(self) -> bool:
+        """Whether the whole digest lags so far behind that it needs the processor more than new shards do."""
+        lag = self._hashed + _LAG
+        return lag in self._arriving and all(
+            self._arriving[number].landing.whole for number in range(self._hashed + 1, lag + 1)
+        )
 
     def _may_lose(self, arriving: Arriving) -> bool:
         """As long as shards wait for the look-ahead, only the one that keeps it from moving on matters."""

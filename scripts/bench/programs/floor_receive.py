@@ -40,11 +40,10 @@ lines = [json.loads(line) for line in ask(connect(), "v1/manifest.jsonl").read()
 piece_size, shards, closing = lines[0]["piece_size"], lines[1:-1], lines[-1]
 offsets = [sum(one["size"] for one in shards[:n]) for n in range(len(shards))]
 file = os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-os.posix_fallocate(file, 0, closing["size"])
 
 todo = iter(range(len(shards)))
 here = [0] * len(shards)
-news = threading.Condition()
+news, writing = threading.Condition(), threading.Lock()
 wrong: list[str] = []
 
 
@@ -67,7 +66,8 @@ def receive() -> None:
                 ):
                     wrong.append(f"a piece of shard {number + 1} is wrong")
                     return
-            os.pwrite(file, buffer[:count], offsets[number] + done)
+            with writing:  # who waits for the file's own lock spins
+                os.pwrite(file, buffer[:count], offsets[number] + done)
             done += count
             with news:
                 here[number] = done

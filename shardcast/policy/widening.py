@@ -1,0 +1,67 @@
+"""How many answers are under way at once: as few as bring all that there is to bring.
+
+Over a near link two or three connections are as fast as ten, and better: shards arrive nearly in their order,
+so that the whole digest keeps up, and fewer threads are woken for the same bytes. Over a far one, each
+connection is held back by its window, and more bring more. Which it is, trying tells.
+"""
+
+from __future__ import annotations
+
+FEWEST = 3
+"""Answers under way at first; two for each server where there are more servers."""
+STEP = 1.5
+"""What a trial multiplies the width by."""
+SPAN = 0.5
+"""Seconds that a width is measured."""
+WARM_UP = 0.2
+"""Seconds of a trial that don't count: its connections are new."""
+GAIN = 0.5
+"""The share of what a trial adds to the width that it must add to the rate, to be kept."""
+FIRST_REST, LONGEST_REST = 5.0, 60.0
+"""Seconds until the next trial after one that brought too little; doubled each time."""
+
+
+class Width:
+    """The width of one transfer.
+
+    Attributes:
+        value: answers that may be under way now.
+    """
+
+    def __init__(self, servers: int, most: int) -> None:
+        self._most = most
+        self._kept = self.value = min(max(FEWEST, 2 * servers), most)
+        self._kept_rate = 0.0
+        self._rest = FIRST_REST
+        self._rest_until = 0.0
+        self._not_before = 0.0
+        self._since: float | None = None  # when the measurement began
+        self._received = 0
+
+    def observed(self, now: float, received: int, under_way: int) -> None:
+        """``received`` bytes since the beginning, by the answers that are ``under_way`` now."""
+        if under_way < self.value or not received:
+            self._since = None  # what isn't used to its width says nothing of it
+        elif self._since is None:
+            if now >= self._not_before:
+                self._since, self._received = now, received
+        elif now >= self._since + SPAN:
+            self._measured(now, (received - self._received) / (now - self._since))
+            self._since = None
+            self._not_before = now + (WARM_UP if self.value > self._kept else 0.0)
+
+    def _measured(self, now: float, rate: float) -> None:
+        if self.value == self._kept:
+            self._kept_rate = rate
+            if now >= self._rest_until:
+                self._try()
+        elif rate >= self._kept_rate * (1 + GAIN * (self.value / self._kept - 1)):
+            self._kept, self._kept_rate, self._rest = self.value, rate, FIRST_REST
+            self._try()
+        else:
+            self.value = self._kept
+            self._rest_until = now + self._rest
+            self._rest = min(2 * self._rest, LONGEST_REST)
+
+    def _try(self) -> None:
+        self.value = min(self._most, int(self._kept * STEP + 0.5))

@@ -1,0 +1,60 @@
+"""How many answers at once: more only where more brings more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+from shardcast.policy.widening import FEWEST, FIRST_REST, Width
+
+TICK = 0.1
+
+
+def watched(width: Width, rate: Callable[[int], float], seconds: float, start: float = 0.0) -> list[int]:
+    """The widths over so many seconds of answers whose rate together depends on their number."""
+    now, received, seen = start, 1.0 + 1e9 * start, []
+    while now < start + seconds:
+        now += TICK
+        received += rate(width.value) * TICK
+        width.observed(now, int(received), width.value)
+        seen.append(width.value)
+    return seen
+
+
+def test_a_link_that_few_fill_stays_with_few() -> None:
+    seen = watched(Width(1, 10), lambda _: 25e6, 60.0)
+    assert seen[0] == FEWEST
+    assert seen.count(FEWEST) > 0.9 * len(seen)  # now and then it tries whether that is still so
+
+
+def test_where_each_brings_more_all_are_used_soon() -> None:
+    seen = watched(Width(1, 10), lambda width: 1e6 * width, 6.0)
+    assert seen[-1] == 10
+    assert seen.index(10) * TICK < 4.0
+
+
+def test_it_stops_where_more_brings_little_more() -> None:
+    seen = watched(Width(1, 40), lambda width: 1e6 * min(width, 8), 20.0)
+    assert 8 <= max(seen[-5:]) <= 12
+
+
+def test_what_failed_is_tried_again_ever_more_seldom() -> None:
+    seen = watched(Width(1, 10), lambda _: 25e6, 300.0)
+    tried = [at * TICK for at in range(1, len(seen)) if seen[at] > seen[at - 1]]
+    pauses = [round(later - sooner) for sooner, later in pairwise(tried)]
+    assert pauses[0] >= FIRST_REST
+    assert pauses == sorted(pauses)
+
+
+def test_each_server_has_two_answers_but_never_more_than_the_most() -> None:
+    assert Width(4, 10).value == 8
+    assert Width(9, 10).value == 10
+    assert Width(1, 1).value == 1
+    assert max(watched(Width(1, 1), lambda width: 1e6 * width, 10.0)) == 1
+
+
+def test_what_is_not_used_to_its_width_says_nothing() -> None:
+    width = Width(1, 10)
+    for tick in range(100):
+        width.observed(tick * TICK, tick * 1000, width.value - 1)
+    assert width.value == FEWEST
