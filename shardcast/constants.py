@@ -86,6 +86,11 @@ UNREACHABLE_ONCE_BEGUN = 120.0
 STALL_WHEN_OTHERS_CAN = 2.0
 """Seconds without a piece after which a server is left when another can serve."""
 
+FEED_HEARTBEAT = 5.0
+"""Seconds between two lines of a feed at most."""
+FEED_DEAD = 15.0
+"""Seconds without a line after which a feed is dead."""
+
 SHUTDOWN_GRACE = 5.0
 """Seconds that running answers have left when a server ends."""
 STALLED_READER = 60.0

@@ -13,6 +13,7 @@ from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, VERSION_PREFIX
 DISTRIBUTION_PATH = f"/{DISTRIBUTION_FILE}"
 HEALTHCHECK_PATH = "/healthcheck"
 STATUS_PATH = "/status"
+FEED_PATH = "/feed"
 PROBE_PATH = "/data1.bin"
 """What 0.3.x fetches first to measure a server."""
 PROBE_SIZE = 1 << 20

@@ -30,6 +30,16 @@ if TYPE_CHECKING:
     default="./downloads",
     help="The folder to put it in.",
 )
+@click.option("--follow", is_flag=True, help="Stay, and download each new version.")
+@click.option(
+    "--from",
+    "first",
+    metavar="VERSION",
+    help="The first to follow: v1, v2, … or latest; by default what came since the last run.",
+)
+@click.option("--every", is_flag=True, help="Skip none when versions come faster than they can be fetched.")
+@click.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed.")
+@click.option("--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'.")
 @options.json_option
 @options.logging_options
 def client(
@@ -38,18 +48,34 @@ def client(
     version: str | None,
     output_file: str | None,
     output_dir: Path,
+    follow: bool,
+    first: str | None,
+    every: bool,
+    keep: int | None,
+    hook: str | None,
     as_json: bool,
 ) -> None:
     """Download a version into a file, which has its name only when every byte is verified.
 
     Without --servers the servers are those of IP_ADDR_LIST. An interrupted download goes on where it was.
+
+    With --follow each new version is downloaded into the output folder, and only then announced: the link
+    "latest" there names it, --exec runs, and a line of JSON is printed. A version under way is finished
+    first; where several came meanwhile, the newest is next.
     """
     options.start_logging()
     urls = options.servers_or_ip_addr_list(servers, "--servers")
-    if list_versions == (version is not None):
-        raise click.UsageError("give either --list or --version v1 (or latest)")
+    if [list_versions, version is not None, follow].count(True) != 1:
+        raise click.UsageError("give one of --list, --version v1 (or latest) and --follow")
+    if not follow and (first is not None or every or keep is not None or hook is not None):
+        raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
     from shardcast.nodes.lifetime import run
 
+    if follow:
+        if output_file is not None:
+            raise click.UsageError("--follow names the files itself; give --output-dir")
+        run(_follow(urls, output_dir, first, every, keep, hook), fast_loop=True)
+        return
     if version is None:
         show_offered(run(_list(urls), fast_loop=True), as_json)
         return
@@ -79,6 +105,32 @@ async def _download(
             return await shardcast_client.download(version, output_file, shown.watch)
         finally:
             showing.cancel()
+
+
+async def _follow(
+    urls: list[str], output_dir: Path, first: str | None, every: bool, keep: int | None, hook: str | None
+) -> None:
+    from shardcast.cli.progress import ShowTransfer, progress
+    from shardcast.nodes.announcing import announce, last_announced, run_hook
+    from shardcast.nodes.client import LATEST, Client
+
+    last = last_announced(output_dir)
+    begin = first or (f"v{last + 1}" if last else LATEST)
+    with progress(options.is_quiet()) as display:
+        shown = ShowTransfer(display)
+        async with Client(urls, output_dir.absolute()) as shardcast_client:
+            showing = asyncio.ensure_future(shown.forever())
+            releases = shardcast_client.follow(begin, every, watch=shown.watch)
+            try:
+                async for release in releases:
+                    shown.rest()
+                    await asyncio.to_thread(announce, release.path, keep)
+                    if hook:
+                        await run_hook(hook, release.path, release.version)
+                    show_release(release, as_json=True)
+            finally:
+                await releases.aclose()
+                showing.cancel()
 
 
 def show_offered(versions: list[Offered], as_json: bool) -> None:

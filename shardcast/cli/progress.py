@@ -32,12 +32,18 @@ class Display(Protocol):
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
         """``done`` of ``size`` bytes (None while unknown), with a few words beside them."""
 
+    def rest(self) -> None:
+        """There is nothing to show for now."""
+
     def note(self, text: str) -> None:
         """A line that stays."""
 
 
 class _Silent:
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        """Nothing: --quiet."""
+
+    def rest(self) -> None:
         """Nothing: --quiet."""
 
     def note(self, text: str) -> None:
@@ -47,17 +53,21 @@ class _Silent:
 class _Lines:
     def __init__(self) -> None:
         self._begun = self._last = time.monotonic()
-        self._at_first: int | None = None  # what an earlier run left is not this one's speed
+        self._at_first: int | None = None  # what was there before is not this one's speed
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
         now = time.monotonic()
-        self._at_first = done if self._at_first is None else self._at_first
+        if self._at_first is None:
+            self._at_first, self._begun, self._last = done, now, now
         if now - self._last < _LINE_INTERVAL:
             return
         self._last = now
         share = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
         rate = format_rate((done - self._at_first) / (now - self._begun))
         click.echo(f"{what}: {share} at {rate}, {detail}", err=True)
+
+    def rest(self) -> None:
+        self._at_first = None
 
     def note(self, text: str) -> None:
         click.echo(text, err=True)
@@ -94,6 +104,9 @@ class _Bar:
             self._task, description=what, completed=done, total=size, detail=detail, visible=True
         )
 
+    def rest(self) -> None:
+        self._progress.update(self._task, visible=False)
+
     def note(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
 
@@ -126,6 +139,11 @@ class ShowTransfer:
     def watch(self, transfer: Transfer) -> None:
         """Show this one from now on."""
         self._transfer = transfer
+
+    def rest(self) -> None:
+        """Show none until the next one."""
+        self._transfer = None
+        self._display.rest()
 
     async def forever(self) -> None:
         """Until it is cancelled."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.addresses import server_urls
+from shardcast.constants import CHECK_INTERVAL
 from shardcast.distribution import Listing, is_version
 from shardcast.errors import (
     IntegrityError,
+    LocalDiskError,
     PeerError,
     ShardcastError,
     TransferFailed,
@@ -21,14 +24,18 @@ from shardcast.errors import (
     VersionNotOffered,
 )
 from shardcast.manifest import FILE, Header, Manifest
+from shardcast.nodes.announcing import output_name
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
+from shardcast.policy.due import due
 from shardcast.policy.lines import Line
 from shardcast.store.output import OutputFile
+from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import Described, describe
 from shardcast.transfer.offers import read_offers
 from shardcast.transfer.transfer import Transfer
+from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +153,15 @@ class Client:
         if version != LATEST and not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")
         line, listing = _find(await self._lines(), version)
-        default = self.output_dir / f"download_{listing.version}.bin"
+        default = self._output(listing.version)
         output = Path(default if output_file is None else output_file)
         if output_file is not None and str(output_file).endswith("/"):
             output = output / default.name
+        return await self._fetch(line, listing, output, watch)
+
+    async def _fetch(
+        self, line: Line, listing: Listing, output: Path, watch: Callable[[Transfer], None] | None
+    ) -> Release:
         peers = [self._peers[url] for url in line.offers[listing.version]]
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
         async for described in describe(listing, peers):
@@ -163,6 +175,56 @@ class Client:
             except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
+
+    async def follow(
+        self,
+        first: str = LATEST,
+        every: bool = False,
+        check_interval: float = CHECK_INTERVAL,
+        watch: Callable[[Transfer], None] | None = None,
+    ) -> AsyncGenerator[Release, None]:
+        """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
+        as it is on offer. One that is under way is finished first; where several came meanwhile, the newest
+        is next (with ``every``, all in their order). ``latest`` is the newest that is on offer now.
+
+        What fails is logged, and tried again when there is news, at the latest after ``check_interval``
+        seconds; as often servers without a feed are asked.
+
+        Raises:
+            UsageError: ``first`` is no version's name.
+            LocalDiskError: a file can't be written.
+        """
+        if first != LATEST and not is_version(first):
+            raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
+        last = None if first == LATEST else int(first[1:]) - 1
+        told = ""
+        async with Following(list(self._peers.values()), check_interval) as following:
+            await following.settled()
+            while True:
+                seen = following.changes
+                try:
+                    lines = following.offers().lines
+                    offered = [one.number for one in lines[0].listings]
+                    if last is None:
+                        last = max(offered, default=1) - 1
+                    number = due(offered, last, every)
+                    if number is not None:
+                        version = version_name(number)
+                        release = await self._fetch(*_find(lines, version), self._output(version), watch)
+                        last, told = number, ""
+                        yield release
+                        continue
+                except LocalDiskError:
+                    raise
+                except ShardcastError as error:
+                    if str(error) != told:
+                        told = str(error)
+                        log.warning("%s; it is tried again", told)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(following.change(seen), check_interval)
+
+    def _output(self, version: str) -> Path:
+        return self.output_dir / output_name(version)
 
     async def _lines(self) -> tuple[Line, ...]:
         offers = await read_offers(list(self._peers.values()), self._limits.unreachable_at_start)

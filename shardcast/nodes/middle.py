@@ -21,20 +21,19 @@ from shardcast.nodes.status import describe_versions
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.retention import wanted
+from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.versions import VersionFolders
+from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe
-from shardcast.transfer.offers import Offers, read_offers
+from shardcast.transfer.offers import Offers
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
-
-_PATIENCE = 2.0
-"""Seconds for which one look tries an upstream that can't be reached; the next look tries again."""
 
 
 class Middle:
@@ -45,15 +44,16 @@ class Middle:
         folders: what it keeps and serves.
     """
 
-    def __init__(self, url: str, node_id: str, folders: VersionFolders, peers: Sequence[Peer]) -> None:
-        self.url = url
+    def __init__(self, node_id: str, folders: VersionFolders, peers: Sequence[Peer], interval: float) -> None:
+        self.url = ""
         self.folders = folders
         self._node_id = node_id
-        self._peers = list(peers)
+        self._peers = {peer.url: peer for peer in peers}
+        self._following = Following(peers, interval)
+        self._interval = interval
         self._failed: dict[str, str] = {}  # versions that could not be had at this look, and why
         self._told: set[str] = set()
         self._transfer: Transfer | None = None
-        self._last_contact: float | None = None
 
     @classmethod
     @asynccontextmanager
@@ -66,7 +66,8 @@ class Middle:
         check_interval: float = CHECK_INTERVAL,
         keep: int = MAX_DISTRIBUTION_FOLDERS,
     ) -> AsyncIterator[Middle]:
-        """Run a middle that looks at its upstreams (base URLs) every ``check_interval`` seconds.
+        """Run a middle that follows its upstreams (base URLs). One that has no feed it asks every
+        ``check_interval`` seconds, and as often it tries again what failed.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -77,21 +78,26 @@ class Middle:
             folders = await stack.enter_async_context(holding(data_dir, "middle", keep, resume=True))
             session = await stack.enter_async_context(open_session())
             node_id = secrets.token_hex(8)
-            middle = cls("", node_id, folders, [Peer(url, session) for url in upstreams])
-            doors = (partial(add_versions, shelf=folders), partial(add_health, status=middle.status))
+            middle = cls(node_id, folders, [Peer(url, session) for url in upstreams], check_interval)
+            doors = (
+                partial(add_versions, shelf=folders),
+                partial(add_feed, shelf=folders, node_id=node_id, place=middle.place),
+                partial(add_health, status=middle.status),
+            )
             middle.url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
-            following = asyncio.ensure_future(middle._follow(check_interval))
-            stack.push_async_callback(end, following)
+            working = asyncio.ensure_future(middle._work())
+            stack.push_async_callback(end, working)
             yield middle
 
     def status(self) -> dict[str, Any]:
         """Its state, for ``/status``."""
         progress = self._transfer.progress if self._transfer else None
-        age = None if self._last_contact is None else round(time.monotonic() - self._last_contact, 1)
+        heard = [one.heard_at for one in self._following.followers if one.heard_at is not None]
+        age = round(time.monotonic() - max(heard), 1) if heard else None
         return {
             "role": "middle",
             "node": self._node_id,
-            "upstreams": [peer.url for peer in self._peers],
+            "upstreams": list(self._peers),
             "seconds_since_contact": age,
             "versions": describe_versions(self.folders),
             "transfer": progress
@@ -103,26 +109,44 @@ class Middle:
             },
         }
 
-    async def _follow(self, interval: float) -> None:
-        while True:
-            self._failed.clear()
-            try:
-                await adopt(self.folders, list(self.folders.untrusted))
-                while await self._look():
-                    pass
-            except (NoServerReachable, TransferFailed) as error:
-                self._tell(f"what is here is served on, and the upstreams are asked again: {error}")
-            except ShardcastError as error:
-                log.error("%s", error)
-            except Exception:
-                log.exception("a look at the upstreams failed")
-            await asyncio.sleep(interval)
+    def place(self) -> tuple[str | None, int | None]:
+        """The origin id of its versions, and how many hops away that origin is, as far as is known."""
+        followers = [one for one in self._following.followers if one.listings is not None]
+        hellos = [one.hello for one in followers if one.hello and one.hello.distance is not None]
+        nearest = min(hellos, key=lambda one: one.distance or 0, default=None)
+        return (nearest.origin, (nearest.distance or 0) + 1) if nearest else (None, None)
+
+    async def _work(self) -> None:
+        """Fetch what the upstreams offer, for as long as it runs."""
+        async with self._following as following:
+            await following.settled()
+            tried = time.monotonic()
+            while True:
+                seen = following.changes
+                try:
+                    await adopt(self.folders, list(self.folders.untrusted))
+                    while await self._look():
+                        seen = following.changes
+                except (NoServerReachable, TransferFailed) as error:
+                    self._tell(f"what is here is served on, and the upstreams are asked again: {error}")
+                except ShardcastError as error:
+                    log.error("%s", error)
+                except Exception:
+                    log.exception("a look at the upstreams failed")
+                try:
+                    await asyncio.wait_for(following.change(seen), tried + self._interval - time.monotonic())
+                except asyncio.TimeoutError:
+                    tried = time.monotonic()
+                    self._failed.clear()
 
     async def _look(self) -> bool:
-        """Read what the upstreams offer and fetch the first version that is wanted; False when none is."""
-        offers = await read_offers([peer for peer in self._peers if not self._is_me(peer)], _PATIENCE)
-        self._last_contact = time.monotonic()
-        self._peers = [peer for peer in self._peers if not self._is_me(peer)]
+        """Fetch the first version on offer that is wanted; False when none is."""
+        for url, peer in list(self._peers.items()):
+            if peer.node_id == self._node_id:
+                log.warning("%s is this very middle, and is not asked", url)
+                del self._peers[url]
+                await self._following.drop(url)
+        offers = self._following.offers()
         line = offers.lines[0]
         self._tell_of(offers)
         here = self.folders.complete_numbers
@@ -135,16 +159,9 @@ class Middle:
             if version_name(number) in self._failed or number not in numbers:
                 continue
             listing = numbers[number]
-            servers = line.offers[listing.version]
-            await self._fetch(listing, [peer for peer in self._peers if peer.url in servers])
+            await self._fetch(listing, [self._peers[url] for url in line.offers[listing.version]])
             return True
         return False
-
-    def _is_me(self, peer: Peer) -> bool:
-        if peer.node_id != self._node_id:
-            return False
-        log.warning("%s is this very middle, and is not asked", peer.url)
-        return True
 
     def _tell_of(self, offers: Offers) -> None:
         first = offers.lines[0]
@@ -188,7 +205,7 @@ class Middle:
         opened = self.folders.opened(number)
         if opened is None or opened.manifest is None or opened.manifest.raw != manifest.raw:
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
-            opened = await asyncio.to_thread(self.folders.open, number, manifest, listed)
+            opened = await self.folders.begin(number, manifest, listed)
         started = time.monotonic()
         peers, verifiable = described.peers, manifest.verifiable
         servers = format_count(len(peers), "server")

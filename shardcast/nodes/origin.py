@@ -15,6 +15,7 @@ from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.publishing import Broadcast, Publisher
 from shardcast.nodes.status import describe_versions
+from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
 from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.versions import add_versions
@@ -134,7 +135,7 @@ class Origin:
         async with AsyncExitStack() as stack:
             folders = await stack.enter_async_context(holding(data_dir, "origin", keep))
             publisher = Publisher(folders, shard_size, first_version, DIGESTS[listed_digest])
-            node_id = secrets.token_hex(8)
+            node_id, held = secrets.token_hex(8), folders.data_dir
 
             def status() -> dict[str, Any]:
                 return {
@@ -144,7 +145,11 @@ class Origin:
                     "versions": describe_versions(folders),
                 }
 
-            doors = (partial(add_versions, shelf=folders), partial(add_health, status=status))
+            doors = (
+                partial(add_versions, shelf=folders),
+                partial(add_feed, shelf=folders, node_id=node_id, place=lambda: (held.origin_id, 0)),
+                partial(add_health, status=status),
+            )
             url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
             control = application(node_id, partial(add_publish, publisher=publisher))
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))

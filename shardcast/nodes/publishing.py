@@ -98,7 +98,7 @@ class Publisher:
             async with self._turn:
                 if broadcast.state.cancelled:
                     raise Cancelled(f"{broadcast.version} was called off")
-                opened = await asyncio.to_thread(self._folders.open, number, None, self._digests[-1])
+                opened = await self._folders.begin(number, None, self._digests[-1])
                 try:
                     manifest = await asyncio.to_thread(publish, path, opened, description, broadcast.state)
                     await opened.complete(manifest)

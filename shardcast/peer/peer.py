@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import aiohttp
 
-from shardcast.constants import HTTP_TIMEOUT
+from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
+from shardcast.feed import Event, FeedError, FeedReader, Hello, Known
 from shardcast.manifest import Header, Manifest, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
@@ -17,7 +18,9 @@ from shardcast.peer.session import Session, answer
 from shardcast.store.landing import Landing, WrongPiece
 from shardcast.wire import (
     DISTRIBUTION_PATH,
+    FEED_PATH,
     MAX_DISTRIBUTION_SIZE,
+    NDJSON,
     NODE_ID,
     manifest_path,
     shard_path,
@@ -92,6 +95,27 @@ class Peer:
                 if len(body) > MAX_DISTRIBUTION_SIZE:
                     break
             return bytes(body)
+
+    async def feed(self, after: str) -> AsyncIterator[Hello | Event | Known]:
+        """What happens to its versions, after ``<feed id>:<seq>`` where that is still known; ends when the
+        server ends it.
+
+        Raises:
+            ServerLacks: it has no feed (old and static servers).
+            PeerError: it can't be had, broke off, is wrong, or is dead.
+        """
+        reader = FeedReader()
+        path = f"{FEED_PATH}?after={after}" if after else FEED_PATH
+        async with answer(self._session, self.url, path, silence=FEED_DEAD) as response:
+            self._head(response)
+            if response.status != 200 or response.content_type != NDJSON:
+                raise ServerLacks(self.url, f"GET {FEED_PATH}: there is no feed ({response.status})")
+            async for chunk in response.content.iter_any():
+                try:
+                    for said in reader.feed(chunk):
+                        yield said
+                except FeedError as error:
+                    raise BadAnswer(self.url, f"GET {FEED_PATH}: {error}") from None
 
     async def manifest(self, version: str) -> Manifest | None:
         """A version's manifest; None where it has none (old and static servers).

@@ -80,6 +80,20 @@ def clone(original: Path, copy: Path) -> bool:
     return True
 
 
+def point(link: Path, target: str) -> None:
+    """Have a symbolic link name ``target`` from one moment to the next.
+
+    Raises:
+        OSError: it can't be; FileExistsError when something else than a link has its name.
+    """
+    if link.exists() and not link.is_symlink():
+        raise FileExistsError(errno.EEXIST, "it is there and is no symbolic link")
+    part = link.with_name(f".{link.name}{PART}")
+    part.unlink(missing_ok=True)
+    part.symlink_to(target)
+    rename(part, link)
+
+
 def sync_folder(folder: Path) -> None:
     """Make names that appeared in a folder durable."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from shardcast.feed import Event
 from shardcast.manifest import Manifest, Shard
+from shardcast.store.events import Events
 from shardcast.store.landing import Landing
 
 
@@ -33,7 +35,16 @@ class Span:
 
 
 class Shelf(Protocol):
-    """What a node serves."""
+    """What a node serves.
+
+    Attributes:
+        events: what happens to its versions.
+    """
+
+    events: Events
+
+    def versions_now(self) -> list[Event]:
+        """An event for every version that is here, as the last one that happened to it."""
 
     def distribution(self) -> bytes:
         """The distribution list, as it goes out."""

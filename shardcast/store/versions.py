@@ -17,12 +17,14 @@ from shardcast.constants import LONGEST_HOLD, MAX_DISTRIBUTION_FOLDERS, RECENTLY
 from shardcast.digest import sha256_of
 from shardcast.distribution import Listing, parse, write
 from shardcast.errors import LocalDiskError
+from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event
 from shardcast.manifest import Manifest, ManifestError
 from shardcast.manifest import parse as parse_manifest
 from shardcast.policy.retention import retirable, surplus
 from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, replace, replace_soon
+from shardcast.store.events import Events
 from shardcast.store.open_version import OpenVersion, is_versions_file, remove_version
 from shardcast.store.shelf import Span
 from shardcast.store.verified import Verified, looks_of
@@ -47,6 +49,7 @@ class VersionFolders:
     Attributes:
         data_dir: the directory.
         keep: versions to keep; older ones retire.
+        events: what happens to them.
         untrusted: versions that an old middle left here, which verified nothing; not served.
     """
 
@@ -58,6 +61,7 @@ class VersionFolders:
     ) -> None:
         self.data_dir = data_dir
         self.keep = keep
+        self.events = Events()
         self._clock = clock
         self._complete: dict[int, _Complete] = {}
         self._open: dict[int, OpenVersion] = {}
@@ -93,6 +97,11 @@ class VersionFolders:
 
     def distribution(self) -> bytes:
         return self._distribution
+
+    def versions_now(self) -> list[Event]:
+        seq = self.events.seq
+        complete = [Event(seq, COMPLETE, one.version, one) for one in self.listings]
+        return complete + [Event(seq, OPEN, version_name(number)) for number in sorted(self._open)]
 
     def manifest_of(self, version: str) -> Manifest | None:
         """The manifest of a complete version, or of an open one whose single shards can be verified."""
@@ -262,6 +271,14 @@ class VersionFolders:
             return [f"gave up {version}, which was not complete"]
         return [f"left alone {folder}, which is not listed and holds other files"]
 
+    async def begin(
+        self, number: int, manifest: Manifest | None = None, listed: str = "sha256"
+    ) -> OpenVersion:
+        """``open``, and tell of it."""
+        opened = await asyncio.to_thread(self.open, number, manifest, listed)
+        self.events.tell(OPEN, version_name(number))
+        return opened
+
     def open(self, number: int, manifest: Manifest | None = None, listed: str = "sha256") -> OpenVersion:
         """Open a version, to publish it or (``manifest``) to receive it; blocks on the disk.
 
@@ -280,6 +297,7 @@ class VersionFolders:
         """Give up a version that is open."""
         opened = self._open.pop(number, None)
         if opened:
+            self.events.tell(ABORTED, version_name(number))
             await asyncio.to_thread(opened.discard)
 
     async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
@@ -288,6 +306,7 @@ class VersionFolders:
             await self._write_list([*self.listings, listing])
             self._open.pop(opened.number, None)
             self._add(listing, manifest)
+            self.events.tell(COMPLETE, listing.version, listing)
         await self.tidy()
 
     def spans(self, listing: Listing) -> list[Span]:
@@ -309,8 +328,10 @@ class VersionFolders:
         elif listing.number in self._complete or listing in self.untrusted:
             await replace_soon(self.data_dir.manifest(listing.number), manifest.raw)
             async with self._writing:
-                self._add(Listing(listing.version, listing.digest, len(manifest.shards)), manifest)
+                known = Listing(listing.version, listing.digest, len(manifest.shards))
+                self._add(known, manifest)
                 await self._write_list(self.listings)
+                self.events.tell(COMPLETE, known.version, known)
         self.untrusted = [one for one in self.untrusted if one != listing]
 
     def _add(self, listing: Listing, manifest: Manifest | None) -> None:
@@ -354,6 +375,7 @@ class VersionFolders:
                 return
             await self._write_list([one for one in self.listings if one.number != number])
             del self._complete[number]
+            self.events.tell(RETIRED, version_name(number))
         self._last_read.pop(number, None)
         self._by_digest = {digest: place for digest, place in self._by_digest.items() if place[0] != number}
         await self._remove(number)

@@ -85,7 +85,19 @@ async def read_offers(
     readings = [
         (url, task.result()) for url, task in tasks.items() if not task.cancelled() and not task.exception()
     ]
+    return sort_out(readings, failures)
+
+
+def sort_out(readings: Sequence[tuple[str, tuple[Listing, ...]]], failures: dict[str, PeerError]) -> Offers:
+    """What was read, by lines.
+
+    Raises:
+        NoServerReachable: none could be reached.
+        TransferFailed: some could, but have no list.
+    """
     if not readings:
+        if not failures:
+            raise NoServerReachable("no server is left to ask")
         told = "; ".join(map(str, failures.values()))
         if all(isinstance(one, (ServerUnreachable, ServerStalled)) for one in failures.values()):
             raise NoServerReachable(

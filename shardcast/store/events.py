@@ -1,0 +1,56 @@
+"""What happened to the versions here, in order, for whoever follows."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+
+from shardcast.distribution import Listing
+from shardcast.feed import Event
+
+_KEPT = 1000
+"""Events that who was away can catch up on; who missed more is told everything."""
+
+
+class Events:
+    """The events of one run of a node.
+
+    Attributes:
+        feed: names the run.
+        seq: of the last event.
+        closed: whether the node ends.
+    """
+
+    def __init__(self, kept: int = _KEPT) -> None:
+        self.feed = secrets.token_hex(8)
+        self.seq = 0
+        self.closed = False
+        self._past: deque[Event] = deque(maxlen=kept)
+        self._news = asyncio.Event()
+
+    def tell(self, kind: str, version: str, listing: Listing | None = None) -> None:
+        """Something happened to a version."""
+        self.seq += 1
+        self._past.append(Event(self.seq, kind, version, listing))
+        self._wake()
+
+    def since(self, seq: int) -> list[Event] | None:
+        """The events after ``seq``; None when they are not all known any more."""
+        if seq > self.seq or self.seq - seq > len(self._past):
+            return None
+        return [event for event in self._past if event.seq > seq]
+
+    async def change(self) -> None:
+        """Wait for the next event, or the end."""
+        if not self.closed:
+            await self._news.wait()
+
+    def close(self) -> None:
+        """Send everybody who follows away: the node ends."""
+        self.closed = True
+        self._wake()
+
+    def _wake(self) -> None:
+        news, self._news = self._news, asyncio.Event()
+        news.set()

@@ -1,0 +1,224 @@
+"""What servers offer, kept current: told by their feeds, or asked again and again where they have none."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from types import TracebackType
+
+from shardcast.constants import STALL_WHEN_OTHERS_CAN
+from shardcast.distribution import Listing
+from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerUnreachable
+from shardcast.feed import COMPLETE, OPEN, Event, Hello
+from shardcast.peer.peer import Peer
+from shardcast.transfer.offers import Offers, sort_out
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+"""Seconds until a server that was lost is asked again; doubled each time, and spread, so that one that
+comes back is not stormed."""
+_PACE = 0.01
+"""Seconds between two readings of a feed: one that floods is read no faster."""
+_MOST_VERSIONS = 10_000
+"""Versions of one server that are kept in mind."""
+
+
+class Follower:
+    """One server, followed.
+
+    Attributes:
+        peer: the server.
+        listings: the complete versions that it offers, oldest first; None while that isn't known.
+        hello: who it says it is; None where it has no feed.
+        failure: why it isn't known.
+        heard_at: when it said something last.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        interval: float,
+        tell: Callable[[], None],
+        clock: Callable[[], float],
+        random: Random,
+        sleep: Callable[[float], Awaitable[None]],
+    ) -> None:
+        self.peer = peer
+        self.listings: tuple[Listing, ...] | None = None
+        self.hello: Hello | None = None
+        self.failure: PeerError | None = None
+        self.heard_at: float | None = None
+        self._interval = interval
+        self._tell = tell
+        self._clock = clock
+        self._random = random
+        self._sleep = sleep
+        self._versions: dict[str, Listing | None] = {}  # None: open
+        self._after = ""
+        self._failures = 0
+
+    @property
+    def answered(self) -> bool:
+        """Whether it said what it offers, or failed to."""
+        return self.listings is not None or self.failure is not None
+
+    async def run(self) -> None:
+        """Follow it for ever."""
+        while True:
+            try:
+                await self._hear()
+                self._lost(ServerUnreachable(self.peer.url, "it ended its feed"))
+            except ServerLacks:
+                try:
+                    await self._ask()
+                    await self._sleep(self._interval)
+                    continue
+                except PeerError as error:
+                    self._lost(error)
+            except PeerError as error:
+                self._lost(error)
+            pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)
+            self._failures = min(self._failures + 1, 30)
+            await self._sleep(pause * self._random.uniform(0.5, 1.0))
+
+    async def _ask(self) -> None:
+        self.hello = None
+        listings = await self.peer.listings()
+        self._known(listings)
+
+    async def _hear(self) -> None:
+        """Read its feed to the end."""
+        versions = self._versions
+        async for said in self.peer.feed(self._after):
+            self.heard_at = self._clock()
+            if isinstance(said, Hello):
+                if self.hello and self.hello.feed != said.feed and not said.now:
+                    raise BadAnswer(self.peer.url, "its feed goes on with another one")
+                self.hello = said
+                versions = {} if said.now else self._versions
+            elif isinstance(said, Event):
+                _happened(versions, said)
+                if len(versions) > _MOST_VERSIONS:
+                    raise BadAnswer(self.peer.url, f"its feed tells of more than {_MOST_VERSIONS} versions")
+            else:
+                assert self.hello
+                self._versions, self._after = versions, f"{self.hello.feed}:{said.seq}"
+                complete = [one for one in versions.values() if one]
+                self._known(tuple(sorted(complete, key=lambda one: one.number)))
+                await self._sleep(_PACE)
+
+    def _known(self, listings: tuple[Listing, ...]) -> None:
+        self.heard_at = self._clock()
+        news = listings != self.listings
+        self.listings, self.failure, self._failures = listings, None, 0
+        if news:
+            self._tell()
+
+    def _lost(self, error: PeerError) -> None:
+        log.debug("%s is followed no more for now: %s", self.peer.url, error)
+        news = self.failure is None
+        self.listings, self.failure = None, error
+        if news:
+            self._tell()
+
+
+def _happened(versions: dict[str, Listing | None], event: Event) -> None:
+    if event.kind == COMPLETE:
+        versions[event.version] = event.listing
+    elif event.kind == OPEN:
+        versions.setdefault(event.version, None)
+    else:
+        versions.pop(event.version, None)
+
+
+class Following:
+    """All servers of a node, followed for as long as it is entered.
+
+    Attributes:
+        changes: counts what happened.
+    """
+
+    def __init__(
+        self,
+        peers: Sequence[Peer],
+        interval: float,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """``interval``: seconds between two looks at a server without a feed."""
+        self.changes = 0
+        self._news = asyncio.Event()
+        self._followers = {
+            peer.url: Follower(peer, interval, self._told, clock, random or Random(), sleep) for peer in peers
+        }
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def __aenter__(self) -> Following:
+        self._tasks = {url: asyncio.ensure_future(one.run()) for url, one in self._followers.items()}
+        for task in self._tasks.values():
+            task.add_done_callback(lambda _: self._told())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+
+    @property
+    def followers(self) -> tuple[Follower, ...]:
+        """In the order in which the servers were named."""
+        return tuple(self._followers.values())
+
+    async def drop(self, url: str) -> None:
+        """Follow a server no more."""
+        self._followers.pop(url, None)
+        task = self._tasks.pop(url, None)
+        if task:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def offers(self) -> Offers:
+        """What they offer now.
+
+        Raises:
+            NoServerReachable, TransferFailed: none tells.
+        """
+        for task in self._tasks.values():
+            if task.done():
+                task.result()  # it never ends but by an error of our own
+        readings = [
+            (one.peer.url, one.listings) for one in self._followers.values() if one.listings is not None
+        ]
+        failures = {one.peer.url: one.failure for one in self._followers.values() if one.failure}
+        return sort_out(readings, failures)
+
+    async def settled(self) -> None:
+        """Wait until all have told what they offer or failed to; once one has told, not for long."""
+        loop = asyncio.get_running_loop()
+        deadline: float | None = None
+        while not all(one.answered for one in self._followers.values()):
+            if deadline is None and any(one.listings is not None for one in self._followers.values()):
+                deadline = loop.time() + STALL_WHEN_OTHERS_CAN
+            try:
+                await asyncio.wait_for(
+                    self.change(self.changes), None if deadline is None else deadline - loop.time()
+                )
+            except asyncio.TimeoutError:
+                return
+
+    async def change(self, since: int) -> None:
+        """Wait until more has happened than ``since``, a value of ``changes``."""
+        while self.changes == since:
+            await self._news.wait()
+
+    def _told(self) -> None:
+        self.changes += 1
+        news, self._news = self._news, asyncio.Event()
+        news.set()
