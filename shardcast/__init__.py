@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         OriginServer,
         broadcast,
         initialize,
+        open_broadcast,
         shutdown,
     )
     from shardcast.constants import (
@@ -44,9 +45,11 @@ if TYPE_CHECKING:
         ShardcastError,
         TransferFailed,
         UsageError,
+        VersionAborted,
         VersionNotOffered,
     )
     from shardcast.nodes.client import Client, Offered, Release
+    from shardcast.peer.writer import BroadcastWriter
 
 __version__ = "0.4.0"
 
@@ -55,7 +58,7 @@ __version__ = "0.4.0"
 _HOMES = {
     "shardcast.api": (
         "Broadcast", "BroadcastProgress", "ClientNode", "MiddleNode", "OriginServer",
-        "broadcast", "initialize", "shutdown",
+        "broadcast", "initialize", "open_broadcast", "shutdown",
     ),
     "shardcast.constants": (
         "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
@@ -64,9 +67,10 @@ _HOMES = {
     "shardcast.errors": (
         "DataDirInUse", "IntegrityError", "LocalDiskError", "NoServerReachable", "NodeFailed",
         "NotInitialized", "PayloadChanged", "PayloadMissing", "ShardcastError", "TransferFailed",
-        "UsageError", "VersionNotOffered",
+        "UsageError", "VersionAborted", "VersionNotOffered",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
+    "shardcast.peer.writer": ("BroadcastWriter",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -92,6 +96,7 @@ __all__ = [
     "SHARD_SIZE",
     "Broadcast",
     "BroadcastProgress",
+    "BroadcastWriter",
     "Client",
     "ClientNode",
     "DataDirInUse",
@@ -109,8 +114,10 @@ __all__ = [
     "ShardcastError",
     "TransferFailed",
     "UsageError",
+    "VersionAborted",
     "VersionNotOffered",
     "broadcast",
     "initialize",
+    "open_broadcast",
     "shutdown",
 ]

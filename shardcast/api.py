@@ -22,6 +22,7 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.lifetime import run
 from shardcast.nodes.process import NodeProcess
 from shardcast.peer.control import publish
+from shardcast.peer.writer import BroadcastWriter
 from shardcast.sharding import check_payload
 
 log = logging.getLogger("shardcast")
@@ -156,6 +157,12 @@ class OriginServer:
         handle = Broadcast(publish(Path(self.data_dir), path, shard_size, metadata, copy))
         return handle.result() if wait else handle
 
+    def open_broadcast(
+        self, name: str, shard_size: int | None = None, metadata: Metadata | None = None
+    ) -> BroadcastWriter:
+        """Publish what is written to it as the next version; see ``shardcast.open_broadcast``."""
+        return BroadcastWriter(Path(self.data_dir), name, shard_size, metadata)
+
     def shutdown(self) -> None:
         """End the origin; what it published stays in the data directory."""
         self._process.stop()
@@ -171,7 +178,8 @@ class MiddleNode:
         port: int = HTTP_PORT,
         check_interval: float = CHECK_INTERVAL,
     ) -> None:
-        """Start it and wait until it listens; it looks at its upstreams every ``check_interval`` seconds.
+        """Start it and wait until it listens. Upstreams that don't tell it of versions by themselves (old
+        ones) are asked every ``check_interval`` seconds.
 
         Raises:
             UsageError: one of the upstreams is not an address.
@@ -350,6 +358,26 @@ def broadcast(
     return origin.broadcast(file_path, shard_size, wait=False, metadata=metadata, copy=copy)
 
 
+def open_broadcast(
+    name: str, shard_size: int | None = None, metadata: Metadata | None = None
+) -> BroadcastWriter:
+    """A file to write the next version to; ``name`` is what the version's file is called. Its shards go out
+    as soon as they are full. Leaving the ``with`` block completes the version, an exception in it gives it
+    up, everywhere::
+
+        with shardcast.open_broadcast("step-1200.safetensors", metadata={"step": 1200}) as out:
+            torch.save(model, out)
+
+    Raises:
+        NotInitialized: ``initialize`` was not called.
+        NodeFailed: the origin has ended.
+    """
+    origin = _origin
+    if origin is None:
+        raise NotInitialized("call shardcast.initialize() before shardcast.open_broadcast()")
+    return origin.open_broadcast(name, shard_size, metadata)
+
+
 def shutdown() -> None:
     """End the origin that ``initialize`` started; also done when the interpreter exits."""
     global _origin
@@ -369,5 +397,6 @@ __all__ = [
     "ShardcastError",
     "broadcast",
     "initialize",
+    "open_broadcast",
     "shutdown",
 ]

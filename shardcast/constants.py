@@ -91,6 +91,11 @@ FEED_HEARTBEAT = 5.0
 FEED_DEAD = 15.0
 """Seconds without a line after which a feed is dead."""
 
+LANDING_WAIT = 2.0
+"""Seconds that a request waits for a shard that has not begun to arrive."""
+ORIGIN_SILENT = 60.0
+"""Seconds without news of its origin after which an open version is stalled."""
+
 SHUTDOWN_GRACE = 5.0
 """Seconds that running answers have left when a server ends."""
 STALLED_READER = 60.0

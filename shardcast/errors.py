@@ -84,6 +84,10 @@ class TransferFailed(ShardcastError):
     """The servers answered, but not with the shards that they offer."""
 
 
+class VersionAborted(TransferFailed):
+    """The publisher gave the version up before it was complete."""
+
+
 class PeerError(ShardcastError):
     """One server failed.
 
@@ -108,6 +112,10 @@ class ServerStalled(PeerError):
 
 class ServerLacks(PeerError):
     """The server answered that it doesn't have this, or not now (404, 412, 416, 503)."""
+
+
+class ServerBusy(ServerLacks):
+    """The server answered that it doesn't have this now (503)."""
 
 
 class BadAnswer(PeerError):

@@ -135,12 +135,11 @@ def _parse(line: bytes) -> Hello | Event | Known | None:
         raise FeedError("a line without a sequence number")
     if "event" not in said:
         return Known(seq)
-    version = said.get("version")
-    if not isinstance(version, str) or version_number(version) is None:
-        raise FeedError("an event without a version")
-    kind = said["event"]
+    version, kind = said.get("version"), said["event"]
     if kind not in (OPEN, COMPLETE, ABORTED, RETIRED):
         return None
+    if not isinstance(version, str) or version_number(version) is None:
+        raise FeedError("an event without a version")
     return Event(seq, kind, version, _listing(version, said) if kind == COMPLETE else None)
 
 

@@ -16,7 +16,7 @@ import base64
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from shardcast.constants import PIECE_SIZE
@@ -48,7 +48,15 @@ class ManifestError(ValueError):
 
 
 class Aborted(ManifestError):
-    """The manifest says that publishing was given up, and why."""
+    """The manifest says that publishing was given up.
+
+    Attributes:
+        why: in the publisher's words.
+    """
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the version was given up: {why!r}")
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,18 +153,28 @@ def piece_size_for(shard_size: int) -> int:
     return piece_size
 
 
+def check_metadata(metadata: object) -> None:
+    """
+    Raises:
+        UsageError: it is no JSON object, or is too long.
+    """
+    if not isinstance(metadata, Mapping):
+        raise UsageError(f"metadata must be a JSON object, not {type(metadata).__name__}")
+    try:
+        text = json.dumps(dict(metadata), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"metadata that JSON can't hold: {error}") from None
+    if len(text) > MAX_METADATA:
+        raise UsageError(f"metadata of {len(text)} bytes as JSON; at most {MAX_METADATA} fit a manifest")
+
+
 def header_line(header: Header) -> bytes:
     """The first line.
 
     Raises:
         UsageError: the metadata is no JSON object, or is too long.
     """
-    try:
-        metadata = json.dumps(dict(header.metadata), allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"metadata that JSON can't hold: {error}") from None
-    if len(metadata) > MAX_METADATA:
-        raise UsageError(f"metadata of {len(metadata)} bytes as JSON; at most {MAX_METADATA} fit a manifest")
+    check_metadata(header.metadata)
     return _line(
         {
             "format": FORMAT,
@@ -262,7 +280,7 @@ class ManifestReader:
         elif "complete" in values:
             self.digests = self._closing(values, self.header)
         elif "aborted" in values:
-            raise Aborted(f"the version was given up: {str(values['aborted'])[:200]!r}")
+            raise Aborted(str(values["aborted"])[:200])
         else:
             self._pass_over()
 
@@ -383,6 +401,5 @@ def provisional(version: str, sizes: Sequence[int], digests: Mapping[str, str]) 
 def complete(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
     """A whole manifest from its parts, with the bytes that say so."""
     size = shards[-1].end if shards else 0
-    header = replace(header, size=size)
     raw = header_line(header) + b"".join(map(shard_line, shards)) + closing_line(size, len(shards), digests)
     return Manifest(header, tuple(shards), dict(digests), raw)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import stat
 import time
 from collections import deque
@@ -17,7 +18,15 @@ from typing import Any, BinaryIO
 from shardcast.constants import SHARD_SIZE
 from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, ShardcastError
-from shardcast.manifest import Header, Manifest, Shard, complete, piece_size_for
+from shardcast.manifest import (
+    Header,
+    Manifest,
+    Shard,
+    complete,
+    header_line,
+    piece_size_for,
+    shard_line,
+)
 from shardcast.store.durable import disk_errors
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.shelf import Span
@@ -29,6 +38,11 @@ CHUNK_SIZE = 1 << 20
 """Bytes read, hashed and written at a time."""
 _CHUNKS = 16
 """Chunks in memory at once: read, hashed or written."""
+
+_MOST_KEPT = 4
+"""Shards that wait to be durable while the next one is cut."""
+_PATIENCE = 0.2
+"""Seconds that a writer may pause between two looks at whether it was called off."""
 
 
 class Cancelled(ShardcastError):
@@ -111,19 +125,9 @@ def publish(path: Path, opened: OpenVersion, description: Description, progress:
     with disk_errors("could not read", path), file.open("rb", buffering=0) as payload:
         before = os.fstat(payload.fileno())
         progress.size = before.st_size
-        piece_size = piece_size_for(description.shard_size)
         if before.st_size > MAX_SHARDS * description.shard_size:
             raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
-        header = Header(
-            version=version_name(opened.number),
-            origin=description.origin,
-            name=_safe_name(path.name),
-            size=before.st_size,
-            shard_size=description.shard_size,
-            piece_size=piece_size,
-            created=round(time.time(), 3),
-            metadata=description.metadata,
-        )
+        header = _header(path.name, before.st_size, opened, description)
         shards, digests = _cut(payload, before.st_size, opened, header, description, progress)
         after = os.fstat(payload.fileno())
         if progress.done != before.st_size or _state(after) != _state(before):
@@ -134,13 +138,46 @@ def publish(path: Path, opened: OpenVersion, description: Description, progress:
     return complete(header, shards, digests)
 
 
+def publish_stream(
+    source: BinaryIO, name: str, opened: OpenVersion, description: Description, progress: Progress
+) -> Manifest:
+    """The same with bytes that come from a pipe or a terminal, unbuffered, until it ends.
+
+    Raises:
+        LocalDiskError: it can't be read, or the shards can't be written.
+        Cancelled: ``progress.cancelled`` was set, also after its end.
+    """
+    header = _header(name, None, opened, description)
+    most = MAX_SHARDS * description.shard_size
+    with disk_errors("could not read", Path(name)):
+        shards, digests = _cut(source, most, opened, header, description, progress)
+        if progress.done == most and source.read(1):
+            raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
+    if progress.cancelled:
+        raise Cancelled(f"{header.version} was called off")
+    return complete(header, shards, digests)
+
+
+def _header(name: str, size: int | None, opened: OpenVersion, description: Description) -> Header:
+    return Header(
+        version=version_name(opened.number),
+        origin=description.origin,
+        name=_safe_name(name),
+        size=size,
+        shard_size=description.shard_size,
+        piece_size=piece_size_for(description.shard_size),
+        created=round(time.time(), 3),
+        metadata=description.metadata,
+    )
+
+
 def _state(found: os.stat_result) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
 def _safe_name(name: str) -> str:
     """A file's name as a manifest can carry it."""
-    printable = "".join(one if one.isprintable() and one != "\\" else "_" for one in name)
+    printable = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in name)
     return printable.encode("utf-8", "replace").decode()[:255]
 
 
@@ -162,7 +199,17 @@ def _cut(
             for name in ("shardcast-whole", "shardcast-shard", "shardcast-fsync")
         )
         ring = _Ring()
-        kept: deque[Future[None]] = deque()
+        kept: deque[tuple[Shard, Future[None] | None]] = deque()
+
+        def tell(most: int) -> None:
+            """Put the lines of shards that are durable into the manifest; wait for all but ``most``."""
+            while kept and (kept[0][1] is None or kept[0][1].done() or len(kept) > most):
+                shard, durable = kept.popleft()
+                if durable:
+                    durable.result()
+                opened.live.add(shard_line(shard))
+
+        opened.live.add(header_line(header))
         offset = 0
         while offset < size or not shards:
             number, single = len(shards) + 1, new_hasher("sha256")
@@ -173,9 +220,10 @@ def _cut(
                     if progress.cancelled:
                         raise Cancelled(f"{header.version} was called off")
                     chunk = ring.take()[: min(CHUNK_SIZE, target - length)]
-                    count = payload.readinto(chunk)  # type: ignore[attr-defined]
+                    tell(_MOST_KEPT)
+                    count = _fill(payload, chunk, progress, lambda: tell(len(kept)))
                     if not count:
-                        size = offset + length  # it shrank; the caller sees that
+                        size = offset + length  # a stream ends, a file shrank; the caller sees that
                         break
                     chunk = chunk[:count]
                     ring.put(
@@ -189,18 +237,32 @@ def _cut(
                         _write_all(part, chunk)
                     length += count
                     progress.done = offset + length
+            if shards and not length:  # it ended where a shard does
+                break
             sha256 = shard_thread.submit(single.hexdigest).result()
             shards.append(Shard(number, offset, length, sha256, pieces.finish()))
-            if not opened.linked:
-                kept.append(disk_thread.submit(opened.store, number, sha256))
-            while kept and (kept[0].done() or len(kept) > 4):
-                kept.popleft().result()
+            durable = None if opened.linked else disk_thread.submit(opened.store, number, sha256)
+            kept.append((shards[-1], durable))
             progress.shards = number
             offset += length
         ring.wait()
-        for one in kept:
-            one.result()
+        tell(0)
     return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
+
+
+def _fill(payload: BinaryIO, chunk: memoryview, progress: Progress, idle: Callable[[], None]) -> int:
+    """Read until ``chunk`` is full, the payload ends, or it is called off; how many bytes came. ``idle`` is
+    called now and then while none come."""
+    filled, poll = 0, select.poll()
+    poll.register(payload, select.POLLIN)
+    while filled < len(chunk):
+        while not progress.cancelled and not poll.poll(_PATIENCE * 1000):
+            idle()  # a writer that pauses keeps nobody from having what there is, nor from calling it off
+        count = 0 if progress.cancelled else payload.readinto(chunk[filled:])  # type: ignore[attr-defined]
+        if not count:
+            break
+        filled += count
+    return filled
 
 
 @contextmanager
@@ -293,7 +355,14 @@ class Survey:
         bytes, so that every middle below an old origin makes the same one."""
         assert self._piece_size
         shard_size = self.shards[0].size or None
-        header = Header(version, None, f"{version}.bin", shard_size=shard_size, piece_size=self._piece_size)
+        header = Header(
+            version,
+            None,
+            f"{version}.bin",
+            size=self.shards[-1].end,
+            shard_size=shard_size,
+            piece_size=self._piece_size,
+        )
         return complete(header, self.shards, self.digests())
 
 

@@ -12,6 +12,7 @@ from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, VERSION_PREFIX
 
 DISTRIBUTION_PATH = f"/{DISTRIBUTION_FILE}"
 HEALTHCHECK_PATH = "/healthcheck"
+READY_PATH = "/ready"
 STATUS_PATH = "/status"
 FEED_PATH = "/feed"
 PROBE_PATH = "/data1.bin"
@@ -20,12 +21,18 @@ PROBE_SIZE = 1 << 20
 """Bytes of the answer to ``PROBE_PATH``; zero bytes break 0.3.x."""
 PUBLISH_PATH = "/publish"
 """On the data directory's socket only: hands a payload to the origin."""
+STREAM_PATH = "/stream"
+"""There too: hands it bytes as they are made."""
 
 TEXT = "text/plain; charset=utf-8"
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
 
 REPR_DIGEST = "Repr-Digest"
+ACCEPT = "Shardcast-Accept"
+LANDING = "landing"
+"""Its value: a shard that is arriving may be sent as it arrives."""
+STATE, WHOLE = "Shardcast-State", "whole"
 NODE_ID = "Shardcast-Node"
 """Names the node that answers, so that one which finds itself among its upstreams knows."""
 

@@ -352,6 +352,28 @@ def test_what_vanishes_upstream_retires_nothing(tmp_path: Path) -> None:
         wait_for_versions(middle, "v1", "v2", "v3")
 
 
+def test_a_middle_is_ready_once_it_has_what_its_upstreams_offer(tmp_path: Path) -> None:
+    published = publish(tmp_path / "data", random_bytes(3 * MB), MB)
+    opened = threading.Event()
+    with (
+        BadServer(published.data_dir).set(r"/v1/shard_\d+\.bin", gate(opened)) as upstream,
+        processes.middle(upstream.url, tmp_path / "middle", *SOON) as middle,
+    ):
+        waits = (503, b"503: v1 not here yet\n")
+        processes.wait_until(lambda: get(middle.url, "/ready") == waits, what="the middle to know of v1")
+        assert get(middle.url, "/healthcheck") == (200, b"OK")
+        opened.set()
+        processes.wait_until(lambda: get(middle.url, "/ready") == (200, b"OK"), what="the middle to be ready")
+    with (
+        dead_address() as nobody,
+        processes.origin(tmp_path / "origin") as origin,
+        processes.middle(nobody, tmp_path / "alone", *SOON) as alone,
+    ):
+        assert get(origin.url, "/ready") == (200, b"OK")
+        status, why = get(alone.url, "/ready")
+        assert status == 503 and b"no news" in why
+
+
 def test_a_late_joiner_takes_what_is_under_way_then_the_newest_first(tmp_path: Path) -> None:
     data_dir = tmp_path / "origin"
     for seed in (1, 2, 3):

@@ -15,6 +15,7 @@ import pytest
 
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, parse, provisional
+from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from tests.support import payloads
 from tests.support.payloads import PIECE, SHARD, cut, random_bytes, sha256
@@ -26,7 +27,7 @@ PIECES = cut(DATA, PIECE)
 
 @contextlib.contextmanager
 def filling(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]:
-    opened = OutputFile(output, manifest)
+    opened = OutputFile(output, LiveManifest.of(manifest))
     try:
         yield opened
     finally:
@@ -272,14 +273,14 @@ async def test_a_part_that_was_renamed_by_its_owner_is_not_written_into(
 
 async def test_an_output_that_is_a_directory_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LocalDiskError, match="it is a directory; name a file in it"):
-        OutputFile(tmp_path, MANIFEST)
+        OutputFile(tmp_path, LiveManifest.of(MANIFEST))
     assert names(tmp_path) == set()
 
 
 async def test_an_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LocalDiskError, match="not a file"):
-        OutputFile(tmp_path / "pipe", MANIFEST)
+        OutputFile(tmp_path / "pipe", LiveManifest.of(MANIFEST))
     assert names(tmp_path) == {"pipe"}
 
 
@@ -289,7 +290,7 @@ async def test_an_output_that_can_not_be_made_is_an_error_of_this_disk_that_name
 ) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalDiskError, match=name):
-        OutputFile(tmp_path / name, MANIFEST)
+        OutputFile(tmp_path / name, LiveManifest.of(MANIFEST))
 
 
 async def test_a_link_in_the_place_of_the_part_is_not_followed(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from shardcast.nodes.origin import Origin
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
@@ -123,12 +124,12 @@ async def transfer(
 ) -> AsyncIterator[tuple[Transfer, Disk]]:
     """A transfer of what is known already, for tests that look inside."""
     limits = limits or Limits()
-    filling = OutputFile(output, manifest)
+    filling = OutputFile(output, LiveManifest.of(manifest))
     disk = Disk(filling)
     try:
         async with open_session(limits.timeout) as session:
             peers = [Peer(url, session, limits.timeout) for url in urls]
-            yield Transfer(manifest, peers, disk, limits=limits, random=Random(seed)), disk
+            yield Transfer(LiveManifest.of(manifest), peers, disk, limits=limits, random=Random(seed)), disk
     finally:
         filling.close()
 

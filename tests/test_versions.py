@@ -18,6 +18,7 @@ from shardcast.store import landing as landings
 from shardcast.store import versions as version_folders
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import WrongPiece
+from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
@@ -144,7 +145,7 @@ async def test_numbers_are_never_used_again(node: Node) -> None:
 async def test_a_middle_that_becomes_an_origin_goes_on_behind_what_it_has(node: Node) -> None:
     folders = node.start("middle")
     manifest = payloads.manifest(DATA, "v7")
-    opened = folders.open(7, manifest)
+    opened = folders.open(7, LiveManifest.of(manifest))
     await receive(opened, manifest, DATA)
     await opened.complete(manifest)
     folders = node.start("origin")
@@ -219,7 +220,7 @@ async def test_a_shard_that_was_changed_is_linked_into_no_received_version(
     if traceless:  # as a disk does it
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     manifest = payloads.manifest(DATA, "v2")
-    opened = folders.open(2, manifest)
+    opened = folders.open(2, LiveManifest.of(manifest))
     await receive(opened, manifest, DATA)
     await opened.complete(manifest)
     assert read_shards(node.root / "v2") == DATA
@@ -270,7 +271,7 @@ async def test_versions_that_complete_at_once_are_all_listed(node: Node) -> None
 async def test_a_shard_is_served_as_soon_as_it_is_whole_and_not_before(node: Node) -> None:
     folders = node.start("middle")
     manifest = payloads.manifest(DATA)
-    opened = folders.open(1, manifest)
+    opened = folders.open(1, LiveManifest.of(manifest))
     landing = await opened.landing(manifest.shards[0])
     await landing.land(0, DATA[: 3 * PIECE])
     assert spans(folders, "v1") == [None] * 4
@@ -278,7 +279,9 @@ async def test_a_shard_is_served_as_soon_as_it_is_whole_and_not_before(node: Nod
     await opened.shelve(landing)
     landing.close()
     assert spans(folders, "v1") == [DATA[:SHARD], None, None, None]
-    assert folders.manifest("v1") == manifest.raw
+    assert folders.manifest("v1") is None
+    live = folders.live("v1")
+    assert live and live.raw == manifest.raw
     assert folders.had("v1") == 1
     assert folders.listings == ()
     await receive(opened, manifest, DATA)
@@ -295,7 +298,7 @@ async def test_what_old_nodes_send_has_no_name_until_all_of_it_is_right(node: No
     told = Manifest(
         whole.header, tuple(payloads.Shard(s.number, s.offset, s.size) for s in whole.shards), whole.digests
     )
-    opened = folders.open(1, told)
+    opened = folders.open(1, LiveManifest.of(told))
     await receive(opened, told, DATA)
     assert spans(folders, "v1") == [None] * 4
     assert folders.manifest("v1") is None
@@ -310,7 +313,7 @@ async def test_a_shard_that_is_here_already_is_not_fetched_again(node: Node) -> 
     first, newer = payloads.manifest(DATA), DATA[: 2 * SHARD] + b"end"
     second = payloads.manifest(newer, "v2")
     for manifest, data, fetched in ((first, DATA, len(DATA)), (second, newer, len(b"end"))):
-        opened = folders.open(int(manifest.version[1:]), manifest)
+        opened = folders.open(int(manifest.version[1:]), LiveManifest.of(manifest))
         assert await receive(opened, manifest, data) == fetched
         await opened.complete(manifest)
     assert (node.root / "v1" / "shard_002.bin").samefile(node.root / "v2" / "shard_002.bin")
@@ -320,11 +323,11 @@ async def test_a_payload_that_became_shorter_leaves_no_shard_of_the_longer_one(n
     """An origin that began anew has another v1."""
     folders = node.start("middle")
     longer = payloads.manifest(DATA)
-    opened = folders.open(1, longer)
+    opened = folders.open(1, LiveManifest.of(longer))
     await receive(opened, longer, DATA, shards=2)
     (await opened.landing(longer.shards[2])).close()
     manifest = payloads.manifest(b"short")
-    opened = folders.open(1, manifest)
+    opened = folders.open(1, LiveManifest.of(manifest))
     await receive(opened, manifest, b"short")
     await opened.complete(manifest)
     assert node.names("v1") == {"manifest.jsonl", "shard_001.bin"}
@@ -337,13 +340,13 @@ async def test_a_linked_shard_is_never_written_through(restart: bool, node: Node
     folders = node.start("middle")
     await publish(folders, DATA)
     linked = payloads.manifest(DATA, "v2")
-    await receive(folders.open(2, linked), linked, DATA, shards=1)
+    await receive(folders.open(2, LiveManifest.of(linked)), linked, DATA, shards=1)
     assert (node.root / "v1" / "shard_001.bin").samefile(node.root / "v2" / "shard_001.bin")
     other = random_bytes(len(DATA), seed=2)
     manifest = payloads.manifest(other, "v2")
     if restart:
         folders = node.start("middle")
-    opened = folders.open(2, manifest)
+    opened = folders.open(2, LiveManifest.of(manifest))
     assert opened.had == set()
     assert await receive(opened, manifest, other) == len(other)
     await opened.complete(manifest)
@@ -370,7 +373,7 @@ async def test_an_origin_gives_up_what_was_open(node: Node) -> None:
 async def test_a_middle_goes_on_with_what_was_open(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = payloads.manifest(DATA)
     folders = node.start("middle")
-    opened = folders.open(1, manifest)
+    opened = folders.open(1, LiveManifest.of(manifest))
     await receive(opened, manifest, DATA, shards=2)
     landing = await opened.landing(manifest.shards[2])
     landing.close()
@@ -434,8 +437,8 @@ async def test_a_shard_that_changed_while_its_middle_was_away_is_looked_at_again
 async def test_a_shard_that_was_verified_for_another_payload_is_not_taken_for_this_one(node: Node) -> None:
     manifest, other = payloads.manifest(DATA), random_bytes(len(DATA), seed=2)
     folders = node.start("middle")
-    await receive(folders.open(1, manifest), manifest, DATA)
-    opened = folders.open(1, payloads.manifest(other))
+    await receive(folders.open(1, LiveManifest.of(manifest)), manifest, DATA)
+    opened = folders.open(1, LiveManifest.of(payloads.manifest(other)))
     assert opened.had == set()
     assert spans(folders, "v1") == [None] * 4
 
@@ -546,7 +549,7 @@ async def test_giving_a_version_up_removes_only_what_is_its_own(node: Node) -> N
     (node.root / "v3" / "notes.txt").write_text("mine")
     folders = node.start("middle")
     manifest = payloads.manifest(DATA, "v3")
-    await receive(folders.open(3, manifest), manifest, DATA)
+    await receive(folders.open(3, LiveManifest.of(manifest)), manifest, DATA)
     await folders.discard(3)
     assert node.names("v3") == {"notes.txt"}
 
@@ -663,7 +666,7 @@ async def test_an_open_version_is_not_retired_and_retires_nothing(node: Node) ->
     folders = node.start("middle", keep=1)
     manifest = payloads.manifest(DATA, "v5")
     await publish(folders, b"one")
-    opened = folders.open(5, manifest)
+    opened = folders.open(5, LiveManifest.of(manifest))
     await folders.tidy()
     assert node.list == ["v1"]
     await receive(opened, manifest, DATA)
@@ -695,8 +698,8 @@ async def test_a_retirement_that_fails_is_nobodys_failure_and_is_tried_again(
 async def test_a_number_that_got_a_shorter_payload_is_taken_up_again(node: Node) -> None:
     folders = node.start("middle")
     longer, shorter = payloads.manifest(DATA), payloads.manifest(DATA[: SHARD + 1])
-    await receive(folders.open(1, longer), longer, DATA, shards=3)
-    opened = folders.open(1, shorter)
+    await receive(folders.open(1, LiveManifest.of(longer)), longer, DATA, shards=3)
+    opened = folders.open(1, LiveManifest.of(shorter))
     await receive(opened, shorter, DATA[: SHARD + 1])
     await opened.complete(shorter)
     folders = node.start("middle")

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from shardcast.cli import options
 from shardcast.cli.progress import Display, progress
-from shardcast.errors import DataDirInUse, LocalDiskError, NodeFailed
+from shardcast.errors import DataDirInUse, LocalDiskError, NodeFailed, UsageError
 from shardcast.sharding import check_payload
 from shardcast.sizes import format_count
 
+if TYPE_CHECKING:
+    from shardcast.nodes.publishing import Broadcast, Publisher
+
+_CHUNK = 1 << 20
+"""Bytes read from stdin at a time."""
 _LOOK_AGAIN = 0.1
 """Seconds between two looks at whether the data directory is free."""
 _ORIGIN_STARTS = 10.0
@@ -35,24 +43,90 @@ _ORIGIN_STARTS = 10.0
     is_flag=True,
     help="Serve the file itself, linked or cloned, instead of a copy; write no more to it.",
 )
+@options.option("--name", default="stdin", help="What the file is called, where PATH is -.")
 @options.json_option
 @options.logging_options
-def broadcast(path: Path, data_dir: Path, shard_size: int | None, link: bool, as_json: bool) -> None:
-    """Publish PATH as the next version, and print the version.
+def broadcast(
+    path: Path, data_dir: Path, shard_size: int | None, link: bool, name: str, as_json: bool
+) -> None:
+    """Publish PATH as the next version, and print the version. For - it is what comes from stdin, whose
+    shards go out while the rest is still coming.
 
     The origin that runs on the data directory does it; where none runs, it is published into the
     directory, for an origin or any static web server to serve.
     """
     options.start_logging()
-    path = path.absolute()
-    check_payload(path)
+    streamed = str(path) == "-"
+    if streamed and link:
+        raise click.UsageError("--link needs a file, and - is none")
+    payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
     with progress(options.is_quiet()) as display:
-        version = _publish(path, data_dir, shard_size, not link, display)
-    click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
+        version = _publish(payload, data_dir, display)
+    told = {"version": version, "path": None if streamed else str(path.absolute())}
+    click.echo(json.dumps(told) if as_json else version)
 
 
-def _publish(path: Path, data_dir: Path, shard_size: int | None, copy: bool, display: Display) -> str:
-    from shardcast.peer.control import NoOrigin, publish
+@dataclass(frozen=True)
+class Payload:
+    """A file to publish."""
+
+    path: Path
+    shard_size: int | None
+    copy: bool
+
+    def __post_init__(self) -> None:
+        check_payload(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def through(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+        """Hand it to the origin; yields what that says."""
+        from shardcast.peer.control import publish
+
+        return publish(data_dir, self.path, self.shard_size, copy=self.copy)
+
+    async def by(self, publisher: Publisher) -> Broadcast:
+        return await publisher.publish(self.path, self.shard_size, copy=self.copy)
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """What comes from stdin."""
+
+    name: str
+    shard_size: int | None
+
+    def through(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+        """Hand it to the origin; yields how far it is."""
+        from shardcast.peer.writer import BroadcastWriter
+
+        with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
+            yield {"version": writer.version}
+            while chunk := os.read(_stdin(), _CHUNK):
+                writer.write(chunk)
+                writer.flush()
+                yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
+
+    async def by(self, publisher: Publisher) -> Broadcast:
+        source = os.fdopen(os.dup(_stdin()), "rb", buffering=0)
+        return await publisher.publish_stream(source, self.name, self.shard_size)
+
+
+def _stdin() -> int:
+    """
+    Raises:
+        UsageError: it is closed.
+    """
+    if sys.stdin is None:
+        raise UsageError("can't broadcast -: stdin is closed")
+    os.set_blocking(sys.stdin.fileno(), True)
+    return sys.stdin.fileno()
+
+
+def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:
+    from shardcast.peer.control import NoOrigin
 
     if data_dir.exists() and not data_dir.is_dir():
         raise LocalDiskError(f"the data directory {data_dir} is not a directory")
@@ -60,14 +134,14 @@ def _publish(path: Path, data_dir: Path, shard_size: int | None, copy: bool, dis
     while True:
         version = ""
         try:
-            for said in publish(data_dir, path, shard_size, copy=copy):
+            for said in payload.through(data_dir):
                 version = str(said.get("version", version))
-                _show(display, version, path, said.get("progress"))
+                _show(display, version, payload.name, said.get("progress"))
             return version
         except NoOrigin:
             pass
         try:
-            return _publish_here(path, data_dir, shard_size, copy, display)
+            return _publish_here(payload, data_dir, display)
         except DataDirInUse as error:
             if error.role == "broadcast":  # it ends, so wait for our turn
                 if not told:
@@ -80,7 +154,7 @@ def _publish(path: Path, data_dir: Path, shard_size: int | None, copy: bool, dis
         time.sleep(_LOOK_AGAIN)
 
 
-def _publish_here(path: Path, data_dir: Path, shard_size: int | None, copy: bool, display: Display) -> str:
+def _publish_here(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:
     import asyncio
 
     from shardcast.nodes.lifetime import run
@@ -88,23 +162,23 @@ def _publish_here(path: Path, data_dir: Path, shard_size: int | None, copy: bool
 
     async def publish() -> str:
         async with publishing(data_dir) as publisher:
-            under_way = await publisher.publish(path, shard_size, copy=copy)
+            under_way = await payload.by(publisher)
             result = asyncio.ensure_future(under_way.result())
             while not result.done():
-                _show(display, under_way.version, path, under_way.progress())
+                _show(display, under_way.version, payload.name, under_way.progress())
                 await asyncio.wait([result], timeout=0.2)
             await result
-            _show(display, under_way.version, path, under_way.progress())
+            _show(display, under_way.version, payload.name, under_way.progress())
             return under_way.version
 
     return run(publish())
 
 
-def _show(display: Display, version: str, path: Path, state: Mapping[str, Any] | None) -> None:
+def _show(display: Display, version: str, name: str, state: Mapping[str, Any] | None) -> None:
     if state:
         waits = state["size"] is None
         display.show(
-            f"{version} {path.name}",
+            f"{version} {name}",
             state["done"],
             state["size"],
             "waiting for an earlier broadcast" if waits else format_count(state["shards"], "shard"),

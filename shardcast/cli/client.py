@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardcast.cli import options
+from shardcast.distribution import is_version
 
 if TYPE_CHECKING:
     from shardcast.nodes.client import Offered, Release
@@ -30,16 +31,16 @@ if TYPE_CHECKING:
     default="./downloads",
     help="The folder to put it in.",
 )
-@click.option("--follow", is_flag=True, help="Stay, and download each new version.")
-@click.option(
+@options.option("--follow", is_flag=True, help="Stay, and download each new version.")
+@options.option(
     "--from",
     "first",
     metavar="VERSION",
     help="The first to follow: v1, v2, … or latest; by default what came since the last run.",
 )
-@click.option("--every", is_flag=True, help="Skip none when versions come faster than they can be fetched.")
-@click.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed.")
-@click.option("--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'.")
+@options.option("--every", is_flag=True, help="Skip none when versions come faster than they can be fetched.")
+@options.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed.")
+@options.option("--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'.")
 @options.json_option
 @options.logging_options
 def client(
@@ -74,6 +75,8 @@ def client(
     if follow:
         if output_file is not None:
             raise click.UsageError("--follow names the files itself; give --output-dir")
+        if first not in (None, "latest") and not is_version(str(first)):
+            raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
         run(_follow(urls, output_dir, first, every, keep, hook), fast_loop=True)
         return
     if version is None:
@@ -111,9 +114,10 @@ async def _follow(
     urls: list[str], output_dir: Path, first: str | None, every: bool, keep: int | None, hook: str | None
 ) -> None:
     from shardcast.cli.progress import ShowTransfer, progress
-    from shardcast.nodes.announcing import announce, last_announced, run_hook
+    from shardcast.nodes.announcing import announce, check_folder, last_announced, run_hook
     from shardcast.nodes.client import LATEST, Client
 
+    check_folder(output_dir)
     last = last_announced(output_dir)
     begin = first or (f"v{last + 1}" if last else LATEST)
     with progress(options.is_quiet()) as display:

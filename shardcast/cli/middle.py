@@ -20,7 +20,7 @@ from shardcast.cli.serving import Session
     "--check-interval",
     type=click.FloatRange(0, 86_400, min_open=True),
     default=constants.CHECK_INTERVAL,
-    help="Seconds between two looks at the upstream servers.",
+    help="Seconds until what failed is tried again, and between looks at servers without a feed.",
 )
 @options.keep_option
 @options.logging_options

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
+import os
 import re
 import shlex
 import signal
 import sys
 from pathlib import Path
 
+from shardcast.errors import LocalDiskError
 from shardcast.store.durable import disk_errors, point
-from shardcast.wire import version_number
+from shardcast.store.output import clear_abandoned
+from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
 LATEST_LINK = "latest"
+_LEFT = re.compile(r"\.download_(v[1-9][0-9]{0,17})\.bin\.part(-[0-9]+)?(\.manifest)?", re.ASCII)
 _OURS = re.compile(r"download_(v[1-9][0-9]{0,17})\.bin", re.ASCII)
 _GRACE = 5.0
 """Seconds that a hook has left when the client ends."""
@@ -38,18 +44,39 @@ def last_announced(output_dir: Path) -> int:
     return (version_number(found[1]) or 0) if found else 0
 
 
+def check_folder(output_dir: Path) -> None:
+    """See now rather than after a download whether versions can be put there.
+
+    Raises:
+        LocalDiskError: they can't, or ``latest`` is something else.
+    """
+    with disk_errors("could not write", output_dir):
+        output_dir.mkdir(parents=True, exist_ok=True)
+        if not os.access(output_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        link = output_dir / LATEST_LINK
+        if link.exists() and not link.is_symlink():
+            raise LocalDiskError(f"{link} is in the way: it is no symbolic link; move it")
+
+
 def announce(path: Path, keep: int | None) -> None:
-    """Have ``latest`` name the version at ``path``, and remove all but the newest ``keep`` versions.
+    """Have ``latest`` name the version at ``path``, and remove all but the newest ``keep`` versions, and what
+    is left of older ones that never got that far.
 
     Raises:
         LocalDiskError: the folder can't be written, or ``latest`` is something else.
     """
     with disk_errors("could not switch", path.parent / LATEST_LINK):
         point(path.parent / LATEST_LINK, path.name)
+    numbers: dict[Path, int] = {}
+    with disk_errors("could not tidy", path.parent):
+        for entry in path.parent.iterdir():
+            if _number(_OURS, entry) and entry.is_file():
+                numbers[entry] = _number(_OURS, entry)
+            if 0 < _number(_LEFT, entry) < _number(_OURS, path):
+                clear_abandoned(path.with_name(output_name(version_name(_number(_LEFT, entry)))))
     if keep is None:
         return
-    names = {entry: _OURS.fullmatch(entry.name) for entry in path.parent.iterdir()}
-    numbers = {entry: version_number(found[1]) or 0 for entry, found in names.items() if found}
     newest_first = sorted(numbers, key=lambda entry: numbers[entry], reverse=True)
     for entry in newest_first[keep:]:
         if entry != path:
@@ -57,27 +84,44 @@ def announce(path: Path, keep: int | None) -> None:
                 entry.unlink(missing_ok=True)
 
 
+def _number(pattern: re.Pattern[str], entry: Path) -> int:
+    """The version's number in a file's name; 0 where it has none."""
+    found = pattern.fullmatch(entry.name)
+    return (version_number(found[1]) or 0) if found else 0
+
+
 async def run_hook(command: str, path: Path, version: str) -> None:
     """Run a command by ``sh -c``, with ``{path}`` and ``{version}`` replaced, and wait for it. What it
     prints goes to stderr. That it fails is told, and ends nothing."""
     placeholders = {"{path}": shlex.quote(str(path)), "{version}": shlex.quote(version)}
     filled = re.sub(r"\{path\}|\{version\}", lambda found: placeholders[found[0]], command)
-    hook = await asyncio.create_subprocess_exec("sh", "-c", filled, stdout=sys.stderr.fileno())
+    hook = await asyncio.create_subprocess_exec(
+        "sh", "-c", filled, stdout=sys.stderr.fileno(), start_new_session=True
+    )
     try:
         code = await hook.wait()
     except asyncio.CancelledError:
-        await _end(hook)
+        await asyncio.shield(asyncio.ensure_future(_end(hook)))
         raise
     if code:
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
         log.error("the hook for %s %s: %s", version, how, filled)
 
 
-async def _end(hook: asyncio.subprocess.Process) -> None:
+def _signal(number: int) -> str:
     try:
-        hook.terminate()
-        await asyncio.wait_for(hook.wait(), _GRACE)
-    except asyncio.TimeoutError:
-        hook.kill()
-    except ProcessLookupError:
-        pass  # it ended meanwhile
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"
+
+
+async def _end(hook: asyncio.subprocess.Process) -> None:
+    """End it and what it started: they are a process group of their own."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        try:
+            os.killpg(hook.pid, signal.SIGTERM)
+            await asyncio.wait_for(hook.wait(), _GRACE)
+        except asyncio.TimeoutError:
+            pass
+        finally:
+            os.killpg(hook.pid, signal.SIGKILL)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
@@ -21,6 +20,7 @@ from shardcast.errors import (
     ShardcastError,
     TransferFailed,
     UsageError,
+    VersionAborted,
     VersionNotOffered,
 )
 from shardcast.manifest import FILE, Header, Manifest
@@ -29,10 +29,11 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.due import due
 from shardcast.policy.lines import Line
+from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.manifests import Described, describe
+from shardcast.transfer.manifests import describe, read_live
 from shardcast.transfer.offers import read_offers
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name
@@ -165,13 +166,10 @@ class Client:
         peers = [self._peers[url] for url in line.offers[listing.version]]
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
         async for described in describe(listing, peers):
-            kind = described.manifest.header.kind
-            if kind != FILE:
-                raise TransferFailed(
-                    f"{listing.version} is a {kind}, which this shardcast can't receive; update it"
-                )
+            _check_kind(described.manifest.header)
+            live = LiveManifest.of(described.manifest)
             try:
-                return await self._receive(described, output.absolute(), watch)
+                return await self._receive(live, described.peers, output.absolute(), watch, described.digits)
             except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
@@ -198,6 +196,8 @@ class Client:
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
         last = None if first == LATEST else int(first[1:]) - 1
         told = ""
+        begun: set[int] = set()  # open versions that failed are had when they are complete
+        wrong: set[int] = set()  # complete ones that failed are passed over for a while
         async with Following(list(self._peers.values()), check_interval) as following:
             await following.settled()
             while True:
@@ -207,10 +207,17 @@ class Client:
                     offered = [one.number for one in lines[0].listings]
                     if last is None:
                         last = max(offered, default=1) - 1
-                    number = due(offered, last, every)
+                    opened = following.opened(lines[0])
+                    number = due(set(offered) - wrong, last, every)
+                    if number is None:
+                        number = due(opened.keys() - begun, last, every)
                     if number is not None:
                         version = version_name(number)
-                        release = await self._fetch(*_find(lines, version), self._output(version), watch)
+                        (wrong if number in offered else begun).add(number)
+                        if number in offered:
+                            release = await self._fetch(*_find(lines, version), self._output(version), watch)
+                        else:
+                            release = await self._fetch_open(version, opened[number], watch)
                         last, told = number, ""
                         yield release
                         continue
@@ -220,8 +227,34 @@ class Client:
                     if str(error) != told:
                         told = str(error)
                         log.warning("%s; it is tried again", told)
-                with contextlib.suppress(asyncio.TimeoutError):
+                    if isinstance(error, IntegrityError):
+                        continue  # another version may be right
+                    wrong.clear()
+                try:
                     await asyncio.wait_for(following.change(seen), check_interval)
+                except asyncio.TimeoutError:
+                    wrong.clear()
+
+    async def _fetch_open(
+        self, version: str, peers: Sequence[Peer], watch: Callable[[Transfer], None] | None
+    ) -> Release:
+        """Download a version while it is being made."""
+        live = LiveManifest(version)
+
+        async def take(lines: bytes) -> None:
+            live.add(lines)
+
+        reading = asyncio.ensure_future(read_live(live, peers, take))
+        try:
+            try:
+                header = await asyncio.wait_for(live.first_line(), self._limits.timeout)
+            except asyncio.TimeoutError:
+                raise TransferFailed(f"{version} is open, but no server says what it is") from None
+            _check_kind(header)
+            return await self._receive(live, peers, self._output(version).absolute(), watch)
+        finally:
+            reading.cancel()
+            await asyncio.wait([reading])
 
     def _output(self, version: str) -> Path:
         return self.output_dir / output_name(version)
@@ -234,23 +267,33 @@ class Client:
 
     async def _receive(
         self,
-        described: Described,
+        live: LiveManifest,
+        peers: Sequence[Peer],
         output: Path,
         watch: Callable[[Transfer], None] | None,
+        digits: int = 3,
     ) -> Release:
         started = time.monotonic()
-        filling = await asyncio.to_thread(OutputFile, output, described.manifest)
+        filling = await asyncio.to_thread(OutputFile, output, live)
         try:
-            transfer = Transfer(
-                described.manifest, described.peers, filling, described.digits, limits=self._limits
-            )
+            transfer = Transfer(live, peers, filling, digits, limits=self._limits)
             if watch:
                 watch(transfer)
             manifest = await transfer.run()
+        except VersionAborted:
+            await asyncio.to_thread(filling.discard)
+            raise
         finally:
             await asyncio.to_thread(filling.close)
         received = {url: one.received for url, one in transfer.progress.servers.items()}
         return Release(manifest.version, output, manifest, time.monotonic() - started, received)
+
+
+def _check_kind(header: Header) -> None:
+    if header.kind != FILE:
+        raise TransferFailed(
+            f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"
+        )
 
 
 def _find(lines: Sequence[Line], version: str) -> tuple[Line, Listing]:

@@ -12,28 +12,41 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, HTTP_TIMEOUT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.distribution import Listing
-from shardcast.errors import IntegrityError, NoServerReachable, ShardcastError, TransferFailed
+from shardcast.errors import (
+    IntegrityError,
+    NoServerReachable,
+    ShardcastError,
+    TransferFailed,
+    VersionAborted,
+)
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.origin import end, holding
 from shardcast.nodes.status import describe_versions
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
+from shardcast.policy.lines import Line
 from shardcast.policy.retention import wanted
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
 from shardcast.sizes import format_count, format_rate, format_size
+from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
-from shardcast.transfer.manifests import Described, describe
+from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.offers import Offers
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
+
+_MOST_OPEN = 3
+"""Open versions that are fetched at once."""
+_FARTHEST = 16
+"""Hops that any network has at the most."""
 
 
 class Middle:
@@ -53,7 +66,8 @@ class Middle:
         self._interval = interval
         self._failed: dict[str, str] = {}  # versions that could not be had at this look, and why
         self._told: set[str] = set()
-        self._transfer: Transfer | None = None
+        self._transfers: list[Transfer] = []
+        self._making: dict[int, asyncio.Task[None]] = {}  # open versions, while they are fetched
 
     @classmethod
     @asynccontextmanager
@@ -82,39 +96,57 @@ class Middle:
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_feed, shelf=folders, node_id=node_id, place=middle.place),
-                partial(add_health, status=middle.status),
+                partial(add_health, status=middle.status, behind=middle.behind),
             )
             middle.url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
             working = asyncio.ensure_future(middle._work())
+            stack.push_async_callback(middle._stop)
             stack.push_async_callback(end, working)
             yield middle
 
     def status(self) -> dict[str, Any]:
         """Its state, for ``/status``."""
-        progress = self._transfer.progress if self._transfer else None
         heard = [one.heard_at for one in self._following.followers if one.heard_at is not None]
         age = round(time.monotonic() - max(heard), 1) if heard else None
+        origin, distance = self.place()
         return {
             "role": "middle",
             "node": self._node_id,
+            "origin": origin,
+            "distance": distance,
             "upstreams": list(self._peers),
             "seconds_since_contact": age,
             "versions": describe_versions(self.folders),
-            "transfer": progress
-            and {
-                "version": self._transfer and self._transfer.manifest.version,
-                "size": progress.size,
-                "done": progress.done,
-                "servers": {url: {"rate": round(one.rate)} for url, one in progress.servers.items()},
-            },
+            "transfers": [
+                {
+                    "version": transfer.manifest.version,
+                    "size": transfer.progress.size,
+                    "done": transfer.progress.done,
+                    "servers": {url: round(one.rate) for url, one in transfer.progress.servers.items()},
+                }
+                for transfer in self._transfers
+            ],
         }
+
+    def behind(self) -> str | None:
+        """What it has yet to get, for ``/ready``; None when it has caught up."""
+        try:
+            line = self._following.offers().lines[0]
+        except ShardcastError as error:
+            return f"no news of what there is: {error}"
+        offered = [one.number for one in line.listings]
+        missing = wanted(offered, self.folders.complete_numbers, (), self.folders.keep)
+        missing = [number for number in missing if number in offered]
+        return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
 
     def place(self) -> tuple[str | None, int | None]:
         """The origin id of its versions, and how many hops away that origin is, as far as is known."""
         followers = [one for one in self._following.followers if one.listings is not None]
         hellos = [one.hello for one in followers if one.hello and one.hello.distance is not None]
         nearest = min(hellos, key=lambda one: one.distance or 0, default=None)
-        return (nearest.origin, (nearest.distance or 0) + 1) if nearest else (None, None)
+        if nearest is None or (nearest.distance or 0) >= _FARTHEST:  # news that only goes round in circles
+            return None, None
+        return nearest.origin, (nearest.distance or 0) + 1
 
     async def _work(self) -> None:
         """Fetch what the upstreams offer, for as long as it runs."""
@@ -126,6 +158,7 @@ class Middle:
                 try:
                     await adopt(self.folders, list(self.folders.untrusted))
                     while await self._look():
+                        await following.look_again()
                         seen = following.changes
                 except (NoServerReachable, TransferFailed) as error:
                     self._tell(f"what is here is served on, and the upstreams are asked again: {error}")
@@ -138,6 +171,12 @@ class Middle:
                 except asyncio.TimeoutError:
                     tried = time.monotonic()
                     self._failed.clear()
+
+    async def _stop(self) -> None:
+        """End what runs beside."""
+        for task in list(self._making.values()):
+            task.cancel()
+        await asyncio.gather(*self._making.values(), return_exceptions=True)
 
     async def _look(self) -> bool:
         """Fetch the first version on offer that is wanted; False when none is."""
@@ -152,16 +191,38 @@ class Middle:
         here = self.folders.complete_numbers
         numbers = {one.number: one for one in line.listings}
         window = wanted(numbers, here, self.folders.open_numbers, self.folders.keep)
-        for number in self.folders.open_numbers - set(window):
-            if number in numbers or number < max({*numbers, *here}, default=0) - self.folders.keep:
+        self._begin_open(line, max({*numbers, *here}, default=0))
+        for number in self.folders.open_numbers - {*window, *self._making}:
+            made = self.folders.opened(number)
+            given_up = made and not made.live.whole and number not in self._following.opened(line)
+            too_old = number < max({*numbers, *here}, default=0) - self.folders.keep
+            if given_up or too_old or number in numbers:
                 await self.folders.discard(number)
         for number in window:
-            if version_name(number) in self._failed or number not in numbers:
+            if version_name(number) in self._failed or number not in numbers or number in self._making:
                 continue
             listing = numbers[number]
             await self._fetch(listing, [self._peers[url] for url in line.offers[listing.version]])
             return True
         return False
+
+    def _begin_open(self, line: Line, newest: int) -> None:
+        """Fetch versions newer than the ``newest`` while they are being made, beside everything else."""
+        opened = self._following.opened(line, self.place()[1] or 0)
+        for number in sorted(opened, reverse=True):
+            if len(self._making) >= _MOST_OPEN:
+                return
+            if number <= newest or number in self._making or version_name(number) in self._failed:
+                continue
+            task = asyncio.ensure_future(self._fetch_open(number, opened[number]))
+            self._making[number] = task
+            task.add_done_callback(partial(self._made, number))
+
+    def _made(self, number: int, task: asyncio.Task[None]) -> None:
+        del self._making[number]
+        if not task.cancelled() and task.exception():
+            log.error("fetching %s failed", version_name(number), exc_info=task.exception())
+        self._following.tell()
 
     def _tell_of(self, offers: Offers) -> None:
         first = offers.lines[0]
@@ -199,21 +260,58 @@ class Middle:
         self._failed[listing.version] = str(failure)
         log.error("%s is tried again later: %s", listing.version, failure)
 
+    async def _fetch_open(self, number: int, peers: Sequence[Peer]) -> None:
+        """Fetch a version while it is being made."""
+        version = version_name(number)
+        opened = self.folders.opened(number) or await self.folders.begin(number, LiveManifest(version))
+        live = opened.live
+        live.resume()
+        reading = asyncio.ensure_future(
+            read_live(live, peers, lambda lines: asyncio.to_thread(opened.grow, lines))
+        )
+        try:
+            try:
+                await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
+            except asyncio.TimeoutError:
+                raise TransferFailed(f"{version} is open, but no server says what it is") from None
+            await self._carry_out(Transfer(live, peers, opened))
+        except (VersionAborted, IntegrityError) as error:
+            await self.folders.discard(number)
+            log.error("%s: %s", version, error)
+            self._failed[version] = str(error)
+        except (ShardcastError, OSError) as error:
+            live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
+            if not live.begun:  # whoever said that it is open has nothing of it
+                await self.folders.discard(number)
+            self._failed[version] = str(error)
+            log.error("%s is tried again later: %s", version, error)
+        finally:
+            await end(reading)
+
     async def _receive(self, listing: Listing, described: Described) -> None:
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self.folders.opened(number)
-        if opened is None or opened.manifest is None or opened.manifest.raw != manifest.raw:
+        if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
+            if not opened.live.whole:
+                await asyncio.to_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
+        else:
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
-            opened = await self.folders.begin(number, manifest, listed)
-        started = time.monotonic()
-        peers, verifiable = described.peers, manifest.verifiable
-        servers = format_count(len(peers), "server")
-        log.info("fetching %s (%s) from %s", manifest.version, format_size(manifest.size), servers)
-        self._transfer = Transfer(manifest, peers, opened, described.digits, survey=not verifiable)
+            opened = await self.folders.begin(number, LiveManifest.of(manifest), listed)
+        survey = not manifest.verifiable
+        await self._carry_out(
+            Transfer(opened.live, described.peers, opened, described.digits, survey=survey),
+        )
+
+    async def _carry_out(self, transfer: Transfer) -> None:
+        started, version = time.monotonic(), transfer.manifest.version
+        header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
+        size = "being made" if header.size is None else format_size(header.size)
+        log.info("fetching %s (%s) from %s", version, size, servers)
+        self._transfers.append(transfer)
         try:
-            await self._transfer.run()
+            manifest = await transfer.run()
         finally:
-            self._transfer = None
+            self._transfers.remove(transfer)
         rate = manifest.size / max(time.monotonic() - started, 1e-3)
-        log.info("%s is complete: %s at %s", manifest.version, format_size(manifest.size), format_rate(rate))
+        log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))

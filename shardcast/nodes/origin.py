@@ -148,7 +148,7 @@ class Origin:
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_feed, shelf=folders, node_id=node_id, place=lambda: (held.origin_id, 0)),
-                partial(add_health, status=status),
+                partial(add_health, status=status, behind=lambda: None),
             )
             url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
             control = application(node_id, partial(add_publish, publisher=publisher))

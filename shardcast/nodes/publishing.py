@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError, UsageError
-from shardcast.manifest import piece_size_for
-from shardcast.sharding import Cancelled, Description, Progress, check_payload, publish
+from shardcast.manifest import Manifest, check_metadata, piece_size_for
+from shardcast.sharding import (
+    Cancelled,
+    Description,
+    Progress,
+    check_payload,
+    publish,
+    publish_stream,
+)
 from shardcast.sizes import format_count, format_size
+from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from shardcast.wire import version_name
 
@@ -34,6 +42,10 @@ class Broadcast:
     def progress(self) -> Mapping[str, Any]:
         """``size`` (None while it waits its turn) and ``done`` in bytes, ``shards`` that are whole."""
         return {"size": self.state.size, "done": self.state.done, "shards": self.state.shards}
+
+    def cancel(self) -> None:
+        """Give it up."""
+        self.state.cancelled = True
 
     async def result(self) -> None:
         """Wait until the version is complete.
@@ -77,22 +89,55 @@ class Publisher:
             LocalDiskError: it can't be read, or no number could be written down.
             UsageError: the shard size is no good.
         """
+        description = self._describe(shard_size, metadata, copy)
+        await asyncio.to_thread(check_payload, path)
+        return await self._begin(str(path), lambda opened, state: publish(path, opened, description, state))
+
+    async def publish_stream(
+        self,
+        source: BinaryIO,
+        name: str,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Broadcast:
+        """Begin to broadcast what comes from an unbuffered file until it ends, while it comes; it is closed
+        at the end. ``Broadcast.cancel`` gives it up.
+
+        Raises:
+            LocalDiskError: no number could be written down.
+            UsageError: the shard size is no good.
+        """
+        description = self._describe(shard_size, metadata, copy=True)
+
+        def cut(opened: OpenVersion, state: Progress) -> Manifest:
+            return publish_stream(source, name, opened, description, state)
+
+        broadcast = await self._begin(name, cut)
+        assert broadcast.task
+        broadcast.task.add_done_callback(lambda _: source.close())
+        return broadcast
+
+    def _describe(
+        self, shard_size: int | None, metadata: Mapping[str, Any] | None, copy: bool
+    ) -> Description:
         size = self._shard_size if shard_size is None else shard_size
         if not isinstance(size, int) or size < 1:
             raise UsageError(f"a shard of {size!r} bytes makes no sense; it must have at least one")
         piece_size_for(size)
-        await asyncio.to_thread(check_payload, path)
+        check_metadata(metadata or {})
+        origin = self._folders.data_dir.origin_id
+        return Description(origin, size, self._digests, copy, dict(metadata or {}))
+
+    async def _begin(self, what: str, cut: Callable[[OpenVersion, Progress], Manifest]) -> Broadcast:
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = Broadcast(version_name(number))
-        origin = self._folders.data_dir.origin_id
-        description = Description(origin, size, self._digests, copy, dict(metadata or {}))
-        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, path, description))
+        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut))
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
 
     async def _carry_out(
-        self, broadcast: Broadcast, number: int, path: Path, description: Description
+        self, broadcast: Broadcast, number: int, what: str, cut: Callable[[OpenVersion, Progress], Manifest]
     ) -> None:
         try:
             async with self._turn:
@@ -100,14 +145,14 @@ class Publisher:
                     raise Cancelled(f"{broadcast.version} was called off")
                 opened = await self._folders.begin(number, None, self._digests[-1])
                 try:
-                    manifest = await asyncio.to_thread(publish, path, opened, description, broadcast.state)
+                    manifest = await asyncio.to_thread(cut, opened, broadcast.state)
                     await opened.complete(manifest)
                 except BaseException:
                     await asyncio.shield(self._folders.discard(number))
                     raise
             shards = format_count(len(manifest.shards), "shard")
             log.info(
-                "%s is complete: %s, %s in %s", broadcast.version, path, format_size(manifest.size), shards
+                "%s is complete: %s, %s in %s", broadcast.version, what, format_size(manifest.size), shards
             )
         except ShardcastError as error:
             log.error("%s was given up: %s", broadcast.version, error)

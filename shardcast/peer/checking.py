@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from shardcast.errors import BadAnswer, ServerLacks
+from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks
 from shardcast.manifest import Shard
-from shardcast.wire import LACKING, etag, parse_content_range
+from shardcast.wire import ACCEPT, LACKING, LANDING, etag, parse_content_range
 
 
 @dataclass
@@ -56,7 +56,8 @@ class Answer:
             BadAnswer: another status, or an encoding that was not asked for.
         """
         if self.status not in right:
-            kind = ServerLacks if self.status in LACKING else BadAnswer
+            kind: type[PeerError] = ServerLacks if self.status in LACKING else BadAnswer
+            kind = ServerBusy if self.status == 503 else kind
             raise kind(self.server, f"{self.request}: the answer is {self.status}")
         if self.headers.get("Content-Encoding", "identity") != "identity":
             raise BadAnswer(self.server, f"{self.request}: the answer is compressed")
@@ -95,7 +96,7 @@ def request_headers(shard: Shard, order: Order, is_shardcast: bool) -> dict[str,
     their own, so that they aren't asked for ours."""
     headers = {"Accept-Encoding": "identity"}
     if shard.sha256 and is_shardcast:
-        headers["If-Match"] = etag(shard.sha256)
+        headers |= {"If-Match": etag(shard.sha256), ACCEPT: LANDING}
     if (order.start, order.end) != (0, shard.size):
         headers["Range"] = f"bytes={order.start}-{order.end - 1}"
     return headers

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, from_wire
+from shardcast.manifest import check_metadata
 from shardcast.store.data_dir import socket_name
 from shardcast.wire import PUBLISH_PATH
 
@@ -26,7 +27,9 @@ class NoOrigin(NodeFailed):
     """No origin runs on this data directory."""
 
 
-class _Connection(http.client.HTTPConnection):
+class ControlConnection(http.client.HTTPConnection):
+    """HTTP over the data directory's Unix socket."""
+
     def __init__(self, data_dir: Path) -> None:
         super().__init__("localhost", timeout=_SILENCE_SECONDS)
         self._data_dir = data_dir
@@ -56,27 +59,16 @@ def publish(
     Raises:
         NoOrigin: none runs there.
         NodeFailed: it ended meanwhile, or said nothing any more.
+        UsageError: the metadata is no JSON object, or is too long.
         ShardcastError: publishing failed; of the type that it failed with there.
     """
-    connection = _Connection(data_dir)
+    check_metadata(metadata or {})
+    connection = connect(data_dir)
     body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
     try:
         try:
-            connection.connect()
-        except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-            raise NoOrigin(f"no origin runs on {data_dir}") from error
-        except PermissionError as error:
-            raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
-        try:
             connection.request("POST", PUBLISH_PATH, json.dumps(body), {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            if response.status != 200:
-                text = response.read(1000).decode(errors="replace").strip()
-                raise NodeFailed(f"the origin of {data_dir} refused: {text}")
-            for line in response:
-                said = json.loads(line)
-                if "error" in said:
-                    raise from_wire(said["error"])
+            for said in answers(connection, data_dir):
                 yield said
                 if "complete" in said:
                     return
@@ -87,3 +79,38 @@ def publish(
         raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
     finally:
         connection.close()
+
+
+def connect(data_dir: Path) -> ControlConnection:
+    """A connection to the origin.
+
+    Raises:
+        NoOrigin: none runs there.
+        LocalDiskError: it is somebody else's.
+    """
+    connection = ControlConnection(data_dir)
+    try:
+        connection.connect()
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
+        raise NoOrigin(f"no origin runs on {data_dir}") from error
+    except PermissionError as error:
+        raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
+    return connection
+
+
+def answers(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+    """The lines of an answer.
+
+    Raises:
+        ShardcastError: the origin refused, or said what went wrong.
+        OSError, http.client.HTTPException, ValueError: it went away.
+    """
+    response = connection.getresponse()
+    if response.status != 200:
+        text = response.read(1000).decode(errors="replace").strip()
+        raise NodeFailed(f"the origin of {data_dir} refused: {text}")
+    for line in response:
+        said = json.loads(line)
+        if "error" in said:
+            raise from_wire(said["error"])
+        yield said

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import aiohttp
 
@@ -11,7 +11,7 @@ from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
 from shardcast.feed import Event, FeedError, FeedReader, Hello, Known
-from shardcast.manifest import Header, Manifest, ManifestError, ManifestReader
+from shardcast.manifest import MAX_LINE, Aborted, Header, Manifest, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
 from shardcast.peer.session import Session, answer
@@ -110,9 +110,13 @@ class Peer:
             self._head(response)
             if response.status != 200 or response.content_type != NDJSON:
                 raise ServerLacks(self.url, f"GET {FEED_PATH}: there is no feed ({response.status})")
-            async for chunk in response.content.iter_any():
+            loop = asyncio.get_running_loop()
+            dead_at = loop.time() + FEED_DEAD
+            while chunk := await asyncio.wait_for(response.content.readany(), dead_at - loop.time()):
                 try:
                     for said in reader.feed(chunk):
+                        if isinstance(said, Known):
+                            dead_at = loop.time() + FEED_DEAD
                         yield said
                 except FeedError as error:
                     raise BadAnswer(self.url, f"GET {FEED_PATH}: {error}") from None
@@ -130,6 +134,44 @@ class Peer:
             return reader.manifest()
         except ManifestError as error:
             raise BadAnswer(self.url, f"GET {manifest_path(version)}: a wrong manifest: {error}") from None
+
+    async def follow_manifest(
+        self, version: str, known: bytes, take: Callable[[bytes], Awaitable[None]]
+    ) -> None:
+        """Read a manifest as it grows: lines that are ``known`` must come again, those that follow go to
+        ``take``. Returns when the answer ends, or has no more lines for as long as other answers may take.
+
+        Raises:
+            ServerLacks: it doesn't have it, or not any more.
+            PeerError: it can't be had, broke off, contradicts what is known, or is wrong.
+        """
+        path = manifest_path(version)
+        pending, position, begun = bytearray(), 0, False
+        try:
+            async with answer(self._session, self.url, path) as response:
+                self._head(response).check_status(200)
+                begun = True
+                async for chunk in response.content.iter_any():
+                    pending += chunk
+                    again = min(len(known) - position, len(pending))
+                    if pending[:again] != known[position : position + again]:
+                        raise BadAnswer(self.url, f"GET {path}: it is not the manifest that others have")
+                    del pending[:again]
+                    position += again
+                    lines = bytes(pending[: pending.rfind(b"\n") + 1])
+                    del pending[: len(lines)]
+                    if len(pending) > MAX_LINE:
+                        raise BadAnswer(self.url, f"GET {path}: a line of more than {MAX_LINE} bytes")
+                    try:
+                        if lines:
+                            await take(lines)
+                    except Aborted:
+                        return
+                    except ManifestError as error:
+                        raise BadAnswer(self.url, f"GET {path}: a wrong manifest: {error}") from None
+        except ServerStalled:
+            if not begun:
+                raise
 
     async def header(self, version: str) -> Header | None:
         """The first line of a version's manifest; None where it has none.

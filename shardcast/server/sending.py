@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from typing import BinaryIO
 
 from aiohttp import web
 
-from shardcast.constants import STALLED_READER
+from shardcast.constants import HTTP_TIMEOUT, STALLED_READER
+from shardcast.store.landing import Landing
 from shardcast.store.shelf import Span
-from shardcast.wire import BYTES, REPR_DIGEST, Unsatisfiable, etag, matches, parse_range, repr_digest
+from shardcast.wire import (
+    BYTES,
+    LANDING,
+    REPR_DIGEST,
+    STATE,
+    WHOLE,
+    Unsatisfiable,
+    etag,
+    matches,
+    parse_range,
+    repr_digest,
+)
 
 log = logging.getLogger(__name__)
 
@@ -23,25 +35,9 @@ _FALLBACK_CHUNK = 1 << 20
 
 async def send_span(request: web.Request, span: Span) -> web.StreamResponse:
     """Answer a GET or HEAD with the bytes of a span: whole or a range, if the preconditions hold."""
-    headers = {"Accept-Ranges": "bytes", "Content-Type": BYTES, "Access-Control-Allow-Origin": "*"}
-    if span.digest:
-        headers |= {"ETag": etag(span.digest), REPR_DIGEST: repr_digest(span.digest)}
-    wanted = request.headers.get("If-Match")
-    if wanted is not None and not matches(wanted, span.digest):
-        return web.Response(status=412, text="412: other bytes are here\n", headers=_tag_only(headers))
-    known = request.headers.get("If-None-Match")
-    if known is not None and matches(known, span.digest):
-        return web.Response(status=304, headers=_tag_only(headers))
-    start, end, status = 0, span.length, 200
-    if_range = request.headers.get("If-Range")
-    if if_range is None or matches(if_range, span.digest):
-        try:
-            asked = parse_range(request.headers.get("Range"), span.length)
-        except Unsatisfiable:
-            return web.Response(status=416, headers={"Content-Range": f"bytes */{span.length}"})
-        if asked:
-            start, end, status = *asked, 206
-            headers["Content-Range"] = f"bytes {start}-{end - 1}/{span.length}"
+    asked = _Asked(request, span.digest, span.length)
+    if asked.answer:
+        return asked.answer
     try:
         file = span.path.open("rb", buffering=0)
     except OSError as error:
@@ -52,21 +48,99 @@ async def send_span(request: web.Request, span: Span) -> web.StreamResponse:
         if file.tell() < span.offset + span.length:
             log.error("can't serve %s: it has %d bytes, not %d", span.path, file.tell(), span.length)
             return web.Response(status=404, text="404: it is gone\n")
-        response = web.StreamResponse(status=status, headers=headers)
-        response.content_length = end - start
+
+        async def send(response: web.StreamResponse) -> None:
+            await _send(request, response, file, span.offset + asked.start, asked.end - asked.start)
+
+        return await asked.respond(WHOLE, send)
+
+
+async def send_landing(request: web.Request, landing: Landing) -> web.StreamResponse:
+    """The same with a shard that is arriving: its verified pieces in order, as they come. When they stop
+    coming, the answer breaks off."""
+    shard = landing.shard
+    asked = _Asked(request, shard.sha256, shard.size)
+    if asked.answer:
+        return asked.answer
+    try:
+        file, base = landing.reader()
+    except OSError:
+        return web.Response(status=503, text="503: it is not here yet\n", headers={"Retry-After": "1"})
+    with file:
+
+        async def send(response: web.StreamResponse) -> None:
+            position = asked.start
+            while position < asked.end:
+                reach = await asyncio.wait_for(landing.reach_beyond(position), HTTP_TIMEOUT)
+                if reach <= position:
+                    raise ConnectionResetError("it arrives no more")
+                end = min(reach, asked.end)
+                await _send(request, response, file, base + position, end - position)
+                position = end
+
+        return await asked.respond(LANDING, send)
+
+
+class _Asked:
+    """Which bytes a request wants of those with a digest and a length.
+
+    Attributes:
+        answer: the answer that needs none of them; None where some are to be sent.
+        start: the first.
+        end: the byte after the last.
+    """
+
+    def __init__(self, request: web.Request, digest: str | None, length: int) -> None:
+        self._request = request
+        self._headers = {"Accept-Ranges": "bytes", "Content-Type": BYTES, "Access-Control-Allow-Origin": "*"}
+        if digest:
+            self._headers |= {"ETag": etag(digest), REPR_DIGEST: repr_digest(digest)}
+        self._status = 200
+        self.start, self.end = 0, length
+        self.answer = self._without_bytes(digest) or self._range(digest, length)
+
+    def _without_bytes(self, digest: str | None) -> web.Response | None:
+        wanted = self._request.headers.get("If-Match")
+        if wanted is not None and not matches(wanted, digest):
+            return web.Response(status=412, text="412: other bytes are here\n", headers=self._tag_only())
+        known = self._request.headers.get("If-None-Match")
+        if known is not None and matches(known, digest):
+            return web.Response(status=304, headers=self._tag_only())
+        return None
+
+    def _range(self, digest: str | None, length: int) -> web.Response | None:
+        if_range = self._request.headers.get("If-Range")
+        if if_range is None or matches(if_range, digest):
+            try:
+                asked = parse_range(self._request.headers.get("Range"), length)
+            except Unsatisfiable:
+                return web.Response(status=416, headers={"Content-Range": f"bytes */{length}"})
+            if asked:
+                (self.start, self.end), self._status = asked, 206
+                self._headers["Content-Range"] = f"bytes {self.start}-{self.end - 1}/{length}"
+        return None
+
+    def _tag_only(self) -> dict[str, str]:
+        return {key: value for key, value in self._headers.items() if key == "ETag"}
+
+    async def respond(
+        self, state: str, send: Callable[[web.StreamResponse], Awaitable[None]]
+    ) -> web.StreamResponse:
+        """The head, and the bytes by ``send``."""
+        request = self._request
+        response = web.StreamResponse(status=self._status, headers={**self._headers, STATE: state})
+        response.content_length = self.end - self.start
         await response.prepare(request)
         if request.method != "HEAD":
             try:
-                await _send(request, response, file, span.offset + start, end - start)
-            except ConnectionError as error:
-                log.debug("%s did not take all of %s: %s", request.remote, request.path, error)
+                await send(response)
+            except (ConnectionError, asyncio.TimeoutError) as error:
+                log.debug("%s did not get all of %s: %s", request.remote, request.path, error)
+                if request.transport:
+                    request.transport.abort()
                 return response
-    await response.write_eof()
-    return response
-
-
-def _tag_only(headers: Mapping[str, str]) -> dict[str, str]:
-    return {key: value for key, value in headers.items() if key == "ETag"}
+        await response.write_eof()
+        return response
 
 
 async def _send(

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -88,10 +89,12 @@ def point(link: Path, target: str) -> None:
     """
     if link.exists() and not link.is_symlink():
         raise FileExistsError(errno.EEXIST, "it is there and is no symbolic link")
-    part = link.with_name(f".{link.name}{PART}")
-    part.unlink(missing_ok=True)
+    part = link.with_name(f".{link.name}-{secrets.token_hex(4)}{PART}")
     part.symlink_to(target)
-    rename(part, link)
+    try:
+        rename(part, link)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -41,9 +41,14 @@ class Events:
             return None
         return [event for event in self._past if event.seq > seq]
 
-    async def change(self) -> None:
-        """Wait for the next event, or the end."""
-        if not self.closed:
+    async def change(self, since: int) -> None:
+        """Wait for an event after ``since``, or the end."""
+        while not self.closed and self.seq == since:
+            await self._news.wait()
+
+    async def end(self) -> None:
+        """Wait until the node ends."""
+        while not self.closed:
             await self._news.wait()
 
     def close(self) -> None:

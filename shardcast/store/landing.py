@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.manifest import Shard
+from shardcast.store.bell import Bell
 from shardcast.store.durable import disk_errors
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Landing:
         self._landed = bytearray(-(-shard.size // piece_size))
         self._prefix = 0
         self._advanced = threading.Condition()
+        self._bell = Bell()
         self._at_work = 0
         self._closing = False
 
@@ -132,6 +134,27 @@ class Landing:
             following = self._landed.find(0, self._prefix)
             self._prefix = len(self._landed) if following < 0 else following
             self._advanced.notify_all()
+        self._bell.ring()
+
+    def reach(self, position: int) -> int:
+        """Where the bytes that are there from ``position`` on end; ``position`` itself if it isn't there."""
+        missing = self._landed.find(0, position // self.piece_size)
+        end = self.shard.size if missing < 0 else missing * self.piece_size
+        return max(position, min(end, self.shard.size))
+
+    async def reach_beyond(self, position: int) -> int:
+        """Wait until the bytes from ``position`` on are there, as far as they are; ``position`` itself when
+        the landing was closed instead."""
+        await self._bell.until(lambda: self.reach(position) > position or self._closing)
+        return self.reach(position)
+
+    def reader(self) -> tuple[BinaryIO, int]:
+        """Its file, opened once more, and where in it the shard begins.
+
+        Raises:
+            OSError: it is closed.
+        """
+        return os.fdopen(os.dup(self.descriptor), "rb", buffering=0), self._base
 
     def prefix_beyond(self, position: int) -> int:
         """Wait, in a thread that was begun with ``in_thread``, until the prefix is longer than
@@ -215,6 +238,7 @@ class Landing:
         with self._advanced:
             self._closing = True
             self._advanced.notify_all()
+        self._bell.ring()
         if self.descriptor >= 0 and not self._at_work:
             os.close(self.descriptor)
             self.descriptor = -1

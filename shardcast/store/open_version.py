@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.manifest import Manifest, Shard
+from shardcast.store.bell import Bell
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, clone, disk_errors, link, replace, reserve, sync_folder
 from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
 from shardcast.store.verified import Verified, looks_of
 from shardcast.wire import shard_name, shard_number, version_name
 
@@ -24,7 +27,10 @@ class OpenVersion:
 
     Attributes:
         number: the version's.
+        live: its manifest, as it grows.
         had: its shards that are whole, verified and under their names.
+        landings: its shards that are arriving.
+        bell: rung when a shard is had, or begins to arrive.
         linked: whether they are parts of an adopted payload.
     """
 
@@ -34,22 +40,25 @@ class OpenVersion:
         number: int,
         find: FindShard,
         completed: Callable[[OpenVersion, Manifest], Awaitable[None]],
-        manifest: Manifest | None = None,
+        live: LiveManifest | None = None,
         listed: str = "sha256",
     ) -> None:
         """Open a version, or go on with one that was open when its node ended.
 
-        ``manifest`` is known where it is received; ``listed`` is the algorithm of the digest that the
+        ``live`` is its manifest where it is received; ``listed`` is the algorithm of the digest that the
         distribution list will show; ``completed`` is called once everything is durable.
 
         Raises:
             LocalDiskError: its folder can't be made.
         """
         self.number = number
-        self.manifest = manifest
+        self.live = live or LiveManifest(version_name(number))
         self.listed = listed
         self.had: set[int] = set()
         self.linked = False
+        self.landings: dict[int, Landing] = {}
+        self.bell = Bell()
+        self._keeping = threading.Lock()
         self._data_dir = data_dir
         self._folder = data_dir.folder(number)
         self._find = find
@@ -57,9 +66,9 @@ class OpenVersion:
         self._verified = Verified(data_dir.verified / version_name(number))
         with disk_errors("could not open", self._folder):
             self._folder.mkdir(exist_ok=True)
-            if manifest and manifest.raw:
-                replace(data_dir.manifest(number), manifest.raw)
-                self.had = self._still_verified(manifest)
+            if self.live.raw:
+                replace(data_dir.manifest(number), bytes(self.live.raw))
+                self.had = self._still_verified()
 
     def part(self, shard: int) -> Path:
         """The temporary name of a shard."""
@@ -93,6 +102,7 @@ class OpenVersion:
         """A shard is under its name, and right."""
         self._verified.add(shard, sha256, self.file(shard))
         self.had.add(shard)
+        self.bell.ring()
 
     def adopt(self, payload: Path) -> bool:
         """Have the payload here without a copy: cloned where the file system can, else as a hard link;
@@ -117,7 +127,26 @@ class OpenVersion:
         final.unlink(missing_ok=True)
         return link(known, final)
 
+    def grow(self, lines: bytes) -> None:
+        """Take lines of its manifest that came from elsewhere, and keep them; blocks on the disk.
+
+        Raises:
+            ManifestError: they are wrong.
+            LocalDiskError: they can't be written.
+        """
+        file = self._data_dir.manifest(self.number)
+        with self._keeping:  # the last line is kept before anybody completes the version
+            self.live.add(lines)
+            with disk_errors("could not write", file), file.open("ab") as manifest:
+                manifest.write(lines)
+
     async def landing(self, shard: Shard) -> Landing:
+        landing = await self._open_landing(shard)
+        self.landings[shard.number] = landing
+        self.bell.ring()
+        return landing
+
+    async def _open_landing(self, shard: Shard) -> Landing:
         if shard.number in self.had:
             landing = await asyncio.to_thread(self._open_final, shard)
             landing.take_whole()
@@ -157,8 +186,7 @@ class OpenVersion:
             return self._landing_in(shard, part, descriptor)
 
     def _landing_in(self, shard: Shard, path: Path, descriptor: int) -> Landing:
-        assert self.manifest
-        return Landing(shard, self.manifest.header.piece_size, path, descriptor, 0)
+        return Landing(shard, self.live.header.piece_size, path, descriptor, 0)
 
     async def shelve(self, landing: Landing) -> None:
         """A shard that can't be verified by itself keeps its temporary name until all of them are right."""
@@ -166,6 +194,7 @@ class OpenVersion:
         if shard.number not in self.had and (shard.pieces or not shard.size):
             # What came was verified just now, and is as good as any that lies here; so it is not linked.
             await asyncio.to_thread(self.store, shard.number, shard.sha256, False)
+        self.landings.pop(shard.number, None)
 
     async def complete(self, manifest: Manifest) -> None:
         await asyncio.to_thread(self.finish, manifest)
@@ -187,8 +216,10 @@ class OpenVersion:
             {one.number: verified[one.number] for one in manifest.shards if one.number in verified}
         )
         sync_folder(self._folder)
-        if self.manifest is None or manifest.raw != self.manifest.raw:
-            replace(self._data_dir.manifest(self.number), manifest.raw)
+        file = self._data_dir.manifest(self.number)
+        with self._keeping:
+            if not file.exists() or file.read_bytes() != manifest.raw:
+                replace(file, manifest.raw)
 
     def discard(self) -> None:
         """Give the version up and remove what there is of it."""
@@ -196,11 +227,11 @@ class OpenVersion:
         (self._data_dir.linked / version_name(self.number)).unlink(missing_ok=True)
         remove_version(self._folder)
 
-    def _still_verified(self, manifest: Manifest) -> set[int]:
+    def _still_verified(self) -> set[int]:
         known = self._verified.read()
         return {
             shard.number
-            for shard in manifest.shards
+            for shard in self.live.shards
             if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number)))
         }
 

@@ -16,6 +16,7 @@ from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.durable import PART, disk_errors, rename, replace
 from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
 
 _SAMPLES = 16
 """Pieces of an earlier file that are looked at to see whether any of it can serve again."""
@@ -29,13 +30,13 @@ class OutputFile:
     each has a temporary file of its own, held by a lock that dies with it.
     """
 
-    def __init__(self, output: Path, manifest: Manifest) -> None:
+    def __init__(self, output: Path, live: LiveManifest) -> None:
         """
         Raises:
             LocalDiskError: the output can't be written there.
         """
         self.output = output
-        self._manifest = manifest
+        self._live = live
         self._seed = -1
         self._renamed = False
         self._writing = threading.Lock()
@@ -48,9 +49,10 @@ class OutputFile:
             self._part, self._descriptor = _locked_part(output)
             try:
                 self._check_room()
-                self._seed = _open_seed(output, manifest)
-                if manifest.raw:
-                    replace(self._beside, manifest.raw)
+                if live.whole:
+                    self._seed = _open_seed(output, live.whole)
+                if live.raw:
+                    replace(self._beside, bytes(live.raw))
             except BaseException:
                 self.close()
                 raise
@@ -59,7 +61,7 @@ class OutputFile:
         """Say now that there is no room rather than when the disk is full. The room is not taken in advance:
         that keeps all writers of the file waiting, and for long where memory is the disk."""
         room, here = os.fstatvfs(self._descriptor), os.fstat(self._descriptor).st_blocks * 512
-        if room.f_bavail * room.f_frsize + here < self._manifest.size:
+        if room.f_bavail * room.f_frsize + here < self._live.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     @property
@@ -69,7 +71,7 @@ class OutputFile:
     async def landing(self, shard: Shard) -> Landing:
         with disk_errors("could not write", self.output):
             descriptor = os.dup(self._descriptor)
-        piece_size = self._manifest.header.piece_size
+        piece_size = self._live.header.piece_size
         landing = Landing(shard, piece_size, self._part, descriptor, shard.offset, self._writing)
         try:
             await landing.recall(self._seed if self._seed >= 0 else None)
@@ -95,7 +97,13 @@ class OutputFile:
             rename(self._part, self.output)
             self._renamed = True
             self._beside.unlink(missing_ok=True)
-            _clear_abandoned(self.output)
+            clear_abandoned(self.output)
+        self.close()
+
+    def discard(self) -> None:
+        """Give it up: what landed is of no use any more."""
+        self._part.unlink(missing_ok=True)
+        self._beside.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
@@ -112,7 +120,7 @@ class OutputFile:
         self._descriptor = self._seed = -1
 
 
-def _clear_abandoned(output: Path) -> None:
+def clear_abandoned(output: Path) -> None:
     """Remove the temporary files of interrupted runs for this output, which nobody needs any more."""
     ours = re.compile(rf"\.{re.escape(output.name)}{re.escape(PART)}(-[0-9]+)?(\.manifest)?")
     for part in output.parent.iterdir():

@@ -15,6 +15,7 @@ from shardcast.feed import Event
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.events import Events
 from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +51,19 @@ class Shelf(Protocol):
         """The distribution list, as it goes out."""
 
     def manifest(self, version: str) -> bytes | None:
-        """A version's manifest, verbatim; None where there is none."""
+        """A complete version's manifest, verbatim; None where there is none."""
+
+    def live(self, version: str) -> LiveManifest | None:
+        """An open version's manifest, as it grows; None where there is none."""
 
     def shard(self, version: str, number: int) -> Span | None:
         """Where a shard lies that is whole and verified; None where it isn't (yet)."""
+
+    def landing(self, version: str, number: int) -> Landing | None:
+        """A shard that is arriving; None where it isn't."""
+
+    async def arrival(self, version: str, number: int) -> None:
+        """Wait until a shard of an open version is there, or begins to arrive."""
 
     def reading(self, version: str) -> AbstractContextManager[None]:
         """Entered while somebody reads from the version, which then stays."""

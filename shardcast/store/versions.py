@@ -16,7 +16,7 @@ from pathlib import Path
 from shardcast.constants import LONGEST_HOLD, MAX_DISTRIBUTION_FOLDERS, RECENTLY_READ
 from shardcast.digest import sha256_of
 from shardcast.distribution import Listing, parse, write
-from shardcast.errors import LocalDiskError
+from shardcast.errors import LocalDiskError, TransferFailed
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event
 from shardcast.manifest import Manifest, ManifestError
 from shardcast.manifest import parse as parse_manifest
@@ -25,6 +25,8 @@ from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, replace, replace_soon
 from shardcast.store.events import Events
+from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion, is_versions_file, remove_version
 from shardcast.store.shelf import Span
 from shardcast.store.verified import Verified, looks_of
@@ -103,17 +105,28 @@ class VersionFolders:
         complete = [Event(seq, COMPLETE, one.version, one) for one in self.listings]
         return complete + [Event(seq, OPEN, version_name(number)) for number in sorted(self._open)]
 
+    def live(self, version: str) -> LiveManifest | None:
+        """The manifest of a version that is open and whose single shards can be verified."""
+        opened = self._open.get(version_number(version) or 0)
+        return opened.live if opened and (opened.live.raw or not opened.live.begun) else None
+
     def manifest_of(self, version: str) -> Manifest | None:
-        """The manifest of a complete version, or of an open one whose single shards can be verified."""
-        number = version_number(version) or 0
-        if number in self._complete:
-            return self._complete[number].manifest
-        opened = self._open.get(number)
-        return opened.manifest if opened and opened.manifest and opened.manifest.raw else None
+        """The manifest of a complete version."""
+        complete = self._complete.get(version_number(version) or 0)
+        return complete.manifest if complete else None
 
     def manifest(self, version: str) -> bytes | None:
         manifest = self.manifest_of(version)
         return manifest.raw if manifest else None
+
+    def landing(self, version: str, number: int) -> Landing | None:
+        opened = self._open.get(version_number(version) or 0)
+        return opened.landings.get(number) if opened else None
+
+    async def arrival(self, version: str, number: int) -> None:
+        opened = self._open.get(version_number(version) or 0)
+        if opened:
+            await opened.bell.until(lambda: number in opened.had or number in opened.landings)
 
     def had(self, version: str) -> int:
         """How many shards of a version are here, whole and verified."""
@@ -126,16 +139,16 @@ class VersionFolders:
 
     def shard(self, version: str, number: int) -> Span | None:
         version_no = version_number(version) or 0
-        manifest = self.manifest_of(version)
-        if version_no in self._complete:
-            if manifest is None:
-                return self._unsurveyed_shard(version_no, number)
-        elif manifest is None or number not in self._open[version_no].had:
+        if version_no in self._open:
+            return self._open_shard(self._open[version_no], number)
+        if version_no not in self._complete:
             return None
+        manifest, looks = self._complete[version_no].manifest, self._complete[version_no].looks
+        if manifest is None:
+            return self._unsurveyed_shard(version_no, number)
         if not 1 <= number <= len(manifest.shards):
             return None
         shard = manifest.shards[number - 1]
-        looks = self._complete[version_no].looks if version_no in self._complete else None
         if looks:
             payload = self.data_dir.payload(version_no)
             if looks_of(payload) != looks:
@@ -143,6 +156,14 @@ class VersionFolders:
                 return None
             return Span(payload, shard.offset, shard.size, shard.sha256)
         return Span(self.data_dir.shard(version_no, number), 0, shard.size, shard.sha256)
+
+    def _open_shard(self, opened: OpenVersion, number: int) -> Span | None:
+        if not 1 <= number <= len(opened.live.shards):
+            return None
+        shard = opened.live.shards[number - 1]
+        if opened.linked:
+            return Span(opened.payload, shard.offset, shard.size, shard.sha256)
+        return Span(opened.file(number), 0, shard.size, shard.sha256) if number in opened.had else None
 
     def _changed(self, number: int) -> None:
         """A payload that was published without a copy was written to: its version goes, at once."""
@@ -261,10 +282,10 @@ class VersionFolders:
         version = version_name(number)
         if resume and file.exists():
             try:
-                opened = self.open(number, parse_manifest(file.read_bytes(), version))
+                opened = self.open(number, _whole_lines(file.read_bytes(), version))
                 return [f"going on with {version}: {format_count(len(opened.had), 'shard')} here"]
             except ManifestError:
-                pass  # written half; it is asked for again
+                pass  # it is asked for again
         if all(is_versions_file(entry) for entry in folder.iterdir()):
             remove_version(folder)
             self._verified(number).remove()
@@ -272,20 +293,23 @@ class VersionFolders:
         return [f"left alone {folder}, which is not listed and holds other files"]
 
     async def begin(
-        self, number: int, manifest: Manifest | None = None, listed: str = "sha256"
+        self, number: int, live: LiveManifest | None = None, listed: str = "sha256"
     ) -> OpenVersion:
         """``open``, and tell of it."""
-        opened = await asyncio.to_thread(self.open, number, manifest, listed)
+        before = self._open.get(number)
+        opened = await asyncio.to_thread(self.open, number, live, listed)
+        if before:
+            before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
         self.events.tell(OPEN, version_name(number))
         return opened
 
-    def open(self, number: int, manifest: Manifest | None = None, listed: str = "sha256") -> OpenVersion:
-        """Open a version, to publish it or (``manifest``) to receive it; blocks on the disk.
+    def open(self, number: int, live: LiveManifest | None = None, listed: str = "sha256") -> OpenVersion:
+        """Open a version, to publish it or (``live``, its manifest) to receive it; blocks on the disk.
 
         Raises:
             LocalDiskError: its folder can't be made.
         """
-        opened = OpenVersion(self.data_dir, number, self._find, self._completed, manifest, listed)
+        opened = OpenVersion(self.data_dir, number, self._find, self._completed, live, listed)
         self._open[number] = opened
         return opened
 
@@ -297,6 +321,7 @@ class VersionFolders:
         """Give up a version that is open."""
         opened = self._open.pop(number, None)
         if opened:
+            opened.live.abort("it was given up before it was complete")
             self.events.tell(ABORTED, version_name(number))
             await asyncio.to_thread(opened.discard)
 
@@ -306,6 +331,8 @@ class VersionFolders:
             await self._write_list([*self.listings, listing])
             self._open.pop(opened.number, None)
             self._add(listing, manifest)
+            if not opened.live.whole:
+                opened.live.add(manifest.raw[len(opened.live.raw) :])
             self.events.tell(COMPLETE, listing.version, listing)
         await self.tidy()
 
@@ -399,3 +426,15 @@ class VersionFolders:
             if number not in self._leaving:
                 log.error("could not remove the retired %s, and try again: %s", version_name(number), error)
             self._leaving.add(number)
+
+
+def _whole_lines(raw: bytes, version: str) -> LiveManifest:
+    """
+    Raises:
+        ManifestError: they are no manifest's, or not even a first line is whole.
+    """
+    live = LiveManifest(version)
+    live.add(raw[: raw.rfind(b"\n") + 1])
+    if not live.begun:
+        raise ManifestError("its first line is not whole")
+    return live

@@ -11,9 +11,10 @@ from types import TracebackType
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing
-from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerUnreachable
+from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
 from shardcast.feed import COMPLETE, OPEN, Event, Hello
 from shardcast.peer.peer import Peer
+from shardcast.policy.lines import Line
 from shardcast.transfer.offers import Offers, sort_out
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ class Follower:
     Attributes:
         peer: the server.
         listings: the complete versions that it offers, oldest first; None while that isn't known.
+        opened: the numbers of those that are open there.
         hello: who it says it is; None where it has no feed.
         failure: why it isn't known.
         heard_at: when it said something last.
@@ -49,6 +51,7 @@ class Follower:
     ) -> None:
         self.peer = peer
         self.listings: tuple[Listing, ...] | None = None
+        self.opened: frozenset[int] = frozenset()
         self.hello: Hello | None = None
         self.failure: PeerError | None = None
         self.heard_at: float | None = None
@@ -69,59 +72,80 @@ class Follower:
     async def run(self) -> None:
         """Follow it for ever."""
         while True:
+            begun = self._clock()
             try:
                 await self._hear()
                 self._lost(ServerUnreachable(self.peer.url, "it ended its feed"))
             except ServerLacks:
                 try:
                     await self._ask()
+                    self._failures = 0
                     await self._sleep(self._interval)
                     continue
                 except PeerError as error:
                     self._lost(error)
             except PeerError as error:
                 self._lost(error)
+            if self._clock() - begun > _LONGEST_PAUSE:
+                self._failures = 0
             pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)
             self._failures = min(self._failures + 1, 30)
             await self._sleep(pause * self._random.uniform(0.5, 1.0))
 
+    async def look_again(self) -> None:
+        """Ask it now for its list, if it has no feed."""
+        if self.hello is None and self.listings is not None:
+            try:
+                await self._ask()
+            except PeerError as error:
+                self._lost(error)
+
     async def _ask(self) -> None:
-        self.hello = None
+        self.hello, self._after, self._versions = None, "", {}
         listings = await self.peer.listings()
         self._known(listings)
 
     async def _hear(self) -> None:
         """Read its feed to the end."""
-        versions = self._versions
-        async for said in self.peer.feed(self._after):
-            self.heard_at = self._clock()
-            if isinstance(said, Hello):
-                if self.hello and self.hello.feed != said.feed and not said.now:
-                    raise BadAnswer(self.peer.url, "its feed goes on with another one")
-                self.hello = said
-                versions = {} if said.now else self._versions
-            elif isinstance(said, Event):
-                _happened(versions, said)
-                if len(versions) > _MOST_VERSIONS:
-                    raise BadAnswer(self.peer.url, f"its feed tells of more than {_MOST_VERSIONS} versions")
-            else:
-                assert self.hello
-                self._versions, self._after = versions, f"{self.hello.feed}:{said.seq}"
-                complete = [one for one in versions.values() if one]
-                self._known(tuple(sorted(complete, key=lambda one: one.number)))
-                await self._sleep(_PACE)
+        versions, spoke = self._versions, False
+        try:
+            async for said in self.peer.feed(self._after):
+                self.heard_at, spoke = self._clock(), True
+                if isinstance(said, Hello):
+                    if not said.now and said.feed != self._after.partition(":")[0]:
+                        raise BadAnswer(self.peer.url, "its feed goes on with another one")
+                    self.hello = said
+                    versions = {} if said.now else self._versions
+                elif isinstance(said, Event):
+                    _happened(versions, said)
+                    if len(versions) > _MOST_VERSIONS:
+                        raise BadAnswer(self.peer.url, f"its feed has more than {_MOST_VERSIONS} versions")
+                else:
+                    self._known_by_feed(versions, said.seq)
+                    await self._sleep(_PACE)
+        except ServerStalled as error:
+            if not spoke:  # a proxy holds it back, perhaps
+                raise ServerLacks(self.peer.url, error.what) from error
+            raise
 
-    def _known(self, listings: tuple[Listing, ...]) -> None:
+    def _known_by_feed(self, versions: dict[str, Listing | None], seq: int) -> None:
+        assert self.hello
+        self._versions, self._after = versions, f"{self.hello.feed}:{seq}"
+        complete = [one for one in versions.values() if one]
+        opened = frozenset(int(version[1:]) for version, one in versions.items() if not one)
+        self._known(tuple(sorted(complete, key=lambda one: one.number)), opened)
+
+    def _known(self, listings: tuple[Listing, ...], opened: frozenset[int] = frozenset()) -> None:
         self.heard_at = self._clock()
-        news = listings != self.listings
-        self.listings, self.failure, self._failures = listings, None, 0
+        news = (listings, opened) != (self.listings, self.opened)
+        self.listings, self.opened, self.failure = listings, opened, None
         if news:
             self._tell()
 
     def _lost(self, error: PeerError) -> None:
         log.debug("%s is followed no more for now: %s", self.peer.url, error)
         news = self.failure is None
-        self.listings, self.failure = None, error
+        self.listings, self.opened, self.failure = None, frozenset(), error
         if news:
             self._tell()
 
@@ -154,14 +178,14 @@ class Following:
         self.changes = 0
         self._news = asyncio.Event()
         self._followers = {
-            peer.url: Follower(peer, interval, self._told, clock, random or Random(), sleep) for peer in peers
+            peer.url: Follower(peer, interval, self.tell, clock, random or Random(), sleep) for peer in peers
         }
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Following:
         self._tasks = {url: asyncio.ensure_future(one.run()) for url, one in self._followers.items()}
         for task in self._tasks.values():
-            task.add_done_callback(lambda _: self._told())
+            task.add_done_callback(lambda _: self.tell())
         return self
 
     async def __aexit__(
@@ -184,6 +208,10 @@ class Following:
             task.cancel()
             await asyncio.wait([task])
 
+    async def look_again(self) -> None:
+        """Ask those without a feed now."""
+        await asyncio.gather(*(one.look_again() for one in self.followers))
+
     def offers(self) -> Offers:
         """What they offer now.
 
@@ -198,6 +226,20 @@ class Following:
         ]
         failures = {one.peer.url: one.failure for one in self._followers.values() if one.failure}
         return sort_out(readings, failures)
+
+    def opened(self, line: Line, nearer_than: int | None = None) -> dict[int, list[Peer]]:
+        """The versions that are open at servers of a line, and at which; of a node that serves itself only
+        at those ``nearer_than`` so many hops to the origin, so that no two wait for each other."""
+        found: dict[int, list[Peer]] = {}
+        for one in self._followers.values():
+            far = one.hello is None or one.hello.distance is None
+            if one.peer.url not in line.servers or (nearer_than is not None and far):
+                continue
+            if nearer_than is not None and one.hello and (one.hello.distance or 0) >= nearer_than:
+                continue
+            for number in one.opened:
+                found.setdefault(number, []).append(one.peer)
+        return found
 
     async def settled(self) -> None:
         """Wait until all have told what they offer or failed to; once one has told, not for long."""
@@ -218,7 +260,8 @@ class Following:
         while self.changes == since:
             await self._news.wait()
 
-    def _told(self) -> None:
+    def tell(self) -> None:
+        """Something changed: wake who waits for it."""
         self.changes += 1
         news, self._news = self._news, asyncio.Event()
         news.set()

@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from shardcast.constants import ORIGIN_SILENT
 from shardcast.distribution import Listing
-from shardcast.errors import BadAnswer, PeerError, ServerLacks, TransferFailed
+from shardcast.errors import (
+    BadAnswer,
+    LocalDiskError,
+    PeerError,
+    ServerLacks,
+    TransferFailed,
+)
 from shardcast.manifest import Manifest, provisional
 from shardcast.peer.peer import Peer
+from shardcast.store.live import LiveManifest
 from shardcast.wire import MAX_SHARDS
 
 _OLD_DIGITS, _DIGITS = 5, 3
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
+"""Seconds until all servers are asked again for a manifest that broke off."""
+_LIVES = 1.0
+"""Seconds that an answer without news must have lasted to be a sign of life."""
 _AT_ONCE = 4
 """Sizes asked for at once; old servers answer one after the other."""
 
@@ -67,6 +80,44 @@ async def describe(listing: Listing, peers: Sequence[Peer]) -> AsyncIterator[Des
         raise TransferFailed(
             f"{listing.version} is offered, but no server says what it is: {'; '.join(map(str, failures))}"
         )
+
+
+async def read_live(
+    live: LiveManifest,
+    peers: Sequence[Peer],
+    take: Callable[[bytes], Awaitable[None]],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+) -> None:
+    """Read the manifest of an open version to its end, from one server after the other; ``take`` adds lines
+    to ``live``. What goes wrong for good is told to ``live``."""
+    heard, pause = clock(), _FIRST_PAUSE
+    while not live.ended:
+        failures: list[PeerError] = []
+        length = len(live.raw)
+        for peer in peers:
+            begun = clock()
+            try:
+                await peer.follow_manifest(live.version, bytes(live.raw), take)
+                if clock() - begun > _LIVES:  # it has nothing to tell, but it answers
+                    heard = clock()
+            except PeerError as error:
+                failures.append(error)
+            except LocalDiskError as error:
+                live.fail(error)
+            if live.whole or live.error:
+                return
+        if len(failures) == len(peers) and all(type(one) is ServerLacks for one in failures):
+            live.abort("no server has it any more")
+            return
+        if len(live.raw) > length:
+            heard, pause = clock(), _FIRST_PAUSE
+        if clock() - heard > ORIGIN_SILENT:
+            told = "; ".join(map(str, failures)) or "the servers have no news of it"
+            live.fail(TransferFailed(f"{live.version} is stalled: for {ORIGIN_SILENT:g} s {told}"))
+            return
+        await sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)
 
 
 def _check(listing: Listing, manifest: Manifest, peer: Peer) -> None:

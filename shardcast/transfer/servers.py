@@ -13,6 +13,7 @@ from shardcast.errors import (
     IntegrityError,
     NoServerReachable,
     PeerError,
+    ServerBusy,
     ServerLacks,
     ServerStalled,
     ServerUnreachable,
@@ -20,13 +21,13 @@ from shardcast.errors import (
     TransferFailed,
     WrongBytes,
 )
-from shardcast.manifest import Manifest
 from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
 from shardcast.policy.choosing import Candidate, choose
 from shardcast.policy.ranking import Ranking
 from shardcast.policy.stealing import Range, steal
 from shardcast.policy.widening import Width
+from shardcast.store.live import LiveManifest
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
 
@@ -34,6 +35,8 @@ _TICK = 0.1
 """Seconds between two looks at what the servers do."""
 _SETTLED = 0.2
 """Seconds after which an answer's rate says something."""
+_BUSY_PAUSE = 0.2
+"""Seconds until a server is asked again for a shard that had not begun to arrive there."""
 _LONGEST_PAUSE = 8.0
 """Seconds between two attempts at a shard."""
 
@@ -43,7 +46,7 @@ class Servers:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: LiveManifest,
         peers: Sequence[Peer],
         digits: int,
         limits: Limits,
@@ -52,8 +55,8 @@ class Servers:
         random: Random,
         sleep: Callable[[float], Awaitable[None]],
     ) -> None:
+        self._manifest = manifest
         self._version = manifest.version
-        self._count = len(manifest.shards)
         self._piece_size = manifest.header.piece_size
         self._peers = {peer.url: peer for peer in peers}
         self._digits = digits
@@ -70,6 +73,7 @@ class Servers:
         self._running: dict[int, Claim] = {}
         self._unreachable_since: float | None = None
         self._begun = False
+        self._progress_at = clock()
 
     @property
     def names(self) -> str:
@@ -119,7 +123,7 @@ class Servers:
         if order.received > claim.seen:
             self._received[claim.peer.url] += order.received - claim.seen
             claim.seen, claim.byte_at = order.received, now
-            self._unreachable_since, self._begun = None, True
+            self._unreachable_since, self._begun, self._progress_at = None, True, now
         if order.landing:  # that this machine's disk is slow is not the server's fault
             claim.byte_at = claim.piece_at = now
         if order.received - claim.piece_seen >= self._piece_size:
@@ -252,7 +256,11 @@ class Servers:
         else:
             self._unreachable_since = None
             # That one server lacks it says nothing while there are others that were not asked.
-            if not isinstance(error, ServerLacks) or len(arriving.failures) >= len(self._peers):
+            # And that it is asked too early says nothing as long as others are not.
+            early = isinstance(error, ServerBusy) and now - self._progress_at < self._limits.timeout
+            if not early and (
+                not isinstance(error, ServerLacks) or len(arriving.failures) >= len(self._peers)
+            ):
                 arriving.attempts += 1
         if not isinstance(error, ServerLacks):
             self._ranking.failed(peer.url, now)
@@ -269,6 +277,8 @@ class Servers:
 
     def _pause(self, claim: Claim, state: RetryCallState) -> float:
         """No pause before asking a server that has not failed at this shard, else longer and longer."""
+        if state.outcome and isinstance(state.outcome.exception(), ServerBusy):
+            return _BUSY_PAUSE  # it waited for the shard itself
         now, failures = self._clock(), claim.arriving.failures
         if any(url not in failures and not self._ranking.rests(url, now) for url in self._peers):
             return 0.0
@@ -277,7 +287,7 @@ class Servers:
 
     def _failure(self, claim: Claim, error: PeerError) -> ShardcastError:
         shard = claim.arriving.landing.shard
-        where = f"{self._version} shard {shard.number} of {self._count}"
+        where = f"{self._version} shard {shard.number} of {len(self._manifest.shards)}"
         if isinstance(error, ServerUnreachable):
             return NoServerReachable(
                 f"{where}: no server could be reached any more ({error}); what is here is kept, so try again"

@@ -14,6 +14,7 @@ from shardcast.manifest import Manifest
 from shardcast.peer.peer import Peer
 from shardcast.sharding import Survey
 from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Filling
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, Progress
@@ -36,7 +37,7 @@ class Transfer:
 
     def __init__(
         self,
-        manifest: Manifest,
+        manifest: LiveManifest,
         peers: Sequence[Peer],
         filling: Filling,
         digits: int = 3,
@@ -73,18 +74,20 @@ class Transfer:
         )
 
     async def run(self) -> Manifest:
-        """Fetch, verify and complete the version; returns its manifest.
+        """Fetch, verify and complete the version; returns its manifest. Where that still grows, so does
+        what is fetched.
 
         Raises:
+            VersionAborted: the publisher gave it up.
             NoServerReachable: none could be reached for too long.
             TransferFailed: the servers answered, but not with a shard.
             IntegrityError: what they sent is not what its digest says, as often as it was worth asking.
             LocalDiskError: this machine's disk failed.
         """
-        manifest = self.manifest
-        algorithms = {"sha256", *manifest.digests} if self._survey else self._whole_digest()
-        survey = Survey(algorithms, manifest.header.piece_size if self._survey else None)
+        survey = Survey(self._algorithms(), self.manifest.header.piece_size if self._survey else None)
         await self._fetch(survey)
+        manifest = self.manifest.whole
+        assert manifest
         digests = survey.digests()
         wrong = {name: digests[name] for name in digests if digests[name] != manifest.digests.get(name)}
         if wrong.keys() & manifest.digests.keys():
@@ -98,17 +101,19 @@ class Transfer:
         await self._filling.complete(manifest)
         return manifest
 
-    def _whole_digest(self) -> set[str]:
-        return {"sha256"} if "sha256" in self.manifest.digests else set(self.manifest.digests)
+    def _algorithms(self) -> set[str]:
+        known = set(self.manifest.whole.digests) if self.manifest.whole else {"sha256"}
+        if self._survey:
+            return known | {"sha256"}
+        return {"sha256"} if "sha256" in known else known
 
     # The parts that run at once
 
     async def _fetch(self, survey: Survey) -> None:
-        numbers = [shard.number for shard in self.manifest.shards]
         try:
             await _together(
                 self._open_ahead(),
-                hash_whole(numbers, self._landing, self._was_hashed, survey),
+                hash_whole(self.manifest.as_they_come(), self._landing, self._was_hashed, survey),
                 *(self._work() for _ in range(self._limits.at_once)),
                 beside=self._servers.watch(),
             )
@@ -118,7 +123,7 @@ class Transfer:
 
     async def _open_ahead(self) -> None:
         """Make room for shards just before they are needed, as far ahead of the whole digest as it may be."""
-        for shard in self.manifest.shards:
+        async for shard in self.manifest.as_they_come():
             while len(self._todo) >= _READY or shard.number > self._hashed + self._limits.look_ahead:
                 await self._news.change()
             arriving = Arriving(await self._filling.landing(shard))

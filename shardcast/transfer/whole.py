@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
+from shardcast.manifest import Shard
 from shardcast.sharding import CHUNK_SIZE, Survey
 from shardcast.store.landing import Landing
 
 
 async def hash_whole(
-    numbers: Iterable[int],
+    shards: AsyncIterable[Shard],
     landing_of: Callable[[int], Awaitable[Landing]],
     hashed: Callable[[int], None],
     survey: Survey,
@@ -26,11 +27,11 @@ async def hash_whole(
     buffer = memoryview(bytearray(CHUNK_SIZE))
     thread = ThreadPoolExecutor(1, thread_name_prefix="shardcast-whole")
     try:
-        for number in numbers:
-            landing = await landing_of(number)
+        async for shard in shards:
+            landing = await landing_of(shard.number)
             await landing.in_thread(_follow, landing, buffer, survey, executor=thread)
             survey.end_shard()
-            hashed(number)
+            hashed(shard.number)
     finally:
         thread.shutdown(wait=False)
 

@@ -56,7 +56,7 @@ def manifest(
     piece_size: int = PIECE,
     name: str = "model.bin",
 ) -> Manifest:
-    header = Header(version, ORIGIN, name, shard_size=shard_size, piece_size=piece_size, created=1.5)
+    header = Header(version, ORIGIN, name, "file", len(data), shard_size, piece_size, created=1.5)
     return complete(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
 
 

@@ -16,6 +16,9 @@ from shardcast.wire import FEED_PATH, NDJSON
 
 log = logging.getLogger(__name__)
 
+_HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+"""The last one keeps nginx from holding lines back."""
+
 
 def add_feed(
     app: web.Application, shelf: Shelf, node_id: str, place: Callable[[], tuple[str | None, int | None]]
@@ -27,7 +30,7 @@ def add_feed(
         return Hello(events.feed, node_id, *place(), now)
 
     async def feed(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": NDJSON, "Cache-Control": "no-store"})
+        response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
         missed = _missed(request.query.get("after", ""), events)
         known, seq = place(), events.seq
@@ -37,7 +40,7 @@ def add_feed(
             await _write(response, begin, *(event.line() for event in told), Known(seq).line())
             while not events.closed:
                 try:
-                    await asyncio.wait_for(events.change(), FEED_HEARTBEAT)
+                    await asyncio.wait_for(events.change(seq), FEED_HEARTBEAT)
                 except asyncio.TimeoutError:
                     pass
                 news = events.since(seq)
@@ -59,7 +62,7 @@ def add_feed(
     async def end(app: web.Application) -> None:
         events.close()
 
-    app.router.add_get(FEED_PATH, feed)
+    app.router.add_get(FEED_PATH, feed, allow_head=False)
     app.on_shutdown.append(end)
 
 

@@ -2,13 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from typing import Any
+
 from aiohttp import web
 
-from shardcast.server.sending import send_span
+from shardcast.constants import LANDING_WAIT, STALLED_READER
+from shardcast.manifest import aborted_line
+from shardcast.server.sending import send_landing, send_span
+from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Shelf
-from shardcast.wire import DISTRIBUTION_PATH, NDJSON, PROBE_PATH, PROBE_SIZE, TEXT, shard_number
+from shardcast.wire import (
+    ACCEPT,
+    DISTRIBUTION_PATH,
+    LANDING,
+    NDJSON,
+    PROBE_PATH,
+    PROBE_SIZE,
+    TEXT,
+    shard_number,
+)
 
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}
+_NOT_NOW = {"Retry-After": "1"}
 
 
 def add_versions(app: web.Application, shelf: Shelf) -> None:
@@ -19,17 +37,41 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         return web.Response(body=shelf.distribution(), headers=headers)
 
     async def manifest(request: web.Request) -> web.StreamResponse:
-        raw = shelf.manifest(request.match_info["version"])
-        if raw is None:
+        version = request.match_info["version"]
+        raw, live = shelf.manifest(version), shelf.live(version)
+        if raw is None and live is None:
             raise web.HTTPNotFound(text="404: no such manifest\n")
-        return web.Response(body=raw, headers={"Content-Type": NDJSON, **_ANYWHERE})
+        response = web.StreamResponse(
+            headers={"Content-Type": NDJSON, "X-Accel-Buffering": "no", **_ANYWHERE}
+        )
+        if live is None:
+            return web.Response(body=raw, headers=response.headers)
+        if live.error and not live.whole:
+            raise web.HTTPServiceUnavailable(text=f"503: {live.error}\n", headers=_NOT_NOW)
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+            await _write_as_it_grows(response, live, shelf)
+            return response
+        if request.transport:
+            request.transport.abort()
+        return response
 
     async def shard(request: web.Request) -> web.StreamResponse:
         version, number = request.match_info["version"], shard_number(request.match_info["shard"])
-        span = shelf.shard(version, number) if number else None
-        if span is None:
-            raise web.HTTPNotFound(text="404: no such shard\n")
         with shelf.reading(version):
+            span = shelf.shard(version, number) if number else None
+            if span is None and number and shelf.live(version) and request.headers.get(ACCEPT) == LANDING:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(shelf.arrival(version, number), LANDING_WAIT)
+                landing, span = shelf.landing(version, number), shelf.shard(version, number)
+                if span is None and landing is not None:
+                    return await send_landing(request, landing)
+                if span is None:
+                    raise web.HTTPServiceUnavailable(text="503: it is not here yet\n", headers=_NOT_NOW)
+            if span is None:
+                raise web.HTTPNotFound(text="404: no such shard\n")
             return await send_span(request, span)
 
     async def probe(request: web.Request) -> web.StreamResponse:
@@ -39,3 +81,34 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
     app.router.add_get("/{version:v[1-9][0-9]{0,17}}/manifest.jsonl", manifest)
     app.router.add_get(r"/{version:v[1-9][0-9]{0,17}}/{shard:shard_[0-9]{3,7}\.bin}", shard)
     app.router.add_get(PROBE_PATH, probe)
+
+
+async def _write_as_it_grows(response: web.StreamResponse, live: LiveManifest, shelf: Shelf) -> None:
+    """
+    Raises:
+        ConnectionError: the reader went away.
+        asyncio.TimeoutError: it takes nothing.
+    """
+    sent = 0
+    while True:
+        lines = bytes(live.raw[sent:])
+        if lines:
+            await asyncio.wait_for(response.write(lines), STALLED_READER)
+            sent += len(lines)
+        elif live.ended or shelf.events.closed:
+            break
+        else:
+            await _first(live.change(sent), shelf.events.end())
+    if live.aborted is not None:
+        await asyncio.wait_for(response.write(aborted_line(live.aborted)), STALLED_READER)
+    await response.write_eof()
+
+
+async def _first(*waits: Coroutine[Any, Any, None]) -> None:
+    """Wait until one of them ends."""
+    tasks = [asyncio.ensure_future(one) for one in waits]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,191 @@
+"""A version written like a file: its shards go out while the rest is still being made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import io
+import json
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from shardcast.errors import NodeFailed, ShardcastError, TransferFailed
+from shardcast.manifest import check_metadata
+from shardcast.peer.control import answers, connect
+from shardcast.wire import STREAM_PATH
+
+_PORTION = 1 << 20
+"""Bytes that are handed over at a time; what is written in smaller parts is gathered."""
+_LONGEST_WAIT = 600.0
+"""Seconds that a portion may take to be taken, behind earlier broadcasts, say."""
+
+
+class BroadcastWriter(io.RawIOBase):
+    """Bytes on their way to the origin of a data directory. Leaving the block completes the version, an
+    exception in it gives it up, everywhere::
+
+        with shardcast.open_broadcast("step-1200.safetensors") as out:
+            torch.save(model, out)
+
+    For ``async with`` there is ``write_async``. One thread at a time writes.
+
+    Attributes:
+        version: the version's name, ``v7``.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        name: str,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """
+        Raises:
+            NoOrigin: none runs on the data directory.
+            NodeFailed: it went away.
+            UsageError: the shard size or the metadata is no good.
+        """
+        super().__init__()
+        self._ended = True  # until it has begun
+        self._complete = False
+        check_metadata(metadata or {})
+        self._data_dir = data_dir
+        self._gathered = bytearray()
+        self._written = 0
+        self.version = "the version"
+        self._connection = connect(data_dir)
+        said = {"name": name, "shard_size": shard_size, "metadata": metadata}
+        with self._told():
+            self._connection.putrequest("POST", STREAM_PATH)
+            self._connection.putheader("Transfer-Encoding", "chunked")
+            self._connection.endheaders()
+            self._send(json.dumps(said).encode() + b"\n")
+            self._said: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
+            self.version = str(next(self._said)["version"])
+            self._connection.sock.settimeout(_LONGEST_WAIT)
+        self._ended = False
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        """Bytes written so far."""
+        return self._written
+
+    def write(self, data: Any, /) -> int:
+        """Hand over the next bytes; waits while the origin is slower.
+
+        Raises:
+            ShardcastError: publishing failed, and why.
+            ValueError: it was completed or given up.
+        """
+        if self._ended:
+            raise ValueError(f"{self.version} takes no more bytes: it was completed or given up")
+        view = memoryview(data).cast("B")
+        self._written += len(view)
+        if len(self._gathered) + len(view) < _PORTION:
+            self._gathered += view
+        else:
+            self.flush()
+            self._hand_over(view)
+        return len(view)
+
+    async def write_async(self, data: Any) -> int:
+        """``write``, without keeping the event loop waiting."""
+        return await asyncio.to_thread(self.write, data)
+
+    def flush(self) -> None:
+        """Hand over what was gathered."""
+        if self._gathered and not self._ended:
+            gathered, self._gathered = self._gathered, bytearray()
+            self._hand_over(gathered)
+
+    def complete(self) -> str:
+        """That was all: wait until the version is complete; returns its name.
+
+        Raises:
+            ShardcastError: publishing failed, and why.
+        """
+        if self._ended and not self._complete:
+            raise TransferFailed(f"{self.version} was given up, and can't be completed")
+        if not self._ended:
+            self.flush()
+            self._ended = True
+            with self._told():
+                self._connection.send(b"0\r\n\r\n")
+                if not any("complete" in said for said in self._said):
+                    raise NodeFailed(
+                        f"the origin of {self._data_dir} ended while it published {self.version}"
+                    )
+            self._complete = True
+            self._connection.close()
+        return self.version
+
+    def abort(self) -> None:
+        """Give the version up."""
+        self._ended = True
+        if self._connection.sock:
+            with contextlib.suppress(OSError):  # wakes a thread that is in the middle of writing
+                self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+
+    def close(self) -> None:
+        """Without ``complete`` before it, this gives the version up."""
+        if not self._ended:
+            self.abort()
+        super().close()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.complete()
+        finally:
+            self.close()
+
+    async def __aenter__(self) -> BroadcastWriter:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    def _hand_over(self, data: bytearray | memoryview) -> None:
+        with self._told():
+            try:
+                view = memoryview(data)
+                while view:
+                    self._send(view[:_PORTION])
+                    view = view[_PORTION:]
+            except (BrokenPipeError, ConnectionResetError):
+                for _ in self._said:  # it says why it takes no more
+                    pass
+                raise
+
+    def _send(self, data: bytes | bytearray | memoryview) -> None:
+        if len(data):  # a chunk of none would be the end
+            self._connection.send(b"%x\r\n" % len(data))
+            self._connection.send(data)
+            self._connection.send(b"\r\n")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, http.client.HTTPException, ValueError, StopIteration) as error:
+            self.abort()
+            if isinstance(error, ShardcastError):
+                raise
+            raise NodeFailed(
+                f"the origin of {self._data_dir} went away while it published {self.version}"
+            ) from error
+        except BaseException:
+            self.abort()
+            raise

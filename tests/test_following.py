@@ -1,0 +1,610 @@
+"""Servers followed: told by their feeds, asked where they have none, found again when they were lost."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import pytest
+from aiohttp import web
+
+from shardcast.distribution import Listing, write
+from shardcast.errors import BadAnswer, NoServerReachable, ServerStalled, TransferFailed
+from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Known
+from shardcast.peer import peer as peer_module
+from shardcast.peer.peer import Peer
+from shardcast.peer.session import open_session
+from shardcast.policy.due import due
+from shardcast.server.doors.feed import add_feed
+from shardcast.server.doors.versions import add_versions
+from shardcast.server.listening import application, listening
+from shardcast.store.data_dir import DataDir
+from shardcast.store.versions import VersionFolders
+from shardcast.transfer import following as module
+from shardcast.transfer.following import Following
+from tests.support import bad_servers as bad
+from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
+from tests.support.payloads import publish
+
+BOUND = 20.0  # seconds; whatever happens here, it has happened by then
+LIST, FEED = "/distribution.txt", "/feed*"
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+
+def v(number: int, digest: str = "aa") -> Listing:
+    return Listing(f"v{number}", digest * 32, 1)
+
+
+def complete(seq: int, listing: Listing) -> Event:
+    return Event(seq, COMPLETE, listing.version, listing)
+
+
+def hello(now: bool = True, feed: str = "5f0c") -> Hello:
+    return Hello(feed, "81ab", "e1d4", 0, now)
+
+
+def tells(*said: Hello | Event | Known | bytes, broken: bool = False, over: bool = False) -> Behaviour:
+    """A feed that says this and no more; then it stays open, or is ``broken`` off, or ``over``."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.start(200, 10**6 if broken else None, NDJSON)
+        await exchange.body(b"".join(one if isinstance(one, bytes) else one.line() for one in said))
+        if broken or over:
+            await asyncio.sleep(0.02)  # what is in a buffer when a connection breaks is not read any more
+            exchange.close()
+        else:
+            await exchange.hold()
+
+    return behave
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[BadServer]:
+    """A static web server with v1 and v2 in its list."""
+    (tmp_path / "static").mkdir()
+    (tmp_path / "static" / "distribution.txt").write_bytes(write([v(1), v(2)]))
+    with BadServer(tmp_path / "static") as server:
+        yield server
+
+
+class Node:
+    """A server of ours that can end and begin again.
+
+    Attributes:
+        asked: how often each path was asked for.
+        after: what the readers of its feed said they know.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.asked: Counter[str] = Counter()
+        self.after: list[str] = []
+        self.url = ""
+        self._readers: list[web.Request] = []
+        self._port = 0
+        self._running = contextlib.AsyncExitStack()
+
+    async def begin(self) -> None:
+        held = DataDir(self.root, "origin")
+        self._running.callback(held.close)
+        self.folders = VersionFolders(held)
+        self.folders.load(resume=False)
+        doors = (
+            partial(add_versions, shelf=self.folders),
+            partial(add_feed, shelf=self.folders, node_id="81ab", place=lambda: ("e1d4", 0)),
+            lambda app: app.on_response_prepare.append(self._count),
+        )
+        serving = listening(application("81ab", *doors), "127.0.0.1", self._port)
+        self.url = await self._running.enter_async_context(serving)
+        self._port = int(self.url.rpartition(":")[2])
+
+    async def end(self) -> None:
+        await self._running.aclose()
+
+    async def _count(self, request: web.Request, response: web.StreamResponse) -> None:
+        self.asked[request.path] += 1
+        if request.path == "/feed":
+            self.after.append(request.query.get("after", ""))
+            self._readers.append(request)
+
+    def cut(self) -> None:
+        """Break all connections of those who follow."""
+        for request in self._readers:
+            if request.transport:
+                request.transport.abort()
+
+    async def publish(self) -> str:
+        return await publish(self.folders, b"something else every time %d" % len(self.folders.listings))
+
+
+@pytest.fixture
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
+    node = Node(tmp_path / "data")
+    await node.begin()
+    yield node
+    await node.end()
+
+
+@contextlib.asynccontextmanager
+async def follow(
+    *servers: str | BadServer | Node,
+    interval: float = 0.05,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    random: Random | None = None,
+) -> AsyncIterator[Following]:
+    urls = [one if isinstance(one, str) else one.url for one in servers]
+    async with open_session() as session:
+        peers = [Peer(url, session) for url in urls]
+        async with Following(peers, interval, random=random, sleep=sleep) as following:
+            yield following
+
+
+class Sleeps:
+    """Sleeps that last until they are let go.
+
+    Attributes:
+        slept: how long they would have been, without those between two readings.
+    """
+
+    def __init__(self, at_once: int = 0) -> None:
+        self.slept: list[float] = []
+        self._free = asyncio.Semaphore(at_once)
+
+    async def __call__(self, seconds: float) -> None:
+        if seconds != module._PACE:
+            self.slept.append(seconds)
+            await self._free.acquire()
+
+    def let_go(self) -> None:
+        self._free.release()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def wait() -> None:
+        while not condition():
+            await asyncio.sleep(0.005)
+
+    await asyncio.wait_for(wait(), BOUND)
+
+
+async def settled(following: Following) -> None:
+    await asyncio.wait_for(following.settled(), BOUND)
+
+
+def offered(following: Following) -> list[str]:
+    """The versions of the first line; none where no server tells."""
+    try:
+        return [one.version for one in following.offers().lines[0].listings]
+    except (NoServerReachable, TransferFailed):
+        return []
+
+
+async def until_offered(following: Following, *versions: str) -> None:
+    """Wait for news, and nothing else, until this is offered."""
+
+    async def wait() -> None:
+        while True:
+            seen = following.changes
+            if offered(following) == list(versions):
+                return
+            await following.change(seen)
+
+    await asyncio.wait_for(wait(), BOUND)
+
+
+async def failure(following: Following) -> Exception:
+    """What the only server's failure is, once it has failed."""
+    (one,) = following.followers
+    await until(lambda: one.failure is not None)
+    assert one.failure
+    assert one.listings is None
+    with pytest.raises((NoServerReachable, TransferFailed)):
+        following.offers()
+    return one.failure
+
+
+# With a feed, and without one --------------------------------------------------------------------
+
+
+async def test_a_server_with_a_feed_tells_and_is_not_asked(node: Node) -> None:
+    await node.publish()
+    async with follow(node, interval=0.01) as following:
+        await settled(following)
+        assert offered(following) == ["v1"]
+        await node.publish()
+        await until_offered(following, "v1", "v2")
+        await node.folders.retire(1)
+        await until_offered(following, "v2")
+        await asyncio.sleep(0.05)  # five intervals
+    assert node.asked == {"/feed": 1}
+
+
+async def test_only_complete_versions_are_offered_by_number(server: BadServer) -> None:
+    first = [Event(9, OPEN, "v11"), complete(9, v(10)), complete(9, v(9)), complete(9, v(1))]
+    then = [Event(10, OPEN, "v12"), Event(11, ABORTED, "v11"), Event(12, RETIRED, "v1"), complete(13, v(12))]
+    then += [Event(14, OPEN, "v12"), Event(15, RETIRED, "v7"), complete(16, v(2))]
+    server.set(FEED, tells(hello(), *first, Known(9), *then, Known(16)))
+    async with follow(server) as following:
+        await until_offered(following, "v2", "v9", "v10", "v12")
+        assert following.followers[0].listings == (v(2), v(9), v(10), v(12))
+
+
+@pytest.mark.parametrize("feed", [bad.error(404), bad.html(), bad.error(405), bad.error(501), bad.error(503)])
+async def test_a_server_without_a_feed_is_asked_at_every_interval(server: BadServer, feed: Behaviour) -> None:
+    server.set(FEED, feed)
+    sleeps = Sleeps()
+    async with follow(server, interval=60, sleep=sleeps) as following:
+        await settled(following)
+        assert offered(following) == ["v1", "v2"]
+        for asked in range(1, 4):
+            await until(lambda asked=asked: len(sleeps.slept) == asked)  # type: ignore[misc]
+            assert server.requested(LIST) == asked
+            sleeps.let_go()
+        await until(lambda: server.requested(LIST) == 4)
+        (server.data_dir / "distribution.txt").write_bytes(write([v(3)]))
+        sleeps.let_go()
+        await until_offered(following, "v3")
+    assert set(sleeps.slept) == {60}
+
+
+async def test_a_server_that_gets_a_feed_is_followed_by_it(server: BadServer) -> None:
+    server.set(FEED, bad.first(bad.error(404), 2, then=tells(hello(), complete(1, v(3)), Known(1))))
+    async with follow(server) as following:
+        await until_offered(following, "v3")
+        (one,) = following.followers
+        assert one.hello == hello()
+    assert server.requested(LIST) == 2
+
+
+# Lost, and found again ---------------------------------------------------------------------------
+
+
+async def test_a_server_that_ends_and_begins_again_is_followed_again(node: Node) -> None:
+    await node.publish()
+    await node.publish()
+    async with follow(node) as following:
+        await until_offered(following, "v1", "v2")
+        await node.end()
+        await until(lambda: following.followers[0].failure is not None)
+        assert offered(following) == []
+        await node.begin()
+        await node.folders.retire(1)
+        await until_offered(following, "v2")
+        await node.publish()
+        await until_offered(following, "v2", "v3")
+
+
+async def test_who_is_cut_off_asks_for_what_it_missed_and_is_told_only_that(node: Node) -> None:
+    await node.publish()
+    await node.publish()
+    async with follow(node) as following:
+        await until_offered(following, "v1", "v2")
+        node.cut()
+        await node.publish()
+        await node.folders.retire(1)
+        await until_offered(following, "v2", "v3")
+        (one,) = following.followers
+        assert one.hello
+        assert not one.hello.now
+    assert node.after == ["", f"{node.folders.events.feed}:2"]
+
+
+async def test_a_feed_that_breaks_off_amid_everything_changes_nothing_that_was_known(
+    server: BadServer,
+) -> None:
+    begins = tells(hello(), complete(1, v(1)), complete(2, v(2)), Known(2), broken=True)
+    amid = tells(hello(), complete(5, v(7)), broken=True)
+    goes_on = tells(hello(now=False), complete(3, v(3)), Known(3))
+    server.set("/feed", begins)
+    server.set("/feed?after=5f0c:2", bad.first(amid, then=goes_on))
+    async with follow(server) as following:
+        seen, offers = -1, [["none"]]
+        while offers[-1] != ["v1", "v2", "v3"]:
+            await asyncio.wait_for(following.change(seen), BOUND)
+            seen = following.changes
+            offers += [offered(following)]
+    assert all(one in ([], ["v1", "v2"], ["v1", "v2", "v3"]) for one in offers[1:])
+
+
+async def test_what_broke_off_before_it_was_known_is_told_again_without_harm(server: BadServer) -> None:
+    missed = [complete(3, v(3)), Event(4, RETIRED, "v1"), Event(5, RETIRED, "v3"), complete(6, v(4))]
+    server.set("/feed", tells(hello(), complete(1, v(1)), complete(2, v(2)), Known(2), over=True))
+    again = tells(hello(now=False), *missed, Known(6))
+    server.set("/feed?after=5f0c:2", bad.first(tells(hello(now=False), *missed[:3], broken=True), then=again))
+    async with follow(server) as following:
+        await until_offered(following, "v2", "v4")
+
+
+async def test_a_server_that_is_lost_is_asked_less_and_less_often() -> None:
+    sleeps = Sleeps(at_once=10)
+    with dead_address() as dead:
+        async with follow(f"http://{dead}", interval=60, sleep=sleeps, random=Random(1)):
+            await until(lambda: len(sleeps.slept) == 11)
+    longest = [0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10, 10, 10, 10, 10]
+    parts = [pause / most for pause, most in zip(sleeps.slept, longest, strict=True)]
+    assert 0.5 <= min(parts) < 0.7, "pauses are spread"
+    assert 0.8 < max(parts) <= 1.0, "pauses are spread"
+
+
+async def test_a_server_that_is_lost_is_asked_no_less_often_than_one_without_a_feed() -> None:
+    sleeps = Sleeps(at_once=10)
+    with dead_address() as dead:
+        async with follow(f"http://{dead}", interval=1, sleep=sleeps):
+            await until(lambda: len(sleeps.slept) == 11)
+    assert max(sleeps.slept) <= 1
+
+
+async def test_two_who_lost_the_same_server_do_not_ask_at_the_same_times() -> None:
+    first, second = Sleeps(at_once=5), Sleeps(at_once=5)
+    with dead_address() as dead:
+        async with follow(f"http://{dead}", sleep=first), follow(f"http://{dead}", sleep=second):
+            await until(lambda: len(first.slept) == len(second.slept) == 6)
+    assert not set(first.slept) & set(second.slept)
+
+
+async def test_a_server_that_tells_and_ends_at_once_is_asked_ever_more_seldom(server: BadServer) -> None:
+    server.set(FEED, tells(hello(), Known(0), over=True))
+    sleeps = Sleeps(at_once=9)
+    async with follow(server, interval=60, sleep=sleeps):
+        await until(lambda: len(sleeps.slept) >= 9)
+    assert [pause for pause in sleeps.slept if pause > 0.05][-1] >= 0.8
+
+
+# Bad feeds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [b"garbage\n"], [Known(1)], [hello(), b"\x00" * 70_000], [hello(), b"[" * 60_000 + b"\n"],
+        [hello(), Event(1, COMPLETE, "v1")], [hello(), Known(1), b"{}\n"],
+        [hello(), Known(1), hello(now=False, feed="6a1d")],
+    ],
+)  # fmt: skip
+async def test_what_is_no_feed_is_a_failure(
+    server: BadServer, said: list[Hello | Event | Known | bytes]
+) -> None:
+    server.set(FEED, tells(*said))
+    sleeps = Sleeps()
+    async with follow(server, sleep=sleeps) as following:
+        assert isinstance(await failure(following), BadAnswer)
+    assert server.requested(LIST) == 0
+
+
+async def test_a_feed_that_goes_on_where_it_never_began_is_a_failure(server: BadServer) -> None:
+    other = tells(hello(now=False, feed="6a1d"), complete(2, v(9)), Known(2))
+    server.set("/feed", bad.first(tells(hello(), complete(1, v(1)), Known(1), over=True), then=other))
+    server.set("/feed?after=5f0c:1", bad.error(503))
+    async with follow(server) as following:
+        (one,) = following.followers
+        await until(lambda: isinstance(one.failure, BadAnswer) or "v9" in offered(following))
+        assert "v9" not in offered(following)
+
+
+@pytest.mark.parametrize(
+    "feed",
+    [
+        bad.closed(),
+        bad.redirect_loop(),
+        bad.huge_headers(),
+        tells(hello(), broken=True),
+        tells(hello(), complete(1, v(1)), Known(1), broken=True),
+    ],
+)
+async def test_an_answer_that_is_wrong_is_a_failure(server: BadServer, feed: Behaviour) -> None:
+    server.set(FEED, feed)
+    async with follow(server, sleep=Sleeps()) as following:
+        assert isinstance(await failure(following), BadAnswer)
+
+
+async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start(200, None, NDJSON)
+        while True:
+            await exchange.send(b"x" * bad.CHUNK)
+
+    server.set(FEED, endless)
+    async with follow(server, sleep=Sleeps()) as following:
+        assert isinstance(await failure(following), BadAnswer)
+        await until(lambda: not server._tasks)  # it is not read any more
+
+
+@pytest.mark.parametrize("kind", [OPEN, COMPLETE])
+async def test_a_feed_that_tells_of_versions_without_end_is_a_failure(server: BadServer, kind: str) -> None:
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start(200, None, NDJSON)
+        await exchange.send(hello().line())
+        for first in range(1, 10**9, 100):
+            numbers = range(first, first + 100)
+            await exchange.send(b"".join(Event(1, kind, f"v{n}", v(n)).line() for n in numbers))
+
+    server.set(FEED, endless)
+    async with follow(server, sleep=Sleeps()) as following:
+        assert isinstance(await failure(following), BadAnswer)
+        await until(lambda: not server._tasks)
+
+
+async def test_a_server_whose_feed_never_begins_is_asked_for_its_list(
+    server: BadServer, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "FEED_DEAD", 0.2)
+    server.set(FEED, tells())
+    server.set(LIST, bad.replaced(b"v1: " + b"0" * 64 + b"|1\n"))
+    async with follow(server) as following:  # a proxy holds the feed back, say
+        await until_offered(following, "v1")
+
+
+@pytest.mark.parametrize("said", [[hello()], [hello(), complete(1, v(1)), Known(1)]])
+async def test_a_feed_that_goes_silent_is_a_failure(
+    server: BadServer, said: list[Hello | Event | Known], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "FEED_DEAD", 0.2)
+    server.set(FEED, tells(*said))
+    async with follow(server, sleep=Sleeps()) as following:
+        assert isinstance(await failure(following), ServerStalled)
+
+
+def trickles(drop: bytes) -> Behaviour:
+    """A feed that begins, and then says this again and again."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.start(200, None, NDJSON)
+        await exchange.send(hello().line())
+        while True:
+            await exchange.send(drop)
+            await asyncio.sleep(0.05)
+
+    return behave
+
+
+async def test_a_feed_that_trickles_without_a_line_is_a_failure(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "FEED_DEAD", 0.2)
+    server.set(FEED, trickles(b" "))
+    async with follow(server, sleep=Sleeps()) as following:
+        await asyncio.wait_for(following.settled(), 2)
+        assert isinstance(await failure(following), ServerStalled)
+
+
+@pytest.mark.parametrize("said", [hello(), Event(1, OPEN, "v1")])
+async def test_a_feed_that_never_comes_to_an_end_of_what_is_there_is_a_failure(
+    server: BadServer, said: Hello | Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_module, "FEED_DEAD", 0.2)
+    server.set(FEED, trickles(said.line()))
+    async with follow(server, sleep=Sleeps()) as following:
+        await asyncio.wait_for(following.settled(), 2)
+        await failure(following)
+
+
+async def test_a_bad_feed_does_not_keep_the_others_from_telling(server: BadServer, node: Node) -> None:
+    await node.publish()
+    server.set(FEED, tells(b"garbage\n"))
+    async with follow(server, node) as following:
+        await settled(following)
+        await until_offered(following, "v1")
+        await until(lambda: list(following.offers().failures) == [server.url])
+
+
+# All of them together ----------------------------------------------------------------------------
+
+
+async def test_without_any_server_that_can_be_reached_there_are_no_offers() -> None:
+    with dead_address() as one, dead_address() as other:
+        async with follow(f"http://{one}", f"http://{other}") as following:
+            await settled(following)
+            with pytest.raises(NoServerReachable, match=f"(?s){one}.*{other}"):
+                following.offers()
+    async with follow() as following:
+        await settled(following)
+        with pytest.raises(NoServerReachable):
+            following.offers()
+
+
+async def test_nobody_waits_long_for_a_silent_server_once_another_told(
+    server: BadServer, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STALL_WHEN_OTHERS_CAN", 0.1)
+    await node.publish()
+    server.set("*", bad.silent())
+    async with follow(server, node) as following:
+        await asyncio.wait_for(following.settled(), 2)
+        assert offered(following) == ["v1"]
+        assert not following.followers[0].answered
+
+
+async def test_a_silent_server_is_waited_for_while_nobody_told(server: BadServer) -> None:
+    server.set("*", bad.silent())
+    with dead_address() as dead:
+        async with follow(server, f"http://{dead}", sleep=Sleeps()) as following:
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(following.settled(), 0.3)
+            assert following.followers[1].failure
+
+
+async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with BadServer(tmp_path / "other").set(FEED, tells(hello(), complete(1, v(1, "bb")), Known(1))) as other:
+        for order in ([server, other], [other, server]):
+            async with follow(*order) as following:
+                await settled(following)
+                lines = following.offers().lines
+            assert [line.servers for line in lines] == [(one.url,) for one in order]
+            assert [one.peer.url for one in following.followers] == [one.url for one in order]
+
+
+async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, node: Node) -> None:
+    await node.publish()
+    server.set(FEED, tells(hello(), complete(1, v(5)), Known(1)))
+    async with follow(server, node) as following:
+        await settled(following)
+        await following.drop(server.url)
+        await until_offered(following, "v1")
+        assert [one.peer.url for one in following.followers] == [node.url]
+        await asyncio.wait_for(until(lambda: not server._tasks), 2)  # the connection is gone
+        await following.drop(server.url)
+        await following.drop(node.url)
+        with pytest.raises(NoServerReachable):
+            following.offers()
+
+
+async def test_whoever_waits_for_a_change_hears_of_each(node: Node) -> None:
+    async with follow(node) as following:
+        await settled(following)
+        waiting = [asyncio.ensure_future(following.change(following.changes)) for _ in range(3)]
+        await asyncio.sleep(0.02)
+        assert not any(one.done() for one in waiting)
+        await node.publish()
+        await asyncio.wait_for(asyncio.gather(*waiting), BOUND)
+        await asyncio.wait_for(following.change(following.changes - 1), BOUND)
+
+
+async def test_nothing_is_left_when_nobody_follows_any_more(server: BadServer, tmp_path: Path) -> None:
+    (tmp_path / "silent").mkdir()
+    server.set(FEED, tells(hello(), *[Known(number) for number in range(1000)]))  # it is read for 10 s
+    async with open_session() as session:
+        with dead_address() as dead, BadServer(tmp_path / "silent").set("*", bad.silent()) as silent:
+            peers = [Peer(url, session) for url in (server.url, silent.url, f"http://{dead}")]
+            before = asyncio.all_tasks()
+            async with Following(peers, 60) as following:
+                await until(lambda: bool(offered(following) or following.followers[0].answered))
+                assert asyncio.all_tasks() > before
+            assert asyncio.all_tasks() == before
+            await until(lambda: not server._tasks and not silent._tasks)
+            assert asyncio.all_tasks() == before
+
+
+async def test_our_own_errors_are_not_hidden(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def sleep(seconds: float) -> None:
+        raise ZeroDivisionError
+
+    async with follow(node, sleep=sleep) as following:
+        await until(lambda: following.changes >= 2)
+        with pytest.raises(ZeroDivisionError):
+            following.offers()
+
+
+# Which one is next -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("offered", "last", "newest", "oldest"),
+    [
+        ([1, 2, 3], 0, 3, 1),
+        ([3, 1, 2], 1, 3, 2),
+        ([1, 2, 3], 3, None, None),
+        ([], 0, None, None),
+        ([7], 2, 7, 7),
+    ],
+)
+def test_the_newest_is_next_or_the_one_after_the_last(
+    offered: list[int], last: int, newest: int | None, oldest: int | None
+) -> None:
+    assert due(offered, last, every=False) == newest
+    assert due(iter(offered), last, every=True) == oldest

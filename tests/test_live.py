@@ -1,0 +1,1042 @@
+"""Versions that are read while they are being made."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+import shardcast
+from shardcast.errors import (
+    NodeFailed,
+    ShardcastError,
+    TransferFailed,
+    UsageError,
+    VersionAborted,
+)
+from shardcast.nodes.client import Client, Release
+from shardcast.nodes.middle import Middle
+from shardcast.nodes.origin import Origin
+from shardcast.nodes.publishing import Broadcast
+from shardcast.peer.peer import Peer
+from shardcast.peer.session import open_session
+from shardcast.peer.writer import BroadcastWriter
+from shardcast.server.doors import versions as versions_door
+from shardcast.server.doors.versions import add_versions
+from shardcast.server.listening import application, listening
+from shardcast.store.bell import Bell
+from shardcast.store.data_dir import DataDir
+from shardcast.store.live import LiveManifest
+from shardcast.store.versions import VersionFolders
+from shardcast.transfer import manifests
+from shardcast.transfer.manifests import read_live
+from shardcast.transfer.transfer import Transfer
+from tests.support import bad_servers as bad
+from tests.support import payloads, processes
+from tests.support.bad_servers import BadServer, Behaviour, Exchange
+from tests.support.legacy import get, listed
+from tests.support.processes import wait_until
+from tests.support.published import publish, random_bytes
+
+SHARD = 300_000
+DATA = random_bytes(5 * SHARD + 1000)
+LANDING = {"Shardcast-Accept": "landing"}
+HTTP = "127.0.0.1", 0
+OTHER, USAGE, INTERRUPTED = 1, 2, 130
+
+
+async def until(condition: Callable[[], object], what: str = "the condition", seconds: float = 15) -> None:
+    """Wait until it is so."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        await asyncio.sleep(0.01)
+
+
+# Everything in this process -----------------------------------------------------------------------
+
+
+class Pipe:
+    """A broadcast of what is written here."""
+
+    def __init__(self) -> None:
+        readable, writable = os.pipe()
+        self.source = os.fdopen(readable, "rb", buffering=0)
+        self._sink = os.fdopen(writable, "wb", buffering=0)
+
+    async def write(self, data: bytes) -> None:
+        def pour() -> None:
+            view = memoryview(data)
+            while view:
+                view = view[self._sink.write(view) :]
+
+        await asyncio.to_thread(pour)
+
+    def end(self) -> None:
+        self._sink.close()
+
+
+@contextlib.asynccontextmanager
+async def streaming(
+    origin: Origin, metadata: Mapping[str, object] | None = None
+) -> AsyncIterator[tuple[Broadcast, Pipe]]:
+    pipe = Pipe()
+    try:
+        yield await origin._publisher.publish_stream(pipe.source, "model.bin", SHARD, metadata), pipe
+    finally:
+        pipe.end()
+
+
+class Following:
+    """A client of this process that follows."""
+
+    def __init__(self, urls: list[str], folder: Path, check_interval: float = 600) -> None:
+        self.releases: list[Release] = []
+        self.transfers: list[Transfer] = []
+        self.folder = folder
+        self._urls = urls
+        self._interval = check_interval
+
+    async def __aenter__(self) -> Following:
+        self._task = asyncio.ensure_future(self._follow())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+
+    async def _follow(self) -> None:
+        async with Client(self._urls, self.folder) as client:
+            async for release in client.follow(check_interval=self._interval, watch=self.transfers.append):
+                self.releases.append(release)
+
+    @property
+    def done(self) -> int:
+        return self.transfers[-1].progress.done if self.transfers else 0
+
+    @property
+    def files(self) -> set[str]:
+        return {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
+
+    async def has(self, *versions: str) -> None:
+        await until(lambda: len(self.releases) >= len(versions) or self._task.done(), f"{versions}")
+        assert [one.version for one in self.releases] == list(versions)
+
+
+async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_writes(tmp_path: Path) -> None:
+    async with (
+        Origin.running(tmp_path / "origin", *HTTP) as origin,
+        Middle.running([origin.url], tmp_path / "m1", *HTTP, check_interval=600) as first,
+        Middle.running([first.url], tmp_path / "m2", *HTTP, check_interval=600) as second,
+        Following([second.url], tmp_path / "got") as follower,
+        streaming(origin, {"step": 7}) as (broadcast, pipe),
+    ):
+        for number, start in enumerate(range(0, len(DATA) - 1000, SHARD)):
+            await pipe.write(DATA[start : start + SHARD])
+            await until(lambda: origin.folders.had("v1") > number)  # noqa: B023  it is now's
+            await until(lambda: follower.done >= number * SHARD, f"shard {number}")  # noqa: B023
+        await pipe.write(DATA[-1000:])
+        for node in (origin, first, second):
+            assert node.folders.distribution() == b""
+            assert not node.folders.complete_numbers
+        assert follower.files == {".download_v1.bin.part", ".download_v1.bin.part.manifest"}
+        pipe.end()
+        await broadcast.result()
+        await follower.has("v1")
+        release = follower.releases[0]
+        assert release.path.read_bytes() == DATA
+        assert dict(release.manifest.header.metadata) == {"step": 7}
+        assert follower.files == {"download_v1.bin"}
+        await until(lambda: second.folders.listings == origin.folders.listings)
+        raw = [node.folders.data_dir.manifest(1).read_bytes() for node in (origin, first, second)]
+        assert raw[0] == raw[1] == raw[2] == release.manifest.raw
+
+
+async def test_a_shard_that_is_whole_can_be_had_though_its_writer_pauses(tmp_path: Path) -> None:
+    async with Origin.running(tmp_path / "origin", *HTTP) as origin, streaming(origin) as (_, pipe):
+        await pipe.write(DATA[: SHARD + 10])
+        await until(lambda: origin.folders.had("v1") == 1, "the shard")
+        await until(lambda: origin.folders.shard("v1", 1), "its line", 2)
+
+
+async def test_who_comes_in_the_middle_gets_all_of_it(tmp_path: Path) -> None:
+    async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
+        async with streaming(origin) as (broadcast, pipe):
+            await pipe.write(DATA[: 3 * SHARD + 10])
+            await until(lambda: origin.folders.had("v1") == 3)
+            async with (
+                Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
+                Following([middle.url, origin.url], tmp_path / "got") as follower,
+            ):
+                await until(lambda: follower.done >= 2 * SHARD)
+                await pipe.write(DATA[3 * SHARD + 10 :])
+                pipe.end()
+                await broadcast.result()
+                await follower.has("v1")
+                assert follower.releases[0].path.read_bytes() == DATA
+
+
+async def test_a_client_that_does_not_follow_meets_only_what_is_complete(tmp_path: Path) -> None:
+    async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
+        async with streaming(origin) as (broadcast, pipe), Client([origin.url]) as client:
+            await pipe.write(DATA)
+            await until(lambda: origin.folders.had("v1") == 5)
+            assert await client.listings() == ()
+            with pytest.raises(shardcast.VersionNotOffered):
+                await client.download("v1", tmp_path / "got")
+            pipe.end()
+            await broadcast.result()
+            assert (await client.download("v1", tmp_path / "got")).path.read_bytes() == DATA
+
+
+async def test_a_broadcast_that_is_called_off_leaves_nothing_anywhere(tmp_path: Path) -> None:
+    async with (
+        Origin.running(tmp_path / "origin", *HTTP) as origin,
+        Middle.running([origin.url], tmp_path / "m1", *HTTP, check_interval=600) as first,
+        Middle.running([first.url], tmp_path / "m2", *HTTP, check_interval=600) as second,
+        Following([second.url], tmp_path / "got") as follower,
+    ):
+        async with streaming(origin) as (broadcast, pipe):
+            await pipe.write(DATA)
+            await until(lambda: follower.done >= 4 * SHARD)
+            broadcast.cancel()
+            with pytest.raises(ShardcastError):
+                await broadcast.result()
+        nodes = (origin, first, second)
+        await until(lambda: not any(node.folders.data_dir.numbers() for node in nodes), "no folders")
+        await until(lambda: not follower.files, "no .part")
+        async with streaming(origin) as (broadcast, pipe):
+            assert broadcast.version == "v2"
+            await pipe.write(DATA)
+            pipe.end()
+            await follower.has("v2")
+        for node in nodes:
+            await until(lambda node=node: node.folders.complete_numbers == {2})  # type: ignore[misc]
+            assert not list(node.folders.data_dir.verified.glob("v1"))
+
+
+async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -> None:
+    """The origin's answer stops after some pieces of a shard; those must be had from the middle."""
+    one = publish(tmp_path / "origin", DATA, len(DATA))
+    server = live_server(one.data_dir, one.manifest.raw.splitlines(keepends=True)[:-1])
+    opened = threading.Event()
+
+    async def half(exchange: Exchange) -> None:
+        part = exchange.part()
+        await exchange.start(part.status, len(part.body), part.headers)
+        for start in range(0, 600 * 1024, 16 * 1024):
+            await exchange.body(part.body[start : start + 16 * 1024])
+            await asyncio.sleep(0.01)
+        while not opened.is_set():
+            await asyncio.sleep(0.01)
+        await exchange.body(part.body[600 * 1024 :])
+
+    server.set("/v1/shard_*", half)
+    with server:
+        async with Middle.running([server.url], tmp_path / "m", *HTTP) as middle, Web(middle.url) as web:
+            await until(lambda: middle.folders.landing("v1", 1), "the landing")
+            async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
+                assert answer.headers["Shardcast-State"] == "landing"
+                assert await answer.content.readexactly(256 * 1024) == DATA[: 256 * 1024]
+                assert not middle.folders.had("v1")
+                opened.set()
+                assert await answer.read() == DATA[256 * 1024 :]
+            await until(lambda: middle.folders.had("v1"))
+
+
+def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = LiveManifest.add
+
+    def slow(self: LiveManifest, lines: bytes) -> None:
+        add(self, lines)
+        if self.whole and threading.current_thread() is not threading.main_thread():
+            time.sleep(0.5)
+
+    async def carry_out() -> None:
+        async with (
+            Origin.running(tmp_path / "origin", *HTTP) as origin,
+            Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
+        ):
+            async with streaming(origin) as (broadcast, pipe):
+                await pipe.write(DATA)
+                await until(lambda: middle.folders.had("v1") >= 1)
+                pipe.end()
+                await broadcast.result()
+            await until(lambda: middle.folders.complete_numbers)
+
+    monkeypatch.setattr(LiveManifest, "add", slow)
+    asyncio.run(carry_out())
+    raw = [(tmp_path / node / "v1" / "manifest.jsonl").read_bytes() for node in ("origin", "m")]
+    assert raw[0] == raw[1]
+
+
+# The doors ------------------------------------------------------------------------------------------
+
+
+class Web:
+    """Plain requests to one server."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    async def __aenter__(self) -> aiohttp.ClientSession:
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(10))
+        return self._session
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+
+@contextlib.asynccontextmanager
+async def shelf(tmp_path: Path) -> AsyncIterator[tuple[VersionFolders, aiohttp.ClientSession]]:
+    held = DataDir(tmp_path / "data", "middle")
+    folders = VersionFolders(held)
+    folders.load(True)
+    try:
+        app = application("0123", lambda app: add_versions(app, folders))
+        async with listening(app, *HTTP) as url, Web(url) as web:
+            yield folders, web
+            folders.events.close()
+    finally:
+        held.close()
+
+
+MADE = payloads.manifest(random_bytes(10 * payloads.PIECE))
+LINES = MADE.raw.splitlines(keepends=True)
+FIRST = random_bytes(10 * payloads.PIECE)[: payloads.SHARD]
+
+
+async def test_an_open_manifest_comes_line_by_line_until_it_closes(tmp_path: Path) -> None:
+    async with shelf(tmp_path) as (folders, web):
+        opened = await folders.begin(1, LiveManifest("v1"))
+        async with web.get("/v1/manifest.jsonl") as answer:
+            assert answer.status == 200
+            for line in LINES:
+                await asyncio.to_thread(opened.grow, line)
+                assert await answer.content.readline() == line
+            assert await answer.content.read() == b""
+
+
+async def test_an_open_manifest_that_is_given_up_says_so(tmp_path: Path) -> None:
+    async with shelf(tmp_path) as (folders, web):
+        opened = await folders.begin(1, LiveManifest("v1"))
+        opened.grow(b"".join(LINES[:2]))
+        async with web.get("/v1/manifest.jsonl") as answer:
+            assert [await answer.content.readline() for _ in range(2)] == LINES[:2]
+            await folders.discard(1)
+            assert json.loads(await answer.content.readline()).keys() == {"aborted"}
+            assert await answer.content.read() == b""
+        async with web.get("/v1/manifest.jsonl") as answer:
+            assert answer.status == 404
+
+
+async def test_an_open_manifest_that_fails_here_ends_without_a_last_line(tmp_path: Path) -> None:
+    async with shelf(tmp_path) as (folders, web):
+        opened = await folders.begin(1, LiveManifest("v1"))
+        opened.grow(LINES[0])
+        async with web.get("/v1/manifest.jsonl") as answer:
+            assert await answer.content.readline() == LINES[0]
+            opened.live.fail(TransferFailed("stalled"))
+            assert await answer.content.read() == b""
+        async with web.get("/v1/manifest.jsonl") as answer:
+            assert answer.status == 503
+            assert "Retry-After" in answer.headers
+
+
+async def test_a_node_that_ends_ends_its_open_manifests_at_once(tmp_path: Path) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        origin = await stack.enter_async_context(Origin.running(tmp_path / "origin", *HTTP))
+        opened = await origin.folders.begin(1, LiveManifest("v1"))
+        opened.grow(LINES[0])
+        async with Web(origin.url) as web, web.get("/v1/manifest.jsonl") as answer:
+            assert await answer.content.readline() == LINES[0]
+            began = time.monotonic()
+            ending = asyncio.ensure_future(stack.aclose())
+            assert await answer.content.read() == b""
+            assert time.monotonic() - began < 1
+        await ending
+        assert time.monotonic() - began < 2
+
+
+async def test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed(tmp_path: Path) -> None:
+    piece = payloads.PIECE
+    async with shelf(tmp_path) as (folders, web):
+        opened = await folders.begin(1, LiveManifest("v1"))
+        opened.grow(b"".join(LINES[:2]))
+        landing = await opened.landing(opened.live.shards[0])
+        tag = f'"{opened.live.shards[0].sha256}"'
+        async with web.get("/v1/shard_001.bin") as answer:
+            assert answer.status == 404
+        async with web.get("/v1/shard_001.bin", headers={**LANDING, "If-Match": '"other"'}) as answer:
+            assert answer.status == 412
+        async with web.get("/v1/shard_001.bin", headers={**LANDING, "If-None-Match": tag}) as answer:
+            assert answer.status == 304
+        async with web.head("/v1/shard_001.bin", headers=LANDING) as answer:
+            assert (answer.status, answer.content_length) == (200, payloads.SHARD)
+            assert answer.headers["Shardcast-State"] == "landing"
+        wanted = {"Range": f"bytes={piece}-{2 * piece - 1}", "If-Match": tag, **LANDING}
+        async with (
+            web.get("/v1/shard_001.bin", headers=LANDING) as whole,
+            web.get("/v1/shard_001.bin", headers=wanted) as part,
+        ):
+            assert (whole.status, part.status) == (200, 206)
+            assert whole.headers["ETag"] == tag
+            await landing.land(piece, FIRST[piece : 2 * piece])
+            assert await part.read() == FIRST[piece : 2 * piece]
+            await landing.land(0, FIRST[:piece])
+            assert await whole.content.readexactly(2 * piece) == FIRST[: 2 * piece]
+            landing.close()
+            with pytest.raises(aiohttp.ClientError):
+                await whole.read()
+        async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
+            assert answer.status == 503
+
+
+async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions_door, "LANDING_WAIT", 0.3)
+    async with shelf(tmp_path) as (folders, web):
+        opened = await folders.begin(1, LiveManifest("v1"))
+        opened.grow(b"".join(LINES[:2]))
+        async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
+            assert answer.status == 503
+            assert "Retry-After" in answer.headers
+        asking = asyncio.ensure_future(web.get("/v1/shard_001.bin", headers=LANDING))
+        await asyncio.sleep(0.05)
+        landing = await opened.landing(opened.live.shards[0])
+        await landing.land(0, FIRST)
+        await opened.shelve(landing)
+        landing.close()
+        async with await asking as answer:
+            assert await answer.read() == FIRST
+        async with web.get("/v1/shard_001.bin") as answer:
+            assert (answer.status, answer.headers["Shardcast-State"]) == (200, "whole")
+
+
+# Units ------------------------------------------------------------------------------------------------
+
+
+def test_a_bell_loses_no_ring_from_threads() -> None:
+    rounds, rung, answered = 3000, [0], [0]
+    bell, back = Bell(), threading.Semaphore(0)
+
+    def ring() -> None:
+        for _ in range(rounds):
+            rung[0] += 1
+            bell.ring()
+            assert back.acquire(timeout=10), f"lost at {rung[0]}"
+
+    async def listen() -> None:
+        while answered[0] < rounds:
+            await asyncio.wait_for(bell.until(lambda: rung[0] > answered[0]), 10)
+            answered[0] += 1
+            back.release()
+
+    ringer = threading.Thread(target=ring)
+    ringer.start()
+    asyncio.run(listen())
+    ringer.join()
+    assert answered == rung == [rounds]
+
+
+async def test_a_bell_wakes_all_who_wait_and_forgets_who_went() -> None:
+    bell, so = Bell(), [False]
+    waiting = [asyncio.ensure_future(bell.until(lambda: so[0])) for _ in range(3)]
+    gone = asyncio.ensure_future(bell.until(lambda: False))
+    await asyncio.sleep(0)
+    gone.cancel()
+    bell.ring()
+    await asyncio.sleep(0.01)
+    assert not any(one.done() for one in waiting)
+    so[0] = True
+    bell.ring()
+    await asyncio.wait_for(asyncio.gather(*waiting), 5)
+    assert not bell._waiting
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.001])
+@pytest.mark.parametrize("at_once", [1, 3, 10])
+async def test_each_shard_comes_once_whatever_the_timing(pause: float, at_once: int) -> None:
+    made = payloads.manifest(random_bytes(20 * payloads.SHARD))
+    lines = made.raw.splitlines(keepends=True)
+    live = LiveManifest("v1")
+
+    def grow() -> None:
+        for start in range(0, len(lines), at_once):
+            live.add(b"".join(lines[start : start + at_once]))
+            time.sleep(pause)
+
+    growing = asyncio.ensure_future(asyncio.to_thread(grow))
+
+    async def read() -> list[int]:
+        return [shard.number async for shard in live.as_they_come()]
+
+    assert await asyncio.wait_for(asyncio.gather(read(), read()), 10) == [list(range(1, 21))] * 2
+    await growing
+    assert (live.whole, bytes(live.raw)) == (made, made.raw)
+    live.fail(TransferFailed("too late"))
+    assert live.error is None
+
+
+async def test_a_live_manifest_goes_on_after_a_failure() -> None:
+    live, seen = LiveManifest("v1"), []
+    live.add(b"".join(LINES[:2]))
+    live.fail(TransferFailed("stalled"))
+    with pytest.raises(TransferFailed, match="stalled"):
+        async for shard in live.as_they_come():
+            seen.append(shard.number)
+    live.resume()
+    live.add(b"".join(LINES[2:]))
+    assert seen == [1]
+    assert [shard.number async for shard in live.as_they_come()] == [1, 2, 3]
+
+
+async def test_a_live_manifest_without_a_first_line_says_why() -> None:
+    live = LiveManifest("v1")
+    waiting = asyncio.ensure_future(live.first_line())
+    await asyncio.sleep(0)
+    live.abort("no more")
+    with pytest.raises(VersionAborted, match="no more"):
+        await waiting
+
+
+# Liars ------------------------------------------------------------------------------------------------
+
+
+def live_server(data_dir: Path, lines: list[bytes], then: Behaviour | None = None) -> BadServer:
+    """A server on which v1 is open: it says these lines of its manifest, and then (``then``) nothing."""
+
+    async def feed(exchange: Exchange) -> None:
+        await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
+        for line in (
+            {"feed": "f", "node": "n", "origin": "o", "distance": 0, "now": True},
+            {"seq": 1, "event": "open", "version": "v1"},
+            {"seq": 1},
+        ):
+            await exchange.send(json.dumps(line).encode() + b"\n")
+        while True:
+            await asyncio.sleep(1)
+            await exchange.send(b'{"seq": 1}\n')
+
+    async def manifest(exchange: Exchange) -> None:
+        await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
+        await exchange.send(b"".join(lines))
+        if then:
+            await then(exchange)
+        else:
+            await exchange.hold()
+
+    async def empty(exchange: Exchange) -> None:
+        await exchange.start(200, 0, {"Content-Type": "text/plain"})
+
+    server = BadServer(data_dir).set("/feed*", feed).set("/v1/manifest.jsonl", manifest)
+    return server.set("/distribution.txt", empty)
+
+
+async def read(live: LiveManifest, *servers: BadServer, seconds: float = 3) -> None:
+    """Read an open manifest; not for long."""
+
+    async def take(lines: bytes) -> None:
+        live.add(lines)
+
+    async with open_session() as session:
+        with contextlib.suppress(asyncio.TimeoutError):
+            peers = [Peer(server.url, session) for server in servers]
+            await asyncio.wait_for(read_live(live, peers, take), seconds)
+
+
+async def end(exchange: Exchange) -> None:
+    exchange.close()
+
+
+@pytest.mark.parametrize(
+    "lie", [b'{"shard":99}\n', b"no JSON\n", b"x" * 100_000], ids=["shard", "text", "long"]
+)
+async def test_a_right_server_helps_where_a_liars_manifest_goes_wrong(lie: bytes, tmp_path: Path) -> None:
+    live = LiveManifest("v1")
+    with (
+        live_server(tmp_path, [*LINES[:2], lie], end) as liar,
+        live_server(tmp_path, LINES, end) as honest,
+    ):
+        await read(live, liar, honest)
+    assert live.whole == MADE
+
+
+async def test_a_manifest_that_begins_otherwise_when_it_is_asked_again_is_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "ORIGIN_SILENT", 0.5)
+    other = payloads.manifest(random_bytes(10 * payloads.PIECE, seed=2)).raw.splitlines(keepends=True)
+    live = LiveManifest("v1")
+    with live_server(tmp_path, LINES[:2], end) as server:
+        await read(live, server, seconds=0.3)
+        assert bytes(live.raw) == b"".join(LINES[:2])
+        server.set("/v1/manifest.jsonl", live_answer([other[0], *other[1:]]))
+        await read(live, server, seconds=5)
+    assert isinstance(live.error, TransferFailed)
+    assert bytes(live.raw) == b"".join(LINES[:2])
+
+
+def live_answer(lines: list[bytes]) -> Behaviour:
+    async def behave(exchange: Exchange) -> None:
+        await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
+        await exchange.send(b"".join(lines))
+
+    return behave
+
+
+async def test_an_endless_manifest_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "ORIGIN_SILENT", 0.5)
+
+    async def flood(exchange: Exchange) -> None:
+        while True:
+            await exchange.send(b'{"strange":1}\n' * 1000)
+
+    live = LiveManifest("v1")
+    with live_server(tmp_path, LINES[:2], flood) as server:
+        await read(live, server, seconds=8)
+    assert isinstance(live.error, TransferFailed)
+    assert len(live.raw) < 1 << 20
+
+
+async def test_a_wrong_piece_of_an_open_version_never_becomes_a_file(tmp_path: Path) -> None:
+    one = publish(tmp_path / "origin", DATA, SHARD)
+    wrong = bytearray(DATA[:SHARD])
+    wrong[1000] ^= 1
+    shard = one.data_dir / "v1" / "shard_001.bin"
+    shard.write_bytes(wrong)
+    with live_server(one.data_dir, one.manifest.raw.splitlines(keepends=True)) as server:
+        async with Following([server.url], tmp_path / "got", check_interval=0.2) as follower:
+            await until(lambda: server.requested("/v1/shard_001.bin") > 1)
+            assert "download_v1.bin" not in follower.files
+            shard.write_bytes(DATA[:SHARD])
+            await follower.has("v1")
+            assert follower.releases[0].path.read_bytes() == DATA
+
+
+async def test_wrong_lines_of_an_open_version_never_become_a_file(tmp_path: Path) -> None:
+    """Every piece is what its line says, and the whole is not what the closing line says."""
+    one = publish(tmp_path / "origin", DATA, SHARD)
+    lines = one.manifest.raw.splitlines(keepends=True)
+    lines[-1] = lines[-1].replace(hashlib.sha256(DATA).hexdigest().encode(), b"0" * 64)
+    with live_server(one.data_dir, lines) as server:
+        async with (
+            Middle.running([server.url], tmp_path / "m", *HTTP) as middle,
+            Following([server.url], tmp_path / "got", check_interval=0.2) as follower,
+        ):
+            await until(lambda: server.requested("/v1/shard_006.bin") >= 2)
+            await until(lambda: not middle.folders.open_numbers)
+            await asyncio.sleep(0.3)
+            assert "download_v1.bin" not in follower.files
+            assert not follower.releases
+            assert not middle.folders.data_dir.numbers()
+            assert middle.folders.distribution() == b""
+
+
+async def test_404_everywhere_means_that_it_was_given_up_and_503_does_not(tmp_path: Path) -> None:
+    with live_server(tmp_path, []) as server:
+        live = LiveManifest("v1")
+        server.set("/v1/manifest.jsonl", bad.error(503, 1))
+        await read(live, server, seconds=0.5)
+        assert not live.ended
+        server.set("/v1/manifest.jsonl", bad.error(404))
+        await read(live, server)
+        assert isinstance(live.error, VersionAborted)
+
+
+# The library ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shardcast.OriginServer]:
+    server = shardcast.OriginServer(tmp_path_factory.mktemp("library") / "data", 0)
+    try:
+        yield server
+    finally:
+        server.shutdown()
+
+
+def fetched(origin: shardcast.OriginServer, version: str, tmp_path: Path) -> bytes:
+    path = shardcast.ClientNode([origin.url]).download_version(version, tmp_path / version)
+    assert path
+    return Path(path).read_bytes()
+
+
+def is_listed(origin: shardcast.OriginServer, version: str) -> bool:
+    return version in shardcast.ClientNode([origin.url]).list_available_versions()
+
+
+def header(origin: shardcast.OriginServer, version: str) -> dict[str, object]:
+    found: dict[str, object] = json.loads(get(origin.url, f"/{version}/manifest.jsonl")[1].split(b"\n")[0])
+    return found
+
+
+def gone(origin: shardcast.OriginServer, version: str) -> None:
+    """It was given up, and nothing is left of it."""
+    folder = Path(origin.data_dir) / version
+    wait_until(lambda: not folder.exists(), 10, f"{version} to be gone")
+    assert not is_listed(origin, version)
+
+
+def test_what_is_written_in_any_form_is_what_comes_out(
+    origin: shardcast.OriginServer, tmp_path: Path
+) -> None:
+    numbers = array.array("i", range(1000))
+    parts = [b"a", bytearray(b"bc"), b"", numbers, memoryview(numbers)[5:], array.array("i"), DATA, b"end"]
+    whole = b"".join(bytes(memoryview(part)) for part in parts)
+    with origin.open_broadcast("m.bin", 100_000, {"step": 1}) as out:
+        for part in parts:
+            assert out.write(part) == len(bytes(memoryview(part)))
+        assert out.tell() == len(whole)
+        out.writelines([b"1", b"2"])
+    assert fetched(origin, out.version, tmp_path) == whole + b"12"
+    said = header(origin, out.version)
+    assert (said["name"], said["shard_size"], said["metadata"]) == ("m.bin", 100_000, {"step": 1})
+
+
+@pytest.mark.parametrize("data", [b"", bytes(200_000), bytes(100_000)], ids=["none", "two", "one"])
+def test_shards_end_where_the_payload_does(
+    data: bytes, origin: shardcast.OriginServer, tmp_path: Path
+) -> None:
+    with origin.open_broadcast("m.bin", 100_000) as out:
+        out.write(data)
+    assert fetched(origin, out.version, tmp_path) == data
+    closing = json.loads(get(origin.url, f"/{out.version}/manifest.jsonl")[1].splitlines()[-1])
+    assert closing["shards"] == max(1, len(data) // 100_000)
+
+
+def test_small_writes_reach_readers_when_they_are_flushed(origin: shardcast.OriginServer) -> None:
+    with origin.open_broadcast("m.bin", 1000) as out:
+        for _ in range(30):
+            out.write(b"0123456789" * 10)
+            out.flush()
+        wait_until(lambda: get(origin.url, f"/{out.version}/shard_001.bin")[0] == 200, 10)
+        assert not is_listed(origin, out.version)
+    assert is_listed(origin, out.version)
+
+
+def test_what_has_ended_takes_no_more(origin: shardcast.OriginServer) -> None:
+    with origin.open_broadcast("m.bin") as out:
+        out.write(b"1")
+        assert out.complete() == out.version
+        with pytest.raises(ValueError, match="no more bytes"):
+            out.write(b"2")
+    with pytest.raises(ValueError, match="no more bytes"):
+        out.write(b"2")
+    assert out.complete() == out.version
+
+
+def test_an_exception_in_the_block_gives_the_version_up(origin: shardcast.OriginServer) -> None:
+    with pytest.raises(KeyError), origin.open_broadcast("m.bin", SHARD) as out:
+        out.write(DATA)
+        raise KeyError
+    gone(origin, out.version)
+    with origin.open_broadcast("m.bin") as following:
+        pass
+    assert int(following.version[1:]) > int(out.version[1:])
+
+
+@pytest.mark.parametrize("way", [BroadcastWriter.abort, BroadcastWriter.close])
+def test_what_was_given_up_does_not_say_that_it_is_complete(
+    way: Callable[[BroadcastWriter], None], origin: shardcast.OriginServer
+) -> None:
+    out = origin.open_broadcast("m.bin")
+    out.write(b"1")
+    way(out)
+    gone(origin, out.version)
+    with pytest.raises((ShardcastError, ValueError)):
+        out.complete()
+    out.close()
+
+
+@pytest.mark.parametrize(
+    ("shard_size", "metadata"),
+    [
+        (0, None),
+        (-5, None),
+        (10**15, None),
+        ("1MB", None),
+        (None, {"a": float("nan")}),
+        (None, {"a": "b" * 20_000}),
+        (None, {"a": "b" * 3_000_000}),
+        (None, [1, 2]),
+    ],
+    ids=["none", "negative", "huge", "text", "nan", "long", "longest", "list"],
+)
+def test_a_bad_description_is_a_clear_error(
+    shard_size: int | None, metadata: dict[str, object] | None, origin: shardcast.OriginServer
+) -> None:
+    with pytest.raises(UsageError, match=r"shard|metadata"):  # noqa: SIM117
+        with origin.open_broadcast("m.bin", shard_size, metadata) as out:
+            out.write(b"1")
+
+
+@pytest.mark.parametrize("name", ["runs/7/step.bin", "a\\b", "", "..", "\n\udc80", "x" * 1000])
+def test_any_name_can_be_given(name: str, origin: shardcast.OriginServer, tmp_path: Path) -> None:
+    with origin.open_broadcast(name) as out:
+        out.write(b"1")
+    assert fetched(origin, out.version, tmp_path) == b"1"
+    assert "/" not in str(header(origin, out.version)["name"])
+
+
+async def test_it_can_be_written_from_a_coroutine(origin: shardcast.OriginServer, tmp_path: Path) -> None:
+    async with origin.open_broadcast("m.bin", SHARD) as out:
+        for start in range(0, len(DATA), 400_000):
+            await out.write_async(DATA[start : start + 400_000])
+    assert await asyncio.to_thread(fetched, origin, out.version, tmp_path) == DATA
+    with pytest.raises(KeyError):
+        async with origin.open_broadcast("m.bin", SHARD) as out:
+            await out.write_async(DATA)
+            raise KeyError
+    await asyncio.to_thread(gone, origin, out.version)
+
+
+def test_a_second_writer_waits_until_the_first_has_ended(
+    origin: shardcast.OriginServer, tmp_path: Path
+) -> None:
+    first, second = origin.open_broadcast("1.bin"), origin.open_broadcast("2.bin")
+    writing = threading.Thread(target=lambda: (second.write(2 * DATA), second.complete()))
+    writing.start()
+    first.write(DATA)
+    writing.join(0.3)
+    assert writing.is_alive()
+    assert not (Path(origin.data_dir) / second.version).exists()
+    first.complete()
+    writing.join(10)
+    assert fetched(origin, first.version, tmp_path) == DATA
+    assert fetched(origin, second.version, tmp_path) == 2 * DATA
+    first.close()
+    second.close()
+
+
+def test_many_writers_at_once_all_get_their_turn(tmp_path: Path) -> None:
+    """More than an origin has threads, and the first one goes on last."""
+    with processes.origin(tmp_path / "data") as origin:
+        writers = [BroadcastWriter(tmp_path / "data", f"{number}.bin") for number in range(9)]
+
+        def write(out: BroadcastWriter) -> None:
+            with contextlib.suppress(ShardcastError), out:
+                out.write(bytes(3_000_000))
+
+        threads = [threading.Thread(target=write, args=(out,), daemon=True) for out in reversed(writers)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.02)
+        try:
+            wait_until(lambda: len(listed(origin.url)) == len(writers), 8, "all of them")
+        finally:
+            origin.kill()
+            for thread in threads:
+                thread.join(5)
+
+
+def test_without_an_origin_it_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(NodeFailed):
+        BroadcastWriter(tmp_path, "m.bin")
+    with pytest.raises(shardcast.NotInitialized):
+        shardcast.open_broadcast("m.bin")
+
+
+# Processes --------------------------------------------------------------------------------------------
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from shardcast.peer.writer import BroadcastWriter
+out = BroadcastWriter(Path(sys.argv[1]), "m.bin", 300_000)
+out.write(bytes(2_000_000))
+print(out.version, flush=True)
+time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def process(arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that is fed through its stdin; killed at the end."""
+    pipe = subprocess.PIPE
+    one = subprocess.Popen(arguments, env=processes.environment(), stdin=pipe, stdout=pipe, stderr=pipe)
+    try:
+        yield one
+    finally:
+        one.kill()
+        one.communicate()
+
+
+def piped(data_dir: Path, *words: str) -> list[str]:
+    """``shardcast broadcast -``."""
+    return processes.command(
+        "broadcast", "-", "--data-dir", str(data_dir), "--shard-size", str(SHARD), *words
+    )
+
+
+def run_piped(data: bytes | None, data_dir: Path, *words: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        piped(data_dir, *words),
+        env=processes.environment(),
+        input=data,
+        capture_output=True,
+        timeout=30,
+        check=False,
+    )
+
+
+def pour(one: subprocess.Popen[bytes], data: bytes = DATA) -> None:
+    assert one.stdin
+    one.stdin.write(data)
+    one.stdin.flush()
+
+
+def has_shards(data_dir: Path, version: str, count: int = 2) -> Callable[[], bool]:
+    return lambda: len(list((data_dir / version).glob("shard_*.bin"))) >= count
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["origin", "alone"])
+def test_a_pipe_is_broadcast(running: bool, tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with contextlib.ExitStack() as stack:
+        if running:
+            stack.enter_context(processes.origin(data_dir))
+        first = run_piped(DATA, data_dir, "--name", "model.bin", "--json")
+        assert (first.returncode, json.loads(first.stdout)) == (0, {"version": "v1", "path": None})
+        assert "Traceback" not in first.stderr.decode()
+        assert run_piped(b"", data_dir).stdout == b"v2\n"
+    assert payloads.read_shards(data_dir / "v1") == DATA
+    assert payloads.read_shards(data_dir / "v2") == b""
+    names = [json.loads((data_dir / v / "manifest.jsonl").read_text().splitlines()[0]) for v in ("v1", "v2")]
+    assert [one["name"] for one in names] == ["model.bin", "stdin"]
+
+
+def test_a_pipe_can_not_be_linked(tmp_path: Path) -> None:
+    done = run_piped(b"1", tmp_path / "data", "--link")
+    assert done.returncode == USAGE
+    assert b"--link" in done.stderr
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["origin", "alone"])
+def test_a_stdin_that_is_closed_is_a_clear_error(running: bool, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        if running:
+            stack.enter_context(processes.origin(tmp_path / "data"))
+        command = ["sh", "-c", 'exec "$@" <&-', "sh", *piped(tmp_path / "data")]
+        done = subprocess.run(
+            command, env=processes.environment(), capture_output=True, timeout=30, check=False
+        )
+        assert done.returncode not in (0, INTERRUPTED)
+        assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
+@pytest.mark.parametrize("running", [True, False], ids=["origin", "alone"])
+def test_a_pipe_that_is_interrupted_gives_the_version_up(
+    running: bool, number: signal.Signals, tmp_path: Path
+) -> None:
+    data_dir = tmp_path / "data"
+    with contextlib.ExitStack() as stack:
+        if running:
+            stack.enter_context(processes.origin(data_dir))
+        with process(piped(data_dir)) as one:
+            pour(one)
+            wait_until(has_shards(data_dir, "v1"), 10)
+            one.send_signal(number)
+            assert one.wait(10) == (INTERRUPTED if number is signal.SIGINT else -signal.SIGKILL)
+            assert one.stdout
+            assert one.stdout.read() == b""
+        if running:
+            wait_until(lambda: not (data_dir / "v1").exists(), 10, "v1 to go")
+        assert run_piped(DATA, data_dir).stdout == b"v2\n"
+    assert not (data_dir / "v1").exists()
+    assert (data_dir / "distribution.txt").read_text().startswith("v2: ")
+    assert payloads.read_shards(data_dir / "v2") == DATA
+
+
+def test_a_writer_that_is_killed_gives_the_version_up(origin: shardcast.OriginServer, tmp_path: Path) -> None:
+    with process([sys.executable, "-c", WRITER, origin.data_dir]) as one:
+        assert one.stdout
+        version = one.stdout.readline().decode().strip()
+        assert (Path(origin.data_dir) / version).exists()
+        one.kill()
+    gone(origin, version)
+
+
+def test_an_origin_that_is_killed_gives_the_version_up_when_it_is_back(tmp_path: Path) -> None:
+    data_dir, got = tmp_path / "data", tmp_path / "got"
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(processes.origin(data_dir))
+        middle = stack.enter_context(processes.middle(first.url, tmp_path / "m"))
+        follow = ("client", "--follow", "--servers", middle.url, "--output-dir", str(got))
+        client = stack.enter_context(processes.started(processes.command(*follow), timeout=0.1))
+        with process(piped(data_dir)) as one:
+            pour(one, 4 * DATA)
+            wait_until(has_shards(tmp_path / "m", "v1"), 15, "shards at the middle")
+            wait_until(lambda: list(got.glob(".*.part")), 10, "a .part")
+            first.kill()
+            assert one.stdin
+            with contextlib.suppress(OSError):
+                one.stdin.write(bytes(3_000_000))
+            assert one.wait(15) == OTHER
+        assert listed(middle.url) == {}
+        second = stack.enter_context(
+            processes.node(
+                "origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", str(first.port)
+            )
+        )
+        assert not (data_dir / "v1").exists()
+        wait_until(lambda: not (tmp_path / "m" / "v1").exists(), 15, f"v1 to go:\n{middle.log}")
+        wait_until(lambda: not list(got.glob(".*")), 10, "the .part to go")
+        assert run_piped(DATA, data_dir).stdout == b"v2\n"
+        wait_until(lambda: (got / "download_v2.bin").exists(), 15, f"v2:\n{client.log}")
+        assert (got / "download_v2.bin").read_bytes() == DATA
+        assert listed(second.url).keys() == listed(middle.url).keys() == {"v2"}
+
+
+async def test_a_middle_that_is_killed_goes_on_from_what_it_had(tmp_path: Path) -> None:
+    async with (
+        Origin.running(tmp_path / "origin", *HTTP) as origin,
+        streaming(origin) as (broadcast, pipe),
+        contextlib.AsyncExitStack() as stack,
+    ):
+        middle = await asyncio.to_thread(stack.enter_context, processes.middle(origin.url, tmp_path / "m"))
+        async with Following([middle.url], tmp_path / "got") as follower:
+            await pipe.write(DATA[: 4 * SHARD])
+            await until(lambda: follower.done >= 3 * SHARD, "three shards")
+            await until(has_shards(tmp_path / "m", "v1", 3))
+            await asyncio.to_thread(middle.kill)
+            asked: list[str] = []
+            reading = origin.folders.shard
+
+            def shard(version: str, number: int) -> object:
+                asked.append(f"{version}/{number}")
+                return reading(version, number)
+
+            origin.folders.shard = shard  # type: ignore[method-assign, assignment]
+            words = ("middle", "--upstream", origin.url, "--data-dir", str(tmp_path / "m"))
+            again = await asyncio.to_thread(
+                stack.enter_context,
+                processes.node(*words, "--host", "127.0.0.1", "--port", str(middle.port)),
+            )
+            status = json.loads((await asyncio.to_thread(get, again.url, "/status"))[1])
+            assert [one["shards_here"] for one in status["versions"]] >= [3], again.log
+            await pipe.write(DATA[4 * SHARD :])
+            pipe.end()
+            await broadcast.result()
+            await follower.has("v1")
+            assert follower.releases[0].path.read_bytes() == DATA
+            assert not {"v1/1", "v1/2", "v1/3"} & set(asked)
