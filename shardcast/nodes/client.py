@@ -31,6 +31,7 @@ from shardcast.policy.due import due
 from shardcast.policy.lines import Line
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
+from shardcast.store.tasks import cancel
 from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import describe, read_live
@@ -253,8 +254,7 @@ class Client:
             _check_kind(header)
             return await self._receive(live, peers, self._output(version).absolute(), watch)
         finally:
-            reading.cancel()
-            await asyncio.wait([reading])
+            await cancel([reading])
 
     def _output(self, version: str) -> Path:
         return self.output_dir / output_name(version)

@@ -34,6 +34,7 @@ from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live import LiveManifest
+from shardcast.store.tasks import cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe, read_live
@@ -174,9 +175,7 @@ class Middle:
 
     async def _stop(self) -> None:
         """End what runs beside."""
-        for task in list(self._making.values()):
-            task.cancel()
-        await asyncio.gather(*self._making.values(), return_exceptions=True)
+        await cancel(list(self._making.values()))
 
     async def _look(self) -> bool:
         """Fetch the first version on offer that is wanted; False when none is."""

@@ -21,6 +21,7 @@ from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.data_dir import DataDir
+from shardcast.store.tasks import cancel
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,7 @@ async def _tidy(folders: VersionFolders) -> None:
 
 async def end(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait until it has ended; an error of its own is raised."""
-    task.cancel()
-    await asyncio.wait([task])
+    await cancel([task])
     if not task.cancelled():
         task.result()
 

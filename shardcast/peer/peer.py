@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 
 import aiohttp
 
@@ -96,7 +96,7 @@ class Peer:
                     break
             return bytes(body)
 
-    async def feed(self, after: str) -> AsyncIterator[Hello | Event | Known]:
+    async def feed(self, after: str) -> AsyncGenerator[Hello | Event | Known, None]:
         """What happens to its versions, after ``<feed id>:<seq>`` where that is still known; ends when the
         server ends it.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +16,7 @@ from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, S
 from shardcast.feed import COMPLETE, OPEN, Event, Hello
 from shardcast.peer.peer import Peer
 from shardcast.policy.lines import Line
+from shardcast.store.tasks import cancel
 from shardcast.transfer.offers import Offers, sort_out
 
 log = logging.getLogger(__name__)
@@ -109,20 +111,21 @@ class Follower:
         """Read its feed to the end."""
         versions, spoke = self._versions, False
         try:
-            async for said in self.peer.feed(self._after):
-                self.heard_at, spoke = self._clock(), True
-                if isinstance(said, Hello):
-                    if not said.now and said.feed != self._after.partition(":")[0]:
-                        raise BadAnswer(self.peer.url, "its feed goes on with another one")
-                    self.hello = said
-                    versions = {} if said.now else self._versions
-                elif isinstance(said, Event):
-                    _happened(versions, said)
-                    if len(versions) > _MOST_VERSIONS:
-                        raise BadAnswer(self.peer.url, f"its feed has more than {_MOST_VERSIONS} versions")
-                else:
-                    self._known_by_feed(versions, said.seq)
-                    await self._sleep(_PACE)
+            async with contextlib.aclosing(self.peer.feed(self._after)) as feed:
+                async for said in feed:
+                    self.heard_at, spoke = self._clock(), True
+                    if isinstance(said, Hello):
+                        if not said.now and said.feed != self._after.partition(":")[0]:
+                            raise BadAnswer(self.peer.url, "its feed goes on with another one")
+                        self.hello = said
+                        versions = {} if said.now else self._versions
+                    elif isinstance(said, Event):
+                        _happened(versions, said)
+                        if len(versions) > _MOST_VERSIONS:
+                            raise BadAnswer(self.peer.url, f"more than {_MOST_VERSIONS} versions")
+                    else:
+                        self._known_by_feed(versions, said.seq)
+                        await self._sleep(_PACE)
         except ServerStalled as error:
             if not spoke:  # a proxy holds it back, perhaps
                 raise ServerLacks(self.peer.url, error.what) from error
@@ -191,9 +194,10 @@ class Following:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await cancel(self._tasks.values())
         for task in self._tasks.values():
-            task.cancel()
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+            if not task.cancelled():
+                task.exception()  # told by offers(), if anybody asked
 
     @property
     def followers(self) -> tuple[Follower, ...]:
@@ -205,8 +209,7 @@ class Following:
         self._followers.pop(url, None)
         task = self._tasks.pop(url, None)
         if task:
-            task.cancel()
-            await asyncio.wait([task])
+            await cancel([task])
 
     async def look_again(self) -> None:
         """Ask those without a feed now."""

@@ -19,6 +19,7 @@ from shardcast.errors import (
 )
 from shardcast.peer.peer import Peer
 from shardcast.policy.lines import Line, lines
+from shardcast.store.tasks import cancel
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +78,7 @@ async def read_offers(
         await _until_enough(tasks, failures, news)
     finally:
         unanswered = [url for url, task in tasks.items() if not task.done()]
-        for task in tasks.values():
-            task.cancel()
-        await asyncio.wait(tasks.values())
+        await cancel(tasks.values())
     for url in unanswered:
         failures.setdefault(url, PeerError(url, "no list while the others answered"))
     readings = [

@@ -28,6 +28,7 @@ from shardcast.policy.ranking import Ranking
 from shardcast.policy.stealing import Range, steal
 from shardcast.policy.widening import Width
 from shardcast.store.live import LiveManifest
+from shardcast.store.tasks import cancel
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
 
@@ -201,8 +202,7 @@ class Servers:
             await asyncio.wait([answer])
         finally:
             if not answer.done():
-                answer.cancel()
-                await asyncio.wait([answer])
+                await cancel([answer])
         stalled, claim.stalled = claim.stalled, ""
         if not answer.cancelled():
             answer.result()

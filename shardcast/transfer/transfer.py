@@ -16,6 +16,7 @@ from shardcast.sharding import Survey
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Filling
+from shardcast.store.tasks import cancel
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, Progress
 from shardcast.transfer.servers import Servers
@@ -212,9 +213,7 @@ async def _together(*parts: Coroutine[Any, Any, None], beside: Coroutine[Any, An
                 task.result()
             pending -= done
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+        await cancel(tasks)
         for task in tasks:
             if not task.cancelled():
                 task.exception()

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Protocol
 from aiohttp import ClientError, web
 
 from shardcast.errors import ShardcastError, to_wire
+from shardcast.store.tasks import cancel
 from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
 log = logging.getLogger(__name__)
@@ -96,8 +97,7 @@ def add_publish(app: web.Application, publisher: Publisher) -> None:
             return await _report(request, under_way, often=False)  # who writes reads nothing meanwhile
         finally:
             under_way.cancel()  # what is complete stays
-            pouring.cancel()
-            await asyncio.wait([pouring])
+            await cancel([pouring])
 
     app.router.add_post(PUBLISH_PATH, publish)
     app.router.add_post(STREAM_PATH, stream)
