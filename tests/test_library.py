@@ -432,15 +432,15 @@ if how == "worker":
     if not worker:
         time.sleep(60)
         os._exit(0)
+if how == "decides":
+    def decide(number, frame):
+        print("told", shardcast.broadcast(payload), flush=True)
+    signal.signal(signal.SIGINT, decide)
 print(json.dumps({"origin": shardcast.api._origin._process.pid, "worker": worker}), flush=True)
 if how == "returns":
     sys.exit()
 if how == "raises":
     raise RuntimeError("the training failed")
-if how == "decides":
-    def decide(number, frame):
-        print("told", shardcast.broadcast(payload), flush=True)
-    signal.signal(signal.SIGINT, decide)
 time.sleep(60)
 """
 
