@@ -173,12 +173,21 @@ def looks_of(file: Path) -> tuple[int, int, int]:
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
+def shards_in(data_dir: Path) -> list[Path]:
+    """The shards under their final names; a version's folder may be given up while it is looked into."""
+    found: list[Path] = []
+    for folder in data_dir.glob("v*"):
+        with contextlib.suppress(FileNotFoundError):
+            found += folder.glob("shard_*.bin")
+    return found
+
+
 def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
     """No final name of a shard, in a complete version or an open one, holds a wrong byte."""
     known: dict[Path, tuple[int, int, int]] = {}
 
     def look() -> None:
-        for file in data_dir.glob("v*/shard_*.bin"):
+        for file in shards_in(data_dir):
             with contextlib.suppress(FileNotFoundError):  # given up just now
                 looks = looks_of(file)
                 if known.get(file) == looks:
@@ -267,9 +276,7 @@ def leave_half_a_version(data_dir: Path, number: int) -> None:
 
 
 def assert_tidy(node: Mortal, numbers: Numbers) -> None:
-    """Every version that is listed is whole and right, and nothing else is left, at the latest when the node
-    has heard that what was being made is not made any more."""
-    processes.wait_until(lambda: numbers_of(node.data_dir) == set(listed(node.url)), what="it to be tidy")
+    """Every version that is listed is whole and right, and nothing else is left."""
     offered = listed(node.url)
     for number in offered:
         read_whole(node.url, number, offered, numbers)
@@ -419,8 +426,10 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
             assert end(begin(100))
             offered = set(listed(origin.url))
             processes.wait_until(lambda: set(listed(middle.url)) >= offered, what="the middle to have all")
-        assert cut_short, "no kill hit a version that was being published"
+        assert cut_short >= 2, f"only {cut_short} kills hit a version that was being published"
         assert_tidy(origin, numbers)
+        # The middle has to hear first that what was being made is not made any more.
+        processes.wait_until(lambda: numbers_of(middle.data_dir) == set(listed(middle.url)), what="the news")
         assert_tidy(middle, numbers)
         assert listed(middle.url) == listed(origin.url)
 
