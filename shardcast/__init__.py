@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         Broadcast,
         BroadcastProgress,
         ClientNode,
+        Followed,
         MiddleNode,
         OriginServer,
         broadcast,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
         IntegrityError,
         LocalDiskError,
         NodeFailed,
+        NoRoom,
         NoServerReachable,
         NotInitialized,
         PayloadChanged,
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     )
     from shardcast.nodes.client import Client, Offered, Release
     from shardcast.peer.writer import BroadcastWriter
+    from shardcast.transfer.leasing import Lease
 
 __version__ = "0.4.0"
 
@@ -57,7 +60,7 @@ __version__ = "0.4.0"
 # does not wait for what only a transfer needs.
 _HOMES = {
     "shardcast.api": (
-        "Broadcast", "BroadcastProgress", "ClientNode", "MiddleNode", "OriginServer",
+        "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
         "broadcast", "initialize", "open_broadcast", "shutdown",
     ),
     "shardcast.constants": (
@@ -65,12 +68,13 @@ _HOMES = {
         "RETRY_ATTEMPTS", "SHARD_SIZE",
     ),
     "shardcast.errors": (
-        "DataDirInUse", "IntegrityError", "LocalDiskError", "NoServerReachable", "NodeFailed",
+        "DataDirInUse", "IntegrityError", "LocalDiskError", "NoRoom", "NoServerReachable", "NodeFailed",
         "NotInitialized", "PayloadChanged", "PayloadMissing", "ShardcastError", "TransferFailed",
         "UsageError", "VersionAborted", "VersionNotOffered",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
     "shardcast.peer.writer": ("BroadcastWriter",),
+    "shardcast.transfer.leasing": ("Lease",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -100,9 +104,12 @@ __all__ = [
     "Client",
     "ClientNode",
     "DataDirInUse",
+    "Followed",
     "IntegrityError",
+    "Lease",
     "LocalDiskError",
     "MiddleNode",
+    "NoRoom",
     "NoServerReachable",
     "NodeFailed",
     "NotInitialized",

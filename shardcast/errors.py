@@ -9,6 +9,7 @@
     ├── NoServerReachable                   no server answered in time
     ├── IntegrityError                      bytes are not what their digest says
     ├── LocalDiskError (OSError)            this machine's disk: full, permission, not a file
+    │   ├── NoRoom                          more than --max-bytes allows
     │   ├── PayloadMissing (FileNotFoundError)
     │   └── PayloadChanged                  it grew, shrank or was written while it was read
     ├── DataDirInUse                        another node works on this data directory
@@ -54,6 +55,10 @@ class IntegrityError(ShardcastError):
 
 class LocalDiskError(ShardcastError, OSError):
     """This machine's disk can't do it: full, no permission, not a file."""
+
+
+class NoRoom(LocalDiskError):
+    """The version would take more bytes than its data directory may have."""
 
 
 class PayloadMissing(LocalDiskError, FileNotFoundError):

@@ -45,8 +45,16 @@ _PATIENCE = 0.2
 """Seconds that a writer may pause between two looks at whether it was called off."""
 
 
+Claim = Callable[[int], None]
+"""Told how many bytes a version takes before they are stored; raises ``NoRoom`` where it may not."""
+
+
 class Cancelled(ShardcastError):
     """Publishing was called off."""
+
+
+def freely(size: int) -> None:
+    """A ``Claim`` where there is no bound."""
 
 
 @dataclass
@@ -107,17 +115,20 @@ def check_payload(path: Path) -> os.stat_result:
     return found
 
 
-def publish(path: Path, opened: OpenVersion, description: Description, progress: Progress) -> Manifest:
+def publish(
+    path: Path, opened: OpenVersion, description: Description, progress: Progress, claim: Claim = freely
+) -> Manifest:
     """Cut a file into the shards of an open version; blocks until they are durable. Without a copy
     (``description.copy``) the shards are parts of the file itself, where it can be linked or cloned.
 
     Raises:
+        NoRoom: the version may not take so many bytes.
         PayloadMissing: the file does not exist.
         PayloadChanged: it changed meanwhile.
         LocalDiskError: it can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set.
     """
-    check_payload(path)
+    claim(check_payload(path).st_size)
     adopted = not description.copy and opened.adopt(path)
     if not description.copy and not adopted:
         log.warning("%s can't be linked into %s, and is copied", path, opened.payload.parent)
@@ -128,7 +139,7 @@ def publish(path: Path, opened: OpenVersion, description: Description, progress:
         if before.st_size > MAX_SHARDS * description.shard_size:
             raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
         header = _header(path.name, before.st_size, opened, description)
-        shards, digests = _cut(payload, before.st_size, opened, header, description, progress)
+        shards, digests = _cut(payload, before.st_size, opened, header, description, progress, freely)
         after = os.fstat(payload.fileno())
         if progress.done != before.st_size or _state(after) != _state(before):
             raise PayloadChanged(
@@ -139,18 +150,24 @@ def publish(path: Path, opened: OpenVersion, description: Description, progress:
 
 
 def publish_stream(
-    source: BinaryIO, name: str, opened: OpenVersion, description: Description, progress: Progress
+    source: BinaryIO,
+    name: str,
+    opened: OpenVersion,
+    description: Description,
+    progress: Progress,
+    claim: Claim = freely,
 ) -> Manifest:
     """The same with bytes that come from a pipe or a terminal, unbuffered, until it ends.
 
     Raises:
+        NoRoom: the version may not take so many bytes.
         LocalDiskError: it can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set, also after its end.
     """
     header = _header(name, None, opened, description)
     most = MAX_SHARDS * description.shard_size
     with disk_errors("could not read", Path(name)):
-        shards, digests = _cut(source, most, opened, header, description, progress)
+        shards, digests = _cut(source, most, opened, header, description, progress, claim)
         if progress.done == most and source.read(1):
             raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
     if progress.cancelled:
@@ -188,6 +205,7 @@ def _cut(
     header: Header,
     description: Description,
     progress: Progress,
+    claim: Claim,
 ) -> tuple[list[Shard], dict[str, str]]:
     """Three things happen at once: this thread reads, writes and hashes pieces, one hashes the whole,
     one hashes shards; and one more makes finished shards durable."""
@@ -215,6 +233,7 @@ def _cut(
             number, single = len(shards) + 1, new_hasher("sha256")
             pieces = PieceDigests(header.piece_size)
             length = 0
+            claim(offset + min(description.shard_size, size - offset))
             with _part(opened, number) as part:
                 while length < (target := min(description.shard_size, size - offset)):
                     if progress.cancelled:

@@ -15,6 +15,7 @@ HEALTHCHECK_PATH = "/healthcheck"
 READY_PATH = "/ready"
 STATUS_PATH = "/status"
 FEED_PATH = "/feed"
+REPORT_PATH = "/report"
 PROBE_PATH = "/data1.bin"
 """What 0.3.x fetches first to measure a server."""
 PROBE_SIZE = 1 << 20
@@ -23,6 +24,11 @@ PUBLISH_PATH = "/publish"
 """On the data directory's socket only: hands a payload to the origin."""
 STREAM_PATH = "/stream"
 """There too: hands it bytes as they are made."""
+PIN_PATH, UNPIN_PATH = "/pin", "/unpin"
+"""There too, and at a middle: keep a version, let it go."""
+
+VERSION_PATTERN = "v[1-9][0-9]{0,17}"
+"""A version's name in a path, as a regular expression."""
 
 TEXT = "text/plain; charset=utf-8"
 NDJSON = "application/x-ndjson"
@@ -74,6 +80,10 @@ def shard_number(name: str) -> int | None:
 
 def manifest_path(version: str) -> str:
     return f"/{version}/{MANIFEST_FILE}"
+
+
+def lease_path(version: str) -> str:
+    return f"/{version}/lease"
 
 
 def shard_path(version: str, shard: int, digits: int = 3) -> str:

@@ -147,7 +147,7 @@ async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_write
     ):
         for number, start in enumerate(range(0, len(DATA) - 1000, SHARD)):
             await pipe.write(DATA[start : start + SHARD])
-            await until(lambda: origin.folders.had("v1") > number)  # noqa: B023  it is now's
+            await until(lambda: origin.folders.had("v1")[0] > number)  # noqa: B023  it is now's
             await until(lambda: follower.done >= number * SHARD, f"shard {number}")  # noqa: B023
         await pipe.write(DATA[-1000:])
         for node in (origin, first, second):
@@ -169,7 +169,7 @@ async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_write
 async def test_a_shard_that_is_whole_can_be_had_though_its_writer_pauses(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin, streaming(origin) as (_, pipe):
         await pipe.write(DATA[: SHARD + 10])
-        await until(lambda: origin.folders.had("v1") == 1, "the shard")
+        await until(lambda: origin.folders.had("v1")[0] == 1, "the shard")
         await until(lambda: origin.folders.shard("v1", 1), "its line", 2)
 
 
@@ -177,7 +177,7 @@ async def test_who_comes_in_the_middle_gets_all_of_it(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
         async with streaming(origin) as (broadcast, pipe):
             await pipe.write(DATA[: 3 * SHARD + 10])
-            await until(lambda: origin.folders.had("v1") == 3)
+            await until(lambda: origin.folders.had("v1")[0] == 3)
             async with (
                 Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
                 Following([middle.url, origin.url], tmp_path / "got") as follower,
@@ -194,7 +194,7 @@ async def test_a_client_that_does_not_follow_meets_only_what_is_complete(tmp_pat
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
         async with streaming(origin) as (broadcast, pipe), Client([origin.url]) as client:
             await pipe.write(DATA)
-            await until(lambda: origin.folders.had("v1") == 5)
+            await until(lambda: origin.folders.had("v1")[0] == 5)
             assert await client.listings() == ()
             with pytest.raises(shardcast.VersionNotOffered):
                 await client.download("v1", tmp_path / "got")
@@ -252,10 +252,10 @@ async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -
             async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
                 assert answer.headers["Shardcast-State"] == "landing"
                 assert await answer.content.readexactly(256 * 1024) == DATA[: 256 * 1024]
-                assert not middle.folders.had("v1")
+                assert not middle.folders.had("v1")[0]
                 opened.set()
                 assert await answer.read() == DATA[256 * 1024 :]
-            await until(lambda: middle.folders.had("v1"))
+            await until(lambda: middle.folders.had("v1")[0])
 
 
 def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
@@ -275,7 +275,7 @@ def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
         ):
             async with streaming(origin) as (broadcast, pipe):
                 await pipe.write(DATA)
-                await until(lambda: middle.folders.had("v1") >= 1)
+                await until(lambda: middle.folders.had("v1")[0] >= 1)
                 pipe.end()
                 await broadcast.result()
             await until(lambda: middle.folders.complete_numbers)

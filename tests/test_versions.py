@@ -108,7 +108,7 @@ async def test_a_published_version_is_listed_and_served(node: Node) -> None:
     span = folders.shard("v1", 3)
     assert span and span.digest == sha256(DATA[2 * SHARD :])
     assert node.names("v1") == NAMES
-    assert folders.had("v1") == 3
+    assert folders.had("v1")[0] == 3
 
 
 async def test_nothing_of_a_version_is_seen_while_it_is_published(node: Node) -> None:
@@ -282,7 +282,7 @@ async def test_a_shard_is_served_as_soon_as_it_is_whole_and_not_before(node: Nod
     assert folders.manifest("v1") is None
     live = folders.live("v1")
     assert live and live.raw == manifest.raw
-    assert folders.had("v1") == 1
+    assert folders.had("v1")[0] == 1
     assert folders.listings == ()
     await receive(opened, manifest, DATA)
     await opened.complete(manifest)
@@ -615,7 +615,7 @@ async def test_a_node_that_keeps_less_after_a_restart_retires_the_oldest(node: N
 async def test_a_version_that_was_read_in_the_last_minute_stays(node: Node) -> None:
     folders = node.start(keep=1)
     await publish(folders, b"one")
-    with folders.reading("v1"):
+    with folders.reading("v1", "a reader"):
         pass
     node.clock.now += RECENTLY_READ - 1
     await publish(folders, b"two")
@@ -630,10 +630,10 @@ async def test_a_version_that_was_read_in_the_last_minute_stays(node: Node) -> N
 async def test_a_version_that_is_being_read_stays_ten_minutes_at_most(node: Node) -> None:
     folders = node.start(keep=1)
     await publish(folders, b"one")
-    with folders.reading("v1"), folders.reading("v1"):
+    with folders.reading("v1", "a reader"), folders.reading("v1", "a reader"):
         await publish(folders, b"two")
         node.clock.now += LONGEST_HOLD - 1
-        with folders.reading("v1"):
+        with folders.reading("v1", "a reader"):
             pass
         await folders.tidy()
         assert node.list == ["v1", "v2"]
@@ -651,12 +651,12 @@ async def test_who_reads_again_and_again_holds_a_version_no_longer(node: Node) -
     await publish(folders, b"one")
     await publish(folders, b"two")
     assert node.list == ["v2"]
-    with folders.reading("v2"):
+    with folders.reading("v2", "a reader"):
         await publish(folders, b"three")
     for _ in range(int(LONGEST_HOLD // 30)):
         assert node.list == ["v2", "v3"]
         node.clock.now += 30
-        with folders.reading("v2"):
+        with folders.reading("v2", "a reader"):
             pass
         await folders.tidy()
     assert node.list == ["v3"]

@@ -126,7 +126,7 @@ def _stdin() -> int:
 
 
 def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:
-    from shardcast.peer.control import NoOrigin
+    from shardcast.peer.control import NoNode
 
     if data_dir.exists() and not data_dir.is_dir():
         raise LocalDiskError(f"the data directory {data_dir} is not a directory")
@@ -138,7 +138,7 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> s
                 version = str(said.get("version", version))
                 _show(display, version, payload.name, said.get("progress"))
             return version
-        except NoOrigin:
+        except NoNode:
             pass
         try:
             return _publish_here(payload, data_dir, display)

@@ -18,8 +18,14 @@ _COMMANDS = {
     "middle": "Keep what other servers offer, and serve it.",
     "client": "Download versions.",
     "broadcast": "Publish a file as the next version.",
+    "pin": "Keep a version until it is unpinned.",
+    "unpin": "Let a pinned version go.",
     "demo": "See a whole network work on this machine.",
 }
+
+
+_MODULES = {"unpin": "pin"}
+"""Where a command lives that has no module of its own."""
 
 
 class _Lazy(click.Group):
@@ -37,7 +43,7 @@ class _Lazy(click.Group):
 
 
 def _load(name: str) -> click.Command:
-    command = getattr(import_module(f"shardcast.cli.{name}"), name)
+    command = getattr(import_module(f"shardcast.cli.{_MODULES.get(name, name)}"), name)
     assert isinstance(command, click.Command)
     return command
 

@@ -23,6 +23,7 @@ from shardcast.cli.serving import Session
     help="Seconds until what failed is tried again, and between looks at servers without a feed.",
 )
 @options.keep_option
+@options.max_bytes_option
 @options.logging_options
 @options.node_options
 def middle(
@@ -32,6 +33,7 @@ def middle(
     port: int,
     check_interval: float,
     keep: int,
+    max_bytes: int | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -44,5 +46,5 @@ def middle(
     from shardcast.nodes.lifetime import run
     from shardcast.nodes.middle import Middle
 
-    node = Middle.running(servers, data_dir, host, port, check_interval, keep)
+    node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes)
     run(Session(ready_fd, parent).serve(node))

@@ -93,6 +93,11 @@ keep_option = option(
     default=constants.MAX_DISTRIBUTION_FOLDERS,
     help="How many versions to keep.",
 )
+max_bytes_option = option(
+    "--max-bytes",
+    type=Size(),
+    help="Bytes that all versions may take together: 500GB; older ones go before their time.",
+)
 json_option = option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 
 

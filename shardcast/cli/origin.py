@@ -24,6 +24,7 @@ from shardcast.cli.serving import Session
 )
 @options.shard_size_option
 @options.keep_option
+@options.max_bytes_option
 @options.option(
     "--first-version",
     type=click.IntRange(1),
@@ -46,6 +47,7 @@ def origin(
     payloads: tuple[Path, ...],
     shard_size: int,
     keep: int,
+    max_bytes: int | None,
     first_version: int,
     legacy_digest: str,
     as_json: bool,
@@ -67,5 +69,7 @@ def origin(
             version = broadcast.version
             click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
 
-    node = Origin.running(data_dir, host, port, keep, shard_size, first_version, legacy_digest)
+    node = Origin.running(
+        data_dir, host, port, keep, shard_size, first_version, legacy_digest, max_bytes=max_bytes
+    )
     run(Session(ready_fd, parent).serve(node, publish_all))

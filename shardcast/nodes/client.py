@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import secrets
+import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
@@ -29,13 +32,16 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.due import due
 from shardcast.policy.lines import Line
+from shardcast.report import Node, newest
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
-from shardcast.store.tasks import cancel
+from shardcast.store.tasks import beside, cancel
 from shardcast.transfer.following import Following
+from shardcast.transfer.leasing import Lease
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import describe, read_live
 from shardcast.transfer.offers import read_offers
+from shardcast.transfer.reporting import report
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name
 
@@ -95,6 +101,9 @@ class Client:
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
         self._peers: dict[str, Peer] = {}
+        self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
+        self._has: tuple[str, ...] = ()
+        self._transfers: list[Transfer] = []
 
     async def __aenter__(self) -> Client:
         session = await self._stack.enter_async_context(open_session(self._limits.timeout))
@@ -199,7 +208,10 @@ class Client:
         told = ""
         begun: set[int] = set()  # open versions that failed are had when they are complete
         wrong: set[int] = set()  # complete ones that failed are passed over for a while
-        async with Following(list(self._peers.values()), check_interval) as following:
+        async with (
+            Following(list(self._peers.values()), check_interval) as following,
+            beside(report(following, self._describe)),
+        ):
             await following.settled()
             while True:
                 seen = following.changes
@@ -220,6 +232,7 @@ class Client:
                         else:
                             release = await self._fetch_open(version, opened[number], watch)
                         last, told = number, ""
+                        self._has = (*self._has, version)
                         yield release
                         continue
                 except LocalDiskError:
@@ -235,6 +248,26 @@ class Client:
                     await asyncio.wait_for(following.change(seen), check_interval)
                 except asyncio.TimeoutError:
                     wrong.clear()
+
+    def lease(self, version: str) -> Lease:
+        """Hold a version at the servers while the block runs, however many newer ones there are::
+
+            async with client.lease("v3"):
+                release = await client.download("v3")
+
+        Entering raises ``VersionNotOffered`` when no server holds it. Its ``servers`` are those that do.
+
+        Raises:
+            UsageError: that is no version's name.
+        """
+        if not is_version(version):
+            raise UsageError(f"{version!r} is not a version; write v1, v2, …")
+        return Lease(version, list(self._peers.values()), self._name)
+
+    def _describe(self) -> Node:
+        """This client, for reports."""
+        coming = {one.manifest.version: one.progress.done for one in self._transfers}
+        return Node(self._node_id, "client", self._name, newest(self._has), coming)
 
     async def _fetch_open(
         self, version: str, peers: Sequence[Peer], watch: Callable[[Transfer], None] | None
@@ -277,9 +310,13 @@ class Client:
         filling = await asyncio.to_thread(OutputFile, output, live)
         try:
             transfer = Transfer(live, peers, filling, digits, limits=self._limits)
+            self._transfers.append(transfer)
             if watch:
                 watch(transfer)
-            manifest = await transfer.run()
+            try:
+                manifest = await transfer.run()
+            finally:
+                self._transfers.remove(transfer)
         except VersionAborted:
             await asyncio.to_thread(filling.discard)
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,29 +17,37 @@ from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, HTTP_TIMEOUT, MAX_DIS
 from shardcast.distribution import Listing
 from shardcast.errors import (
     IntegrityError,
+    NoRoom,
     NoServerReachable,
     ShardcastError,
     TransferFailed,
     VersionAborted,
 )
 from shardcast.nodes.adopting import adopt
-from shardcast.nodes.origin import end, holding
-from shardcast.nodes.status import describe_versions
+from shardcast.nodes.holding import end, holding
+from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.lines import Line
 from shardcast.policy.retention import wanted
+from shardcast.report import Node, newest
+from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
+from shardcast.server.doors.lease import add_lease
+from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening
+from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.sizes import format_count, format_rate, format_size
+from shardcast.store.below import Below
 from shardcast.store.live import LiveManifest
-from shardcast.store.tasks import cancel
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.offers import Offers
+from shardcast.transfer.reporting import report
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name, version_number
 
@@ -61,11 +70,14 @@ class Middle:
     def __init__(self, node_id: str, folders: VersionFolders, peers: Sequence[Peer], interval: float) -> None:
         self.url = ""
         self.folders = folders
-        self._node_id = node_id
+        self._node_id, self._name = node_id, socket.gethostname()
+        self._below = Below(node_id)
+        self._status = Status("middle", node_id, folders, self._below)
         self._peers = {peer.url: peer for peer in peers}
         self._following = Following(peers, interval)
         self._interval = interval
         self._failed: dict[str, str] = {}  # versions that could not be had at this look, and why
+        self._no_room: set[int] = set()
         self._told: set[str] = set()
         self._transfers: list[Transfer] = []
         self._making: dict[int, asyncio.Task[None]] = {}  # open versions, while they are fetched
@@ -80,9 +92,11 @@ class Middle:
         port: int = HTTP_PORT,
         check_interval: float = CHECK_INTERVAL,
         keep: int = MAX_DISTRIBUTION_FOLDERS,
+        max_bytes: int | None = None,
     ) -> AsyncIterator[Middle]:
         """Run a middle that follows its upstreams (base URLs). One that has no feed it asks every
-        ``check_interval`` seconds, and as often it tries again what failed.
+        ``check_interval`` seconds, and as often it tries again what failed. ``max_bytes`` bounds what all its
+        versions take together.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -90,16 +104,22 @@ class Middle:
             NodeFailed: the address can't be bound.
         """
         async with AsyncExitStack() as stack:
-            folders = await stack.enter_async_context(holding(data_dir, "middle", keep, resume=True))
+            folders = await stack.enter_async_context(
+                holding(data_dir, "middle", keep, max_bytes, resume=True)
+            )
             session = await stack.enter_async_context(open_session())
             node_id = secrets.token_hex(8)
             middle = cls(node_id, folders, [Peer(url, session) for url in upstreams], check_interval)
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_feed, shelf=folders, node_id=node_id, place=middle.place),
+                partial(add_lease, shelf=folders),
+                partial(add_below, below=middle._below),
                 partial(add_health, status=middle.status, behind=middle.behind),
             )
             middle.url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
+            control = application(node_id, partial(add_pins, versions=folders))
+            await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             working = asyncio.ensure_future(middle._work())
             stack.push_async_callback(middle._stop)
             stack.push_async_callback(end, working)
@@ -108,26 +128,19 @@ class Middle:
     def status(self) -> dict[str, Any]:
         """Its state, for ``/status``."""
         heard = [one.heard_at for one in self._following.followers if one.heard_at is not None]
-        age = round(time.monotonic() - max(heard), 1) if heard else None
-        origin, distance = self.place()
         return {
-            "role": "middle",
-            "node": self._node_id,
-            "origin": origin,
-            "distance": distance,
-            "upstreams": list(self._peers),
-            "seconds_since_contact": age,
-            "versions": describe_versions(self.folders),
-            "transfers": [
-                {
-                    "version": transfer.manifest.version,
-                    "size": transfer.progress.size,
-                    "done": transfer.progress.done,
-                    "servers": {url: round(one.rate) for url, one in transfer.progress.servers.items()},
-                }
-                for transfer in self._transfers
-            ],
+            **self._status.now(*self.place()),
+            "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
+            "upstreams": describe_upstreams(self._following.followers),
+            "transfers": [describe_transfer(transfer) for transfer in self._transfers],
         }
+
+    def _describe(self) -> Node:
+        """This middle, for reports."""
+        has = newest([one.version for one in self.folders.listings])
+        opened = [one for number in sorted(self.folders.open_numbers) if (one := self.folders.opened(number))]
+        coming = {version_name(one.number): one.bytes_here for one in opened}
+        return Node(self._node_id, "middle", self._name, has, coming)
 
     def behind(self) -> str | None:
         """What it has yet to get, for ``/ready``; None when it has caught up."""
@@ -137,7 +150,7 @@ class Middle:
             return f"no news of what there is: {error}"
         offered = [one.number for one in line.listings]
         missing = wanted(offered, self.folders.complete_numbers, (), self.folders.keep)
-        missing = [number for number in missing if number in offered]
+        missing = [number for number in missing if number in offered and number not in self._no_room]
         return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
 
     def place(self) -> tuple[str | None, int | None]:
@@ -151,7 +164,10 @@ class Middle:
 
     async def _work(self) -> None:
         """Fetch what the upstreams offer, for as long as it runs."""
-        async with self._following as following:
+        async with (
+            self._following as following,
+            beside(report(following, self._describe, self._below.now)),
+        ):
             await following.settled()
             tried = time.monotonic()
             while True:
@@ -172,6 +188,7 @@ class Middle:
                 except asyncio.TimeoutError:
                     tried = time.monotonic()
                     self._failed.clear()
+                    self._no_room.clear()
 
     async def _stop(self) -> None:
         """End what runs beside."""
@@ -250,6 +267,9 @@ class Middle:
                 try:
                     await self._receive(listing, described)
                     return
+                except NoRoom as error:
+                    await self._pass_over(listing.number, error)
+                    return
                 except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                     failure = error
                     if isinstance(error, IntegrityError):
@@ -259,21 +279,28 @@ class Middle:
         self._failed[listing.version] = str(failure)
         log.error("%s is tried again later: %s", listing.version, failure)
 
+    async def _pass_over(self, number: int, error: NoRoom) -> None:
+        """Do without a version until there is room for it."""
+        await self.folders.discard(number)
+        self._failed[version_name(number)] = str(error)
+        self._no_room.add(number)
+        self._tell(str(error))
+
     async def _fetch_open(self, number: int, peers: Sequence[Peer]) -> None:
         """Fetch a version while it is being made."""
         version = version_name(number)
         opened = self.folders.opened(number) or await self.folders.begin(number, LiveManifest(version))
         live = opened.live
         live.resume()
-        reading = asyncio.ensure_future(
-            read_live(live, peers, lambda lines: asyncio.to_thread(opened.grow, lines))
-        )
+        reading = asyncio.ensure_future(read_live(live, peers, partial(self._grow, opened)))
         try:
             try:
                 await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
             except asyncio.TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             await self._carry_out(Transfer(live, peers, opened))
+        except NoRoom as error:
+            await self._pass_over(number, error)
         except (VersionAborted, IntegrityError) as error:
             await self.folders.discard(number)
             log.error("%s: %s", version, error)
@@ -287,6 +314,11 @@ class Middle:
         finally:
             await end(reading)
 
+    async def _grow(self, opened: OpenVersion, lines: bytes) -> None:
+        """Take lines of an open version's manifest, if there is room for what they tell of."""
+        await asyncio.to_thread(opened.grow, lines)
+        await self.folders.claim(opened.number, opened.live.size)
+
     async def _receive(self, listing: Listing, described: Described) -> None:
         manifest = described.manifest
         number = version_number(manifest.version) or 0
@@ -297,6 +329,7 @@ class Middle:
         else:
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
             opened = await self.folders.begin(number, LiveManifest.of(manifest), listed)
+        await self.folders.claim(number, manifest.size)
         survey = not manifest.verifiable
         await self._carry_out(
             Transfer(opened.live, described.peers, opened, described.digits, survey=survey),

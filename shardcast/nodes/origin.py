@@ -13,76 +13,35 @@ from typing import Any
 
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.nodes.adopting import adopt
+from shardcast.nodes.holding import end, holding
 from shardcast.nodes.publishing import Broadcast, Publisher
-from shardcast.nodes.status import describe_versions
+from shardcast.nodes.status import Status
+from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
+from shardcast.server.doors.lease import add_lease
+from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
-from shardcast.store.data_dir import DataDir
-from shardcast.store.tasks import cancel
+from shardcast.store.below import Below
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
-
-_TIDY_INTERVAL = 5.0
-"""Seconds between two looks at which versions can be retired."""
 
 DIGESTS = {"sha256": ("sha256",), "blake3": ("sha256", "blake3")}
 """The whole digests that manifests carry, by the one that the distribution list shows."""
 
 
 @asynccontextmanager
-async def holding(
-    data_dir: Path, role: str, keep: int | None, resume: bool = False
-) -> AsyncIterator[VersionFolders]:
-    """The version folders of a data directory, held by this process and tidied as time goes by.
-
-    Raises:
-        DataDirInUse: another process holds it.
-        LocalDiskError: it can't be used.
-    """
-    held = await asyncio.to_thread(DataDir, data_dir, role)
-    try:
-        folders = VersionFolders(held, await asyncio.to_thread(held.kept, keep))
-        for line in await asyncio.to_thread(folders.load, resume):
-            log.warning("%s", line)
-        await folders.tidy()
-        tidying = asyncio.ensure_future(_tidy(folders))
-        try:
-            yield folders
-        finally:
-            await end(tidying)
-    finally:
-        held.close()
-
-
-async def _tidy(folders: VersionFolders) -> None:
-    while True:
-        await asyncio.sleep(_TIDY_INTERVAL)
-        try:
-            await folders.tidy()
-        except OSError as error:
-            log.error("could not retire old versions: %s", error)
-
-
-async def end(task: asyncio.Future[Any]) -> None:
-    """Cancel a task and wait until it has ended; an error of its own is raised."""
-    await cancel([task])
-    if not task.cancelled():
-        task.result()
-
-
-@asynccontextmanager
 async def publishing(data_dir: Path) -> AsyncIterator[Publisher]:
-    """Publish into a data directory on which no origin runs; it keeps as many versions as the last one did.
+    """Publish into a data directory on which no origin runs; it keeps as much as the last one did.
 
     Raises:
         DataDirInUse: another process holds it.
         LocalDiskError: it can't be used.
     """
-    async with holding(data_dir, "broadcast", keep=None) as folders:
+    async with holding(data_dir, "broadcast") as folders:
         publisher = Publisher(folders)
         try:
             yield publisher
@@ -124,8 +83,9 @@ class Origin:
         shard_size: int = SHARD_SIZE,
         first_version: int = 1,
         listed_digest: str = "sha256",
+        max_bytes: int | None = None,
     ) -> AsyncIterator[Origin]:
-        """Run an origin.
+        """Run an origin. ``max_bytes`` bounds what all its versions take together.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -133,25 +93,22 @@ class Origin:
             NodeFailed: the address can't be bound.
         """
         async with AsyncExitStack() as stack:
-            folders = await stack.enter_async_context(holding(data_dir, "origin", keep))
+            folders = await stack.enter_async_context(holding(data_dir, "origin", keep, max_bytes))
             publisher = Publisher(folders, shard_size, first_version, DIGESTS[listed_digest])
             node_id, held = secrets.token_hex(8), folders.data_dir
-
-            def status() -> dict[str, Any]:
-                return {
-                    "role": "origin",
-                    "node": node_id,
-                    "origin": folders.data_dir.origin_id,
-                    "versions": describe_versions(folders),
-                }
-
+            below = Below(node_id)
+            status = Status("origin", node_id, folders, below)
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_feed, shelf=folders, node_id=node_id, place=lambda: (held.origin_id, 0)),
-                partial(add_health, status=status, behind=lambda: None),
+                partial(add_lease, shelf=folders),
+                partial(add_below, below=below),
+                partial(add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: None),
             )
             url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
-            control = application(node_id, partial(add_publish, publisher=publisher))
+            control = application(
+                node_id, partial(add_publish, publisher=publisher), partial(add_pins, versions=folders)
+            )
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             adopting = asyncio.ensure_future(adopt(folders, folders.unsurveyed))
             stack.push_async_callback(end, adopting)

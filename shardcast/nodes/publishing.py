@@ -13,6 +13,7 @@ from shardcast.errors import ShardcastError, UsageError
 from shardcast.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.sharding import (
     Cancelled,
+    Claim,
     Description,
     Progress,
     check_payload,
@@ -25,6 +26,9 @@ from shardcast.store.versions import VersionFolders
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
+
+Cut = Callable[[OpenVersion, Progress, Claim], Manifest]
+"""Cuts a payload into an open version, in a thread."""
 
 
 class Broadcast:
@@ -91,7 +95,11 @@ class Publisher:
         """
         description = self._describe(shard_size, metadata, copy)
         await asyncio.to_thread(check_payload, path)
-        return await self._begin(str(path), lambda opened, state: publish(path, opened, description, state))
+
+        def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
+            return publish(path, opened, description, state, claim)
+
+        return await self._begin(str(path), cut)
 
     async def publish_stream(
         self,
@@ -109,8 +117,8 @@ class Publisher:
         """
         description = self._describe(shard_size, metadata, copy=True)
 
-        def cut(opened: OpenVersion, state: Progress) -> Manifest:
-            return publish_stream(source, name, opened, description, state)
+        def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
+            return publish_stream(source, name, opened, description, state, claim)
 
         broadcast = await self._begin(name, cut)
         assert broadcast.task
@@ -128,7 +136,7 @@ class Publisher:
         origin = self._folders.data_dir.origin_id
         return Description(origin, size, self._digests, copy, dict(metadata or {}))
 
-    async def _begin(self, what: str, cut: Callable[[OpenVersion, Progress], Manifest]) -> Broadcast:
+    async def _begin(self, what: str, cut: Cut) -> Broadcast:
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = Broadcast(version_name(number))
         broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut))
@@ -136,16 +144,19 @@ class Publisher:
         self._under_way.add(broadcast)
         return broadcast
 
-    async def _carry_out(
-        self, broadcast: Broadcast, number: int, what: str, cut: Callable[[OpenVersion, Progress], Manifest]
-    ) -> None:
+    async def _carry_out(self, broadcast: Broadcast, number: int, what: str, cut: Cut) -> None:
+        loop = asyncio.get_running_loop()
+
+        def claim(size: int) -> None:
+            asyncio.run_coroutine_threadsafe(self._folders.claim(number, size), loop).result()
+
         try:
             async with self._turn:
                 if broadcast.state.cancelled:
                     raise Cancelled(f"{broadcast.version} was called off")
                 opened = await self._folders.begin(number, None, self._digests[-1])
                 try:
-                    manifest = await asyncio.to_thread(cut, opened, broadcast.state)
+                    manifest = await asyncio.to_thread(cut, opened, broadcast.state, claim)
                     await opened.complete(manifest)
                 except BaseException:
                     await asyncio.shield(self._folders.discard(number))

@@ -1,29 +1,106 @@
-"""What a node says of its versions in ``/status``."""
+"""What a node says of itself in ``/status``; docs/status.schema.json describes it."""
 
 from __future__ import annotations
 
+import os
+import time
+from collections.abc import Iterable
+from importlib.metadata import version as installed
 from typing import Any
 
+from shardcast.store.below import Below
 from shardcast.store.versions import VersionFolders
+from shardcast.transfer.following import Follower
+from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name
 
 
-def describe_versions(folders: VersionFolders) -> list[dict[str, Any]]:
+class Status:
+    """The part that all nodes that serve have in common."""
+
+    def __init__(self, role: str, node_id: str, folders: VersionFolders, below: Below) -> None:
+        self._begun = time.monotonic()
+        self._software = f"shardcast {installed('shardcast')}"
+        self._role = role
+        self._node_id = node_id
+        self._folders = folders
+        self._below = below
+
+    def now(self, origin: str | None, distance: int | None) -> dict[str, Any]:
+        """``origin`` and ``distance``: of the origin of its versions, as far as is known."""
+        folders, disk = self._folders, os.statvfs(self._folders.data_dir.root)
+        return {
+            "role": self._role,
+            "node": self._node_id,
+            "software": self._software,
+            "seconds_up": round(time.monotonic() - self._begun, 1),
+            "origin": origin,
+            "distance": distance,
+            "disk": {
+                "used": folders.used,
+                "max_bytes": folders.max_bytes,
+                "free": disk.f_bavail * disk.f_frsize,
+                "keep": folders.keep,
+            },
+            "versions": _versions(folders),
+            "below": [one.as_dict() for one in self._below.now()],
+        }
+
+
+def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
     """Every version that is here, oldest first."""
-    listings = {one.version: one for one in folders.listings}
+    listings = {one.number: one for one in folders.listings}
     versions = []
     for number in sorted(folders.complete_numbers | folders.open_numbers):
         version = version_name(number)
-        manifest, listing = folders.manifest_of(version), listings.get(version)
+        opened, listing, manifest = folders.opened(number), listings.get(number), folders.manifest_of(version)
+        header = manifest.header if manifest else opened.live.header if opened and opened.live.begun else None
+        shards_here, bytes_here = folders.had(version)
+        shards = len(manifest.shards) if manifest else listing.shards if listing else None
         versions.append(
             {
                 "version": version,
-                "state": "complete" if listing else "open",
+                "state": "open" if opened else "complete",
                 "digest": listing.digest if listing else None,
-                "name": manifest.header.name if manifest else None,
-                "size": manifest.size if manifest else None,
-                "shards": len(manifest.shards) if manifest else listing.shards if listing else None,
-                "shards_here": folders.had(version),
+                "name": header.name if header else None,
+                "created": header.created if header else None,
+                "size": manifest.size if manifest else header.size if header else None,
+                "shards": shards,
+                "bytes_here": bytes_here,
+                "shards_here": shards_here,
+                "sent": folders.holds.sent(number),
+                "held": [
+                    {"kind": one.kind, "by": one.by, "seconds": one.seconds and round(one.seconds, 1)}
+                    for one in folders.holds.of(number)
+                ],
             }
         )
     return versions
+
+
+def describe_transfer(transfer: Transfer) -> dict[str, Any]:
+    """A version on its way here; rates in bytes a second."""
+    servers = transfer.progress.servers
+    return {
+        "version": transfer.manifest.version,
+        "size": transfer.progress.size,
+        "done": transfer.progress.done,
+        "rate": round(sum(one.rate for one in servers.values())),
+        "servers": {url: round(one.rate) for url, one in servers.items()},
+    }
+
+
+def describe_upstreams(followers: Iterable[Follower]) -> list[dict[str, Any]]:
+    """The servers that a node follows."""
+    now = time.monotonic()
+    return [
+        {
+            "url": one.peer.url,
+            "state": "lost" if one.failure else "followed" if one.hello else "asked",
+            "failure": str(one.failure) if one.failure else None,
+            "node": one.hello.node if one.hello else None,
+            "distance": one.hello.distance if one.hello else None,
+            "seconds_since_news": None if one.heard_at is None else round(now - one.heard_at, 1),
+        }
+        for one in followers
+    ]

@@ -16,15 +16,15 @@ from typing import Any
 from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, from_wire
 from shardcast.manifest import check_metadata
 from shardcast.store.data_dir import socket_name
-from shardcast.wire import PUBLISH_PATH
+from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
 """The origin says how far it is several times a second."""
 
 
-class NoOrigin(NodeFailed):
-    """No origin runs on this data directory."""
+class NoNode(NodeFailed):
+    """No node that could do it runs on this data directory."""
 
 
 class ControlConnection(http.client.HTTPConnection):
@@ -57,7 +57,7 @@ def publish(
     {"done": …, "size": …}}``, at last ``{"complete": …}``.
 
     Raises:
-        NoOrigin: none runs there.
+        NoNode: none runs there.
         NodeFailed: it ended meanwhile, or said nothing any more.
         UsageError: the metadata is no JSON object, or is too long.
         ShardcastError: publishing failed; of the type that it failed with there.
@@ -81,18 +81,43 @@ def publish(
         connection.close()
 
 
+def change_pin(data_dir: Path, version: str, keep: bool) -> None:
+    """Pin a version, or (``keep`` false) unpin it.
+
+    Raises:
+        NoNode: none runs there.
+        NodeFailed: it ended meanwhile.
+        VersionNotOffered: the version is not complete there, or not pinned.
+        LocalDiskError: it could not be written down.
+    """
+    connection = connect(data_dir)
+    try:
+        body = json.dumps({"version": version})
+        connection.request(
+            "POST", PIN_PATH if keep else UNPIN_PATH, body, {"Content-Type": "application/json"}
+        )
+        for _ in answers(connection, data_dir):
+            return
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, ShardcastError):
+            raise
+        raise NodeFailed(f"the node of {data_dir} went away") from error
+    finally:
+        connection.close()
+
+
 def connect(data_dir: Path) -> ControlConnection:
     """A connection to the origin.
 
     Raises:
-        NoOrigin: none runs there.
+        NoNode: none runs there.
         LocalDiskError: it is somebody else's.
     """
     connection = ControlConnection(data_dir)
     try:
         connection.connect()
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
-        raise NoOrigin(f"no origin runs on {data_dir}") from error
+        raise NoNode(f"no origin runs on {data_dir}") from error
     except PermissionError as error:
         raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
     return connection
@@ -107,6 +132,8 @@ def answers(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[s
     """
     response = connection.getresponse()
     if response.status != 200:
+        if response.status == 404:
+            raise NoNode(f"what runs on {data_dir} is no origin")
         text = response.read(1000).decode(errors="replace").strip()
         raise NodeFailed(f"the origin of {data_dir} refused: {text}")
     for line in response:

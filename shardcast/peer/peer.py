@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 
@@ -14,6 +17,7 @@ from shardcast.feed import Event, FeedError, FeedReader, Hello, Known
 from shardcast.manifest import MAX_LINE, Aborted, Header, Manifest, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
+from shardcast.peer.pouring import Pouring
 from shardcast.peer.session import Session, answer
 from shardcast.store.landing import Landing, WrongPiece
 from shardcast.wire import (
@@ -22,14 +26,12 @@ from shardcast.wire import (
     MAX_DISTRIBUTION_SIZE,
     NDJSON,
     NODE_ID,
+    REPORT_PATH,
+    lease_path,
     manifest_path,
     shard_path,
 )
 
-_BUFFER_SIZE = 1 << 20
-"""Bytes that are verified and written at a time."""
-_LONGEST_HELD = 0.01
-"""Seconds that a whole piece waits for more before it is verified and written."""
 _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""
 _PROGRESS = 64 * 1024
@@ -120,6 +122,44 @@ class Peer:
                         yield said
                 except FeedError as error:
                     raise BadAnswer(self.url, f"GET {FEED_PATH}: {error}") from None
+
+    async def lease(self, version: str, holder: str) -> AsyncGenerator[None, None]:
+        """Hold a version for as long as this is read: something comes each time that the server says so.
+        Ends when the server ends.
+
+        Raises:
+            ServerLacks: it doesn't have the version (any more), or can hold none (old and static servers).
+            PeerError: it can't be had, broke off, is wrong, or is dead.
+        """
+        path = f"{lease_path(version)}?holder={quote(holder, safe='')}"
+        what, rest = f"GET {lease_path(version)}", b""
+        async with answer(self._session, self.url, path, silence=FEED_DEAD) as response:
+            self._head(response).check_status(200)
+            if response.content_type != NDJSON:
+                raise ServerLacks(self.url, f"{what}: it holds nothing")
+            while chunk := await response.content.readany():
+                *lines, rest = (rest + chunk).split(b"\n")
+                if len(rest) > MAX_LINE:
+                    raise BadAnswer(self.url, f"{what}: a line of more than {MAX_LINE} bytes")
+                for line in lines:
+                    said = _json_object(line)
+                    if said is None:
+                        raise BadAnswer(self.url, f"{what}: a line that is no JSON object")
+                    if "ended" in said:
+                        raise ServerLacks(self.url, f"{what}: {said['ended']}")
+                yield None
+
+    async def report(self, body: bytes) -> None:
+        """Tell it what this node has.
+
+        Raises:
+            PeerError: it can't be told, or doesn't want to know.
+        """
+        headers = {"Content-Type": "application/json", "Connection": "close"}  # for minutes there is no more
+        async with answer(
+            self._session, self.url, REPORT_PATH, "POST", headers, self._timeout, body
+        ) as response:
+            self._head(response).check_status(204)
 
     async def manifest(self, version: str) -> Manifest | None:
         """A version's manifest; None where it has none (old and static servers).
@@ -272,7 +312,7 @@ class Peer:
         self, response: aiohttp.ClientResponse, landing: Landing, order: Order, skip: int, path: str
     ) -> None:
         """The body ─▶ the landing. While one buffer is verified and written, the next one fills."""
-        pouring = _Pouring(landing, order.start)
+        pouring = Pouring(landing, order.start)
         rest = memoryview(b"")
         try:
             while pouring.position < order.end:
@@ -293,64 +333,9 @@ class Peer:
             await pouring.finish(order.end)
 
 
-class _Pouring:
-    """Bytes of one answer on their way into a landing. While some are verified and written, the next ones
-    fill a buffer; whole pieces go as soon as there are many, or the last ones went some time ago."""
-
-    def __init__(self, landing: Landing, start: int) -> None:
-        size = max(_BUFFER_SIZE // landing.piece_size, 1) * landing.piece_size
-        self._landing = landing
-        self._buffer, self._spare = memoryview(bytearray(size)), memoryview(bytearray(size))
-        self._filled = 0
-        self._start = start  # of the buffer, in the shard
-        self._under_way: asyncio.Future[None] | None = None
-        self._landed_at = 0.0
-
-    @property
-    def position(self) -> int:
-        """The next byte that it takes."""
-        return self._start + self._filled
-
-    async def pour(self, data: memoryview, end: int) -> int:
-        """Take bytes, as many as fit; ``end`` is where the last piece ends."""
-        count = min(len(data), len(self._buffer) - self._filled)
-        self._buffer[self._filled : self._filled + count] = data[:count]
-        self._filled += count
-        if self._filled == len(self._buffer) or self.position >= end or self._is_time():
-            await self._land(end)
-        return count
-
-    def _is_time(self) -> bool:
-        if self._filled < self._landing.piece_size or (self._under_way and not self._under_way.done()):
-            return False
-        return asyncio.get_running_loop().time() - self._landed_at >= _LONGEST_HELD
-
-    async def finish(self, end: int) -> None:
-        """Land what is whole, however the answer ended."""
-        if self._filled:
-            await self._land(end)
-        await self._wait()
-
-    async def _land(self, end: int) -> None:
-        await self._wait()
-        beyond = max(0, self.position - end)  # a part that another connection took over meanwhile
-        whole = self._filled - beyond
-        if self.position < end:
-            whole -= whole % self._landing.piece_size
-        left = self._filled - beyond - whole
-        self._filled = left
-        if whole > 0:
-            self._spare[:left] = self._buffer[whole : whole + left]
-            self._under_way = asyncio.ensure_future(self._landing.land(self._start, self._buffer[:whole]))
-            self._start += whole
-            self._buffer, self._spare = self._spare, self._buffer
-        self._landed_at = asyncio.get_running_loop().time()
-
-    async def _wait(self) -> None:
-        """The spare buffer is free only when what was landing from it has landed."""
-        if self._under_way:
-            try:
-                await asyncio.shield(self._under_way)
-            finally:
-                if self._under_way.done():
-                    self._under_way = None
+def _json_object(line: bytes) -> dict[str, Any] | None:
+    try:
+        said = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return said if isinstance(said, dict) else None

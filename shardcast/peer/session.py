@@ -85,6 +85,7 @@ async def answer(
     method: str = "GET",
     headers: dict[str, str] | None = None,
     silence: float | None = None,
+    body: bytes | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """One request to a server; what goes wrong in it, also while its body is read, is a PeerError.
     ``silence``: seconds without a byte, where it is not the session's.
@@ -101,6 +102,7 @@ async def answer(
             method,
             server + path,
             headers=headers,
+            data=body,
             max_redirects=MAX_REDIRECTS,
             timeout=_limits(silence) if silence else session.timeout,
         ) as response:

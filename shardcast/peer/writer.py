@@ -46,7 +46,7 @@ class BroadcastWriter(io.RawIOBase):
     ) -> None:
         """
         Raises:
-            NoOrigin: none runs on the data directory.
+            NoNode: none runs on the data directory.
             NodeFailed: it went away.
             UsageError: the shard size or the metadata is no good.
         """

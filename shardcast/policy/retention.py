@@ -34,3 +34,21 @@ def retirable(
         for number in surplus
         if now - last_read.get(number, float("-inf")) >= recently or now - since[number] >= longest
     ]
+
+
+def room_for(
+    number: int, needed: int, sizes: Mapping[int, int], pinned: Collection[int], read: Collection[int]
+) -> list[int]:
+    """The complete versions to retire so that ``needed`` bytes come free for version ``number``, or as many
+    as there can: only older ones that are not ``pinned``, the oldest first; after them those that are being
+    ``read``, and at last the newest of them. ``sizes`` are in bytes, by version."""
+    older = [one for one in sizes if one < number]
+    newest = max(older, default=0)
+    chosen: list[int] = []
+    for one in sorted(older, key=lambda one: (one == newest, one in read, one)):
+        if needed <= 0:
+            break
+        if one not in pinned:
+            chosen.append(one)
+            needed -= sizes[one]
+    return chosen

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from aiohttp import web
+from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.constants import SHUTDOWN_GRACE
@@ -27,6 +27,8 @@ def application(node_id: str, *doors: Callable[[web.Application], None]) -> web.
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[NODE_ID] = node_id
+        if request.version < HttpVersion10 and request.transport:
+            request.transport.abort()  # HTTP/0.9 has no heads, and nobody who speaks it is a client of ours
 
     app.on_response_prepare.append(name_node)
     for add in doors:

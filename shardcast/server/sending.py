@@ -10,6 +10,7 @@ from typing import BinaryIO
 from aiohttp import web
 
 from shardcast.constants import HTTP_TIMEOUT, STALLED_READER
+from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
 from shardcast.store.shelf import Span
 from shardcast.wire import (
@@ -33,8 +34,9 @@ _FALLBACK_CHUNK = 1 << 20
 """Bytes read at a time where there is no sendfile (TLS, uvloop)."""
 
 
-async def send_span(request: web.Request, span: Span) -> web.StreamResponse:
-    """Answer a GET or HEAD with the bytes of a span: whole or a range, if the preconditions hold."""
+async def send_span(request: web.Request, span: Span, reader: Reader) -> web.StreamResponse:
+    """Answer the GET or HEAD of a reader with the bytes of a span: whole or a range, if the preconditions
+    hold."""
     asked = _Asked(request, span.digest, span.length)
     if asked.answer:
         return asked.answer
@@ -50,12 +52,12 @@ async def send_span(request: web.Request, span: Span) -> web.StreamResponse:
             return web.Response(status=404, text="404: it is gone\n")
 
         async def send(response: web.StreamResponse) -> None:
-            await _send(request, response, file, span.offset + asked.start, asked.end - asked.start)
+            await _send(request, response, file, span.offset + asked.start, asked.end - asked.start, reader)
 
         return await asked.respond(WHOLE, send)
 
 
-async def send_landing(request: web.Request, landing: Landing) -> web.StreamResponse:
+async def send_landing(request: web.Request, landing: Landing, reader: Reader) -> web.StreamResponse:
     """The same with a shard that is arriving: its verified pieces in order, as they come. When they stop
     coming, the answer breaks off."""
     shard = landing.shard
@@ -75,7 +77,7 @@ async def send_landing(request: web.Request, landing: Landing) -> web.StreamResp
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
                 end = min(reach, asked.end)
-                await _send(request, response, file, base + position, end - position)
+                await _send(request, response, file, base + position, end - position, reader)
                 position = end
 
         return await asked.respond(LANDING, send)
@@ -144,7 +146,12 @@ class _Asked:
 
 
 async def _send(
-    request: web.Request, response: web.StreamResponse, file: BinaryIO, offset: int, count: int
+    request: web.Request,
+    response: web.StreamResponse,
+    file: BinaryIO,
+    offset: int,
+    count: int,
+    reader: Reader,
 ) -> None:
     """
     Raises:
@@ -173,3 +180,4 @@ async def _send(
             raise ConnectionResetError("the reader stalled") from None
         offset += portion
         count -= portion
+        reader.sent += portion

@@ -7,8 +7,8 @@
       v1/manifest.jsonl           header line, one line a shard, closing line
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
-      .shardcast/                 the node's own: lock, socket, origin, next, keep, verified/, linked/,
-                                  retired/
+      .shardcast/                 the node's own: lock, socket, origin, next, keep, max_bytes, verified/,
+                                  linked/, pinned/, retired/
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class DataDir:
             self.own.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock(role)
             try:
-                for folder in (self.verified, self.linked, self.retired):
+                for folder in (self.verified, self.linked, self.pinned, self.retired):
                     folder.mkdir(exist_ok=True)
                 self.origin_id = self._read_origin_id()
             except BaseException:
@@ -83,6 +83,11 @@ class DataDir:
         return self.own / "linked"
 
     @property
+    def pinned(self) -> Path:
+        """An empty file for each version that stays until it is unpinned."""
+        return self.own / "pinned"
+
+    @property
     def retired(self) -> Path:
         """Folders that are being removed."""
         return self.own / "retired"
@@ -93,7 +98,7 @@ class DataDir:
             part.unlink(missing_ok=True)
         for grave in self.retired.iterdir():
             shutil.rmtree(grave, ignore_errors=True)
-        for record in (*self.verified.iterdir(), *self.linked.iterdir()):
+        for record in (*self.verified.iterdir(), *self.linked.iterdir(), *self.pinned.iterdir()):
             if not (self.root / record.name).is_dir():
                 record.unlink()
 
@@ -105,6 +110,13 @@ class DataDir:
 
     def payload(self, number: int) -> Path:
         return self.folder(number) / PAYLOAD_FILE
+
+    def looks(self, number: int) -> str | None:
+        """What a payload that was published without a copy looked like then; None for other versions."""
+        try:
+            return (self.linked / version_name(number)).read_text()
+        except FileNotFoundError:
+            return None
 
     def shard(self, number: int, shard: int) -> Path:
         """A shard's file; what 0.3.x left here has five digits."""
@@ -152,12 +164,20 @@ class DataDir:
 
     def kept(self, keep: int | None) -> int:
         """How many versions to keep here: what is said, which is remembered, else what was said last."""
-        record = self.own / "keep"
-        if keep is not None:
-            replace(record, b"%d\n" % keep)
-            return keep
+        return self._remembered("keep", keep) or MAX_DISTRIBUTION_FOLDERS
+
+    def bounded(self, max_bytes: int | None, said: bool = True) -> int | None:
+        """How many bytes the versions may take: what is ``said``, which is remembered, else what was said
+        last; None for no bound."""
+        return self._remembered("max_bytes", (max_bytes or 0) if said else None) or None
+
+    def _remembered(self, name: str, value: int | None) -> int:
+        record = self.own / name
+        if value is not None:
+            replace(record, b"%d\n" % value)
+            return value
         text = record.read_text().strip() if record.exists() else ""
-        return int(text) if text.isdigit() and int(text) else MAX_DISTRIBUTION_FOLDERS
+        return int(text) if text.isdigit() else 0
 
     def _take_lock(self, role: str) -> int:
         lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, clone, disk_errors, link, replace, reserve, sync_folder
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
+from shardcast.store.shelf import Span
 from shardcast.store.verified import Verified, looks_of
 from shardcast.wire import shard_name, shard_number, version_name
 
@@ -58,6 +60,7 @@ class OpenVersion:
         self.linked = False
         self.landings: dict[int, Landing] = {}
         self.bell = Bell()
+        self._wanted: deque[int] = deque()
         self._keeping = threading.Lock()
         self._data_dir = data_dir
         self._folder = data_dir.folder(number)
@@ -69,6 +72,38 @@ class OpenVersion:
             if self.live.raw:
                 replace(data_dir.manifest(number), bytes(self.live.raw))
                 self.had = self._still_verified()
+
+    def shard(self, number: int) -> Span | None:
+        """Where a shard lies that is whole and verified; None where it isn't yet."""
+        if not 1 <= number <= len(self.live.shards):
+            return None
+        shard = self.live.shards[number - 1]
+        if self.linked:
+            return Span(self.payload, shard.offset, shard.size, shard.sha256)
+        return Span(self.file(number), 0, shard.size, shard.sha256) if number in self.had else None
+
+    async def arrival(self, number: int) -> None:
+        """Wait until a shard is here, or begins to arrive; it is next, if its line is here."""
+        if self._waits(number) and number not in self._wanted:
+            self._wanted.append(number)
+            self.bell.ring()
+        await self.bell.until(lambda: number in self.had or number in self.landings)
+
+    async def wanted(self) -> Shard:
+        await self.bell.until(lambda: len(self._wanted) > 0)
+        return self.live.shards[self._wanted.popleft() - 1]
+
+    def _waits(self, number: int) -> bool:
+        known = 1 <= number <= len(self.live.shards)
+        return known and number not in self.had and number not in self.landings
+
+    @property
+    def bytes_here(self) -> int:
+        """Bytes of it that are verified."""
+        if self.linked:
+            return self.live.size
+        landing = sum(one.landed for number, one in self.landings.items() if number not in self.had)
+        return landing + sum(one.size for one in self.live.shards if one.number in self.had)
 
     def part(self, shard: int) -> Path:
         """The temporary name of a shard."""

@@ -68,6 +68,10 @@ class OutputFile:
     def _beside(self) -> Path:
         return self._part.with_name(self._part.name + ".manifest")
 
+    async def wanted(self) -> Shard:
+        nobody: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
+        return await nobody  # reads from it before it is whole
+
     async def landing(self, shard: Shard) -> Landing:
         with disk_errors("could not write", self.output):
             descriptor = os.dup(self._descriptor)

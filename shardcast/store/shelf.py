@@ -14,6 +14,7 @@ from typing import Protocol
 from shardcast.feed import Event
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.events import Events
+from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 
@@ -63,10 +64,16 @@ class Shelf(Protocol):
         """A shard that is arriving; None where it isn't."""
 
     async def arrival(self, version: str, number: int) -> None:
-        """Wait until a shard of an open version is there, or begins to arrive."""
+        """Wait until a shard of an open version is there, or begins to arrive; it goes before others."""
 
-    def reading(self, version: str) -> AbstractContextManager[None]:
-        """Entered while somebody reads from the version, which then stays."""
+    def has(self, version: str) -> bool:
+        """Whether the version is here, complete or open."""
+
+    def reading(self, version: str, by: str) -> AbstractContextManager[Reader]:
+        """Entered while somebody reads from the version, which then stays; the reader counts what it got."""
+
+    def leased(self, version: str, by: str) -> AbstractContextManager[bool]:
+        """Entered by somebody for whom the version is to stay; False when it isn't here."""
 
 
 class Filling(Protocol):
@@ -78,6 +85,9 @@ class Filling(Protocol):
         Raises:
             LocalDiskError: there is no room for it.
         """
+
+    async def wanted(self) -> Shard:
+        """Wait for somebody to wait for a shard: which one."""
 
     async def shelve(self, landing: Landing) -> None:
         """Take a shard all of whose pieces are there.

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import logging
+from collections.abc import AsyncIterator, Coroutine, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 _AGAIN = 0.5
 """Seconds until a task that goes on is cancelled again."""
@@ -21,3 +25,19 @@ async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=_AGAIN)
+
+
+@asynccontextmanager
+async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Have work done in the background while this is entered; that it fails is told, and ends nothing."""
+    task = asyncio.ensure_future(work)
+    task.add_done_callback(_tell_failure)
+    try:
+        yield
+    finally:
+        await cancel([task])
+
+
+def _tell_failure(task: asyncio.Future[None]) -> None:
+    if not task.cancelled() and task.exception():
+        log.error("what was done beside failed", exc_info=task.exception())

@@ -5,44 +5,34 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import math
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from shardcast.constants import LONGEST_HOLD, MAX_DISTRIBUTION_FOLDERS, RECENTLY_READ
-from shardcast.digest import sha256_of
-from shardcast.distribution import Listing, parse, write
-from shardcast.errors import LocalDiskError, TransferFailed
+from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
+from shardcast.distribution import Listing
+from shardcast.errors import LocalDiskError, NoRoom, TransferFailed
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event
 from shardcast.manifest import Manifest, ManifestError
-from shardcast.manifest import parse as parse_manifest
-from shardcast.policy.retention import retirable, surplus
-from shardcast.sizes import format_count
+from shardcast.policy.retention import room_for, surplus
+from shardcast.sizes import format_count, format_size
+from shardcast.store.complete import CompleteVersions
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import PART, disk_errors, replace, replace_soon
+from shardcast.store.durable import PART, disk_errors, replace_soon
 from shardcast.store.events import Events
+from shardcast.store.holds import LEASE, READ, Holds, Reader
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion, is_versions_file, remove_version
+from shardcast.store.pins import pin, pinned, unpin
 from shardcast.store.shelf import Span
-from shardcast.store.verified import Verified, looks_of
+from shardcast.store.taking_up import check, lines_of, listed
+from shardcast.store.verified import Verified
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Complete:
-    """A complete version. ``manifest`` is None for what 0.1.0 left here, until it was surveyed; ``looks``
-    is what an adopted payload looked like when it was published."""
-
-    listing: Listing
-    manifest: Manifest | None
-    looks: str | None = None
 
 
 class VersionFolders:
@@ -51,6 +41,8 @@ class VersionFolders:
     Attributes:
         data_dir: the directory.
         keep: versions to keep; older ones retire.
+        max_bytes: bytes that they may take; None for no bound.
+        holds: who holds which.
         events: what happens to them.
         untrusted: versions that an old middle left here, which verified nothing; not served.
     """
@@ -60,21 +52,20 @@ class VersionFolders:
         data_dir: DataDir,
         keep: int = MAX_DISTRIBUTION_FOLDERS,
         clock: Callable[[], float] = time.monotonic,
+        max_bytes: int | None = None,
     ) -> None:
         self.data_dir = data_dir
         self.keep = keep
+        self.max_bytes = max_bytes
+        self.holds = Holds(clock)
         self.events = Events()
-        self._clock = clock
-        self._complete: dict[int, _Complete] = {}
+        self.untrusted: list[Listing] = []
+        self._complete = CompleteVersions(data_dir, self._changed)
         self._open: dict[int, OpenVersion] = {}
-        self._readers: dict[int, int] = {}
-        self._last_read: dict[int, float] = {}
-        self._surplus_since: dict[int, float] = {}
-        self._by_digest: dict[str, tuple[int, Path, str]] = {}
+        self._claimed: dict[int, int] = {}  # bytes that open versions may take
         self._leaving: set[int] = set()
         self._retiring: set[asyncio.Future[None]] = set()
-        self._distribution = b""
-        self.untrusted: list[Listing] = []
+        self._claiming = asyncio.Lock()
         self._writing = asyncio.Lock()
 
     # What is here
@@ -82,11 +73,11 @@ class VersionFolders:
     @property
     def listings(self) -> tuple[Listing, ...]:
         """The complete versions, oldest first."""
-        return tuple(self._complete[number].listing for number in sorted(self._complete))
+        return self._complete.listings
 
     @property
     def complete_numbers(self) -> set[int]:
-        return set(self._complete)
+        return self._complete.numbers
 
     @property
     def open_numbers(self) -> set[int]:
@@ -95,10 +86,10 @@ class VersionFolders:
     @property
     def unsurveyed(self) -> list[Listing]:
         """Versions whose manifest is still to be made, newest first."""
-        return [one.listing for _, one in sorted(self._complete.items(), reverse=True) if not one.manifest]
+        return [one for one in reversed(self.listings) if self.manifest_of(one.version) is None]
 
     def distribution(self) -> bytes:
-        return self._distribution
+        return self._complete.distribution
 
     def versions_now(self) -> list[Event]:
         seq = self.events.seq
@@ -107,93 +98,95 @@ class VersionFolders:
 
     def live(self, version: str) -> LiveManifest | None:
         """The manifest of a version that is open and whose single shards can be verified."""
-        opened = self._open.get(version_number(version) or 0)
+        opened = self.opened(version_number(version) or 0)
         return opened.live if opened and (opened.live.raw or not opened.live.begun) else None
 
     def manifest_of(self, version: str) -> Manifest | None:
         """The manifest of a complete version."""
-        complete = self._complete.get(version_number(version) or 0)
+        complete = self._complete.get(version)
         return complete.manifest if complete else None
 
     def manifest(self, version: str) -> bytes | None:
         manifest = self.manifest_of(version)
         return manifest.raw if manifest else None
 
+    def shard(self, version: str, number: int) -> Span | None:
+        opened = self.opened(version_number(version) or 0)
+        return opened.shard(number) if opened else self._complete.shard(version, number)
+
     def landing(self, version: str, number: int) -> Landing | None:
-        opened = self._open.get(version_number(version) or 0)
+        opened = self.opened(version_number(version) or 0)
         return opened.landings.get(number) if opened else None
 
     async def arrival(self, version: str, number: int) -> None:
-        opened = self._open.get(version_number(version) or 0)
+        opened = self.opened(version_number(version) or 0)
         if opened:
-            await opened.bell.until(lambda: number in opened.had or number in opened.landings)
+            await opened.arrival(number)
 
-    def had(self, version: str) -> int:
-        """How many shards of a version are here, whole and verified."""
-        number = version_number(version) or 0
-        opened = self._open.get(number)
+    def opened(self, number: int) -> OpenVersion | None:
+        """The version under way with this number."""
+        return self._open.get(number)
+
+    def spans(self, listing: Listing) -> list[Span]:
+        """The shards' files of a version without a manifest."""
+        return self._complete.spans(listing)
+
+    def had(self, version: str) -> tuple[int, int]:
+        """How many shards and bytes of a version are here, verified."""
+        opened, complete = self.opened(version_number(version) or 0), self._complete.get(version)
         if opened:
-            return len(opened.had)
-        complete = self._complete.get(number)
-        return (complete.listing.shards or 0) if complete else 0
+            return len(opened.had), opened.bytes_here
+        return (complete.listing.shards or 0, complete.size) if complete else (0, 0)
 
-    def shard(self, version: str, number: int) -> Span | None:
-        version_no = version_number(version) or 0
-        if version_no in self._open:
-            return self._open_shard(self._open[version_no], number)
-        if version_no not in self._complete:
-            return None
-        manifest, looks = self._complete[version_no].manifest, self._complete[version_no].looks
-        if manifest is None:
-            return self._unsurveyed_shard(version_no, number)
-        if not 1 <= number <= len(manifest.shards):
-            return None
-        shard = manifest.shards[number - 1]
-        if looks:
-            payload = self.data_dir.payload(version_no)
-            if looks_of(payload) != looks:
-                self._changed(version_no)
-                return None
-            return Span(payload, shard.offset, shard.size, shard.sha256)
-        return Span(self.data_dir.shard(version_no, number), 0, shard.size, shard.sha256)
+    @property
+    def used(self) -> int:
+        """Bytes that the versions take, those that are open as far as they may grow."""
+        return sum(self._complete.sizes.values()) + sum(self._claimed.values())
 
-    def _open_shard(self, opened: OpenVersion, number: int) -> Span | None:
-        if not 1 <= number <= len(opened.live.shards):
-            return None
-        shard = opened.live.shards[number - 1]
-        if opened.linked:
-            return Span(opened.payload, shard.offset, shard.size, shard.sha256)
-        return Span(opened.file(number), 0, shard.size, shard.sha256) if number in opened.had else None
+    # Who holds it
 
-    def _changed(self, number: int) -> None:
-        """A payload that was published without a copy was written to: its version goes, at once."""
-        log.error(
-            "%s is retired: its file was changed after it was published without a copy; publish it again, "
-            "or with a copy",
-            version_name(number),
-        )
-        retiring = asyncio.ensure_future(self.retire(number))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
-
-    def _unsurveyed_shard(self, version_no: int, number: int) -> Span | None:
-        file = self.data_dir.shard(version_no, number)
-        try:
-            return Span(file, 0, file.stat().st_size, None)
-        except OSError:
-            return None
+    def reading(self, version: str, by: str) -> contextlib.AbstractContextManager[Reader]:
+        number = self._here(version)
+        if number is None:
+            return contextlib.nullcontext(Reader(READ, by))
+        return self.holds.held(number, READ, by)
 
     @contextlib.contextmanager
-    def reading(self, version: str) -> Iterator[None]:
+    def leased(self, version: str, by: str) -> Iterator[bool]:
+        number = self._here(version)
+        if number is None:
+            yield False
+        else:
+            with self.holds.held(number, LEASE, by):
+                yield True
+
+    def _here(self, version: str) -> int | None:
         number = version_number(version) or 0
-        self._readers[number] = self._readers.get(number, 0) + 1
-        try:
-            yield
-        finally:
-            self._readers[number] -= 1
-            if not self._readers[number]:
-                del self._readers[number]
-            self._last_read[number] = self._clock()
+        return number if number in self._complete or number in self._open else None
+
+    async def pin(self, version: str) -> None:
+        """Keep a version until it is unpinned; also over restarts.
+
+        Raises:
+            VersionNotOffered: it is not here, or not complete.
+            LocalDiskError: it could not be written down.
+        """
+        async with self._writing:
+            self.holds.pinned.add(await asyncio.to_thread(pin, self.data_dir, version))
+
+    async def unpin(self, version: str) -> None:
+        """Let a version go its way again.
+
+        Raises:
+            VersionNotOffered: it is not pinned.
+            LocalDiskError: it could not be written down.
+        """
+        async with self._writing:
+            self.holds.pinned.discard(await asyncio.to_thread(unpin, self.data_dir, version))
+        await self.tidy()
+
+    def has(self, version: str) -> bool:
+        return self._here(version) is not None
 
     # How it gets here
 
@@ -208,16 +201,16 @@ class VersionFolders:
         told: list[str] = []
         with disk_errors("could not take up", self.data_dir.root):
             self.data_dir.clear_leftovers()
-            listings = self._read_list()
+            listings = listed(self.data_dir)
             numbers = {*self.data_dir.numbers(), *(one.number for one in listings)}
             self.data_dir.never_again(max(numbers, default=0))
             for listing in listings:
                 try:
-                    manifest = self._check(listing)
+                    manifest = check(self.data_dir, listing)
                     if manifest is None and resume:
                         self.untrusted.append(listing)
                     else:
-                        self._add(listing, manifest)
+                        self._complete.take_up(listing, manifest)
                         for part in self.data_dir.folder(listing.number).glob(f"*{PART}"):
                             part.unlink()
                 except (LocalDiskError, ManifestError) as error:
@@ -225,70 +218,22 @@ class VersionFolders:
             for number in self.data_dir.numbers():
                 if number not in self._complete and all(number != one.number for one in self.untrusted):
                     told += self._take_up_open(number, resume)
-            self._distribution = write(self.listings)
-            if self._read_bytes() != self._distribution:
-                replace(self.data_dir.distribution, self._distribution)
+            self._complete.write_list()
+            self.holds.pinned = pinned(self.data_dir) & self.complete_numbers
         return told
-
-    def _read_bytes(self) -> bytes | None:
-        try:
-            return self.data_dir.distribution.read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def _read_list(self) -> tuple[Listing, ...]:
-        try:
-            found = parse(self._read_bytes() or b"")
-        except ValueError as error:
-            raise LocalDiskError(f"{self.data_dir.distribution} is {error}") from None
-        # Nobody else writes it now, so a last line without newline is all that will come.
-        return found.settled(found).listings
-
-    def _check(self, listing: Listing) -> Manifest | None:
-        """The manifest of a version that is listed, if its shards are all there."""
-        file = self.data_dir.manifest(listing.number)
-        manifest = parse_manifest(file.read_bytes(), listing.version) if file.exists() else None
-        if manifest and listing.digest not in manifest.digests.values():
-            raise ManifestError("its manifest has another digest")
-        looks = self._looks(listing.number)
-        if looks:
-            if manifest is None or looks_of(self.data_dir.payload(listing.number)) != looks:
-                raise LocalDiskError("its file was changed after it was published without a copy")
-            return manifest
-        count = len(manifest.shards) if manifest else listing.shards
-        for shard in range(1, (1 if count is None else count) + 1):
-            path = self.data_dir.shard(listing.number, shard)
-            if not path.is_file():
-                raise LocalDiskError(f"{path.name} is missing")
-            if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
-                raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
-        for shard, (sha256, looks) in self._verified(listing.number).read().items():
-            path = self.data_dir.shard(listing.number, shard)
-            if path.exists() and looks_of(path) != looks and sha256_of(path) != sha256:
-                raise LocalDiskError(f"{path.name} was changed since it was verified")
-        return manifest
-
-    def _verified(self, number: int) -> Verified:
-        return Verified(self.data_dir.verified / version_name(number))
-
-    def _looks(self, number: int) -> str | None:
-        try:
-            return (self.data_dir.linked / version_name(number)).read_text()
-        except FileNotFoundError:
-            return None
 
     def _take_up_open(self, number: int, resume: bool) -> list[str]:
         folder, file = self.data_dir.folder(number), self.data_dir.manifest(number)
         version = version_name(number)
         if resume and file.exists():
             try:
-                opened = self.open(number, _whole_lines(file.read_bytes(), version))
+                opened = self.open(number, lines_of(self.data_dir, number))
                 return [f"going on with {version}: {format_count(len(opened.had), 'shard')} here"]
             except ManifestError:
                 pass  # it is asked for again
         if all(is_versions_file(entry) for entry in folder.iterdir()):
             remove_version(folder)
-            self._verified(number).remove()
+            Verified(self.data_dir.verified / version).remove()
             return [f"gave up {version}, which was not complete"]
         return [f"left alone {folder}, which is not listed and holds other files"]
 
@@ -309,13 +254,47 @@ class VersionFolders:
         Raises:
             LocalDiskError: its folder can't be made.
         """
-        opened = OpenVersion(self.data_dir, number, self._find, self._completed, live, listed)
+        opened = OpenVersion(self.data_dir, number, self._complete.find, self._completed, live, listed)
         self._open[number] = opened
+        self._claimed[number] = opened.live.size
         return opened
 
-    def opened(self, number: int) -> OpenVersion | None:
-        """The version under way with this number."""
-        return self._open.get(number)
+    async def claim(self, number: int, size: int) -> None:
+        """See to it that an open version can take ``size`` bytes in all, at the cost of older ones that are
+        not pinned.
+
+        Raises:
+            NoRoom: it can't.
+        """
+        async with self._claiming:
+            if number not in self._open:
+                return
+            self._claimed[number], before = size, self._claimed[number]
+            going = self._in_the_way(number)
+            if self._over > sum(self._complete.sizes[one] for one in going):
+                self._claimed[number] = before
+                raise self._no_room(number, size)
+            for one in going:
+                log.info("retired %s: its room is needed", version_name(one))
+                await self.retire(one)
+
+    @property
+    def _over(self) -> int:
+        """Bytes beyond what the versions may take."""
+        return 0 if self.max_bytes is None else max(0, self.used - self.max_bytes)
+
+    def _in_the_way(self, number: int) -> list[int]:
+        """The versions that can go so that this one has room."""
+        return room_for(number, self._over, self._complete.sizes, self.holds.pinned, self.holds.read())
+
+    def _no_room(self, number: int, size: int) -> NoRoom:
+        names = ", ".join(map(version_name, sorted(self.holds.pinned)))
+        why = f"{names} pinned here, `shardcast unpin` some or" if names else "nothing older can go;"
+        return NoRoom(
+            f"no room for {version_name(number)} with {format_size(size)}: the versions in "
+            f"{self.data_dir.root} may take {format_size(self.max_bytes or 0)}; {why} allow more with "
+            "--max-bytes"
+        )
 
     async def discard(self, number: int) -> None:
         """Give up a version that is open."""
@@ -324,117 +303,94 @@ class VersionFolders:
             opened.live.abort("it was given up before it was complete")
             self.events.tell(ABORTED, version_name(number))
             await asyncio.to_thread(opened.discard)
+            self._let_go(number)
 
     async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
         listing = Listing(manifest.version, manifest.digests[opened.listed], len(manifest.shards))
         async with self._writing:
-            await self._write_list([*self.listings, listing])
+            await self._complete.add(listing, manifest)
             self._open.pop(opened.number, None)
-            self._add(listing, manifest)
+            self._claimed.pop(opened.number, None)
             if not opened.live.whole:
                 opened.live.add(manifest.raw[len(opened.live.raw) :])
             self.events.tell(COMPLETE, listing.version, listing)
         await self.tidy()
 
-    def spans(self, listing: Listing) -> list[Span]:
-        """The shards' files of a version without a manifest."""
-        spans: list[Span] = []
-        while listing.shards is None or len(spans) < listing.shards:
-            span = self._unsurveyed_shard(listing.number, len(spans) + 1)
-            if span is None:
-                break
-            spans.append(span)
-        return spans
-
     async def surveyed(self, listing: Listing, manifest: Manifest | None) -> None:
         """Keep the manifest that was made for a version which an old node left here; None when its bytes
         are not what its digest says, so that it goes."""
         if manifest is None:
-            self._complete.setdefault(listing.number, _Complete(listing, None))
-            await self.retire(listing.number)
+            if listing.number not in self._complete:
+                self._complete.take_up(listing, None)
+            await self.retire(listing.number, even_pinned=True)
         elif listing.number in self._complete or listing in self.untrusted:
             await replace_soon(self.data_dir.manifest(listing.number), manifest.raw)
             async with self._writing:
                 known = Listing(listing.version, listing.digest, len(manifest.shards))
-                self._add(known, manifest)
-                await self._write_list(self.listings)
+                await self._complete.add(known, manifest)
                 self.events.tell(COMPLETE, known.version, known)
         self.untrusted = [one for one in self.untrusted if one != listing]
-
-    def _add(self, listing: Listing, manifest: Manifest | None) -> None:
-        looks = self._looks(listing.number)
-        self._complete[listing.number] = _Complete(listing, manifest, looks)
-        for shard, (sha256, shard_looks) in self._verified(listing.number).read().items():
-            file = self.data_dir.shard(listing.number, shard)
-            self._by_digest[sha256] = listing.number, file, shard_looks
-
-    def _find(self, sha256: str) -> Path | None:
-        """The file of a shard with this digest in a complete version, unchanged since it was kept."""
-        number, file, looks = self._by_digest.get(sha256, (0, Path(), ""))
-        return file if number in self._complete and looks_of(file) == looks else None
-
-    async def _write_list(self, listings: Sequence[Listing]) -> None:
-        distribution = write(listings)
-        await replace_soon(self.data_dir.distribution, distribution)
-        self._distribution = distribution
 
     # How it goes
 
     async def tidy(self) -> None:
-        """Retire what is beyond retention and not being read."""
-        now = self._clock()
-        beyond = surplus(self._complete, self.keep)
-        self._surplus_since = {number: self._surplus_since.get(number, now) for number in beyond}
-        last_read = {**self._last_read, **dict.fromkeys(self._readers, math.inf)}
-        for number in retirable(beyond, last_read, self._surplus_since, now, RECENTLY_READ, LONGEST_HOLD):
+        """Retire what is beyond retention and not held."""
+        beyond = surplus(self.complete_numbers - self.holds.pinned, self.keep)
+        for number in self.holds.retirable(beyond):
             log.info("retired %s: newer versions took its place", version_name(number))
+            await self.retire(number)
+        for number in self._in_the_way(max(self.complete_numbers, default=0)):
+            log.info("retired %s: the versions here may take less", version_name(number))
             await self.retire(number)
         for number in list(self._leaving):
             await self._remove(number)
-        for number, one in list(self._complete.items()):
-            if one.looks and looks_of(self.data_dir.payload(number)) != one.looks:
-                self._changed(number)
+        self._complete.check_payloads()
 
-    async def retire(self, number: int) -> None:
-        """Take a version off the list, then away. Answers that are running end well."""
+    async def retire(self, number: int, even_pinned: bool = False) -> None:
+        """Take a version off the list, then away. Answers that are running end well. One that was pinned a
+        moment ago stays, unless it goes ``even_pinned``."""
         async with self._writing:
-            if number not in self._complete:
+            if number not in self._complete or (number in self.holds.pinned and not even_pinned):
                 return
-            await self._write_list([one for one in self.listings if one.number != number])
-            del self._complete[number]
+            await self._complete.remove(number)
+            self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
-        self._last_read.pop(number, None)
-        self._by_digest = {digest: place for digest, place in self._by_digest.items() if place[0] != number}
         await self._remove(number)
+        self._let_go(number)
+
+    def _changed(self, number: int) -> None:
+        """A payload that was published without a copy was written to: its version goes, at once."""
+        log.error(
+            "%s is retired: its file was changed after it was published without a copy; publish it again, "
+            "or with a copy",
+            version_name(number),
+        )
+        retiring = asyncio.ensure_future(self.retire(number, even_pinned=True))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    def _let_go(self, number: int) -> None:
+        """A version has gone, and nothing need be known of it."""
+        if self._here(version_name(number)) is None:
+            self._claimed.pop(number, None)
+            self.holds.forget(number)
 
     async def _remove(self, number: int) -> None:
         """What can't be removed now is tried again when things are tidied."""
-
-        def remove() -> None:
-            folder = self.data_dir.folder(number)
-            if folder.exists():
-                grave = self.data_dir.retired / f"{version_name(number)}-{secrets.token_hex(4)}"
-                folder.rename(grave)
-                shutil.rmtree(grave, ignore_errors=True)
-            (self.data_dir.linked / version_name(number)).unlink(missing_ok=True)
-            self._verified(number).remove()
-
         try:
-            await asyncio.to_thread(remove)
+            await asyncio.to_thread(self._remove_here, number)
             self._leaving.discard(number)
         except OSError as error:
             if number not in self._leaving:
                 log.error("could not remove the retired %s, and try again: %s", version_name(number), error)
             self._leaving.add(number)
 
-
-def _whole_lines(raw: bytes, version: str) -> LiveManifest:
-    """
-    Raises:
-        ManifestError: they are no manifest's, or not even a first line is whole.
-    """
-    live = LiveManifest(version)
-    live.add(raw[: raw.rfind(b"\n") + 1])
-    if not live.begun:
-        raise ManifestError("its first line is not whole")
-    return live
+    def _remove_here(self, number: int) -> None:
+        folder, version = self.data_dir.folder(number), version_name(number)
+        if folder.exists():
+            grave: Path = self.data_dir.retired / f"{version}-{secrets.token_hex(4)}"
+            folder.rename(grave)
+            shutil.rmtree(grave, ignore_errors=True)
+        (self.data_dir.linked / version).unlink(missing_ok=True)
+        (self.data_dir.pinned / version).unlink(missing_ok=True)
+        Verified(self.data_dir.verified / version).remove()

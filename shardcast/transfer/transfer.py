@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from random import Random
 from typing import Any
 
 from shardcast.errors import IntegrityError
-from shardcast.manifest import Manifest
+from shardcast.manifest import Manifest, Shard
 from shardcast.peer.peer import Peer
 from shardcast.sharding import Survey
 from shardcast.store.landing import Landing
@@ -24,6 +24,8 @@ from shardcast.transfer.whole import hash_whole
 
 _READY = 2
 """Ranges that wait for a worker, so that none waits for a shard to be opened."""
+_EARLY = 4
+"""Shards that somebody waits for, and that are asked for beyond the look-ahead."""
 _LAG = 3
 """Shards here that the whole digest has yet to read, at which no others are asked for."""
 
@@ -61,7 +63,9 @@ class Transfer:
         self._done_bytes = 0
         self._done_shards = 0
         self._hashed = 0
-        self._opened_all = False
+        self._begun: set[int] = set()
+        self._opening = 0
+        self._begun_all = False
 
     @property
     def progress(self) -> Progress:
@@ -116,7 +120,7 @@ class Transfer:
                 self._open_ahead(),
                 hash_whole(self.manifest.as_they_come(), self._landing, self._was_hashed, survey),
                 *(self._work() for _ in range(self._limits.at_once)),
-                beside=self._servers.watch(),
+                beside=(self._open_wanted(), self._servers.watch()),
             )
         finally:
             for arriving in self._arriving.values():
@@ -125,17 +129,42 @@ class Transfer:
     async def _open_ahead(self) -> None:
         """Make room for shards just before they are needed, as far ahead of the whole digest as it may be."""
         async for shard in self.manifest.as_they_come():
-            while len(self._todo) >= _READY or shard.number > self._hashed + self._limits.look_ahead:
-                await self._news.change()
-            arriving = Arriving(await self._filling.landing(shard))
-            self._arriving[shard.number] = arriving
-            for start, end in arriving.landing.missing():
-                self._todo.append(self._servers.claim(arriving, start, end))
-            self._news.tell()
-            if arriving.landing.whole:
-                await self._shelve(arriving)
-        self._opened_all = True
+            while shard.number not in self._begun:
+                if len(self._todo) < _READY and shard.number <= self._reach:
+                    await self._open(shard, self._todo.extend)
+                else:
+                    await self._news.change()
+        self._begun_all = True
         self._news.tell()
+
+    async def _open_wanted(self) -> None:
+        """The shards that somebody waits for come first."""
+        while True:
+            shard = await self._filling.wanted()
+            while sum(number > self._reach for number in self._arriving) >= _EARLY:
+                await self._news.change()
+            if shard.number not in self._begun:
+                await self._open(shard, lambda claims: self._todo.extendleft(reversed(claims)))
+
+    @property
+    def _reach(self) -> int:
+        """The last shard that the whole digest can read from memory."""
+        return self._hashed + self._limits.look_ahead
+
+    async def _open(self, shard: Shard, put: Callable[[list[Claim]], None]) -> None:
+        self._begun.add(shard.number)
+        self._opening += 1
+        arriving = Arriving(await self._filling.landing(shard))
+        self._opening -= 1
+        self._arriving[shard.number] = arriving
+        put([self._servers.claim(arriving, start, end) for start, end in arriving.landing.missing()])
+        self._news.tell()
+        if arriving.landing.whole:
+            await self._shelve(arriving)
+
+    @property
+    def _opened_all(self) -> bool:
+        return self._begun_all and not self._opening
 
     async def _landing(self, number: int) -> Landing:
         while number not in self._arriving:
@@ -199,11 +228,11 @@ def _in_words(digests: Mapping[str, str]) -> str:
     return ", ".join(f"{name} {digest}" for name, digest in digests.items())
 
 
-async def _together(*parts: Coroutine[Any, Any, None], beside: Coroutine[Any, Any, None]) -> None:
-    """Run all parts at once, and one more ``beside`` them for as long as they run; the first error ends
-    the others and is raised."""
+async def _together(*parts: Coroutine[Any, Any, None], beside: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all parts at once, and more ``beside`` them for as long as they run; the first error ends the
+    others and is raised."""
     pending = {asyncio.ensure_future(part) for part in parts}
-    tasks = {asyncio.ensure_future(beside), *pending}
+    tasks = {*map(asyncio.ensure_future, beside), *pending}
     try:
         while pending:
             done, _ = await asyncio.wait(

@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from shardcast.constants import LANDING_WAIT, STALLED_READER
+from shardcast.constants import LANDING_WAIT, MANIFEST_FILE, STALLED_READER
 from shardcast.manifest import aborted_line
 from shardcast.server.sending import send_landing, send_span
 from shardcast.store.live import LiveManifest
@@ -22,10 +22,12 @@ from shardcast.wire import (
     PROBE_PATH,
     PROBE_SIZE,
     TEXT,
+    VERSION_PATTERN,
     shard_number,
 )
 
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}
+_SHARD_PATTERN = r"shard_[0-9]{3,7}\.bin"
 _NOT_NOW = {"Retry-After": "1"}
 
 
@@ -60,26 +62,26 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
 
     async def shard(request: web.Request) -> web.StreamResponse:
         version, number = request.match_info["version"], shard_number(request.match_info["shard"])
-        with shelf.reading(version):
+        with shelf.reading(version, request.remote or "") as reader:
             span = shelf.shard(version, number) if number else None
             if span is None and number and shelf.live(version) and request.headers.get(ACCEPT) == LANDING:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(shelf.arrival(version, number), LANDING_WAIT)
                 landing, span = shelf.landing(version, number), shelf.shard(version, number)
                 if span is None and landing is not None:
-                    return await send_landing(request, landing)
+                    return await send_landing(request, landing, reader)
                 if span is None:
                     raise web.HTTPServiceUnavailable(text="503: it is not here yet\n", headers=_NOT_NOW)
             if span is None:
                 raise web.HTTPNotFound(text="404: no such shard\n")
-            return await send_span(request, span)
+            return await send_span(request, span, reader)
 
     async def probe(request: web.Request) -> web.StreamResponse:
         return web.Response(body=bytes(PROBE_SIZE))
 
     app.router.add_get(DISTRIBUTION_PATH, distribution)
-    app.router.add_get("/{version:v[1-9][0-9]{0,17}}/manifest.jsonl", manifest)
-    app.router.add_get(r"/{version:v[1-9][0-9]{0,17}}/{shard:shard_[0-9]{3,7}\.bin}", shard)
+    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{MANIFEST_FILE}", manifest)
+    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{{shard:{_SHARD_PATTERN}}}", shard)
     app.router.add_get(PROBE_PATH, probe)
 
 

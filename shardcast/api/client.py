@@ -1,0 +1,150 @@
+"""A client for threads."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from shardcast.addresses import server_urls
+from shardcast.api.background import Background
+from shardcast.distribution import is_version
+from shardcast.errors import NoServerReachable, UsageError, VersionNotOffered
+from shardcast.nodes.client import LATEST, Client, Release
+
+log = logging.getLogger("shardcast")
+
+StrPath = str | os.PathLike[str]
+
+
+class Followed:
+    """Versions that are followed in the background, until ``stop`` or the end of the ``with`` block."""
+
+    def __init__(self, work: Background[None]) -> None:
+        self._work = work
+
+    def stop(self) -> None:
+        """Follow no more; returns when the callback has, and what has arrived is kept for the next time."""
+        self._work.cancel()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for its end, which comes only when it fails, or is stopped elsewhere.
+
+        Raises:
+            TimeoutError: it goes on after so many seconds.
+            LocalDiskError: a file could not be written.
+        """
+        if not self._work.wait(timeout):
+            raise TimeoutError(f"it goes on after {timeout:g} s")
+        with contextlib.suppress(asyncio.CancelledError):
+            self._work.result()
+
+    def __enter__(self) -> Followed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class ClientNode:
+    """Downloads versions; the blocking form of ``Client``."""
+
+    def __init__(self, servers: Sequence[str], output_dir: StrPath = "./downloads") -> None:
+        """
+        Raises:
+            UsageError: one of the servers is not an address, or there is none.
+        """
+        self.servers = server_urls(servers)
+        self.output_dir = str(Path(output_dir).absolute())
+
+    def list_available_versions(self) -> dict[str, str]:
+        """The versions on offer, oldest first, each with ``<digest>|<number of shards>``; empty while
+        there is nothing, also while no server can be reached yet, which is logged."""
+
+        async def read() -> dict[str, str]:
+            async with Client(self.servers, self.output_dir) as client:
+                return {one.version: one.value for one in await client.listings()}
+
+        try:
+            return Background(read()).result()
+        except NoServerReachable as error:
+            log.warning("%s", error)
+            return {}
+
+    def download_version(self, version: str, output_file: StrPath | None = None) -> str | None:
+        """Download a version (``v3`` or ``latest``) and return the path of the verified file; None while
+        no server offers it.
+
+        Raises:
+            ShardcastError: it is offered and could not be had; the type tells why.
+        """
+
+        async def download() -> str:
+            async with Client(self.servers, self.output_dir) as client:
+                output = None if output_file is None else os.fspath(output_file)
+                return str((await client.download(version, output)).path)
+
+        try:
+            return Background(download()).result()
+        except VersionNotOffered as error:
+            log.info("%s", error)
+            return None
+
+    def follow(
+        self, callback: Callable[[Release], object], first: str = LATEST, every: bool = False
+    ) -> Followed:
+        """Download each new version from ``first`` on, in the background, and call ``callback`` with each
+        one that is there and verified; see ``Client.follow``. The next one waits for it to return; what it
+        raises is logged, and following goes on.
+
+        Raises:
+            UsageError: ``first`` is no version's name.
+        """
+        if first != LATEST and not is_version(first):
+            raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
+
+        async def follow() -> None:
+            async with (
+                Client(self.servers, self.output_dir) as client,
+                contextlib.aclosing(client.follow(first, every)) as releases,
+            ):
+                async for release in releases:
+                    try:
+                        await asyncio.to_thread(callback, release)
+                    except Exception:
+                        log.exception("the callback for %s failed", release.version)
+
+        return Followed(Background(follow()))
+
+    @contextlib.contextmanager
+    def lease(self, version: str) -> Iterator[None]:
+        """Hold a version at the servers while the block runs, however many newer ones there are; remote
+        holders can do so for ten minutes beyond its time.
+
+        Raises:
+            UsageError: that is no version's name.
+            VersionNotOffered: no server holds it.
+        """
+        answered, held = threading.Event(), threading.Event()
+
+        async def hold() -> None:
+            try:
+                async with Client(self.servers, self.output_dir) as client, client.lease(version):
+                    held.set()
+                    answered.set()
+                    await asyncio.Event().wait()
+            finally:
+                answered.set()
+
+        holding = Background(hold())
+        try:
+            answered.wait()
+            if not held.is_set():
+                holding.result()
+            yield
+        finally:
+            holding.cancel()

@@ -1,0 +1,70 @@
+"""The door for those who need a version for longer: while the answer is open, the version stays.
+
+The first line, ``{"lease": "v3"}``, says that it does; ``{"held": "v3"}`` comes every few seconds, so that
+silence is told from death; ``{"ended": "why"}`` comes last when the version goes all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+from aiohttp import web
+
+from shardcast.constants import FEED_HEARTBEAT, LONGEST_HOLD, STALLED_READER
+from shardcast.store.shelf import Shelf
+from shardcast.wire import NDJSON, VERSION_PATTERN
+
+log = logging.getLogger(__name__)
+
+_LONGEST_NAME = 100
+"""Characters of what a holder calls itself."""
+
+
+def add_lease(app: web.Application, shelf: Shelf) -> None:
+    """Hold a Shelf's versions for who asks."""
+
+    async def lease(request: web.Request) -> web.StreamResponse:
+        version = request.match_info["version"]
+        with shelf.leased(version, _who(request)) as leased:
+            if not leased:
+                raise web.HTTPNotFound(text="404: no such version\n")
+            response = web.StreamResponse(headers={"Content-Type": NDJSON, "X-Accel-Buffering": "no"})
+            await response.prepare(request)
+            try:
+                await _say(response, lease=version)
+                await _hold(response, version, shelf)
+                await response.write_eof()
+            except (ConnectionError, asyncio.TimeoutError) as error:
+                log.debug("%s holds %s no more: %s", request.remote, version, error or "it took nothing")
+                if request.transport:
+                    request.transport.abort()
+            return response
+
+    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/lease", lease, allow_head=False)
+
+
+async def _hold(response: web.StreamResponse, version: str, shelf: Shelf) -> None:
+    events = shelf.events
+    heard = asyncio.get_running_loop().time()
+    while not events.closed:
+        if not shelf.has(version):
+            await _say(response, ended=f"{version} has gone: it can be held {LONGEST_HOLD / 60:g} minutes")
+            return
+        left = heard + FEED_HEARTBEAT - asyncio.get_running_loop().time()
+        try:
+            await asyncio.wait_for(events.change(events.seq), left)
+        except asyncio.TimeoutError:
+            heard = asyncio.get_running_loop().time()
+            await _say(response, held=version)
+
+
+def _who(request: web.Request) -> str:
+    """Its address, and what it calls itself."""
+    name = "".join(one for one in request.query.get("holder", "")[:_LONGEST_NAME] if one.isprintable())
+    return f"{request.remote} ({name})" if name else str(request.remote)
+
+
+async def _say(response: web.StreamResponse, **said: str) -> None:
+    await asyncio.wait_for(response.write(json.dumps(said).encode() + b"\n"), STALLED_READER)

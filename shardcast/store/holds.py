@@ -1,0 +1,123 @@
+"""What keeps a version here beyond its time: its readers, leases and pins."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+
+from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
+from shardcast.policy.retention import retirable
+
+READ, LEASE, PIN = "read", "lease", "pin"
+
+
+@dataclass(eq=False)
+class Reader:
+    """Somebody who reads from a version, or holds a lease on it.
+
+    Attributes:
+        kind: ``READ`` or ``LEASE``.
+        by: who it is, in words.
+        sent: bytes that it got.
+    """
+
+    kind: str
+    by: str
+    sent: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A reason for which a version stays.
+
+    Attributes:
+        kind: ``READ``, ``LEASE`` or ``PIN``.
+        by: who holds it, in words.
+        seconds: for how long at most from now; None for no limit, which only pins have, and readers as long
+            as nothing newer takes the version's place.
+    """
+
+    kind: str
+    by: str
+    seconds: float | None
+
+
+@dataclass
+class _Held:
+    """One version's."""
+
+    readers: list[Reader] = field(default_factory=list)
+    sent: int = 0
+    last_read: float = -math.inf
+    surplus_since: float | None = None
+
+
+class Holds:
+    """Who holds which version of a node.
+
+    Attributes:
+        pinned: versions that stay until they are unpinned.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.pinned: set[int] = set()
+        self._clock = clock
+        self._versions: dict[int, _Held] = {}
+
+    @contextlib.contextmanager
+    def held(self, number: int, kind: str, by: str) -> Iterator[Reader]:
+        """Entered by a reader, or by who holds a lease."""
+        version, reader = self._versions.setdefault(number, _Held()), Reader(kind, by)
+        version.readers.append(reader)
+        try:
+            yield reader
+        finally:
+            version.readers.remove(reader)
+            version.sent += reader.sent
+            if kind == READ:
+                version.last_read = self._clock()
+
+    def forget(self, number: int) -> None:
+        """The version has gone; answers that still run end well."""
+        self._versions.pop(number, None)
+
+    def retirable(self, surplus: Collection[int]) -> list[int]:
+        """Which of the versions beyond retention can go."""
+        now = self._clock()
+        for number, version in self._versions.items():
+            if number not in surplus:
+                version.surplus_since = None
+        since: dict[int, float] = {}
+        for number in surplus:
+            version = self._versions.setdefault(number, _Held())
+            version.surplus_since = now if version.surplus_since is None else version.surplus_since
+            since[number] = version.surplus_since
+        last_read = {number: self._last_read(version) for number, version in self._versions.items()}
+        free = [number for number in surplus if number not in self.pinned]
+        return retirable(free, last_read, since, now, RECENTLY_READ, LONGEST_HOLD)
+
+    def read(self) -> set[int]:
+        """The versions that somebody reads, read a moment ago, or holds a lease on."""
+        recently = self._clock() - RECENTLY_READ
+        return {number for number, version in self._versions.items() if self._last_read(version) > recently}
+
+    def _last_read(self, version: _Held) -> float:
+        return math.inf if version.readers else version.last_read
+
+    def sent(self, number: int) -> int:
+        """Bytes of the version that went out since the node began."""
+        version = self._versions.get(number, _Held())
+        return version.sent + sum(reader.sent for reader in version.readers)
+
+    def of(self, number: int) -> list[Hold]:
+        """Why a version stays, now."""
+        now, version = self._clock(), self._versions.get(number, _Held())
+        left = None if version.surplus_since is None else version.surplus_since + LONGEST_HOLD - now
+        holds = [Hold(PIN, "this machine", None)] if number in self.pinned else []
+        holds += [Hold(reader.kind, reader.by, left) for reader in version.readers]
+        recent = version.last_read + RECENTLY_READ - now
+        if not version.readers and recent > 0:
+            holds.append(Hold(READ, "somebody a moment ago", recent if left is None else min(recent, left)))
+        return holds

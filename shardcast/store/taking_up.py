@@ -1,0 +1,73 @@
+"""What a data directory holds when its node starts: which of its versions are still whole."""
+
+from __future__ import annotations
+
+from shardcast.digest import sha256_of
+from shardcast.distribution import Listing, parse
+from shardcast.errors import LocalDiskError
+from shardcast.manifest import Manifest, ManifestError
+from shardcast.manifest import parse as parse_manifest
+from shardcast.store.data_dir import DataDir
+from shardcast.store.live import LiveManifest
+from shardcast.store.verified import Verified, looks_of
+from shardcast.wire import version_name
+
+
+def listed(data_dir: DataDir) -> tuple[Listing, ...]:
+    """The versions of its distribution list.
+
+    Raises:
+        LocalDiskError: that is no distribution list.
+        OSError: it can't be read.
+    """
+    try:
+        found = parse(data_dir.distribution.read_bytes() if data_dir.distribution.exists() else b"")
+    except ValueError as error:
+        raise LocalDiskError(f"{data_dir.distribution} is {error}") from None
+    # Nobody else writes it now, so a last line without newline is all that will come.
+    return found.settled(found).listings
+
+
+def check(data_dir: DataDir, listing: Listing) -> Manifest | None:
+    """The manifest of a version that is listed, if its shards are all there; None where it has none.
+
+    Raises:
+        LocalDiskError, ManifestError: they aren't.
+        OSError: they can't be read.
+    """
+    file = data_dir.manifest(listing.number)
+    manifest = parse_manifest(file.read_bytes(), listing.version) if file.exists() else None
+    if manifest and listing.digest not in manifest.digests.values():
+        raise ManifestError("its manifest has another digest")
+    looks = data_dir.looks(listing.number)
+    if looks:
+        if manifest is None or looks_of(data_dir.payload(listing.number)) != looks:
+            raise LocalDiskError("its file was changed after it was published without a copy")
+        return manifest
+    count = len(manifest.shards) if manifest else listing.shards
+    for shard in range(1, (1 if count is None else count) + 1):
+        path = data_dir.shard(listing.number, shard)
+        if not path.is_file():
+            raise LocalDiskError(f"{path.name} is missing")
+        if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
+            raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
+    for shard, (sha256, looks) in Verified(data_dir.verified / listing.version).read().items():
+        path = data_dir.shard(listing.number, shard)
+        if path.exists() and looks_of(path) != looks and sha256_of(path) != sha256:
+            raise LocalDiskError(f"{path.name} was changed since it was verified")
+    return manifest
+
+
+def lines_of(data_dir: DataDir, number: int) -> LiveManifest:
+    """The manifest of a version that was open, as far as its lines are whole.
+
+    Raises:
+        ManifestError: they are no manifest's, or not even a first line is whole.
+        OSError: it can't be read.
+    """
+    raw = data_dir.manifest(number).read_bytes()
+    live = LiveManifest(version_name(number))
+    live.add(raw[: raw.rfind(b"\n") + 1])
+    if not live.begun:
+        raise ManifestError("its first line is not whole")
+    return live

@@ -1,0 +1,110 @@
+"""A version held at its servers while somebody needs it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from random import Random
+from types import TracebackType
+
+from shardcast.constants import STALL_WHEN_OTHERS_CAN
+from shardcast.errors import PeerError, ServerLacks, VersionNotOffered
+from shardcast.peer.peer import Peer
+from shardcast.store.bell import Bell
+from shardcast.store.tasks import cancel
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+"""Seconds until a server that was lost is asked again; doubled each time, and spread."""
+_PACE = 0.01
+"""Seconds between two readings of an answer: one that floods is read no faster."""
+
+
+class Lease:
+    """A version that stays at its servers while this is entered; a lost connection is made again. Remote
+    holders can keep a version at most ten minutes beyond its time; see ``servers``.
+
+    Attributes:
+        version: its name.
+        servers: the URLs of those that hold it now.
+    """
+
+    def __init__(
+        self,
+        version: str,
+        peers: Sequence[Peer],
+        holder: str,
+        random: Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        """``holder``: what the servers' people are to see."""
+        self.version = version
+        self.servers: set[str] = set()
+        self._peers = list(peers)
+        self._holder = holder
+        self._random = random or Random()
+        self._sleep = sleep
+        self._failures: dict[str, PeerError] = {}
+        self._bell = Bell()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Lease:
+        """
+        Raises:
+            VersionNotOffered: no server holds it.
+        """
+        self._tasks = [asyncio.ensure_future(self._keep(peer)) for peer in self._peers]
+        try:
+            await self._bell.until(lambda: bool(self.servers) or self._all_answered)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._bell.until(lambda: self._all_answered), STALL_WHEN_OTHERS_CAN)
+            if not self.servers:
+                raise VersionNotOffered(
+                    f"{self.version} is held by no server: {'; '.join(map(str, self._failures.values()))}"
+                )
+        except BaseException:
+            await cancel(self._tasks)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await cancel(self._tasks)
+        self.servers.clear()
+
+    @property
+    def _all_answered(self) -> bool:
+        return len(self.servers | self._failures.keys()) == len(self._peers)
+
+    async def _keep(self, peer: Peer) -> None:
+        """Hold it at one server, until that has it no more."""
+        failures = 0
+        while True:
+            try:
+                async with contextlib.aclosing(peer.lease(self.version, self._holder)) as held:
+                    async for _ in held:
+                        failures = 0
+                        self.servers.add(peer.url)
+                        self._failures.pop(peer.url, None)
+                        self._bell.ring()
+                        await self._sleep(_PACE)
+            except ServerLacks as error:
+                if peer.url in self.servers:
+                    log.warning("%s is not held any more by %s", self.version, error)
+                self._lost(peer, error)
+                return
+            except PeerError as error:
+                self._lost(peer, error)
+            self.servers.discard(peer.url)
+            pause = min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE)
+            failures = min(failures + 1, 30)
+            await self._sleep(pause * self._random.uniform(0.5, 1.0))
+
+    def _lost(self, peer: Peer, error: PeerError) -> None:
+        self._failures[peer.url] = error
+        self.servers.discard(peer.url)
+        self._bell.ring()
