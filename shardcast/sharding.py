@@ -62,7 +62,7 @@ class Progress:
     """How far publishing has come; read by anybody, written by the thread that publishes.
 
     Attributes:
-        size: bytes of the payload; None until it is open.
+        size: bytes of the payload; None until it is open, and for a stream until its writer has ended.
         done: bytes read, hashed and stored.
         shards: shards that are whole.
         cancelled: set to call it off.
@@ -168,9 +168,9 @@ def publish_stream(
     most = MAX_SHARDS * description.shard_size
     with disk_errors("could not read", Path(name)):
         shards, digests = _cut(source, most, opened, header, description, progress, claim)
-        if progress.done == most and source.read(1):
+        if progress.done == most and progress.size != most and source.read(1):
             raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
-    if progress.cancelled:
+    if progress.cancelled or progress.size not in (None, progress.done):
         raise Cancelled(f"{header.version} was called off")
     return complete(header, shards, digests)
 
@@ -240,7 +240,7 @@ def _cut(
                         raise Cancelled(f"{header.version} was called off")
                     chunk = ring.take()[: min(CHUNK_SIZE, target - length)]
                     tell(_MOST_KEPT)
-                    count = _fill(payload, chunk, progress, lambda: tell(len(kept)))
+                    count = _fill(payload, chunk, offset + length, progress, lambda: tell(len(kept)))
                     if not count:
                         size = offset + length  # a stream ends, a file shrank; the caller sees that
                         break
@@ -269,15 +269,25 @@ def _cut(
     return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
 
 
-def _fill(payload: BinaryIO, chunk: memoryview, progress: Progress, idle: Callable[[], None]) -> int:
-    """Read until ``chunk`` is full, the payload ends, or it is called off; how many bytes came. ``idle`` is
-    called now and then while none come."""
+def _fill(
+    payload: BinaryIO, chunk: memoryview, position: int, progress: Progress, idle: Callable[[], None]
+) -> int:
+    """Read from ``position`` on until ``chunk`` is full, the payload ends, or it is called off; how many
+    bytes came. ``idle`` is called now and then while none come.
+
+    The end is where ``progress.size`` says. A pipe has none while anybody has it open for writing, such as a
+    process that its writer forked.
+    """
     filled, poll = 0, select.poll()
     poll.register(payload, select.POLLIN)
+
+    def over() -> bool:
+        return progress.cancelled or progress.size == position + filled
+
     while filled < len(chunk):
-        while not progress.cancelled and not poll.poll(_PATIENCE * 1000):
+        while not over() and not poll.poll(_PATIENCE * 1000):
             idle()  # a writer that pauses keeps nobody from having what there is, nor from calling it off
-        count = 0 if progress.cancelled else payload.readinto(chunk[filled:])  # type: ignore[attr-defined]
+        count = 0 if over() else payload.readinto(chunk[filled:])  # type: ignore[attr-defined]
         if not count:
             break
         filled += count

@@ -106,9 +106,11 @@ class Origin:
                 partial(add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: None),
             )
             url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
-            control = application(
-                node_id, partial(add_publish, publisher=publisher), partial(add_pins, versions=folders)
+            local = (
+                partial(add_publish, publisher=publisher, pipes=held.own),
+                partial(add_pins, versions=folders),
             )
+            control = application(node_id, *local)
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             adopting = asyncio.ensure_future(adopt(folders, folders.unsurveyed))
             stack.push_async_callback(end, adopting)

@@ -47,6 +47,10 @@ class Broadcast:
         """``size`` (None while it waits its turn) and ``done`` in bytes, ``shards`` that are whole."""
         return {"size": self.state.size, "done": self.state.done, "shards": self.state.shards}
 
+    def end(self, size: int) -> None:
+        """A stream has so many bytes."""
+        self.state.size = size
+
     def cancel(self) -> None:
         """Give it up."""
         self.state.cancelled = True

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import http.client
 import io
 import json
-import socket
+import os
+import select
+import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +26,9 @@ from shardcast.wire import STREAM_PATH
 _PORTION = 1 << 20
 """Bytes that are handed over at a time; what is written in smaller parts is gathered."""
 _LONGEST_WAIT = 600.0
-"""Seconds that a portion may take to be taken, behind earlier broadcasts, say."""
+"""Seconds that the origin may take nothing, behind earlier broadcasts, say."""
+_LOOK_AGAIN = 0.2
+"""Seconds between two looks at whether it was given up meanwhile."""
 
 
 class BroadcastWriter(io.RawIOBase):
@@ -57,6 +64,8 @@ class BroadcastWriter(io.RawIOBase):
         self._data_dir = data_dir
         self._gathered = bytearray()
         self._written = 0
+        self._pipe = -1
+        self._writing = threading.Lock()
         self.version = "the version"
         self._connection = connect(data_dir)
         said = {"name": name, "shard_size": shard_size, "metadata": metadata}
@@ -66,7 +75,9 @@ class BroadcastWriter(io.RawIOBase):
             self._connection.endheaders()
             self._send(json.dumps(said).encode() + b"\n")
             self._said: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
-            self.version = str(next(self._said)["version"])
+            begun = next(self._said)
+            self.version = str(begun["version"])
+            self._pipe = _open_pipe(str(begun["pipe"]))
             self._connection.sock.settimeout(_LONGEST_WAIT)
         self._ended = False
 
@@ -117,6 +128,9 @@ class BroadcastWriter(io.RawIOBase):
             self.flush()
             self._ended = True
             with self._told():
+                os.close(self._pipe)
+                self._pipe = -1
+                self._send(json.dumps({"end": self._written}).encode() + b"\n")
                 self._connection.send(b"0\r\n\r\n")
                 if not any("complete" in said for said in self._said):
                     raise NodeFailed(
@@ -129,10 +143,11 @@ class BroadcastWriter(io.RawIOBase):
     def abort(self) -> None:
         """Give the version up."""
         self._ended = True
-        if self._connection.sock:
-            with contextlib.suppress(OSError):  # wakes a thread that is in the middle of writing
-                self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._connection.close()
+        with self._writing:  # a thread that is in the middle of it sees that it has ended
+            if self._pipe >= 0:
+                os.close(self._pipe)
+                self._pipe = -1
 
     def close(self) -> None:
         """Without ``complete`` before it, this gives the version up."""
@@ -160,20 +175,30 @@ class BroadcastWriter(io.RawIOBase):
     def _hand_over(self, data: bytearray | memoryview) -> None:
         with self._told():
             try:
-                view = memoryview(data)
-                while view:
-                    self._send(view[:_PORTION])
-                    view = view[_PORTION:]
-            except (BrokenPipeError, ConnectionResetError):
+                with self._writing:
+                    self._write_all(memoryview(data))
+            except BrokenPipeError:
                 for _ in self._said:  # it says why it takes no more
                     pass
                 raise
 
-    def _send(self, data: bytes | bytearray | memoryview) -> None:
-        if len(data):  # a chunk of none would be the end
-            self._connection.send(b"%x\r\n" % len(data))
-            self._connection.send(data)
-            self._connection.send(b"\r\n")
+    def _write_all(self, view: memoryview) -> None:
+        room = select.poll()
+        room.register(self._pipe, select.POLLOUT)
+        deadline = time.monotonic() + _LONGEST_WAIT
+        while view:
+            if self._ended:
+                raise TransferFailed(f"{self.version} was given up")
+            if not room.poll(_LOOK_AGAIN * 1000):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"nothing was taken for {_LONGEST_WAIT:g} s")
+                continue
+            with contextlib.suppress(BlockingIOError):
+                view = view[os.write(self._pipe, view) :]
+                deadline = time.monotonic() + _LONGEST_WAIT
+
+    def _send(self, data: bytes) -> None:
+        self._connection.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -189,3 +214,12 @@ class BroadcastWriter(io.RawIOBase):
         except BaseException:
             self.abort()
             raise
+
+
+def _open_pipe(path: str) -> int:
+    """The writing end of a named pipe, as large as the system lets it be."""
+    pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PORTION)
+    return pipe

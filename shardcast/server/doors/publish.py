@@ -4,17 +4,21 @@
 ``{"version": "v7"}`` at once, ``{"progress": …}`` as it goes, at last ``{"complete": …}`` or
 ``{"error": …}``.
 
-``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body, and
-then the payload's bytes as they are made, is answered the same way, but without progress. A body that ends
-before its end gives the version up.
+``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body is
+answered with ``{"version": "v7", "pipe": …}``. The payload's bytes are written to that named pipe as they are
+made, straight into the publisher's hands; ``{"end": …}``, their number, is the last line of the body, which
+stays open meanwhile. Then comes ``{"complete": …}`` or ``{"error": …}``. A body that ends without that line
+gives the version up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -22,24 +26,24 @@ from typing import Any, BinaryIO, Protocol
 from aiohttp import ClientError, web
 
 from shardcast.errors import ShardcastError, to_wire
+from shardcast.store.durable import PART, disk_errors
 from shardcast.store.tasks import cancel
 from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
-"""Bytes of a stream that are passed on at a time."""
 _REPORT_INTERVAL = 0.2
 """Seconds between two lines of progress."""
 
 
 class Publishing(Protocol):
-    """A broadcast under way; ``cancel`` gives it up."""
+    """A broadcast under way; ``cancel`` gives it up, ``end`` says how many bytes a stream has."""
 
     @property
     def version(self) -> str: ...
     def progress(self) -> Mapping[str, Any]: ...
     def cancel(self) -> None: ...
+    def end(self, size: int) -> None: ...
     async def result(self) -> None: ...
 
 
@@ -63,8 +67,8 @@ class Publisher(Protocol):
     ) -> Publishing: ...
 
 
-def add_publish(app: web.Application, publisher: Publisher) -> None:
-    """Take payloads for ``publisher``."""
+def add_publish(app: web.Application, publisher: Publisher, pipes: Path) -> None:
+    """Take payloads for ``publisher``; named pipes are made in the folder ``pipes``."""
 
     async def publish(request: web.Request) -> web.StreamResponse:
         try:
@@ -79,79 +83,96 @@ def add_publish(app: web.Application, publisher: Publisher) -> None:
         return await _report(request, under_way)
 
     async def stream(request: web.Request) -> web.StreamResponse:
-        source, sink = _pipe()
         try:
             asked = json.loads(await request.content.readline())
             name, shard_size, metadata = str(asked["name"]), asked.get("shard_size"), asked.get("metadata")
-            under_way = await publisher.publish_stream(source, name, shard_size, metadata)
-        except BaseException as error:
-            source.close()
-            sink.close()
-            if isinstance(error, ShardcastError):
+        except (ValueError, KeyError, TypeError) as error:
+            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+        with contextlib.ExitStack() as stack:
+            try:
+                pipe = stack.enter_context(_Pipe(pipes))
+                source = pipe.take_source()
+                try:
+                    under_way = await publisher.publish_stream(source, name, shard_size, metadata)
+                except BaseException:
+                    source.close()
+                    raise
+            except ShardcastError as error:
                 return web.json_response(_failure(error), content_type=NDJSON)
-            if isinstance(error, (ValueError, KeyError, TypeError)):
-                raise web.HTTPBadRequest(text=f"400: {error}\n") from None
-            raise
-        pouring = asyncio.ensure_future(_pour(request, sink, under_way))
-        try:
-            return await _report(request, under_way, often=False)  # who writes reads nothing meanwhile
-        finally:
-            under_way.cancel()  # what is complete stays
-            await cancel([pouring])
+            ending = asyncio.ensure_future(_end(request, pipe, under_way))
+            try:
+                return await _report(request, under_way, str(pipe.path))
+            finally:
+                under_way.cancel()  # what is complete stays
+                await cancel([ending])
 
     app.router.add_post(PUBLISH_PATH, publish)
     app.router.add_post(STREAM_PATH, stream)
 
 
-def _pipe() -> tuple[BinaryIO, BinaryIO]:
-    """Where the publisher reads, and where what comes is written."""
-    readable, writable = os.pipe()
-    os.set_blocking(writable, False)
-    return os.fdopen(readable, "rb", buffering=0), os.fdopen(writable, "wb", buffering=0)
+class _Pipe:
+    """A named pipe in ``folder``, and a hold on its writing end: there is no end to read before the pipe is
+    closed here, whatever becomes of who writes."""
+
+    def __init__(self, folder: Path) -> None:
+        """
+        Raises:
+            LocalDiskError: none can be made there.
+        """
+        self.path = folder / f"stream-{secrets.token_hex(8)}{PART}"
+        with disk_errors("could not make a pipe in", folder):
+            os.mkfifo(self.path, 0o600)
+        self._source = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._sink = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+
+    def take_source(self) -> BinaryIO:
+        """Its reading end, which the publisher closes."""
+        os.set_blocking(self._source, True)
+        source, self._source = os.fdopen(self._source, "rb", buffering=0), -1
+        return source
+
+    def close(self) -> None:
+        """Who reads comes to the end, once nobody else has it open for writing."""
+        self.path.unlink(missing_ok=True)
+        for descriptor in (self._source, self._sink):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._source = self._sink = -1
+
+    def __enter__(self) -> _Pipe:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
-async def _pour(request: web.Request, sink: BinaryIO, under_way: Publishing) -> None:
-    """The rest of the body ─▶ the publisher."""
+async def _end(request: web.Request, pipe: _Pipe, under_way: Publishing) -> None:
+    """Wait for the line that says how much there is, and close the pipe. Without it, it is given up."""
     try:
-        async for chunk in request.content.iter_chunked(_CHUNK):
-            await _write_all(sink, chunk)
-    except (OSError, ClientError, web.RequestPayloadError) as error:
+        said = json.loads(await request.content.readline())
+        under_way.end(int(said["end"]))
+    except (OSError, ClientError, web.RequestPayloadError, ValueError, KeyError, TypeError) as error:
         log.debug("%s ends before its end: %r", under_way.version, error)
         under_way.cancel()  # before the publisher sees an end
     except BaseException:
         under_way.cancel()
         raise
     finally:
-        sink.close()
+        pipe.close()
 
 
-async def _write_all(sink: BinaryIO, chunk: bytes) -> None:
-    """Without a thread: writers that wait their turn would take all there are."""
-    view, loop = memoryview(chunk), asyncio.get_running_loop()
-    while view:
-        try:
-            view = view[os.write(sink.fileno(), view) :]
-        except BlockingIOError:
-            room = asyncio.Event()
-            loop.add_writer(sink.fileno(), room.set)
-            try:
-                await room.wait()
-            finally:
-                loop.remove_writer(sink.fileno())
-
-
-async def _report(request: web.Request, under_way: Publishing, often: bool = True) -> web.StreamResponse:
-    """Say how it ends, and meanwhile how far it is (``often``)."""
+async def _report(request: web.Request, under_way: Publishing, pipe: str = "") -> web.StreamResponse:
+    """Say how it ends, and meanwhile how far it is; not to who writes to a ``pipe``, and reads nothing."""
     response = web.StreamResponse(headers={"Content-Type": NDJSON})
     await response.prepare(request)
     result = asyncio.ensure_future(under_way.result())
     result.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        await _say(response, {"version": under_way.version})
+        await _say(response, {"version": under_way.version} | ({"pipe": pipe} if pipe else {}))
         while not result.done():
-            if often:
+            if not pipe:
                 await _say(response, {"progress": under_way.progress()})
-            await asyncio.wait([result], timeout=_REPORT_INTERVAL if often else None)
+            await asyncio.wait([result], timeout=None if pipe else _REPORT_INTERVAL)
         await _say(response, {"progress": under_way.progress()})
         failure = result.exception()
         if isinstance(failure, ShardcastError):
