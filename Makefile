@@ -7,9 +7,12 @@ STAMP  := $(VENV)/.made
 
 BENCHED := $(VENV)/.benched
 
-.PHONY: test demo bench bench-full check lint types layers tests format clean
+.PHONY: test soak demo bench bench-full check lint types layers tests format clean
 
 test: check tests
+
+soak: $(STAMP)
+	SHARDCAST_SOAK_KILLS=100 $(BIN)/pytest tests/test_soak.py
 
 demo: $(STAMP)
 	$(BIN)/shardcast demo $(FILE)

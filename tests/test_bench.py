@@ -35,9 +35,8 @@ def test_every_case_can_be_listed() -> None:
         [sys.executable, str(BENCH), "--list"], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert {"loopback", "publish", "networks-a", "networks-d"} <= {
-        line.split()[0] for line in done.stdout.splitlines()
-    }
+    listed = {line.split()[0] for line in done.stdout.splitlines()}
+    assert {"loopback", "publish", "latency", "stream", "followers", "networks-a", "networks-d"} <= listed
 
 
 def test_the_bound_where_all_serve_is_the_slowest_of_three(bench: Any) -> None:
@@ -61,11 +60,22 @@ def test_the_bound_of_roles_is_that_of_the_busiest_servers(bench: Any) -> None:
             host: goodput((rate or 1e5) * 125e3, (rate or 1e5) * 125e3) for host, rate in plan.rates.items()
         }
         found[plan.key] = [round(seconds, 1) for seconds in plans.bounds(plan, size, links).values()]
-    assert found == {"a": [5.4, 21.5], "b": [5.4, 5.4], "c": [21.5, 21.5], "d": [2.1]}
+    assert found == {"a": [5.4, 21.5], "b": [5.4, 5.4], "c": [21.5, 21.5], "d": [2.1], "e": [0.0, 0.1]}
+
+
+def test_ours_is_asked_to_come_near_the_bound_of_its_roles_and_to_spare_the_origin(bench: Any) -> None:
+    networks, harness, plans = bench("networks"), bench("harness"), bench("network_plans")
+    runs = [harness.Run(seconds, detail={"origin sent F": 2.02}) for seconds in (23.0, 24.0, 26.0)]
+    ours, bounds = harness.Result("ours", runs), {"all": 6.0, "roles": 20.0}
+    tree, chain, _, servers, _ = plans.PLANS
+    assert [one.value for one in networks.aims(tree, ours, bounds)] == [1.2, 2.02]
+    assert [one.reached for one in networks.aims(tree, ours, bounds)] == [False, True]
+    assert [one.most for one in networks.aims(chain, ours, bounds)] == [1.08]
+    assert [one.value for one in networks.aims(servers, harness.Result("ours"), {"all": 6.0})] == [None]
 
 
 def test_a_plan_tells_who_has_what_role(bench: Any) -> None:
-    tree, chain, _, servers = bench("network_plans").PLANS
+    tree, chain, _, servers, _ = bench("network_plans").PLANS
     assert (tree.origins, tree.middles, len(tree.clients)) == (["origin"], ["middle1", "middle2"], 8)
     assert (chain.middles, chain.clients) == ([f"middle{n}" for n in range(1, 5)], ["client"])
     assert (len(servers.origins), servers.middles, servers.clients) == (3, [], ["client"])

@@ -7,13 +7,9 @@ import http.client
 import itertools
 import random
 import subprocess
-import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,6 +18,18 @@ from tests.support import processes
 from tests.support.bad_servers import BadServer, Exchange
 from tests.support.payloads import cut
 from tests.support.published import publish, random_bytes
+from tests.support.watching import (
+    Expected,
+    Numbers,
+    Watcher,
+    assert_tidy,
+    listed,
+    looks_of,
+    numbers_of,
+    read_shard,
+    read_whole,
+    watch_folders,
+)
 
 KILLS = 10
 MB = 1_000_000
@@ -31,48 +39,6 @@ AT_ONCE = {"SHARDCAST_MAX_CONCURRENT_DOWNLOADS": str(CONNECTIONS)}
 RATE = 15e6
 """Bytes a second of a throttled server, so that kills hit the middle of things."""
 GARBAGE = b"\xa5" * (2 * MB)
-
-
-# Versions, and what they should be ---------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Expected:
-    """What a version should be, without its bytes."""
-
-    sha256: str
-    shards: tuple[bytes, ...]
-
-    @classmethod
-    def of(cls, payload: bytes, shard_size: int = MB) -> Expected:
-        shards = tuple(sha256(shard).digest() for shard in cut(payload, shard_size))
-        return cls(sha256(payload).hexdigest(), shards)
-
-
-@dataclass
-class Numbers:
-    """Which version each number is, from the moment it opens. ``current`` is what is being published."""
-
-    given: dict[int, Expected] = field(default_factory=dict)
-    current: Expected | None = None
-
-    def expected(self, number: int) -> Expected:
-        found = self.given.get(number) or self.current
-        assert found, f"v{number} was never published"
-        return found
-
-    def give(self, number: int) -> None:
-        """This number was seen for what is being published."""
-        assert self.current
-        if self.given.get(number) is not self.current:
-            before = max(self.given, default=0)
-            assert number > before, f"v{number} was given although v{before} was before"
-            self.given[number] = self.current
-
-
-def numbers_of(data_dir: Path) -> set[int]:
-    """The versions that have a folder."""
-    return {int(folder.name[1:]) for folder in data_dir.glob("v*") if folder.name[1:].isdigit()}
 
 
 # Nodes that are killed ---------------------------------------------------------------------------
@@ -112,92 +78,7 @@ class Mortal:
         self._stack.close()
 
 
-def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        return bytes(answer.read())
-
-
-def listed(url: str) -> dict[int, tuple[str, int]]:
-    """Digest and number of shards of every version that a node lists."""
-    try:
-        lines = get(f"{url}/distribution.txt").decode().splitlines()
-    except urllib.error.HTTPError as error:
-        if error.code == 404:
-            return {}  # it has nothing to list yet
-        raise
-    split = (line.removeprefix("v").replace(": ", "|").split("|") for line in lines)
-    return {int(number): (digest, int(count)) for number, digest, count in split}
-
-
 # Looking all along -------------------------------------------------------------------------------
-
-
-class Watcher:
-    """Looks again and again, in a thread, until the block ends; the first thing wrong fails the test."""
-
-    def __init__(self, *looks: Callable[[], None]) -> None:
-        self._looks = looks
-        self._rounds = 0
-        self._failure: BaseException | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def _run(self) -> None:
-        try:
-            while not self._stop.wait(0.02):
-                for look in self._looks:
-                    look()
-                self._rounds += 1
-        except BaseException as error:  # noqa: BLE001 - it is the test's, and raised there
-            self._failure = error
-
-    def check(self) -> None:
-        """Fail now, if anything was wrong so far."""
-        if self._failure:
-            raise self._failure
-
-    def __enter__(self) -> Watcher:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join(30)
-        self.check()
-        if error[0] is None:
-            assert self._rounds >= KILLS, f"only {self._rounds} looks"
-
-
-def looks_of(file: Path) -> tuple[int, int, int]:
-    found = file.stat()
-    return found.st_ino, found.st_size, found.st_mtime_ns
-
-
-def shards_in(data_dir: Path) -> list[Path]:
-    """The shards under their final names; a version's folder may be given up while it is looked into."""
-    found: list[Path] = []
-    for folder in data_dir.glob("v*"):
-        with contextlib.suppress(FileNotFoundError):
-            found += folder.glob("shard_*.bin")
-    return found
-
-
-def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
-    """No final name of a shard, in a complete version or an open one, holds a wrong byte."""
-    known: dict[Path, tuple[int, int, int]] = {}
-
-    def look() -> None:
-        for file in shards_in(data_dir):
-            with contextlib.suppress(FileNotFoundError):  # given up just now
-                looks = looks_of(file)
-                if known.get(file) == looks:
-                    continue
-                shards = numbers.expected(int(file.parent.name[1:])).shards
-                right = shards[int(file.stem.removeprefix("shard_")) - 1]
-                assert sha256(file.read_bytes()).digest() == right, f"{file} holds a wrong byte"
-                known[file] = looks
-
-    return look
 
 
 def watch_served(node: Mortal, numbers: Numbers, chance: random.Random) -> Callable[[], None]:
@@ -224,22 +105,6 @@ def watch_served(node: Mortal, numbers: Numbers, chance: random.Random) -> Calla
                 raise AssertionError(f"{node.url} lists what can't be read there: {error!r}") from error
 
     return look
-
-
-def read_whole(url: str, number: int, offered: dict[int, tuple[str, int]], numbers: Numbers) -> None:
-    right = numbers.expected(number)
-    assert offered[number] == (right.sha256, len(right.shards)), f"v{number} is listed as another payload"
-    whole = sha256()
-    for shard in range(1, len(right.shards) + 1):
-        whole.update(read_shard(url, number, shard, numbers))
-    assert whole.hexdigest() == right.sha256
-
-
-def read_shard(url: str, number: int, shard: int, numbers: Numbers) -> bytes:
-    found = get(f"{url}/v{number}/shard_{shard:03d}.bin")
-    right = numbers.expected(number).shards[shard - 1]
-    assert sha256(found).digest() == right, f"{url} sent a wrong byte in shard {shard} of v{number}"
-    return found
 
 
 def watch_output(output: Path, allowed: set[str]) -> Callable[[], None]:
@@ -273,20 +138,6 @@ def leave_half_a_version(data_dir: Path, number: int) -> None:
     (folder / "shard_001.bin").write_bytes(GARBAGE)
     (folder / "shard_002.bin.part").write_bytes(GARBAGE[:1000])
     (folder / "manifest.jsonl").write_bytes(b'{"format": 1, "vers')
-
-
-def assert_tidy(node: Mortal, numbers: Numbers) -> None:
-    """Every version that is listed is whole and right, and nothing else is left."""
-    offered = listed(node.url)
-    for number in offered:
-        read_whole(node.url, number, offered, numbers)
-    assert numbers_of(node.data_dir) == set(offered), "there are folders of versions that are not listed"
-    for number, (_, count) in offered.items():
-        assert len(list((node.data_dir / f"v{number}").glob("shard_*"))) == count
-    own = node.data_dir / ".shardcast"
-    left = [*node.data_dir.rglob("*.part"), *(own / "retired").iterdir()]
-    left += [record for record in (own / "verified").iterdir() if int(record.name[1:]) not in offered]
-    assert left == [], "something was left behind"
 
 
 # What is fetched, and fetched again --------------------------------------------------------------
@@ -363,7 +214,7 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
     def begin(seed: int) -> subprocess.Popen[str]:
         # Some of it is as before, so that shards are linked as well as written.
         payload = random_bytes(5 * MB) + random_bytes(15 * MB + seed, seed)
-        numbers.current = Expected.of(payload)
+        numbers.current = Expected.of(payload, MB)
         file.write_bytes(payload)
         return subprocess.Popen(
             processes.command("broadcast", str(file), "--data-dir", str(data_dir), "--shard-size", "1MB"),
@@ -427,10 +278,10 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
             offered = set(listed(origin.url))
             processes.wait_until(lambda: set(listed(middle.url)) >= offered, what="the middle to have all")
         assert cut_short >= 2, f"only {cut_short} kills hit a version that was being published"
-        assert_tidy(origin, numbers)
+        assert_tidy(origin.url, origin.data_dir, numbers)
         # The middle has to hear first that what was being made is not made any more.
         processes.wait_until(lambda: numbers_of(middle.data_dir) == set(listed(middle.url)), what="the news")
-        assert_tidy(middle, numbers)
+        assert_tidy(middle.url, middle.data_dir, numbers)
         assert listed(middle.url) == listed(origin.url)
 
 
@@ -439,7 +290,7 @@ def test_a_middle_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
     first = publish(tmp_path / "origin", random_bytes(20 * MB), MB)
     # Half of the next version is as before, and is not to be fetched at all.
     payloads = {"v1": first.payload, "v2": first.payload[: 10 * MB] + random_bytes(10 * MB, seed=2)}
-    numbers = Numbers({number: Expected.of(payloads[f"v{number}"]) for number in (1, 2)})
+    numbers = Numbers({number: Expected.of(payloads[f"v{number}"], MB) for number in (1, 2)})
     data_dir = tmp_path / "middle"
     leave_temporary_names(data_dir)
     leave_half_a_version(data_dir, 9)
@@ -507,7 +358,7 @@ def test_a_middle_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
             kill_while_fetching("v2", 10 * MB, KILLS - 7)
             shared = whole_shards(payloads["v2"], payloads["v1"], "v2", MB)
             counting.assert_nothing_again(shared | here("v1"), since)
-        assert_tidy(middle, numbers)
+        assert_tidy(middle.url, middle.data_dir, numbers)
         assert listed(middle.url) == listed(upstream.url)
 
 

@@ -106,6 +106,9 @@ class Disk:
         self.most_open = max(self.most_open, self.open)
         return landing
 
+    async def wanted(self) -> Shard:
+        return await self.filling.wanted()
+
     async def shelve(self, landing: Landing) -> None:
         await self.filling.shelve(landing)
 

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import followers
 import growth
 import latency
 import loopback
@@ -26,6 +27,7 @@ import publish
 import report
 import stall
 import startup
+import stream
 import trainer
 from harness import MIB, Case, Comparison, Settings, Skipped
 from places import DISK, Places, places
@@ -41,6 +43,8 @@ CASES = {
         loopback.CASE,
         publish.CASE,
         latency.CASE,
+        stream.CASE,
+        followers.CASE,
         startup.CASE,
         growth.CASE,
         stall.CASE,

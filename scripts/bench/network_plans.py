@@ -22,6 +22,9 @@ class Plan:
         rates: its hosts, and the Mbit/s of each one's link, both ways; None for one that isn't shaped.
         takes: whom the hosts that receive take it from, as the roles of shardcast have it. 0.1.0 begins with
             the first, so the clients have the middles in turn, and a single client the fastest server first.
+        most: how many times the bound ours is to take at the most.
+        sent_most: how many payloads the origins are to send at the most.
+        alone: whether only ours is measured.
     """
 
     key: str
@@ -29,6 +32,9 @@ class Plan:
     size: int
     rates: Mapping[str, float | None]
     takes: Mapping[str, tuple[str, ...]]
+    most: float | None = None
+    sent_most: float | None = None
+    alone: bool = False
 
     @property
     def origins(self) -> list[str]:
@@ -49,7 +55,8 @@ class Plan:
 def tree() -> Plan:
     takes = two_levels(("middle1", "middle2"), [f"client{n}" for n in range(1, 9)])
     rates = dict.fromkeys(["origin", *takes], 200.0)
-    return Plan("a", "origin, 2 middles, 8 clients, 200 Mbit/s each", 128 * MIB, rates, takes)
+    title = "origin, 2 middles, 8 clients, 200 Mbit/s each"
+    return Plan("a", title, 128 * MIB, rates, takes, most=1.08, sent_most=2.05)
 
 
 def two_levels(middles: tuple[str, ...], clients: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -62,7 +69,7 @@ def chain() -> Plan:
     hosts = ["origin", *(f"middle{n}" for n in range(1, 5)), "client"]
     takes = {lower: (upper,) for upper, lower in itertools.pairwise(hosts)}
     title = "origin, a chain of 4 middles, 1 client, 200 Mbit/s each"
-    return Plan("b", title, 128 * MIB, dict.fromkeys(hosts, 200.0), takes)
+    return Plan("b", title, 128 * MIB, dict.fromkeys(hosts, 200.0), takes, most=1.08)
 
 
 def uneven_tree() -> Plan:
@@ -76,10 +83,17 @@ def uneven_tree() -> Plan:
 def unequal_servers() -> Plan:
     servers = {"server400": 400.0, "server100": 100.0, "server10": 10.0}
     title = "one client, three servers at 400, 100 and 10 Mbit/s"
-    return Plan("d", title, 512 * MIB, {**servers, "client": None}, {"client": tuple(servers)})
+    return Plan("d", title, 512 * MIB, {**servers, "client": None}, {"client": tuple(servers)}, most=1.15)
 
 
-PLANS = (tree(), chain(), uneven_tree(), unequal_servers())
+def crowd() -> Plan:
+    takes = two_levels(("middle1", "middle2"), [f"client{n}" for n in range(1, 25)])
+    rates = dict.fromkeys(["origin", *takes])
+    title = "origin, 2 middles, 24 clients, links that are not shaped"
+    return Plan("e", title, 64 * MIB, rates, takes, sent_most=2.05, alone=True)
+
+
+PLANS = (tree(), chain(), uneven_tree(), unequal_servers(), crowd())
 
 
 # ── What the links allow ──────────────────────────────────────────────────────────────────────────

@@ -12,16 +12,20 @@ from functools import partial
 from pathlib import Path
 
 import peers
-from harness import Run
+from harness import Failed, Run
 from namespaces import Host, Network
 from network_plans import Plan
-from nodes import linked_copy
+from nodes import announced, follow_words, followed, linked_copy
 from places import Payload
 from processes import Running, Usage, program_words, run_command
 from programs.network_node import PORT
 
+from shardcast.constants import CHECK_INTERVAL as OWN_INTERVAL
+
 CHECK_INTERVAL = 0.2
-"""Seconds between two looks of a middle, ours or an old one, at its upstreams."""
+"""Seconds between two looks of an old middle at its upstreams."""
+_LOOK = 0.01
+"""Seconds between two looks at whether a host has it."""
 PATIENCE = 900.0
 """Seconds for a node's part."""
 CLOSING = 10.0
@@ -97,6 +101,13 @@ class Scene:
         self.nodes.append(node)
         return node
 
+    def follower(self, host: str, servers: Sequence[str]) -> Running:
+        """Start a client that follows servers, by their URLs, on a host."""
+        words = follow_words(servers, self.place(host))
+        client = Running(self.network.hosts[host].words(*words))
+        self.nodes.append(client)
+        return client
+
     def wait_until_ready(self) -> None:
         """Wait until all have started up, and begin the clock."""
         for node in self.nodes:
@@ -142,8 +153,61 @@ class Scene:
 
 
 def ours(scene: Scene) -> Run:
-    """This shardcast. Clients that could follow would start with the rest, and have no need of ``begin``."""
-    return with_shardcast(scene, lambda _host: "")
+    """This shardcast, whose clients follow where there are middles."""
+    return following(scene) if scene.plan.middles else with_shardcast(scene, own_package, OWN_INTERVAL)
+
+
+def following(scene: Scene) -> Run:
+    """Everybody has a small v1, middles and clients follow, and what is measured is v2. The clock begins
+    when the origin is told to broadcast it."""
+    plan = scene.plan
+    origin = start_origin(scene, own_package)
+    middles = start_middles(scene, own_package, OWN_INTERVAL)
+    clients = {host: scene.follower(host, scene.urls(plan.takes[host])) for host in plan.clients}
+    for client in clients.values():
+        client.wait_for(partial(announced, client, "v1"), "having the first version")
+    scene.wait_until_ready()
+    origin.begin()
+    ready = {host: (node, partial(lists, data_dir(scene, host), "v2")) for host, node in middles.items()}
+    ready |= {host: (node, partial(announced, node, "v2")) for host, node in clients.items()}
+    had = moments(ready)
+    published = origin.done()
+    verified = [had[host] for host in clients]
+    detail = {
+        "published": published - scene.clock,
+        "middles list it": max(had[host] for host in middles) - scene.clock,
+        "after publishing": max(verified) - published,
+    }
+    run = scene.figures(verified, detail)
+    for host in clients:
+        followed(scene.place(host), "v2").rename(scene.output(host))
+    return run
+
+
+def moments(ready: Mapping[str, tuple[Running, Callable[[], bool]]]) -> dict[str, float]:
+    """The clock at which each of these came true, to ``_LOOK``.
+
+    Raises:
+        Failed: a process ended before, or one took too long.
+    """
+    found: dict[str, float] = {}
+    deadline = time.monotonic() + PATIENCE
+    while len(found) < len(ready):
+        for host in ready.keys() - found:
+            node, true = ready[host]
+            if true():
+                found[host] = time.monotonic()
+                continue
+            node.expect_alive(f"having it on {host}")
+        if time.monotonic() > deadline:
+            raise Failed(f"not on {', '.join(sorted(ready.keys() - found))} after {PATIENCE:g} s")
+        time.sleep(_LOOK)
+    return found
+
+
+def own_package(_host: str) -> str:
+    """This environment's own shardcast."""
+    return ""
 
 
 def old(scene: Scene) -> Run:
@@ -155,33 +219,25 @@ def old(scene: Scene) -> Run:
         shutil.copytree(installed / "shardcast", place / "shardcast", dirs_exist_ok=True)
         return place
 
-    return with_shardcast(scene, package)
+    return with_shardcast(scene, package, CHECK_INTERVAL)
 
 
-def with_shardcast(scene: Scene, package: Callable[[str], Path | str]) -> Run:
+def with_shardcast(scene: Scene, package: Callable[[str], Path | str], interval: float) -> Run:
     """Everybody has a small v1; what is measured is v2. The clock begins when the origin is told to
     broadcast it; or, without middles, when the client is told to download what the origins have. Clients
     behind middles begin when all of these list it."""
     plan = scene.plan
     first, *others = plan.origins
-    data = {host: scene.place(host) / "data" for host in plan.rates}
-    urls = {host: scene.urls(servers) for host, servers in plan.takes.items()}
-    small = scene.folder / "small.bin"
-    small.write_bytes(b"a version before the one that is measured")
-    origin = scene.node(first, package(first), "origin", data[first], small, scene.payload.path)
-    origin.wait_until_ready()
-    middles: dict[str, Node] = {}
-    for host in plan.middles:  # one after the other: 0.1.0 waits long for an upstream that isn't there yet
-        middle = scene.node(host, package(host), "middle", data[host], f"{CHECK_INTERVAL}", *urls[host])
-        middle.wait_for(partial(lists, data[host], "v1"), "listing the first version")
-        middles[host] = middle
+    origin = start_origin(scene, package)
+    middles = start_middles(scene, package, interval)
     if not middles:
         origin.begin()
         origin.done()
         for host in others:
-            scene.node(host, package(host), "origin", linked_copy(data[first], data[host]))
+            copy = linked_copy(data_dir(scene, first), data_dir(scene, host))
+            scene.node(host, package(host), "origin", copy)
     clients = [
-        scene.node(host, package(host), "client", "v2", scene.output(host), *urls[host])
+        scene.node(host, package(host), "client", "v2", scene.output(host), *scene.urls(plan.takes[host]))
         for host in plan.clients
     ]
     scene.wait_until_ready()
@@ -189,17 +245,42 @@ def with_shardcast(scene: Scene, package: Callable[[str], Path | str]) -> Run:
     if middles:
         origin.begin()
         for host, middle in middles.items():
-            middle.wait_for(partial(lists, data[host], "v2"), "listing the version", PATIENCE)
+            middle.wait_for(partial(lists, data_dir(scene, host), "v2"), "listing the version", PATIENCE)
         detail["middles list it"] = time.monotonic() - scene.clock
     for client in clients:
         client.begin()
     return scene.figures([client.done() for client in clients], detail)
 
 
-def lists(data_dir: Path, version: str) -> bool:
+def start_origin(scene: Scene, package: Callable[[str], Path | str]) -> Node:
+    """The first origin, ready to broadcast the payload; it has a small version before."""
+    host, small = scene.plan.origins[0], scene.folder / "small.bin"
+    small.write_bytes(b"a version before the one that is measured")
+    words = (data_dir(scene, host), small, scene.payload.path)
+    origin = scene.node(host, package(host), "origin", *words)
+    origin.wait_until_ready()
+    return origin
+
+
+def start_middles(scene: Scene, package: Callable[[str], Path | str], interval: float) -> dict[str, Node]:
+    """The middles, once they have the small version."""
+    middles: dict[str, Node] = {}
+    for host in scene.plan.middles:  # in turn: 0.1.0 waits long for an upstream that isn't there yet
+        data, urls = data_dir(scene, host), scene.urls(scene.plan.takes[host])
+        middle = scene.node(host, package(host), "middle", data, f"{interval}", *urls)
+        middle.wait_for(partial(lists, data, "v1"), "listing the first version")
+        middles[host] = middle
+    return middles
+
+
+def data_dir(scene: Scene, host: str) -> Path:
+    return scene.place(host) / "data"
+
+
+def lists(data: Path, version: str) -> bool:
     """Whether a node lists a version: its distribution list is a file of its data directory."""
     try:
-        return f"{version}:" in (data_dir / "distribution.txt").read_text(encoding="utf-8")
+        return f"{version}:" in (data / "distribution.txt").read_text(encoding="utf-8")
     except OSError:
         return False
 
@@ -266,8 +347,9 @@ def libtorrent(scene: Scene) -> Run:
 Broadcast = Callable[[Scene], Run]
 """Starts nodes, brings the payload to the clients, and says how that went."""
 
+OURS = "ours"
 SIDES: dict[str, Broadcast] = {
-    "ours": ours,
+    OURS: ours,
     "shardcast 0.1.0": old,
     "aria2c from the origin": aria2c,
     "libtorrent": libtorrent,

@@ -6,10 +6,10 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
-from harness import MIB, Case, Comparison, Result, Run, Settings, Side, interleave
+from harness import MIB, Aim, Case, Comparison, Result, Run, Settings, Side, interleave
 from namespaces import Goodput, Network, network
 from network_plans import PLANS, Plan, bounds
-from network_sides import CHECK_INTERVAL, SIDES, Broadcast, Scene
+from network_sides import CHECK_INTERVAL, OURS, SIDES, Broadcast, Scene
 from places import Payload, Place
 
 COPIES = 3
@@ -25,38 +25,60 @@ def compare(plan: Plan, settings: Settings) -> Iterator[Comparison]:
         payload = place.payload(size)
         links = measured_links(made)
         sides = [
-            Side(name, measured(broadcast, plan, made, payload, place)) for name, broadcast in SIDES.items()
+            Side(name, measured(broadcast, plan, made, payload, place))
+            for name, broadcast in SIDES.items()
+            if name == OURS or not plan.alone
         ]
         results = interleave(sides, settings.runs, warm_ups=0)
         place.drop_payload(size)
     allowed = bounds(plan, size, links)
     rows = [Result(name, [Run(seconds)] * settings.runs) for name, seconds in allowed.items()]
     sent = [f"{who} sent F" for who in ("origin", "middles", "clients")]
-    columns = ["first", "median", "middles list it", *sent]
+    columns = ["first", "median", "published", "middles list it", "after publishing", *sent]
     title = f"Network ({plan.key}): {plan.title}, {size // MIB} MiB"
-    yield Comparison(title, rows + results, next(iter(allowed)), size, columns, notes=notes(plan, links))
+    asked = aims(plan, results[0], allowed) if size == plan.size else []  # start-up weighs more in less
+    told = notes(plan, links)
+    yield Comparison(title, rows + results, next(iter(allowed)), size, columns, aims=asked, notes=told)
+
+
+def aims(plan: Plan, ours: Result, allowed: Mapping[str, float]) -> list[Aim]:
+    """What is asked of ours: its time beside the bound of the roles, and what the origins send."""
+    seconds, found = ours.median(), []
+    if plan.most is not None:
+        name, bound = list(allowed.items())[-1]
+        ratio = None if seconds is None else seconds / bound
+        found.append(Aim(f"ours, × {name} ({bound:.2f} s)", ratio, most=plan.most))
+    if plan.sent_most is not None:
+        found.append(Aim("ours: the origin sent, × F", ours.median("origin sent F"), most=plan.sent_most))
+    return found
 
 
 def notes(plan: Plan, links: Mapping[str, Goodput]) -> list[str]:
     """What a reader must know to judge the table."""
-    by_rate = {rate: links[host] for host, rate in plan.rates.items() if rate is not None}
-    goodput = ", ".join(
-        f"{rate:g}: {link.up * 8e-6:.1f} up, {link.down * 8e-6:.1f} down" for rate, link in by_rate.items()
-    )
     if plan.middles:
         begins, ends = "broadcast()", "the last client has the file, verified"
     else:
         begins, ends = "download_version()", "the client has the file, verified"
     found = [f"seconds: from the call of {begins} until {ends}. Every node had a small version before."]
     if plan.middles:
-        looks = f"Middles look every {CHECK_INTERVAL:g} s, and clients, which name the middles in turn,"
-        found.append(f"{looks} begin when all middles list the version.")
-    return [
-        *found,
-        "aria2c and libtorrent have their file and torrent before, and are timed from being told to begin.",
-        "first, median: when those clients have it. F: the payload's size; sent with headers, by the links.",
-        f"Goodput over these links in this run, Mbit/s, which the bounds reckon with: {goodput}.",
-    ]
+        found.append("ours: middles and clients follow, and take the version while it is being published.")
+        found.append("published: when broadcast() returned; after publishing: from then until the end.")
+        found.append("Clients know only the middles, which they name in turn, and none serves.")
+    if plan.middles and not plan.alone:
+        looks = f"0.1.0: middles look every {CHECK_INTERVAL:g} s"
+        found.append(f"{looks}, and clients begin when all of these list the version.")
+    if not plan.alone:
+        told = "aria2c and libtorrent have their file and torrent before"
+        found.append(f"{told}, and are timed from being told to begin.")
+    found.append(
+        "first, median: when those clients have it. F: the payload's size; sent with headers, by the links."
+    )
+    by_rate = {rate: links[host] for host, rate in plan.rates.items() if rate is not None}
+    if by_rate:
+        each = (f"{rate:g}: {of.up * 8e-6:.1f} up, {of.down * 8e-6:.1f} down" for rate, of in by_rate.items())
+        rates = "Goodput over these links in this run, Mbit/s, which the bounds reckon with"
+        found.append(f"{rates}: {', '.join(each)}.")
+    return found
 
 
 def measured_links(made: Network) -> dict[str, Goodput]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from places import Payload, Place
-from processes import Ended, client_words, run_command, shardcast_words
+from processes import Ended, Running, client_words, run_command, shardcast_words
 
 
 @contextlib.contextmanager
@@ -50,6 +50,28 @@ def client_options(servers: Sequence[str], output: Path) -> list[str]:
 
 def download_words(servers: Sequence[str], output: Path) -> list[str]:
     return client_words(*client_options(servers, output))
+
+
+def middle_words(upstream: str, data_dir: Path) -> list[str]:
+    """A middle that follows its upstream, on a free port of this machine alone."""
+    options = ["--upstream", upstream, "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0"]
+    return shardcast_words("middle", *options)
+
+
+def follow_words(servers: Sequence[str], output_dir: Path) -> list[str]:
+    """A client that follows."""
+    options = ["--servers", ",".join(servers), "--follow", "--output-dir", str(output_dir), "--quiet"]
+    return client_words(*options)
+
+
+def followed(output_dir: Path, version: str) -> Path:
+    """Where a client that follows puts a version."""
+    return output_dir / f"download_{version}.bin"
+
+
+def announced(client: Running, version: str) -> bool:
+    """Whether a client that follows has said that it has a version, verified."""
+    return f'"version": "{version}"' in client.output
 
 
 def own_seconds(ended: Ended) -> float:

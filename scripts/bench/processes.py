@@ -21,6 +21,7 @@ from harness import Failed
 
 LISTENING = re.compile(rb"Listening on (http://\S+)")
 PROGRAMS = Path(__file__).resolve().parent / "programs"
+SOURCE = "PYTHONPATH"
 _LOOK = 0.02
 """Seconds between two looks at the memory of a process that runs."""
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -44,6 +45,18 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes of memory that processes hold: resident ones, and the same with pages that several processes
+    have counted in part."""
+
+    resident: int = 0
+    proportional: int = 0
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(self.resident + other.resident, self.proportional + other.proportional)
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """A command that ran to its end."""
 
@@ -56,9 +69,9 @@ class Ended:
 
 def environment(**extra: str) -> dict[str, str]:
     """This process's environment without settings that would change what is measured, or send it through
-    a proxy."""
+    a proxy. PYTHONPATH stays: commands shall be of the same shardcast as this process."""
     mine = ("SHARDCAST_", "IP_ADDR_LIST", "PYTHON")
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(mine)}
+    kept = {key: value for key, value in os.environ.items() if key == SOURCE or not key.startswith(mine)}
     kept = {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
     return {**kept, "PYTHONUNBUFFERED": "1", "no_proxy": "*", **extra}
 
@@ -163,25 +176,38 @@ class Running:
         pids = list(_tree(self.pid))
         return Usage(sum(map(_cpu, pids)), sum(map(_peak_memory, pids)))
 
+    def memory(self) -> Memory:
+        """What it holds now."""
+        return sum(map(_memory, _tree(self.pid)), Memory())
+
     def forget_peak(self) -> None:
         """Begin anew with what its memory was at the most."""
         for pid in _tree(self.pid):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_bytes(b"5")
 
-    def wait_for(self, ready: Callable[[], bool], what: str, timeout: float = 60.0) -> None:
-        """Wait until ``ready()``.
+    def wait_for(
+        self, ready: Callable[[], bool], what: str, timeout: float = 60.0, look: float = 0.005
+    ) -> None:
+        """Wait until ``ready()``, to ``look`` seconds.
 
         Raises:
             Failed: it ended before, or it took too long.
         """
         deadline = time.monotonic() + timeout
         while not ready():
-            if self.process.poll() is not None:
-                raise Failed(f"{self._name} ended with {self.process.returncode} before {what}: {self._said}")
+            self.expect_alive(what)
             if time.monotonic() > deadline:
                 raise Failed(f"{self._name}: not {what} after {timeout:g} s: {self._said}")
-            time.sleep(0.005)
+            time.sleep(look)
+
+    def expect_alive(self, before: str) -> None:
+        """
+        Raises:
+            Failed: it has ended.
+        """
+        if self.process.poll() is not None:
+            raise Failed(f"{self._name} ended with {self.process.returncode} before {before}: {self._said}")
 
     def wait_for_output(self, text: str, timeout: float = 60.0) -> None:
         """Wait until it has said a line with ``text`` on stdout."""
@@ -326,6 +352,17 @@ def _peak_memory(pid: int) -> int:
     except OSError:
         pass
     return 0
+
+
+def _memory(pid: int) -> Memory:
+    """What a process alone holds."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
+            name, _, value = line.partition(b":")
+            if name in (b"Rss", b"Pss"):
+                found[name] = int(value.split()[0]) * 1024
+    return Memory(found.get(b"Rss", 0), found.get(b"Pss", 0))
 
 
 def _cpu(pid: int) -> float:

@@ -119,6 +119,7 @@ async def _follow(
 
     check_folder(output_dir)
     last = last_announced(output_dir)
+    newest = 0  # with --every an earlier one may come after a later one
     begin = first or (f"v{last + 1}" if last else LATEST)
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
@@ -128,7 +129,8 @@ async def _follow(
             try:
                 async for release in releases:
                     shown.rest()
-                    await asyncio.to_thread(announce, release.path, keep)
+                    newest, number = max(newest, release.number), release.number
+                    await asyncio.to_thread(announce, release.path, keep, number == newest)
                     if hook:
                         await run_hook(hook, release.path, release.version)
                     show_release(release, as_json=True)

@@ -59,15 +59,16 @@ def check_folder(output_dir: Path) -> None:
             raise LocalDiskError(f"{link} is in the way: it is no symbolic link; move it")
 
 
-def announce(path: Path, keep: int | None) -> None:
-    """Have ``latest`` name the version at ``path``, and remove all but the newest ``keep`` versions, and what
-    is left of older ones that never got that far.
+def announce(path: Path, keep: int | None, newest: bool = True) -> None:
+    """Have ``latest`` name the version at ``path`` if it is the ``newest``, and remove all but the newest
+    ``keep`` versions, and what is left of older ones that never got that far.
 
     Raises:
         LocalDiskError: the folder can't be written, or ``latest`` is something else.
     """
-    with disk_errors("could not switch", path.parent / LATEST_LINK):
-        point(path.parent / LATEST_LINK, path.name)
+    if newest:
+        with disk_errors("could not switch", path.parent / LATEST_LINK):
+            point(path.parent / LATEST_LINK, path.name)
     numbers: dict[Path, int] = {}
     with disk_errors("could not tidy", path.parent):
         for entry in path.parent.iterdir():

@@ -43,7 +43,7 @@ from shardcast.transfer.manifests import describe, read_live
 from shardcast.transfer.offers import read_offers
 from shardcast.transfer.reporting import report
 from shardcast.transfer.transfer import Transfer
-from shardcast.wire import version_name
+from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +80,11 @@ class Release:
     manifest: Manifest
     seconds: float
     received: dict[str, int]
+
+    @property
+    def number(self) -> int:
+        """3 for ``v3``."""
+        return version_number(self.version) or 0
 
 
 class Client:
@@ -171,7 +176,12 @@ class Client:
         return await self._fetch(line, listing, output, watch)
 
     async def _fetch(
-        self, line: Line, listing: Listing, output: Path, watch: Callable[[Transfer], None] | None
+        self,
+        line: Line,
+        listing: Listing,
+        output: Path,
+        watch: Callable[[Transfer], None] | None,
+        following: Following | None = None,
     ) -> Release:
         peers = [self._peers[url] for url in line.offers[listing.version]]
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
@@ -179,7 +189,14 @@ class Client:
             _check_kind(described.manifest.header)
             live = LiveManifest.of(described.manifest)
             try:
-                return await self._receive(live, described.peers, output.absolute(), watch, described.digits)
+                return await self._receive(
+                    live,
+                    list(described.peers),
+                    output.absolute(),
+                    watch,
+                    described.digits,
+                    following if described.manifest.verifiable else None,
+                )
             except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
@@ -193,7 +210,8 @@ class Client:
     ) -> AsyncGenerator[Release, None]:
         """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
         as it is on offer. One that is under way is finished first; where several came meanwhile, the newest
-        is next (with ``every``, all in their order). ``latest`` is the newest that is on offer now.
+        is next (with ``every``, the oldest that was not downloaded yet, so that none is left out; a relay may
+        have a later one first). ``latest`` is the newest that is on offer now.
 
         What fails is logged, and tried again when there is news, at the latest after ``check_interval``
         seconds; as often servers without a feed are asked.
@@ -206,6 +224,7 @@ class Client:
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
         last = None if first == LATEST else int(first[1:]) - 1
         told = ""
+        had: set[int] = set()
         begun: set[int] = set()  # open versions that failed are had when they are complete
         wrong: set[int] = set()  # complete ones that failed are passed over for a while
         async with (
@@ -221,17 +240,19 @@ class Client:
                     if last is None:
                         last = max(offered, default=1) - 1
                     opened = following.opened(lines[0])
-                    number = due(set(offered) - wrong, last, every)
+                    number = due(set(offered) - wrong, last, had, every)
                     if number is None:
-                        number = due(opened.keys() - begun, last, every)
+                        number = due(opened.keys() - begun, last, had, every)
                     if number is not None:
                         version = version_name(number)
                         (wrong if number in offered else begun).add(number)
                         if number in offered:
-                            release = await self._fetch(*_find(lines, version), self._output(version), watch)
+                            found = _find(lines, version)
+                            release = await self._fetch(*found, self._output(version), watch, following)
                         else:
-                            release = await self._fetch_open(version, opened[number], watch)
-                        last, told = number, ""
+                            release = await self._fetch_open(version, opened[number], watch, following)
+                        told = ""
+                        had.add(number)
                         self._has = (*self._has, version)
                         yield release
                         continue
@@ -270,7 +291,11 @@ class Client:
         return Node(self._node_id, "client", self._name, newest(self._has), coming)
 
     async def _fetch_open(
-        self, version: str, peers: Sequence[Peer], watch: Callable[[Transfer], None] | None
+        self,
+        version: str,
+        peers: list[Peer],
+        watch: Callable[[Transfer], None] | None,
+        following: Following,
     ) -> Release:
         """Download a version while it is being made."""
         live = LiveManifest(version)
@@ -285,7 +310,8 @@ class Client:
             except asyncio.TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
-            return await self._receive(live, peers, self._output(version).absolute(), watch)
+            output = self._output(version).absolute()
+            return await self._receive(live, peers, output, watch, following=following)
         finally:
             await cancel([reading])
 
@@ -301,11 +327,13 @@ class Client:
     async def _receive(
         self,
         live: LiveManifest,
-        peers: Sequence[Peer],
+        peers: list[Peer],
         output: Path,
         watch: Callable[[Transfer], None] | None,
         digits: int = 3,
+        following: Following | None = None,
     ) -> Release:
+        """Download from ``peers``, and from those that ``following`` finds meanwhile."""
         started = time.monotonic()
         filling = await asyncio.to_thread(OutputFile, output, live)
         try:
@@ -314,7 +342,12 @@ class Client:
             if watch:
                 watch(transfer)
             try:
-                manifest = await transfer.run()
+                async with AsyncExitStack() as stack:
+                    if following:
+                        number = version_number(live.version) or 0
+                        joining = following.join(number, peers, transfer.join)
+                        await stack.enter_async_context(beside(joining))
+                    manifest = await transfer.run()
             finally:
                 self._transfers.remove(transfer)
         except VersionAborted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import socket
@@ -77,6 +78,7 @@ class Middle:
         self._following = Following(peers, interval)
         self._interval = interval
         self._failed: dict[str, str] = {}  # versions that could not be had at this look, and why
+        self._given_up: set[int] = set()  # by their publishers; who says that they are open hasn't heard yet
         self._no_room: set[int] = set()
         self._told: set[str] = set()
         self._transfers: list[Transfer] = []
@@ -228,7 +230,8 @@ class Middle:
         for number in sorted(opened, reverse=True):
             if len(self._making) >= _MOST_OPEN:
                 return
-            if number <= newest or number in self._making or version_name(number) in self._failed:
+            known = number in self._making or number in self._given_up
+            if number <= newest or known or version_name(number) in self._failed:
                 continue
             task = asyncio.ensure_future(self._fetch_open(number, opened[number]))
             self._making[number] = task
@@ -286,7 +289,7 @@ class Middle:
         self._no_room.add(number)
         self._tell(str(error))
 
-    async def _fetch_open(self, number: int, peers: Sequence[Peer]) -> None:
+    async def _fetch_open(self, number: int, peers: list[Peer]) -> None:
         """Fetch a version while it is being made."""
         version = version_name(number)
         opened = self.folders.opened(number) or await self.folders.begin(number, LiveManifest(version))
@@ -298,10 +301,12 @@ class Middle:
                 await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
             except asyncio.TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
-            await self._carry_out(Transfer(live, peers, opened))
+            await self._carry_out(Transfer(live, peers, opened), peers, self.place()[1] or 0)
         except NoRoom as error:
             await self._pass_over(number, error)
         except (VersionAborted, IntegrityError) as error:
+            if isinstance(error, VersionAborted):
+                self._given_up.add(number)
             await self.folders.discard(number)
             log.error("%s: %s", version, error)
             self._failed[version] = str(error)
@@ -331,18 +336,25 @@ class Middle:
             opened = await self.folders.begin(number, LiveManifest.of(manifest), listed)
         await self.folders.claim(number, manifest.size)
         survey = not manifest.verifiable
-        await self._carry_out(
-            Transfer(opened.live, described.peers, opened, described.digits, survey=survey),
-        )
+        transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)
+        await self._carry_out(transfer, None if survey else list(described.peers))
 
-    async def _carry_out(self, transfer: Transfer) -> None:
+    async def _carry_out(
+        self, transfer: Transfer, peers: list[Peer] | None, nearer_than: int | None = None
+    ) -> None:
+        """Fetch a version from ``peers``, and from those that have it later; None where only from some."""
         started, version = time.monotonic(), transfer.manifest.version
         header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
         size = "being made" if header.size is None else format_size(header.size)
         log.info("fetching %s (%s) from %s", version, size, servers)
         self._transfers.append(transfer)
         try:
-            manifest = await transfer.run()
+            async with contextlib.AsyncExitStack() as stack:
+                if peers is not None:
+                    number = version_number(version) or 0
+                    joining = self._following.join(number, peers, transfer.join, nearer_than)
+                    await stack.enter_async_context(beside(joining))
+                manifest = await transfer.run()
         finally:
             self._transfers.remove(transfer)
         rate = manifest.size / max(time.monotonic() - started, 1e-3)

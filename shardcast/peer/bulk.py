@@ -199,6 +199,8 @@ class _Work:
             skip -= count
         while start < order.end and not self._line.cut:
             room = min(len(buffer) - filled, read_size, max(0, order.end - start - filled))
+            if read_size <= piece_size:  # bytes come slowly: a piece counts when its last one is here
+                room = min(room, piece_size - filled % piece_size)
             begun = time.perf_counter()
             count = response.readinto(buffer[filled : filled + room]) if room else 0
             seconds = time.perf_counter() - begun
@@ -211,7 +213,8 @@ class _Work:
             read_size = _next_read_size(read_size, seconds)
             whole = filled if start + filled >= end else filled - filled % piece_size
             whole = max(0, min(whole, end - start))
-            if whole and (filled == len(buffer) or start + filled >= end or seconds > _FAST):
+            slow = seconds > _FAST or read_size <= piece_size
+            if whole and (filled == len(buffer) or start + filled >= end or slow):
                 self._land(start, buffer[:whole])
                 start, filled = start + whole, filled - whole
                 buffer[:filled] = buffer[whole : whole + filled]

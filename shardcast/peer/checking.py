@@ -7,7 +7,7 @@ from typing import Protocol
 
 from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks
 from shardcast.manifest import Shard
-from shardcast.wire import ACCEPT, LACKING, LANDING, etag, parse_content_range
+from shardcast.wire import ACCEPT, LACKING, LANDING, STATE, WHOLE, etag, parse_content_range
 
 
 @dataclass
@@ -19,12 +19,14 @@ class Order:
         end: the byte after its last; another connection may take the rest over, and then it falls.
         received: bytes of it that came so far.
         landing: whether it waits for bytes to be verified and written.
+        passed_on: whether the server sends what is only just landing there.
     """
 
     start: int
     end: int
     received: int = 0
     landing: bool = False
+    passed_on: bool = False
 
 
 class Headers(Protocol):
@@ -75,6 +77,7 @@ class Answer:
             ServerLacks, BadAnswer: this is not that range of this shard.
         """
         self.check_status(200, 206)
+        order.passed_on = self.headers.get(STATE, WHOLE) == LANDING
         start, end = 0, shard.size
         if self.status == 206:
             said = self.headers.get("Content-Range", "nothing")

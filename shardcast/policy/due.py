@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 
-def due(offered: Iterable[int], last: int, every: bool) -> int | None:
-    """The version after ``last``: the newest, or with ``every`` the oldest; None when there is none yet."""
-    newer = [number for number in offered if number > last]
-    return (min if every else max)(newer, default=None)
+def due(offered: Iterable[int], last: int, had: Collection[int] = (), every: bool = False) -> int | None:
+    """The version after ``last`` that is fetched next: the newest, or with ``every`` the oldest of those that
+    were not ``had``, since a relay may have a later one first; None when there is none yet."""
+    if every:
+        return min((number for number in offered if number > last and number not in had), default=None)
+    return max((number for number in offered if number > max(last, *had, 0)), default=None)

@@ -61,6 +61,9 @@ class Ranking:
     def __init__(self, servers: Iterable[str]) -> None:
         self.scores = {server: Score() for server in servers}
 
+    def joined(self, server: str) -> None:
+        self.scores[server] = Score()
+
     def observed(self, server: str, rate: float) -> None:
         self.scores[server] = self.scores[server].observed(rate)
 

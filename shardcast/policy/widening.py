@@ -30,13 +30,24 @@ class Width:
 
     def __init__(self, servers: int, most: int) -> None:
         self._most = most
-        self._kept = self.value = min(max(FEWEST, 2 * servers), most)
+        self._servers = servers
+        self._kept = self.value = self._least
         self._kept_rate = 0.0
         self._rest = FIRST_REST
         self._rest_until = 0.0
         self._not_before = 0.0
         self._since: float | None = None  # when the measurement began
         self._received = 0
+
+    def joined(self) -> None:
+        """There is one more server."""
+        self._servers += 1
+        if self.value == self._kept < self._least:
+            self._kept = self.value = self._least
+
+    @property
+    def _least(self) -> int:
+        return min(max(FEWEST, 2 * self._servers), self._most)
 
     def observed(self, now: float, received: int, under_way: int) -> None:
         """``received`` bytes since the beginning, by the answers that are ``under_way`` now."""

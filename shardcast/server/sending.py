@@ -28,8 +28,11 @@ from shardcast.wire import (
 
 log = logging.getLogger(__name__)
 
-_PORTION = 16 << 20
-"""Bytes after which a reader must have shown that it still takes any."""
+_LEAST_PORTION, _MOST_PORTION = 256 << 10, 16 << 20
+"""Bytes after which a reader must have shown that it still takes any: few where it takes them slowly, so that
+slowness is told from silence."""
+_SOON, _LATE = 0.5, 2.0
+"""Seconds for one portion, below which the next one is larger, and above which it is smaller."""
 _FALLBACK_CHUNK = 1 << 20
 """Bytes read at a time where there is no sendfile (TLS, uvloop)."""
 
@@ -132,16 +135,15 @@ class _Asked:
         request = self._request
         response = web.StreamResponse(status=self._status, headers={**self._headers, STATE: state})
         response.content_length = self.end - self.start
-        await response.prepare(request)
-        if request.method != "HEAD":
-            try:
+        try:
+            await response.prepare(request)
+            if request.method != "HEAD":
                 await send(response)
-            except (ConnectionError, asyncio.TimeoutError) as error:
-                log.debug("%s did not get all of %s: %s", request.remote, request.path, error)
-                if request.transport:
-                    request.transport.abort()
-                return response
-        await response.write_eof()
+            await response.write_eof()
+        except (ConnectionError, asyncio.TimeoutError) as error:
+            log.debug("%s did not get all of %s: %s", request.remote, request.path, error)
+            if request.transport:
+                request.transport.abort()
         return response
 
 
@@ -158,11 +160,12 @@ async def _send(
         ConnectionResetError: the reader went away, or took nothing for too long.
     """
     loop, transport = asyncio.get_running_loop(), request.transport
-    by_sendfile = True
+    by_sendfile, most = True, _LEAST_PORTION
     while count:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the reader went away")
-        portion = min(count, _PORTION if by_sendfile else _FALLBACK_CHUNK)
+        portion = min(count, most if by_sendfile else _FALLBACK_CHUNK)
+        begun = loop.time()
         try:
             if by_sendfile:
                 work = loop.sendfile(transport, file, offset, portion, fallback=False)
@@ -174,6 +177,10 @@ async def _send(
         except (NotImplementedError, asyncio.SendfileNotAvailableError):
             by_sendfile = False
             continue
+        except RuntimeError as error:  # sendfile's, when the reader went away since we looked
+            if not transport.is_closing():
+                raise
+            raise ConnectionResetError("the reader went away") from error
         except asyncio.TimeoutError:
             log.info("%s took nothing for %g s, and was dropped", request.remote, STALLED_READER)
             transport.abort()
@@ -181,3 +188,8 @@ async def _send(
         offset += portion
         count -= portion
         reader.sent += portion
+        seconds = loop.time() - begun
+        if seconds < _SOON:
+            most = min(2 * most, _MOST_PORTION)
+        elif seconds > _LATE:
+            most = max(most // 2, _LEAST_PORTION)

@@ -12,12 +12,20 @@ from types import TracebackType
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing
-from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
+from shardcast.errors import (
+    BadAnswer,
+    PeerError,
+    ServerLacks,
+    ServerStalled,
+    ServerUnreachable,
+    ShardcastError,
+)
 from shardcast.feed import COMPLETE, OPEN, Event, Hello
 from shardcast.peer.peer import Peer
 from shardcast.policy.lines import Line
 from shardcast.store.tasks import cancel
 from shardcast.transfer.offers import Offers, sort_out
+from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 
@@ -243,6 +251,23 @@ class Following:
             for number in one.opened:
                 found.setdefault(number, []).append(one.peer)
         return found
+
+    async def join(
+        self, number: int, peers: list[Peer], join: Callable[[Peer], None], nearer_than: int | None = None
+    ) -> None:
+        """Add the servers of the first line to ``peers``, as they say that they have a version, open or
+        complete, and tell ``join`` of them; for ever."""
+        while True:
+            seen = self.changes
+            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
+                line = self.offers().lines[0]
+                complete = line.offers.get(version_name(number), ())
+                having = [one.peer for one in self._followers.values() if one.peer.url in complete]
+                for peer in [*having, *self.opened(line, nearer_than).get(number, [])]:
+                    if peer not in peers:
+                        peers.append(peer)
+                        join(peer)
+            await self.change(seen)
 
     async def settled(self) -> None:
         """Wait until all have told what they offer or failed to; once one has told, not for long."""

@@ -89,13 +89,13 @@ async def read_live(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Read the manifest of an open version to its end, from one server after the other; ``take`` adds lines
-    to ``live``. What goes wrong for good is told to ``live``."""
+    """Read the manifest of an open version to its end, from one server after the other, of which there may
+    come more; ``take`` adds lines to ``live``. What goes wrong for good is told to ``live``."""
     heard, pause = clock(), _FIRST_PAUSE
     while not live.ended:
         failures: list[PeerError] = []
         length = len(live.raw)
-        for peer in peers:
+        for peer in list(peers):
             begun = clock()
             try:
                 await peer.follow_manifest(live.version, bytes(live.raw), take)
@@ -107,7 +107,7 @@ async def read_live(
                 live.fail(error)
             if live.whole or live.error:
                 return
-        if len(failures) == len(peers) and all(type(one) is ServerLacks for one in failures):
+        if len(failures) >= len(peers) and all(type(one) is ServerLacks for one in failures):
             live.abort("no server has it any more")
             return
         if len(live.raw) > length:

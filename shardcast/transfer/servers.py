@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import count
 from random import Random
 
@@ -97,6 +97,15 @@ class Servers:
         """Whether as many claims are seen to as should be at once."""
         return self._seen_to >= self._width.value
 
+    def join(self, peer: Peer) -> None:
+        """Ask one more server from now on."""
+        if peer.url not in self._peers:
+            self._peers[peer.url] = peer
+            self._ranking.joined(peer.url)
+            self._received[peer.url] = 0
+            self._width.joined()
+            self._news.tell()
+
     def claim(self, arriving: Arriving, start: int, end: int) -> Claim:
         """A range of a shard to be seen to."""
         return Claim(next(self._keys), arriving, start, end)
@@ -109,10 +118,10 @@ class Servers:
             now = self._clock()
             for claim in self._running.values():
                 self._look_at(claim, now)
-            for url, received in self._received.items():
+            for url, received in list(self._received.items()):
                 busy = any(one.peer and one.peer.url == url for one in self._running.values())
-                if busy and received > before[url]:
-                    self._ranking.observed(url, (received - before[url]) / max(now - at, 1e-6))
+                if busy and received > before.get(url, 0):
+                    self._ranking.observed(url, (received - before.get(url, 0)) / max(now - at, 1e-6))
             before, at = dict(self._received), now
             self._width.observed(now, sum(self._received.values()), len(self._running))
             self._news.tell()
@@ -182,7 +191,8 @@ class Servers:
         try:
             await self._answered(claim, claim.answer, peer)
         except PeerError as error:
-            self._score_failure(claim, peer, error)
+            left = claim.left()
+            self._score_failure(claim, peer, error, left is None or left[0] > start)
             raise
         finally:
             del self._running[claim.key]
@@ -217,7 +227,7 @@ class Servers:
                 return self._peers[url]
             await self._news.change()
 
-    def _choose(self, arriving: Arriving) -> str | None:
+    def _choose(self, arriving: Arriving, but: Collection[str] = ()) -> str | None:
         under_way, now = self._under_way(), self._clock()
         return choose(
             (
@@ -230,6 +240,7 @@ class Servers:
                     self._ranking.rests(url, now),
                 )
                 for url in self._peers
+                if url not in but
             ),
             self._random,
         )
@@ -246,7 +257,8 @@ class Servers:
                 busy[claim.peer.url] = busy.get(claim.peer.url, 0) + 1
         return busy
 
-    def _score_failure(self, claim: Claim, peer: Peer, error: PeerError) -> None:
+    def _score_failure(self, claim: Claim, peer: Peer, error: PeerError, brought: bool) -> None:
+        """``brought``: whether the answer brought any pieces, and so was not in vain."""
         arriving, now = claim.arriving, self._clock()
         arriving.failures[peer.url] = arriving.failures.get(peer.url, 0) + 1
         if isinstance(error, WrongBytes):
@@ -258,8 +270,11 @@ class Servers:
             # That one server lacks it says nothing while there are others that were not asked.
             # And that it is asked too early says nothing as long as others are not.
             early = isinstance(error, ServerBusy) and now - self._progress_at < self._limits.timeout
-            if not early and (
-                not isinstance(error, ServerLacks) or len(arriving.failures) >= len(self._peers)
+            vain = not brought or isinstance(error, WrongBytes)
+            if (
+                vain
+                and not early
+                and (not isinstance(error, ServerLacks) or len(arriving.failures) >= len(self._peers))
             ):
                 arriving.attempts += 1
         if not isinstance(error, ServerLacks):
@@ -318,10 +333,12 @@ class Servers:
             return None
         slowest = max(ranges, key=lambda one: one.seconds_left)
         victim = self._running[slowest.key]
-        url = self._choose(victim.arriving)
         assert victim.peer and victim.order
-        if url is None or (url == victim.peer.url and victim.peer.serial):
-            return None  # it would only wait at the same door
+        # There it would only wait: at the same door, or for bytes that have yet to come there, out of order.
+        vain = victim.peer.serial or victim.order.passed_on
+        url = self._choose(victim.arriving, {victim.peer.url} if vain else set())
+        if url is None:
+            return None
         throughput = self._ranking.scores[url].throughput
         rate_here = throughput / (self._under_way().get(url, 0) + 1) if throughput else None
         elsewhere = url != victim.peer.url

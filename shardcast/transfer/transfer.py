@@ -78,6 +78,10 @@ class Transfer:
             servers=self._servers.progress,
         )
 
+    def join(self, peer: Peer) -> None:
+        """Ask one more server from now on."""
+        self._servers.join(peer)
+
     async def run(self) -> Manifest:
         """Fetch, verify and complete the version; returns its manifest. Where that still grows, so does
         what is fetched.
