@@ -261,7 +261,8 @@ class Client:
                 except ShardcastError as error:
                     if str(error) != told:
                         told = str(error)
-                        log.warning("%s; it is tried again", told)
+                        again = "" if isinstance(error, VersionAborted) else "; it is tried again"
+                        log.warning("%s%s", told, again)
                     if isinstance(error, IntegrityError):
                         continue  # another version may be right
                     wrong.clear()

@@ -88,11 +88,12 @@ def _runner(app: web.Application) -> web.AppRunner:
 
 
 class _NoNonsense(logging.Filter):
-    """What is no HTTP at all is answered with 400 and is not worth a traceback: anybody can send it."""
+    """What is no HTTP at all is answered with 400 and is not worth a traceback: anybody can send it. Nor is
+    who goes away in the middle of a request."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         error = record.exc_info[1] if record.exc_info else None
-        if isinstance(error, HttpProcessingError):
+        if isinstance(error, (HttpProcessingError, ConnectionError, web.RequestPayloadError)):
             record.levelno, record.levelname = logging.DEBUG, "DEBUG"
             record.exc_info, record.exc_text = None, None
             return logging.getLogger().isEnabledFor(logging.DEBUG)
