@@ -24,7 +24,7 @@ from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address
 
 FAILED, USAGE, UNREACHABLE, DISK = 1, 2, 4, 6
-BOUND = 40.0
+BOUND = 60.0
 NO_SPACE = r"(?i)no space|disk|full"
 
 Completed = subprocess.CompletedProcess[str]

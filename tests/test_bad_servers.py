@@ -24,7 +24,8 @@ from tests.support import bad_servers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, dead_address
 
-QUICK = {"SHARDCAST_HTTP_TIMEOUT": "2", "SHARDCAST_RETRY_ATTEMPTS": "3"}
+QUICK = {"SHARDCAST_HTTP_TIMEOUT": "4", "SHARDCAST_RETRY_ATTEMPTS": "3"}
+"""Not so quick that a right server on a busy machine is taken for one that stalls."""
 BOUND = 40.0  # whatever a server does, a client with these settings has ended by then
 FAILED, NOT_OFFERED, UNREACHABLE, INTEGRITY = 1, 3, 4, 5
 
@@ -75,6 +76,16 @@ def client(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 def fetch(output: Path, *servers: str, version: str = "v1", **env: str) -> subprocess.CompletedProcess[str]:
     return client("--servers", ",".join(servers), "--version", version, "--output-file", str(output), **env)
+
+
+def usual(published: Published) -> float:
+    """Seconds that a client takes now, on this machine, which has nothing to wait for."""
+    with BadServer(published.data_dir) as server:
+        began = time.monotonic()
+        done = client("--servers", server.address, "--version", "v9")
+        took = time.monotonic() - began
+    assert done.returncode == NOT_OFFERED, done.stderr
+    return took
 
 
 @dataclass(frozen=True)
@@ -163,11 +174,12 @@ def test_waiting_ends(published: Published, tmp_path: Path) -> None:
 def check_all_servers_dead(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with dead_address() as one, dead_address() as two, dead_address() as three:
+        more = usual(published)
         began = time.monotonic()
         done = fetch(output, one, two, three)
         took = time.monotonic() - began
         assert_failed(done, output, {UNREACHABLE}, *map(re.escape, (one, two, three)))
-    assert took < 18, f"it took {took:.1f} s to say that nobody is there"
+    assert took < 17 + more, f"it took {took:.1f} s to say that nobody is there"
 
 
 def check_silent_server(published: Published, tmp_path: Path) -> None:
@@ -577,35 +589,35 @@ def test_ip_addr_list_is_read_in_every_form(form: str, published: Published, tmp
 def test_one_dead_server_of_three(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with dead_address() as dead, BadServer(published.data_dir) as one, BadServer(published.data_dir) as two:
+        more = usual(published)
         began = time.monotonic()
         done = fetch(output, dead, one.address, two.address)
-        assert time.monotonic() - began < 10, "waited for the dead one"
+        assert time.monotonic() - began < 9 + more, "waited for the dead one"
         assert_fetched(done, output, published.payload)
 
 
 def test_a_server_that_comes_up_a_little_later_is_waited_for(published: Published, tmp_path: Path) -> None:
     """Within the ten seconds: jobs start everywhere at once, and the server need not be the first."""
     output = out_of(tmp_path)
-    with contextlib.ExitStack() as stack:
-        with dead_address() as address:
-            running = stack.enter_context(background(output, address))
-            with pytest.raises(subprocess.TimeoutExpired):
-                running.process.wait(3)
-        with BadServer(published.data_dir, port=int(address.rpartition(":")[2])):
+    with processes.own_port() as port, background(output, f"127.0.0.1:{port}") as running:
+        with pytest.raises(subprocess.TimeoutExpired):
+            running.process.wait(3)
+        with BadServer(published.data_dir, port=port):
             assert_fetched(running.finish(), output, published.payload)
 
 
 def test_a_server_that_restarts_in_the_middle_is_waited_for(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with contextlib.ExitStack() as stack:
-        with BadServer(published.data_dir) as server:
+        port = stack.enter_context(processes.own_port())
+        with BadServer(published.data_dir, port=port) as server:
             server.set(SHARDS, bad.throttled(2e6))
             running = stack.enter_context(background(output, server.address))
             processes.wait_until(lambda: server.sent_bytes(SHARDS) > SIZE // 3, what="a third")
         # More attempts than a failing server gets fit into this: one that is away is another matter.
         with pytest.raises(subprocess.TimeoutExpired):
             running.process.wait(3)
-        with BadServer(published.data_dir, port=server.port) as server:
+        with BadServer(published.data_dir, port=port):
             assert_fetched(running.finish(), output, published.payload)
 
 
@@ -651,11 +663,11 @@ def test_a_killed_client_goes_on_where_it_was(seed: int, tmp_path: Path) -> None
     # Shards that are large against a piece: were only whole ones kept, it would show in the count.
     whole = publish(tmp_path, random.Random(4).randbytes(size), shard_size=4_000_000)
     chance = random.Random(seed)
-    moments = sorted(chance.uniform(0.1, 0.9) * size for _ in range(3))
+    moments = sorted(chance.uniform(0.1, 0.8) * size for _ in range(3))
     output = out_of(tmp_path)
     env = {"SHARDCAST_MAX_CONCURRENT_DOWNLOADS": str(CONNECTIONS)}
     with BadServer(whole.data_dir) as server:
-        server.set(SHARDS, bad.throttled(12e6))
+        server.set(SHARDS, bad.throttled(8e6))
         for moment in moments:
             with background(output, server.address, **env) as running:
                 wait_for_bytes(server, moment)

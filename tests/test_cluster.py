@@ -62,7 +62,7 @@ class Cluster:
             env=processes.environment(**env),
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
 
@@ -127,7 +127,7 @@ def wait_for_client(run: Callable[..., subprocess.CompletedProcess[str]]) -> Non
         said.update(texts(run("status")))
         return said["client-1"] != "running"
 
-    processes.wait_until(ended, what="the client")
+    processes.wait_until(ended, 60, "the client")
     assert said["client-1"] == "done", run("logs").stdout
 
 
@@ -191,7 +191,7 @@ def test_a_file_goes_the_whole_way(cluster: Cluster, tmp_path: Path) -> None:
 
 def fetched(url: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return str(answer.read().decode())
     except urllib.error.HTTPError:
         return ""  # it has nothing to list yet

@@ -28,6 +28,7 @@ import pytest
 from blake3 import blake3
 
 from shardcast.peer.control import publish as hand_over
+from shardcast.peer.writer import BroadcastWriter
 from shardcast.store.data_dir import DataDir
 from tests.support import bad_servers as bad
 from tests.support import processes
@@ -58,7 +59,7 @@ class Running:
     def err(self) -> str:
         return self.stderr.read_text()
 
-    def wait_for(self, text: str, timeout: float = 30) -> None:
+    def wait_for(self, text: str, timeout: float = 60) -> None:
         """Wait until it said so on stderr."""
         processes.wait_until(
             lambda: text in self.err or self.process.poll() is not None, timeout, f"{text!r} on stderr"
@@ -67,7 +68,7 @@ class Running:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(20)
+        return self.process.wait(60)
 
 
 @contextlib.contextmanager
@@ -85,7 +86,7 @@ def running(where: Path, *words: str, **env: str) -> Iterator[Running]:
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
+        process.wait(30)
 
 
 def payload(path: Path, size: int, seed: int = 1) -> Path:
@@ -173,14 +174,14 @@ def test_a_server_says_once_where_it_listens_also_when_it_is_quiet(
 # The environment ---------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with dead_address() as address:
-        return int(address.rpartition(":")[2])
+@pytest.fixture
+def port() -> Iterator[int]:
+    with processes.own_port() as port:
+        yield port
 
 
-def test_an_origin_can_be_told_everything_in_the_environment(tmp_path: Path) -> None:
+def test_an_origin_can_be_told_everything_in_the_environment(port: int, tmp_path: Path) -> None:
     files = [payload(tmp_path / f"{seed}.bin", 2500, seed) for seed in (1, 2, 3)]
-    port = free_port()
     env = {
         "SHARDCAST_DATA_DIR": str(tmp_path / "data"),
         "SHARDCAST_HOST": "127.0.0.1",
@@ -221,7 +222,7 @@ def test_a_middle_and_a_client_can_be_told_everything_in_the_environment(tmp_pat
         with processes.node("middle", env=env) as middle:
             processes.wait_until(lambda: list(listed(middle.url)) == ["v2"], what="v2 alone")
             publish(data_dir, random_bytes(1000, 3), MB)
-            processes.wait_until(lambda: list(listed(middle.url)) == ["v3"], 10, "v3 alone, and soon")
+            processes.wait_until(lambda: list(listed(middle.url)) == ["v3"], 20, "v3 alone, and soon")
             assert middle.log == f"Listening on {middle.url}\n"
             from_it = {"SHARDCAST_SERVERS": middle.url, "SHARDCAST_QUIET": "1"}
             offered = processes.run("client", env={**from_it, "SHARDCAST_LIST": "1"})
@@ -305,7 +306,7 @@ def test_broadcast_prints_the_version_alone(through_an_origin: bool, tmp_path: P
         )
         if through_an_origin:
             assert list(listed(origin.url)) == ["v1", "v2", "v3"]
-            assert "v2 is complete" in origin.log
+            origin.wait_for_log("v2 is complete")
 
 
 def test_an_origin_publishes_what_it_is_started_with(tmp_path: Path) -> None:
@@ -333,7 +334,7 @@ def test_broadcasts_at_once_all_get_a_number_of_their_own(through_an_origin: boo
             for file in files
         ]
         for one in commands:
-            assert one.process.wait(40) == 0, one.err
+            assert one.process.wait(60) == 0, one.err
         given = {one.out.strip(): file for one, file in zip(commands, files, strict=True)}
     assert sorted(given) == ["v1", "v2", "v3", "v4"]
     rows = dict(line.split(": ") for line in (data_dir / "distribution.txt").read_text().splitlines())
@@ -341,18 +342,21 @@ def test_broadcasts_at_once_all_get_a_number_of_their_own(through_an_origin: boo
 
 
 def test_broadcasts_that_queue_at_an_origin_have_their_numbers_at_once(tmp_path: Path) -> None:
-    # Small, and slow all the same: each shard is a file that is written and fsynced.
-    slow, data_dir = payload(tmp_path / "slow.bin", 8000), tmp_path / "data"
+    file, data_dir = payload(tmp_path / "file.bin", 8000), tmp_path / "data"
     with processes.origin(data_dir) as origin, contextlib.ExitStack() as stack:
+        # The first one has its turn until its writer says that this was all.
+        first = stack.enter_context(contextlib.closing(BroadcastWriter(data_dir, "first.bin")))
         queued = []
-        for _ in range(3):
-            saying = hand_over(data_dir, slow, 10)
+        for _ in range(2):
+            saying = hand_over(data_dir, file, 10)
             stack.callback(saying.close)  # type: ignore[attr-defined]
             queued.append(saying)
-        assert [next(saying)["version"] for saying in queued] == ["v1", "v2", "v3"]
-        assert listed(origin.url) == {}, "the first one was done before the others could queue"
-        assert next(queued[2])["progress"]["size"] is None, "it did not wait for its turn"
-        done = processes.run("broadcast", str(slow), "--data-dir", str(data_dir), "--shard-size", "8000")
+        given = [first.version, *(next(saying)["version"] for saying in queued)]
+        assert given == ["v1", "v2", "v3"]
+        assert listed(origin.url) == {}
+        assert next(queued[1])["progress"]["size"] is None, "it did not wait for its turn"
+        first.complete()
+        done = processes.run("broadcast", str(file), "--data-dir", str(data_dir), "--shard-size", "8000")
         assert (done.returncode, done.stdout) == (0, "v4\n"), done.stderr
         # In the order of their numbers, so the last one has waited for all before it.
         assert list(listed(origin.url)) == ["v1", "v2", "v3", "v4"]
@@ -395,7 +399,7 @@ def test_only_the_owner_may_hand_files_to_an_origin_however_long_its_path(tmp_pa
         file = payload(tmp_path / "x.bin", 1000)
         done = processes.run("broadcast", str(file), "--data-dir", str(data_dir))
         assert (done.returncode, done.stdout) == (0, "v1\n"), done.stderr
-        assert "v1 is complete" in origin.log, "it did not go through the origin"
+        origin.wait_for_log("v1 is complete")  # it went through the origin
         assert origin.stop() == 0, origin.log
         assert not socket.exists()
 
@@ -495,7 +499,7 @@ def test_away_from_a_terminal_progress_is_a_plain_line_every_few_seconds(
             stderr=subprocess.PIPE,
             text=True,
         )
-        reader = threading.Timer(60, process.kill)
+        reader = threading.Timer(120, process.kill)
         reader.start()
         try:
             with process:
@@ -531,7 +535,7 @@ def on_a_terminal(columns: int, *words: str) -> tuple[int, str, str]:
         )
     finally:
         os.close(theirs)
-    giving_up = threading.Timer(60, process.kill)
+    giving_up = threading.Timer(120, process.kill)
     giving_up.start()
     seen = bytearray()
     try:
@@ -594,7 +598,7 @@ def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
     temporary.mkdir()
     yield {"TMPDIR": str(temporary), "SHARDCAST_TEST_MARK": mark}
     try:
-        processes.wait_until(lambda: not marked(mark), 5, "all processes of the demo to end")
+        processes.wait_until(lambda: not marked(mark), what="all processes of the demo to end")
         assert list(temporary.iterdir()) == [], "files were left behind"
     finally:
         for pid in marked(mark):
@@ -604,7 +608,7 @@ def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
 def test_the_demo_makes_equal_copies_and_leaves_nothing_behind(demo: dict[str, str], tmp_path: Path) -> None:
     file = payload(tmp_path / "x.bin", 3 * MB)
     with running(tmp_path, "demo", str(file), "--json", **demo) as shown:
-        assert shown.process.wait(60) == DONE, shown.err
+        assert shown.process.wait(120) == DONE, shown.err
         results = json.loads(shown.out)
     assert (results["file"], results["size"], results["sha256"]) == (str(file), 3 * MB, sha256(file))
     assert [one["sha256"] for one in results["clients"]] == [sha256(file)] * 3

@@ -23,11 +23,10 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
+@pytest.fixture
+def port() -> Iterator[int]:
+    with processes.own_port() as port:
+        yield port
 
 
 class Script:
@@ -54,9 +53,9 @@ class Script:
     def output(self) -> str:
         return "".join(self.lines)
 
-    def ends(self, timeout: float = 30) -> int:
+    def ends(self, timeout: float = 60) -> int:
         code = self.process.wait(timeout)
-        self.reader.join(5)
+        self.reader.join(30)
         return code
 
 
@@ -67,22 +66,21 @@ def script(name: str, *words: str) -> Iterator[Script]:
         yield running
     finally:
         running.process.kill()
-        running.ends(10)
+        running.ends(30)
         assert not running.reader.is_alive(), f"what {name} started outlives it"
         assert running.process.stdout is not None
         running.process.stdout.close()
 
 
-def test_a_worker_follows_a_training_run(tmp_path: Path) -> None:
-    port = free_port()
-    train = ("--steps", "5", "--size", "4000000", "--port", str(port), "--linger", "60")
+def test_a_worker_follows_a_training_run(port: int, tmp_path: Path) -> None:
+    train = ("--steps", "5", "--size", "4000000", "--port", str(port), "--linger", "600")
     folders = ("--data-dir", str(tmp_path / "data"), "--checkpoints", str(tmp_path / "checkpoints"))
     infer = ("--servers", f"127.0.0.1:{port}", "--output-dir", str(tmp_path / "output"))
     with script("infer.py", *infer, "--interval", "0.1", "--until", "5") as worker:
         with script("train.py", *train, *folders) as trainer:
-            assert worker.ends(60) == 0, worker.output + trainer.output
+            assert worker.ends(120) == 0, worker.output + trainer.output
             assert trainer.process.poll() is None, trainer.output
-            processes.wait_until(lambda: "serving for 60 s more" in trainer.output, what="the last step")
+            processes.wait_until(lambda: "serving for 600 s more" in trainer.output, what="the last step")
             trainer.process.send_signal(signal.SIGTERM)
             assert trainer.ends() == 0, trainer.output
         answered = re.findall(
@@ -125,7 +123,7 @@ def test_the_slurm_script_places_its_steps(tmp_path: Path) -> None:
         PATH=f"{tmp_path}:{os.environ['PATH']}", SLURM_JOB_ID="7", SLURM_JOB_NODELIST="n[0-5]",
         SLURM_SUBMIT_DIR="/examples", STEPS_DIR=str(tmp_path / "steps"),
     )  # fmt: skip
-    done = subprocess.run(["bash", sbatch], env=env, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(["bash", sbatch], env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     steps = [path.read_text().splitlines() for path in (tmp_path / "steps").iterdir()]
 

@@ -10,7 +10,6 @@ import os
 import random
 import shlex
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -69,7 +68,7 @@ class Follower:
     def log(self) -> str:
         return self.err.read_text()
 
-    def wait_for(self, *versions: str, timeout: float = 20) -> None:
+    def wait_for(self, *versions: str, timeout: float = 30) -> None:
         """Wait until it told of this version; then it has told of these, and no others."""
         wait_until(
             lambda: versions[-1] in self.versions or self.process.poll() is not None,
@@ -80,13 +79,13 @@ class Follower:
 
     def wait_for_log(self, text: str) -> None:
         wait_until(
-            lambda: text in self.log or self.process.poll() is not None, 20, f"{text!r} in:\n{self.log}"
+            lambda: text in self.log or self.process.poll() is not None, what=f"{text!r} in:\n{self.log}"
         )
         assert text in self.log
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(15)
+        return self.process.wait(30)
 
 
 @contextlib.contextmanager
@@ -114,7 +113,7 @@ def follower(
         assert "Traceback" not in one.log
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(30)
 
 
 @dataclass
@@ -158,9 +157,11 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "here" / "downloads"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[str]:
+    """A port for an origin that comes, or comes back."""
+    with processes.own_port() as port:
+        yield str(port)
 
 
 def broadcast(data_dir: Path, seed: int, size: int = 300 * KB) -> str:
@@ -317,7 +318,7 @@ def test_a_hook_that_hangs_ends_with_the_client(
         one.wait_for_log("hanging")
         assert one.end(number) == INTERRUPTED
         assert one.said == []
-        wait_until(lambda: not marked(mark), 3, "the hook's processes to end")
+        wait_until(lambda: not marked(mark), what="the hook's processes to end")
 
 
 @pytest.mark.parametrize("impatient", [False, True], ids=["asked-once", "asked-twice"])
@@ -332,8 +333,8 @@ def test_a_hook_that_heeds_no_signal_is_killed(
         if impatient:
             time.sleep(0.3)
             one.process.send_signal(signal.SIGINT)
-        assert one.process.wait(15) == INTERRUPTED
-        wait_until(lambda: not marked(mark), 3, "the hook's processes to end")
+        assert one.process.wait(30) == INTERRUPTED
+        wait_until(lambda: not marked(mark), what="the hook's processes to end")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
@@ -355,7 +356,7 @@ def test_a_follower_ends_when_it_is_told_to(
                 wait_until(lambda: source.server.requested("/v1/shard_003.bin") > 0)
             begun = time.monotonic()
             assert one.end(number) == INTERRUPTED, one.log
-            assert time.monotonic() - begun < 3
+            assert time.monotonic() - begun < 5  # it waits longer for a server
     assert one.said == []
 
 
@@ -489,15 +490,14 @@ def test_while_a_hook_runs_newer_versions_wait(source: Source, folder: Path, tmp
 
 
 def test_it_may_start_before_any_server_runs_and_before_any_version_exists(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, port: str
 ) -> None:
-    port = free_port()
     with (
         bad.dead_address() as dead,
         follower(f"{dead},127.0.0.1:{port}", folder, env=TOLD) as one,
     ):
         one.wait_for_log("no server could be reached")
-        with processes.origin(tmp_path / "data", "--port", str(port)) as origin:
+        with processes.origin(tmp_path / "data", "--port", port) as origin:
             # It reads the list once it is there, and follows from then on.
             assert listed(origin.url) == {}
             given = broadcast(tmp_path / "data", 1)
@@ -507,10 +507,9 @@ def test_it_may_start_before_any_server_runs_and_before_any_version_exists(
 
 
 def test_nothing_is_missed_or_told_twice_when_the_origin_is_killed_and_comes_back(
-    folder: Path, tmp_path: Path
+    folder: Path, tmp_path: Path, port: str
 ) -> None:
     data_dir = tmp_path / "data"
-    port = str(free_port())
     broadcast(data_dir, 1)
     with contextlib.ExitStack() as stack:
         one = stack.enter_context(follower(f"127.0.0.1:{port}", folder, "--from", "v1", "--every", env=TOLD))
@@ -526,16 +525,21 @@ def test_nothing_is_missed_or_told_twice_when_the_origin_is_killed_and_comes_bac
     assert sha256(folder / "latest") == newest
 
 
-def test_an_origin_that_dies_half_way_through_a_version_may_come_back(folder: Path, tmp_path: Path) -> None:
-    data_dir, port = tmp_path / "data", str(free_port())
+def test_an_origin_that_dies_half_way_through_a_version_may_come_back(
+    folder: Path, tmp_path: Path, port: str
+) -> None:
+    data_dir = tmp_path / "data"
     given = broadcast(data_dir, 1, 60 * MB)
+    last, away = data_dir / "v1" / "shard_600.bin", tmp_path / "shard_600.bin"
     with contextlib.ExitStack() as stack:
         with processes.origin(data_dir, "--port", port) as origin:
+            last.rename(away)  # nobody can be done before it dies
             one = stack.enter_context(follower(origin.url, folder, env=TOLD))
             part = folder / ".download_v1.bin.part"
             wait_until(lambda: part.exists() and part.stat().st_blocks * 512 > MB, what="v1 to be under way")
             origin.kill()
         assert one.said == [], "it was too fast to be interrupted"
+        away.rename(last)
         with processes.origin(data_dir, "--port", port):
             one.wait_for("v1")
     assert sha256(folder / "latest") == given
@@ -627,8 +631,8 @@ def test_latest_is_right_whenever_the_follower_is_killed(source: Source, folder:
                 name = str(link.readlink())
                 digest = sha256(link.parent / name)
             except FileNotFoundError:
-                if not name:
-                    continue  # there is no link yet
+                if not name or str(link.readlink()) != name:
+                    continue  # there is no link yet, or it has moved on since it was read
                 digest = "missing"
             if digest != right.get(name):
                 wrong.append(f"{name}: {digest}")
@@ -686,7 +690,7 @@ def test_several_followers_may_share_a_folder(folder: Path) -> None:
     arguments = [sys.executable, "-c", ANNOUNCING, str(folder)]
     env = processes.environment()
     those = [subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE, text=True) for _ in range(3)]
-    said = [one.communicate(timeout=30)[1] for one in those]
+    said = [one.communicate(timeout=120)[1] for one in those]
     assert said == [""] * 3
     assert (folder / "latest").readlink() == Path("download_v200.bin")
 
@@ -715,7 +719,7 @@ def test_what_does_not_go_together_is_a_usage_error(
     words: tuple[str, ...], named: str, source: Source, tmp_path: Path
 ) -> None:
     source.publish()
-    done = processes.run("client", "--servers", source.url, *words, cwd=tmp_path, timeout=10)
+    done = processes.run("client", "--servers", source.url, *words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (USAGE, ""), done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("Error: ")
@@ -742,7 +746,7 @@ def test_a_folder_that_cannot_be_used_ends_following(
         in_the_way = folder / "latest"
         in_the_way.mkdir() if obstacle == "latest is a folder" else in_the_way.write_text("mine")
     words = ("client", "--follow", "--servers", source.url, "--output-dir", str(folder))
-    done = processes.run(*words, "--exec", "echo hooked", env=ASKING, timeout=10)
+    done = processes.run(*words, "--exec", "echo hooked", env=ASKING)
     assert (done.returncode, done.stdout) == (DISK, ""), done.stderr
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("Error: ")

@@ -54,13 +54,13 @@ class Mortal:
         self.data_dir = data_dir
         self.life: int | None = None
         self._start = start
-        self._port = 0
         self._lives = itertools.count(1)
         self._stack = contextlib.ExitStack()
+        self._held = contextlib.ExitStack()  # the port, over all lives
 
     def start(self) -> None:
         node = self._stack.enter_context(self._start("--port", str(self._port)))
-        self._node, self.url, self._port = node, node.url, node.port
+        self._node, self.url = node, node.url
         self.life = next(self._lives)
 
     def kill(self) -> None:
@@ -70,12 +70,14 @@ class Mortal:
         self._stack.close()
 
     def __enter__(self) -> Mortal:
+        self._port = self._held.enter_context(processes.own_port())
         self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.life = None
         self._stack.close()
+        self._held.close()
 
 
 # Looking all along -------------------------------------------------------------------------------
@@ -225,7 +227,7 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
         )
 
     def end(broadcast: subprocess.Popen[str]) -> bool:
-        stdout, stderr = broadcast.communicate(timeout=30)
+        stdout, stderr = broadcast.communicate(timeout=60)
         assert (broadcast.returncode == 0) == (stdout != ""), (stdout, stderr)
         assert "Traceback" not in stderr
         opened = numbers_of(data_dir) | {int(line[1:]) for line in stdout.split()}
@@ -263,7 +265,10 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
                     )
                     time.sleep(chance.uniform(0, takes))
                     origin.kill()
-                    cut_short += not end(broadcast)
+                    late = end(broadcast)
+                    cut_short += not late
+                    if late:  # perhaps the first one took unusually long
+                        takes /= 2
                 else:  # between
                     assert end(broadcast)
                     time.sleep(chance.uniform(0, 0.2))
@@ -412,7 +417,7 @@ def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
                 checks.append((here(version, payload), len(counting.asked)))
                 watcher.check()
             with client(version) as process:
-                _, stderr = process.communicate(timeout=30)
+                _, stderr = process.communicate(timeout=60)
                 assert process.returncode == 0, stderr
             assert output.read_bytes() == payload
             assert [file.name for file in output.parent.iterdir()] == [output.name], "something was left"

@@ -75,7 +75,7 @@ def run(*words: str) -> tuple[str, int]:
         env=processes.environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -94,7 +94,7 @@ def test_a_file_of_two_gib_goes_through_two_middles_in_little_memory(place: Path
         assert version == "v1"
         payload.unlink()
         for node in (first, second):
-            processes.wait_until(lambda node=node: "v1" in listed(node.url), 120, f"v1 at {node.url}")
+            processes.wait_until(lambda node=node: "v1" in listed(node.url), 300, f"v1 at {node.url}")
         words = ("--servers", second.url, "--version", "v1", "--output-file", str(output))
         printed, memory["client"] = run("client", *words)
         assert printed == str(output)

@@ -32,6 +32,7 @@ from shardcast.store.output import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad
+from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.published import Published, publish, random_bytes, sha256
 
@@ -39,7 +40,7 @@ MB = 1_000_000
 PIECE = 256 * 1024
 SHARDS = "/v1/shard_*.bin"
 SECOND = "/v1/shard_002.bin"
-BOUND = 30.0  # whatever happens here, it has ended by then
+BOUND = 60.0  # whatever happens here, it has ended by then
 
 #: Bytes that one request can have on the way, between a server that counts them as sent and a piece that
 #: landed: a buffer that fills, one that is verified, what was read ahead, and what the kernel holds.
@@ -166,7 +167,7 @@ def held(until: Callable[[], bool]) -> Behaviour:
     return behave
 
 
-async def wait_until(condition: Callable[[], bool], what: str, timeout: float = 15.0) -> None:
+async def wait_until(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"waited {timeout:g} s in vain for {what}"
@@ -177,23 +178,23 @@ async def wait_until(condition: Callable[[], bool], what: str, timeout: float = 
 
 
 async def test_several_servers_share_the_load(published: Published, output: Path) -> None:
-    with servers(published, *(bad.throttled(6 * MB) for _ in range(3))) as three:
+    with servers(published, *(bad.throttled(2 * MB) for _ in range(3))) as three:
         release = await download(output, *three)
         sent = [server.sent_bytes(SHARDS) for server in three]
     assert_right(output, published)
     assert min(sent) >= 12 * MB / 6, f"one of three did next to nothing: {sent}"
     assert sum(sent) < 12 * MB * 1.1, f"bytes came twice: {sent}"
     assert sum(release.received.values()) < 12 * MB * 1.1
-    assert release.seconds < 1.7, "no faster than from one of them"
+    assert release.seconds < 5.1, "no faster than from one of them"
 
 
 async def test_the_faster_server_does_more(published: Published, output: Path) -> None:
-    with servers(published, bad.throttled(2 * MB), bad.throttled(16 * MB)) as (slow, fast):
+    with servers(published, bad.throttled(MB), bad.throttled(8 * MB)) as (slow, fast):
         release = await download(output, slow, fast, limits=Limits(at_once=4))
         sent = slow.sent_bytes(SHARDS), fast.sent_bytes(SHARDS)
     assert_right(output, published)
     assert sent[1] > 3 * sent[0], f"the server that is eight times as fast did not do much more: {sent}"
-    assert release.seconds < 3
+    assert release.seconds < 6
 
 
 async def test_a_server_that_dies_is_done_without(published: Published, output: Path) -> None:
@@ -318,7 +319,7 @@ async def test_a_stalled_server_is_left_when_another_can_serve(published: Publis
         release = await download(output, stalls, _, limits=Limits(stall=0.3, timeout=20))
         assert stalls.requested(SHARDS) <= 10
     assert_right(output, published)
-    assert release.seconds < 6, "it waited for the stalled server's time-out"
+    assert release.seconds < 15, "it waited for the stalled server's time-out"
 
 
 async def test_a_server_that_stalls_alone_is_given_up_after_the_time_out(
@@ -348,9 +349,9 @@ async def test_a_slow_disk_is_not_the_servers_fault(published: Published, output
     blamed = set()
     with servers(published, bad.good(), bad.good()) as two:
         urls = [one.url for one in two]
-        limits = Limits(stall=0.3, at_once=4)
+        limits = Limits(stall=1.0, at_once=4)
         async with transfer(published.manifest, output, *urls, limits=limits) as (slowly, disk):
-            disk.seconds_a_write = 0.7
+            disk.seconds_a_write = 1.7
             running = asyncio.ensure_future(slowly.run())
             while not running.done():
                 blamed |= {url for url, one in slowly.progress.servers.items() if one.failures}
@@ -376,15 +377,17 @@ async def test_nobody_reachable_at_the_start_is_told_within_its_budget(
 
 async def test_once_begun_a_server_that_went_away_is_waited_for(published: Published, output: Path) -> None:
     limits = Limits(unreachable_at_start=0.1, unreachable_once_begun=20, at_once=2)
-    with contextlib.ExitStack() as first:
-        server = first.enter_context(BadServer(published.data_dir)).set(SHARDS, bad.throttled(4 * MB))
-        got = asyncio.ensure_future(download(output, server, limits=limits))
-        await wait_until(lambda: server.sent_bytes(SHARDS) > 3 * MB, "the transfer to begin")
-        await asyncio.to_thread(first.close)
-    done, _ = await asyncio.wait([got], timeout=1)
-    assert not done, f"it gave up at once: {got.exception()}"
-    with BadServer(published.data_dir, port=server.port):
-        await got
+    with processes.own_port() as port:
+        with contextlib.ExitStack() as first:
+            server = first.enter_context(BadServer(published.data_dir, port=port))
+            server.set(SHARDS, bad.throttled(4 * MB))
+            got = asyncio.ensure_future(download(output, server, limits=limits))
+            await wait_until(lambda: server.sent_bytes(SHARDS) > 3 * MB, "the transfer to begin")
+            await asyncio.to_thread(first.close)
+        done, _ = await asyncio.wait([got], timeout=1)
+        assert not done, f"it gave up at once: {got.exception()}"
+        with BadServer(published.data_dir, port=port):
+            await got
     assert_right(output, published)
 
 
@@ -675,7 +678,7 @@ async def test_a_transfer_that_ends_leaves_no_file_open(published: Published, ou
         server.set(SHARDS, bad.error(500))
         with pytest.raises(ShardcastError):
             await download(output, server, limits=Limits(attempts=2))
-    await wait_until(lambda: open_outputs(output) == 0, "its files to be closed", timeout=2)
+    await wait_until(lambda: open_outputs(output) == 0, "its files to be closed")
 
 
 def open_outputs(output: Path) -> int:
@@ -716,7 +719,7 @@ async def test_payloads_of_every_shape_arrive(
 async def test_progress_only_grows_and_ends_with_everything(published: Published, output: Path) -> None:
     seen: list[tuple[int, int]] = []
     watched: list[Transfer] = []
-    with servers(published, bad.throttled(12 * MB)) as (server,):
+    with servers(published, bad.throttled(4 * MB)) as (server,):
         limits = Limits(at_once=2)
         got = asyncio.ensure_future(download(output, server, limits=limits, watch=watched.append))
         while not got.done():

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ def command(*words: str) -> list[str]:
 
 
 def run(
-    *words: str, env: Mapping[str, str] | None = None, timeout: float = 60, cwd: Path | None = None
+    *words: str, env: Mapping[str, str] | None = None, timeout: float = 120, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end and return it with its output; never raises for its exit code."""
     return subprocess.run(
@@ -69,7 +70,7 @@ class Node:
                 self._bound.set()
         self._bound.set()
 
-    def wait_for_log(self, text: str, timeout: float = 20) -> None:
+    def wait_for_log(self, text: str, timeout: float = 30) -> None:
         """Wait until a line with ``text`` was logged."""
         deadline = time.monotonic() + timeout
         while text not in self.log:
@@ -77,7 +78,7 @@ class Node:
             assert self.process.poll() is None, f"ended before {text!r}:\n{self.log}"
             time.sleep(0.02)
 
-    def stop(self, timeout: float = 15) -> int:
+    def stop(self, timeout: float = 30) -> int:
         """End it as an operator would (SIGTERM); returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
@@ -85,11 +86,11 @@ class Node:
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
 
 @contextlib.contextmanager
-def node(*words: str, env: Mapping[str, str] | None = None, timeout: float = 30) -> Iterator[Node]:
+def node(*words: str, env: Mapping[str, str] | None = None, timeout: float = 60) -> Iterator[Node]:
     """Start ``shardcast WORDS…``, wait until it listens, and kill it at the end if it still runs."""
     with started(command(*words), env=env, timeout=timeout) as running:
         assert running.url, f"did not listen:\n{running.log}"
@@ -98,7 +99,7 @@ def node(*words: str, env: Mapping[str, str] | None = None, timeout: float = 30)
 
 @contextlib.contextmanager
 def started(
-    arguments: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 30
+    arguments: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 60
 ) -> Iterator[Node]:
     process = subprocess.Popen(
         arguments,
@@ -116,8 +117,8 @@ def started(
     finally:
         if process.poll() is None:
             process.kill()
-        process.wait(10)
-        reader.join(5)
+        process.wait(30)
+        reader.join(30)
         assert process.stderr is not None
         process.stderr.close()
 
@@ -137,6 +138,17 @@ def middle(
         "middle", "--upstream", upstream, "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0",
         "--check-interval", "1", *words, env=env,
     )  # fmt: skip
+
+
+@contextlib.contextmanager
+def own_port() -> Iterator[int]:
+    """A port of this machine that nobody else is given while the block runs, whoever listens there now or
+    nobody: for a node that must be on a port that is known before it runs, or on the same one again."""
+    with socket.socket() as held:
+        # It does not listen, so that others who say the same may; who only asks for a free port gets another.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1]
 
 
 def wait_until(condition: object, timeout: float = 30, what: str = "the condition") -> None:

@@ -134,7 +134,7 @@ def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
 
 
 def get(url: str) -> bytes:
-    with urllib.request.urlopen(url, timeout=20) as answer:
+    with urllib.request.urlopen(url, timeout=30) as answer:
         return bytes(answer.read())
 
 
