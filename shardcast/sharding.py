@@ -39,8 +39,8 @@ CHUNK_SIZE = 1 << 20
 _CHUNKS = 16
 """Chunks in memory at once: read, hashed or written."""
 
-_MOST_KEPT = 4
-"""Shards that wait to be durable while the next one is cut."""
+_MOST_SETTLING = 4
+"""Shards that become durable while the next one is cut."""
 _PATIENCE = 0.2
 """Seconds that a writer may pause between two looks at whether it was called off."""
 
@@ -217,15 +217,12 @@ def _cut(
             for name in ("shardcast-whole", "shardcast-shard", "shardcast-fsync")
         )
         ring = _Ring()
-        kept: deque[tuple[Shard, Future[None] | None]] = deque()
+        settling: deque[Future[None]] = deque()
 
-        def tell(most: int) -> None:
-            """Put the lines of shards that are durable into the manifest; wait for all but ``most``."""
-            while kept and (kept[0][1] is None or kept[0][1].done() or len(kept) > most):
-                shard, durable = kept.popleft()
-                if durable:
-                    durable.result()
-                opened.live.add(shard_line(shard))
+        def settled(most: int) -> None:
+            """Wait until all but ``most`` shards are durable."""
+            while settling and (settling[0].done() or len(settling) > most):
+                settling.popleft().result()
 
         opened.live.add(header_line(header))
         offset = 0
@@ -239,8 +236,8 @@ def _cut(
                     if progress.cancelled:
                         raise Cancelled(f"{header.version} was called off")
                     chunk = ring.take()[: min(CHUNK_SIZE, target - length)]
-                    tell(_MOST_KEPT)
-                    count = _fill(payload, chunk, offset + length, progress, lambda: tell(len(kept)))
+                    settled(_MOST_SETTLING)
+                    count = _fill(payload, chunk, offset + length, progress)
                     if not count:
                         size = offset + length  # a stream ends, a file shrank; the caller sees that
                         break
@@ -260,20 +257,20 @@ def _cut(
                 break
             sha256 = shard_thread.submit(single.hexdigest).result()
             shards.append(Shard(number, offset, length, sha256, pieces.finish()))
-            durable = None if opened.linked else disk_thread.submit(opened.store, number, sha256)
-            kept.append((shards[-1], durable))
+            if not opened.linked:
+                opened.take(number, sha256)
+                settling.append(disk_thread.submit(opened.settle, number, sha256))
+            opened.live.add(shard_line(shards[-1]))
             progress.shards = number
             offset += length
         ring.wait()
-        tell(0)
+        settled(0)
     return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
 
 
-def _fill(
-    payload: BinaryIO, chunk: memoryview, position: int, progress: Progress, idle: Callable[[], None]
-) -> int:
+def _fill(payload: BinaryIO, chunk: memoryview, position: int, progress: Progress) -> int:
     """Read from ``position`` on until ``chunk`` is full, the payload ends, or it is called off; how many
-    bytes came. ``idle`` is called now and then while none come.
+    bytes came.
 
     The end is where ``progress.size`` says. A pipe has none while anybody has it open for writing, such as a
     process that its writer forked.
@@ -286,7 +283,7 @@ def _fill(
 
     while filled < len(chunk):
         while not over() and not poll.poll(_PATIENCE * 1000):
-            idle()  # a writer that pauses keeps nobody from having what there is, nor from calling it off
+            pass  # a writer that pauses keeps nobody from calling it off
         count = 0 if over() else payload.readinto(chunk[filled:])  # type: ignore[attr-defined]
         if not count:
             break

@@ -1012,7 +1012,7 @@ def test_an_origin_that_is_killed_gives_the_version_up_when_it_is_back(tmp_path:
         second = stack.enter_context(processes.origin(data_dir, "--port", port))
         assert not (data_dir / "v1").exists()
         wait_until(lambda: not (tmp_path / "m" / "v1").exists(), what=f"v1 to go:\n{middle.log}")
-        wait_until(lambda: not list(got.glob(".*")), what="the .part to go")
+        wait_until(lambda: not list(got.glob(".*")), what=f"the .part to go:\n{client.log}\n{middle.log}")
         assert run_piped(DATA, data_dir).stdout == b"v2\n"
         wait_until(lambda: (got / "download_v2.bin").exists(), what=f"v2:\n{client.log}")
         assert (got / "download_v2.bin").read_bytes() == DATA

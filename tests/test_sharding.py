@@ -141,13 +141,13 @@ async def test_progress_is_told_while_it_goes_on(folders: VersionFolders, tmp_pa
     progress = Progress()
     seen: list[tuple[int | None, int, int]] = []
     opened = folders.open(1)
-    store = opened.store
+    take = opened.take
 
-    def watch(shard: int, digest: str | None) -> None:
-        store(shard, digest)
+    def watch(shard: int, digest: str) -> None:
+        take(shard, digest)
         seen.append((progress.size, progress.done, progress.shards))
 
-    opened.store = watch  # type: ignore[method-assign]
+    opened.take = watch  # type: ignore[method-assign]
     publish(tmp_path / "model.bin", opened, described(), progress)
     assert (progress.size, progress.done, progress.shards) == (2 * SHARD + 1, 2 * SHARD + 1, 3)
     assert [size for size, _, _ in seen] == [2 * SHARD + 1] * 3
@@ -213,20 +213,20 @@ async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders,
     (tmp_path / "model.bin").write_bytes(random_bytes(30_000))
     progress = Progress()
     opened = folders.open(1)
-    store = opened.store
+    take = opened.take
 
-    def store_and_cancel(shard: int, digest: str | None) -> None:
+    def take_and_cancel(shard: int, digest: str) -> None:
         progress.cancelled = True
-        store(shard, digest)
+        take(shard, digest)
 
-    opened.store = store_and_cancel  # type: ignore[method-assign]
+    opened.take = take_and_cancel  # type: ignore[method-assign]
     with pytest.raises(Cancelled, match="v1"):
         publish(tmp_path / "model.bin", opened, described(shard_size=1000), progress)
     assert 0 < progress.done < 20_000
     assert threads() == []
 
 
-@pytest.mark.parametrize("method", ["part", "store"])
+@pytest.mark.parametrize("method", ["part", "take", "settle"])
 @pytest.mark.parametrize("shard", [1, 3])
 async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
     shard: int, method: str, folders: VersionFolders, tmp_path: Path

@@ -15,7 +15,7 @@ from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, parse
 from shardcast.store import landing as landings
-from shardcast.store import versions as version_folders
+from shardcast.store import complete as complete_versions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import WrongPiece
 from shardcast.store.live import LiveManifest
@@ -235,7 +235,7 @@ async def test_a_version_that_can_not_be_listed_is_not_offered(
         raise LocalDiskError(f"could not write {path}: no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(version_folders, "replace_soon", full)
+        patch.setattr(complete_versions, "replace_soon", full)
         with pytest.raises(LocalDiskError):
             await publish(folders, DATA)
     assert folders.distribution() == b""

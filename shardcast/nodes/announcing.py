@@ -96,13 +96,14 @@ async def run_hook(command: str, path: Path, version: str) -> None:
     prints goes to stderr. That it fails is told, and ends nothing."""
     placeholders = {"{path}": shlex.quote(str(path)), "{version}": shlex.quote(version)}
     filled = re.sub(r"\{path\}|\{version\}", lambda found: placeholders[found[0]], command)
-    hook = await asyncio.create_subprocess_exec(
-        "sh", "-c", filled, stdout=sys.stderr.fileno(), start_new_session=True
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec("sh", "-c", filled, stdout=sys.stderr.fileno(), start_new_session=True)
     )
     try:
+        hook = await asyncio.shield(starting)
         code = await hook.wait()
     except asyncio.CancelledError:
-        await asyncio.shield(asyncio.ensure_future(_end(hook)))
+        await asyncio.shield(asyncio.ensure_future(_end(starting)))
         raise
     if code:
         how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
@@ -116,8 +117,9 @@ def _signal(number: int) -> str:
         return f"signal {number}"
 
 
-async def _end(hook: asyncio.subprocess.Process) -> None:
-    """End it and what it started: they are a process group of their own."""
+async def _end(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
+    """End a hook and what it started: they are a process group of their own."""
+    hook = await starting
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(hook.pid, signal.SIGTERM)

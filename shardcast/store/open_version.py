@@ -113,6 +113,29 @@ class OpenVersion:
         """The final name of a shard."""
         return self._folder / shard_name(shard)
 
+    def take(self, shard: int, sha256: str) -> None:
+        """Give a shard that was cut here its name, so that it can be asked for; ``settle`` makes it durable.
+        Should the node end before, the version goes. One that lies here already is linked; blocks on the
+        disk.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        with disk_errors("could not keep", self.file(shard)):
+            self._name(shard, sha256, durably=False)
+        self.had.add(shard)
+        self.bell.ring()
+
+    def settle(self, shard: int, sha256: str) -> None:
+        """Make a shard durable that has its name; blocks on the disk.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        with disk_errors("could not keep", self.file(shard)):
+            _sync(self.file(shard))
+            self._verified.add(shard, sha256, self.file(shard))
+
     def store(self, shard: int, sha256: str | None, link: bool = True) -> None:
         """Give a shard's temporary file its name, durably; blocks on the disk. One that lies here
         already, in another version, is linked instead of being kept twice (``link``).
@@ -120,18 +143,18 @@ class OpenVersion:
         Raises:
             LocalDiskError: the disk failed.
         """
-        part, final = self.part(shard), self.file(shard)
-        with disk_errors("could not keep", final):
-            if link and self._link(sha256, final):
-                part.unlink(missing_ok=True)
-            else:
-                descriptor = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-                try:
-                    os.fsync(descriptor)
-                finally:
-                    os.close(descriptor)
-                part.rename(final)  # the names become durable together, at the end
+        with disk_errors("could not keep", self.file(shard)):
+            self._name(shard, sha256 if link else None, durably=True)
             self._keep(shard, sha256)
+
+    def _name(self, shard: int, sha256: str | None, durably: bool) -> None:
+        part, final = self.part(shard), self.file(shard)
+        if self._link(sha256, final):
+            part.unlink(missing_ok=True)
+        else:
+            if durably:
+                _sync(part)
+            part.rename(final)  # the names become durable together, at the end
 
     def _keep(self, shard: int, sha256: str | None) -> None:
         """A shard is under its name, and right."""
@@ -288,6 +311,14 @@ def is_versions_file(entry: Path) -> bool:
     """Whether this is a file of a version's folder, temporary or not."""
     name = entry.name.removesuffix(PART)
     return name in (MANIFEST_FILE, PAYLOAD_FILE) or shard_number(name) is not None
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 async def _recall(landing: Landing) -> None:
