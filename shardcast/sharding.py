@@ -230,7 +230,6 @@ def _cut(
             number, single = len(shards) + 1, new_hasher("sha256")
             pieces = PieceDigests(header.piece_size)
             length = 0
-            claim(offset + min(description.shard_size, size - offset))
             with _part(opened, number) as part:
                 while length < (target := min(description.shard_size, size - offset)):
                     if progress.cancelled:
@@ -242,6 +241,7 @@ def _cut(
                         size = offset + length  # a stream ends, a file shrank; the caller sees that
                         break
                     chunk = chunk[:count]
+                    claim(offset + length + count)
                     ring.put(
                         [
                             whole_thread.submit(_update, tuple(whole.values()), chunk),

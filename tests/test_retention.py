@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
-from shardcast.policy.retention import retirable, surplus, wanted
+from shardcast.policy.retention import retirable, room_for, surplus, wanted
 from tests.support.payloads import patient
 
 NUMBERS = st.sets(st.integers(1, 20))
@@ -67,3 +67,63 @@ def test_readers_hold_it_ten_minutes_beyond_retention_at_most() -> None:
 
 def test_one_that_is_held_holds_no_other() -> None:
     assert retirable([1, 2, 3], {2: math.inf}, dict.fromkeys([1, 2, 3], 0.0), 0.0, 60.0, 600.0) == [1, 3]
+
+
+# Room ----------------------------------------------------------------------------------------------
+
+SIZES = {1: 10, 2: 20, 3: 30, 4: 40}
+
+
+def test_no_more_versions_make_room_than_are_needed_the_oldest_first() -> None:
+    assert room_for(5, 0, SIZES, set(), set()) == []
+    assert room_for(5, 10, SIZES, set(), set()) == [1]
+    assert room_for(5, 11, SIZES, set(), set()) == [1, 2]
+    assert room_for(5, 60, SIZES, set(), set()) == [1, 2, 3]
+
+
+def test_what_is_read_makes_room_after_what_is_not_and_the_newest_after_all() -> None:
+    assert room_for(5, 1, SIZES, set(), {1}) == [2]
+    assert room_for(5, 60, SIZES, set(), {1}) == [2, 3, 1]
+    assert room_for(5, 61, SIZES, set(), {1, 2, 3}) == [1, 2, 3, 4]
+
+
+def test_what_is_pinned_makes_room_for_nothing() -> None:
+    assert room_for(5, 1000, SIZES, {1, 4}, set()) == [2, 3]
+    assert room_for(5, 1000, SIZES, set(SIZES), set()) == []
+
+
+def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
+    assert room_for(3, 1000, SIZES, set(), set()) == [1, 2]
+    assert room_for(1, 1000, SIZES, set(), set()) == []
+
+
+@patient
+@given(
+    st.integers(1, 20),
+    st.integers(-5, 300),
+    st.dictionaries(st.integers(1, 20), st.integers(0, 50)),
+    NUMBERS,
+    NUMBERS,
+)
+def test_room_is_made_as_it_was_promised(
+    number: int, needed: int, sizes: dict[int, int], pinned: set[int], read: set[int]
+) -> None:
+    chosen = room_for(number, needed, sizes, pinned, read)
+    older = {one for one in sizes if one < number}
+    free = older - pinned
+    assert len(chosen) == len(set(chosen))
+    assert set(chosen) <= free
+    made = sum(sizes[one] for one in chosen)
+    assert made >= needed or set(chosen) == free  # enough, or all there is
+    assert not chosen or made - sizes[chosen[-1]] < needed  # and no more than that
+    newest = max(older, default=0)
+    for kind in (set(read), free - read):
+        mine = [one for one in chosen if one in kind and one != newest]
+        assert mine == sorted(mine)
+        left = {one for one in free & kind if one != newest} - set(chosen)
+        assert all(one < other for one in mine for other in left)
+    if set(chosen) & (read - {newest}):
+        assert free - read - {newest} <= set(chosen)
+    if newest in chosen:
+        assert chosen[-1] == newest
+        assert set(chosen) == free

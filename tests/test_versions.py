@@ -14,8 +14,8 @@ from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Manifest, parse
-from shardcast.store import landing as landings
 from shardcast.store import complete as complete_versions
+from shardcast.store import landing as landings
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import WrongPiece
 from shardcast.store.live import LiveManifest

@@ -39,15 +39,21 @@ class Background(Generic[T]):
         finally:
             self._begun.set()
 
-    def cancel(self) -> None:
-        """End it, and wait until it has ended; what arrived is kept."""
+    def tell_to_end(self) -> None:
+        """End it, soon."""
         self._begun.wait()
-        while self._under_way and self._thread.is_alive():
+        if self._under_way:
             loop, task = self._under_way
             try:
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:
                 pass  # it has just ended
+
+    def cancel(self) -> None:
+        """End it, and wait until it has ended; what arrived is kept."""
+        self._begun.wait()
+        while self._under_way and self._thread.is_alive():
+            self.tell_to_end()
             self._thread.join(_AGAIN)
         self._thread.join()
 

@@ -24,12 +24,18 @@ StrPath = str | os.PathLike[str]
 class Followed:
     """Versions that are followed in the background, until ``stop`` or the end of the ``with`` block."""
 
-    def __init__(self, work: Background[None]) -> None:
+    def __init__(self, work: Background[None], calling: set[int]) -> None:
+        """``calling``: the thread that is in the callback."""
         self._work = work
+        self._calling = calling
 
     def stop(self) -> None:
-        """Follow no more; returns when the callback has, and what has arrived is kept for the next time."""
-        self._work.cancel()
+        """Follow no more; returns when the callback has, unless that is what calls it. What has arrived is
+        kept for the next time."""
+        if threading.get_ident() in self._calling:
+            self._work.tell_to_end()
+        else:
+            self._work.cancel()
 
     def wait(self, timeout: float | None = None) -> None:
         """Wait for its end, which comes only when it fails, or is stopped elsewhere.
@@ -107,18 +113,26 @@ class ClientNode:
         if first != LATEST and not is_version(first):
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
 
+        calling: set[int] = set()
+
+        def call(release: Release) -> None:
+            calling.add(threading.get_ident())
+            try:
+                callback(release)
+            except BaseException:
+                log.exception("the callback for %s failed", release.version)
+            finally:
+                calling.clear()
+
         async def follow() -> None:
             async with (
                 Client(self.servers, self.output_dir) as client,
                 contextlib.aclosing(client.follow(first, every)) as releases,
             ):
                 async for release in releases:
-                    try:
-                        await asyncio.to_thread(callback, release)
-                    except Exception:
-                        log.exception("the callback for %s failed", release.version)
+                    await asyncio.to_thread(call, release)
 
-        return Followed(Background(follow()))
+        return Followed(Background(follow()), calling)
 
     @contextlib.contextmanager
     def lease(self, version: str) -> Iterator[None]:

@@ -143,7 +143,7 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> s
         try:
             return _publish_here(payload, data_dir, display)
         except DataDirInUse as error:
-            if error.role == "broadcast":  # it ends, so wait for our turn
+            if error.role in ("broadcast", "pin"):  # it ends, so wait for our turn
                 if not told:
                     display.note("waiting for another broadcast into this directory")
                 told = True

@@ -9,10 +9,11 @@ from pathlib import Path
 import click
 
 from shardcast.cli import options
+from shardcast.constants import DISTRIBUTION_FILE
 from shardcast.distribution import is_version
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.store import pins
-from shardcast.store.data_dir import DataDir
+from shardcast.store.data_dir import DataDir, own_folder
 
 _NODE_STARTS = 10.0
 """Seconds that a node has from taking its directory to opening its socket."""
@@ -48,6 +49,8 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
     if not data_dir.is_dir():
         raise LocalDiskError(f"there is no data directory {data_dir}")
+    if not own_folder(data_dir).is_dir() and not (data_dir / DISTRIBUTION_FILE).exists():
+        raise LocalDiskError(f"{data_dir} is no data directory")
     from shardcast.peer.control import NoNode, change_pin
 
     deadline = time.monotonic() + _NODE_STARTS

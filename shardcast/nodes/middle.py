@@ -42,7 +42,6 @@ from shardcast.server.listening import application, listening, listening_on_sock
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.below import Below
 from shardcast.store.live import LiveManifest
-from shardcast.store.open_version import OpenVersion
 from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
@@ -190,7 +189,6 @@ class Middle:
                 except asyncio.TimeoutError:
                     tried = time.monotonic()
                     self._failed.clear()
-                    self._no_room.clear()
 
     async def _stop(self) -> None:
         """End what runs beside."""
@@ -209,6 +207,7 @@ class Middle:
         here = self.folders.complete_numbers
         numbers = {one.number: one for one in line.listings}
         window = wanted(numbers, here, self.folders.open_numbers, self.folders.keep)
+        self._no_room.intersection_update(window)
         self._begin_open(line, max({*numbers, *here}, default=0))
         for number in self.folders.open_numbers - {*window, *self._making}:
             made = self.folders.opened(number)
@@ -295,7 +294,11 @@ class Middle:
         opened = self.folders.opened(number) or await self.folders.begin(number, LiveManifest(version))
         live = opened.live
         live.resume()
-        reading = asyncio.ensure_future(read_live(live, peers, partial(self._grow, opened)))
+
+        async def take(lines: bytes) -> None:
+            await asyncio.to_thread(opened.grow, lines)
+
+        reading = asyncio.ensure_future(read_live(live, peers, take))
         try:
             try:
                 await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
@@ -319,11 +322,6 @@ class Middle:
         finally:
             await end(reading)
 
-    async def _grow(self, opened: OpenVersion, lines: bytes) -> None:
-        """Take lines of an open version's manifest, if there is room for what they tell of."""
-        await asyncio.to_thread(opened.grow, lines)
-        await self.folders.claim(opened.number, opened.live.size)
-
     async def _receive(self, listing: Listing, described: Described) -> None:
         manifest = described.manifest
         number = version_number(manifest.version) or 0
@@ -332,9 +330,11 @@ class Middle:
             if not opened.live.whole:
                 await asyncio.to_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
         else:
+            self.folders.check_room(number, manifest.size)
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
             opened = await self.folders.begin(number, LiveManifest.of(manifest), listed)
         await self.folders.claim(number, manifest.size)
+        self._no_room.discard(number)
         survey = not manifest.verifiable
         transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)
         await self._carry_out(transfer, None if survey else list(described.peers))

@@ -17,6 +17,7 @@ from shardcast.sharding import (
     Description,
     Progress,
     check_payload,
+    freely,
     publish,
     publish_stream,
 )
@@ -151,9 +152,10 @@ class Publisher:
     async def _carry_out(self, broadcast: Broadcast, number: int, what: str, cut: Cut) -> None:
         loop = asyncio.get_running_loop()
 
-        def claim(size: int) -> None:
+        def ask(size: int) -> None:
             asyncio.run_coroutine_threadsafe(self._folders.claim(number, size), loop).result()
 
+        claim = freely if self._folders.max_bytes is None else ask
         try:
             async with self._turn:
                 if broadcast.state.cancelled:

@@ -88,6 +88,8 @@ class Bulk:
                 raise BadAnswer(self._server, f"GET {path}: the connection broke before an answer") from None
             except asyncio.CancelledError:
                 line.cut_off()
+                if not work.begun:  # and never will where the threads are at their end
+                    line.connection.close()
                 raise
             if work.kept:
                 self._idle.append(line)
@@ -160,11 +162,15 @@ class _Work:
         self._landing = landing
         self._order = order
         self._line = line
+        self.begun = False
         self.kept = False
 
     def carry_out(self) -> Answer:
         connection = self._line.connection
+        self.begun = True
         try:
+            if self._line.cut:
+                raise _Stale
             response = self._ask(connection)
             answer = Answer(self._server, self._request, response.status, response.headers)
             if (300 <= response.status < 400 and response.status != 304) or response.chunked:

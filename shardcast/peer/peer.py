@@ -36,6 +36,8 @@ _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""
 _PROGRESS = 64 * 1024
 """Bytes of a manifest that must come within the time-out."""
+_LEASE_PORTION = 1024
+"""Bytes of a lease that are looked at at a time: who floods is not worth more."""
 _LIMIT_SERIAL = 2
 """Requests at once to a server that answers one after the other: the next waits at its door."""
 
@@ -137,7 +139,7 @@ class Peer:
             self._head(response).check_status(200)
             if response.content_type != NDJSON:
                 raise ServerLacks(self.url, f"{what}: it holds nothing")
-            while chunk := await response.content.readany():
+            while chunk := await response.content.read(_LEASE_PORTION):
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > MAX_LINE:
                     raise BadAnswer(self.url, f"{what}: a line of more than {MAX_LINE} bytes")
@@ -147,7 +149,8 @@ class Peer:
                         raise BadAnswer(self.url, f"{what}: a line that is no JSON object")
                     if "ended" in said:
                         raise ServerLacks(self.url, f"{what}: {said['ended']}")
-                yield None
+                if lines:
+                    yield None
 
     async def report(self, body: bytes) -> None:
         """Tell it what this node has.

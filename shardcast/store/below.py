@@ -23,6 +23,7 @@ class Below:
     def heard(self, nodes: Sequence[Node]) -> None:
         """A report came. Of a node that is heard of over several ways, the latest counts."""
         now = self._clock()
+        self._forget(now)
         for node in nodes:
             told_at = now - node.age
             known = self._nodes.get(node.node)
@@ -30,7 +31,6 @@ class Below:
                 continue
             if known or len(self._nodes) < MOST_NODES:
                 self._nodes[node.node] = told_at, node
-        self._forget(now)
 
     def now(self) -> list[Node]:
         """Those that told of themselves lately, nearest first."""

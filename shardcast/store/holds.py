@@ -114,7 +114,8 @@ class Holds:
     def of(self, number: int) -> list[Hold]:
         """Why a version stays, now."""
         now, version = self._clock(), self._versions.get(number, _Held())
-        left = None if version.surplus_since is None else version.surplus_since + LONGEST_HOLD - now
+        since = version.surplus_since
+        left = None if since is None else max(0.0, since + LONGEST_HOLD - now)
         holds = [Hold(PIN, "this machine", None)] if number in self.pinned else []
         holds += [Hold(reader.kind, reader.by, left) for reader in version.readers]
         recent = version.last_read + RECENTLY_READ - now

@@ -44,11 +44,13 @@ class OpenVersion:
         completed: Callable[[OpenVersion, Manifest], Awaitable[None]],
         live: LiveManifest | None = None,
         listed: str = "sha256",
+        claim: Callable[[int, int], Awaitable[None]] | None = None,
     ) -> None:
         """Open a version, or go on with one that was open when its node ended.
 
         ``live`` is its manifest where it is received; ``listed`` is the algorithm of the digest that the
-        distribution list will show; ``completed`` is called once everything is durable.
+        distribution list will show; ``completed`` is called once everything is durable; ``claim`` with its
+        number and the bytes that it may take, before any more come.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -66,6 +68,7 @@ class OpenVersion:
         self._folder = data_dir.folder(number)
         self._find = find
         self._completed = completed
+        self._claim = claim
         self._verified = Verified(data_dir.verified / version_name(number))
         with disk_errors("could not open", self._folder):
             self._folder.mkdir(exist_ok=True)
@@ -199,6 +202,8 @@ class OpenVersion:
                 manifest.write(lines)
 
     async def landing(self, shard: Shard) -> Landing:
+        if self._claim:
+            await self._claim(self.number, self.live.size)
         landing = await self._open_landing(shard)
         self.landings[shard.number] = landing
         self.bell.ring()

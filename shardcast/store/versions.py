@@ -140,8 +140,9 @@ class VersionFolders:
 
     @property
     def used(self) -> int:
-        """Bytes that the versions take, those that are open as far as they may grow."""
-        return sum(self._complete.sizes.values()) + sum(self._claimed.values())
+        """Bytes that the versions take, or may take: those that are open claim them before they come."""
+        opened = (max(one.bytes_here, self._claimed.get(number, 0)) for number, one in self._open.items())
+        return sum(self._complete.sizes.values()) + sum(opened)
 
     # Who holds it
 
@@ -219,7 +220,8 @@ class VersionFolders:
                 if number not in self._complete and all(number != one.number for one in self.untrusted):
                     told += self._take_up_open(number, resume)
             self._complete.write_list()
-            self.holds.pinned = pinned(self.data_dir) & self.complete_numbers
+            here = self.complete_numbers | {one.number for one in self.untrusted}
+            self.holds.pinned = pinned(self.data_dir) & here
         return told
 
     def _take_up_open(self, number: int, resume: bool) -> list[str]:
@@ -254,9 +256,11 @@ class VersionFolders:
         Raises:
             LocalDiskError: its folder can't be made.
         """
-        opened = OpenVersion(self.data_dir, number, self._complete.find, self._completed, live, listed)
+        opened = OpenVersion(
+            self.data_dir, number, self._complete.find, self._completed, live, listed, self.claim
+        )
         self._open[number] = opened
-        self._claimed[number] = opened.live.size
+        self._claimed[number] = opened.bytes_here  # more of it is claimed before it comes
         return opened
 
     async def claim(self, number: int, size: int) -> None:
@@ -270,13 +274,28 @@ class VersionFolders:
             if number not in self._open:
                 return
             self._claimed[number], before = size, self._claimed[number]
-            going = self._in_the_way(number)
-            if self._over > sum(self._complete.sizes[one] for one in going):
-                self._claimed[number] = before
+            try:
+                while self._over:  # what is in the way may be pinned at any moment
+                    going = self._in_the_way(number)
+                    if self._over > sum(self._complete.sizes[one] for one in going):
+                        raise self._no_room(number, size)
+                    log.info("retired %s: its room is needed", version_name(going[0]))
+                    await self.retire(going[0])
+            except BaseException:
+                if number in self._open:
+                    self._claimed[number] = before
+                raise
+
+    def check_room(self, number: int, size: int) -> None:
+        """
+        Raises:
+            NoRoom: a version of so many bytes could not be taken.
+        """
+        if self.max_bytes is not None:
+            over = self.used - self._claimed.get(number, 0) + size - self.max_bytes
+            sizes, holds = self._complete.sizes, self.holds
+            if over > sum(sizes[one] for one in room_for(number, over, sizes, holds.pinned, holds.read())):
                 raise self._no_room(number, size)
-            for one in going:
-                log.info("retired %s: its room is needed", version_name(one))
-                await self.retire(one)
 
     @property
     def _over(self) -> int:
@@ -289,7 +308,8 @@ class VersionFolders:
 
     def _no_room(self, number: int, size: int) -> NoRoom:
         names = ", ".join(map(version_name, sorted(self.holds.pinned)))
-        why = f"{names} pinned here, `shardcast unpin` some or" if names else "nothing older can go;"
+        pinned = names and (self.max_bytes or 0) >= size
+        why = f"{names} pinned here, `shardcast unpin` some or" if pinned else "nothing older can go;"
         return NoRoom(
             f"no room for {version_name(number)} with {format_size(size)}: the versions in "
             f"{self.data_dir.root} may take {format_size(self.max_bytes or 0)}; {why} allow more with "

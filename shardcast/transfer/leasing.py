@@ -9,8 +9,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from types import TracebackType
 
-from shardcast.constants import STALL_WHEN_OTHERS_CAN
-from shardcast.errors import PeerError, ServerLacks, VersionNotOffered
+from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
+from shardcast.errors import (
+    PeerError,
+    ServerBusy,
+    ServerLacks,
+    ServerStalled,
+    ServerUnreachable,
+    VersionNotOffered,
+)
 from shardcast.peer.peer import Peer
 from shardcast.store.bell import Bell
 from shardcast.store.tasks import cancel
@@ -48,6 +55,7 @@ class Lease:
         self._random = random or Random()
         self._sleep = sleep
         self._failures: dict[str, PeerError] = {}
+        self._ever: set[str] = set()
         self._bell = Bell()
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -82,27 +90,49 @@ class Lease:
 
     async def _keep(self, peer: Peer) -> None:
         """Hold it at one server, until that has it no more."""
-        failures = 0
+        failures, loop = 0, asyncio.get_running_loop()
         while True:
+            begun = loop.time()
             try:
-                async with contextlib.aclosing(peer.lease(self.version, self._holder)) as held:
-                    async for _ in held:
-                        failures = 0
-                        self.servers.add(peer.url)
-                        self._failures.pop(peer.url, None)
-                        self._bell.ring()
-                        await self._sleep(_PACE)
+                await self._hold(peer)
+                self._lost(peer, ServerUnreachable(peer.url, "it ended the lease"))
+            except ServerBusy as error:
+                self._lost(peer, error)
             except ServerLacks as error:
-                if peer.url in self.servers:
+                if peer.url in self._ever:
                     log.warning("%s is not held any more by %s", self.version, error)
                 self._lost(peer, error)
                 return
             except PeerError as error:
                 self._lost(peer, error)
-            self.servers.discard(peer.url)
+            if loop.time() - begun > _LONGEST_PAUSE:
+                failures = 0
             pause = min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE)
             failures = min(failures + 1, 30)
             await self._sleep(pause * self._random.uniform(0.5, 1.0))
+
+    async def _hold(self, peer: Peer) -> None:
+        """
+        Raises:
+            PeerError: it holds it not, or not any more.
+        """
+        async with contextlib.aclosing(peer.lease(self.version, self._holder)) as held:
+            begun = False
+            while True:
+                try:
+                    await (anext(held) if begun else asyncio.wait_for(anext(held), FEED_DEAD))
+                except StopAsyncIteration:
+                    return
+                except asyncio.TimeoutError:
+                    raise ServerStalled(
+                        peer.url, f"{self.version}: no lease within {FEED_DEAD:g} s"
+                    ) from None
+                begun = True
+                self.servers.add(peer.url)
+                self._ever.add(peer.url)
+                self._failures.pop(peer.url, None)
+                self._bell.ring()
+                await self._sleep(_PACE)
 
     def _lost(self, peer: Peer, error: PeerError) -> None:
         self._failures[peer.url] = error

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 
 from shardcast.errors import PeerError
+from shardcast.peer.peer import Peer
 from shardcast.report import Node, write
 from shardcast.transfer.following import Following
 
@@ -42,9 +43,12 @@ async def report(
         news = told is None or told[1] != named or told[0].has != now.has
         if news or waited >= (_PROGRESS if told and told[0] != now else _STILL_HERE):
             raw = write(now, below())
-            for one in upstreams:
-                try:
-                    await one.peer.report(raw)
-                except PeerError as error:
-                    log.debug("not reported: %s", error)
+            await asyncio.gather(*(_tell(one.peer, raw) for one in upstreams))
             told, told_at = (now, named), clock()
+
+
+async def _tell(peer: Peer, raw: bytes) -> None:
+    try:
+        await peer.report(raw)
+    except PeerError as error:
+        log.debug("not reported: %s", error)

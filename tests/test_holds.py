@@ -1,0 +1,239 @@
+"""What keeps a version beyond its time: readers, leases and pins, by a clock that the test turns."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
+from shardcast.store.data_dir import DataDir
+from shardcast.store.holds import LEASE, PIN, READ, Hold, Holds
+from shardcast.store.live import LiveManifest
+from shardcast.store.versions import VersionFolders
+from tests.support.payloads import manifest, publish, random_bytes
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def holds(clock: Clock) -> Holds:
+    return Holds(clock)
+
+
+@pytest.fixture
+def folders(clock: Clock, tmp_path: Path) -> Iterator[VersionFolders]:
+    held = DataDir(tmp_path / "data", "origin")
+    folders = VersionFolders(held, keep=1, clock=clock)
+    folders.load(False)
+    yield folders
+    held.close()
+
+
+# How long ------------------------------------------------------------------------------------------
+
+
+def test_nobody_holds_what_nobody_reads(holds: Holds) -> None:
+    assert holds.retirable([1]) == [1]
+    assert holds.read() == set()
+    assert holds.of(1) == []
+
+
+@pytest.mark.parametrize("kind", [READ, LEASE])
+def test_who_is_there_holds_a_version_ten_minutes_beyond_its_time_and_no_longer(
+    kind: str, holds: Holds, clock: Clock
+) -> None:
+    with holds.held(1, kind, "somebody"):
+        clock.now += 10 * LONGEST_HOLD  # as long as nothing newer takes its place it costs nothing
+        assert holds.retirable([]) == []
+        assert holds.retirable([1]) == []
+        clock.now += LONGEST_HOLD - 0.1
+        assert holds.retirable([1]) == []
+        clock.now += 0.1
+        assert holds.retirable([1]) == [1]
+
+
+def test_who_read_holds_a_version_for_a_minute(holds: Holds, clock: Clock) -> None:
+    with holds.held(1, READ, "somebody"):
+        clock.now += 1000
+    assert holds.read() == {1}
+    clock.now += RECENTLY_READ - 0.1
+    assert holds.retirable([1]) == []
+    assert holds.read() == {1}
+    clock.now += 0.1
+    assert holds.retirable([1]) == [1]
+    assert holds.read() == set()
+
+
+def test_a_lease_ends_with_its_holder(holds: Holds) -> None:
+    with holds.held(1, LEASE, "somebody"):
+        assert holds.retirable([1]) == []
+        assert holds.read() == {1}
+    assert holds.retirable([1]) == [1]
+    assert holds.read() == set()
+
+
+def test_one_holder_that_leaves_takes_no_hold_from_another(holds: Holds) -> None:
+    with holds.held(1, LEASE, "one"):
+        with holds.held(1, LEASE, "another"), holds.held(1, READ, "a third"):
+            pass
+        assert holds.retirable([1]) == []
+        assert [one.by for one in holds.of(1)] == ["one"]
+
+
+def test_a_new_reader_gets_no_ten_minutes_of_its_own(holds: Holds, clock: Clock) -> None:
+    for _ in range(int(LONGEST_HOLD // 30)):
+        assert holds.retirable([1]) == [] or clock.now == 1000.0
+        with holds.held(1, LEASE, "one of many"), holds.held(1, READ, "one of many"):
+            clock.now += 30
+    assert holds.retirable([1]) == [1]
+
+
+def test_a_version_that_has_its_place_again_has_all_its_time_again(holds: Holds, clock: Clock) -> None:
+    with holds.held(1, LEASE, "somebody"):
+        assert holds.retirable([1]) == []
+        clock.now += LONGEST_HOLD - 1
+        assert holds.retirable([]) == []
+        clock.now += 2
+        assert holds.retirable([1]) == []
+
+
+def test_what_is_pinned_stays_without_limit(holds: Holds, clock: Clock) -> None:
+    holds.pinned.add(1)
+    with holds.held(1, LEASE, "somebody"):
+        assert holds.retirable([1, 2]) == [2]
+        clock.now += 100 * LONGEST_HOLD
+        assert holds.retirable([1, 2]) == [2]
+
+
+# What is said of it --------------------------------------------------------------------------------
+
+
+def test_every_hold_is_told_with_who_and_how_long(holds: Holds, clock: Clock) -> None:
+    holds.pinned.add(1)
+    with holds.held(1, READ, "10.0.0.1"), holds.held(1, LEASE, "10.0.0.2 (rack7)"):
+        assert holds.of(1) == [
+            Hold(PIN, "this machine", None),
+            Hold(READ, "10.0.0.1", None),
+            Hold(LEASE, "10.0.0.2 (rack7)", None),
+        ]
+        holds.pinned.clear()
+        holds.retirable([1])
+        clock.now += 100
+        left = LONGEST_HOLD - 100
+        assert holds.of(1) == [Hold(READ, "10.0.0.1", left), Hold(LEASE, "10.0.0.2 (rack7)", left)]
+
+
+def test_what_was_read_a_moment_ago_is_told_with_what_is_left_of_its_minute(
+    holds: Holds, clock: Clock
+) -> None:
+    with holds.held(1, READ, "10.0.0.1"):
+        pass
+    clock.now += 20
+    (hold,) = holds.of(1)
+    assert (hold.kind, hold.seconds) == (READ, RECENTLY_READ - 20)
+    assert "10.0.0.1" not in hold.by
+    clock.now += RECENTLY_READ - 20
+    assert holds.of(1) == []
+
+
+def test_what_was_read_at_the_end_of_its_ten_minutes_has_only_what_is_left_of_them(
+    holds: Holds, clock: Clock
+) -> None:
+    holds.retirable([1])
+    clock.now += LONGEST_HOLD - 10
+    with holds.held(1, READ, "somebody"):
+        pass
+    assert [one.seconds for one in holds.of(1)] == [10]
+
+
+def test_no_hold_is_told_with_less_than_no_time(holds: Holds, clock: Clock) -> None:
+    with holds.held(1, LEASE, "somebody"):
+        holds.retirable([1])
+        clock.now += LONGEST_HOLD + 3  # nobody has looked at it yet
+        assert [one.seconds for one in holds.of(1)] == [0]
+
+
+def test_what_went_out_is_counted_while_it_goes_and_after(holds: Holds) -> None:
+    assert holds.sent(1) == 0
+    with holds.held(1, READ, "one") as one, holds.held(1, READ, "another") as another:
+        one.sent += 10
+        another.sent += 5
+        assert holds.sent(1) == 15
+    assert holds.sent(1) == 15
+    assert holds.sent(2) == 0
+
+
+# Nothing is left -----------------------------------------------------------------------------------
+
+
+def known(holds: Holds) -> set[int]:
+    return set(holds._versions)
+
+
+def test_asking_of_what_is_not_here_leaves_nothing(holds: Holds) -> None:
+    for number in range(1, 1000):
+        assert holds.of(number) == []
+        assert holds.sent(number) == 0
+    assert known(holds) == set()
+
+
+async def test_who_asks_for_a_hundred_thousand_versions_leaves_nothing(folders: VersionFolders) -> None:
+    await publish(folders, b"one")
+    for number in range(2, 100_000):
+        with folders.reading(f"v{number}", "somebody"), folders.leased(f"v{number}", "somebody") as leased:
+            assert not leased
+    for nonsense in ("", "v0", "v01", "v-1", "latest", "v1/..", "v" + "9" * 40):
+        with folders.reading(nonsense, "somebody"), folders.leased(nonsense, "somebody") as leased:
+            assert not leased
+    assert known(folders.holds) <= {1}
+
+
+async def test_nothing_is_known_any_more_of_what_was_retired(folders: VersionFolders, clock: Clock) -> None:
+    for number in range(1, 6):
+        await publish(folders, b"payload")
+        with folders.reading(f"v{number}", "somebody"), folders.leased(f"v{number}", "somebody"):
+            pass
+        clock.now += RECENTLY_READ
+    await folders.tidy()
+    assert folders.complete_numbers == {5}
+    assert known(folders.holds) == {5}
+
+
+async def test_holders_of_what_is_given_up_leave_nothing(folders: VersionFolders) -> None:
+    made = manifest(random_bytes(1000), "v7")
+    await folders.begin(7, LiveManifest.of(made))
+    with folders.leased("v7", "somebody") as leased, folders.reading("v7", "somebody"):
+        assert leased
+        await folders.discard(7)
+        assert not folders.has("v7")
+    assert known(folders.holds) == set()
+
+
+async def test_a_lease_on_an_open_version_holds_it_when_it_is_complete(
+    folders: VersionFolders, clock: Clock
+) -> None:
+    opened = folders.open(folders.data_dir.allot())
+    with contextlib.ExitStack() as holder:
+        assert holder.enter_context(folders.leased("v1", "somebody"))
+        made = manifest(b"one", "v1")
+        opened.part(1).write_bytes(b"one")
+        opened.store(1, made.shards[0].sha256)
+        await opened.complete(made)
+        await publish(folders, b"two")
+        assert folders.complete_numbers == {1, 2}
+        assert [one.kind for one in folders.holds.of(1)] == [LEASE]
+    await folders.tidy()
+    assert folders.complete_numbers == {2}

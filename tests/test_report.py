@@ -1,0 +1,257 @@
+"""What nodes tell of themselves: written, read back, and refused when it is no report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardcast.report import FARTHEST, MAX_REPORT, MOST_NODES, Node, ReportError, newest, parse, write
+from shardcast.store.below import Below
+from tests.support.payloads import patient
+
+IDS = st.text("0123456789abcdef", min_size=1, max_size=64)
+VERSIONS = st.integers(1, 10**18 - 1).map("v{}".format)
+NODES = st.builds(
+    Node,
+    node=IDS,
+    role=st.sampled_from(["middle", "client"]),
+    name=st.text(max_size=100).map(lambda name: "".join(one for one in name if one.isprintable())),
+    has=st.lists(VERSIONS, max_size=10),
+    coming=st.dictionaries(VERSIONS, st.integers(0, 2**62 - 1), max_size=5),
+    hops=st.integers(0, FARTHEST - 1),
+    via=st.none() | IDS,
+    age=st.integers(0, 600).map(float),
+)
+ME: dict[str, Any] = {"node": "81ab", "role": "middle", "name": "rack7", "has": ["v1"], "coming": {"v2": 5}}
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def read(**said: object) -> list[Node]:
+    return parse(json.dumps(ME | said).encode())
+
+
+def test_what_is_told_comes_one_hop_farther() -> None:
+    client = Node("c2d0", "client", "a client", ["v1", "v2"], {"v3": 7}, hops=1, age=2.5)
+    me, other = parse(write(Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}), [client]))
+    assert me == Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}, hops=1)
+    assert other == replace(client, hops=2, via="81ab")
+
+
+def test_the_node_right_above_is_kept_over_all_hops() -> None:
+    far = Node("c2d0", "client", hops=2, via="e1f2")
+    assert [one.via for one in parse(write(Node("81ab", "middle"), [far]))] == [None, "e1f2"]
+
+
+@patient
+@given(NODES, st.lists(NODES, max_size=5))
+def test_everything_that_is_written_is_read_as_it_was(me: Node, below: list[Node]) -> None:
+    first, *others = parse(write(me, below))
+    assert first == replace(me, hops=1, via=None, age=0.0)
+    assert others == [replace(one, hops=one.hops + 1, via=one.via or me.node) for one in below]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+FIELDS = st.sampled_from(["node", "role", "name", "has", "coming", "hops", "via", "age", "below"])
+
+
+@patient
+@given(st.binary())
+def test_no_bytes_are_worse_than_no_report(raw: bytes) -> None:
+    with pytest.raises(ReportError):
+        parse(raw)
+
+
+@patient
+@given(st.dictionaries(FIELDS, JSON), st.booleans())
+def test_no_json_is_worse_than_no_report(said: dict[str, object], inside: bool) -> None:
+    whole = ME | ({"below": [ME | said]} if inside else said)
+    try:
+        nodes = parse(json.dumps(whole).encode())
+    except ReportError:
+        return
+    assert all(isinstance(one, Node) and 1 <= one.hops <= FARTHEST + 1 for one in nodes)
+    assert all(one.name.isprintable() and len(one.name) <= 100 for one in nodes)
+    json.dumps([one.as_dict() for one in nodes], allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"null", b"[]", b'"x"', b"{", b"[" * 100_000, b"9" * 5000, b'{"node": ' * 100_000, b"\xff\xfe{}"],
+)
+def test_what_is_no_json_object_is_no_report(raw: bytes) -> None:
+    with pytest.raises(ReportError):
+        parse(raw)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"node": ""},
+        {"node": "x" * 65},
+        {"node": "../x"},
+        {"node": "é"},
+        {"node": 7},
+        {"node": None},
+        {"role": "origin"},
+        {"role": ["middle"]},
+        {"name": 7},
+        {"has": "v1"},
+        {"has": ["latest"]},
+        {"has": ["v0"]},
+        {"has": [1]},
+        {"has": [["v1"]]},
+        {"has": [f"v{number}" for number in range(1, 102)]},
+        {"coming": []},
+        {"coming": {"x": 1}},
+        {"coming": {"v1": -1}},
+        {"coming": {"v1": True}},
+        {"coming": {"v1": 1.5}},
+        {"coming": {"v1": 2**62}},
+        {"hops": -1},
+        {"hops": FARTHEST + 1},
+        {"hops": True},
+        {"hops": 1.0},
+        {"age": -0.1},
+        {"age": float("nan")},
+        {"age": float("inf")},
+        {"age": 10**400},
+        {"age": "1"},
+        {"via": ""},
+        {"via": 1},
+        {"below": {}},
+        {"below": [None]},
+        {"below": [[]]},
+        {"below": [{}]},
+    ],
+    ids=str,
+)
+def test_what_can_not_be_is_no_report(wrong: dict[str, object]) -> None:
+    with pytest.raises(ReportError):
+        read(**wrong)
+    if "below" not in wrong:
+        with pytest.raises(ReportError):
+            read(below=[ME | wrong])
+
+
+def test_unknown_keys_say_nothing() -> None:
+    assert read(speed=7, below=[{**ME, "node": "c2d0", "new": {}}])[1].node == "c2d0"
+
+
+def test_a_name_carries_nothing_that_a_terminal_obeys() -> None:
+    assert read(name="rack\x1b[31m7\n\r\0\u202e" + "x" * 1000)[0].name == "rack[31m7" + "x" * 86
+
+
+def test_a_report_is_never_larger_than_a_node_takes() -> None:
+    name, has = "\U0001f600" * 100, [f"v{10**17 + number}" for number in range(100)]
+    below = [Node(f"{number:064x}", "client", name, has, {}, hops=1) for number in range(3000)]
+    raw = write(Node("81ab", "middle", name, has), below)
+    assert MAX_REPORT - 10_000 < len(raw) < MAX_REPORT
+    told = parse(raw)
+    assert [one.node for one in told[1:]] == [one.node for one in below[: len(told) - 1]]
+
+
+def test_a_report_tells_of_no_more_nodes_than_are_read() -> None:
+    below = [Node(f"{number:x}", "client", hops=1) for number in range(1, MOST_NODES + 10)]
+    assert len(parse(write(Node("81ab", "middle"), below))) == 1 + MOST_NODES
+    too_many = [{"node": "1", "role": "client"}] * (MOST_NODES + 1)
+    with pytest.raises(ReportError):
+        read(below=too_many)
+
+
+def test_reports_do_not_go_round_in_circles_for_ever() -> None:
+    """Two middles that are each other's upstream tell each other of the same client again and again."""
+    known = [Node("c2d0", "client", hops=1)]
+    for hop in range(100):
+        if not known:
+            assert hop >= FARTHEST - 1
+            break
+        known = parse(write(Node(f"{hop % 2}", "middle"), known))[1:]
+    assert known == []
+
+
+def test_the_newest_versions_are_told() -> None:
+    names = [f"v{number}" for number in range(1, 200)]
+    assert list(newest(names))[-1] == "v199"
+    assert read(has=list(newest(names)))[0].has[-1] == "v199"
+
+
+# Who is below --------------------------------------------------------------------------------------
+
+
+def below(clock: Clock) -> Below:
+    return Below("0123", clock)
+
+
+def test_who_told_of_itself_is_below_for_a_minute() -> None:
+    clock = Clock()
+    nodes = below(clock)
+    nodes.heard(read())
+    clock.now += 59
+    assert [(one.node, one.age) for one in nodes.now()] == [("81ab", 59)]
+    clock.now += 2
+    assert nodes.now() == []
+
+
+def test_who_was_told_of_is_as_old_as_its_own_word() -> None:
+    clock = Clock()
+    nodes = below(clock)
+    nodes.heard(read(below=[ME | {"node": "c2d0", "role": "client", "age": 50}]))
+    assert {one.node: one.age for one in nodes.now()} == {"81ab": 0, "c2d0": 50}
+    clock.now += 11
+    assert {one.node for one in nodes.now()} == {"81ab"}
+
+
+def test_the_latest_word_of_a_node_counts() -> None:
+    clock = Clock()
+    nodes = below(clock)
+    nodes.heard(read(has=["v2"]))
+    nodes.heard(read(node="ffff", below=[ME | {"has": ["v1"], "age": 30}]))
+    assert [list(one.has) for one in nodes.now() if one.node == "81ab"] == [["v2"]]
+    clock.now += 10
+    nodes.heard(read(node="ffff", below=[ME | {"has": ["v3"], "age": 5}]))
+    assert [list(one.has) for one in nodes.now() if one.node == "81ab"] == [["v3"]]
+
+
+def test_a_node_is_never_below_itself() -> None:
+    nodes = below(Clock())
+    nodes.heard(read(node="0123"))
+    nodes.heard(read(below=[ME | {"node": "0123"}]))
+    assert [one.node for one in nodes.now()] == ["81ab"]
+
+
+def test_the_nearest_come_first() -> None:
+    nodes = below(Clock())
+    said = {"role": "client", "hops": 1}
+    nodes.heard(
+        read(below=[ME | said | {"node": "c2d0", "name": "b"}, ME | said | {"node": "c2d1", "name": "a"}])
+    )
+    assert [(one.hops, one.name) for one in nodes.now()] == [(1, "rack7"), (2, "a"), (2, "b")]
+
+
+def test_invented_nodes_take_no_more_memory_than_so_many() -> None:
+    clock = Clock()
+    nodes = below(clock)
+    nodes.heard(read())
+    for begin in range(0, 100_000, MOST_NODES):
+        nodes.heard([Node(f"a{begin + number}", "client", hops=1) for number in range(MOST_NODES)])
+        assert len(nodes._nodes) <= MOST_NODES
+    nodes.heard(read(has=["v9"]))
+    assert [list(one.has) for one in nodes.now() if one.node == "81ab"] == [["v9"]]  # who is known stays
+    clock.now += 61
+    nodes.heard([Node("real", "client", hops=1)])  # what has gone keeps nobody out
+    assert [one.node for one in nodes.now()] == ["real"]
