@@ -13,7 +13,7 @@ from pathlib import Path
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
 from shardcast.distribution import is_version
-from shardcast.errors import NoServerReachable, UsageError, VersionNotOffered
+from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.nodes.client import LATEST, Client, Release
 
 log = logging.getLogger("shardcast")
@@ -129,8 +129,12 @@ class ClientNode:
                 Client(self.servers, self.output_dir) as client,
                 contextlib.aclosing(client.follow(first, every)) as releases,
             ):
-                async for release in releases:
-                    await asyncio.to_thread(call, release)
+                try:
+                    async for release in releases:
+                        await asyncio.to_thread(call, release)
+                except ShardcastError as error:
+                    log.error("nothing is followed any more: %s", error)  # perhaps nobody waits
+                    raise
 
         return Followed(Background(follow()), calling)
 

@@ -148,7 +148,7 @@ class Peer:
                     if said is None:
                         raise BadAnswer(self.url, f"{what}: a line that is no JSON object")
                     if "ended" in said:
-                        raise ServerLacks(self.url, f"{what}: {said['ended']}")
+                        raise ServerLacks(self.url, f"{what}: {str(said['ended'])[:200]!r}")
                 if lines:
                     yield None
 

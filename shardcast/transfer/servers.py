@@ -268,8 +268,11 @@ class Servers:
         else:
             self._unreachable_since = None
             # That one server lacks it says nothing while there are others that were not asked.
-            # And that it is asked too early says nothing as long as others are not.
-            early = isinstance(error, ServerBusy) and now - self._progress_at < self._limits.timeout
+            # And that it is asked too early says nothing as long as others are not. Of a version that is
+            # being made, its manifest tells whether it was given up.
+            made = self._manifest.whole is None and isinstance(error, ServerLacks)
+            early = made or isinstance(error, ServerBusy)
+            early = early and now - self._progress_at < self._limits.timeout
             vain = not brought or isinstance(error, WrongBytes)
             if (
                 vain

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT, STALLED_READER
 from shardcast.feed import Event, Hello, Known
+from shardcast.server.listening import notice_death
 from shardcast.store.events import Events
 from shardcast.store.shelf import Shelf
 from shardcast.wire import FEED_PATH, NDJSON
@@ -32,6 +33,7 @@ def add_feed(
     async def feed(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
+        notice_death(request)
         missed = _missed(request.query.get("after", ""), events)
         known, seq = place(), events.seq
         told: Iterable[Event] = shelf.versions_now() if missed is None else missed

@@ -12,7 +12,8 @@ import logging
 
 from aiohttp import web
 
-from shardcast.constants import FEED_HEARTBEAT, LONGEST_HOLD, STALLED_READER
+from shardcast.constants import FEED_HEARTBEAT, STALLED_READER
+from shardcast.server.listening import notice_death
 from shardcast.store.shelf import Shelf
 from shardcast.wire import NDJSON, VERSION_PATTERN
 
@@ -32,6 +33,7 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
                 raise web.HTTPNotFound(text="404: no such version\n")
             response = web.StreamResponse(headers={"Content-Type": NDJSON, "X-Accel-Buffering": "no"})
             await response.prepare(request)
+            notice_death(request)
             try:
                 await _say(response, lease=version)
                 await _hold(response, version, shelf)
@@ -50,7 +52,7 @@ async def _hold(response: web.StreamResponse, version: str, shelf: Shelf) -> Non
     heard = asyncio.get_running_loop().time()
     while not events.closed:
         if not shelf.has(version):
-            await _say(response, ended=f"{version} has gone: it can be held {LONGEST_HOLD / 60:g} minutes")
+            await _say(response, ended=f"{version} has gone")
             return
         left = heard + FEED_HEARTBEAT - asyncio.get_running_loop().time()
         try:
