@@ -15,6 +15,15 @@
     ├── DataDirInUse                        another node works on this data directory
     ├── NodeFailed                          a node could not start, or ended
     ├── TransferFailed                      the servers answered, but not with the shards
+    ├── RegistryError                       the hash registry; what is a DataJointError there
+    │   ├── StoreNotConfigured (UsageError)     no such store, or its configuration makes no sense
+    │   ├── InvalidName (UsageError)            a hash, a schema's name or a path that can't be one
+    │   ├── MissingExternalFile                 there is nothing at the stored path
+    │   ├── HashMismatch (IntegrityError)       what is there is not what was put
+    │   ├── HashCollision (IntegrityError)      other content of the same MD5 has the path
+    │   ├── StoreInaccessible (OSError)         the store doesn't answer, or refuses
+    │   │   └── StoreMissing (FileNotFoundError)    its directory does not exist
+    │   └── ReferencesUnreadable                gc can't tell what is referenced
     └── PeerError                           one server failed; a transfer turns to another
         ├── ServerUnreachable               no connection
         ├── ServerStalled                   it stopped sending
@@ -91,6 +100,42 @@ class TransferFailed(ShardcastError):
 
 class VersionAborted(TransferFailed):
     """The publisher gave the version up before it was complete."""
+
+
+class RegistryError(ShardcastError):
+    """The hash registry can't do it. Where DataJoint raises a ``DataJointError``, this is raised."""
+
+
+class StoreNotConfigured(RegistryError, UsageError):
+    """There is no store of this name, no default, or its configuration makes no sense."""
+
+
+class InvalidName(RegistryError, UsageError):
+    """A hash, a schema's name or a path that can't be one, or would lead out of its store."""
+
+
+class MissingExternalFile(RegistryError):
+    """There is nothing at the path that was stored when the content was put."""
+
+
+class HashMismatch(RegistryError, IntegrityError):
+    """What is at a path is not what was put there."""
+
+
+class HashCollision(RegistryError, IntegrityError):
+    """Other content of the same MD5 has the path already. Nothing was put, and what is there is as it was."""
+
+
+class StoreInaccessible(RegistryError, OSError):
+    """A store doesn't answer, or refuses: the network, credentials, permissions, a full disk."""
+
+
+class StoreMissing(StoreInaccessible, FileNotFoundError):
+    """The directory of a store does not exist."""
+
+
+class ReferencesUnreadable(RegistryError):
+    """Garbage collection can't tell what is referenced; nothing was touched."""
 
 
 class PeerError(ShardcastError):

@@ -1,0 +1,247 @@
+"""A store in a directory: a name appears only when its bytes are on the disk and were read back."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
+from shardcast.registry.backend import StorageBackend
+from shardcast.registry.hashes import Buffer, checked_path
+from shardcast.registry.stores import StoreSpec
+from shardcast.store.durable import PART, is_full, rename, sync_folder
+
+_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+_BUFFER = 1 << 20
+
+
+class DirectoryBackend(StorageBackend):
+    """A store in a directory, which must exist.
+
+    Raises:
+        StoreMissing: it does not.
+    """
+
+    def __init__(self, spec: StoreSpec) -> None:
+        super().__init__(spec)
+        self._root = Path(spec.location).absolute()
+        if not self._root.is_dir():
+            raise StoreMissing(
+                f"store {spec.name!r}: there is no directory {spec.location}; make it, or mount what it is on"
+            )
+
+    def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
+        full = self._full(remote_path)
+        with self._failing("write", full), self._written(full, buffer) as part:
+            rename(part, full)
+
+    def get_buffer(self, remote_path: str) -> bytes:
+        full = self._full(remote_path)
+        with self._failing("read", full, reading=True):
+            return full.read_bytes()
+
+    def put_file(self, local_path: str | Path, remote_path: str) -> None:
+        full = self._full(remote_path)
+        with self._failing("write", full):
+            _make_folder(full.parent)
+            _copy(Path(local_path), full)
+
+    def get_file(self, remote_path: str, local_path: str | Path) -> None:
+        full, local = self._full(remote_path), Path(local_path)
+        with self._failing("read", full, reading=True):
+            local.parent.mkdir(parents=True, exist_ok=True)
+            _copy(full, local)
+
+    def exists(self, remote_path: str) -> bool:
+        full = self._full(remote_path)
+        with self._failing("look for", full):
+            return full.exists()
+
+    def isdir(self, remote_path: str) -> bool:
+        full = self._full(remote_path)
+        with self._failing("look for", full):
+            return full.is_dir()
+
+    def remove(self, remote_path: str) -> None:
+        full = self._full(remote_path)
+        with self._failing("remove", full):
+            full.unlink(missing_ok=True)
+
+    def size(self, remote_path: str) -> int:
+        full = self._full(remote_path)
+        with self._failing("look for", full, reading=True):
+            return full.stat().st_size
+
+    def open(self, remote_path: str) -> BinaryIO:
+        full = self._full(remote_path)
+        with self._failing("read", full, reading=True):
+            return full.open("rb")
+
+    def get_url(self, remote_path: str) -> str:
+        return self._full(remote_path).as_uri()
+
+    def create(self, remote_path: str, data: bytes) -> bool:
+        full = self._full(remote_path)
+        with self._failing("write", full), self._written(full, data) as part:
+            return _give_name(part, full)
+
+    def renew(self, remote_path: str, data: bytes) -> bool:
+        full = self._full(remote_path)
+        try:
+            os.utime(full)
+        except FileNotFoundError:
+            return False
+        except PermissionError:  # it is another user's: have one of our own
+            self.put_buffer(data, remote_path)
+        return True
+
+    def files(self, folder: str) -> dict[str, int]:
+        full = self._full(folder)
+        found: dict[str, int] = {}
+        with self._failing("list", full):
+            if not full.is_dir():
+                return found
+            for place, _, names in os.walk(full, onerror=_fail):
+                for name in names:
+                    file = Path(place, name)
+                    with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                        if not file.is_symlink():
+                            found[file.relative_to(self._root).as_posix()] = file.stat().st_size
+        return found
+
+    def modified(self, remote_path: str) -> float:
+        full = self._full(remote_path)
+        with self._failing("look for", full, reading=True):
+            return _changed(full.stat())
+
+    def set_aside(self, remote_path: str, aside: str, before: float, now: float) -> bool:
+        full, other = self._full(remote_path), self._full(aside)
+        with self._failing("set aside", full):
+            try:
+                known = full.stat()
+                if _changed(known) > before:
+                    return False
+                rename(full, other)
+            except FileNotFoundError:
+                return False
+            if other.stat().st_mtime_ns == known.st_mtime_ns:
+                os.utime(other, (now, now))
+                return True
+        # A put renewed it between the two: it relies on it.
+        self.bring_back(aside, remote_path)
+        return False
+
+    def bring_back(self, aside: str, remote_path: str) -> bool:
+        full, other = self._full(remote_path), self._full(aside)
+        with self._failing("bring back", other, reading=True):
+            if not _give_name(other, full):
+                return False
+            other.unlink(missing_ok=True)
+            return True
+
+    def _full(self, path: str) -> Path:
+        return self._root / checked_path(path)
+
+    @contextlib.contextmanager
+    def _written(self, full: Path, data: Buffer) -> Iterator[Path]:
+        """A file beside ``full`` that has ``data``, durable and read back; removed if it isn't renamed."""
+        _make_folder(full.parent)
+        part = full.with_name(f".{secrets.token_hex(8)}{PART}")
+        try:
+            with part.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            if not _has(part, data):
+                raise StoreInaccessible(
+                    f"store {self.spec.name!r}: {full} was written, and read back it is something else; "
+                    "nothing was kept, check the disk"
+                )
+            yield part
+        finally:
+            part.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _failing(self, doing: str, full: Path, reading: bool = False) -> Iterator[None]:
+        try:
+            yield
+        except RegistryError:
+            raise
+        except (OSError, UnicodeError) as error:
+            if reading and isinstance(error, FileNotFoundError | NotADirectoryError):
+                raise MissingExternalFile(f"there is nothing at {full}") from error
+            what = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            hint = "; free some space and try again, what is here is kept" if is_full(error) else ""
+            raise StoreInaccessible(
+                f"store {self.spec.name!r}: could not {doing} {full}: {what}{hint}"
+            ) from error
+
+
+def directory_root(spec: StoreSpec) -> str:
+    """Where a store's directory really is, whichever way its location names it."""
+    return os.path.realpath(spec.location)
+
+
+def _make_folder(folder: Path) -> None:
+    """Have a folder, durably."""
+    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in missing:
+        sync_folder(one.parent)
+
+
+def _give_name(part: Path, full: Path) -> bool:
+    """Give a file another name, durably, unless something has it; whether nothing had."""
+    try:
+        full.hardlink_to(part)  # and not renamed, which would replace what another process put meanwhile
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if full.exists():
+            return False
+        part.rename(full)
+    sync_folder(full.parent)
+    return True
+
+
+def _changed(known: os.stat_result) -> float:
+    """When a file was written, renewed, or got its name: one that a backup brought back is new."""
+    return max(known.st_mtime, known.st_ctime)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file, durably and in one step."""
+    part = target.with_name(f".{secrets.token_hex(8)}{PART}")
+    try:
+        with source.open("rb") as read, part.open("xb") as written:
+            shutil.copyfileobj(read, written, _BUFFER)
+            written.flush()
+            os.fsync(written.fileno())
+        rename(part, target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _has(file: Path, data: Buffer) -> bool:
+    """Whether a file has these bytes and no others."""
+    view = memoryview(data)
+    at = 0
+    with file.open("rb") as opened:
+        while chunk := opened.read(_BUFFER):
+            if chunk != view[at : at + len(chunk)]:
+                return False
+            at += len(chunk)
+    return at == len(view)
+
+
+def _fail(error: OSError) -> None:
+    """A folder that can't be listed hides what is in it; the whole listing fails."""
+    raise error

@@ -1,0 +1,141 @@
+"""Names: the hash of content, the schemas' names, and the paths below which both lie in a store."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+
+from shardcast.errors import InvalidName
+
+HASH_PREFIX = "_hash"
+"""The section of a store that hash-addressed content lies in, unless its store is configured otherwise."""
+
+_HASH = re.compile(r"[a-z2-7]{26}", re.ASCII)
+_HASH_LENGTH = 26
+_LONGEST_NAME = 255
+"""Bytes of a folder's name on the usual file systems."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+def compute_hash(data: Buffer) -> str:
+    """The hash of content: its MD5 in Base32, 26 lower-case characters without padding.
+
+    It finds equal content; it proves nothing, since content of a given MD5 can be made.
+
+    Raises:
+        TypeError: ``data`` is not bytes.
+    """
+    digest = hashlib.md5(data, usedforsecurity=False).digest()
+    return base64.b32encode(digest).decode("ascii").rstrip("=").lower()
+
+
+def is_hash(text: str) -> bool:
+    """Whether this can be the hash of content."""
+    return _HASH.fullmatch(text) is not None
+
+
+def build_hash_path(
+    content_hash: str,
+    schema_name: str,
+    subfolding: Sequence[int] | None = None,
+    *,
+    hash_prefix: str = HASH_PREFIX,
+) -> str:
+    """The path, relative to its store, of content in a schema: ``_hash/SCHEMA/[FOLD/…]HASH``.
+
+    Args:
+        content_hash: what ``compute_hash`` gave.
+        schema_name: the schema, whose content is kept apart from every other's.
+        subfolding: lengths of the folders' names, which are consecutive parts of the hash: ``(2, 2)`` for
+            ``_hash/lab/l2/3d/l23d…``. None, or none of them, for no folders.
+        hash_prefix: the section of the store.
+
+    Raises:
+        InvalidName: the hash, the schema's name or the subfolding can't be one.
+    """
+    if not is_hash(content_hash):
+        raise InvalidName(f"{content_hash!r} is not the hash of content: 26 characters of a-z and 2-7")
+    folds = []
+    start = 0
+    for length in checked_subfolding(subfolding) or ():
+        folds.append(content_hash[start : start + length])
+        start += length
+    return "/".join([hash_prefix, checked_schema(schema_name), *folds, content_hash])
+
+
+def checked_subfolding(subfolding: Sequence[int] | None) -> tuple[int, ...] | None:
+    """The subfolding, once it is known that each of its folders gets a name.
+
+    Raises:
+        InvalidName: a length is not a positive number, or there is no more hash for a folder's name.
+    """
+    if subfolding is None:
+        return None
+    whole = isinstance(subfolding, Sequence) and all(type(one) is int and one > 0 for one in subfolding)
+    if not whole:
+        raise InvalidName(
+            f"{subfolding!r} is not a subfolding: a list of positive whole numbers, like [2, 2]"
+        )
+    if sum(subfolding[:-1]) >= _HASH_LENGTH:
+        raise InvalidName(
+            f"the subfolding {list(subfolding)} leaves nothing of the hash's {_HASH_LENGTH} characters "
+            "for its last folder; leave that one out"
+        )
+    return tuple(subfolding)
+
+
+def checked_schema(name: str) -> str:
+    """A schema's name, once it is known to be the name of one folder.
+
+    Raises:
+        InvalidName: it would lead elsewhere, is one of the registry's own, or too long.
+    """
+    if not isinstance(name, str):
+        raise InvalidName(f"a schema's name is text, not {type(name).__name__}")
+    why = _wrong(name)
+    if not name:
+        why = "it is empty"
+    elif "/" in name:
+        why = "it has a / in it"
+    elif name.startswith("."):
+        why = "names that begin with a dot are not for schemas"
+    elif not why and len(name.encode()) > _LONGEST_NAME:
+        why = f"it has more than {_LONGEST_NAME} bytes"
+    if why:
+        raise InvalidName(f"{name!r} can't be the name of a schema: {why}")
+    return name
+
+
+def checked_path(path: str) -> str:
+    """A path as it was stored, once it is known not to lead out of its store.
+
+    Raises:
+        InvalidName: it is empty, absolute, leads up, or has characters that mean something else elsewhere.
+    """
+    if not isinstance(path, str):
+        raise InvalidName(f"a path is text, not {type(path).__name__}")
+    why = _wrong(path)
+    if not path:
+        why = "it is empty"
+    elif path.startswith("/"):
+        why = "it is absolute"
+    elif path.endswith("/"):
+        why = "it is a folder's"
+    elif {".", ".."} & set(path.split("/")):
+        why = "it has . or .. in it"
+    if why:
+        raise InvalidName(f"{path!r} can't be a path in a store: {why}")
+    return path
+
+
+def _wrong(name: str) -> str:
+    if "\\" in name:
+        return "it has a backslash in it"
+    if any(ord(character) < 32 or ord(character) == 127 for character in name):
+        return "it has control characters in it"
+    if any(0xD800 <= ord(character) <= 0xDFFF for character in name):
+        return "it has half a character in it (a surrogate)"
+    return ""

@@ -1,0 +1,133 @@
+"""The registry whose interface ours has, DataJoint 2.0.0's, and an S3 server for both.
+
+A test module takes the fixtures by name: ``datajoint = registries.datajoint``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import itertools
+import sys
+import threading
+import types
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from werkzeug.serving import make_server
+
+from tests.support import legacy
+
+_BUCKETS = itertools.count(1)
+
+
+def lacks(module: str) -> bool:
+    """Whether a module is not installed."""
+    return importlib.util.find_spec(module) is None
+
+
+@dataclass(frozen=True)
+class DataJoint:
+    """DataJoint's own modules, without the database that the rest of it talks to."""
+
+    hash_registry: Any
+    settings: Any
+    gc: Any
+    errors: Any
+
+    def configure(self, stores: dict[str, Any]) -> None:
+        """Have its registry use these stores."""
+        self.settings.config.stores = stores
+
+
+class _Settings:
+    """What its configuration class is built on here: it reads no environment and checks no types."""
+
+    def __init__(self, **given: Any) -> None:
+        self.__dict__.update(given)
+
+
+def _field(default: Any = None, default_factory: Callable[[], Any] | None = None, **_: Any) -> Any:
+    return default_factory() if default_factory else default
+
+
+def _stand_ins(folder: Path) -> dict[str, types.ModuleType]:
+    """For its package, so that only those modules run that are asked for, and for what reads its settings."""
+    package = types.ModuleType("datajoint")
+    package.__path__ = [str(folder / "datajoint")]
+    pydantic, pydantic_settings = types.ModuleType("pydantic"), types.ModuleType("pydantic_settings")
+    vars(pydantic).update(Field=_field, SecretStr=str, field_validator=lambda *_, **__: lambda made: made)
+    vars(pydantic_settings).update(BaseSettings=_Settings, SettingsConfigDict=dict)
+    return {"datajoint": package, "pydantic": pydantic, "pydantic_settings": pydantic_settings}
+
+
+@contextlib.contextmanager
+def _standing_in(modules: dict[str, types.ModuleType]) -> Iterator[None]:
+    before = {name: sys.modules.get(name) for name in modules}
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module
+
+
+@pytest.fixture(scope="session")
+def datajoint() -> Iterator[DataJoint]:
+    """DataJoint 2.0.0; skipped where it can't be had."""
+    folder = legacy.peer_folder("datajoint")
+    with _standing_in(_stand_ins(folder)), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it has no configuration file
+        names = ("hash_registry", "settings", "gc", "errors")
+        yield DataJoint(**{name: importlib.import_module(f"datajoint.{name}") for name in names})
+        for name in [name for name in sys.modules if name.startswith("datajoint.")]:
+            del sys.modules[name]
+
+
+@dataclass(frozen=True)
+class S3:
+    """An S3 server, and how stores in it are configured."""
+
+    endpoint: str
+
+    def store(self, **more: Any) -> dict[str, Any]:
+        """A store in a bucket of its own."""
+        import s3fs
+
+        bucket = f"bucket-{next(_BUCKETS)}"
+        keys = {"access_key": "someone", "secret_key": "secret"}
+        client = {"endpoint_url": f"http://{self.endpoint}"}
+        s3fs.S3FileSystem(key="someone", secret="secret", client_kwargs=client).mkdir(bucket)
+        own = {
+            "protocol": "s3",
+            "endpoint": self.endpoint,
+            "secure": False,
+            "bucket": bucket,
+            "location": "lab",
+        }
+        return {**own, **keys, **more}
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """moto's S3, over HTTP on 127.0.0.1."""
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+
+    application = DomainDispatcherApplication(create_backend_app)
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield S3(f"127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
