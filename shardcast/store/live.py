@@ -117,6 +117,16 @@ class LiveManifest:
             raise self.error
         return self.header
 
+    async def broken(self) -> None:
+        """Wait until it is known that it will never be whole.
+
+        Raises:
+            ShardcastError: why.
+        """
+        await self._bell.until(lambda: self.error is not None)
+        assert self.error
+        raise self.error
+
     async def as_they_come(self) -> AsyncIterator[Shard]:
         """The shards, each as soon as its line is there.
 

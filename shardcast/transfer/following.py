@@ -95,8 +95,7 @@ class Follower:
                 except PeerError as error:
                     self._lost(error)
             except PeerError as error:
-                # One that had a feed is what it was; it can't be reached just now.
-                self._lost(ServerUnreachable(self.peer.url, error.what) if self._after else error)
+                self._lost(error)
             if self._clock() - begun > _LONGEST_PAUSE:
                 self._failures = 0
             pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)

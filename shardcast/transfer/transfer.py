@@ -124,7 +124,7 @@ class Transfer:
                 self._open_ahead(),
                 hash_whole(self.manifest.as_they_come(), self._landing, self._was_hashed, survey),
                 *(self._work() for _ in range(self._limits.at_once)),
-                beside=(self._open_wanted(), self._servers.watch()),
+                beside=(self._open_wanted(), self._servers.watch(), self.manifest.broken()),
             )
         finally:
             for arriving in self._arriving.values():
