@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from shardcast.api import (
+        Archive,
         Broadcast,
         BroadcastProgress,
         ClientNode,
@@ -60,7 +61,7 @@ __version__ = "0.4.0"
 # does not wait for what only a transfer needs.
 _HOMES = {
     "shardcast.api": (
-        "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
+        "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
         "broadcast", "initialize", "open_broadcast", "shutdown",
     ),
     "shardcast.constants": (
@@ -98,6 +99,7 @@ __all__ = [
     "MAX_MIDDLE_NODE_LAYERS",
     "RETRY_ATTEMPTS",
     "SHARD_SIZE",
+    "Archive",
     "Broadcast",
     "BroadcastProgress",
     "BroadcastWriter",

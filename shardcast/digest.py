@@ -31,8 +31,8 @@ def is_digest(text: object) -> bool:
 
 
 def new_hasher(algorithm: str) -> Hasher:
-    """A hasher by its name in a manifest: ``sha256`` or ``blake3``."""
-    return blake3() if algorithm == "blake3" else hashlib.new(algorithm)
+    """A hasher by its name in a manifest or a store: ``sha256``, ``blake3``, ``sha3-256``."""
+    return blake3() if algorithm == "blake3" else hashlib.new(algorithm.replace("sha3-", "sha3_"))
 
 
 def sha256_of(file: Path) -> str:

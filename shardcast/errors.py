@@ -8,12 +8,17 @@
     ├── VersionNotOffered                   no server offers this version
     ├── NoServerReachable                   no server answered in time
     ├── IntegrityError                      bytes are not what their digest says
+    │   └── BlobCorrupt                     a blob that is here is not
+    ├── BlobMissing                         the blob isn't here
+    ├── ReadOnlyStore                       nothing can be put into this store, or removed from it
+    ├── WrongStore                          the store is of another digest than was said
     ├── LocalDiskError (OSError)            this machine's disk: full, permission, not a file
     │   ├── NoRoom                          more than --max-bytes allows
     │   ├── PayloadMissing (FileNotFoundError)
     │   └── PayloadChanged                  it grew, shrank or was written while it was read
     ├── DataDirInUse                        another node works on this data directory
     ├── NodeFailed                          a node could not start, or ended
+    │   └── AddressTaken                    its address can't be bound
     ├── TransferFailed                      the servers answered, but not with the shards
     ├── RegistryError                       the hash registry; what is a DataJointError there
     │   ├── StoreNotConfigured (UsageError)     no such store, or its configuration makes no sense
@@ -62,6 +67,22 @@ class IntegrityError(ShardcastError):
     """Bytes are not what their digest says. Nothing was put under a final name."""
 
 
+class BlobCorrupt(IntegrityError):
+    """What a store has of a blob is not what its digest says. It is not given to anybody."""
+
+
+class BlobMissing(ShardcastError):
+    """The blob isn't here."""
+
+
+class ReadOnlyStore(ShardcastError):
+    """Nothing can be put into this store, or removed from it."""
+
+
+class WrongStore(ShardcastError):
+    """The store keeps its blobs under another digest than was said."""
+
+
 class LocalDiskError(ShardcastError, OSError):
     """This machine's disk can't do it: full, no permission, not a file."""
 
@@ -92,6 +113,10 @@ class DataDirInUse(ShardcastError):
 
 class NodeFailed(ShardcastError):
     """A node could not start, or ended before its work was done."""
+
+
+class AddressTaken(NodeFailed):
+    """The address that a node was to listen on can't be bound."""
 
 
 class TransferFailed(ShardcastError):

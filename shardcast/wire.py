@@ -27,6 +27,12 @@ STREAM_PATH = "/stream"
 PIN_PATH, UNPIN_PATH = "/pin", "/unpin"
 """There too, and at a middle: keep a version, let it go."""
 
+HAS_PATH, HAS_NOW_PATH, LENGTH_PATH = "/has", "/has-now", "/buffer-length"
+"""At a hash server, which has its blobs under ``/<checksum>``: which of these are there, how long they
+are."""
+PROMISE_PATH = "/promise"
+"""There too, and the checksum: its blob will come."""
+
 VERSION_PATTERN = "v[1-9][0-9]{0,17}"
 """A version's name in a path, as a regular expression."""
 
@@ -42,6 +48,16 @@ STATE, WHOLE = "Shardcast-State", "whole"
 NODE_ID = "Shardcast-Node"
 """Names the node that answers, so that one which finds itself among its upstreams knows."""
 
+PULL_PATH, PUSH_PATH = "/v1/pull", "/v1/push"
+"""An archive's: many blobs in one answer, or in one request."""
+METADATA_PATH = "/v1/metadata"
+VIA = "Shardcast-Via"
+"""Names the nodes that ask on, the last one last, so that mirrors of each other don't go round in circles."""
+MAX_VIA = 16
+"""Nodes that it names; who finds so many asks nobody."""
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""``Cache-Control`` of what has its digest for a name."""
+
 MAX_SHARDS = 10**6
 MAX_DISTRIBUTION_SIZE = 1 << 20
 """Bytes of a distribution list that a reader takes."""
@@ -49,6 +65,7 @@ MAX_DISTRIBUTION_SIZE = 1 << 20
 LACKING = frozenset({404, 410, 412, 416, 503})
 """Statuses that say "not here" or "not now": they cost a server no success."""
 
+_NODE = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _VERSION = re.compile(VERSION_PREFIX + r"([1-9][0-9]{0,17})", re.ASCII)
 _SHARD = re.compile(r"shard_([0-9]{3,7})\.bin", re.ASCII)
 
@@ -135,6 +152,12 @@ def parse_content_range(value: str | None) -> tuple[int, int] | None:
     """The first byte and the byte after the last that an answer says it holds."""
     found = _CONTENT_RANGE.fullmatch(value) if value else None
     return (int(found[1]), int(found[2]) + 1) if found else None
+
+
+def parse_via(value: str | None) -> tuple[str, ...]:
+    """The ids in ``VIA``; what is none is passed over."""
+    ids = (one.strip() for one in (value or "").split(",")[: MAX_VIA + 1])
+    return tuple(one for one in ids if _NODE.fullmatch(one))
 
 
 def matches(header: str, digest: str | None) -> bool:

@@ -46,6 +46,16 @@ def test_not_here_and_not_now_are_no_failures() -> None:
 
 
 @patient
+@given(st.one_of(st.text(), st.lists(st.from_regex(r"[a-z0-9-]{1,70}", fullmatch=True)).map(", ".join)))
+@example(",".join(["a"] * 100_000))
+def test_who_asked_on_is_told_of_within_bounds(header: str) -> None:
+    via = wire.parse_via(header)
+    assert len(via) <= wire.MAX_VIA + 1
+    assert all(0 < len(one) <= 64 and one.isascii() and one in header for one in via)
+    assert wire.parse_via(", ".join(via)) == via
+
+
+@patient
 @given(st.integers(1, 10**18 - 1))
 def test_a_versions_name_says_its_number(number: int) -> None:
     assert version_number(version_name(number)) == number

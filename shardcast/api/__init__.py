@@ -11,6 +11,7 @@ import os
 import threading
 from typing import Literal, overload
 
+from shardcast.api.archive import Archive
 from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
 from shardcast.api.nodes import Metadata, MiddleNode, OriginServer, StrPath
@@ -131,6 +132,7 @@ def shutdown() -> None:
 
 
 __all__ = [
+    "Archive",
     "Broadcast",
     "BroadcastProgress",
     "ClientNode",

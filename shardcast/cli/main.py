@@ -20,11 +20,13 @@ _COMMANDS = {
     "broadcast": "Publish a file as the next version.",
     "pin": "Keep a version until it is unpinned.",
     "unpin": "Let a pinned version go.",
+    "store": "Keep blobs under their digests, and serve them.",
+    "archive": "Keep blobs as Casa does, many in a request.",
     "demo": "See a whole network work on this machine.",
 }
 
 
-_MODULES = {"unpin": "pin"}
+_MODULES = {"unpin": "pin", "serve": "store"}
 """Where a command lives that has no module of its own."""
 
 
@@ -72,6 +74,11 @@ def middle_main() -> NoReturn:
 def client_main() -> NoReturn:
     """``shardcast-client``."""
     _run("shardcast-client", "client")
+
+
+def store_main() -> NoReturn:
+    """``shardcast-store``."""
+    _run("shardcast-store", "serve")
 
 
 def _run(program: str, subcommand: str | None = None) -> NoReturn:

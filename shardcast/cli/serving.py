@@ -34,8 +34,10 @@ class Session:
         self._ready_fd = ready_fd
         self._parent = parent
 
-    async def serve(self, node: AbstractAsyncContextManager[Node], started: object = None) -> None:
-        """Run a node; ``started(node)`` is awaited once it listens.
+    async def serve(
+        self, node: AbstractAsyncContextManager[Node], started: object = None, until: object = None
+    ) -> None:
+        """Run a node; ``started(node)`` is awaited once it listens. It ends when ``until(node)`` does, too.
 
         Raises:
             ShardcastError: it can't start, or ``started`` failed.
@@ -57,6 +59,8 @@ class Session:
                 self._report(running.url)
                 if callable(started):
                     watching.append(asyncio.ensure_future(_then_forever(started(running))))
+                if callable(until):
+                    watching.append(asyncio.ensure_future(until(running)))
                 done, _ = await asyncio.wait(watching, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     task.result()

@@ -37,10 +37,12 @@ from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
 from shardcast.server.doors.lease import add_lease
 from shardcast.server.doors.pins import add_pins
+from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.below import Below
+from shardcast.store.blob_versions import VersionBlobs
 from shardcast.store.live import LiveManifest
 from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders
@@ -113,6 +115,7 @@ class Middle:
             middle = cls(node_id, folders, [Peer(url, session) for url in upstreams], check_interval)
             doors = (
                 partial(add_versions, shelf=folders),
+                partial(add_shards_by_digest, shards=VersionBlobs(folders)),
                 partial(add_feed, shelf=folders, node_id=node_id, place=middle.place),
                 partial(add_lease, shelf=folders),
                 partial(add_below, below=middle._below),

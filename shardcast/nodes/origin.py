@@ -22,9 +22,11 @@ from shardcast.server.doors.health import add_health
 from shardcast.server.doors.lease import add_lease
 from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.publish import add_publish
+from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.below import Below
+from shardcast.store.blob_versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,7 @@ class Origin:
             status = Status("origin", node_id, folders, below)
             doors = (
                 partial(add_versions, shelf=folders),
+                partial(add_shards_by_digest, shards=VersionBlobs(folders)),
                 partial(add_feed, shelf=folders, node_id=node_id, place=lambda: (held.origin_id, 0)),
                 partial(add_lease, shelf=folders),
                 partial(add_below, below=below),

@@ -7,10 +7,11 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import IO
 
 import aiohttp
 
@@ -85,7 +86,7 @@ async def answer(
     method: str = "GET",
     headers: dict[str, str] | None = None,
     silence: float | None = None,
-    body: bytes | None = None,
+    body: bytes | AsyncIterable[bytes] | IO[bytes] | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """One request to a server; what goes wrong in it, also while its body is read, is a PeerError.
     ``silence``: seconds without a byte, where it is not the session's.

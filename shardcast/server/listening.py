@@ -15,17 +15,24 @@ from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
-from shardcast.errors import NodeFailed
+from shardcast.errors import AddressTaken, NodeFailed
 from shardcast.store.data_dir import own_folder, socket_name
 from shardcast.wire import NODE_ID
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a whole cluster may come at once."""
 
+_BULK = 1 << 20
+"""Bytes of a request's body that are read ahead where bodies are large."""
 
-def application(node_id: str, *doors: Callable[[web.Application], None]) -> web.Application:
-    """An application with these doors, whose answers name the node."""
-    app = web.Application(client_max_size=1 << 20)
+
+def application(
+    node_id: str, *doors: Callable[[web.Application], None], as_sent: bool = False
+) -> web.Application:
+    """An application with these doors, whose answers name the node. Bodies of requests are read ``as_sent``,
+    or decoded first as their ``Content-Encoding`` says."""
+    settings = {"auto_decompress": False, "read_bufsize": _BULK} if as_sent else None
+    app = web.Application(client_max_size=1 << 20, handler_args=settings)
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[NODE_ID] = node_id
@@ -52,10 +59,50 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
             await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
         except (OSError, OverflowError) as error:
             raise NodeFailed(_why(error, host, port)) from error
-        bound = runner.addresses[0][1]
-        yield f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        yield _url(host, runner.addresses[0][1])
     finally:
         await runner.cleanup()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Take an address, to listen on it later.
+
+    Raises:
+        AddressTaken: it can't be bound.
+    """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, kind, protocol, _, address = found[0]
+        taken = socket.socket(family, kind, protocol)
+        try:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            taken.bind(address)
+        except BaseException:
+            taken.close()
+            raise
+    except (OSError, OverflowError) as error:
+        raise AddressTaken(_why(error, host, port)) from error
+    return taken
+
+
+@asynccontextmanager
+async def listening_on(app: web.Application, taken: socket.socket, host: str) -> AsyncIterator[str]:
+    """Serve on an address that was taken as ``host``; gives the URL. The socket is closed at the end, however
+    it comes."""
+    runner = _runner(app)
+    try:
+        await runner.setup()
+        try:
+            await web.SockSite(runner, taken, backlog=_BACKLOG).start()
+            yield _url(host, taken.getsockname()[1])
+        finally:
+            await runner.cleanup()
+    finally:
+        taken.close()
+
+
+def _url(host: str, port: int) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 @asynccontextmanager

@@ -1,15 +1,17 @@
-"""A span of a file ─▶ the socket, by sendfile where the event loop has it."""
+"""A span of a file, or a blob, ─▶ the socket, by sendfile where the event loop has it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import BinaryIO
 
 from aiohttp import web
 
 from shardcast.constants import HTTP_TIMEOUT, STALLED_READER
+from shardcast.errors import ShardcastError
+from shardcast.store.blobs import BlobReader
 from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
 from shardcast.store.shelf import Span
@@ -28,7 +30,7 @@ from shardcast.wire import (
 
 log = logging.getLogger(__name__)
 
-_LEAST_PORTION, _MOST_PORTION = 256 << 10, 16 << 20
+LEAST_PORTION, _MOST_PORTION = 256 << 10, 16 << 20
 """Bytes after which a reader must have shown that it still takes any: few where it takes them slowly, so that
 slowness is told from silence."""
 _SOON, _LATE = 0.5, 2.0
@@ -37,10 +39,12 @@ _FALLBACK_CHUNK = 1 << 20
 """Bytes read at a time where there is no sendfile (TLS, uvloop)."""
 
 
-async def send_span(request: web.Request, span: Span, reader: Reader) -> web.StreamResponse:
+async def send_span(
+    request: web.Request, span: Span, reader: Reader, headers: Mapping[str, str] | None = None
+) -> web.StreamResponse:
     """Answer the GET or HEAD of a reader with the bytes of a span: whole or a range, if the preconditions
-    hold."""
-    asked = _Asked(request, span.digest, span.length)
+    hold. ``headers`` go out beside the usual ones."""
+    asked = _Asked(request, span.digest, span.length, headers)
     if asked.answer:
         return asked.answer
     try:
@@ -55,9 +59,42 @@ async def send_span(request: web.Request, span: Span, reader: Reader) -> web.Str
             return web.Response(status=404, text="404: it is gone\n")
 
         async def send(response: web.StreamResponse) -> None:
-            await _send(request, response, file, span.offset + asked.start, asked.end - asked.start, reader)
+            await send_part(
+                request, response, file, span.offset + asked.start, asked.end - asked.start, reader
+            )
 
         return await asked.respond(WHOLE, send)
+
+
+async def send_blob(
+    request: web.Request,
+    blob: BlobReader,
+    digest: str,
+    reader: Reader,
+    headers: Mapping[str, str] | None = None,
+) -> web.StreamResponse:
+    """The same with a blob (``digest``: its SHA-256), also one that lies in no file. When it turns out to be
+    something else, the answer breaks off."""
+    if blob.span:
+        span = Span(blob.span.path, blob.span.offset, blob.span.length, digest)
+        return await send_span(request, span, reader, headers)
+    asked = _Asked(request, digest, blob.size, headers)
+    if asked.answer:
+        return asked.answer
+
+    async def send(response: web.StreamResponse) -> None:
+        position = 0
+        while position < asked.end:
+            data = await blob.read(min(_FALLBACK_CHUNK, asked.end - position))
+            if not data:
+                raise ConnectionResetError("it is shorter than it was said to be")
+            part = data[max(0, asked.start - position) :]
+            position += len(data)
+            if part:
+                await asyncio.wait_for(response.write(part), STALLED_READER)
+                reader.sent += len(part)
+
+    return await asked.respond(WHOLE, send)
 
 
 async def send_landing(request: web.Request, landing: Landing, reader: Reader) -> web.StreamResponse:
@@ -80,7 +117,7 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
                 end = min(reach, asked.end)
-                await _send(request, response, file, base + position, end - position, reader)
+                await send_part(request, response, file, base + position, end - position, reader)
                 position = end
 
         return await asked.respond(LANDING, send)
@@ -95,9 +132,12 @@ class _Asked:
         end: the byte after the last.
     """
 
-    def __init__(self, request: web.Request, digest: str | None, length: int) -> None:
+    def __init__(
+        self, request: web.Request, digest: str | None, length: int, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._request = request
         self._headers = {"Accept-Ranges": "bytes", "Content-Type": BYTES, "Access-Control-Allow-Origin": "*"}
+        self._headers |= headers or {}
         if digest:
             self._headers |= {"ETag": etag(digest), REPR_DIGEST: repr_digest(digest)}
         self._status = 200
@@ -140,27 +180,30 @@ class _Asked:
             if request.method != "HEAD":
                 await send(response)
             await response.write_eof()
-        except (ConnectionError, asyncio.TimeoutError) as error:
+        except (ConnectionError, asyncio.TimeoutError, ShardcastError) as error:
             log.debug("%s did not get all of %s: %s", request.remote, request.path, error)
             if request.transport:
                 request.transport.abort()
         return response
 
 
-async def _send(
+async def send_part(
     request: web.Request,
     response: web.StreamResponse,
     file: BinaryIO,
     offset: int,
     count: int,
     reader: Reader,
-) -> None:
-    """
+    most: int = LEAST_PORTION,
+) -> int:
+    """Send a file's bytes from ``offset`` on, of an answer that is prepared. ``most`` is what the last such
+    call for the same reader gave: the bytes that it takes at a time by now.
+
     Raises:
         ConnectionResetError: the reader went away, or took nothing for too long.
     """
     loop, transport = asyncio.get_running_loop(), request.transport
-    by_sendfile, most = True, _LEAST_PORTION
+    by_sendfile = True
     while count:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the reader went away")
@@ -192,4 +235,5 @@ async def _send(
         if seconds < _SOON:
             most = min(2 * most, _MOST_PORTION)
         elif seconds > _LATE:
-            most = max(most // 2, _LEAST_PORTION)
+            most = max(most // 2, LEAST_PORTION)
+    return most

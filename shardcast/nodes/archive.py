@@ -1,0 +1,126 @@
+"""An archive that runs: a store behind its door, and a mirror of others where it is one."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from shardcast.errors import UsageError
+from shardcast.nodes.mirror import ReadThrough
+from shardcast.peer.remote_store import RemoteStore
+from shardcast.peer.session import open_session
+from shardcast.server.doors.archive import Holdings, add_archive
+from shardcast.server.doors.health import add_health
+from shardcast.server.listening import application, listening
+from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blob_layout import OWN, PREFIX
+from shardcast.store.blobs import BlobStore
+from shardcast.store.durable import disk_errors
+from shardcast.store.ledger import Ledger
+
+MAX_BLOB = 1 << 32
+"""Bytes of a blob that is taken, unless told otherwise."""
+
+
+class ArchiveNode:
+    """An archive that runs.
+
+    Attributes:
+        url: where it listens for everybody.
+        push_url: where anybody may push; None where that is nowhere.
+        mirror: what it fetches; None for an archive that is no mirror.
+    """
+
+    def __init__(self, url: str, push_url: str | None, mirror: ReadThrough | None) -> None:
+        self.url = url
+        self.push_url = push_url
+        self.mirror = mirror
+
+    @classmethod
+    @asynccontextmanager
+    async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[ArchiveNode]:
+        """Serve a directory of blobs, which is made where it doesn't exist; ``settings`` as of ``running``.
+
+        Raises:
+            WrongStore: its blobs are kept under another digest.
+            UsageError, LocalDiskError, NodeFailed: as of ``running``.
+        """
+        with disk_errors("could not make", directory):
+            directory.mkdir(parents=True, exist_ok=True)
+            layout = None if any(directory.iterdir()) else PREFIX
+        store = await asyncio.to_thread(BlobDirectory, directory, "sha256", layout, writable=True)
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(store.close)
+            await store.begin()
+            yield await stack.enter_async_context(cls.running(store, directory / OWN / "archive", **settings))
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        store: BlobStore,
+        own: Path,
+        host: str = "0.0.0.0",
+        port: int = 3000,
+        authorized_port: int | None = None,
+        authorized_host: str = "127.0.0.1",
+        token: str | None = None,
+        mirror: Sequence[str] = (),
+        max_blob: int = MAX_BLOB,
+    ) -> AsyncIterator[ArchiveNode]:
+        """Serve a store of SHA-256. The folder ``own`` takes its ledger and pushes under way. At
+        ``authorized_port`` anybody may push, elsewhere who bears the ``token``. What isn't here is fetched
+        from the servers ``mirror`` (base URLs) when it is asked for.
+
+        Raises:
+            UsageError: the store is of another digest, or a server is none.
+            LocalDiskError: the folder can't be used.
+            NodeFailed: an address can't be bound.
+        """
+        if store.algorithm != "sha256":
+            raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
+        begun, node_id = time.monotonic(), secrets.token_hex(8)
+        async with AsyncExitStack() as stack:
+            with disk_errors("could not use", own):
+                own.mkdir(parents=True, exist_ok=True)
+            ledger = Ledger(own / "archive.sqlite")
+            stack.push_async_callback(ledger.close)
+            reading: ReadThrough | None = None
+            if mirror:
+                session = await stack.enter_async_context(open_session())
+                servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
+                reading = ReadThrough(store, servers, node_id, most=max_blob)
+                stack.push_async_callback(reading.close)
+            holdings = Holdings(store, ledger, own, max_blob, token, reading)
+
+            def status() -> dict[str, Any]:
+                return {
+                    "role": "archive",
+                    "node": node_id,
+                    "software": f"shardcast {installed('shardcast')}",
+                    "seconds_up": round(time.monotonic() - begun, 1),
+                    "hits": holdings.hits,
+                    "mirror_of": list(mirror),
+                    "mirror": asdict(reading.counts) if reading else None,
+                }
+
+            async def listen(host: str, port: int, push: bool) -> str:
+                doors = (
+                    partial(add_health, status=status, behind=lambda: None),
+                    partial(add_archive, holdings=holdings, push=push),
+                )
+                return await stack.enter_async_context(listening(application(node_id, *doors), host, port))
+
+            url = await listen(host, port, push=False)
+            push_url = None
+            if authorized_port is not None:
+                push_url = await listen(authorized_host, authorized_port, push=True)
+            yield cls(url, push_url, reading)

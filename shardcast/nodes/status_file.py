@@ -1,0 +1,66 @@
+"""The file in which a program that was started by another says how that went, and on which port it
+listens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from shardcast.errors import NodeFailed
+from shardcast.store.durable import disk_errors
+
+_PATIENCE = 20.0
+_POLL = 0.1
+
+
+class StatusFile:
+    """A JSON object that whoever starts us writes first, and that we complete; what it says otherwise is
+    kept."""
+
+    def __init__(self, path: Path, said: dict[str, Any]) -> None:
+        self._path, self._said = path, said
+
+    @classmethod
+    async def awaited(cls, path: Path, patience: float = _PATIENCE) -> StatusFile:
+        """Wait for the file.
+
+        Raises:
+            NodeFailed: it doesn't come, or is no JSON object; it is left as it is.
+        """
+        deadline = time.monotonic() + patience
+        while not path.exists():
+            if time.monotonic() > deadline:
+                raise NodeFailed(
+                    f"the status file {path} did not appear for {patience:g} s; write {{}} there"
+                )
+            await asyncio.sleep(_POLL)
+        try:
+            said = json.loads(path.read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise NodeFailed(f"the status file {path} can't be read as JSON: {error}") from None
+        if not isinstance(said, dict):
+            raise NodeFailed(f"the status file {path} holds no JSON object; write {{}} there")
+        return cls(path, said)
+
+    def running(self, port: int) -> None:
+        """
+        Raises:
+            LocalDiskError: it can't be written.
+        """
+        self._write({"port": port, "status": "running"})
+
+    def failed(self) -> None:
+        """
+        Raises:
+            LocalDiskError: it can't be written.
+        """
+        self._write({"status": "failed"})
+
+    def _write(self, news: dict[str, Any]) -> None:
+        part = self._path.with_name(f"{self._path.name}.tmp")
+        with disk_errors("could not write the status file", self._path):
+            part.write_text(json.dumps({**self._said, **news}) + "\n")
+            part.replace(self._path)

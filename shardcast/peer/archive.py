@@ -1,0 +1,322 @@
+"""An archive as typed calls: pull many blobs in one request, push many.
+
+Nothing that comes is trusted: no more is read than was asked for, and each blob is checked before it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from itertools import islice
+from pathlib import Path
+
+import aiohttp
+
+from shardcast.addresses import server_url
+from shardcast.constants import HTTP_TIMEOUT
+from shardcast.digest import is_digest
+from shardcast.errors import (
+    BadAnswer,
+    PayloadChanged,
+    PayloadMissing,
+    ServerLacks,
+    ServerStalled,
+    UsageError,
+    WrongBytes,
+)
+from shardcast.framing import (
+    MAX_KEYS,
+    MAX_LENGTH,
+    FramingError,
+    Part,
+    PullReader,
+    WrongContent,
+    write_length,
+    write_pull,
+)
+from shardcast.peer.session import Session, answer
+from shardcast.store.durable import disk_errors
+from shardcast.store.tasks import cancel
+from shardcast.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
+
+Blob = bytes | bytearray | memoryview | Path
+"""What can be pushed: bytes, or a file."""
+
+_NO_ARCHIVE = frozenset({404, 405, 501})
+"""Statuses of servers that know of no pulls."""
+_PROGRESS = 64 << 10
+"""Bytes that must come within the time-out, where there are so many."""
+_KEPT_BLOBS, _KEPT_BYTES = 50, 5_000_000
+"""Blobs and bytes that a busy archive keeps in a second; it answers a push when it has kept all of it."""
+_LONGEST_PUSH = 86_400.0
+_CHUNK = 1 << 20
+_GATHERED = 64 << 10
+"""Bytes of small blobs that go out together."""
+
+
+class Archive:
+    """One archive: Casa, or a shardcast archive.
+
+    Attributes:
+        url: its base URL.
+        node_id: what a shardcast archive calls itself; None for others, or before it answered.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        session: Session,
+        token: str | None = None,
+        keys_per_request: int = MAX_KEYS,
+        timeout: float = HTTP_TIMEOUT,
+    ) -> None:
+        """``token``: what it takes to push beside the port. ``timeout``: seconds without progress.
+
+        Raises:
+            UsageError: that is no address, or no number of keys that an archive takes.
+        """
+        if not 1 <= keys_per_request <= MAX_KEYS:
+            raise UsageError(f"{keys_per_request} keys in a request; it can be 1 to {MAX_KEYS}")
+        self.url = server_url(url)
+        self.node_id: str | None = None
+        self._http = session.http
+        self._token = token
+        self._keys = keys_per_request
+        self._timeout = timeout
+
+    async def pull(self, wanted: Mapping[str, int]) -> AsyncGenerator[tuple[str, bytes], None]:
+        """The blobs of these keys (64 hex digits) and lengths that the archive has, in any order; the others
+        are left out. Several requests are made where there are many keys, one after the other. Of the blobs,
+        no more than one, and what comes in one go, are in memory.
+
+        Raises:
+            UsageError: something is no key, or no length.
+            WrongBytes: a blob is not what its key says.
+            PeerError: the archive can't be asked, or the answer is wrong.
+        """
+        async with aclosing(self.pull_some(wanted)) as batches:
+            async for batch in batches:
+                for one in batch:
+                    yield one
+
+    async def pull_some(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
+        """``pull``, in lists of those that came in one go."""
+        pairs = iter(_checked(wanted).items())
+        while some := dict(islice(pairs, self._keys)):
+            parts: list[bytes] = []
+            async with aclosing(self.parts(some)) as answers:
+                async for batch in answers:
+                    whole = []
+                    for part in batch:
+                        parts.append(bytes(part.data))
+                        if part.last:
+                            whole.append((part.key, parts[0] if len(parts) == 1 else b"".join(parts)))
+                            parts = []
+                    if whole:
+                        yield whole
+
+    async def parts(
+        self, wanted: Mapping[str, int], via: Sequence[str] = ()
+    ) -> AsyncGenerator[list[Part], None]:
+        """One request; the parts of blobs as they come. A blob is right when its last part has come.
+
+        Raises:
+            ServerLacks: it is no archive.
+            WrongBytes: a blob is not what its key says.
+            PeerError: the archive can't be asked, or the answer is wrong.
+        """
+        what, reader = f"POST {PULL_PATH}", PullReader(wanted)
+        headers = {"Content-Type": BYTES} | ({VIA: ", ".join(via)} if via else {})
+        body = write_pull(wanted.items())
+        async with answer(self._http, self.url, PULL_PATH, "POST", headers, self._timeout, body) as response:
+            self.node_id = response.headers.get(NODE_ID)
+            if response.status in _NO_ARCHIVE:
+                raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
+            if response.status != 200:
+                raise BadAnswer(self.url, f"{what}: {response.status} {response.reason}")
+            async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
+                async for chunk in chunks:
+                    try:
+                        yield list(reader.feed(chunk))
+                    except WrongContent as error:
+                        raise WrongBytes(self.url, f"{what}: {error}") from None
+                    except FramingError as error:
+                        raise BadAnswer(self.url, f"{what}: {error}") from None
+            try:
+                reader.end()
+            except FramingError as error:
+                raise BadAnswer(self.url, f"{what}: {error}") from None
+
+    async def push(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> list[str]:
+        """Put blobs, bytes or files, in one request: all of them, or none. Returns their keys, in order.
+        Files are read as they go out.
+
+        Raises:
+            PayloadMissing, LocalDiskError: a file can't be read.
+            PayloadChanged: one became shorter meanwhile.
+            PeerError: the archive can't be reached, or doesn't take them.
+        """
+        sending = _Sending(blobs)
+        task = asyncio.ensure_future(self._push(sending))
+        try:
+            while not task.done():
+                seen = sending.progress
+                done, _ = await asyncio.wait([task], timeout=self._timeout + sending.keeping)
+                if not done and sending.progress == seen and not sending.reading:
+                    what = "it isn't said that it was kept" if sending.keeping else "nothing was taken"
+                    raise ServerStalled(self.url, f"POST {PUSH_PATH}: {what}, for too long")
+        finally:
+            await cancel([task])
+        if sending.failure:
+            raise sending.failure
+        task.result()
+        return sending.keys
+
+    async def _push(self, sending: _Sending) -> None:
+        headers = {"Content-Type": BYTES}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        async with answer(
+            self._http, self.url, PUSH_PATH, "POST", headers, _LONGEST_PUSH, sending.body()
+        ) as response:
+            self.node_id = response.headers.get(NODE_ID)
+            if response.status in (401, 403):
+                raise BadAnswer(
+                    self.url,
+                    f"POST {PUSH_PATH}: {response.status}: pushing is not allowed there; "
+                    "use the archive's authorized port, or a token",
+                )
+            if response.status != 200:
+                raise BadAnswer(self.url, f"POST {PUSH_PATH}: {response.status} {response.reason}")
+
+
+async def paced(
+    response: aiohttp.ClientResponse, server: str, what: str, timeout: float
+) -> AsyncGenerator[bytes, None]:
+    """What an answer holds, as it comes; of which 64 KiB must come within ``timeout`` seconds of waiting.
+
+    Raises:
+        ServerStalled: it comes too slowly.
+    """
+    loop, left, progress = asyncio.get_running_loop(), timeout, 0
+    while True:
+        begun = loop.time()
+        try:
+            chunk = await asyncio.wait_for(response.content.readany(), left)
+        except asyncio.TimeoutError:
+            raise ServerStalled(server, f"{what}: too little came within {timeout:g} s") from None
+        if not chunk:
+            return
+        left -= loop.time() - begun
+        progress += len(chunk)
+        if progress >= _PROGRESS:
+            left, progress = timeout, 0
+        yield chunk
+
+
+class _Sending:
+    """The body of a push.
+
+    Attributes:
+        keys: of the blobs that have gone out.
+        progress: grows with what was taken.
+        reading: whether the next blob is being had.
+        keeping: seconds that may pass until what went out is kept.
+        failure: why there is no more of it.
+    """
+
+    def __init__(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> None:
+        self.keys: list[str] = []
+        self.progress = 0
+        self.reading = False
+        self.keeping = 0.0
+        self.failure: BaseException | None = None
+        self._blobs = blobs
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        gathered, size = bytearray(), 0
+        try:
+            async with aclosing(self._frames()) as frames:
+                self.reading = True
+                async for frame in frames:
+                    self.reading = False
+                    gathered += frame
+                    size += len(frame)
+                    if len(gathered) >= _GATHERED:
+                        yield bytes(gathered)
+                        self.progress += 1
+                        gathered.clear()
+                    self.reading = True
+            self.reading = False
+            if gathered:
+                yield bytes(gathered)
+            self.keeping = len(self.keys) / _KEPT_BLOBS + size / _KEPT_BYTES
+            self.progress += 1
+        except (GeneratorExit, asyncio.CancelledError):  # nobody wants the rest
+            raise
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    async def _frames(self) -> AsyncGenerator[bytes | memoryview, None]:
+        blobs = self._blobs
+        async with aclosing(_in_turn(blobs)) as each:
+            async for blob in each:
+                hasher = hashlib.sha256()
+                async with aclosing(_read(blob) if isinstance(blob, Path) else _cut(blob)) as parts:
+                    async for part in parts:
+                        if not isinstance(part, int):
+                            hasher.update(part)
+                            yield part
+                        else:
+                            yield write_length(part)
+                self.keys.append(hasher.hexdigest())
+
+
+async def _in_turn(blobs: Iterable[Blob] | AsyncIterable[Blob]) -> AsyncGenerator[Blob, None]:
+    if isinstance(blobs, AsyncIterable):
+        async for blob in blobs:
+            yield blob
+    else:
+        for blob in blobs:
+            yield blob
+
+
+async def _cut(blob: bytes | bytearray | memoryview) -> AsyncGenerator[int | memoryview, None]:
+    """The length of a blob, and its bytes."""
+    view = memoryview(blob).cast("B")
+    yield len(view)
+    for start in range(0, len(view), _CHUNK):
+        yield view[start : start + _CHUNK]
+
+
+async def _read(path: Path) -> AsyncGenerator[int | bytes, None]:
+    """The same of a file."""
+    if not path.exists():
+        raise PayloadMissing(f"there is no {path} to push")
+    with disk_errors("could not read", path), path.open("rb") as file:
+        left = file.seek(0, 2)
+        file.seek(0)
+        yield left
+        while left:
+            data = await asyncio.to_thread(file.read, min(_CHUNK, left))
+            if not data:
+                raise PayloadChanged(f"{path} became shorter while it was pushed; push it again")
+            left -= len(data)
+            yield data
+
+
+def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
+    """
+    Raises:
+        UsageError: something is no key, or no length.
+    """
+    checked = {str(key).lower(): length for key, length in wanted.items()}
+    for key, length in checked.items():
+        if not is_digest(key):
+            raise UsageError(f"{key!r} is no key; that is the 64 hex digits of a SHA-256")
+        if type(length) is not int or not 0 <= length <= MAX_LENGTH:
+            raise UsageError(f"{length!r} is no length of {key}; that is its bytes")
+    return checked

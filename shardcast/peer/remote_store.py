@@ -1,0 +1,340 @@
+"""A server as a store of blobs: an archive (Casa's or ours), a hash server, or a node with its shards."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from shardcast.constants import HTTP_TIMEOUT
+from shardcast.digest import is_digest, new_hasher
+from shardcast.errors import (
+    BadAnswer,
+    BlobMissing,
+    IntegrityError,
+    ReadOnlyStore,
+    ServerLacks,
+    UsageError,
+    WrongBytes,
+)
+from shardcast.framing import Part
+from shardcast.peer.archive import Archive, paced
+from shardcast.peer.session import Session, answer
+from shardcast.store.durable import disk_errors
+from shardcast.store.shelf import Span
+from shardcast.wire import LACKING, MAX_VIA, NODE_ID, VIA
+
+ARCHIVE, HASH_SERVER, SHARDS = "archive", "hash server", "shards"
+"""What a server can speak: pull and push; ``/has-now`` and PUT; nothing but ``GET /<key>``."""
+
+_EMPTY = hashlib.sha256(b"").hexdigest()
+_NO_FURTHER = ("asks-what-is-spoken",) * MAX_VIA
+"""Has a mirror that is asked answer for itself."""
+_MOST_LISTED = 1 << 20
+"""Bytes of a list that is read."""
+
+
+class RemoteStore:
+    """A server as a ``BlobStore``; what it speaks is found out by asking it.
+
+    Attributes:
+        url: its base URL.
+        algorithm: the digest of its blobs.
+        node_id: what a shardcast node calls itself; None for others, or before it answered.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        session: Session,
+        algorithm: str = "sha256",
+        token: str | None = None,
+        most: int = 1 << 40,
+        timeout: float = HTTP_TIMEOUT,
+    ) -> None:
+        """``most``: bytes of a blob that is read without its length being known before. ``timeout``: seconds
+        without progress."""
+        self.algorithm = algorithm
+        self._archive = Archive(url, session, token, timeout=timeout)
+        self.url = self._archive.url
+        self.node_id: str | None = None
+        self._http = session.http
+        self._most = most
+        self._timeout = timeout
+        self._speaks: str | None = None
+
+    async def speaks(self) -> str:
+        """``ARCHIVE``, ``HASH_SERVER`` or ``SHARDS``.
+
+        Raises:
+            PeerError: it can't be asked.
+        """
+        if self._speaks is None:
+            self._speaks = await self._find_out()
+        return self._speaks
+
+    async def _find_out(self) -> str:
+        if self.algorithm == "sha256":
+            try:
+                async with aclosing(self._archive.parts({_EMPTY: 0}, _NO_FURTHER)) as parts:
+                    async for _ in parts:
+                        pass
+                return ARCHIVE
+            except ServerLacks:
+                pass
+        try:
+            return HASH_SERVER if await self._ask("/has-now", [_EMPTY]) in ([True], [False]) else SHARDS
+        except (ServerLacks, BadAnswer):
+            return SHARDS
+
+    # Many at once
+
+    async def pulls(self) -> bool:
+        """Whether it answers for many in one request.
+
+        Raises:
+            PeerError: it can't be asked.
+        """
+        return await self.speaks() == ARCHIVE
+
+    async def fetch(
+        self, wanted: Mapping[str, int | None], via: Sequence[str] = ()
+    ) -> AsyncGenerator[list[Part], None]:
+        """The parts of those of these blobs (1280 at the most) that it has with the lengths that are told; a
+        blob is right when its last part has come.
+
+        Raises:
+            WrongBytes: a blob is not what its digest says.
+            PeerError: it can't be asked, or the answer is wrong.
+        """
+        speaks = await self.speaks()
+        known = {digest: length for digest, length in wanted.items() if length is not None}
+        if speaks == ARCHIVE and len(known) == len(wanted):
+            async with aclosing(self._archive.parts(known, via)) as batches:
+                async for batch in batches:
+                    self.node_id = self._archive.node_id
+                    yield batch
+            self.node_id = self._archive.node_id
+            return
+        there = await self._there(list(wanted)) if speaks == HASH_SERVER else list(wanted)
+        for digest in there:  # one by one; who wants several at a time asks so
+            try:
+                async with aclosing(self._get(digest, wanted[digest], via)) as parts:
+                    async for part in parts:
+                        yield [part]
+            except ServerLacks:
+                continue
+
+    async def _there(self, digests: Sequence[str]) -> list[str]:
+        """Which of these a hash server has; to ask for one that is only promised would wait for it."""
+        said = await self._ask("/has-now", list(digests))
+        if not isinstance(said, list) or len(said) != len(digests):
+            raise BadAnswer(self.url, "GET /has-now: that is not the list that was asked for")
+        return [digest for digest, has in zip(digests, said, strict=True) if has is True]
+
+    async def _ask(self, path: str, digests: Sequence[str]) -> Any:
+        body = json.dumps(list(digests)).encode()
+        headers = {"Content-Type": "application/json"}
+        async with answer(self._http, self.url, path, "GET", headers, self._timeout, body) as response:
+            self.node_id = response.headers.get(NODE_ID)
+            if response.status != 200:
+                raise ServerLacks(self.url, f"GET {path}: {response.status}")
+            raw = bytearray()
+            async with aclosing(paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
+                async for chunk in chunks:
+                    raw += chunk
+                    if len(raw) > _MOST_LISTED:
+                        raise BadAnswer(self.url, f"GET {path}: the answer is too long")
+            return json.loads(bytes(raw))
+
+    async def _get(
+        self, digest: str, length: int | None, via: Sequence[str] = ()
+    ) -> AsyncGenerator[Part, None]:
+        """
+        Raises:
+            ServerLacks: it doesn't have it, or not with this length.
+            WrongBytes: it is not what its digest says.
+            PeerError: it can't be asked, or the answer is wrong.
+        """
+        what, hasher = f"GET /{digest}", new_hasher(self.algorithm)
+        headers = {VIA: ", ".join(via)} if via else None
+        async with answer(self._http, self.url, f"/{digest}", "GET", headers, self._timeout) as response:
+            self.node_id = response.headers.get(NODE_ID)
+            size = self._size(response.status, response.content_length, what)
+            if length is not None and size != length:
+                raise ServerLacks(self.url, f"{what}: it has {size} bytes, not {length}")
+            if length is None and size > self._most:
+                raise BadAnswer(self.url, f"{what}: it has {size} bytes; at most {self._most} are taken")
+            left = size
+            async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
+                async for chunk in chunks:
+                    left -= len(chunk)
+                    if left < 0:
+                        raise BadAnswer(self.url, f"{what}: it is longer than was said")
+                    hasher.update(chunk)
+                    if left:
+                        yield Part(digest, size, memoryview(chunk), last=False)
+                    else:
+                        last = chunk
+            if left:
+                raise BadAnswer(self.url, f"{what}: it is shorter than was said")
+        if hasher.hexdigest() != digest:
+            raise WrongBytes(self.url, f"{what}: what came is something else")
+        yield Part(digest, size, memoryview(last if size else b""), last=True)
+
+    def _size(self, status: int, size: int | None, what: str) -> int:
+        if status == 503:  # a mirror's, when it couldn't ask
+            raise BadAnswer(self.url, f"{what}: not now ({status})")
+        if status in LACKING or status == 400:  # a hash server's word for what is damaged there
+            raise ServerLacks(self.url, f"{what}: it is not there ({status})")
+        if status != 200 or size is None:
+            raise BadAnswer(self.url, f"{what}: {status}" if status != 200 else f"{what}: it tells no length")
+        return size
+
+    # A store
+
+    async def size(self, digest: str) -> int | None:
+        """
+        Raises:
+            PeerError: it can't be asked.
+        """
+        if await self.speaks() == HASH_SERVER:
+            if not await self._there([digest]):
+                return None
+            said = await self._ask("/buffer-length", [digest])
+            if isinstance(said, list) and len(said) == 1 and type(said[0]) is int and said[0] >= 0:
+                return said[0]
+            raise BadAnswer(self.url, "GET /buffer-length: that is no length")
+        async with answer(self._http, self.url, f"/{digest}", "HEAD", None, self._timeout) as response:
+            try:
+                return self._size(response.status, response.content_length, f"HEAD /{digest}")
+            except ServerLacks:
+                return None
+
+    @asynccontextmanager
+    async def open(self, digest: str) -> AsyncIterator[_Reader]:
+        """
+        Raises:
+            BlobMissing: it isn't there.
+            PeerError: it can't be asked.
+        """
+        if not is_digest(digest):
+            raise BlobMissing(f"{digest!r} is no digest")
+        if await self.speaks() == HASH_SERVER and not await self._there([digest]):
+            raise BlobMissing(f"{self.url} has no {digest}")
+        async with aclosing(self._get(digest, None)) as parts:
+            try:
+                first = await anext(parts)
+            except ServerLacks as error:
+                raise BlobMissing(f"{self.url} has no {digest}") from error
+            except WrongBytes as error:
+                raise IntegrityError(str(error)) from error
+            yield _Reader(first, parts)
+
+    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for digest in digests:
+            try:
+                async with self.open(digest) as reader:
+                    if reader.size <= most:
+                        found[digest] = await reader.read(most + 1)
+            except (BlobMissing, IntegrityError):
+                continue
+        return found
+
+    @asynccontextmanager
+    async def put(self, digest: str | None = None) -> AsyncIterator[_Writer]:
+        """What is written goes to a temporary file first: its length or its digest has to be told before.
+
+        Raises:
+            ReadOnlyStore: the server takes nothing.
+            PeerError: it can't be asked.
+        """
+        if await self.speaks() == SHARDS:
+            raise ReadOnlyStore(f"{self.url} takes no blobs")
+        with tempfile.NamedTemporaryFile() as spool:
+            yield _Writer(self, digest, spool)
+
+    async def send(self, digest: str, file: Path) -> None:
+        """Put a file.
+
+        Raises:
+            PeerError: it is not taken.
+        """
+        if await self.speaks() == ARCHIVE:
+            await self._archive.push([file])
+            return
+        with file.open("rb") as body:
+            async with answer(
+                self._http, self.url, f"/{digest}", "PUT", None, self._timeout, body
+            ) as response:
+                if response.status not in (200, 201, 202):
+                    raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
+
+    async def delete(self, digest: str) -> bool:
+        raise ReadOnlyStore(f"nothing can be removed from {self.url}")
+
+    def digests(self) -> AsyncIterator[str]:
+        """
+        Raises:
+            UsageError: always; no server tells.
+        """
+        raise UsageError(f"{self.url} can't tell what it has; ask it for what you want")
+
+
+class _Reader:
+    """Reads a blob as it comes."""
+
+    def __init__(self, first: Part, rest: AsyncGenerator[Part, None]) -> None:
+        self.size = first.length
+        self.span: Span | None = None
+        self._data = first.data
+        self._last = first.last
+        self._rest = rest
+
+    async def read(self, most: int) -> bytes:
+        """
+        Raises:
+            IntegrityError: they are not what the digest says.
+            PeerError: there is no more, or too slowly.
+        """
+        while not self._data and not self._last:
+            try:
+                part = await anext(self._rest)
+            except WrongBytes as error:
+                raise IntegrityError(str(error)) from error
+            self._data, self._last = part.data, part.last
+        data, self._data = self._data[:most], self._data[most:]
+        return bytes(data)
+
+
+class _Writer:
+    def __init__(self, store: RemoteStore, digest: str | None, spool: IO[bytes]) -> None:
+        self._store = store
+        self._expected = digest
+        self._spool = spool
+        self._hasher = new_hasher(store.algorithm)
+
+    async def write(self, data: bytes | memoryview, /) -> None:
+        self._hasher.update(data)
+        with disk_errors("could not write", Path(self._spool.name)):
+            await asyncio.to_thread(self._spool.write, data)
+
+    async def commit(self) -> str:
+        """
+        Raises:
+            IntegrityError: it is not what it was said to be; nothing was kept.
+            PeerError: it is not taken.
+        """
+        digest = self._hasher.hexdigest()
+        if self._expected not in (None, digest):
+            raise IntegrityError(f"what was put as {self._expected} is {digest}; nothing was sent")
+        with disk_errors("could not write", Path(self._spool.name)):
+            self._spool.flush()
+        await self._store.send(digest, Path(self._spool.name))
+        return digest

@@ -1,0 +1,214 @@
+"""A blob's file ─▶ an answer, whose bytes are verified before its last ones leave."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from email.utils import formatdate
+from typing import TypeVar
+
+from aiohttp import web
+
+from shardcast.constants import STALLED_READER
+from shardcast.errors import LocalDiskError
+from shardcast.server.sending import LEAST_PORTION, send_part
+from shardcast.store.blob_file import BlobFile
+from shardcast.store.codings import Check, Malformed
+from shardcast.store.holds import READ, Reader
+from shardcast.store.verifying import VerifiedFiles
+from shardcast.wire import TEXT, Unsatisfiable, etag, matches, parse_range
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_HELD_BACK = 64 << 10
+"""Bytes at the end of an answer that leave only when its digest is right."""
+_AHEAD = 4 << 20
+"""Bytes that are hashed while as many are sent."""
+
+
+class Asked:
+    """What a request wants of a blob, and the head of its answer.
+
+    Attributes:
+        answer: the answer that needs none of its bytes; None where some are to be sent.
+        start: the first.
+        end: the byte after the last.
+    """
+
+    def __init__(
+        self, request: web.Request, digest: str, length: int, mtime: float, coding: str | None, ranges: bool
+    ) -> None:
+        """``coding`` is that of the answer, ``length`` its bytes when it is whole."""
+        self.request = request
+        tag = f"{digest}-{coding}" if coding else digest
+        self.headers = {
+            "Content-Type": TEXT,
+            "Content-Disposition": f'attachment; filename="{digest}"',
+            "Last-Modified": formatdate(mtime, usegmt=True),
+            "ETag": etag(tag),
+            "Cache-Control": "public, max-age=31536000, immutable",
+        }
+        if coding:
+            self.headers["Content-Encoding"] = coding
+        if coding or not ranges:
+            self.headers["Vary"] = "Accept-Encoding"
+        self.start, self.end, self.status = 0, length, 200
+        self.answer: web.Response | None = None
+        known, if_range = request.headers.get("If-None-Match"), request.headers.get("If-Range")
+        if known is not None and matches(known, tag):
+            kept = {key: self.headers[key] for key in ("ETag", "Cache-Control")}
+            self.answer = web.Response(status=304, headers=kept)
+        elif ranges:
+            self.headers["Accept-Ranges"] = "bytes"
+            if request.method == "GET" and (if_range is None or matches(if_range, tag)):
+                self._range(request.headers.get("Range"), length)
+
+    def _range(self, header: str | None, length: int) -> None:
+        try:
+            asked = parse_range(header, length)
+        except Unsatisfiable:
+            self.answer = web.Response(status=416, headers={"Content-Range": f"bytes */{length}"})
+            return
+        if asked:
+            (self.start, self.end), self.status = asked, 206
+            self.headers["Content-Range"] = f"bytes {self.start}-{self.end - 1}/{length}"
+
+    def with_body(self, data: bytes) -> web.Response:
+        """The answer, of a blob whose bytes are in memory."""
+        return self.answer or web.Response(
+            body=data[self.start : self.end], status=self.status, headers=self.headers
+        )
+
+    @asynccontextmanager
+    async def answering(self) -> AsyncIterator[web.StreamResponse]:
+        """Entered with the head sent, to send the body in; breaks the connection off when that fails."""
+        request = self.request
+        response = web.StreamResponse(status=self.status, headers=self.headers)
+        response.content_length = self.end - self.start
+        try:
+            await response.prepare(request)
+            yield response
+            await response.write_eof()
+        except (ConnectionError, asyncio.TimeoutError, LocalDiskError) as error:
+            if isinstance(error, (WrongOnTheWay, LocalDiskError)):
+                log.error("broke off an answer to %s: %s", request.remote, error)
+            if request.transport:
+                request.transport.abort()
+
+
+class WrongOnTheWay(ConnectionError):
+    """Bytes turned out to be wrong while they were sent."""
+
+
+async def send_file(
+    asked: Asked, file: BlobFile, digest: str, algorithm: str, verified: VerifiedFiles, fresh: bool
+) -> web.StreamResponse:
+    """The answer with a verified file's bytes as they are. Unless it was verified just now (``fresh``), a
+    whole one is hashed again while it is sent; what was changed meanwhile is broken off before its end."""
+    if asked.answer:
+        return asked.answer
+    reader = Reader(READ, asked.request.remote or "")
+    async with asked.answering() as response:
+        if asked.request.method == "HEAD":
+            return response
+        with os.fdopen(file.descriptor, "rb", buffering=0, closefd=False) as source:
+            position, most = asked.start, LEAST_PORTION
+
+            async def send(end: int) -> None:
+                nonlocal position, most
+                if end > position:
+                    begin, position = position, end
+                    count = end - begin
+                    most = await send_part(asked.request, response, source, begin, count, reader, most)
+
+            try:
+                if fresh or asked.status == 206:
+                    await send(asked.end - _HELD_BACK)
+                else:
+                    await _hashed_meanwhile(file, digest, algorithm, send)
+                if file.is_changed:
+                    raise WrongOnTheWay(f"{file.path} was changed while it was sent")
+            except WrongOnTheWay:
+                verified.forget(digest, file.looks)
+                raise
+            await send(asked.end)
+    return response
+
+
+async def _hashed_meanwhile(
+    file: BlobFile, digest: str, algorithm: str, send: Callable[[int], Awaitable[None]]
+) -> None:
+    """Send all but the last bytes of a file, hashing ahead of them.
+
+    Raises:
+        WrongOnTheWay: they are not what the digest says.
+    """
+    check, hashed = Check(algorithm, file.coding), 0
+    hashing = in_thread(file.read, check, 0, min(_AHEAD, file.size))
+    try:
+        while True:
+            due = min(hashed + _AHEAD, file.size)
+            hashed = await hashing
+            if hashed < due:
+                raise WrongOnTheWay(f"{file.path} became shorter while it was sent")
+            if hashed == file.size:
+                break
+            hashing = in_thread(file.read, check, hashed, min(hashed + _AHEAD, file.size))
+            await send(min(hashed, file.size - _HELD_BACK))
+        if check.finish() != digest:
+            raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
+    except Malformed as error:
+        raise WrongOnTheWay(f"{file.path}: {error}") from None
+    finally:
+        await asyncio.wait([hashing])  # who reads the file is done with it before it is closed
+    await send(file.size - _HELD_BACK)
+
+
+async def send_decoded(
+    asked: Asked, file: BlobFile, digest: str, algorithm: str, verified: VerifiedFiles
+) -> web.StreamResponse:
+    """The answer with what a verified file decodes to, which is hashed while it is sent."""
+    if asked.answer:
+        return asked.answer
+    async with asked.answering() as response:
+        if asked.request.method == "HEAD":
+            return response
+        check, parts, last = Check(algorithm), file.decoded(), b""
+
+        def next_part() -> bytes:
+            part = next(parts, b"")
+            check.update(part)
+            return part
+
+        try:
+            while part := await _done(in_thread(next_part)):
+                await asyncio.wait_for(response.write(last), STALLED_READER)
+                last = part
+            if check.finish() != digest:
+                raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
+        except Malformed as error:
+            verified.forget(digest, file.looks)
+            raise WrongOnTheWay(f"{file.path}: {error}") from None
+        except WrongOnTheWay:
+            verified.forget(digest, file.looks)
+            raise
+        await asyncio.wait_for(response.write(last), STALLED_READER)
+    return response
+
+
+def in_thread(work: Callable[..., T], *words: object) -> asyncio.Future[T]:
+    return asyncio.ensure_future(asyncio.to_thread(work, *words))
+
+
+async def _done(work: asyncio.Future[T]) -> T:
+    """Wait for work in a thread, to its end even when we are to stop."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

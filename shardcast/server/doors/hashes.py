@@ -1,0 +1,438 @@
+"""The hash server's door: the blobs of a directory under their checksums, as hashserver serves them.
+
+``docs/compatibility.md`` lists where the two differ, and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+
+from aiohttp import ClientError, web
+from aiohttp.http_exceptions import HttpProcessingError
+
+from shardcast.constants import STALLED_READER
+from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
+from shardcast.server.blob_answers import Asked, send_decoded, send_file
+from shardcast.server.hash_requests import (
+    MOST_BODY,
+    BareResponse,
+    Refused,
+    accepted_forms,
+    parse_checksum,
+    parse_checksums,
+    plain,
+    said,
+)
+from shardcast.server.uploads import Promises, Uploads
+from shardcast.store.blob_directory import AS_IT_IS_FIRST, BlobDirectory
+from shardcast.store.blob_file import BlobFile, verify
+from shardcast.store.blob_layout import SUFFIXES
+from shardcast.store.codings import CODINGS, Check
+from shardcast.store.durable import is_full
+from shardcast.store.external_locks import unlocked
+from shardcast.store.incoming import SMALL, MalformedBlob
+from shardcast.wire import (
+    HAS_NOW_PATH,
+    HAS_PATH,
+    HEALTHCHECK_PATH,
+    LENGTH_PATH,
+    PROMISE_PATH,
+)
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 120.0
+"""Seconds after which a lock file that nobody touches counts no more."""
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at the disk for a blob that was promised: another process may put it there."""
+_A_FEW = 16
+"""Checksums that are looked for in the event loop; more of them in a thread."""
+_NAMES = {"sha256": "sha-256", "sha3-256": "sha3-256"}
+"""The digests, as hashserver calls them."""
+_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Activity:
+    """When somebody last wanted something.
+
+    Attributes:
+        requests: how many are being answered now.
+        last: when one last began or ended, by the clock.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self.requests = 0
+        self.last = clock()
+
+    @contextlib.contextmanager
+    def request(self) -> Iterator[None]:
+        self.requests += 1
+        self.last = self._clock()
+        try:
+            yield
+        finally:
+            self.requests -= 1
+            self.last = self._clock()
+
+    def idle(self) -> float:
+        """Seconds for which nobody wanted anything."""
+        return 0.0 if self.requests else self._clock() - self.last
+
+
+@dataclass
+class HashDoor:
+    """The door, and what it keeps in mind.
+
+    Attributes:
+        store: what it serves.
+        lock_seconds: how long external locks hold, from when they were last touched.
+    """
+
+    store: BlobDirectory
+    lock_seconds: float = LOCK_SECONDS
+    promises: Promises = field(default_factory=Promises)
+    uploads: Uploads = field(default_factory=Uploads)
+    activity: Activity = field(default_factory=Activity)
+
+    def add(self, app: web.Application) -> None:
+        """Open the door."""
+
+        def route(method: str, path: str, handler: Handler) -> None:
+            app.router.add_route(method, path, self._guarded(handler), expect_handler=_expect)
+
+        route("GET", HEALTHCHECK_PATH, _healthcheck)
+        route("GET", HAS_PATH, self._has)
+        route("GET", HAS_NOW_PATH, self._has_now)
+        route("GET", LENGTH_PATH, self._lengths)
+        if self.store.writable:
+            route("PUT", f"{PROMISE_PATH}/{{checksum:[^/]+}}", self._promise)
+            route("PUT", "/{checksum:[^/]+}", self._put)
+            app.on_startup.append(self._begin)
+        route("GET", "/{checksum:[^/]+}", self._get)
+        route("HEAD", "/{checksum:[^/]+}", self._get)
+        route("*", "/{tail:.*}", self._other)
+        app.on_response_prepare.append(_dress)
+        app.on_cleanup.append(self._end)
+
+    async def _begin(self, app: web.Application) -> None:
+        await self.store.begin()
+
+    async def _end(self, app: web.Application) -> None:
+        await self.store.close()
+
+    def _guarded(self, handler: Handler) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
+            with self.activity.request():
+                try:
+                    return await handler(request)
+                except Refused as error:
+                    return said(error.said, 400)
+                except LocalDiskError as error:
+                    log.error("%s %s: %s", request.method, request.path, error)
+                    return said({"message": str(error)}, 507 if is_full(error) else 500)
+                except (ConnectionError, ClientError, HttpProcessingError) as error:
+                    log.debug("%s went away: %s", request.remote, error)
+                    return said({"message": f"the request broke off: {error}"}, 400)
+
+        return answer
+
+    # Reading
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
+        digest = _checksum(request)
+        forms, decoded = accepted_forms(request.headers.get("Accept-Encoding"), CODINGS)
+        found = await self._await(digest, (*forms, *(one for one in AS_IT_IS_FIRST if one not in forms)))
+        if found is None:
+            return BareResponse(body=b"Not found", status=404)
+        file, data, fresh = found
+        with file:
+            mtime, verified = file.looks.st_mtime, self.store.verified
+            if file.coding is None or file.coding in forms or not decoded:
+                asked = Asked(request, digest, file.size, mtime, file.coding, ranges=True)
+                if data is not None:
+                    return asked.with_body(data)
+                return await send_file(asked, file, digest, self.store.algorithm, verified, fresh)
+            asked = Asked(request, digest, file.decoded_length(), mtime, None, ranges=False)
+            return await send_decoded(asked, file, digest, self.store.algorithm, verified)
+
+    async def _await(
+        self, digest: str, forms: tuple[str | None, ...]
+    ) -> tuple[BlobFile, bytes | None, bool] | None:
+        """A blob's file as ``_find`` gives it, when it has come; None when it doesn't come."""
+        while True:
+            await self.uploads.ended(digest)
+            try:
+                found = await self._find(digest, forms)
+            except _Wrong:
+                found = None
+            if found is None:
+                await unlocked(self.store.folder, digest, self.lock_seconds)
+                found = await self._find(digest, forms)
+            if found is not None or not self.promises.has(digest):
+                return found
+            await self.promises.kept(digest, _LOOK_AGAIN)
+
+    async def _find(
+        self, digest: str, forms: tuple[str | None, ...]
+    ) -> tuple[BlobFile, bytes | None, bool] | None:
+        """The file of a blob, which is right; its bytes, if they are few; and whether it was verified only
+        now.
+
+        Raises:
+            _Wrong: there are files of it, and none is right.
+        """
+        wrong: BlobFile | None = None
+        for file in self.store.files(digest, forms):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(file)
+                if file.is_regular and file.size <= SMALL and file.coding is None:
+                    data = file.whole()
+                    if _digest(self.store.algorithm, data) == digest:
+                        stack.pop_all()
+                        return file, data, True
+                elif file.is_regular:
+                    fresh = self.store.verified.length(digest, file.looks) is None
+                    if await verify(self.store.verified, self.store.algorithm, digest, file):
+                        stack.pop_all()
+                        return file, None, fresh
+            wrong = wrong or file
+        if wrong is not None:
+            raise _Wrong(wrong, self.store.algorithm)
+        return None
+
+    async def _has(self, request: web.Request) -> web.StreamResponse:
+        digests = parse_checksums(await _body(request))
+        present = await self._present(digests)
+        return said(
+            [
+                here or self.uploads.has(digest) or self.promises.has(digest)
+                for here, digest in zip(present, digests, strict=True)
+            ]
+        )
+
+    async def _has_now(self, request: web.Request) -> web.StreamResponse:
+        return said(await self._present(parse_checksums(await _body(request))))
+
+    async def _present(self, digests: list[str]) -> list[bool]:
+        if len(digests) <= _A_FEW:
+            return self.store.present(digests)
+        return await asyncio.to_thread(self.store.present, digests)
+
+    async def _lengths(self, request: web.Request) -> web.StreamResponse:
+        digests = parse_checksums(await _body(request))
+        for digest in digests:
+            await self.uploads.ended(digest)
+        lengths = await asyncio.to_thread(lambda: [self._length(digest) for digest in digests])
+        return said(
+            [
+                (self.promises.has(digest) or 0) if length is None else length
+                for length, digest in zip(lengths, digests, strict=True)
+            ]
+        )
+
+    def _length(self, digest: str) -> int | None:
+        try:
+            return self.store.length(digest)
+        except BlobCorrupt as error:
+            log.warning("%s", error)
+            return None
+
+    # Writing
+
+    async def _promise(self, request: web.Request) -> web.StreamResponse:
+        digest = _checksum(request)
+        self.promises.add(digest)
+        return said({"checksum": digest, "expires_in": self.promises.seconds}, 202)
+
+    async def _put(self, request: web.Request) -> web.StreamResponse:
+        digest, coding = _checksum(request), _coding(request)
+        path = self.store.folder.path(digest, coding)
+        there = BlobFile.open(path, coding)
+        if there is not None:
+            with there:
+                if not there.is_regular:
+                    raise _Wrong(there, self.store.algorithm)
+                right = await verify(self.store.verified, self.store.algorithm, digest, there)
+            if right:
+                self.store.seal(digest, coding)
+                self.promises.keep(digest)
+                return await _without_body(request, 201)
+        if self.uploads.has(digest):
+            return await _without_body(request, 202)
+        with self.uploads.arriving(digest):
+            try:
+                await self._receive(request, digest, coding)
+            except MalformedBlob:
+                return BareResponse(body=b"Invalid compressed payload", status=400)
+            except IntegrityError:
+                return BareResponse(body=b"Incorrect checksum", status=400)
+        self.promises.keep(digest)
+        return BareResponse(body=b"OK")
+
+    async def _receive(self, request: web.Request, digest: str, coding: str | None) -> None:
+        """
+        Raises:
+            IntegrityError: it is another blob.
+            LocalDiskError: it can't be kept.
+        """
+        await _go_on(request)
+        async with self.store.put(digest, coding) as writer:
+            async for some in _chunks(request):
+                await writer.write(some)
+            await writer.commit()
+
+    # Everything else
+
+    async def _other(self, request: web.Request) -> web.StreamResponse:
+        asked = request.headers.get("Access-Control-Request-Method")
+        if request.method == "OPTIONS" and "Origin" in request.headers and asked is not None:
+            return _preflight(request, asked)
+        path = request.path
+        if path != "/" and path.endswith("/") and self._methods(path[:-1]):
+            return BareResponse(status=307, headers={"Location": str(request.url.with_path(path[:-1]))})
+        methods = self._methods(path)
+        if methods:
+            return said({"detail": "Method Not Allowed"}, 405, {"Allow": methods})
+        return said({"detail": "Not Found"}, 404)
+
+    def _methods(self, path: str) -> str:
+        """What may be done with a path; nothing with one that isn't ours."""
+        first, *rest = path.removeprefix("/").split("/")
+        if rest:
+            return "PUT" if self.store.writable and [first] == [PROMISE_PATH[1:]] and len(rest) == 1 else ""
+        if path in (HEALTHCHECK_PATH, HAS_PATH, HAS_NOW_PATH, LENGTH_PATH):
+            return "GET"
+        return ("GET, HEAD, PUT" if self.store.writable else "GET, HEAD") if first else ""
+
+
+class _Wrong(Refused):
+    """What is there of a blob is not it."""
+
+    def __init__(self, file: BlobFile, algorithm: str) -> None:
+        message = f"File at path {file.path} is not a file."
+        if file.is_regular:
+            checksum = f"the correct {_NAMES[algorithm]} checksum."
+            message = f"File corruption: file at path {file.path} does not have {checksum}"
+        super().__init__({"message": message})
+
+
+async def _healthcheck(request: web.Request) -> web.StreamResponse:
+    return BareResponse(body=b"OK")
+
+
+def _checksum(request: web.Request) -> str:
+    """
+    Raises:
+        InvalidData: what the path names is none.
+        HTTPNotFound: it is of several parts, with a slash in disguise between them.
+    """
+    text = request.match_info["checksum"]
+    if "/" in text:
+        raise web.HTTPNotFound(body=b'{"detail":"Not Found"}', content_type="application/json")
+    return parse_checksum(text, "path", "checksum")
+
+
+def _coding(request: web.Request) -> str | None:
+    """How a body is coded that is to be kept as it is; None where it is the blob itself.
+
+    Raises:
+        HTTPUnsupportedMediaType: in a way that can't be decoded here.
+    """
+    named = request.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
+    if named in SUFFIXES and named not in CODINGS:
+        text = (
+            f"this server can't decode {named}: install shardcast[store] there, or send the bytes as they are"
+        )
+        raise web.HTTPUnsupportedMediaType(text=text)
+    return named if named in CODINGS else None
+
+
+def _digest(algorithm: str, data: bytes) -> str:
+    check = Check(algorithm)
+    check.update(data)
+    return check.finish()
+
+
+async def _body(request: web.Request) -> bytes:
+    """
+    Raises:
+        HTTPRequestEntityTooLarge: it is longer than a list of checksums may be.
+    """
+    await _go_on(request)
+    body = bytearray()
+    async for some in _chunks(request):
+        body += some
+        if len(body) > MOST_BODY:
+            raise web.HTTPRequestEntityTooLarge(max_size=MOST_BODY, actual_size=len(body))
+    return bytes(body)
+
+
+async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """
+    Raises:
+        ConnectionError: the sender went away, or sends no more.
+    """
+    content = request.content
+    while not content.at_eof():
+        try:
+            some = await asyncio.wait_for(content.readany(), STALLED_READER)
+        except asyncio.TimeoutError:
+            raise ConnectionResetError(f"nothing came for {STALLED_READER:g} s") from None
+        if some:
+            yield some
+
+
+async def _expect(request: web.Request) -> None:
+    """A sender who asks before sending a body is told to go on when the body is wanted."""
+
+
+def _waits(request: web.Request) -> bool:
+    return request.headers.get("Expect", "").lower() == "100-continue"
+
+
+async def _go_on(request: web.Request) -> None:
+    if _waits(request) and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+async def _without_body(request: web.Request, status: int) -> web.StreamResponse:
+    """Answer at once to a body that isn't wanted. Who sends it all the same before it listens can do so."""
+    response = BareResponse(status=status)
+    if not request.can_read_body:
+        return response
+    if _waits(request):
+        response.force_close()
+    await response.prepare(request)
+    await response.write_eof()
+    if _waits(request):
+        if request.transport:
+            request.transport.close()
+        return response
+    async for _ in _chunks(request):
+        pass
+    return response
+
+
+def _preflight(request: web.Request, asked: str) -> web.Response:
+    known = asked in _METHODS.split(", ")
+    response = plain("OK" if known else "Disallowed CORS method", 200 if known else 400)
+    response.headers.update({"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": "600"})
+    if wanted := request.headers.get("Access-Control-Request-Headers"):
+        response.headers["Access-Control-Allow-Headers"] = wanted
+    return response
+
+
+async def _dress(request: web.Request, response: web.StreamResponse) -> None:
+    """The last touch to an answer's head."""
+    if "Origin" in request.headers:
+        response.headers["Access-Control-Allow-Origin"] = "*"
+    if isinstance(response, BareResponse):
+        response.headers.pop("Content-Type", None)

@@ -1,0 +1,295 @@
+"""A directory of blobs, as hashserver keeps one, and others beside it that are only read."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import stat
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+from shardcast.digest import new_hasher
+from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore, UsageError, WrongStore
+from shardcast.store.blob_file import BlobFile, verify
+from shardcast.store.blob_layout import LENGTH, OWN, Folder, detect, prepare, seal, share
+from shardcast.store.blobs import ALGORITHMS, BlobReader, BlobWriter
+from shardcast.store.codings import CODINGS
+from shardcast.store.durable import PART, disk_errors, link
+from shardcast.store.incoming import FileWriter, Incoming
+from shardcast.store.verifying import VerifiedFiles
+
+log = logging.getLogger(__name__)
+
+AS_IT_IS_FIRST: tuple[str | None, ...] = (None, *CODINGS)
+"""The forms that a blob can have, in the order in which they are looked for."""
+
+
+class BlobDirectory:
+    """A directory as a ``BlobStore``; several processes can work on it at once.
+
+    Attributes:
+        algorithm: its digest.
+        folder: the directory itself, and its layout.
+        writable: whether blobs can be put here.
+        verified: which of its files were verified by this process.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        algorithm: str | None = None,
+        layout: str | None = None,
+        extra: Sequence[str | Path] = (),
+        writable: bool = False,
+    ) -> None:
+        """Open a directory. Without ``algorithm`` it is the one that is written there, or else SHA-256;
+        without ``layout`` the one that the directory has. The directories ``extra`` are only read, in this
+        order, each with the layout that it has at the time.
+
+        Raises:
+            UsageError: there is no such directory, or no such algorithm.
+            WrongStore: the directory is of another algorithm.
+            LocalDiskError: it can't be read, or not written where it is to be.
+        """
+        self.folder = Folder(str(root), layout or detect(str(root)))
+        if not Path(root).is_dir():
+            raise UsageError(f"{root} is no directory; make it first, or name another")
+        if algorithm is not None and algorithm not in ALGORITHMS:
+            raise UsageError(f"{algorithm!r} is no digest of a store; there are {', '.join(ALGORITHMS)}")
+        self.algorithm = _agree(Path(root), algorithm, writable)
+        self.writable = writable
+        self.verified = VerifiedFiles()
+        self._extra = [str(one) for one in extra]
+        self._incoming: Incoming | None = None
+        self._making = threading.Lock()
+        if writable:
+            prepare(self.folder)
+
+    async def begin(self) -> None:
+        """Make ready to put blobs: what processes that have ended left unfinished is removed. Otherwise the
+        first who puts does so.
+
+        Raises:
+            LocalDiskError: nothing can be written here.
+        """
+        await self._begun()
+
+    async def close(self) -> None:
+        """Let go of the directory; blobs that are still arriving are given up."""
+        if self._incoming is not None:
+            await asyncio.to_thread(self._incoming.close)
+            self._incoming = None
+
+    def folders(self) -> list[Folder]:
+        """Where blobs are looked for, now."""
+        return [self.folder, *(Folder(root, detect(root)) for root in self._extra)]
+
+    def files(self, digest: str, forms: Sequence[str | None] = AS_IT_IS_FIRST) -> Iterator[BlobFile]:
+        """The files that may hold a blob, each opened; who takes one closes it. What is no regular file is
+        told of as such.
+
+        Raises:
+            LocalDiskError: one of them can't be opened.
+        """
+        for folder in self.folders():
+            for coding in forms:
+                if found := BlobFile.open(folder.path(digest, coding), coding):
+                    yield found
+
+    def present(self, digests: Sequence[str]) -> list[bool]:
+        """Which of these are here, in whatever state; blocks on the disk."""
+        folders = self.folders()
+        return [self._place(folders, digest) is not None for digest in digests]
+
+    def _place(self, folders: Sequence[Folder], digest: str) -> tuple[Folder, str | None, int] | None:
+        """Where a blob is, in which form, and how many bytes its file has."""
+        for folder in folders:
+            for coding in AS_IT_IS_FIRST:
+                try:
+                    found = os.stat(folder.path(digest, coding))  # noqa: PTH116
+                except OSError:
+                    continue  # who can't be looked at isn't here
+                if stat.S_ISREG(found.st_mode):
+                    return folder, coding, found.st_size
+        return None
+
+    def length(self, digest: str) -> int | None:
+        """Bytes of a blob, decoded; None where it isn't here. Blocks on the disk.
+
+        Raises:
+            BlobCorrupt: it is kept coded, and can't be decoded.
+            LocalDiskError: it can't be read.
+        """
+        place = self._place(self.folders(), digest)
+        if place is None:
+            return None
+        folder, coding, size = place
+        if coding is None:
+            return size
+        with contextlib.suppress(OSError):  # most have no such file
+            told = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
+            if told.isdigit():
+                return int(told)
+        found = BlobFile.open(folder.path(digest, coding), coding)
+        if found is None:
+            return None
+        with found:
+            return found.decoded_length()
+
+    async def size(self, digest: str) -> int | None:
+        return await asyncio.to_thread(self.length, digest)
+
+    @asynccontextmanager
+    async def _open(self, digest: str) -> AsyncIterator[BlobReader]:
+        wrong: BlobFile | None = None
+        for file in self.files(digest):
+            with file:
+                if await verify(self.verified, self.algorithm, digest, file):
+                    yield file.reader(digest)
+                    return
+                wrong = file
+        if wrong is None:
+            raise BlobMissing(f"{digest} is not in {self.folder.root}")
+        raise BlobCorrupt(f"the bytes of {wrong.path} are not what its name says; put it again to repair it")
+
+    def open(self, digest: str) -> AbstractAsyncContextManager[BlobReader]:
+        return self._open(digest)
+
+    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        return await asyncio.to_thread(self._read_small, digests, most)
+
+    def _read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for digest in digests:
+            for file in self.files(digest):
+                with file:
+                    data = file.read_small(most)
+                if data is not None and _digest_of(self.algorithm, data) == digest:
+                    found[digest] = data
+                    break
+        return found
+
+    @asynccontextmanager
+    async def _put(self, digest: str | None, coding: str | None) -> AsyncIterator[BlobWriter]:
+        if not self.writable:
+            raise ReadOnlyStore(f"{self.folder.root} is only read; open it as writable to put blobs there")
+        arriving = await self._begun()
+
+        def after(digest: str, length: int) -> None:
+            sidecar = Path(self.folder.path(digest) + LENGTH)
+            if coding is not None:
+                arriving.replace(sidecar, b"%d" % length)
+            else:
+                sidecar.unlink(missing_ok=True)
+
+        writer = FileWriter(self.folder, arriving, self.verified, self.algorithm, digest, coding, after)
+        try:
+            yield writer
+        finally:
+            await writer.abandon()
+
+    def put(
+        self, digest: str | None = None, coding: str | None = None
+    ) -> AbstractAsyncContextManager[BlobWriter]:
+        """Put a blob. With a ``coding`` (one of ``CODINGS``) what is written is that of it, and kept as it
+        is; the digest is the one of what it decodes to."""
+        return self._put(digest, coding)
+
+    def seal(self, digest: str, coding: str | None = None) -> None:
+        """See to it that nobody writes to a blob's file any more, where that is ours to say."""
+        with contextlib.suppress(OSError):
+            seal(self.folder.path(digest, coding))
+
+    async def delete(self, digest: str) -> bool:
+        if not self.writable:
+            raise ReadOnlyStore(f"{self.folder.root} is only read; open it as writable to remove blobs")
+        return await asyncio.to_thread(self._delete, digest)
+
+    def _delete(self, digest: str) -> bool:
+        found = False
+        for coding in AS_IT_IS_FIRST:
+            name = Path(self.folder.path(digest, coding))
+            with disk_errors("could not remove", name), contextlib.suppress(FileNotFoundError):
+                name.unlink()
+                found = True
+        Path(self.folder.path(digest) + LENGTH).unlink(missing_ok=True)
+        return found
+
+    async def digests(self) -> AsyncIterator[str]:
+        told: list[Folder] = []
+        for folder in self.folders():
+            batches = folder.entries()
+            while (some := await asyncio.to_thread(next, batches, None)) is not None:
+                for digest in await asyncio.to_thread(self._new, told, some):
+                    yield digest
+            told.append(folder)
+
+    def _new(self, told: Sequence[Folder], some: Sequence[str]) -> list[str]:
+        """Those of a folder's digests that were not told of as another folder's."""
+        return [digest for digest in some if self._place(told, digest) is None]
+
+    async def _begun(self) -> Incoming:
+        if self._incoming is not None:
+            return self._incoming
+        return await asyncio.to_thread(self._arriving)
+
+    def _arriving(self) -> Incoming:
+        with self._making:
+            if self._incoming is None:
+                self._incoming = Incoming(self.folder.root)
+            return self._incoming
+
+
+def _digest_of(algorithm: str, data: bytes) -> str:
+    hasher = new_hasher(algorithm)
+    hasher.update(data)
+    return hasher.hexdigest()
+
+
+def _agree(root: Path, said: str | None, writable: bool) -> str:
+    """A directory's algorithm: what is written there, which can't be gainsaid; what is said is written there
+    by the first who is to put blobs.
+
+    Raises:
+        WrongStore: it is another.
+        LocalDiskError: it can't be read, or written.
+    """
+    record = root / OWN / "digest"
+    with disk_errors("could not read", record):
+        try:
+            there = record.read_text().strip()
+        except FileNotFoundError:
+            there = ""
+    if there and there not in ALGORITHMS:
+        raise WrongStore(
+            f"{record} names the digest {there!r}, which this shardcast doesn't know; use a newer one"
+        )
+    if there and said and there != said:
+        raise WrongStore(f"the blobs in {root} are kept under {there}, not {said}; say {there}")
+    if not there and writable:
+        with disk_errors("could not use", root):
+            record.parent.mkdir(exist_ok=True)
+            share(str(record.parent))
+            _write_first(record, f"{said or ALGORITHMS[0]}\n".encode())
+        return _agree(root, said, False)
+    return there or said or ALGORITHMS[0]
+
+
+def _write_first(record: Path, data: bytes) -> None:
+    """Write a file, unless another process did so first.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    part = record.with_name(f"{record.name}-{secrets.token_hex(8)}{PART}")
+    part.write_bytes(data)
+    try:
+        if not link(part, record) and not record.exists():
+            part.rename(record)
+    finally:
+        part.unlink(missing_ok=True)

@@ -1,0 +1,226 @@
+"""One file that may hold a blob: opened, verified, read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardcast.errors import BlobCorrupt
+from shardcast.store.codings import Check, Malformed, decoder
+from shardcast.store.durable import disk_errors
+from shardcast.store.incoming import SMALL
+from shardcast.store.shelf import Span
+from shardcast.store.verifying import VerifiedFiles, same_looks
+
+_PORTION = 16 << 20
+"""Bytes that are hashed before it is looked whether they are still wanted."""
+_CHUNK = 1 << 20
+
+
+class BlobFile:
+    """A file, opened; nothing is known of what is in it.
+
+    Attributes:
+        path: where it is.
+        coding: its coding; None where it holds a blob's bytes as they are.
+        descriptor: what it is read by.
+        size: its bytes.
+        looks: what it looked like when it was opened.
+        length: bytes of the blob, decoded; None where that isn't known.
+    """
+
+    def __init__(self, path: str, coding: str | None, descriptor: int) -> None:
+        self.path, self.coding, self.descriptor = path, coding, descriptor
+        self.looks = os.fstat(descriptor)
+        self.size = self.looks.st_size
+        self.length: int | None = None if coding else self.size
+
+    @classmethod
+    def open(cls, path: str, coding: str | None) -> BlobFile | None:
+        """Open a file; None where there is none.
+
+        Raises:
+            LocalDiskError: it can't be opened.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as error:
+            with disk_errors("could not open", Path(path)):
+                raise error
+        return cls(path, coding, descriptor)
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.looks.st_mode)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it looks otherwise by now than when it was opened."""
+        return not same_looks(self.looks, os.fstat(self.descriptor))
+
+    def whole(self) -> bytes:
+        """All its bytes.
+
+        Raises:
+            LocalDiskError: they can't be read.
+        """
+        with disk_errors("could not read", Path(self.path)):
+            return os.pread(self.descriptor, self.size + 1, 0)
+
+    def read_small(self, most: int) -> bytes | None:
+        """The blob's bytes, unverified; None where it has more than ``most``, or can't be decoded.
+
+        Raises:
+            LocalDiskError: they can't be read.
+        """
+        if not self.is_regular or (self.coding is None and self.size > most):
+            return None
+        if self.coding is None:
+            return self.whole()
+        data = bytearray()
+        try:
+            for part in self.decoded():
+                data += part
+                if len(data) > most:
+                    return None
+        except Malformed:
+            return None
+        return bytes(data)
+
+    def read(self, check: Check, position: int, end: int) -> int:
+        """``check`` takes its bytes from ``position`` to ``end``; where it got to, less where the file ends.
+
+        Raises:
+            Malformed: they are not of its coding.
+            LocalDiskError: they can't be read.
+        """
+        with disk_errors("could not read", Path(self.path)):
+            return check.read(self.descriptor, position, end)
+
+    def decoded(self) -> Iterator[bytes]:
+        """The blob's bytes, in parts; blocks on the disk.
+
+        Raises:
+            Malformed: the file is not of its coding, or not whole.
+            LocalDiskError: it can't be read.
+        """
+        decoding, position = decoder(self.coding), 0
+        while True:
+            with disk_errors("could not read", Path(self.path)):
+                data = os.pread(self.descriptor, _CHUNK, position)
+            if not data:
+                break
+            position += len(data)
+            yield from decoding.decode(data)
+        decoding.finish()
+
+    def decoded_length(self) -> int:
+        """Bytes of the blob; blocks on the disk.
+
+        Raises:
+            BlobCorrupt: it can't be decoded.
+            LocalDiskError: it can't be read.
+        """
+        if self.length is None:
+            try:
+                self.length = sum(len(part) for part in self.decoded())
+            except Malformed as error:
+                raise BlobCorrupt(f"{self.path}: {error}; put it again to repair it") from None
+        return self.length
+
+    def reader(self, digest: str) -> FileReader:
+        """Read it as the blob that it was verified to be."""
+        return FileReader(self, digest)
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> BlobFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class FileReader:
+    """A verified blob that is being read (a ``BlobReader``)."""
+
+    def __init__(self, file: BlobFile, digest: str) -> None:
+        self.size = file.decoded_length()
+        self.span = None if file.coding else Span(Path(file.path), 0, self.size, digest)
+        self._file = file
+        self._parts = file.decoded() if file.coding else None
+        self._rest = b""
+        self._position = 0
+
+    async def read(self, most: int) -> bytes:
+        data = (
+            self._next(most)
+            if most <= SMALL and not self._parts
+            else await asyncio.to_thread(self._next, most)
+        )
+        self._position += len(data)
+        return data
+
+    def _next(self, most: int) -> bytes:
+        if self._parts is None:
+            with disk_errors("could not read", Path(self._file.path)):
+                return os.pread(self._file.descriptor, most, self._position)
+        if not self._rest:
+            try:
+                self._rest = next(self._parts, b"")
+            except Malformed as error:
+                raise BlobCorrupt(f"{self._file.path}: {error}; it changed while it was read") from None
+        data, self._rest = self._rest[:most], self._rest[most:]
+        return data
+
+
+async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: BlobFile) -> bool:
+    """Whether a file holds this blob: as was seen before, or by hashing all of it now.
+
+    Raises:
+        LocalDiskError: it can't be read.
+    """
+    if not file.is_regular:
+        return False
+    known = verified.length(digest, file.looks)
+    if known is not None:
+        file.length = known
+        return True
+    check = Check(algorithm, file.coding)
+    try:
+        if file.size <= SMALL and file.coding is None:
+            position = file.read(check, 0, file.size)
+        else:
+            position = 0
+            while position < file.size:
+                end = min(file.size, position + _PORTION)
+                reach = await _in_thread(file, check, position, end)
+                if reach < end:
+                    return False
+                position = reach
+        right = check.finish() == digest
+    except Malformed:
+        return False
+    if not right or position < file.size or file.is_changed:
+        return False
+    file.length = check.length
+    verified.add(digest, file.looks, check.length)
+    return True
+
+
+async def _in_thread(file: BlobFile, check: Check, position: int, end: int) -> int:
+    """``file.read`` in a thread, which has ended when this has, so that the file can be closed."""
+    work = asyncio.ensure_future(asyncio.to_thread(file.read, check, position, end))
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        raise

@@ -1,0 +1,137 @@
+"""Where a directory of blobs keeps which file.
+
+::
+
+    DIRECTORY/
+      .HASHSERVER_PREFIX          marks the prefix layout
+      ab/ab3f…                    a blob; in the flat layout DIRECTORY/ab3f…
+      ab/ab3f….zst, ….gz          the same one as zstd or gzip, as it came
+      ab/ab3f….BUFFERLENGTH       its bytes then, in decimal
+      .shardcast-store/           our own: digest, incoming/
+
+All but the last is how hashserver keeps them, so that both can work on one directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.digest import is_digest
+
+PREFIX, FLAT = "prefix", "flat"
+LAYOUTS = (PREFIX, FLAT)
+MARKER = ".HASHSERVER_PREFIX"
+OWN = ".shardcast-store"
+LENGTH = ".BUFFERLENGTH"
+SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
+"""The end of a coded blob's name, by the name of its coding in HTTP."""
+
+_SHARED = 0o3775
+"""Folders may be written by their group, whose files are then the group's, and removed by their owners
+alone."""
+_FINAL = 0o444
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A directory of blobs.
+
+    Attributes:
+        root: its path, as it was given.
+        layout: one of ``LAYOUTS``.
+    """
+
+    root: str
+    layout: str
+
+    def path(self, digest: str, coding: str | None = None) -> str:
+        """The file of a blob, coded or as it is."""
+        return os.path.join(self.parent(digest), digest + SUFFIXES[coding] if coding else digest)  # noqa: PTH118
+
+    def parent(self, digest: str) -> str:
+        """The folder that a blob's file is in."""
+        return os.path.join(self.root, digest[:2]) if self.layout == PREFIX else self.root  # noqa: PTH118
+
+    def make_parent(self, digest: str) -> bool:
+        """Make that folder; whether it wasn't there.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        if self.layout == FLAT:
+            return False
+        try:
+            os.mkdir(self.parent(digest))  # noqa: PTH102
+        except FileExistsError:
+            return False
+        share(self.parent(digest))
+        return True
+
+    def entries(self) -> Iterator[list[str]]:
+        """The digests of its files, some at a time, in no order; blocks on the disk."""
+        if self.layout == FLAT:
+            yield from _digests_in(self.root)
+            return
+        for first in range(256):
+            prefix = f"{first:02x}"
+            for some in _digests_in(os.path.join(self.root, prefix)):  # noqa: PTH118
+                yield [digest for digest in some if digest.startswith(prefix)]
+
+
+def detect(root: str) -> str:
+    """The layout that a directory has now."""
+    return PREFIX if os.path.exists(os.path.join(root, MARKER)) else FLAT  # noqa: PTH110, PTH118
+
+
+def prepare(folder: Folder) -> None:
+    """Share a directory with its group, and mark its layout, where that is allowed."""
+    share(folder.root)
+    if folder.layout == PREFIX:
+        with contextlib.suppress(OSError), Path(folder.root, MARKER).open("x") as marker:
+            marker.write("1\n")
+
+
+def share(path: str) -> None:
+    """Let a folder's group write there, where that is allowed."""
+    with contextlib.suppress(OSError):  # somebody else's: it is as they want it
+        os.chmod(path, _SHARED)  # noqa: PTH101
+
+
+def seal(path_or_descriptor: str | int) -> None:
+    """Nobody is to write to a blob's file any more.
+
+    Raises:
+        OSError: it is somebody else's.
+    """
+    os.chmod(path_or_descriptor, _FINAL)  # noqa: PTH101
+
+
+_BATCH = 1000
+_FORMS = ("", *SUFFIXES.values())
+
+
+def _digests_in(folder: str) -> Iterator[list[str]]:
+    found: list[str] = []
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    with entries:
+        for entry in entries:
+            digest, form = entry.name[:64], entry.name[64:]
+            if form in _FORMS and is_digest(digest) and entry.is_file() and _is_first(folder, digest, form):
+                found.append(digest)
+            if len(found) == _BATCH:
+                yield found
+                found = []
+    yield found
+
+
+def _is_first(folder: str, digest: str, form: str) -> bool:
+    """Whether the blob isn't there in a form that comes before this one."""
+    before = _FORMS[: _FORMS.index(form)]
+    return not any(os.path.exists(os.path.join(folder, digest + one)) for one in before)  # noqa: PTH110, PTH118

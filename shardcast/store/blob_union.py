@@ -1,0 +1,91 @@
+"""Several stores as one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from shardcast.errors import BlobCorrupt, BlobMissing, UsageError
+from shardcast.store.blobs import BlobReader, BlobStore, BlobWriter
+
+
+class BlobUnion:
+    """The blobs of all its stores. Each is read from the first store that has it right, and put into the
+    first store.
+
+    Attributes:
+        algorithm: what all of them are of.
+    """
+
+    def __init__(self, stores: Sequence[BlobStore]) -> None:
+        """
+        Raises:
+            UsageError: there is none, or they are not of one algorithm.
+        """
+        algorithms = {store.algorithm for store in stores}
+        if len(algorithms) != 1:
+            raise UsageError(
+                f"stores of {', '.join(sorted(algorithms)) or 'nothing'} don't go together; "
+                "name stores of one algorithm"
+            )
+        self.algorithm = algorithms.pop()
+        self._stores = tuple(stores)
+
+    async def size(self, digest: str) -> int | None:
+        for store in self._stores:
+            size = await store.size(digest)
+            if size is not None:
+                return size
+        return None
+
+    @asynccontextmanager
+    async def open(self, digest: str) -> AsyncIterator[BlobReader]:
+        corrupt: BlobCorrupt | None = None
+        async with AsyncExitStack() as stack:
+            for store in self._stores:
+                try:
+                    reader = await stack.enter_async_context(store.open(digest))
+                except BlobMissing:
+                    continue
+                except BlobCorrupt as error:
+                    corrupt = corrupt or error
+                    continue
+                yield reader
+                return
+        raise corrupt or BlobMissing(f"{digest} is in none of {len(self._stores)} stores")
+
+    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        for store in self._stores:
+            missing = [digest for digest in digests if digest not in found]
+            if not missing:
+                break
+            found |= await store.read_small(missing, most)
+        return found
+
+    def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
+        return self._stores[0].put(digest)
+
+    async def delete(self, digest: str) -> bool:
+        """From every store that has it.
+
+        Raises:
+            ReadOnlyStore: one that has it gives nothing up; then it is still here.
+        """
+        found = False
+        for store in reversed(self._stores):  # those that give nothing up come last, and are asked first
+            if await store.size(digest) is not None:
+                found = await store.delete(digest) or found
+        return found
+
+    async def digests(self) -> AsyncIterator[str]:
+        for position, store in enumerate(self._stores):
+            async for digest in store.digests():
+                if not await self._in(self._stores[:position], digest):
+                    yield digest
+
+    async def _in(self, stores: Sequence[BlobStore], digest: str) -> bool:
+        for store in stores:
+            if await store.size(digest) is not None:
+                return True
+        return False

@@ -1,0 +1,236 @@
+"""Blobs that are arriving: temporary files, which disappear with the process that they are arriving in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import itertools
+import logging
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+from shardcast.errors import IntegrityError
+from shardcast.store.blob_layout import OWN, Folder, seal, share
+from shardcast.store.codings import Check, Malformed
+from shardcast.store.durable import PART, disk_errors, sync_folder
+from shardcast.store.verifying import VerifiedFiles
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+SMALL = 64 << 10
+"""Bytes up to which a blob is handled in the event loop: handing it to a thread would take longer."""
+_PIECE = 1 << 20
+"""Bytes that are hashed and written at a time."""
+_SLOW = 0.002
+"""Seconds for a small blob from which on they are kept in threads, several at a time."""
+_LOCK = "lock"
+
+
+class Incoming:
+    """A process's own folder for temporary files in a directory of blobs. The folders of processes that have
+    ended, which nobody has locked, are removed."""
+
+    def __init__(self, root: str) -> None:
+        """
+        Raises:
+            LocalDiskError: it can't be made.
+        """
+        place = Path(root) / OWN / "incoming"
+        self._numbers = itertools.count(1)
+        with disk_errors("could not prepare to put blobs into", Path(root)):
+            place.mkdir(parents=True, exist_ok=True)
+            share(str(place.parent))
+            share(str(place))
+            with _one_at_a_time(place):
+                _remove_dead(place)
+                self._folder = place / secrets.token_hex(8)
+                self._folder.mkdir()
+                self._lock = _try_lock(self._folder)
+        self._slow = False
+
+    def new_name(self) -> str:
+        """A name that nobody has."""
+        return f"{self._folder}/{next(self._numbers)}{PART}"
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put a few bytes under a name in one step; blocks on the disk.
+
+        Raises:
+            OSError: they can't be kept.
+        """
+        part = Path(self.new_name())
+        with part.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        seal(str(part))
+        part.rename(path)
+
+    async def keep(self, work: Callable[[], T], size: int) -> T:
+        """Have something of so many bytes written and made durable: in the event loop where that is
+        quicker."""
+        if size > SMALL:
+            return await asyncio.to_thread(work)
+        begun = time.perf_counter()
+        result = await asyncio.to_thread(work) if self._slow else work()
+        self._slow = time.perf_counter() - begun > _SLOW
+        return result
+
+    def close(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)  # the next who starts removes what is left
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+@contextlib.contextmanager
+def _one_at_a_time(place: Path) -> Iterator[None]:
+    """Let no other process make or remove folders here meanwhile."""
+    lock = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def _try_lock(folder: Path) -> int | None:
+    """A lock on a folder, held as long as the descriptor is open; None when another process has it."""
+    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        return None
+    return lock
+
+
+def _remove_dead(place: Path) -> None:
+    """Remove the folders that belong to no living process."""
+    for folder in place.iterdir():
+        if not folder.is_dir():
+            continue
+        try:
+            lock = _try_lock(folder)
+        except OSError as error:
+            log.warning("could not look into %s, another user's: %s", folder, error.strerror)
+            continue
+        if lock is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+class FileWriter:
+    """A blob that is being put into a folder (a ``BlobWriter``). What comes is hashed and written in a thread
+    while more comes; a small one is not written before it is whole."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        incoming: Incoming,
+        verified: VerifiedFiles,
+        algorithm: str,
+        digest: str | None,
+        coding: str | None,
+        after: Callable[[str, int], None],
+    ) -> None:
+        """``after(digest, length)`` is called, in a thread or not, when the file has its name."""
+        self._folder, self._incoming, self._verified = folder, incoming, verified
+        self._digest, self._coding, self._after = digest, coding, after
+        self._check = Check(algorithm, coding)
+        self._gathered: list[bytes | memoryview] = []
+        self._waiting = 0  # bytes of what is gathered
+        self._part = ""
+        self._descriptor = -1
+        self._size = 0
+        self._under_way: asyncio.Future[None] | None = None
+
+    async def write(self, data: bytes | memoryview, /) -> None:
+        self._gathered.append(data)
+        self._waiting += len(data)
+        if self._waiting >= _PIECE:
+            await self._settle()
+            piece, self._gathered, self._waiting = self._gathered, [], 0
+            self._under_way = asyncio.ensure_future(asyncio.to_thread(self._take, piece))
+
+    async def commit(self) -> str:
+        await self._settle()
+        return await self._incoming.keep(self._finish, self._size + self._waiting)
+
+    async def abandon(self) -> None:
+        """Leave nothing behind, unless it was kept."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+        if self._part:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part)  # noqa: PTH108
+
+    async def _settle(self) -> None:
+        """
+        Raises:
+            LocalDiskError: what came so far can't be kept.
+            IntegrityError: it is not of its coding.
+        """
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+    def _take(self, piece: list[bytes | memoryview]) -> None:
+        with disk_errors("could not keep a blob in", Path(self._folder.root)):
+            if self._descriptor < 0:
+                self._part = self._incoming.new_name()
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                self._descriptor = os.open(self._part, flags, 0o600)
+            for part in piece:
+                try:
+                    self._check.update(part)
+                except Malformed as error:
+                    raise _malformed(error) from None
+                left = memoryview(part)
+                while left:
+                    written = os.write(self._descriptor, left)
+                    self._size += written
+                    left = left[written:]
+
+    def _finish(self) -> str:
+        if self._gathered or self._descriptor < 0:
+            self._take(self._gathered)
+        try:
+            digest = self._check.finish()
+        except Malformed as error:
+            raise _malformed(error) from None
+        if self._digest is not None and digest != self._digest:
+            raise IntegrityError(f"what was put as {self._digest} is {digest}; nothing was kept")
+        name = self._folder.path(digest, self._coding)
+        with disk_errors("could not keep a blob as", Path(name)):
+            made = self._folder.make_parent(digest)
+            seal(self._descriptor)
+            os.fsync(self._descriptor)
+            os.rename(self._part, name)  # noqa: PTH104
+            self._part = ""
+            sync_folder(Path(self._folder.parent(digest)))
+            if made:
+                sync_folder(Path(self._folder.root))
+            self._verified.add(digest, os.fstat(self._descriptor), self._check.length)
+            self._after(digest, self._check.length)
+        return digest
+
+
+class MalformedBlob(IntegrityError):
+    """What was put is not of the coding that it was said to have."""
+
+
+def _malformed(error: Malformed) -> MalformedBlob:
+    return MalformedBlob(f"{error}; nothing was kept")

@@ -1,0 +1,211 @@
+"""What an archive writes down beside its blobs: when each was put, and how often it was asked for.
+
+SQLite keeps it, in one file and one thread: a million rows are counted up in place and listed by their
+counts, a kill at any moment leaves the last whole transaction, and several processes can share it.
+Nothing depends on it: without the file the counts begin anew, and times are those of the blobs' files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from shardcast.errors import LocalDiskError
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_WRITE_AFTER = 2.0
+"""Seconds after which counts are written down."""
+_MOST_PENDING = 20_000
+"""Keys whose counts wait to be written at the most."""
+_BUSY = 10.0
+"""Seconds to wait for another process that writes."""
+
+_TABLES = """
+PRAGMA journal_mode = WAL;
+PRAGMA synchronous = NORMAL;
+CREATE TABLE IF NOT EXISTS content (key BLOB PRIMARY KEY, created REAL NOT NULL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS content_created ON content (created);
+CREATE TABLE IF NOT EXISTS access (
+    key BLOB PRIMARY KEY, pulls INTEGER NOT NULL, last REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS access_pulls ON access (pulls, last);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How often a key was asked for, and when last, in seconds since the epoch."""
+
+    key: str
+    pulls: int
+    last: float
+
+
+class Ledger:
+    """The ledger in a file."""
+
+    def __init__(self, file: Path, clock: Callable[[], float] = time.time, most: int = 1_000_000) -> None:
+        """``most`` keys are counted; of more, those that are asked for least are forgotten, since anybody can
+        ask for any key.
+
+        Raises:
+            LocalDiskError: the file can't be used.
+        """
+        self._file = file
+        self._clock = clock
+        self._most = most
+        self._pending: dict[str, tuple[int, float]] = {}
+        self._writing: asyncio.TimerHandle | None = None
+        self._written: set[asyncio.Future[None]] = set()
+        self._thread = ThreadPoolExecutor(1, "shardcast-ledger")
+        try:
+            self._database = self._thread.submit(self._open).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            database = sqlite3.connect(self._file, timeout=_BUSY, isolation_level=None)
+            try:
+                database.executescript(_TABLES)
+            except BaseException:
+                database.close()
+                raise
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+        return database
+
+    def count(self, keys: Iterable[str]) -> None:
+        """Each of these was asked for, now."""
+        now = self._clock()
+        for key in keys:
+            self._pending[key] = self._pending.get(key, (0, now))[0] + 1, now
+        loop = asyncio.get_running_loop()
+        if len(self._pending) > _MOST_PENDING:
+            self._write_soon()
+        elif self._writing is None:
+            self._writing = loop.call_later(_WRITE_AFTER, self._write_soon)
+
+    def _write_soon(self) -> None:
+        if self._writing:
+            self._writing.cancel()
+            self._writing = None
+        task = asyncio.ensure_future(self._write())
+        self._written.add(task)
+        task.add_done_callback(self._written.discard)
+
+    async def _write(self) -> None:
+        counts, self._pending = self._pending, {}
+        try:
+            await self._run(lambda: self._add(counts))
+        except LocalDiskError as error:
+            log.error("%d counts are lost: %s", len(counts), error)
+
+    def _add(self, counts: dict[str, tuple[int, float]]) -> None:
+        rows = [(bytes.fromhex(key), pulls, last) for key, (pulls, last) in counts.items()]
+        with _transaction(self._database) as database:
+            database.executemany(
+                "INSERT INTO access VALUES (?, ?, ?) ON CONFLICT (key) DO UPDATE SET "
+                "pulls = pulls + excluded.pulls, last = max(last, excluded.last)",
+                rows,
+            )
+            over = database.execute("SELECT count(*) FROM access").fetchone()[0] - self._most
+            if over > 0:
+                database.execute(
+                    "DELETE FROM access WHERE key IN (SELECT key FROM access ORDER BY pulls, last LIMIT ?)",
+                    (over,),
+                )
+
+    def now(self) -> float:
+        """Seconds since the epoch."""
+        return self._clock()
+
+    async def created(self, keys: Iterable[str], when: float) -> None:
+        """These were put; those that are known keep their time.
+
+        Raises:
+            LocalDiskError: it could not be written down.
+        """
+        rows = [(bytes.fromhex(key), when) for key in keys]
+
+        def write() -> None:
+            with _transaction(self._database) as database:
+                database.executemany("INSERT OR IGNORE INTO content VALUES (?, ?)", rows)
+
+        await self._run(write)
+
+    async def when(self, key: str) -> float | None:
+        """When a blob was put, in seconds since the epoch; None where that wasn't written down.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        query = "SELECT created FROM content WHERE key = ?"
+        row = await self._run(lambda: self._database.execute(query, (bytes.fromhex(key),)).fetchone())
+        return row[0] if row else None
+
+    async def newest(self, count: int) -> list[tuple[str, float]]:
+        """The keys that were put last, and when; the newest first.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        query = "SELECT key, created FROM content ORDER BY created DESC LIMIT ?"
+        rows = await self._run(lambda: self._database.execute(query, (count,)).fetchall())
+        return [(key.hex(), created) for key, created in rows]
+
+    async def most_pulled(self, count: int) -> list[Access]:
+        """The keys that were asked for most, then last.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        await self._write()
+        query = "SELECT key, pulls, last FROM access ORDER BY pulls DESC, last DESC LIMIT ?"
+        rows = await self._run(lambda: self._database.execute(query, (count,)).fetchall())
+        return [Access(key.hex(), pulls, last) for key, pulls, last in rows]
+
+    async def close(self) -> None:
+        """Write down what is counted, and let go of the file."""
+        if self._writing:
+            self._writing.cancel()
+        await self._write()
+        await asyncio.gather(*self._written)
+        await self._run(self._database.close)
+        self._thread.shutdown()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        except sqlite3.Error as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: sqlite3.Error) -> LocalDiskError:
+        return LocalDiskError(
+            f"{self._file}: {error}; only counts and times are in it: where it is damaged, remove it"
+        )
+
+
+class _transaction:
+    """A transaction: whole, or not at all."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._database.execute("BEGIN IMMEDIATE")
+        return self._database
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._database.execute("ROLLBACK" if kind else "COMMIT")

@@ -1,0 +1,50 @@
+"""Which files were verified, told by what they looked like then."""
+
+from __future__ import annotations
+
+import os
+import struct
+from itertools import islice
+
+MOST_VERIFIED = 100_000
+"""Files that are remembered; some 200 bytes each."""
+
+
+class VerifiedFiles:
+    """What verified files looked like: device, inode, size, mtime, ctime. A file that looks otherwise, or
+    that was forgotten, is verified again."""
+
+    def __init__(self, most: int = MOST_VERIFIED) -> None:
+        self._most = most
+        self._known: dict[bytes, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add(self, digest: str, looks: os.stat_result, length: int) -> None:
+        """The file that looks like this has, decoded, this digest and so many bytes."""
+        if len(self._known) >= self._most:  # the older half goes at once: one by one would walk over the gaps
+            for key in list(islice(self._known, self._most // 2 + 1)):
+                del self._known[key]
+        self._known[_key(digest, looks)] = length
+
+    def forget(self, digest: str, looks: os.stat_result) -> None:
+        self._known.pop(_key(digest, looks), None)
+
+    def length(self, digest: str, looks: os.stat_result) -> int | None:
+        """Bytes of the blob in a file that looks like this, decoded; None where it wasn't verified."""
+        return self._known.get(_key(digest, looks))
+
+
+def same_looks(one: os.stat_result, other: os.stat_result) -> bool:
+    """Whether a file was left alone between two looks at it."""
+    return _looks(one) == _looks(other)
+
+
+def _looks(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _key(digest: str, found: os.stat_result) -> bytes:
+    device, inode, *rest = _looks(found)
+    return bytes.fromhex(digest) + struct.pack("<QQqqq", device, inode, *rest)

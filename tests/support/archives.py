@@ -1,0 +1,72 @@
+"""Archives in this process, on real ports, and requests to them as they are written."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from shardcast.framing import write_length, write_pull
+from shardcast.nodes.archive import ArchiveNode
+from shardcast.store.blob_memory import BlobsInMemory
+from shardcast.store.blobs import BlobStore
+from tests.support.payloads import sha256
+
+
+@asynccontextmanager
+async def archive(own: Path, store: BlobStore | None = None, **said: Any) -> AsyncIterator[ArchiveNode]:
+    """An archive on free ports of 127.0.0.1; of memory, where no store is given."""
+    settings: dict[str, Any] = {"authorized_port": 0, "host": "127.0.0.1", "port": 0} | said
+    async with ArchiveNode.running(store or BlobsInMemory(), own, **settings) as node:
+        yield node
+
+
+@asynccontextmanager
+async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    timeout = aiohttp.ClientTimeout(total=60)
+    as_it_is = {"Accept-Encoding": "identity"}
+    async with aiohttp.ClientSession(timeout=timeout, headers=as_it_is) as session:
+        yield session
+
+
+async def keep(store: BlobStore, *blobs: bytes) -> list[str]:
+    """Put blobs; their digests."""
+    for blob in blobs:
+        async with store.put() as writer:
+            await writer.write(blob)
+            await writer.commit()
+    return [sha256(blob) for blob in blobs]
+
+
+def pushed(blobs: Iterable[bytes]) -> bytes:
+    """The body of a push."""
+    return b"".join(write_length(len(blob)) + blob for blob in blobs)
+
+
+def pulled(blobs: Iterable[bytes]) -> bytes:
+    """The body of a pull."""
+    return write_pull((sha256(blob), len(blob)) for blob in blobs)
+
+
+def parse_answer(body: bytes, lengths: dict[str, int]) -> list[tuple[str, bytes]]:
+    """An answer to a pull, as a client of Casa reads it."""
+    found, position = [], 0
+    while position < len(body):
+        key = body[position : position + 32].hex()
+        end = position + 32 + lengths[key]
+        found.append((key, body[position + 32 : end]))
+        assert sha256(found[-1][1]) == key
+        position = end
+    return found
+
+
+async def until(condition: Any, seconds: float = 30) -> None:
+    """Wait until a condition holds."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline, "waited in vain"
+        await asyncio.sleep(0.01)

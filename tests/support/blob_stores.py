@@ -1,0 +1,101 @@
+"""The stores of blobs that the contract's tests run over. Another store joins them with a line in
+``KINDS``."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.nodes.mirror import ReadThrough
+from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blob_memory import BlobsInMemory
+from shardcast.store.blob_union import BlobUnion
+from shardcast.store.blobs import BlobStore
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of store.
+
+    Attributes:
+        name: what the tests call it.
+        open: opens one in an empty folder, or again in one that it filled, for a digest of ``ALGORITHMS``.
+        spoil: makes other bytes of a blob that is in such a folder; None where nobody can.
+    """
+
+    name: str
+    open: Callable[[Path, str], AbstractAsyncContextManager[BlobStore]]
+    spoil: Callable[[Path, str], None] | None = None
+
+
+def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    return hashlib.new(
+        algorithm.replace("-", "_") if algorithm == "sha3-256" else algorithm, data
+    ).hexdigest()
+
+
+def spoil_file(file: Path) -> None:
+    """Change a file's bytes, and keep their number, as a bad disk would."""
+    mode = file.stat().st_mode
+    file.chmod(0o644)
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    file.chmod(mode)
+
+
+def _directory(layout: str) -> Kind:
+    @asynccontextmanager
+    async def opened(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+        store = BlobDirectory(place, algorithm, layout, writable=True)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+    def spoil(place: Path, digest: str) -> None:
+        spoil_file(place / digest if layout == "flat" else place / digest[:2] / digest)
+
+    return Kind(f"directory-{layout}", opened, spoil)
+
+
+KINDS = [_directory("prefix"), _directory("flat")]
+
+
+def _in_memory(place: Path, algorithm: str) -> BlobsInMemory:
+    """The one of this folder: what it holds is there when it is opened again."""
+    return _MEMORIES.setdefault((place, algorithm), BlobsInMemory(algorithm))
+
+
+_MEMORIES: dict[tuple[Path, str], BlobsInMemory] = {}
+
+
+@asynccontextmanager
+async def _memory(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+    yield _in_memory(place, algorithm)
+
+
+@asynccontextmanager
+async def _union(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+    yield BlobUnion([_in_memory(place, algorithm), BlobsInMemory(algorithm)])
+
+
+@asynccontextmanager
+async def _mirror(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+    store = BlobDirectory(place, algorithm, "prefix", writable=True)
+    mirror = ReadThrough(store, [], "mirror")
+    try:
+        yield mirror
+    finally:
+        await mirror.close()
+        await store.close()
+
+
+KINDS += [
+    Kind("memory", _memory),
+    Kind("union", _union),
+    Kind("mirror", _mirror, lambda place, digest: spoil_file(place / digest[:2] / digest)),
+]

@@ -1,0 +1,274 @@
+"""Every store keeps the same contract; and what each has of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from shardcast.errors import (
+    BlobCorrupt,
+    BlobMissing,
+    IntegrityError,
+    NoRoom,
+    ReadOnlyStore,
+    UsageError,
+)
+from shardcast.manifest import Header, header_line, shard_line
+from shardcast.nodes.mirror import ReadThrough
+from shardcast.nodes.origin import Origin
+from shardcast.peer.remote_store import RemoteStore
+from shardcast.peer.session import open_session
+from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blob_memory import BlobsInMemory
+from shardcast.store.blob_union import BlobUnion
+from shardcast.store.blob_versions import VersionBlobs
+from shardcast.store.blobs import BlobStore
+from shardcast.store.data_dir import DataDir
+from shardcast.store.versions import VersionFolders
+from tests.support.archives import archive, keep
+from tests.support.payloads import cut, publish, random_bytes, sha256, shards
+
+Opening = Callable[[Path], AbstractAsyncContextManager[BlobStore]]
+
+
+@asynccontextmanager
+async def in_memory(_: Path) -> AsyncIterator[BlobStore]:
+    yield BlobsInMemory()
+
+
+@asynccontextmanager
+async def in_a_directory(path: Path) -> AsyncIterator[BlobStore]:
+    store = BlobDirectory(path, writable=True)
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def a_union(_: Path) -> AsyncIterator[BlobStore]:
+    yield BlobUnion([BlobsInMemory(), BlobsInMemory()])
+
+
+@asynccontextmanager
+async def a_mirror(path: Path) -> AsyncIterator[BlobStore]:
+    async with archive(path) as node, open_session() as session:
+        store = ReadThrough(BlobsInMemory(), [RemoteStore(node.url, session)], "me")
+        yield store
+        await store.close()
+
+
+@pytest.fixture(params=[in_memory, in_a_directory, a_union, a_mirror], ids=lambda opening: opening.__name__)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[BlobStore]:
+    async with request.param(tmp_path) as opened:
+        yield opened
+
+
+BLOBS = [b"", b"a", random_bytes(100_000), random_bytes(3_000_000, 2)]
+
+
+async def read(store: BlobStore, digest: str, most: int = 70_000) -> bytes:
+    async with store.open(digest) as reader:
+        data = b""
+        while part := await reader.read(most):
+            assert len(part) <= most
+            data += part
+        assert len(data) == reader.size
+        return data
+
+
+async def test_what_is_put_is_there_until_it_is_deleted(store: BlobStore) -> None:
+    keys = await keep(store, *BLOBS, *BLOBS)
+    for key, blob in zip(keys, BLOBS, strict=False):
+        assert await store.size(key) == len(blob)
+        assert await read(store, key) == blob
+    assert sorted([key async for key in store.digests()]) == sorted(set(keys))
+    assert await store.delete(keys[0])
+    assert not await store.delete(keys[0])
+    assert await store.size(keys[0]) is None
+    with pytest.raises(BlobMissing):
+        await read(store, keys[0])
+
+
+async def test_small_ones_are_read_together(store: BlobStore) -> None:
+    await keep(store, *BLOBS)
+    asked = [sha256(blob) for blob in (*BLOBS, b"missing")]
+    assert await store.read_small(asked, 100_000) == {sha256(blob): blob for blob in BLOBS[:3]}
+    assert await store.read_small(asked, 99_999) == {sha256(blob): blob for blob in BLOBS[:2]}
+    assert await store.read_small([], 1) == {}
+
+
+async def test_what_is_not_what_it_is_said_to_be_is_not_kept(store: BlobStore) -> None:
+    with pytest.raises(IntegrityError):
+        async with store.put(sha256(b"right")) as writer:
+            await writer.write(b"wrong")
+            await writer.commit()
+    async with store.put() as writer:
+        await writer.write(b"given up")
+    with contextlib.suppress(ZeroDivisionError):
+        async with store.put() as writer:
+            await writer.write(b"given up")
+            raise ZeroDivisionError
+    assert [key async for key in store.digests()] == []
+
+
+async def test_many_put_the_same_at_once(store: BlobStore) -> None:
+    await asyncio.gather(*(keep(store, BLOBS[2]) for _ in range(8)))
+    assert [key async for key in store.digests()] == [sha256(BLOBS[2])]
+    assert await read(store, sha256(BLOBS[2])) == BLOBS[2]
+
+
+# Memory
+
+
+async def test_memory_is_bounded() -> None:
+    store = BlobsInMemory(max_bytes=10)
+    await keep(store, b"12345")
+    for _ in range(3):
+        with pytest.raises(NoRoom):
+            await keep(store, b"123456")
+    await keep(store, b"12345", b"54321")  # the first is there already
+    assert await store.delete(sha256(b"12345"))
+    await keep(store, b"abcde")
+    assert BlobsInMemory("sha3-256").algorithm == "sha3-256"
+
+
+# Unions
+
+
+async def test_a_union_has_what_any_of_its_stores_has(tmp_path: Path) -> None:
+    first, second = BlobsInMemory(), BlobsInMemory()
+    union = BlobUnion([first, second])
+    await keep(second, b"second", b"both")
+    await keep(union, b"first", b"both")
+    assert await second.size(sha256(b"first")) is None
+    assert sorted([key async for key in union.digests()]) == sorted(
+        map(sha256, (b"first", b"second", b"both"))
+    )
+    assert await union.delete(sha256(b"both"))
+    assert await second.size(sha256(b"both")) is None
+    with pytest.raises(UsageError):
+        BlobUnion([first, BlobsInMemory("sha3-256")])
+    with pytest.raises(UsageError):
+        BlobUnion([])
+
+
+async def test_a_union_reads_what_is_right(tmp_path: Path) -> None:
+    async with in_a_directory(tmp_path) as damaged:
+        await keep(damaged, b"right")
+        (file,) = tmp_path.rglob(f"{sha256(b'right')}")
+        file.unlink()
+        file.write_bytes(b"wrong")
+        union = BlobUnion([damaged, BlobsInMemory()])
+        with pytest.raises(BlobCorrupt):
+            await read(union, sha256(b"right"))
+        union = BlobUnion([damaged, whole := BlobsInMemory()])
+        await keep(whole, b"right")
+        assert await read(union, sha256(b"right")) == b"right"
+        assert await union.read_small([sha256(b"right")], 10) == {sha256(b"right"): b"right"}
+
+
+async def test_a_mirror_repairs_what_is_damaged_here(tmp_path: Path) -> None:
+    (tmp_path / "blobs").mkdir()
+    async with (
+        in_a_directory(tmp_path / "blobs") as damaged,
+        archive(tmp_path / "up", there := BlobsInMemory()) as node,
+        open_session() as session,
+    ):
+        await keep(damaged, b"right")
+        await keep(there, b"right")
+        (file,) = (tmp_path / "blobs").rglob(f"{sha256(b'right')}")
+        file.unlink()
+        file.write_bytes(b"wrong")
+        store = ReadThrough(damaged, [RemoteStore(node.url, session)], "me")
+        assert await read(store, sha256(b"right")) == b"right"
+        assert await read(damaged, sha256(b"right")) == b"right"
+        await store.close()
+
+
+# Shards
+
+
+@pytest.fixture
+async def folders(tmp_path: Path) -> AsyncIterator[VersionFolders]:
+    data_dir = DataDir(tmp_path, "origin")
+    yield VersionFolders(data_dir)
+    data_dir.close()
+
+
+async def test_shards_are_blobs(folders: VersionFolders) -> None:
+    store = VersionBlobs(folders)
+    data = random_bytes(250_000)
+    parts = cut(data, 100_000)
+    await publish(folders, data, 100_000)
+    await publish(folders, data[:100_000] + b"else", 100_000)
+    expected = {sha256(part): part for part in (*parts, b"else")}
+    assert sorted([key async for key in store.digests()]) == sorted(expected)
+    for key, part in expected.items():
+        assert await store.size(key) == len(part)
+        assert await read(store, key) == part
+        async with store.open(key) as reader:
+            assert reader.span is not None and reader.span.length == len(part)
+    assert await store.read_small([*expected, sha256(b"x")], 4) == {sha256(b"else"): b"else"}
+    with pytest.raises(ReadOnlyStore):
+        async with store.put():
+            pass
+    with pytest.raises(ReadOnlyStore):
+        await store.delete(sha256(parts[0]))
+    await folders.retire(1)
+    assert await store.size(sha256(parts[1])) is None
+    assert await read(store, sha256(parts[0])) == parts[0]  # of the other version
+
+
+async def test_a_shard_that_was_changed_is_no_blob(folders: VersionFolders) -> None:
+    store = VersionBlobs(folders)
+    await publish(folders, b"right")
+    assert await read(store, sha256(b"right")) == b"right"
+    folders.data_dir.shard(1, 1).write_bytes(b"wrong")
+    with pytest.raises(BlobCorrupt):
+        await read(store, sha256(b"right"))
+    await publish(folders, b"right")
+    assert await read(store, sha256(b"right")) == b"right"
+
+
+async def test_shards_of_open_versions_are_blobs_once_they_are_right(folders: VersionFolders) -> None:
+    parts = [b"first", b"lied of", b"to come"]
+    store = VersionBlobs(folders)
+    opened = folders.open(folders.data_dir.allot())
+    header = Header("v1", "0f" * 16, "x", "file", None, 7, 4096, created=1.5)
+    lines = header_line(header)
+    for shard in shards(parts[:2], 4096):
+        lines += shard_line(shard)
+    opened.grow(lines.replace(sha256(parts[1]).encode(), sha256(b"a lie").encode()))
+    assert [key async for key in store.digests()] == []
+    for number, part in enumerate(parts[:2], 1):
+        opened.part(number).write_bytes(part)
+        opened.store(number, sha256(part))
+    assert await read(store, sha256(b"first")) == b"first"
+    for key in (sha256(b"a lie"), sha256(b"lied of")):
+        with pytest.raises((BlobCorrupt, BlobMissing)):
+            await read(store, key)
+
+
+async def test_nodes_serve_their_shards_by_digest(tmp_path: Path) -> None:
+    payload = tmp_path / "payload"
+    payload.write_bytes(random_bytes(250_000))
+    key = sha256(payload.read_bytes()[100_000:200_000])
+    async with (
+        Origin.running(tmp_path / "data", "127.0.0.1", 0, shard_size=100_000) as origin,
+        aiohttp.ClientSession() as session,
+    ):
+        await (await origin.publish(payload)).result()
+        for name in (key, key.upper()):
+            async with session.get(f"{origin.url}/{name}") as answer:
+                assert (answer.status, answer.headers["ETag"]) == (200, f'"{key}"')
+                assert sha256(await answer.read()) == key
+        async with session.get(f"{origin.url}/{key}", headers={"Range": "bytes=5-9"}) as answer:
+            assert (answer.status, await answer.read()) == (206, payload.read_bytes()[100_005:100_010])
+        for name in (sha256(b"x"), key[:-1], key + "0"):
+            async with session.get(f"{origin.url}/{name}") as answer:
+                assert answer.status == 404

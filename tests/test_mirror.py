@@ -1,0 +1,444 @@
+"""Mirrors: what isn't here comes from others, once, and nothing wrong does, whatever they do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from shardcast.errors import BlobMissing, PeerError
+from shardcast.framing import Part, parse_pull, write_pull
+from shardcast.nodes import mirror
+from shardcast.nodes.mirror import ReadThrough
+from shardcast.peer.remote_store import ARCHIVE, HASH_SERVER, SHARDS, RemoteStore
+from shardcast.peer.session import Session, open_session
+from shardcast.server.doors.shards_by_digest import add_shards_by_digest
+from shardcast.server.listening import application, listening
+from shardcast.store.blob_memory import BlobsInMemory
+from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed, until
+from tests.support.payloads import random_bytes, sha256
+
+Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[Session]:
+    async with open_session(timeout=2) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[aiohttp.ClientSession]:
+    async with http() as opened:
+        yield opened
+
+
+@dataclass
+class Upstream:
+    """A server that does what a test says, and counts what it was asked."""
+
+    blobs: dict[str, bytes] = field(default_factory=dict)
+    pulls: list[list[str]] = field(default_factory=list)
+    gets: list[str] = field(default_factory=list)
+    vias: list[str] = field(default_factory=list)
+    answer: Answering | None = None
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        keys = [key for key, _ in parse_pull(await request.read())]
+        if keys != [sha256(b"")]:  # which only asks what it speaks
+            self.pulls.append(keys)
+            self.vias.append(request.headers.get("Shardcast-Via", ""))
+            await self.gate.wait()
+            if self.answer:
+                return await self.answer(request)
+        found = {key: self.blobs[key] for key in keys if key in self.blobs}
+        return web.Response(body=b"".join(bytes.fromhex(key) + blob for key, blob in found.items()))
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        key = request.match_info["key"]
+        self.gets.append(key)
+        await self.gate.wait()
+        if self.answer:
+            return await self.answer(request)
+        if key not in self.blobs:
+            raise web.HTTPNotFound
+        return web.Response(body=self.blobs[key])
+
+
+@contextlib.asynccontextmanager
+async def upstream(
+    *blobs: bytes, answer: Answering | None = None, pulls: bool = True
+) -> AsyncIterator[Upstream]:
+    there = Upstream({sha256(blob): blob for blob in blobs}, answer=answer)
+    there.gate.set()
+
+    def doors(app: web.Application) -> None:
+        if pulls:
+            app.router.add_post("/v1/pull", there.pull)
+        app.router.add_get("/{key:[0-9a-f]{64}}", there.get)
+
+    async with listening(application("upstream", doors), "127.0.0.1", 0) as there.url:
+        yield there
+
+
+async def ask(client: aiohttp.ClientSession, url: str, *blobs: bytes) -> dict[str, bytes]:
+    """What an archive answers to a pull of these."""
+    async with client.post(f"{url}/v1/pull", data=pulled(blobs)) as answer:
+        assert answer.status == 200
+        lengths = {sha256(blob): len(blob) for blob in blobs}
+        return dict(parse_answer(await answer.read(), lengths))
+
+
+def keyed(*blobs: bytes) -> dict[str, bytes]:
+    return {sha256(blob): blob for blob in blobs}
+
+
+async def test_what_is_missing_comes_in_batches_and_stays(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    blobs = [b"%d" % number for number in range(1280)]
+    local = BlobsInMemory()
+    await keep(local, *blobs[:100])
+    async with upstream(*blobs[:1000]) as there, archive(tmp_path, local, mirror=[there.url]) as node:
+        for _ in range(2):  # the second time nothing is asked: the rest is known to be nowhere
+            assert await ask(client, node.url, *blobs) == keyed(*blobs[:1000])
+        assert len(there.pulls) == 1
+        assert sorted(there.pulls[0]) == sorted(sha256(blob) for blob in blobs[100:])
+        assert node.mirror
+        async with client.get(f"{node.url}/status") as answer:
+            status = await answer.json()
+        assert (status["hits"], status["mirror"]["fetched"], status["mirror"]["lacking"]) == (1100, 900, 560)
+    assert await local.size(sha256(blobs[999])) == 3
+
+
+async def test_a_single_one_comes_by_get(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    blob = random_bytes(3_000_000)
+    async with upstream(blob) as there, archive(tmp_path, mirror=[there.url]) as node:
+        for _ in range(2):
+            async with client.get(f"{node.url}/{sha256(blob)}") as answer:
+                assert (answer.status, await answer.read()) == (200, blob)
+            async with client.get(f"{node.url}/{sha256(b'nowhere')}") as answer:
+                assert answer.status == 404
+        assert there.gets == [sha256(blob), sha256(b"nowhere")]
+
+
+async def test_who_ask_at_once_share_one_answer(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    blob = random_bytes(100_000)
+    async with upstream(blob) as there, archive(tmp_path, mirror=[there.url]) as node:
+        there.gate.clear()
+        pulls = [asyncio.ensure_future(ask(client, node.url, blob, b"lacking")) for _ in range(10)]
+        gone = asyncio.ensure_future(ask(client, node.url, blob))
+        assert node.mirror
+        counts = node.mirror.counts
+        await until(lambda: counts.joined == 19)
+        gone.cancel()  # who goes away takes nothing from the others
+        there.gate.set()
+        assert await asyncio.gather(*pulls) == [keyed(blob)] * 10
+        assert [sorted(keys) for keys in there.pulls] == [sorted(keyed(blob, b"lacking"))]
+        there.gate.clear()
+        gets = [asyncio.ensure_future(_get(client, f"{node.url}/{sha256(b'x')}")) for _ in range(5)]
+        await until(lambda: counts.joined == 23)
+        there.gate.set()
+        assert await asyncio.gather(*gets) == [404] * 5
+        assert there.gets == [sha256(b"x")]
+
+
+async def _get(client: aiohttp.ClientSession, url: str) -> int:
+    async with client.get(url) as answer:
+        return answer.status
+
+
+@dataclass
+class Clock:
+    now: float = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) -> None:
+    clock, blob, local = Clock(), b"late", BlobsInMemory()
+    async with upstream() as there:
+        store = ReadThrough(local, [RemoteStore(there.url, session)], "me", clock, lacking_for=30)
+        for _ in range(2):
+            assert not await store.obtain(sha256(blob))
+            assert [key async for key in store.fetch({sha256(blob): 4})] == []
+            clock.now = 29.0
+        assert (len(there.gets), len(there.pulls)) == (1, 1)
+        there.blobs = keyed(blob)
+        clock.now = 31.0
+        assert [key async for key in store.fetch({sha256(blob): 4})] == [sha256(blob)]
+        assert await store.size(sha256(blob)) == 4
+        await store.close()
+
+
+async def test_how_much_is_remembered_is_bounded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mirror, "_MOST_LACKING", 10)
+    async with upstream() as there:
+        store = ReadThrough(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
+        for number in range(30):
+            assert not await store.obtain(sha256(b"%d" % number))
+        assert len(store._lacking) == 10
+        assert store._flights == {}
+
+
+def lying(*frames: tuple[str, bytes], endless: bool = False) -> Answering:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            for key, data in frames:
+                await response.write(bytes.fromhex(key) + data)
+            while endless:
+                await response.write(bytes(1 << 16))
+            await response.write_eof()
+        return response
+
+    return answer
+
+
+RIGHT, WRONG = b"right", b"wrong"
+KEY = sha256(RIGHT)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lying((KEY, WRONG)),
+        lying((KEY, RIGHT[:-1])),
+        lying((KEY, RIGHT + b"more")),
+        lying((sha256(b"unasked"), b"unasked")),
+        lying((KEY, WRONG), endless=True),
+        lying(endless=True),
+    ],
+    ids=["wrong", "short", "long", "unasked", "endless", "endless zeros"],
+)
+async def test_whose_answers_are_wrong_is_not_believed(
+    tmp_path: Path, client: aiohttp.ClientSession, answer: Answering
+) -> None:
+    local = BlobsInMemory()
+    async with upstream(answer=answer) as liar, upstream(RIGHT) as honest:
+        async with archive(tmp_path / "a", local, mirror=[liar.url]) as node:
+            found = await asyncio.wait_for(ask(client, node.url, RIGHT), 20)
+            assert found in ({}, keyed(RIGHT))  # the right one may have come before the lie
+            assert await _get(client, f"{node.url}/{sha256(b'another')}") == 503
+        async with archive(tmp_path / "b", BlobsInMemory(), mirror=[liar.url, honest.url]) as node:
+            assert await ask(client, node.url, RIGHT) == keyed(RIGHT)
+    assert {key async for key in local.digests()} <= {KEY}
+
+
+async def test_a_get_that_lies_has_no_end_or_says_nothing_is_not_believed(session: Session) -> None:
+    async def wrong(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=WRONG)
+
+    async def too_long(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Length": str(1 << 50)})
+        await response.prepare(request)
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(bytes(1 << 16))
+        return response
+
+    async def cant_say(request: web.Request) -> web.StreamResponse:
+        return web.Response(status=503)
+
+    for answer in (wrong, too_long, cant_say, lying(endless=True)):
+        async with upstream(answer=answer) as liar:
+            local = BlobsInMemory()
+            store = ReadThrough(local, [RemoteStore(liar.url, session, most=1 << 20)], "me")
+            with pytest.raises(PeerError):
+                await store.obtain(KEY)
+            assert [key async for key in local.digests()] == []
+            await store.close()
+
+
+async def test_who_is_dead_or_stalls_is_left_alone_for_a_while(
+    session: Session, unused_tcp_port: int
+) -> None:
+    async def stall(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(bytes.fromhex(KEY) + RIGHT[:1])
+        await asyncio.sleep(2)
+        return response
+
+    clock = Clock()
+    async with upstream(answer=stall) as stalling, upstream(RIGHT, b"other") as honest:
+        dead = f"http://127.0.0.1:{unused_tcp_port}"
+        servers = [RemoteStore(url, session, timeout=0.5) for url in (dead, stalling.url, honest.url)]
+        store = ReadThrough(BlobsInMemory(), servers, "me", clock)
+        for blob in (RIGHT, b"other"):
+            assert [key async for key in store.fetch({sha256(blob): 5})] == [sha256(blob)]
+        assert len(stalling.pulls) == 1
+        assert store.counts.failures == 2
+        with pytest.raises(PeerError):  # not everybody could be asked, so it isn't known that nobody has it
+            await store.obtain(sha256(b"nowhere"))
+        clock.now = 60.0
+        assert [key async for key in store.fetch({sha256(b"nowhere"): 7})] == []
+        assert len(stalling.pulls) == 2
+        await store.close()
+
+
+async def test_mirrors_of_each_other_dont_go_round_in_circles(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    """Three in a ring, and each is asked at once: none knows, and all say so before long."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = [
+            await stack.enter_async_context(archive(tmp_path / str(n), mirror=["127.0.0.1:1"]))
+            for n in range(3)
+        ]
+        session = await stack.enter_async_context(open_session())
+        for number, node in enumerate(nodes):
+            assert node.mirror
+            node.mirror._servers = (RemoteStore(nodes[(number + 1) % 3].url, session),)
+        begun = asyncio.get_running_loop().time()
+        asked = [ask(client, node.url, b"nowhere") for node in nodes for _ in range(3)]
+        assert await asyncio.wait_for(asyncio.gather(*asked), 20) == [{}] * 9
+        got = [_get(client, f"{node.url}/{sha256(b'nor here')}") for node in nodes]
+        assert set(await asyncio.wait_for(asyncio.gather(*got), 20)) <= {404, 503}
+        assert asyncio.get_running_loop().time() - begun < 15
+
+
+async def test_mirrors_can_stand_behind_each_other(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    async with (
+        upstream(RIGHT) as there,
+        archive(tmp_path / "a", mirror=[there.url]) as first,
+        archive(tmp_path / "b", mirror=[first.url]) as second,
+    ):
+        assert await ask(client, second.url, RIGHT, b"nowhere") == keyed(RIGHT)
+        assert there.vias[0].count(",") == 1  # both are named
+
+
+async def test_what_is_longer_than_is_taken_is_not_asked_for(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    blobs = bytes(1000), bytes(1001)
+    async with upstream(*blobs) as there, archive(tmp_path, mirror=[there.url], max_blob=1000) as node:
+        assert await ask(client, node.url, *blobs) == keyed(blobs[0])
+        async with client.post(f"{node.url}/v1/pull", data=write_pull([(KEY, 2**64 - 1)])) as answer:
+            assert await answer.read() == b""
+        assert there.pulls == [[sha256(blobs[0])]]
+        assert await _get(client, f"{node.url}/{sha256(blobs[1])}") == 503
+
+
+async def test_pushes_are_not_passed_on(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+    async with upstream() as there, archive(tmp_path, mirror=[there.url]) as node:
+        async with client.post(f"{node.push_url}/v1/push", data=pushed([RIGHT])) as answer:
+            assert answer.status == 200
+        assert (there.pulls, there.gets) == ([], [])
+
+
+# What servers speak
+
+
+async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Session) -> None:
+    blob = random_bytes(200_000)
+    async with archive(tmp_path) as node:
+        assert node.push_url
+        remote = RemoteStore(node.push_url, session)
+        assert await remote.speaks() == ARCHIVE
+        assert await keep(remote, blob, b"") == [sha256(blob), sha256(b"")]
+        assert (await remote.size(sha256(blob)), await remote.size(KEY)) == (len(blob), None)
+        async with remote.open(sha256(blob)) as reader:
+            assert (reader.size, await reader.read(1000)) == (len(blob), blob[:1000])
+        with pytest.raises(BlobMissing):
+            async with remote.open(KEY):
+                pass
+        with pytest.raises(PeerError, match="authorized port"):
+            await keep(RemoteStore(node.url, session), b"elsewhere")
+    shards = BlobsInMemory()
+    await keep(shards, RIGHT)
+    app = application("node", lambda app: add_shards_by_digest(app, shards))
+    async with listening(app, "127.0.0.1", 0) as url:
+        remote = RemoteStore(url, session)
+        assert await remote.speaks() == SHARDS
+        store = ReadThrough(BlobsInMemory(), [remote], "me")
+        wanted = {sha256(RIGHT): 5, sha256(WRONG): 5}
+        assert [key async for key in store.fetch(wanted)] == [sha256(RIGHT)]
+        await store.close()
+
+
+async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: Session) -> None:
+    there, waited, put = keyed(RIGHT), list[str](), dict[str, bytes]()
+
+    async def has_now(request: web.Request) -> web.Response:
+        return web.json_response([key in there for key in json.loads(await request.read())])
+
+    async def length(request: web.Request) -> web.Response:
+        return web.json_response([len(there.get(key, b"")) for key in json.loads(await request.read())])
+
+    async def get(request: web.Request) -> web.Response:
+        key = request.match_info["key"]
+        if key not in there:
+            waited.append(key)
+        return web.Response(body=there[key])
+
+    async def take(request: web.Request) -> web.Response:
+        put[request.match_info["key"]] = await request.read()
+        return web.Response(text="OK")
+
+    def doors(app: web.Application) -> None:
+        app.router.add_get("/has-now", has_now)
+        app.router.add_get("/buffer-length", length)
+        app.router.add_get("/{key:[0-9a-f]{64}}", get)
+        app.router.add_put("/{key:[0-9a-f]{64}}", take)
+
+    async with listening(application("hashes", doors), "127.0.0.1", 0) as url:
+        remote = RemoteStore(url, session)
+        assert await remote.speaks() == HASH_SERVER
+        store = ReadThrough(BlobsInMemory(), [remote], "me")
+        assert [key async for key in store.fetch({KEY: 5, sha256(WRONG): 5})] == [KEY]
+        assert not await store.obtain(sha256(WRONG))
+        assert (await remote.size(KEY), await remote.size(sha256(WRONG))) == (5, None)
+        await keep(remote, WRONG)
+        assert put == keyed(WRONG)
+        await store.close()
+    assert waited == []
+
+
+class Slow:
+    """A server that has everything, and sends it when it may."""
+
+    url, node_id = "http://slow", None
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, ...]] = []
+        self.gate = asyncio.Event()
+
+    async def pulls(self) -> bool:
+        return True
+
+    async def fetch(
+        self, wanted: Mapping[str, int | None], via: Sequence[str]
+    ) -> AsyncGenerator[list[Part], None]:
+        self.asked.append(tuple(via))
+        for key in wanted:
+            yield [Part(key, 5, memoryview(RIGHT[:2]), last=False)]
+            await self.gate.wait()
+            yield [Part(key, 5, memoryview(RIGHT[2:]), last=True)]
+
+
+async def test_what_has_begun_is_waited_for_also_by_who_was_asked_by_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(mirror, "_BEGINS", 0.05)
+    server = Slow()
+    store = ReadThrough(BlobsInMemory(), [server], "me")
+    first = asyncio.ensure_future(store.obtain(KEY))
+    await until(lambda: server.asked)
+    second = asyncio.ensure_future(store.obtain(KEY, ["another"]))
+    await asyncio.sleep(0.2)
+    server.gate.set()
+    assert await asyncio.gather(first, second) == [True, True]
+    assert server.asked == [("me",)]
+    await store.close()
