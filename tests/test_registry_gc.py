@@ -265,6 +265,29 @@ def test_a_put_in_the_moment_of_setting_aside_wins(tmp_path: Path, monkeypatch: 
     assert files(ours) == {metadata["path"]}
 
 
+@pytest.mark.parametrize("protocol", ["file", "memory"])
+def test_a_put_after_the_ages_were_looked_at_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
+) -> None:
+    ours = Registry({"default": "main", "main": {"protocol": protocol, "location": str(tmp_path)}})
+    metadata = ours.put_hash(b"data", "lab")
+    if protocol == "memory":
+        fsspec.filesystem("memory").store[f"{tmp_path}/{metadata['path']}"].modified -= timedelta(hours=3)
+    backend = type(ours.get_store_backend())
+    real = backend.set_aside
+
+    def set_aside(self: Any, *given: Any) -> bool:
+        time.sleep(0.02)  # more than the grain of a file's time
+        assert ours.put_hash(b"data", "lab") == metadata
+        return real(self, *given)
+
+    monkeypatch.setattr(backend, "set_aside", set_aside)
+    time.sleep(0.02)
+    done = collect(ours, clock=time.time, min_age=0, quarantine=0)
+    assert (done["orphaned"], done["deleted"], done["errors"]) == (1, 0, 0)
+    assert files(ours) == {metadata["path"]}
+
+
 def test_an_object_that_is_put_in_the_moment_of_setting_aside_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -431,6 +454,8 @@ def test_a_scan_says_what_there_is_and_touches_nothing(ours: Registry) -> None:
 
 
 def test_nothing_is_collected_from_a_store_that_has_nothing(ours: Registry) -> None:
+    assert collect(ours)["stored"] == 0
+    ours.get_store_backend().put_buffer(b"a file, and no folder", "_hash/lab")
     assert collect(ours)["stored"] == 0
 
 
