@@ -105,6 +105,6 @@ def serve(
     try:
         run(Session(ready_fd, parent).serve(node, until=StoreServer.idle))
     except AddressTaken as error:
-        raise _Taken(str(error)) from error
+        raise (_Refused if port_range else _Taken)(str(error)) from error
     except ShardcastError as error:
         raise _Refused(str(error)) from error

@@ -201,8 +201,10 @@ class BlobDirectory:
         return self._put(digest, coding)
 
     def seal(self, digest: str, coding: str | None = None) -> None:
-        """See to it that nobody writes to a blob's file any more, where that is ours to say."""
+        """See to it that nobody writes to a blob's file any more, and the group can to its folder, where that
+        is ours to say."""
         with contextlib.suppress(OSError):
+            self.folder.make_parent(digest)
             seal(self.folder.path(digest, coding))
 
     async def delete(self, digest: str) -> bool:

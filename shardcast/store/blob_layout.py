@@ -66,10 +66,11 @@ class Folder:
             return False
         try:
             os.mkdir(self.parent(digest))  # noqa: PTH102
+            made = True
         except FileExistsError:
-            return False
+            made = False
         share(self.parent(digest))
-        return True
+        return made
 
     def entries(self) -> Iterator[list[str]]:
         """The digests of its files, some at a time, in no order; blocks on the disk."""

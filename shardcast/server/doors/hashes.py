@@ -149,7 +149,9 @@ class HashDoor:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         digest = _checksum(request)
         forms, decoded = accepted_forms(request.headers.get("Accept-Encoding"), CODINGS)
-        found = await self._await(digest, (*forms, *(one for one in AS_IT_IS_FIRST if one not in forms)))
+        found = await self._await(
+            request, digest, (*forms, *(one for one in AS_IT_IS_FIRST if one not in forms))
+        )
         if found is None:
             return BareResponse(body=b"Not found", status=404)
         file, data, fresh = found
@@ -164,7 +166,7 @@ class HashDoor:
             return await send_decoded(asked, file, digest, self.store.algorithm, verified)
 
     async def _await(
-        self, digest: str, forms: tuple[str | None, ...]
+        self, request: web.Request, digest: str, forms: tuple[str | None, ...]
     ) -> tuple[BlobFile, bytes | None, bool] | None:
         """A blob's file as ``_find`` gives it, when it has come; None when it doesn't come."""
         while True:
@@ -179,6 +181,8 @@ class HashDoor:
             if found is not None or not self.promises.has(digest):
                 return found
             await self.promises.kept(digest, _LOOK_AGAIN)
+            if request.transport is None:
+                raise ConnectionResetError("who waited for what was promised went away")
 
     async def _find(
         self, digest: str, forms: tuple[str | None, ...]
@@ -297,7 +301,9 @@ class HashDoor:
             return _preflight(request, asked)
         path = request.path
         if path != "/" and path.endswith("/") and self._methods(path[:-1]):
-            return BareResponse(status=307, headers={"Location": str(request.url.with_path(path[:-1]))})
+            return BareResponse(
+                status=307, headers={"Location": str(request.url.with_path(path[:-1], keep_query=True))}
+            )
         methods = self._methods(path)
         if methods:
             return said({"detail": "Method Not Allowed"}, 405, {"Allow": methods})
