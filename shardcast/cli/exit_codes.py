@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from shardcast.errors import (
+    BlobMissing,
     IntegrityError,
     LocalDiskError,
     NoServerReachable,
+    ServerStalled,
+    ServerUnreachable,
     ShardcastError,
     UsageError,
     VersionNotOffered,
+    WrongBytes,
+    WrongStore,
 )
 
 DONE = 0
@@ -22,9 +27,14 @@ INTERRUPTED = 130
 
 _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
     (UsageError, USAGE),
+    (WrongStore, USAGE),
     (VersionNotOffered, NOT_OFFERED),
+    (BlobMissing, NOT_OFFERED),
     (NoServerReachable, NO_SERVER),
+    (ServerUnreachable, NO_SERVER),
+    (ServerStalled, NO_SERVER),
     (IntegrityError, INTEGRITY),
+    (WrongBytes, INTEGRITY),
     (LocalDiskError, LOCAL_DISK),
 )
 

@@ -11,12 +11,20 @@ from click.core import ParameterSource
 
 from shardcast.cli import options
 from shardcast.cli.serving import Session
+from shardcast.cli.store_blobs import get, has, ls, put, stat
+from shardcast.cli.store_collecting import gc, pin, unpin
+from shardcast.cli.store_copying import pull, push
+from shardcast.cli.store_verifying import verify
 from shardcast.errors import AddressTaken, ShardcastError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def store() -> None:
     """Keep blobs under their digests."""
+
+
+for _command in (ls, stat, put, get, has, pull, push, verify, gc, pin, unpin):
+    store.add_command(_command)
 
 
 class _Refused(click.ClickException):

@@ -1,0 +1,97 @@
+"""What the commands on a store have in common: which store, which blobs, how long."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from shardcast.cli import options
+from shardcast.errors import UsageError
+from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blob_layout import LAYOUTS, OWN, PREFIX
+from shardcast.store.roots import parse_digest, read_digests
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+_DIRECTORY: dict[str, Any] = {
+    "type": click.Path(path_type=Path),
+    "envvar": ["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"],
+    "required": True,
+}
+directory_argument = click.argument("directory", **_DIRECTORY)
+directory_option = click.option(
+    "--directory", "-d", show_envvar=True, help="The store's directory.", **_DIRECTORY
+)
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)", re.ASCII)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, with or without a unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = _DURATION.fullmatch(str(value).strip().lower())
+        if not found:
+            self.fail(f"{value!r} is no length of time; write 90s, 10m, 1h, 7d, 2w", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
+class Digest(click.ParamType[str]):
+    """A blob's digest."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_digest(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+from_file_option = options.option(
+    "--from-file",
+    env="STORE_FROM_FILE",
+    type=click.File("r", lazy=False),
+    help="A file with digests, one a line, whatever stands behind it; - is stdin.",
+)
+
+
+def digests_of(said: tuple[str, ...], file: IO[str] | None) -> list[str]:
+    """The blobs that a command is about.
+
+    Raises:
+        UsageError: there are none, or something is no digest.
+    """
+    digests = [*said, *(read_digests(file, file.name) if file else ())]
+    if not digests:
+        raise UsageError("name the blobs: their digests, or --from-file with a file of them")
+    return digests
+
+
+def open_store(
+    directory: Path, writable: bool = False, algorithm: str | None = None, layout: str | None = None
+) -> BlobDirectory:
+    """A store as it is; one with nothing in it yet gets the prefix layout.
+
+    Raises:
+        UsageError: there is no such directory, algorithm or layout.
+        WrongStore: it is of another digest.
+        LocalDiskError: it can't be used.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise UsageError(f"the layout must be {' or '.join(LAYOUTS)}, not {layout!r}")
+    if layout is None and writable and directory.is_dir() and _is_new(directory):
+        layout = PREFIX
+    return BlobDirectory(directory, algorithm, layout, writable=writable)
+
+
+def _is_new(directory: Path) -> bool:
+    return all(entry.name == OWN for entry in directory.iterdir())

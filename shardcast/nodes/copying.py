@@ -1,0 +1,166 @@
+"""Blobs from one store to another: pulled, pushed, or fetched to repair what is damaged."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+
+from shardcast.addresses import server_url
+from shardcast.errors import (
+    BlobMissing,
+    IntegrityError,
+    PeerError,
+    ServerStalled,
+    ServerUnreachable,
+    ShardcastError,
+    WrongBytes,
+)
+from shardcast.peer.remote_store import RemoteStore
+from shardcast.peer.session import open_session
+from shardcast.store.blobs import BlobStore
+from shardcast.store.scrubbing import Repair
+from shardcast.store.tasks import cancel
+
+log = logging.getLogger(__name__)
+
+LANES = 8
+"""Blobs that are copied at once."""
+_BATCH = 512
+"""Blobs that are looked for before those that lack are copied."""
+_CHUNK = 1 << 20
+_MOST_FAILED = 100
+"""Blobs that may fail one by one; then it is not for them that they do."""
+
+
+@dataclass
+class Copied:
+    """How far copying has come.
+
+    Attributes:
+        copied: blobs that were copied.
+        bytes: theirs so far.
+        there: blobs that were there already.
+        missing: digests that the source doesn't have.
+        failed: why a blob couldn't be copied, by digest.
+    """
+
+    copied: int = 0
+    bytes: int = 0
+    there: int = 0
+    missing: list[str] = field(default_factory=list)
+    failed: dict[str, ShardcastError] = field(default_factory=dict)
+
+    @property
+    def seen(self) -> int:
+        """Blobs that are done with."""
+        return self.copied + self.there + len(self.missing) + len(self.failed)
+
+
+async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], state: Copied) -> None:
+    """Copy the blobs that the ``target`` lacks, several at a time; ``state`` tells how far it is. A blob that
+    is not what its digest says is not copied, and doesn't keep the others.
+
+    Raises:
+        ServerUnreachable, ServerStalled: a server is gone.
+        PeerError, IntegrityError: too many blobs failed.
+        LocalDiskError: they can't be kept or read here.
+        ReadOnlyStore: the target takes nothing.
+    """
+    left = iter(dict.fromkeys(digests))
+    while some := list(islice(left, _BATCH)):
+        await _in_lanes(some, lambda digest: _copy_one(source, target, digest, state))
+
+
+async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None]]) -> None:
+    """Have something done for each, ``LANES`` at a time; the first that fails ends them all."""
+    left = iter(digests)
+
+    async def lane() -> None:
+        for digest in left:
+            await work(digest)
+
+    lanes = [asyncio.ensure_future(lane()) for _ in range(min(LANES, len(digests)))]
+    try:
+        await asyncio.gather(*lanes)
+    finally:
+        await cancel(lanes)
+
+
+async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
+    try:
+        if await target.size(digest) is not None:
+            state.there += 1
+            return
+        await _transfer(source, target, digest, state)
+        state.copied += 1
+    except BlobMissing:
+        state.missing.append(digest)
+    except (ServerUnreachable, ServerStalled):
+        raise
+    except (IntegrityError, PeerError) as error:
+        state.failed[digest] = error
+        if len(state.failed) >= _MOST_FAILED:
+            raise
+
+
+async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
+    async with source.open(digest) as reader, target.put(digest) as writer:
+        while data := await reader.read(_CHUNK):
+            await writer.write(data)
+            state.bytes += len(data)
+        await writer.commit()
+
+
+@asynccontextmanager
+async def remote(url: str, algorithm: str, token: str | None = None) -> AsyncIterator[RemoteStore]:
+    """A server as a store, once it answers; ``token``: what it takes to push.
+
+    Raises:
+        UsageError: that is no address.
+        PeerError: it can't be asked.
+    """
+    async with open_session() as session:
+        store = RemoteStore(server_url(url), session, algorithm, token)
+        await store.speaks()
+        yield store
+
+
+@asynccontextmanager
+async def repairing(
+    urls: Sequence[str], algorithm: str, target: Callable[[], BlobStore]
+) -> AsyncIterator[Repair | None]:
+    """What repairs the blobs of a store from servers, each asked in turn; None where there are none.
+    ``target`` opens the store to put them into.
+
+    Raises:
+        UsageError: one is no address.
+    """
+    if not urls:
+        yield None
+        return
+    async with open_session() as session:
+        servers = [RemoteStore(server_url(url), session, algorithm) for url in urls]
+
+        async def repair(digest: str) -> str | None:
+            for server in servers:
+                try:
+                    await _transfer(server, target(), digest, Copied())
+                except BlobMissing:
+                    continue
+                except (PeerError, IntegrityError) as error:
+                    log.warning("could not repair %s: %s", digest, error)
+                    continue
+                return server.url
+            return None
+
+        yield repair
+
+
+def failure(state: Copied) -> ShardcastError | None:
+    """What keeps a copy from being called whole, the worst of it."""
+    wrong = [one for one in state.failed.values() if isinstance(one, (IntegrityError, WrongBytes))]
+    return next(iter([*wrong, *state.failed.values()]), None)

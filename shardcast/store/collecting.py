@@ -1,0 +1,264 @@
+"""Removing the blobs of a directory that nobody refers to, while others put and read some there.
+
+A mark is a permission of a blob's file (that others may execute it, and nobody else), and the time of the
+mark is the one at which the file's permissions were changed. So whoever puts a blob again removes the mark by
+what they do in any case, hashserver too: the file is replaced, or it gets the permissions of a blob.
+
+::
+
+    DIRECTORY/.shardcast-store/gc/
+      roots.json                who was asked for references, to be asked again the next time
+      trash/                    a file that is being removed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+from collections.abc import Collection as Some
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardcast.digest import is_digest
+from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.policy.collecting import Blob, Decision, Rules, decide
+from shardcast.store.blob_layout import LENGTH, OWN, Folder, share
+from shardcast.store.describing import Form, forms_of
+from shardcast.store.durable import disk_errors, replace
+from shardcast.store.set_aside import one_at_a_time, put_back, take_out
+
+_MARK = 0o001
+_EXECUTE = 0o111
+_READ = 0o444
+_MOST_FAILURES = 20
+"""Failures that are told of one by one."""
+
+
+@dataclass
+class Tally:
+    """Blobs, and the bytes that their files take."""
+
+    blobs: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        self.blobs += 1
+        self.bytes += size
+
+
+@dataclass
+class Collected:
+    """What a run did, or would do.
+
+    Attributes:
+        all: what is here.
+        referenced: what somebody refers to.
+        unreferenced: what nobody refers to.
+        marked: what is to go after the grace time.
+        waiting: what was marked before, and whose grace time isn't over.
+        unmarked: what was marked, and stays now.
+        removed: what is gone.
+        failed: blobs that couldn't be marked or removed.
+        failures: why, for some of them.
+    """
+
+    all: Tally = field(default_factory=Tally)
+    referenced: Tally = field(default_factory=Tally)
+    unreferenced: Tally = field(default_factory=Tally)
+    marked: Tally = field(default_factory=Tally)
+    waiting: Tally = field(default_factory=Tally)
+    unmarked: Tally = field(default_factory=Tally)
+    removed: Tally = field(default_factory=Tally)
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+class Collection:
+    """One run over a directory.
+
+    Attributes:
+        result: how far it is.
+    """
+
+    def __init__(
+        self, folder: Folder, referenced: AbstractSet[bytes], rules: Rules, now: float, delete: bool
+    ) -> None:
+        """``referenced``: the digests, as bytes, that somebody named; they began to be read ``now``, in
+        seconds since 1970. Unless it is to ``delete``, nothing is changed."""
+        self.result = Collected()
+        self._folder, self._referenced, self._rules = folder, referenced, rules
+        self._now, self._delete = now, delete
+        self._trash = _own(folder) / "trash"
+
+    def run(self) -> Iterator[None]:
+        """Goes through all blobs, some at a time; blocks on the disk. It can be left at any moment.
+
+        Raises:
+            DataDirInUse: another run is under way here.
+            LocalDiskError: the directory can't be read, or keeps no marks.
+        """
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(disk_errors("could not collect in", Path(self._folder.root)))
+            if self._delete:
+                stack.enter_context(_alone(self._folder))
+                self._trash.mkdir(exist_ok=True)
+                self._try_marks()
+                self._undo()
+            for some in self._folder.entries():
+                for digest in some:
+                    self._see_to(digest)
+                yield
+
+    def _see_to(self, digest: str) -> None:
+        try:
+            forms = forms_of(self._folder, digest)
+            if forms:
+                self._carry_out(digest, forms)
+        except FileNotFoundError:
+            pass  # somebody else removed it
+        except OSError as error:
+            self.result.failed += 1
+            if len(self.result.failures) < _MOST_FAILURES:
+                self.result.failures.append(f"{digest}: {error.strerror or error}")
+
+    def _carry_out(self, digest: str, forms: Sequence[Form]) -> None:
+        result, size = self.result, sum(form.looks.st_size for form in forms)
+        referenced = bytes.fromhex(digest) in self._referenced
+        decision = decide(_blob(forms), referenced, self._rules, self._now)
+        if self._delete:
+            if decision is Decision.REMOVE:
+                if not self._remove(digest, forms):
+                    decision = Decision.UNMARK  # it was put again at this moment
+            elif decision is Decision.MARK:
+                _mark(forms)
+            elif decision is not Decision.WAIT:
+                _unmark(forms)
+        result.all.add(size)
+        (result.referenced if referenced else result.unreferenced).add(size)
+        tallies = {
+            Decision.MARK: result.marked,
+            Decision.WAIT: result.waiting,
+            Decision.UNMARK: result.unmarked,
+            Decision.REMOVE: result.removed,
+        }
+        if decision in tallies:
+            tallies[decision].add(size)
+
+    def _remove(self, digest: str, forms: Sequence[Form]) -> bool:
+        """Whether nobody put it in this very moment."""
+        gone = True
+        for form in forms:
+            place = self._trash / Path(form.path).name
+            if take_out(Path(form.path), place, is_marked):
+                place.unlink()
+            else:
+                gone = False
+        if gone:
+            Path(self._folder.path(digest) + LENGTH).unlink(missing_ok=True)
+        return gone
+
+    def _try_marks(self) -> None:
+        """
+        Raises:
+            LocalDiskError: the file system keeps no permissions.
+        """
+        probe = self._trash / "probe"
+        probe.touch()
+        probe.chmod(_READ | _MARK)
+        marked = is_marked(probe.lstat())
+        probe.unlink()
+        if not marked:
+            raise LocalDiskError(f"the file system of {self._folder.root} keeps no permissions, so no marks")
+
+    def _undo(self) -> None:
+        """What a run that was killed was about to remove goes back; it is decided anew."""
+        for file in list(self._trash.iterdir()):
+            digest = file.name[:64]
+            if is_digest(digest):
+                self._folder.make_parent(digest)
+                put_back(file, Path(self._folder.parent(digest)) / file.name)
+
+
+def check_roots(folder: Folder, names: Some[str], forget: Some[str] = ()) -> None:
+    """See to it that whoever was asked for references the last time is asked this time.
+
+    Raises:
+        UsageError: somebody isn't.
+        LocalDiskError: it can't be read who was.
+    """
+    lacking = sorted(known_roots(folder) - {*names, *forget})
+    if lacking:
+        raise UsageError(
+            f"the last time, blobs were kept for {', '.join(lacking)}: name that again, "
+            "or say --forget-root with its name"
+        )
+
+
+def known_roots(folder: Folder) -> set[str]:
+    """Who was asked the last time.
+
+    Raises:
+        LocalDiskError: that can't be read.
+    """
+    record = _own(folder) / "roots.json"
+    with disk_errors("could not read", record):
+        try:
+            return {str(name) for name in json.loads(record.read_bytes())}
+        except FileNotFoundError:
+            return set()
+        except (ValueError, TypeError):
+            raise LocalDiskError(f"{record} is no list of roots; see to it, and remove it then") from None
+
+
+def remember_roots(folder: Folder, names: Some[str]) -> None:
+    """Have ``check_roots`` ask for these from now on.
+
+    Raises:
+        LocalDiskError: it can't be written down.
+    """
+    place = _own(folder)
+    with disk_errors("could not use", place):
+        place.mkdir(parents=True, exist_ok=True)
+        share(str(place.parent))
+    replace(place / "roots.json", json.dumps(sorted(names)).encode() + b"\n")
+
+
+def _own(folder: Folder) -> Path:
+    return Path(folder.root) / OWN / "gc"
+
+
+@contextlib.contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    place = _own(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    share(str(place.parent))
+    with one_at_a_time(place, wait=False) as is_alone:
+        if not is_alone:
+            raise DataDirInUse(f"another gc is under way in {folder.root}; wait until it is done")
+        yield
+
+
+def is_marked(looks: os.stat_result) -> bool:
+    """Whether a file has a mark."""
+    return looks.st_mode & _EXECUTE == _MARK
+
+
+def _blob(forms: Sequence[Form]) -> Blob:
+    written = max(form.looks.st_mtime for form in forms)
+    touched = max(written, *(form.looks.st_ctime for form in forms))
+    return Blob(written, touched, all(is_marked(form.looks) for form in forms))
+
+
+def _mark(forms: Sequence[Form]) -> None:
+    for form in forms:
+        Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE | _MARK)
+
+
+def _unmark(forms: Sequence[Form]) -> None:
+    for form in forms:
+        if is_marked(form.looks):
+            Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE)

@@ -1,0 +1,225 @@
+"""Who refers to the blobs of a store: named sources of digests.
+
+A source that can't be read to its end, or understood, is an error: what it would have named would look as if
+nobody referred to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
+from shardcast.digest import is_digest
+from shardcast.distribution import parse
+from shardcast.errors import LocalDiskError, UsageError
+from shardcast.manifest import Aborted, ManifestError, ManifestReader
+from shardcast.store.blob_layout import OWN, Folder, share
+from shardcast.store.data_dir import own_folder
+from shardcast.store.durable import disk_errors, sync_folder
+from shardcast.wire import version_name, version_number
+
+
+@dataclass(frozen=True, slots=True)
+class Root:
+    """One source.
+
+    Attributes:
+        name: what it is, and where.
+        algorithm: of the digests that it names; None where it can name any.
+        read: gives them.
+    """
+
+    name: str
+    algorithm: str | None
+    read: Callable[[], Iterable[str]]
+
+
+def pins(folder: Folder) -> Root:
+    """The blobs that are pinned in their directory."""
+    return Root("pins", None, lambda: _pinned(folder))
+
+
+def snapshot(file: Path) -> Root:
+    """A file with digests, one a line; what stands behind one doesn't matter."""
+
+    def read() -> Iterator[str]:
+        with disk_errors("could not read", file), file.open() as lines:
+            yield from read_digests(lines, str(file))
+
+    return Root(f"snapshot {file.resolve()}", None, lambda: _as_disk_errors(read()))
+
+
+def registry_references(file: Path) -> Root:
+    """A file of what ``put_hash`` returned, one JSON object a line."""
+    return Root(f"registry-references {file.resolve()}", "sha256", lambda: _referenced(file))
+
+
+def data_dir(root: Path) -> Root:
+    """The shards and payloads of a data directory's versions, complete and open ones, whether or not a node
+    works on it."""
+    return Root(f"data-dir {root.resolve()}", "sha256", lambda: _of_versions(root))
+
+
+def read_all(roots: Iterable[Root], algorithm: str) -> set[bytes]:
+    """The digests, as bytes, that any of these names.
+
+    Raises:
+        UsageError: one names digests of another algorithm than the store's.
+        LocalDiskError: one can't be read.
+    """
+    found: set[bytes] = set()
+    for root in roots:
+        if root.algorithm not in (None, algorithm):
+            raise UsageError(f"{root.name} names {root.algorithm}, and this store is of {algorithm}")
+        found.update(map(bytes.fromhex, root.read()))
+    return found
+
+
+def parse_digest(text: str) -> str:
+    """A digest as it is kept.
+
+    Raises:
+        UsageError: it is none.
+    """
+    digest = text.strip().lower()
+    if not is_digest(digest):
+        raise UsageError(f"{text[:80]!r} is no digest; that is 64 hex digits")
+    return digest
+
+
+def read_digests(lines: Iterable[str], name: str) -> Iterator[str]:
+    """The first words of lines; empty ones, and those that begin with #, are passed over.
+
+    Raises:
+        UsageError: one is no digest.
+    """
+    try:
+        for number, line in enumerate(lines, 1):
+            words = line.split()
+            if words and not words[0].startswith("#"):
+                try:
+                    yield parse_digest(words[0])
+                except UsageError as error:
+                    raise UsageError(f"{name}, line {number}: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is no text; write one digest a line") from None
+
+
+def pin(folder: Folder, digest: str) -> None:
+    """Keep a blob, durably, until it is unpinned, also one that isn't here yet.
+
+    Raises:
+        LocalDiskError: it can't be written down.
+    """
+    place = _pins(folder)
+    with disk_errors("could not pin in", place):
+        place.mkdir(parents=True, exist_ok=True)
+        share(str(place.parent))
+        (place / digest).touch()
+        sync_folder(place)
+
+
+def unpin(folder: Folder, digest: str) -> bool:
+    """Let a blob go its way again; whether it was pinned.
+
+    Raises:
+        LocalDiskError: it can't be written down.
+    """
+    name = _pins(folder) / digest
+    with disk_errors("could not unpin", name):
+        if not name.exists():
+            return False
+        name.unlink(missing_ok=True)
+        sync_folder(name.parent)
+    return True
+
+
+def _pins(folder: Folder) -> Path:
+    return Path(folder.root) / OWN / "pinned"
+
+
+def _pinned(folder: Folder) -> Iterator[str]:
+    place = _pins(folder)
+    with disk_errors("could not read", place):
+        if place.is_dir():
+            yield from (entry.name for entry in place.iterdir() if is_digest(entry.name))
+
+
+def _as_disk_errors(digests: Iterator[str]) -> Iterator[str]:
+    try:
+        yield from digests
+    except UsageError as error:
+        raise LocalDiskError(str(error)) from error
+
+
+def _referenced(file: Path) -> Iterator[str]:
+    with disk_errors("could not read", file), file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                values: Any = json.loads(line)
+            except (ValueError, RecursionError):
+                raise LocalDiskError(f"{file}, line {number}: that is no JSON") from None
+            if values is None:
+                continue
+            digest = str(values.get("sha256")) if isinstance(values, dict) else ""
+            if not is_digest(digest):
+                raise LocalDiskError(
+                    f"{file}, line {number}: it names no sha256; an MD5 can't tell which blob is meant"
+                )
+            yield digest
+
+
+def _of_versions(root: Path) -> Iterator[str]:
+    with disk_errors("could not read", root):
+        if not own_folder(root).is_dir() and not (root / DISTRIBUTION_FILE).is_file():
+            raise LocalDiskError(f"{root} is no data directory")
+        listed = _listed(root)
+        numbers = {version_number(entry.name) or 0 for entry in root.iterdir() if entry.is_dir()} - {0}
+        for number in sorted(numbers | listed):
+            yield from _of_version(root, number, number in listed)
+
+
+def _of_version(root: Path, number: int, listed: bool) -> Iterator[str]:
+    file = root / version_name(number) / MANIFEST_FILE
+    try:
+        raw = file.read_bytes()
+    except FileNotFoundError:
+        if listed and number in _listed(root):  # it wasn't retired meanwhile
+            raise LocalDiskError(
+                f"{file} isn't there, so that nobody knows the version's shards; run a node on {root} once"
+            ) from None
+        return  # it has gone, or nothing is known of it yet
+    reader = ManifestReader(version_name(number))
+    try:
+        reader.feed(raw[: raw.rfind(b"\n") + 1])  # an open version's last line is still being written
+    except Aborted:
+        pass
+    except ManifestError as error:
+        raise LocalDiskError(f"{file}: {error}") from error
+    if listed and reader.digests is None:
+        raise LocalDiskError(f"{file} ends without its closing line, and the version is complete")
+    for shard in reader.shards:
+        if shard.sha256 is None:
+            raise LocalDiskError(f"{file} doesn't tell the SHA-256 of shard {shard.number}")
+        yield shard.sha256
+    if reader.digests and "sha256" in reader.digests:
+        yield reader.digests["sha256"]
+
+
+def _listed(root: Path) -> set[int]:
+    """The numbers of the versions that are offered."""
+    try:
+        raw = (root / DISTRIBUTION_FILE).read_bytes()
+    except FileNotFoundError:
+        return set()
+    try:
+        found = parse(raw)
+    except ValueError as error:
+        raise LocalDiskError(f"{root / DISTRIBUTION_FILE} is {error}") from None
+    return {one.number for one in found.settled(found).listings}

@@ -1,0 +1,488 @@
+"""``shardcast store`` ls, stat, put, get, has, verify, pull, push: real processes on real directories."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardcast.errors import BadAnswer
+from shardcast.nodes.copying import Copied, copy
+from shardcast.store.blob_layout import OWN, Folder
+from shardcast.store.blob_memory import BlobsInMemory
+from shardcast.store.scrubbing import Pace, Scrub
+from shardcast.store.set_aside import Quarantine, put_back, take_out
+from tests.support.archives import keep
+from tests.support.payloads import sha256
+from tests.support.processes import command, environment, node, run
+from tests.support.stores import blob_file, content, damage, fill, random_blobs
+
+ABSENT = "0" * 64
+
+
+def store(*words: str | Path, code: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
+    """Run ``shardcast store WORDS…``, which is to end with this code; its stdout and stderr."""
+    done = run("store", *map(str, words), env=env)
+    assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
+    assert "Traceback" not in done.stderr
+    return done.stdout, done.stderr
+
+
+@contextlib.contextmanager
+def serving(root: Path, *words: str) -> Iterator[str]:
+    with node("store", "serve", str(root), "--port-range", "49152", "65535", *words) as running:
+        yield running.url
+
+
+# put, get, has, stat, ls
+
+
+def test_what_is_put_is_got(tmp_path: Path) -> None:
+    root, one, two = tmp_path / "store", tmp_path / "one", tmp_path / "two"
+    root.mkdir()
+    one.write_bytes(b"Hello!")
+    two.write_bytes(random.Random(1).randbytes(3_000_000))
+    digests = [sha256(one.read_bytes()), sha256(two.read_bytes())]
+    out, err = store("put", "-d", root, one, two)
+    assert out.split() == digests
+    assert err == ""
+    assert content(root) == dict(zip(digests, (one.read_bytes(), two.read_bytes()), strict=True))
+    where = {"SHARDCAST_STORE_DIRECTORY": str(root)}
+    assert sorted(store("ls", env=where)[0].split()) == sorted(digests)
+    store("get", digests[1], "-o", tmp_path / "out", env=where)
+    assert (tmp_path / "out").read_bytes() == two.read_bytes()
+    assert store("get", digests[0].upper(), env=where)[0] == "Hello!"
+    told = json.loads(store("stat", digests[0], "--json", env=where)[0])
+    assert (told["size"], told["stored"], told["forms"]) == (6, 6, ["raw"])
+    assert json.loads(store("has", digests[0], ABSENT, "--json", code=3, env=where)[0]) == {
+        digests[0]: True,
+        ABSENT: False,
+    }
+    assert store("has", *digests, env=where)[0].count("here") == 2
+    assert [entry.name for entry in tmp_path.iterdir() if ".part" in entry.name] == []
+
+
+def test_put_reads_stdin_and_get_takes_what_is_empty(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command("store", "put", "-d", str(tmp_path), "-", "--json"),
+        input=b"",
+        capture_output=True,
+        env=environment(),
+        check=True,
+    )
+    assert json.loads(done.stdout) == {"file": "-", "digest": sha256(b""), "size": 0}
+    assert store("get", sha256(b""), "-d", tmp_path)[0] == ""
+
+
+def test_a_new_store_takes_a_digest_and_a_layout_and_keeps_to_them(tmp_path: Path) -> None:
+    file, flat = tmp_path / "file", tmp_path / "flat"
+    file.write_bytes(b"Hello!")
+    flat.mkdir()
+    (digest,) = store("put", "-d", flat, file, "--algorithm", "sha3-256", "--layout", "flat")[0].split()
+    assert (flat / digest).read_bytes() == b"Hello!"
+    assert digest != sha256(b"Hello!")
+    assert store("put", "-d", flat, file)[0].split() == [digest]
+    assert "not sha256" in store("put", "-d", flat, file, "--algorithm", "sha256", code=2)[1]
+    assert store("verify", flat)[0] == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["ls"], 2, "Missing argument"),
+        (["ls", "{nowhere}"], 2, "is no directory"),
+        (["ls", "{file}"], 2, "is no directory"),
+        (["stat", "-d", "{store}", "0123"], 2, "64 hex digits"),
+        (["stat", "-d", "{store}", "../../../etc/passwd"], 2, "64 hex digits"),
+        (["stat", "-d", "{store}", ABSENT], 3, "is not in"),
+        (["stat", ABSENT], 2, "Missing option"),
+        (["has", "-d", "{store}"], 2, "name the blobs"),
+        (["has", "-d", "{store}", "--from-file", "{file}"], 2, "line 2"),
+        (["has", "-d", "{store}", "--from-file", "{binary}"], 2, "is no text"),
+        (["has", "-d", "{store}", "--from-file", "{nowhere}"], 2, "No such file"),
+        (["get", "-d", "{store}", ABSENT], 3, "is not in"),
+        (["get", "-d", "{store}", "{digest}", "-o", "{nowhere}/out"], 6, "could not write"),
+        (["get", "-d", "{store}", "{digest}", "-o", "{store}"], 2, "is a directory"),
+        (["put", "-d", "{store}"], 2, "Missing argument"),
+        (["put", "-d", "{store}", "{nowhere}"], 2, "does not exist"),
+        (["put", "-d", "{store}", "{store}"], 2, "is a directory"),
+        (["put", "-d", "{store}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
+        (["put", "-d", "{store}", "--layout", "deep", "{file}"], 2, "layout"),
+        (["verify", "{nowhere}"], 2, "is no directory"),
+        (["verify", "{store}", "--rate", "fast"], 2, "is not a size"),
+        (["verify", "{store}", "--rate", "0"], 2, "at least one byte"),
+        (["verify", "{store}", "--repair-from", "ftp://x"], 2, "http"),
+    ],
+)
+def test_what_makes_no_sense_is_told_clearly(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    root, file, binary = tmp_path / "store", tmp_path / "file", tmp_path / "binary"
+    (digest,) = fill(root, b"Hello!")
+    file.write_text(f"{ABSENT}\nnonsense\n")
+    binary.write_bytes(b"\xff\xfe\x00")
+    names = {"store": root, "file": file, "binary": binary, "nowhere": tmp_path / "nowhere", "digest": digest}
+    before = content(root)
+    out, err = store(*(word.format(**names) for word in words), code=code)
+    assert said in err, err
+    assert out == ""
+    assert content(root) == before
+
+
+def test_a_damaged_blob_is_not_given(tmp_path: Path) -> None:
+    (digest,) = fill(tmp_path / "s", b"Hello!")
+    damage(blob_file(tmp_path / "s", digest))
+    for words in (
+        ["get", digest, "-d", tmp_path / "s"],
+        ["get", digest, "-d", tmp_path / "s", "-o", tmp_path / "o"],
+    ):
+        assert "not what its name says" in store(*words, code=5)[1]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
+
+
+def test_coded_blobs_are_given_as_they_are_and_told_of(tmp_path: Path) -> None:
+    blob = b"again and again " * 1000
+    (digest,) = fill(tmp_path, blob)
+    plain = blob_file(tmp_path, digest)
+    plain.unlink()
+    plain.with_name(digest + ".gz").write_bytes(gzip.compress(blob))
+    plain.with_name(digest + ".BUFFERLENGTH").write_text(str(len(blob)))
+    assert store("get", digest, "-d", tmp_path)[0].encode() == blob
+    told = json.loads(store("stat", digest, "-d", tmp_path, "--json")[0])
+    assert (told["size"], told["forms"]) == (len(blob), ["gzip"])
+    assert "all right" in store("verify", tmp_path)[1]
+    damage(plain.with_name(digest + ".gz"), 30)
+    assert "set aside" in store("verify", tmp_path, code=5)[0]
+
+
+def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
+    assert store("ls", tmp_path) == ("", "")
+    assert store("ls", "--quarantined", tmp_path) == ("", "")
+    out, err = store("verify", tmp_path)
+    assert (out, err) == ("", "0 files, 0 B: all right\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_long_list_takes_no_memory(tmp_path: Path) -> None:
+    (tmp_path / ".HASHSERVER_PREFIX").write_text("1\n")
+    original = tmp_path / "00"
+    count = 50_000
+    for first in range(256):
+        (tmp_path / f"{first:02x}").mkdir()
+    original = blob_file(tmp_path, sha256(b""))
+    original.touch()
+    for number in range(1, count):  # names alone are listed
+        digest = sha256(b"%d" % number)
+        try:
+            os.link(original, blob_file(tmp_path, digest))
+        except OSError:  # enough links
+            original = blob_file(tmp_path, digest)
+            original.touch()
+    measure = (
+        "import resource, sys; from shardcast.cli.main import shardcast;"
+        "shardcast.main(['store', 'ls', sys.argv[1]], standalone_mode=False);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"
+    )
+    (tmp_path / "empty").mkdir()
+
+    def listed(root: Path) -> tuple[int, int]:
+        done = subprocess.run(
+            [command()[0], "-c", measure, str(root)],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            check=True,
+        )
+        return len(done.stdout.split()), int(done.stderr.split()[-1])
+
+    nothing, least = listed(tmp_path / "empty")
+    everything, most = listed(tmp_path)
+    assert (nothing, everything) == (0, count)
+    assert most - least < 10_000, "kilobytes"
+
+
+# verify
+
+
+def test_what_is_damaged_is_set_aside_and_told_of_until_it_is_here_again(tmp_path: Path) -> None:
+    blobs = random_blobs(2, 20)
+    digests = fill(tmp_path, *blobs)
+    was = damage(blob_file(tmp_path, digests[3]), 0)
+    assert digests[3] in store("verify", tmp_path, "--no-quarantine", code=5)[0]
+    assert content(tmp_path)[digests[3]] == was
+    found, summary = map(json.loads, store("verify", tmp_path, "--json", code=5)[0].splitlines())
+    assert (found["digest"], found["outcome"]) == (digests[3], "set aside")
+    assert (summary["files"], summary["set_aside"]) == (20, 1)
+    assert content(tmp_path).keys() == {*digests} - {digests[3]}
+    assert Path(found["detail"]).read_bytes() == was
+    assert digests[3] in store("ls", "--quarantined", tmp_path)[0]
+    assert "set aside" in store("verify", tmp_path, code=5)[0], "it is still lost"
+    file = tmp_path / "again"
+    file.write_bytes(blobs[3])
+    store("put", "-d", tmp_path, file)
+    store("verify", tmp_path)
+    assert Path(found["detail"]).exists(), "what was set aside is never removed"
+
+
+def test_what_is_damaged_is_repaired_from_a_server_that_runs(tmp_path: Path) -> None:
+    blobs = random_blobs(3, 10)
+    here, there = tmp_path / "here", tmp_path / "there"
+    digests = fill(here, *blobs)
+    fill(there, *blobs[:5])
+    damage(blob_file(there, digests[4]))
+    for digest in digests[3:6]:
+        damage(blob_file(here, digest))
+    with serving(there) as url, serving(here) as own:
+        out, _ = store("verify", here, "--repair-from", f"127.0.0.1:1,{url}", code=5)
+        assert sorted(line.split()[1] for line in out.splitlines()) == ["repaired:", "set", "set"]
+        assert content(here) == dict(zip(digests[:4] + digests[6:], blobs[:4] + blobs[6:], strict=True))
+        done = run("store", "has", "-d", str(here), *digests)
+        assert done.stdout.count("missing") == 2
+        blob_file(there, digests[4]).unlink()
+        fill(there, *blobs)
+        store("verify", here, "--repair-from", url)
+        assert own
+    assert content(here) == dict(zip(digests, blobs, strict=True))
+
+
+def test_only_what_was_looked_at_is_taken_out(tmp_path: Path) -> None:
+    folder = Folder(str(tmp_path), "prefix")
+    (digest,) = fill(tmp_path, b"wrong")
+    file = blob_file(tmp_path, digest)
+    looks = file.stat()
+    file.unlink()
+    fill(tmp_path, b"wrong")  # somebody put it anew
+    assert Quarantine(folder).take(str(file), digest, looks, "wrong") is None
+    assert content(tmp_path) == {digest: b"wrong"}
+    assert list(Quarantine(folder).entries()) == []
+    file.unlink()
+    assert Quarantine(folder).take(str(file), digest, looks, "wrong") is None
+
+
+def test_taking_out_and_putting_back(tmp_path: Path) -> None:
+    name, place = tmp_path / "name", tmp_path / "place"
+    name.write_bytes(b"old")
+    assert take_out(name, place, lambda looks: True)
+    name.write_bytes(b"new")
+    assert not put_back(place, name), "what came meanwhile stays"
+    assert name.read_bytes() == b"new"
+    assert not place.exists()
+
+
+def test_setting_aside_that_was_interrupted_is_looked_at_again(tmp_path: Path) -> None:
+    good, bad = fill(tmp_path, b"good", b"bad")
+    place = tmp_path / OWN / "quarantine"
+    place.mkdir(parents=True)
+    for digest in (good, bad):  # a kill between the two steps
+        blob_file(tmp_path, digest).rename(place / f"{digest}-00000000")
+    damage(place / f"{bad}-00000000")
+    assert bad in store("verify", tmp_path, code=5)[0]
+    assert content(tmp_path) == {good: b"good"}
+    assert [one.digest for one in Quarantine(Folder(str(tmp_path), "prefix")).entries()] == [bad]
+
+
+def test_killed_at_any_moment_verify_loses_nothing(tmp_path: Path) -> None:
+    rng = random.Random(4)
+    blobs = random_blobs(5, 300)
+    digests = fill(tmp_path, *blobs)
+    damaged = rng.sample(digests, 100)
+    for digest in damaged:
+        damage(blob_file(tmp_path, digest))
+    whole = content(tmp_path)
+    quarantine = Quarantine(Folder(str(tmp_path), "prefix"))
+    for _ in range(6):
+        process = subprocess.Popen(
+            command("store", "verify", str(tmp_path), "-q"), env=environment(), stdout=-3
+        )
+        deadline, some = time.monotonic() + 30, len(list(quarantine.entries()))
+        while process.poll() is None and len(list(quarantine.entries())) <= some + rng.randint(0, 10):
+            assert time.monotonic() < deadline
+        process.send_signal(signal.SIGKILL)
+        process.wait(30)
+    store("verify", tmp_path, code=5)
+    assert content(tmp_path) == {digest: data for digest, data in whole.items() if digest not in damaged}
+    aside = {one.digest: Path(one.file).read_bytes() for one in quarantine.entries()}
+    assert aside == {digest: whole[digest] for digest in damaged}
+
+
+@contextlib.contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """A folder that nobody can write to, root neither."""
+    if os.geteuid() != 0:
+        folders = [Path(folder) for folder, _, _ in os.walk(path)]
+        for folder in folders:
+            folder.chmod(0o555)
+        try:
+            yield
+        finally:
+            for folder in folders:
+                folder.chmod(0o755)
+        return
+    bound = subprocess.run(["mount", "--bind", str(path), str(path)], capture_output=True, check=False)
+    if bound.returncode:
+        pytest.skip("can't mount here")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", str(path)], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def test_a_store_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+    digests = fill(tmp_path, b"one", b"two")
+    with read_only(tmp_path):
+        store("verify", tmp_path)
+        assert "would be marked" in store("gc", tmp_path, "--unreferenced-older-than", "0", "--grace", "0")[0]
+        store("gc", tmp_path, "--delete", code=6)
+        store("put", "-d", tmp_path, __file__, code=6)
+        store("pin", "-d", tmp_path, digests[0], code=6)
+    damage(blob_file(tmp_path, digests[0]))
+    with read_only(tmp_path), serving(tmp_path) as url:
+        out, _ = store("verify", tmp_path, code=5)
+        assert "left: " in out
+        assert "could not set aside" in out
+        assert "left: " in store("verify", tmp_path, "--repair-from", url, code=5)[0]
+        assert store("get", "-d", tmp_path, digests[1])[0] == "two"
+        assert sorted(store("ls", tmp_path)[0].split()) == sorted(digests)
+
+
+async def test_a_rate_is_held() -> None:
+    now, slept = 0.0, []
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        slept.append(seconds)
+        now += seconds
+
+    pace = Pace(100, lambda: now, sleep)
+    for _ in range(10):
+        await pace.spent(100)
+    assert now == pytest.approx(10)
+    now += 1000  # what was lost is not made up for but a moment of it
+    for _ in range(10):
+        await pace.spent(100)
+    assert now == pytest.approx(1019)
+    assert len(slept) == 19
+
+
+async def test_what_is_replaced_while_it_is_read_is_looked_at_again(tmp_path: Path) -> None:
+    blob = random.Random(6).randbytes(200_000)
+    (digest,) = fill(tmp_path, blob)
+    damage(blob_file(tmp_path, digest))
+
+    class Meanwhile(Pace):
+        async def spent(self, count: int) -> None:
+            blob_file(tmp_path, digest).unlink(missing_ok=True)
+            fill(tmp_path, blob)
+
+    folder = Folder(str(tmp_path), "prefix")
+    scrub = Scrub(folder, "sha256", Quarantine(folder), None, Meanwhile(None))
+    found: list[Any] = [one async for one in scrub.run()]
+    assert found == []
+    assert content(tmp_path) == {digest: blob}
+    await asyncio.sleep(0)
+
+
+# pull and push
+
+
+def test_blobs_are_pulled_and_what_is_here_is_not_fetched_again(tmp_path: Path) -> None:
+    here, there, listed = tmp_path / "here", tmp_path / "there", tmp_path / "listed"
+    blobs = [*random_blobs(7, 40), b""]
+    digests = fill(there, *blobs)
+    here.mkdir()
+    listed.write_text("".join(f"{digest}  a name\n" for digest in digests))
+    with serving(there) as url:
+        out, err = store("pull", "-d", here, url, digests[0], ABSENT, code=3)
+        assert out == f"{ABSENT}  missing\n"
+        assert "1 blob," in err
+        told = json.loads(store("pull", "-d", here, url, "--from-file", listed, "--json")[0])
+        assert (told["copied"], told["there"]) == (40, 1)
+        assert content(here) == dict(zip(digests, blobs, strict=True))
+        damage(blob_file(there, digests[5]))
+        blob_file(here, digests[5]).unlink()
+        assert store("pull", "-d", here, url, *digests, code=3)[0] == f"{digests[5]}  missing\n"
+        assert digests[5] not in content(here)
+    assert "no connection" in store("pull", "-d", here, url, *digests, code=4)[1]
+
+
+def test_blobs_are_pushed_to_a_hash_server_and_to_an_archive(tmp_path: Path) -> None:
+    here, there, archive = tmp_path / "here", tmp_path / "there", tmp_path / "archive"
+    blobs = random_blobs(8, 20)
+    digests = fill(here, *blobs)
+    damage(blob_file(here, digests[3]))
+    there.mkdir()
+    with serving(there, "--writable") as url:
+        out, _ = store("push", "-d", here, url, *digests, ABSENT, code=5)
+        assert sorted(line.split()[0] for line in out.splitlines()) == sorted([ABSENT, digests[3]])
+        right = dict(zip(digests, blobs, strict=True))
+        del right[digests[3]]
+        assert content(there) == right
+        told = json.loads(store("push", "-d", here, url, *digests[:3], "--json")[0])
+        assert (told["copied"], told["there"]) == (0, 3)
+    blob_file(there, digests[0]).unlink()
+    with serving(there) as url:
+        assert "405" in store("push", "-d", here, url, digests[0], code=1)[1]
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    words = (
+        "archive",
+        "serve",
+        str(archive),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--token-file",
+        str(token),
+    )
+    with node(*words) as running:
+        store("push", "-d", here, running.url, digests[0], code=1)
+        store("push", "-d", here, running.url, "--token-file", token, *digests[:3])
+        assert content(archive) == {digest: right[digest] for digest in digests[:3]}
+        elsewhere = tmp_path / "elsewhere"
+        elsewhere.mkdir()
+        store("pull", "-d", elsewhere, running.url, *digests[:3])
+        assert content(elsewhere) == content(archive)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["pull", "-d", "{store}", "ftp://x", ABSENT], 2, "http"),
+        (["pull", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
+        (["pull", "-d", "{store}", "http://127.0.0.1:1"], 2, "name the blobs"),
+        (["pull", "-d", "{store}/nowhere", "http://127.0.0.1:1", ABSENT], 2, "is no directory"),
+        (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
+        (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT, "--token-file", "nowhere"], 2, "not exist"),
+    ],
+)
+def test_copying_what_makes_no_sense(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+    fill(tmp_path, b"one")
+    out, err = store(*(word.format(store=tmp_path) for word in words), code=code)
+    assert said in err
+    assert out == ""
+
+
+async def test_a_server_that_refuses_everything_is_not_asked_for_ever(tmp_path: Path) -> None:
+    class Refuses(BlobsInMemory):
+        asked = 0
+
+        def put(self, digest: str | None = None) -> Any:
+            self.asked += 1
+            raise BadAnswer("http://there", "no")
+
+    source, target, state = BlobsInMemory(), Refuses(), Copied()
+    digests = await keep(source, *random_blobs(9, 1000))
+    with pytest.raises(BadAnswer):
+        await copy(source, target, digests, state)
+    assert target.asked <= 110
