@@ -446,7 +446,8 @@ if how == "returns":
     sys.exit()
 if how == "raises":
     raise RuntimeError("the training failed")
-time.sleep(600)
+for _ in range(6000):  # a signal that comes just before a sleep begins doesn't end it
+    time.sleep(0.1)
 """
 
 

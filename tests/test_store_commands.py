@@ -26,7 +26,7 @@ from shardcast.store.set_aside import Quarantine, put_back, take_out
 from tests.support.archives import keep
 from tests.support.payloads import sha256
 from tests.support.processes import command, environment, node, run
-from tests.support.stores import blob_file, content, damage, fill, random_blobs
+from tests.support.stores import assert_refused, blob_file, content, damage, fill, random_blobs
 
 ABSENT = "0" * 64
 
@@ -97,45 +97,41 @@ def test_a_new_store_takes_a_digest_and_a_layout_and_keeps_to_them(tmp_path: Pat
     assert store("verify", flat)[0] == ""
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["ls"], 2, "Missing argument"),
-        (["ls", "{nowhere}"], 2, "is no directory"),
-        (["ls", "{file}"], 2, "is no directory"),
-        (["stat", "-d", "{store}", "0123"], 2, "64 hex digits"),
-        (["stat", "-d", "{store}", "../../../etc/passwd"], 2, "64 hex digits"),
-        (["stat", "-d", "{store}", ABSENT], 3, "is not in"),
-        (["stat", ABSENT], 2, "Missing option"),
-        (["has", "-d", "{store}"], 2, "name the blobs"),
-        (["has", "-d", "{store}", "--from-file", "{file}"], 2, "line 2"),
-        (["has", "-d", "{store}", "--from-file", "{binary}"], 2, "is no text"),
-        (["has", "-d", "{store}", "--from-file", "{nowhere}"], 2, "No such file"),
-        (["get", "-d", "{store}", ABSENT], 3, "is not in"),
-        (["get", "-d", "{store}", "{digest}", "-o", "{nowhere}/out"], 6, "could not write"),
-        (["get", "-d", "{store}", "{digest}", "-o", "{store}"], 2, "is a directory"),
-        (["put", "-d", "{store}"], 2, "Missing argument"),
-        (["put", "-d", "{store}", "{nowhere}"], 2, "does not exist"),
-        (["put", "-d", "{store}", "{store}"], 2, "is a directory"),
-        (["put", "-d", "{store}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
-        (["put", "-d", "{store}", "--layout", "deep", "{file}"], 2, "layout"),
-        (["verify", "{nowhere}"], 2, "is no directory"),
-        (["verify", "{store}", "--rate", "fast"], 2, "is not a size"),
-        (["verify", "{store}", "--rate", "0"], 2, "at least one byte"),
-        (["verify", "{store}", "--repair-from", "ftp://x"], 2, "http"),
-    ],
-)
-def test_what_makes_no_sense_is_told_clearly(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+NO_SENSE: list[tuple[list[str], int, str]] = [
+    (["ls"], 2, "Missing argument"),
+    (["ls", "{nowhere}"], 2, "is no directory"),
+    (["ls", "{file}"], 2, "is no directory"),
+    (["stat", "-d", "{store}", "0123"], 2, "64 hex digits"),
+    (["stat", "-d", "{store}", "../../../etc/passwd"], 2, "64 hex digits"),
+    (["stat", "-d", "{store}", ABSENT], 3, "is not in"),
+    (["stat", ABSENT], 2, "Missing option"),
+    (["has", "-d", "{store}"], 2, "name the blobs"),
+    (["has", "-d", "{store}", "--from-file", "{file}"], 2, "line 2"),
+    (["has", "-d", "{store}", "--from-file", "{binary}"], 2, "is no text"),
+    (["has", "-d", "{store}", "--from-file", "{nowhere}"], 2, "No such file"),
+    (["get", "-d", "{store}", ABSENT], 3, "is not in"),
+    (["get", "-d", "{store}", "{digest}", "-o", "{nowhere}/out"], 6, "could not write"),
+    (["get", "-d", "{store}", "{digest}", "-o", "{store}"], 2, "is a directory"),
+    (["put", "-d", "{store}"], 2, "Missing argument"),
+    (["put", "-d", "{store}", "{nowhere}"], 2, "does not exist"),
+    (["put", "-d", "{store}", "{store}"], 2, "is a directory"),
+    (["put", "-d", "{store}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
+    (["put", "-d", "{store}", "--layout", "deep", "{file}"], 2, "layout"),
+    (["verify", "{nowhere}"], 2, "is no directory"),
+    (["verify", "{store}", "--rate", "fast"], 2, "is not a size"),
+    (["verify", "{store}", "--rate", "0"], 2, "at least one byte"),
+    (["verify", "{store}", "--repair-from", "ftp://x"], 2, "http"),
+]
+
+
+def test_what_makes_no_sense_is_told_clearly(tmp_path: Path) -> None:
     root, file, binary = tmp_path / "store", tmp_path / "file", tmp_path / "binary"
     (digest,) = fill(root, b"Hello!")
     file.write_text(f"{ABSENT}\nnonsense\n")
     binary.write_bytes(b"\xff\xfe\x00")
     names = {"store": root, "file": file, "binary": binary, "nowhere": tmp_path / "nowhere", "digest": digest}
-    before = content(root)
-    out, err = store(*(word.format(**names) for word in words), code=code)
-    assert said in err, err
-    assert out == ""
-    assert content(root) == before
+    assert_refused(NO_SENSE, names)
+    assert content(root) == {digest: b"Hello!"}
 
 
 def test_a_damaged_blob_is_not_given(tmp_path: Path) -> None:
@@ -210,7 +206,41 @@ def test_a_long_list_takes_no_memory(tmp_path: Path) -> None:
     assert most - least < 10_000, "kilobytes"
 
 
+def test_whoever_reads_a_list_may_have_enough_of_it(tmp_path: Path) -> None:
+    fill(tmp_path, *random_blobs(10, 3000, 20))
+    process = subprocess.Popen(
+        command("store", "ls", "--long", str(tmp_path)),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stderr
+    assert process.stdout.readline()
+    process.stdout.close()
+    said = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(30), said) == (1, b"")
+
+
 # verify
+
+
+def test_verify_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    fill(tmp_path, *random_blobs(11, 100))
+    process = subprocess.Popen(
+        command("store", "verify", str(tmp_path), "--rate", "10kB"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(2)  # the rate is held
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert process.stderr.read().endswith("Interrupted.\n")
+    process.stderr.close()
 
 
 def test_what_is_damaged_is_set_aside_and_told_of_until_it_is_here_again(tmp_path: Path) -> None:
@@ -455,22 +485,19 @@ def test_blobs_are_pushed_to_a_hash_server_and_to_an_archive(tmp_path: Path) -> 
         assert content(elsewhere) == content(archive)
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "said"),
-    [
-        (["pull", "-d", "{store}", "ftp://x", ABSENT], 2, "http"),
-        (["pull", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
-        (["pull", "-d", "{store}", "http://127.0.0.1:1"], 2, "name the blobs"),
-        (["pull", "-d", "{store}/nowhere", "http://127.0.0.1:1", ABSENT], 2, "is no directory"),
-        (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
-        (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT, "--token-file", "nowhere"], 2, "not exist"),
-    ],
-)
-def test_copying_what_makes_no_sense(tmp_path: Path, words: list[str], code: int, said: str) -> None:
+NO_SENSE_TO_COPY: list[tuple[list[str], int, str]] = [
+    (["pull", "-d", "{store}", "ftp://x", ABSENT], 2, "http"),
+    (["pull", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
+    (["pull", "-d", "{store}", "http://127.0.0.1:1"], 2, "name the blobs"),
+    (["pull", "-d", "{store}/nowhere", "http://127.0.0.1:1", ABSENT], 2, "is no directory"),
+    (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
+    (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT, "--token-file", "nowhere"], 2, "not exist"),
+]
+
+
+def test_copying_what_makes_no_sense(tmp_path: Path) -> None:
     fill(tmp_path, b"one")
-    out, err = store(*(word.format(store=tmp_path) for word in words), code=code)
-    assert said in err
-    assert out == ""
+    assert_refused(NO_SENSE_TO_COPY, {"store": tmp_path})
 
 
 async def test_a_server_that_refuses_everything_is_not_asked_for_ever(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import secrets
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -54,15 +55,19 @@ def ls(directory: Path, long: bool, quarantined: bool, as_json: bool) -> None:
                 json.dumps(asdict(one)) if as_json else f"{one.digest}  {_when(one.since)}  {one.reason}"
             )
         return
-    with disk_errors("could not list", directory):
+    for lines in _listed(store, long, as_json):
+        if lines:
+            click.echo("\n".join(lines))
+
+
+def _listed(store: BlobDirectory, long: bool, as_json: bool) -> Iterator[list[str]]:
+    with disk_errors("could not list", Path(store.folder.root)):
         for some in store.folder.entries():
             if long or as_json:
                 described = (describe(store.folder, digest) for digest in some)
-                lines = [_as_json(one) if as_json else _line(one) for one in described if one]
+                yield [_as_json(one) if as_json else _line(one) for one in described if one]
             else:
-                lines = some
-            if lines:
-                click.echo("\n".join(lines))
+                yield some
 
 
 @click.command(context_settings=SETTINGS)

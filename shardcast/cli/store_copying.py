@@ -6,7 +6,7 @@ import asyncio
 import json
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import click
 
@@ -21,9 +21,11 @@ from shardcast.cli.store_options import (
     from_file_option,
     open_store,
 )
-from shardcast.nodes.copying import Copied, copy, failure, remote
 from shardcast.sizes import format_count, format_size
 from shardcast.store.tasks import beside
+
+if TYPE_CHECKING:
+    from shardcast.nodes.copying import Copied
 
 _FRAME = 0.1
 """Seconds between two looks at how far it is."""
@@ -81,6 +83,7 @@ def push(
 def _copy(
     directory: Path, url: str, digests: list[str], pulling: bool, token: str | None, as_json: bool
 ) -> int:
+    from shardcast.nodes.copying import Copied, failure
     from shardcast.nodes.lifetime import run
 
     state = Copied()
@@ -113,6 +116,8 @@ async def _work(
     state: Copied,
     display: Display,
 ) -> None:
+    from shardcast.nodes.copying import copy, remote
+
     async with AsyncExitStack() as stack:
         store = open_store(directory, writable=pulling)
         stack.push_async_callback(store.close)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 from shardcast.store.blob_layout import MARKER, OWN, SUFFIXES
 from tests.support.payloads import sha256
+from tests.support.processes import environment
 
 
 def blob_file(root: Path, digest: str) -> Path:
@@ -39,6 +44,49 @@ def damage(file: Path, position: int = 0) -> bytes:
 def random_blobs(seed: int, count: int, most: int = 3000) -> list[bytes]:
     rng = random.Random(seed)
     return [rng.randbytes(rng.randint(1, most)) for _ in range(count)]
+
+
+_MANY = """
+import json, os, signal, sys
+from shardcast.cli import main, store
+outcomes = []
+for words in json.load(sys.stdin):
+    child = os.fork()
+    if not child:
+        for number, name in ((1, "out"), (2, "err")):
+            os.dup2(os.open(os.path.join(sys.argv[1], name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv[1:] = words
+        main.main()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    outcomes.append([code, *(open(os.path.join(sys.argv[1], name)).read() for name in ("out", "err"))])
+json.dump(outcomes, sys.stdout)
+"""
+
+
+def run_many(cases: list[list[str]]) -> list[tuple[int, str, str]]:
+    """``shardcast`` with each of these words, in a process of its own that is forked from one interpreter:
+    the exit codes, stdouts and stderrs."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [sys.executable, "-c", _MANY, folder],
+            input=json.dumps(cases),
+            capture_output=True,
+            env=environment(),
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr
+    return [(code, out, err) for code, out, err in json.loads(done.stdout)]
+
+
+def assert_refused(cases: list[tuple[list[str], int, str]], names: dict[str, object]) -> None:
+    """Each of these fails with its exit code and says this on stderr, and nothing on stdout."""
+    filled = [["store", *(word.format(**names) for word in words)] for words, _, _ in cases]
+    for words, (_, code, said), outcome in zip(filled, cases, run_many(filled), strict=True):
+        assert outcome[:2] == (code, ""), (words, outcome)
+        assert said in outcome[2], (words, outcome)
+        assert "Traceback" not in outcome[2], (words, outcome)
 
 
 def content(root: Path) -> dict[str, bytes]:
