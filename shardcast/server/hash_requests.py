@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from shardcast.digest import is_digest
 from shardcast.wire import TEXT
 
 MOST_BODY = 16 << 20
@@ -57,6 +58,8 @@ def parse_checksum(text: object, *where: str | int) -> str:
     Raises:
         InvalidData: it is none.
     """
+    if is_digest(text):
+        return str(text)
     if not isinstance(text, str):
         raise InvalidData("string_type", where, "Input should be a valid string", text)
     if len(text) % 2:
@@ -83,10 +86,7 @@ def parse_checksums(body: bytes) -> list[str]:
         listed: Any = json.loads(body)
     except json.JSONDecodeError as error:
         raise InvalidData("json_invalid", ["body", error.pos], "JSON decode error", {}) from None
-    except (
-        ValueError,
-        RecursionError,
-    ):  # not UTF-8, a number of thousands of digits, lists in lists in lists
+    except (ValueError, RecursionError):  # not UTF-8, a number of 5000 digits, lists in lists
         raise Refused({"detail": "There was an error parsing the body"}) from None
     if listed is None:
         raise InvalidData("missing", ["body"], "Field required", None)

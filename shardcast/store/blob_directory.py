@@ -200,12 +200,17 @@ class BlobDirectory:
         is; the digest is the one of what it decodes to."""
         return self._put(digest, coding)
 
-    def seal(self, digest: str, coding: str | None = None) -> None:
+    def seal(self, digest: str, coding: str | None = None) -> bool:
         """See to it that nobody writes to a blob's file any more, and the group can to its folder, where that
-        is ours to say."""
-        with contextlib.suppress(OSError):
+        is ours to say; False when it has gone meanwhile."""
+        try:
             self.folder.make_parent(digest)
             seal(self.folder.path(digest, coding))
+        except FileNotFoundError:
+            return False
+        except OSError:
+            log.debug("%s belongs to somebody else, and keeps its permissions", digest)
+        return True
 
     async def delete(self, digest: str) -> bool:
         if not self.writable:

@@ -13,15 +13,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from shardcast.errors import IntegrityError
 from shardcast.store.blob_layout import OWN, Folder, seal, share
 from shardcast.store.codings import Check, Malformed
 from shardcast.store.durable import PART, disk_errors, sync_folder
 from shardcast.store.verifying import VerifiedFiles
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -74,15 +72,14 @@ class Incoming:
         seal(str(part))
         part.rename(path)
 
-    async def keep(self, work: Callable[[], T], size: int) -> T:
-        """Have something of so many bytes written and made durable: in the event loop where that is
-        quicker."""
-        if size > SMALL:
-            return await asyncio.to_thread(work)
-        begun = time.perf_counter()
-        result = await asyncio.to_thread(work) if self._slow else work()
-        self._slow = time.perf_counter() - begun > _SLOW
-        return result
+    def is_quick(self, size: int) -> bool:
+        """Whether so many bytes are kept sooner in the event loop than a thread is told to."""
+        return size <= SMALL and not self._slow
+
+    def took(self, size: int, seconds: float) -> None:
+        """So many bytes were made durable in so many seconds."""
+        if size <= SMALL:
+            self._slow = seconds > _SLOW
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)  # the next who starts removes what is left
@@ -151,7 +148,7 @@ class FileWriter:
         self._part = ""
         self._descriptor = -1
         self._size = 0
-        self._under_way: asyncio.Future[None] | None = None
+        self._under_way: asyncio.Future[Any] | None = None
 
     async def write(self, data: bytes | memoryview, /) -> None:
         self._gathered.append(data)
@@ -163,7 +160,15 @@ class FileWriter:
 
     async def commit(self) -> str:
         await self._settle()
-        return await self._incoming.keep(self._finish, self._size + self._waiting)
+        size, begun = self._size + self._waiting, time.perf_counter()
+        if self._incoming.is_quick(size):
+            digest = self._finish()
+        else:
+            finishing = asyncio.ensure_future(asyncio.to_thread(self._finish))
+            self._under_way = finishing
+            digest = await asyncio.shield(finishing)
+        self._incoming.took(size, time.perf_counter() - begun)
+        return digest
 
     async def abandon(self) -> None:
         """Leave nothing behind, unless it was kept."""

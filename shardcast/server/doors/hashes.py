@@ -8,16 +8,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from shardcast.constants import STALLED_READER
 from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
+from shardcast.server.activity import Activity
 from shardcast.server.blob_answers import Asked, send_decoded, send_file
+from shardcast.server.bodies import chunks, go_on, when_wanted, whole, without_body
 from shardcast.server.hash_requests import (
     MOST_BODY,
     BareResponse,
@@ -59,34 +59,6 @@ _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class Activity:
-    """When somebody last wanted something.
-
-    Attributes:
-        requests: how many are being answered now.
-        last: when one last began or ended, by the clock.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self.requests = 0
-        self.last = clock()
-
-    @contextlib.contextmanager
-    def request(self) -> Iterator[None]:
-        self.requests += 1
-        self.last = self._clock()
-        try:
-            yield
-        finally:
-            self.requests -= 1
-            self.last = self._clock()
-
-    def idle(self) -> float:
-        """Seconds for which nobody wanted anything."""
-        return 0.0 if self.requests else self._clock() - self.last
-
-
 @dataclass
 class HashDoor:
     """The door, and what it keeps in mind.
@@ -106,7 +78,7 @@ class HashDoor:
         """Open the door."""
 
         def route(method: str, path: str, handler: Handler) -> None:
-            app.router.add_route(method, path, self._guarded(handler), expect_handler=_expect)
+            app.router.add_route(method, path, self._guarded(handler), expect_handler=when_wanted)
 
         route("GET", HEALTHCHECK_PATH, _healthcheck)
         route("GET", HAS_PATH, self._has)
@@ -213,7 +185,7 @@ class HashDoor:
         return None
 
     async def _has(self, request: web.Request) -> web.StreamResponse:
-        digests = parse_checksums(await _body(request))
+        digests = parse_checksums(await whole(request, MOST_BODY))
         present = await self._present(digests)
         return said(
             [
@@ -223,7 +195,7 @@ class HashDoor:
         )
 
     async def _has_now(self, request: web.Request) -> web.StreamResponse:
-        return said(await self._present(parse_checksums(await _body(request))))
+        return said(await self._present(parse_checksums(await whole(request, MOST_BODY))))
 
     async def _present(self, digests: list[str]) -> list[bool]:
         if len(digests) <= _A_FEW:
@@ -231,7 +203,7 @@ class HashDoor:
         return await asyncio.to_thread(self.store.present, digests)
 
     async def _lengths(self, request: web.Request) -> web.StreamResponse:
-        digests = parse_checksums(await _body(request))
+        digests = parse_checksums(await whole(request, MOST_BODY))
         for digest in digests:
             await self.uploads.ended(digest)
         lengths = await asyncio.to_thread(lambda: [self._length(digest) for digest in digests])
@@ -265,12 +237,11 @@ class HashDoor:
                 if not there.is_regular:
                     raise _Wrong(there, self.store.algorithm)
                 right = await verify(self.store.verified, self.store.algorithm, digest, there)
-            if right:
-                self.store.seal(digest, coding)
+            if right and self.store.seal(digest, coding):
                 self.promises.keep(digest)
-                return await _without_body(request, 201)
+                return await without_body(request, 201)
         if self.uploads.has(digest):
-            return await _without_body(request, 202)
+            return await without_body(request, 202)
         with self.uploads.arriving(digest):
             try:
                 await self._receive(request, digest, coding)
@@ -287,9 +258,9 @@ class HashDoor:
             IntegrityError: it is another blob.
             LocalDiskError: it can't be kept.
         """
-        await _go_on(request)
+        await go_on(request)
         async with self.store.put(digest, coding) as writer:
-            async for some in _chunks(request):
+            async for some in chunks(request):
                 await writer.write(some)
             await writer.commit()
 
@@ -365,66 +336,6 @@ def _digest(algorithm: str, data: bytes) -> str:
     check = Check(algorithm)
     check.update(data)
     return check.finish()
-
-
-async def _body(request: web.Request) -> bytes:
-    """
-    Raises:
-        HTTPRequestEntityTooLarge: it is longer than a list of checksums may be.
-    """
-    await _go_on(request)
-    body = bytearray()
-    async for some in _chunks(request):
-        body += some
-        if len(body) > MOST_BODY:
-            raise web.HTTPRequestEntityTooLarge(max_size=MOST_BODY, actual_size=len(body))
-    return bytes(body)
-
-
-async def _chunks(request: web.Request) -> AsyncIterator[bytes]:
-    """
-    Raises:
-        ConnectionError: the sender went away, or sends no more.
-    """
-    content = request.content
-    while not content.at_eof():
-        try:
-            some = await asyncio.wait_for(content.readany(), STALLED_READER)
-        except asyncio.TimeoutError:
-            raise ConnectionResetError(f"nothing came for {STALLED_READER:g} s") from None
-        if some:
-            yield some
-
-
-async def _expect(request: web.Request) -> None:
-    """A sender who asks before sending a body is told to go on when the body is wanted."""
-
-
-def _waits(request: web.Request) -> bool:
-    return request.headers.get("Expect", "").lower() == "100-continue"
-
-
-async def _go_on(request: web.Request) -> None:
-    if _waits(request) and request.transport:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-
-
-async def _without_body(request: web.Request, status: int) -> web.StreamResponse:
-    """Answer at once to a body that isn't wanted. Who sends it all the same before it listens can do so."""
-    response = BareResponse(status=status)
-    if not request.can_read_body:
-        return response
-    if _waits(request):
-        response.force_close()
-    await response.prepare(request)
-    await response.write_eof()
-    if _waits(request):
-        if request.transport:
-            request.transport.close()
-        return response
-    async for _ in _chunks(request):
-        pass
-    return response
 
 
 def _preflight(request: web.Request, asked: str) -> web.Response:
