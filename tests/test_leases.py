@@ -274,7 +274,7 @@ asyncio.run(hold())
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 async def test_a_lease_ends_with_the_process_that_held_it(number: signal.Signals, shelf: Shelf) -> None:
     process = subprocess.Popen(  # noqa: ASYNC220  it is at once
         [sys.executable, "-c", HOLDS, shelf.url],

@@ -173,7 +173,7 @@ async def test_a_shard_that_is_whole_can_be_had_though_its_writer_pauses(tmp_pat
     async with Origin.running(tmp_path / "origin", *HTTP) as origin, streaming(origin) as (_, pipe):
         await pipe.write(DATA[: SHARD + 10])
         await until(lambda: origin.folders.had("v1")[0] == 1, "the shard")
-        await until(lambda: origin.folders.shard("v1", 1), "its line")
+        await until(lambda: origin.folders.shard("v1", 1), "its line", 2)
 
 
 async def test_who_comes_in_the_middle_gets_all_of_it(tmp_path: Path) -> None:
