@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
-from shardcast import sharding
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, UsageError
 from shardcast.manifest import Manifest, parse
-from shardcast.sharding import Cancelled, Description, Progress, publish, survey
+from shardcast.sharding import chunks
+from shardcast.sharding.publication import Cancelled, Description, Progress
+from shardcast.sharding.publishing import check_payload, publish
+from shardcast.sharding.survey import survey
 from shardcast.store.data_dir import DataDir
 from shardcast.store.shelf import Span
 from shardcast.store.versions import VersionFolders
@@ -68,7 +70,7 @@ async def test_shards_are_slices_of_the_payload_and_their_digests_are_right(
 async def test_chunks_of_any_length_make_the_same_shards(
     chunk: int, folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sharding, "CHUNK_SIZE", chunk)
+    monkeypatch.setattr(chunks, "CHUNK_SIZE", chunk)
     data = random_bytes(2 * SHARD + 17)
     manifest, files = await published(folders, data, tmp_path)
     assert files == cut(data, SHARD)
@@ -265,15 +267,15 @@ async def test_a_shard_size_that_no_manifest_could_hold_is_refused(
 
 def test_what_can_not_be_broadcast_says_why(tmp_path: Path) -> None:
     with pytest.raises(PayloadMissing, match="missing: it does not exist") as missing:
-        sharding.check_payload(tmp_path / "missing")
+        check_payload(tmp_path / "missing")
     assert isinstance(missing.value, FileNotFoundError)
     with pytest.raises(LocalDiskError, match="yet; pack it"):
-        sharding.check_payload(tmp_path)
+        check_payload(tmp_path)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LocalDiskError, match="not a file"):
-        sharding.check_payload(tmp_path / "pipe")
+        check_payload(tmp_path / "pipe")
     with pytest.raises(LocalDiskError, match="name too long"):
-        sharding.check_payload(tmp_path / ("x" * 300))
+        check_payload(tmp_path / ("x" * 300))
 
 
 # Shards that are here already

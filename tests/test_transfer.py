@@ -509,6 +509,25 @@ async def test_a_single_shard_is_shared_as_well(output: Path, tmp_path: Path) ->
     assert sum(sent) < 16 * MB + 2 * ON_THE_WAY
 
 
+@pytest.mark.parametrize("read_along", [True, False])
+async def test_a_shard_that_is_read_along_comes_in_its_order(
+    read_along: bool, output: Path, tmp_path: Path
+) -> None:
+    """A second half of it would take from the rate at which its readers, further down, get its first."""
+    one = publish(tmp_path / "data", random_bytes(8 * MB), 50 * MB)
+    with servers(one, bad.throttled(6 * MB)) as (server,):
+        async with transfer(one.manifest, output, server.url) as (under_way, disk):
+            running = asyncio.ensure_future(under_way.run())
+            with contextlib.ExitStack() as reader:
+                while not disk.landings:
+                    await asyncio.sleep(0.01)
+                if read_along:
+                    reader.enter_context(disk.landings[0].read_along())
+                await asyncio.wait_for(running, BOUND)
+        assert (server.requested(SHARDS) == 1) is read_along
+    assert_right(output, one)
+
+
 @pytest.mark.parametrize("moment", [0.3, 0.8, 1.3, 1.8, 2.3])
 async def test_a_transfer_can_be_ended_at_any_moment(moment: float, output: Path, tmp_path: Path) -> None:
     """Without Range, and with ranges taken over and begun anew all the time."""

@@ -13,7 +13,7 @@ from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLD
 from shardcast.nodes.process import NodeProcess
 from shardcast.peer.control import publish
 from shardcast.peer.writer import BroadcastWriter
-from shardcast.sharding import check_payload
+from shardcast.sharding.publishing import check_payload
 
 StrPath = str | os.PathLike[str]
 Metadata = Mapping[str, Any]

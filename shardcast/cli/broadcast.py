@@ -16,7 +16,7 @@ import click
 from shardcast.cli import options
 from shardcast.cli.progress import Display, progress
 from shardcast.errors import DataDirInUse, LocalDiskError, NodeFailed, UsageError
-from shardcast.sharding import check_payload
+from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_count
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.errors import IntegrityError, LocalDiskError, NodeFailed
-from shardcast.sharding import check_payload
+from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
 
 _SIZE = 300_000_000

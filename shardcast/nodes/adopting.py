@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.manifest import Manifest
-from shardcast.sharding import survey
+from shardcast.sharding.survey import survey
 from shardcast.store.versions import VersionFolders
 from shardcast.wire import shard_name
 

@@ -11,16 +11,8 @@ from typing import Any, BinaryIO
 from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError, UsageError
 from shardcast.manifest import Manifest, check_metadata, piece_size_for
-from shardcast.sharding import (
-    Cancelled,
-    Claim,
-    Description,
-    Progress,
-    check_payload,
-    freely,
-    publish,
-    publish_stream,
-)
+from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
+from shardcast.sharding.publishing import check_payload, publish, publish_stream
 from shardcast.sizes import format_count, format_size
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
@@ -91,7 +83,7 @@ class Publisher:
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
     ) -> Broadcast:
-        """Begin a broadcast, behind those that were begun before; see ``sharding.publish``.
+        """Begin a broadcast, behind those that were begun before; see ``sharding.publishing.publish``.
 
         Raises:
             PayloadMissing: there is no such file.

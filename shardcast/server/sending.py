@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import BinaryIO
@@ -104,11 +105,11 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
     asked = _Asked(request, shard.sha256, shard.size)
     if asked.answer:
         return asked.answer
-    try:
-        file, base = landing.reader()
-    except OSError:
-        return web.Response(status=503, text="503: it is not here yet\n", headers={"Retry-After": "1"})
-    with file:
+    with contextlib.ExitStack() as stack:
+        try:
+            file, base = stack.enter_context(landing.read_along())
+        except OSError:
+            return web.Response(status=503, text="503: it is not here yet\n", headers={"Retry-After": "1"})
 
         async def send(response: web.StreamResponse) -> None:
             position = asked.start

@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -40,6 +41,7 @@ class Landing:
         shard: what arrives.
         path: the file that it arrives in.
         piece_size: bytes of a piece.
+        readers: those that take it as it arrives, from its beginning to its end.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Landing:
         self.path = path
         self.piece_size = piece_size
         self.descriptor = descriptor
+        self.readers = 0
         self._base = base
         self._writing = writing or threading.Lock()
         self._landed = bytearray(-(-shard.size // piece_size))
@@ -148,13 +151,20 @@ class Landing:
         await self._bell.until(lambda: self.reach(position) > position or self._closing)
         return self.reach(position)
 
-    def reader(self) -> tuple[BinaryIO, int]:
-        """Its file, opened once more, and where in it the shard begins.
+    @contextmanager
+    def read_along(self) -> Iterator[tuple[BinaryIO, int]]:
+        """For a reader that takes it as it arrives: its file, opened once more, and where in it the shard
+        begins.
 
         Raises:
             OSError: it is closed.
         """
-        return os.fdopen(os.dup(self.descriptor), "rb", buffering=0), self._base
+        with os.fdopen(os.dup(self.descriptor), "rb", buffering=0) as file:
+            self.readers += 1
+            try:
+                yield file, self._base
+            finally:
+                self.readers -= 1
 
     def prefix_beyond(self, position: int) -> int:
         """Wait, in a thread that was begun with ``in_thread``, until the prefix is longer than

@@ -338,7 +338,8 @@ class Servers:
         victim = self._running[slowest.key]
         assert victim.peer and victim.order
         # There it would only wait: at the same door, or for bytes that have yet to come there, out of order.
-        vain = victim.peer.serial or victim.order.passed_on
+        # And who reads it along from here waits for what comes next, not for what comes after that.
+        vain = victim.peer.serial or victim.order.passed_on or victim.arriving.landing.readers
         url = self._choose(victim.arriving, {victim.peer.url} if vain else set())
         if url is None:
             return None

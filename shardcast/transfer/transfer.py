@@ -12,7 +12,7 @@ from typing import Any
 from shardcast.errors import IntegrityError
 from shardcast.manifest import Manifest, Shard
 from shardcast.peer.peer import Peer
-from shardcast.sharding import Survey
+from shardcast.sharding.survey import Survey
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Filling

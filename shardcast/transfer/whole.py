@@ -6,7 +6,8 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from shardcast.manifest import Shard
-from shardcast.sharding import CHUNK_SIZE, Survey
+from shardcast.sharding.chunks import CHUNK_SIZE
+from shardcast.sharding.survey import Survey
 from shardcast.store.landing import Landing
 
 

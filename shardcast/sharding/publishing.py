@@ -1,0 +1,125 @@
+"""A file or a stream ─▶ a version's manifest, once all of it is stored."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from pathlib import Path
+from typing import BinaryIO
+
+from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
+from shardcast.manifest import Header, Manifest, complete, piece_size_for
+from shardcast.sharding.cutting import cut
+from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
+from shardcast.store.durable import disk_errors
+from shardcast.store.open_version import OpenVersion
+from shardcast.wire import MAX_SHARDS, version_name
+
+log = logging.getLogger(__name__)
+
+
+def check_payload(path: Path) -> os.stat_result:
+    """What the file system says of a payload.
+
+    Raises:
+        PayloadMissing: there is none.
+        LocalDiskError: it is not a file, or can't be read.
+    """
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        raise PayloadMissing(f"can't broadcast {path}: it does not exist") from None
+    except OSError as error:
+        raise LocalDiskError(f"can't broadcast {path}: {error.strerror}") from error
+    if stat.S_ISDIR(found.st_mode):
+        raise LocalDiskError(f"can't broadcast {path}: directories can't be broadcast yet; pack it")
+    if not stat.S_ISREG(found.st_mode):
+        raise LocalDiskError(f"can't broadcast {path}: it is not a file")
+    if not os.access(path, os.R_OK):
+        raise LocalDiskError(f"can't broadcast {path}: no permission to read it")
+    return found
+
+
+def publish(
+    path: Path, opened: OpenVersion, description: Description, progress: Progress, claim: Claim = freely
+) -> Manifest:
+    """Cut a file into the shards of an open version; blocks until they are durable. Without a copy
+    (``description.copy``) the shards are parts of the file itself, where it can be linked or cloned.
+
+    Raises:
+        NoRoom: the version may not take so many bytes.
+        PayloadMissing: the file does not exist.
+        PayloadChanged: it changed meanwhile.
+        LocalDiskError: it can't be read, or the shards can't be written.
+        Cancelled: ``progress.cancelled`` was set.
+    """
+    claim(check_payload(path).st_size)
+    adopted = not description.copy and opened.adopt(path)
+    if not description.copy and not adopted:
+        log.warning("%s can't be linked into %s, and is copied", path, opened.payload.parent)
+    file = opened.payload if adopted else path
+    with disk_errors("could not read", path), file.open("rb", buffering=0) as payload:
+        before = os.fstat(payload.fileno())
+        progress.size = before.st_size
+        if before.st_size > MAX_SHARDS * description.shard_size:
+            raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
+        header = _header(path.name, before.st_size, opened, description)
+        shards, digests = cut(payload, before.st_size, opened, header, description, progress, freely)
+        after = os.fstat(payload.fileno())
+        if progress.done != before.st_size or _state(after) != _state(before):
+            raise PayloadChanged(
+                f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
+                f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
+            )
+    return complete(header, shards, digests)
+
+
+def publish_stream(
+    source: BinaryIO,
+    name: str,
+    opened: OpenVersion,
+    description: Description,
+    progress: Progress,
+    claim: Claim = freely,
+) -> Manifest:
+    """The same with bytes that come from a pipe or a terminal, unbuffered, until it ends.
+
+    Raises:
+        NoRoom: the version may not take so many bytes.
+        LocalDiskError: it can't be read, or the shards can't be written.
+        Cancelled: ``progress.cancelled`` was set, also after its end.
+    """
+    header = _header(name, None, opened, description)
+    most = MAX_SHARDS * description.shard_size
+    with disk_errors("could not read", Path(name)):
+        shards, digests = cut(source, most, opened, header, description, progress, claim)
+        if progress.done == most and progress.size != most and source.read(1):
+            raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
+    if progress.cancelled or progress.size not in (None, progress.done):
+        raise Cancelled(f"{header.version} was called off")
+    return complete(header, shards, digests)
+
+
+def _header(name: str, size: int | None, opened: OpenVersion, description: Description) -> Header:
+    return Header(
+        version=version_name(opened.number),
+        origin=description.origin,
+        name=_safe_name(name),
+        size=size,
+        shard_size=description.shard_size,
+        piece_size=piece_size_for(description.shard_size),
+        created=round(time.time(), 3),
+        metadata=description.metadata,
+    )
+
+
+def _state(found: os.stat_result) -> tuple[int, int]:
+    return found.st_size, found.st_mtime_ns
+
+
+def _safe_name(name: str) -> str:
+    """A file's name as a manifest can carry it."""
+    printable = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in name)
+    return printable.encode("utf-8", "replace").decode()[:255]
