@@ -166,6 +166,11 @@ class Counting:
     def sent(self) -> int:
         return self.server.sent_bytes("/v*/shard_*")
 
+    def asked_by_the_dead(self) -> int:
+        """How many pieces were asked for so far, by one that was killed: its last requests come late."""
+        processes.wait_until(lambda: self.server.idle, what="the connections of the dead to end")
+        return len(self.asked)
+
     def assert_nothing_again(self, here: set[tuple[str, int]], since: int) -> None:
         """No piece that was here was asked for after that."""
         again = here.intersection(self.asked[since:])
@@ -323,10 +328,9 @@ def test_a_middle_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
                 )
                 time.sleep(chance.uniform(0, 0.04))
                 middle.kill()
-                verified = here(version)
+                verified, since = here(version), counting.asked_by_the_dead()
                 leave_temporary_names(data_dir)
                 leave_a_wrong_part(version)
-                since = len(counting.asked)
                 middle.start()
                 checks.append((verified, since))
             processes.wait_until(lambda: version in versions(), what=f"{version} at the middle")
@@ -414,7 +418,7 @@ def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
                     )
                     time.sleep(chance.uniform(0, 0.04))
                     process.kill()
-                checks.append((here(version, payload), len(counting.asked)))
+                checks.append((here(version, payload), counting.asked_by_the_dead()))
                 watcher.check()
             with client(version) as process:
                 _, stderr = process.communicate(timeout=60)

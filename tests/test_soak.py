@@ -419,8 +419,6 @@ class Network:
         in flight when the answer ended."""
         sent: dict[tuple[str, int, int], list[Asked]] = defaultdict(list)
         for index, asked in enumerate(self.links.asked):
-            if asked.version not in self.listed["origin"]:
-                continue  # it was given up, and what was there of it with it
             shard = (asked.reader, asked.version, asked.shard)
             size = len(cut(self.versions.payload(asked.version), SHARD)[asked.shard - 1])
             end = size if asked.end is None else asked.end

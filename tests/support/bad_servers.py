@@ -170,6 +170,17 @@ class BadServer:
         """How many bytes went out for the paths of a pattern, heads included."""
         return self._total(self.sent, pattern)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nobody is connected, once whoever knocked has been let in."""
+
+        async def look() -> bool:
+            await asyncio.sleep(0.01)
+            return not self._tasks
+
+        assert self._loop is not None
+        return asyncio.run_coroutine_threadsafe(look(), self._loop).result(10)
+
     def content(self, path: str) -> bytes | None:
         """What the data directory has under a path now."""
         file = self.data_dir / path.lstrip("/")
