@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from shardcast import framing
 from shardcast.errors import BlobCorrupt, LocalDiskError
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.server.doors import archive as door
-from shardcast.server.doors.archive_pages import preview
+from shardcast.server import archive_pulls, archive_pushes
+from shardcast.server.archive_pages import preview
 from shardcast.store.blob_memory import BlobsInMemory, BytesReader
 from shardcast.store.ledger import Ledger
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
@@ -194,7 +194,7 @@ async def test_who_stalls_or_vanishes_hinders_nobody(
     session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(door, "STALLED_READER", 0.5)
+    monkeypatch.setattr(archive_pulls, "STALLED_READER", 0.5)
     blobs = [random_bytes(8 << 20, seed) for seed in range(4)]
     await keep(store, *blobs)
     port = int(node.url.rsplit(":", 1)[1])
@@ -385,7 +385,7 @@ async def test_where_there_is_no_room_a_push_is_refused(
 
     store = BlobsInMemory()
     async with archive(tmp_path, store) as node:
-        monkeypatch.setattr(door.os, "statvfs", lambda _: Full)
+        monkeypatch.setattr(archive_pushes.os, "statvfs", lambda _: Full)
         async with session.post(f"{node.push_url}/v1/push", data=pushed([bytes(5000)])) as answer:
             assert answer.status == 507
         assert [key async for key in store.digests()] == []

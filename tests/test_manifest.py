@@ -12,27 +12,24 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shardcast import manifest as manifests
+from shardcast import manifest_reading as manifests
 from shardcast.errors import UsageError
 from shardcast.manifest import (
     MAX_LINE,
     MAX_METADATA,
     MAX_PIECE_SIZE,
-    Aborted,
     Header,
     Manifest,
-    ManifestError,
-    ManifestReader,
     Shard,
     aborted_line,
     closing_line,
     complete,
     header_line,
-    parse,
     piece_size_for,
     provisional,
     shard_line,
 )
+from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader, parse
 from tests.support import payloads
 from tests.support.payloads import patient, random_bytes
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from shardcast.errors import LocalDiskError
-from shardcast.manifest import Manifest, parse, provisional
+from shardcast.manifest import Manifest, provisional
+from shardcast.manifest_reading import parse
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from tests.support import payloads

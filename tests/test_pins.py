@@ -346,7 +346,7 @@ async def test_neither_newer_versions_nor_bytes_nor_time_retire_what_is_pinned(t
         await found.pin("v1")
         await publish(found, bytes(400))
         await found.begin(9)
-        await found.claim(9, 500)
+        await found.room.claim(9, 500)
         assert found.complete_numbers == {1}
         clock.now += 100 * LONGEST_HOLD
         await found.tidy()

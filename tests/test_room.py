@@ -167,7 +167,7 @@ async def test_only_pins_refuse_and_are_named(tmp_path: Path) -> None:
         assert origin.folders.complete_numbers == {1, 2, 3}  # and nothing went for it
         assert origin.folders.open_numbers == set()
         assert not (tmp_path / "data" / "v4").exists()
-        assert origin.folders.used == 300 * KB
+        assert origin.folders.room.used == 300 * KB
         assert await broadcast(origin, 200 * KB) == "v5"
         assert origin.folders.complete_numbers == {1, 3, 5}
         await origin.folders.unpin("v1")
@@ -251,7 +251,7 @@ async def test_a_stream_makes_room_as_it_grows(tmp_path: Path) -> None:
             pipe.end()
             await result
         assert origin.folders.complete_numbers == {3, 4, 5}
-        assert origin.folders.used == 390 * KB  # what it claimed beyond its end is free again
+        assert origin.folders.room.used == 390 * KB  # what it claimed beyond its end is free again
 
 
 @pytest.mark.parametrize("size", [100 * KB, 2 * SHARD - 1, 2 * SHARD, 1, 0])
@@ -262,7 +262,7 @@ async def test_a_stream_that_fits_exactly_is_taken(size: int, tmp_path: Path) ->
             pipe.end()
             await result
         assert origin.folders.complete_numbers == {1}
-        assert origin.folders.used == size
+        assert origin.folders.room.used == size
 
 
 async def test_a_stream_shorter_than_a_shard_costs_no_more_than_it_has(tmp_path: Path) -> None:
@@ -308,7 +308,7 @@ async def test_who_writes_a_stream_is_told_why_it_ends(tmp_path: Path) -> None:
         with pytest.raises(NoRoom, match="--max-bytes"):
             await asyncio.to_thread(stream)
         await until(lambda: not origin.folders.open_numbers)
-        assert origin.folders.used == 0
+        assert origin.folders.room.used == 0
 
 
 async def test_a_follower_of_a_stream_without_room_keeps_nothing_of_it(tmp_path: Path) -> None:
@@ -356,7 +356,7 @@ async def test_a_middle_keeps_the_newest_that_have_room_and_waits_for_no_others(
             await broadcast(origin, 103 * KB)
             await until(lambda: middle.folders.complete_numbers >= {4, 5}, "the new one")
             assert 3 not in middle.folders.complete_numbers
-            assert middle.folders.used <= 230 * KB
+            assert middle.folders.room.used <= 230 * KB
 
 
 async def test_a_middle_is_ready_all_the_time_though_some_versions_have_no_room(tmp_path: Path) -> None:
@@ -472,11 +472,11 @@ async def test_what_is_refused_costs_nothing_whenever_things_are_tidied(tmp_path
         await found.tidy()
         assert found.complete_numbers == {1, 2, 3}
         with pytest.raises(NoRoom):
-            await found.claim(9, 500 * KB)
+            await found.room.claim(9, 500 * KB)
         await found.tidy()
         assert found.complete_numbers == {1, 2, 3}
         await found.discard(9)
-        assert found.used == 60 * KB
+        assert found.room.used == 60 * KB
 
 
 async def test_a_node_that_starts_with_less_room_gives_up_nothing_for_what_is_too_large(
@@ -498,14 +498,14 @@ async def test_a_version_that_is_pinned_while_room_is_made_of_it_stays_and_the_b
         for _ in range(4):
             await publish(found, random_bytes(20 * KB))
         await found.begin(9)
-        claiming = asyncio.ensure_future(found.claim(9, 90 * KB))
+        claiming = asyncio.ensure_future(found.room.claim(9, 90 * KB))
         while 1 in found.complete_numbers and not claiming.done():
             await asyncio.sleep(0)
         await found.pin("v4")
         with pytest.raises(NoRoom, match="v4 pinned"):
             await claiming
         assert 4 in found.complete_numbers
-        assert found.used <= 100 * KB
+        assert found.room.used <= 100 * KB
 
 
 async def test_claims_at_once_together_take_no_more_than_there_is(tmp_path: Path) -> None:
@@ -514,23 +514,23 @@ async def test_claims_at_once_together_take_no_more_than_there_is(tmp_path: Path
         for number in range(2, 12):
             await found.begin(number)
         outcomes = await asyncio.gather(
-            *(found.claim(number, 30 * KB) for number in range(2, 12)), return_exceptions=True
+            *(found.room.claim(number, 30 * KB) for number in range(2, 12)), return_exceptions=True
         )
         assert sum(outcome is None for outcome in outcomes) == 3
         assert all(outcome is None or isinstance(outcome, NoRoom) for outcome in outcomes)
-        assert found.used == 90 * KB
+        assert found.room.used == 90 * KB
 
 
 async def test_what_was_given_up_takes_no_room(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
         await publish(found, random_bytes(50 * KB))
         opened = await found.begin(2)
-        await found.claim(2, 40 * KB)
-        assert found.used == 90 * KB
+        await found.room.claim(2, 40 * KB)
+        assert found.room.used == 90 * KB
         await found.discard(2)
-        assert found.used == 50 * KB
+        assert found.room.used == 50 * KB
         assert isinstance(opened.live.error, VersionAborted)
-        await found.claim(2, 90 * KB)  # nobody opened it
+        await found.room.claim(2, 90 * KB)  # nobody opened it
         assert found.complete_numbers == {1}
 
 
@@ -542,7 +542,7 @@ async def test_a_version_on_its_way_counts_in_full_from_its_first_byte(tmp_path:
     with BadServer(one.data_dir).set("/v1/shard_*", throttled(100 * KB)) as server:
         async with Middle.running([server.url], tmp_path / "m", *HTTP, max_bytes=250 * KB) as middle:
             await until(lambda: middle.folders.had("v1")[1] > 0 or server.sent_bytes("/v1/shard_*"))
-            assert middle.folders.used == 200 * KB
+            assert middle.folders.room.used == 200 * KB
             assert payloads.read_shards(tmp_path / "m" / "v1") != one.payload
             await until(lambda: middle.folders.complete_numbers == {1})
-            assert middle.folders.used == 200 * KB
+            assert middle.folders.room.used == 200 * KB

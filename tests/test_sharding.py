@@ -12,7 +12,8 @@ import pytest
 from blake3 import blake3
 
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, UsageError
-from shardcast.manifest import Manifest, parse
+from shardcast.manifest import Manifest
+from shardcast.manifest_reading import parse
 from shardcast.sharding import chunks
 from shardcast.sharding.publication import Cancelled, Description, Progress
 from shardcast.sharding.publishing import check_payload, publish

@@ -17,7 +17,8 @@ from shardcast.errors import UsageError
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.server.doors.archive import Holdings, add_archive
+from shardcast.server.archive_holdings import Holdings
+from shardcast.server.doors.archive import add_archive
 from shardcast.server.doors.health import add_health
 from shardcast.server.listening import application, listening
 from shardcast.store.blob_directory import BlobDirectory

@@ -333,10 +333,10 @@ class Middle:
             if not opened.live.whole:
                 await asyncio.to_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
         else:
-            self.folders.check_room(number, manifest.size)
+            self.folders.room.check(number, manifest.size)
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
             opened = await self.folders.begin(number, LiveManifest.of(manifest), listed)
-        await self.folders.claim(number, manifest.size)
+        await self.folders.room.claim(number, manifest.size)
         self._no_room.discard(number)
         survey = not manifest.verifiable
         transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)

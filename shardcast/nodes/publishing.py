@@ -145,9 +145,9 @@ class Publisher:
         loop = asyncio.get_running_loop()
 
         def ask(size: int) -> None:
-            asyncio.run_coroutine_threadsafe(self._folders.claim(number, size), loop).result()
+            asyncio.run_coroutine_threadsafe(self._folders.room.claim(number, size), loop).result()
 
-        claim = freely if self._folders.max_bytes is None else ask
+        claim = freely if self._folders.room.most is None else ask
         try:
             async with self._turn:
                 if broadcast.state.cancelled:

@@ -37,8 +37,8 @@ class Status:
             "origin": origin,
             "distance": distance,
             "disk": {
-                "used": folders.used,
-                "max_bytes": folders.max_bytes,
+                "used": folders.room.used,
+                "max_bytes": folders.room.most,
                 "free": disk.f_bavail * disk.f_frsize,
                 "keep": folders.keep,
             },

@@ -14,7 +14,8 @@ from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
 from shardcast.feed import Event, FeedError, FeedReader, Hello, Known
-from shardcast.manifest import MAX_LINE, Aborted, Header, Manifest, ManifestError, ManifestReader
+from shardcast.manifest import MAX_LINE, Header, Manifest
+from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
 from shardcast.peer.pouring import Pouring

@@ -17,7 +17,7 @@ import aiohttp
 
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
-from shardcast.manifest import ManifestError
+from shardcast.manifest_reading import ManifestError
 
 MAX_REDIRECTS = 5
 _MOST_ANSWERS = 1000

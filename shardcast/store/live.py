@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 
 from shardcast.errors import ShardcastError, VersionAborted
-from shardcast.manifest import Aborted, Header, Manifest, ManifestError, ManifestReader, Shard
+from shardcast.manifest import Header, Manifest, Shard
+from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
 from shardcast.store.bell import Bell
 
 

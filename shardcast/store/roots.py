@@ -16,7 +16,7 @@ from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
 from shardcast.distribution import parse
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.manifest import Aborted, ManifestError, ManifestReader
+from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
 from shardcast.store.blob_layout import OWN, Folder, share
 from shardcast.store.data_dir import own_folder
 from shardcast.store.durable import disk_errors, sync_folder

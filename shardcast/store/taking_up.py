@@ -5,8 +5,9 @@ from __future__ import annotations
 from shardcast.digest import sha256_of
 from shardcast.distribution import Listing, parse
 from shardcast.errors import LocalDiskError
-from shardcast.manifest import Manifest, ManifestError
-from shardcast.manifest import parse as parse_manifest
+from shardcast.manifest import Manifest
+from shardcast.manifest_reading import ManifestError
+from shardcast.manifest_reading import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
 from shardcast.store.verified import Verified, looks_of

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
 from shardcast.distribution import Listing
-from shardcast.errors import LocalDiskError, NoRoom, TransferFailed
+from shardcast.errors import LocalDiskError, TransferFailed
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event
-from shardcast.manifest import Manifest, ManifestError
-from shardcast.policy.retention import room_for, surplus
-from shardcast.sizes import format_count, format_size
+from shardcast.manifest import Manifest
+from shardcast.manifest_reading import ManifestError
+from shardcast.policy.retention import surplus
+from shardcast.sizes import format_count
 from shardcast.store.complete import CompleteVersions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, disk_errors, replace_soon
@@ -27,6 +25,8 @@ from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion, is_versions_file, remove_version
 from shardcast.store.pins import pin, pinned, unpin
+from shardcast.store.removing import Removing
+from shardcast.store.room import Room
 from shardcast.store.shelf import Span
 from shardcast.store.taking_up import check, lines_of, listed
 from shardcast.store.verified import Verified
@@ -41,8 +41,8 @@ class VersionFolders:
     Attributes:
         data_dir: the directory.
         keep: versions to keep; older ones retire.
-        max_bytes: bytes that they may take; None for no bound.
         holds: who holds which.
+        room: what they take, and may take.
         events: what happens to them.
         untrusted: versions that an old middle left here, which verified nothing; not served.
     """
@@ -54,18 +54,17 @@ class VersionFolders:
         clock: Callable[[], float] = time.monotonic,
         max_bytes: int | None = None,
     ) -> None:
+        """``max_bytes``: bytes that they may take; None for no bound."""
         self.data_dir = data_dir
         self.keep = keep
-        self.max_bytes = max_bytes
         self.holds = Holds(clock)
         self.events = Events()
         self.untrusted: list[Listing] = []
         self._complete = CompleteVersions(data_dir, self._changed)
         self._open: dict[int, OpenVersion] = {}
-        self._claimed: dict[int, int] = {}  # bytes that open versions may take
-        self._leaving: set[int] = set()
+        self.room = Room(data_dir.root, max_bytes, self._complete, self._open, self.holds, self.retire)
+        self._removing = Removing(data_dir)
         self._retiring: set[asyncio.Future[None]] = set()
-        self._claiming = asyncio.Lock()
         self._writing = asyncio.Lock()
 
     # What is here
@@ -137,12 +136,6 @@ class VersionFolders:
         if opened:
             return len(opened.had), opened.bytes_here
         return (complete.listing.shards or 0, complete.size) if complete else (0, 0)
-
-    @property
-    def used(self) -> int:
-        """Bytes that the versions take, or may take: those that are open claim them before they come."""
-        opened = (max(one.bytes_here, self._claimed.get(number, 0)) for number, one in self._open.items())
-        return sum(self._complete.sizes.values()) + sum(opened)
 
     # Who holds it
 
@@ -257,64 +250,11 @@ class VersionFolders:
             LocalDiskError: its folder can't be made.
         """
         opened = OpenVersion(
-            self.data_dir, number, self._complete.find, self._completed, live, listed, self.claim
+            self.data_dir, number, self._complete.find, self._completed, live, listed, self.room.claim
         )
         self._open[number] = opened
-        self._claimed[number] = opened.bytes_here  # more of it is claimed before it comes
+        self.room.begin(number)
         return opened
-
-    async def claim(self, number: int, size: int) -> None:
-        """See to it that an open version can take ``size`` bytes in all, at the cost of older ones that are
-        not pinned.
-
-        Raises:
-            NoRoom: it can't.
-        """
-        async with self._claiming:
-            if number not in self._open:
-                return
-            self._claimed[number], before = size, self._claimed[number]
-            try:
-                while self._over:  # what is in the way may be pinned at any moment
-                    going = self._in_the_way(number)
-                    if self._over > sum(self._complete.sizes[one] for one in going):
-                        raise self._no_room(number, size)
-                    log.info("retired %s: its room is needed", version_name(going[0]))
-                    await self.retire(going[0])
-            except BaseException:
-                if number in self._open:
-                    self._claimed[number] = before
-                raise
-
-    def check_room(self, number: int, size: int) -> None:
-        """
-        Raises:
-            NoRoom: a version of so many bytes could not be taken.
-        """
-        if self.max_bytes is not None:
-            over = self.used - self._claimed.get(number, 0) + size - self.max_bytes
-            sizes, holds = self._complete.sizes, self.holds
-            if over > sum(sizes[one] for one in room_for(number, over, sizes, holds.pinned, holds.read())):
-                raise self._no_room(number, size)
-
-    @property
-    def _over(self) -> int:
-        """Bytes beyond what the versions may take."""
-        return 0 if self.max_bytes is None else max(0, self.used - self.max_bytes)
-
-    def _in_the_way(self, number: int) -> list[int]:
-        """The versions that can go so that this one has room."""
-        return room_for(number, self._over, self._complete.sizes, self.holds.pinned, self.holds.read())
-
-    def _no_room(self, number: int, size: int) -> NoRoom:
-        names = ", ".join(map(version_name, sorted(self.holds.pinned)))
-        pinned = names and (self.max_bytes or 0) >= size
-        why = f"{names} pinned here, `shardcast unpin` some or" if pinned else "nothing older can go;"
-        return NoRoom(
-            f"no room for {version_name(number)} with {format_size(size)}: the versions in "
-            f"{self.data_dir.root} may take {format_size(self.max_bytes or 0)}; {why} allow more with "
-            "--max-bytes"
-        )
 
     async def discard(self, number: int) -> None:
         """Give up a version that is open."""
@@ -330,7 +270,7 @@ class VersionFolders:
         async with self._writing:
             await self._complete.add(listing, manifest)
             self._open.pop(opened.number, None)
-            self._claimed.pop(opened.number, None)
+            self.room.let_go(opened.number)
             if not opened.live.whole:
                 opened.live.add(manifest.raw[len(opened.live.raw) :])
             self.events.tell(COMPLETE, listing.version, listing)
@@ -359,11 +299,10 @@ class VersionFolders:
         for number in self.holds.retirable(beyond):
             log.info("retired %s: newer versions took its place", version_name(number))
             await self.retire(number)
-        for number in self._in_the_way(max(self.complete_numbers, default=0)):
+        for number in self.room.in_the_way(max(self.complete_numbers, default=0)):
             log.info("retired %s: the versions here may take less", version_name(number))
             await self.retire(number)
-        for number in list(self._leaving):
-            await self._remove(number)
+        await self._removing.again()
         self._complete.check_payloads()
 
     async def retire(self, number: int, even_pinned: bool = False) -> None:
@@ -375,7 +314,7 @@ class VersionFolders:
             await self._complete.remove(number)
             self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
-        await self._remove(number)
+        await self._removing.remove(number)
         self._let_go(number)
 
     def _changed(self, number: int) -> None:
@@ -392,25 +331,5 @@ class VersionFolders:
     def _let_go(self, number: int) -> None:
         """A version has gone, and nothing need be known of it."""
         if self._here(version_name(number)) is None:
-            self._claimed.pop(number, None)
+            self.room.let_go(number)
             self.holds.forget(number)
-
-    async def _remove(self, number: int) -> None:
-        """What can't be removed now is tried again when things are tidied."""
-        try:
-            await asyncio.to_thread(self._remove_here, number)
-            self._leaving.discard(number)
-        except OSError as error:
-            if number not in self._leaving:
-                log.error("could not remove the retired %s, and try again: %s", version_name(number), error)
-            self._leaving.add(number)
-
-    def _remove_here(self, number: int) -> None:
-        folder, version = self.data_dir.folder(number), version_name(number)
-        if folder.exists():
-            grave: Path = self.data_dir.retired / f"{version}-{secrets.token_hex(4)}"
-            folder.rename(grave)
-            shutil.rmtree(grave, ignore_errors=True)
-        (self.data_dir.linked / version).unlink(missing_ok=True)
-        (self.data_dir.pinned / version).unlink(missing_ok=True)
-        Verified(self.data_dir.verified / version).remove()

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from shardcast.manifest import Manifest, parse
+from shardcast.manifest import Manifest
+from shardcast.manifest_reading import parse
 from shardcast.nodes.origin import publishing
 
 

@@ -1,0 +1,48 @@
+"""What an archive's door is to: its blobs, what it writes down of them, and where others come from."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from shardcast.store.blobs import BlobStore
+from shardcast.store.ledger import Ledger
+
+
+class Upstream(Protocol):
+    """Where what isn't here may come from. ``via``: the nodes that asked already."""
+
+    def fetch(self, wanted: Mapping[str, int], via: Sequence[str]) -> AsyncGenerator[str, None]:
+        """Have blobs of these lengths come here; the key of each that has, as soon as it has."""
+
+    async def obtain(self, key: str, via: Sequence[str]) -> bool:
+        """Have one come here; whether it has.
+
+        Raises:
+            PeerError: nobody could be asked.
+        """
+
+
+@dataclass
+class Holdings:
+    """All of it.
+
+    Attributes:
+        store: the blobs, of SHA-256.
+        ledger: when they were put, and how often they were asked for.
+        spool: a folder for pushes under way, on the store's disk.
+        max_blob: bytes of a blob that is pushed.
+        token: who bears it may push at any port; None for nobody.
+        upstream: None for an archive that is no mirror.
+        hits: how many blobs were asked for that were here.
+    """
+
+    store: BlobStore
+    ledger: Ledger
+    spool: Path
+    max_blob: int
+    token: str | None = field(default=None, repr=False)
+    upstream: Upstream | None = None
+    hits: int = 0

@@ -1,0 +1,131 @@
+"""Pulls from an archive: many blobs in one answer, framed as ``framing`` tells.
+
+What is here goes out right away, then what a mirror has fetched, each blob as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import aclosing
+
+from aiohttp import web
+
+from shardcast.constants import STALLED_READER
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
+from shardcast.framing import MAX_PULL, FramingError, parse_pull
+from shardcast.server.archive_answers import compressed, failure, stalled, too_large
+from shardcast.server.archive_holdings import Holdings
+from shardcast.wire import BYTES, VIA, parse_via
+
+log = logging.getLogger(__name__)
+
+_SMALL, _AT_ONCE = 64 << 10, 64
+"""Blobs up to so many bytes are read so many in one step."""
+_CHUNK = 1 << 20
+
+
+class Pulls:
+    """Answers pulls from what an archive holds."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        length = request.content_length
+        if length is not None and length > MAX_PULL:
+            return too_large(length, MAX_PULL)
+        try:
+            body = await asyncio.wait_for(_read(request, MAX_PULL + 1), STALLED_READER)
+            if len(body) > MAX_PULL:
+                return too_large(len(body), MAX_PULL)
+            pairs = parse_pull(body)
+        except asyncio.TimeoutError:
+            return stalled(request)
+        except FramingError as error:
+            more = {"errors": [f"Invalid blob keys, parse error: {error}"]}
+            return failure(request, 400, "Invalid Arguments", more)
+        self._holdings.ledger.count(key for key, _ in pairs)
+        wanted: dict[str, int] = {}
+        for key, said in pairs:
+            wanted.setdefault(key, said)
+        response = compressed(request, web.StreamResponse(headers={"Content-Type": BYTES}))
+        try:
+            await response.prepare(request)
+            missing = await self._send_those_here(response, wanted)
+            if missing and self._holdings.upstream:
+                via = parse_via(request.headers.get(VIA))
+                async with aclosing(self._holdings.upstream.fetch(missing, via)) as arrived:
+                    async for key in arrived:
+                        await self._send_one(response, key, missing[key])
+            await response.write_eof()
+        except (ConnectionError, asyncio.TimeoutError, ShardcastError) as error:
+            log.info("a pull of %s broke off: %s", request.remote, error or "nothing was taken any more")
+            if request.transport:
+                request.transport.abort()
+        return response
+
+    async def _send_those_here(
+        self, response: web.StreamResponse, wanted: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Send what is here; what isn't.
+
+        Raises:
+            ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
+            ShardcastError: a blob can't be read to its end.
+        """
+        missing = {}
+        small = [key for key, length in wanted.items() if length <= _SMALL]
+        for start in range(0, len(small), _AT_ONCE):
+            keys = small[start : start + _AT_ONCE]
+            found = await self._holdings.store.read_small(keys, _SMALL)
+            frames = []
+            for key in keys:
+                blob = found.get(key)
+                if blob is None:
+                    missing[key] = wanted[key]
+                elif len(blob) == wanted[key]:
+                    frames += [bytes.fromhex(key), blob]
+                    self._holdings.hits += 1
+            if frames:
+                await asyncio.wait_for(response.write(b"".join(frames)), STALLED_READER)
+        for key, length in wanted.items():
+            if length > _SMALL:
+                if await self._send_one(response, key, length):
+                    self._holdings.hits += 1
+                else:
+                    missing[key] = length
+        return missing
+
+    async def _send_one(self, response: web.StreamResponse, key: str, length: int) -> bool:
+        """Send a blob, unless it has another length; whether it is here, and right."""
+        begun = False
+        try:
+            async with self._holdings.store.open(key) as blob:
+                if blob.size != length:
+                    return True
+                begun = True
+                await asyncio.wait_for(response.write(bytes.fromhex(key)), STALLED_READER)
+                left = length
+                while left:
+                    data = await blob.read(min(_CHUNK, left))
+                    if not data:
+                        raise BlobCorrupt(f"{key} is shorter than it was said to be")
+                    await asyncio.wait_for(response.write(data), STALLED_READER)
+                    left -= len(data)
+        except (BlobMissing, BlobCorrupt, LocalDiskError) as error:
+            if begun:
+                raise
+            if not isinstance(error, BlobMissing):
+                log.error("can't serve %s: %s", key, error)
+            return False
+        return True
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    """A body; of a longer one, some more than ``most`` bytes."""
+    body = bytearray()
+    while len(body) < most and (chunk := await request.content.readany()):
+        body += chunk
+    return bytes(body)
