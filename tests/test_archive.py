@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from shardcast import framing
 from shardcast.errors import BlobCorrupt, LocalDiskError
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.server import archive_pulls, archive_pushes
+from shardcast.server import archive_pulls
 from shardcast.server.archive_pages import preview
 from shardcast.store.blob_memory import BlobsInMemory, BytesReader
 from shardcast.store.ledger import Ledger
@@ -375,20 +375,6 @@ async def test_a_blob_over_the_limit_is_refused_before_it_is_read(
         assert [key async for key in store.digests()] == []
         async with session.post(f"{node.push_url}/v1/push", data=pushed([bytes(1000)])) as answer:
             assert answer.status == 200
-
-
-async def test_where_there_is_no_room_a_push_is_refused(
-    tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Full:
-        f_bavail, f_frsize = 1, 4096
-
-    store = BlobsInMemory()
-    async with archive(tmp_path, store) as node:
-        monkeypatch.setattr(archive_pushes.os, "statvfs", lambda _: Full)
-        async with session.post(f"{node.push_url}/v1/push", data=pushed([bytes(5000)])) as answer:
-            assert answer.status == 507
-        assert [key async for key in store.digests()] == []
 
 
 # Single blobs, pages and failures

@@ -579,16 +579,6 @@ def test_broadcasting_on_a_terminal_shows_a_bar_and_prints_the_version_alone(tmp
 # The demo ----------------------------------------------------------------------------------------
 
 
-def marked(mark: str) -> set[int]:
-    """The processes that have a mark in their environment, which they hand on to those they start."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.add(int(entry.name))
-    return found
-
-
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
     """An environment for a demo that must leave nothing behind: neither files nor processes."""
@@ -598,10 +588,10 @@ def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
     temporary.mkdir()
     yield {"TMPDIR": str(temporary), "SHARDCAST_TEST_MARK": mark}
     try:
-        processes.wait_until(lambda: not marked(mark), what="all processes of the demo to end")
+        processes.wait_until(lambda: not processes.marked(mark), what="all processes of the demo to end")
         assert list(temporary.iterdir()) == [], "files were left behind"
     finally:
-        for pid in marked(mark):
+        for pid in processes.marked(mark):
             os.kill(pid, signal.SIGKILL)
 
 

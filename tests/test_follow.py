@@ -25,9 +25,9 @@ import pytest
 from shardcast import Client, LocalDiskError, UsageError
 from tests.support import bad_servers as bad
 from tests.support import legacy, processes
-from tests.support.bad_servers import BadServer, Behaviour, Exchange
+from tests.support.bad_servers import BadServer, gate
 from tests.support.legacy import OldShardcast, listed
-from tests.support.processes import wait_until
+from tests.support.processes import marked, wait_until
 from tests.support.published import Published, publish, random_bytes, sha256
 
 old = legacy.old
@@ -175,27 +175,6 @@ def broadcast(data_dir: Path, seed: int, size: int = 300 * KB) -> str:
 
 def files(folder: Path) -> set[str]:
     return {entry.name for entry in folder.iterdir()}
-
-
-def gate(opened: threading.Event) -> Behaviour:
-    """Answer right, but not before the gate is opened."""
-
-    async def behave(exchange: Exchange) -> None:
-        while not opened.is_set():
-            await asyncio.sleep(0.02)
-        await exchange.answer(exchange.part())
-
-    return behave
-
-
-def marked(mark: str) -> set[int]:
-    """The processes that have a mark in their environment, which they hand on to those they start."""
-    found = set()
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
-                found.add(int(entry.name))
-    return found
 
 
 @pytest.fixture

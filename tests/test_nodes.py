@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import re
@@ -20,7 +19,7 @@ import pytest
 
 from tests.support import bad_servers as bad
 from tests.support import processes
-from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
+from tests.support.bad_servers import BadServer, dead_address, gate
 from tests.support.legacy import get, listed
 from tests.support.published import publish, random_bytes, sha256
 
@@ -86,17 +85,6 @@ def shards_here(node: processes.Node, version: str) -> int:
     """How many whole shards of a version a node says it has."""
     versions = json.loads(get(node.url, "/status")[1])["versions"]
     return sum(int(one["shards_here"]) for one in versions if one["version"] == version)
-
-
-def gate(opened: threading.Event) -> Behaviour:
-    """Answer right, but not before the gate is opened."""
-
-    async def behave(exchange: Exchange) -> None:
-        while not opened.is_set():
-            await asyncio.sleep(0.02)
-        await exchange.answer(exchange.part())
-
-    return behave
 
 
 # The whole way -----------------------------------------------------------------------------------

@@ -18,17 +18,20 @@ from typing import Any
 import pytest
 
 from shardcast.errors import BadAnswer
-from shardcast.nodes.copying import Copied, copy
+from shardcast.nodes.archive import ArchiveNode
+from shardcast.nodes.copying import Copied, copy, remote
+from shardcast.peer.archive import Archive
 from shardcast.store.blob_layout import OWN, Folder
 from shardcast.store.blob_memory import BlobsInMemory
 from shardcast.store.scrubbing import Pace, Scrub
 from shardcast.store.set_aside import Quarantine, put_back, take_out
 from tests.support.archives import keep
-from tests.support.payloads import sha256
+from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import command, environment, node, run
 from tests.support.stores import assert_refused, blob_file, content, damage, fill, random_blobs
 
 ABSENT = "0" * 64
+ANYWHERE: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
 
 
 def store(*words: str | Path, code: int = 0, env: dict[str, str] | None = None) -> tuple[str, str]:
@@ -483,6 +486,46 @@ def test_blobs_are_pushed_to_a_hash_server_and_to_an_archive(tmp_path: Path) -> 
         elsewhere.mkdir()
         store("pull", "-d", elsewhere, running.url, *digests[:3])
         assert content(elsewhere) == content(archive)
+
+
+async def test_small_blobs_are_pushed_to_an_archive_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requests, push = 0, Archive.push
+
+    async def counted(archive: Archive, blobs: Any) -> list[str]:
+        nonlocal requests
+        requests += 1
+        return await push(archive, blobs)
+
+    monkeypatch.setattr(Archive, "push", counted)
+    blobs = [*(b"%d" % number for number in range(700)), random_bytes(100_000)]
+    source, again = BlobsInMemory(), Copied()
+    digests = await keep(source, *blobs)
+    async with (
+        ArchiveNode.on_directory(tmp_path, **ANYWHERE) as archive,
+        remote(str(archive.push_url), "sha256") as there,
+    ):
+        state = Copied()
+        await copy(source, there, [*digests, ABSENT], state)
+        assert (state.copied, state.there, state.missing) == (701, 0, [ABSENT])
+        assert state.bytes == sum(map(len, blobs))
+        assert requests == 3  # two of small ones, and the large one
+        await copy(source, there, digests, again)
+        assert (again.copied, again.there, requests) == (0, 701, 3)
+    assert content(tmp_path) == dict(zip(digests, blobs, strict=True))
+
+
+async def test_what_an_archive_does_not_take_does_not_keep_the_others(tmp_path: Path) -> None:
+    source, state = BlobsInMemory(), Copied()
+    digests = await keep(source, b"one", bytes(2000), b"two", bytes(50_000))
+    async with (
+        ArchiveNode.on_directory(tmp_path, max_blob=1000, **ANYWHERE) as archive,
+        remote(str(archive.push_url), "sha256") as there,
+    ):
+        await copy(source, there, digests, state)
+    assert (state.copied, sorted(state.failed)) == (2, sorted([digests[1], digests[3]]))
+    assert content(tmp_path).keys() == {digests[0], digests[2]}
 
 
 NO_SENSE_TO_COPY: list[tuple[list[str], int, str]] = [

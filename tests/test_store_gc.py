@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -13,16 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.nodes.archive import ArchiveNode
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store import roots
 from shardcast.store.blob_directory import BlobDirectory
 from shardcast.store.blob_layout import OWN, Folder
 from shardcast.store.collecting import Collected, Collection, is_marked
+from shardcast.store.ledger import archive_folder, ledger_in
 from shardcast.store.set_aside import one_at_a_time
+from tests.support.archives import http, parse_answer, pulled, pushed
 from tests.support.payloads import sha256
 from tests.support.processes import command, environment, origin, run
 from tests.support.stores import assert_refused, blob_file, content, fill, random_blobs
@@ -338,6 +345,76 @@ def test_the_command_keeps_what_its_roots_name(tmp_path: Path) -> None:
     gc(root, *NOW, "--delete")
     assert content(root) == {digests[1]: b"two"}
     assert run("store", "unpin", "-d", str(root), digests[0]).returncode == 3
+
+
+async def test_an_archive_forgets_what_gc_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept, lost = [b"kept", b"kept too"], [b"lost %d" % number for number in range(1500)]
+    options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
+    async with ArchiveNode.on_directory(tmp_path, **options) as node, http() as session:
+        for blobs in (kept, lost):
+            async with session.post(f"{node.push_url}/v1/push", data=pushed(blobs)) as answer:
+                assert answer.status == 200
+        asked = [*kept, *lost[:50]]
+        async with session.post(f"{node.url}/v1/pull", data=pulled(asked)) as answer:
+            found = parse_answer(await answer.read(), {sha256(blob): len(blob) for blob in asked})
+            assert len(found) == len(asked)
+        async with session.get(f"{node.url}/stats") as answer:
+            assert sha256(lost[0]) in await answer.text()
+        for blob in kept:
+            roots.pin(Folder(str(tmp_path), "prefix"), sha256(blob))
+        before = await metadata(session, node, kept[0])
+        assert (await asyncio.to_thread(gc, tmp_path, *NOW, "--delete"))["marked"]["blobs"] == 1500
+        assert (await asyncio.to_thread(gc, tmp_path, *NOW))["removed"]["blobs"] == 1500  # that would be
+        assert len(known(tmp_path, "content")) == 1502
+        assert (await asyncio.to_thread(gc, tmp_path, *NOW, "--delete"))["removed"]["blobs"] == 1500
+        assert known(tmp_path, "content") == known(tmp_path, "access") == set(map(sha256, kept))
+        async with session.get(f"{node.url}/stats") as answer:
+            page = await answer.text()
+            assert all(sha256(blob) in page for blob in kept)
+            assert sha256(lost[0]) not in page
+        async with session.get(f"{node.url}/") as answer:
+            page = await answer.text()
+            assert any(sha256(blob) in page for blob in kept)
+        assert await metadata(session, node, kept[0]) == before
+
+
+async def metadata(session: ClientSession, node: ArchiveNode, blob: bytes) -> Any:
+    async with session.get(f"{node.url}/v1/metadata/{sha256(blob)}") as answer:
+        return await answer.json()
+
+
+def known(root: Path, table: str) -> set[str]:
+    """The keys in a table of an archive's ledger."""
+    with contextlib.closing(sqlite3.connect(ledger_in(archive_folder(root)))) as database:
+        return {key.hex() for (key,) in database.execute(f"SELECT key FROM {table}")}
+
+
+def test_while_a_root_cannot_be_read_nothing_goes(tmp_path: Path) -> None:
+    root, bad, data = tmp_path / "store", tmp_path / "bad", tmp_path / "data"
+    fill(root, b"one", b"two")
+    assert gc(root, *NOW, "--delete")["marked"]["blobs"] == 2
+    (data / ".shardcast").mkdir(parents=True)
+    (data / "distribution.txt").write_text(f"v1: {'0' * 64}|1\n")
+
+    def looks() -> dict[Path, tuple[int, int]]:
+        return {file: (file.stat().st_mode, file.stat().st_mtime_ns) for file in root.rglob("*")}
+
+    pins, before = root / OWN / "pinned", looks()
+    cases: list[tuple[str, str, Path]] = [
+        ("--snapshot", "0" * 63, bad),
+        ("--registry-references", '{"sha256": "' + "0" * 64 + '"}\n{"sha256": ', bad),
+        ("--data-dir", "", data),
+        ("--unreferenced-older-than", "", pins),  # a file, where the folder of pins belongs
+    ]
+    for option, text, file in cases:
+        if file is not data:
+            file.write_text(text)
+        words = (option, file) if file is not pins else ()
+        assert str(file) in gc(root, *words, *NOW, "--delete", code=6)["said"]
+        pins.unlink(missing_ok=True)
+        assert looks().keys() == before.keys()
+        assert all(looks()[one] == before[one] for one in before if one.is_file())
+    assert gc(root, *NOW, "--delete")["removed"]["blobs"] == 2
 
 
 NO_SENSE: list[tuple[list[str], int, str]] = [

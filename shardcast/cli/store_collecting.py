@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from dataclasses import asdict
@@ -27,6 +28,7 @@ from shardcast.sizes import format_count, format_size
 from shardcast.store import roots
 from shardcast.store.blob_directory import BlobDirectory
 from shardcast.store.collecting import Collected, Collection, Tally, check_roots, known_roots, remember_roots
+from shardcast.store.ledger import Ledger, archive_folder, ledger_in
 
 _FILE = click.Path(path_type=Path, readable=False)
 
@@ -110,6 +112,8 @@ def gc(
         _tell(result, older_than, delete)
     for failure in result.failures:
         click.echo(f"could not see to {failure}", err=True)
+    if delete:
+        asyncio.run(_forget_missing(store))
     return LOCAL_DISK if result.failed else DONE
 
 
@@ -125,6 +129,17 @@ def _collect(
         done = collection.result.all
         display.show("gc", done.bytes, None, format_count(done.blobs, "blob"))
     return collection.result
+
+
+async def _forget_missing(store: BlobDirectory) -> None:
+    """An archive on this directory tells of what is here."""
+    file = ledger_in(archive_folder(Path(store.folder.root)))
+    if file.exists():
+        ledger = Ledger(file)
+        try:
+            await ledger.forget_missing(store.present)
+        finally:
+            await ledger.close()
 
 
 def _tell(result: Collected, older_than: float | None, delete: bool) -> None:

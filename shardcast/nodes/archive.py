@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version as installed
@@ -17,15 +17,17 @@ from shardcast.errors import UsageError
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.server.archive_holdings import Holdings
+from shardcast.server.archive_holdings import Holdings, Staging
 from shardcast.server.doors.archive import add_archive
 from shardcast.server.doors.health import add_health
 from shardcast.server.listening import application, listening
 from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_layout import OWN, PREFIX
+from shardcast.store.blob_layout import PREFIX
 from shardcast.store.blobs import BlobStore
 from shardcast.store.durable import disk_errors
-from shardcast.store.ledger import Ledger
+from shardcast.store.incoming import Incoming
+from shardcast.store.ledger import Ledger, archive_folder, ledger_in
+from shardcast.store.staging import staged
 
 MAX_BLOB = 1 << 32
 """Bytes of a blob that is taken, unless told otherwise."""
@@ -61,13 +63,18 @@ class ArchiveNode:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             await store.begin()
-            yield await stack.enter_async_context(cls.running(store, directory / OWN / "archive", **settings))
+            own = archive_folder(directory)
+            incoming = await asyncio.to_thread(Incoming, str(own))
+            stack.callback(incoming.close)
+            stage = partial(staged, store, incoming)
+            yield await stack.enter_async_context(cls.running(store, stage, own, **settings))
 
     @classmethod
     @asynccontextmanager
     async def running(
         cls,
         store: BlobStore,
+        stage: Callable[[], AbstractAsyncContextManager[Staging]],
         own: Path,
         host: str = "0.0.0.0",
         port: int = 3000,
@@ -77,9 +84,9 @@ class ArchiveNode:
         mirror: Sequence[str] = (),
         max_blob: int = MAX_BLOB,
     ) -> AsyncIterator[ArchiveNode]:
-        """Serve a store of SHA-256. The folder ``own`` takes its ledger and pushes under way. At
-        ``authorized_port`` anybody may push, elsewhere who bears the ``token``. What isn't here is fetched
-        from the servers ``mirror`` (base URLs) when it is asked for.
+        """Serve a store of SHA-256. ``stage`` gives the places in which pushes into it wait to be whole; the
+        folder ``own`` takes its ledger. At ``authorized_port`` anybody may push, elsewhere who bears the
+        ``token``. What isn't here is fetched from the servers ``mirror`` (base URLs) when it is asked for.
 
         Raises:
             UsageError: the store is of another digest, or a server is none.
@@ -92,7 +99,7 @@ class ArchiveNode:
         async with AsyncExitStack() as stack:
             with disk_errors("could not use", own):
                 own.mkdir(parents=True, exist_ok=True)
-            ledger = Ledger(own / "archive.sqlite")
+            ledger = Ledger(ledger_in(own))
             stack.push_async_callback(ledger.close)
             reading: ReadThrough | None = None
             if mirror:
@@ -100,7 +107,7 @@ class ArchiveNode:
                 servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
                 reading = ReadThrough(store, servers, node_id, most=max_blob)
                 stack.push_async_callback(reading.close)
-            holdings = Holdings(store, ledger, own, max_blob, token, reading)
+            holdings = Holdings(store, ledger, stage, max_blob, token, reading)
 
             def status() -> dict[str, Any]:
                 return {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -31,6 +31,8 @@ LANES = 8
 """Blobs that are copied at once."""
 _BATCH = 512
 """Blobs that are looked for before those that lack are copied."""
+_SMALL = 32 << 10
+"""Bytes of a blob up to which an archive is sent it with others; a batch of them is held in memory."""
 _CHUNK = 1 << 20
 _MOST_FAILED = 100
 """Blobs that may fail one by one; then it is not for them that they do."""
@@ -61,8 +63,9 @@ class Copied:
 
 
 async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], state: Copied) -> None:
-    """Copy the blobs that the ``target`` lacks, several at a time; ``state`` tells how far it is. A blob that
-    is not what its digest says is not copied, and doesn't keep the others.
+    """Copy the blobs that the ``target`` lacks, several at a time, and into an archive small ones together;
+    ``state`` tells how far it is. A blob that is not what its digest says is not copied, and doesn't keep the
+    others.
 
     Raises:
         ServerUnreachable, ServerStalled: a server is gone.
@@ -72,7 +75,43 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
     """
     left = iter(dict.fromkeys(digests))
     while some := list(islice(left, _BATCH)):
-        await _in_lanes(some, lambda digest: _copy_one(source, target, digest, state))
+        lacking = await _lacking(target, some, state)
+        if isinstance(target, RemoteStore) and await target.pulls():
+            lacking = await _send_small(source, target, lacking, state)
+        await _in_lanes(lacking, lambda digest: _copy_one(source, target, digest, state))
+
+
+async def _lacking(target: BlobStore, digests: Sequence[str], state: Copied) -> list[str]:
+    """Which of these are not there."""
+    lacking: list[str] = []
+
+    async def look(digest: str) -> None:
+        with _counted(digest, state):
+            if await target.size(digest) is None:
+                lacking.append(digest)
+            else:
+                state.there += 1
+
+    await _in_lanes(digests, look)
+    return lacking
+
+
+async def _send_small(
+    source: BlobStore, target: RemoteStore, digests: Sequence[str], state: Copied
+) -> list[str]:
+    """Send small blobs in one request; those that have to be copied one by one: they are larger, there is
+    something the matter with them, or the archive took none of them."""
+    small = await source.read_small(digests, _SMALL)
+    try:
+        await target.send_together(list(small.values()))
+    except (ServerUnreachable, ServerStalled):
+        raise
+    except PeerError as error:
+        log.info("sending one by one what was not taken together: %s", error)
+        return list(digests)
+    state.copied += len(small)
+    state.bytes += sum(map(len, small.values()))
+    return [digest for digest in digests if digest not in small]
 
 
 async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None]]) -> None:
@@ -91,12 +130,16 @@ async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None
 
 
 async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
-    try:
-        if await target.size(digest) is not None:
-            state.there += 1
-            return
+    with _counted(digest, state):
         await _transfer(source, target, digest, state)
         state.copied += 1
+
+
+@contextmanager
+def _counted(digest: str, state: Copied) -> Iterator[None]:
+    """A blob that fails by itself is counted as such, unless too many do."""
+    try:
+        yield
     except BlobMissing:
         state.missing.append(digest)
     except (ServerUnreachable, ServerStalled):

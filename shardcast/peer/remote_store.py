@@ -276,6 +276,15 @@ class RemoteStore:
                 if response.status not in (200, 201, 202):
                     raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
 
+    async def send_together(self, blobs: Sequence[bytes]) -> None:
+        """Put blobs into an archive in one request, all of them or none.
+
+        Raises:
+            PeerError: they are not taken.
+        """
+        if blobs:
+            await self._archive.push(blobs)
+
     async def delete(self, digest: str) -> bool:
         raise ReadOnlyStore(f"nothing can be removed from {self.url}")
 

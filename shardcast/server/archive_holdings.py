@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from shardcast.store.blobs import BlobStore
@@ -25,6 +25,24 @@ class Upstream(Protocol):
         """
 
 
+class Staging(Protocol):
+    """Blobs that are put together (``store.staging``).
+
+    Attributes:
+        blobs: where they are put; nobody sees them there.
+    """
+
+    @property
+    def blobs(self) -> BlobStore: ...
+
+    def publish(self) -> AsyncGenerator[Sequence[str], None]:
+        """Give all of them their names; the digests of those that have them, some at a time.
+
+        Raises:
+            LocalDiskError: one can't have its name; those before it have theirs.
+        """
+
+
 @dataclass
 class Holdings:
     """All of it.
@@ -32,7 +50,7 @@ class Holdings:
     Attributes:
         store: the blobs, of SHA-256.
         ledger: when they were put, and how often they were asked for.
-        spool: a folder for pushes under way, on the store's disk.
+        stage: a place for the blobs of a push; what isn't published when it is left is gone.
         max_blob: bytes of a blob that is pushed.
         token: who bears it may push at any port; None for nobody.
         upstream: None for an archive that is no mirror.
@@ -41,7 +59,7 @@ class Holdings:
 
     store: BlobStore
     ledger: Ledger
-    spool: Path
+    stage: Callable[[], AbstractAsyncContextManager[Staging]]
     max_blob: int
     token: str | None = field(default=None, repr=False)
     upstream: Upstream | None = None

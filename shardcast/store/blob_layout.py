@@ -102,6 +102,16 @@ def share(path: str) -> None:
         os.chmod(path, _SHARED)  # noqa: PTH101
 
 
+def make_own(place: Path) -> None:
+    """Make a folder in ``OWN`` that the others who work on the directory find there.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    place.mkdir(parents=True, exist_ok=True)
+    share(str(place.parent))
+
+
 def seal(path_or_descriptor: str | int) -> None:
     """Nobody is to write to a blob's file any more.
 

@@ -26,7 +26,7 @@ from pathlib import Path
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
-from shardcast.store.blob_layout import LENGTH, OWN, Folder, share
+from shardcast.store.blob_layout import LENGTH, OWN, Folder, make_own
 from shardcast.store.describing import Form, forms_of
 from shardcast.store.durable import disk_errors, replace
 from shardcast.store.set_aside import one_at_a_time, put_back, take_out
@@ -222,8 +222,7 @@ def remember_roots(folder: Folder, names: Some[str]) -> None:
     """
     place = _own(folder)
     with disk_errors("could not use", place):
-        place.mkdir(parents=True, exist_ok=True)
-        share(str(place.parent))
+        make_own(place)
     replace(place / "roots.json", json.dumps(sorted(names)).encode() + b"\n")
 
 
@@ -234,8 +233,7 @@ def _own(folder: Folder) -> Path:
 @contextlib.contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
     place = _own(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    share(str(place.parent))
+    make_own(place)
     with one_at_a_time(place, wait=False) as is_alone:
         if not is_alone:
             raise DataDirInUse(f"another gc is under way in {folder.root}; wait until it is done")

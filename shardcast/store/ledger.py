@@ -11,13 +11,15 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
 from shardcast.errors import LocalDiskError
+from shardcast.store.blob_layout import OWN
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ _MOST_PENDING = 20_000
 """Keys whose counts wait to be written at the most."""
 _BUSY = 10.0
 """Seconds to wait for another process that writes."""
+_LOOKED_AT = 1000
+"""Keys that are looked at in one step."""
 
 _TABLES = """
 PRAGMA journal_mode = WAL;
@@ -40,6 +44,16 @@ CREATE TABLE IF NOT EXISTS access (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS access_pulls ON access (pulls, last);
 """
+
+
+def archive_folder(root: Path) -> Path:
+    """What an archive on a directory of blobs keeps there for itself."""
+    return root / OWN / "archive"
+
+
+def ledger_in(folder: Path) -> Path:
+    """The file of an archive's ledger."""
+    return folder / "archive.sqlite"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +189,28 @@ class Ledger:
         query = "SELECT key, pulls, last FROM access ORDER BY pulls DESC, last DESC LIMIT ?"
         rows = await self._run(lambda: self._database.execute(query, (count,)).fetchall())
         return [Access(key.hex(), pulls, last) for key, pulls, last in rows]
+
+    async def forget_missing(self, present: Callable[[Sequence[str]], Sequence[bool]]) -> int:
+        """Forget the keys whose blobs aren't here any more, and how often they were asked for; how many were
+        forgotten. ``present`` tells which of some are here, and is called in a thread.
+
+        Raises:
+            LocalDiskError: it can't be read or written.
+        """
+        await self._write()
+        tables = ("content", "access")
+        return sum([await self._run(partial(self._forget_missing, table, present)) for table in tables])
+
+    def _forget_missing(self, table: str, present: Callable[[Sequence[str]], Sequence[bool]]) -> int:
+        query = f"SELECT key FROM {table} WHERE key > ? ORDER BY key LIMIT {_LOOKED_AT}"
+        last, forgotten = b"", 0
+        while rows := self._database.execute(query, (last,)).fetchall():
+            here = present([key.hex() for (key,) in rows])
+            gone = [row for row, is_here in zip(rows, here, strict=True) if not is_here]
+            with _transaction(self._database) as database:
+                database.executemany(f"DELETE FROM {table} WHERE key = ?", gone)
+            forgotten, (last,) = forgotten + len(gone), rows[-1]
+        return forgotten
 
     async def close(self) -> None:
         """Write down what is counted, and let go of the file."""

@@ -17,7 +17,7 @@ from shardcast.digest import is_digest
 from shardcast.distribution import parse
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
-from shardcast.store.blob_layout import OWN, Folder, share
+from shardcast.store.blob_layout import OWN, Folder, make_own
 from shardcast.store.data_dir import own_folder
 from shardcast.store.durable import disk_errors, sync_folder
 from shardcast.wire import version_name, version_number
@@ -117,8 +117,7 @@ def pin(folder: Folder, digest: str) -> None:
     """
     place = _pins(folder)
     with disk_errors("could not pin in", place):
-        place.mkdir(parents=True, exist_ok=True)
-        share(str(place.parent))
+        make_own(place)
         (place / digest).touch()
         sync_folder(place)
 
@@ -145,8 +144,11 @@ def _pins(folder: Folder) -> Path:
 def _pinned(folder: Folder) -> Iterator[str]:
     place = _pins(folder)
     with disk_errors("could not read", place):
-        if place.is_dir():
-            yield from (entry.name for entry in place.iterdir() if is_digest(entry.name))
+        try:
+            names = [entry.name for entry in place.iterdir()]
+        except FileNotFoundError:  # nothing was ever pinned; whatever else is wrong ends the run
+            return
+    yield from filter(is_digest, names)
 
 
 def _as_disk_errors(digests: Iterator[str]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
-from shardcast.store.blob_layout import OWN, Folder, share
+from shardcast.store.blob_layout import OWN, Folder, make_own
 from shardcast.store.durable import PART, disk_errors, link, replace
 
 _RECORD = ".json"
@@ -171,7 +171,6 @@ class Quarantine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        self._place.mkdir(parents=True, exist_ok=True)
-        share(str(self._place.parent))
+        make_own(self._place)
         with one_at_a_time(self._place):
             yield

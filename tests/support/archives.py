@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,28 @@ from tests.support.payloads import sha256
 async def archive(own: Path, store: BlobStore | None = None, **said: Any) -> AsyncIterator[ArchiveNode]:
     """An archive on free ports of 127.0.0.1; of memory, where no store is given."""
     settings: dict[str, Any] = {"authorized_port": 0, "host": "127.0.0.1", "port": 0} | said
-    async with ArchiveNode.running(store or BlobsInMemory(), own, **settings) as node:
+    blobs = BlobsInMemory() if store is None else store
+
+    @asynccontextmanager
+    async def stage() -> AsyncIterator[_InMemory]:
+        yield _InMemory(blobs)
+
+    async with ArchiveNode.running(blobs, stage, own, **settings) as node:
         yield node
+
+
+class _InMemory:
+    """Blobs of a push into a store that is not a directory."""
+
+    def __init__(self, store: BlobStore) -> None:
+        self.blobs = BlobsInMemory()
+        self._store = store
+
+    async def publish(self) -> AsyncGenerator[list[str], None]:
+        async for key in self.blobs.digests():
+            found = await self.blobs.read_small([key], self.blobs.max_bytes)
+            await keep(self._store, found[key])
+            yield [key]
 
 
 @asynccontextmanager

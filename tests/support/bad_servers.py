@@ -425,6 +425,17 @@ def silent() -> Behaviour:
     return behave
 
 
+def gate(opened: threading.Event) -> Behaviour:
+    """Answer right, but not before the gate is opened."""
+
+    async def behave(exchange: Exchange) -> None:
+        while not opened.is_set():
+            await asyncio.sleep(0.02)
+        await exchange.answer(exchange.part())
+
+    return behave
+
+
 def closed() -> Behaviour:
     """Take the request and close the connection."""
 

@@ -151,6 +151,16 @@ def own_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
+def marked(mark: str) -> set[int]:
+    """The processes that have a mark in their environment, which they hand on to those they start."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if entry.name.isdigit() and mark.encode() in (entry / "environ").read_bytes():
+                found.add(int(entry.name))
+    return found
+
+
 def wait_until(condition: object, timeout: float = 30, what: str = "the condition") -> None:
     """Poll ``condition()`` until it is true; for what only another process can bring about."""
     assert callable(condition)

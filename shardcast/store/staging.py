@@ -1,0 +1,98 @@
+"""Blobs that are put together: none has its name before all of them are on the disk, right.
+
+Meanwhile they are in a directory of blobs of their own, on the same disk, which goes with its process. Then
+each is renamed, which copies nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blob_layout import FLAT, LENGTH
+from shardcast.store.durable import disk_errors, sync_folder
+from shardcast.store.incoming import Incoming
+
+
+class Staged:
+    """Blobs that wait for each other.
+
+    Attributes:
+        blobs: where they are put.
+    """
+
+    def __init__(self, target: BlobDirectory, place: Path) -> None:
+        """``place``: a folder for them, on the disk of the ``target``.
+
+        Raises:
+            LocalDiskError: it can't be used.
+        """
+        self.blobs = BlobDirectory(place, target.algorithm, FLAT, writable=True)
+        self._target = target
+
+    async def publish(self) -> AsyncGenerator[list[str], None]:
+        """Give all of them their names, some at a time; the digests of those that have them, durably. What is
+        there under such a name, and may be wrong, is replaced.
+
+        Raises:
+            LocalDiskError: one can't have its name; those before it have theirs.
+        """
+        await asyncio.to_thread(self._make_parents)
+        while some := await asyncio.to_thread(self._publish_some):
+            yield some
+
+    def _make_parents(self) -> None:
+        """All that the disk may have no room for, before the first of them has its name."""
+        folder = self._target.folder
+        with disk_errors("could not make folders in", Path(folder.root)):
+            parents = {folder.parent(one): one for some in self.blobs.folder.entries() for one in some}
+            made = [folder.make_parent(digest) for digest in parents.values()]
+            if any(made):
+                sync_folder(Path(folder.root))
+
+    def _publish_some(self) -> list[str]:
+        folder = self._target.folder
+        with disk_errors("could not keep blobs in", Path(folder.root)):
+            some = next(self.blobs.folder.entries(), None)  # of those that are left
+            if some is None:
+                raise OSError(f"the blobs that waited in {self.blobs.folder.root} are gone")
+            for digest in some:
+                self._publish(digest)
+            for parent in {folder.parent(digest) for digest in some}:
+                sync_folder(Path(parent))
+        return some
+
+    def _publish(self, digest: str) -> None:
+        staged, name = self.blobs.folder.path(digest), self._target.folder.path(digest)
+        with Path(staged).open("rb") as file:
+            length = self.blobs.verified.length(digest, os.fstat(file.fileno()))
+            os.rename(staged, name)  # noqa: PTH104
+            if length is not None:
+                self._target.verified.add(digest, os.fstat(file.fileno()), length)
+        Path(name + LENGTH).unlink(missing_ok=True)
+
+
+@asynccontextmanager
+async def staged(target: BlobDirectory, incoming: Incoming) -> AsyncIterator[Staged]:
+    """A place for blobs that are to be put into a directory together, in the folder of ``incoming``, which is
+    on the same disk. What isn't published when it is left is gone.
+
+    Raises:
+        LocalDiskError: it can't be made.
+    """
+    place = Path(incoming.new_name())
+    try:
+        with disk_errors("could not make", place):
+            await asyncio.to_thread(place.mkdir)
+        waiting = await asyncio.to_thread(Staged, target, place)
+        try:
+            yield waiting
+        finally:
+            await waiting.blobs.close()
+    finally:
+        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
