@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -102,7 +101,7 @@ class ManifestReader:
         elif "complete" in values:
             self.digests = self._closing(values, self.header)
         elif "aborted" in values:
-            raise Aborted(str(values["aborted"])[:200])
+            raise Aborted("".join(one for one in str(values["aborted"])[:200] if one.isprintable()))
         else:
             self._pass_over()
 
@@ -120,16 +119,18 @@ class ManifestReader:
             raise ManifestError(f"it is the manifest of {version!r}")
         if "/" in name or "\\" in name or not name.isprintable():
             raise ManifestError("its name is no file's name")
+        if not kind.isprintable():
+            raise ManifestError("its kind is no word")
         metadata = values.get("metadata") or {}
         try:
             fits = isinstance(metadata, dict) and len(json.dumps(metadata, allow_nan=False)) <= MAX_METADATA
-        except ValueError:  # NaN, infinity
+        except (ValueError, RecursionError):  # NaN, infinity, or too deep
             fits = False
         if not fits:
             raise ManifestError(f"its metadata is no object of at most {MAX_METADATA} bytes")
         created = values.get("created")
-        if created is not None and not (isinstance(created, (int, float)) and math.isfinite(created)):
-            raise ManifestError("its time of creation is no number")
+        if created is not None and not (isinstance(created, (int, float)) and abs(created) < MAX_SIZE):
+            raise ManifestError("its time of creation is no number that a time can be")
         return Header(
             version=version,
             origin=None if values.get("origin") is None else _text(values, "origin", 100),

@@ -33,6 +33,7 @@ are."""
 PROMISE_PATH = "/promise"
 """There too, and the checksum: its blob will come."""
 
+MAX_VERSION = 10**18 - 1
 VERSION_PATTERN = "v[1-9][0-9]{0,17}"
 """A version's name in a path, as a regular expression."""
 

@@ -257,7 +257,8 @@ def test_a_shard_size_that_is_none_in_the_environment(command: str, tmp_path: Pa
 @pytest.mark.parametrize(
     ("option", "value"),
     [("--shard-size", "0"), ("--port", "99999"), ("--port", "http"), ("--keep", "-3"),
-     ("--keep", "all"), ("--first-version", "0"), ("--first-version", "some")],
+     ("--keep", "all"), ("--first-version", "0"), ("--first-version", "1" + "0" * 18),
+     ("--first-version", "some")],
 )  # fmt: skip
 def test_an_origin_refuses_numbers_that_can_not_be(option: str, value: str, tmp_path: Path) -> None:
     done = processes.run(

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.errors import DataDirInUse, LocalDiskError
+from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.store.data_dir import DataDir, socket_name
+from shardcast.wire import MAX_VERSION
 from tests.support import processes
 
 
@@ -152,6 +153,9 @@ def test_numbers_only_grow(tmp_path: Path) -> None:
         assert again.allot() == 3
         assert again.allot(least=10) == 10
         assert again.allot(least=5) == 11
+        assert again.allot(least=MAX_VERSION) == MAX_VERSION
+        with pytest.raises(UsageError, match="no version after"):
+            again.allot()
 
 
 def test_a_number_that_is_here_is_not_given(tmp_path: Path) -> None:

@@ -465,6 +465,33 @@ def test_while_a_hook_runs_newer_versions_wait(source: Source, folder: Path, tmp
         one.wait_for("v1", "v3")
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told to end", "killed"])
+def test_a_hook_that_was_cut_off_runs_again_and_one_that_ended_does_not(
+    number: signal.Signals, source: Source, folder: Path, mark: str
+) -> None:
+    """Whoever loads what is announced gets every version that ``latest`` names."""
+    source.publish()
+    env = {**ASKING, "MARK": mark}
+    with follower(source.url, folder, "--exec", "echo hooked >&2; exec sleep 600", env=env) as one:
+        one.wait_for_log("hooked")
+        assert (folder / "latest").readlink() == Path("download_v1.bin")
+        one.end(number)
+        assert one.said == []
+    sent = source.server.sent_bytes("/v1/shard_*")
+    with follower(source.url, folder, "--exec", "echo hooked {version} {path} >&2; exit 7") as again:
+        again.wait_for("v1")
+        assert again.log.count(f"hooked v1 {folder}/download_v1.bin\n") == 1
+        assert again.end() == INTERRUPTED
+    assert source.server.sent_bytes("/v1/shard_*") == sent, "what is here was fetched again"
+    with follower(source.url, folder, "--exec", "echo hooked {version} >&2") as last:
+        source.wait_for_looks()
+        assert last.log.count("hooked v1") == 0, "it had ended, though with an error"
+        source.publish()
+        last.wait_for("v2")
+        assert last.log.count("hooked v2\n") == 1
+    assert files(folder) == {"download_v1.bin", "download_v2.bin", "latest"}
+
+
 # Servers that come, go and lie -------------------------------------------------------------------
 
 
@@ -579,6 +606,22 @@ def test_a_corrupt_version_does_not_end_following(every: bool, source: Source, f
         one.wait_for("v1", "v3")
         assert sha256(folder / "latest") == right.sha256
         assert not (folder / "download_v2.bin").exists()
+
+
+@pytest.mark.parametrize(("lie", "every"), [("lacking", False), ("lacking", True), ("silent", False)])
+def test_a_server_that_offers_what_it_has_not_keeps_nobody_from_what_others_have(
+    lie: str, every: bool, source: Source, folder: Path, tmp_path: Path
+) -> None:
+    """Its versions are newer than all that will ever be."""
+    listed = "".join(f"v{10**17 + number}: {'ab' * 32}|3\n" for number in range(20))
+    with BadServer(tmp_path) as liar:
+        liar.set("*", bad.silent() if lie == "silent" else bad.error(404))
+        liar.set(FEED, bad.error(404)).set(LIST, bad.replaced(listed.encode()))
+        source.publish()
+        with follower(f"{liar.url},{source.url}", folder, *["--every"] * every) as one:
+            one.wait_for("v1", timeout=10)
+            source.publish()
+            one.wait_for("v1", "v2", timeout=10)
 
 
 def test_a_version_that_is_mended_comes_without_news(source: Source, folder: Path) -> None:

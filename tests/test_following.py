@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from functools import partial
@@ -19,7 +20,7 @@ from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Known
 from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
-from shardcast.policy.due import due
+from shardcast.policy.due import Agenda, due
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
@@ -414,6 +415,31 @@ async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) 
         await until(lambda: not server._tasks)  # it is not read any more
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b'{"seq":1,"event":"unheard-of"}\n', Event(1, OPEN, "v7").line() + Event(1, RETIRED, "v7").line()],
+    ids=["nothing known", "nothing that lasts"],
+)
+async def test_a_feed_that_floods_is_read_at_leisure(line: bytes, server: BadServer, node: Node) -> None:
+    """It breaks no rule for as long as it isn't dead, and must not cost a node the time that others need."""
+
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start(200, None, NDJSON)
+        await exchange.send(hello().line())
+        while True:
+            await exchange.send(line * 2000)
+
+    await node.publish()
+    server.set(FEED, endless)
+    async with follow(server, node) as following:
+        await until_offered(following, "v1")
+        await until(lambda: server.sent_bytes(FEED) > 1_000_000)
+        begun, used = time.monotonic(), time.thread_time()
+        await asyncio.sleep(0.5)
+        share = (time.thread_time() - used) / (time.monotonic() - begun)
+        assert share < 0.6, f"it takes {share:.0%} of the event loop's time"
+
+
 @pytest.mark.parametrize("kind", [OPEN, COMPLETE])
 async def test_a_feed_that_tells_of_versions_without_end_is_a_failure(server: BadServer, kind: str) -> None:
     async def endless(exchange: Exchange) -> None:
@@ -615,3 +641,50 @@ def test_with_every_none_is_left_out_that_a_relay_has_only_later() -> None:
     assert due([1, 2, 3, 4], 0, {1, 4}, every=True) == 2
     assert due([1, 2, 3, 4], 0, {1, 4}) is None
     assert due([5, 6], 5, {6}, every=True) is None
+
+
+A, B = ["a"], ["b"]
+
+
+def test_what_failed_is_passed_over_until_it_is_tried_again() -> None:
+    agenda = Agenda(last=4)
+    offered = {4: A, 5: A, 6: A, 7: A}
+    assert agenda.next(offered, {}) == 7
+    agenda.failed(7, complete=True)
+    assert agenda.next(offered, {}) == 6
+    agenda.had(6)
+    assert agenda.next(offered, {}) is None
+    agenda.try_again()
+    assert agenda.next(offered, {}) == 7
+
+
+def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
+    agenda = Agenda()
+    assert agenda.next({}, {1: A}) == 1
+    agenda.failed(1, complete=False)
+    agenda.try_again()
+    assert agenda.next({}, {1: A}) is None
+    assert agenda.next({1: A}, {}) == 1
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_what_doubted_servers_have_comes_last(every: bool) -> None:
+    agenda = Agenda(last=1, every=every)
+    agenda.doubt(B)
+    assert agenda.next({2: A, 9: B}, {3: A}) == 2
+    assert agenda.next({9: B}, {3: A}) == 3
+    assert agenda.next({9: B}, {3: B}) == 9
+    assert agenda.next({2: [*A, *B]}, {}) == 2
+    assert agenda.next_elsewhere({2: A, 9: B}, {3: [*A, *B]}, servers=A) is None
+    assert agenda.next_elsewhere({2: [*A, "c"]}, {}, servers=A) == 2
+
+
+@pytest.mark.parametrize("every", [False, True])
+def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> None:
+    agenda = Agenda(every=every)
+    agenda.failed(9, complete=True)
+    assert agenda.next({7: A, 8: A, 9: B}, {}) == 8
+    agenda.had(8)
+    agenda.try_again()
+    assert agenda.next({7: A, 8: A, 9: B, 10: A}, {}) == (9 if every else 10)
+    assert agenda.next({7: A, 8: A}, {}) is None

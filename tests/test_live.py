@@ -13,7 +13,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import aiohttp
@@ -27,6 +27,7 @@ from shardcast.errors import (
     UsageError,
     VersionAborted,
 )
+from shardcast.nodes import middle as middle_module
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
@@ -99,6 +100,11 @@ async def streaming(
         yield await origin._publisher.publish_stream(pipe.source, "model.bin", SHARD, metadata), pipe
     finally:
         pipe.end()
+
+
+async def publish_small(origin: Origin, file: Path) -> None:
+    file.write_bytes(random_bytes(1000))
+    await (await origin.publish(file)).result()
 
 
 class Following:
@@ -524,14 +530,22 @@ async def test_a_live_manifest_without_a_first_line_says_why() -> None:
 # Liars ------------------------------------------------------------------------------------------------
 
 
-def live_server(data_dir: Path, lines: list[bytes], then: Behaviour | None = None) -> BadServer:
+OPEN_V1: dict[str, object] = {"seq": 1, "event": "open", "version": "v1"}
+
+
+def live_server(
+    data_dir: Path,
+    lines: list[bytes],
+    then: Behaviour | None = None,
+    events: Sequence[Mapping[str, object]] = (OPEN_V1,),
+) -> BadServer:
     """A server on which v1 is open: it says these lines of its manifest, and then (``then``) nothing."""
 
     async def feed(exchange: Exchange) -> None:
         await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
         for line in (
             {"feed": "f", "node": "n", "origin": "o", "distance": 0, "now": True},
-            {"seq": 1, "event": "open", "version": "v1"},
+            *events,
             {"seq": 1},
         ):
             await exchange.send(json.dumps(line).encode() + b"\n")
@@ -588,6 +602,26 @@ async def test_a_right_server_helps_where_a_liars_manifest_goes_wrong(lie: bytes
     assert live.whole == MADE
 
 
+@pytest.mark.parametrize("said", [0, 1, 3], ids=["nothing", "the header", "shards"])
+async def test_a_server_that_falls_silent_is_left_for_another(
+    said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "STALL_WHEN_OTHERS_CAN", 0.1)
+    live, peers_later = LiveManifest("v1"), 0.05
+
+    async def take(lines: bytes) -> None:
+        live.add(lines)
+
+    with live_server(tmp_path, LINES[:said]) as silent, live_server(tmp_path, LINES, end) as honest:
+        async with open_session() as session:
+            peers = [Peer(silent.url, session)]
+            reading = asyncio.ensure_future(read_live(live, peers, take))
+            await asyncio.sleep(peers_later)  # the other one has it a little later
+            peers.append(Peer(honest.url, session))
+            await asyncio.wait_for(reading, 10)
+    assert live.whole == MADE
+
+
 async def test_a_manifest_that_begins_otherwise_when_it_is_asked_again_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -623,6 +657,52 @@ async def test_an_endless_manifest_is_cut_short(tmp_path: Path, monkeypatch: pyt
         await read(live, server)
     assert isinstance(live.error, TransferFailed)
     assert len(live.raw) < 1 << 20
+
+
+async def test_a_version_of_which_nothing_comes_is_left_for_another(tmp_path: Path) -> None:
+    with live_server(tmp_path, []) as liar:  # v1 is open there, it says
+        async with (
+            Origin.running(tmp_path / "o", *HTTP, first_version=2) as origin,
+            Following([liar.url, origin.url], tmp_path / "got") as follower,
+        ):
+            await until(lambda: liar.requested("/v1/manifest.jsonl") > 0)
+            async with streaming(origin) as (broadcast, pipe):
+                await pipe.write(DATA)
+                await until(lambda: follower.done >= 4 * SHARD, "v2 while it is being made", 10)
+                pipe.end()
+                await broadcast.result()
+            await follower.has("v2")
+
+
+@pytest.mark.parametrize("lie", [bad.error(404), bad.silent()], ids=["lacking", "silent"])
+async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what_others_have(
+    lie: Behaviour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More, and newer ones than a middle keeps: some complete, others open. Neither what is complete
+    elsewhere nor what is being made there waits for them."""
+    monkeypatch.setattr(middle_module, "HTTP_TIMEOUT", 600.0)
+    lies = [
+        *({"seq": 1, "event": "open", "version": f"v{10**17 + number}"} for number in range(20, 40)),
+        *(
+            {"seq": 1, "event": "complete", "version": f"v{10**17 + n}", "digest": "ab" * 32, "shards": 1}
+            for n in range(20)
+        ),
+    ]
+    async with Origin.running(tmp_path / "o", *HTTP) as origin:
+        await publish_small(origin, tmp_path / "first")
+        with live_server(tmp_path, [], events=lies) as liar:
+            liar.set("/v*/manifest.jsonl", bad.silent()).set("/v*/shard_*", lie)
+            for number in range(20):
+                liar.set(f"/v{10**17 + number}/manifest.jsonl", lie)
+            upstreams = [liar.url, origin.url]
+            async with Middle.running(upstreams, tmp_path / "m", *HTTP, check_interval=600) as middle:
+                await until(lambda: middle.folders.complete_numbers == {1}, "v1", 10)
+                async with streaming(origin) as (broadcast, pipe):
+                    await pipe.write(DATA)
+                    await until(lambda: middle.folders.had("v2")[0] >= 4, "v2 while it is being made", 10)
+                    pipe.end()
+                    await broadcast.result()
+                await until(lambda: middle.folders.complete_numbers == {1, 2}, "v2", 10)
 
 
 async def test_a_wrong_piece_of_an_open_version_never_becomes_a_file(tmp_path: Path) -> None:

@@ -267,7 +267,9 @@ def test_any_bytes_are_a_manifest_or_a_manifest_error(raw: bytes) -> None:
             "pieces too large to hold": with_line(0, piece_size=MAX_PIECE_SIZE + 1),
             "a payload of no size": with_line(0, size=2**62 + 1),
             "metadata that is a list": with_line(0, metadata=[1]),
+            "a kind that a terminal obeys": with_line(0, kind="\x1b[2J"),
             "made at no time": with_line(0, created="now"),
+            "made at a time beyond numbers": with_line(0, created=10**400),
             "made at NaN": LINES[0].replace(b"1.5", b"NaN") + b"".join(LINES[1:]),
             "made at infinity": LINES[0].replace(b"1.5", b"1e999") + b"".join(LINES[1:]),
             "metadata that JSON can't hold": LINES[0].replace(b"{}", b'{"loss":NaN}') + b"".join(LINES[1:]),
@@ -323,6 +325,9 @@ def test_a_version_that_was_given_up_says_why() -> None:
     with pytest.raises(Aborted, match="the disk is full"):
         reader.feed(raw)
     assert len(aborted_line("x" * 10**6)) < MAX_LINE
+    with pytest.raises(Aborted) as caught:
+        ManifestReader().feed(LINES[0] + aborted_line("\x1b[2J all\nis\ud800 well"))
+    assert caught.value.why == "[2J allis well", "it says something that a terminal obeys"
 
 
 # Bounds

@@ -255,3 +255,23 @@ def test_invented_nodes_take_no_more_memory_than_so_many() -> None:
     clock.now += 61
     nodes.heard([Node("real", "client", hops=1)])  # what has gone keeps nobody out
     assert [one.node for one in nodes.now()] == ["real"]
+
+
+def test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many() -> None:
+    """/status is written in one go: what anybody can say must not make it tens of megabytes."""
+    clock = Clock()
+    nodes = below(clock)
+    names = [f"v{10**17 + number}" for number in range(100)]
+    coming = {f"v{10**16 + number}": 2**61 for number in reversed(range(100))}
+    for number in range(MOST_NODES - 1):
+        nodes.heard([Node(f"a{number}", "client", has=names, coming=coming, hops=1)])
+    assert len(json.dumps([one.as_dict() for one in nodes.now()])) < 8_000_000
+    nodes.heard(read(has=["v1", "v2"], coming={"v3": 5}))  # others still have room
+    (mine,) = (one for one in nodes.now() if one.node == "81ab")
+    assert (list(mine.has), dict(mine.coming)) == (["v1", "v2"], {"v3": 5})
+    last = next(one for one in nodes.now() if one.node == f"a{MOST_NODES - 2}")
+    assert list(last.has) == names[-4:], "those that count most are its newest"
+    assert list(last.coming)[-1] == f"v{10**16 + 99}"
+    clock.now += 61
+    nodes.heard([Node("real", "client", has=names, hops=1)])  # what has gone leaves its room
+    assert [list(one.has) for one in nodes.now()] == [names]

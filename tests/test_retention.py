@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
-from shardcast.policy.retention import retirable, room_for, surplus, wanted
+from shardcast.policy.opening import in_turn, to_begin
+from shardcast.policy.retention import retirable, room_for, surplus, wanted, wanted_of
 from tests.support.payloads import patient
 
 NUMBERS = st.sets(st.integers(1, 20))
@@ -38,6 +39,49 @@ def test_a_node_that_has_what_it_wants_wants_no_more_and_retires_none_of_it(
     assert set(first) <= offered - here
     assert wanted(offered, here | set(first), set(), keep) == []
     assert not set(first) & set(surplus(here | set(first), keep))
+
+
+def test_one_server_s_versions_take_no_place_from_another_s() -> None:
+    offers = {1: ["a", "b"], 2: ["a"], 90: ["b"], 91: ["b"], 92: ["b"]}
+    assert wanted_of(offers, here=set(), under_way=set(), keep=2) == [92, 91, 2, 1]
+    assert wanted_of(offers, here={2}, under_way={1}, keep=2) == [1, 92, 91]
+    assert wanted_of(offers, here={2}, under_way=set(), keep=2, doubted={"b"}) == [1, 92, 91]
+    assert wanted_of(offers, here={1, 2}, under_way=set(), keep=2, doubted={"a", "b"}) == [92, 91]
+
+
+def test_a_server_that_is_behind_has_nothing_that_is_wanted() -> None:
+    offers = {3: ["b"], 4: ["b"], 5: ["b"], 13: ["a"], 14: ["a"], 15: ["a"]}
+    assert wanted_of(offers, here={13, 14, 15}, under_way=set(), keep=3) == []
+
+
+@patient
+@given(st.dictionaries(st.integers(1, 20), st.just(["a"])), NUMBERS, NUMBERS, st.integers(1, 20))
+def test_of_one_server_the_same_is_wanted(
+    offers: dict[int, list[str]], here: set[int], under_way: set[int], keep: int
+) -> None:
+    assert wanted_of(offers, here, under_way, keep) == wanted(offers, here, under_way, keep)
+
+
+def test_each_server_has_its_turn() -> None:
+    assert in_turn({1: ["a"], 2: ["a"], 8: ["b"], 9: ["b"]}) == [9, 2, 8, 1]
+    assert in_turn({1: ["a", "b"], 9: ["b"]}) == [9, 1]
+    assert in_turn({}) == []
+
+
+def test_what_is_new_everywhere_is_begun() -> None:
+    assert to_begin({5: ["a"]}, {4: ["a"]}, here=[4], making={}, places=3, share=3) == [5]
+    assert to_begin({5: ["a"]}, {4: ["a"]}, here=[6], making={}, places=3, share=3) == []
+    assert to_begin({5: ["a"]}, {6: ["a"]}, here=[], making={}, places=3, share=3) == []
+    assert to_begin({5: ["a"]}, {5: ["b"]}, here=[], making={}, places=3, share=3) == []
+    assert to_begin({5: ["a"]}, {90: ["b"]}, here=[], making={}, places=3, share=3) == [5]
+
+
+def test_no_server_takes_all_places() -> None:
+    opened = {1: ["a"], 90: ["b"], 91: ["b"], 92: ["b"]}
+    assert to_begin(opened, {}, here=[], making={}, places=3, share=2) == [92, 1, 91]
+    taken = {91: ["b"], 92: ["b"]}
+    assert to_begin(opened, {}, here=[], making=taken, places=3, share=2) == [1]
+    assert to_begin(opened, {}, here=[], making={**taken, 1: ["a"]}, places=3, share=2) == []
 
 
 def test_surplus_is_what_is_older_than_the_newest() -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import io
 import json
 import time
+import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +86,10 @@ async def until(url: str, so: Callable[[Any], object], what: str = "the status",
 
 
 @contextlib.asynccontextmanager
-async def follower(folder: Path, *urls: str) -> AsyncIterator[None]:
+async def follower(folder: Path, *urls: str, first: str = "latest") -> AsyncIterator[None]:
     async def follow() -> None:
         async with Client(list(urls), folder) as client:
-            async for _ in client.follow():
+            async for _ in client.follow(first):
                 pass
 
     following = asyncio.ensure_future(follow())
@@ -267,6 +270,28 @@ async def test_the_origin_names_everybody_below_and_what_they_have(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("brisk")
+async def test_a_client_has_what_is_in_its_folder(tmp_path: Path) -> None:
+    """Also what an earlier run left there, and not what was removed."""
+
+    def has(*versions: str) -> Callable[[Any], bool]:
+        return lambda told: [one["has"] for one in told["below"]] == [list(versions)]
+
+    async with Origin.running(tmp_path / "o", *HTTP) as origin:
+        await publish(origin.folders, b"one")
+        async with follower(tmp_path / "out", origin.url):
+            await until(origin.url, has("v1"), "v1")
+            await publish(origin.folders, b"two")
+            await until(origin.url, has("v1", "v2"), "v1 and v2")
+            (tmp_path / "out" / "download_v1.bin").unlink()
+            await until(origin.url, has("v2"), "v2 alone")
+    async with (
+        Origin.running(tmp_path / "o", *HTTP) as again,
+        follower(tmp_path / "out", again.url, first="v3"),
+    ):
+        await until(again.url, has("v2"), "v2 after a restart")
+
+
+@pytest.mark.usefixtures("brisk")
 async def test_bytes_under_way_below_are_told(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "o", *HTTP) as origin,
@@ -336,6 +361,20 @@ async def test_a_node_that_tells_lies_is_below_and_never_this_node_itself(tmp_pa
             assert answer.status == 204
         told = await status(origin.url)
         assert [one["node"] for one in told["below"]] == ["a" * 64, "b"]
+
+
+async def test_a_report_that_is_packed_is_not_unpacked(tmp_path: Path) -> None:
+    """A megabyte of it would be a gigabyte, and keep the node from everything else for seconds."""
+    raw = write(Node("a", "client"), [])
+    packed = {"deflate": zlib.compress(raw), "gzip": gzip.compress(raw)}
+    async with (
+        Origin.running(tmp_path / "o", *HTTP) as origin,
+        Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
+        aiohttp.ClientSession() as web,
+    ):
+        for url, (coding, body) in product((origin.url, middle.url), packed.items()):
+            async with web.post(f"{url}/report", data=body, headers={"Content-Encoding": coding}) as answer:
+                assert answer.status == 400
 
 
 async def test_a_flood_of_invented_nodes_stays_within_bounds(tmp_path: Path) -> None:

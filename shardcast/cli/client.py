@@ -62,7 +62,8 @@ def client(
 
     With --follow each new version is downloaded into the output folder, and only then announced: the link
     "latest" there names it, --exec runs, and a line of JSON is printed. A version under way is finished
-    first; where several came meanwhile, the newest is next.
+    first; where several came meanwhile, the newest is next. Where the command ended before --exec had, the
+    next run begins with that version, and runs it again.
     """
     options.start_logging()
     urls = options.servers_or_ip_addr_list(servers, "--servers")
@@ -114,13 +115,13 @@ async def _follow(
     urls: list[str], output_dir: Path, first: str | None, every: bool, keep: int | None, hook: str | None
 ) -> None:
     from shardcast.cli.progress import ShowTransfer, progress
-    from shardcast.nodes.announcing import announce, check_folder, last_announced, run_hook
+    from shardcast.nodes.announcing import announce, announced, check_folder, next_to_announce, run_hook
     from shardcast.nodes.client import LATEST, Client
 
     check_folder(output_dir)
-    last = last_announced(output_dir)
+    following = next_to_announce(output_dir)
     newest = 0  # with --every an earlier one may come after a later one
-    begin = first or (f"v{last + 1}" if last else LATEST)
+    begin = first or (f"v{following}" if following else LATEST)
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
         async with Client(urls, output_dir.absolute()) as shardcast_client:
@@ -133,6 +134,7 @@ async def _follow(
                     await asyncio.to_thread(announce, release.path, keep, number == newest)
                     if hook:
                         await run_hook(hook, release.path, release.version)
+                    announced(release.path.parent)  # the line comes once, and at once
                     show_release(release, as_json=True)
             finally:
                 await releases.aclose()

@@ -9,6 +9,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.serving import Session
+from shardcast.wire import MAX_VERSION
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,7 +28,7 @@ from shardcast.cli.serving import Session
 @options.max_bytes_option
 @options.option(
     "--first-version",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MAX_VERSION),
     default=1,
     help="The least number of a new version; lets an origin go on where another left off.",
 )

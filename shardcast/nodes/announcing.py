@@ -21,6 +21,8 @@ from shardcast.wire import version_name, version_number
 log = logging.getLogger(__name__)
 
 LATEST_LINK = "latest"
+_UNDER_WAY = ".latest-under-way"
+"""A link to the version that is being announced, until that is done: what a kill cuts off begins again."""
 _LEFT = re.compile(r"\.download_(v[1-9][0-9]{0,17})\.bin\.part(-[0-9]+)?(\.manifest)?", re.ASCII)
 _OURS = re.compile(r"download_(v[1-9][0-9]{0,17})\.bin", re.ASCII)
 _GRACE = 5.0
@@ -32,16 +34,32 @@ def output_name(version: str) -> str:
     return f"download_{version}.bin"
 
 
-def last_announced(output_dir: Path) -> int:
-    """The number of the version that the ``latest`` link names, if its file is there; else 0.
+def next_to_announce(output_dir: Path) -> int:
+    """The number from which on versions are still to be announced: of the one whose announcing was cut off,
+    or the one after that which the ``latest`` link names; 0 where neither's file is there.
 
     Raises:
         LocalDiskError: the folder can't be read.
     """
-    link = output_dir / LATEST_LINK
+    cut_off = _named_by(output_dir / _UNDER_WAY)
+    last = _named_by(output_dir / LATEST_LINK)
+    return cut_off or (last + 1 if last else 0)
+
+
+def _named_by(link: Path) -> int:
+    """The number of the version that a link names, if its file is there; else 0."""
     with disk_errors("could not read", link):
         found = _OURS.fullmatch(link.readlink().name) if link.is_symlink() and link.exists() else None
     return (version_number(found[1]) or 0) if found else 0
+
+
+def versions_in(output_dir: Path) -> list[str]:
+    """The versions whose files are in a folder, oldest first."""
+    try:
+        found = sorted(filter(None, (_number(_OURS, entry) for entry in output_dir.iterdir())))
+    except OSError:  # it isn't there yet, or can't be read just now
+        return []
+    return [version_name(number) for number in found]
 
 
 def check_folder(output_dir: Path) -> None:
@@ -61,11 +79,13 @@ def check_folder(output_dir: Path) -> None:
 
 def announce(path: Path, keep: int | None, newest: bool = True) -> None:
     """Have ``latest`` name the version at ``path`` if it is the ``newest``, and remove all but the newest
-    ``keep`` versions, and what is left of older ones that never got that far.
+    ``keep`` versions, and what is left of older ones that never got that far. ``announced`` belongs to it.
 
     Raises:
         LocalDiskError: the folder can't be written, or ``latest`` is something else.
     """
+    with disk_errors("could not write", path.parent / _UNDER_WAY):
+        point(path.parent / _UNDER_WAY, path.name)
     if newest:
         with disk_errors("could not switch", path.parent / LATEST_LINK):
             point(path.parent / LATEST_LINK, path.name)
@@ -83,6 +103,16 @@ def announce(path: Path, keep: int | None, newest: bool = True) -> None:
         if entry != path:
             with disk_errors("could not remove", entry):
                 entry.unlink(missing_ok=True)
+
+
+def announced(output_dir: Path) -> None:
+    """All is done that there is to do for the version that ``announce`` was called with.
+
+    Raises:
+        LocalDiskError: the folder can't be written.
+    """
+    with disk_errors("could not remove", output_dir / _UNDER_WAY):
+        (output_dir / _UNDER_WAY).unlink(missing_ok=True)
 
 
 def _number(pattern: re.Pattern[str], entry: Path) -> int:

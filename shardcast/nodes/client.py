@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -24,13 +25,13 @@ from shardcast.errors import (
     TransferFailed,
     UsageError,
     VersionAborted,
-    VersionNotOffered,
 )
 from shardcast.manifest import FILE, Header, Manifest
-from shardcast.nodes.announcing import output_name
+from shardcast.nodes.announcing import output_name, versions_in
+from shardcast.nodes.leaving import NothingComes, known, unless
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
-from shardcast.policy.due import due
+from shardcast.policy.due import Agenda
 from shardcast.policy.lines import Line
 from shardcast.report import Node, newest
 from shardcast.store.live import LiveManifest
@@ -40,14 +41,13 @@ from shardcast.transfer.following import Following
 from shardcast.transfer.leasing import Lease
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import describe, read_live
-from shardcast.transfer.offers import read_offers
+from shardcast.transfer.offers import LATEST as LATEST
+from shardcast.transfer.offers import find, read_offers
 from shardcast.transfer.reporting import report
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
-
-LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,6 @@ class Client:
         self._stack = AsyncExitStack()
         self._peers: dict[str, Peer] = {}
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
-        self._has: tuple[str, ...] = ()
         self._transfers: list[Transfer] = []
 
     async def __aenter__(self) -> Client:
@@ -168,7 +167,7 @@ class Client:
         """
         if version != LATEST and not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")
-        line, listing = _find(await self._lines(), version)
+        line, listing = find(await self._lines(), version)
         default = self._output(listing.version)
         output = Path(default if output_file is None else output_file)
         if output_file is not None and str(output_file).endswith("/"):
@@ -211,10 +210,11 @@ class Client:
         """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
         as it is on offer. One that is under way is finished first; where several came meanwhile, the newest
         is next (with ``every``, the oldest that was not downloaded yet, so that none is left out; a relay may
-        have a later one first). ``latest`` is the newest that is on offer now.
+        have a later one first). ``latest`` is the newest that can be had now.
 
-        What fails is logged, and tried again when there is news, at the latest after ``check_interval``
-        seconds; as often servers without a feed are asked.
+        What fails is logged, passed over, and tried again when nothing else is to be had, every
+        ``check_interval`` seconds; as often servers without a feed are asked. A version of which nothing
+        comes is left when another server has another one.
 
         Raises:
             UsageError: ``first`` is no version's name.
@@ -222,38 +222,24 @@ class Client:
         """
         if first != LATEST and not is_version(first):
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
-        last = None if first == LATEST else int(first[1:]) - 1
+        agenda = Agenda(None if first == LATEST else int(first[1:]) - 1, every)
         told = ""
-        had: set[int] = set()
-        begun: set[int] = set()  # open versions that failed are had when they are complete
-        wrong: set[int] = set()  # complete ones that failed are passed over for a while
+        loop = asyncio.get_running_loop()
+        again_at = loop.time() + check_interval
         async with (
             Following(list(self._peers.values()), check_interval) as following,
             beside(report(following, self._describe)),
         ):
             await following.settled()
             while True:
-                seen = following.changes
+                seen, number = following.changes, None
                 try:
-                    lines = following.offers().lines
-                    offered = [one.number for one in lines[0].listings]
-                    if last is None:
-                        last = max(offered, default=1) - 1
-                    opened = following.opened(lines[0])
-                    number = due(set(offered) - wrong, last, had, every)
-                    if number is None:
-                        number = due(opened.keys() - begun, last, had, every)
+                    lines, complete, opened = known(following)
+                    number = agenda.next(complete, opened)
                     if number is not None:
-                        version = version_name(number)
-                        (wrong if number in offered else begun).add(number)
-                        if number in offered:
-                            found = _find(lines, version)
-                            release = await self._fetch(*found, self._output(version), watch, following)
-                        else:
-                            release = await self._fetch_open(version, opened[number], watch, following)
+                        release = await self._fetch_next(number, agenda, lines, following, watch)
                         told = ""
-                        had.add(number)
-                        self._has = (*self._has, version)
+                        agenda.had(number)
                         yield release
                         continue
                 except LocalDiskError:
@@ -263,13 +249,14 @@ class Client:
                         told = str(error)
                         again = "" if isinstance(error, VersionAborted) else "; it is tried again"
                         log.warning("%s%s", told, again)
-                    if isinstance(error, IntegrityError):
+                    if number is not None:
                         continue  # another version may be right
-                    wrong.clear()
+                    agenda.try_again()
                 try:
-                    await asyncio.wait_for(following.change(seen), check_interval)
+                    await asyncio.wait_for(following.change(seen), again_at - loop.time())
                 except asyncio.TimeoutError:
-                    wrong.clear()
+                    again_at = loop.time() + check_interval
+                    agenda.try_again()
 
     def lease(self, version: str) -> Lease:
         """Hold a version at the servers while the block runs, however many newer ones there are::
@@ -289,7 +276,49 @@ class Client:
     def _describe(self) -> Node:
         """This client, for reports."""
         coming = {one.manifest.version: one.progress.done for one in self._transfers}
-        return Node(self._node_id, "client", self._name, newest(self._has), coming)
+        has = newest(versions_in(self.output_dir))
+        return Node(self._node_id, "client", self._name, has, coming)
+
+    async def _fetch_next(
+        self,
+        number: int,
+        agenda: Agenda,
+        lines: Sequence[Line],
+        following: Following,
+        watch: Callable[[Transfer], None] | None,
+    ) -> Release:
+        """Download what is next on the agenda, and note there when it fails."""
+        version, transfers = version_name(number), list[Transfer]()
+
+        def watching(transfer: Transfer) -> None:
+            transfers.append(transfer)
+            if watch:
+                watch(transfer)
+
+        def leave() -> bool:
+            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
+                _, complete, opened = known(following)
+                comes = any(one.progress.done for one in transfers)
+                return not comes and agenda.next_elsewhere(complete, opened, servers) is not None
+            return False
+
+        offered = any(one.number == number for one in lines[0].listings)
+        if offered:
+            line, listing = find(lines, version)
+            servers: Sequence[str] = line.offers[version]
+            fetching = self._fetch(line, listing, self._output(version), watching, following)
+        else:
+            peers = following.opened(lines[0])[number]
+            servers = [peer.url for peer in peers]
+            fetching = self._fetch_open(version, peers, watching, following)
+        try:
+            return await unless(leave, fetching, following, version)
+        except ShardcastError as error:
+            if not isinstance(error, VersionAborted):
+                agenda.doubt(servers)
+            if not isinstance(error, NothingComes):
+                agenda.failed(number, offered)
+            raise
 
     async def _fetch_open(
         self,
@@ -365,23 +394,3 @@ def _check_kind(header: Header) -> None:
         raise TransferFailed(
             f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"
         )
-
-
-def _find(lines: Sequence[Line], version: str) -> tuple[Line, Listing]:
-    """The first line that offers a version, and its listing."""
-    for number, line in enumerate(lines):
-        listing = line.listings[-1] if version == LATEST and line.listings else line.find(version)
-        if listing:
-            for other in lines:
-                if other is not line:
-                    log.warning("%s", other.contradiction(line))
-            if number:
-                log.warning("%s is offered by %s", version, ", ".join(line.servers))
-            return line, listing
-        if version == LATEST:
-            break
-    offered = ", ".join(one.version for line in lines for one in line.listings) or "nothing yet"
-    servers = ", ".join(server for line in lines for server in line.servers)
-    if version == LATEST:
-        raise VersionNotOffered(f"{servers}: no version is offered yet")
-    raise VersionNotOffered(f"{version} is not offered by {servers}; on offer: {offered}")

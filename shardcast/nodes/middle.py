@@ -26,11 +26,13 @@ from shardcast.errors import (
 )
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
+from shardcast.nodes.leaving import NothingComes, unless
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.lines import Line
-from shardcast.policy.retention import wanted
+from shardcast.policy.opening import to_begin
+from shardcast.policy.retention import wanted_of
 from shardcast.report import Node, newest
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
@@ -79,11 +81,13 @@ class Middle:
         self._following = Following(peers, interval)
         self._interval = interval
         self._failed: dict[str, str] = {}  # versions that could not be had at this look, and why
+        self._doubted: set[str] = set()  # upstreams that offered them
         self._given_up: set[int] = set()  # by their publishers; who says that they are open hasn't heard yet
         self._no_room: set[int] = set()
         self._told: set[str] = set()
         self._transfers: list[Transfer] = []
         self._making: dict[int, asyncio.Task[None]] = {}  # open versions, while they are fetched
+        self._makers: dict[int, list[str]] = {}  # and from which upstreams
 
     @classmethod
     @asynccontextmanager
@@ -121,7 +125,8 @@ class Middle:
                 partial(add_below, below=middle._below),
                 partial(add_health, status=middle.status, behind=middle.behind),
             )
-            middle.url = await stack.enter_async_context(listening(application(node_id, *doors), host, port))
+            app = application(node_id, *doors, as_sent=True)  # nobody sends reports that grow when unpacked
+            middle.url = await stack.enter_async_context(listening(app, host, port))
             control = application(node_id, partial(add_pins, versions=folders))
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             working = asyncio.ensure_future(middle._work())
@@ -152,9 +157,8 @@ class Middle:
             line = self._following.offers().lines[0]
         except ShardcastError as error:
             return f"no news of what there is: {error}"
-        offered = [one.number for one in line.listings]
-        missing = wanted(offered, self.folders.complete_numbers, (), self.folders.keep)
-        missing = [number for number in missing if number in offered and number not in self._no_room]
+        missing = wanted_of(line.complete, self.folders.complete_numbers, (), self.folders.keep)
+        missing = [number for number in missing if number not in self._no_room]
         return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
 
     def place(self) -> tuple[str | None, int | None]:
@@ -171,6 +175,7 @@ class Middle:
         async with (
             self._following as following,
             beside(report(following, self._describe, self._below.now)),
+            beside(self._begin_as_they_open()),
         ):
             await following.settled()
             tried = time.monotonic()
@@ -192,6 +197,7 @@ class Middle:
                 except asyncio.TimeoutError:
                     tried = time.monotonic()
                     self._failed.clear()
+                    self._doubted.clear()
 
     async def _stop(self) -> None:
         """End what runs beside."""
@@ -207,40 +213,80 @@ class Middle:
         offers = self._following.offers()
         line = offers.lines[0]
         self._tell_of(offers)
-        here = self.folders.complete_numbers
-        numbers = {one.number: one for one in line.listings}
-        window = wanted(numbers, here, self.folders.open_numbers, self.folders.keep)
+        window, here = self._window(line), self.folders.complete_numbers
         self._no_room.intersection_update(window)
-        self._begin_open(line, max({*numbers, *here}, default=0))
+        self._begin_open(line)
         for number in self.folders.open_numbers - {*window, *self._making}:
             made = self.folders.opened(number)
             given_up = made and not made.live.whole and number not in self._following.opened(line)
-            too_old = number < max({*numbers, *here}, default=0) - self.folders.keep
-            if given_up or too_old or number in numbers:
+            too_old = number < max(here, default=0) - self.folders.keep
+            if given_up or too_old or number in line.complete:
                 await self.folders.discard(number)
-        for number in window:
-            if version_name(number) in self._failed or number not in numbers or number in self._making:
-                continue
-            listing = numbers[number]
-            await self._fetch(listing, [self._peers[url] for url in line.offers[listing.version]])
+        for number in self._due(line):
+            await self._fetch_or_leave(number, line)
             return True
         return False
 
-    def _begin_open(self, line: Line, newest: int) -> None:
-        """Fetch versions newer than the ``newest`` while they are being made, beside everything else."""
-        opened = self._following.opened(line, self.place()[1] or 0)
-        for number in sorted(opened, reverse=True):
-            if len(self._making) >= _MOST_OPEN:
-                return
-            known = number in self._making or number in self._given_up
-            if number <= newest or known or version_name(number) in self._failed:
-                continue
+    def _window(self, line: Line) -> list[int]:
+        folders = self.folders
+        here, under_way = folders.complete_numbers, folders.open_numbers
+        return wanted_of(line.complete, here, under_way, folders.keep, self._doubted)
+
+    def _due(self, line: Line) -> list[int]:
+        """The complete versions to fetch, first things first."""
+        done_without = {*self._making, *(version_number(version) for version in self._failed)}
+        return [number for number in self._window(line) if number not in done_without]
+
+    async def _fetch_or_leave(self, number: int, line: Line) -> None:
+        """Fetch a version, unless nothing of it comes and there is another one elsewhere."""
+        version, servers = version_name(number), line.complete[number]
+
+        def leave() -> bool:
+            opened = self.folders.opened(number)
+            if opened and opened.bytes_here:
+                return False
+            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
+                now, without = self._following.offers().lines[0], {*servers, *self._doubted}
+                return any(not without.issuperset(now.complete[other]) for other in self._due(now))
+            return False
+
+        listing = line.find(version)
+        assert listing
+        try:
+            fetching = self._fetch(listing, [self._peers[url] for url in servers])
+            await unless(leave, fetching, self._following, version)
+        except NothingComes as error:
+            self._doubted.update(servers)
+            log.warning("%s", error)
+        if version in self._failed:
+            self._doubted.update(servers)
+
+    async def _begin_as_they_open(self) -> None:
+        """Open versions don't wait for what is being fetched; for ever."""
+        while True:
+            seen = self._following.changes
+            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
+                self._begin_open(self._following.offers().lines[0])
+            await self._following.change(seen)
+
+    def _begin_open(self, line: Line) -> None:
+        """Fetch versions while they are being made, beside everything else. No upstream of several takes all
+        places."""
+        opened, passed_over = self._following.opened(line, self.place()[1] or 0), self._passed_over()
+        makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
+        share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN
+        here = self.folders.complete_numbers
+        for number in to_begin(makers, line.complete, here, self._makers, _MOST_OPEN, share):
             task = asyncio.ensure_future(self._fetch_open(number, opened[number]))
-            self._making[number] = task
+            self._making[number], self._makers[number] = task, makers[number]
             task.add_done_callback(partial(self._made, number))
 
+    def _passed_over(self) -> set[int]:
+        """What failed, or was given up."""
+        return self._given_up | {version_number(version) or 0 for version in self._failed}
+
     def _made(self, number: int, task: asyncio.Task[None]) -> None:
-        del self._making[number]
+        del self._making[number], self._makers[number]
         if not task.cancelled() and task.exception():
             log.error("fetching %s failed", version_name(number), exc_info=task.exception())
         self._following.tell()

@@ -37,6 +37,10 @@ _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""
 _PROGRESS = 64 * 1024
 """Bytes of a manifest that must come within the time-out."""
+_FEED_PORTION = 16 * 1024
+_FEED_PACE = 0.01
+"""Bytes of a feed that are looked at at a time, and seconds until the next when there are more: who floods
+is not worth more."""
 _LEASE_PORTION = 1024
 """Bytes of a lease that are looked at at a time: who floods is not worth more."""
 _LIMIT_SERIAL = 2
@@ -117,7 +121,10 @@ class Peer:
                 raise ServerLacks(self.url, f"GET {FEED_PATH}: there is no feed ({response.status})")
             loop = asyncio.get_running_loop()
             dead_at = loop.time() + FEED_DEAD
-            while chunk := await asyncio.wait_for(response.content.readany(), dead_at - loop.time()):
+            content = response.content
+            while chunk := await asyncio.wait_for(content.read(_FEED_PORTION), dead_at - loop.time()):
+                if len(chunk) == _FEED_PORTION:
+                    await asyncio.sleep(_FEED_PACE)
                 try:
                     for said in reader.feed(chunk):
                         if isinstance(said, Known):

@@ -29,6 +29,11 @@ class Line:
             "other bytes under the same version"
         )
 
+    @property
+    def complete(self) -> dict[int, tuple[str, ...]]:
+        """The versions by number, and which of the servers offer each."""
+        return {one.number: self.offers[one.version] for one in self.listings}
+
     def find(self, version: str) -> Listing | None:
         return next((one for one in self.listings if one.version == version), None)
 

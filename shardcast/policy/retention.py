@@ -13,6 +13,28 @@ def wanted(offered: Iterable[int], here: Collection[int], under_way: Collection[
     return sorted(missing, key=lambda number: (number not in under_way, -number))
 
 
+def wanted_of(
+    offers: Mapping[int, Collection[str]],
+    here: Collection[int],
+    under_way: Collection[int],
+    keep: int,
+    doubted: Collection[str] = (),
+) -> list[int]:
+    """The versions to fetch of those that ``offers`` names with their servers, first things first. What one
+    server says it has takes no place from what another one has: each server's newest ``keep`` are wanted,
+    last those that only ``doubted`` ones have, which offered what could not be had."""
+    servers = {server for those in offers.values() for server in those}
+    found: set[int] = set()
+    for server in servers:
+        its = [number for number, those in offers.items() if server in those]
+        found.update(wanted(its, here, under_way, keep))
+
+    def rank(number: int) -> tuple[bool, bool, int]:
+        return not set(offers[number]) - set(doubted), number not in under_way, -number
+
+    return sorted(found, key=rank)
+
+
 def surplus(complete: Iterable[int], keep: int) -> list[int]:
     """The versions beyond the newest ``keep``, oldest first."""
     return sorted(complete)[:-keep]

@@ -7,9 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from shardcast.report import MOST_NODES, Node
+from shardcast.wire import version_number
 
 _FORGOTTEN = 60.0
 """Seconds after which a node that says nothing more is no longer told of."""
+_MOST_NAMES = 100_000
+"""Versions that are told of, over all nodes."""
+_FEW_NAMES = 4
+"""Those that each node has room for in any case: the newest that it has, and that are coming."""
 
 
 class Below:
@@ -19,6 +24,7 @@ class Below:
         self._node_id = node_id
         self._clock = clock
         self._nodes: dict[str, tuple[float, Node]] = {}  # when each told, and what
+        self._names = 0  # versions in all of them
 
     def heard(self, nodes: Sequence[Node]) -> None:
         """A report came. Of a node that is heard of over several ways, the latest counts."""
@@ -30,7 +36,10 @@ class Below:
             if node.node == self._node_id or (known and known[0] > told_at):
                 continue
             if known or len(self._nodes) < MOST_NODES:
-                self._nodes[node.node] = told_at, node
+                self._drop(node.node)
+                kept = _shortened(node, _MOST_NAMES - self._names)
+                self._nodes[node.node] = told_at, kept
+                self._names += _names(kept)
 
     def now(self) -> list[Node]:
         """Those that told of themselves lately, nearest first."""
@@ -42,4 +51,21 @@ class Below:
     def _forget(self, now: float) -> None:
         gone = [name for name, (told_at, _) in self._nodes.items() if now - told_at > _FORGOTTEN]
         for name in gone:
-            del self._nodes[name]
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        if name in self._nodes:
+            self._names -= _names(self._nodes.pop(name)[1])
+
+
+def _names(node: Node) -> int:
+    return len(node.has) + len(node.coming)
+
+
+def _shortened(node: Node, room: int) -> Node:
+    """A node with as many versions as there is room for, the newest of them: anybody can invent nodes that
+    have a great deal."""
+    if _names(node) <= room:
+        return node
+    newest = sorted(node.coming.items(), key=lambda one: version_number(one[0]) or 0)[-_FEW_NAMES:]
+    return replace(node, has=node.has[-_FEW_NAMES:], coming=dict(newest))

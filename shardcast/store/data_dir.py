@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, MAX_DISTRIBUTION_FOLDERS, PAYLOAD_FILE
-from shardcast.errors import DataDirInUse, LocalDiskError
+from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.store.durable import PART, disk_errors, replace
-from shardcast.wire import shard_name, version_name, version_number
+from shardcast.wire import MAX_VERSION, shard_name, version_name, version_number
 
 _LOCK_SECONDS = 1.0
 """Seconds that a process has from taking the lock to writing down who it is."""
@@ -137,10 +137,13 @@ class DataDir:
         ``least`` lets an origin go on where another left off.
 
         Raises:
+            UsageError: no number is left.
             LocalDiskError: it could not be written down.
         """
         with self._counting, disk_errors("could not number a version in", self.root):
             number = max(self._next(), least, max(self.numbers(), default=0) + 1)
+            if number > MAX_VERSION:
+                raise UsageError(f"no version after v{MAX_VERSION} can be made; choose another --data-dir")
             self._put_next(number + 1)
         return number
 

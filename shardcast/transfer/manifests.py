@@ -7,23 +7,28 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from shardcast.constants import ORIGIN_SILENT
+from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing
 from shardcast.errors import (
     BadAnswer,
     LocalDiskError,
     PeerError,
     ServerLacks,
+    ServerStalled,
     TransferFailed,
 )
 from shardcast.manifest import Manifest, provisional
 from shardcast.peer.peer import Peer
 from shardcast.store.live import LiveManifest
+from shardcast.store.tasks import cancel
 from shardcast.wire import MAX_SHARDS
 
 _OLD_DIGITS, _DIGITS = 5, 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 """Seconds until all servers are asked again for a manifest that broke off."""
+_LONGEST_PATIENCE = 16.0
+"""Seconds of silence beyond which a server is not left for another: all of them together are few beside those
+after which a version is stalled."""
 _LIVES = 1.0
 """Seconds that an answer without news must have lasted to be a sign of life."""
 _AT_ONCE = 4
@@ -90,16 +95,23 @@ async def read_live(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
     """Read the manifest of an open version to its end, from one server after the other, of which there may
-    come more; ``take`` adds lines to ``live``. What goes wrong for good is told to ``live``."""
-    heard, pause = clock(), _FIRST_PAUSE
+    come more; ``take`` adds lines to ``live``. What goes wrong for good is told to ``live``.
+
+    One that says nothing is left soon when there are others. Perhaps there is nothing to say, so each time
+    that is done later."""
+    heard, pause, patience = clock(), _FIRST_PAUSE, STALL_WHEN_OTHERS_CAN
     while not live.ended:
         failures: list[PeerError] = []
         length = len(live.raw)
         for peer in list(peers):
             begun = clock()
             try:
-                await peer.follow_manifest(live.version, bytes(live.raw), take)
-                if clock() - begun > _LIVES:  # it has nothing to tell, but it answers
+                reading = asyncio.ensure_future(peer.follow_manifest(live.version, bytes(live.raw), take))
+                leaves = patience <= _LONGEST_PATIENCE
+                if await _silent(reading, live, patience, peers if leaves else ()):
+                    failures.append(ServerStalled(peer.url, f"nothing of {live.version} for {patience:g} s"))
+                    patience *= 2
+                elif clock() - begun > _LIVES:  # it has nothing to tell, but it answers
                     heard = clock()
             except PeerError as error:
                 failures.append(error)
@@ -118,6 +130,22 @@ async def read_live(
             return
         await sleep(pause)
         pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _silent(
+    reading: asyncio.Future[None], live: LiveManifest, patience: float, peers: Sequence[Peer]
+) -> bool:
+    """Read a manifest to its end; true when no line came for so long, and there are several ``peers``."""
+    try:
+        while not reading.done():
+            length = len(live.raw)
+            await asyncio.wait([reading], timeout=patience)
+            if not reading.done() and len(live.raw) == length and len(peers) > 1:
+                return True
+        reading.result()
+    finally:
+        await cancel([reading])
+    return False
 
 
 def _check(listing: Listing, manifest: Manifest, peer: Peer) -> None:

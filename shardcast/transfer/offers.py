@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,10 +17,16 @@ from shardcast.errors import (
     ServerStalled,
     ServerUnreachable,
     TransferFailed,
+    VersionNotOffered,
 )
 from shardcast.peer.peer import Peer
 from shardcast.policy.lines import Line, lines
 from shardcast.store.tasks import cancel
+
+log = logging.getLogger(__name__)
+
+LATEST = "latest"
+"""The newest version that is on offer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,3 +132,27 @@ async def _until_enough(
         except asyncio.TimeoutError:
             return
         news.clear()
+
+
+def find(lines: Sequence[Line], version: str) -> tuple[Line, Listing]:
+    """The first line that offers a version (or ``LATEST``), and its listing.
+
+    Raises:
+        VersionNotOffered: none does.
+    """
+    for number, line in enumerate(lines):
+        listing = line.listings[-1] if version == LATEST and line.listings else line.find(version)
+        if listing:
+            for other in lines:
+                if other is not line:
+                    log.warning("%s", other.contradiction(line))
+            if number:
+                log.warning("%s is offered by %s", version, ", ".join(line.servers))
+            return line, listing
+        if version == LATEST:
+            break
+    offered = ", ".join(one.version for line in lines for one in line.listings) or "nothing yet"
+    servers = ", ".join(server for line in lines for server in line.servers)
+    if version == LATEST:
+        raise VersionNotOffered(f"{servers}: no version is offered yet")
+    raise VersionNotOffered(f"{version} is not offered by {servers}; on offer: {offered}")
