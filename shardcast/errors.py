@@ -198,7 +198,15 @@ class BadAnswer(PeerError):
 
 
 class WrongBytes(PeerError):
-    """The server sent a piece whose digest is not right."""
+    """The server sent a piece, or a blob, whose digest is not right.
+
+    Attributes:
+        key: the blob's digest; None where it is no blob.
+    """
+
+    def __init__(self, server: str, what: str, key: str | None = None) -> None:
+        super().__init__(server, what)
+        self.key = key
 
 
 def to_wire(error: ShardcastError) -> dict[str, str]:

@@ -161,6 +161,11 @@ def parse_via(value: str | None) -> tuple[str, ...]:
     return tuple(one for one in ids if _NODE.fullmatch(one))
 
 
+def is_same(header: str, tag: str | None) -> bool:
+    """Whether an ``If-Range`` names just this entity tag, so that a part fits what its sender has."""
+    return tag is not None and header.strip() == etag(tag)
+
+
 def matches(header: str, digest: str | None) -> bool:
     """Whether an ``If-Match`` or ``If-None-Match`` names this digest, or anything."""
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import io
 import socket
 import sqlite3
@@ -20,7 +21,7 @@ from shardcast import framing
 from shardcast.errors import BlobCorrupt, LocalDiskError
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.server import archive_pulls
-from shardcast.server.archive_pages import preview
+from shardcast.server.archive_pages import iso, preview
 from shardcast.store.blob_memory import BlobsInMemory, BytesReader
 from shardcast.store.ledger import Ledger
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
@@ -107,6 +108,13 @@ def test_previews_are_haskell_literals(data: bytes, shown: str) -> None:
 
 
 # Pull
+
+
+@pytest.mark.parametrize(
+    ("seconds", "year"), [(-(10**12), "0001"), (0, "1970"), (10**12, "9999"), (float("inf"), "9999")]
+)
+def test_any_time_can_be_told(seconds: float, year: str) -> None:
+    assert iso(seconds).startswith(year)
 
 
 async def test_1280_keys_are_answered_and_1281_are_too_many(
@@ -286,10 +294,14 @@ async def test_who_takes_gzip_gets_it(
 ) -> None:
     blob = bytes(50_000)
     await keep(store, blob)
-    gzip = {"Accept-Encoding": "deflate, gzip"}
-    async with session.post(f"{node.url}/v1/pull", data=pulled([blob]), headers=gzip) as answer:
-        assert answer.headers["Content-Encoding"] == "gzip"
-        assert parse_answer(await answer.read(), {sha256(blob): 50_000}) == [(sha256(blob), blob)]
+    for accepted, coding in (("deflate, gzip", "gzip"), ("x-gzip", "gzip"), ("gzip;q=0", None)):
+        headers = {"Accept-Encoding": accepted}
+        async with session.post(f"{node.url}/v1/pull", data=pulled([blob]), headers=headers) as answer:
+            assert (answer.headers.get("Content-Encoding"), answer.headers["Vary"]) == (
+                coding,
+                "Accept-Encoding",
+            )
+            assert parse_answer(await answer.read(), {sha256(blob): 50_000}) == [(sha256(blob), blob)]
 
 
 # Push
@@ -350,6 +362,20 @@ async def test_a_push_that_breaks_off_keeps_nothing(
         assert answer.status == 404
     assert [key async for key in store.digests()] == []
     assert {one.name.split("-")[0] for one in tmp_path.iterdir()} <= {"archive.sqlite"}
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "no coding"])
+@pytest.mark.parametrize("path", ["pull", "push"])
+async def test_a_coded_body_is_refused_and_not_decoded(
+    node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession, path: str, coding: str
+) -> None:
+    """It may hold anything, or become anything: also more than there is room for."""
+    for body in (b"nonsense", gzip.compress(pushed([bytes(1 << 20)]) * 3)):
+        headers = {"Content-Encoding": coding, "Accept": "application/json"}
+        async with session.post(f"{node.push_url}/v1/{path}", data=body, headers=headers) as answer:
+            assert answer.status == 415
+            assert (await answer.json())["errors"] == ["send it without a Content-Encoding"]
+    assert [key async for key in store.digests()] == []
 
 
 async def test_a_blob_over_the_limit_is_refused_before_it_is_read(

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import make_mocked_request
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -28,7 +29,8 @@ from shardcast.nodes.store_server import (
     extra_directories,
     settings_from,
 )
-from shardcast.server.hash_requests import Refused, accepted_forms, parse_checksum, parse_checksums
+from shardcast.server.blob_answers import Asked
+from shardcast.server.hash_requests import Refused, accepted_forms, parse_checksum, parse_checksums, said
 from shardcast.server.uploads import Promises
 from tests.support.blob_stores import digest_of, spoil_file
 from tests.support.hash_servers import Later, ask, listed, ours, serving, started, wait
@@ -125,8 +127,9 @@ def test_answers_say_what_caches_want_to_know(shared: tuple[int, Path]) -> None:
             assert part.headers["content-range"] == f"bytes {begin}-{end - 1}/{len(data)}"
         beyond = ask(port, "GET", f"/{digest}", headers={"Range": f"bytes={len(data)}-"})
         assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(data)}")
-        other = {"Range": "bytes=1-3", "If-Range": '"other"'}
-        assert ask(port, "GET", f"/{digest}", headers=other).status == 200
+        for tag, status in ((f'"{digest}"', 206), ('"other"', 200), (f'W/"{digest}"', 200), ("*", 200)):
+            asking = {"Range": "bytes=1-3", "If-Range": tag}
+            assert ask(port, "GET", f"/{digest}", headers=asking).status == status
 
 
 @pytest.mark.parametrize("data", [b"few", LARGE[:-1]], ids=["small", "large"])
@@ -435,6 +438,8 @@ def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
                 accepted
             )
             assert got.headers["vary"] == "Accept-Encoding"
+            asking = {"Accept-Encoding": accepted, "If-None-Match": got.headers["etag"]}
+            assert ask(port, "GET", f"/{digest}", headers=asking).headers["vary"] == "Accept-Encoding"
     spoil_file(path_of(place, digest).with_name(f"{digest}.zst"))
     got = ask(port, "GET", f"/{digest}", headers={"Accept-Encoding": "zstd"})
     assert got.body == data  # from the gzip, which is right
@@ -524,6 +529,10 @@ def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:
             bind_one_of("127.0.0.1", port, port)
     with pytest.raises(UsageError):
         bind_one_of("127.0.0.1", 5, 4)
+    with pytest.raises(
+        NodeFailed, match=r"can't listen on 192\.0\.2\.1"
+    ):  # and not each port after the other
+        bind_one_of("192.0.2.1", 49152, 65535)
 
 
 def test_the_environment_sets_it_up() -> None:
@@ -581,10 +590,10 @@ def test_it_runs_under_gunicorn(tmp_path: Path) -> None:
 
 
 def raw(port: int, data: bytes) -> bytes:
-    """Send bytes as they are; what came back first."""
+    """Send bytes as they are; what came back first. Who sends no more must not say so: aiohttp takes that for
+    going away, and gives no answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
         connection.sendall(data)
-        connection.shutdown(socket.SHUT_WR)
         return connection.recv(4096)
 
 
@@ -607,11 +616,17 @@ def test_checksums_are_checksums_or_refused(text: str) -> None:
 @example(b"1" * 5000)
 @example(b"\xff")
 @example(b'["\\ud800"]')
+@example(b"[[1e999]]")
 def test_lists_are_lists_or_refused(body: bytes) -> None:
+    def is_no_json(constant: str) -> None:
+        raise AssertionError(f"{constant} is no JSON")
+
     try:
         assert all(len(digest) == 64 for digest in parse_checksums(body))
     except Refused as error:
-        json.dumps(error.said)
+        answer = said(error.said, 400).body
+        assert isinstance(answer, bytes)
+        json.loads(answer, parse_constant=is_no_json)
 
 
 QUIET = settings(
@@ -646,11 +661,23 @@ def test_no_request_makes_it_fail(
     lines = ["Host: x", "Connection: close", f"{header}: {value}", f"Content-Length: {len(body)}"]
     head = " HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n"
     said = raw(port, method.encode() + b" /" + path + head.encode() + body)
-    if said:
-        status = int(said.split(b" ")[1])
-        assert status < 500, said
+    assert int(said.split(b" ")[1]) < 500, said
     assert ask(port, "GET", "/healthcheck").status == 200
     assert parts(place) == []
+
+
+@pytest.mark.parametrize("host", [b"[::x", b"\xff", b"a b", b"", b"x:99999999"])
+def test_a_host_that_is_none_makes_it_fail_nowhere(shared: tuple[int, Path], host: bytes) -> None:
+    port, _ = shared
+    for path in (b"/has/", b"/" + b"0" * 64 + b"/"):
+        said = raw(port, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
+        assert int(said.split(b" ")[1]) in (307, 400), said
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0, True), (1e12, False), (-1e12, False), (1e300, False)])
+def test_a_file_can_have_any_time(seconds: float, told: bool) -> None:
+    asked = Asked(make_mocked_request("GET", "/"), "0" * 64, 1, seconds, None, ranges=True)
+    assert ("Last-Modified" in asked.headers) == told
 
 
 @QUIET

@@ -236,6 +236,23 @@ async def test_whose_answers_are_wrong_is_not_believed(
     assert {key async for key in local.digests()} <= {KEY}
 
 
+@pytest.mark.parametrize("pulls", [True, False])
+async def test_a_wrong_blob_costs_nobody_the_others(
+    tmp_path: Path, client: aiohttp.ClientSession, pulls: bool
+) -> None:
+    """As it lies damaged in an archive that doesn't look."""
+    blobs = [b"%d" % number * 10 for number in range(100)]
+    async with upstream(*blobs, pulls=pulls) as there, archive(tmp_path, mirror=[there.url]) as node:
+        for wrong in (10, 20):
+            there.blobs[sha256(blobs[wrong])] = b"x" * 20
+        assert await ask(client, node.url, *blobs) == keyed(*blobs[:10], *blobs[11:20], *blobs[21:])
+        lies = [b"another " + blob for blob in blobs]
+        there.blobs |= {sha256(blob): bytes(len(blob)) for blob in lies}
+        before = len(there.pulls) + len(there.gets)
+        assert await ask(client, node.url, *lies) == {}
+        assert len(there.pulls) + len(there.gets) - before < 50  # who has nothing right isn't asked for all
+
+
 async def test_a_get_that_lies_has_no_end_or_says_nothing_is_not_believed(session: Session) -> None:
     async def wrong(request: web.Request) -> web.StreamResponse:
         return web.Response(body=WRONG)
@@ -317,6 +334,51 @@ async def test_mirrors_can_stand_behind_each_other(tmp_path: Path, client: aioht
     ):
         assert await ask(client, second.url, RIGHT, b"nowhere") == keyed(RIGHT)
         assert there.vias[0].count(",") == 1  # both are named
+
+
+async def test_what_others_must_not_be_asked_for_says_nothing_to_who_may_ask(
+    tmp_path: Path, client: aiohttp.ClientSession
+) -> None:
+    """Anybody can name the nodes that are not to be asked: that must not hide a blob from anybody else."""
+    async with (
+        upstream(RIGHT, WRONG) as there,
+        archive(tmp_path / "a", mirror=[there.url]) as first,
+        archive(tmp_path / "b", mirror=[first.url]) as second,
+    ):
+        async with client.get(f"{first.url}/status") as answer:
+            name = (await answer.json())["node"]
+        via = {"Shardcast-Via": f"elsewhere, {name}"}
+        for _ in range(2):
+            async with client.get(f"{second.url}/{sha256(WRONG)}", headers=via) as answer:
+                assert answer.status in (404, 503)
+            async with client.post(f"{second.url}/v1/pull", data=pulled([RIGHT]), headers=via) as answer:
+                assert await answer.read() == b""
+        assert there.pulls == there.gets == []
+        assert await ask(client, second.url, RIGHT) == keyed(RIGHT)
+        assert await _get(client, f"{second.url}/{sha256(WRONG)}") == 200
+
+
+async def test_who_joins_a_question_that_goes_less_far_asks_again(session: Session) -> None:
+    async with upstream(RIGHT, WRONG) as there:
+        there.gate.clear()
+        store = ReadThrough(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
+        blobs, there.blobs = there.blobs, {}
+        wanted = {KEY: 5, sha256(WRONG): 5}
+
+        async def fetch(*via: str) -> set[str]:
+            return {key async for key in store.fetch(wanted, via)}
+
+        less_far = asyncio.ensure_future(fetch("another"))
+        await until(lambda: there.pulls)
+        further = asyncio.ensure_future(fetch())
+        await asyncio.sleep(0)
+        assert store.counts.joined == 2  # what comes is for both
+        there.gate.set()
+        assert await less_far == set()
+        there.blobs = blobs
+        assert await further == set(wanted)
+        assert len(there.pulls) == 2
+        await store.close()
 
 
 async def test_what_is_longer_than_is_taken_is_not_asked_for(
@@ -404,6 +466,24 @@ async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: S
         assert put == keyed(WRONG)
         await store.close()
     assert waited == []
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"[true", b"9" * 5000, b"{}", b"[1, 2]", b"null", b"\xff"])
+async def test_a_hash_server_whose_lists_are_none_is_not_believed(session: Session, body: bytes) -> None:
+    asked = list[bytes]()
+
+    async def has_now(request: web.Request) -> web.Response:
+        asked.append(await request.read())
+        return web.Response(body=b"[false]" if len(asked) == 1 else body)
+
+    def doors(app: web.Application) -> None:
+        app.router.add_get("/has-now", has_now)
+
+    async with listening(application("liar", doors), "127.0.0.1", 0) as url:
+        remote = RemoteStore(url, session)
+        assert await remote.speaks() == HASH_SERVER
+        with pytest.raises(PeerError):
+            await remote.size(KEY)
 
 
 class Slow:

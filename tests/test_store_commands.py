@@ -11,7 +11,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -120,11 +120,29 @@ NO_SENSE: list[tuple[list[str], int, str]] = [
     (["put", "-d", "{store}", "{store}"], 2, "is a directory"),
     (["put", "-d", "{store}", "--algorithm", "md5", "{file}"], 2, "no digest of a store"),
     (["put", "-d", "{store}", "--layout", "deep", "{file}"], 2, "layout"),
+    (["put", "-d", "{store}", "--layout", "flat", "{file}"], 2, "is prefix, not flat"),
+    (["put", "-d", "", "{file}"], 2, "it is empty"),
+    (["get", "-d", "{store}", "{digest}", "-o", ""], 2, "it is empty"),
     (["verify", "{nowhere}"], 2, "is no directory"),
     (["verify", "{store}", "--rate", "fast"], 2, "is not a size"),
     (["verify", "{store}", "--rate", "0"], 2, "at least one byte"),
     (["verify", "{store}", "--repair-from", "ftp://x"], 2, "http"),
 ]
+
+
+def test_links_that_lead_nowhere_hide_no_blobs(tmp_path: Path) -> None:
+    """Whoever may put blobs there can make them."""
+    digest, circle, dangling = fill(tmp_path, b"Hello!", b"circle", b"dangling")
+    for name, to in ((circle, circle), (dangling, "nowhere")):
+        blob_file(tmp_path, name).unlink()
+        blob_file(tmp_path, name).symlink_to(to)
+        store("get", "-d", tmp_path, name, code=3)
+    assert store("ls", tmp_path)[0].split() == [digest]
+    store("verify", tmp_path)
+    store("gc", tmp_path)
+    (tmp_path / OWN).mkdir(exist_ok=True)
+    (tmp_path / OWN / "digest").write_bytes(b"\xff\xfe")
+    assert "doesn't know" in store("ls", tmp_path, code=2)[1]
 
 
 def test_what_makes_no_sense_is_told_clearly(tmp_path: Path) -> None:
@@ -161,6 +179,11 @@ def test_coded_blobs_are_given_as_they_are_and_told_of(tmp_path: Path) -> None:
     assert "all right" in store("verify", tmp_path)[1]
     damage(plain.with_name(digest + ".gz"), 30)
     assert "set aside" in store("verify", tmp_path, code=5)[0]
+
+
+def test_help_says_all_of_what_a_command_does() -> None:
+    listed = store("-h", env={"COLUMNS": "80"})[0].partition("Commands:")[2]
+    assert "verify" in listed and "..." not in listed
 
 
 def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
@@ -535,12 +558,56 @@ NO_SENSE_TO_COPY: list[tuple[list[str], int, str]] = [
     (["pull", "-d", "{store}/nowhere", "http://127.0.0.1:1", ABSENT], 2, "is no directory"),
     (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT], 4, "no connection"),
     (["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT, "--token-file", "nowhere"], 2, "not exist"),
+    (
+        ["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT, "--token-file", "{binary}"],
+        2,
+        "one word of ASCII",
+    ),
+    (
+        ["push", "-d", "{store}", "http://127.0.0.1:1", ABSENT, "--token-file", "{empty}"],
+        2,
+        "there is nothing",
+    ),
 ]
 
 
+def test_killed_while_it_copies_nothing_is_left_lying_about(tmp_path: Path) -> None:
+    root, out, temporary = tmp_path / "store", tmp_path / "out", tmp_path / "tmp"
+    out.mkdir()
+    temporary.mkdir()
+    (digest,) = fill(root, random.Random(4).randbytes(48 << 20))
+
+    def killed(*words: str, begun: Callable[[], bool]) -> None:
+        quiet = subprocess.DEVNULL
+        env = environment(TMPDIR=str(temporary))
+        running = subprocess.Popen(command("store", *words), env=env, stdout=quiet, stderr=quiet)
+        try:
+            deadline = time.monotonic() + 20
+            while not begun() and running.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+        finally:
+            running.kill()
+            running.wait()
+
+    for _ in range(3):
+        killed("get", "-d", str(root), digest, "-o", str(out / "file"), begun=lambda: any(out.iterdir()))
+    assert len(list(out.iterdir())) <= 1
+    store("get", "-d", root, digest, "-o", out / "file")
+    assert [one.name for one in out.iterdir()] == ["file"]
+    (tmp_path / "there").mkdir()
+    with serving(tmp_path / "there", "--writable") as url:
+        incoming = tmp_path / "there" / OWN / "incoming"
+        killed("push", "-d", str(root), url, digest, begun=lambda: len(list(incoming.rglob("*.part"))) > 0)
+    assert list(temporary.iterdir()) == []
+
+
 def test_copying_what_makes_no_sense(tmp_path: Path) -> None:
+    binary, empty = tmp_path / "binary", tmp_path / "empty"
     fill(tmp_path, b"one")
-    assert_refused(NO_SENSE_TO_COPY, {"store": tmp_path})
+    binary.write_bytes(b"\xff\xfe")
+    empty.write_bytes(b"\n")
+    assert_refused(NO_SENSE_TO_COPY, {"store": tmp_path, "binary": binary, "empty": empty})
 
 
 async def test_a_server_that_refuses_everything_is_not_asked_for_ever(tmp_path: Path) -> None:

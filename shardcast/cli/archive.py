@@ -18,7 +18,7 @@ def archive() -> None:
 
 
 @archive.command(context_settings=_SETTINGS)
-@click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("directory", type=options.NamedPath(path_type=Path, file_okay=False))
 @options.option("--host", env="ARCHIVE_HOST", default="0.0.0.0", help="The address to listen on.")
 @click.option(
     "--port",
@@ -79,7 +79,7 @@ def serve(
         port=port,
         authorized_port=authorized_port,
         authorized_host=authorized_host,
-        token=_token(token_file),
+        token=options.read_token(token_file) if token_file else None,
         mirror=servers,
         max_blob=max_blob,
     )
@@ -89,12 +89,3 @@ def serve(
             click.echo(f"Taking pushes at {running.push_url}", err=True)
 
     run(Session(ready_fd, parent).serve(node, tell))
-
-
-def _token(file: Path | None) -> str | None:
-    if file is None:
-        return None
-    token = file.read_text().strip()
-    if not token:
-        raise click.UsageError(f"--token-file {file}: there is nothing in it")
-    return token

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,32 @@ class Servers(click.ParamType[list[str]]):
             return parse_servers(str(value))
         except UsageError as error:
             self.fail(str(error), param, ctx)
+
+
+class NamedPath(click.Path):
+    """A path that is not empty: an unset variable leaves one, which would be the current directory."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; the current directory is .", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+_TOKEN = re.compile(r"[!-~]+", re.ASCII)
+
+
+def read_token(file: Path) -> str:
+    """The token that is all that a file holds.
+
+    Raises:
+        UsageError: it holds none, or what no request could bear.
+        OSError: it can't be read.
+    """
+    token = file.read_bytes().strip().decode("ascii", "replace")
+    if not _TOKEN.fullmatch(token):
+        why = "it has blanks, or characters that are not ASCII," if token else "there is nothing"
+        raise UsageError(f"{why} in the token file {file}; write one word of ASCII there")
+    return token
 
 
 def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]:

@@ -44,9 +44,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 
 
 @store.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument(
-    "directory", type=click.Path(path_type=Path), envvar=["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"]
-)
+@click.argument("directory", envvar=["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"])
 @_option("--writable", is_flag=True, help="Take blobs, too.")
 @_option(
     "--hash-algorithm",
@@ -78,7 +76,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 @options.logging_options
 @options.node_options
 def serve(
-    directory: Path,
+    directory: str,
     writable: bool,
     hash_algorithm: str,
     layout: str,
@@ -108,7 +106,9 @@ def serve(
         raise click.UsageError("--port and --port-range exclude each other")
     ports = port_range or ((port, port) if port is not None else DYNAMIC_PORTS)
     algorithm, extra = ALGORITHMS[hash_algorithm], extra_directories(extra_dirs)
-    settings = StoreSettings(directory, algorithm, layout, extra, writable, lock_timeout)
+    if not directory:
+        raise _Refused("the name of the directory is empty; the current one is .")
+    settings = StoreSettings(Path(directory), algorithm, layout, extra, writable, lock_timeout)
     node = StoreServer.running(settings, host, ports, status_file, timeout)
     try:
         run(Session(ready_fd, parent).serve(node, until=StoreServer.idle))

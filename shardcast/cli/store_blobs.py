@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import secrets
 import sys
 import time
 from collections.abc import Iterator
@@ -33,13 +32,14 @@ from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.store.blob_directory import BlobDirectory
 from shardcast.store.blobs import BlobReader
 from shardcast.store.describing import Description, describe
-from shardcast.store.durable import PART, disk_errors, rename
+from shardcast.store.durable import disk_errors, rename
+from shardcast.store.output import locked_part
 from shardcast.store.set_aside import Quarantine
 
 _CHUNK = 1 << 20
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=SETTINGS, short_help="List the blobs in DIRECTORY.")
 @directory_argument
 @click.option("--long", "-l", is_flag=True, help="With size, time and forms.")
 @click.option("--quarantined", is_flag=True, help="What was set aside instead, and why.")
@@ -171,7 +171,7 @@ async def _put(store: BlobDirectory, name: str, display: Display, before: int) -
     "--output",
     "-o",
     env="STORE_OUTPUT",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=options.NamedPath(path_type=Path, dir_okay=False),
     help="The file to write, which has its name only when it is whole and right; else stdout.",
 )
 @options.logging_options
@@ -190,15 +190,17 @@ async def _get(store: BlobDirectory, digest: str, output: Path | None, display: 
         if output is None or str(output) == "-":
             await _pour(reader, sys.stdout.buffer, store, digest, display)
             return
-        part = output.with_name(f".{output.name}-{secrets.token_hex(4)}{PART}")
         with disk_errors("could not write", output):
-            try:
-                with part.open("xb") as file:
+            part, descriptor = locked_part(output.with_name(f"{output.name}.blob"))
+            with os.fdopen(descriptor, "wb") as file:
+                try:
+                    file.truncate(0)
                     await _pour(reader, file, store, digest, display)
                     await asyncio.to_thread(os.fsync, file.fileno())
-                rename(part, output)
-            finally:
-                part.unlink(missing_ok=True)
+                    rename(part, output)
+                except BaseException:
+                    part.unlink(missing_ok=True)  # still ours: the lock goes when it is closed
+                    raise
 
 
 async def _pour(

@@ -31,7 +31,7 @@ _FRAME = 0.1
 """Seconds between two looks at how far it is."""
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=SETTINGS, short_help="Get blobs from the server at URL.")
 @click.argument("url")
 @click.argument("digests", nargs=-1, type=Digest())
 @directory_option
@@ -76,7 +76,7 @@ def push(
     What it has is not sent again. The exit code is 3 when one isn't here.
     """
     options.start_logging()
-    token = token_file.read_text().strip() if token_file else None
+    token = options.read_token(token_file) if token_file else None
     return _copy(directory, url, digests_of(digests, from_file), False, token, as_json)
 
 

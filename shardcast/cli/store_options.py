@@ -11,13 +11,13 @@ import click
 from shardcast.cli import options
 from shardcast.errors import UsageError
 from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_layout import LAYOUTS, OWN, PREFIX
+from shardcast.store.blob_layout import LAYOUTS, OWN, PREFIX, detect
 from shardcast.store.roots import parse_digest, read_digests
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 _DIRECTORY: dict[str, Any] = {
-    "type": click.Path(path_type=Path),
+    "type": options.NamedPath(path_type=Path),
     "envvar": ["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"],
     "required": True,
 }
@@ -88,8 +88,10 @@ def open_store(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"the layout must be {' or '.join(LAYOUTS)}, not {layout!r}")
-    if layout is None and writable and directory.is_dir() and _is_new(directory):
-        layout = PREFIX
+    if writable and directory.is_dir() and _is_new(directory):
+        layout = layout or PREFIX
+    elif layout not in (None, has := detect(str(directory))):
+        raise UsageError(f"the layout of {directory} is {has}, not {layout}; blobs would not be found again")
     return BlobDirectory(directory, algorithm, layout, writable=writable)
 
 

@@ -27,7 +27,9 @@ _FRAME = 0.1
 """Seconds between two looks at how far it is."""
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(
+    context_settings=SETTINGS, short_help="Read every blob in DIRECTORY, and see whether it is right."
+)
 @directory_argument
 @options.option(
     "--repair-from",

@@ -125,7 +125,8 @@ class ArchiveNode:
                     partial(add_health, status=status, behind=lambda: None),
                     partial(add_archive, holdings=holdings, push=push),
                 )
-                return await stack.enter_async_context(listening(application(node_id, *doors), host, port))
+                app = application(node_id, *doors, as_sent=True)
+                return await stack.enter_async_context(listening(app, host, port))
 
             url = await listen(host, port, push=False)
             push_url = None

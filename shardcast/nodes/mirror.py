@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -22,6 +23,7 @@ from shardcast.errors import (
     ServerStalled,
     ServerUnreachable,
     ShardcastError,
+    WrongBytes,
 )
 from shardcast.framing import MAX_KEYS, MAX_LENGTH, Part
 from shardcast.store.blob_putting import Putting
@@ -40,6 +42,8 @@ _MOST_LACKING = 100_000
 _BEGINS = 1.0
 """Seconds that a question which others pass on waits for the answer to another to begin: mirrors of each
 other may wait for each other."""
+_MOST_WRONG = 4
+"""Wrong blobs in the answers to one question after which a server isn't asked on."""
 _LANES = 8
 """Requests at once to a server that takes no pulls."""
 
@@ -84,15 +88,23 @@ class Counts:
     failures: int = 0
 
 
+_Via = frozenset[str]
+_NOBODY: _Via = frozenset()
+"""Of who asks for himself."""
+
+
 @dataclass(eq=False)
 class _Flight:
     """One blob on its way here.
 
     Attributes:
+        via: the nodes that passed the question on. They are asked no more, nor are those whom we ask to ask
+            them: so that it didn't come says nothing to who came another way, and anybody can name any node.
         begun: set when its first bytes come, or it ends.
         ended: whether it came; fails when nobody could be asked.
     """
 
+    via: _Via
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
@@ -137,7 +149,7 @@ class ReadThrough:
         self._clock = clock
         self._lacking_for = lacking_for
         self._most = most
-        self._lacking: OrderedDict[Wanted, float] = OrderedDict()
+        self._lacking: OrderedDict[tuple[Wanted, _Via], float] = OrderedDict()
         self._left_alone: dict[str, float] = {}
         self._flights: dict[Wanted, _Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -192,13 +204,36 @@ class ReadThrough:
             PeerError: nobody has it, and somebody couldn't be asked.
             LocalDiskError: it can't be kept.
         """
-        flight = self._fly([(key, None)], via).get((key, None))
-        return flight is not None and await self._arrival((key, None), flight, via)
+        one, own = (key, None), frozenset(via)
+        flight = self._fly([one], via).get(one)
+        if flight is None:
+            return False
+        if flight.via not in (own, _NOBODY):
+            with contextlib.suppress(ShardcastError):
+                if await self._arrival(one, flight, via):
+                    return True
+            flight = self._start([one], via, shared=False)[one]
+        return await self._arrival(one, flight, via)
 
     async def fetch(self, wanted: Mapping[str, int], via: Sequence[str] = ()) -> AsyncGenerator[str, None]:
         """Have blobs of these lengths come here; the key of each that has, as soon as it has. The others are
         left out."""
+        own = frozenset(via)
         flights = self._fly(wanted.items(), via)
+        doubtful = {one[0]: one for one, flight in flights.items() if flight.via not in (own, _NOBODY)}
+        async with aclosing(self._arrivals(flights, via)) as arrived:
+            async for key in arrived:
+                doubtful.pop(key, None)
+                yield key
+        for some in _batches(list(doubtful.values())):
+            async with aclosing(self._arrivals(self._start(some, via, shared=False), via)) as arrived:
+                async for key in arrived:
+                    yield key
+
+    async def _arrivals(
+        self, flights: Mapping[Wanted, _Flight], via: Sequence[str]
+    ) -> AsyncGenerator[str, None]:
+        """The key of each that comes, as soon as it has."""
         arrivals = {
             asyncio.ensure_future(self._arrival(one, flight, via)): one[0] for one, flight in flights.items()
         }
@@ -228,31 +263,32 @@ class ReadThrough:
         """The flights of those that anybody may have."""
         if self._node_id in via or len(via) >= MAX_VIA:
             return {}
-        flights: dict[Wanted, _Flight] = {}
+        own, flights = frozenset(via), dict[Wanted, _Flight]()
         new: list[Wanted] = []
         for one in wanted:
             if (one[1] or 0) > self._most:
                 continue
-            if self._is_lacking(one):
+            if self._is_lacking(one, _NOBODY) or self._is_lacking(one, own):
                 self.counts.lacking += 1
             elif one in self._flights:
                 self.counts.joined += 1
                 flights[one] = self._flights[one]
             else:
                 new.append(one)
-        for start in range(0, len(new), MAX_KEYS):
-            flights |= self._start(new[start : start + MAX_KEYS], via, shared=True)
+        for some in _batches(new):
+            flights |= self._start(some, via, shared=True)
         return flights
 
-    def _is_lacking(self, one: Wanted) -> bool:
-        until = self._lacking.get(one)
+    def _is_lacking(self, one: Wanted, via: _Via) -> bool:
+        until = self._lacking.get((one, via))
         if until is not None and until <= self._clock():
-            del self._lacking[one]
+            del self._lacking[one, via]
             until = None
         return until is not None
 
     def _start(self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool) -> dict[Wanted, _Flight]:
-        flights = {one: _Flight() for one in wanted}
+        own = frozenset(via)
+        flights = {one: _Flight(own) for one in wanted}
         if shared:
             self._flights |= flights
         task = asyncio.ensure_future(self._carry(flights, via, shared))
@@ -271,7 +307,7 @@ class ReadThrough:
                     del self._flights[one]
                 if not flight.ended.done() and failure is None:
                     self.counts.lacking += 1
-                    self._remember_lacking(one)
+                    self._remember_lacking(one, flight.via)
                 flight.end(False, failure)
 
     async def _ask_all(self, flights: Mapping[Wanted, _Flight], via: Sequence[str]) -> ShardcastError | None:
@@ -289,9 +325,9 @@ class ReadThrough:
                 failure = await self._ask(server, left, via) or failure
         return failure
 
-    def _remember_lacking(self, one: Wanted) -> None:
-        self._lacking[one] = self._clock() + self._lacking_for
-        self._lacking.move_to_end(one)
+    def _remember_lacking(self, one: Wanted, via: _Via) -> None:
+        self._lacking[one, via] = self._clock() + self._lacking_for
+        self._lacking.move_to_end((one, via))
         while len(self._lacking) > _MOST_LACKING:
             self._lacking.popitem(last=False)
 
@@ -309,6 +345,26 @@ class ReadThrough:
         return next((one for one in failures if one), None)
 
     async def _receive(
+        self, server: Server, flights: Mapping[Wanted, _Flight], via: Sequence[str]
+    ) -> ShardcastError | None:
+        """Ask one server for some, and again without what is wrong there: an answer ends with that, and what
+        would have come after it may be right. What went wrong first."""
+        left, first = dict(flights), None
+        for _ in range(_MOST_WRONG):
+            failure = await self._receive_some(server, left, via)
+            first = first or failure
+            if not isinstance(failure, WrongBytes):
+                break
+            left = {
+                one: flight
+                for one, flight in left.items()
+                if one[0] != failure.key and not flight.ended.done()
+            }
+            if not left:
+                break
+        return first
+
+    async def _receive_some(
         self, server: Server, flights: Mapping[Wanted, _Flight], via: Sequence[str]
     ) -> ShardcastError | None:
         wanted, by_key = dict(flights), {key: flight for (key, _), flight in flights.items()}
@@ -338,3 +394,7 @@ class ReadThrough:
         if isinstance(error, (ServerUnreachable, ServerStalled)):
             self._left_alone[server.url] = self._clock() + _LEFT_ALONE
         return error
+
+
+def _batches(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
+    return (wanted[start : start + MAX_KEYS] for start in range(0, len(wanted), MAX_KEYS))

@@ -8,7 +8,7 @@ Alone it is ``shardcast store serve``. Under gunicorn, with its settings in the 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import errno
 import logging
 import os
 import random
@@ -37,6 +37,8 @@ ALGORITHMS = {"sha-256": "sha256", "sha3-256": "sha3-256"}
 """The digests of stores, by hashserver's names."""
 DYNAMIC_PORTS = (49152, 65535)
 """Where a port is picked that nobody named."""
+_ANOTHER_PORT = (errno.EADDRINUSE, errno.EACCES)
+"""What keeps from one port, and not from all."""
 _CHECK = 1.0
 _TRUE, _FALSE = ("true", "1"), ("false", "0", "")
 
@@ -204,7 +206,7 @@ def bind_one_of(host: str, first: int, last: int) -> socket.socket:
     Raises:
         UsageError: these are no ports.
         AddressTaken: the only one can't be bound.
-        NodeFailed: none of them can be.
+        NodeFailed: none of them can be, or the host is none of this machine.
     """
     if not 0 <= first <= last <= 65535:
         raise UsageError(f"{first} to {last} is no range of ports: both from 0 to 65535, the lower first")
@@ -212,6 +214,9 @@ def bind_one_of(host: str, first: int, last: int) -> socket.socket:
         return bind(host, first)
     ports = range(first, last + 1)
     for port in random.sample(ports, len(ports)):
-        with contextlib.suppress(AddressTaken):
+        try:
             return bind(host, port)
+        except AddressTaken as error:
+            if getattr(error.__cause__, "errno", None) not in _ANOTHER_PORT:
+                raise NodeFailed(str(error)) from error  # it is not for the port
     raise NodeFailed(f"no port from {first} to {last} of {host} can be bound; name other ones")

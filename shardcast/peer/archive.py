@@ -9,8 +9,10 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from io import BufferedRandom
 from itertools import islice
 from pathlib import Path
+from typing import IO
 
 import aiohttp
 
@@ -21,6 +23,7 @@ from shardcast.errors import (
     BadAnswer,
     PayloadChanged,
     PayloadMissing,
+    PeerError,
     ServerLacks,
     ServerStalled,
     UsageError,
@@ -41,8 +44,8 @@ from shardcast.store.durable import disk_errors
 from shardcast.store.tasks import cancel
 from shardcast.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
 
-Blob = bytes | bytearray | memoryview | Path
-"""What can be pushed: bytes, or a file."""
+Blob = bytes | bytearray | memoryview | Path | BufferedRandom
+"""What can be pushed: bytes, or a file, by its path or open."""
 
 _NO_ARCHIVE = frozenset({404, 405, 501})
 """Statuses of servers that know of no pulls."""
@@ -138,12 +141,17 @@ class Archive:
                 raise BadAnswer(self.url, f"{what}: {response.status} {response.reason}")
             async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
                 async for chunk in chunks:
+                    right: list[Part] = []
+                    failure: PeerError | None = None
                     try:
-                        yield list(reader.feed(chunk))
+                        right.extend(reader.feed(chunk))  # what came before something wrong is in it, too
                     except WrongContent as error:
-                        raise WrongBytes(self.url, f"{what}: {error}") from None
+                        failure = WrongBytes(self.url, f"{what}: {error}", error.key)
                     except FramingError as error:
-                        raise BadAnswer(self.url, f"{what}: {error}") from None
+                        failure = BadAnswer(self.url, f"{what}: {error}")
+                    yield right
+                    if failure:
+                        raise failure
             try:
                 reader.end()
             except FramingError as error:
@@ -265,7 +273,7 @@ class _Sending:
         async with aclosing(_in_turn(blobs)) as each:
             async for blob in each:
                 hasher = hashlib.sha256()
-                async with aclosing(_read(blob) if isinstance(blob, Path) else _cut(blob)) as parts:
+                async with aclosing(_parts(blob)) as parts:
                     async for part in parts:
                         if not isinstance(part, int):
                             hasher.update(part)
@@ -284,7 +292,15 @@ async def _in_turn(blobs: Iterable[Blob] | AsyncIterable[Blob]) -> AsyncGenerato
             yield blob
 
 
-async def _cut(blob: bytes | bytearray | memoryview) -> AsyncGenerator[int | memoryview, None]:
+def _parts(blob: Blob) -> AsyncGenerator[int | bytes | memoryview, None]:
+    if isinstance(blob, BufferedRandom):
+        return _read(blob, Path(str(blob.name)))
+    return _open(blob) if isinstance(blob, Path) else _cut(blob)
+
+
+async def _cut(
+    blob: bytes | bytearray | memoryview,
+) -> AsyncGenerator[int | bytes | memoryview, None]:
     """The length of a blob, and its bytes."""
     view = memoryview(blob).cast("B")
     yield len(view)
@@ -292,11 +308,18 @@ async def _cut(blob: bytes | bytearray | memoryview) -> AsyncGenerator[int | mem
         yield view[start : start + _CHUNK]
 
 
-async def _read(path: Path) -> AsyncGenerator[int | bytes, None]:
+async def _open(path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
     """The same of a file."""
     if not path.exists():
         raise PayloadMissing(f"there is no {path} to push")
     with disk_errors("could not read", path), path.open("rb") as file:
+        async with aclosing(_read(file, path)) as parts:
+            async for part in parts:
+                yield part
+
+
+async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
+    with disk_errors("could not read", path):
         left = file.seek(0, 2)
         file.seek(0)
         yield left

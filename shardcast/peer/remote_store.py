@@ -8,8 +8,9 @@ import json
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
+from io import BufferedRandom
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest, new_hasher
@@ -150,7 +151,10 @@ class RemoteStore:
                     raw += chunk
                     if len(raw) > _MOST_LISTED:
                         raise BadAnswer(self.url, f"GET {path}: the answer is too long")
-            return json.loads(bytes(raw))
+            try:
+                return json.loads(bytes(raw))
+            except RecursionError:  # lists in lists in lists
+                raise BadAnswer(self.url, f"GET {path}: that is not the list that was asked for") from None
 
     async def _get(
         self, digest: str, length: int | None, via: Sequence[str] = ()
@@ -184,7 +188,7 @@ class RemoteStore:
             if left:
                 raise BadAnswer(self.url, f"{what}: it is shorter than was said")
         if hasher.hexdigest() != digest:
-            raise WrongBytes(self.url, f"{what}: what came is something else")
+            raise WrongBytes(self.url, f"{what}: what came is something else", digest)
         yield Part(digest, size, memoryview(last if size else b""), last=True)
 
     def _size(self, status: int, size: int | None, what: str) -> int:
@@ -257,11 +261,11 @@ class RemoteStore:
         """
         if await self.speaks() == SHARDS:
             raise ReadOnlyStore(f"{self.url} takes no blobs")
-        with tempfile.NamedTemporaryFile() as spool:
+        with tempfile.TemporaryFile() as spool:  # without a name, so that a kill leaves none
             yield _Writer(self, digest, spool)
 
-    async def send(self, digest: str, file: Path) -> None:
-        """Put a file.
+    async def send(self, digest: str, file: BufferedRandom) -> None:
+        """Put what an open file holds.
 
         Raises:
             PeerError: it is not taken.
@@ -269,12 +273,10 @@ class RemoteStore:
         if await self.speaks() == ARCHIVE:
             await self._archive.push([file])
             return
-        with file.open("rb") as body:
-            async with answer(
-                self._http, self.url, f"/{digest}", "PUT", None, self._timeout, body
-            ) as response:
-                if response.status not in (200, 201, 202):
-                    raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
+        file.seek(0)
+        async with answer(self._http, self.url, f"/{digest}", "PUT", None, self._timeout, file) as response:
+            if response.status not in (200, 201, 202):
+                raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
 
     async def send_together(self, blobs: Sequence[bytes]) -> None:
         """Put blobs into an archive in one request, all of them or none.
@@ -323,7 +325,7 @@ class _Reader:
 
 
 class _Writer:
-    def __init__(self, store: RemoteStore, digest: str | None, spool: IO[bytes]) -> None:
+    def __init__(self, store: RemoteStore, digest: str | None, spool: BufferedRandom) -> None:
         self._store = store
         self._expected = digest
         self._spool = spool
@@ -331,7 +333,7 @@ class _Writer:
 
     async def write(self, data: bytes | memoryview, /) -> None:
         self._hasher.update(data)
-        with disk_errors("could not write", Path(self._spool.name)):
+        with disk_errors("could not write", Path(tempfile.gettempdir())):
             await asyncio.to_thread(self._spool.write, data)
 
     async def commit(self) -> str:
@@ -343,7 +345,7 @@ class _Writer:
         digest = self._hasher.hexdigest()
         if self._expected not in (None, digest):
             raise IntegrityError(f"what was put as {self._expected} is {digest}; nothing was sent")
-        with disk_errors("could not write", Path(self._spool.name)):
+        with disk_errors("could not write", Path(tempfile.gettempdir())):
             self._spool.flush()
-        await self._store.send(digest, Path(self._spool.name))
+        await self._store.send(digest, self._spool)
         return digest

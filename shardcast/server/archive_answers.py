@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from shardcast.constants import STALLED_READER
+from shardcast.server.hash_requests import accepted_forms
 
 NOT_HERE = "Not Found"
 
@@ -32,7 +33,9 @@ def key_of(request: web.Request) -> str:
 
 def compressed(request: web.Request, response: T) -> T:
     """Sent as gzip to who takes that, as all that Casa sends is."""
-    if "gzip" in request.headers.get("Accept-Encoding", "").lower():
+    response.headers["Vary"] = "Accept-Encoding"
+    forms, _ = accepted_forms(request.headers.get("Accept-Encoding"), ("gzip",))
+    if "gzip" in forms:
         response.enable_compression(web.ContentCoding.gzip)
     return response
 
@@ -67,6 +70,15 @@ def too_large(length: int, most: int) -> web.Response:
     """Also ends the connection: what was going to be sent needn't be."""
     text = f"Too Large: {length} bytes; at most {most} are taken\n"
     return _last(web.Response(status=413, text=text))
+
+
+def coded(request: web.Request) -> web.Response | None:
+    """What answers a body that would have to be decoded first, to who knows how many bytes; else None."""
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding in ("", "identity"):
+        return None
+    more = {"errors": ["send it without a Content-Encoding"]}
+    return _last(failure(request, 415, "Unsupported Media Type", more))
 
 
 def stalled(request: web.Request) -> web.Response:

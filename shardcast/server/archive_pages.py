@@ -131,9 +131,13 @@ def preview(data: bytes) -> str:
     return f'"{"".join(shown)}"'
 
 
+_EARLIEST = datetime(1, 1, 1, tzinfo=timezone.utc).timestamp()
+_LATEST = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
+
+
 def iso(seconds: float) -> str:
-    """``2019-12-09T11:51:18.123456Z``."""
-    moment = datetime.fromtimestamp(seconds, timezone.utc)
+    """``2019-12-09T11:51:18.123456Z``; the nearest that can be written so, since a file can have any time."""
+    moment = datetime.fromtimestamp(min(max(seconds, _EARLIEST), _LATEST), timezone.utc)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

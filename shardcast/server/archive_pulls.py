@@ -15,7 +15,7 @@ from aiohttp import web
 from shardcast.constants import STALLED_READER
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.framing import MAX_PULL, FramingError, parse_pull
-from shardcast.server.archive_answers import compressed, failure, stalled, too_large
+from shardcast.server.archive_answers import coded, compressed, failure, stalled, too_large
 from shardcast.server.archive_holdings import Holdings
 from shardcast.wire import BYTES, VIA, parse_via
 
@@ -33,7 +33,9 @@ class Pulls:
         self._holdings = holdings
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        length = request.content_length
+        refusal, length = coded(request), request.content_length
+        if refusal:
+            return refusal
         if length is not None and length > MAX_PULL:
             return too_large(length, MAX_PULL)
         try:

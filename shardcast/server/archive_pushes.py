@@ -17,7 +17,7 @@ from aiohttp import ClientError, web
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.framing import FramingError, PushReader, TooLong
-from shardcast.server.archive_answers import failure, stalled, too_large
+from shardcast.server.archive_answers import coded, failure, stalled, too_large
 from shardcast.server.archive_holdings import Holdings
 from shardcast.store.blob_putting import Putting
 from shardcast.store.blobs import BlobStore
@@ -36,7 +36,7 @@ class Pushes:
         self._anybody = anybody
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        refusal = self._refuse(request)
+        refusal = self._refuse(request) or coded(request)
         if refusal:
             return refusal
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +20,7 @@ from shardcast.store.blob_file import BlobFile
 from shardcast.store.codings import Check, Malformed
 from shardcast.store.holds import READ, Reader
 from shardcast.store.verifying import VerifiedFiles
-from shardcast.wire import TEXT, Unsatisfiable, etag, matches, parse_range
+from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
 
 T = TypeVar("T")
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _HELD_BACK = 64 << 10
 """Bytes at the end of an answer that leave only when its digest is right."""
+_OF_304 = ("ETag", "Cache-Control", "Vary")
+"""Heads of the whole answer that stand in the one that says that it is still right, too."""
 _AHEAD = 4 << 20
 """Bytes that are hashed while as many are sent."""
 
@@ -49,10 +52,11 @@ class Asked:
         self.headers = {
             "Content-Type": TEXT,
             "Content-Disposition": f'attachment; filename="{digest}"',
-            "Last-Modified": formatdate(mtime, usegmt=True),
             "ETag": etag(tag),
             "Cache-Control": "public, max-age=31536000, immutable",
         }
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # a file's time may be of any year
+            self.headers["Last-Modified"] = formatdate(mtime, usegmt=True)
         if coding:
             self.headers["Content-Encoding"] = coding
         if coding or not ranges:
@@ -61,11 +65,11 @@ class Asked:
         self.answer: web.Response | None = None
         known, if_range = request.headers.get("If-None-Match"), request.headers.get("If-Range")
         if known is not None and matches(known, tag):
-            kept = {key: self.headers[key] for key in ("ETag", "Cache-Control")}
+            kept = {key: value for key, value in self.headers.items() if key in _OF_304}
             self.answer = web.Response(status=304, headers=kept)
         elif ranges:
             self.headers["Accept-Ranges"] = "bytes"
-            if request.method == "GET" and (if_range is None or matches(if_range, tag)):
+            if request.method == "GET" and (if_range is None or is_same(if_range, tag)):
                 self._range(request.headers.get("Range"), length)
 
     def _range(self, header: str | None, length: int) -> None:

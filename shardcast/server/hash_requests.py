@@ -43,7 +43,10 @@ class InvalidData(Refused):
 
 def said(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """JSON, as closely written as hashserver's."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    except ValueError:  # a number that JSON has none for, as Python reads some: it is told as null
+        return said(json.loads(json.dumps(value), parse_constant=lambda _: None), status, headers)
     body = text.encode("utf-8", "backslashreplace")  # for half a character, that is JSON's way too
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 

@@ -24,6 +24,7 @@ from shardcast.wire import (
     WHOLE,
     Unsatisfiable,
     etag,
+    is_same,
     matches,
     parse_range,
     repr_digest,
@@ -156,7 +157,7 @@ class _Asked:
 
     def _range(self, digest: str | None, length: int) -> web.Response | None:
         if_range = self._request.headers.get("If-Range")
-        if if_range is None or matches(if_range, digest):
+        if if_range is None or is_same(if_range, digest):
             try:
                 asked = parse_range(self._request.headers.get("Range"), length)
             except Unsatisfiable:

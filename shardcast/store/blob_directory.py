@@ -269,7 +269,7 @@ def _agree(root: Path, said: str | None, writable: bool) -> str:
     record = root / OWN / "digest"
     with disk_errors("could not read", record):
         try:
-            there = record.read_text().strip()
+            there = record.read_text(errors="replace").strip()
         except FileNotFoundError:
             there = ""
     if there and there not in ALGORITHMS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ class BlobFile:
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
+            if error.errno == errno.ELOOP:  # links that go round in a circle
+                return None
             with disk_errors("could not open", Path(path)):
                 raise error
         return cls(path, coding, descriptor)

@@ -134,12 +134,19 @@ def _digests_in(folder: str) -> Iterator[list[str]]:
     with entries:
         for entry in entries:
             digest, form = entry.name[:64], entry.name[64:]
-            if form in _FORMS and is_digest(digest) and entry.is_file() and _is_first(folder, digest, form):
+            if form in _FORMS and is_digest(digest) and _is_file(entry) and _is_first(folder, digest, form):
                 found.append(digest)
             if len(found) == _BATCH:
                 yield found
                 found = []
     yield found
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # links that go round in a circle
+        return False
 
 
 def _is_first(folder: str, digest: str, form: str) -> bool:

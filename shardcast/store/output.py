@@ -46,7 +46,7 @@ class OutputFile:
             if output.exists() and not output.is_file():
                 raise LocalDiskError(f"could not write {output}: it exists and is not a file")
             output.parent.mkdir(parents=True, exist_ok=True)
-            self._part, self._descriptor = _locked_part(output)
+            self._part, self._descriptor = locked_part(output)
             try:
                 self._check_room()
                 if live.whole:
@@ -148,8 +148,14 @@ def clear_abandoned(output: Path) -> None:
             os.close(descriptor)
 
 
-def _locked_part(output: Path) -> tuple[Path, int]:
-    """A temporary file for this output that no other process works on."""
+def locked_part(output: Path) -> tuple[Path, int]:
+    """A temporary file for this output that no other process works on: locked, so that it is known when its
+    process has ended, and open, with what such a one left in it.
+
+    Raises:
+        LocalDiskError: too many write this output.
+        OSError: it can't be made.
+    """
     for attempt in range(1, 1000):
         suffix = PART if attempt == 1 else f"{PART}-{attempt}"
         part = output.with_name(f".{output.name}{suffix}")

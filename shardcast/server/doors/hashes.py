@@ -272,9 +272,7 @@ class HashDoor:
             return _preflight(request, asked)
         path = request.path
         if path != "/" and path.endswith("/") and self._methods(path[:-1]):
-            return BareResponse(
-                status=307, headers={"Location": str(request.url.with_path(path[:-1], keep_query=True))}
-            )
+            return BareResponse(status=307, headers={"Location": _elsewhere(request, path[:-1])})
         methods = self._methods(path)
         if methods:
             return said({"detail": "Method Not Allowed"}, 405, {"Allow": methods})
@@ -315,6 +313,14 @@ def _checksum(request: web.Request) -> str:
     if "/" in text:
         raise web.HTTPNotFound(body=b'{"detail":"Not Found"}', content_type="application/json")
     return parse_checksum(text, "path", "checksum")
+
+
+def _elsewhere(request: web.Request, path: str) -> str:
+    """The URL of another path here."""
+    try:
+        return str(request.url.with_path(path, keep_query=True))
+    except ValueError:  # the request's Host is no host's name
+        return str(request.rel_url.with_path(path, keep_query=True))
 
 
 def _coding(request: web.Request) -> str | None:
