@@ -27,6 +27,7 @@ import publish
 import report
 import stall
 import startup
+import store_blobs
 import stream
 import trainer
 from harness import MIB, Case, Comparison, Settings, Skipped
@@ -51,6 +52,7 @@ CASES = {
         trainer.CASE,
         loops.CASE,
         *networks.CASES,
+        *store_blobs.CASES,
     )
 }
 

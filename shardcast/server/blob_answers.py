@@ -9,29 +9,29 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from email.utils import formatdate
-from typing import TypeVar
 
 from aiohttp import web
 
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.server.sending import LEAST_PORTION, send_part
-from shardcast.store.blob_file import BlobFile
+from shardcast.store.blob_file import PORTION, BlobFile
 from shardcast.store.codings import Check, Malformed
 from shardcast.store.holds import READ, Reader
+from shardcast.store.tasks import cancel, in_thread
 from shardcast.store.verifying import VerifiedFiles
 from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
-
-T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _HELD_BACK = 64 << 10
 """Bytes at the end of an answer that leave only when its digest is right."""
+_LEAST = 1 << 20
+"""Bytes that are hashed at a time of a blob that isn't large."""
+_AHEAD = 64 << 20
+"""Bytes that may be hashed and not sent yet."""
 _OF_304 = ("ETag", "Cache-Control", "Vary")
 """Heads of the whole answer that stand in the one that says that it is still right, too."""
-_AHEAD = 4 << 20
-"""Bytes that are hashed while as many are sent."""
 
 
 class Asked:
@@ -147,30 +147,48 @@ async def send_file(
 async def _hashed_meanwhile(
     file: BlobFile, digest: str, algorithm: str, send: Callable[[int], Awaitable[None]]
 ) -> None:
-    """Send all but the last bytes of a file, hashing ahead of them.
+    """Send all but the last bytes of a file while they are hashed, a little ahead: what is sent is in memory
+    by then, and the event loop does not wait for the disk.
 
     Raises:
         WrongOnTheWay: they are not what the digest says.
     """
-    check, hashed = Check(algorithm, file.coding), 0
-    hashing = in_thread(file.read, check, 0, min(_AHEAD, file.size))
-    try:
-        while True:
-            due = min(hashed + _AHEAD, file.size)
-            hashed = await hashing
-            if hashed < due:
+    check, hashed, sent, news = Check(algorithm, file.coding), 0, 0, asyncio.Event()
+    end, portion = max(0, file.size - _HELD_BACK), min(PORTION, max(_LEAST, file.size // 16))
+
+    async def hash_all() -> None:
+        nonlocal hashed
+        while hashed < file.size:
+            due = min(hashed + portion, file.size)
+            reach = await in_thread(file.read, check, hashed, due)
+            if reach < due:
                 raise WrongOnTheWay(f"{file.path} became shorter while it was sent")
-            if hashed == file.size:
-                break
-            hashing = in_thread(file.read, check, hashed, min(hashed + _AHEAD, file.size))
-            await send(min(hashed, file.size - _HELD_BACK))
+            hashed = reach
+            news.set()
+            while hashed - sent > _AHEAD:
+                news.clear()
+                await news.wait()
+
+    async def send_all() -> None:
+        nonlocal sent
+        while sent < end:
+            while hashed <= sent:
+                news.clear()
+                await news.wait()
+            due = min(hashed, end)
+            await send(due)
+            sent = due
+            news.set()
+
+    both = [asyncio.ensure_future(hash_all()), asyncio.ensure_future(send_all())]
+    try:
+        await asyncio.gather(*both)
         if check.finish() != digest:
             raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
     except Malformed as error:
         raise WrongOnTheWay(f"{file.path}: {error}") from None
     finally:
-        await asyncio.wait([hashing])  # who reads the file is done with it before it is closed
-    await send(file.size - _HELD_BACK)
+        await cancel(both)
 
 
 async def send_decoded(
@@ -190,7 +208,7 @@ async def send_decoded(
             return part
 
         try:
-            while part := await _done(in_thread(next_part)):
+            while part := await in_thread(next_part):
                 await asyncio.wait_for(response.write(last), STALLED_READER)
                 last = part
             if check.finish() != digest:
@@ -203,16 +221,3 @@ async def send_decoded(
             raise
         await asyncio.wait_for(response.write(last), STALLED_READER)
     return response
-
-
-def in_thread(work: Callable[..., T], *words: object) -> asyncio.Future[T]:
-    return asyncio.ensure_future(asyncio.to_thread(work, *words))
-
-
-async def _done(work: asyncio.Future[T]) -> T:
-    """Wait for work in a thread, to its end even when we are to stop."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise

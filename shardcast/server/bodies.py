@@ -49,10 +49,12 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     """
     content = request.content
     while not content.at_eof():
-        try:
-            some = await asyncio.wait_for(content.readany(), STALLED_READER)
-        except asyncio.TimeoutError:
-            raise ConnectionResetError(f"nothing came for {STALLED_READER:g} s") from None
+        some = content.read_nowait()  # to wait for what is here would take longer than to receive it
+        if not some:
+            try:
+                some = await asyncio.wait_for(content.readany(), STALLED_READER)
+            except asyncio.TimeoutError:
+                raise ConnectionResetError(f"nothing came for {STALLED_READER:g} s") from None
         if some:
             yield some
 

@@ -89,14 +89,19 @@ class BlobDirectory:
         """Where blobs are looked for, now."""
         return [self.folder, *(Folder(root, detect(root)) for root in self._extra)]
 
-    def files(self, digest: str, forms: Sequence[str | None] = AS_IT_IS_FIRST) -> Iterator[BlobFile]:
+    def files(
+        self,
+        digest: str,
+        forms: Sequence[str | None] = AS_IT_IS_FIRST,
+        folders: Sequence[Folder] | None = None,
+    ) -> Iterator[BlobFile]:
         """The files that may hold a blob, each opened; who takes one closes it. What is no regular file is
-        told of as such.
+        told of as such. Who looks for many hands over ``folders()``.
 
         Raises:
             LocalDiskError: one of them can't be opened.
         """
-        for folder in self.folders():
+        for folder in folders or self.folders():
             for coding in forms:
                 if found := BlobFile.open(folder.path(digest, coding), coding):
                     yield found
@@ -165,8 +170,9 @@ class BlobDirectory:
 
     def _read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
+        folders = self.folders()
         for digest in digests:
-            for file in self.files(digest):
+            for file in self.files(digest, folders=folders):
                 with file:
                     data = file.read_small(most)
                 if data is not None and _digest_of(self.algorithm, data) == digest:

@@ -14,9 +14,10 @@ from shardcast.store.codings import Check, Malformed, decoder
 from shardcast.store.durable import disk_errors
 from shardcast.store.incoming import SMALL
 from shardcast.store.shelf import Span
+from shardcast.store.tasks import in_thread
 from shardcast.store.verifying import VerifiedFiles, same_looks
 
-_PORTION = 16 << 20
+PORTION = 16 << 20
 """Bytes that are hashed before it is looked whether they are still wanted."""
 _CHUNK = 1 << 20
 
@@ -53,7 +54,7 @@ class BlobFile:
         except OSError as error:
             if error.errno == errno.ELOOP:  # links that go round in a circle
                 return None
-            with disk_errors("could not open", Path(path)):
+            with disk_errors("could not open", path):
                 raise error
         return cls(path, coding, descriptor)
 
@@ -72,7 +73,7 @@ class BlobFile:
         Raises:
             LocalDiskError: they can't be read.
         """
-        with disk_errors("could not read", Path(self.path)):
+        with disk_errors("could not read", self.path):
             return os.pread(self.descriptor, self.size + 1, 0)
 
     def read_small(self, most: int) -> bytes | None:
@@ -95,15 +96,16 @@ class BlobFile:
             return None
         return bytes(data)
 
-    def read(self, check: Check, position: int, end: int) -> int:
-        """``check`` takes its bytes from ``position`` to ``end``; where it got to, less where the file ends.
+    def read(self, check: Check, position: int, end: int, ahead: bool = False) -> int:
+        """``check`` takes its bytes from ``position`` to ``end``, read ``ahead`` or not; where it got to,
+        less where the file ends.
 
         Raises:
             Malformed: they are not of its coding.
             LocalDiskError: they can't be read.
         """
-        with disk_errors("could not read", Path(self.path)):
-            return check.read(self.descriptor, position, end)
+        with disk_errors("could not read", self.path):
+            return check.read(self.descriptor, position, end, ahead)
 
     def decoded(self) -> Iterator[bytes]:
         """The blob's bytes, in parts; blocks on the disk.
@@ -114,7 +116,7 @@ class BlobFile:
         """
         decoding, position = decoder(self.coding), 0
         while True:
-            with disk_errors("could not read", Path(self.path)):
+            with disk_errors("could not read", self.path):
                 data = os.pread(self.descriptor, _CHUNK, position)
             if not data:
                 break
@@ -139,6 +141,10 @@ class BlobFile:
     def reader(self, digest: str) -> FileReader:
         """Read it as the blob that it was verified to be."""
         return FileReader(self, digest)
+
+    def again(self) -> BlobFile:
+        """The same file, opened once more, to be closed for itself."""
+        return BlobFile(self.path, self.coding, os.dup(self.descriptor))
 
     def close(self) -> None:
         if self.descriptor >= 0:
@@ -174,7 +180,7 @@ class FileReader:
 
     def _next(self, most: int) -> bytes:
         if self._parts is None:
-            with disk_errors("could not read", Path(self._file.path)):
+            with disk_errors("could not read", self._file.path):
                 return os.pread(self._file.descriptor, most, self._position)
         if not self._rest:
             try:
@@ -186,44 +192,56 @@ class FileReader:
 
 
 async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: BlobFile) -> bool:
-    """Whether a file holds this blob: as was seen before, or by hashing all of it now.
+    """Whether a file holds this blob: as was seen before, or by hashing all of it now, once for all who ask
+    meanwhile.
 
     Raises:
         LocalDiskError: it can't be read.
     """
     if not file.is_regular:
         return False
-    known = verified.length(digest, file.looks)
-    if known is not None:
-        file.length = known
-        return True
-    check = Check(algorithm, file.coding)
-    try:
-        if file.size <= SMALL and file.coding is None:
-            position = file.read(check, 0, file.size)
+    length = verified.length(digest, file.looks)
+    if length is None:
+        if _is_small(file):
+            length = await _length_if_right(algorithm, digest, file)
         else:
-            position = 0
-            while position < file.size:
-                end = min(file.size, position + _PORTION)
-                reach = await _in_thread(file, check, position, end)
-                if reach < end:
-                    return False
-                position = reach
-        right = check.finish() == digest
-    except Malformed:
-        return False
-    if not right or position < file.size or file.is_changed:
-        return False
-    file.length = check.length
-    verified.add(digest, file.looks, check.length)
+            length = await verified.together(
+                digest, file.looks, lambda: _begin_hashing(algorithm, digest, file)
+            )
+        if length is None:
+            return False
+        verified.add(digest, file.looks, length)
+    file.length = length
     return True
 
 
-async def _in_thread(file: BlobFile, check: Check, position: int, end: int) -> int:
-    """``file.read`` in a thread, which has ended when this has, so that the file can be closed."""
-    work = asyncio.ensure_future(asyncio.to_thread(file.read, check, position, end))
+def _is_small(file: BlobFile) -> bool:
+    return file.size <= SMALL and file.coding is None
+
+
+def _begin_hashing(algorithm: str, digest: str, file: BlobFile) -> asyncio.Future[int | None]:
+    """Hash a file on behalf of several, of whom the one that it is from may go first."""
+    own = file.again()
+    task = asyncio.ensure_future(_length_if_right(algorithm, digest, own))
+    task.add_done_callback(lambda _: own.close())
+    return task
+
+
+async def _length_if_right(algorithm: str, digest: str, file: BlobFile) -> int | None:
+    """Bytes of the blob in a file, decoded; None where it holds something else."""
+    check, position = Check(algorithm, file.coding), 0
     try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await asyncio.wait([work])
-        raise
+        while position < file.size:
+            end = min(file.size, position + PORTION)
+            reach = (
+                file.read(check, position, end)
+                if _is_small(file)
+                else await in_thread(file.read, check, position, end, True)
+            )
+            if reach < end:
+                return None
+            position = reach
+        right = check.finish() == digest
+    except Malformed:
+        return None
+    return check.length if right and not file.is_changed else None

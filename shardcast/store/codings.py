@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import zlib
 from collections.abc import Iterator
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shardcast.digest import Buffer, new_hasher
+from shardcast.store.reading_ahead import parts
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj
@@ -23,8 +24,6 @@ _ZSTD_INPUT = 1 << 10
 """Bytes handed to zstd at a time: they can become 32 MiB at most (a block of 128 KiB takes 4 bytes)."""
 _ZSTD_WINDOW = 8 << 20
 """The largest window that zstd may have in HTTP (RFC 9659); it is allocated as the sender says."""
-_CHUNK = 256 << 10
-"""Bytes that are read at a time to be hashed: they are still in the processor's cache then."""
 
 
 class Malformed(ValueError):
@@ -133,7 +132,6 @@ class Check:
     def __init__(self, algorithm: str, coding: str | None = None) -> None:
         self._hasher: Any = new_hasher(algorithm)
         self._decoder = decoder(coding) if coding else None
-        self._buffer = memoryview(b"")
         self.length = 0
 
     def update(self, data: Buffer) -> None:
@@ -149,21 +147,18 @@ class Check:
             self._hasher.update(part)
             self.length += len(part)
 
-    def read(self, descriptor: int, position: int, end: int) -> int:
-        """Take a file's bytes from ``position`` to ``end``; where it got to, less where the file ends.
+    def read(self, descriptor: int, position: int, end: int, ahead: bool = False) -> int:
+        """Take a file's bytes from ``position`` to ``end``, reading ``ahead`` or not; where it got to, less
+        where the file ends.
 
         Raises:
             Malformed: they are not of this coding.
             OSError: they can't be read.
         """
-        if not self._buffer:
-            self._buffer = memoryview(bytearray(_CHUNK))
-        while position < end:
-            got = os.preadv(descriptor, [self._buffer[: end - position]], position)
-            if not got:
-                break
-            self.update(self._buffer[:got])
-            position += got
+        with closing(parts(descriptor, position, end, ahead)) as coming:
+            for part in coming:
+                self.update(part)
+                position += len(part)
         return position
 
     def finish(self) -> str:

@@ -25,7 +25,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def disk_errors(doing: str, path: Path) -> Iterator[None]:
+def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
     """Turn the system's errors into ``LocalDiskError``, which says what was done to which file."""
     try:
         yield

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import struct
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import islice
+
+from shardcast.store.tasks import cancel
 
 MOST_VERIFIED = 100_000
 """Files that are remembered; some 200 bytes each."""
@@ -17,6 +22,7 @@ class VerifiedFiles:
     def __init__(self, most: int = MOST_VERIFIED) -> None:
         self._most = most
         self._known: dict[bytes, int] = {}
+        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -34,6 +40,32 @@ class VerifiedFiles:
     def length(self, digest: str, looks: os.stat_result) -> int | None:
         """Bytes of the blob in a file that looks like this, decoded; None where it wasn't verified."""
         return self._known.get(_key(digest, looks))
+
+    async def together(
+        self, digest: str, looks: os.stat_result, begin: Callable[[], asyncio.Future[int | None]]
+    ) -> int | None:
+        """What comes of verifying a file that looks like this: done once for all who want it at a time, and
+        given up when the last of them has gone. ``begin`` does it; None says that it is wrong."""
+        key = asyncio.get_running_loop(), _key(digest, looks)
+        flight = self._flights.get(key)
+        if flight is None:
+            flight = self._flights[key] = _Flight(begin())
+        flight.waiting += 1
+        try:
+            return await asyncio.shield(flight.work)
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:
+                del self._flights[key]  # who comes now begins anew
+                await cancel([flight.work])
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A file that is being verified, and how many wait for it."""
+
+    work: asyncio.Future[int | None]
+    waiting: int = 0
 
 
 def same_looks(one: os.stat_result, other: os.stat_result) -> bool:

@@ -1,0 +1,115 @@
+"""Servers that keep blobs, ours and hashserver, and the client that is the same for both."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import peers
+from harness import Run, Skipped
+from nodes import own_seconds
+from places import Payload, Place, Places
+from processes import Running, program_words, run_command, running, shardcast_words, taken_by
+
+_PREFIXES = [f"{number:02x}" for number in range(256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that runs, and the directory that it serves, whose layout is by prefix."""
+
+    process: Running
+    address: str
+    root: Path
+
+    def file(self, digest: str) -> Path:
+        """Where it keeps a blob."""
+        return self.root / digest[:2] / digest
+
+    def ask(self, what: str, *words: str, method: str = "") -> Run:
+        """Run the client; CPU and memory are the server's."""
+        first = [what, method] if method else [what]
+        with taken_by(self.process) as taken:
+            ended = run_command(program_words("blob_client", *first, self.address, *words))
+        return Run(own_seconds(ended), taken[0].cpu_seconds, taken[0].peak_memory)
+
+
+@contextlib.contextmanager
+def ours(root: Path, writable: bool = True) -> Iterator[Server]:
+    """Our hash server over a directory."""
+    options = ["--host", "127.0.0.1", "--port", "0", *(["--writable"] if writable else [])]
+    with running(shardcast_words("store", "serve", str(root), *options)) as process:
+        yield Server(process, process.url().removeprefix("http://"), root)
+
+
+@contextlib.contextmanager
+def archive(root: Path) -> Iterator[Server]:
+    """Our archive over a directory."""
+    options = ["--host", "127.0.0.1", "--port", "0"]
+    with running(shardcast_words("archive", "serve", str(root), *options)) as process:
+        yield Server(process, process.url().removeprefix("http://"), root)
+
+
+@contextlib.contextmanager
+def hashserver(root: Path, writable: bool = True) -> Iterator[Server]:
+    """The real one over a directory, as its command runs it.
+
+    Raises:
+        Skipped: it isn't installed.
+    """
+    folder, port = peers.folder("hashserver"), peers.free_port()
+    options = ["--port", str(port), *(["--writable"] if writable else [])]
+    # -I: its own packages, and those of this environment only where it has none.
+    words = [sys.executable, "-I", *program_words("hash_server", str(folder), str(root), *options)[1:]]
+    with running(words) as process:
+        process.wait_for(lambda: peers.listens(port), "listening")
+        yield Server(process, f"127.0.0.1:{port}", root)
+
+
+def keep(payload: Payload, root: Path) -> None:
+    """Have a directory hold a payload as a blob, by a hard link."""
+    (root / payload.sha256[:2]).mkdir(parents=True, exist_ok=True)
+    (root / payload.sha256[:2] / payload.sha256).hardlink_to(payload.path)
+
+
+def keep_all(payload: Payload, length: int, root: Path) -> None:
+    """Have a directory hold a payload that was cut into blobs of this length."""
+    lay_out(root)
+    data = payload.path.read_bytes()
+    for start in range(0, len(data), length):
+        blob = data[start : start + length]
+        digest = hashlib.sha256(blob).hexdigest()
+        (root / digest[:2] / digest).write_bytes(blob)
+
+
+def keep_names(count: int, root: Path) -> None:
+    """Have a directory hold so many blobs, of no bytes, as ``programs/blob_client.py`` names them."""
+    lay_out(root)
+    place = str(root)
+    for number in range(count):
+        digest = hashlib.sha256(b"%d" % number).hexdigest()
+        os.mknod(f"{place}/{digest[:2]}/{digest}", stat.S_IFREG | 0o444)
+
+
+def lay_out(root: Path) -> None:
+    for prefix in _PREFIXES:
+        (root / prefix).mkdir(parents=True, exist_ok=True)
+    (root / ".HASHSERVER_PREFIX").write_text("1\n")
+
+
+def with_names(places: Places, count: int) -> Place:
+    """The place that has room for so many files, in memory if it can be.
+
+    Raises:
+        Skipped: none has.
+    """
+    for place in (places.memory, places.disk):
+        if os.statvfs(place.root).f_favail > 2 * count:
+            return place
+    raise Skipped(f"no place has room for {count} files")

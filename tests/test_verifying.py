@@ -1,0 +1,158 @@
+"""Verifying files of blobs: once for all who want one at a time, reading ahead of the hashing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardcast.errors import BlobCorrupt
+from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blob_file import BlobFile
+from shardcast.store.codings import Check
+from shardcast.store.reading_ahead import PART, parts
+from tests.support.blob_stores import digest_of
+
+SIZE = (40 << 20) + 1
+
+
+@pytest.fixture
+def blob(tmp_path: Path) -> tuple[BlobDirectory, str, Path]:
+    """A directory with a blob that is hashed in several steps."""
+    data = os.urandom(1 << 20) * (SIZE >> 20) + b"x"
+    digest = digest_of(data)
+    file = tmp_path / digest[:2] / digest
+    file.parent.mkdir()
+    file.write_bytes(data)
+    return BlobDirectory(tmp_path, layout="prefix"), digest, file
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gathers how many bytes were hashed, step by step."""
+    taken: list[int] = []
+    read = BlobFile.read
+
+    def count(file: BlobFile, check: Check, position: int, end: int, ahead: bool = False) -> int:
+        taken.append(end - position)
+        return read(file, check, position, end, ahead)
+
+    monkeypatch.setattr(BlobFile, "read", count)
+    return taken
+
+
+def descriptors() -> int:
+    """Files that this process has open, where the system tells."""
+    told = Path("/proc/self/fd")
+    return len(list(told.iterdir())) if told.is_dir() else 0
+
+
+async def opened(store: BlobDirectory, digest: str) -> int:
+    async with store.open(digest) as reader:
+        return reader.size
+
+
+def test_who_come_at_once_have_a_blob_hashed_once(
+    blob: tuple[BlobDirectory, str, Path], hashed: list[int]
+) -> None:
+    store, digest, _ = blob
+
+    async def work() -> list[int]:
+        return await asyncio.gather(*(opened(store, digest) for _ in range(20)), opened(store, digest))
+
+    assert asyncio.run(work()) == [SIZE] * 21
+    assert sum(hashed) == SIZE
+
+
+def test_who_come_at_once_are_all_told_that_it_is_wrong(
+    blob: tuple[BlobDirectory, str, Path], hashed: list[int]
+) -> None:
+    store, digest, file = blob
+    with file.open("r+b") as changed:
+        changed.seek(-1, os.SEEK_END)
+        changed.write(b"y")
+
+    async def work() -> list[object]:
+        return await asyncio.gather(*(opened(store, digest) for _ in range(5)), return_exceptions=True)
+
+    assert [type(one) for one in asyncio.run(work())] == [BlobCorrupt] * 5
+    assert sum(hashed) == SIZE
+
+
+def test_others_go_on_when_the_first_goes_away(
+    blob: tuple[BlobDirectory, str, Path], hashed: list[int]
+) -> None:
+    store, digest, _ = blob
+
+    async def work() -> int:
+        first, second = (asyncio.ensure_future(opened(store, digest)) for _ in range(2))
+        while not hashed:
+            await asyncio.sleep(0)
+        first.cancel()
+        assert (await asyncio.gather(first, return_exceptions=True))[0].__class__ is asyncio.CancelledError
+        return await second
+
+    assert asyncio.run(work()) == SIZE
+    assert sum(hashed) == SIZE
+
+
+def test_nothing_is_hashed_for_nobody_and_who_comes_then_begins_anew(
+    blob: tuple[BlobDirectory, str, Path], hashed: list[int]
+) -> None:
+    store, digest, _ = blob
+    before = descriptors()
+
+    async def work() -> int:
+        first = asyncio.ensure_future(opened(store, digest))
+        while not hashed:
+            await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.gather(first, return_exceptions=True)
+        assert sum(hashed) < SIZE
+        hashed.clear()
+        return await opened(store, digest)
+
+    assert asyncio.run(work()) == SIZE
+    assert sum(hashed) == SIZE
+    assert descriptors() == before
+
+
+@given(
+    size=st.integers(0, 10 * PART + 5),
+    position=st.integers(0, 3 * PART),
+    length=st.integers(-1, 10 * PART),
+    ahead=st.booleans(),
+)
+def test_what_is_read_ahead_is_the_file(
+    tmp_path_factory: pytest.TempPathFactory, size: int, position: int, length: int, ahead: bool
+) -> None:
+    data = (os.urandom(1 + size // 16) * 16)[:size]
+    path = tmp_path_factory.getbasetemp() / "read-ahead"
+    path.write_bytes(data)
+    with path.open("rb") as file:
+        found = b"".join(bytes(part) for part in parts(file.fileno(), position, position + length, ahead))
+        assert found == data[position : position + max(0, length)]
+
+
+def test_reading_ahead_ends_when_it_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(20 * PART))
+    with path.open("rb") as file, closing(parts(file.fileno(), 0, 20 * PART, ahead=True)) as coming:
+        assert len(next(coming)) == PART
+    assert list(coming) == []
+
+
+def test_reading_ahead_tells_of_a_file_that_cannot_be_read() -> None:
+    reader, writer = os.pipe()
+    os.close(writer)
+    try:
+        for ahead in (False, True):
+            with pytest.raises(OSError, match="seek"):
+                list(parts(reader, 0, 20 * PART, ahead))
+    finally:
+        os.close(reader)
