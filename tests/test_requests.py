@@ -430,9 +430,12 @@ def test_an_unknown_method(method: str, origin: Origin) -> None:
 GET_LIST = b"GET /distribution.txt HTTP/1.1\r\nHost: x\r\n"
 
 
+BLANK, HTTP_09 = b"\r\n\r\n", b"GET /distribution.txt\r\n\r\n"
+
+
 @pytest.mark.parametrize(
     "request_",
-    [b"\r\n\r\n", b"GET\r\n\r\n", b"GET /distribution.txt\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n",
+    [BLANK, b"GET\r\n\r\n", HTTP_09, b"GET / HTTP/9.9\r\n\r\n",
      b"GET / FTP/1.1\r\n\r\n", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
      bytes(range(256)) * 4, b"GET " + b"A" * 200_000,
      GET_LIST + b"Content-Length: -1\r\nConnection: close\r\n\r\n",
@@ -448,20 +451,21 @@ GET_LIST = b"GET /distribution.txt HTTP/1.1\r\nHost: x\r\n"
 )  # fmt: skip
 def test_what_is_no_request(request_: bytes, origin: Origin) -> None:
     with socket.create_connection(("127.0.0.1", origin.node.port), timeout=10) as connection:
-        # It may have closed by now, having read enough.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it may have closed by now, having read enough
             connection.sendall(request_)
-            # Nothing more comes: a server that waits for the rest learns that there is none.
-            connection.shutdown(socket.SHUT_WR)
+            if request_ == BLANK:  # a request may still follow
+                connection.shutdown(socket.SHUT_WR)
         received = b""
         with contextlib.suppress(ConnectionError):
             while data := connection.recv(64 * 1024):
                 received += data
     found = re.match(rb"HTTP/1\.[01] (\d{3}) ", received)
-    assert found or not received, received[:200]
     if found:
         status = int(found[1])
         assert status in (200, 206) or 400 <= status < 500 or status in (501, 505)
+    else:
+        # The connection is cut at once, and with so much unread an answer can get lost on its way.
+        assert (received == b"" and request_ in (BLANK, HTTP_09)) or len(request_) > 100_000
     assert SECRET not in received
 
 

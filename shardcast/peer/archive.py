@@ -177,9 +177,9 @@ class Archive:
                     raise ServerStalled(self.url, f"POST {PUSH_PATH}: {what}, for too long")
         finally:
             await cancel([task])
-        if sending.failure:
-            raise sending.failure
-        task.result()
+        of_request = task.exception()
+        if failure := sending.failure or of_request:  # that a file can't be read is why the request failed
+            raise failure
         return sending.keys
 
     async def _push(self, sending: _Sending) -> None:

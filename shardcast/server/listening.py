@@ -16,11 +16,15 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
 from shardcast.errors import AddressTaken, NodeFailed
+from shardcast.server.first_requests import FirstRequests
 from shardcast.store.data_dir import own_folder, socket_name
+from shardcast.store.tasks import beside
 from shardcast.wire import NODE_ID
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a whole cluster may come at once."""
+
+_FIRST = web.AppKey("first", FirstRequests)
 
 _BULK = 1 << 20
 """Bytes of a request's body that are read ahead where bodies are large."""
@@ -32,7 +36,9 @@ def application(
     """An application with these doors, whose answers name the node. Bodies of requests are read ``as_sent``,
     or decoded first as their ``Content-Encoding`` says."""
     settings = {"auto_decompress": False, "read_bufsize": _BULK} if as_sent else None
-    app = web.Application(client_max_size=1 << 20, handler_args=settings)
+    first = FirstRequests()
+    app = web.Application(client_max_size=1 << 20, handler_args=settings, middlewares=[first.note])
+    app[_FIRST] = first
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[NODE_ID] = node_id
@@ -52,16 +58,12 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
     Raises:
         NodeFailed: the address can't be bound.
     """
-    runner = _runner(app)
-    await runner.setup()
-    try:
+    async with _running(app) as runner:
         try:
             await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
         except (OSError, OverflowError) as error:
             raise NodeFailed(_why(error, host, port)) from error
         yield _url(host, runner.addresses[0][1])
-    finally:
-        await runner.cleanup()
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -89,14 +91,10 @@ def bind(host: str, port: int) -> socket.socket:
 async def listening_on(app: web.Application, taken: socket.socket, host: str) -> AsyncIterator[str]:
     """Serve on an address that was taken as ``host``; gives the URL. The socket is closed at the end, however
     it comes."""
-    runner = _runner(app)
     try:
-        await runner.setup()
-        try:
+        async with _running(app) as runner:
             await web.SockSite(runner, taken, backlog=_BACKLOG).start()
             yield _url(host, taken.getsockname()[1])
-        finally:
-            await runner.cleanup()
     finally:
         taken.close()
 
@@ -110,18 +108,16 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
     """Serve on the data directory's Unix socket, which only its owner may connect to."""
     name_there = own_folder(data_dir) / "socket"
     name_there.unlink(missing_ok=True)
-    runner = _runner(app)
-    await runner.setup()
     try:
-        with socket_name(data_dir) as name:
-            before = os.umask(0o177)
-            try:
-                await web.UnixSite(runner, name).start()
-            finally:
-                os.umask(before)
-        yield
+        async with _running(app) as runner:
+            with socket_name(data_dir) as name:
+                before = os.umask(0o177)
+                try:
+                    await web.UnixSite(runner, name).start()
+                finally:
+                    os.umask(before)
+            yield
     finally:
-        await runner.cleanup()
         name_there.unlink(missing_ok=True)
 
 
@@ -133,8 +129,10 @@ def notice_death(request: web.Request) -> None:
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_READER * 1000))
 
 
-def _runner(app: web.Application) -> web.AppRunner:
-    return web.AppRunner(
+@asynccontextmanager
+async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
+    """Have an application answer whatever sites bring it."""
+    runner = web.AppRunner(
         app,
         access_log=None,
         handle_signals=False,
@@ -142,6 +140,13 @@ def _runner(app: web.Application) -> web.AppRunner:
         keepalive_timeout=75,
         logger=_requests,
     )
+    try:
+        await runner.setup()
+        assert runner.server
+        async with beside(app[_FIRST].insist(runner.server)):
+            yield runner
+    finally:
+        await runner.cleanup()
 
 
 class _NoNonsense(logging.Filter):

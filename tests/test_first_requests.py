@@ -1,0 +1,45 @@
+"""Who connects and asks nothing is sent away; who is slow with the rest of a request is not."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from shardcast.nodes.origin import Origin
+from shardcast.server import first_requests
+
+HEAD = b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+
+
+async def test_connections_over_which_no_request_comes_are_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(first_requests, "FIRST_REQUEST", 0.3)
+    monkeypatch.setattr(first_requests, "_LOOK", 0.05)
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        port = int(origin.url.rpartition(":")[2])
+
+        async def connect(first: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(first)
+            return reader, writer
+
+        slow, slow_writer = await connect(HEAD + b"{")
+        again, again_writer = await connect(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await again.readline()).startswith(b"HTTP/1.1 200")
+        for first in (b"", b"G", HEAD[:-2]):
+            silent, writer = await connect(first)
+            try:
+                assert await asyncio.wait_for(silent.read(), 10) == b""
+            except ConnectionResetError:
+                pass  # which says the same
+            writer.close()
+        slow_writer.write(b"}")
+        assert (await asyncio.wait_for(slow.readline(), 10)).startswith(b"HTTP/1.1 ")
+        again_writer.write(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n")
+        while b"HTTP/1.1 200" not in await asyncio.wait_for(again.readline(), 10):
+            pass
+        slow_writer.close()
+        again_writer.close()
