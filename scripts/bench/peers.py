@@ -21,6 +21,7 @@ from processes import Ended, Running, program_words, run_command, running
 _INSTALLED = Path(__file__).resolve().parents[2] / ".peers"
 OLD = ("0.1.0", "0.3.2")
 TOOLS = ("aria2c", "curl", "nginx")
+PACKAGES = ("libtorrent", "hashserver")
 
 
 def folder(name: str) -> Path:
@@ -63,9 +64,10 @@ def versions() -> dict[str, str]:
             said = subprocess.run([tool(name), word], capture_output=True, text=True, check=False)
             number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
             found[name] = number[0] if number else "?"
-    with contextlib.suppress(Skipped):
-        for one in metadata.distributions(name="libtorrent", path=[str(folder("libtorrent"))]):
-            found["libtorrent"] = one.version
+    for name in PACKAGES:
+        with contextlib.suppress(Skipped):
+            for one in metadata.distributions(name=name, path=[str(folder(name))]):
+                found[name] = one.version
     return found
 
 

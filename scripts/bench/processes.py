@@ -138,8 +138,8 @@ class Running:
         """What it wrote on stderr so far."""
         return _content(self._errors)
 
-    def wait(self, timeout: float = 600.0) -> Ended:
-        """Wait until it has ended.
+    def wait(self, timeout: float = 600.0, look: float = _LOOK) -> Ended:
+        """Wait until it has ended, with a look at its memory each ``look`` seconds.
 
         Raises:
             Failed: it hadn't within ``timeout`` seconds; it was killed.
@@ -147,7 +147,7 @@ class Running:
         deadline = self.started + timeout
         poll = select.poll()
         poll.register(self._alive, select.POLLIN)
-        while not poll.poll(_LOOK * 1000):
+        while not poll.poll(look * 1000):
             self._peak = max(self._peak, _memory_of_tree(self.pid))
             if time.monotonic() > deadline:
                 self.kill()
@@ -265,15 +265,16 @@ def run_command(
     cpus: Collection[int] | None = None,
     timeout: float = 600.0,
     check: bool = True,
+    look: float = _LOOK,
 ) -> Ended:
-    """Run a command to its end, measured.
+    """Run a command to its end, measured, with a look at its memory each ``look`` seconds.
 
     Raises:
         Failed: it ended with another code than 0 (unless ``check`` is off), or not in time.
     """
     running = Running(words, env, cwd, cpus)
     try:
-        ended = running.wait(timeout)
+        ended = running.wait(timeout, look)
     finally:
         running.kill()
     if check and ended.code:
