@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from shardcast import framing
 from shardcast.errors import BlobCorrupt, LocalDiskError
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.server import archive_pulls
-from shardcast.server.archive_pages import iso, preview
-from shardcast.store.blob_memory import BlobsInMemory, BytesReader
-from shardcast.store.ledger import Ledger
+from shardcast.server.archive import pulls as archive_pulls
+from shardcast.server.archive.pages import iso, preview
+from shardcast.store.blobs.ledger import Ledger
+from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
 from tests.support.payloads import random_bytes, sha256
 from tests.test_framing import HELLO, PULL, PUSH, WORLD

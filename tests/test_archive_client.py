@@ -27,7 +27,7 @@ from shardcast.framing import parse_pull
 from shardcast.peer import archive as peer
 from shardcast.peer.session import Session, open_session
 from shardcast.server.listening import application, listening
-from shardcast.store.blob_memory import BlobsInMemory
+from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support import processes
 from tests.support.archives import archive
 from tests.support.payloads import random_bytes, sha256

@@ -24,11 +24,11 @@ from shardcast.nodes.mirror import ReadThrough
 from shardcast.nodes.origin import Origin
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_memory import BlobsInMemory
-from shardcast.store.blob_union import BlobUnion
-from shardcast.store.blob_versions import VersionBlobs
-from shardcast.store.blobs import BlobStore
+from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.memory import BlobsInMemory
+from shardcast.store.blobs.union import BlobUnion
+from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from tests.support.archives import archive, keep

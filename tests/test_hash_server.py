@@ -29,9 +29,9 @@ from shardcast.nodes.store_server import (
     extra_directories,
     settings_from,
 )
-from shardcast.server.blob_answers import Asked
-from shardcast.server.hash_requests import Refused, accepted_forms, parse_checksum, parse_checksums, said
-from shardcast.server.uploads import Promises
+from shardcast.server.blobs.answers import Asked
+from shardcast.server.blobs.requests import Refused, accepted_forms, parse_checksum, parse_checksums, said
+from shardcast.server.blobs.uploads import Promises
 from tests.support.blob_stores import digest_of, spoil_file
 from tests.support.hash_servers import Later, ask, listed, ours, serving, started, wait
 

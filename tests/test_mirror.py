@@ -21,7 +21,7 @@ from shardcast.peer.remote_store import ARCHIVE, HASH_SERVER, SHARDS, RemoteStor
 from shardcast.peer.session import Session, open_session
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.listening import application, listening
-from shardcast.store.blob_memory import BlobsInMemory
+from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed, until
 from tests.support.payloads import random_bytes, sha256
 

@@ -17,7 +17,7 @@ import pytest
 
 from shardcast.framing import write_length
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blobs.directory import BlobDirectory
 from tests.support.archives import http, keep, pushed, until
 from tests.support.payloads import random_bytes, sha256
 

@@ -21,10 +21,10 @@ from shardcast.errors import BadAnswer
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.nodes.copying import Copied, copy, remote
 from shardcast.peer.archive import Archive
-from shardcast.store.blob_layout import OWN, Folder
-from shardcast.store.blob_memory import BlobsInMemory
-from shardcast.store.scrubbing import Pace, Scrub
-from shardcast.store.set_aside import Quarantine, put_back, take_out
+from shardcast.store.blobs.layout import OWN, Folder
+from shardcast.store.blobs.memory import BlobsInMemory
+from shardcast.store.blobs.scrubbing import Pace, Scrub
+from shardcast.store.blobs.set_aside import Quarantine, put_back, take_out
 from tests.support.archives import keep
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import command, environment, node, run

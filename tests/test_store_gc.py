@@ -23,12 +23,12 @@ from hypothesis import strategies as st
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
-from shardcast.store import roots
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_layout import OWN, Folder
-from shardcast.store.collecting import Collected, Collection, is_marked
-from shardcast.store.ledger import archive_folder, ledger_in
-from shardcast.store.set_aside import one_at_a_time
+from shardcast.store.blobs import roots
+from shardcast.store.blobs.collecting import Collected, Collection, is_marked
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.layout import OWN, Folder
+from shardcast.store.blobs.ledger import archive_folder, ledger_in
+from shardcast.store.blobs.set_aside import one_at_a_time
 from tests.support.archives import http, parse_answer, pulled, pushed
 from tests.support.payloads import sha256
 from tests.support.processes import command, environment, origin, run
@@ -472,7 +472,7 @@ GRACE = 0.4
 PUTTING = """
 import asyncio, os, random, sys, time
 from pathlib import Path
-from shardcast.store.blob_directory import BlobDirectory
+from shardcast.store.blobs.directory import BlobDirectory
 
 async def main():
     root, seconds, grace, rng = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), random.Random(9)

@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.errors import BlobCorrupt
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_file import BlobFile
-from shardcast.store.codings import Check
-from shardcast.store.reading_ahead import PART, parts
+from shardcast.store.blobs.codings import Check
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.file import BlobFile
+from shardcast.store.blobs.reading_ahead import PART, parts
 from tests.support.blob_stores import digest_of
 
 SIZE = (40 << 20) + 1

@@ -25,10 +25,17 @@ from shardcast.cli.store_options import (
 from shardcast.errors import BlobMissing
 from shardcast.policy.collecting import Rules
 from shardcast.sizes import format_count, format_size
-from shardcast.store import roots
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.collecting import Collected, Collection, Tally, check_roots, known_roots, remember_roots
-from shardcast.store.ledger import Ledger, archive_folder, ledger_in
+from shardcast.store.blobs import roots
+from shardcast.store.blobs.collecting import (
+    Collected,
+    Collection,
+    Tally,
+    check_roots,
+    known_roots,
+    remember_roots,
+)
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
 
 _FILE = click.Path(path_type=Path, readable=False)
 

@@ -10,9 +10,9 @@ import click
 
 from shardcast.cli import options
 from shardcast.errors import UsageError
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_layout import LAYOUTS, OWN, PREFIX, detect
-from shardcast.store.roots import parse_digest, read_digests
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.layout import LAYOUTS, OWN, PREFIX, detect
+from shardcast.store.blobs.roots import parse_digest, read_digests
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 

@@ -17,17 +17,17 @@ from shardcast.errors import UsageError
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.server.archive_holdings import Holdings, Staging
+from shardcast.server.archive.holdings import Holdings, Staging
 from shardcast.server.doors.archive import add_archive
 from shardcast.server.doors.health import add_health
 from shardcast.server.listening import application, listening
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_layout import PREFIX
-from shardcast.store.blobs import BlobStore
+from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.incoming import Incoming
+from shardcast.store.blobs.layout import PREFIX
+from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
+from shardcast.store.blobs.staging import staged
 from shardcast.store.durable import disk_errors
-from shardcast.store.incoming import Incoming
-from shardcast.store.ledger import Ledger, archive_folder, ledger_in
-from shardcast.store.staging import staged
 
 MAX_BLOB = 1 << 32
 """Bytes of a blob that is taken, unless told otherwise."""

@@ -21,8 +21,8 @@ from shardcast.errors import (
 )
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.store.blobs import BlobStore
-from shardcast.store.scrubbing import Repair
+from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.scrubbing import Repair
 from shardcast.store.tasks import cancel
 
 log = logging.getLogger(__name__)

@@ -44,7 +44,7 @@ from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.below import Below
-from shardcast.store.blob_versions import VersionBlobs
+from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.live import LiveManifest
 from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders

@@ -26,8 +26,8 @@ from shardcast.errors import (
     WrongBytes,
 )
 from shardcast.framing import MAX_KEYS, MAX_LENGTH, Part
-from shardcast.store.blob_putting import Putting
-from shardcast.store.blobs import BlobReader, BlobStore, BlobWriter
+from shardcast.store.blobs.contract import BlobReader, BlobStore, BlobWriter
+from shardcast.store.blobs.putting import Putting
 from shardcast.store.tasks import cancel
 from shardcast.wire import MAX_VIA
 

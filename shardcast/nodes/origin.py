@@ -26,7 +26,7 @@ from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.below import Below
-from shardcast.store.blob_versions import VersionBlobs
+from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ from shardcast.errors import AddressTaken, NodeFailed, UsageError
 from shardcast.nodes.status_file import StatusFile
 from shardcast.server.doors.hashes import LOCK_SECONDS, HashDoor
 from shardcast.server.listening import application, bind, listening_on
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_layout import LAYOUTS, PREFIX, prepare
-from shardcast.store.codings import HAS_ZSTD
+from shardcast.store.blobs.codings import HAS_ZSTD
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.layout import LAYOUTS, PREFIX, prepare
 
 log = logging.getLogger(__name__)
 

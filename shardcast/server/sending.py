@@ -12,7 +12,7 @@ from aiohttp import web
 
 from shardcast.constants import HTTP_TIMEOUT, STALLED_READER
 from shardcast.errors import ShardcastError
-from shardcast.store.blobs import BlobReader
+from shardcast.store.blobs.contract import BlobReader
 from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
 from shardcast.store.shelf import Span

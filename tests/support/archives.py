@@ -12,8 +12,8 @@ import aiohttp
 
 from shardcast.framing import write_length, write_pull
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blob_memory import BlobsInMemory
-from shardcast.store.blobs import BlobStore
+from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.payloads import sha256
 
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.nodes.mirror import ReadThrough
-from shardcast.store.blob_directory import BlobDirectory
-from shardcast.store.blob_memory import BlobsInMemory
-from shardcast.store.blob_union import BlobUnion
-from shardcast.store.blobs import BlobStore
+from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.memory import BlobsInMemory
+from shardcast.store.blobs.union import BlobUnion
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shardcast.store.blob_layout import MARKER, OWN, SUFFIXES
+from shardcast.store.blobs.layout import MARKER, OWN, SUFFIXES
 from tests.support.payloads import sha256
 from tests.support.processes import environment
 

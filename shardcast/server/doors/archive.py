@@ -8,11 +8,11 @@ from collections.abc import Callable
 from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
-from shardcast.server.archive_answers import NOT_HERE, failure, key_of
-from shardcast.server.archive_holdings import Holdings
-from shardcast.server.archive_pages import Pages
-from shardcast.server.archive_pulls import Pulls
-from shardcast.server.archive_pushes import Pushes
+from shardcast.server.archive.answers import NOT_HERE, failure, key_of
+from shardcast.server.archive.holdings import Holdings
+from shardcast.server.archive.pages import Pages
+from shardcast.server.archive.pulls import Pulls
+from shardcast.server.archive.pushes import Pushes
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
 from shardcast.wire import IMMUTABLE, METADATA_PATH, PULL_PATH, PUSH_PATH, VIA, parse_via

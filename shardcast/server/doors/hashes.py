@@ -16,9 +16,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
 from shardcast.server.activity import Activity
-from shardcast.server.blob_answers import Asked, send_decoded, send_file
-from shardcast.server.bodies import chunks, go_on, when_wanted, whole, without_body
-from shardcast.server.hash_requests import (
+from shardcast.server.blobs.answers import Asked, send_decoded, send_file
+from shardcast.server.blobs.bodies import chunks, go_on, when_wanted, whole, without_body
+from shardcast.server.blobs.requests import (
     MOST_BODY,
     BareResponse,
     Refused,
@@ -28,14 +28,14 @@ from shardcast.server.hash_requests import (
     plain,
     said,
 )
-from shardcast.server.uploads import Promises, Uploads
-from shardcast.store.blob_directory import AS_IT_IS_FIRST, BlobDirectory
-from shardcast.store.blob_file import BlobFile, verify
-from shardcast.store.blob_layout import SUFFIXES
-from shardcast.store.codings import CODINGS, Check
+from shardcast.server.blobs.uploads import Promises, Uploads
+from shardcast.store.blobs.codings import CODINGS, Check
+from shardcast.store.blobs.directory import AS_IT_IS_FIRST, BlobDirectory
+from shardcast.store.blobs.external_locks import unlocked
+from shardcast.store.blobs.file import BlobFile, verify
+from shardcast.store.blobs.incoming import SMALL, MalformedBlob
+from shardcast.store.blobs.layout import SUFFIXES
 from shardcast.store.durable import is_full
-from shardcast.store.external_locks import unlocked
-from shardcast.store.incoming import SMALL, MalformedBlob
 from shardcast.wire import (
     HAS_NOW_PATH,
     HAS_PATH,

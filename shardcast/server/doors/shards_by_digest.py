@@ -8,7 +8,7 @@ from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
 from shardcast.server.sending import send_blob
-from shardcast.store.blobs import BlobStore
+from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.holds import READ, Reader
 from shardcast.wire import IMMUTABLE
 

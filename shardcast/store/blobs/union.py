@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
 from shardcast.errors import BlobCorrupt, BlobMissing, UsageError
-from shardcast.store.blobs import BlobReader, BlobStore, BlobWriter
+from shardcast.store.blobs.contract import BlobReader, BlobStore, BlobWriter
 
 
 class BlobUnion:

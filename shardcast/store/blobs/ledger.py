@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shardcast.errors import LocalDiskError
-from shardcast.store.blob_layout import OWN
+from shardcast.store.blobs.layout import OWN
 
 log = logging.getLogger(__name__)
 

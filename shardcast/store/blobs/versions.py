@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore
 from shardcast.manifest import Shard
-from shardcast.store.blobs import BlobWriter
+from shardcast.store.blobs.contract import BlobWriter
 from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
 from shardcast.store.verified import looks_of

@@ -9,7 +9,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shardcast.digest import Buffer, new_hasher
-from shardcast.store.reading_ahead import parts
+from shardcast.store.blobs.reading_ahead import parts
 
 if TYPE_CHECKING:
     from zstandard import ZstdDecompressionObj

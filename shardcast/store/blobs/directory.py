@@ -15,13 +15,13 @@ from pathlib import Path
 
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore, UsageError, WrongStore
-from shardcast.store.blob_file import BlobFile, verify
-from shardcast.store.blob_layout import LENGTH, OWN, Folder, detect, prepare, seal, share
-from shardcast.store.blobs import ALGORITHMS, BlobReader, BlobWriter
-from shardcast.store.codings import CODINGS
+from shardcast.store.blobs.codings import CODINGS
+from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
+from shardcast.store.blobs.file import BlobFile, verify
+from shardcast.store.blobs.incoming import FileWriter, Incoming
+from shardcast.store.blobs.layout import LENGTH, OWN, Folder, detect, prepare, seal, share
+from shardcast.store.blobs.verifying import VerifiedFiles
 from shardcast.store.durable import PART, disk_errors, link
-from shardcast.store.incoming import FileWriter, Incoming
-from shardcast.store.verifying import VerifiedFiles
 
 log = logging.getLogger(__name__)
 

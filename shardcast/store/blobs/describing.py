@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.store.blob_layout import LENGTH, SUFFIXES, Folder
+from shardcast.store.blobs.layout import LENGTH, SUFFIXES, Folder
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
-from shardcast.store.blob_layout import OWN, Folder, make_own
+from shardcast.store.blobs.layout import OWN, Folder, make_own
 from shardcast.store.durable import PART, disk_errors, link, replace
 
 _RECORD = ".json"

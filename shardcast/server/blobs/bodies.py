@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from aiohttp import web
 
 from shardcast.constants import STALLED_READER
-from shardcast.server.hash_requests import BareResponse
+from shardcast.server.blobs.requests import BareResponse
 
 
 async def when_wanted(request: web.Request) -> None:

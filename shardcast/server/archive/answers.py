@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from aiohttp import web
 
 from shardcast.constants import STALLED_READER
-from shardcast.server.hash_requests import accepted_forms
+from shardcast.server.blobs.requests import accepted_forms
 
 NOT_HERE = "Not Found"
 

@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shardcast.store.blobs import BlobStore
-from shardcast.store.ledger import Ledger
+from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.ledger import Ledger
 
 
 class Upstream(Protocol):

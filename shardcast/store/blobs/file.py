@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.errors import BlobCorrupt
-from shardcast.store.codings import Check, Malformed, decoder
+from shardcast.store.blobs.codings import Check, Malformed, decoder
+from shardcast.store.blobs.incoming import SMALL
+from shardcast.store.blobs.verifying import VerifiedFiles, same_looks
 from shardcast.store.durable import disk_errors
-from shardcast.store.incoming import SMALL
 from shardcast.store.shelf import Span
 from shardcast.store.tasks import in_thread
-from shardcast.store.verifying import VerifiedFiles, same_looks
 
 PORTION = 16 << 20
 """Bytes that are hashed before it is looked whether they are still wanted."""

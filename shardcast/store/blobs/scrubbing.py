@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.errors import LocalDiskError
-from shardcast.store.blob_directory import AS_IT_IS_FIRST
-from shardcast.store.blob_file import BlobFile
-from shardcast.store.blob_layout import SUFFIXES, Folder
-from shardcast.store.codings import Check, Malformed
-from shardcast.store.describing import forms_of
-from shardcast.store.incoming import SMALL
-from shardcast.store.set_aside import Quarantine, SetAside
+from shardcast.store.blobs.codings import Check, Malformed
+from shardcast.store.blobs.describing import forms_of
+from shardcast.store.blobs.directory import AS_IT_IS_FIRST
+from shardcast.store.blobs.file import BlobFile
+from shardcast.store.blobs.incoming import SMALL
+from shardcast.store.blobs.layout import SUFFIXES, Folder
+from shardcast.store.blobs.set_aside import Quarantine, SetAside
 
 REPAIRED, SET_ASIDE, LEFT, UNREADABLE = "repaired", "set aside", "left", "unreadable"
 """What became of a file: right bytes took its place; it is in quarantine; it is where it was; it couldn't be

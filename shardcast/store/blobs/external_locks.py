@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 
-from shardcast.store.blob_layout import Folder
+from shardcast.store.blobs.layout import Folder
 
 LOCK = ".LOCK"
 _POLL = 1.0

@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
-from shardcast.server.archive_answers import compressed, key_of, page
-from shardcast.server.archive_holdings import Holdings
+from shardcast.server.archive.answers import compressed, key_of, page
+from shardcast.server.archive.holdings import Holdings
 from shardcast.sizes import format_size
 
 log = logging.getLogger(__name__)

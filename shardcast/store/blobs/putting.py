@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from shardcast.framing import Part
-from shardcast.store.blobs import BlobStore, BlobWriter
+from shardcast.store.blobs.contract import BlobStore, BlobWriter
 from shardcast.store.tasks import cancel
 
 _SMALL = 1 << 20

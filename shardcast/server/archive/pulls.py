@@ -15,8 +15,8 @@ from aiohttp import web
 from shardcast.constants import STALLED_READER
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.framing import MAX_PULL, FramingError, parse_pull
-from shardcast.server.archive_answers import coded, compressed, failure, stalled, too_large
-from shardcast.server.archive_holdings import Holdings
+from shardcast.server.archive.answers import coded, compressed, failure, stalled, too_large
+from shardcast.server.archive.holdings import Holdings
 from shardcast.wire import BYTES, VIA, parse_via
 
 log = logging.getLogger(__name__)

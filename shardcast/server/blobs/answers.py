@@ -15,11 +15,11 @@ from aiohttp import web
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.server.sending import LEAST_PORTION, send_part
-from shardcast.store.blob_file import PORTION, BlobFile
-from shardcast.store.codings import Check, Malformed
+from shardcast.store.blobs.codings import Check, Malformed
+from shardcast.store.blobs.file import PORTION, BlobFile
+from shardcast.store.blobs.verifying import VerifiedFiles
 from shardcast.store.holds import READ, Reader
 from shardcast.store.tasks import cancel, in_thread
-from shardcast.store.verifying import VerifiedFiles
 from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
 
 log = logging.getLogger(__name__)
