@@ -33,7 +33,7 @@ from shardcast.errors import (
 from shardcast.store.blobs.codings import Check, Malformed
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobStore
 from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.verifying import VerifiedFiles
+from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 from tests.support.blob_stores import KINDS, Kind, digest_of, spoil_file
 
 LARGE = random.Random(5).randbytes((3 << 20) + 17)
@@ -375,17 +375,17 @@ def test_what_was_verified_is_remembered_by_its_looks_and_within_bounds(tmp_path
     verified, digest = VerifiedFiles(most=1000), digest_of(b"x")
     file = tmp_path / "file"
     file.write_bytes(b"x")
-    verified.add(digest, file.stat(), 1)
-    assert verified.length(digest, file.stat()) == 1
-    assert verified.length(digest_of(b"y"), file.stat()) is None
+    verified.add(digest, file.stat(), Verified(1))
+    assert verified.known(digest, file.stat()) == Verified(1)
+    assert verified.known(digest_of(b"y"), file.stat()) is None
     os.utime(file, ns=(0, 0))
-    assert verified.length(digest, file.stat()) is None
+    assert verified.known(digest, file.stat()) is None
     for number in range(5000):
-        verified.add(digest_of(b"%d" % number), file.stat(), 1)
+        verified.add(digest_of(b"%d" % number), file.stat(), Verified(1))
     assert len(verified) <= 1000
-    assert verified.length(digest_of(b"4999"), file.stat()) == 1
+    assert verified.known(digest_of(b"4999"), file.stat()) == Verified(1)
     verified.forget(digest_of(b"4999"), file.stat())
-    assert verified.length(digest_of(b"4999"), file.stat()) is None
+    assert verified.known(digest_of(b"4999"), file.stat()) is None
 
 
 # Coded blobs

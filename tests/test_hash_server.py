@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp.test_utils import make_mocked_request
+from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -32,6 +33,7 @@ from shardcast.nodes.store_server import (
 from shardcast.server.blobs.answers import Asked
 from shardcast.server.blobs.requests import Refused, accepted_forms, parse_checksum, parse_checksums, said
 from shardcast.server.blobs.uploads import Promises
+from shardcast.store.blobs.verifying import Verified
 from tests.support.blob_stores import digest_of, spoil_file
 from tests.support.hash_servers import Later, ask, listed, ours, serving, started, wait
 
@@ -146,17 +148,24 @@ def test_a_file_that_spoils_is_never_served(shared: tuple[int, Path], data: byte
     assert ask(port, "GET", f"/{digest}").body == data
 
 
-async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sealed", [True, False])
+async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(sealed: bool, tmp_path: Path) -> None:
     """What was verified before is hashed again while it is sent, and its end never leaves when it is
     wrong."""
     file = place_file(tmp_path, LARGE)
     async with StoreServer.running(StoreSettings(tmp_path)) as server:
         port = int(server.url.rsplit(":", 1)[1])
         get = lambda: asyncio.to_thread(ask, port, "GET", f"/{LARGE_DIGEST}")  # noqa: E731
+        verified = server.door.store.verified
+        if not sealed:  # as after a PUT; its seal is made when it is sent
+            verified.add(LARGE_DIGEST, file.stat(), Verified(len(LARGE)))
         assert (await get()).body == LARGE
+        assert (await get()).body == LARGE
+        known = verified.known(LARGE_DIGEST, file.stat())
+        assert known == (len(LARGE), blake3(LARGE).hexdigest())
         spoil_file(file)
         # As if the file looked as it did: the disk, not a program, changed it.
-        server.door.store.verified.add(LARGE_DIGEST, file.stat(), len(LARGE))
+        verified.add(LARGE_DIGEST, file.stat(), known if sealed else Verified(len(LARGE)))
         got = await get()
         assert got.status == 200
         assert got.cut

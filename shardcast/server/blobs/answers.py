@@ -15,9 +15,9 @@ from aiohttp import web
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.server.sending import LEAST_PORTION, send_part
-from shardcast.store.blobs.codings import Check, Malformed
+from shardcast.store.blobs.codings import SEAL, Check, Malformed
 from shardcast.store.blobs.file import PORTION, BlobFile
-from shardcast.store.blobs.verifying import VerifiedFiles
+from shardcast.store.blobs.verifying import WORTH_A_SEAL, VerifiedFiles
 from shardcast.store.holds import READ, Reader
 from shardcast.store.tasks import cancel, in_thread
 from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
@@ -134,9 +134,11 @@ async def send_file(
                 if fresh or asked.status == 206:
                     await send(asked.end - _HELD_BACK)
                 else:
-                    await _hashed_meanwhile(file, digest, algorithm, send)
+                    file.seal = await _hashed_meanwhile(file, digest, algorithm, send)
                 if file.is_changed:
                     raise WrongOnTheWay(f"{file.path} was changed while it was sent")
+                if file.seal:
+                    verified.seal(digest, file.looks, file.seal)
             except WrongOnTheWay:
                 verified.forget(digest, file.looks)
                 raise
@@ -146,21 +148,23 @@ async def send_file(
 
 async def _hashed_meanwhile(
     file: BlobFile, digest: str, algorithm: str, send: Callable[[int], Awaitable[None]]
-) -> None:
+) -> str | None:
     """Send all but the last bytes of a file while they are hashed, a little ahead: what is sent is in memory
-    by then, and the event loop does not wait for the disk.
+    by then, and the event loop does not wait for the disk. A file with a seal is known again by that; one
+    without gets one if it is worth it. Returns the seal.
 
     Raises:
         WrongOnTheWay: they are not what the digest says.
     """
-    check, hashed, sent, news = Check(algorithm, file.coding), 0, 0, asyncio.Event()
+    check = Check(SEAL) if file.seal else Check(algorithm, file.coding, sealing=file.size >= WORTH_A_SEAL)
+    hashed, sent, news = 0, 0, asyncio.Event()
     end, portion = max(0, file.size - _HELD_BACK), min(PORTION, max(_LEAST, file.size // 16))
 
     async def hash_all() -> None:
         nonlocal hashed
         while hashed < file.size:
             due = min(hashed + portion, file.size)
-            reach = await in_thread(file.read, check, hashed, due)
+            reach = await in_thread(file.read, check, hashed, due, check.is_sealing)
             if reach < due:
                 raise WrongOnTheWay(f"{file.path} became shorter while it was sent")
             hashed = reach
@@ -183,8 +187,9 @@ async def _hashed_meanwhile(
     both = [asyncio.ensure_future(hash_all()), asyncio.ensure_future(send_all())]
     try:
         await asyncio.gather(*both)
-        if check.finish() != digest:
+        if check.finish() != (file.seal or digest):
             raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
+        return file.seal or check.seal
     except Malformed as error:
         raise WrongOnTheWay(f"{file.path}: {error}") from None
     finally:

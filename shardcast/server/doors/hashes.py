@@ -175,7 +175,7 @@ class HashDoor:
                         stack.pop_all()
                         return file, data, True
                 elif file.is_regular:
-                    fresh = self.store.verified.length(digest, file.looks) is None
+                    fresh = self.store.verified.known(digest, file.looks) is None
                     if await verify(self.store.verified, self.store.algorithm, digest, file):
                         stack.pop_all()
                         return file, None, fresh

@@ -12,7 +12,7 @@ from pathlib import Path
 from shardcast.errors import BlobCorrupt
 from shardcast.store.blobs.codings import Check, Malformed, decoder
 from shardcast.store.blobs.incoming import SMALL
-from shardcast.store.blobs.verifying import VerifiedFiles, same_looks
+from shardcast.store.blobs.verifying import WORTH_A_SEAL, Verified, VerifiedFiles, same_looks
 from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
 from shardcast.store.tasks import in_thread
@@ -32,6 +32,7 @@ class BlobFile:
         size: its bytes.
         looks: what it looked like when it was opened.
         length: bytes of the blob, decoded; None where that isn't known.
+        seal: see ``Verified``; None where that isn't known.
     """
 
     def __init__(self, path: str, coding: str | None, descriptor: int) -> None:
@@ -39,6 +40,7 @@ class BlobFile:
         self.looks = os.fstat(descriptor)
         self.size = self.looks.st_size
         self.length: int | None = None if coding else self.size
+        self.seal: str | None = None
 
     @classmethod
     def open(cls, path: str, coding: str | None) -> BlobFile | None:
@@ -200,18 +202,18 @@ async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: Blo
     """
     if not file.is_regular:
         return False
-    length = verified.length(digest, file.looks)
-    if length is None:
+    known = verified.known(digest, file.looks)
+    if known is None:
         if _is_small(file):
-            length = await _length_if_right(algorithm, digest, file)
+            known = await _look_into(algorithm, digest, file)
         else:
-            length = await verified.together(
+            known = await verified.together(
                 digest, file.looks, lambda: _begin_hashing(algorithm, digest, file)
             )
-        if length is None:
+        if known is None:
             return False
-        verified.add(digest, file.looks, length)
-    file.length = length
+        verified.add(digest, file.looks, known)
+    file.length, file.seal = known
     return True
 
 
@@ -219,17 +221,17 @@ def _is_small(file: BlobFile) -> bool:
     return file.size <= SMALL and file.coding is None
 
 
-def _begin_hashing(algorithm: str, digest: str, file: BlobFile) -> asyncio.Future[int | None]:
+def _begin_hashing(algorithm: str, digest: str, file: BlobFile) -> asyncio.Future[Verified | None]:
     """Hash a file on behalf of several, of whom the one that it is from may go first."""
     own = file.again()
-    task = asyncio.ensure_future(_length_if_right(algorithm, digest, own))
+    task = asyncio.ensure_future(_look_into(algorithm, digest, own))
     task.add_done_callback(lambda _: own.close())
     return task
 
 
-async def _length_if_right(algorithm: str, digest: str, file: BlobFile) -> int | None:
-    """Bytes of the blob in a file, decoded; None where it holds something else."""
-    check, position = Check(algorithm, file.coding), 0
+async def _look_into(algorithm: str, digest: str, file: BlobFile) -> Verified | None:
+    """What there is to know of a file; None where it holds something else."""
+    check, position = Check(algorithm, file.coding, sealing=file.size >= WORTH_A_SEAL), 0
     try:
         while position < file.size:
             end = min(file.size, position + PORTION)
@@ -244,4 +246,4 @@ async def _length_if_right(algorithm: str, digest: str, file: BlobFile) -> int |
         right = check.finish() == digest
     except Malformed:
         return None
-    return check.length if right and not file.is_changed else None
+    return Verified(check.length, check.seal) if right and not file.is_changed else None

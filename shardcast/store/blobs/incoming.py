@@ -18,7 +18,7 @@ from typing import Any
 from shardcast.errors import IntegrityError
 from shardcast.store.blobs.codings import Check, Malformed
 from shardcast.store.blobs.layout import OWN, Folder, seal, share
-from shardcast.store.blobs.verifying import VerifiedFiles
+from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 from shardcast.store.durable import PART, disk_errors, sync_folder
 
 log = logging.getLogger(__name__)
@@ -228,7 +228,7 @@ class FileWriter:
             sync_folder(Path(self._folder.parent(digest)))
             if made:
                 sync_folder(Path(self._folder.root))
-            self._verified.add(digest, os.fstat(self._descriptor), self._check.length)
+            self._verified.add(digest, os.fstat(self._descriptor), Verified(self._check.length))
             self._after(digest, self._check.length)
         return digest
 

@@ -70,10 +70,10 @@ class Staged:
     def _publish(self, digest: str) -> None:
         staged, name = self.blobs.folder.path(digest), self._target.folder.path(digest)
         with Path(staged).open("rb") as file:
-            length = self.blobs.verified.length(digest, os.fstat(file.fileno()))
+            known = self.blobs.verified.known(digest, os.fstat(file.fileno()))
             os.rename(staged, name)  # noqa: PTH104
-            if length is not None:
-                self._target.verified.add(digest, os.fstat(file.fileno()), length)
+            if known is not None:
+                self._target.verified.add(digest, os.fstat(file.fileno()), known)
         Path(name + LENGTH).unlink(missing_ok=True)
 
 

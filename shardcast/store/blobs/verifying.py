@@ -8,11 +8,27 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
+from typing import NamedTuple
 
 from shardcast.store.tasks import cancel
 
 MOST_VERIFIED = 100_000
-"""Files that are remembered; some 200 bytes each."""
+"""Files that are remembered; some 300 bytes each, and another 100 for a seal."""
+WORTH_A_SEAL = 4 << 20
+"""Bytes of a file from which on it has one."""
+
+
+class Verified(NamedTuple):
+    """What is known of a file that was verified.
+
+    Attributes:
+        length: bytes of its blob, decoded.
+        seal: the BLAKE3 digest of its own bytes, which tells in a fraction of the time whether they are still
+            the same; None where it wasn't made.
+    """
+
+    length: int
+    seal: str | None = None
 
 
 class VerifiedFiles:
@@ -21,29 +37,35 @@ class VerifiedFiles:
 
     def __init__(self, most: int = MOST_VERIFIED) -> None:
         self._most = most
-        self._known: dict[bytes, int] = {}
+        self._known: dict[bytes, Verified] = {}
         self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, digest: str, looks: os.stat_result, length: int) -> None:
-        """The file that looks like this has, decoded, this digest and so many bytes."""
+    def add(self, digest: str, looks: os.stat_result, found: Verified) -> None:
+        """The file that looks like this has, decoded, this digest."""
         if len(self._known) >= self._most:  # the older half goes at once: one by one would walk over the gaps
             for key in list(islice(self._known, self._most // 2 + 1)):
                 del self._known[key]
-        self._known[_key(digest, looks)] = length
+        self._known[_key(digest, looks)] = found
+
+    def seal(self, digest: str, looks: os.stat_result, seal: str) -> None:
+        """The file that looks like this has this seal, if it is known."""
+        key = _key(digest, looks)
+        if key in self._known:
+            self._known[key] = self._known[key]._replace(seal=seal)
 
     def forget(self, digest: str, looks: os.stat_result) -> None:
         self._known.pop(_key(digest, looks), None)
 
-    def length(self, digest: str, looks: os.stat_result) -> int | None:
-        """Bytes of the blob in a file that looks like this, decoded; None where it wasn't verified."""
+    def known(self, digest: str, looks: os.stat_result) -> Verified | None:
+        """What is known of a file that looks like this; None where it wasn't verified."""
         return self._known.get(_key(digest, looks))
 
     async def together(
-        self, digest: str, looks: os.stat_result, begin: Callable[[], asyncio.Future[int | None]]
-    ) -> int | None:
+        self, digest: str, looks: os.stat_result, begin: Callable[[], asyncio.Future[Verified | None]]
+    ) -> Verified | None:
         """What comes of verifying a file that looks like this: done once for all who want it at a time, and
         given up when the last of them has gone. ``begin`` does it; None says that it is wrong."""
         key = asyncio.get_running_loop(), _key(digest, looks)
@@ -64,7 +86,7 @@ class VerifiedFiles:
 class _Flight:
     """A file that is being verified, and how many wait for it."""
 
-    work: asyncio.Future[int | None]
+    work: asyncio.Future[Verified | None]
     waiting: int = 0
 
 
