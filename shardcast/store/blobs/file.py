@@ -12,7 +12,7 @@ from pathlib import Path
 from shardcast.errors import BlobCorrupt
 from shardcast.store.blobs.codings import Check, Malformed, decoder
 from shardcast.store.blobs.incoming import SMALL
-from shardcast.store.blobs.verifying import WORTH_A_SEAL, Verified, VerifiedFiles, same_looks
+from shardcast.store.blobs.verifying import Verified, VerifiedFiles, same_looks
 from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
 from shardcast.store.tasks import in_thread
@@ -231,7 +231,7 @@ def _begin_hashing(algorithm: str, digest: str, file: BlobFile) -> asyncio.Futur
 
 async def _look_into(algorithm: str, digest: str, file: BlobFile) -> Verified | None:
     """What there is to know of a file; None where it holds something else."""
-    check, position = Check(algorithm, file.coding, sealing=file.size >= WORTH_A_SEAL), 0
+    check, position = Check(algorithm, file.coding), 0
     try:
         while position < file.size:
             end = min(file.size, position + PORTION)
@@ -246,4 +246,4 @@ async def _look_into(algorithm: str, digest: str, file: BlobFile) -> Verified | 
         right = check.finish() == digest
     except Malformed:
         return None
-    return Verified(check.length, check.seal) if right and not file.is_changed else None
+    return Verified(check.length) if right and not file.is_changed else None

@@ -24,7 +24,7 @@ class Verified(NamedTuple):
     Attributes:
         length: bytes of its blob, decoded.
         seal: the BLAKE3 digest of its own bytes, which tells in a fraction of the time whether they are still
-            the same; None where it wasn't made.
+            the same. None as long as it wasn't made: when a file is read for the second time.
     """
 
     length: int
