@@ -37,7 +37,7 @@ layers: $(STAMP)
 
 tests: $(STAMP)
 	$(BIN)/python scripts/peers install --quiet || true
-	$(BIN)/pytest -n 3 --dist loadgroup
+	$(BIN)/pytest -n 4 --dist loadgroup
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
