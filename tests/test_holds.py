@@ -166,13 +166,16 @@ def test_no_hold_is_told_with_less_than_no_time(holds: Holds, clock: Clock) -> N
         assert [one.seconds for one in holds.of(1)] == [0]
 
 
-def test_what_went_out_is_counted_while_it_goes_and_after(holds: Holds) -> None:
-    assert holds.sent(1) == 0
-    with holds.held(1, READ, "one") as one, holds.held(1, READ, "another") as another:
-        one.sent += 10
-        another.sent += 5
-        assert holds.sent(1) == 15
-    assert holds.sent(1) == 15
+def test_what_went_out_is_counted_while_it_goes_and_after(holds: Holds, clock: Clock) -> None:
+    assert (holds.sent(1), holds.rate(1)) == (0, 0)
+    with holds.held(1, READ, "one") as one:
+        clock.now += 3
+        with holds.held(1, READ, "another") as another:
+            clock.now += 2
+            one.sent += 10
+            another.sent += 5
+            assert (holds.sent(1), holds.rate(1)) == (15, 10 / 5 + 5 / 2)
+    assert (holds.sent(1), holds.rate(1)) == (15, 0)
     assert holds.sent(2) == 0
 
 

@@ -69,6 +69,7 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
                 "bytes_here": bytes_here,
                 "shards_here": shards_here,
                 "sent": folders.holds.sent(number),
+                "rate": round(folders.holds.rate(number)),
                 "held": [
                     {"kind": one.kind, "by": one.by, "seconds": one.seconds and round(one.seconds, 1)}
                     for one in folders.holds.of(number)

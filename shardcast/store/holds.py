@@ -11,6 +11,8 @@ from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
 from shardcast.policy.retention import retirable
 
 READ, LEASE, PIN = "read", "lease", "pin"
+_LEAST_AGE = 0.01
+"""Seconds that an answer counts as having taken at the least."""
 
 
 @dataclass(eq=False)
@@ -21,11 +23,13 @@ class Reader:
         kind: ``READ`` or ``LEASE``.
         by: who it is, in words.
         sent: bytes that it got.
+        begun: when it began, by the clock of the holds.
     """
 
     kind: str
     by: str
     sent: int = 0
+    begun: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Holds:
     @contextlib.contextmanager
     def held(self, number: int, kind: str, by: str) -> Iterator[Reader]:
         """Entered by a reader, or by who holds a lease."""
-        version, reader = self._versions.setdefault(number, _Held()), Reader(kind, by)
+        version, reader = self._versions.setdefault(number, _Held()), Reader(kind, by, begun=self._clock())
         version.readers.append(reader)
         try:
             yield reader
@@ -110,6 +114,11 @@ class Holds:
         """Bytes of the version that went out since the node began."""
         version = self._versions.get(number, _Held())
         return version.sent + sum(reader.sent for reader in version.readers)
+
+    def rate(self, number: int) -> float:
+        """Bytes of the version that go out in a second: of the answers under way, each since it began."""
+        now, version = self._clock(), self._versions.get(number, _Held())
+        return sum(reader.sent / max(now - reader.begun, _LEAST_AGE) for reader in version.readers)
 
     def of(self, number: int) -> list[Hold]:
         """Why a version stays, now."""
