@@ -14,19 +14,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, HTTP_TIMEOUT, MAX_DISTRIBUTION_FOLDERS
-from shardcast.distribution import Listing
+from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import (
-    IntegrityError,
-    NoRoom,
     NoServerReachable,
     ShardcastError,
     TransferFailed,
-    VersionAborted,
 )
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.leaving import NothingComes, unless
+from shardcast.nodes.relaying import Relaying
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
@@ -42,17 +39,13 @@ from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
-from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.below import Below
 from shardcast.store.blobs.versions import VersionBlobs
-from shardcast.store.live import LiveManifest
 from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
-from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.offers import Offers
 from shardcast.transfer.reporting import report
-from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
@@ -80,12 +73,9 @@ class Middle:
         self._peers = {peer.url: peer for peer in peers}
         self._following = Following(peers, interval)
         self._interval = interval
-        self._failed: dict[str, str] = {}  # versions that could not be had at this look, and why
-        self._doubted: set[str] = set()  # upstreams that offered them
-        self._given_up: set[int] = set()  # by their publishers; who says that they are open hasn't heard yet
-        self._no_room: set[int] = set()
+        self._relaying = Relaying(folders, self._following, self._tell)
+        self._doubted: set[str] = set()  # upstreams that offered what could not be had
         self._told: set[str] = set()
-        self._transfers: list[Transfer] = []
         self._making: dict[int, asyncio.Task[None]] = {}  # open versions, while they are fetched
         self._makers: dict[int, list[str]] = {}  # and from which upstreams
 
@@ -141,7 +131,7 @@ class Middle:
             **self._status.now(*self.place()),
             "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
             "upstreams": describe_upstreams(self._following.followers),
-            "transfers": [describe_transfer(transfer) for transfer in self._transfers],
+            "transfers": [describe_transfer(transfer) for transfer in self._relaying.transfers],
         }
 
     def _describe(self) -> Node:
@@ -158,7 +148,7 @@ class Middle:
         except ShardcastError as error:
             return f"no news of what there is: {error}"
         missing = wanted_of(line.complete, self.folders.complete_numbers, (), self.folders.keep)
-        missing = [number for number in missing if number not in self._no_room]
+        missing = [number for number in missing if number not in self._relaying.no_room]
         return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
 
     def place(self) -> tuple[str | None, int | None]:
@@ -196,7 +186,7 @@ class Middle:
                     await asyncio.wait_for(following.change(seen), tried + self._interval - time.monotonic())
                 except asyncio.TimeoutError:
                     tried = time.monotonic()
-                    self._failed.clear()
+                    self._relaying.failed.clear()
                     self._doubted.clear()
 
     async def _stop(self) -> None:
@@ -214,7 +204,7 @@ class Middle:
         line = offers.lines[0]
         self._tell_of(offers)
         window, here = self._window(line), self.folders.complete_numbers
-        self._no_room.intersection_update(window)
+        self._relaying.no_room.intersection_update(window)
         self._begin_open(line)
         for number in self.folders.open_numbers - {*window, *self._making}:
             made = self.folders.opened(number)
@@ -234,7 +224,7 @@ class Middle:
 
     def _due(self, line: Line) -> list[int]:
         """The complete versions to fetch, first things first."""
-        done_without = {*self._making, *(version_number(version) for version in self._failed)}
+        done_without = {*self._making, *(version_number(version) for version in self._relaying.failed)}
         return [number for number in self._window(line) if number not in done_without]
 
     async def _fetch_or_leave(self, number: int, line: Line) -> None:
@@ -253,12 +243,12 @@ class Middle:
         listing = line.find(version)
         assert listing
         try:
-            fetching = self._fetch(listing, [self._peers[url] for url in servers])
+            fetching = self._relaying.fetch(listing, [self._peers[url] for url in servers])
             await unless(leave, fetching, self._following, version)
         except NothingComes as error:
             self._doubted.update(servers)
             log.warning("%s", error)
-        if version in self._failed:
+        if version in self._relaying.failed:
             self._doubted.update(servers)
 
     async def _begin_as_they_open(self) -> None:
@@ -272,18 +262,19 @@ class Middle:
     def _begin_open(self, line: Line) -> None:
         """Fetch versions while they are being made, beside everything else. No upstream of several takes all
         places."""
-        opened, passed_over = self._following.opened(line, self.place()[1] or 0), self._passed_over()
+        distance, passed_over = self.place()[1] or 0, self._passed_over()
+        opened = self._following.opened(line, distance)
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
         share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN
         here = self.folders.complete_numbers
         for number in to_begin(makers, line.complete, here, self._makers, _MOST_OPEN, share):
-            task = asyncio.ensure_future(self._fetch_open(number, opened[number]))
+            task = asyncio.ensure_future(self._relaying.fetch_open(number, opened[number], distance))
             self._making[number], self._makers[number] = task, makers[number]
             task.add_done_callback(partial(self._made, number))
 
     def _passed_over(self) -> set[int]:
         """What failed, or was given up."""
-        return self._given_up | {version_number(version) or 0 for version in self._failed}
+        return self._relaying.given_up | {version_number(version) or 0 for version in self._relaying.failed}
 
     def _made(self, number: int, task: asyncio.Task[None]) -> None:
         del self._making[number], self._makers[number]
@@ -310,101 +301,3 @@ class Middle:
         if message not in self._told:
             self._told.add(message)
             log.warning("%s", message)
-
-    async def _fetch(self, listing: Listing, peers: Sequence[Peer]) -> None:
-        failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
-        try:
-            async for described in describe(listing, peers):
-                try:
-                    await self._receive(listing, described)
-                    return
-                except NoRoom as error:
-                    await self._pass_over(listing.number, error)
-                    return
-                except (IntegrityError, TransferFailed) as error:  # what another server says may be right
-                    failure = error
-                    if isinstance(error, IntegrityError):
-                        await self.folders.discard(listing.number)
-        except (ShardcastError, OSError) as error:
-            failure = error
-        self._failed[listing.version] = str(failure)
-        log.error("%s is tried again later: %s", listing.version, failure)
-
-    async def _pass_over(self, number: int, error: NoRoom) -> None:
-        """Do without a version until there is room for it."""
-        await self.folders.discard(number)
-        self._failed[version_name(number)] = str(error)
-        self._no_room.add(number)
-        self._tell(str(error))
-
-    async def _fetch_open(self, number: int, peers: list[Peer]) -> None:
-        """Fetch a version while it is being made."""
-        version = version_name(number)
-        opened = self.folders.opened(number) or await self.folders.begin(number, LiveManifest(version))
-        live = opened.live
-        live.resume()
-
-        async def take(lines: bytes) -> None:
-            await asyncio.to_thread(opened.grow, lines)
-
-        reading = asyncio.ensure_future(read_live(live, peers, take))
-        try:
-            try:
-                await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
-            except asyncio.TimeoutError:
-                raise TransferFailed(f"{version} is open, but no server says what it is") from None
-            await self._carry_out(Transfer(live, peers, opened), peers, self.place()[1] or 0)
-        except NoRoom as error:
-            await self._pass_over(number, error)
-        except (VersionAborted, IntegrityError) as error:
-            if isinstance(error, VersionAborted):
-                self._given_up.add(number)
-            await self.folders.discard(number)
-            log.error("%s: %s", version, error)
-            self._failed[version] = str(error)
-        except (ShardcastError, OSError) as error:
-            live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
-            if not live.begun:  # whoever said that it is open has nothing of it
-                await self.folders.discard(number)
-            self._failed[version] = str(error)
-            log.error("%s is tried again later: %s", version, error)
-        finally:
-            await end(reading)
-
-    async def _receive(self, listing: Listing, described: Described) -> None:
-        manifest = described.manifest
-        number = version_number(manifest.version) or 0
-        opened = self.folders.opened(number)
-        if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
-            if not opened.live.whole:
-                await asyncio.to_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
-        else:
-            self.folders.room.check(number, manifest.size)
-            listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
-            opened = await self.folders.begin(number, LiveManifest.of(manifest), listed)
-        await self.folders.room.claim(number, manifest.size)
-        self._no_room.discard(number)
-        survey = not manifest.verifiable
-        transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)
-        await self._carry_out(transfer, None if survey else list(described.peers))
-
-    async def _carry_out(
-        self, transfer: Transfer, peers: list[Peer] | None, nearer_than: int | None = None
-    ) -> None:
-        """Fetch a version from ``peers``, and from those that have it later; None where only from some."""
-        started, version = time.monotonic(), transfer.manifest.version
-        header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
-        size = "being made" if header.size is None else format_size(header.size)
-        log.info("fetching %s (%s) from %s", version, size, servers)
-        self._transfers.append(transfer)
-        try:
-            async with contextlib.AsyncExitStack() as stack:
-                if peers is not None:
-                    number = version_number(version) or 0
-                    joining = self._following.join(number, peers, transfer.join, nearer_than)
-                    await stack.enter_async_context(beside(joining))
-                manifest = await transfer.run()
-        finally:
-            self._transfers.remove(transfer)
-        rate = manifest.size / max(time.monotonic() - started, 1e-3)
-        log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))

@@ -1,0 +1,146 @@
+"""Versions from upstreams into version folders, complete ones and those that are being made."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from shardcast.constants import HTTP_TIMEOUT
+from shardcast.distribution import Listing
+from shardcast.errors import IntegrityError, NoRoom, ShardcastError, TransferFailed, VersionAborted
+from shardcast.nodes.holding import end
+from shardcast.peer.peer import Peer
+from shardcast.sizes import format_count, format_rate, format_size
+from shardcast.store.live import LiveManifest
+from shardcast.store.tasks import beside
+from shardcast.store.versions import VersionFolders
+from shardcast.transfer.following import Following
+from shardcast.transfer.manifests import Described, describe, read_live
+from shardcast.transfer.transfer import Transfer
+from shardcast.wire import version_name, version_number
+
+log = logging.getLogger(__name__)
+
+
+class Relaying:
+    """Fetches the versions that it is told to; that one can't be had is logged and noted, and no error.
+
+    Attributes:
+        failed: versions that could not be had lately, and why.
+        given_up: those that their publishers gave up; who says that they are open hasn't heard yet.
+        no_room: those that there was no room for.
+        transfers: what is under way.
+    """
+
+    def __init__(self, folders: VersionFolders, following: Following, tell: Callable[[str], None]) -> None:
+        """``tell``: warns people, of the same thing once."""
+        self._folders = folders
+        self._following = following
+        self._tell = tell
+        self.failed: dict[str, str] = {}
+        self.given_up: set[int] = set()
+        self.no_room: set[int] = set()
+        self.transfers: list[Transfer] = []
+
+    async def fetch(self, listing: Listing, peers: Sequence[Peer]) -> None:
+        """Fetch a complete version from servers that offer it."""
+        failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
+        try:
+            async for described in describe(listing, peers):
+                try:
+                    await self._receive(listing, described)
+                    return
+                except NoRoom as error:
+                    await self._pass_over(listing.number, error)
+                    return
+                except (IntegrityError, TransferFailed) as error:  # what another server says may be right
+                    failure = error
+                    if isinstance(error, IntegrityError):
+                        await self._folders.discard(listing.number)
+        except (ShardcastError, OSError) as error:
+            failure = error
+        self.failed[listing.version] = str(failure)
+        log.error("%s is tried again later: %s", listing.version, failure)
+
+    async def _pass_over(self, number: int, error: NoRoom) -> None:
+        """Do without a version until there is room for it."""
+        await self._folders.discard(number)
+        self.failed[version_name(number)] = str(error)
+        self.no_room.add(number)
+        self._tell(str(error))
+
+    async def fetch_open(self, number: int, peers: list[Peer], nearer_than: int) -> None:
+        """Fetch a version while it is being made, and from whoever has it later at a distance of less than
+        ``nearer_than`` from its origin."""
+        version = version_name(number)
+        opened = self._folders.opened(number) or await self._folders.begin(number, LiveManifest(version))
+        live = opened.live
+        live.resume()
+
+        async def take(lines: bytes) -> None:
+            await asyncio.to_thread(opened.grow, lines)
+
+        reading = asyncio.ensure_future(read_live(live, peers, take))
+        try:
+            try:
+                await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
+            except asyncio.TimeoutError:
+                raise TransferFailed(f"{version} is open, but no server says what it is") from None
+            await self._carry_out(Transfer(live, peers, opened), peers, nearer_than)
+        except NoRoom as error:
+            await self._pass_over(number, error)
+        except (VersionAborted, IntegrityError) as error:
+            if isinstance(error, VersionAborted):
+                self.given_up.add(number)
+            await self._folders.discard(number)
+            log.error("%s: %s", version, error)
+            self.failed[version] = str(error)
+        except (ShardcastError, OSError) as error:
+            live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
+            if not live.begun:  # whoever said that it is open has nothing of it
+                await self._folders.discard(number)
+            self.failed[version] = str(error)
+            log.error("%s is tried again later: %s", version, error)
+        finally:
+            await end(reading)
+
+    async def _receive(self, listing: Listing, described: Described) -> None:
+        manifest = described.manifest
+        number = version_number(manifest.version) or 0
+        opened = self._folders.opened(number)
+        if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
+            if not opened.live.whole:
+                await asyncio.to_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
+        else:
+            self._folders.room.check(number, manifest.size)
+            listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
+            opened = await self._folders.begin(number, LiveManifest.of(manifest), listed)
+        await self._folders.room.claim(number, manifest.size)
+        self.no_room.discard(number)
+        survey = not manifest.verifiable
+        transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)
+        await self._carry_out(transfer, None if survey else list(described.peers))
+
+    async def _carry_out(
+        self, transfer: Transfer, peers: list[Peer] | None, nearer_than: int | None = None
+    ) -> None:
+        """Fetch a version from ``peers``, and from those that have it later; None where only from some."""
+        started, version = time.monotonic(), transfer.manifest.version
+        header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
+        size = "being made" if header.size is None else format_size(header.size)
+        log.info("fetching %s (%s) from %s", version, size, servers)
+        self.transfers.append(transfer)
+        try:
+            async with contextlib.AsyncExitStack() as stack:
+                if peers is not None:
+                    number = version_number(version) or 0
+                    joining = self._following.join(number, peers, transfer.join, nearer_than)
+                    await stack.enter_async_context(beside(joining))
+                manifest = await transfer.run()
+        finally:
+            self.transfers.remove(transfer)
+        rate = manifest.size / max(time.monotonic() - started, 1e-3)
+        log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))
