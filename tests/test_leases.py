@@ -262,10 +262,8 @@ async def test_two_holders_hold_it_each_for_itself(shelf: Shelf) -> None:
 # How it ends -----------------------------------------------------------------------------------------
 
 HOLDS = """
-import asyncio, signal, sys
+import asyncio, sys
 from shardcast import Client
-
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what is in the background ignore it
 
 async def hold():
     async with Client([sys.argv[1]]) as client, client.lease("v1"):
