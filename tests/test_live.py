@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -27,7 +28,7 @@ from shardcast.errors import (
     UsageError,
     VersionAborted,
 )
-from shardcast.nodes import middle as middle_module
+from shardcast.nodes import relaying
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
@@ -41,6 +42,7 @@ from shardcast.server.listening import application, listening
 from shardcast.store.bell import Bell
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
+from shardcast.store.open_version import OpenVersion
 from shardcast.store.tasks import cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer import manifests
@@ -236,6 +238,41 @@ async def test_a_broadcast_that_is_called_off_leaves_nothing_anywhere(tmp_path: 
         for node in nodes:
             await until(lambda node=node: node.folders.complete_numbers == {2})  # type: ignore[misc]
             assert not list(node.folders.data_dir.verified.glob("v1"))
+
+
+async def test_what_is_given_up_while_a_shard_is_put_away_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread of the middle gives a shard its name while others say that the version is no more."""
+    begun, under_way, done = threading.Event(), set[OpenVersion](), list[str]()
+    store, discard = OpenVersion.store, OpenVersion.discard
+
+    def slowly(self: OpenVersion, *words: Any) -> None:
+        under_way.add(self)
+        begun.set()
+        time.sleep(0.1)
+        store(self, *words)
+        under_way.discard(self)
+
+    def after_it(self: OpenVersion) -> None:
+        done.append("meanwhile" if self in under_way else "after it")
+        discard(self)
+
+    async with (
+        Origin.running(tmp_path / "origin", *HTTP) as origin,
+        Middle.running([origin.url], tmp_path / "m", *HTTP, check_interval=600) as middle,
+    ):
+        async with streaming(origin) as (broadcast, pipe):
+            monkeypatch.setattr(OpenVersion, "store", slowly)
+            monkeypatch.setattr(OpenVersion, "discard", after_it)
+            await pipe.write(DATA)
+            await until(begun.is_set)
+            broadcast.cancel()
+            with pytest.raises(ShardcastError):
+                await broadcast.result()
+        await until(lambda: not middle.folders.data_dir.numbers(), "no folder")
+    assert not [one for one in caplog.records if one.exc_info], caplog.text
+    assert set(done) == {"after it"}
 
 
 async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -> None:
@@ -680,7 +717,7 @@ async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what
 ) -> None:
     """More, and newer ones than a middle keeps: some complete, others open. Neither what is complete
     elsewhere nor what is being made there waits for them."""
-    monkeypatch.setattr(middle_module, "HTTP_TIMEOUT", 600.0)
+    monkeypatch.setattr(relaying, "HTTP_TIMEOUT", 600.0)
     lies = [
         *({"seq": 1, "event": "open", "version": f"v{10**17 + number}"} for number in range(20, 40)),
         *(
@@ -949,6 +986,7 @@ def test_without_an_origin_it_is_an_error(tmp_path: Path) -> None:
 WRITER = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from shardcast.peer.writer import BroadcastWriter
 out = BroadcastWriter(Path(sys.argv[1]), "m.bin", 300_000)
 out.write(bytes(2_000_000))

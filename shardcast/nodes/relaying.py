@@ -15,7 +15,7 @@ from shardcast.nodes.holding import end
 from shardcast.peer.peer import Peer
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live import LiveManifest
-from shardcast.store.tasks import beside
+from shardcast.store.tasks import beside, in_thread
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe, read_live
@@ -81,15 +81,15 @@ class Relaying:
         live.resume()
 
         async def take(lines: bytes) -> None:
-            await asyncio.to_thread(opened.grow, lines)
+            await in_thread(opened.grow, lines)
 
         reading = asyncio.ensure_future(read_live(live, peers, take))
         try:
             try:
-                await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
-            except asyncio.TimeoutError:
-                raise TransferFailed(f"{version} is open, but no server says what it is") from None
-            await self._carry_out(Transfer(live, peers, opened), peers, nearer_than)
+                await _first_line(live)
+                await self._carry_out(Transfer(live, peers, opened), peers, nearer_than)
+            finally:
+                await end(reading)  # what is given up next gets no more lines
         except NoRoom as error:
             await self._pass_over(number, error)
         except (VersionAborted, IntegrityError) as error:
@@ -104,8 +104,6 @@ class Relaying:
                 await self._folders.discard(number)
             self.failed[version] = str(error)
             log.error("%s is tried again later: %s", version, error)
-        finally:
-            await end(reading)
 
     async def _receive(self, listing: Listing, described: Described) -> None:
         manifest = described.manifest
@@ -113,7 +111,7 @@ class Relaying:
         opened = self._folders.opened(number)
         if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
             if not opened.live.whole:
-                await asyncio.to_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
+                await in_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
         else:
             self._folders.room.check(number, manifest.size)
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
@@ -144,3 +142,15 @@ class Relaying:
             self.transfers.remove(transfer)
         rate = manifest.size / max(time.monotonic() - started, 1e-3)
         log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))
+
+
+async def _first_line(live: LiveManifest) -> None:
+    """
+    Raises:
+        TransferFailed: it doesn't come.
+        ShardcastError: it can't be had.
+    """
+    try:
+        await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise TransferFailed(f"{live.version} is open, but no server says what it is") from None

@@ -15,6 +15,7 @@ from pathlib import Path
 import aiofiles
 
 from shardcast.errors import LocalDiskError, ShardcastError
+from shardcast.store.tasks import to_its_end
 
 PART = ".part"
 """The end of every temporary name."""
@@ -128,7 +129,11 @@ def replace(path: Path, data: bytes) -> None:
 
 
 async def replace_soon(path: Path, data: bytes) -> None:
-    """``replace`` without keeping the event loop waiting."""
+    """``replace`` without keeping the event loop waiting; when it is cancelled, it is done all the same."""
+    await to_its_end(_replace_soon(path, data))
+
+
+async def _replace_soon(path: Path, data: bytes) -> None:
     part = path.with_name(path.name + PART)
     with disk_errors("could not write", path):
         async with aiofiles.open(part, "wb") as file:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import threading
 from collections import deque
@@ -17,6 +16,7 @@ from shardcast.store.durable import PART, clone, disk_errors, link, replace, res
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Span
+from shardcast.store.tasks import in_thread
 from shardcast.store.verified import Verified, looks_of
 from shardcast.wire import shard_name, shard_number, version_name
 
@@ -211,17 +211,17 @@ class OpenVersion:
 
     async def _open_landing(self, shard: Shard) -> Landing:
         if shard.number in self.had:
-            landing = await asyncio.to_thread(self._open_final, shard)
+            landing = await in_thread(self._open_final, shard, undo=Landing.close)
             landing.take_whole()
             return landing
-        if await asyncio.to_thread(self._link, shard.sha256, self.file(shard.number)):
-            landing = await asyncio.to_thread(self._open_final, shard)
+        if await in_thread(self._link, shard.sha256, self.file(shard.number)):
+            landing = await in_thread(self._open_final, shard, undo=Landing.close)
             await _recall(landing)
             if landing.whole:
-                await asyncio.to_thread(self._keep, shard.number, shard.sha256)
+                await in_thread(self._keep, shard.number, shard.sha256)
                 return landing
             landing.close()  # the other version's is not what it was: leave that one alone
-        landing = await asyncio.to_thread(self._open_part, shard)
+        landing = await in_thread(self._open_part, shard, undo=Landing.close)
         await _recall(landing)
         return landing
 
@@ -256,11 +256,11 @@ class OpenVersion:
         shard = landing.shard
         if shard.number not in self.had and (shard.pieces or not shard.size):
             # What came was verified just now, and is as good as any that lies here; so it is not linked.
-            await asyncio.to_thread(self.store, shard.number, shard.sha256, False)
+            await in_thread(self.store, shard.number, shard.sha256, False)
         self.landings.pop(shard.number, None)
 
     async def complete(self, manifest: Manifest) -> None:
-        await asyncio.to_thread(self.finish, manifest)
+        await in_thread(self.finish, manifest)
         await self._completed(self, manifest)
 
     def finish(self, manifest: Manifest) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -29,13 +29,23 @@ async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
         _, left = await asyncio.wait(left, timeout=_AGAIN)
 
 
-async def in_thread(work: Callable[..., T], *words: object) -> T:
-    """Work done in a thread, which has ended when this has, however it does."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *words))
+async def in_thread(work: Callable[..., T], *words: object, undo: Callable[[T], object] | None = None) -> T:
+    """Work done in a thread, which has ended when this has; see ``to_its_end``."""
+    return await to_its_end(asyncio.to_thread(work, *words), undo)
+
+
+async def to_its_end(work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None) -> T:
+    """Work that has ended when this has, also when this is cancelled. What came of it then, which nobody
+    wants any more, is handed to ``undo``."""
+    task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait([task])
+        while not task.done():  # also when it is cancelled again
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+        if task.exception() is None and undo:
+            undo(task.result())
         raise
 
 
