@@ -29,6 +29,7 @@ from shardcast.peer.session import open_session
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
+from shardcast.transfer.claims import Arriving
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad
@@ -526,6 +527,26 @@ async def test_a_shard_that_is_read_along_comes_in_its_order(
                 await asyncio.wait_for(running, BOUND)
         assert (server.requested(SHARDS) == 1) is read_along
     assert_right(output, one)
+
+
+async def test_shards_that_came_before_their_turn_hold_nothing_up(
+    published: Published, output: Path, tmp_path: Path
+) -> None:
+    """Somebody waits for shard 3; the first was here already, and the second hasn't begun."""
+    with servers(published, bad.good()) as (server,):
+        async with transfer(published.manifest, output, server.url) as (under_way, disk):
+            for number in (1, 3):
+                arriving = Arriving(await disk.landing(published.manifest.shards[number - 1]))
+                arriving.landing.take_whole()
+                under_way._arriving[number] = arriving
+            assert not under_way._behind
+            second = Arriving(await disk.landing(published.manifest.shards[1]))
+            under_way._arriving[2] = second
+            assert not under_way._behind
+            second.landing.take_whole()
+            assert under_way._behind
+            for arriving in under_way._arriving.values():
+                arriving.landing.close()
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.8, 1.3, 1.8, 2.3])

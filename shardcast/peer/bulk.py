@@ -171,13 +171,15 @@ class _Work:
         try:
             if self._line.cut:
                 raise _Stale
-            response = self._ask(connection)
-            answer = Answer(self._server, self._request, response.status, response.headers)
-            if (300 <= response.status < 400 and response.status != 304) or response.chunked:
-                raise HandOver
-            self._pour(response, answer.check_body(self._landing.shard, self._order))
-            self.kept = not response.will_close and response.isclosed()
-            return answer
+            with self._ask(
+                connection
+            ) as response:  # an answer that is the last of its connection has its socket
+                answer = Answer(self._server, self._request, response.status, response.headers)
+                if (300 <= response.status < 400 and response.status != 304) or response.chunked:
+                    raise HandOver
+                self._pour(response, answer.check_body(self._landing.shard, self._order))
+                self.kept = not response.will_close and response.isclosed()
+                return answer
         except TimeoutError as error:
             raise ServerStalled(self._server, f"{self._request}: nothing came for too long") from error
         except (http.client.HTTPException, OSError, ValueError) as error:

@@ -218,10 +218,9 @@ class Transfer:
     @property
     def _behind(self) -> bool:
         """Whether the whole digest lags so far behind that it needs the processor more than new shards do."""
-        lag = self._hashed + _LAG
-        return lag in self._arriving and all(
-            self._arriving[number].landing.whole for number in range(self._hashed + 1, lag + 1)
-        )
+        # Those that somebody waits for are begun before their turn, so that one between may not have begun.
+        following = map(self._arriving.get, range(self._hashed + 1, self._hashed + _LAG + 1))
+        return all(one is not None and one.landing.whole for one in following)
 
     def _may_lose(self, arriving: Arriving) -> bool:
         """As long as shards wait for the look-ahead, only the one that keeps it from moving on matters."""
