@@ -88,7 +88,8 @@ class Bulk:
                 raise BadAnswer(self._server, f"GET {path}: the connection broke before an answer") from None
             except asyncio.CancelledError:
                 line.cut_off()
-                if not work.begun:  # and never will where the threads are at their end
+                # It never begins where the threads are at their end, or has just ended well.
+                if not work.begun or work.kept:
                     line.connection.close()
                 raise
             if work.kept:
@@ -185,7 +186,7 @@ class _Work:
         except (http.client.HTTPException, OSError, ValueError) as error:
             raise BadAnswer(self._server, f"{self._request}: the answer broke off ({error})") from error
         finally:
-            if not self.kept:
+            if not self.kept or self._line.cut:  # nobody waits for it, and nobody else closes it
                 connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
