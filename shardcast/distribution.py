@@ -23,11 +23,14 @@ class Listing:
         version: its name, ``v3``.
         digest: of the payload, 64 lower-case hex digits. SHA-256; from a 0.3.x origin BLAKE3.
         shards: how many there are; None where the list doesn't say.
+        manifest: SHA-256 of the bytes of its manifest, in hex; None where the manifest names no origin
+            or the server tells none. Only feeds carry it, the list does not.
     """
 
     version: str
     digest: str
     shards: int | None
+    manifest: str | None = None
 
     @property
     def number(self) -> int:

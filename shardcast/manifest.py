@@ -16,6 +16,7 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from shardcast.constants import PIECE_SIZE
@@ -108,6 +109,12 @@ class Manifest:
     @property
     def size(self) -> int:
         return self.shards[-1].end if self.shards else 0
+
+    @property
+    def identity(self) -> str | None:
+        """SHA-256 of its bytes, in hex, by which servers are told to mean the same version; None where it
+        names no origin, since each node makes such a manifest by itself of what an old node left."""
+        return sha256(self.raw).hexdigest() if self.header.origin and self.raw else None
 
     @property
     def verifiable(self) -> bool:

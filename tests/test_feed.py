@@ -22,14 +22,20 @@ from shardcast.distribution import Listing
 from shardcast.feed import (
     ABORTED,
     COMPLETE,
+    KNOWN,
+    MAX_CHAIN,
     MAX_LINE,
+    MAX_REASON,
     OPEN,
     RETIRED,
+    WITHDRAWN,
     Event,
     FeedError,
     FeedReader,
     Hello,
-    Known,
+    Place,
+    UpTo,
+    printable,
 )
 from shardcast.server.doors import feed as door
 from shardcast.server.listening import application, listening
@@ -38,12 +44,12 @@ from shardcast.store.events import Events
 from shardcast.store.versions import VersionFolders
 from tests.support.payloads import manifest, patient, sha256
 
-Said = Hello | Event | Known
+Said = Hello | Event | UpTo
 
 A = "a" * 64
 BOUND = 20.0  # seconds; whatever happens here, it has happened by then
 SOON = 2.0  # seconds; the next heartbeat comes later
-HELLO = Hello("5f0c", "81ab", "e1d4", 0, True)
+HELLO = Hello("5f0c", "81ab", "e1d4", 0, True, (), False, 3)
 
 
 # The lines ---------------------------------------------------------------------------------------
@@ -52,20 +58,37 @@ IDS = st.text("0123456789abcdefXYZ", min_size=1, max_size=64)
 VERSIONS = st.integers(1, 10**18 - 1).map("v{}".format)
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 SEQS = st.integers(0, 10**15)
-LISTINGS = st.builds(Listing, VERSIONS, DIGESTS, st.none() | st.integers(0, 10**6))
+LISTINGS = st.builds(Listing, VERSIONS, DIGESTS, st.none() | st.integers(0, 10**6), st.none() | DIGESTS)
+REASONS = st.text(max_size=MAX_REASON).map(printable)
 SAID = st.one_of(
     st.builds(Event, SEQS, st.sampled_from([OPEN, ABORTED, RETIRED]), VERSIONS),
-    st.builds(lambda seq, listing: Event(seq, COMPLETE, listing.version, listing), SEQS, LISTINGS),
-    st.builds(Known, SEQS),
+    st.builds(
+        lambda seq, kind, listing: Event(seq, kind, listing.version, listing),
+        SEQS,
+        st.sampled_from([COMPLETE, KNOWN]),
+        LISTINGS,
+    ),
+    st.builds(
+        lambda seq, listing, reason: Event(seq, WITHDRAWN, listing.version, listing, reason),
+        SEQS,
+        LISTINGS,
+        REASONS,
+    ),
+    st.builds(UpTo, SEQS),
 )
-HELLOS = st.builds(Hello, IDS, IDS, st.none() | IDS, st.none() | st.integers(0, 1000), st.booleans())
+HELLOS = st.builds(
+    Hello, IDS, IDS, st.none() | IDS, st.none() | st.integers(0, 1000), st.booleans(),
+    st.none() | st.lists(IDS, max_size=MAX_CHAIN).map(tuple), st.booleans(),
+    st.none() | st.integers(0, 10**18 - 1),
+)  # fmt: skip
 FEEDS = st.builds(lambda hello, rest: [hello, *rest], HELLOS, st.lists(SAID | HELLOS, max_size=6))
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | IDS | VERSIONS | DIGESTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
     max_leaves=5,
 )
-KEYS = ["feed", "node", "origin", "distance", "now", "seq", "event", "version", "digest", "shards"]
+KEYS = ["feed", "node", "origin", "distance", "now", "chain", "silent", "highest", "seq", "event",
+        "version", "digest", "shards", "manifest", "reason"]  # fmt: skip
 NONSENSE = st.one_of(
     st.binary(max_size=40),
     st.dictionaries(st.sampled_from(KEYS), JSON).map(lambda said: json.dumps(said).encode()),
@@ -124,7 +147,7 @@ def test_a_line_of_up_to_64_kib_is_taken_and_a_longer_one_is_not() -> None:
 
     assert MAX_LINE == 64 * 1024
     assert len(padded(MAX_LINE)) == MAX_LINE + 1, "the newline is not counted"
-    assert read(HELLO.line(), padded(MAX_LINE), padded(5000)) == [HELLO, Known(1), Known(1)]
+    assert read(HELLO.line(), padded(MAX_LINE), padded(5000)) == [HELLO, UpTo(1), UpTo(1)]
     with pytest.raises(FeedError):
         read(HELLO.line(), padded(MAX_LINE + 1))
 
@@ -146,11 +169,11 @@ def test_keys_and_events_that_are_unknown_are_passed_over() -> None:
         line(seq=1, event="complete", version="v1", digest=A, shards=2, size=[7]),
         line(seq=2, event="renamed", version="v1", to="v2"),
         line(seq=3, since=0),
-    ) == [HELLO, Event(1, COMPLETE, "v1", Listing("v1", A, 2)), Known(3)]
+    ) == [HELLO, Event(1, COMPLETE, "v1", Listing("v1", A, 2)), UpTo(3)]
 
 
 def test_an_unknown_event_that_is_about_no_version_is_passed_over() -> None:
-    assert read(HELLO.line(), line(seq=4, event="leaving"), line(seq=5)) == [HELLO, Known(5)]
+    assert read(HELLO.line(), line(seq=4, event="leaving"), line(seq=5)) == [HELLO, UpTo(5)]
 
 
 def test_a_hello_may_not_know_where_it_is() -> None:
@@ -177,6 +200,12 @@ def test_a_hello_may_not_know_where_it_is() -> None:
         {"feed": "a" * 65, "node": "b"}, {"feed": "ä", "node": "b"}, {"feed": "a", "node": "b\r\nX: y"},
         {"feed": "a", "node": "b", "origin": ""}, {"feed": "a", "node": "b", "origin": 7},
         {"feed": "a", "node": "b", "distance": -1}, {"feed": "a", "node": "b", "distance": 1001},
+        {"seq": 1, "event": KNOWN, "version": "v1"}, {"seq": 1, "event": WITHDRAWN, "version": "v1"},
+        {"seq": 1, "event": COMPLETE, "version": "v1", "digest": A, "shards": 1, "manifest": "no"},
+        {"seq": 1, "event": WITHDRAWN, "version": "v1", "digest": A, "reason": 7},
+        {"feed": "a", "node": "b", "chain": "b"}, {"feed": "a", "node": "b", "chain": ["ä"]},
+        {"feed": "a", "node": "b", "chain": ["c"] * 17}, {"feed": "a", "node": "b", "highest": -1},
+        {"feed": "a", "node": "b", "highest": 10**18}, {"feed": "a", "node": "b", "highest": True},
         {"feed": "a", "node": "b", "distance": False}, {"feed": "a", "node": "b", "distance": 1.0},
         {}, [], None, 7, "v1",
     ],
@@ -189,7 +218,7 @@ def test_a_line_that_makes_no_sense_is_refused(bad: object) -> None:
 @pytest.mark.parametrize(
     "first",
     [
-        Known(1).line(),
+        UpTo(1).line(),
         Event(1, OPEN, "v1").line(),
         line(seq=1, event="x", version="v1"),
         b"\n",
@@ -242,7 +271,7 @@ class Node:
     def __init__(self, folders: VersionFolders) -> None:
         self.folders = folders
         self.events = folders.events
-        self.place: tuple[str | None, int | None] = ("e1d4", 0)
+        self.place = Place("e1d4", 0)
         self.url = ""
 
     @contextlib.asynccontextmanager
@@ -297,10 +326,10 @@ class Ear:
         """All that is said until everything up to ``seq`` is known, without the lines that say only that."""
         heard: list[Said] = []
         deadline = time.monotonic() + BOUND
-        while not (isinstance(said := await self.next(), Known) and said.seq >= seq):
+        while not (isinstance(said := await self.next(), UpTo) and said.seq >= seq):
             assert said, "it ended"
             assert time.monotonic() < deadline, f"{seq} is still not known"
-            heard += [] if isinstance(said, Known) else [said]
+            heard += [] if isinstance(said, UpTo) else [said]
         return heard
 
 
@@ -330,7 +359,7 @@ async def test_a_new_reader_is_told_of_all_that_is_there_and_then_of_what_happen
     await node.folders.begin(node.folders.data_dir.allot())
     async with listen(node) as ear:
         hello, *events = await ear.until(node.events.seq)
-        assert hello == Hello(node.events.feed, "81ab", "e1d4", 0, True)
+        assert hello == Hello(node.events.feed, "81ab", "e1d4", 0, True, ())
         assert short(events) == [(COMPLETE, "v1"), (COMPLETE, "v3"), (OPEN, "v4")] == node.now
         assert [one.listing for one in events if isinstance(one, Event) and one.kind == COMPLETE] == list(
             node.folders.listings
@@ -387,16 +416,16 @@ async def test_a_place_that_changes_is_said_again_without_a_word_about_the_versi
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.05)
-    node.place = (None, None)
+    node.place = Place()
     await node.publish()
     async with listen(node) as ear:
-        assert (await ear.until(node.events.seq))[0] == Hello(node.events.feed, "81ab", None, None, True)
-        node.place = ("e1d4", 2)
+        assert (await ear.until(node.events.seq))[0] == Hello(node.events.feed, "81ab", None, None, True, ())
+        node.place = Place("e1d4", 2)
         heard = [await ear.next()]
-        while isinstance(heard[-1], Known) and len(heard) < 20:
+        while isinstance(heard[-1], UpTo) and len(heard) < 20:
             heard += [await ear.next()]
-        assert heard[-1] == Hello(node.events.feed, "81ab", "e1d4", 2, False)
-        assert await ear.next() == await ear.next() == Known(node.events.seq)
+        assert heard[-1] == Hello(node.events.feed, "81ab", "e1d4", 2, False, ())
+        assert await ear.next() == await ear.next() == UpTo(node.events.seq)
 
 
 async def test_a_feed_with_no_news_says_that_it_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -404,7 +433,7 @@ async def test_a_feed_with_no_news_says_that_it_lives(node: Node, monkeypatch: p
     await node.publish()
     async with listen(node) as ear:
         await ear.until(node.events.seq)
-        assert [await ear.next() for _ in range(3)] == [Known(node.events.seq)] * 3
+        assert [await ear.next() for _ in range(3)] == [UpTo(node.events.seq)] * 3
 
 
 async def test_the_answers_end_at_once_when_the_server_ends(folders: VersionFolders) -> None:
@@ -419,7 +448,7 @@ async def test_the_answers_end_at_once_when_the_server_ends(folders: VersionFold
         for ear in ears:
             assert short(await ear.until(1)) == [(OPEN, "v1")], "what happened before the end is told"
             while (said := await ear.next()) is not None:
-                assert said == Known(1)
+                assert said == UpTo(1)
 
 
 async def test_200_readers_all_hear_of_what_happens(node: Node) -> None:

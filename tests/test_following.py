@@ -16,7 +16,7 @@ from aiohttp import web
 
 from shardcast.distribution import Listing, write
 from shardcast.errors import BadAnswer, NoServerReachable, ServerStalled, TransferFailed
-from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Known
+from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
@@ -49,7 +49,7 @@ def hello(now: bool = True, feed: str = "5f0c") -> Hello:
     return Hello(feed, "81ab", "e1d4", 0, now)
 
 
-def tells(*said: Hello | Event | Known | bytes, broken: bool = False, over: bool = False) -> Behaviour:
+def tells(*said: Hello | Event | UpTo | bytes, broken: bool = False, over: bool = False) -> Behaviour:
     """A feed that says this and no more; then it stays open, or is ``broken`` off, or ``over``."""
 
     async def behave(exchange: Exchange) -> None:
@@ -97,7 +97,7 @@ class Node:
         self.folders.load(resume=False)
         doors = (
             partial(add_versions, shelf=self.folders),
-            partial(add_feed, shelf=self.folders, node_id="81ab", place=lambda: ("e1d4", 0)),
+            partial(add_feed, shelf=self.folders, node_id="81ab", place=lambda: Place("e1d4", 0)),
             lambda app: app.on_response_prepare.append(self._count),
         )
         serving = listening(application("81ab", *doors), "127.0.0.1", self._port)
@@ -229,7 +229,7 @@ async def test_only_complete_versions_are_offered_by_number(server: BadServer) -
     first = [Event(9, OPEN, "v11"), complete(9, v(10)), complete(9, v(9)), complete(9, v(1))]
     then = [Event(10, OPEN, "v12"), Event(11, ABORTED, "v11"), Event(12, RETIRED, "v1"), complete(13, v(12))]
     then += [Event(14, OPEN, "v12"), Event(15, RETIRED, "v7"), complete(16, v(2))]
-    server.set(FEED, tells(hello(), *first, Known(9), *then, Known(16)))
+    server.set(FEED, tells(hello(), *first, UpTo(9), *then, UpTo(16)))
     async with follow(server) as following:
         await until_offered(following, "v2", "v9", "v10", "v12")
         assert following.followers[0].listings == (v(2), v(9), v(10), v(12))
@@ -254,7 +254,7 @@ async def test_a_server_without_a_feed_is_asked_at_every_interval(server: BadSer
 
 
 async def test_a_server_that_gets_a_feed_is_followed_by_it(server: BadServer) -> None:
-    server.set(FEED, bad.first(bad.error(404), 2, then=tells(hello(), complete(1, v(3)), Known(1))))
+    server.set(FEED, bad.first(bad.error(404), 2, then=tells(hello(), complete(1, v(3)), UpTo(1))))
     async with follow(server) as following:
         await until_offered(following, "v3")
         (one,) = following.followers
@@ -298,9 +298,9 @@ async def test_who_is_cut_off_asks_for_what_it_missed_and_is_told_only_that(node
 async def test_a_feed_that_breaks_off_amid_everything_changes_nothing_that_was_known(
     server: BadServer,
 ) -> None:
-    begins = tells(hello(), complete(1, v(1)), complete(2, v(2)), Known(2), broken=True)
+    begins = tells(hello(), complete(1, v(1)), complete(2, v(2)), UpTo(2), broken=True)
     amid = tells(hello(), complete(5, v(7)), broken=True)
-    goes_on = tells(hello(now=False), complete(3, v(3)), Known(3))
+    goes_on = tells(hello(now=False), complete(3, v(3)), UpTo(3))
     server.set("/feed", begins)
     server.set("/feed?after=5f0c:2", bad.first(amid, then=goes_on))
     async with follow(server) as following:
@@ -314,8 +314,8 @@ async def test_a_feed_that_breaks_off_amid_everything_changes_nothing_that_was_k
 
 async def test_what_broke_off_before_it_was_known_is_told_again_without_harm(server: BadServer) -> None:
     missed = [complete(3, v(3)), Event(4, RETIRED, "v1"), Event(5, RETIRED, "v3"), complete(6, v(4))]
-    server.set("/feed", tells(hello(), complete(1, v(1)), complete(2, v(2)), Known(2), over=True))
-    again = tells(hello(now=False), *missed, Known(6))
+    server.set("/feed", tells(hello(), complete(1, v(1)), complete(2, v(2)), UpTo(2), over=True))
+    again = tells(hello(now=False), *missed, UpTo(6))
     server.set("/feed?after=5f0c:2", bad.first(tells(hello(now=False), *missed[:3], broken=True), then=again))
     async with follow(server) as following:
         await until_offered(following, "v2", "v4")
@@ -349,7 +349,7 @@ async def test_two_who_lost_the_same_server_do_not_ask_at_the_same_times() -> No
 
 
 async def test_a_server_that_tells_and_ends_at_once_is_asked_ever_more_seldom(server: BadServer) -> None:
-    server.set(FEED, tells(hello(), Known(0), over=True))
+    server.set(FEED, tells(hello(), UpTo(0), over=True))
     sleeps = Sleeps(at_once=9)
     async with follow(server, interval=60, sleep=sleeps):
         await until(lambda: len(sleeps.slept) >= 9)
@@ -362,13 +362,13 @@ async def test_a_server_that_tells_and_ends_at_once_is_asked_ever_more_seldom(se
 @pytest.mark.parametrize(
     "said",
     [
-        [b"garbage\n"], [Known(1)], [hello(), b"\x00" * 70_000], [hello(), b"[" * 60_000 + b"\n"],
-        [hello(), Event(1, COMPLETE, "v1")], [hello(), Known(1), b"{}\n"],
-        [hello(), Known(1), hello(now=False, feed="6a1d")],
+        [b"garbage\n"], [UpTo(1)], [hello(), b"\x00" * 70_000], [hello(), b"[" * 60_000 + b"\n"],
+        [hello(), Event(1, COMPLETE, "v1")], [hello(), UpTo(1), b"{}\n"],
+        [hello(), UpTo(1), hello(now=False, feed="6a1d")],
     ],
 )  # fmt: skip
 async def test_what_is_no_feed_is_a_failure(
-    server: BadServer, said: list[Hello | Event | Known | bytes]
+    server: BadServer, said: list[Hello | Event | UpTo | bytes]
 ) -> None:
     server.set(FEED, tells(*said))
     sleeps = Sleeps()
@@ -378,8 +378,8 @@ async def test_what_is_no_feed_is_a_failure(
 
 
 async def test_a_feed_that_goes_on_where_it_never_began_is_a_failure(server: BadServer) -> None:
-    other = tells(hello(now=False, feed="6a1d"), complete(2, v(9)), Known(2))
-    server.set("/feed", bad.first(tells(hello(), complete(1, v(1)), Known(1), over=True), then=other))
+    other = tells(hello(now=False, feed="6a1d"), complete(2, v(9)), UpTo(2))
+    server.set("/feed", bad.first(tells(hello(), complete(1, v(1)), UpTo(1), over=True), then=other))
     server.set("/feed?after=5f0c:1", bad.error(503))
     async with follow(server) as following:
         (one,) = following.followers
@@ -394,7 +394,7 @@ async def test_a_feed_that_goes_on_where_it_never_began_is_a_failure(server: Bad
         bad.redirect_loop(),
         bad.huge_headers(),
         tells(hello(), broken=True),
-        tells(hello(), complete(1, v(1)), Known(1), broken=True),
+        tells(hello(), complete(1, v(1)), UpTo(1), broken=True),
     ],
 )
 async def test_an_answer_that_is_wrong_is_a_failure(server: BadServer, feed: Behaviour) -> None:
@@ -465,9 +465,9 @@ async def test_a_server_whose_feed_never_begins_is_asked_for_its_list(
         await until_offered(following, "v1")
 
 
-@pytest.mark.parametrize("said", [[hello()], [hello(), complete(1, v(1)), Known(1)]])
+@pytest.mark.parametrize("said", [[hello()], [hello(), complete(1, v(1)), UpTo(1)]])
 async def test_a_feed_that_goes_silent_is_a_failure(
-    server: BadServer, said: list[Hello | Event | Known], monkeypatch: pytest.MonkeyPatch
+    server: BadServer, said: list[Hello | Event | UpTo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_module, "FEED_DEAD", 1.0)
     server.set(FEED, tells(*said))
@@ -556,7 +556,7 @@ async def test_a_silent_server_is_waited_for_while_nobody_told(server: BadServer
 
 async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
-    with BadServer(tmp_path / "other").set(FEED, tells(hello(), complete(1, v(1, "bb")), Known(1))) as other:
+    with BadServer(tmp_path / "other").set(FEED, tells(hello(), complete(1, v(1, "bb")), UpTo(1))) as other:
         for order in ([server, other], [other, server]):
             async with follow(*order) as following:
                 await settled(following)
@@ -567,7 +567,7 @@ async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer
 
 async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, node: Node) -> None:
     await node.publish()
-    server.set(FEED, tells(hello(), complete(1, v(5)), Known(1)))
+    server.set(FEED, tells(hello(), complete(1, v(5)), UpTo(1)))
     async with follow(server, node) as following:
         await settled(following)
         await following.drop(server.url)
@@ -593,7 +593,7 @@ async def test_whoever_waits_for_a_change_hears_of_each(node: Node) -> None:
 
 async def test_nothing_is_left_when_nobody_follows_any_more(server: BadServer, tmp_path: Path) -> None:
     (tmp_path / "silent").mkdir()
-    server.set(FEED, tells(hello(), *[Known(number) for number in range(1000)]))  # it is read for 10 s
+    server.set(FEED, tells(hello(), *[UpTo(number) for number in range(1000)]))  # it is read for 10 s
     async with open_session() as session:
         with dead_address() as dead, BadServer(tmp_path / "silent").set("*", bad.silent()) as silent:
             peers = [Peer(url, session) for url in (server.url, silent.url, f"http://{dead}")]

@@ -21,6 +21,7 @@ import pytest
 from shardcast import ClientNode
 from shardcast.constants import LONGEST_HOLD
 from shardcast.errors import UsageError, VersionNotOffered
+from shardcast.feed import Place
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
@@ -87,7 +88,7 @@ class Shelf:
         app = application(
             "0123",
             lambda app: add_versions(app, self.folders),
-            lambda app: add_feed(app, self.folders, "0123", lambda: ("aa", 0)),
+            lambda app: add_feed(app, self.folders, "0123", lambda: Place("aa", 0)),
             lambda app: add_lease(app, self.folders),
         )
         self.url = await self._stack.enter_async_context(listening(app, HTTP[0], self._port))

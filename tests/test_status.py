@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
 
-from shardcast.feed import Known
+from shardcast.feed import UpTo
 from shardcast.nodes import middle as middles
 from shardcast.nodes import origin as origins
 from shardcast.nodes.client import Client
@@ -324,7 +324,7 @@ async def test_bytes_under_way_below_are_told(tmp_path: Path) -> None:
 async def test_an_upstream_that_does_not_answer_keeps_no_report_from_the_others(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with BadServer(tmp_path / "empty") as silent:
-        silent.set("/feed*", tells(hello(), complete(1, v(1)), Known(1))).set("/report", bad.silent())
+        silent.set("/feed*", tells(hello(), complete(1, v(1)), UpTo(1))).set("/report", bad.silent())
         async with (
             Origin.running(tmp_path / "o", *HTTP) as origin,
             Middle.running([silent.url, origin.url], tmp_path / "m", *HTTP),

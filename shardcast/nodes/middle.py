@@ -20,6 +20,7 @@ from shardcast.errors import (
     ShardcastError,
     TransferFailed,
 )
+from shardcast.feed import Place
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.leaving import NothingComes, unless
@@ -127,8 +128,9 @@ class Middle:
     def status(self) -> dict[str, Any]:
         """Its state, for ``/status``."""
         heard = [one.heard_at for one in self._following.followers if one.heard_at is not None]
+        place = self.place()
         return {
-            **self._status.now(*self.place()),
+            **self._status.now(place.origin, place.distance),
             "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
             "upstreams": describe_upstreams(self._following.followers),
             "transfers": [describe_transfer(transfer) for transfer in self._relaying.transfers],
@@ -151,14 +153,14 @@ class Middle:
         missing = [number for number in missing if number not in self._relaying.no_room]
         return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
 
-    def place(self) -> tuple[str | None, int | None]:
-        """The origin id of its versions, and how many hops away that origin is, as far as is known."""
+    def place(self) -> Place:
+        """Where it stands, as far as is known."""
         followers = [one for one in self._following.followers if one.listings is not None]
         hellos = [one.hello for one in followers if one.hello and one.hello.distance is not None]
         nearest = min(hellos, key=lambda one: one.distance or 0, default=None)
         if nearest is None or (nearest.distance or 0) >= _FARTHEST:  # news that only goes round in circles
-            return None, None
-        return nearest.origin, (nearest.distance or 0) + 1
+            return Place()
+        return Place(nearest.origin, (nearest.distance or 0) + 1)
 
     async def _work(self) -> None:
         """Fetch what the upstreams offer, for as long as it runs."""
@@ -262,7 +264,7 @@ class Middle:
     def _begin_open(self, line: Line) -> None:
         """Fetch versions while they are being made, beside everything else. No upstream of several takes all
         places."""
-        distance, passed_over = self.place()[1] or 0, self._passed_over()
+        distance, passed_over = self.place().distance or 0, self._passed_over()
         opened = self._following.opened(line, distance)
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
         share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
+from shardcast.feed import Place
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.publishing import Broadcast, Publisher
@@ -103,7 +104,7 @@ class Origin:
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_shards_by_digest, shards=VersionBlobs(folders)),
-                partial(add_feed, shelf=folders, node_id=node_id, place=lambda: (held.origin_id, 0)),
+                partial(add_feed, shelf=folders, node_id=node_id, place=lambda: Place(held.origin_id, 0)),
                 partial(add_lease, shelf=folders),
                 partial(add_below, below=below),
                 partial(add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: None),

@@ -13,7 +13,7 @@ import aiohttp
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
-from shardcast.feed import Event, FeedError, FeedReader, Hello, Known
+from shardcast.feed import Event, FeedError, FeedReader, Hello, UpTo
 from shardcast.manifest import MAX_LINE, Header, Manifest
 from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
@@ -105,7 +105,7 @@ class Peer:
                     break
             return bytes(body)
 
-    async def feed(self, after: str) -> AsyncGenerator[Hello | Event | Known, None]:
+    async def feed(self, after: str) -> AsyncGenerator[Hello | Event | UpTo, None]:
         """What happens to its versions, after ``<feed id>:<seq>`` where that is still known; ends when the
         server ends it.
 
@@ -127,7 +127,7 @@ class Peer:
                     await asyncio.sleep(_FEED_PACE)
                 try:
                     for said in reader.feed(chunk):
-                        if isinstance(said, Known):
+                        if isinstance(said, UpTo):
                             dead_at = loop.time() + FEED_DEAD
                         yield said
                 except FeedError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.distribution import Listing, write
@@ -120,6 +121,7 @@ class CompleteVersions:
         """Count a version that is on the list already."""
         size = manifest.size if manifest else sum(span.length for span in self.spans(listing))
         looks = self._data_dir.looks(listing.number)
+        listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
         self._versions[listing.number] = Complete(listing, manifest, size, looks)
         verified = Verified(self._data_dir.verified / listing.version).read()
         for shard, (sha256, shard_looks) in verified.items():

@@ -29,10 +29,22 @@ class Events:
         self._past: deque[Event] = deque(maxlen=kept)
         self._news = asyncio.Event()
 
-    def tell(self, kind: str, version: str, listing: Listing | None = None) -> None:
+    def tell(self, kind: str, version: str, listing: Listing | None = None, reason: str = "") -> None:
         """Something happened to a version."""
         self.seq += 1
-        self._past.append(Event(self.seq, kind, version, listing))
+        self._past.append(Event(self.seq, kind, version, listing, reason))
+        self._wake()
+
+    def restart(self) -> None:
+        """Begin a new feed, since the versions here are now of another line: every reader is told anew
+        who speaks and what is here."""
+        self.feed = secrets.token_hex(8)
+        self.seq += 1
+        self._past.clear()
+        self._wake()
+
+    def touch(self) -> None:
+        """Wake the readers without an event: what the hello says of this node has changed."""
         self._wake()
 
     def since(self, seq: int) -> list[Event] | None:
@@ -44,6 +56,11 @@ class Events:
     async def change(self, since: int) -> None:
         """Wait for an event after ``since``, or the end."""
         while not self.closed and self.seq == since:
+            await self._news.wait()
+
+    async def wake(self) -> None:
+        """Wait for the next event, ``touch`` or the end."""
+        if not self.closed:
             await self._news.wait()
 
     async def end(self) -> None:

@@ -266,7 +266,8 @@ class VersionFolders:
             self._let_go(number)
 
     async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
-        listing = Listing(manifest.version, manifest.digests[opened.listed], len(manifest.shards))
+        digest = manifest.digests[opened.listed]
+        listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)
         async with self._writing:
             await self._complete.add(listing, manifest)
             self._open.pop(opened.number, None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT, STALLED_READER
-from shardcast.feed import Event, Hello, Known
+from shardcast.feed import Event, Hello, Place, UpTo
 from shardcast.server.listening import notice_death
 from shardcast.store.events import Events
 from shardcast.store.shelf import Shelf
@@ -21,39 +22,37 @@ _HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", "X-Accel-Buffer
 """The last one keeps nginx from holding lines back."""
 
 
-def add_feed(
-    app: web.Application, shelf: Shelf, node_id: str, place: Callable[[], tuple[str | None, int | None]]
-) -> None:
-    """Tell of what happens to a Shelf's versions. ``place()``: the origin id, and the hops to the origin."""
+def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[], Place]) -> None:
+    """Tell of what happens to a Shelf's versions. ``place()``: where the node stands now."""
     events = shelf.events
 
     def hello(now: bool) -> Hello:
-        return Hello(events.feed, node_id, *place(), now)
+        return place().hello(events.feed, node_id, now)
 
     async def feed(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
         notice_death(request)
         missed = _missed(request.query.get("after", ""), events)
-        known, seq = place(), events.seq
+        known, feed_id, seq = place(), events.feed, events.seq
         told: Iterable[Event] = shelf.versions_now() if missed is None else missed
         try:
             begin = hello(now=missed is None).line()
-            await _write(response, begin, *(event.line() for event in told), Known(seq).line())
+            await _write(response, begin, *(event.line() for event in told), UpTo(seq).line())
             while not events.closed:
-                try:
-                    await asyncio.wait_for(events.change(seq), FEED_HEARTBEAT)
-                except asyncio.TimeoutError:
-                    pass
-                news = events.since(seq)
+                if events.seq == seq and place() == known:
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(events.wake(), FEED_HEARTBEAT)
+                anew = events.feed != feed_id  # the node changed over to another line
+                news = shelf.versions_now() if anew else events.since(seq)
                 if news is None:
                     break  # too slow; asking again it is told everything
                 lines = [event.line() for event in news]
-                if place() != known:
-                    known = place()
-                    lines.insert(0, hello(now=False).line())
-                seq = news[-1].seq if news else seq
-                await _write(response, *lines, Known(seq).line())
+                if anew or place() != known:
+                    known, feed_id = place(), events.feed
+                    lines.insert(0, hello(now=anew).line())
+                seq = events.seq if anew or not news else news[-1].seq
+                await _write(response, *lines, UpTo(seq).line())
             await response.write_eof()
         except (ConnectionError, asyncio.TimeoutError) as error:
             log.debug("%s follows no more: %s", request.remote, error or "it took nothing for too long")
