@@ -50,6 +50,7 @@ if TYPE_CHECKING:
         UsageError,
         VersionAborted,
         VersionNotOffered,
+        VersionWithdrawn,
     )
     from shardcast.nodes.client import Client, Offered, Release
     from shardcast.peer.writer import BroadcastWriter
@@ -71,7 +72,7 @@ _HOMES = {
     "shardcast.errors": (
         "DataDirInUse", "IntegrityError", "LocalDiskError", "NoRoom", "NoServerReachable", "NodeFailed",
         "NotInitialized", "PayloadChanged", "PayloadMissing", "ShardcastError", "TransferFailed",
-        "UsageError", "VersionAborted", "VersionNotOffered",
+        "UsageError", "VersionAborted", "VersionNotOffered", "VersionWithdrawn",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
     "shardcast.peer.writer": ("BroadcastWriter",),
@@ -125,6 +126,7 @@ __all__ = [
     "UsageError",
     "VersionAborted",
     "VersionNotOffered",
+    "VersionWithdrawn",
     "broadcast",
     "initialize",
     "open_broadcast",

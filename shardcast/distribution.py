@@ -43,6 +43,25 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """A version that its publisher took back: offered by no node any more, its number never used again.
+
+    Attributes:
+        version: its name, ``v7``.
+        digest: of the payload, as the distribution list had it.
+        reason: why, in the publisher's words; may be empty.
+    """
+
+    version: str
+    digest: str
+    reason: str = ""
+
+    @property
+    def number(self) -> int:
+        return int(self.version[1:])
+
+
+@dataclass(frozen=True, slots=True)
 class Distribution:
     """A distribution list as it was read.
 

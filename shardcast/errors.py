@@ -6,6 +6,7 @@
     ├── UsageError (ValueError)             what was asked for makes no sense
     ├── NotInitialized (RuntimeError)       broadcast() before initialize()
     ├── VersionNotOffered                   no server offers this version
+    │   └── VersionWithdrawn                its publisher took it back
     ├── NoServerReachable                   no server answered in time
     ├── IntegrityError                      bytes are not what their digest says
     │   └── BlobCorrupt                     a blob that is here is not
@@ -57,6 +58,10 @@ class NotInitialized(ShardcastError, RuntimeError):
 
 class VersionNotOffered(ShardcastError):
     """The servers answered, and none of them offers this version."""
+
+
+class VersionWithdrawn(VersionNotOffered):
+    """The publisher of this version took it back."""
 
 
 class NoServerReachable(ShardcastError):
