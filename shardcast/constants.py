@@ -63,6 +63,14 @@ HTTP_TIMEOUT: float = _setting("HTTP_TIMEOUT", 30.0, _seconds)
 """Seconds without progress (a piece) after which an answer counts as stalled."""
 CHECK_INTERVAL: float = _setting("CHECK_INTERVAL", 30.0, _seconds)
 """Seconds between two looks of a middle at its upstreams."""
+AUTHORITY_SILENT: float = _setting("AUTHORITY_SILENT", 60.0, _seconds)
+"""Seconds without news of the first-named server after which the next one speaks for it."""
+LINE_CONFIRMED: float = _setting("LINE_CONFIRMED", 10.0, _seconds)
+"""Seconds for which the first-named server must offer another line of versions before a node changes over."""
+LISTS_CONFIRMED: float = _setting("LISTS_CONFIRMED", 60.0, _seconds)
+"""The same of a server without a feed (0.1.0, static), which must tell so three times."""
+LINE_PAUSE: float = _setting("LINE_PAUSE", 60.0, _seconds)
+"""Seconds between two changes of line."""
 LOG_LEVEL: str = _setting("LOG_LEVEL", "INFO", str).upper()
 MAX_MIDDLE_NODE_LAYERS = 2
 """Layers of middles that 0.1.0 advised; more work as well. Kept because its users import it."""

@@ -24,6 +24,7 @@ from typing import Any
 
 from shardcast.digest import is_digest
 from shardcast.distribution import Listing
+from shardcast.errors import UsageError
 from shardcast.wire import MAX_SHARDS, MAX_VERSION, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
@@ -216,6 +217,18 @@ def _reason(said: dict[str, Any]) -> str:
     if not isinstance(reason, str):
         raise FeedError("a withdrawal with a reason that is no text")
     return printable(reason)
+
+
+def check_origin_id(text: str) -> str:
+    """Return an origin id that people gave.
+
+    Raises:
+        UsageError: it can be none.
+    """
+    try:
+        return _id(text)
+    except FeedError:
+        raise UsageError(f"{text!r} is no origin id: 1 to 64 ASCII letters and digits") from None
 
 
 def printable(reason: str) -> str:

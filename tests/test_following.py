@@ -20,12 +20,14 @@ from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place
 from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
+from shardcast.policy import authority
 from shardcast.policy.due import Agenda, due
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
+from shardcast.transfer import follower
 from shardcast.transfer import following as module
 from shardcast.transfer.following import Following
 from tests.support import bad_servers as bad
@@ -157,7 +159,7 @@ class Sleeps:
         self._free = asyncio.Semaphore(at_once)
 
     async def __call__(self, seconds: float) -> None:
-        if seconds != module._PACE:
+        if seconds != follower._PACE:
             self.slept.append(seconds)
             await self._free.acquire()
 
@@ -180,7 +182,7 @@ async def settled(following: Following) -> None:
 def offered(following: Following) -> list[str]:
     """The versions of the first line; none where no server tells."""
     try:
-        return [one.version for one in following.offers().lines[0].listings]
+        return [one.version for _, one in sorted(following.heard().listed.items())]
     except (NoServerReachable, TransferFailed):
         return []
 
@@ -205,7 +207,7 @@ async def failure(following: Following) -> Exception:
     assert one.failure
     assert one.listings is None
     with pytest.raises((NoServerReachable, TransferFailed)):
-        following.offers()
+        following.heard()
     return one.failure
 
 
@@ -515,7 +517,7 @@ async def test_a_bad_feed_does_not_keep_the_others_from_telling(server: BadServe
     async with follow(server, node) as following:
         await settled(following)
         await until_offered(following, "v1")
-        await until(lambda: list(following.offers().failures) == [server.url])
+        await until(lambda: [one.peer.url for one in following.followers if one.failure] == [server.url])
 
 
 # All of them together ----------------------------------------------------------------------------
@@ -526,17 +528,18 @@ async def test_without_any_server_that_can_be_reached_there_are_no_offers() -> N
         async with follow(f"http://{one}", f"http://{other}") as following:
             await settled(following)
             with pytest.raises(NoServerReachable, match=f"(?s){one}.*{other}"):
-                following.offers()
+                following.heard()
     async with follow() as following:
         await settled(following)
         with pytest.raises(NoServerReachable):
-            following.offers()
+            following.heard()
 
 
 async def test_nobody_waits_long_for_a_silent_server_once_another_told(
     server: BadServer, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STALL_WHEN_OTHERS_CAN", 0.1)
+    monkeypatch.setattr(authority, "JUST_STARTED", 0.1)
     await node.publish()
     server.set("*", bad.silent())
     async with follow(server, node) as following:
@@ -560,8 +563,9 @@ async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer
         for order in ([server, other], [other, server]):
             async with follow(*order) as following:
                 await settled(following)
-                lines = following.offers().lines
-            assert [line.servers for line in lines] == [(one.url,) for one in order]
+                standing = following.heard()
+            groups = [standing.group, *standing.others]
+            assert [group.servers for group in groups] == [(one.url,) for one in order]
             assert [one.peer.url for one in following.followers] == [one.url for one in order]
 
 
@@ -577,7 +581,7 @@ async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, n
         await following.drop(server.url)
         await following.drop(node.url)
         with pytest.raises(NoServerReachable):
-            following.offers()
+            following.heard()
 
 
 async def test_whoever_waits_for_a_change_hears_of_each(node: Node) -> None:
@@ -613,7 +617,7 @@ async def test_our_own_errors_are_not_hidden(node: Node, monkeypatch: pytest.Mon
     async with follow(node, sleep=sleep) as following:
         await until(lambda: following.changes >= 2)
         with pytest.raises(ZeroDivisionError):
-            following.offers()
+            following.heard()
 
 
 # Which one is next -------------------------------------------------------------------------------

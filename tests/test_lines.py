@@ -1,73 +1,481 @@
-"""Servers that agree, and servers that contradict each other."""
+"""Lines of versions over real sockets: publishers that begin anew, restored and copied directories, servers
+that lag, flap and lie. The rules themselves are tested in ``test_line_tracker``."""
 
 from __future__ import annotations
 
-from hypothesis import given
-from hypothesis import strategies as st
+import contextlib
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
 
 from shardcast.distribution import Listing
-from shardcast.policy.lines import lines
-from tests.support.payloads import patient
+from shardcast.feed import WITHDRAWN, Event
+from tests.support import processes
+from tests.support.bad_servers import gate
+from tests.support.feeds import FeedServer, forged, listings_in, origin_id
+from tests.support.processes import Node, wait_until
 
-A, B, C = "http://a", "http://b", "http://c"
-
-
-def v(number: int, digest: str = "aa", shards: int | None = 1) -> Listing:
-    return Listing(f"v{number}", digest * 32, shards)
-
-
-def test_servers_that_agree_are_one_line_with_what_they_offer_together() -> None:
-    (line,) = lines([(A, [v(1), v(9), v(10)]), (B, [v(10), v(11)]), (C, [])])
-    assert line.servers == (A, B, C)
-    assert line.listings == (v(1), v(9), v(10), v(11))
-    assert line.offers == {"v1": (A,), "v9": (A,), "v10": (A, B), "v11": (B,)}
-    assert line.find("v10") == v(10)
-    assert line.find("v2") is None
-
-
-def test_the_order_of_the_servers_decides_which_line_is_the_first() -> None:
-    readings = [(A, [v(1, "aa")]), (B, [v(1, "bb"), v(2)]), (C, [v(1, "aa"), v(2)])]
-    assert [line.servers for line in lines(readings)] == [(A, C), (B,)]
-    assert [line.servers for line in lines(readings[::-1])] == [(C, A), (B,)]
-    assert [line.servers for line in lines([readings[1], readings[0], readings[2]])] == [(B,), (A, C)]
+KB = 1000
+QUICK = {
+    "SHARDCAST_LINE_CONFIRMED": "1",
+    "SHARDCAST_AUTHORITY_SILENT": "2",
+    "SHARDCAST_LISTS_CONFIRMED": "2",
+    "SHARDCAST_LINE_PAUSE": "1",
+    "SHARDCAST_CHECK_INTERVAL": "0.5",
+}
+"""The times of the rules, made short."""
+SHARD = ("--shard-size", "20KB")
 
 
-def test_another_number_of_shards_is_a_contradiction_and_no_number_is_none() -> None:
-    assert len(lines([(A, [v(1, shards=2)]), (B, [v(1, shards=3)])])) == 2
-    (line,) = lines([(A, [v(1, shards=None)]), (B, [v(1, shards=3)]), (C, [v(1, shards=None)])])
-    assert line.listings == (v(1, shards=3),)
-    assert line.offers == {"v1": (A, B, C)}
+def payload(folder: Path, seed: int, size: int = 100 * KB) -> Path:
+    file = folder / f"payload-{seed}-{size}.bin"
+    file.write_bytes(Random(seed).randbytes(size))
+    return file
 
 
-def test_a_line_that_is_not_used_says_whom_it_contradicts() -> None:
-    used, other = lines([(A, [v(1, "aa")]), (B, [v(1, "bb")])])
-    assert A in other.contradiction(used) and B in other.contradiction(used)
+def broadcast(data_dir: Path, *files: Path) -> list[str]:
+    done = [processes.run("broadcast", str(file), "--data-dir", str(data_dir), *SHARD) for file in files]
+    assert not any(one.returncode for one in done), [one.stderr for one in done]
+    return [one.stdout.strip() for one in done]
 
 
-def test_no_servers_are_no_lines() -> None:
-    assert lines([]) == []
+def origin(data_dir: Path, port: int = 0, *words: str) -> contextlib.AbstractContextManager[Node]:
+    at = ("--host", "127.0.0.1", "--port", str(port))
+    return processes.node("origin", "--data-dir", str(data_dir), *at, *words, env=QUICK)
 
 
-@patient
-@given(
-    st.lists(
-        st.lists(
-            st.builds(v, st.integers(1, 4), st.sampled_from(["aa", "bb"]), st.sampled_from([None, 1, 2])),
-            max_size=4,
-            unique_by=lambda one: one.version,
-        ),
-        max_size=5,
-    )
-)
-def test_every_server_is_in_one_line_and_no_line_contradicts_itself(lists: list[list[Listing]]) -> None:
-    readings = [(f"http://{number}", listings) for number, listings in enumerate(lists)]
-    found = lines(readings)
-    assert sorted(server for line in found for server in line.servers) == [server for server, _ in readings]
-    offered = dict(readings)
-    for line in found:
-        for server in line.servers:
-            for one in offered[server]:
-                together = line.find(one.version)
-                assert together and together.digest == one.digest
-                assert one.shards in (None, together.shards)
-                assert server in line.offers[one.version]
+def middle(
+    upstream: str, data_dir: Path, *words: str, port: int = 0
+) -> contextlib.AbstractContextManager[Node]:
+    at = ("--host", "127.0.0.1", "--port", str(port))
+    words = ("--upstream", upstream, "--data-dir", str(data_dir), *at, *words)
+    return processes.node("middle", *words, env=QUICK)
+
+
+@contextlib.contextmanager
+def on_one_port(tmp_path: Path) -> Iterator[int]:
+    with processes.own_port() as port:
+        yield port
+
+
+def fetch(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=20) as answer:
+        return bytes(answer.read())
+
+
+def listed(node: Node | str) -> dict[str, str]:
+    url = node if isinstance(node, str) else node.url
+    lines = fetch(f"{url}/distribution.txt").decode().split("\n")[:-1]
+    return dict(line.split(": ") for line in lines)
+
+
+def status(node: Node) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(fetch(f"{node.url}/status"))
+    return found
+
+
+def sent(node: Node) -> int:
+    return sum(one["sent"] for one in status(node)["versions"])
+
+
+def until_same(node: Node, other: Node, timeout: float = 30) -> None:
+    wait_until(lambda: listed(node) == listed(other) != {}, timeout, f"{listed(other)} at {node.log}")
+
+
+def download(servers: str, version: str, output: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    words = ("--servers", servers, "--version", version, "--output-file", str(output), *words)
+    return processes.run("client", *words, env=QUICK)
+
+
+# The publisher begins anew -----------------------------------------------------------------------
+
+
+def test_fresh_directory_reaches_middles_and_their_readers(tmp_path: Path) -> None:
+    with on_one_port(tmp_path) as port, origin(tmp_path / "a", port) as first:
+        broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
+        with middle(first.url, tmp_path / "m") as relay, middle(relay.url, tmp_path / "n") as below:
+            until_same(below, first)
+            old = listed(first)
+            first.kill()
+            with origin(tmp_path / "b", port) as second:
+                time.sleep(1.5)  # an empty line is no reason to leave the old one
+                assert listed(relay) == old
+                broadcast(tmp_path / "b", payload(tmp_path, 3))
+                until_same(relay, second)
+                until_same(below, second)
+                assert status(below)["origin"] == origin_id(tmp_path / "b")
+                done = download(below.url, "latest", tmp_path / "out")
+                assert done.returncode == 0, done.stderr
+                assert (tmp_path / "out").read_bytes() == payload(tmp_path, 3).read_bytes()
+                aside = status(relay)["aside"]
+                assert [one["version"] for one in aside] == ["v1", "v2"]
+                assert {one["origin"] for one in aside} == {origin_id(tmp_path / "a")}
+
+
+def test_follower_takes_the_other_line_s_v1_as_news_and_says_that_the_line_is_new(tmp_path: Path) -> None:
+    with on_one_port(tmp_path) as port, contextlib.ExitStack() as stack:
+        first = stack.enter_context(origin(tmp_path / "a", port))
+        broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
+        out = (tmp_path / "said").open("wb")
+        hook = f'echo "{{version}} $SHARDCAST_NEW_LINE" >> {tmp_path / "hooks"}'
+        words = ("client", "--follow", "--servers", first.url, "--output-dir", str(tmp_path / "got"))
+        follower = subprocess.Popen(
+            processes.command(*words, "--exec", hook), env=processes.environment(**QUICK), stdout=out
+        )
+        stack.callback(follower.wait, 30)
+        stack.callback(follower.kill)
+        said = tmp_path / "said"
+        wait_until(lambda: b'"v2"' in said.read_bytes())
+        first.kill()
+        stack.enter_context(origin(tmp_path / "b", port))
+        broadcast(tmp_path / "b", payload(tmp_path, 3))
+        wait_until(lambda: said.read_bytes().count(b"\n") == 2, what="the other line")
+        lines = [json.loads(line) for line in said.read_text().splitlines()]
+        assert [(one["version"], one["new_line"]) for one in lines] == [("v2", False), ("v1", True)]
+        assert lines[1]["origin"] == origin_id(tmp_path / "b")
+        assert (tmp_path / "got" / "latest").resolve().read_bytes() == payload(tmp_path, 3).read_bytes()
+        wait_until(lambda: (tmp_path / "hooks").read_text().count("\n") == 2)
+        assert (tmp_path / "hooks").read_text().splitlines() == ["v2 ", f"v1 {origin_id(tmp_path / 'b')}"]
+
+
+def test_restored_directory_is_followed_when_it_publishes_again(tmp_path: Path) -> None:
+    with on_one_port(tmp_path) as port:
+        files = [payload(tmp_path, seed) for seed in range(1, 7)]
+        broadcast(tmp_path / "a", *files[:3])
+        shutil.copytree(tmp_path / "a", tmp_path / "backup", symlinks=True)
+        broadcast(tmp_path / "a", *files[3:])
+        with origin(tmp_path / "a", port) as first, middle(first.url, tmp_path / "m") as relay:
+            until_same(relay, first)
+            six = listed(relay)
+            first.kill()
+            with origin(tmp_path / "backup", port) as second:
+                time.sleep(2.5)
+                assert listed(relay) == six  # a shorter list moves nothing
+                broadcast(tmp_path / "backup", payload(tmp_path, 40))
+                until_same(relay, second)
+                now = listed(relay)
+                assert sorted(now) == ["v1", "v2", "v3", "v4"]
+                assert {v: now[v] for v in ("v1", "v2", "v3")} == {v: six[v] for v in ("v1", "v2", "v3")}
+                assert now["v4"] != six["v4"]
+
+
+def test_mistyped_directory_that_is_undone_costs_nothing_twice_and_keeps_pins(tmp_path: Path) -> None:
+    with on_one_port(tmp_path) as port, origin(tmp_path / "a", port) as first:
+        broadcast(tmp_path / "a", payload(tmp_path, 1, 400 * KB), payload(tmp_path, 2, 400 * KB))
+        relay_words = middle(first.url, tmp_path / "m")
+        with relay_words as relay:
+            until_same(relay, first)
+            assert processes.run("pin", "v1", "--data-dir", str(tmp_path / "m")).returncode == 0
+            old = listed(relay)
+            first.kill()
+            with origin(tmp_path / "typo", port) as wrong:
+                broadcast(tmp_path / "typo", payload(tmp_path, 9))
+                until_same(relay, wrong)
+                wrong.kill()
+            with origin(tmp_path / "a", port) as again:
+                wait_until(lambda: listed(relay) == old, what=f"the old line:\n{relay.log}")
+                assert sent(again) == 0
+                held = {one["version"]: one["held"] for one in status(relay)["versions"]}
+                assert [one["kind"] for one in held["v1"]] == ["pin"]
+                assert "two origins answer" in relay.log
+
+
+def test_two_origins_on_copies_of_a_directory_are_two_groups(tmp_path: Path) -> None:
+    broadcast(tmp_path / "a", payload(tmp_path, 1))
+    shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=True)
+    broadcast(tmp_path / "a", payload(tmp_path, 2))
+    broadcast(tmp_path / "b", payload(tmp_path, 3))
+    with (
+        origin(tmp_path / "a") as one,
+        origin(tmp_path / "b") as other,
+        middle(f"{one.url},{other.url}", tmp_path / "m") as relay,
+    ):
+        until_same(relay, one)
+        relay.wait_for_log("contradict")
+        done = download(f"{one.url},{other.url}", "v2", tmp_path / "out")
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out").read_bytes() == payload(tmp_path, 2).read_bytes()
+        time.sleep(1.5)
+        assert listed(relay) == listed(one)
+
+
+# Servers that lag, flap and lie ------------------------------------------------------------------
+
+
+def test_first_named_server_that_flaps_between_two_origins_changes_nothing(tmp_path: Path) -> None:
+    with on_one_port(tmp_path) as port:
+        broadcast(tmp_path / "a", payload(tmp_path, 1))
+        broadcast(tmp_path / "b", payload(tmp_path, 2))
+        with origin(tmp_path / "a", port) as first, middle(first.url, tmp_path / "m") as relay:
+            until_same(relay, first)
+            old = listed(relay)
+            first.kill()
+            for data_dir in ("b", "a", "b", "a"):
+                with origin(tmp_path / data_dir, port) as now:
+                    wait_until(lambda: status(relay)["upstreams"][0]["state"] == "followed")
+                    time.sleep(0.3)
+                    now.kill()
+            assert listed(relay) == old
+
+
+def test_restart_of_the_origin_within_seconds_is_no_event(tmp_path: Path) -> None:
+    with on_one_port(tmp_path) as port:
+        with origin(tmp_path / "a", port) as first, middle(first.url, tmp_path / "m") as relay:
+            broadcast(tmp_path / "a", payload(tmp_path, 1))
+            until_same(relay, first)
+            first.kill()
+            with origin(tmp_path / "a", port) as again:
+                broadcast(tmp_path / "a", payload(tmp_path, 2))
+                until_same(relay, again)
+                assert sorted(listed(relay)) == ["v1", "v2"]
+                assert "changed over" not in relay.log
+
+
+@pytest.mark.parametrize("own_id", [True, False], ids=["own id", "honest id"])
+def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path, own_id: bool) -> None:
+    broadcast(tmp_path / "a", *(payload(tmp_path, seed) for seed in (1, 2, 3, 4)))
+    broadcast(tmp_path / "bad", *(payload(tmp_path, seed) for seed in (11, 12, 13, 14, 15)))
+    junk = [Listing(f"v{10**17 + n}", f"{n:064x}", 1) for n in range(16)]
+    claimed = origin_id(tmp_path / ("bad" if own_id else "a"))
+    real = listings_in(tmp_path / "bad")
+    with origin(tmp_path / "a") as honest, FeedServer(tmp_path / "bad") as hostile:
+        hostile.tell(claimed, [*(real if own_id else real[4:]), *junk])
+        both = f"{honest.url},{hostile.url}"
+        with middle(both, tmp_path / "m", "--keep", "3") as relay:
+            wait_until(lambda: sorted(listed(relay)) == ["v2", "v3", "v4"], what=relay.log)
+            broadcast(tmp_path / "a", payload(tmp_path, 5))
+            wait_until(lambda: "v5" in listed(relay), what=relay.log)
+            assert listed(relay)["v5"] == listed(honest)["v5"]
+            done = download(both, "latest", tmp_path / "out", "--json")
+            assert done.returncode == 0, done.stderr
+            assert (tmp_path / "out").read_bytes() == payload(tmp_path, 5).read_bytes()
+            shown = processes.run("client", "--servers", both, "--list", env=QUICK)
+            assert [line.split()[0] for line in shown.stdout.splitlines()] == [f"v{n}" for n in range(1, 6)]
+        with middle(honest.url, tmp_path / "m", "--keep", "3") as relay:  # and after a restart without it
+            wait_until(lambda: fetch(f"{relay.url}/ready") == b"OK")
+            assert sorted(listed(relay)) == ["v3", "v4", "v5"]
+
+
+def test_forged_name_of_a_server_without_the_bytes_is_not_shown(tmp_path: Path) -> None:
+    broadcast(tmp_path / "a", payload(tmp_path, 1))
+    (tmp_path / "bad" / "v1").mkdir(parents=True)
+    shutil.copy(tmp_path / "a" / "distribution.txt", tmp_path / "bad")
+    manifest = forged(tmp_path / "a" / "v1" / "manifest.jsonl", "evil.bin")
+    (tmp_path / "bad" / "v1" / "manifest.jsonl").write_bytes(manifest)
+    with origin(tmp_path / "a") as honest, FeedServer(tmp_path / "bad") as hostile:
+        real, lie = listings_in(tmp_path / "a"), listings_in(tmp_path / "bad")
+        assert real[0].manifest != lie[0].manifest
+        for told in (real, lie):  # it tells the honest manifest's digest, or its own
+            hostile.tell(origin_id(tmp_path / "a"), told)
+            both = f"{honest.url},{hostile.url}"
+            for servers in (both, f"{hostile.url},{honest.url}") if told is real else (both,):
+                shown = processes.run("client", "--servers", servers, "--list", "--json", env=QUICK)
+                if servers == both:
+                    assert "evil" not in shown.stdout
+                done = download(servers, "v1", tmp_path / "out", "--json")
+                assert done.returncode == 0, done.stderr
+                if servers == both:
+                    assert json.loads(done.stdout)["name"] != "evil.bin"
+            with middle(both, tmp_path / f"m-{len(list(tmp_path.iterdir()))}") as relay:
+                until_same(relay, honest)
+                assert b"evil" not in fetch(f"{relay.url}/v1/manifest.jsonl")
+
+
+def test_manifest_of_another_line_than_the_hello_names_is_refused(tmp_path: Path) -> None:
+    broadcast(tmp_path / "a", payload(tmp_path, 1))
+    one = listings_in(tmp_path / "a")[0]
+    with FeedServer(tmp_path / "a") as server:
+        server.tell("ab" * 16, [Listing(one.version, one.digest, one.shards)])
+        done = download(server.url, "v1", tmp_path / "out")
+        assert done.returncode == 1
+        assert "another line" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_two_middles_that_name_each_other_first_both_get_every_version(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        a, b = (stack.enter_context(processes.own_port()) for _ in range(2))
+        root = stack.enter_context(origin(tmp_path / "o"))
+        servers = f"127.0.0.1:{a},127.0.0.1:{b},{root.url}"  # one list for all
+        nodes = [stack.enter_context(middle(servers, tmp_path / f"m{port}", port=port)) for port in (a, b)]
+        for seed in (1, 2, 3):
+            broadcast(tmp_path / "o", payload(tmp_path, seed))
+            for one in nodes:
+                until_same(one, root)
+        assert all(status(one)["distance"] in (1, 2) for one in nodes)
+
+
+def test_lagging_second_layer_holds_nothing_up_and_takes_nothing_away(tmp_path: Path) -> None:
+    with origin(tmp_path / "o") as root, middle(root.url, tmp_path / "m1") as upper:
+        broadcast(tmp_path / "o", payload(tmp_path, 1))
+        until_same(upper, root)
+        shutil.copytree(tmp_path / "m1", tmp_path / "static", ignore=shutil.ignore_patterns(".shardcast"))
+        with FeedServer(tmp_path / "static") as lagging:
+            lagging.tell(
+                origin_id(tmp_path / "o"), listings_in(tmp_path / "static"), distance=1, chain=("x",)
+            )
+            with middle(f"{upper.url},{lagging.url}", tmp_path / "m2") as lower:
+                broadcast(tmp_path / "o", payload(tmp_path, 2))
+                until_same(lower, root)
+                time.sleep(1)
+                assert sorted(listed(lower)) == ["v1", "v2"]
+
+
+def test_version_comes_from_others_when_the_first_named_middle_has_a_full_disk(tmp_path: Path) -> None:
+    with origin(tmp_path / "o") as root:
+        broadcast(tmp_path / "o", payload(tmp_path, 1, 50 * KB))
+        with middle(root.url, tmp_path / "full", "--max-bytes", "60KB") as full:
+            until_same(full, root)
+            assert processes.run("pin", "v1", "--data-dir", str(tmp_path / "full")).returncode == 0
+            with middle(f"{full.url},{root.url}", tmp_path / "m") as relay:
+                broadcast(tmp_path / "o", payload(tmp_path, 2, 50 * KB))
+                until_same(relay, root)
+                assert sorted(listed(full)) == ["v1"]
+
+
+def test_next_server_speaks_for_a_middle_whose_upstream_is_cut_off(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(processes.own_port())
+        broadcast(tmp_path / "o", payload(tmp_path, 1))
+        shutil.copytree(tmp_path / "o", tmp_path / "o2", symlinks=True)
+        root = stack.enter_context(origin(tmp_path / "o"))
+        gone = stack.enter_context(origin(tmp_path / "o2", port))
+        cut = stack.enter_context(middle(gone.url, tmp_path / "cut"))
+        until_same(cut, root)
+        relay = stack.enter_context(middle(f"{cut.url},{root.url}", tmp_path / "m"))
+        until_same(relay, root)
+        gone.kill()
+        broadcast(tmp_path / "o", payload(tmp_path, 2))
+        until_same(relay, root)
+        assert sorted(listed(cut)) == ["v1"]
+
+
+def test_other_server_s_word_is_unlisted_when_the_authority_is_back(tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(processes.own_port())
+        broadcast(tmp_path / "o", payload(tmp_path, 1))
+        shutil.copytree(tmp_path / "o", tmp_path / "copy", symlinks=True)
+        broadcast(tmp_path / "copy", payload(tmp_path, 2))
+        root = stack.enter_context(origin(tmp_path / "o", port))
+        other = stack.enter_context(origin(tmp_path / "copy"))
+        relay = stack.enter_context(middle(f"{root.url},{other.url}", tmp_path / "m"))
+        until_same(relay, root)
+        root.kill()
+        wait_until(lambda: "v2" in listed(relay), what=relay.log)
+        root = stack.enter_context(origin(tmp_path / "o", port))
+        wait_until(lambda: sorted(listed(relay)) == ["v1"], what=relay.log)
+        before = sent(other)
+        broadcast(tmp_path / "o", payload(tmp_path, 2))  # the very same bytes, in another manifest
+        until_same(relay, root)
+        assert sent(other) == before
+
+
+# Which line to accept ----------------------------------------------------------------------------
+
+
+def test_origin_id_that_is_named_is_the_only_line_accepted(tmp_path: Path) -> None:
+    broadcast(tmp_path / "a", payload(tmp_path, 1))
+    broadcast(tmp_path / "b", payload(tmp_path, 2))
+    right = origin_id(tmp_path / "b")
+    with origin(tmp_path / "a") as wrong, origin(tmp_path / "b") as good:
+        both, only = f"{wrong.url},{good.url}", ("--origin-id", right)
+        with middle(both, tmp_path / "m", *only) as relay:
+            until_same(relay, good)
+        done = download(both, "latest", tmp_path / "out", *only)
+        assert done.returncode == 0, done.stderr
+        assert (tmp_path / "out").read_bytes() == payload(tmp_path, 2).read_bytes()
+        done = download(wrong.url, "v1", tmp_path / "none", *only)
+        assert done.returncode == 3
+        assert right in done.stderr
+        assert not (tmp_path / "none").exists()
+    done = download("127.0.0.1:1", "v1", tmp_path / "none", "--origin-id", "no/id")
+    assert done.returncode == 2
+
+
+def test_origin_tells_the_id_of_a_fresh_directory_and_of_no_other(tmp_path: Path) -> None:
+    with origin(tmp_path / "a") as first:
+        assert origin_id(tmp_path / "a") in first.log
+    with origin(tmp_path / "a") as again:
+        assert "new data directory" not in again.log
+
+
+# Withdrawing -------------------------------------------------------------------------------------
+
+
+def withdraw(data_dir: Path, version: str, reason: str = "loss was NaN") -> None:
+    done = processes.run("withdraw", version, "--data-dir", str(data_dir), "--reason", reason)
+    assert done.returncode == 0, done.stderr
+
+
+def test_withdrawn_version_vanishes_through_two_layers_and_stays_withdrawn(tmp_path: Path) -> None:
+    with (
+        origin(tmp_path / "o") as root,
+        middle(root.url, tmp_path / "m1") as upper,
+        middle(upper.url, tmp_path / "m2") as lower,
+    ):
+        broadcast(tmp_path / "o", payload(tmp_path, 1), payload(tmp_path, 2))
+        until_same(lower, root)
+        assert processes.run("pin", "v2", "--data-dir", str(tmp_path / "m1")).returncode == 0
+        withdraw(tmp_path / "o", "v2")
+        wait_until(lambda: sorted(listed(lower)) == ["v1"], 5)
+        assert sorted(listed(upper)) == sorted(listed(root)) == ["v1"]
+        assert (tmp_path / "m1" / "v2" / "shard_001.bin").exists()  # until retention takes it
+        done = download(lower.url, "v2", tmp_path / "out")
+        assert done.returncode == 3
+        assert "withdrawn" in done.stderr and "loss was NaN" in done.stderr and "v1" in done.stderr
+        done = download(lower.url, "latest", tmp_path / "out", "--json")
+        assert json.loads(done.stdout)["version"] == "v1"
+        assert broadcast(tmp_path / "o", payload(tmp_path, 3)) == ["v3"]
+        until_same(lower, root)
+        root.kill()
+        lower.kill()
+        with middle(upper.url, tmp_path / "m2") as again:
+            wait_until(lambda: sorted(listed(again)) == ["v1", "v3"])
+            time.sleep(1)
+            assert "v2" not in listed(again)
+
+
+def test_withdrawal_ends_a_download_under_way(tmp_path: Path) -> None:
+    broadcast(tmp_path / "o", payload(tmp_path, 1))
+    one, withdrawn, opened = listings_in(tmp_path / "o")[0], threading.Event(), threading.Event()
+    event = Event(1001, WITHDRAWN, "v1", one, "loss was NaN")
+    with FeedServer(tmp_path / "o") as server:
+        server.tell(origin_id(tmp_path / "o"), [one], later=(withdrawn, event))
+        server.set("/v1/shard_003.bin", gate(opened))
+        words = ("--servers", server.url, "--version", "v1", "--output-file", str(tmp_path / "out"))
+        client = subprocess.Popen(
+            processes.command("client", *words), env=processes.environment(**QUICK), stderr=subprocess.PIPE
+        )
+        try:
+            wait_until(lambda: server.requested("/v1/shard_003.bin"))
+            withdrawn.set()
+            _, said = client.communicate(timeout=30)
+        finally:
+            client.kill()
+            opened.set()
+    assert client.returncode == 3
+    assert b"v1 was withdrawn by its publisher: loss was NaN" in said
+    assert not [entry for entry in tmp_path.iterdir() if "out" in entry.name]
+
+
+def test_withdrawal_of_a_server_that_does_not_decide_is_ignored(tmp_path: Path) -> None:
+    with origin(tmp_path / "o") as root, FeedServer(tmp_path / "o") as hostile:
+        broadcast(tmp_path / "o", payload(tmp_path, 1))
+        one = listings_in(tmp_path / "o")[0]
+        lie = Event(900, WITHDRAWN, "v1", one, "a lie")
+        hostile.tell(origin_id(tmp_path / "o"), [], lie)
+        both = f"{root.url},{hostile.url}"
+        with middle(both, tmp_path / "m") as relay:
+            until_same(relay, root)
+            root.kill()
+            time.sleep(4)  # also while the deciding server is silent
+            assert sorted(listed(relay)) == ["v1"]

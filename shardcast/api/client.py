@@ -59,20 +59,27 @@ class Followed:
 class ClientNode:
     """Downloads versions; the blocking form of ``Client``."""
 
-    def __init__(self, servers: Sequence[str], output_dir: StrPath = "./downloads") -> None:
-        """
+    def __init__(
+        self, servers: Sequence[str], output_dir: StrPath = "./downloads", *, origin_id: str | None = None
+    ) -> None:
+        """``origin_id``: the only line of versions to accept.
+
         Raises:
             UsageError: one of the servers is not an address, or there is none.
         """
         self.servers = server_urls(servers)
         self.output_dir = str(Path(output_dir).absolute())
+        self._origin_id = origin_id
+
+    def _client(self) -> Client:
+        return Client(self.servers, self.output_dir, origin_id=self._origin_id)
 
     def list_available_versions(self) -> dict[str, str]:
         """The versions on offer, oldest first, each with ``<digest>|<number of shards>``; empty while
         there is nothing, also while no server can be reached yet, which is logged."""
 
         async def read() -> dict[str, str]:
-            async with Client(self.servers, self.output_dir) as client:
+            async with self._client() as client:
                 return {one.version: one.value for one in await client.listings()}
 
         try:
@@ -90,7 +97,7 @@ class ClientNode:
         """
 
         async def download() -> str:
-            async with Client(self.servers, self.output_dir) as client:
+            async with self._client() as client:
                 output = None if output_file is None else os.fspath(output_file)
                 return str((await client.download(version, output)).path)
 
@@ -126,7 +133,7 @@ class ClientNode:
 
         async def follow() -> None:
             async with (
-                Client(self.servers, self.output_dir) as client,
+                self._client() as client,
                 contextlib.aclosing(client.follow(first, every)) as releases,
             ):
                 try:
@@ -151,7 +158,7 @@ class ClientNode:
 
         async def hold() -> None:
             try:
-                async with Client(self.servers, self.output_dir) as client, client.lease(version):
+                async with self._client() as client, client.lease(version):
                     held.set()
                     answered.set()
                     await asyncio.Event().wait()

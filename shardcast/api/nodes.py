@@ -108,9 +108,12 @@ class MiddleNode:
         port: int = HTTP_PORT,
         check_interval: float = CHECK_INTERVAL,
         max_bytes: int | None = None,
+        *,
+        origin_id: str | None = None,
     ) -> None:
         """Start it and wait until it listens. Upstreams that don't tell it of versions by themselves (old
         ones) are asked every ``check_interval`` seconds. Its versions take ``max_bytes`` together at most.
+        ``origin_id``: the only line of versions to accept.
 
         Raises:
             UsageError: one of the upstreams is not an address.
@@ -122,6 +125,7 @@ class MiddleNode:
         options = ["--upstream", ",".join(self.upstream_servers), "--data-dir", self.data_dir]
         options += ["--port", str(port), "--check-interval", str(check_interval)]
         options += ["--max-bytes", str(max_bytes)] if max_bytes else []
+        options += ["--origin-id", origin_id] if origin_id is not None else []
         self._process = NodeProcess("middle", options)
         self.port = int(self._process.url.rsplit(":", 1)[1])
 

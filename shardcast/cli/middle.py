@@ -24,6 +24,7 @@ from shardcast.cli.serving import Session
 )
 @options.keep_option
 @options.max_bytes_option
+@options.origin_id_option
 @options.logging_options
 @options.node_options
 def middle(
@@ -34,6 +35,7 @@ def middle(
     check_interval: float,
     keep: int,
     max_bytes: int | None,
+    origin_id: str | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -46,5 +48,5 @@ def middle(
     from shardcast.nodes.lifetime import run
     from shardcast.nodes.middle import Middle
 
-    node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes)
+    node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes, origin_id)
     run(Session(ready_fd, parent).serve(node))

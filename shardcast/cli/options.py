@@ -15,6 +15,7 @@ import click
 from shardcast import constants
 from shardcast.addresses import parse_ip_addr_list, parse_servers
 from shardcast.errors import UsageError
+from shardcast.feed import check_origin_id
 from shardcast.sizes import parse_size
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -124,6 +125,25 @@ max_bytes_option = option(
     "--max-bytes",
     type=Size(),
     help="Bytes that all versions may take together: 500GB; older ones go before their time.",
+)
+
+
+class OriginId(click.ParamType[str]):
+    """The name of a line of versions."""
+
+    name = "id"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return check_origin_id(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+origin_id_option = option(
+    "--origin-id",
+    type=OriginId(),
+    help="Accept only the line of versions with this origin id, which the origin prints at its first start.",
 )
 json_option = option("--json", "as_json", is_flag=True, help="Print results as JSON.")
 

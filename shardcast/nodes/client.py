@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import secrets
 import socket
-import time
-from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from shardcast.addresses import server_urls
-from shardcast.constants import CHECK_INTERVAL
+from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing, is_version
-from shardcast.errors import (
-    IntegrityError,
-    LocalDiskError,
-    PeerError,
-    ShardcastError,
-    TransferFailed,
-    UsageError,
-    VersionAborted,
-)
-from shardcast.manifest import FILE, Header, Manifest
+from shardcast.errors import PeerError, UsageError, VersionWithdrawn
+from shardcast.manifest import Header
 from shardcast.nodes.announcing import output_name, versions_in
-from shardcast.nodes.leaving import NothingComes, known, unless
+from shardcast.nodes.download import Downloads, Watch
+from shardcast.nodes.download import Release as Release
+from shardcast.nodes.follow import Follow, OnWithdrawn
+from shardcast.nodes.leaving import if_withdrawn, unless
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
-from shardcast.policy.due import Agenda
-from shardcast.policy.lines import Line
+from shardcast.policy.standing import Standing
 from shardcast.report import Node, newest
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
-from shardcast.store.tasks import beside, cancel
+from shardcast.store.output import clear_abandoned
+from shardcast.store.tasks import beside
 from shardcast.transfer.following import Following
 from shardcast.transfer.leasing import Lease
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.manifests import describe, read_live
+from shardcast.transfer.manifests import check_manifest
 from shardcast.transfer.offers import LATEST as LATEST
-from shardcast.transfer.offers import find, read_offers
+from shardcast.transfer.offers import find, first_news
 from shardcast.transfer.reporting import report
-from shardcast.transfer.transfer import Transfer
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
@@ -63,30 +53,6 @@ class Offered:
     header: Header | None
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A version that was downloaded and verified.
-
-    Attributes:
-        version: its name.
-        path: the file.
-        manifest: what it is.
-        seconds: how long it took.
-        received: bytes that came from each server.
-    """
-
-    version: str
-    path: Path
-    manifest: Manifest
-    seconds: float
-    received: dict[str, int]
-
-    @property
-    def number(self) -> int:
-        """3 for ``v3``."""
-        return version_number(self.version) or 0
-
-
 class Client:
     """Downloads versions from servers (addresses as people write them)::
 
@@ -95,9 +61,15 @@ class Client:
     """
 
     def __init__(
-        self, servers: Sequence[str], output_dir: Path | str = "./downloads", limits: Limits | None = None
+        self,
+        servers: Sequence[str],
+        output_dir: Path | str = "./downloads",
+        limits: Limits | None = None,
+        *,
+        origin_id: str | None = None,
     ) -> None:
-        """
+        """``origin_id``: the only line of versions to accept.
+
         Raises:
             UsageError: one of the servers is not an address, or there is none.
         """
@@ -105,13 +77,14 @@ class Client:
         self.output_dir = Path(output_dir)
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
-        self._peers: dict[str, Peer] = {}
+        self._downloads = Downloads({}, self._limits)
+        self._origin_id = origin_id
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
-        self._transfers: list[Transfer] = []
 
     async def __aenter__(self) -> Client:
         session = await self._stack.enter_async_context(open_session(self._limits.timeout))
-        self._peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
+        peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
+        self._downloads = Downloads(peers, self._limits)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -123,7 +96,8 @@ class Client:
         Raises:
             NoServerReachable: no server answered.
         """
-        return (await self._lines())[0].listings
+        async with self._looking() as (_, standing):
+            return tuple(one for _, one in sorted(standing.listed.items()))
 
     async def offered(self) -> list[Offered]:
         """The versions on offer, oldest first, with what their manifests' headers say.
@@ -131,26 +105,40 @@ class Client:
         Raises:
             NoServerReachable: no server answered.
         """
-        line = (await self._lines())[0]
+        async with self._looking() as (_, standing):
 
-        async def header(listing: Listing) -> Offered:
-            for url in line.offers[listing.version]:
-                try:
-                    found = await self._peers[url].header(listing.version)
-                except PeerError as error:
-                    log.debug("%s", error)
-                    continue
-                if found:
-                    return Offered(listing, found)
-            return Offered(listing, None)
+            async def describe(listing: Listing) -> Offered:
+                servers = standing.group.complete.get(listing.number, ())
+                first = [url for url in servers if url == standing.speaker]
+                for url in (*first, *(url for url in servers if url not in first)):
+                    try:
+                        header = await self._header(url, listing, standing.origin, trusted=url in first)
+                    except PeerError as error:
+                        log.debug("%s", error)
+                        continue
+                    if header:
+                        return Offered(listing, header)
+                return Offered(listing, None)
 
-        return list(await asyncio.gather(*(header(listing) for listing in line.listings)))
+            return list(await asyncio.gather(*(describe(one) for _, one in sorted(standing.listed.items()))))
+
+    async def _header(self, url: str, listing: Listing, origin: str | None, trusted: bool) -> Header | None:
+        """Return what a server's manifest says of a version: its first line from the server that decides,
+        else the whole manifest, whose digest that one told."""
+        peer = self._downloads.peers[url]
+        if trusted or listing.manifest is None:
+            return await peer.header(listing.version)
+        manifest = await peer.manifest(listing.version)
+        if manifest is None:
+            return None
+        check_manifest(listing, manifest, peer, origin)
+        return manifest.header
 
     async def download(
         self,
         version: str = LATEST,
         output_file: Path | str | None = None,
-        watch: Callable[[Transfer], None] | None = None,
+        watch: Watch | None = None,
     ) -> Release:
         """Download a version into a file, by default ``<output_dir>/download_<version>.bin``, which has
         its name only when every byte is right. What an earlier, interrupted run left is used.
@@ -160,6 +148,7 @@ class Client:
         Raises:
             UsageError: that is no version's name.
             VersionNotOffered: no server offers it.
+            VersionWithdrawn: its publisher took it back, perhaps while it was downloaded.
             NoServerReachable: no server could be reached for as long as it was worth trying.
             TransferFailed: the servers answered, but not with its shards.
             IntegrityError: what they sent is not what its digest says.
@@ -167,45 +156,31 @@ class Client:
         """
         if version != LATEST and not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")
-        line, listing = find(await self._lines(), version)
-        default = self._output(listing.version)
-        output = Path(default if output_file is None else output_file)
-        if output_file is not None and str(output_file).endswith("/"):
-            output = output / default.name
-        return await self._fetch(line, listing, output, watch)
-
-    async def _fetch(
-        self,
-        line: Line,
-        listing: Listing,
-        output: Path,
-        watch: Callable[[Transfer], None] | None,
-        following: Following | None = None,
-    ) -> Release:
-        peers = [self._peers[url] for url in line.offers[listing.version]]
-        failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
-        async for described in describe(listing, peers):
-            _check_kind(described.manifest.header)
-            live = LiveManifest.of(described.manifest)
+        async with self._looking() as (following, standing):
+            found = find(standing, version)
+            listing = found.listing
+            default = self.output_dir / output_name(listing.version)
+            output = Path(default if output_file is None else output_file)
+            if output_file is not None and str(output_file).endswith("/"):
+                output = output / default.name
+            peers = [self._downloads.peers[url] for url in found.servers]
+            joined = following if listing.number in standing.listed else None
+            fetching = self._downloads.fetch(listing, peers, output, watch, joined, found.origin)
+            withdrawn = if_withdrawn(following, listing.number, listing.digest)
             try:
-                return await self._receive(
-                    live,
-                    list(described.peers),
-                    output.absolute(),
-                    watch,
-                    described.digits,
-                    following if described.manifest.verifiable else None,
-                )
-            except (IntegrityError, TransferFailed) as error:  # what another server says may be right
-                failure = error if not isinstance(failure, IntegrityError) else failure
-        raise failure
+                return await unless(withdrawn, fetching, following)
+            except VersionWithdrawn:
+                await asyncio.to_thread(clear_abandoned, output)
+                raise
 
     async def follow(
         self,
         first: str = LATEST,
         every: bool = False,
         check_interval: float = CHECK_INTERVAL,
-        watch: Callable[[Transfer], None] | None = None,
+        watch: Watch | None = None,
+        *,
+        on_withdrawn: OnWithdrawn | None = None,
     ) -> AsyncGenerator[Release, None]:
         """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
         as it is on offer. One that is under way is finished first; where several came meanwhile, the newest
@@ -216,47 +191,35 @@ class Client:
         ``check_interval`` seconds; as often servers without a feed are asked. A version of which nothing
         comes is left when another server has another one.
 
+        The servers' line of versions may change, when a publisher begins anew: then the newest version of
+        the other line is next (``Release.new_line``). ``on_withdrawn`` is called, and awaited, for each
+        downloaded version that its publisher takes back.
+
         Raises:
             UsageError: ``first`` is no version's name.
             LocalDiskError: a file can't be written.
         """
         if first != LATEST and not is_version(first):
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
-        agenda = Agenda(None if first == LATEST else int(first[1:]) - 1, every)
-        told = ""
-        loop = asyncio.get_running_loop()
-        again_at = loop.time() + check_interval
+        begin = None if first == LATEST else int(first[1:])
+        follow = Follow(
+            self._downloads,
+            self.output_dir,
+            begin,
+            every,
+            check_interval,
+            watch,
+            on_withdrawn,
+            self._origin_id,
+        )
+        releases = follow.releases()
         async with (
-            Following(list(self._peers.values()), check_interval) as following,
-            beside(report(following, self._describe)),
+            follow.following,
+            beside(report(follow.following, partial(self._describe, follow))),
+            aclosing(releases),
         ):
-            await following.settled()
-            while True:
-                seen, number = following.changes, None
-                try:
-                    lines, complete, opened = known(following)
-                    number = agenda.next(complete, opened)
-                    if number is not None:
-                        release = await self._fetch_next(number, agenda, lines, following, watch)
-                        told = ""
-                        agenda.had(number)
-                        yield release
-                        continue
-                except LocalDiskError:
-                    raise
-                except ShardcastError as error:
-                    if str(error) != told:
-                        told = str(error)
-                        again = "" if isinstance(error, VersionAborted) else "; it is tried again"
-                        log.warning("%s%s", told, again)
-                    if number is not None:
-                        continue  # another version may be right
-                    agenda.try_again()
-                try:
-                    await asyncio.wait_for(following.change(seen), again_at - loop.time())
-                except asyncio.TimeoutError:
-                    again_at = loop.time() + check_interval
-                    agenda.try_again()
+            async for release in releases:
+                yield release
 
     def lease(self, version: str) -> Lease:
         """Hold a version at the servers while the block runs, however many newer ones there are::
@@ -271,126 +234,24 @@ class Client:
         """
         if not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, …")
-        return Lease(version, list(self._peers.values()), self._name)
+        return Lease(version, list(self._downloads.peers.values()), self._name)
 
-    def _describe(self) -> Node:
+    def _describe(self, follow: Follow) -> Node:
         """This client, for reports."""
-        coming = {one.manifest.version: one.progress.done for one in self._transfers}
+        coming = {one.manifest.version: one.progress.done for one in self._downloads.under_way}
         has = newest(versions_in(self.output_dir))
         return Node(self._node_id, "client", self._name, has, coming)
 
-    async def _fetch_next(
-        self,
-        number: int,
-        agenda: Agenda,
-        lines: Sequence[Line],
-        following: Following,
-        watch: Callable[[Transfer], None] | None,
-    ) -> Release:
-        """Download what is next on the agenda, and note there when it fails."""
-        version, transfers = version_name(number), list[Transfer]()
-
-        def watching(transfer: Transfer) -> None:
-            transfers.append(transfer)
-            if watch:
-                watch(transfer)
-
-        def leave() -> bool:
-            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
-                _, complete, opened = known(following)
-                comes = any(one.progress.done for one in transfers)
-                return not comes and agenda.next_elsewhere(complete, opened, servers) is not None
-            return False
-
-        offered = any(one.number == number for one in lines[0].listings)
-        if offered:
-            line, listing = find(lines, version)
-            servers: Sequence[str] = line.offers[version]
-            fetching = self._fetch(line, listing, self._output(version), watching, following)
-        else:
-            peers = following.opened(lines[0])[number]
-            servers = [peer.url for peer in peers]
-            fetching = self._fetch_open(version, peers, watching, following)
-        try:
-            return await unless(leave, fetching, following, version)
-        except ShardcastError as error:
-            if not isinstance(error, VersionAborted):
-                agenda.doubt(servers)
-            if not isinstance(error, NothingComes):
-                agenda.failed(number, offered)
-            raise
-
-    async def _fetch_open(
-        self,
-        version: str,
-        peers: list[Peer],
-        watch: Callable[[Transfer], None] | None,
-        following: Following,
-    ) -> Release:
-        """Download a version while it is being made."""
-        live = LiveManifest(version)
-
-        async def take(lines: bytes) -> None:
-            live.add(lines)
-
-        reading = asyncio.ensure_future(read_live(live, peers, take))
-        try:
-            try:
-                header = await asyncio.wait_for(live.first_line(), self._limits.timeout)
-            except asyncio.TimeoutError:
-                raise TransferFailed(f"{version} is open, but no server says what it is") from None
-            _check_kind(header)
-            output = self._output(version).absolute()
-            return await self._receive(live, peers, output, watch, following=following)
-        finally:
-            await cancel([reading])
-
-    def _output(self, version: str) -> Path:
-        return self.output_dir / output_name(version)
-
-    async def _lines(self) -> tuple[Line, ...]:
-        offers = await read_offers(list(self._peers.values()), self._limits.unreachable_at_start)
-        for failure in offers.failures.values():
-            log.warning("not used: %s", failure)
-        return offers.lines
-
-    async def _receive(
-        self,
-        live: LiveManifest,
-        peers: list[Peer],
-        output: Path,
-        watch: Callable[[Transfer], None] | None,
-        digits: int = 3,
-        following: Following | None = None,
-    ) -> Release:
-        """Download from ``peers``, and from those that ``following`` finds meanwhile."""
-        started = time.monotonic()
-        filling = await asyncio.to_thread(OutputFile, output, live)
-        try:
-            transfer = Transfer(live, peers, filling, digits, limits=self._limits)
-            self._transfers.append(transfer)
-            if watch:
-                watch(transfer)
-            try:
-                async with AsyncExitStack() as stack:
-                    if following:
-                        number = version_number(live.version) or 0
-                        joining = following.join(number, peers, transfer.join)
-                        await stack.enter_async_context(beside(joining))
-                    manifest = await transfer.run()
-            finally:
-                self._transfers.remove(transfer)
-        except VersionAborted:
-            await asyncio.to_thread(filling.discard)
-            raise
-        finally:
-            await asyncio.to_thread(filling.close)
-        received = {url: one.received for url, one in transfer.progress.servers.items()}
-        return Release(manifest.version, output, manifest, time.monotonic() - started, received)
-
-
-def _check_kind(header: Header) -> None:
-    if header.kind != FILE:
-        raise TransferFailed(
-            f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"
+    @asynccontextmanager
+    async def _looking(self) -> AsyncIterator[tuple[Following, Standing]]:
+        """The servers, followed for one question, and what to believe once they answered."""
+        peers = list(self._downloads.peers.values())
+        following = Following(
+            peers, CHECK_INTERVAL, accepted=self._origin_id, first_line=STALL_WHEN_OTHERS_CAN
         )
+        async with following:
+            standing = await first_news(following, self._limits.unreachable_at_start)
+            for one in following.followers:
+                if not one.told:
+                    log.warning("not used: %s", one.failure or f"{one.peer.url}: no answer yet")
+            yield following, standing

@@ -1,4 +1,4 @@
-"""Who follows leaves a version of which nothing comes for another one."""
+"""Stop fetching a version when there is a reason to."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from shardcast.constants import STALL_WHEN_OTHERS_CAN
-from shardcast.errors import TransferFailed
-from shardcast.policy.lines import Line
+from shardcast.errors import ShardcastError, TransferFailed, VersionWithdrawn
+from shardcast.policy.standing import Standing
 from shardcast.store.tasks import cancel
 from shardcast.transfer.following import Following
+from shardcast.transfer.offers import withdrawn_message
 
 T = TypeVar("T")
 Offered = Mapping[int, Sequence[str]]
@@ -21,39 +21,59 @@ class NothingComes(TransferFailed):
     """A version is left for another one."""
 
 
-def known(following: Following) -> tuple[Sequence[Line], Offered, Offered]:
-    """The lines of servers, and the versions of the first that are complete, and those that are open.
+def offered(following: Following) -> tuple[Standing, Offered, Offered]:
+    """Return what to believe, the versions of the line that servers have whole, and those that are being
+    made.
 
     Raises:
         NoServerReachable, TransferFailed: no server tells.
     """
-    lines = following.offers().lines
-    opened: Offered = {
-        number: [one.url for one in peers] for number, peers in following.opened(lines[0]).items()
-    }
-    return lines, lines[0].complete, opened
+    standing = following.heard()
+    complete = {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}
+    opened = {number: [one.url for one in peers] for number, peers in following.opened().items()}
+    return standing, complete, opened
 
 
 async def unless(
-    leave: Callable[[], bool], fetching: Coroutine[Any, Any, T], following: Following, version: str
+    stop: Callable[[], ShardcastError | None],
+    fetching: Coroutine[Any, Any, T],
+    following: Following,
+    after: float = 0.0,
 ) -> T:
-    """Fetch a version, unless after a while there is reason to ``leave`` it; whenever there is news, that is
-    looked at.
+    """Fetch a version until ``stop`` gives a reason not to, which is asked for ``after`` so many seconds,
+    and whenever a server tells something.
 
     Raises:
-        NothingComes: there is.
+        ShardcastError: the reason.
     """
     task = asyncio.ensure_future(fetching)
     news: list[asyncio.Future[None]] = []
     try:
-        await asyncio.wait([task], timeout=STALL_WHEN_OTHERS_CAN)
+        await asyncio.wait([task], timeout=after)
         while not task.done():
-            if leave():
-                raise NothingComes(f"nothing of {version} comes, and others have other versions")
-            news = [asyncio.ensure_future(following.change(following.changes))]
+            seen = following.changes
+            if reason := stop():
+                raise reason
+            news = [asyncio.ensure_future(following.change(seen))]
             waiting: list[asyncio.Future[Any]] = [task, *news]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             await cancel(news)
         return task.result()
     finally:
         await cancel([task, *news])
+
+
+def if_withdrawn(
+    following: Following, number: int, digest: str | None
+) -> Callable[[], ShardcastError | None]:
+    """Return the reason to stop that there is when a version is withdrawn; ``digest`` is None for one that
+    is still being made."""
+
+    def stop() -> ShardcastError | None:
+        standing = following.standing()
+        withdrawal = standing.withdrawals.get(number)
+        if withdrawal is None or digest not in (None, withdrawal.digest) or number in standing.listed:
+            return None
+        return VersionWithdrawn(withdrawn_message(standing, number))
+
+    return stop

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import secrets
 import socket
@@ -14,23 +13,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
-from shardcast.errors import (
-    NoServerReachable,
-    ShardcastError,
-    TransferFailed,
-)
+from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, STALL_WHEN_OTHERS_CAN
+from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
 from shardcast.feed import Place
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
-from shardcast.nodes.leaving import NothingComes, unless
+from shardcast.nodes.leaving import NothingComes, if_withdrawn, unless
+from shardcast.nodes.line_keeper import LineKeeper, LineOnDisk
 from shardcast.nodes.relaying import Relaying
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
-from shardcast.policy.lines import Line
 from shardcast.policy.opening import to_begin
-from shardcast.policy.retention import wanted_of
+from shardcast.policy.retention import wanted, wanted_of
+from shardcast.policy.standing import Standing
 from shardcast.report import Node, newest
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
@@ -45,7 +41,6 @@ from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
-from shardcast.transfer.offers import Offers
 from shardcast.transfer.reporting import report
 from shardcast.wire import version_name, version_number
 
@@ -53,8 +48,6 @@ log = logging.getLogger(__name__)
 
 _MOST_OPEN = 3
 """Open versions that are fetched at once."""
-_FARTHEST = 16
-"""Hops that any network has at the most."""
 
 
 class Middle:
@@ -65,16 +58,26 @@ class Middle:
         folders: what it keeps and serves.
     """
 
-    def __init__(self, node_id: str, folders: VersionFolders, peers: Sequence[Peer], interval: float) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        folders: VersionFolders,
+        peers: Sequence[Peer],
+        interval: float,
+        origin_id: str | None = None,
+    ) -> None:
         self.url = ""
         self.folders = folders
         self._node_id, self._name = node_id, socket.gethostname()
         self._below = Below(node_id)
         self._status = Status("middle", node_id, folders, self._below)
         self._peers = {peer.url: peer for peer in peers}
-        self._following = Following(peers, interval)
+        self._following = Following(
+            peers, interval, node_id=node_id, memory=LineOnDisk(folders), accepted=origin_id
+        )
         self._interval = interval
         self._relaying = Relaying(folders, self._following, self._tell)
+        self._line = LineKeeper(folders, self._following, self._relaying, self._peers, self._stop)
         self._doubted: set[str] = set()  # upstreams that offered what could not be had
         self._told: set[str] = set()
         self._making: dict[int, asyncio.Task[None]] = {}  # open versions, while they are fetched
@@ -91,10 +94,11 @@ class Middle:
         check_interval: float = CHECK_INTERVAL,
         keep: int = MAX_DISTRIBUTION_FOLDERS,
         max_bytes: int | None = None,
+        origin_id: str | None = None,
     ) -> AsyncIterator[Middle]:
         """Run a middle that follows its upstreams (base URLs). One that has no feed it asks every
         ``check_interval`` seconds, and as often it tries again what failed. ``max_bytes`` bounds what all its
-        versions take together.
+        versions take together. ``origin_id``: the only line of versions to accept.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -107,7 +111,8 @@ class Middle:
             )
             session = await stack.enter_async_context(open_session())
             node_id = secrets.token_hex(8)
-            middle = cls(node_id, folders, [Peer(url, session) for url in upstreams], check_interval)
+            peers = [Peer(url, session) for url in upstreams]
+            middle = cls(node_id, folders, peers, check_interval, origin_id)
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_shards_by_digest, shards=VersionBlobs(folders)),
@@ -146,28 +151,26 @@ class Middle:
     def behind(self) -> str | None:
         """What it has yet to get, for ``/ready``; None when it has caught up."""
         try:
-            line = self._following.offers().lines[0]
+            standing = self._following.heard()
         except ShardcastError as error:
             return f"no news of what there is: {error}"
-        missing = wanted_of(line.complete, self.folders.complete_numbers, (), self.folders.keep)
-        missing = [number for number in missing if number not in self._relaying.no_room]
+        if standing.change:
+            return f"changing over to the line {standing.change.origin or 'without an origin id'}"
+        newest = sorted(standing.listed)[-self.folders.keep :]
+        here = self.folders.complete_numbers
+        missing = set(wanted(newest, here, (), self.folders.keep)) - self._relaying.no_room
         return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
 
     def place(self) -> Place:
         """Where it stands, as far as is known."""
-        followers = [one for one in self._following.followers if one.listings is not None]
-        hellos = [one.hello for one in followers if one.hello and one.hello.distance is not None]
-        nearest = min(hellos, key=lambda one: one.distance or 0, default=None)
-        if nearest is None or (nearest.distance or 0) >= _FARTHEST:  # news that only goes round in circles
-            return Place()
-        return Place(nearest.origin, (nearest.distance or 0) + 1)
+        return self._line.place
 
     async def _work(self) -> None:
         """Fetch what the upstreams offer, for as long as it runs."""
         async with (
             self._following as following,
             beside(report(following, self._describe, self._below.now)),
-            beside(self._begin_as_they_open()),
+            beside(self._keep_up()),
         ):
             await following.settled()
             tried = time.monotonic()
@@ -192,8 +195,23 @@ class Middle:
                     self._doubted.clear()
 
     async def _stop(self) -> None:
-        """End what runs beside."""
+        """End the transfers of open versions."""
         await cancel(list(self._making.values()))
+
+    async def _keep_up(self) -> None:
+        """Withdrawals, new numbers and open versions don't wait for what is being fetched; for ever."""
+        while True:
+            seen = self._following.changes
+            try:
+                standing = self._following.heard()
+                await self._line.believe(standing)
+                if not standing.change:
+                    self._begin_open(standing)
+            except (NoServerReachable, TransferFailed):
+                self.folders.events.touch()  # perhaps it counts as silent now
+            except ShardcastError as error:
+                log.error("%s", error)
+            await self._following.change(seen)
 
     async def _look(self) -> bool:
         """Fetch the first version on offer that is wanted; False when none is."""
@@ -202,74 +220,78 @@ class Middle:
                 log.warning("%s is this very middle, and is not asked", url)
                 del self._peers[url]
                 await self._following.drop(url)
-        offers = self._following.offers()
-        line = offers.lines[0]
-        self._tell_of(offers)
-        window, here = self._window(line), self.folders.complete_numbers
+        standing = self._following.heard()
+        await self._line.believe(standing)
+        if standing.change:
+            return await self._line.change(standing.change)
+        window, here = self._window(standing), self.folders.complete_numbers
         self._relaying.no_room.intersection_update(window)
-        self._begin_open(line)
+        self._begin_open(standing)
+        opened = self._following.opened()
         for number in self.folders.open_numbers - {*window, *self._making}:
             made = self.folders.opened(number)
-            given_up = made and not made.live.whole and number not in self._following.opened(line)
+            given_up = made and not made.live.whole and number not in opened
             too_old = number < max(here, default=0) - self.folders.keep
-            if given_up or too_old or number in line.complete:
+            if given_up or too_old or number in standing.group.complete:
                 await self.folders.discard(number)
-        for number in self._due(line):
-            await self._fetch_or_leave(number, line)
+        for number in self._due(standing):
+            await self._fetch_or_leave(number, standing)
             return True
         return False
 
-    def _window(self, line: Line) -> list[int]:
+    def _offers(self, standing: Standing) -> dict[int, tuple[str, ...]]:
+        """The servers that have each of the versions that count."""
+        return {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}
+
+    def _window(self, standing: Standing) -> list[int]:
         folders = self.folders
         here, under_way = folders.complete_numbers, folders.open_numbers
-        return wanted_of(line.complete, here, under_way, folders.keep, self._doubted)
+        return wanted_of(self._offers(standing), here, under_way, folders.keep, self._doubted)
 
-    def _due(self, line: Line) -> list[int]:
+    def _due(self, standing: Standing) -> list[int]:
         """The complete versions to fetch, first things first."""
         done_without = {*self._making, *(version_number(version) for version in self._relaying.failed)}
-        return [number for number in self._window(line) if number not in done_without]
+        return [number for number in self._window(standing) if number not in done_without]
 
-    async def _fetch_or_leave(self, number: int, line: Line) -> None:
-        """Fetch a version, unless nothing of it comes and there is another one elsewhere."""
-        version, servers = version_name(number), line.complete[number]
+    async def _fetch_or_leave(self, number: int, standing: Standing) -> None:
+        """Fetch a version, unless it is withdrawn, or nothing of it comes and there is another one
+        elsewhere."""
+        version, servers = version_name(number), self._offers(standing)[number]
 
-        def leave() -> bool:
+        def leave() -> ShardcastError | None:
             opened = self.folders.opened(number)
             if opened and opened.bytes_here:
-                return False
-            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
-                now, without = self._following.offers().lines[0], {*servers, *self._doubted}
-                return any(not without.issuperset(now.complete[other]) for other in self._due(now))
-            return False
+                return None
+            now, without = self._following.standing(), {*servers, *self._doubted}
+            offers = self._offers(now)
+            if now.change or any(not without.issuperset(offers[other]) for other in self._due(now)):
+                return NothingComes(f"nothing of {version} comes, and others have other versions")
+            return None
 
-        listing = line.find(version)
-        assert listing
+        listing = standing.listed[number]
+        withdrawn = if_withdrawn(self._following, number, listing.digest)
+        fetching = self._relaying.fetch(listing, [self._peers[url] for url in servers], standing.origin)
+        patient = unless(leave, fetching, self._following, STALL_WHEN_OTHERS_CAN)
         try:
-            fetching = self._relaying.fetch(listing, [self._peers[url] for url in servers])
-            await unless(leave, fetching, self._following, version)
+            await unless(withdrawn, patient, self._following)
         except NothingComes as error:
             self._doubted.update(servers)
+            log.warning("%s", error)
+        except VersionWithdrawn as error:
+            await self.folders.discard(number)
             log.warning("%s", error)
         if version in self._relaying.failed:
             self._doubted.update(servers)
 
-    async def _begin_as_they_open(self) -> None:
-        """Open versions don't wait for what is being fetched; for ever."""
-        while True:
-            seen = self._following.changes
-            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
-                self._begin_open(self._following.offers().lines[0])
-            await self._following.change(seen)
-
-    def _begin_open(self, line: Line) -> None:
+    def _begin_open(self, standing: Standing) -> None:
         """Fetch versions while they are being made, beside everything else. No upstream of several takes all
         places."""
-        distance, passed_over = self.place().distance or 0, self._passed_over()
-        opened = self._following.opened(line, distance)
+        distance, passed_over = standing.place.distance or 0, self._passed_over()
+        opened = self._following.opened(distance)
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
         share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN
         here = self.folders.complete_numbers
-        for number in to_begin(makers, line.complete, here, self._makers, _MOST_OPEN, share):
+        for number in to_begin(makers, standing.group.complete, here, self._makers, _MOST_OPEN, share):
             task = asyncio.ensure_future(self._relaying.fetch_open(number, opened[number], distance))
             self._making[number], self._makers[number] = task, makers[number]
             task.add_done_callback(partial(self._made, number))
@@ -283,20 +305,6 @@ class Middle:
         if not task.cancelled() and task.exception():
             log.error("fetching %s failed", version_name(number), exc_info=task.exception())
         self._following.tell()
-
-    def _tell_of(self, offers: Offers) -> None:
-        first = offers.lines[0]
-        for line in offers.lines[1:]:
-            self._tell(line.contradiction(first))
-        mine = {one.version: one.digest for one in self.folders.listings}
-        for one in first.listings:
-            if mine.get(one.version, one.digest) != one.digest:
-                self._tell(
-                    f"{one.version} here is not the {one.version} of {first.servers[0]}, and stays; "
-                    "an origin that begins anew needs --first-version"
-                )
-        for url, failure in offers.failures.items():
-            log.debug("upstream %s: %s", url, failure)
 
     def _tell(self, message: str) -> None:
         """Warn once."""

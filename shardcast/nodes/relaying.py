@@ -45,11 +45,11 @@ class Relaying:
         self.no_room: set[int] = set()
         self.transfers: list[Transfer] = []
 
-    async def fetch(self, listing: Listing, peers: Sequence[Peer]) -> None:
-        """Fetch a complete version from servers that offer it."""
+    async def fetch(self, listing: Listing, peers: Sequence[Peer], origin: str | None = None) -> None:
+        """Fetch a complete version of the line ``origin`` (None: unknown) from servers that offer it."""
         failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
         try:
-            async for described in describe(listing, peers):
+            async for described in describe(listing, peers, origin):
                 try:
                     await self._receive(listing, described)
                     return
@@ -64,6 +64,41 @@ class Relaying:
             failure = error
         self.failed[listing.version] = str(failure)
         log.error("%s is tried again later: %s", listing.version, failure)
+
+    async def fetch_beside(self, listing: Listing, peers: Sequence[Peer], origin: str | None) -> bool:
+        """Fetch a complete version of another line beside this node's own; False when it can't be had now.
+
+        Raises:
+            NoRoom: both lines do not fit.
+        """
+        failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
+        try:
+            async for described in describe(listing, peers, origin):
+                manifest = described.manifest
+                listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
+                try:
+                    beside = await self._folders.begin_beside(origin, LiveManifest.of(manifest), listed)
+                    survey = not manifest.verifiable
+                    transfer = Transfer(beside.live, described.peers, beside, described.digits, survey=survey)
+                    await self._carry_out(transfer, None)
+                    return True
+                except NoRoom:
+                    raise
+                except (IntegrityError, TransferFailed) as error:
+                    failure = error
+        except NoRoom:
+            raise
+        except (ShardcastError, OSError) as error:
+            failure = error
+        self.failed[listing.version] = str(failure)
+        log.error("%s of the other line is tried again later: %s", listing.version, failure)
+        return False
+
+    def forget(self) -> None:
+        """Forget what failed, since the numbers are another line's now."""
+        self.failed.clear()
+        self.given_up.clear()
+        self.no_room.clear()
 
     async def _pass_over(self, number: int, error: NoRoom) -> None:
         """Do without a version until there is room for it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from shardcast.store.below import Below
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.following import Follower
+from shardcast.transfer.follower import Follower
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name
 

@@ -1,4 +1,4 @@
-"""Which version a follower fetches next."""
+"""The version that a follower fetches next."""
 
 from __future__ import annotations
 
@@ -8,37 +8,41 @@ Servers = Collection[str]
 
 
 def due(offered: Iterable[int], last: int, had: Collection[int] = (), every: bool = False) -> int | None:
-    """The version after ``last`` that is fetched next: the newest, or with ``every`` the oldest of those that
-    were not ``had``, since a relay may have a later one first; None when there is none yet."""
+    """Return the version after ``last`` that is fetched next: the newest, or with ``every`` the oldest of
+    those that were not ``had``, since a relay may have a later one first; None when there is none yet."""
     if every:
         return min((number for number in offered if number > last and number not in had), default=None)
     return max((number for number in offered if number > max(last, *had, 0)), default=None)
 
 
 class Agenda:
-    """What a follower has had, what failed, and what is next: complete versions before open ones, and first
-    those at servers that offered nothing that failed. So a server that says it has what it hasn't keeps
-    nobody from the versions of another one."""
+    """What a follower has had of one line, what failed, and what is next.
 
-    def __init__(self, last: int | None = None, every: bool = False) -> None:
-        """It begins after ``last``; None: with the newest that can be had."""
+    Complete versions come before open ones, and first those at servers that offered nothing that failed. So
+    a server that lists versions which it cannot serve keeps nobody from the versions of another one.
+    """
+
+    def __init__(self, last: int | None = None, every: bool = False, had: Collection[int] = ()) -> None:
+        """Begin after ``last``; None: with the newest version that can be had. ``had`` are versions of
+        earlier runs."""
         self._last = last
         self._every = every
-        self._had: set[int] = set()
+        self._had = set(had)
         self._wrong: set[int] = set()  # complete versions that failed are passed over for a while
         self._begun: set[int] = set()  # open ones that failed are had when they are complete
         self._doubted: set[str] = set()
 
     def next(self, complete: Mapping[int, Servers], opened: Mapping[int, Servers]) -> int | None:
-        """The version to fetch next, of those that are ``complete`` and ``opened`` at these servers; None
-        when there is none."""
+        """Return the version to fetch next, of those that are ``complete`` and ``opened`` at these servers;
+        None when there is none."""
         number = self.next_elsewhere(complete, opened, ())
         return self._next(complete, opened, set()) if number is None else number
 
     def next_elsewhere(
         self, complete: Mapping[int, Servers], opened: Mapping[int, Servers], servers: Servers
     ) -> int | None:
-        """The same, of what others than these ``servers`` have, and others than those that are doubted."""
+        """Return the same, of what others than these ``servers`` have, and others than those that are
+        doubted."""
         return self._next(complete, opened, {*self._doubted, *servers})
 
     def _next(
@@ -53,16 +57,28 @@ class Agenda:
         return None
 
     def had(self, number: int) -> None:
-        """It is here."""
+        """Note that a version is here."""
         self._had.add(number)
         self._last = number if self._last is None else self._last
 
+    def has_had(self, number: int) -> bool:
+        """Return whether a version was here."""
+        return number in self._had
+
+    def withdrawn(self, number: int, newest_good: int | None) -> None:
+        """Forget a withdrawn version; ``newest_good`` is fetched again (None: it is here, or there is
+        none)."""
+        self._had.discard(number)
+        if newest_good is not None:
+            self._had = {one for one in self._had if one < newest_good}
+            self._last = min(self._last or newest_good, newest_good - 1)
+
     def doubt(self, servers: Servers) -> None:
-        """These say that they have a version, and it can't be had from them."""
+        """Note servers that list a version and do not serve it."""
         self._doubted.update(servers)
 
     def failed(self, number: int, complete: bool) -> None:
-        """It could not be had, and is passed over for a while."""
+        """Pass over a version for a while, since it could not be had."""
         (self._wrong if complete else self._begun).add(number)
 
     def try_again(self) -> None:

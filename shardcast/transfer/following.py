@@ -1,173 +1,34 @@
-"""What servers offer, kept current: told by their feeds, or asked again and again where they have none."""
+"""The servers of a node, followed together: what they offer, and what to believe of it."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
 
-from shardcast.constants import STALL_WHEN_OTHERS_CAN
-from shardcast.distribution import Listing
+from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
-    BadAnswer,
+    NoServerReachable,
     PeerError,
-    ServerLacks,
     ServerStalled,
     ServerUnreachable,
     ShardcastError,
+    TransferFailed,
 )
-from shardcast.feed import COMPLETE, OPEN, Event, Hello
 from shardcast.peer.peer import Peer
-from shardcast.policy.lines import Line
+from shardcast.policy.line_tracker import LineTracker
+from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
 from shardcast.store.tasks import cancel
-from shardcast.transfer.offers import Offers, sort_out
-from shardcast.wire import version_name
+from shardcast.transfer.follower import Follower
 
 log = logging.getLogger(__name__)
 
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
-"""Seconds until a server that was lost is asked again; doubled each time, and spread, so that one that
-comes back is not stormed."""
-_PACE = 0.01
-"""Seconds between two readings of a feed: one that floods is read no faster."""
-_MOST_VERSIONS = 10_000
-"""Versions of one server that are kept in mind."""
-
-
-class Follower:
-    """One server, followed.
-
-    Attributes:
-        peer: the server.
-        listings: the complete versions that it offers, oldest first; None while that isn't known.
-        opened: the numbers of those that are open there.
-        hello: who it says it is; None where it has no feed.
-        failure: why it isn't known.
-        heard_at: when it said something last.
-    """
-
-    def __init__(
-        self,
-        peer: Peer,
-        interval: float,
-        tell: Callable[[], None],
-        clock: Callable[[], float],
-        random: Random,
-        sleep: Callable[[float], Awaitable[None]],
-    ) -> None:
-        self.peer = peer
-        self.listings: tuple[Listing, ...] | None = None
-        self.opened: frozenset[int] = frozenset()
-        self.hello: Hello | None = None
-        self.failure: PeerError | None = None
-        self.heard_at: float | None = None
-        self._interval = interval
-        self._tell = tell
-        self._clock = clock
-        self._random = random
-        self._sleep = sleep
-        self._versions: dict[str, Listing | None] = {}  # None: open
-        self._after = ""
-        self._failures = 0
-
-    @property
-    def answered(self) -> bool:
-        """Whether it said what it offers, or failed to."""
-        return self.listings is not None or self.failure is not None
-
-    async def run(self) -> None:
-        """Follow it for ever."""
-        while True:
-            begun = self._clock()
-            try:
-                await self._hear()
-                self._lost(ServerUnreachable(self.peer.url, "it ended its feed"))
-            except ServerLacks:
-                try:
-                    await self._ask()
-                    self._failures = 0
-                    await self._sleep(self._interval)
-                    continue
-                except PeerError as error:
-                    self._lost(error)
-            except PeerError as error:
-                self._lost(error)
-            if self._clock() - begun > _LONGEST_PAUSE:
-                self._failures = 0
-            pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)
-            self._failures = min(self._failures + 1, 30)
-            await self._sleep(pause * self._random.uniform(0.5, 1.0))
-
-    async def look_again(self) -> None:
-        """Ask it now for its list, if it has no feed."""
-        if self.hello is None and self.listings is not None:
-            try:
-                await self._ask()
-            except PeerError as error:
-                self._lost(error)
-
-    async def _ask(self) -> None:
-        self.hello, self._after, self._versions = None, "", {}
-        listings = await self.peer.listings()
-        self._known(listings)
-
-    async def _hear(self) -> None:
-        """Read its feed to the end."""
-        versions, spoke = self._versions, False
-        try:
-            async with contextlib.aclosing(self.peer.feed(self._after)) as feed:
-                async for said in feed:
-                    self.heard_at, spoke = self._clock(), True
-                    if isinstance(said, Hello):
-                        if not said.now and said.feed != self._after.partition(":")[0]:
-                            raise BadAnswer(self.peer.url, "its feed goes on with another one")
-                        self.hello = said
-                        versions = {} if said.now else self._versions
-                    elif isinstance(said, Event):
-                        _happened(versions, said)
-                        if len(versions) > _MOST_VERSIONS:
-                            raise BadAnswer(self.peer.url, f"more than {_MOST_VERSIONS} versions")
-                    else:
-                        self._known_by_feed(versions, said.seq)
-                        await self._sleep(_PACE)
-        except ServerStalled as error:
-            if not spoke:  # a proxy holds it back, perhaps
-                raise ServerLacks(self.peer.url, error.what) from error
-            raise
-
-    def _known_by_feed(self, versions: dict[str, Listing | None], seq: int) -> None:
-        assert self.hello
-        self._versions, self._after = versions, f"{self.hello.feed}:{seq}"
-        complete = [one for one in versions.values() if one]
-        opened = frozenset(int(version[1:]) for version, one in versions.items() if not one)
-        self._known(tuple(sorted(complete, key=lambda one: one.number)), opened)
-
-    def _known(self, listings: tuple[Listing, ...], opened: frozenset[int] = frozenset()) -> None:
-        self.heard_at = self._clock()
-        news = (listings, opened) != (self.listings, self.opened)
-        self.listings, self.opened, self.failure = listings, opened, None
-        if news:
-            self._tell()
-
-    def _lost(self, error: PeerError) -> None:
-        log.debug("%s is followed no more for now: %s", self.peer.url, error)
-        news = self.failure is None
-        self.listings, self.opened, self.failure = None, frozenset(), error
-        if news:
-            self._tell()
-
-
-def _happened(versions: dict[str, Listing | None], event: Event) -> None:
-    if event.kind == COMPLETE:
-        versions[event.version] = event.listing
-    elif event.kind == OPEN:
-        versions.setdefault(event.version, None)
-    else:
-        versions.pop(event.version, None)
+_MOST_NOTES = 1000
+"""Different warnings about servers that are logged, each once."""
 
 
 class Following:
@@ -184,28 +45,46 @@ class Following:
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        node_id: str | None = None,
+        memory: Memory | None = None,
+        accepted: str | None = None,
+        patience: Patience | None = None,
+        first_line: float = FEED_DEAD,
     ) -> None:
-        """``interval``: seconds between two looks at a server without a feed."""
+        """``interval``: seconds between two looks at a server without a feed. ``node_id``: this node's,
+        where it serves. ``memory``: what it remembers of its line. ``accepted``: the only origin id that
+        counts. ``first_line``: see ``Follower``."""
         self.changes = 0
+        random = random or Random()
+        self._clock = clock
         self._news = asyncio.Event()
         self._followers = {
-            peer.url: Follower(peer, interval, self.tell, clock, random or Random(), sleep) for peer in peers
+            peer.url: Follower(peer, interval, self.tell, clock, random, sleep, first_line) for peer in peers
         }
+        self._memory = memory or LineMemory()
+        self._tracker = LineTracker(node_id, self._memory, clock(), random, accepted, patience)
+        self._standing: Standing | None = None
+        self._look_at = -math.inf
+        self._noted: set[str] = set()
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._timekeeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Following:
         self._tasks = {url: asyncio.ensure_future(one.run()) for url, one in self._followers.items()}
         for task in self._tasks.values():
             task.add_done_callback(lambda _: self.tell())
+        self._timekeeper = asyncio.ensure_future(self._keep_time())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await cancel(self._tasks.values())
+        assert self._timekeeper
+        await cancel([*self._tasks.values(), self._timekeeper])
         for task in self._tasks.values():
             if not task.cancelled():
-                task.exception()  # told by offers(), if anybody asked
+                task.exception()  # told by standing(), if anybody asked
 
     @property
     def followers(self) -> tuple[Follower, ...]:
@@ -218,63 +97,106 @@ class Following:
         task = self._tasks.pop(url, None)
         if task:
             await cancel([task])
+        self.tell()
 
     async def look_again(self) -> None:
         """Ask those without a feed now."""
         await asyncio.gather(*(one.look_again() for one in self.followers))
 
-    def offers(self) -> Offers:
-        """What they offer now.
+    # What to believe
 
-        Raises:
-            NoServerReachable, TransferFailed: none tells.
-        """
+    def standing(self) -> Standing:
+        """Return what to believe now, also while no server tells anything."""
         for task in self._tasks.values():
             if task.done():
                 task.result()  # it never ends but by an error of our own
-        readings = [
-            (one.peer.url, one.listings) for one in self._followers.values() if one.listings is not None
-        ]
-        failures = {one.peer.url: one.failure for one in self._followers.values() if one.failure}
-        return sort_out(readings, failures)
+        now = self._clock()
+        if self._standing is None or now >= self._look_at:
+            self._standing = self._tracker.look(now, [one.view for one in self._followers.values()])
+            wait = self._standing.wait
+            self._look_at = math.inf if wait is None else now + wait
+            for note in self._standing.notes:
+                if note not in self._noted and len(self._noted) < _MOST_NOTES:
+                    self._noted.add(note)
+                    log.warning("%s", note)
+            if self._standing.confirm:
+                self._followers[self._standing.confirm].reconnect()
+        return self._standing
 
-    def opened(self, line: Line, nearer_than: int | None = None) -> dict[int, list[Peer]]:
-        """The versions that are open at servers of a line, and at which; of a node that serves itself only
-        at those ``nearer_than`` so many hops to the origin, so that no two wait for each other."""
+    def heard(self) -> Standing:
+        """Return what to believe now.
+
+        Raises:
+            NoServerReachable, TransferFailed: no server tells anything.
+        """
+        if not any(one.told for one in self._followers.values()):
+            raise no_news({one.peer.url: one.failure for one in self._followers.values() if one.failure})
+        return self.standing()
+
+    def learn(self) -> None:
+        """Look anew, since the node's memory of its line has changed."""
+        self._standing = None
+
+    def changed(self, left: str | None) -> None:
+        """Begin with the line that the node's memory has now, after it left the line ``left`` for it."""
+        self._tracker.changed(self._clock(), left)
+        self.tell()
+
+    async def _keep_time(self) -> None:
+        """Tell when time alone changes what is believed; for ever."""
+        while True:
+            seen = self.changes
+            self.standing()
+            left = self._look_at - self._clock()
+            try:
+                await asyncio.wait_for(self.change(seen), None if left == math.inf else max(left, 0.01))
+            except asyncio.TimeoutError:
+                self.tell()
+
+    # Which servers have what
+
+    def having(self, number: int) -> list[Peer]:
+        """Return the servers of this node's line that serve a version whole."""
+        servers = self.standing().group.complete.get(number, ())
+        return [one.peer for one in self._followers.values() if one.peer.url in servers]
+
+    def opened(self, nearer_than: int | None = None) -> dict[int, list[Peer]]:
+        """Return the versions that are being made, as the authority tells, and the servers that have a part
+        of them; of a node that serves itself only servers ``nearer_than`` so many hops to the origin, so
+        that no two nodes wait for each other."""
+        standing = self.standing()
         found: dict[int, list[Peer]] = {}
         for one in self._followers.values():
             far = one.hello is None or one.hello.distance is None
-            if one.peer.url not in line.servers or (nearer_than is not None and far):
+            if one.peer.url not in standing.group.servers or (nearer_than is not None and far):
                 continue
             if nearer_than is not None and one.hello and (one.hello.distance or 0) >= nearer_than:
                 continue
-            for number in one.opened:
+            for number in one.opened & standing.opened:
                 found.setdefault(number, []).append(one.peer)
         return found
 
     async def join(
         self, number: int, peers: list[Peer], join: Callable[[Peer], None], nearer_than: int | None = None
     ) -> None:
-        """Add the servers of the first line to ``peers``, as they say that they have a version, open or
+        """Add the servers of this node's line to ``peers``, as they tell that they have a version, open or
         complete, and tell ``join`` of them; for ever."""
         while True:
             seen = self.changes
-            with contextlib.suppress(ShardcastError):  # nobody tells anything just now
-                line = self.offers().lines[0]
-                complete = line.offers.get(version_name(number), ())
-                having = [one.peer for one in self._followers.values() if one.peer.url in complete]
-                for peer in [*having, *self.opened(line, nearer_than).get(number, [])]:
-                    if peer not in peers:
-                        peers.append(peer)
-                        join(peer)
+            for peer in [*self.having(number), *self.opened(nearer_than).get(number, [])]:
+                if peer not in peers:
+                    peers.append(peer)
+                    join(peer)
             await self.change(seen)
+
+    # Waiting
 
     async def settled(self) -> None:
         """Wait until all have told what they offer or failed to; once one has told, not for long."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None
         while not all(one.answered for one in self._followers.values()):
-            if deadline is None and any(one.listings is not None for one in self._followers.values()):
+            if deadline is None and any(one.told for one in self._followers.values()):
                 deadline = loop.time() + STALL_WHEN_OTHERS_CAN
             try:
                 await asyncio.wait_for(
@@ -291,5 +213,18 @@ class Following:
     def tell(self) -> None:
         """Something changed: wake who waits for it."""
         self.changes += 1
+        self._standing = None
         news, self._news = self._news, asyncio.Event()
         news.set()
+
+
+def no_news(failures: Mapping[str, PeerError]) -> ShardcastError:
+    """Return the error that says why no server tells anything."""
+    if not failures:
+        return NoServerReachable("no server is left to ask")
+    told = "; ".join(map(str, failures.values()))
+    if all(isinstance(one, (ServerUnreachable, ServerStalled)) for one in failures.values()):
+        return NoServerReachable(
+            f"no server could be reached: {told}; check the addresses and that the servers run"
+        )
+    return TransferFailed(f"no server has a list of versions: {told}; are these shardcast's servers?")

@@ -50,9 +50,12 @@ class Described:
     peers: Sequence[Peer]
 
 
-async def describe(listing: Listing, peers: Sequence[Peer]) -> AsyncIterator[Described]:
+async def describe(
+    listing: Listing, peers: Sequence[Peer], origin: str | None = None
+) -> AsyncIterator[Described]:
     """The descriptions of a version, to be tried one after the other: the servers' manifests, each once;
-    where none has one, what the answers of old nodes tell.
+    where none has one, what the answers of old nodes tell. ``origin``: the origin id of its line, where that
+    is known.
 
     Old nodes' shards can't be verified one by one, so when a whole payload was wrong there is one thing
     left to do: take it from each server alone.
@@ -67,7 +70,7 @@ async def describe(listing: Listing, peers: Sequence[Peer]) -> AsyncIterator[Des
             manifest = await peer.manifest(listing.version)
             if manifest is None or manifest.raw in seen:
                 continue
-            _check(listing, manifest, peer)
+            check_manifest(listing, manifest, peer, origin)
         except PeerError as error:
             failures.append(error)
             continue
@@ -148,7 +151,21 @@ async def _silent(
     return False
 
 
-def _check(listing: Listing, manifest: Manifest, peer: Peer) -> None:
+def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str | None) -> None:
+    """Check that a server's manifest is that of a version of the line ``origin`` (None: of any line).
+
+    Raises:
+        BadAnswer: it is not.
+    """
+    told = manifest.header.origin
+    if None not in (origin, told) and told != origin:
+        raise BadAnswer(
+            peer.url, f"its manifest of {listing.version} is of another line: {told} instead of {origin}"
+        )
+    if None not in (listing.manifest, manifest.identity) and listing.manifest != manifest.identity:
+        raise BadAnswer(
+            peer.url, f"its manifest of {listing.version} is not the one that the deciding server has"
+        )
     if listing.digest not in manifest.digests.values():
         raise BadAnswer(peer.url, f"its manifest of {listing.version} has another digest than its list")
     if listing.shards not in (None, len(manifest.shards)):

@@ -1,27 +1,17 @@
-"""What the servers offer: their distribution lists, read at once."""
+"""What servers offer, asked for once: the lists, and the version that a reader means."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_delay, wait_random_exponential
-
-from shardcast.constants import STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
+from shardcast.constants import UNREACHABLE_AT_START
 from shardcast.distribution import Listing
-from shardcast.errors import (
-    NoServerReachable,
-    PeerError,
-    ServerStalled,
-    ServerUnreachable,
-    TransferFailed,
-    VersionNotOffered,
-)
-from shardcast.peer.peer import Peer
-from shardcast.policy.lines import Line, lines
-from shardcast.store.tasks import cancel
+from shardcast.errors import ServerUnreachable, VersionNotOffered, VersionWithdrawn
+from shardcast.policy.groups import ServerGroup
+from shardcast.policy.standing import Standing
+from shardcast.transfer.following import Following
 
 log = logging.getLogger(__name__)
 
@@ -30,129 +20,87 @@ LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True)
-class Offers:
-    """What was read.
+class Found:
+    """A version that a reader asked for.
 
     Attributes:
-        lines: servers that agree with each other; the first is that of the first server that answered.
-        failures: what the other servers did.
+        listing: the version.
+        servers: the URLs of the servers that have it.
+        origin: the origin id of its line; None where its servers name none.
     """
 
-    lines: tuple[Line, ...]
-    failures: dict[str, PeerError]
+    listing: Listing
+    servers: tuple[str, ...]
+    origin: str | None
 
 
-async def read_offers(
-    peers: Sequence[Peer],
-    patience: float = UNREACHABLE_AT_START,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> Offers:
-    """Ask every server for its list. One that can't be reached is tried for ``patience`` seconds, but
-    nobody waits for it when another has answered.
+async def first_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
+    """Return what to believe as soon as all servers answered, or one did and the others had 2 s more. While
+    none can be reached, wait for ``patience`` seconds.
 
     Raises:
-        NoServerReachable: none answered.
+        NoServerReachable: no server answered.
         TransferFailed: some did, but not with a list.
     """
-    if not peers:
-        raise NoServerReachable("no server is left to ask")
-    failures: dict[str, PeerError] = {}
-    news = asyncio.Event()
-
-    async def ask(peer: Peer) -> tuple[Listing, ...]:
-        async for attempt in AsyncRetrying(
-            retry=retry_if_exception_type(ServerUnreachable),
-            stop=stop_after_delay(patience),
-            wait=wait_random_exponential(multiplier=0.2, max=2),
-            sleep=sleep,
-            reraise=True,
-        ):
-            with attempt:
-                try:
-                    listings = await peer.listings()
-                except PeerError as error:
-                    failures[peer.url] = error
-                    news.set()
-                    raise
-                failures.pop(peer.url, None)
-                return listings
-        raise AssertionError("tenacity ends with a result or an error")
-
-    tasks = {peer.url: asyncio.ensure_future(ask(peer)) for peer in peers}
-    for task in tasks.values():
-        task.add_done_callback(lambda _: news.set())
-    try:
-        await _until_enough(tasks, failures, news)
-    finally:
-        unanswered = [url for url, task in tasks.items() if not task.done()]
-        await cancel(tasks.values())
-    for url in unanswered:
-        failures.setdefault(url, PeerError(url, "no list while the others answered"))
-    readings = [
-        (url, task.result()) for url, task in tasks.items() if not task.cancelled() and not task.exception()
-    ]
-    return sort_out(readings, failures)
-
-
-def sort_out(readings: Sequence[tuple[str, tuple[Listing, ...]]], failures: dict[str, PeerError]) -> Offers:
-    """What was read, by lines.
-
-    Raises:
-        NoServerReachable: none could be reached.
-        TransferFailed: some could, but have no list.
-    """
-    if not readings:
-        if not failures:
-            raise NoServerReachable("no server is left to ask")
-        told = "; ".join(map(str, failures.values()))
-        if all(isinstance(one, (ServerUnreachable, ServerStalled)) for one in failures.values()):
-            raise NoServerReachable(
-                f"no server could be reached: {told}; check the addresses and that the servers run"
-            )
-        raise TransferFailed(f"no server has a list of versions: {told}; are these shardcast's servers?")
-    return Offers(tuple(lines(readings)), failures)
-
-
-async def _until_enough(
-    tasks: Mapping[str, asyncio.Future[tuple[Listing, ...]]],
-    failures: Mapping[str, PeerError],
-    news: asyncio.Event,
-) -> None:
-    """Wait until every server has answered or given up; once one has answered, only for those that have
-    not failed yet, and not for long."""
     loop = asyncio.get_running_loop()
-    deadline: float | None = None
-    while not all(task.done() for task in tasks.values()):
-        if any(task.done() and not task.exception() for task in tasks.values()):
-            deadline = deadline or loop.time() + STALL_WHEN_OTHERS_CAN
-            if all(task.done() or url in failures for url, task in tasks.items()):
-                return
+    deadline = loop.time() + patience
+    await following.settled()
+    while not any(one.told for one in following.followers):
+        failures = [one.failure for one in following.followers if one.failure]
+        retry = any(isinstance(one, ServerUnreachable) for one in failures)
+        if not retry or loop.time() >= deadline:
+            break
         try:
-            await asyncio.wait_for(news.wait(), None if deadline is None else deadline - loop.time())
+            await asyncio.wait_for(following.change(following.changes), deadline - loop.time())
         except asyncio.TimeoutError:
-            return
-        news.clear()
+            break
+    await following.settled()
+    return following.heard()
 
 
-def find(lines: Sequence[Line], version: str) -> tuple[Line, Listing]:
-    """The first line that offers a version (or ``LATEST``), and its listing.
+def find(standing: Standing, version: str) -> Found:
+    """Return the version with this name, or the newest one (``LATEST``), and the servers that have it.
 
     Raises:
-        VersionNotOffered: none does.
+        VersionWithdrawn: its publisher took it back.
+        VersionNotOffered: no server has it.
     """
-    for number, line in enumerate(lines):
-        listing = line.listings[-1] if version == LATEST and line.listings else line.find(version)
-        if listing:
-            for other in lines:
-                if other is not line:
-                    log.warning("%s", other.contradiction(line))
-            if number:
-                log.warning("%s is offered by %s", version, ", ".join(line.servers))
-            return line, listing
-        if version == LATEST:
-            break
-    offered = ", ".join(one.version for line in lines for one in line.listings) or "nothing yet"
-    servers = ", ".join(server for line in lines for server in line.servers)
+    for other in standing.others:
+        log.debug("%s", other.conflict(standing.group))
+    having = standing.group.complete
     if version == LATEST:
-        raise VersionNotOffered(f"{servers}: no version is offered yet")
-    raise VersionNotOffered(f"{version} is not offered by {servers}; on offer: {offered}")
+        number = max((number for number in standing.listed if number in having), default=None)
+        if number is None:
+            raise VersionNotOffered(f"{_names(standing)}: no version is offered yet")
+        return Found(standing.listed[number], having[number], standing.origin)
+    number = int(version[1:])
+    if number in standing.listed and number in having:
+        return Found(standing.listed[number], having[number], standing.origin)
+    if number in standing.withdrawals and number not in standing.listed:
+        raise VersionWithdrawn(withdrawn_message(standing, number))
+    for group in (standing.group, *standing.others):
+        listing = group.find(version)
+        if listing and number in group.complete:
+            servers = group.complete[number]
+            log.warning("%s is offered by %s only", version, ", ".join(servers))
+            return Found(listing, servers, group.origin)
+    if number in standing.listed:
+        raise VersionNotOffered(
+            f"{version} is listed by {standing.speaker}, and no server has it yet; try again"
+        )
+    offered = ", ".join(one.version for _, one in sorted(standing.listed.items())) or "nothing yet"
+    raise VersionNotOffered(f"{version} is not offered by {_names(standing)}; on offer: {offered}")
+
+
+def withdrawn_message(standing: Standing, number: int) -> str:
+    """Return what a reader of a withdrawn version is told."""
+    withdrawal = standing.withdrawals[number]
+    why = f": {withdrawal.reason}" if withdrawal.reason else ""
+    newest = standing.newest
+    instead = f"the newest good version is {newest.version}" if newest else "no other version is offered"
+    return f"v{number} was withdrawn by its publisher{why}; {instead}"
+
+
+def _names(standing: Standing) -> str:
+    groups: tuple[ServerGroup, ...] = (standing.group, *standing.others)
+    return ", ".join(server for group in groups for server in group.servers)

@@ -1,0 +1,168 @@
+"""One version from its servers into a file, verified."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardcast.distribution import Listing
+from shardcast.errors import IntegrityError, ShardcastError, TransferFailed, VersionAborted
+from shardcast.manifest import FILE, Header, Manifest
+from shardcast.peer.peer import Peer
+from shardcast.store.live import LiveManifest
+from shardcast.store.output import OutputFile
+from shardcast.store.tasks import beside, cancel
+from shardcast.transfer.following import Following
+from shardcast.transfer.limits import Limits
+from shardcast.transfer.manifests import describe, read_live
+from shardcast.transfer.transfer import Transfer
+from shardcast.wire import version_number
+
+Watch = Callable[[Transfer], None]
+"""Given the transfer, whose ``progress`` tells how far it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version that was downloaded and verified.
+
+    Attributes:
+        version: its name.
+        path: the file.
+        manifest: what it is.
+        seconds: how long it took.
+        received: bytes that came from each server.
+        new_line: whether it is the first of another line of versions than the one followed before: its
+            publisher began anew, so that its number says nothing about earlier ones.
+    """
+
+    version: str
+    path: Path
+    manifest: Manifest
+    seconds: float
+    received: dict[str, int]
+    new_line: bool = False
+
+    @property
+    def number(self) -> int:
+        """3 for ``v3``."""
+        return version_number(self.version) or 0
+
+    @property
+    def origin(self) -> str | None:
+        """The origin id of its line; None for a version of 0.1.0."""
+        return self.manifest.header.origin
+
+
+@dataclass
+class Downloads:
+    """The downloads of one client.
+
+    Attributes:
+        peers: its servers, by URL.
+        limits: what a transfer may do.
+        under_way: the transfers that run now.
+    """
+
+    peers: Mapping[str, Peer]
+    limits: Limits
+    under_way: list[Transfer] = field(default_factory=list)
+
+    async def fetch(
+        self,
+        listing: Listing,
+        peers: Sequence[Peer],
+        output: Path,
+        watch: Watch | None,
+        following: Following | None = None,
+        origin: str | None = None,
+    ) -> Release:
+        """Download a complete version from ``peers``, and from those that ``following`` finds meanwhile.
+        ``origin``: the origin id of its line, where that is known.
+
+        Raises:
+            TransferFailed: the servers answered, but not with its shards.
+            IntegrityError: what they sent is not what its digest says.
+            LocalDiskError: the file can't be written.
+        """
+        failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
+        async for described in describe(listing, peers, origin):
+            _check_kind(described.manifest.header)
+            live = LiveManifest.of(described.manifest)
+            joined = following if described.manifest.verifiable else None
+            try:
+                return await self._receive(
+                    live, list(described.peers), output.absolute(), watch, described.digits, joined
+                )
+            except (IntegrityError, TransferFailed) as error:  # what another server says may be right
+                failure = error if not isinstance(failure, IntegrityError) else failure
+        raise failure
+
+    async def fetch_open(
+        self, version: str, peers: list[Peer], output: Path, watch: Watch | None, following: Following
+    ) -> Release:
+        """Download a version while it is being made.
+
+        Raises:
+            VersionAborted: its publisher gave it up.
+            TransferFailed, IntegrityError, LocalDiskError: as for ``fetch``.
+        """
+        live = LiveManifest(version)
+
+        async def take(lines: bytes) -> None:
+            live.add(lines)
+
+        reading = asyncio.ensure_future(read_live(live, peers, take))
+        try:
+            try:
+                header = await asyncio.wait_for(live.first_line(), self.limits.timeout)
+            except asyncio.TimeoutError:
+                raise TransferFailed(f"{version} is open, but no server says what it is") from None
+            _check_kind(header)
+            return await self._receive(live, peers, output.absolute(), watch, following=following)
+        finally:
+            await cancel([reading])
+
+    async def _receive(
+        self,
+        live: LiveManifest,
+        peers: list[Peer],
+        output: Path,
+        watch: Watch | None,
+        digits: int = 3,
+        following: Following | None = None,
+    ) -> Release:
+        started = time.monotonic()
+        filling = await asyncio.to_thread(OutputFile, output, live)
+        try:
+            transfer = Transfer(live, peers, filling, digits, limits=self.limits)
+            self.under_way.append(transfer)
+            if watch:
+                watch(transfer)
+            try:
+                async with AsyncExitStack() as stack:
+                    if following:
+                        number = version_number(live.version) or 0
+                        joining = following.join(number, peers, transfer.join)
+                        await stack.enter_async_context(beside(joining))
+                    manifest = await transfer.run()
+            finally:
+                self.under_way.remove(transfer)
+        except VersionAborted:
+            await asyncio.to_thread(filling.discard)
+            raise
+        finally:
+            await asyncio.to_thread(filling.close)
+        received = {url: one.received for url, one in transfer.progress.servers.items()}
+        return Release(manifest.version, output, manifest, time.monotonic() - started, received)
+
+
+def _check_kind(header: Header) -> None:
+    if header.kind != FILE:
+        raise TransferFailed(
+            f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"
+        )

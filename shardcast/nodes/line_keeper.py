@@ -1,0 +1,160 @@
+"""The line of versions that a middle keeps: what its authority says of it, and the change to another one."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+
+from shardcast.distribution import Withdrawal
+from shardcast.errors import NoRoom, ShardcastError
+from shardcast.feed import Place
+from shardcast.nodes.leaving import NothingComes, unless
+from shardcast.nodes.relaying import Relaying
+from shardcast.peer.peer import Peer
+from shardcast.policy.standing import LineChange, Standing
+from shardcast.store.versions import VersionFolders
+from shardcast.transfer.following import Following
+
+log = logging.getLogger(__name__)
+
+_UNNAMED = "without an origin id"
+
+
+class LineOnDisk:
+    """What a data directory remembers of its line, at any time (``policy.standing.Memory``)."""
+
+    def __init__(self, folders: VersionFolders) -> None:
+        self._folders = folders
+
+    @property
+    def origin(self) -> str | None:
+        return self._folders.line.origin
+
+    @property
+    def highest(self) -> int:
+        return self._folders.line.highest
+
+    @property
+    def digests(self) -> Mapping[int, str]:
+        return self._folders.line.digests
+
+    @property
+    def withdrawn(self) -> Mapping[int, Withdrawal]:
+        return self._folders.line.withdrawn
+
+
+class LineKeeper:
+    """Keeps the version folders of a middle on the line of its authority."""
+
+    def __init__(
+        self,
+        folders: VersionFolders,
+        following: Following,
+        relaying: Relaying,
+        peers: Mapping[str, Peer],
+        stop_open: Callable[[], Awaitable[None]],
+    ) -> None:
+        """``stop_open`` ends the transfers of open versions."""
+        self._stood = Place(silent=True)
+        self._folders = folders
+        self._following = following
+        self._relaying = relaying
+        self._peers = peers
+        self._stop_open = stop_open
+        self._working = asyncio.Lock()
+
+    @property
+    def place(self) -> Place:
+        """Where the middle stands. The line is that of its list, so that both change in one step."""
+        line = self._folders.line
+        return replace(self._stood, origin=line.origin, highest=line.highest)
+
+    async def believe(self, standing: Standing) -> None:
+        """Take over what the authority says of the line that the middle is on.
+
+        Raises:
+            LocalDiskError: it could not be written down.
+        """
+        folders = self._folders
+        async with self._working:
+            firm = [standing.listed[number] for number in sorted(standing.firm)]
+            await folders.record_listed(firm, standing.highest, standing.origin)
+            for number, withdrawal in standing.withdrawals.items():
+                if folders.line.withdrawn.get(number) != withdrawal:
+                    log.warning(
+                        "%s was withdrawn by its publisher: %s", withdrawal.version, withdrawal.reason
+                    )
+                    await folders.withdraw(withdrawal)
+            await self._check_provisional(standing)
+            coming = sorted(standing.listed)[-folders.keep :]
+            folders.set_known({number: standing.listed[number] for number in coming})
+            self._stand(standing)
+
+    async def _check_provisional(self, standing: Standing) -> None:
+        """Drop versions that were taken on another server's word and that the authority does not list."""
+        folders = self._folders
+        for listing in folders.listings:
+            number, counts = listing.number, standing.listed.get(listing.number)
+            if number not in folders.provisional:
+                continue
+            if counts and counts.digest != listing.digest:
+                log.warning("%s is replaced: the first-named server has another one", listing.version)
+                await folders.retire(number, even_pinned=True)
+            elif not counts and standing.settled:
+                log.warning("%s goes off the list: the first-named server has none", listing.version)
+                await folders.unlist(number)
+
+    def _stand(self, standing: Standing) -> None:
+        # Nodes below must not take for firm what only a stand-in's word is here.
+        doubtful = not self._folders.provisional <= standing.firm
+        place = replace(standing.place, silent=standing.place.silent or doubtful)
+        if place != self._stood:
+            self._stood = place
+            self._folders.events.touch()
+
+    async def change(self, change: LineChange) -> bool:
+        """Fetch the newest version of another line beside this one, and change over once it is here; False
+        when it could not be had."""
+        listing = change.listed[max(change.listed)]
+        if not self._folders.has_of(change.origin, listing):
+            if listing.version in self._relaying.failed:
+                return False
+            peers = [self._peers[url] for url in change.servers if url in self._peers]
+            fetching = self._relaying.fetch_beside(listing, peers, change.origin)
+            try:
+                if not await unless(self._undone(change), fetching, self._following):
+                    return False
+            except NothingComes as error:
+                log.warning("%s", error)
+                return True
+            except NoRoom as error:
+                log.warning("%s; changing over before %s is here", error, listing.version)
+        now = self._following.standing().change
+        if now is not None and now.origin == change.origin:
+            await self._change_over(now)
+        return True
+
+    def _undone(self, change: LineChange) -> Callable[[], ShardcastError | None]:
+        def undone() -> ShardcastError | None:
+            now = self._following.standing().change
+            if now is not None and now.origin == change.origin:
+                return None
+            return NothingComes(f"the line {change.origin or _UNNAMED} is not offered any more")
+
+        return undone
+
+    async def _change_over(self, change: LineChange) -> None:
+        """Put the versions of the old line aside, and list those of the new one."""
+        left = self._folders.line.origin
+        await self._stop_open()
+        async with self._working:
+            listed = {number: one.digest for number, one in change.listed.items()}
+            await self._folders.change_line(change.origin, listed, change.highest)
+            self._following.changed(left)
+        self._relaying.forget()
+        log.warning(
+            "changed over to the line %s; the line %s is put aside in %s for a day",
+            change.origin or _UNNAMED, left or _UNNAMED, self._folders.data_dir.own / "lines",
+        )  # fmt: skip

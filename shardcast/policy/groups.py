@@ -1,0 +1,141 @@
+"""Groups of servers that offer the same versions, and servers that contradict them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from shardcast.distribution import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """The versions of one server.
+
+    Attributes:
+        server: its URL.
+        complete: the versions that it serves, oldest first.
+        origin: the origin id that it names; None where it names none (0.1.0, static servers).
+        known: versions that it lists without having them yet.
+    """
+
+    server: str
+    complete: Sequence[Listing]
+    origin: str | None = None
+    known: Sequence[Listing] = ()
+
+    @property
+    def listed(self) -> tuple[Listing, ...]:
+        """What it lists: the versions that it serves, and those that its authority lists."""
+        return (*self.complete, *self.known)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerGroup:
+    """Servers of one line that agree about every version that more than one of them lists.
+
+    Attributes:
+        servers: their URLs, in the order in which they were named.
+        listings: the versions that they list together, oldest first.
+        offers: the servers that have a version, by its name.
+        origin: the origin id of the line; None where no server names one.
+    """
+
+    servers: tuple[str, ...]
+    listings: tuple[Listing, ...]
+    offers: Mapping[str, tuple[str, ...]]
+    origin: str | None = None
+
+    def conflict(self, used: ServerGroup) -> str:
+        """Return what to tell people of this group while another one is used."""
+        if None not in (self.origin, used.origin) and self.origin != used.origin:
+            why = f"they publish another line of versions (origin id {self.origin} instead of {used.origin})"
+        else:
+            why = "they offer other bytes, or another manifest, under the same version"
+        return f"{', '.join(self.servers)} contradict {', '.join(used.servers)} and are not used: {why}"
+
+    @property
+    def complete(self) -> dict[int, tuple[str, ...]]:
+        """The servers that have a version, by its number; those that no server has are left out."""
+        having = {one.number: self.offers.get(one.version, ()) for one in self.listings}
+        return {number: servers for number, servers in having.items() if servers}
+
+    def find(self, version: str) -> Listing | None:
+        """Return the listing of a version, or None."""
+        return next((one for one in self.listings if one.version == version), None)
+
+
+class _Forming:
+    """A group while servers join it."""
+
+    def __init__(self, origin: str | None, known: Mapping[int, Listing], digests: Mapping[int, str]) -> None:
+        self.origin = origin
+        self.known = dict(known)
+        self.digests = digests
+        self.servers: list[str] = []
+        self.offers: dict[str, list[str]] = {}
+
+    def takes(self, offer: Offer) -> bool:
+        if None not in (offer.origin, self.origin) and offer.origin != self.origin:
+            return False
+        return all(self._agrees(one) for one in offer.listed)
+
+    def _agrees(self, one: Listing) -> bool:
+        known = self.known.get(one.number)
+        if known is None:
+            return self.digests.get(one.number, one.digest) == one.digest
+        return agree(one, known)
+
+    def add(self, offer: Offer) -> None:
+        self.servers.append(offer.server)
+        self.origin = self.origin or offer.origin
+        for one in offer.listed:
+            self.known[one.number] = merged(self.known.get(one.number), one)
+        for one in offer.complete:
+            self.offers.setdefault(one.version, []).append(offer.server)
+
+    def group(self) -> ServerGroup:
+        listings = tuple(one for _, one in sorted(self.known.items()))
+        offers = {version: tuple(servers) for version, servers in self.offers.items()}
+        return ServerGroup(tuple(self.servers), listings, offers, self.origin)
+
+
+def agree(one: Listing, other: Listing) -> bool:
+    """Return whether two servers mean the same version: by the digests of its manifest where both tell
+    them, else by the digest of the payload and the number of shards."""
+    if one.digest != other.digest:
+        return False
+    if None not in (one.shards, other.shards) and one.shards != other.shards:
+        return False
+    return None in (one.manifest, other.manifest) or one.manifest == other.manifest
+
+
+def merged(one: Listing | None, other: Listing) -> Listing:
+    """Return what two listings that agree say together."""
+    if one is None:
+        return other
+    shards = other.shards if one.shards is None else one.shards
+    return Listing(one.version, one.digest, shards, one.manifest or other.manifest)
+
+
+def group_servers(
+    offers: Iterable[Offer],
+    origin: str | None = None,
+    listed: Mapping[int, Listing] | None = None,
+    digests: Mapping[int, str] | None = None,
+) -> list[ServerGroup]:
+    """Group servers, in the order in which they were named.
+
+    A server joins the first group that it does not contradict. The first group, which may be without
+    servers, is that of the line ``origin`` with the versions ``listed`` and the payload ``digests`` seen
+    earlier; without these it is the first server's.
+    """
+    seeded = origin is not None or bool(listed) or bool(digests)
+    groups = [_Forming(origin, listed or {}, digests or {})] if seeded else []
+    for offer in offers:
+        found = next((group for group in groups if group.takes(offer)), None)
+        if found is None:
+            found = _Forming(offer.origin, {}, {})
+            groups.append(found)
+        found.add(offer)
+    return [group.group() for group in groups]

@@ -1,0 +1,246 @@
+"""One server, followed: told by its feed, or asked again and again where it has none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from shardcast.constants import FEED_DEAD
+from shardcast.distribution import Listing, Withdrawal
+from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
+from shardcast.feed import ABORTED, COMPLETE, KNOWN, OPEN, WITHDRAWN, Event, Hello
+from shardcast.peer.peer import Peer
+from shardcast.policy.authority import ServerView
+from shardcast.store.tasks import cancel
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
+"""Seconds until a server that was lost is asked again; doubled each time, and spread, so that one that
+comes back is not stormed."""
+_PACE = 0.01
+"""Seconds between two readings of a feed: one that floods is read no faster."""
+_MOST_VERSIONS = 10_000
+"""Versions of one server that are kept in mind."""
+
+
+@dataclass
+class _Versions:
+    """What a server told of its versions, while its feed is read."""
+
+    complete: dict[int, Listing] = field(default_factory=dict)
+    known: dict[int, Listing] = field(default_factory=dict)
+    opened: set[int] = field(default_factory=set)
+    withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.complete) + len(self.known) + len(self.opened) + len(self.withdrawn)
+
+    def apply(self, event: Event) -> None:
+        """Take an event of the feed."""
+        number = int(event.version[1:])
+        if event.kind == OPEN:
+            if number not in self.complete:
+                self.opened.add(number)
+            return
+        if event.kind != KNOWN:
+            self.opened.discard(number)
+        if event.kind == ABORTED:
+            return
+        if event.kind == KNOWN and number in self.complete:
+            return
+        for versions in (self.complete, self.known):
+            versions.pop(number, None)
+        if event.kind == WITHDRAWN:
+            assert event.listing
+            self.withdrawn[number] = Withdrawal(event.version, event.listing.digest, event.reason)
+        elif event.kind in (COMPLETE, KNOWN):
+            assert event.listing
+            (self.complete if event.kind == COMPLETE else self.known)[number] = event.listing
+
+    def copy(self) -> _Versions:
+        return _Versions(dict(self.complete), dict(self.known), set(self.opened), dict(self.withdrawn))
+
+
+class Follower:
+    """One server, followed.
+
+    Attributes:
+        peer: the server.
+        told: whether its versions are known now.
+        hello: the last hello of its feed, also after the feed was lost; None where it has no feed.
+        failure: why its versions are not known.
+        heard_at: when it told its versions last; lines that never come to an end are no news.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        interval: float,
+        tell: Callable[[], None],
+        clock: Callable[[], float],
+        random: Random,
+        sleep: Callable[[float], Awaitable[None]],
+        first_line: float = FEED_DEAD,
+    ) -> None:
+        """``first_line``: seconds without a line of the feed after which the list is asked for instead."""
+        self.peer = peer
+        self.told = False
+        self.hello: Hello | None = None
+        self.failure: PeerError | None = None
+        self.heard_at: float | None = None
+        self._interval = interval
+        self._tell = tell
+        self._clock = clock
+        self._random = random
+        self._sleep = sleep
+        self._first_line = first_line
+        self._versions = _Versions()
+        self._after = ""
+        self._reading = 0
+        self._failures = 0
+        self._spoke = False
+        self._again: asyncio.Future[None] | None = None
+
+    @property
+    def answered(self) -> bool:
+        """Whether it said what it offers, or failed to."""
+        return self.told or self.failure is not None
+
+    @property
+    def listings(self) -> tuple[Listing, ...] | None:
+        """The complete versions that it offers, oldest first; None while they are not known."""
+        return tuple(one for _, one in sorted(self._versions.complete.items())) if self.told else None
+
+    @property
+    def opened(self) -> frozenset[int]:
+        """The numbers of the versions that are being made there."""
+        return frozenset(self._versions.opened) if self.told else frozenset()
+
+    @property
+    def view(self) -> ServerView:
+        """What is known of it now."""
+        versions = self._versions if self.told else _Versions()
+        return ServerView(
+            url=self.peer.url,
+            told=self.told,
+            failed=self.failure is not None,
+            heard_at=self.heard_at,
+            hello=self.hello,
+            reading=self._reading,
+            complete=versions.complete,
+            known=versions.known,
+            opened=frozenset(versions.opened),
+            withdrawn=versions.withdrawn,
+        )
+
+    async def run(self) -> None:
+        """Follow it for ever."""
+        while True:
+            begun = self._clock()
+            try:
+                if await self._hear():
+                    continue
+                self._lost(ServerUnreachable(self.peer.url, "it ended its feed"))
+            except ServerLacks:
+                try:
+                    await self._ask()
+                    self._failures = 0
+                    await self._sleep(self._interval)
+                    continue
+                except PeerError as error:
+                    self._lost(error)
+            except PeerError as error:
+                self._lost(error)
+            if self._clock() - begun > _LONGEST_PAUSE:
+                self._failures = 0
+            pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)
+            self._failures = min(self._failures + 1, 30)
+            await self._sleep(pause * self._random.uniform(0.5, 1.0))
+
+    async def look_again(self) -> None:
+        """Ask it now for its list, if it has no feed."""
+        if self.hello is None and self.told:
+            try:
+                await self._ask()
+            except PeerError as error:
+                self._lost(error)
+
+    def reconnect(self) -> None:
+        """Have its feed told anew over another connection; what it told counts meanwhile."""
+        if self._again and not self._again.done():
+            self._again.set_result(None)
+
+    async def _ask(self) -> None:
+        listings = await self.peer.listings()
+        self._after = ""
+        self._known(None, _Versions({one.number: one for one in listings}))
+
+    async def _hear(self) -> bool:
+        """Read its feed to the end; return whether ``reconnect`` ended it."""
+        self._again, self._spoke = asyncio.get_running_loop().create_future(), False
+        reading = asyncio.ensure_future(self._read_feed())
+        ends: list[asyncio.Future[None]] = [reading, self._again]
+        try:
+            await asyncio.wait(ends, timeout=self._first_line, return_when=asyncio.FIRST_COMPLETED)
+            if not self._spoke and not any(one.done() for one in ends):
+                raise ServerLacks(self.peer.url, f"nothing of its feed within {self._first_line:g} s")
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                self._after = ""
+                return True
+            reading.result()
+            return False
+        finally:
+            await cancel([reading])
+            if not reading.cancelled():
+                reading.exception()  # raised above, or of no more interest
+
+    async def _read_feed(self) -> None:
+        versions, hello, counted = self._versions.copy(), self.hello, False
+        try:
+            async with contextlib.aclosing(self.peer.feed(self._after)) as feed:
+                async for said in feed:
+                    self._spoke = True
+                    if isinstance(said, Hello):
+                        if not said.now and said.feed != self._after.partition(":")[0]:
+                            raise BadAnswer(self.peer.url, "its feed goes on with another one")
+                        hello = said
+                        versions = _Versions() if said.now else versions
+                    elif isinstance(said, Event):
+                        versions.apply(said)
+                        if len(versions) > _MOST_VERSIONS:
+                            raise BadAnswer(self.peer.url, f"more than {_MOST_VERSIONS} versions")
+                    else:
+                        assert hello  # the reader of the feed sees to that
+                        self._reading += not counted
+                        counted = True
+                        self._after = f"{hello.feed}:{said.seq}"
+                        self._known(hello, versions.copy())
+                        await self._sleep(_PACE)
+        except ServerStalled as error:
+            if not self._spoke:  # a proxy holds it back, perhaps
+                raise ServerLacks(self.peer.url, error.what) from error
+            raise
+
+    def _known(self, hello: Hello | None, versions: _Versions) -> None:
+        """Take a hello and all versions in one step."""
+        self.heard_at = self._clock()
+        if hello is None:
+            same = self.told and self.hello is None and versions == self._versions
+            self._reading = self._reading + 1 if same else 1
+        news = (hello, versions, True) != (self.hello, self._versions, self.told)
+        self.hello, self._versions, self.told, self.failure = hello, versions, True, None
+        if news or hello is None:
+            self._tell()
+
+    def _lost(self, error: PeerError) -> None:
+        log.debug("%s is followed no more for now: %s", self.peer.url, error)
+        news = self.failure is None
+        self.told, self.failure, self._after = False, error, self._after
+        if news:
+            self._tell()

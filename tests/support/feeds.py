@@ -1,0 +1,81 @@
+"""A server that tells whatever a test wants in its feed, over a folder of real versions."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from shardcast.distribution import Listing, parse
+from shardcast.feed import COMPLETE, Event, Hello, UpTo
+from shardcast.manifest_reading import parse as parse_manifest
+from shardcast.wire import NDJSON
+from tests.support.bad_servers import BadServer, Behaviour, Exchange
+
+
+def telling(
+    hello: Hello,
+    listings: Sequence[Listing],
+    *more: Event,
+    later: tuple[threading.Event, Event] | None = None,
+) -> Behaviour:
+    """A feed that tells these versions as complete, stays open with a heartbeat a second, and tells one event
+    more once a test sets ``later``."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.start(200, None, {"Content-Type": NDJSON})
+        events = [Event(seq, COMPLETE, one.version, one) for seq, one in enumerate(listings, 1)]
+        lines = [hello.line(), *(one.line() for one in (*events, *more)), UpTo(1000).line()]
+        await exchange.send(b"".join(lines))
+        told = False
+        while True:
+            await asyncio.sleep(0.05)
+            if later and later[0].is_set() and not told:
+                told = True
+                await exchange.send(later[1].line())
+            await exchange.send(UpTo(1000 + told).line())
+
+    return behave
+
+
+def listings_in(data_dir: Path) -> list[Listing]:
+    """The versions of a data directory, with the digests of their manifests."""
+    found = []
+    for one in parse((data_dir / "distribution.txt").read_bytes()).listings:
+        file = data_dir / one.version / "manifest.jsonl"
+        identity = parse_manifest(file.read_bytes()).identity if file.exists() else None
+        found.append(Listing(one.version, one.digest, one.shards, identity))
+    return found
+
+
+def origin_id(data_dir: Path) -> str:
+    """The origin id of a data directory."""
+    return (data_dir / ".shardcast" / "origin").read_text().strip()
+
+
+class FeedServer(BadServer):
+    """A server of versions that says of itself what it wants."""
+
+    def tell(
+        self,
+        origin: str | None,
+        listings: Sequence[Listing],
+        *more: Event,
+        distance: int = 0,
+        chain: tuple[str, ...] | None = (),
+        node: str = "bad0",
+        later: tuple[threading.Event, Event] | None = None,
+    ) -> FeedServer:
+        highest = max((one.number for one in listings), default=0)
+        hello = Hello("feed", node, origin, distance, True, chain, False, highest)
+        self.set("/feed*", telling(hello, listings, *more, later=later))
+        return self
+
+
+def forged(manifest: Path, name: str) -> bytes:
+    """A manifest with another name and other metadata in its header."""
+    first, _, rest = manifest.read_bytes().partition(b"\n")
+    header = json.loads(first) | {"name": name, "metadata": {"forged": True}}
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n" + rest

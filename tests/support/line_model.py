@@ -1,0 +1,239 @@
+"""A network of origins, middles and liars without sockets: the rules of lines under a clock of its own."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field, replace
+from random import Random
+
+from shardcast.distribution import Listing, Withdrawal
+from shardcast.feed import Hello, Place
+from shardcast.policy.authority import ServerView
+from shardcast.policy.line_tracker import LineTracker
+from shardcast.policy.standing import LineMemory, Standing
+
+TICK = 0.5
+"""Seconds between two looks of each node."""
+
+
+def listing(number: int, content: str) -> Listing:
+    """A version whose payload is told by ``content``."""
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return Listing(f"v{number}", digest, 1, hashlib.sha256(b"manifest" + digest.encode()).hexdigest())
+
+
+@dataclass
+class Server:
+    """What every server of the model has.
+
+    Attributes:
+        name: its URL.
+        alive: whether it answers.
+        run: counts its starts and the connections that were made anew.
+    """
+
+    name: str
+    alive: bool = True
+    run: int = 1
+
+    def view(self) -> ServerView:
+        raise NotImplementedError
+
+
+@dataclass
+class Origin(Server):
+    """A publisher and its data directory."""
+
+    origin: str = ""
+    keep: int = 5
+    next: int = 1
+    versions: dict[int, Listing] = field(default_factory=dict)
+    withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
+    feed: bool = True
+
+    def publish(self) -> Listing:
+        """Publish the next version; its content tells the directory, so that copies differ."""
+        one = listing(self.next, f"{self.name} {self.origin} {self.next} {self.run}")
+        self.versions[self.next] = one
+        self.next += 1
+        for number in sorted(self.versions)[: -self.keep]:
+            del self.versions[number]
+        return one
+
+    def withdraw(self, number: int) -> None:
+        one = self.versions.pop(number)
+        self.withdrawn[number] = Withdrawal(one.version, one.digest, "bad")
+
+    def begin_anew(self, origin: str) -> None:
+        """Start on a fresh data directory."""
+        self.origin, self.next, self.versions, self.withdrawn = origin, 1, {}, {}
+        self.run += 1
+
+    def restore(self, number: int) -> None:
+        """Restore the data directory as it was after version ``number``."""
+        self.versions = {n: one for n, one in self.versions.items() if n <= number}
+        self.next = number + 1
+        self.run += 1
+
+    def view(self) -> ServerView:
+        hello = Hello(
+            "feed", self.name.removeprefix("http://"), self.origin, 0, True, (), False, self.next - 1
+        )
+        return ServerView(
+            self.name, self.alive, not self.alive, None, hello if self.feed else None, self.run,
+            dict(self.versions), {}, frozenset(), dict(self.withdrawn),
+        )  # fmt: skip
+
+
+@dataclass
+class Liar(Server):
+    """A server that says whatever it wants."""
+
+    origin: str | None = None
+    chain: tuple[str, ...] | None = ()
+    versions: dict[int, Listing] = field(default_factory=dict)
+    withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
+    highest: int = 0
+
+    def view(self) -> ServerView:
+        hello = Hello("feed", "liar", self.origin, 0, True, self.chain, False, self.highest)
+        return ServerView(
+            self.name, self.alive, not self.alive, None, hello, self.run,
+            dict(self.versions), {}, frozenset(), dict(self.withdrawn),
+        )  # fmt: skip
+
+
+@dataclass
+class Node(Server):
+    """A middle: fetches at once what its servers have.
+
+    Attributes:
+        upstreams: the names of its servers, in order.
+        keep: versions that it keeps.
+        here: the versions that it has and lists, by number.
+        aside: versions of lines that it left.
+        standing: what it believed at its last look.
+        changes: the origin ids of the lines that it changed over to.
+    """
+
+    upstreams: tuple[str, ...] = ()
+    keep: int = 5
+    seed: int = 0
+    memory: LineMemory = field(default_factory=LineMemory)
+    here: dict[int, Listing] = field(default_factory=dict)
+    aside: list[Listing] = field(default_factory=list)
+    standing: Standing | None = None
+    changes: list[str | None] = field(default_factory=list)
+    tracker: LineTracker | None = None
+    heard: dict[str, float] = field(default_factory=dict)
+    connections: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def node_id(self) -> str:
+        return self.name.removeprefix("http://")
+
+    def start(self, now: float) -> None:
+        """Start, or start again: only what is on the disk is remembered."""
+        self.alive, self.standing = True, None
+        self.run += 1
+        self.heard = {}
+        self.tracker = LineTracker(self.node_id, self.memory, now, Random(self.seed + self.run))
+
+    def view(self) -> ServerView:
+        standing = self.standing
+        place = standing.place if standing else Place(self.memory.origin, silent=True)
+        firm = standing.firm if standing else frozenset[int]()
+        place = replace(place, silent=place.silent or not self.provisional <= firm)
+        hello = place.hello("feed", self.node_id, True)
+        known = standing.listed if standing and self.alive else {}
+        return ServerView(
+            self.name, self.alive and standing is not None, not self.alive, None, hello, self.run,
+            dict(self.here), {n: one for n, one in known.items() if n not in self.here}, frozenset(),
+            dict(self.memory.withdrawn),
+        )  # fmt: skip
+
+    @property
+    def provisional(self) -> set[int]:
+        return {n for n, one in self.here.items() if self.memory.digests.get(n) != one.digest}
+
+    def look(self, now: float, servers: dict[str, Server]) -> None:
+        """Do what a middle does at each look."""
+        assert self.tracker
+        views = []
+        for name in self.upstreams:
+            seen = servers[name].view()
+            if seen.told:
+                self.heard[name] = now
+            reading = seen.reading * 1000 + self.connections.get(name, 0)
+            views.append(
+                ServerView(
+                    name,
+                    seen.told,
+                    seen.failed,
+                    self.heard.get(name),
+                    seen.hello,
+                    reading,
+                    seen.complete,
+                    seen.known,
+                    seen.opened,
+                    seen.withdrawn,
+                )
+            )
+        standing = self.standing = self.tracker.look(now, views)
+        if standing.confirm:
+            self.connections[standing.confirm] = self.connections.get(standing.confirm, 0) + 1
+        if standing.change:
+            self._change_over(now)
+            return
+        self.memory.learn(standing)
+        for number, withdrawal in standing.withdrawals.items():
+            if number in self.here and self.here[number].digest == withdrawal.digest:
+                del self.here[number]
+        for number in self.provisional:
+            counts = standing.listed.get(number)
+            if (counts and counts.digest != self.here[number].digest) or (not counts and standing.settled):
+                del self.here[number]
+        for number in sorted(standing.listed)[-self.keep :]:
+            servers_having = standing.group.complete.get(number, ())
+            if number not in self.here and any(name != self.name for name in servers_having):
+                self.here[number] = standing.listed[number]
+        for some in (set(self.here) - self.provisional, self.provisional):
+            for number in sorted(some)[: -self.keep]:
+                del self.here[number]
+
+    def _change_over(self, now: float) -> None:
+        assert self.tracker and self.standing and self.standing.change
+        change, left = self.standing.change, self.memory.origin
+        stays = {
+            n: one for n, one in self.here.items()
+            if change.origin == left and n in change.listed and change.listed[n].digest == one.digest
+        }  # fmt: skip
+        self.aside += [one for n, one in self.here.items() if n not in stays]
+        self.here = stays
+        self.memory.change(change)
+        self.tracker.changed(now, left)
+        self.changes.append(change.origin)
+
+
+class Network:
+    """All servers of one model, and its clock."""
+
+    def __init__(self, *servers: Server) -> None:
+        self.now = 1000.0
+        self.servers = {one.name: one for one in servers}
+        for one in servers:
+            if isinstance(one, Node):
+                one.start(self.now)
+
+    @property
+    def nodes(self) -> list[Node]:
+        return [one for one in self.servers.values() if isinstance(one, Node)]
+
+    def run(self, seconds: float) -> None:
+        """Let time go by; each node looks at its servers twice a second."""
+        end = self.now + seconds
+        while self.now < end:
+            self.now += TICK
+            for node in self.nodes:
+                if node.alive:
+                    node.look(self.now, self.servers)

@@ -1,0 +1,114 @@
+"""Servers that agree, and servers that contradict each other."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardcast.distribution import Listing
+from shardcast.policy.groups import Offer, agree, group_servers
+from tests.support.payloads import patient
+
+A, B, C = "http://a", "http://b", "http://c"
+X, Y = "0a" * 16, "0b" * 16
+
+
+def v(number: int, digest: str = "aa", shards: int | None = 1, manifest: str | None = None) -> Listing:
+    return Listing(f"v{number}", digest * 32, shards, manifest)
+
+
+def offer(server: str, *listings: Listing, origin: str | None = None) -> Offer:
+    return Offer(server, listings, origin)
+
+
+def test_servers_that_agree_are_one_group_with_what_they_offer_together() -> None:
+    (group,) = group_servers([offer(A, v(1), v(9), v(10)), offer(B, v(10), v(11)), offer(C)])
+    assert group.servers == (A, B, C)
+    assert group.listings == (v(1), v(9), v(10), v(11))
+    assert group.offers == {"v1": (A,), "v9": (A,), "v10": (A, B), "v11": (B,)}
+    assert group.complete == {1: (A,), 9: (A,), 10: (A, B), 11: (B,)}
+    assert group.find("v10") == v(10)
+    assert group.find("v2") is None
+
+
+def test_a_version_known_to_a_server_is_listed_and_not_served_by_it() -> None:
+    (group,) = group_servers([Offer(A, [v(1)], known=[v(2)]), Offer(B, [v(2)]), Offer(C, [], known=[v(3)])])
+    assert group.listings == (v(1), v(2), v(3))
+    assert group.complete == {1: (A,), 2: (B,)}
+
+
+def test_the_order_of_the_servers_decides_which_group_is_the_first() -> None:
+    offers = [offer(A, v(1, "aa")), offer(B, v(1, "bb"), v(2)), offer(C, v(1, "aa"), v(2))]
+    assert [one.servers for one in group_servers(offers)] == [(A, C), (B,)]
+    assert [one.servers for one in group_servers(offers[::-1])] == [(C, A), (B,)]
+    assert [one.servers for one in group_servers([offers[1], offers[0], offers[2]])] == [(B,), (A, C)]
+
+
+def test_another_number_of_shards_is_a_conflict_and_no_number_is_none() -> None:
+    assert len(group_servers([offer(A, v(1, shards=2)), offer(B, v(1, shards=3))])) == 2
+    (group,) = group_servers(
+        [offer(A, v(1, shards=None)), offer(B, v(1, shards=3)), offer(C, v(1, shards=None))]
+    )
+    assert group.listings == (v(1, shards=3),)
+    assert group.offers == {"v1": (A, B, C)}
+
+
+def test_another_manifest_is_a_conflict_where_both_servers_tell_one() -> None:
+    mine, other, untold = v(1, manifest="11" * 32), v(1, manifest="22" * 32), v(1)
+    assert not agree(mine, other)
+    assert agree(mine, untold)
+    groups = group_servers([offer(A, mine), offer(B, other), offer(C, untold)])
+    assert [one.servers for one in groups] == [(A, C), (B,)]
+    (group,) = group_servers([offer(A, untold), offer(B, mine)])
+    assert group.find("v1") == mine
+
+
+def test_servers_of_different_origin_ids_are_different_groups() -> None:
+    groups = group_servers([offer(A, v(1), origin=X), offer(B, v(2), origin=Y), offer(C, v(1))])
+    assert [one.servers for one in groups] == [(A, C), (B,)]
+    assert "another line" in groups[1].conflict(groups[0])
+    assert X in groups[1].conflict(groups[0]) and Y in groups[1].conflict(groups[0])
+
+
+def test_the_first_group_is_that_of_the_line_a_node_is_on() -> None:
+    offers = [offer(A, v(1, "bb"), origin=X), offer(B, v(1, "aa"), v(2), origin=X)]
+    groups = group_servers(offers, X, {1: v(1, "aa")}, {})
+    assert [one.servers for one in groups] == [(B,), (A,)]
+    groups = group_servers(offers, X, {}, {1: v(1, "aa").digest})
+    assert [one.servers for one in groups] == [(B,), (A,)]
+    groups = group_servers(offers, Y, {}, {})
+    assert [one.servers for one in groups] == [(), (A,), (B,)]
+
+
+def test_a_group_that_is_not_used_says_which_servers_it_contradicts() -> None:
+    used, other = group_servers([offer(A, v(1, "aa")), offer(B, v(1, "bb"))])
+    assert A in other.conflict(used) and B in other.conflict(used)
+
+
+def test_no_servers_are_no_groups() -> None:
+    assert group_servers([]) == []
+
+
+@patient
+@given(
+    st.lists(
+        st.lists(
+            st.builds(v, st.integers(1, 4), st.sampled_from(["aa", "bb"]), st.sampled_from([None, 1, 2])),
+            max_size=4,
+            unique_by=lambda one: one.version,
+        ),
+        max_size=5,
+    )
+)
+def test_every_server_is_in_one_group_and_no_group_contradicts_itself(lists: list[list[Listing]]) -> None:
+    offers = [Offer(f"http://{number}", listings) for number, listings in enumerate(lists)]
+    found = group_servers(offers)
+    assert sorted(server for one in found for server in one.servers) == [one.server for one in offers]
+    offered = {one.server: one.complete for one in offers}
+    for group in found:
+        for server in group.servers:
+            for one in offered[server]:
+                together = group.find(one.version)
+                assert together and together.digest == one.digest
+                assert one.shards in (None, together.shards)
+                assert server in group.offers[one.version]
