@@ -204,6 +204,7 @@ class Middle:
                 await self._following.drop(url)
         offers = self._following.offers()
         line = offers.lines[0]
+        await self.folders.record_listed(line.listings)
         self._tell_of(offers)
         window, here = self._window(line), self.folders.complete_numbers
         self._relaying.no_room.intersection_update(window)
