@@ -228,16 +228,18 @@ def test_first_named_server_that_flaps_between_two_origins_changes_nothing(tmp_p
 
 
 def test_restart_of_the_origin_within_seconds_is_no_event(tmp_path: Path) -> None:
-    with on_one_port(tmp_path) as port:
-        with origin(tmp_path / "a", port) as first, middle(first.url, tmp_path / "m") as relay:
-            broadcast(tmp_path / "a", payload(tmp_path, 1))
-            until_same(relay, first)
-            first.kill()
-            with origin(tmp_path / "a", port) as again:
-                broadcast(tmp_path / "a", payload(tmp_path, 2))
-                until_same(relay, again)
-                assert sorted(listed(relay)) == ["v1", "v2"]
-                assert "changed over" not in relay.log
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(processes.own_port())
+        first = stack.enter_context(origin(tmp_path / "a", port))
+        relay = stack.enter_context(middle(first.url, tmp_path / "m"))
+        broadcast(tmp_path / "a", payload(tmp_path, 1))
+        until_same(relay, first)
+        first.kill()
+        again = stack.enter_context(origin(tmp_path / "a", port))
+        broadcast(tmp_path / "a", payload(tmp_path, 2))
+        until_same(relay, again)
+        assert sorted(listed(relay)) == ["v1", "v2"]
+        assert "changed over" not in relay.log
 
 
 @pytest.mark.parametrize("own_id", [True, False], ids=["own id", "honest id"])

@@ -104,7 +104,12 @@ class Origin:
             doors = (
                 partial(add_versions, shelf=folders),
                 partial(add_shards_by_digest, shards=VersionBlobs(folders)),
-                partial(add_feed, shelf=folders, node_id=node_id, place=lambda: Place(held.origin_id, 0)),
+                partial(
+                    add_feed,
+                    shelf=folders,
+                    node_id=node_id,
+                    place=lambda: Place(held.origin_id, 0, highest=folders.line.highest),
+                ),
                 partial(add_lease, shelf=folders),
                 partial(add_below, below=below),
                 partial(add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: None),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import replace, replace_soon
 from shardcast.store.shelf import Span
 from shardcast.store.verified import Verified, looks_of
+from shardcast.store.version_place import VersionPlace
 from shardcast.wire import version_number
 
 
@@ -24,13 +25,71 @@ class Complete:
         listing: its line in the list.
         manifest: None for what an old node left here, until it was surveyed.
         size: bytes of its payload.
+        place: where it lies.
         looks: what an adopted payload looked like when it was published; None where shards are files.
+        verified: shard number and state of the file of each verified shard, by SHA-256.
     """
 
     listing: Listing
     manifest: Manifest | None
     size: int
+    place: VersionPlace
     looks: str | None = None
+    verified: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+
+    @property
+    def digests(self) -> set[str]:
+        """The payload's digests, by every algorithm that is known of it."""
+        return {self.listing.digest, *(self.manifest.digests.values() if self.manifest else ())}
+
+    def shard(self, shard: int) -> Span | None:
+        """Return where a shard lies; None where there is none, or an adopted payload was changed."""
+        if self.manifest is None:
+            return _file_span(self.place.shard(shard))
+        if not 1 <= shard <= len(self.manifest.shards):
+            return None
+        found = self.manifest.shards[shard - 1]
+        if self.looks is None:
+            return Span(self.place.shard(shard), 0, found.size, found.sha256)
+        return None if self.changed else Span(self.place.payload, found.offset, found.size, found.sha256)
+
+    @property
+    def changed(self) -> bool:
+        """Whether its adopted payload was written to since it was published."""
+        return self.looks is not None and looks_of(self.place.payload) != self.looks
+
+    def find(self, sha256: str) -> Path | None:
+        """Return the file of a shard with this digest, unchanged since it was verified."""
+        shard, looks = self.verified.get(sha256, (0, ""))
+        file = self.place.shard(shard) if shard else None
+        return file if file and looks_of(file) == looks else None
+
+
+def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:
+    """Return the shards' files of a version without a manifest, as far as they are here."""
+    spans: list[Span] = []
+    while listing.shards is None or len(spans) < listing.shards:
+        span = _file_span(place.shard(len(spans) + 1))
+        if span is None:
+            break
+        spans.append(span)
+    return spans
+
+
+def _file_span(file: Path) -> Span | None:
+    try:
+        return Span(file, 0, file.stat().st_size, None)
+    except OSError:
+        return None
+
+
+def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | None) -> Complete:
+    """Return a version whose files were checked, as it counts from now on; blocks on the disk."""
+    size = manifest.size if manifest else sum(one.length for one in unsurveyed_spans(place, listing))
+    listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
+    record = Verified(place.verified).read()
+    verified = {sha256: (shard, looks) for shard, (sha256, looks) in record.items()}
+    return Complete(listing, manifest, size, place, place.looks, verified)
 
 
 class CompleteVersions:
@@ -46,7 +105,6 @@ class CompleteVersions:
         self._data_dir = data_dir
         self._changed = changed
         self._versions: dict[int, Complete] = {}
-        self._by_digest: dict[str, tuple[int, Path, str]] = {}
 
     def __contains__(self, number: int) -> bool:
         return number in self._versions
@@ -73,60 +131,27 @@ class CompleteVersions:
         complete = self.get(version)
         if complete is None:
             return None
-        if complete.manifest is None:
-            return self._unsurveyed_shard(complete.listing, shard)
-        if not 1 <= shard <= len(complete.manifest.shards):
-            return None
-        one = complete.manifest.shards[shard - 1]
-        number = complete.listing.number
-        if complete.looks is None:
-            return Span(self._data_dir.shard(number, shard), 0, one.size, one.sha256)
-        payload = self._data_dir.payload(number)
-        if looks_of(payload) != complete.looks:
-            self._changed(number)
-            return None
-        return Span(payload, one.offset, one.size, one.sha256)
-
-    def spans(self, listing: Listing) -> list[Span]:
-        """The shards' files of a version without a manifest."""
-        spans: list[Span] = []
-        while listing.shards is None or len(spans) < listing.shards:
-            span = self._unsurveyed_shard(listing, len(spans) + 1)
-            if span is None:
-                break
-            spans.append(span)
-        return spans
-
-    def _unsurveyed_shard(self, listing: Listing, shard: int) -> Span | None:
-        file = self._data_dir.shard(listing.number, shard)
-        try:
-            return Span(file, 0, file.stat().st_size, None)
-        except OSError:
-            return None
+        span = complete.shard(shard)
+        if span is None and complete.changed:
+            self._changed(complete.listing.number)
+        return span
 
     def find(self, sha256: str) -> Path | None:
         """The file of a shard with this digest, unchanged since it was kept."""
-        number, file, looks = self._by_digest.get(sha256, (0, Path(), ""))
-        return file if number in self._versions and looks_of(file) == looks else None
+        found = (one.find(sha256) for one in list(self._versions.values()))
+        return next((file for file in found if file), None)
 
     def check_payloads(self) -> None:
         """Look whether adopted payloads are what they were."""
         for number, one in list(self._versions.items()):
-            if one.looks and looks_of(self._data_dir.payload(number)) != one.looks:
+            if one.changed:
                 self._changed(number)
 
     # How they change
 
-    def take_up(self, listing: Listing, manifest: Manifest | None) -> None:
+    def take_up(self, complete: Complete) -> None:
         """Count a version that is on the list already."""
-        size = manifest.size if manifest else sum(span.length for span in self.spans(listing))
-        looks = self._data_dir.looks(listing.number)
-        listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
-        self._versions[listing.number] = Complete(listing, manifest, size, looks)
-        verified = Verified(self._data_dir.verified / listing.version).read()
-        for shard, (sha256, shard_looks) in verified.items():
-            file = self._data_dir.shard(listing.number, shard)
-            self._by_digest[sha256] = listing.number, file, shard_looks
+        self._versions[complete.listing.number] = complete
 
     def write_list(self) -> None:
         """Put the list on the disk where it isn't there as it is; blocks."""
@@ -135,25 +160,24 @@ class CompleteVersions:
         if not file.exists() or file.read_bytes() != self.distribution:
             replace(file, self.distribution)
 
-    async def add(self, listing: Listing, manifest: Manifest) -> None:
+    async def add(self, complete: Complete) -> None:
         """List a version; it takes the place of one with the same number.
 
         Raises:
             LocalDiskError: the list could not be written.
         """
-        others = [one for one in self.listings if one.number != listing.number]
-        await self._write([*others, listing])
-        self.take_up(listing, manifest)
+        number = complete.listing.number
+        await self._write([*(one for one in self.listings if one.number != number), complete.listing])
+        self.take_up(complete)
 
-    async def remove(self, number: int) -> None:
-        """Take a version off the list.
+    async def remove(self, number: int) -> Complete:
+        """Take a version off the list, and return it.
 
         Raises:
             LocalDiskError: the list could not be written.
         """
         await self._write([one for one in self.listings if one.number != number])
-        del self._versions[number]
-        self._by_digest = {digest: place for digest, place in self._by_digest.items() if place[0] != number}
+        return self._versions.pop(number)
 
     async def _write(self, listings: list[Listing]) -> None:
         distribution = write(sorted(listings, key=lambda one: one.number))

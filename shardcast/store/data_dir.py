@@ -7,8 +7,8 @@
       v1/manifest.jsonl           header line, one line a shard, closing line
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
-      .shardcast/                 the node's own: lock, socket, origin, next, keep, max_bytes, verified/,
-                                  linked/, pinned/, retired/
+      .shardcast/                 the node's own: lock, socket, origin, line, next, keep, max_bytes,
+                                  verified/, linked/, pinned/, retired/
 """
 
 from __future__ import annotations
@@ -25,10 +25,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, MAX_DISTRIBUTION_FOLDERS, PAYLOAD_FILE
+from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.store.durable import PART, disk_errors, replace
-from shardcast.wire import MAX_VERSION, shard_name, version_name, version_number
+from shardcast.store.version_place import VersionPlace
+from shardcast.wire import MAX_VERSION, version_name, version_number
 
 _LOCK_SECONDS = 1.0
 """Seconds that a process has from taking the lock to writing down who it is."""
@@ -88,6 +89,11 @@ class DataDir:
         return self.own / "pinned"
 
     @property
+    def line(self) -> Path:
+        """The record of the line of versions that is here."""
+        return self.own / "line"
+
+    @property
     def retired(self) -> Path:
         """Folders that are being removed."""
         return self.own / "retired"
@@ -105,26 +111,33 @@ class DataDir:
     def folder(self, number: int) -> Path:
         return self.root / version_name(number)
 
+    def place(self, number: int) -> VersionPlace:
+        """Return where a version of the current line lies."""
+        version = version_name(number)
+        return VersionPlace(
+            self.root / version, self.verified / version, self.linked / version, self.pinned / version
+        )
+
     def manifest(self, number: int) -> Path:
-        return self.folder(number) / MANIFEST_FILE
-
-    def payload(self, number: int) -> Path:
-        return self.folder(number) / PAYLOAD_FILE
-
-    def looks(self, number: int) -> str | None:
-        """What a payload that was published without a copy looked like then; None for other versions."""
-        try:
-            return (self.linked / version_name(number)).read_text()
-        except FileNotFoundError:
-            return None
+        return self.place(number).manifest
 
     def shard(self, number: int, shard: int) -> Path:
         """A shard's file; what 0.3.x left here has five digits."""
-        file = self.folder(number) / shard_name(shard)
-        if shard < 10_000 and not file.exists():
-            older = self.folder(number) / shard_name(shard, 5)
-            return older if older.exists() else file
-        return file
+        return self.place(number).shard(shard)
+
+    def adopt_origin_id(self, origin: str) -> None:
+        """Publish under this origin id from now on, durably.
+
+        Raises:
+            LocalDiskError: it could not be written down.
+        """
+        replace(self.own / "origin", origin.encode() + b"\n")
+        self.origin_id = origin
+
+    @property
+    def next(self) -> int:
+        """The number that the next version is given at the least."""
+        return self._next()
 
     def numbers(self) -> list[int]:
         """The versions that have a folder."""

@@ -6,22 +6,36 @@ import os
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
+from shardcast.errors import ShardcastError
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.bell import Bell
-from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import PART, clone, disk_errors, link, replace, reserve, sync_folder
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Span
 from shardcast.store.tasks import in_thread
 from shardcast.store.verified import Verified, looks_of
+from shardcast.store.version_place import VersionPlace
 from shardcast.wire import shard_name, shard_number, version_name
 
-FindShard = Callable[[str], Path | None]
-"""Where a shard with this digest lies already; None where it doesn't."""
+
+@dataclass(frozen=True, slots=True)
+class OpenVersionHooks:
+    """What an open version asks of the directory in which it lies.
+
+    Attributes:
+        find: returns where a shard with this digest lies already; None where it lies nowhere.
+        completed: called once everything of a version is durable.
+        reserve: called with the version and the bytes that its next shard takes, before they come.
+    """
+
+    find: Callable[[str], Path | None]
+    completed: Callable[[OpenVersion, Manifest], Awaitable[None]]
+    reserve: Callable[[OpenVersion, int], Awaitable[None]]
 
 
 class OpenVersion:
@@ -34,46 +48,45 @@ class OpenVersion:
         landings: its shards that are arriving.
         bell: rung when a shard is had, or begins to arrive.
         linked: whether they are parts of an adopted payload.
+        place: where it lies.
+        finished: whether all of it is here, right and durable.
+        error: why nothing more is taken, once it was discarded.
     """
 
     def __init__(
         self,
-        data_dir: DataDir,
         number: int,
-        find: FindShard,
-        completed: Callable[[OpenVersion, Manifest], Awaitable[None]],
+        place: VersionPlace,
+        hooks: OpenVersionHooks,
         live: LiveManifest | None = None,
         listed: str = "sha256",
-        claim: Callable[[int, int], Awaitable[None]] | None = None,
     ) -> None:
         """Open a version, or go on with one that was open when its node ended.
 
         ``live`` is its manifest where it is received; ``listed`` is the algorithm of the digest that the
-        distribution list will show; ``completed`` is called once everything is durable; ``claim`` with its
-        number and the bytes that it may take, before any more come.
+        distribution list will show.
 
         Raises:
             LocalDiskError: its folder can't be made.
         """
         self.number = number
+        self.place = place
         self.live = live or LiveManifest(version_name(number))
         self.listed = listed
         self.had: set[int] = set()
         self.linked = False
+        self.finished = False
+        self.error: ShardcastError | None = None
         self.landings: dict[int, Landing] = {}
         self.bell = Bell()
         self._wanted: deque[int] = deque()
         self._keeping = threading.Lock()
-        self._data_dir = data_dir
-        self._folder = data_dir.folder(number)
-        self._find = find
-        self._completed = completed
-        self._claim = claim
-        self._verified = Verified(data_dir.verified / version_name(number))
-        with disk_errors("could not open", self._folder):
-            self._folder.mkdir(exist_ok=True)
+        self._hooks = hooks
+        self._verified = Verified(place.verified)
+        with disk_errors("could not open", place.folder):
+            place.folder.mkdir(exist_ok=True)
             if self.live.raw:
-                replace(data_dir.manifest(number), bytes(self.live.raw))
+                replace(place.manifest, bytes(self.live.raw))
                 self.had = self._still_verified()
 
     def shard(self, number: int) -> Span | None:
@@ -110,11 +123,11 @@ class OpenVersion:
 
     def part(self, shard: int) -> Path:
         """The temporary name of a shard."""
-        return self._folder / (shard_name(shard) + PART)
+        return self.place.part(shard)
 
     def file(self, shard: int) -> Path:
         """The final name of a shard."""
-        return self._folder / shard_name(shard)
+        return self.place.folder / shard_name(shard)
 
     def take(self, shard: int, sha256: str) -> None:
         """Give a shard that was cut here its name, so that it can be asked for; ``settle`` makes it durable.
@@ -179,10 +192,10 @@ class OpenVersion:
     @property
     def payload(self) -> Path:
         """The whole payload, where it was adopted."""
-        return self._folder / PAYLOAD_FILE
+        return self.place.payload
 
     def _link(self, sha256: str | None, final: Path) -> bool:
-        known = self._find(sha256) if sha256 else None
+        known = self._hooks.find(sha256) if sha256 else None
         if known is None or known == final:
             return False
         final.unlink(missing_ok=True)
@@ -195,15 +208,15 @@ class OpenVersion:
             ManifestError: they are wrong.
             LocalDiskError: they can't be written.
         """
-        file = self._data_dir.manifest(self.number)
+        file = self.place.manifest
         with self._keeping:  # the last line is kept before anybody completes the version
             self.live.add(lines)
             with disk_errors("could not write", file), file.open("ab") as manifest:
                 manifest.write(lines)
 
     async def landing(self, shard: Shard) -> Landing:
-        if self._claim:
-            await self._claim(self.number, self.live.size)
+        self._check()
+        await self._hooks.reserve(self, shard.size)
         landing = await self._open_landing(shard)
         self.landings[shard.number] = landing
         self.bell.ring()
@@ -259,9 +272,14 @@ class OpenVersion:
             await in_thread(self.store, shard.number, shard.sha256, False)
         self.landings.pop(shard.number, None)
 
+    def _check(self) -> None:
+        if self.error:
+            raise self.error
+
     async def complete(self, manifest: Manifest) -> None:
+        self._check()
         await in_thread(self.finish, manifest)
-        await self._completed(self, manifest)
+        await self._hooks.completed(self, manifest)
 
     def finish(self, manifest: Manifest) -> None:
         """Make the whole version durable, manifest last; blocks on the disk."""
@@ -270,25 +288,26 @@ class OpenVersion:
                 self.store(shard.number, shard.sha256)
         if self.linked:
             looks = (looks_of(self.payload) or "").encode()
-            replace(self._data_dir.linked / version_name(self.number), looks)
-        for entry in self._folder.iterdir():  # of a longer payload that had this number before
+            replace(self.place.linked, looks)
+        for entry in self.place.folder.iterdir():  # of a longer payload that had this number before
             if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
                 entry.unlink()
         verified = self._verified.read()
         self._verified.write(
             {one.number: verified[one.number] for one in manifest.shards if one.number in verified}
         )
-        sync_folder(self._folder)
-        file = self._data_dir.manifest(self.number)
+        sync_folder(self.place.folder)
+        file = self.place.manifest
         with self._keeping:
             if not file.exists() or file.read_bytes() != manifest.raw:
                 replace(file, manifest.raw)
+        self.finished = True
 
     def discard(self) -> None:
         """Give the version up and remove what there is of it."""
         self._verified.remove()
-        (self._data_dir.linked / version_name(self.number)).unlink(missing_ok=True)
-        remove_version(self._folder)
+        self.place.linked.unlink(missing_ok=True)
+        remove_version(self.place.folder)
 
     def _still_verified(self) -> set[int]:
         known = self._verified.read()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from shardcast.errors import NoRoom
 from shardcast.policy.retention import room_for
@@ -16,6 +17,26 @@ from shardcast.store.open_version import OpenVersion
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
+
+
+class Unlisted(Protocol):
+    """What else is in the directory, and how it gives way."""
+
+    @property
+    def provisional(self) -> set[int]:
+        """The complete versions that the authority does not list."""
+
+    def unlisted_sizes(self) -> Mapping[int, int]:
+        """Return the bytes of what is here and not listed, by number; it goes before any listed version."""
+
+    async def drop_unlisted(self, number: int) -> None:
+        """Remove one of these."""
+
+    def takes_from_firm(self, number: int) -> bool:
+        """Return whether listed versions may go for an open one; else only provisional ones may."""
+
+    async def retire(self, number: int) -> None:
+        """Have a complete version go."""
 
 
 class Room:
@@ -32,16 +53,15 @@ class Room:
         complete: CompleteVersions,
         opened: Mapping[int, OpenVersion],
         holds: Holds,
-        retire: Callable[[int], Awaitable[None]],
+        others: Unlisted,
     ) -> None:
-        """``complete`` and ``opened``: the versions in the directory ``root``, as they are at any time;
-        ``retire`` has one of them go."""
+        """``complete`` and ``opened``: the versions in the directory ``root``, as they are at any time."""
         self.most = most
         self._root = root
         self._complete = complete
         self._open = opened
         self._holds = holds
-        self._retire = retire
+        self._others = others
         self._claimed: dict[int, int] = {}  # bytes that open versions may take
         self._claiming = asyncio.Lock()
 
@@ -49,7 +69,10 @@ class Room:
     def used(self) -> int:
         """Bytes that the versions take, or may take: those that are open claim them before they come."""
         opened = (max(one.bytes_here, self._claimed.get(number, 0)) for number, one in self._open.items())
-        return sum(self._complete.sizes.values()) + sum(opened)
+        withdrawn = sum(
+            size for number, size in self._others.unlisted_sizes().items() if number not in self._open
+        )
+        return sum(self._complete.sizes.values()) + sum(opened) + withdrawn
 
     def begin(self, number: int) -> None:
         """A version is open; what is here of it is claimed, more of it before it comes."""
@@ -72,11 +95,14 @@ class Room:
             self._claimed[number], before = size, self._claimed[number]
             try:
                 while self._over:  # what is in the way may be pinned at any moment
-                    going = self.in_the_way(number)
-                    if self._over > sum(self._complete.sizes[one] for one in going):
+                    spare, going = self._spare(number), self.in_the_way(number)
+                    if self._over > self._free_by(spare, going):
                         raise self._no_room(number, size)
+                    if spare:
+                        await self._others.drop_unlisted(min(spare))
+                        continue
                     log.info("retired %s: its room is needed", version_name(going[0]))
-                    await self._retire(going[0])
+                    await self._others.retire(going[0])
             except BaseException:
                 if number in self._open:
                     self._claimed[number] = before
@@ -89,13 +115,39 @@ class Room:
         """
         if self.most is not None:
             over = self.used - self._claimed.get(number, 0) + size - self.most
-            sizes, holds = self._complete.sizes, self._holds
-            if over > sum(sizes[one] for one in room_for(number, over, sizes, holds.pinned, holds.read())):
+            spare = self._spare(number)
+            if over > self._free_by(spare, self._going(number, over - sum(spare.values()))):
                 raise self._no_room(number, size)
 
     def in_the_way(self, number: int) -> list[int]:
         """The versions that can go so that this one has room; none while there is enough."""
-        return room_for(number, self._over, self._complete.sizes, self._holds.pinned, self._holds.read())
+        return self._going(number, self._over - sum(self._spare(number).values()))
+
+    def to_retire(self, provisional: Collection[int]) -> list[int]:
+        """Return the versions to retire until they take no more than they may, provisional ones first."""
+        firm = self._complete.numbers - set(provisional)
+        first = room_for(max(provisional, default=0) + 1, self._over, self._sizes(provisional), *self._held())
+        left = self._over - sum(self._complete.sizes[one] for one in first)
+        return first + room_for(max(firm, default=0), left, self._sizes(firm), *self._held())
+
+    def _going(self, number: int, needed: int) -> list[int]:
+        firm = self._others.takes_from_firm(number)
+        sizes = self._complete.sizes if firm else self._sizes(self._others.provisional)
+        return room_for(number, needed, sizes, *self._held())
+
+    def _spare(self, number: int) -> dict[int, int]:
+        """Bytes of what goes before any listed version, but for this one."""
+        unlisted = self._others.unlisted_sizes()
+        return {one: max(size, self._claimed.get(one, 0)) for one, size in unlisted.items() if one != number}
+
+    def _sizes(self, numbers: Collection[int]) -> dict[int, int]:
+        return {number: size for number, size in self._complete.sizes.items() if number in numbers}
+
+    def _held(self) -> tuple[Collection[int], Collection[int]]:
+        return self._holds.pinned, self._holds.read()
+
+    def _free_by(self, spare: Mapping[int, int], going: Sequence[int]) -> int:
+        return sum(spare.values()) + sum(self._complete.sizes[one] for one in going)
 
     @property
     def _over(self) -> int:

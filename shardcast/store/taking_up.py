@@ -11,7 +11,7 @@ from shardcast.manifest_reading import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
 from shardcast.store.verified import Verified, looks_of
-from shardcast.wire import version_name
+from shardcast.store.version_place import VersionPlace
 
 
 def listed(data_dir: DataDir) -> tuple[Listing, ...]:
@@ -29,45 +29,46 @@ def listed(data_dir: DataDir) -> tuple[Listing, ...]:
     return found.settled(found).listings
 
 
-def check(data_dir: DataDir, listing: Listing) -> Manifest | None:
-    """The manifest of a version that is listed, if its shards are all there; None where it has none.
+def check(place: VersionPlace, listing: Listing) -> Manifest | None:
+    """Return the manifest of a listed version whose shards are all here; None where it has none.
 
     Raises:
-        LocalDiskError, ManifestError: they aren't.
-        OSError: they can't be read.
+        LocalDiskError, ManifestError: a shard is missing, or something here was changed.
+        OSError: a file can't be read.
     """
-    file = data_dir.manifest(listing.number)
-    manifest = parse_manifest(file.read_bytes(), listing.version) if file.exists() else None
+    manifest = (
+        parse_manifest(place.manifest.read_bytes(), listing.version) if place.manifest.exists() else None
+    )
     if manifest and listing.digest not in manifest.digests.values():
         raise ManifestError("its manifest has another digest")
-    looks = data_dir.looks(listing.number)
+    looks = place.looks
     if looks:
-        if manifest is None or looks_of(data_dir.payload(listing.number)) != looks:
+        if manifest is None or looks_of(place.payload) != looks:
             raise LocalDiskError("its file was changed after it was published without a copy")
         return manifest
     count = len(manifest.shards) if manifest else listing.shards
     for shard in range(1, (1 if count is None else count) + 1):
-        path = data_dir.shard(listing.number, shard)
+        path = place.shard(shard)
         if not path.is_file():
             raise LocalDiskError(f"{path.name} is missing")
         if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
             raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
-    for shard, (sha256, looks) in Verified(data_dir.verified / listing.version).read().items():
-        path = data_dir.shard(listing.number, shard)
+    for shard, (sha256, looks) in Verified(place.verified).read().items():
+        path = place.shard(shard)
         if path.exists() and looks_of(path) != looks and sha256_of(path) != sha256:
             raise LocalDiskError(f"{path.name} was changed since it was verified")
     return manifest
 
 
-def lines_of(data_dir: DataDir, number: int) -> LiveManifest:
-    """The manifest of a version that was open, as far as its lines are whole.
+def lines_of(place: VersionPlace, version: str) -> LiveManifest:
+    """Return the manifest of a version that was open, as far as its lines are whole.
 
     Raises:
         ManifestError: they are no manifest's, or not even a first line is whole.
         OSError: it can't be read.
     """
-    raw = data_dir.manifest(number).read_bytes()
-    live = LiveManifest(version_name(number))
+    raw = place.manifest.read_bytes()
+    live = LiveManifest(version)
     live.add(raw[: raw.rfind(b"\n") + 1])
     if not live.begun:
         raise ManifestError("its first line is not whole")

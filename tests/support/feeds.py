@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,7 +18,7 @@ def telling(
     hello: Hello,
     listings: Sequence[Listing],
     *more: Event,
-    later: tuple[threading.Event, Event] | None = None,
+    later: Later | None = None,
 ) -> Behaviour:
     """A feed that tells these versions as complete, stays open with a heartbeat a second, and tells one event
     more once a test sets ``later``."""
@@ -66,7 +65,7 @@ class FeedServer(BadServer):
         distance: int = 0,
         chain: tuple[str, ...] | None = (),
         node: str = "bad0",
-        later: tuple[threading.Event, Event] | None = None,
+        later: Later | None = None,
     ) -> FeedServer:
         highest = max((one.number for one in listings), default=0)
         hello = Hello("feed", node, origin, distance, True, chain, False, highest)

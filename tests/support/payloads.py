@@ -55,8 +55,9 @@ def manifest(
     shard_size: int = SHARD,
     piece_size: int = PIECE,
     name: str = "model.bin",
+    origin: str | None = ORIGIN,
 ) -> Manifest:
-    header = Header(version, ORIGIN, name, "file", len(data), shard_size, piece_size, created=1.5)
+    header = Header(version, origin, name, "file", len(data), shard_size, piece_size, created=1.5)
     return complete(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
 
 

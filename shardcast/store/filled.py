@@ -1,0 +1,271 @@
+"""The versions of a data directory as they come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
+from shardcast.distribution import Listing, Withdrawal
+from shardcast.errors import TransferFailed, VersionAborted, VersionWithdrawn
+from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED
+from shardcast.manifest import Manifest
+from shardcast.policy.retention import surplus
+from shardcast.store.complete import Complete, read_complete
+from shardcast.store.data_dir import DataDir
+from shardcast.store.durable import replace_soon
+from shardcast.store.line_record import LineRecord
+from shardcast.store.live import LiveManifest
+from shardcast.store.open_version import OpenVersion, OpenVersionHooks
+from shardcast.store.pins import pin, unpin
+from shardcast.store.removing import Removing
+from shardcast.store.room import Room
+from shardcast.store.served import ServedVersions
+from shardcast.wire import version_name
+
+log = logging.getLogger(__name__)
+
+
+class FilledVersions(ServedVersions):
+    """What is here of the current line, filled version by version and tidied.
+
+    Attributes:
+        keep: versions to keep; older ones retire.
+        room: what they take, and may take.
+    """
+
+    def __init__(
+        self,
+        data_dir: DataDir,
+        keep: int = MAX_DISTRIBUTION_FOLDERS,
+        clock: Callable[[], float] = time.monotonic,
+        max_bytes: int | None = None,
+    ) -> None:
+        """``max_bytes``: bytes that they may take; None for no bound."""
+        super().__init__(data_dir, clock)
+        self.keep = keep
+        self.room = Room(data_dir.root, max_bytes, self._complete, self._open, self.holds, self)
+        self._hooks = OpenVersionHooks(self._complete.find, self._completed, self._reserve)
+        self._removing = Removing(data_dir)
+        self._retiring: set[asyncio.Future[None]] = set()
+        self._writing = asyncio.Lock()
+
+    # How a version gets here
+
+    async def begin(
+        self, number: int, live: LiveManifest | None = None, listed: str = "sha256", ahead: bool = False
+    ) -> OpenVersion:
+        """``open``, and tell of it. A version that is fetched ``ahead`` of the authority's list is told of,
+        and listed, only once ``record_listed`` has it."""
+        before = self._open.get(number)
+        opened = await asyncio.to_thread(self.open, number, live, listed)
+        if before:
+            before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
+        if ahead:
+            self._hidden.add(number)
+        else:
+            self._hidden.discard(number)
+            self.events.tell(OPEN, version_name(number))
+        return opened
+
+    def open(self, number: int, live: LiveManifest | None = None, listed: str = "sha256") -> OpenVersion:
+        """Open a version, to publish it or (``live``, its manifest) to receive it; blocks on the disk.
+
+        Raises:
+            LocalDiskError: its folder can't be made.
+        """
+        opened = OpenVersion(number, self.data_dir.place(number), self._hooks, live, listed)
+        self._open[number] = opened
+        self.room.begin(number)
+        return opened
+
+    async def _reserve(self, opened: OpenVersion, size: int) -> None:
+        await self.room.claim(opened.number, opened.live.size)
+
+    async def discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
+        """Give up a version that is open, where its publisher took it back because of the ``withdrawal``. A
+        transfer that still fills it fails with its next shard."""
+        opened, version = self._open.pop(number, None), version_name(number)
+        if opened:
+            if withdrawal is None:
+                opened.error = VersionAborted(f"{version} was given up here before it was complete")
+                opened.live.abort("it was given up before it was complete")
+            else:
+                opened.error = withdrawn_error(withdrawal)
+                opened.live.abort(f"withdrawn: {withdrawal.reason}")
+            if number not in self._hidden:
+                self.events.tell(ABORTED, version)
+            self._hidden.discard(number)
+            await asyncio.to_thread(opened.discard)
+            self._let_go(number)
+
+    async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
+        """
+        Raises:
+            VersionWithdrawn: its publisher took it back meanwhile.
+            LocalDiskError: it could not be listed.
+        """
+        number, digest = opened.number, manifest.digests[opened.listed]
+        listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)
+        complete = await asyncio.to_thread(read_complete, opened.place, listing, manifest)
+        async with self._writing:
+            withdrawal = self.line.withdrawal(number, complete.digests)
+            if withdrawal is None and not (number in self._hidden and self._is_provisional(number, {digest})):
+                await self._list(complete)
+        if withdrawal is not None:
+            await self.discard(number, withdrawal)
+            raise withdrawn_error(withdrawal)
+        if not opened.live.whole:
+            opened.live.add(manifest.raw[len(opened.live.raw) :])
+        await self.tidy()
+
+    async def _list(self, complete: Complete) -> None:
+        """List a version that is whole here; under the lock."""
+        listing = complete.listing
+        if self.own_line:
+            # Before the list: should this fail, the publisher removes the version's files.
+            await self._put_record(self.line.listing([listing]))
+        await self._complete.add(complete)
+        opened = self._open.pop(listing.number, None)
+        if opened and not opened.live.whole and complete.manifest:
+            opened.live.add(complete.manifest.raw[len(opened.live.raw) :])
+        self._hidden.discard(listing.number)
+        self.known.pop(listing.number, None)
+        self.room.let_go(listing.number)
+        self.events.tell(COMPLETE, listing.version, complete.listing)
+
+    async def surveyed(self, listing: Listing, manifest: Manifest | None) -> None:
+        """Keep the manifest that was made for a version which an old node left here; None when its bytes
+        are not what its digest says, so that it goes."""
+        place = self.data_dir.place(listing.number)
+        if manifest is None:
+            if listing.number not in self._complete:
+                self._complete.take_up(await asyncio.to_thread(read_complete, place, listing, None))
+            await self.retire(listing.number, even_pinned=True)
+        elif listing.number in self._complete or listing in self.untrusted:
+            await replace_soon(place.manifest, manifest.raw)
+            known = Listing(listing.version, listing.digest, len(manifest.shards))
+            complete = await asyncio.to_thread(read_complete, place, known, manifest)
+            async with self._writing:
+                if self.line.withdrawal(listing.number, complete.digests) is None:
+                    await self._list(complete)
+                else:
+                    self._withdrawn[listing.number] = complete
+        self.untrusted = [one for one in self.untrusted if one != listing]
+
+    async def _put_record(self, record: LineRecord) -> None:
+        """Have the line's record on the disk, then in force; under the lock.
+
+        Raises:
+            LocalDiskError: it could not be written.
+        """
+        if record != self.line:
+            await replace_soon(self.data_dir.line, record.to_bytes())
+            self.line = record
+
+    # How long it stays
+
+    async def pin(self, version: str) -> None:
+        """Keep a version until it is unpinned; also over restarts.
+
+        Raises:
+            VersionNotOffered: it is not here, or not complete.
+            LocalDiskError: it could not be written down.
+        """
+        async with self._writing:
+            self.holds.pinned.add(await asyncio.to_thread(pin, self.data_dir, version))
+
+    async def unpin(self, version: str) -> None:
+        """Let a version go its way again.
+
+        Raises:
+            VersionNotOffered: it is not pinned.
+            LocalDiskError: it could not be written down.
+        """
+        async with self._writing:
+            self.holds.pinned.discard(await asyncio.to_thread(unpin, self.data_dir, version))
+        await self.tidy()
+
+    async def tidy(self) -> None:
+        """Retire what is beyond retention and not held. Provisional versions take no place from others."""
+        provisional = self.provisional
+        free = self.complete_numbers - self.holds.pinned
+        beyond = surplus(free - provisional, self.keep) + surplus(free & provisional, self.keep)
+        for number in self.holds.retirable(sorted(beyond)):
+            log.info("retired %s: newer versions took its place", version_name(number))
+            await self.retire(number)
+        for number in self.room.to_retire(provisional & self.complete_numbers):
+            log.info("retired %s: the versions here may take less", version_name(number))
+            await self.retire(number)
+        for number in self._beyond_keep({*self._withdrawn, *self._hidden}):
+            await self.drop_unlisted(number)
+        await self._removing.again()
+        self._complete.check_payloads()
+
+    def _beyond_keep(self, numbers: set[int]) -> list[int]:
+        """Return which of these have as many newer listed versions as are kept."""
+        listed = self.complete_numbers
+        return [one for one in sorted(numbers) if sum(number > one for number in listed) >= self.keep]
+
+    async def retire(self, number: int, even_pinned: bool = False) -> None:
+        """Take a version off the list, then away. Answers that are running end well. One that was pinned a
+        moment ago stays, unless it goes ``even_pinned``."""
+        async with self._writing:
+            if number not in self._complete or (number in self.holds.pinned and not even_pinned):
+                return
+            retired = await self._complete.remove(number)
+            self.holds.pinned.discard(number)
+            self.events.tell(RETIRED, version_name(number))
+        await self._removing.remove(retired.place)
+        self._let_go(number)
+
+    # What Room may drop before any listed version
+
+    def unlisted_sizes(self) -> dict[int, int]:
+        """Return the bytes of what is here and not listed: files of withdrawn versions, and versions that the
+        authority does not list."""
+        hidden = {number: self._open[number].bytes_here for number in self._hidden if number in self._open}
+        return {number: one.size for number, one in self._withdrawn.items()} | hidden
+
+    async def drop_unlisted(self, number: int) -> None:
+        """Remove the files of a version that is here and not listed. Answers that are running end well."""
+        withdrawn = self._withdrawn.pop(number, None)
+        if withdrawn is not None:
+            log.info("removed the files of %s, which was withdrawn", version_name(number))
+            await self._removing.remove(withdrawn.place)
+            self._let_go(number)
+        elif number in self._hidden:
+            log.info("removed %s, which the servers' authority does not list", version_name(number))
+            await self.discard(number)
+
+    def takes_from_firm(self, number: int) -> bool:
+        """Return whether an open version may have listed versions retired to make room for it."""
+        opened = self._open.get(number)
+        whole = opened.live.whole if opened else None
+        if number in self._hidden:
+            return False
+        return whole is None or not self._is_provisional(number, set(whole.digests.values()))
+
+    def _changed(self, number: int) -> None:
+        """A payload that was published without a copy was written to: its version goes, at once."""
+        log.error(
+            "%s is retired: its file was changed after it was published without a copy; publish it again, "
+            "or with a copy",
+            version_name(number),
+        )
+        retiring = asyncio.ensure_future(self.retire(number, even_pinned=True))
+        self._retiring.add(retiring)
+        retiring.add_done_callback(self._retiring.discard)
+
+    def _let_go(self, number: int) -> None:
+        """A version has gone, and nothing need be known of it."""
+        if self._here(version_name(number)) is None:
+            self.room.let_go(number)
+            self.holds.forget(number)
+
+
+def withdrawn_error(withdrawal: Withdrawal) -> VersionWithdrawn:
+    reason = f": {withdrawal.reason}" if withdrawal.reason else ""
+    return VersionWithdrawn(f"{withdrawal.version} was withdrawn by its publisher{reason}")

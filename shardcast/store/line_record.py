@@ -1,0 +1,171 @@
+"""The durable record of a line of versions: what its authority listed, and what was withdrawn.
+
+The file is JSON, replaced in one step::
+
+    {"origin": "e1d4…", "highest": 7, "digests": {"6": "9f86…", "7": "6030…"},
+     "withdrawn": {"7": {"digest": "6030…", "reason": "loss was NaN"}}}
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shardcast.digest import is_digest
+from shardcast.distribution import Listing, Withdrawal
+from shardcast.errors import LocalDiskError
+from shardcast.feed import printable
+from shardcast.store.durable import disk_errors
+from shardcast.wire import MAX_VERSION, version_name
+
+MAX_REMEMBERED = 1000
+"""Numbers whose digests, and withdrawals, are remembered: the highest ones."""
+MAX_ORIGIN = 100
+"""Characters of an origin id, as manifests allow it."""
+_MAX_FILE = 16 << 20
+"""Bytes of a record that is read: 1000 digests, and 1000 reasons of 500 characters of up to 12 bytes."""
+
+T = TypeVar("T")
+
+
+class LineRecordError(ValueError):
+    """The bytes are no record of a line."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineRecord:
+    """What is known of a line of versions, beyond the versions that are here.
+
+    Attributes:
+        origin: the origin id; None for the versions of 0.1.0, which have none.
+        highest: the highest number that the line ever had, as the authority tells.
+        digests: payload digest of each number that the authority listed, retired and withdrawn ones
+            included; the highest 1000.
+        withdrawn: withdrawals by number; the highest 1000.
+    """
+
+    origin: str | None = None
+    highest: int = 0
+    digests: Mapping[int, str] = field(default_factory=dict)
+    withdrawn: Mapping[int, Withdrawal] = field(default_factory=dict)
+
+    def listing(
+        self, listings: Iterable[Listing], highest: int | None = None, origin: str | None = None
+    ) -> LineRecord:
+        """Return the record after the authority listed these. A record without an origin id takes the
+        authority's. A number that has a digest keeps it: a list
+        that says otherwise is a conflict, for whoever reads that list to see. An authority that tells no
+        highest number (0.4.0) means the highest that it lists."""
+        told = {one.number: one.digest for one in listings}
+        top = max(told, default=0) if highest is None else highest
+        digests = _newest({**told, **self.digests})
+        origin = self.origin or origin
+        if (origin, digests) == (self.origin, self.digests) and top <= self.highest:
+            return self
+        return replace(self, origin=origin, digests=digests, highest=max(top, self.highest))
+
+    def withdrawing(self, withdrawal: Withdrawal) -> LineRecord:
+        """Return the record with one more withdrawal. The first reason for the same digest stays."""
+        known = self.withdrawn.get(withdrawal.number)
+        if known is not None and known.digest == withdrawal.digest:
+            return self
+        kept = replace(withdrawal, reason=printable(withdrawal.reason))
+        return replace(self, withdrawn=_newest({**self.withdrawn, withdrawal.number: kept}))
+
+    def vouches(self, number: int, digest: str) -> bool:
+        """Return whether the authority listed this version. It counts as listed where the number is older
+        than all that are remembered, once older ones had to be forgotten."""
+        forgotten = len(self.digests) >= MAX_REMEMBERED and number < min(self.digests)
+        return forgotten or self.digests.get(number) == digest
+
+    def withdrawal(self, number: int, digests: Collection[str]) -> Withdrawal | None:
+        """Return the withdrawal of the version with this number and one of these payload digests."""
+        found = self.withdrawn.get(number)
+        return found if found is not None and found.digest in digests else None
+
+    def to_bytes(self) -> bytes:
+        withdrawn = {
+            str(number): {"digest": one.digest, "reason": one.reason}
+            for number, one in sorted(self.withdrawn.items())
+        }
+        digests = {str(number): digest for number, digest in sorted(self.digests.items())}
+        known = {"origin": self.origin, "highest": self.highest, "digests": digests, "withdrawn": withdrawn}
+        return json.dumps(known, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_record(data: bytes) -> LineRecord:
+    """Return the record that these bytes hold; unknown keys are ignored.
+
+    Raises:
+        LineRecordError: they are none, or break a bound.
+    """
+    try:
+        values = json.loads(data)
+    except (ValueError, RecursionError):
+        raise LineRecordError("it is not JSON") from None
+    if not isinstance(values, dict):
+        raise LineRecordError("it is no JSON object")
+    origin, highest = values.get("origin"), values.get("highest")
+    if origin is not None and not (isinstance(origin, str) and 1 <= len(origin) <= MAX_ORIGIN):
+        raise LineRecordError("its origin is no id")
+    if type(highest) is not int or not 0 <= highest <= MAX_VERSION:
+        raise LineRecordError("its highest number is none")
+    digests = {number: _digest(value) for number, value in _by_number(values, "digests")}
+    withdrawn = {number: _withdrawal(number, value) for number, value in _by_number(values, "withdrawn")}
+    return LineRecord(origin, highest, _newest(digests), _newest(withdrawn))
+
+
+def read_record(path: Path) -> LineRecord | None:
+    """Return the record in a file; None where there is no file. Blocks on the disk.
+
+    Raises:
+        LocalDiskError: the file can't be read, or holds no record.
+    """
+    with disk_errors("could not read", path):
+        try:
+            with path.open("rb") as file:
+                data = file.read(_MAX_FILE + 1)
+        except FileNotFoundError:
+            return None
+    try:
+        if len(data) > _MAX_FILE:
+            raise LineRecordError(f"it has more than {_MAX_FILE} bytes")
+        return parse_record(data)
+    except LineRecordError as error:
+        raise LocalDiskError(
+            f"{path} is damaged: {error}; remove it and start again, and withdrawn versions are told anew"
+        ) from None
+
+
+def _newest(known: Mapping[int, T]) -> dict[int, T]:
+    return {number: known[number] for number in islice(sorted(known, reverse=True), MAX_REMEMBERED)}
+
+
+def _by_number(values: Mapping[str, Any], key: str) -> list[tuple[int, Any]]:
+    found = values.get(key)
+    if not isinstance(found, dict):
+        raise LineRecordError(f"its {key} are no JSON object")
+    return [(_number(number), value) for number, value in found.items()]
+
+
+def _number(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else 0
+    if not 1 <= number <= MAX_VERSION or str(number) != text:
+        raise LineRecordError(f"{text[:40]!r} is no version number")
+    return number
+
+
+def _digest(value: object) -> str:
+    if not is_digest(value):
+        raise LineRecordError("a digest that is not 64 hex digits")
+    return str(value)
+
+
+def _withdrawal(number: int, value: object) -> Withdrawal:
+    if not isinstance(value, dict) or not isinstance(value.get("reason"), str):
+        raise LineRecordError(f"the withdrawal of {version_name(number)} is none")
+    return Withdrawal(version_name(number), _digest(value.get("digest")), printable(value["reason"]))

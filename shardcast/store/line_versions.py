@@ -1,0 +1,156 @@
+"""What the authority of a line says of its versions, and what follows for those that are here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable, Mapping
+
+from shardcast.distribution import Listing, Withdrawal
+from shardcast.errors import VersionNotOffered
+from shardcast.feed import KNOWN, OPEN, RETIRED, WITHDRAWN
+from shardcast.store.complete import Complete, read_complete
+from shardcast.store.filled import FilledVersions, withdrawn_error
+from shardcast.store.live import LiveManifest
+from shardcast.store.open_version import OpenVersion
+from shardcast.wire import version_name, version_number
+
+log = logging.getLogger(__name__)
+
+
+class LineVersions(FilledVersions):
+    """The versions of a line, as its authority lists, knows and withdraws them."""
+
+    # What the authority lists
+
+    async def record_listed(
+        self, listings: Iterable[Listing], highest: int | None = None, origin: str | None = None
+    ) -> None:
+        """Remember, durably, that the authority lists these, and the highest number that it tells of. What is
+        here already and was not listed for want of its word is listed now. A line without an origin id, of
+        0.1.0, goes on under ``origin``.
+
+        Raises:
+            LocalDiskError: it could not be written down.
+        """
+        async with self._writing:
+            record = self.line.listing(listings, highest, origin)
+            if record is self.line:
+                return
+            await self._put_record(record)
+            for number in sorted(self._hidden):
+                await self._reveal(number)
+
+    async def _reveal(self, number: int) -> None:
+        """List or tell of a hidden version, now that the authority lists it; under the lock."""
+        opened = self._open.get(number)
+        manifest = opened.live.whole if opened else None
+        if opened is None or manifest is None:
+            return
+        digest = manifest.digests[opened.listed]
+        if self._is_provisional(number, {digest}) or self.line.withdrawal(number, {digest}):
+            return
+        if opened.finished:
+            listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)
+            await self._list(await asyncio.to_thread(read_complete, opened.place, listing, manifest))
+        else:
+            self._hidden.discard(number)
+            self.events.tell(OPEN, version_name(number))
+
+    async def unlist(self, number: int) -> None:
+        """Take a provisional version off the list. What there is of it stays as an open version that is told
+        of to nobody, so that nothing is fetched again if the authority lists it later.
+
+        Raises:
+            LocalDiskError: the list could not be written.
+        """
+        async with self._writing:
+            if number not in self.provisional:
+                return
+            complete = await self._complete.remove(number)
+            self.holds.pinned.discard(number)
+            self.events.tell(RETIRED, version_name(number))
+            if complete.manifest is not None and complete.looks is None:
+                await asyncio.to_thread(self._hide, complete)
+                return
+        await self._removing.remove(complete.place)  # an old node's, whose single shards can't be verified
+        self._let_go(number)
+
+    def _hide(self, complete: Complete) -> OpenVersion:
+        """Keep a complete version as an open one that is hidden; blocks on the disk."""
+        manifest, number = complete.manifest, complete.listing.number
+        assert manifest
+        listed = next(name for name, one in manifest.digests.items() if one == complete.listing.digest)
+        opened = self.open(number, LiveManifest.of(manifest), listed)
+        opened.finished = len(opened.had) == len(manifest.shards)
+        self._hidden.add(number)
+        return opened
+
+    def set_known(self, listings: Mapping[int, Listing]) -> None:
+        """Tell of the versions that the authority lists and that are not complete here."""
+        known = {
+            number: listing
+            for number, listing in listings.items()
+            if number not in self._complete and self.line.withdrawal(number, {listing.digest}) is None
+        }
+        before, self.known = self.known, known
+        for number in sorted(before.keys() - known.keys() - self._complete.numbers):
+            self.events.tell(RETIRED, version_name(number))
+        for number, listing in sorted(known.items()):
+            if before.get(number) != listing:
+                self.events.tell(KNOWN, listing.version, listing)
+
+    # What its publisher took back
+
+    async def withdraw(self, withdrawal: Withdrawal) -> None:
+        """Stop offering a version for good: durably in the line's record first, then off the list. Its files
+        stay until newer versions take its place.
+
+        Raises:
+            LocalDiskError: it could not be written down.
+        """
+        number = withdrawal.number
+        async with self._writing:
+            known = self.line.withdrawal(number, {withdrawal.digest})
+            await self._put_record(self.line.withdrawing(withdrawal))
+            withdrawal = self.line.withdrawn.get(number, withdrawal)
+            complete = self._complete.get(withdrawal.version)
+            taken_off = complete is not None and withdrawal.digest in complete.digests
+            if taken_off:
+                self._withdrawn[number] = await self._complete.remove(number)
+                self.holds.pinned.discard(number)
+            listing = self.known.get(number)
+            unknown = listing is not None and listing.digest == withdrawal.digest
+            if unknown:
+                del self.known[number]
+            if taken_off or unknown:
+                self.events.tell(RETIRED, withdrawal.version)  # readers of 0.4.0 know no withdrawals
+            if known is None or taken_off:
+                told = Listing(withdrawal.version, withdrawal.digest, None)
+                self.events.tell(WITHDRAWN, withdrawal.version, told, withdrawal.reason)
+                log.warning("%s", withdrawn_error(withdrawal))
+        opened = self._open.get(number)
+        whole = opened.live.whole if opened else None
+        # The digest of a version that is still being made is not known yet; its number is never used again.
+        if opened and (whole is None or withdrawal.digest in whole.digests.values()):
+            await self.discard(number, withdrawal)
+
+    async def withdraw_own(self, version: str, reason: str = "") -> Withdrawal:
+        """Withdraw a version that was published here, complete or retired by now.
+
+        Raises:
+            VersionNotOffered: there was no such version.
+            LocalDiskError: it could not be written down.
+        """
+        number = version_number(version) or 0
+        known, complete = self.line.withdrawn.get(number), self._complete.get(version)
+        digest = complete.listing.digest if complete else self.line.digests.get(number)
+        if known is not None and digest in (None, known.digest):
+            return known
+        if digest is None:
+            here = ", ".join(one.version for one in self.listings) or "nothing"
+            raise VersionNotOffered(
+                f"{version} was never complete in {self.data_dir.root}, which holds {here}"
+            )
+        await self.withdraw(Withdrawal(version, digest, reason))
+        return self.line.withdrawn[number]

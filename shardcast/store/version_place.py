@@ -1,0 +1,60 @@
+"""Where one version lies in a data directory: its folder and the records beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
+from shardcast.store.durable import PART
+from shardcast.wire import shard_name
+
+
+@dataclass(frozen=True, slots=True)
+class VersionPlace:
+    """The paths of one version.
+
+    Attributes:
+        folder: has the manifest and the shards, or the payload where it was published without a copy.
+        verified: the record of verified shards.
+        linked: the record of a payload that was published without a copy.
+        pinned: an empty file, there while the version is pinned.
+    """
+
+    folder: Path
+    verified: Path
+    linked: Path
+    pinned: Path
+
+    @property
+    def records(self) -> tuple[Path, Path, Path]:
+        """The files beside the folder that belong to the version."""
+        return self.pinned, self.verified, self.linked
+
+    @property
+    def manifest(self) -> Path:
+        return self.folder / MANIFEST_FILE
+
+    @property
+    def payload(self) -> Path:
+        return self.folder / PAYLOAD_FILE
+
+    @property
+    def looks(self) -> str | None:
+        """The state of a payload when it was published without a copy; None for other versions."""
+        try:
+            return self.linked.read_text()
+        except FileNotFoundError:
+            return None
+
+    def shard(self, shard: int) -> Path:
+        """Return the file of a shard; 0.3.x left names of five digits."""
+        file = self.folder / shard_name(shard)
+        if shard < 10_000 and not file.exists():
+            older = self.folder / shard_name(shard, 5)
+            return older if older.exists() else file
+        return file
+
+    def part(self, shard: int) -> Path:
+        """Return the temporary name of a shard."""
+        return self.folder / (shard_name(shard) + PART)

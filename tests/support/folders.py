@@ -1,0 +1,89 @@
+"""A data directory over the restarts of its node, in this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shardcast.feed import Event
+from shardcast.manifest import Manifest
+from shardcast.store.data_dir import DataDir
+from shardcast.store.live import LiveManifest
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.versions import VersionFolders
+from tests.support import payloads
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class StoredNode:
+    """The data directory of a node. ``told`` is what its last start found worth telling."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.clock = Clock()
+        self.told: list[str] = []
+        self._held: DataDir | None = None
+
+    def start(self, role: str = "middle", keep: int = 15, max_bytes: int | None = None) -> VersionFolders:
+        self.stop()
+        self._held = DataDir(self.root, role)
+        folders = VersionFolders(self._held, keep, self.clock, max_bytes)
+        self.told = folders.load(resume=role == "middle")
+        return folders
+
+    def stop(self) -> None:
+        if self._held:
+            self._held.close()
+            self._held = None
+
+    @property
+    def list(self) -> list[str]:
+        """The versions in ``distribution.txt``."""
+        return [line.partition(":")[0] for line in (self.root / "distribution.txt").read_text().splitlines()]
+
+
+async def receive(opened: OpenVersion, manifest: Manifest, data: bytes, shards: int | None = None) -> int:
+    """Land what is missing of the first shards, as a transfer does; how many bytes were."""
+    fetched = 0
+    for shard in manifest.shards[:shards]:
+        landing = await opened.landing(shard)
+        try:
+            for start, end in landing.missing():
+                await landing.land(start, data[shard.offset + start : shard.offset + end])
+                fetched += end - start
+            await opened.shelve(landing)
+        finally:
+            landing.close()
+    return fetched
+
+
+async def fetch(
+    folders: VersionFolders, data: bytes, version: str, origin: str = payloads.ORIGIN, ahead: bool = False
+) -> int:
+    """Receive a whole version; how many of its bytes were missing here."""
+    manifest = payloads.manifest(data, version, origin=origin)
+    opened = folders.opened(int(version[1:]))
+    if opened is None or opened.live.raw != manifest.raw:
+        opened = await folders.begin(int(version[1:]), LiveManifest.of(manifest), ahead=ahead)
+    fetched = await receive(opened, manifest, data)
+    await opened.complete(manifest)
+    return fetched
+
+
+def told(folders: VersionFolders, since: int) -> list[str]:
+    """What the feed told since then: ``complete v1``."""
+    return list(map(_words, folders.events.since(since) or []))
+
+
+def snapshot(folders: VersionFolders) -> list[str]:
+    """What the feed tells a new reader."""
+    return list(map(_words, folders.versions_now()))
+
+
+def _words(event: Event) -> str:
+    return f"{event.kind} {event.version}"
