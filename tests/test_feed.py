@@ -165,7 +165,7 @@ def test_a_line_without_an_end_is_not_kept(chunk: bytes) -> None:
 
 def test_keys_and_events_that_are_unknown_are_passed_over() -> None:
     assert read(
-        line(feed="5f0c", node="81ab", origin="e1d4", distance=0, now=True, mood="good"),
+        line(feed="5f0c", node="81ab", origin="e1d4", distance=0, now=True, chain=[], highest=3, mood="good"),
         line(seq=1, event="complete", version="v1", digest=A, shards=2, size=[7]),
         line(seq=2, event="renamed", version="v1", to="v2"),
         line(seq=3, since=0),

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,6 +77,14 @@ def listed(node: Node | str) -> dict[str, str]:
     url = node if isinstance(node, str) else node.url
     lines = fetch(f"{url}/distribution.txt").decode().split("\n")[:-1]
     return dict(line.split(": ") for line in lines)
+
+
+def is_ready(node: Node) -> bool:
+    try:
+        return fetch(f"{node.url}/ready") == b"OK"
+    except urllib.error.HTTPError as error:
+        assert error.code == 503
+        return False
 
 
 def status(node: Node) -> dict[str, Any]:
@@ -263,7 +272,7 @@ def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path,
             shown = processes.run("client", "--servers", both, "--list", env=QUICK)
             assert [line.split()[0] for line in shown.stdout.splitlines()] == [f"v{n}" for n in range(1, 6)]
         with middle(honest.url, tmp_path / "m", "--keep", "3") as relay:  # and after a restart without it
-            wait_until(lambda: fetch(f"{relay.url}/ready") == b"OK")
+            wait_until(lambda: is_ready(relay), what=relay.log)
             assert sorted(listed(relay)) == ["v3", "v4", "v5"]
 
 

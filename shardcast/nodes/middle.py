@@ -203,12 +203,10 @@ class Middle:
         while True:
             seen = self._following.changes
             try:
-                standing = self._following.heard()
+                standing = self._following.standing()  # also while none tells: then this node is silent
                 await self._line.believe(standing)
                 if not standing.change:
                     self._begin_open(standing)
-            except (NoServerReachable, TransferFailed):
-                self.folders.events.touch()  # perhaps it counts as silent now
             except ShardcastError as error:
                 log.error("%s", error)
             await self._following.change(seen)

@@ -65,9 +65,12 @@ async def describe(
     """
     seen: set[bytes] = set()
     failures: list[PeerError] = []
+    without: list[Peer] = []
     for peer in peers:
         try:
             manifest = await peer.manifest(listing.version)
+            if manifest is None:
+                without.append(peer)
             if manifest is None or manifest.raw in seen:
                 continue
             check_manifest(listing, manifest, peer, origin)
@@ -78,7 +81,7 @@ async def describe(
         yield Described(manifest, _DIGITS, peers)
     if seen:
         return
-    for some in [list(peers), *([[peer] for peer in peers] if len(peers) > 1 else [])]:
+    for some in [without, *([[peer] for peer in without] if len(without) > 1 else [])] if without else []:
         try:
             yield await _find_out(listing, some)
             seen.add(b"")

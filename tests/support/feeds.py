@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from shardcast.feed import COMPLETE, Event, Hello, UpTo
 from shardcast.manifest_reading import parse as parse_manifest
 from shardcast.wire import NDJSON
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
+
+Later = tuple[threading.Event, Event]
+"""Once a test sets the first, the second is told."""
 
 
 def telling(
