@@ -64,6 +64,10 @@ def client(
     "latest" there names it, --exec runs, and a line of JSON is printed. A version under way is finished
     first; where several came meanwhile, the newest is next. Where the command ended before --exec had, the
     next run begins with that version, and runs it again.
+
+    Where the publisher began anew, with v1 of another line, --exec finds SHARDCAST_NEW_LINE set. Where it
+    withdrew a version, "latest" goes back to the newest good one here, and --exec runs for that one with
+    SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON set. --keep counts the versions of each line.
     """
     options.start_logging()
     urls = options.servers_or_ip_addr_list(servers, "--servers")
@@ -114,28 +118,26 @@ async def _download(
 async def _follow(
     urls: list[str], output_dir: Path, first: str | None, every: bool, keep: int | None, hook: str | None
 ) -> None:
+    from shardcast.cli.announcer import Announcer
     from shardcast.cli.progress import ShowTransfer, progress
-    from shardcast.nodes.announcing import announce, announced, check_folder, next_to_announce, run_hook
+    from shardcast.nodes.announcing import can_resume, check_folder
     from shardcast.nodes.client import LATEST, Client
 
-    check_folder(output_dir)
-    following = next_to_announce(output_dir)
-    newest = 0  # with --every an earlier one may come after a later one
-    begin = first or (f"v{following}" if following else LATEST)
+    folder = output_dir.absolute()
+    check_folder(folder)
+    resume = first is None and can_resume(folder)
+    announcer = Announcer(folder, keep, hook)
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        async with Client(urls, output_dir.absolute()) as shardcast_client:
+        async with Client(urls, folder) as shardcast_client:
             showing = asyncio.ensure_future(shown.forever())
-            releases = shardcast_client.follow(begin, every, watch=shown.watch)
+            releases = shardcast_client.follow(
+                first or LATEST, every, watch=shown.watch, resume=resume, on_withdrawn=announcer.withdrawn
+            )
             try:
                 async for release in releases:
                     shown.rest()
-                    newest, number = max(newest, release.number), release.number
-                    await asyncio.to_thread(announce, release.path, keep, number == newest)
-                    if hook:
-                        await run_hook(hook, release.path, release.version)
-                    announced(release.path.parent)  # the line comes once, and at once
-                    show_release(release, as_json=True)
+                    await announcer.release(release)
             finally:
                 await releases.aclose()
                 showing.cancel()
@@ -167,21 +169,19 @@ def _as_dict(one: Offered) -> dict[str, Any]:
 
 def show_release(release: Release, as_json: bool) -> None:
     """The path of the verified file, or everything about it."""
-    if not as_json:
-        click.echo(str(release.path))
-        return
-    click.echo(
-        json.dumps(
-            {
-                "version": release.version,
-                "path": str(release.path),
-                "name": release.manifest.header.name,
-                "size": release.manifest.size,
-                "shards": len(release.manifest.shards),
-                **release.manifest.digests,
-                "seconds": round(release.seconds, 3),
-                "received": release.received,
-                "metadata": dict(release.manifest.header.metadata),
-            }
-        )
-    )
+    click.echo(json.dumps(release_as_dict(release)) if as_json else str(release.path))
+
+
+def release_as_dict(release: Release) -> dict[str, Any]:
+    """Return what there is to tell of a version that is here."""
+    return {
+        "version": release.version,
+        "path": str(release.path),
+        "name": release.manifest.header.name,
+        "size": release.manifest.size,
+        "shards": len(release.manifest.shards),
+        **release.manifest.digests,
+        "seconds": round(release.seconds, 3),
+        "received": release.received,
+        "metadata": dict(release.manifest.header.metadata),
+    }

@@ -11,7 +11,6 @@ import socket
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.addresses import server_urls
@@ -26,9 +25,13 @@ from shardcast.errors import (
     UsageError,
     VersionAborted,
 )
-from shardcast.manifest import FILE, Header, Manifest
-from shardcast.nodes.announcing import output_name, versions_in
+from shardcast.manifest import FILE, Header
+from shardcast.nodes.announcing import versions_in
+from shardcast.nodes.followed import FollowedFolder, OnWithdrawn, line_origin
 from shardcast.nodes.leaving import NothingComes, known, unless
+from shardcast.nodes.outputs import output_name
+from shardcast.nodes.release import Offered as Offered
+from shardcast.nodes.release import Release as Release
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.due import Agenda
@@ -48,43 +51,6 @@ from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """A version that the servers offer.
-
-    Attributes:
-        listing: its line in the distribution list.
-        header: what its manifest says of it; None where no server has one.
-    """
-
-    listing: Listing
-    header: Header | None
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A version that was downloaded and verified.
-
-    Attributes:
-        version: its name.
-        path: the file.
-        manifest: what it is.
-        seconds: how long it took.
-        received: bytes that came from each server.
-    """
-
-    version: str
-    path: Path
-    manifest: Manifest
-    seconds: float
-    received: dict[str, int]
-
-    @property
-    def number(self) -> int:
-        """3 for ``v3``."""
-        return version_number(self.version) or 0
 
 
 class Client:
@@ -181,6 +147,7 @@ class Client:
         output: Path,
         watch: Callable[[Transfer], None] | None,
         following: Following | None = None,
+        followed: FollowedFolder | None = None,
     ) -> Release:
         peers = [self._peers[url] for url in line.offers[listing.version]]
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
@@ -195,6 +162,7 @@ class Client:
                     watch,
                     described.digits,
                     following if described.manifest.verifiable else None,
+                    followed,
                 )
             except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
@@ -206,6 +174,9 @@ class Client:
         every: bool = False,
         check_interval: float = CHECK_INTERVAL,
         watch: Callable[[Transfer], None] | None = None,
+        *,
+        resume: bool = False,
+        on_withdrawn: OnWithdrawn | None = None,
     ) -> AsyncGenerator[Release, None]:
         """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
         as it is on offer. One that is under way is finished first; where several came meanwhile, the newest
@@ -216,6 +187,10 @@ class Client:
         ``check_interval`` seconds; as often servers without a feed are asked. A version of which nothing
         comes is left when another server has another one.
 
+        With ``resume`` it goes on where the last run into this folder ended (``resume_point``) with the line
+        of versions that is offered now, and begins with ``first`` in another line. ``on_withdrawn`` is called
+        once for each version that its publisher took back and that is here or was; a coroutine is waited for.
+
         Raises:
             UsageError: ``first`` is no version's name.
             LocalDiskError: a file can't be written.
@@ -223,7 +198,8 @@ class Client:
         if first != LATEST and not is_version(first):
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
         agenda = Agenda(None if first == LATEST else int(first[1:]) - 1, every)
-        told = ""
+        followed = await FollowedFolder.of(self.output_dir.absolute(), on_withdrawn)
+        told, entered = "", False
         loop = asyncio.get_running_loop()
         again_at = loop.time() + check_interval
         async with (
@@ -235,12 +211,18 @@ class Client:
                 seen, number = following.changes, None
                 try:
                     lines, complete, opened = known(following)
+                    if not entered and (complete or opened):
+                        origin = await line_origin(lines[0], following, self._peers)
+                        last = await followed.enter(origin, lines[0].listings)
+                        agenda = Agenda(last, every) if resume and last is not None else agenda
+                        entered = True
                     number = agenda.next(complete, opened)
                     if number is not None:
-                        release = await self._fetch_next(number, agenda, lines, following, watch)
+                        release = await self._fetch_next(number, agenda, lines, following, watch, followed)
                         told = ""
                         agenda.had(number)
                         yield release
+                        await followed.announced(release)
                         continue
                 except LocalDiskError:
                     raise
@@ -286,6 +268,7 @@ class Client:
         lines: Sequence[Line],
         following: Following,
         watch: Callable[[Transfer], None] | None,
+        followed: FollowedFolder,
     ) -> Release:
         """Download what is next on the agenda, and note there when it fails."""
         version, transfers = version_name(number), list[Transfer]()
@@ -306,11 +289,12 @@ class Client:
         if offered:
             line, listing = find(lines, version)
             servers: Sequence[str] = line.offers[version]
-            fetching = self._fetch(line, listing, self._output(version), watching, following)
+            output = self._output(version)
+            fetching = self._fetch(line, listing, output, watching, following, followed)
         else:
             peers = following.opened(lines[0])[number]
             servers = [peer.url for peer in peers]
-            fetching = self._fetch_open(version, peers, watching, following)
+            fetching = self._fetch_open(version, peers, watching, following, followed)
         try:
             return await unless(leave, fetching, following, version)
         except ShardcastError as error:
@@ -326,6 +310,7 @@ class Client:
         peers: list[Peer],
         watch: Callable[[Transfer], None] | None,
         following: Following,
+        followed: FollowedFolder,
     ) -> Release:
         """Download a version while it is being made."""
         live = LiveManifest(version)
@@ -341,7 +326,7 @@ class Client:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
             output = self._output(version).absolute()
-            return await self._receive(live, peers, output, watch, following=following)
+            return await self._receive(live, peers, output, watch, 3, following, followed)
         finally:
             await cancel([reading])
 
@@ -362,6 +347,7 @@ class Client:
         watch: Callable[[Transfer], None] | None,
         digits: int = 3,
         following: Following | None = None,
+        followed: FollowedFolder | None = None,
     ) -> Release:
         """Download from ``peers``, and from those that ``following`` finds meanwhile."""
         started = time.monotonic()
@@ -386,7 +372,8 @@ class Client:
         finally:
             await asyncio.to_thread(filling.close)
         received = {url: one.received for url, one in transfer.progress.servers.items()}
-        return Release(manifest.version, output, manifest, time.monotonic() - started, received)
+        release = Release(manifest.version, output, manifest, time.monotonic() - started, received)
+        return await followed.received(release, filling.final) if followed else release
 
 
 def _check_kind(header: Header) -> None:

@@ -254,6 +254,10 @@ class OutputFolder:
                     self._write_record(path, replace_fields(record, withdrawn=True))
         return not told
 
+    def withdrawn_from(self, number: int, digest: str) -> list[str | None]:
+        """Return the origin ids of the lines that took a version back, the line used last at the end."""
+        return [line.origin for line in self._read_lines().lines if (number, digest) in line.withdrawn]
+
     def mark_told(self, origin: str | None, number: int, digest: str) -> None:
         """Note that whoever follows was told of a withdrawal, so that it is not told again.
 
@@ -361,9 +365,9 @@ def resume_point(outputs: OutputFolder, origin: str | None) -> int | None:
     """Return the number of a line after which versions are still to be announced; None: begin with the
     newest.
 
-    That is the number that ``latest`` names, or the one before a version whose announcing was cut off. Where
-    ``latest`` names a version of another line, the newest one that this line announced is announced again:
-    whoever loads versions has loaded the other line's since.
+    That is the one before a version whose announcing was cut off, or the number that ``latest`` names, or the
+    newest that was announced. Where a version of another line was announced last, the newest one of this line
+    is announced again: whoever loads versions has loaded the other line's since.
 
     Raises:
         LocalDiskError: the folder can't be read.
@@ -371,9 +375,8 @@ def resume_point(outputs: OutputFolder, origin: str | None) -> int | None:
     cut_off = outputs.version_at(outputs.folder / UNDER_WAY_LINK)
     if cut_off and cut_off.number and cut_off.origin == origin and not cut_off.withdrawn:
         return cut_off.number - 1
-    link = outputs.folder / LATEST_LINK
-    latest = outputs.version_at(link)
+    latest = outputs.version_at(outputs.folder / LATEST_LINK)
     if latest and latest.origin == origin:
         return latest.number
-    announced = outputs.announced(origin) if link.exists() else {}
-    return max(announced) - 1 if announced else None
+    newest = max(outputs.announced(origin), default=None)
+    return newest - 1 if newest and outputs.is_new_line(origin) else newest
