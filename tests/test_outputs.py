@@ -34,7 +34,7 @@ def digest_of(payload: bytes) -> str:
 
 
 def payload(number: int, origin: str | None = ONE) -> bytes:
-    return f"v{number} of {origin}".encode()
+    return f"v{number} of {origin!r}".encode()
 
 
 def digest(number: int, origin: str | None = ONE) -> str:

@@ -21,13 +21,10 @@ from shardcast.nodes.announcing import (
     run_hook,
 )
 from shardcast.nodes.outputs import OutputFolder, output_name
-from shardcast.nodes.release import Release
+from shardcast.nodes.release import Release, origin_name
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
-
-NO_ORIGIN = "none"
-"""Stands in the hook's environment for the origin id of versions that have none."""
 
 
 class Announcer:
@@ -49,7 +46,7 @@ class Announcer:
             if not await asyncio.to_thread(announce, self._outputs, release, self._keep):
                 return
             if self._hook:
-                variables = {NEW_LINE: _printable(release.origin)} if release.new_line else {}
+                variables = {NEW_LINE: origin_name(release.origin)} if release.new_line else {}
                 await run_hook(self._hook, release.path, release.version, variables)
             announced(self._outputs, release)  # the line comes once, and at once
             told = {**release_as_dict(release), "origin": release.origin, "new_line": release.new_line}
@@ -78,8 +75,3 @@ class Announcer:
                 await run_hook(self._hook, path, latest or withdrawal.version, variables)
             told = {"withdrawn": withdrawal.version, "reason": withdrawal.reason, "latest": latest}
             click.echo(json.dumps(told))
-
-
-def _printable(origin: str | None) -> str:
-    """Return an origin id, which any server may have made up, as an environment variable holds it."""
-    return "".join(one if one.isprintable() else "?" for one in origin or NO_ORIGIN)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.nodes.outputs import OutputFolder, resume_point
-from shardcast.nodes.release import Release
+from shardcast.nodes.release import Release, origin_name
 from shardcast.peer.peer import Peer
 from shardcast.policy.lines import Line
 from shardcast.store.tasks import cancel
@@ -82,7 +82,7 @@ class FollowedFolder:
         log.warning(
             "%s is of another line of versions than those before it (origin id %s): its publisher began anew",
             release.version,
-            origin or "none",
+            origin_name(origin),
         )
         return replace(release, new_line=True)
 

@@ -59,3 +59,11 @@ class Release:
     def number(self) -> int:
         """3 for ``v3``."""
         return version_number(self.version) or 0
+
+
+def origin_name(origin: str | None) -> str:
+    """Return an origin id as people and hooks are told it; "none" for versions of nodes without an id.
+
+    Any server can make an id up, so only printable characters are passed on.
+    """
+    return "".join(one if one.isprintable() else "?" for one in origin or "none")
