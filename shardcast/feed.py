@@ -24,6 +24,7 @@ from typing import Any
 
 from shardcast.digest import is_digest
 from shardcast.distribution import Listing
+from shardcast.errors import UsageError
 from shardcast.wire import MAX_SHARDS, MAX_VERSION, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
@@ -221,6 +222,20 @@ def _reason(said: dict[str, Any]) -> str:
 def printable(reason: str) -> str:
     """Return a reason as a feed carries it: one line, at most ``MAX_REASON`` characters."""
     return "".join(one if one.isprintable() else " " for one in reason[:MAX_REASON]).strip()
+
+
+def check_reason(reason: str) -> str:
+    """Return a reason that fits a feed as it is, without blanks around it.
+
+    Raises:
+        UsageError: the reason is longer, has several lines or characters that can't be printed.
+    """
+    reason = reason.strip()
+    if printable(reason) != reason:
+        raise UsageError(
+            f"a reason is one line of at most {MAX_REASON} printable characters, not {reason[:80]!r}"
+        )
+    return reason
 
 
 def _id(text: object) -> str:
