@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         initialize,
         open_broadcast,
         shutdown,
+        withdraw,
     )
     from shardcast.constants import (
         HTTP_PORT,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
         RETRY_ATTEMPTS,
         SHARD_SIZE,
     )
+    from shardcast.distribution import Withdrawal
     from shardcast.errors import (
         DataDirInUse,
         IntegrityError,
@@ -63,12 +65,13 @@ __version__ = "0.4.0"
 _HOMES = {
     "shardcast.api": (
         "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
-        "broadcast", "initialize", "open_broadcast", "shutdown",
+        "broadcast", "initialize", "open_broadcast", "shutdown", "withdraw",
     ),
     "shardcast.constants": (
         "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
         "RETRY_ATTEMPTS", "SHARD_SIZE",
     ),
+    "shardcast.distribution": ("Withdrawal",),
     "shardcast.errors": (
         "DataDirInUse", "IntegrityError", "LocalDiskError", "NoRoom", "NoServerReachable", "NodeFailed",
         "NotInitialized", "PayloadChanged", "PayloadMissing", "ShardcastError", "TransferFailed",
@@ -127,8 +130,10 @@ __all__ = [
     "VersionAborted",
     "VersionNotOffered",
     "VersionWithdrawn",
+    "Withdrawal",
     "broadcast",
     "initialize",
     "open_broadcast",
     "shutdown",
+    "withdraw",
 ]

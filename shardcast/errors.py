@@ -63,6 +63,13 @@ class VersionNotOffered(ShardcastError):
 class VersionWithdrawn(VersionNotOffered):
     """The publisher of this version took it back."""
 
+    @classmethod
+    def of(cls, version: str, reason: str = "", newest: str | None = None) -> VersionWithdrawn:
+        """Return the error of a download of ``version``; ``newest``: the newest good version on offer."""
+        told = f"{version} was withdrawn by its publisher"
+        good = f"newest good version: {newest}" if newest else "no other version is offered yet"
+        return cls(f"{told}: {reason}; {good}" if reason else f"{told}; {good}")
+
 
 class NoServerReachable(ShardcastError):
     """No server could be reached for as long as it was worth trying."""

@@ -236,6 +236,20 @@ def printable(reason: str) -> str:
     return "".join(one if one.isprintable() else " " for one in reason[:MAX_REASON]).strip()
 
 
+def check_reason(reason: str) -> str:
+    """Return a reason that fits a feed as it is, without blanks around it.
+
+    Raises:
+        UsageError: the reason is longer, has several lines or characters that can't be printed.
+    """
+    reason = reason.strip()
+    if printable(reason) != reason:
+        raise UsageError(
+            f"a reason is one line of at most {MAX_REASON} printable characters, not {reason[:80]!r}"
+        )
+    return reason
+
+
 def _id(text: object) -> str:
     if not isinstance(text, str) or not 1 <= len(text) <= 64 or not (text.isascii() and text.isalnum()):
         raise FeedError("a hello without ids")

@@ -26,6 +26,8 @@ STREAM_PATH = "/stream"
 """There too: hands it bytes as they are made."""
 PIN_PATH, UNPIN_PATH = "/pin", "/unpin"
 """There too, and at a middle: keep a version, let it go."""
+WITHDRAW_PATH = "/withdraw"
+"""There too, at an origin only: take a version back."""
 
 HAS_PATH, HAS_NOW_PATH, LENGTH_PATH = "/has", "/has-now", "/buffer-length"
 """At a hash server, which has its blobs under ``/<checksum>``: which of these are there, how long they

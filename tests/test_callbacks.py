@@ -7,12 +7,13 @@ import concurrent.futures
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from shardcast import ClientNode, LocalDiskError, OriginServer, UsageError
+from shardcast import Client, ClientNode, LocalDiskError, OriginServer, UsageError, Withdrawal
 from shardcast.api.client import Followed
 from shardcast.nodes.client import Release
 from tests.support.bad_servers import BadServer, Exchange
@@ -280,3 +281,47 @@ def test_several_follow_at_once_in_threads(origin: OriginServer, tmp_path: Path)
     for thread in threads:
         thread.join(3 * SOON)
     assert [got.versions for got in all_got] == [[first]] * 3
+
+
+# Withdrawals -----------------------------------------------------------------------------------------
+
+
+def test_withdrawal_comes_in_a_thread_and_never_beside_the_callback(
+    origin: OriginServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = broadcast(origin, tmp_path)
+    withdrawal = Withdrawal("v999", "0" * 64, "loss was NaN")
+    tasks: list[asyncio.Task[None]] = []
+    follow = Client.follow
+
+    async def following_with_a_withdrawal(
+        self: Client, *words: Any, on_withdrawn: Callable[[Withdrawal], Any], **named: Any
+    ) -> AsyncGenerator[Release, None]:
+        async for release in follow(self, *words, on_withdrawn=on_withdrawn, **named):
+            tasks.append(asyncio.ensure_future(on_withdrawn(withdrawal)))
+            yield release
+
+    monkeypatch.setattr(Client, "follow", following_with_a_withdrawal)
+    told: list[str] = []
+    threads: set[threading.Thread] = set()
+
+    def callback(release: Release) -> None:
+        told.append(f"begun {release.version}")
+        time.sleep(0.3)
+        told.append(f"ended {release.version}")
+
+    def on_withdrawn(withdrawal: Withdrawal) -> None:
+        threads.add(threading.current_thread())
+        told.append(f"{withdrawal.version}: {withdrawal.reason}")
+        raise ZeroDivisionError("the callback's own")
+
+    client = ClientNode([origin.url], tmp_path / "out")
+    with client.follow(callback, first, every=True, on_withdrawn=on_withdrawn):
+        wait_until(lambda: len(told) == 3, SOON, "the withdrawal")
+        second = broadcast(origin, tmp_path, 2)
+        wait_until(lambda: f"ended {second}" in told, SOON, "the next version")
+    expected = [f"begun {first}", f"ended {first}"]
+    assert sorted(told[:3]) == sorted([*expected, "v999: loss was NaN"])
+    assert told.index(expected[1]) == told.index(expected[0]) + 1, "one at a time"
+    assert threading.current_thread() not in threads
+    assert "v999" in caplog.text, "what it raises is logged"

@@ -174,7 +174,10 @@ def broadcast(data_dir: Path, seed: int, size: int = 300 * KB) -> str:
 
 
 def files(folder: Path) -> set[str]:
-    return {entry.name for entry in folder.iterdir()}
+    """Names in a folder, but for the records that a follower keeps there (tests/test_outputs.py)."""
+    names = {entry.name for entry in folder.iterdir()}
+    records = {f".{name}.record" for name in names if name.startswith("download_")}
+    return names - records - {".shardcast-lines"}
 
 
 @pytest.fixture
@@ -217,6 +220,7 @@ def test_each_new_version_is_there_then_linked_then_given_to_the_hook_and_then_t
         assert told == {
             "version": right.version, "path": str(folder / name), "name": "source.payload",
             "size": source.size, "shards": 3, "sha256": right.sha256, "metadata": {},
+            "origin": right.manifest.header.origin, "new_line": False,
         }  # fmt: skip
     assert one.log.count("noise\n") == 3
     assert (folder / "latest").readlink() == Path("download_v3.bin")
@@ -695,14 +699,25 @@ def test_latest_is_right_whenever_the_follower_is_killed(source: Source, folder:
 
 
 ANNOUNCING = """
+import os
 import sys
 from pathlib import Path
-from shardcast.nodes.announcing import announce
+from shardcast.manifest import Header, Manifest
+from shardcast.nodes.announcing import announce, announced
+from shardcast.nodes.outputs import OutputFolder
+from shardcast.nodes.release import Release
 
-for number in range(1, 201):
-    path = Path(sys.argv[1]) / f"download_v{number}.bin"
-    path.touch()
-    announce(path, 3)
+outputs = OutputFolder(Path(sys.argv[1]))
+for number in range(1, 101):
+    path, part = outputs.folder / f"download_v{number}.bin", outputs.folder / f"part-{os.getpid()}"
+    part.touch()
+    file = part.stat()
+    part.rename(path)
+    outputs.add(path, "line", number, "0" * 64, file)
+    header = Header(f"v{number}", "line", "model.bin")
+    release = Release(header.version, path, Manifest(header, (), {"sha256": "0" * 64}), 0, {})
+    announce(outputs, release, 3)
+    announced(outputs, release)
 """
 
 
@@ -714,7 +729,9 @@ def test_several_followers_may_share_a_folder(folder: Path) -> None:
     those = [subprocess.Popen(arguments, env=env, stderr=subprocess.PIPE, text=True) for _ in range(3)]
     said = [one.communicate(timeout=120)[1] for one in those]
     assert said == [""] * 3
-    assert (folder / "latest").readlink() == Path("download_v200.bin")
+    assert (folder / "latest").readlink() == Path("download_v100.bin")
+    kept = {f"download_v{number}.bin" for number in (98, 99, 100)}
+    assert files(folder) == kept | {"latest"}, "three were kept, and nothing is left of the others"
 
 
 # Wrong input -------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
 from shardcast.api.nodes import Metadata, MiddleNode, OriginServer, StrPath
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.distribution import Withdrawal
 from shardcast.errors import NotInitialized, ShardcastError
 from shardcast.peer.writer import BroadcastWriter
 
@@ -121,6 +122,23 @@ def open_broadcast(
     return origin.open_broadcast(name, shard_size, metadata)
 
 
+def withdraw(version: str, reason: str = "") -> Withdrawal:
+    """Take a version back that this process's origin published: within a second a hop no node offers it any
+    more, and followers go back to their newest good version. Files that were downloaded stay; the number is
+    never used again. ``reason``, one line of at most 500 characters, is told to whoever follows.
+
+    Raises:
+        NotInitialized: ``initialize`` was not called.
+        UsageError: ``version`` is no version's name, or ``reason`` does not fit.
+        VersionNotOffered: the version is not there.
+        NodeFailed: the origin has ended.
+    """
+    origin = _origin
+    if origin is None:
+        raise NotInitialized("call shardcast.initialize() before shardcast.withdraw()")
+    return origin.withdraw(version, reason)
+
+
 def shutdown() -> None:
     """End the origin that ``initialize`` started; also done when the interpreter exits."""
     global _origin
@@ -144,4 +162,5 @@ __all__ = [
     "initialize",
     "open_broadcast",
     "shutdown",
+    "withdraw",
 ]

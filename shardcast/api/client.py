@@ -9,16 +9,18 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
-from shardcast.distribution import is_version
+from shardcast.distribution import Withdrawal, is_version
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.nodes.client import LATEST, Client, Release
 
 log = logging.getLogger("shardcast")
 
 StrPath = str | os.PathLike[str]
+Told = TypeVar("Told", Release, Withdrawal)
 
 
 class Followed:
@@ -108,11 +110,16 @@ class ClientNode:
             return None
 
     def follow(
-        self, callback: Callable[[Release], object], first: str = LATEST, every: bool = False
+        self,
+        callback: Callable[[Release], object],
+        first: str = LATEST,
+        every: bool = False,
+        on_withdrawn: Callable[[Withdrawal], object] | None = None,
     ) -> Followed:
         """Download each new version from ``first`` on, in the background, and call ``callback`` with each
         one that is there and verified; see ``Client.follow``. The next one waits for it to return; what it
-        raises is logged, and following goes on.
+        raises is logged, and following goes on. ``on_withdrawn`` is called in the same way, never beside
+        ``callback``, with each version that the publisher took back and that is here or was.
 
         Raises:
             UsageError: ``first`` is no version's name.
@@ -121,24 +128,31 @@ class ClientNode:
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
 
         calling: set[int] = set()
+        turn = asyncio.Lock()
 
-        def call(release: Release) -> None:
+        def call(callback: Callable[[Told], object], told: Told) -> None:
             calling.add(threading.get_ident())
             try:
-                callback(release)
+                callback(told)
             except BaseException:
-                log.exception("the callback for %s failed", release.version)
+                log.exception("the callback for %s failed", told.version)
             finally:
                 calling.clear()
+
+        async def tell_withdrawn(withdrawal: Withdrawal) -> None:
+            if on_withdrawn:
+                async with turn:
+                    await asyncio.to_thread(call, on_withdrawn, withdrawal)
 
         async def follow() -> None:
             async with (
                 self._client() as client,
-                contextlib.aclosing(client.follow(first, every)) as releases,
+                contextlib.aclosing(client.follow(first, every, on_withdrawn=tell_withdrawn)) as releases,
             ):
                 try:
                     async for release in releases:
-                        await asyncio.to_thread(call, release)
+                        async with turn:
+                            await asyncio.to_thread(call, callback, release)
                 except ShardcastError as error:
                     log.error("nothing is followed any more: %s", error)  # perhaps nobody waits
                     raise

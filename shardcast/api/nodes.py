@@ -10,8 +10,9 @@ from typing import Any, Literal, overload
 from shardcast.addresses import server_urls
 from shardcast.api.broadcasting import Broadcast
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.distribution import Withdrawal
 from shardcast.nodes.process import NodeProcess
-from shardcast.peer.control import publish
+from shardcast.peer.control import publish, withdraw
 from shardcast.peer.writer import BroadcastWriter
 from shardcast.sharding.publishing import check_payload
 
@@ -92,6 +93,10 @@ class OriginServer:
     ) -> BroadcastWriter:
         """Publish what is written to it as the next version; see ``shardcast.open_broadcast``."""
         return BroadcastWriter(Path(self.data_dir), name, shard_size, metadata)
+
+    def withdraw(self, version: str, reason: str = "") -> Withdrawal:
+        """Take a version back; see ``shardcast.withdraw``."""
+        return withdraw(Path(self.data_dir), version, reason)
 
     def shutdown(self) -> None:
         """End the origin; what it published stays in the data directory."""

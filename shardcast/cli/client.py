@@ -13,7 +13,7 @@ from shardcast.cli import options
 from shardcast.distribution import is_version
 
 if TYPE_CHECKING:
-    from shardcast.nodes.client import Offered, Release
+    from shardcast.nodes.client import Client, Offered, Release
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @options.option("--every", is_flag=True, help="Skip none when versions come faster than they can be fetched.")
 @options.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed.")
 @options.option("--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'.")
+@options.origin_id_option
 @options.json_option
 @options.logging_options
 def client(
@@ -54,6 +55,7 @@ def client(
     every: bool,
     keep: int | None,
     hook: str | None,
+    origin_id: str | None,
     as_json: bool,
 ) -> None:
     """Download a version into a file, which has its name only when every byte is verified.
@@ -64,6 +66,10 @@ def client(
     "latest" there names it, --exec runs, and a line of JSON is printed. A version under way is finished
     first; where several came meanwhile, the newest is next. Where the command ended before --exec had, the
     next run begins with that version, and runs it again.
+
+    Where the publisher began anew, with v1 of another line, --exec finds SHARDCAST_NEW_LINE set. Where it
+    withdrew a version, "latest" goes back to the newest good one here, and --exec runs for that one with
+    SHARDCAST_WITHDRAWN and SHARDCAST_WITHDRAWN_REASON set. --keep counts the versions of each line.
     """
     options.start_logging()
     urls = options.servers_or_ip_addr_list(servers, "--servers")
@@ -71,6 +77,7 @@ def client(
         raise click.UsageError("give one of --list, --version v1 (or latest) and --follow")
     if not follow and (first is not None or every or keep is not None or hook is not None):
         raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
+    from shardcast.nodes.client import Client
     from shardcast.nodes.lifetime import run
 
     if follow:
@@ -78,32 +85,28 @@ def client(
             raise click.UsageError("--follow names the files itself; give --output-dir")
         if first not in (None, "latest") and not is_version(str(first)):
             raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
-        run(_follow(urls, output_dir, first, every, keep, hook), fast_loop=True)
+        follower = Client(urls, output_dir.absolute(), origin_id=origin_id)
+        run(_follow(follower, output_dir, first, every, keep, hook), fast_loop=True)
         return
     if version is None:
-        show_offered(run(_list(urls), fast_loop=True), as_json)
+        show_offered(run(_list(Client(urls, origin_id=origin_id)), fast_loop=True), as_json)
         return
     from shardcast.cli.progress import ShowTransfer, progress
 
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        release = run(_download(urls, version, output_file, output_dir, shown), fast_loop=True)
+        downloader = Client(urls, output_dir, origin_id=origin_id)
+        release = run(_download(downloader, version, output_file, shown), fast_loop=True)
     show_release(release, as_json)
 
 
-async def _list(urls: list[str]) -> list[Offered]:
-    from shardcast.nodes.client import Client
-
-    async with Client(urls) as shardcast_client:
+async def _list(shardcast_client: Client) -> list[Offered]:
+    async with shardcast_client:
         return await shardcast_client.offered()
 
 
-async def _download(
-    urls: list[str], version: str, output_file: str | None, output_dir: Path, shown: Any
-) -> Release:
-    from shardcast.nodes.client import Client
-
-    async with Client(urls, output_dir) as shardcast_client:
+async def _download(shardcast_client: Client, version: str, output_file: str | None, shown: Any) -> Release:
+    async with shardcast_client:
         showing = asyncio.ensure_future(shown.forever())
         try:
             return await shardcast_client.download(version, output_file, shown.watch)
@@ -112,30 +115,33 @@ async def _download(
 
 
 async def _follow(
-    urls: list[str], output_dir: Path, first: str | None, every: bool, keep: int | None, hook: str | None
+    shardcast_client: Client,
+    output_dir: Path,
+    first: str | None,
+    every: bool,
+    keep: int | None,
+    hook: str | None,
 ) -> None:
+    from shardcast.cli.announcer import Announcer
     from shardcast.cli.progress import ShowTransfer, progress
-    from shardcast.nodes.announcing import announce, announced, check_folder, next_to_announce, run_hook
-    from shardcast.nodes.client import LATEST, Client
+    from shardcast.nodes.announcing import can_resume, check_folder
+    from shardcast.nodes.client import LATEST
 
-    check_folder(output_dir)
-    following = next_to_announce(output_dir)
-    newest = 0  # with --every an earlier one may come after a later one
-    begin = first or (f"v{following}" if following else LATEST)
+    folder = output_dir.absolute()
+    check_folder(folder)
+    resume = first is None and can_resume(folder)
+    announcer = Announcer(folder, keep, hook)
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        async with Client(urls, output_dir.absolute()) as shardcast_client:
+        async with shardcast_client:
             showing = asyncio.ensure_future(shown.forever())
-            releases = shardcast_client.follow(begin, every, watch=shown.watch)
+            releases = shardcast_client.follow(
+                first or LATEST, every, watch=shown.watch, resume=resume, on_withdrawn=announcer.withdrawn
+            )
             try:
                 async for release in releases:
                     shown.rest()
-                    newest, number = max(newest, release.number), release.number
-                    await asyncio.to_thread(announce, release.path, keep, number == newest)
-                    if hook:
-                        await run_hook(hook, release.path, release.version)
-                    announced(release.path.parent)  # the line comes once, and at once
-                    show_release(release, as_json=True)
+                    await announcer.release(release)
             finally:
                 await releases.aclose()
                 showing.cancel()
@@ -167,21 +173,19 @@ def _as_dict(one: Offered) -> dict[str, Any]:
 
 def show_release(release: Release, as_json: bool) -> None:
     """The path of the verified file, or everything about it."""
-    if not as_json:
-        click.echo(str(release.path))
-        return
-    click.echo(
-        json.dumps(
-            {
-                "version": release.version,
-                "path": str(release.path),
-                "name": release.manifest.header.name,
-                "size": release.manifest.size,
-                "shards": len(release.manifest.shards),
-                **release.manifest.digests,
-                "seconds": round(release.seconds, 3),
-                "received": release.received,
-                "metadata": dict(release.manifest.header.metadata),
-            }
-        )
-    )
+    click.echo(json.dumps(release_as_dict(release)) if as_json else str(release.path))
+
+
+def release_as_dict(release: Release) -> dict[str, Any]:
+    """Return what there is to tell of a version that is here."""
+    return {
+        "version": release.version,
+        "path": str(release.path),
+        "name": release.manifest.header.name,
+        "size": release.manifest.size,
+        "shards": len(release.manifest.shards),
+        **release.manifest.digests,
+        "seconds": round(release.seconds, 3),
+        "received": release.received,
+        "metadata": dict(release.manifest.header.metadata),
+    }

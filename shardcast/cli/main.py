@@ -20,6 +20,7 @@ _COMMANDS = {
     "broadcast": "Publish a file as the next version.",
     "pin": "Keep a version until it is unpinned.",
     "unpin": "Let a pinned version go.",
+    "withdraw": "Take a published version back.",
     "store": "Keep blobs under their digests, and serve them.",
     "archive": "Keep blobs as Casa does, many in a request.",
     "demo": "See a whole network work on this machine.",

@@ -1,4 +1,4 @@
-"""What a following client does with a version that is there: the ``latest`` link, old versions, the hook."""
+"""What a following client does with a version that is here: the ``latest`` link, old versions, the hook."""
 
 from __future__ import annotations
 
@@ -11,52 +11,39 @@ import re
 import shlex
 import signal
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 
+from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError
+from shardcast.nodes.output_records import OutputRecord
+from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
+from shardcast.nodes.release import Release
 from shardcast.store.durable import disk_errors, point
 from shardcast.store.output import clear_abandoned
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
-LATEST_LINK = "latest"
-_UNDER_WAY = ".latest-under-way"
-"""A link to the version that is being announced, until that is done: what a kill cuts off begins again."""
+NEW_LINE, WITHDRAWN, WITHDRAWN_REASON = HOOK_VARIABLES = (
+    "SHARDCAST_NEW_LINE",
+    "SHARDCAST_WITHDRAWN",
+    "SHARDCAST_WITHDRAWN_REASON",
+)
+"""What the hook finds in its environment: the origin id of a line that is new, or "none"; the version that
+was withdrawn, and why. None of them is the variable of an option: a hook may run shardcast itself."""
 _LEFT = re.compile(r"\.download_(v[1-9][0-9]{0,17})\.bin\.part(-[0-9]+)?(\.manifest)?", re.ASCII)
-_OURS = re.compile(r"download_(v[1-9][0-9]{0,17})\.bin", re.ASCII)
+_OLD = 24 * 3600.0
+"""Seconds after which what an interrupted download left goes whatever its number is."""
 _GRACE = 5.0
 """Seconds that a hook has left when the client ends."""
-
-
-def output_name(version: str) -> str:
-    """Where a version goes in its folder."""
-    return f"download_{version}.bin"
-
-
-def next_to_announce(output_dir: Path) -> int:
-    """The number from which on versions are still to be announced: of the one whose announcing was cut off,
-    or the one after that which the ``latest`` link names; 0 where neither's file is there.
-
-    Raises:
-        LocalDiskError: the folder can't be read.
-    """
-    cut_off = _named_by(output_dir / _UNDER_WAY)
-    last = _named_by(output_dir / LATEST_LINK)
-    return cut_off or (last + 1 if last else 0)
-
-
-def _named_by(link: Path) -> int:
-    """The number of the version that a link names, if its file is there; else 0."""
-    with disk_errors("could not read", link):
-        found = _OURS.fullmatch(link.readlink().name) if link.is_symlink() and link.exists() else None
-    return (version_number(found[1]) or 0) if found else 0
 
 
 def versions_in(output_dir: Path) -> list[str]:
     """The versions whose files are in a folder, oldest first."""
     try:
-        found = sorted(filter(None, (_number(_OURS, entry) for entry in output_dir.iterdir())))
+        found = sorted(filter(None, (output_number(entry.name) for entry in output_dir.iterdir())))
     except OSError:  # it isn't there yet, or can't be read just now
         return []
     return [version_name(number) for number in found]
@@ -77,57 +64,135 @@ def check_folder(output_dir: Path) -> None:
             raise LocalDiskError(f"{link} is in the way: it is no symbolic link; move it")
 
 
-def announce(path: Path, keep: int | None, newest: bool = True) -> None:
-    """Have ``latest`` name the version at ``path`` if it is the ``newest``, and remove all but the newest
-    ``keep`` versions, and what is left of older ones that never got that far. ``announced`` belongs to it.
+def can_resume(output_dir: Path) -> bool:
+    """Return whether a link in a folder tells where a run ended: one without, or whose file has gone, begins
+    with the newest version again."""
+    return any((output_dir / link).exists() for link in (LATEST_LINK, UNDER_WAY_LINK))
+
+
+def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
+    """Have ``latest`` name a version, unless that names a newer one of the same line. Remove all but the
+    newest ``keep`` versions of each line, and what is left of versions that never arrived. ``announced``
+    belongs to it. False, and nothing is done, when the publisher took the version back meanwhile.
+
+    Files whose version is not known stay (``OutputFolder.identify``).
 
     Raises:
         LocalDiskError: the folder can't be written, or ``latest`` is something else.
     """
-    with disk_errors("could not write", path.parent / _UNDER_WAY):
-        point(path.parent / _UNDER_WAY, path.name)
-    if newest:
-        with disk_errors("could not switch", path.parent / LATEST_LINK):
-            point(path.parent / LATEST_LINK, path.name)
-    numbers: dict[Path, int] = {}
-    with disk_errors("could not tidy", path.parent):
-        for entry in path.parent.iterdir():
-            if _number(_OURS, entry) and entry.is_file():
-                numbers[entry] = _number(_OURS, entry)
-            if 0 < _number(_LEFT, entry) < _number(_OURS, path):
-                clear_abandoned(path.with_name(output_name(version_name(_number(_LEFT, entry)))))
-    if keep is None:
-        return
-    newest_first = sorted(numbers, key=lambda entry: numbers[entry], reverse=True)
-    for entry in newest_first[keep:]:
-        if entry != path:
-            with disk_errors("could not remove", entry):
-                entry.unlink(missing_ok=True)
+    folder, number, origin = outputs.folder, release.number, release.origin
+    here = outputs.version_at(release.path)
+    if here and here.withdrawn:
+        return False
+    with disk_errors("could not write", folder / UNDER_WAY_LINK):
+        point(folder / UNDER_WAY_LINK, release.path.name)
+    latest = outputs.version_at(folder / LATEST_LINK)
+    newer = latest and latest.origin == origin and not latest.withdrawn and (latest.number or 0) > number
+    if not newer:
+        with disk_errors("could not switch", folder / LATEST_LINK):
+            point(folder / LATEST_LINK, release.path.name)
+    _clear_leftovers(folder, number)
+    if keep is not None:
+        _keep_newest(outputs, keep, release.path)
+    outputs.clear_records()
+    return True
 
 
-def announced(output_dir: Path) -> None:
-    """All is done that there is to do for the version that ``announce`` was called with.
+def _clear_leftovers(folder: Path, number: int) -> None:
+    """Remove what interrupted downloads of versions before ``number`` left, and what lay here for a day: no
+    version of the line that is followed now may ever have that number."""
+    with disk_errors("could not tidy", folder):
+        for entry in folder.iterdir():
+            found = _LEFT.fullmatch(entry.name)
+            if found and ((version_number(found[1]) or 0) < number or _is_old(entry)):
+                clear_abandoned(folder / output_name(found[1]))
+
+
+def _is_old(entry: Path) -> bool:
+    try:
+        return time.time() - entry.stat().st_mtime > _OLD
+    except OSError:  # another follower has just removed it
+        return False
+
+
+def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
+    """Remove all but the newest ``keep`` versions of each line, never what was just announced."""
+    stay = {announced.name, _named_by(outputs.folder / LATEST_LINK)}
+    lines: dict[str | None, list[tuple[int, Path, OutputRecord]]] = {}
+    for path, record in outputs.scan().items():
+        if record and record.number:
+            lines.setdefault(record.origin, []).append((record.number, path, record))
+    for versions in lines.values():
+        newest_first = sorted(versions, key=lambda one: one[0], reverse=True)
+        for _, path, record in newest_first[keep:]:
+            if path.name not in stay:
+                outputs.remove(path, record)
+
+
+def _named_by(link: Path) -> str:
+    try:
+        return link.readlink().name
+    except OSError:  # there is none
+        return ""
+
+
+def announced(outputs: OutputFolder, release: Release) -> None:
+    """Note that all is done that there is to do for the version that ``announce`` was called with.
 
     Raises:
         LocalDiskError: the folder can't be written.
     """
-    with disk_errors("could not remove", output_dir / _UNDER_WAY):
-        (output_dir / _UNDER_WAY).unlink(missing_ok=True)
+    # The note first: a kill between the two has the hook run again, and never leaves a line whose first
+    # version was announced but that is told of as new again.
+    outputs.mark_announced(release.origin, release.number, release.digest)
+    with disk_errors("could not remove", outputs.folder / UNDER_WAY_LINK):
+        (outputs.folder / UNDER_WAY_LINK).unlink(missing_ok=True)
 
 
-def _number(pattern: re.Pattern[str], entry: Path) -> int:
-    """The version's number in a file's name; 0 where it has none."""
-    found = pattern.fullmatch(entry.name)
-    return (version_number(found[1]) or 0) if found else 0
+def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] | None:
+    """Have ``latest`` name a good version of the line from which one was withdrawn (``mark_withdrawn``), and
+    return that version; None when none is here, and the link is gone.
+
+    Nothing changes while ``latest`` names a good version. Else it names the newest good one of the line that
+    was announced or came before the withdrawn one.
+
+    Raises:
+        LocalDiskError: the folder can't be written.
+    """
+    link, number = outputs.folder / LATEST_LINK, withdrawal.number
+    latest = outputs.version_at(link)
+    if latest and latest.number and not latest.withdrawn:
+        return latest.number, outputs.folder / link.readlink()
+    lines = outputs.withdrawn_from(number, withdrawal.digest)
+    if not lines:
+        return None
+    announced = outputs.announced(lines[-1])
+    good = outputs.good(lines[-1])
+    found = next((one for one in reversed(good) if one[0] < number or one[0] in announced), None)
+    with disk_errors("could not switch", link):
+        if found:
+            point(link, found[1].name)
+        elif latest:
+            link.unlink(missing_ok=True)
+    return found
 
 
-async def run_hook(command: str, path: Path, version: str) -> None:
+async def run_hook(
+    command: str, path: Path, version: str, variables: Mapping[str, str] | None = None
+) -> None:
     """Run a command by ``sh -c``, with ``{path}`` and ``{version}`` replaced, and wait for it. What it
-    prints goes to stderr. That it fails is told, and ends nothing."""
+    prints goes to stderr. That it fails is told, and ends nothing.
+
+    ``variables``: of ``HOOK_VARIABLES``, those that are set for this run.
+    """
     placeholders = {"{path}": shlex.quote(str(path)), "{version}": shlex.quote(version)}
     filled = re.sub(r"\{path\}|\{version\}", lambda found: placeholders[found[0]], command)
+    environment = {name: value for name, value in os.environ.items() if name not in HOOK_VARIABLES}
+    environment |= variables or {}
     starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec("sh", "-c", filled, stdout=sys.stderr.fileno(), start_new_session=True)
+        asyncio.create_subprocess_exec(
+            "sh", "-c", filled, stdout=sys.stderr.fileno(), start_new_session=True, env=environment
+        )
     )
     try:
         hook = await asyncio.shield(starting)

@@ -9,7 +9,6 @@ import secrets
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +17,13 @@ from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing, is_version
 from shardcast.errors import PeerError, UsageError, VersionWithdrawn
 from shardcast.manifest import Header
-from shardcast.nodes.announcing import output_name, versions_in
 from shardcast.nodes.download import Downloads, Watch
-from shardcast.nodes.download import Release as Release
-from shardcast.nodes.follow import Follow, OnWithdrawn
+from shardcast.nodes.follow import Follow
+from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
 from shardcast.nodes.leaving import if_withdrawn, unless
+from shardcast.nodes.outputs import output_name
+from shardcast.nodes.release import Offered as Offered
+from shardcast.nodes.release import Release as Release
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
@@ -38,19 +39,6 @@ from shardcast.transfer.offers import find, first_news
 from shardcast.transfer.reporting import report
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """A version that the servers offer.
-
-    Attributes:
-        listing: its line in the distribution list.
-        header: what its manifest says of it; None where no server has one.
-    """
-
-    listing: Listing
-    header: Header | None
 
 
 class Client:
@@ -180,6 +168,7 @@ class Client:
         check_interval: float = CHECK_INTERVAL,
         watch: Watch | None = None,
         *,
+        resume: bool = False,
         on_withdrawn: OnWithdrawn | None = None,
     ) -> AsyncGenerator[Release, None]:
         """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
@@ -192,8 +181,10 @@ class Client:
         comes is left when another server has another one.
 
         The servers' line of versions may change, when a publisher begins anew: then the newest version of
-        the other line is next (``Release.new_line``). ``on_withdrawn`` is called, and awaited, for each
-        downloaded version that its publisher takes back.
+        the other line is next (``Release.new_line``). With ``resume`` it goes on where the last run into this
+        folder ended with the line that is offered now. ``on_withdrawn`` is called once for each version that
+        its publisher took back and that is here or was, also while the caller works on a release; a coroutine
+        is waited for.
 
         Raises:
             UsageError: ``first`` is no version's name.
@@ -202,20 +193,16 @@ class Client:
         if first != LATEST and not is_version(first):
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
         begin = None if first == LATEST else int(first[1:])
+        folder = self.output_dir.absolute()
+        followed = await FollowedFolder.of(folder, on_withdrawn)
         follow = Follow(
-            self._downloads,
-            self.output_dir,
-            begin,
-            every,
-            check_interval,
-            watch,
-            on_withdrawn,
-            self._origin_id,
+            self._downloads, followed, begin, every, check_interval, watch, resume, self._origin_id
         )
         releases = follow.releases()
         async with (
             follow.following,
             beside(report(follow.following, partial(self._describe, follow))),
+            beside(follow.watch_withdrawals()),
             aclosing(releases),
         ):
             async for release in releases:
@@ -239,8 +226,7 @@ class Client:
     def _describe(self, follow: Follow) -> Node:
         """This client, for reports."""
         coming = {one.manifest.version: one.progress.done for one in self._downloads.under_way}
-        has = newest(versions_in(self.output_dir))
-        return Node(self._node_id, "client", self._name, has, coming)
+        return Node(self._node_id, "client", self._name, newest(follow.here()), coming)
 
     @asynccontextmanager
     async def _looking(self) -> AsyncIterator[tuple[Following, Standing]]:

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from shardcast.distribution import Listing
 from shardcast.errors import IntegrityError, ShardcastError, TransferFailed, VersionAborted
-from shardcast.manifest import FILE, Header, Manifest
+from shardcast.manifest import FILE, Header
+from shardcast.nodes.followed import FollowedFolder
+from shardcast.nodes.release import Release
 from shardcast.peer.peer import Peer
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
@@ -24,38 +26,6 @@ from shardcast.wire import version_number
 
 Watch = Callable[[Transfer], None]
 """Given the transfer, whose ``progress`` tells how far it is."""
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """A version that was downloaded and verified.
-
-    Attributes:
-        version: its name.
-        path: the file.
-        manifest: what it is.
-        seconds: how long it took.
-        received: bytes that came from each server.
-        new_line: whether it is the first of another line of versions than the one followed before: its
-            publisher began anew, so that its number says nothing about earlier ones.
-    """
-
-    version: str
-    path: Path
-    manifest: Manifest
-    seconds: float
-    received: dict[str, int]
-    new_line: bool = False
-
-    @property
-    def number(self) -> int:
-        """3 for ``v3``."""
-        return version_number(self.version) or 0
-
-    @property
-    def origin(self) -> str | None:
-        """The origin id of its line; None for a version of 0.1.0."""
-        return self.manifest.header.origin
 
 
 @dataclass
@@ -80,9 +50,11 @@ class Downloads:
         watch: Watch | None,
         following: Following | None = None,
         origin: str | None = None,
+        followed: FollowedFolder | None = None,
     ) -> Release:
         """Download a complete version from ``peers``, and from those that ``following`` finds meanwhile.
-        ``origin``: the origin id of its line, where that is known.
+        ``origin``: the origin id of its line, where that is known. ``followed``: the folder where the output
+        is recorded.
 
         Raises:
             TransferFailed: the servers answered, but not with its shards.
@@ -96,14 +68,20 @@ class Downloads:
             joined = following if described.manifest.verifiable else None
             try:
                 return await self._receive(
-                    live, list(described.peers), output.absolute(), watch, described.digits, joined
+                    live, list(described.peers), output.absolute(), watch, described.digits, joined, followed
                 )
             except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
 
     async def fetch_open(
-        self, version: str, peers: list[Peer], output: Path, watch: Watch | None, following: Following
+        self,
+        version: str,
+        peers: list[Peer],
+        output: Path,
+        watch: Watch | None,
+        following: Following,
+        followed: FollowedFolder,
     ) -> Release:
         """Download a version while it is being made.
 
@@ -123,7 +101,7 @@ class Downloads:
             except asyncio.TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
-            return await self._receive(live, peers, output.absolute(), watch, following=following)
+            return await self._receive(live, peers, output.absolute(), watch, 3, following, followed)
         finally:
             await cancel([reading])
 
@@ -135,6 +113,7 @@ class Downloads:
         watch: Watch | None,
         digits: int = 3,
         following: Following | None = None,
+        followed: FollowedFolder | None = None,
     ) -> Release:
         started = time.monotonic()
         filling = await asyncio.to_thread(OutputFile, output, live)
@@ -158,7 +137,8 @@ class Downloads:
         finally:
             await asyncio.to_thread(filling.close)
         received = {url: one.received for url, one in transfer.progress.servers.items()}
-        return Release(manifest.version, output, manifest, time.monotonic() - started, received)
+        release = Release(manifest.version, output, manifest, time.monotonic() - started, received)
+        return await followed.received(release, filling.final) if followed else release
 
 
 def _check_kind(header: Header) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError, ShardcastError, VersionAborted, VersionWithdrawn
-from shardcast.nodes.announcing import output_name
-from shardcast.nodes.download import Downloads, Release, Watch
+from shardcast.nodes.download import Downloads, Watch
+from shardcast.nodes.followed import FollowedFolder, line_origin
 from shardcast.nodes.leaving import NothingComes, if_withdrawn, offered, unless
+from shardcast.nodes.outputs import output_name
+from shardcast.nodes.release import Release
 from shardcast.policy.due import Agenda
 from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.store.output import clear_abandoned
@@ -23,9 +23,6 @@ from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
-
-OnWithdrawn = Callable[[Withdrawal], Awaitable[None] | None]
-"""Told of each version that was downloaded and then withdrawn."""
 
 
 class Follow:
@@ -38,29 +35,36 @@ class Follow:
     def __init__(
         self,
         downloads: Downloads,
-        output_dir: Path,
+        followed: FollowedFolder,
         first: int | None,
         every: bool,
         check_interval: float,
         watch: Watch | None,
-        on_withdrawn: OnWithdrawn | None,
+        resume: bool = False,
         accepted: str | None = None,
     ) -> None:
-        """``first``: the number to begin with; None for the newest."""
+        """``first``: the number to begin with; None for the newest. ``resume``: whether to begin after the
+        last version that was announced in the folder. ``accepted``: the only origin id that counts."""
         self.memory = LineMemory()
         self.following = Following(
             list(downloads.peers.values()), check_interval, memory=self.memory, accepted=accepted
         )
         self._downloads = downloads
-        self._output_dir = output_dir
+        self._followed = followed
+        self._folder = followed.outputs.folder
         self._every = every
         self._interval = check_interval
         self._watch = watch
-        self._on_withdrawn = on_withdrawn
+        self._resume = resume
         self._agenda = Agenda(None if first is None else first - 1, every)
-        self._had: dict[int, str] = {}  # payload digests of this line's versions that were downloaded
-        self._new_line = False
+        self._entered: tuple[str | None] | None = None  # the line whose resume point is known
+        self._had: set[int] = set()  # of this line, and perhaps here
+        self._withdrawn: set[Withdrawal] = set()
         self._told = ""
+
+    def here(self) -> list[str]:
+        """Return the versions of its line whose files are here, oldest first."""
+        return [version_name(number) for number in sorted(self._had) if self._output(number).exists()]
 
     async def releases(self) -> AsyncGenerator[Release, None]:
         """Yield each version once its file has its name; for ever.
@@ -79,12 +83,16 @@ class Follow:
                     self._change_line(standing.change)
                     continue
                 self.memory.learn(standing)
-                await self._tell_withdrawn(standing)
+                if complete or opened:
+                    await self._enter(standing)
                 number = self._agenda.next(complete, opened)
                 if number is not None:
                     release = await self._fetch(number, standing, complete, opened)
                     self._told = ""
-                    yield self._note(release)
+                    self._agenda.had(number)
+                    self._had.add(number)
+                    yield release
+                    await self._followed.announced(release)
                     continue
             except LocalDiskError:
                 raise
@@ -99,49 +107,57 @@ class Follow:
                 again_at = loop.time() + self._interval
                 self._agenda.try_again()
 
+    async def _enter(self, standing: Standing) -> None:
+        """Find out, once for each line, which of its versions were had in the folder before."""
+        if self._entered == (standing.origin,):
+            return
+        origin = standing.origin or await line_origin(standing, self._downloads.peers)
+        listings = [one for _, one in sorted(standing.listed.items())]
+        last = await self._followed.enter(origin, listings)
+        if last is not None and self._resume:
+            self._agenda = Agenda(last, self._every)
+        self._had |= await self._followed.had(origin)
+        self._entered, self._resume = (standing.origin,), False
+
     def _change_line(self, change: LineChange) -> None:
-        """Begin with another line: none of its versions was downloaded yet, whatever their numbers, but for
-        those that both lines have."""
+        """Begin with another line: its newest version is next, unless that was had already."""
         left, unnamed = self.memory.origin, "one without an origin id"
         log.warning(
             "%s publishes another line of versions now: %s instead of %s",
             change.servers[0], change.origin or unnamed, left or unnamed,
         )  # fmt: skip
-        same = {
-            number: digest
-            for number, digest in self._had.items()
-            if change.origin == left and number in change.listed and change.listed[number].digest == digest
-        }
         self.memory.change(change)
         self.following.changed(left)
-        self._had, self._new_line = same, True
-        self._agenda = Agenda(None, self._every, same)
+        self._had, self._entered, self._resume = set(), None, True
+        self._agenda = Agenda(None, self._every)
 
-    def _note(self, release: Release) -> Release:
-        """Take a release into account, and say whether it is the first of a line."""
-        self._agenda.had(release.number)
-        self._had[release.number] = release.manifest.digests.get("sha256", "")
-        new_line, self._new_line = self._new_line, False
-        return replace(release, new_line=new_line)
+    async def watch_withdrawals(self) -> None:
+        """Tell of versions that are withdrawn, also while the caller works on a release; for ever. The newest
+        good one is next, unless its file is here."""
+        while True:
+            seen = self.following.changes
+            standing = self.following.standing()
+            for withdrawal in sorted(set(standing.withdrawals.values()) - self._withdrawn, key=_by_number):
+                self._withdrawn.add(withdrawal)
+                try:
+                    await self._followed.withdrawn(standing.origin, withdrawal)
+                    await self._go_back(standing, withdrawal.number)
+                except LocalDiskError as error:
+                    log.error(
+                        "%s was withdrawn, and the folder can't be changed: %s", withdrawal.version, error
+                    )
+            await self.following.change(seen)
 
-    async def _tell_withdrawn(self, standing: Standing) -> None:
-        """Tell of versions that were downloaded and are withdrawn now; the newest good one is next, unless
-        its file is here."""
-        for number, withdrawal in sorted(standing.withdrawals.items()):
-            if self._had.get(number) != withdrawal.digest:
-                continue
-            del self._had[number]
-            good = max((one for one in standing.listed if one < number or one in self._had), default=None)
-            here = good is not None and good in self._had and self._output(good).exists()
-            self._agenda.withdrawn(number, None if here else good)
-            log.warning(
-                "%s was withdrawn by its publisher%s",
-                withdrawal.version, f": {withdrawal.reason}" if withdrawal.reason else "",
-            )  # fmt: skip
-            if self._on_withdrawn:
-                waiting = self._on_withdrawn(withdrawal)
-                if inspect.isawaitable(waiting):
-                    await waiting
+    async def _go_back(self, standing: Standing, number: int) -> None:
+        if not self._agenda.has_had(number):
+            return
+        good = max(
+            (one for one in standing.listed if one < number or self._agenda.has_had(one)), default=None
+        )
+        here = good is not None and await self._followed.is_here(standing.origin, good)
+        self._agenda.withdrawn(number, None if here else good)
+        self._had.discard(number)
+        self.following.tell()
 
     def _say(self, error: ShardcastError) -> None:
         if str(error) != self._told:
@@ -150,7 +166,7 @@ class Follow:
             log.warning("%s%s", self._told, again)
 
     def _output(self, number: int) -> Path:
-        return self._output_dir / output_name(version_name(number))
+        return self._folder / output_name(version_name(number))
 
     async def _fetch(
         self,
@@ -185,7 +201,9 @@ class Follow:
             fetching = self._downloads.fetch(listing, some, output, watching, self.following, standing.origin)
         else:
             digest = None
-            fetching = self._downloads.fetch_open(version, some, output, watching, self.following)
+            fetching = self._downloads.fetch_open(
+                version, some, output, watching, self.following, self._followed
+            )
         patient = unless(leave, fetching, self.following, STALL_WHEN_OTHERS_CAN)
         try:
             return await unless(if_withdrawn(self.following, number, digest), patient, self.following)
@@ -198,3 +216,7 @@ class Follow:
             if not isinstance(error, NothingComes):
                 self._agenda.failed(number, whole)
             raise
+
+
+def _by_number(withdrawal: Withdrawal) -> int:
+    return withdrawal.number

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.feed import Place
@@ -25,6 +25,7 @@ from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
+from shardcast.server.doors.withdraw import Withdrawing, add_withdraw
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.below import Below
 from shardcast.store.blobs.versions import VersionBlobs
@@ -119,6 +120,7 @@ class Origin:
             local = (
                 partial(add_publish, publisher=publisher, pipes=held.own),
                 partial(add_pins, versions=folders),
+                partial(add_withdraw, versions=cast(Withdrawing, folders)),
             )
             control = application(node_id, *local)
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))

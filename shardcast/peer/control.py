@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, from_wire
+from shardcast.distribution import Withdrawal, is_version
+from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, UsageError, from_wire
+from shardcast.feed import check_reason
 from shardcast.manifest import check_metadata
 from shardcast.store.data_dir import socket_name
-from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH
+from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
@@ -102,6 +104,36 @@ def change_pin(data_dir: Path, version: str, keep: bool) -> None:
         if isinstance(error, ShardcastError):
             raise
         raise NodeFailed(f"the node of {data_dir} went away") from error
+    finally:
+        connection.close()
+
+
+def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
+    """Take a version of the origin back.
+
+    Raises:
+        NoNode: none runs there.
+        NodeFailed: the origin ended meanwhile.
+        UsageError: ``version`` is no version's name, ``reason`` does not fit, or no origin runs there.
+        VersionNotOffered: the version is not there.
+        LocalDiskError: the withdrawal could not be written down.
+    """
+    if not is_version(version):
+        raise UsageError(f"{version!r} is not a version; write v1, v2, …")
+    body = json.dumps({"version": version, "reason": check_reason(reason)})
+    connection = connect(data_dir)
+    try:
+        connection.request("POST", WITHDRAW_PATH, body, {"Content-Type": "application/json"})
+        done = next(answers(connection, data_dir))["done"]
+        return Withdrawal(str(done["version"]), str(done["digest"]), str(done["reason"]))
+    except NoNode as error:
+        raise UsageError(
+            f"{error}: only the origin of {version} withdraws it; name its data directory"
+        ) from error
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, StopIteration) as error:
+        if isinstance(error, ShardcastError):
+            raise
+        raise NodeFailed(f"the origin of {data_dir} went away; is {version} still on its list?") from error
     finally:
         connection.close()
 

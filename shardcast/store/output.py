@@ -28,6 +28,10 @@ class OutputFile:
     Pieces are written at their offsets in ``.<name>.part`` next to the output, with the manifest beside
     it; a later run verifies what is there and goes on. Several processes may write the same output:
     each has a temporary file of its own, held by a lock that dies with it.
+
+    Attributes:
+        output: where it goes.
+        final: the state of the verified file when it got its name; None before.
     """
 
     def __init__(self, output: Path, live: LiveManifest) -> None:
@@ -36,6 +40,7 @@ class OutputFile:
             LocalDiskError: the output can't be written there.
         """
         self.output = output
+        self.final: os.stat_result | None = None
         self._live = live
         self._seed = -1
         self._renamed = False
@@ -98,7 +103,9 @@ class OutputFile:
         with disk_errors("could not finish", self.output):
             os.ftruncate(self._descriptor, manifest.size)
             os.fsync(self._descriptor)
+            final = os.fstat(self._descriptor)
             rename(self._part, self.output)
+            self.final = final
             self._renamed = True
             self._beside.unlink(missing_ok=True)
             clear_abandoned(self.output)

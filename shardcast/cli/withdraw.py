@@ -1,0 +1,44 @@
+"""``shardcast withdraw``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from shardcast.cli import options
+from shardcast.cli.directories import beside_or_alone
+from shardcast.distribution import is_version
+from shardcast.errors import UsageError
+from shardcast.feed import check_reason
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("version")
+@options.data_dir_option("./data")
+@options.option("--reason", default="", help="Why, in one line: whoever follows is told.")
+@options.json_option
+@options.logging_options
+def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
+    """Take VERSION, which was published into a data directory, back: no node offers it any more.
+
+    Followers go back to their newest good version, and are told why. Files that were downloaded stay. The
+    number is never used again. It works beside the origin that runs there, and without one.
+    """
+    options.start_logging()
+    if not is_version(version):
+        raise UsageError(f"{version!r} is not a version; write v1, v2, …")
+    reason = check_reason(reason)
+    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.withdrawing import withdraw_in
+    from shardcast.peer import control
+
+    done = beside_or_alone(
+        data_dir,
+        lambda: control.withdraw(data_dir, version, reason),
+        lambda: run(withdraw_in(data_dir, version, reason)),
+    )
+    click.echo(f"{done.version} is withdrawn from {data_dir}", err=True)
+    if as_json:
+        click.echo(json.dumps({"version": done.version, "digest": done.digest, "reason": done.reason}))

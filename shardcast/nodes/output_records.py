@@ -1,0 +1,189 @@
+"""The record beside an output file: which version the file is, and how the file looked then.
+
+::
+
+    .download_v3.bin.record   {"origin": "5f0c…", "number": 3, "digest": "9f86…", "size": 300000,
+                               "mtime_ns": 1763780000000000000, "inode": 4711, "withdrawn": false}
+
+A record counts only while inode, size and mtime of the file are the recorded ones.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from stat import S_ISREG
+from typing import Any
+
+from shardcast.digest import is_digest
+from shardcast.wire import MAX_VERSION
+
+log = logging.getLogger(__name__)
+
+MAX_RECORD = 4096
+"""Bytes of a record."""
+MAX_ORIGIN = 100
+"""Characters of an origin id, as in a manifest."""
+_MAX_INTEGER = 2**64
+_CHUNK = 1 << 20
+"""Bytes that are hashed between two looks at whether to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileIdentity:
+    """Inode, size and mtime: equal for as long as nobody writes to a file or replaces it."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, stat: os.stat_result) -> FileIdentity:
+        """Return the identity of a file from its ``stat``."""
+        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
+
+    @classmethod
+    def at(cls, path: Path) -> FileIdentity | None:
+        """Return the identity of the file at a path; None where no regular file is."""
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return cls.of(found) if S_ISREG(found.st_mode) else None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """What is known of an output file.
+
+    Attributes:
+        origin: the origin id of its line; None for versions of nodes without an id.
+        number: the version's number; None for a file whose digest no followed line lists.
+        digest: of the payload, as the distribution list shows it; of a file without a number SHA-256.
+        file: how the file looked when the record was written.
+        withdrawn: whether the publisher took the version back.
+    """
+
+    origin: str | None
+    number: int | None
+    digest: str
+    file: FileIdentity
+    withdrawn: bool = False
+
+    def line(self) -> bytes:
+        """Return the record as its file holds it."""
+        said = {
+            "origin": self.origin,
+            "number": self.number,
+            "digest": self.digest,
+            "size": self.file.size,
+            "mtime_ns": self.file.mtime_ns,
+            "inode": self.file.inode,
+            "withdrawn": self.withdrawn,
+        }
+        return json.dumps(said).encode() + b"\n"
+
+
+def parse_record(data: bytes) -> OutputRecord:
+    """Read a record. Unknown keys are ignored.
+
+    Raises:
+        ValueError: the bytes are no record.
+    """
+    said = json_object(data, MAX_RECORD)
+    number, withdrawn = said.get("number"), said.get("withdrawn", False)
+    if number is not None and not is_number(number):
+        raise ValueError(f"a record with the version number {number!r}")
+    if not isinstance(withdrawn, bool):
+        raise ValueError("a record with a mark of withdrawal that is neither true nor false")
+    identity = FileIdentity(*(_integer(said, key) for key in ("inode", "size", "mtime_ns")))
+    return OutputRecord(parse_origin(said), number, parse_digest(said.get("digest")), identity, withdrawn)
+
+
+def json_object(data: bytes, limit: int) -> dict[str, Any]:
+    """Return the JSON object that ``data`` holds.
+
+    Raises:
+        ValueError: the bytes are more than ``limit``, or no JSON object.
+    """
+    if len(data) > limit:
+        raise ValueError(f"more than {limit} bytes")
+    try:
+        said = json.loads(data)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+    if not isinstance(said, dict):
+        raise ValueError("no JSON object")
+    return said
+
+
+def parse_origin(said: dict[str, Any]) -> str | None:
+    """Return the origin id in a JSON object.
+
+    Raises:
+        ValueError: the value is neither null nor an id.
+    """
+    origin = said.get("origin")
+    if origin is not None and not (isinstance(origin, str) and 1 <= len(origin) <= MAX_ORIGIN):
+        raise ValueError("an origin id that is none")
+    return origin
+
+
+def parse_digest(digest: object) -> str:
+    """Return a digest.
+
+    Raises:
+        ValueError: the value is not 64 hex digits.
+    """
+    if not isinstance(digest, str) or not is_digest(digest):
+        raise ValueError("a digest that is none")
+    return digest
+
+
+def is_number(number: object) -> bool:
+    """Return whether a JSON value is a version's number."""
+    return type(number) is int and 1 <= number <= MAX_VERSION
+
+
+def _integer(said: dict[str, Any], key: str) -> int:
+    value = said.get(key)
+    if type(value) is not int or abs(value) > _MAX_INTEGER:
+        raise ValueError(f"{key} is no integer")
+    return value
+
+
+def read_bounded(path: Path, limit: int) -> bytes:
+    """Return the bytes of a file, one more than ``limit`` at most, without waiting for a pipe's writer.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        return file.read(limit + 1)
+
+
+def record_path(path: Path) -> Path:
+    """Return where the record of an output lies."""
+    return path.with_name(f".{path.name}.record")
+
+
+def hashed(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
+    """Return a record without a version for a file; None when it can't be read, changes or work stops."""
+    try:
+        with path.open("rb") as file:
+            before, digest = FileIdentity.of(os.fstat(file.fileno())), hashlib.sha256()
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                if stop():
+                    return None
+            after = FileIdentity.of(os.fstat(file.fileno()))
+    except OSError as error:
+        log.warning("could not read %s: %s", path, error)
+        return None
+    return OutputRecord(None, None, digest.hexdigest(), after) if before == after else None

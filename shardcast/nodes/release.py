@@ -1,0 +1,69 @@
+"""Versions as a client sees them: on offer, and here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.distribution import Listing
+from shardcast.manifest import Header, Manifest
+from shardcast.wire import version_number
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """A version that the servers offer.
+
+    Attributes:
+        listing: its line in the distribution list.
+        header: what its manifest says of it; None where no server has one.
+    """
+
+    listing: Listing
+    header: Header | None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """A version that was downloaded and verified.
+
+    Attributes:
+        version: its name.
+        path: the file.
+        manifest: what it is.
+        seconds: how long it took.
+        received: bytes that came from each server.
+        new_line: whether it is the first of a line other than the one announced before in its folder: its
+            number says nothing about the versions that were followed before.
+    """
+
+    version: str
+    path: Path
+    manifest: Manifest
+    seconds: float
+    received: dict[str, int]
+    new_line: bool = False
+
+    @property
+    def origin(self) -> str | None:
+        """The origin id of its line; None for versions of nodes without an id."""
+        return self.manifest.header.origin
+
+    @property
+    def digest(self) -> str:
+        """The payload's digest, as the distribution list shows it: BLAKE3 where the origin lists that."""
+        digests = self.manifest.digests
+        return digests.get("blake3") or digests["sha256"]
+
+    @property
+    def number(self) -> int:
+        """3 for ``v3``."""
+        return version_number(self.version) or 0
+
+
+def origin_name(origin: str | None) -> str:
+    """Return an origin id as people and hooks are told it; "none" for versions of nodes without an id.
+
+    Any server can make an id up, so only printable characters are passed on.
+    """
+    return "".join(one if one.isprintable() else "?" for one in origin or "none")

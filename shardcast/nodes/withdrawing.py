@@ -1,0 +1,59 @@
+"""Withdrawing in a data directory on which no origin runs."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from pathlib import Path
+from typing import cast
+
+from shardcast.distribution import Withdrawal
+from shardcast.errors import UsageError, VersionNotOffered
+from shardcast.manifest import MAX_LINE
+from shardcast.manifest_reading import ManifestReader
+from shardcast.nodes.holding import holding
+from shardcast.nodes.output_records import read_bounded
+from shardcast.server.doors.withdraw import Withdrawing
+from shardcast.store.data_dir import DataDir
+from shardcast.store.durable import disk_errors
+from shardcast.store.taking_up import listed
+from shardcast.wire import version_number
+
+_ROLE = "withdraw"
+
+
+async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
+    """Take a version back that was published into a data directory; the next origin there tells of it.
+
+    Raises:
+        UsageError: the version was published elsewhere: this is a middle's directory.
+        VersionNotOffered: the version is not there.
+        DataDirInUse: another process holds the directory.
+        LocalDiskError: the directory can't be used.
+    """
+    # Before the directory is taken up as an origin's, which would cost a middle what is landing there.
+    await asyncio.to_thread(_check_own, data_dir, version)
+    async with holding(data_dir, _ROLE) as folders:
+        return await cast(Withdrawing, folders).withdraw_own(version, reason)
+
+
+def _check_own(data_dir: Path, version: str) -> None:
+    with contextlib.closing(DataDir(data_dir, _ROLE)) as held:
+        with disk_errors("could not read", held.distribution):
+            here = [one.version for one in listed(held)]
+        if version not in here:
+            there = ", ".join(here) or "nothing"
+            raise VersionNotOffered(f"{version} is not complete in {held.root}, which holds {there}")
+        manifest = held.manifest(version_number(version) or 0)
+        reader = ManifestReader(version)
+        try:
+            first_line = read_bounded(manifest, MAX_LINE).partition(b"\n")[0]
+            reader.feed(first_line + b"\n")
+        except (OSError, ValueError):  # an old origin left none; a broken one is told when it is taken up
+            return
+        origin = reader.header.origin if reader.header else None
+        if origin not in (None, held.origin_id):
+            raise UsageError(
+                f"{version} in {held.root} was published elsewhere: only the origin of {version} withdraws "
+                "it; name its data directory"
+            )

@@ -1,0 +1,426 @@
+"""The records of a followed folder: which file is which version of which line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardcast.distribution import Listing
+from shardcast.nodes.folder_lines import (
+    MAX_LINES,
+    MAX_NUMBERS,
+    Announced,
+    FolderLines,
+    LineMemory,
+    parse_lines,
+)
+from shardcast.nodes.output_records import FileIdentity, OutputRecord, parse_record, record_path
+from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder, resume_point
+
+ONE, OTHER = "0123abcd", "4567cdef"
+
+
+def digest_of(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def payload(number: int, origin: str | None = ONE) -> bytes:
+    return f"v{number} of {origin!r}".encode()
+
+
+def digest(number: int, origin: str | None = ONE) -> str:
+    return digest_of(payload(number, origin))
+
+
+def put(folder: Path, number: int, origin: str | None = ONE, named: int | None = None) -> Path:
+    """A version's file without a record, as a client of 0.4.0 or a kill leaves it."""
+    path = folder / f"download_v{number if named is None else named}.bin"
+    part = folder / "part"
+    part.write_bytes(payload(number, origin))
+    part.rename(path)
+    return path
+
+
+def receive(outputs: OutputFolder, *numbers: int, origin: str | None = ONE) -> None:
+    for number in numbers:
+        outputs.add(put(outputs.folder, number, origin), origin, number, digest(number, origin))
+
+
+def listing(number: int, origin: str | None = ONE) -> Listing:
+    return Listing(f"v{number}", digest(number, origin), 1)
+
+
+def listed(*numbers: int, origin: str | None = ONE) -> dict[int, str]:
+    return {number: digest(number, origin) for number in numbers}
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> OutputFolder:
+    return OutputFolder(tmp_path)
+
+
+# Files and their records -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("origin", [ONE, None])
+def test_recorded_version_is_had_after_restart(origin: str | None, tmp_path: Path) -> None:
+    receive(OutputFolder(tmp_path), 2, 1, origin=origin)
+    again = OutputFolder(tmp_path)
+    assert again.had(origin) == listed(1, 2, origin=origin)
+    assert again.good(origin) == [(number, tmp_path / f"download_v{number}.bin") for number in (1, 2)]
+    assert again.unrecorded() == []
+    assert again.had(OTHER) == {}
+
+
+def test_record_does_not_count_when_file_is_replaced(outputs: OutputFolder) -> None:
+    receive(outputs, 1)
+    put(outputs.folder, 1, OTHER)
+    assert outputs.had(ONE) == {}
+    assert outputs.unrecorded() == [outputs.folder / "download_v1.bin"]
+
+
+def test_record_does_not_count_when_file_is_written_to(outputs: OutputFolder) -> None:
+    receive(outputs, 1)
+    path = outputs.folder / "download_v1.bin"
+    before = path.stat()
+    path.write_bytes(bytes(before.st_size))
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert outputs.had(ONE) == {}
+
+
+def test_version_of_another_line_takes_over_name(outputs: OutputFolder) -> None:
+    receive(outputs, 1, 2)
+    receive(outputs, 1, origin=OTHER)
+    assert outputs.had(ONE) == listed(2)
+    assert outputs.had(OTHER) == listed(1, origin=OTHER)
+
+
+def test_record_is_not_written_when_another_process_replaced_verified_file(outputs: OutputFolder) -> None:
+    path = put(outputs.folder, 1)
+    verified = path.stat()
+    receive(outputs, 1, origin=OTHER)
+    outputs.add(path, ONE, 1, digest(1), verified)
+    assert outputs.had(ONE) == {}
+    assert outputs.had(OTHER) == listed(1, origin=OTHER)
+
+
+def test_folder_pipe_and_other_names_are_no_outputs(outputs: OutputFolder) -> None:
+    (outputs.folder / "download_v1.bin").mkdir()
+    os.mkfifo(outputs.folder / "download_v2.bin")
+    os.mkfifo(record_path(outputs.folder / "download_v3.bin"))
+    for name in ("download_v0.bin", "download_v01.bin", "download_v1.bin.bak", "model.bin"):
+        (outputs.folder / name).touch()
+    assert outputs.scan() == {}
+    put(outputs.folder, 3)
+    assert outputs.unrecorded() == [outputs.folder / "download_v3.bin"]
+
+
+def test_missing_folder_has_nothing(tmp_path: Path) -> None:
+    outputs = OutputFolder(tmp_path / "nowhere")
+    assert (outputs.had(ONE), outputs.unrecorded(), outputs.seen(ONE)) == ({}, [], {})
+    assert resume_point(outputs, ONE) is None
+    assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [b"", b"\xff", b"{}", b"[]", b"null", b"9" * 4000, b"[" * 4000, b'{"digest": 1}', b"x" * 10_000],
+    ids=["empty", "binary", "no-keys", "list", "null", "number", "deep", "types", "long"],
+)
+def test_garbage_record_is_ignored_with_one_warning(
+    garbage: bytes, outputs: OutputFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    receive(outputs, 1)
+    record_path(outputs.folder / "download_v1.bin").write_bytes(garbage)
+    with caplog.at_level(logging.WARNING):
+        assert outputs.had(ONE) == outputs.had(ONE) == {}
+    assert len(caplog.records) == 1
+    assert ".download_v1.bin.record" in caplog.text
+    receive(outputs, 1)
+    assert outputs.had(ONE) == listed(1)
+
+
+# Files without a record ------------------------------------------------------------------------------
+
+
+def test_file_without_record_is_known_by_its_digest(outputs: OutputFolder) -> None:
+    put(outputs.folder, 1)
+    put(outputs.folder, 2, OTHER)
+    put(outputs.folder, 7, named=3)
+    outputs.identify([listing(1), listing(2), listing(7)], ONE)
+    assert outputs.had(ONE) == listed(1, 7)
+    assert outputs.good(ONE)[-1] == (7, outputs.folder / "download_v3.bin")
+    assert outputs.unrecorded() == [outputs.folder / "download_v2.bin"], "its name proves nothing"
+
+
+def test_payload_published_twice_is_the_version_it_is_named_after(outputs: OutputFolder) -> None:
+    path = put(outputs.folder, 1, named=2)
+    twice = [Listing(f"v{number}", digest(1), 1) for number in (1, 2, 3)]
+    outputs.identify(twice, ONE)
+    assert outputs.good(ONE) == [(2, path)]
+
+
+def test_file_is_hashed_once_also_over_restarts(
+    outputs: OutputFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(outputs.folder, 1, OTHER)
+    outputs.identify([listing(1)], ONE)
+    monkeypatch.setattr("shardcast.nodes.outputs.hashed", lambda *_: pytest.fail("hashed again"))
+    again = OutputFolder(outputs.folder)
+    again.identify([listing(2)], ONE)
+    again.identify([listing(1, OTHER)], OTHER)
+    monkeypatch.undo()
+    assert again.had(OTHER) == listed(1, origin=OTHER)
+
+
+def test_identifying_stops_when_told(outputs: OutputFolder) -> None:
+    put(outputs.folder, 1)
+    outputs.identify([listing(1)], ONE, stop=lambda: True)
+    assert outputs.had(ONE) == {}
+    outputs.identify([listing(1)], ONE)
+    assert outputs.had(ONE) == listed(1)
+
+
+# Lines -----------------------------------------------------------------------------------------------
+
+
+def test_listed_digests_are_remembered_per_line(outputs: OutputFolder) -> None:
+    assert outputs.see(ONE, listed(1, 2)) is False
+    assert outputs.see(None, listed(1, origin=None)) is False
+    assert outputs.see(ONE, listed(3)) is False
+    again = OutputFolder(outputs.folder)
+    assert again.seen(ONE) == listed(1, 2, 3)
+    assert again.seen(None) == listed(1, origin=None)
+
+
+def test_only_newest_numbers_and_lines_are_remembered(outputs: OutputFolder) -> None:
+    outputs.see(ONE, dict.fromkeys(range(1, MAX_NUMBERS + 4), "0" * 64))
+    assert set(outputs.seen(ONE)) == set(range(4, MAX_NUMBERS + 4))
+    for line in range(MAX_LINES - 1):
+        outputs.see(f"line{line}", listed(1))
+    assert outputs.seen(ONE)
+    outputs.see(ONE, listed(MAX_NUMBERS + 9))
+    outputs.see("another", listed(1))
+    assert outputs.seen("line0") == {}, "the line that was used first"
+    assert outputs.seen(ONE)
+
+
+def test_restored_directory_is_another_line_under_the_same_id(outputs: OutputFolder) -> None:
+    receive(outputs, 1, 3, 4, 6)
+    outputs.see(ONE, listed(1, 2, 3, 4, 5, 6))
+    outputs.mark_announced(ONE, 6, digest(6))
+    assert not outputs.is_new_line(ONE)
+    restored = {**listed(1, 2, 3), 4: digest(4, OTHER)}
+    assert outputs.see(ONE, restored) is True
+    assert outputs.seen(ONE) == restored
+    assert outputs.had(ONE) == listed(1, 3)
+    assert outputs.is_new_line(ONE)
+    assert [path.name for path in outputs.unrecorded()] == ["download_v6.bin", "download_v4.bin"]
+    assert outputs.see(ONE, restored) is False
+    assert outputs.see(ONE, listed(1, 2, 3, 4, 5, 6)) is True
+    outputs.identify(map(listing, range(1, 7)), ONE)
+    assert outputs.had(ONE) == listed(1, 3, 4, 6), "nothing was lost when the directory came back"
+
+
+def test_line_is_new_after_another_was_announced(outputs: OutputFolder) -> None:
+    assert not outputs.is_new_line(ONE), "nothing was announced before"
+    outputs.mark_announced(ONE, 1, digest(1))
+    assert not outputs.is_new_line(ONE)
+    assert outputs.is_new_line(OTHER)
+    assert outputs.is_new_line(None)
+    again = OutputFolder(outputs.folder)
+    assert again.is_new_line(OTHER)
+    again.mark_announced(OTHER, 1, digest(1, OTHER))
+    assert not again.is_new_line(OTHER)
+    assert again.is_new_line(ONE)
+
+
+def test_each_of_two_followers_is_told_that_line_is_new(outputs: OutputFolder) -> None:
+    outputs.mark_announced(ONE, 1, digest(1))
+    two = [OutputFolder(outputs.folder) for _ in range(2)]
+    two[0].mark_announced(OTHER, 1, digest(1, OTHER))
+    assert two[1].is_new_line(OTHER)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[1]", b'{"lines": 3}', b'{"lines": [{"seen": {"x": 1}}]}'])
+def test_garbage_lines_are_ignored_with_a_warning(
+    garbage: bytes, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / LINES_FILE).write_bytes(garbage)
+    outputs = OutputFolder(tmp_path)
+    assert outputs.seen(ONE) == {}
+    assert LINES_FILE in caplog.text
+    outputs.see(ONE, listed(1))
+    assert OutputFolder(tmp_path).seen(ONE) == listed(1)
+
+
+def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
+    def follow(start: int) -> None:
+        mine = OutputFolder(outputs.folder)
+        for number in range(start, start + 40):
+            mine.see(ONE, listed(number))
+
+    threads = [threading.Thread(target=follow, args=(start,)) for start in (1, 101, 201)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(outputs.seen(ONE)) == 120
+
+
+# Withdrawals -----------------------------------------------------------------------------------------
+
+
+def test_withdrawn_version_is_not_good_and_stays(outputs: OutputFolder) -> None:
+    receive(outputs, 6, 7)
+    assert outputs.mark_withdrawn(ONE, 7, digest(7)) is True
+    assert [number for number, _ in OutputFolder(outputs.folder).good(ONE)] == [6]
+    assert outputs.had(ONE) == listed(6, 7)
+    assert json.loads(record_path(outputs.folder / "download_v7.bin").read_bytes())["withdrawn"] is True
+
+
+def test_withdrawal_is_told_once_and_again_after_a_kill_before_it_was_told(outputs: OutputFolder) -> None:
+    assert outputs.mark_withdrawn(ONE, 7, digest(7)) is True
+    assert OutputFolder(outputs.folder).mark_withdrawn(ONE, 7, digest(7)) is True
+    outputs.mark_told(ONE, 7, digest(7))
+    assert OutputFolder(outputs.folder).mark_withdrawn(ONE, 7, digest(7)) is False
+    assert outputs.mark_withdrawn(OTHER, 7, digest(7)) is True, "another line's v7"
+    assert outputs.mark_withdrawn(ONE, 7, digest(8)) is True, "another v7 of this line"
+
+
+def test_withdrawal_concerns_only_its_line_and_digest(outputs: OutputFolder) -> None:
+    receive(outputs, 7)
+    outputs.mark_withdrawn(OTHER, 7, digest(7))
+    outputs.mark_withdrawn(ONE, 7, digest(7, OTHER))
+    assert [number for number, _ in outputs.good(ONE)] == [7]
+
+
+@pytest.mark.parametrize("how", ["received", "identified"])
+def test_version_that_comes_after_its_withdrawal_is_not_good(how: str, outputs: OutputFolder) -> None:
+    outputs.mark_withdrawn(ONE, 7, digest(7))
+    if how == "received":
+        receive(outputs, 7)
+    else:
+        put(outputs.folder, 7)
+        outputs.identify([listing(7)], ONE)
+    assert outputs.had(ONE) == listed(7)
+    assert outputs.good(ONE) == []
+
+
+# Where to go on ---------------------------------------------------------------------------------------
+
+
+def link(outputs: OutputFolder, name: str, number: int) -> None:
+    (outputs.folder / name).symlink_to(f"download_v{number}.bin")
+
+
+def test_resumes_after_latest_or_with_what_was_cut_off(outputs: OutputFolder) -> None:
+    receive(outputs, 4, 5)
+    assert resume_point(outputs, ONE) is None, "nothing was announced"
+    link(outputs, LATEST_LINK, 4)
+    assert resume_point(outputs, ONE) == 4, "v5 is here, and was not announced"
+    link(outputs, UNDER_WAY_LINK, 4)
+    assert resume_point(outputs, ONE) == 3
+
+
+def test_withdrawn_version_that_was_cut_off_is_not_announced_again(outputs: OutputFolder) -> None:
+    receive(outputs, 3, 4)
+    link(outputs, LATEST_LINK, 3)
+    link(outputs, UNDER_WAY_LINK, 4)
+    outputs.mark_withdrawn(ONE, 4, digest(4))
+    assert resume_point(outputs, ONE) == 3
+
+
+def test_resume_point_belongs_to_a_line(outputs: OutputFolder) -> None:
+    receive(outputs, 6)
+    link(outputs, LATEST_LINK, 6)
+    outputs.mark_announced(ONE, 6, digest(6))
+    assert resume_point(outputs, OTHER) is None, "its v5 is news"
+    receive(outputs, 1, origin=OTHER)
+    (outputs.folder / LATEST_LINK).unlink()
+    link(outputs, LATEST_LINK, 1)
+    outputs.mark_announced(OTHER, 1, digest(1, OTHER))
+    assert resume_point(outputs, OTHER) == 1
+    assert resume_point(outputs, ONE) == 5, "v6 is announced again when the first line is back"
+
+
+def test_name_of_unknown_file_is_no_resume_point(outputs: OutputFolder) -> None:
+    put(outputs.folder, 6)
+    link(outputs, LATEST_LINK, 6)
+    assert resume_point(outputs, ONE) is None
+    outputs.identify([listing(6)], ONE)
+    assert resume_point(outputs, ONE) == 6
+
+
+def test_link_out_of_the_folder_is_no_resume_point(outputs: OutputFolder, tmp_path: Path) -> None:
+    receive(outputs, 6)
+    (outputs.folder / LATEST_LINK).symlink_to(tmp_path / "elsewhere" / "download_v6.bin")
+    assert resume_point(outputs, ONE) is None
+
+
+# Bytes -----------------------------------------------------------------------------------------------
+
+DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
+NUMBERS = st.integers(1, 10**18 - 1)
+ORIGINS = st.none() | st.text(min_size=1, max_size=100)
+IDENTITIES = st.builds(
+    FileIdentity, st.integers(0, 2**64), st.integers(0, 2**63), st.integers(-(2**63), 2**63)
+)
+
+
+@given(st.builds(OutputRecord, ORIGINS, st.none() | NUMBERS, DIGESTS, IDENTITIES, st.booleans()))
+def test_record_is_read_as_it_was_written(record: OutputRecord) -> None:
+    assert parse_record(record.line()) == record
+
+
+MEMORIES = st.builds(
+    LineMemory,
+    ORIGINS,
+    st.dictionaries(NUMBERS, DIGESTS, max_size=5),
+    st.dictionaries(NUMBERS, DIGESTS, max_size=5),
+    st.dictionaries(st.tuples(NUMBERS, DIGESTS), st.booleans(), max_size=5),
+)
+
+
+@given(
+    st.builds(
+        FolderLines,
+        st.lists(MEMORIES, max_size=4),
+        st.none() | st.builds(Announced, ORIGINS, NUMBERS, DIGESTS),
+    )
+)
+def test_lines_are_read_as_they_were_written(lines: FolderLines) -> None:
+    assert parse_lines(lines.write()) == lines
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["origin", "number", "digest", "size", "inode", "mtime_ns", "withdrawn", "seen", "announced",
+                 "lines", "1"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
+def test_parsers_raise_nothing_but_value_error(data: bytes) -> None:
+    for parse in (parse_record, parse_lines):
+        try:
+            parse(data)
+        except ValueError:
+            pass
