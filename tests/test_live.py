@@ -575,13 +575,14 @@ def live_server(
     lines: list[bytes],
     then: Behaviour | None = None,
     events: Sequence[Mapping[str, object]] = (OPEN_V1,),
+    origin: str = "o",
 ) -> BadServer:
     """A server on which v1 is open: it says these lines of its manifest, and then (``then``) nothing."""
 
     async def feed(exchange: Exchange) -> None:
         await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
         for line in (
-            {"feed": "f", "node": "n", "origin": "o", "distance": 0, "now": True},
+            {"feed": "f", "node": "n", "origin": origin, "distance": 0, "now": True},
             *events,
             {"seq": 1},
         ):
@@ -697,26 +698,25 @@ async def test_an_endless_manifest_is_cut_short(tmp_path: Path, monkeypatch: pyt
 
 
 async def test_a_version_of_which_nothing_comes_is_left_for_another(tmp_path: Path) -> None:
-    with live_server(tmp_path, []) as liar:  # v1 is open there, it says
-        async with (
-            Origin.running(tmp_path / "o", *HTTP, first_version=2) as origin,
-            Following([liar.url, origin.url], tmp_path / "got") as follower,
-        ):
-            await until(lambda: liar.requested("/v1/manifest.jsonl") > 0)
-            async with streaming(origin) as (broadcast, pipe):
-                await pipe.write(DATA)
-                await until(lambda: follower.done >= 4 * SHARD, "v2 while it is being made", 10)
-                pipe.end()
-                await broadcast.result()
-            await follower.has("v2")
+    async with Origin.running(tmp_path / "o", *HTTP) as origin:
+        said = [OPEN_V1, {"seq": 1, "event": "open", "version": "v2"}]  # and it has nothing of either
+        with live_server(tmp_path, [], events=said, origin=origin.folders.data_dir.origin_id) as liar:
+            liar.set("/v2/manifest.jsonl", bad.silent())
+            async with Following([liar.url, origin.url], tmp_path / "got") as follower:
+                await until(lambda: liar.requested("/v2/manifest.jsonl") > 0)
+                async with streaming(origin) as (broadcast, pipe):
+                    await pipe.write(DATA)
+                    await until(lambda: follower.done >= 4 * SHARD, "v1 while it is being made", 10)
+                    pipe.end()
+                    await broadcast.result()
 
 
 @pytest.mark.parametrize("lie", [bad.error(404), bad.silent()], ids=["lacking", "silent"])
 async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what_others_have(
     lie: Behaviour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More, and newer ones than a middle keeps: some complete, others open. Neither what is complete
-    elsewhere nor what is being made there waits for them."""
+    """More, and newer ones than a middle keeps: some complete, others open. It is not the server that decides
+    which versions exist."""
     monkeypatch.setattr(relaying, "HTTP_TIMEOUT", 600.0)
     lies = [
         *({"seq": 1, "event": "open", "version": f"v{10**17 + number}"} for number in range(20, 40)),
@@ -731,7 +731,7 @@ async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what
             liar.set("/v*/manifest.jsonl", bad.silent()).set("/v*/shard_*", lie)
             for number in range(20):
                 liar.set(f"/v{10**17 + number}/manifest.jsonl", lie)
-            upstreams = [liar.url, origin.url]
+            upstreams = [origin.url, liar.url]
             async with Middle.running(upstreams, tmp_path / "m", *HTTP, check_interval=600) as middle:
                 await until(lambda: middle.folders.complete_numbers == {1}, "v1", 10)
                 async with streaming(origin) as (broadcast, pipe):

@@ -198,7 +198,9 @@ class Follow:
         if whole:
             listing = standing.listed[number]
             digest: str | None = listing.digest
-            fetching = self._downloads.fetch(listing, some, output, watching, self.following, standing.origin)
+            fetching = self._downloads.fetch(
+                listing, some, output, watching, self.following, standing.origin, self._followed
+            )
         else:
             digest = None
             fetching = self._downloads.fetch_open(
