@@ -191,6 +191,18 @@ def test_a_node_that_has_just_started_takes_another_server_at_once_where_the_fir
     assert sorted(m.here) == [1, 2]
 
 
+def test_line_of_a_stand_in_is_left_at_once_when_the_first_named_server_comes() -> None:
+    o, other = published(2), published(3, name="http://p", origin=Y)
+    o.alive = False
+    m = node("m", "o", "p")
+    network = Network(o, other, m)
+    network.run(5)
+    assert m.here == other.versions and m.provisional == {1, 2, 3}
+    o.alive = True
+    network.run(2)
+    assert m.memory.origin == X and m.here == o.versions
+
+
 def test_a_middle_whose_upstream_is_cut_says_so_and_counts_as_silent() -> None:
     o = published(1)
     cut = node("cut", "gone")

@@ -192,15 +192,14 @@ class LineTracker:
         candidate.offered += now - candidate.seen_at
         candidate.seen_at = now
         candidate.readings.add(authority.reading)
-        has_feed = authority.hello is not None
-        patience = self._patience.feed if has_feed else self._patience.lists
-        readings = 2 if has_feed else LIST_READINGS
-        if len(candidate.readings) < readings:
-            return None, authority.url if candidate.offered >= patience / 2 else None
-        if candidate.offered < patience:
-            return None, None
-        if self._changed_at is not None and now - self._changed_at < self._patience.pause:
-            return None, None
+        if self.memory.digests:  # else the node is on a stand-in's word only, and leaves it at once
+            patience, readings = self._needed(authority)
+            if len(candidate.readings) < readings:
+                return None, authority.url if candidate.offered >= patience / 2 else None
+            if candidate.offered < patience:
+                return None, None
+            if self._changed_at is not None and now - self._changed_at < self._patience.pause:
+                return None, None
         left_at = self._left.get(authority.origin)
         if left_at is not None and now - left_at < LINE_LEFT:
             notes.append(
@@ -211,6 +210,13 @@ class LineTracker:
         if authority.hello and authority.hello.highest is not None:
             highest = max(highest, authority.hello.highest)
         return LineChange(authority.origin, listed, highest, (authority.url,)), None
+
+    def _needed(self, authority: ServerView) -> tuple[float, int]:
+        """Return for how many seconds, and over how many connections or readings, another line must be
+        offered."""
+        if authority.hello is None:
+            return self._patience.lists, LIST_READINGS
+        return self._patience.feed, 2
 
     def _other_line(self, authority: ServerView) -> object | None:
         """Return what tells an offer of another line; None where the authority offers this node's own, or
@@ -288,7 +294,7 @@ class LineTracker:
             withdrawals=withdrawn,
             opened=frozenset(n for n in opened if n not in memory.digests and n not in withdrawn),
             group=group,
-            others=tuple(groups[1:]),
+            others=() if self._accepted else tuple(groups[1:]),
             speaker=speaker.url if speaker else None,
             settled=settled,
             change=change,
@@ -318,7 +324,7 @@ class LineTracker:
         if self._words and self._back_at is not None and not settled:
             moments.append(self._back_at + UNLISTED_AFTER)
         if self._candidate and authority and authority.told:
-            patience = self._patience.feed if authority.hello else self._patience.lists
+            patience, _ = self._needed(authority)
             begun = now - self._candidate.offered
             moments += [begun + patience / 2, begun + patience]
             if self._changed_at is not None:

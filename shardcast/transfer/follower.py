@@ -22,8 +22,9 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a server that was lost is asked again; doubled each time, and spread, so that one that
 comes back is not stormed."""
-_PACE = 0.01
-"""Seconds between two readings of a feed: one that floods is read no faster."""
+_PACE, _PACE_EACH = 0.01, 1e-5
+"""Seconds between two readings of a feed, and more for each version of it: one that floods is read no
+faster, since each reading has all versions compared."""
 _MOST_VERSIONS = 10_000
 """Versions of one server that are kept in mind."""
 
@@ -103,7 +104,8 @@ class Follower:
         self._after = ""
         self._reading = 0
         self._failures = 0
-        self._spoke = False
+        self._spoke = False  # whether this connection to its feed brought a line
+        self._counted = False  # and whether it told the versions
         self._again: asyncio.Future[None] | None = None
 
     @property
@@ -171,8 +173,9 @@ class Follower:
                 self._lost(error)
 
     def reconnect(self) -> None:
-        """Have its feed told anew over another connection; what it told counts meanwhile."""
-        if self._again and not self._again.done():
+        """Have its feed told anew over another connection, once this one told anything; what it told counts
+        meanwhile."""
+        if self._again and not self._again.done() and self._counted:
             self._again.set_result(None)
 
     async def _ask(self) -> None:
@@ -182,7 +185,7 @@ class Follower:
 
     async def _hear(self) -> bool:
         """Read its feed to the end; return whether ``reconnect`` ended it."""
-        self._again, self._spoke = asyncio.get_running_loop().create_future(), False
+        self._again, self._spoke, self._counted = asyncio.get_running_loop().create_future(), False, False
         reading = asyncio.ensure_future(self._read_feed())
         ends: list[asyncio.Future[None]] = [reading, self._again]
         try:
@@ -201,7 +204,7 @@ class Follower:
                 reading.exception()  # raised above, or of no more interest
 
     async def _read_feed(self) -> None:
-        versions, hello, counted = self._versions.copy(), self.hello, False
+        versions, hello = self._versions.copy(), self.hello
         try:
             async with contextlib.aclosing(self.peer.feed(self._after)) as feed:
                 async for said in feed:
@@ -217,11 +220,11 @@ class Follower:
                             raise BadAnswer(self.peer.url, f"more than {_MOST_VERSIONS} versions")
                     else:
                         assert hello  # the reader of the feed sees to that
-                        self._reading += not counted
-                        counted = True
+                        self._reading += not self._counted
+                        self._counted = True
                         self._after = f"{hello.feed}:{said.seq}"
                         self._known(hello, versions.copy())
-                        await self._sleep(_PACE)
+                        await self._sleep(_PACE + _PACE_EACH * len(versions))
         except ServerStalled as error:
             if not self._spoke:  # a proxy holds it back, perhaps
                 raise ServerLacks(self.peer.url, error.what) from error
