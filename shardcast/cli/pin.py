@@ -14,6 +14,7 @@ from shardcast.distribution import is_version
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir, own_folder
+from shardcast.store.line_change import finish_change
 
 _NODE_STARTS = 10.0
 """Seconds that a node has from taking its directory to opening its socket."""
@@ -62,6 +63,7 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
             pass
         try:
             with contextlib.closing(DataDir(data_dir, "pin")) as held:
+                finish_change(held)  # else the pin would meet a version that is about to leave
                 (pins.pin if keep else pins.unpin)(held, version)
             break
         except DataDirInUse:  # by a node that starts or ends, perhaps
