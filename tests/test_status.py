@@ -176,6 +176,26 @@ async def test_an_origin_says_what_it_has_while_it_publishes_and_after(tmp_path:
         assert [hold["kind"] for hold in version["held"]] == ["pin", "lease"]
 
 
+async def test_a_node_says_what_it_has_of_other_lines(tmp_path: Path) -> None:
+    one = publish_here(tmp_path / "data", random_bytes(2 * SHARD), SHARD)
+    async with Origin.running(tmp_path / "data", *HTTP, max_bytes=10_000_000) as origin:
+        before = origin.folders.line.origin
+        await origin.folders.pin("v1")
+        await origin.folders.change_line("0b" * 16, {}, 0)
+        told = await status(origin.url)
+        (aside,) = told["aside"]
+        assert 0 <= aside.pop("seconds") < 60
+        expected = {
+            "origin": before,
+            "version": "v1",
+            "digest": one.sha256,
+            "size": 2 * SHARD,
+            "pinned": True,
+        }
+        assert aside == expected
+        assert (told["versions"], told["disk"]["used"]) == ([], 2 * SHARD)
+
+
 # A middle --------------------------------------------------------------------------------------------
 
 

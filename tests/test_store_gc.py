@@ -261,6 +261,15 @@ def test_a_data_directory_names_the_shards_of_all_its_versions(tmp_path: Path) -
         lines[0].replace(b'"v2"', b'"v3"') + lines[1] + lines[2][:30]
     )
     assert named(roots.data_dir(data)) == expected
+    aside = data / ".shardcast" / "lines" / "none" / "v2-0123456789abcdef"
+    aside.parent.mkdir(parents=True)
+    (data / "v2").rename(aside)  # what was put aside may come back
+    (data / "distribution.txt").write_text(
+        "".join((data / "distribution.txt").read_text().splitlines(True)[:1])
+    )
+    assert named(roots.data_dir(data)) == expected
+    aside.rename(data / "v2")
+    (data / "distribution.txt").write_text(f"v2: {sha256(payloads[1])}|3\n")
     (data / "v2" / "manifest.jsonl").write_bytes(b"".join(lines[:-1]))
     with pytest.raises(LocalDiskError, match="closing line"):
         named(roots.data_dir(data))

@@ -13,6 +13,7 @@ from shardcast.distribution import is_version
 from shardcast.errors import UsageError
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir
+from shardcast.store.line_change import finish_change
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -45,6 +46,7 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
 
     def alone() -> None:
         with contextlib.closing(DataDir(data_dir, "pin")) as held:
+            finish_change(held)  # else the pin would meet a version that is about to leave
             (pins.pin if keep else pins.unpin)(held, version)
 
     from shardcast.peer.control import change_pin

@@ -43,6 +43,7 @@ class Status:
                 "keep": folders.keep,
             },
             "versions": _versions(folders),
+            "aside": _aside(folders),
             "below": [one.as_dict() for one in self._below.now()],
         }
 
@@ -77,6 +78,22 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
             }
         )
     return versions
+
+
+def _aside(folders: VersionFolders) -> list[dict[str, Any]]:
+    """Every whole version of another line that is here, the one that was put aside first at first."""
+    return [
+        {
+            "origin": one.origin,
+            "version": one.complete.listing.version,
+            "digest": one.complete.listing.digest,
+            "size": one.complete.size,
+            "pinned": one.pinned,
+            "seconds": round(folders.aside.age(one), 1),
+        }
+        for one in folders.aside
+        if one.finished
+    ]
 
 
 def describe_transfer(transfer: Transfer) -> dict[str, Any]:

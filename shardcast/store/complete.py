@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -152,6 +152,11 @@ class CompleteVersions:
     def take_up(self, complete: Complete) -> None:
         """Count a version that is on the list already."""
         self._versions[complete.listing.number] = complete
+
+    def take_up_all(self, versions: Iterable[Complete], distribution: bytes) -> None:
+        """Count these and no others; the list that offers them is on the disk."""
+        self._versions = {one.listing.number: one for one in versions}
+        self.distribution = distribution
 
     def write_list(self) -> None:
         """Put the list on the disk where it isn't there as it is; blocks."""

@@ -8,7 +8,7 @@
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
       .shardcast/                 the node's own: lock, socket, origin, line, next, keep, max_bytes,
-                                  verified/, linked/, pinned/, retired/
+                                  verified/, linked/, pinned/, retired/, lines/, changing
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class DataDir:
         with disk_errors("could not use the data directory", self.root):
             self.own.mkdir(parents=True, exist_ok=True)
             self._lock = self._take_lock(role)
+            self._lock_inode = _inode(os.fstat(self._lock))
             try:
                 for folder in (self.verified, self.linked, self.pinned, self.retired):
                     folder.mkdir(exist_ok=True)
@@ -94,16 +95,53 @@ class DataDir:
         return self.own / "line"
 
     @property
+    def lines(self) -> Path:
+        """The versions of other lines, in a folder for each line."""
+        return self.own / "lines"
+
+    @property
+    def changing(self) -> Path:
+        """The plan of a change of line, there until it is carried out."""
+        return self.own / "changing"
+
+    @property
     def retired(self) -> Path:
         """Folders that are being removed."""
         return self.own / "retired"
+
+    @property
+    def held(self) -> bool:
+        """Whether the directory at the path is the one that is held; it may have been moved or replaced."""
+        try:
+            return _inode((self.own / "lock").stat()) == self._lock_inode
+        except OSError:
+            return False
+
+    @property
+    def lost(self) -> str:
+        """Why nothing is written once the directory at the path is another one, and what to do."""
+        return (
+            f"the data directory {self.root} was moved, removed or replaced while this node ran; nothing is "
+            "published, fetched or offered from it. Put it back, or stop the node and start it again"
+        )
+
+    def check_held(self) -> None:
+        """
+        Raises:
+            LocalDiskError: the directory at the path is not the one that is held.
+        """
+        if not self.held:
+            raise LocalDiskError(self.lost)
 
     def clear_leftovers(self) -> None:
         """Remove what a crash left: temporary names, and folders that were being removed."""
         for part in (self.distribution.with_name(DISTRIBUTION_FILE + PART), *self.own.glob(f"*{PART}")):
             part.unlink(missing_ok=True)
         for grave in self.retired.iterdir():
-            shutil.rmtree(grave, ignore_errors=True)
+            if grave.is_dir():
+                shutil.rmtree(grave, ignore_errors=True)
+            else:
+                grave.unlink()
         for record in (*self.verified.iterdir(), *self.linked.iterdir(), *self.pinned.iterdir()):
             if not (self.root / record.name).is_dir():
                 record.unlink()
@@ -154,6 +192,7 @@ class DataDir:
             LocalDiskError: it could not be written down.
         """
         with self._counting, disk_errors("could not number a version in", self.root):
+            self.check_held()
             number = max(self._next(), least, max(self.numbers(), default=0) + 1)
             if number > MAX_VERSION:
                 raise UsageError(f"no version after v{MAX_VERSION} can be made; choose another --data-dir")
@@ -226,6 +265,10 @@ class DataDir:
         fresh = secrets.token_hex(16)
         replace(file, fresh.encode() + b"\n")
         return fresh
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
 
 
 def own_folder(root: Path) -> Path:

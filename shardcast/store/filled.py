@@ -5,14 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
 from shardcast.distribution import Listing, Withdrawal
-from shardcast.errors import TransferFailed, VersionAborted, VersionWithdrawn
+from shardcast.errors import (
+    LocalDiskError,
+    ShardcastError,
+    TransferFailed,
+    VersionAborted,
+    VersionWithdrawn,
+)
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED
-from shardcast.manifest import Manifest
+from shardcast.manifest import Manifest, Shard
 from shardcast.policy.retention import surplus
+from shardcast.store.aside import AsideVersion
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import replace_soon
@@ -23,6 +32,7 @@ from shardcast.store.pins import pin, unpin
 from shardcast.store.removing import Removing
 from shardcast.store.room import Room
 from shardcast.store.served import ServedVersions
+from shardcast.store.tasks import in_thread
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
@@ -46,11 +56,28 @@ class FilledVersions(ServedVersions):
         """``max_bytes``: bytes that they may take; None for no bound."""
         super().__init__(data_dir, clock)
         self.keep = keep
-        self.room = Room(data_dir.root, max_bytes, self._complete, self._open, self.holds, self)
-        self._hooks = OpenVersionHooks(self._complete.find, self._completed, self._reserve)
+        self.room = Room(data_dir.root, max_bytes, self._complete, self._open, self.holds, self, self.aside)
+        self._hooks = OpenVersionHooks(
+            self._find, self._completed, self._reserve, self.room.free_disk, data_dir.check_held
+        )
         self._removing = Removing(data_dir)
         self._retiring: set[asyncio.Future[None]] = set()
         self._writing = asyncio.Lock()
+
+    @asynccontextmanager
+    async def _exclusive(self) -> AsyncIterator[None]:
+        """Entered by whoever writes the list or the records, one at a time.
+
+        Raises:
+            LocalDiskError: the directory at the path is another one, or a change of line can't be finished.
+        """
+        async with self._writing:
+            self.data_dir.check_held()
+            await self._finish_change()
+            yield
+
+    async def _finish_change(self) -> None:
+        """Carry out what is left of a change of line that failed, before anything else is written."""
 
     # How a version gets here
 
@@ -59,15 +86,16 @@ class FilledVersions(ServedVersions):
     ) -> OpenVersion:
         """``open``, and tell of it. A version that is fetched ``ahead`` of the authority's list is told of,
         and listed, only once ``record_listed`` has it."""
-        before = self._open.get(number)
-        opened = await asyncio.to_thread(self.open, number, live, listed)
-        if before:
-            before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
-        if ahead:
-            self._hidden.add(number)
-        else:
-            self._hidden.discard(number)
-            self.events.tell(OPEN, version_name(number))
+        async with self._exclusive():
+            before = self._open.get(number)
+            opened = await asyncio.to_thread(self.open, number, live, listed)
+            if before:
+                before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
+            if ahead:
+                self._hidden.add(number)
+            else:
+                self._hidden.discard(number)
+                self.events.tell(OPEN, version_name(number))
         return opened
 
     def open(self, number: int, live: LiveManifest | None = None, listed: str = "sha256") -> OpenVersion:
@@ -76,30 +104,54 @@ class FilledVersions(ServedVersions):
         Raises:
             LocalDiskError: its folder can't be made.
         """
+        self._withdrawn.pop(number, None)  # the folder is taken over
         opened = OpenVersion(number, self.data_dir.place(number), self._hooks, live, listed)
         self._open[number] = opened
         self.room.begin(number)
         return opened
 
-    async def _reserve(self, opened: OpenVersion, size: int) -> None:
+    def _find(self, sha256: str) -> Path | None:
+        """Return the file of a shard that is here already, of any line."""
+        return self._complete.find(sha256) or self.aside.find(sha256)
+
+    async def _reserve(self, opened: OpenVersion, shard: Shard) -> None:
         await self.room.claim(opened.number, opened.live.size)
+        await self.room.make_room(self._coming(opened, shard))
+
+    def _coming(self, opened: OpenVersion, shard: Shard) -> int:
+        """Return the bytes that a shard is about to take: none where it counts already, or is linked."""
+        linked = shard.sha256 is not None and self._find(shard.sha256) is not None
+        return 0 if linked or opened.is_reserved(shard) else shard.size
 
     async def discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
         """Give up a version that is open, where its publisher took it back because of the ``withdrawal``. A
         transfer that still fills it fails with its next shard."""
+        async with self._writing:
+            await self._discard(number, withdrawal)
+
+    async def _discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
+        """``discard`` under the lock: another version may get its place next."""
         opened, version = self._open.pop(number, None), version_name(number)
-        if opened:
-            if withdrawal is None:
-                opened.error = VersionAborted(f"{version} was given up here before it was complete")
-                opened.live.abort("it was given up before it was complete")
-            else:
-                opened.error = withdrawn_error(withdrawal)
-                opened.live.abort(f"withdrawn: {withdrawal.reason}")
-            if number not in self._hidden:
-                self.events.tell(ABORTED, version)
-            self._hidden.discard(number)
-            await asyncio.to_thread(opened.discard)
-            self._let_go(number)
+        if opened is None:
+            return
+        error: ShardcastError
+        if withdrawal is None:
+            error = VersionAborted(f"{version} was given up here before it was complete")
+            opened.live.abort("it was given up before it was complete")
+        else:
+            error = withdrawn_error(withdrawal)
+            opened.live.abort(f"withdrawn: {withdrawal.reason}")
+        if number not in self._hidden:
+            self.events.tell(ABORTED, version)
+        self._hidden.discard(number)
+        try:
+            await in_thread(opened.stop, error)
+            await in_thread(opened.discard)
+        except LocalDiskError:
+            if self.data_dir.held:
+                raise
+            # The next start on that directory gives it up.
+        self._let_go(number)
 
     async def _completed(self, opened: OpenVersion, manifest: Manifest) -> None:
         """
@@ -110,7 +162,7 @@ class FilledVersions(ServedVersions):
         number, digest = opened.number, manifest.digests[opened.listed]
         listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)
         complete = await asyncio.to_thread(read_complete, opened.place, listing, manifest)
-        async with self._writing:
+        async with self._exclusive():
             withdrawal = self.line.withdrawal(number, complete.digests)
             if withdrawal is None and not (number in self._hidden and self._is_provisional(number, {digest})):
                 await self._list(complete)
@@ -140,19 +192,23 @@ class FilledVersions(ServedVersions):
         """Keep the manifest that was made for a version which an old node left here; None when its bytes
         are not what its digest says, so that it goes."""
         place = self.data_dir.place(listing.number)
-        if manifest is None:
-            if listing.number not in self._complete:
-                self._complete.take_up(await asyncio.to_thread(read_complete, place, listing, None))
-            await self.retire(listing.number, even_pinned=True)
-        elif listing.number in self._complete or listing in self.untrusted:
-            await replace_soon(place.manifest, manifest.raw)
-            known = Listing(listing.version, listing.digest, len(manifest.shards))
-            complete = await asyncio.to_thread(read_complete, place, known, manifest)
-            async with self._writing:
+        async with self._exclusive():
+            here = self._complete.get(listing.version)
+            if listing not in self.untrusted and (here is None or here.listing.digest != listing.digest):
+                return  # the line was changed meanwhile, or the version retired
+            if manifest is None:
+                if here is None:
+                    self._complete.take_up(await asyncio.to_thread(read_complete, place, listing, None))
+            else:
+                await replace_soon(place.manifest, manifest.raw)
+                known = Listing(listing.version, listing.digest, len(manifest.shards))
+                complete = await asyncio.to_thread(read_complete, place, known, manifest)
                 if self.line.withdrawal(listing.number, complete.digests) is None:
                     await self._list(complete)
                 else:
                     self._withdrawn[listing.number] = complete
+        if manifest is None:
+            await self.retire(listing.number, even_pinned=True)
         self.untrusted = [one for one in self.untrusted if one != listing]
 
     async def _put_record(self, record: LineRecord) -> None:
@@ -174,7 +230,7 @@ class FilledVersions(ServedVersions):
             VersionNotOffered: it is not here, or not complete.
             LocalDiskError: it could not be written down.
         """
-        async with self._writing:
+        async with self._exclusive():
             self.holds.pinned.add(await asyncio.to_thread(pin, self.data_dir, version))
 
     async def unpin(self, version: str) -> None:
@@ -184,12 +240,14 @@ class FilledVersions(ServedVersions):
             VersionNotOffered: it is not pinned.
             LocalDiskError: it could not be written down.
         """
-        async with self._writing:
+        async with self._exclusive():
             self.holds.pinned.discard(await asyncio.to_thread(unpin, self.data_dir, version))
         await self.tidy()
 
     async def tidy(self) -> None:
         """Retire what is beyond retention and not held. Provisional versions take no place from others."""
+        if not self.held:
+            return
         provisional = self.provisional
         free = self.complete_numbers - self.holds.pinned
         beyond = surplus(free - provisional, self.keep) + surplus(free & provisional, self.keep)
@@ -201,7 +259,12 @@ class FilledVersions(ServedVersions):
             await self.retire(number)
         for number in self._beyond_keep({*self._withdrawn, *self._hidden}):
             await self.drop_unlisted(number)
-        await self._removing.again()
+        for one in self.aside.expired(bool(self.complete_numbers)):
+            await self.drop_aside(one, "a day has passed")
+        async with self._exclusive():
+            numbers = self.complete_numbers | self._open.keys()
+            await self._removing.again([self.data_dir.place(number) for number in numbers])
+        await self._removing.empty()
         self._complete.check_payloads()
 
     def _beyond_keep(self, numbers: set[int]) -> list[int]:
@@ -212,14 +275,18 @@ class FilledVersions(ServedVersions):
     async def retire(self, number: int, even_pinned: bool = False) -> None:
         """Take a version off the list, then away. Answers that are running end well. One that was pinned a
         moment ago stays, unless it goes ``even_pinned``."""
-        async with self._writing:
-            if number not in self._complete or (number in self.holds.pinned and not even_pinned):
+        meant = self._complete.get(version_name(number))
+        async with self._exclusive():
+            here = self._complete.get(version_name(number))
+            # After a change of line the number is another version's.
+            if here is None or here is not meant or (number in self.holds.pinned and not even_pinned):
                 return
-            retired = await self._complete.remove(number)
+            await self._complete.remove(number)
             self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
-        await self._removing.remove(retired.place)
-        self._let_go(number)
+            await self._removing.remove(here.place)
+            self._let_go(number)
+        await self._removing.empty()
 
     # What Room may drop before any listed version
 
@@ -231,14 +298,22 @@ class FilledVersions(ServedVersions):
 
     async def drop_unlisted(self, number: int) -> None:
         """Remove the files of a version that is here and not listed. Answers that are running end well."""
-        withdrawn = self._withdrawn.pop(number, None)
-        if withdrawn is not None:
-            log.info("removed the files of %s, which was withdrawn", version_name(number))
-            await self._removing.remove(withdrawn.place)
-            self._let_go(number)
-        elif number in self._hidden:
-            log.info("removed %s, which the servers' authority does not list", version_name(number))
-            await self.discard(number)
+        async with self._exclusive():
+            withdrawn = self._withdrawn.pop(number, None)
+            if withdrawn is not None:
+                log.info("removed the files of %s, which was withdrawn", version_name(number))
+                await self._removing.remove(withdrawn.place)
+                self._let_go(number)
+            elif number in self._hidden:
+                log.info("removed %s, which the servers' authority does not list", version_name(number))
+                await self._discard(number)
+        await self._removing.empty()
+
+    async def drop_aside(self, one: AsideVersion, why: str) -> None:
+        """Remove a version of another line, if it is still aside. Answers that are running end well."""
+        async with self._exclusive():
+            if self.aside.get(one.place) is one:
+                await self.aside.drop(one, why)
 
     def takes_from_firm(self, number: int) -> bool:
         """Return whether an open version may have listed versions retired to make room for it."""

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, TypeVar
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.manifest import Shard
 from shardcast.store.bell import Bell
-from shardcast.store.durable import disk_errors
+from shardcast.store.durable import disk_errors, is_full
 
 T = TypeVar("T")
 
@@ -42,6 +42,8 @@ class Landing:
         path: the file that it arrives in.
         piece_size: bytes of a piece.
         readers: those that take it as it arrives, from its beginning to its end.
+        make_room: called in the thread that writes when the disk is full, with the bytes that did not fit;
+            returns whether to write them again.
     """
 
     def __init__(
@@ -58,6 +60,7 @@ class Landing:
         self.piece_size = piece_size
         self.descriptor = descriptor
         self.readers = 0
+        self.make_room: Callable[[int], bool] = lambda size: False
         self._base = base
         self._writing = writing or threading.Lock()
         self._landed = bytearray(-(-shard.size // piece_size))
@@ -121,7 +124,12 @@ class Landing:
         with disk_errors("could not write", self.path), self._writing:
             view, offset = memoryview(data)[:good], self._base + start
             while view:
-                written = os.pwrite(self.descriptor, view, offset)
+                try:
+                    written = os.pwrite(self.descriptor, view, offset)
+                except OSError as error:
+                    if is_full(error) and self.make_room(len(view)):
+                        continue
+                    raise
                 view, offset = view[written:], offset + written
         return good
 

@@ -32,6 +32,11 @@ _MAX_FILE = 16 << 20
 T = TypeVar("T")
 
 
+def origin_words(origin: str | None) -> str:
+    """Return a line as messages name it: manifests choose origin ids, which can be any text."""
+    return f"the origin {printable(origin)}" if origin else "an origin without an id"
+
+
 class LineRecordError(ValueError):
     """The bytes are no record of a line."""
 
@@ -67,6 +72,10 @@ class LineRecord:
         if (origin, digests) == (self.origin, self.digests) and top <= self.highest:
             return self
         return replace(self, origin=origin, digests=digests, highest=max(top, self.highest))
+
+    def with_digests(self, digests: Mapping[int, str]) -> LineRecord:
+        """Return the record with these digests and no others."""
+        return replace(self, digests=_newest(digests))
 
     def withdrawing(self, withdrawal: Withdrawal) -> LineRecord:
         """Return the record with one more withdrawal. The first reason for the same digest stays."""

@@ -33,7 +33,7 @@ class LineVersions(FilledVersions):
         Raises:
             LocalDiskError: it could not be written down.
         """
-        async with self._writing:
+        async with self._exclusive():
             record = self.line.listing(listings, highest, origin)
             if record is self.line:
                 return
@@ -64,7 +64,7 @@ class LineVersions(FilledVersions):
         Raises:
             LocalDiskError: the list could not be written.
         """
-        async with self._writing:
+        async with self._exclusive():
             if number not in self.provisional:
                 return
             complete = await self._complete.remove(number)
@@ -72,9 +72,10 @@ class LineVersions(FilledVersions):
             self.events.tell(RETIRED, version_name(number))
             if complete.manifest is not None and complete.looks is None:
                 await asyncio.to_thread(self._hide, complete)
-                return
-        await self._removing.remove(complete.place)  # an old node's, whose single shards can't be verified
-        self._let_go(number)
+            else:  # an old node's, whose single shards can't be verified
+                await self._removing.remove(complete.place)
+                self._let_go(number)
+        await self._removing.empty()
 
     def _hide(self, complete: Complete) -> OpenVersion:
         """Keep a complete version as an open one that is hidden; blocks on the disk."""
@@ -110,7 +111,7 @@ class LineVersions(FilledVersions):
             LocalDiskError: it could not be written down.
         """
         number = withdrawal.number
-        async with self._writing:
+        async with self._exclusive():
             known = self.line.withdrawal(number, {withdrawal.digest})
             await self._put_record(self.line.withdrawing(withdrawal))
             withdrawal = self.line.withdrawn.get(number, withdrawal)
@@ -129,11 +130,11 @@ class LineVersions(FilledVersions):
                 told = Listing(withdrawal.version, withdrawal.digest, None)
                 self.events.tell(WITHDRAWN, withdrawal.version, told, withdrawal.reason)
                 log.warning("%s", withdrawn_error(withdrawal))
-        opened = self._open.get(number)
-        whole = opened.live.whole if opened else None
-        # The digest of a version that is still being made is not known yet; its number is never used again.
-        if opened and (whole is None or withdrawal.digest in whole.digests.values()):
-            await self.discard(number, withdrawal)
+            opened = self._open.get(number)
+            whole = opened.live.whole if opened else None
+            # The digest of a version that is being made is not known yet; its number is never used again.
+            if opened and (whole is None or withdrawal.digest in whole.digests.values()):
+                await self._discard(number, withdrawal)
 
     async def withdraw_own(self, version: str, reason: str = "") -> Withdrawal:
         """Withdraw a version that was published here, complete or retired by now.

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
-from shardcast.errors import ShardcastError
+from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.bell import Bell
-from shardcast.store.durable import PART, clone, disk_errors, link, replace, reserve, sync_folder
+from shardcast.store.durable import PART, clone, disk_errors, is_full, link, replace, reserve, sync_folder
+from shardcast.store.gate import Gate
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Span
 from shardcast.store.tasks import in_thread
 from shardcast.store.verified import Verified, looks_of
-from shardcast.store.version_place import VersionPlace
+from shardcast.store.version_place import VersionPlace, remove_version
 from shardcast.wire import shard_name, shard_number, version_name
 
 
@@ -30,12 +33,17 @@ class OpenVersionHooks:
     Attributes:
         find: returns where a shard with this digest lies already; None where it lies nowhere.
         completed: called once everything of a version is durable.
-        reserve: called with the version and the bytes that its next shard takes, before they come.
+        reserve: called with the version and its next shard, before the shard comes.
+        free_disk: called when the disk is full, with the bytes that did not fit; returns whether some of it
+            is free now.
+        check: called before anything is written; raises where the directory at the path is another one.
     """
 
     find: Callable[[str], Path | None]
     completed: Callable[[OpenVersion, Manifest], Awaitable[None]]
-    reserve: Callable[[OpenVersion, int], Awaitable[None]]
+    reserve: Callable[[OpenVersion, Shard], Awaitable[None]]
+    free_disk: Callable[[int], Awaitable[bool]]
+    check: Callable[[], None]
 
 
 class OpenVersion:
@@ -50,7 +58,6 @@ class OpenVersion:
         linked: whether they are parts of an adopted payload.
         place: where it lies.
         finished: whether all of it is here, right and durable.
-        error: why nothing more is taken, once it was discarded.
     """
 
     def __init__(
@@ -76,7 +83,7 @@ class OpenVersion:
         self.had: set[int] = set()
         self.linked = False
         self.finished = False
-        self.error: ShardcastError | None = None
+        self._gate = Gate()
         self.landings: dict[int, Landing] = {}
         self.bell = Bell()
         self._wanted: deque[int] = deque()
@@ -84,6 +91,7 @@ class OpenVersion:
         self._hooks = hooks
         self._verified = Verified(place.verified)
         with disk_errors("could not open", place.folder):
+            hooks.check()
             place.folder.mkdir(exist_ok=True)
             if self.live.raw:
                 replace(place.manifest, bytes(self.live.raw))
@@ -121,6 +129,18 @@ class OpenVersion:
         landing = sum(one.landed for number, one in self.landings.items() if number not in self.had)
         return landing + sum(one.size for one in self.live.shards if one.number in self.had)
 
+    @property
+    def bytes_reserved(self) -> int:
+        """Bytes that its shards take on the disk: of those that are arriving, all of them."""
+        if self.linked:
+            return self.live.size
+        arriving = sum(one.shard.size for number, one in self.landings.items() if number not in self.had)
+        return arriving + sum(one.size for one in self.live.shards if one.number in self.had)
+
+    def is_reserved(self, shard: Shard) -> bool:
+        """Whether the bytes of this shard count already."""
+        return shard.number in self.had or shard.number in self.landings
+
     def part(self, shard: int) -> Path:
         """The temporary name of a shard."""
         return self.place.part(shard)
@@ -137,7 +157,7 @@ class OpenVersion:
         Raises:
             LocalDiskError: the disk failed.
         """
-        with disk_errors("could not keep", self.file(shard)):
+        with self._touching("could not keep", self.file(shard)):
             self._name(shard, sha256, durably=False)
         self.had.add(shard)
         self.bell.ring()
@@ -148,7 +168,7 @@ class OpenVersion:
         Raises:
             LocalDiskError: the disk failed.
         """
-        with disk_errors("could not keep", self.file(shard)):
+        with self._touching("could not keep", self.file(shard)):
             _sync(self.file(shard))
             self._verified.add(shard, sha256, self.file(shard))
 
@@ -159,7 +179,7 @@ class OpenVersion:
         Raises:
             LocalDiskError: the disk failed.
         """
-        with disk_errors("could not keep", self.file(shard)):
+        with self._touching("could not keep", self.file(shard)):
             self._name(shard, sha256 if link else None, durably=True)
             self._keep(shard, sha256)
 
@@ -185,7 +205,7 @@ class OpenVersion:
         Raises:
             LocalDiskError: it can't be read.
         """
-        with disk_errors("could not read", payload):
+        with self._touching("could not read", payload):
             self.linked = clone(payload, self.payload) or link(payload, self.payload)
         return self.linked
 
@@ -209,43 +229,63 @@ class OpenVersion:
             LocalDiskError: they can't be written.
         """
         file = self.place.manifest
-        with self._keeping:  # the last line is kept before anybody completes the version
+        # The last line is kept before anybody completes the version.
+        with self._touching("could not write", file), self._keeping:
             self.live.add(lines)
-            with disk_errors("could not write", file), file.open("ab") as manifest:
+            with file.open("ab") as manifest:
                 manifest.write(lines)
 
     async def landing(self, shard: Shard) -> Landing:
-        self._check()
-        await self._hooks.reserve(self, shard.size)
-        landing = await self._open_landing(shard)
+        await self._hooks.reserve(self, shard)
+        while True:
+            try:
+                landing = await self._open_landing(shard)
+                break
+            except LocalDiskError as error:
+                if not is_full(error) or not await self._hooks.free_disk(shard.size):
+                    raise
+        landing.make_room = partial(self._free_disk, asyncio.get_running_loop())
         self.landings[shard.number] = landing
         self.bell.ring()
         return landing
+
+    def _free_disk(self, loop: asyncio.AbstractEventLoop, size: int) -> bool:
+        """Have room made from a thread that writes, and wait for it."""
+        return asyncio.run_coroutine_threadsafe(_free(self._hooks, size), loop).result()
 
     async def _open_landing(self, shard: Shard) -> Landing:
         if shard.number in self.had:
             landing = await in_thread(self._open_final, shard, undo=Landing.close)
             landing.take_whole()
             return landing
-        if await in_thread(self._link, shard.sha256, self.file(shard.number)):
+        if await in_thread(self._link_known, shard):
             landing = await in_thread(self._open_final, shard, undo=Landing.close)
             await _recall(landing)
             if landing.whole:
-                await in_thread(self._keep, shard.number, shard.sha256)
+                await in_thread(self._keep_known, shard)
                 return landing
             landing.close()  # the other version's is not what it was: leave that one alone
         landing = await in_thread(self._open_part, shard, undo=Landing.close)
         await _recall(landing)
         return landing
 
+    def _link_known(self, shard: Shard) -> bool:
+        final = self.file(shard.number)
+        with self._touching("could not keep", final):
+            return self._link(shard.sha256, final)
+
+    def _keep_known(self, shard: Shard) -> None:
+        with self._touching("could not keep", self.file(shard.number)):
+            self._keep(shard.number, shard.sha256)
+
     def _open_final(self, shard: Shard) -> Landing:
         final = self.file(shard.number)
-        with disk_errors("could not open", final):
+        with self._touching("could not open", final):
             return self._landing_in(shard, final, os.open(final, os.O_RDONLY | os.O_CLOEXEC))
 
     def _open_part(self, shard: Shard) -> Landing:
         part, final = self.part(shard.number), self.file(shard.number)
-        with disk_errors("no room for", final):
+        with self._touching("no room for", final):
             if final.exists():  # it changed since it was verified: look again
                 if final.stat().st_nlink > 1:  # never write into another version's shard
                     final.unlink()
@@ -272,17 +312,17 @@ class OpenVersion:
             await in_thread(self.store, shard.number, shard.sha256, False)
         self.landings.pop(shard.number, None)
 
-    def _check(self) -> None:
-        if self.error:
-            raise self.error
-
     async def complete(self, manifest: Manifest) -> None:
-        self._check()
         await in_thread(self.finish, manifest)
         await self._hooks.completed(self, manifest)
 
     def finish(self, manifest: Manifest) -> None:
         """Make the whole version durable, manifest last; blocks on the disk."""
+        with self._touching("could not complete", self.place.folder):
+            self._finish(manifest)
+        self.finished = True
+
+    def _finish(self, manifest: Manifest) -> None:
         for shard in manifest.shards:
             if shard.number not in self.had and not self.linked:
                 self.store(shard.number, shard.sha256)
@@ -301,10 +341,32 @@ class OpenVersion:
         with self._keeping:
             if not file.exists() or file.read_bytes() != manifest.raw:
                 replace(file, manifest.raw)
-        self.finished = True
+
+    @contextmanager
+    def _touching(self, doing: str, file: Path) -> Iterator[None]:
+        """Entered by a thread that touches the version's files.
+
+        Raises:
+            ShardcastError: it was stopped, or the directory at the path is another one.
+            LocalDiskError: the disk failed.
+        """
+        with disk_errors(doing, file), self._gate.passed():
+            self._hooks.check()
+            yield
+
+    def stop(self, error: ShardcastError) -> None:
+        """Touch no file any more once this returns, and meet whoever tries with an error; blocks until the
+        threads have ended that touch one now. What is here stays."""
+        self._gate.close(error)
 
     def discard(self) -> None:
-        """Give the version up and remove what there is of it."""
+        """Remove what there is of the version, which was stopped; blocks on the disk.
+
+        Raises:
+            LocalDiskError: the directory at the path is another one.
+            OSError: something can't be removed.
+        """
+        self._hooks.check()
         self._verified.remove()
         self.place.linked.unlink(missing_ok=True)
         remove_version(self.place.folder)
@@ -316,25 +378,6 @@ class OpenVersion:
             for shard in self.live.shards
             if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number)))
         }
-
-
-def remove_version(folder: Path) -> None:
-    """Remove a version's folder, but for files in it that are not shardcast's.
-
-    Raises:
-        OSError: something in it can't be removed.
-    """
-    for entry in folder.iterdir():
-        if is_versions_file(entry):
-            entry.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
-
-
-def is_versions_file(entry: Path) -> bool:
-    """Whether this is a file of a version's folder, temporary or not."""
-    name = entry.name.removesuffix(PART)
-    return name in (MANIFEST_FILE, PAYLOAD_FILE) or shard_number(name) is not None
 
 
 def _sync(file: Path) -> None:
@@ -351,3 +394,7 @@ async def _recall(landing: Landing) -> None:
     except BaseException:
         landing.close()
         raise
+
+
+async def _free(hooks: OpenVersionHooks, size: int) -> bool:
+    return await hooks.free_disk(size)

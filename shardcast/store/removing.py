@@ -6,47 +6,72 @@ import asyncio
 import logging
 import secrets
 import shutil
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from shardcast.store.data_dir import DataDir
+from shardcast.store.tasks import in_thread
 from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)
 
 
 class Removing:
-    """Removes the folders and records of versions that are off the list."""
+    """Removes the folders and records of versions that are off the list.
+
+    ``remove`` is quick and done under the lock of whoever writes the list, so that the place is free before
+    another version can get it; ``empty`` takes its time.
+    """
 
     def __init__(self, data_dir: DataDir) -> None:
         self._data_dir = data_dir
         self._left: set[VersionPlace] = set()
+        self._graves: list[Path] = []
 
     async def remove(self, place: VersionPlace) -> None:
         """Remove a version. What can't be removed now is kept in mind for ``again``."""
         try:
-            await asyncio.to_thread(bury, place, self._data_dir.retired)
+            self._graves += await in_thread(self._bury, place)
             self._left.discard(place)
         except OSError as error:
             if place not in self._left:
                 log.error("could not remove the retired %s, and try again: %s", place.folder.name, error)
             self._left.add(place)
 
-    async def again(self) -> None:
-        """Try once more to remove what couldn't be."""
+    async def again(self, used: Collection[VersionPlace]) -> None:
+        """Try once more to remove what couldn't be, but for places that are ``used`` again."""
+        self._left -= set(used)
         for place in list(self._left):
             await self.remove(place)
 
+    async def empty(self) -> None:
+        """Free the bytes of what was removed."""
+        graves, self._graves = self._graves, []
+        await asyncio.to_thread(_empty, graves)
 
-def bury(place: VersionPlace, graves: Path) -> None:
-    """Remove a version's folder in one rename, then its records; blocks on the disk. A kill in between
-    leaves records without a folder, which the next start removes; never a folder without its pin.
+    def _bury(self, place: VersionPlace) -> list[Path]:
+        self._data_dir.check_held()
+        return bury(place, self._data_dir.retired)
+
+
+def bury(place: VersionPlace, graves: Path) -> list[Path]:
+    """Remove a version's folder in one rename, then its records, and return the grave to be emptied; blocks
+    on the disk. A kill in between leaves records without a folder, which the next start removes; never a
+    folder without its pin.
 
     Raises:
         OSError: the folder can't be moved, or a record not be removed.
     """
+    dug: list[Path] = []
     if place.folder.exists():
         grave = graves / f"{place.folder.name}-{secrets.token_hex(4)}"
         place.folder.rename(grave)
-        shutil.rmtree(grave, ignore_errors=True)
+        dug.append(grave)
     for record in place.records:
         record.unlink(missing_ok=True)
+    return dug
+
+
+def _empty(graves: Sequence[Path]) -> None:
+    for grave in graves:
+        shutil.rmtree(grave, ignore_errors=True)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from shardcast.distribution import Listing
 from shardcast.feed import COMPLETE, KNOWN, OPEN, WITHDRAWN, Event
 from shardcast.manifest import Manifest
+from shardcast.store.aside import AsideVersions
 from shardcast.store.complete import Complete, CompleteVersions, unsurveyed_spans
 from shardcast.store.data_dir import DataDir
 from shardcast.store.events import Events
@@ -33,6 +34,7 @@ class ServedVersions:
         events: what happens to them.
         line: the record of the line that is here.
         own_line: whether versions are published here, so that nobody else decides what the line has.
+        aside: versions of other lines.
         known: versions that the authority lists and that are not complete here, by number.
         untrusted: versions that an old middle left here, which verified nothing; not served.
     """
@@ -43,12 +45,34 @@ class ServedVersions:
         self.events = Events()
         self.line = LineRecord()
         self.own_line = True
+        self.aside = AsideVersions(data_dir, clock)
+        self._clock = clock
         self.known: dict[int, Listing] = {}
         self.untrusted: list[Listing] = []
+        self._was_held = True
         self._complete = CompleteVersions(data_dir, self._changed)
         self._open: dict[int, OpenVersion] = {}
         self._hidden: set[int] = set()  # open versions that neither list nor feed tells of
         self._withdrawn: dict[int, Complete] = {}  # whose files are still here
+
+    @property
+    def held(self) -> bool:
+        """Whether the directory at the path is the one that is held. Whoever follows is told anew what is
+        here when that changes."""
+        held = self.data_dir.held
+        if held != self._was_held:
+            self._was_held = held
+            if held:
+                log.warning("the data directory %s is back, and is served again", self.data_dir.root)
+            else:
+                log.error("%s", self.data_dir.lost)
+            self.events.restart()
+        return held
+
+    @property
+    def unready(self) -> str | None:
+        """Why the directory can't be relied on, for ``/ready``; None where it can."""
+        return None if self.held else self.data_dir.lost
 
     @property
     def listings(self) -> tuple[Listing, ...]:
@@ -80,9 +104,11 @@ class ServedVersions:
         return [one for one in reversed(self.listings) if self.manifest_of(one.version) is None]
 
     def distribution(self) -> bytes:
-        return self._complete.distribution
+        return self._complete.distribution if self.held else b""
 
     def versions_now(self) -> list[Event]:
+        if not self.held:
+            return []
         seq = self.events.seq
         events = [Event(seq, COMPLETE, one.version, one) for one in self.listings]
         events += [Event(seq, KNOWN, one.version, one) for _, one in sorted(self.known.items())]
@@ -104,12 +130,17 @@ class ServedVersions:
         return complete.manifest if complete else None
 
     def manifest(self, version: str) -> bytes | None:
-        manifest = self.manifest_of(version)
+        manifest = self.manifest_of(version) if self.held else None
         return manifest.raw if manifest else None
 
     def shard(self, version: str, number: int) -> Span | None:
+        if not self.held:
+            return None
         opened = self.opened(version_number(version) or 0)
         return opened.shard(number) if opened else self._complete.shard(version, number)
+
+    def shard_of_another_line(self, version: str, number: int, if_match: str) -> Span | None:
+        return self.aside.shard(version, number, if_match) if self.held else None
 
     def landing(self, version: str, number: int) -> Landing | None:
         opened = self.opened(version_number(version) or 0)

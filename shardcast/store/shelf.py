@@ -60,6 +60,10 @@ class Shelf(Protocol):
     def shard(self, version: str, number: int) -> Span | None:
         """Where a shard lies that is whole and verified; None where it isn't (yet)."""
 
+    def shard_of_another_line(self, version: str, number: int, if_match: str) -> Span | None:
+        """Return the shard that an ``If-Match`` names by its digest, of a version with this name that is not
+        of the current line any more; None where there is none."""
+
     def landing(self, version: str, number: int) -> Landing | None:
         """A shard that is arriving; None where it isn't."""
 

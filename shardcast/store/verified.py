@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,11 @@ class Verified:
 def looks_of(file: Path) -> str | None:
     """What tells a file from one that was changed: inode, size, mtime; None when there is none."""
     try:
-        found = file.stat()
+        return looks_in(file.stat())
     except OSError:
         return None
+
+
+def looks_in(found: os.stat_result) -> str:
+    """Return the same from what the file system says of a file."""
     return f"{found.st_ino} {found.st_size} {found.st_mtime_ns}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.store.durable import PART
-from shardcast.wire import shard_name
+from shardcast.wire import shard_name, shard_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +58,22 @@ class VersionPlace:
     def part(self, shard: int) -> Path:
         """Return the temporary name of a shard."""
         return self.folder / (shard_name(shard) + PART)
+
+
+def remove_version(folder: Path) -> None:
+    """Remove a version's folder, but for files in it that are not shardcast's.
+
+    Raises:
+        OSError: something in it can't be removed.
+    """
+    for entry in folder.iterdir():
+        if is_versions_file(entry):
+            entry.unlink()
+    if not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def is_versions_file(entry: Path) -> bool:
+    """Whether this is a file of a version's folder, temporary or not."""
+    name = entry.name.removesuffix(PART)
+    return name in (MANIFEST_FILE, PAYLOAD_FILE) or shard_number(name) is not None

@@ -8,20 +8,21 @@ from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
 from shardcast.manifest_reading import ManifestError
 from shardcast.sizes import format_count
+from shardcast.store.changing import ChangingVersions
 from shardcast.store.complete import read_complete
 from shardcast.store.durable import PART, disk_errors, replace
-from shardcast.store.line_record import LineRecord, read_record
-from shardcast.store.line_versions import LineVersions
-from shardcast.store.open_version import is_versions_file, remove_version
+from shardcast.store.line_change import finish_change
+from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.pins import pinned
 from shardcast.store.taking_up import check, lines_of, listed
 from shardcast.store.verified import Verified
+from shardcast.store.version_place import is_versions_file, remove_version
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 
 
-class VersionFolders(LineVersions):
+class VersionFolders(ChangingVersions):
     """What a data directory holds, served as it is and filled version by version."""
 
     def load(self, resume: bool) -> list[str]:
@@ -35,7 +36,11 @@ class VersionFolders(LineVersions):
         told: list[str] = []
         self.own_line = not resume
         with disk_errors("could not take up", self.data_dir.root):
+            changed_to = finish_change(self.data_dir, self.after_step)
+            if changed_to is not None:
+                told.append(f"finished the change to the versions of {changed_to}")
             self.data_dir.clear_leftovers()
+            told += self.aside.load()
             record = read_record(self.data_dir.line)
             self.line = record or LineRecord()
             listings = listed(self.data_dir)
@@ -126,7 +131,7 @@ class VersionFolders(LineVersions):
                 assert origin
                 self.data_dir.adopt_origin_id(origin)
                 told.append(
-                    f"the versions in {self.data_dir.root} are those of the origin {origin}; "
+                    f"the versions in {self.data_dir.root} are those of {origin_words(origin)}; "
                     "publishing goes on under that id"
                 )
             record = LineRecord(self.data_dir.origin_id, record.highest, record.digests, record.withdrawn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from shardcast.feed import Event
@@ -29,10 +30,18 @@ class StoredNode:
         self.told: list[str] = []
         self._held: DataDir | None = None
 
-    def start(self, role: str = "middle", keep: int = 15, max_bytes: int | None = None) -> VersionFolders:
+    def start(
+        self,
+        role: str = "middle",
+        keep: int = 15,
+        max_bytes: int | None = None,
+        after_step: Callable[[str], None] | None = None,
+    ) -> VersionFolders:
         self.stop()
         self._held = DataDir(self.root, role)
         folders = VersionFolders(self._held, keep, self.clock, max_bytes)
+        if after_step:
+            folders.after_step = after_step
         self.told = folders.load(resume=role == "middle")
         return folders
 
@@ -63,7 +72,11 @@ async def receive(opened: OpenVersion, manifest: Manifest, data: bytes, shards: 
 
 
 async def fetch(
-    folders: VersionFolders, data: bytes, version: str, origin: str = payloads.ORIGIN, ahead: bool = False
+    folders: VersionFolders,
+    data: bytes,
+    version: str,
+    origin: str | None = payloads.ORIGIN,
+    ahead: bool = False,
 ) -> int:
     """Receive a whole version; how many of its bytes were missing here."""
     manifest = payloads.manifest(data, version, origin=origin)

@@ -23,6 +23,7 @@ from shardcast.wire import (
     PROBE_SIZE,
     TEXT,
     VERSION_PATTERN,
+    matches,
     shard_number,
 )
 
@@ -64,6 +65,10 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         version, number = request.match_info["version"], shard_number(request.match_info["shard"])
         with shelf.reading(version, request.remote or "") as reader:
             span = shelf.shard(version, number) if number else None
+            if_match = request.headers.get("If-Match")
+            if number and if_match and (span is None or not matches(if_match, span.digest)):
+                # A download that was under way when this node changed over to another line goes on.
+                span = shelf.shard_of_another_line(version, number, if_match) or span
             if span is None and number and shelf.live(version) and request.headers.get(ACCEPT) == LANDING:
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(shelf.arrival(version, number), LANDING_WAIT)

@@ -181,14 +181,27 @@ def _of_versions(root: Path) -> Iterator[str]:
     with disk_errors("could not read", root):
         if not own_folder(root).is_dir() and not (root / DISTRIBUTION_FILE).is_file():
             raise LocalDiskError(f"{root} is no data directory")
+        # A version may leave its place or come back meanwhile, when the node changes over to another line.
+        yield from _of_other_lines(root)
         listed = _listed(root)
         numbers = {version_number(entry.name) or 0 for entry in root.iterdir() if entry.is_dir()} - {0}
         for number in sorted(numbers | listed):
             yield from _of_version(root, number, number in listed)
+        yield from _of_other_lines(root)
+
+
+def _of_other_lines(root: Path) -> Iterator[str]:
+    """The digests of versions that were put aside, and may come back."""
+    for file in sorted((own_folder(root) / "lines").glob(f"*/v*-*/{MANIFEST_FILE}")):
+        number = version_number(file.parent.name.partition("-")[0]) or 0
+        yield from _of_manifest(file, root, number, listed=False)
 
 
 def _of_version(root: Path, number: int, listed: bool) -> Iterator[str]:
-    file = root / version_name(number) / MANIFEST_FILE
+    yield from _of_manifest(root / version_name(number) / MANIFEST_FILE, root, number, listed)
+
+
+def _of_manifest(file: Path, root: Path, number: int, listed: bool) -> Iterator[str]:
     try:
         raw = file.read_bytes()
     except FileNotFoundError:

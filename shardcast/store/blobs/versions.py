@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
+from functools import partial
 
 from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore
 from shardcast.manifest import Shard
 from shardcast.store.blobs.contract import BlobWriter
 from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
-from shardcast.store.verified import looks_of
+from shardcast.store.verified import looks_in
+from shardcast.store.version_place import VersionPlace
 from shardcast.store.versions import VersionFolders
 from shardcast.wire import version_name
 
@@ -41,18 +49,29 @@ class _Known:
     vouched: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Source:
+    """A version with shards: of the current line (its number), or of another one (its place)."""
+
+    key: int | VersionPlace
+    shards: Sequence[Shard]
+    span: Callable[[int], Span | None]
+    reading: Callable[[str], AbstractContextManager[object]]
+
+
 class VersionBlobs:
-    """The shards that are here, whole, by their SHA-256: of complete versions and of those that are open."""
+    """The shards that are here, whole, by their SHA-256: of complete versions, of those that are open, and of
+    those of other lines."""
 
     algorithm = "sha256"
 
     def __init__(self, folders: VersionFolders) -> None:
         self._folders = folders
-        self._known: dict[int, _Known] = {}
+        self._known: dict[int | VersionPlace, _Known] = {}
 
     async def size(self, digest: str) -> int | None:
-        for _, version, shard in self._places(digest):
-            span = self._folders.shard(version, shard)
+        for _, source, shard in self._places(digest):
+            span = source.span(shard)
             if span is not None:
                 return span.length
         return None
@@ -60,21 +79,21 @@ class VersionBlobs:
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[SpanReader]:
         corrupt = False
-        for known, version, shard in self._places(digest):
-            with self._folders.reading(version, "a reader of blobs"):
-                span = self._folders.shard(version, shard)
+        for known, source, shard in self._places(digest):
+            with source.reading("a reader of blobs"):
+                span = source.span(shard)
                 if span is None:
-                    continue
-                if not await _is_right(known, digest, span):
-                    corrupt = True
                     continue
                 with disk_errors("could not read", span.path):
                     reader = SpanReader(span)
                 try:
-                    yield reader
+                    # The file that is read is the one that is looked into: its name may get another one's.
+                    if await _is_right(known, digest, reader):
+                        yield reader
+                        return
+                    corrupt = True
                 finally:
                     reader.close()
-                return
         if corrupt:
             raise BlobCorrupt(f"the shard with the digest {digest} was changed; remove its version")
         raise BlobMissing(f"no shard here has the digest {digest}")
@@ -99,35 +118,46 @@ class VersionBlobs:
 
     async def digests(self) -> AsyncIterator[str]:
         told: set[str] = set()
-        for number in self._look():
-            for digest, shard in list(self._known[number].numbers.items()):
-                if digest not in told and self._folders.shard(version_name(number), shard) is not None:
+        for source in self._look():
+            for digest, shard in list(self._known[source.key].numbers.items()):
+                if digest not in told and source.span(shard) is not None:
                     told.add(digest)
                     yield digest
 
-    def _places(self, digest: str) -> list[tuple[_Known, str, int]]:
+    def _places(self, digest: str) -> list[tuple[_Known, _Source, int]]:
         """The versions and numbers of the shards that should have this digest."""
-        known = [(self._known[number], version_name(number)) for number in self._look()]
-        return [(one, version, one.numbers[digest]) for one, version in known if digest in one.numbers]
+        known = [(self._known[source.key], source) for source in self._look()]
+        return [(one, source, one.numbers[digest]) for one, source in known if digest in one.numbers]
 
-    def _look(self) -> list[int]:
+    def _look(self) -> list[_Source]:
         """Look at what is new; the versions that are here."""
-        for number in self._known.keys() - self._folders.complete_numbers - self._folders.open_numbers:
-            del self._known[number]
-        here = []
-        for number in sorted(self._folders.complete_numbers | self._folders.open_numbers, reverse=True):
-            shards = self._shards(number)
-            if shards is None:
-                continue
-            known = self._known.get(number)
-            if known is None or known.shards is not shards:
-                known = self._known[number] = _Known(shards)
-            for shard in shards[known.counted :]:
+        sources = self._sources()
+        for key in self._known.keys() - {source.key for source in sources}:
+            del self._known[key]
+        for source in sources:
+            known = self._known.get(source.key)
+            if known is None or known.shards is not source.shards:
+                known = self._known[source.key] = _Known(source.shards)
+            for shard in source.shards[known.counted :]:
                 if shard.sha256:
                     known.numbers.setdefault(shard.sha256, shard.number)
-            known.counted = len(shards)
-            here.append(number)
-        return here
+            known.counted = len(source.shards)
+        return sources
+
+    def _sources(self) -> list[_Source]:
+        folders, sources = self._folders, []
+        numbers = folders.complete_numbers | folders.open_numbers | folders.hidden_numbers
+        for number in sorted(numbers, reverse=True):
+            shards, version = self._shards(number), version_name(number)
+            if shards is not None:
+                span, reading = partial(folders.shard, version), partial(folders.reading, version)
+                sources.append(_Source(number, shards, span, reading))
+        if folders.held:
+            for aside in folders.aside:
+                manifest = aside.complete.manifest
+                if manifest is not None and not aside.withdrawn:
+                    sources.append(_Source(aside.place, manifest.shards, aside.span, nullcontext))
+        return sources
 
     def _shards(self, number: int) -> Sequence[Shard] | None:
         opened = self._folders.opened(number)
@@ -137,12 +167,12 @@ class VersionBlobs:
         return manifest.shards if manifest else None
 
 
-async def _is_right(known: _Known, digest: str, span: Span) -> bool:
+async def _is_right(known: _Known, digest: str, reader: SpanReader) -> bool:
     """Whether the shard is what its digest says."""
-    looks = f"{span.path} {looks_of(span.path)}"
+    looks = f"{reader.path} {reader.looks}"
     if known.vouched.get(digest) == looks:
         return True
-    right = await asyncio.to_thread(_sha256, span) == digest
+    right = await asyncio.to_thread(reader.sha256) == digest
     if right:
         known.vouched[digest] = looks
     return right
@@ -154,6 +184,8 @@ class SpanReader:
     Attributes:
         size: its bytes.
         span: where they are.
+        path: their file.
+        looks: the state of the file when it was opened.
     """
 
     def __init__(self, span: Span) -> None:
@@ -163,10 +195,11 @@ class SpanReader:
         """
         self.size = span.length
         self.span: Span | None = span
-        self._path = span.path
+        self.path = span.path
         self._left = span.length
         self._file = span.path.open("rb", buffering=0)
         self._file.seek(span.offset)
+        self.looks = looks_in(os.fstat(self._file.fileno()))
 
     async def read(self, most: int) -> bytes:
         """
@@ -176,24 +209,25 @@ class SpanReader:
         count = min(most, self._left)
         if not count:
             return b""
-        with disk_errors("could not read", self._path):
+        with disk_errors("could not read", self.path):
             data = await asyncio.to_thread(self._file.read, count)
         if not data:
-            raise BlobCorrupt(f"{self._path} became shorter while it was read")
+            raise BlobCorrupt(f"{self.path} became shorter while it was read")
         self._left -= len(data)
         return data
 
     def close(self) -> None:
         self._file.close()
 
-
-def _sha256(span: Span) -> str:
-    """The SHA-256 of a span; blocks on the disk."""
-    hasher = hashlib.sha256()
-    with disk_errors("could not read", span.path), span.path.open("rb") as file:
-        file.seek(span.offset)
-        left = span.length
-        while left and (chunk := file.read(min(_CHUNK, left))):
-            hasher.update(chunk)
-            left -= len(chunk)
-    return hasher.hexdigest()
+    def sha256(self) -> str:
+        """Return the SHA-256 of all the bytes; blocks on the disk."""
+        assert self.span
+        hasher, position = hashlib.sha256(), self.span.offset
+        end = position + self.size
+        with disk_errors("could not read", self.path):
+            while position < end and (
+                chunk := os.pread(self._file.fileno(), min(_CHUNK, end - position), position)
+            ):
+                hasher.update(chunk)
+                position += len(chunk)
+        return hasher.hexdigest()

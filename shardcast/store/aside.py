@@ -1,0 +1,356 @@
+"""The versions of other lines: put aside, or received beside the line that is here.
+
+::
+
+    .shardcast/lines/<origin id, or none>/
+      line                              the record of the line
+      v7-6030a1b2c3d4e5f6/              the folder of a version: its number, 16 digits of its payload digest
+      v7-6030a1b2c3d4e5f6.pinned        its records; also .verified and .linked
+      v7-6030a1b2c3d4e5f6.open          there while not all of it is here and verified
+
+The modification time of a version's folder is the time at which it was put aside.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from shardcast.distribution import Listing
+from shardcast.errors import LocalDiskError
+from shardcast.manifest import Manifest
+from shardcast.manifest_reading import ManifestError
+from shardcast.manifest_reading import parse as parse_manifest
+from shardcast.store.complete import Complete, read_complete
+from shardcast.store.data_dir import DataDir
+from shardcast.store.durable import PART, sync_folder
+from shardcast.store.line_record import LineRecord, origin_words, read_record
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.removing import bury
+from shardcast.store.shelf import Span
+from shardcast.store.taking_up import check
+from shardcast.store.tasks import in_thread
+from shardcast.store.version_place import VersionPlace
+from shardcast.wire import matches, version_name
+
+log = logging.getLogger(__name__)
+
+LONGEST_ASIDE = 86_400.0
+"""Seconds after which a version that was put aside goes."""
+_MOST_RECORDS = 20
+"""Lines without versions here whose records are kept, so that what was withdrawn there stays so."""
+_NO_ORIGIN = "none"
+_PLAIN_ID = re.compile(r"[0-9a-z]{1,64}", re.ASCII)
+_NAME = re.compile(r"v([1-9][0-9]{0,17})-([0-9a-f]{16})", re.ASCII)
+_LINE = "line"
+
+
+def line_name(origin: str | None) -> str:
+    """Return the name of a line's folder. An id that can't be one, or that a file system might take for
+    another, is hashed: manifests choose origin ids, and no path."""
+    if origin is None:
+        return _NO_ORIGIN
+    if _PLAIN_ID.fullmatch(origin) and origin != _NO_ORIGIN:
+        return origin
+    return "id-" + sha256(origin.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def aside_place(data_dir: DataDir, origin: str | None, number: int, digest: str) -> VersionPlace:
+    """Return where a version of another line lies."""
+    return _place(data_dir.lines / line_name(origin) / f"{version_name(number)}-{digest[:16]}")
+
+
+def _place(folder: Path) -> VersionPlace:
+    verified, linked, pinned = (
+        folder.with_name(f"{folder.name}.{record}") for record in ("verified", "linked", "pinned")
+    )
+    return VersionPlace(folder, verified, linked, pinned)
+
+
+def open_mark(place: VersionPlace) -> Path:
+    """Return the file that is there while not all of a version is here."""
+    return place.folder.with_name(f"{place.folder.name}.open")
+
+
+def record_of(data_dir: DataDir, origin: str | None) -> Path:
+    """Return the file with the record of another line."""
+    return data_dir.lines / line_name(origin) / _LINE
+
+
+@dataclass(frozen=True)
+class AsideVersion:
+    """A version of another line.
+
+    Attributes:
+        origin: the origin id of its line.
+        complete: what it is; its manifest is None where none is here.
+        finished: whether all of it is here and verified.
+        since: when it was put aside, by the clock of the directory.
+        pinned: whether it stays until it is unpinned.
+        withdrawn: whether its publisher took it back, so that it is not served.
+    """
+
+    origin: str | None
+    complete: Complete
+    finished: bool
+    since: float
+    pinned: bool = False
+    withdrawn: bool = False
+
+    @property
+    def place(self) -> VersionPlace:
+        return self.complete.place
+
+    @property
+    def number(self) -> int:
+        return self.complete.listing.number
+
+    def span(self, shard: int) -> Span | None:
+        """Return where a shard lies, whole and verified; None where it is not here or not served."""
+        manifest = self.complete.manifest
+        if self.withdrawn or manifest is None or not 1 <= shard <= len(manifest.shards):
+            return None
+        span = self.complete.shard(shard)
+        if span is None or self.finished:
+            return span
+        found = self.complete.find(span.digest or "")
+        return span if found == span.path else None
+
+
+class AsideVersions:
+    """What is here of other lines.
+
+    Attributes:
+        beside: versions that are being received, by their place.
+        records: the records of other lines, by the name of their folder.
+    """
+
+    def __init__(self, data_dir: DataDir, clock: Callable[[], float] = time.monotonic) -> None:
+        self.beside: dict[VersionPlace, OpenVersion] = {}
+        self.records: dict[str, LineRecord] = {}
+        self._data_dir = data_dir
+        self._clock = clock
+        self._versions: dict[VersionPlace, AsideVersion] = {}
+        self._touched: dict[VersionPlace, float] = {}  # when something last came of what is being received
+
+    def __iter__(self) -> Iterator[AsideVersion]:
+        """Those that are not being received, the one that was put aside first at first."""
+        order = sorted(self._versions.values(), key=lambda one: (one.since, one.number))
+        return iter(order)
+
+    def get(self, place: VersionPlace) -> AsideVersion | None:
+        return self._versions.get(place)
+
+    def of_line(self, origin: str | None) -> list[AsideVersion]:
+        """Return the versions of one line."""
+        name = line_name(origin)
+        return [one for one in self if one.place.folder.parent.name == name]
+
+    def record(self, origin: str | None) -> LineRecord:
+        """Return what is known of another line."""
+        return self.records.get(line_name(origin), LineRecord(origin))
+
+    # What is served of them
+
+    def find(self, digest: str) -> Path | None:
+        """Return the file of a shard with this SHA-256, unchanged since it was verified."""
+        found = (one.complete.find(digest) for one in list(self._versions.values()))
+        return next((file for file in found if file), None)
+
+    def shard(self, version: str, number: int, if_match: str) -> Span | None:
+        """Return the shard of a version with this name that an ``If-Match`` names by its digest."""
+        if "*" in if_match:
+            return None
+        for one in self:
+            span = one.span(number) if one.complete.listing.version == version else None
+            if span is not None and matches(if_match, span.digest):
+                return span
+        return None
+
+    # What they take
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(one.complete.size for one in self._versions.values()) + self.bytes_beside
+
+    @property
+    def bytes_beside(self) -> int:
+        """Bytes of those that are being received."""
+        return sum(one.bytes_reserved for one in self.beside.values())
+
+    def droppable(self, line_has_one: bool) -> list[AsideVersion]:
+        """Return those that may go, first things first. Unless a version of the current line is complete
+        (``line_has_one``), the newest complete one of the line that was put aside last is not among them."""
+        kept = None if line_has_one else self._last_good()
+        return [one for one in self if not one.pinned and one.place != kept]
+
+    def _last_good(self) -> VersionPlace | None:
+        good = [one for one in self if one.finished and not one.withdrawn]
+        if not good:
+            return None
+        last = good[-1].place.folder.parent
+        newest = max((one for one in good if one.place.folder.parent == last), key=lambda one: one.number)
+        return newest.place
+
+    def expired(self, line_has_one: bool) -> list[AsideVersion]:
+        """Return those whose time is up."""
+        now = self._clock()
+        return [one for one in self.droppable(line_has_one) if now - one.since >= LONGEST_ASIDE]
+
+    def age(self, one: AsideVersion) -> float:
+        """Return for how many seconds a version has been aside."""
+        return max(0.0, self._clock() - one.since)
+
+    async def drop(self, one: AsideVersion, why: str) -> None:
+        """Remove a version. Answers that are running end well.
+
+        Raises:
+            OSError: it can't be removed.
+        """
+        self._versions.pop(one.place, None)
+        await in_thread(self._remove, one)
+        version, line = one.complete.listing.version, origin_words(one.origin)
+        log.info("removed %s of %s, which was put aside: %s", version, line, why)
+
+    def _remove(self, one: AsideVersion) -> None:
+        self._data_dir.check_held()
+        for grave in bury(one.place, self._data_dir.retired):
+            shutil.rmtree(grave, ignore_errors=True)
+        open_mark(one.place).unlink(missing_ok=True)
+
+    # How they come and go
+
+    def put(self, one: AsideVersion) -> None:
+        """Count a version that lies aside now."""
+        self._versions[one.place] = one
+
+    def take(self, place: VersionPlace) -> AsideVersion | None:
+        """Count a version no more, which is received or of the current line from now on."""
+        return self._versions.pop(place, None)
+
+    def begin(self, place: VersionPlace, opened: OpenVersion) -> None:
+        """A version is being received beside the current line."""
+        self.take(place)
+        self.beside[place] = opened
+        self.touch(place)
+
+    def touch(self, place: VersionPlace) -> None:
+        """Something of a version comes now."""
+        self._touched[place] = self._clock()
+
+    def end(self, place: VersionPlace) -> OpenVersion | None:
+        """A version is not received any more."""
+        self._touched.pop(place, None)
+        return self.beside.pop(place, None)
+
+    def abandoned(self) -> list[VersionPlace]:
+        """Return those of which nothing came for as long as they may be aside."""
+        now = self._clock()
+        return [place for place, last in self._touched.items() if now - last >= LONGEST_ASIDE]
+
+    # After a restart
+
+    def load(self) -> list[str]:
+        """Take up what lies aside; blocks on the disk. Returns what is worth telling.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        told: list[str] = []
+        now, wall = self._clock(), time.time()  # once, so that what went aside together stays together
+        if not self._data_dir.lines.is_dir():
+            return told
+        for line in sorted(self._data_dir.lines.iterdir()):
+            if not line.is_dir():
+                continue
+            _clear(line)
+            try:
+                record = read_record(line / _LINE) or LineRecord(_origin_of(line))
+            except LocalDiskError as error:
+                told.append(str(error))
+                record = LineRecord(_origin_of(line))
+            self.records[line.name] = record
+            for folder in line.iterdir():
+                if folder.is_dir() and _NAME.fullmatch(folder.name):
+                    # A time in the future, by a clock that was wrong, counts as now.
+                    since = now - max(0.0, wall - folder.stat().st_mtime)
+                    self.put(read_aside(_place(folder), record, since))
+        self._forget_lines()
+        return told
+
+    def _forget_lines(self) -> None:
+        """Forget what is known of lines without versions here, beyond the latest of them."""
+        used = {one.place.folder.parent.name for one in self}
+        empty = [self._data_dir.lines / name for name in self.records if name not in used]
+        by_age = sorted(empty, key=lambda line: line.stat().st_mtime, reverse=True)
+        for line in by_age[_MOST_RECORDS:]:
+            (line / _LINE).unlink(missing_ok=True)
+            if not any(line.iterdir()):
+                line.rmdir()
+            del self.records[line.name]
+
+
+def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVersion:
+    """Return the version that lies in a place; blocks on the disk.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    found = _NAME.fullmatch(place.folder.name)
+    assert found
+    number, start = int(found[1]), found[2]
+    manifest = _manifest(place, number)
+    digests = [one for one in manifest.digests.values() if one.startswith(start)] if manifest else []
+    listing = Listing(version_name(number), digests[0] if digests else start, None)
+    finished = False
+    if digests and not open_mark(place).exists():
+        try:
+            finished = check(place, listing) is not None
+        except (LocalDiskError, ManifestError) as error:
+            log.warning("%s is not complete any more: %s", place.folder, error)
+    if manifest:
+        listing = Listing(listing.version, listing.digest, len(manifest.shards), manifest.identity)
+    complete = read_complete(place, listing, manifest)
+    if not finished:
+        size = sum(entry.stat().st_size for entry in place.folder.iterdir())
+        complete = Complete(listing, manifest, size, place, complete.looks, complete.verified)
+    withdrawn = record.withdrawal(number, complete.digests) is not None
+    return AsideVersion(record.origin, complete, finished, since, place.pinned.exists(), withdrawn)
+
+
+def finish_aside(place: VersionPlace) -> None:
+    """Have a version that was received beside count as whole, durably; blocks on the disk. Its time aside
+    begins now."""
+    os.utime(place.folder)
+    open_mark(place).unlink(missing_ok=True)
+    sync_folder(place.folder.parent)
+
+
+def _manifest(place: VersionPlace, number: int) -> Manifest | None:
+    try:
+        return parse_manifest(place.manifest.read_bytes(), version_name(number))
+    except (FileNotFoundError, ManifestError):
+        return None
+
+
+def _origin_of(line: Path) -> str | None:
+    """Return the origin id of a line whose record is not here."""
+    return None if line.name == _NO_ORIGIN else line.name
+
+
+def _clear(line: Path) -> None:
+    """Remove temporary names, and records of versions that have gone."""
+    for entry in line.iterdir():
+        if entry.is_dir():
+            continue
+        name, _, _ = entry.name.partition(".")
+        if entry.name.endswith(PART) or (entry.name != _LINE and not (line / name).is_dir()):
+            entry.unlink()

@@ -1,0 +1,226 @@
+"""The plan of a change of line: written down first, then carried out step by step, also after a kill.
+
+Every step is a rename or a replaced file, and is skipped where it was done already. So the plan is carried
+out from its beginning, however often it was begun.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from shardcast.errors import LocalDiskError
+from shardcast.store.data_dir import DataDir
+from shardcast.store.durable import disk_errors, replace, sync_folder
+from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
+
+Move = tuple[str, str]
+"""What is renamed to what, as paths below the data directory; the second one was free when it was planned."""
+AfterStep = Callable[[str], None]
+"""Called after each step with its name; a test's place to kill the node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A change of line.
+
+    Attributes:
+        aside: what leaves the current line's places. Versions' folders are stamped with ``time`` first.
+        back: what comes to these places.
+        time: of the change, in seconds since 1970 (UTC).
+        left: where the record of the line that is left goes, and that record; None where it has none.
+        record: the record of the line that comes.
+        distribution: the list of the line that comes.
+    """
+
+    aside: tuple[Move, ...]
+    back: tuple[Move, ...]
+    time: float
+    left: tuple[str, LineRecord] | None
+    record: LineRecord
+    distribution: bytes
+
+    def to_bytes(self) -> bytes:
+        left = None if self.left is None else [self.left[0], self.left[1].to_bytes().decode()]
+        values = {
+            "aside": self.aside,
+            "back": self.back,
+            "time": self.time,
+            "left": left,
+            "record": self.record.to_bytes().decode(),
+            "distribution": self.distribution.decode(),
+        }
+        return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def parse_plan(data: bytes) -> Plan:
+    """Return the plan that these bytes hold.
+
+    Raises:
+        ValueError: they hold none.
+    """
+    values = json.loads(data)
+    if not isinstance(values, dict):
+        raise ValueError("it is no JSON object")
+    left, time = values.get("left"), values.get("time")
+    if not isinstance(time, (int, float)) or not abs(time) < 1e12:
+        raise ValueError("its time is none")
+    return Plan(
+        _moves(values.get("aside")),
+        _moves(values.get("back")),
+        float(time),
+        None if left is None else (_path(left[0]), _record(left[1])),
+        _record(values.get("record")),
+        _text(values.get("distribution")).encode(),
+    )
+
+
+def read_plan(data_dir: DataDir) -> Plan | None:
+    """Return the plan of a change that did not come to its end; None where there is none.
+
+    Raises:
+        LocalDiskError: it can't be read.
+    """
+    file = data_dir.changing
+    with disk_errors("could not read", file):
+        try:
+            data = file.read_bytes()
+        except FileNotFoundError:
+            return None
+    try:
+        return parse_plan(data)
+    except (ValueError, LineRecordError, RecursionError, IndexError, KeyError, TypeError) as error:
+        raise LocalDiskError(
+            f"{file} is damaged: {error}; compare the versions in {data_dir.root} and {data_dir.lines} with "
+            "distribution.txt, then remove it"
+        ) from None
+
+
+def write_plan(data_dir: DataDir, plan: Plan) -> None:
+    """Have a plan on the disk, so that it is carried out whatever happens from now on.
+
+    Raises:
+        LocalDiskError: it could not be written.
+    """
+    replace(data_dir.changing, plan.to_bytes())
+
+
+def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
+    """Carry out the first part of a plan; blocks on the disk. No name gets other bytes meanwhile.
+
+    Raises:
+        LocalDiskError: a step failed; the plan is still there.
+    """
+    with disk_errors("could not put versions aside in", data_dir.lines):
+        data_dir.check_held()
+        touched: set[Path] = set()
+        for source, target in _paths(data_dir, plan.aside):
+            if target.exists() or not source.exists():
+                continue
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if source.is_dir():
+                # Before the rename: should a kill come in between, the next start would take the version for
+                # one that was put aside when its last shard came.
+                os.utime(source, (plan.time, plan.time))
+            source.rename(target)
+            touched.update((source.parent, target.parent))
+            after_step(f"put aside {source.name}")
+        _sync(data_dir, touched)
+        if plan.left is not None:
+            file = data_dir.root / plan.left[0]
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace(file, plan.left[1].to_bytes())
+            _sync(data_dir, {data_dir.lines})
+            after_step("recorded the line that is left")
+
+
+def bring_back(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
+    """Carry out the rest of a plan, and remove it; blocks on the disk.
+
+    Raises:
+        LocalDiskError: a step failed; the plan is still there.
+    """
+    with disk_errors("could not change the line of", data_dir.root):
+        data_dir.check_held()
+        touched: set[Path] = set()
+        for source, target in _paths(data_dir, plan.back):
+            if target.exists() or not source.exists():
+                continue
+            source.rename(target)
+            touched.update((source.parent, target.parent))
+            after_step(f"brought back {target.name}")
+        _sync(data_dir, touched)
+        replace(data_dir.distribution, plan.distribution)
+        after_step("listed")
+        replace(data_dir.line, plan.record.to_bytes())
+        after_step("recorded the line")
+        data_dir.changing.unlink(missing_ok=True)
+        sync_folder(data_dir.own)
+        after_step("done")
+
+
+def finish_change(data_dir: DataDir, after_step: AfterStep = lambda step: None) -> str | None:
+    """Carry out a change of line that a kill interrupted, before anything else is done with the directory;
+    blocks on the disk. Returns which line came, in words; None when nothing was to be done.
+
+    Raises:
+        LocalDiskError: the plan is damaged, or a step failed.
+    """
+    plan = read_plan(data_dir)
+    if plan is None:
+        return None
+    put_aside(data_dir, plan, after_step)
+    bring_back(data_dir, plan, after_step)
+    return origin_words(plan.record.origin)
+
+
+def empty_graves(data_dir: DataDir, plan: Plan) -> None:
+    """Remove what a plan moved out of the way; blocks on the disk."""
+    for _, target in _paths(data_dir, plan.aside):
+        if target.parent == data_dir.retired:
+            shutil.rmtree(target, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                target.unlink(missing_ok=True)
+
+
+def _paths(data_dir: DataDir, moves: Sequence[Move]) -> Iterator[tuple[Path, Path]]:
+    for source, target in moves:
+        yield data_dir.root / source, data_dir.root / target
+
+
+def _sync(data_dir: DataDir, folders: set[Path]) -> None:
+    """Make renames durable before the list tells of them; a line's folder may be new."""
+    for folder in folders:
+        sync_folder(folder)
+    if data_dir.lines.is_dir():
+        sync_folder(data_dir.lines)
+        sync_folder(data_dir.own)
+
+
+def _moves(values: Any) -> tuple[Move, ...]:
+    if not isinstance(values, list) or not all(isinstance(one, list) and len(one) == 2 for one in values):
+        raise ValueError("its moves are none")
+    return tuple((_path(source), _path(target)) for source, target in values)
+
+
+def _path(value: Any) -> str:
+    path = PurePosixPath(_text(value))
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"{value!r} is no path in the data directory")
+    return str(path)
+
+
+def _record(value: Any) -> LineRecord:
+    return parse_record(_text(value).encode())
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError("something in it is no text")
+    return value
