@@ -134,7 +134,7 @@ def test_follower_takes_the_other_line_s_v1_as_news_and_says_that_the_line_is_ne
     with on_one_port(tmp_path) as port, contextlib.ExitStack() as stack:
         first = stack.enter_context(origin(tmp_path / "a", port))
         broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
-        out = (tmp_path / "said").open("wb")
+        out = stack.enter_context((tmp_path / "said").open("wb"))
         hook = f'echo "{{version}} $SHARDCAST_NEW_LINE" >> {tmp_path / "hooks"}'
         words = ("client", "--follow", "--servers", first.url, "--output-dir", str(tmp_path / "got"))
         follower = subprocess.Popen(

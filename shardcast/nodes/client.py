@@ -15,12 +15,11 @@ from pathlib import Path
 from shardcast.addresses import server_urls
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing, is_version
-from shardcast.errors import PeerError, UsageError, VersionWithdrawn
+from shardcast.errors import PeerError, UsageError
 from shardcast.manifest import Header
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.follow import Follow
 from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
-from shardcast.nodes.leaving import if_withdrawn, unless
 from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
@@ -28,7 +27,6 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
 from shardcast.report import Node, newest
-from shardcast.store.output import clear_abandoned
 from shardcast.store.tasks import beside
 from shardcast.transfer.following import Following
 from shardcast.transfer.leasing import Lease
@@ -152,14 +150,10 @@ class Client:
             if output_file is not None and str(output_file).endswith("/"):
                 output = output / default.name
             peers = [self._downloads.peers[url] for url in found.servers]
-            joined = following if listing.number in standing.listed else None
-            fetching = self._downloads.fetch(listing, peers, output, watch, joined, found.origin)
-            withdrawn = if_withdrawn(following, listing.number, listing.digest)
-            try:
-                return await unless(withdrawn, fetching, following)
-            except VersionWithdrawn:
-                await asyncio.to_thread(clear_abandoned, output)
-                raise
+            listed = listing.number in standing.listed
+            return await self._downloads.fetch(
+                listing, peers, output, watch, following, found.origin, listed=listed
+            )
 
     async def follow(
         self,

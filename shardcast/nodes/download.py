@@ -10,9 +10,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardcast.distribution import Listing
-from shardcast.errors import IntegrityError, ShardcastError, TransferFailed, VersionAborted
+from shardcast.errors import (
+    IntegrityError,
+    ShardcastError,
+    TransferFailed,
+    VersionAborted,
+    VersionWithdrawn,
+)
 from shardcast.manifest import FILE, Header
 from shardcast.nodes.followed import FollowedFolder
+from shardcast.nodes.leaving import Stop, if_withdrawn, unless
 from shardcast.nodes.release import Release
 from shardcast.peer.peer import Peer
 from shardcast.store.live import LiveManifest
@@ -48,15 +55,17 @@ class Downloads:
         peers: Sequence[Peer],
         output: Path,
         watch: Watch | None,
-        following: Following | None = None,
+        following: Following,
         origin: str | None = None,
         followed: FollowedFolder | None = None,
+        listed: bool = True,
     ) -> Release:
-        """Download a complete version from ``peers``, and from those that ``following`` finds meanwhile.
-        ``origin``: the origin id of its line, where that is known. ``followed``: the folder where the output
-        is recorded.
+        """Download a complete version from ``peers``, and, where the line has it ``listed``, from those that
+        ``following`` finds meanwhile. ``origin``: the origin id of its line, where that is known.
+        ``followed``: the folder where the output is recorded.
 
         Raises:
+            VersionWithdrawn: its publisher took it back meanwhile.
             TransferFailed: the servers answered, but not with its shards.
             IntegrityError: what they sent is not what its digest says.
             LocalDiskError: the file can't be written.
@@ -65,10 +74,12 @@ class Downloads:
         async for described in describe(listing, peers, origin):
             _check_kind(described.manifest.header)
             live = LiveManifest.of(described.manifest)
-            joined = following if described.manifest.verifiable else None
+            stop = if_withdrawn(following, listing.number, listing.digest)
+            joins = listed and described.manifest.verifiable
+            where, some = output.absolute(), list(described.peers)
             try:
                 return await self._receive(
-                    live, list(described.peers), output.absolute(), watch, described.digits, joined, followed
+                    live, some, where, watch, following, stop, followed, described.digits, joins
                 )
             except (IntegrityError, TransferFailed) as error:  # what another server says may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
@@ -101,7 +112,8 @@ class Downloads:
             except asyncio.TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
-            return await self._receive(live, peers, output.absolute(), watch, 3, following, followed)
+            stop = if_withdrawn(following, version_number(version) or 0, None)
+            return await self._receive(live, peers, output.absolute(), watch, following, stop, followed)
         finally:
             await cancel([reading])
 
@@ -111,9 +123,11 @@ class Downloads:
         peers: list[Peer],
         output: Path,
         watch: Watch | None,
+        following: Following,
+        stop: Stop,
+        followed: FollowedFolder | None,
         digits: int = 3,
-        following: Following | None = None,
-        followed: FollowedFolder | None = None,
+        joins: bool = True,
     ) -> Release:
         started = time.monotonic()
         filling = await asyncio.to_thread(OutputFile, output, live)
@@ -124,14 +138,14 @@ class Downloads:
                 watch(transfer)
             try:
                 async with AsyncExitStack() as stack:
-                    if following:
+                    if joins:
                         number = version_number(live.version) or 0
                         joining = following.join(number, peers, transfer.join)
                         await stack.enter_async_context(beside(joining))
-                    manifest = await transfer.run()
+                    manifest = await unless(stop, transfer.run(), following)
             finally:
                 self.under_way.remove(transfer)
-        except VersionAborted:
+        except (VersionAborted, VersionWithdrawn):
             await asyncio.to_thread(filling.discard)
             raise
         finally:

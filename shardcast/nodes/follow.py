@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Withdrawal
-from shardcast.errors import LocalDiskError, ShardcastError, VersionAborted, VersionWithdrawn
+from shardcast.errors import (
+    LocalDiskError,
+    NoServerReachable,
+    ShardcastError,
+    TransferFailed,
+    VersionAborted,
+    VersionWithdrawn,
+)
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.followed import FollowedFolder, line_origin
-from shardcast.nodes.leaving import NothingComes, if_withdrawn, offered, unless
+from shardcast.nodes.leaving import NothingComes, offered, unless
 from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Release
 from shardcast.policy.due import Agenda
 from shardcast.policy.standing import LineChange, LineMemory, Standing
-from shardcast.store.output import clear_abandoned
 from shardcast.transfer.following import Following
 from shardcast.transfer.transfer import Transfer
 from shardcast.wire import version_name
@@ -186,34 +193,33 @@ class Follow:
         def leave() -> ShardcastError | None:
             if any(one.progress.done for one in transfers):
                 return None
-            now, complete, opened = offered(self.following)
-            elsewhere = self._agenda.next_elsewhere(complete, opened, servers)
-            if elsewhere is None and now.change is None:
-                return None
-            return NothingComes(f"nothing of {version} comes, and others have other versions")
+            with contextlib.suppress(NoServerReachable, TransferFailed):  # no server tells anything now
+                now, complete, opened = offered(self.following)
+                if now.change or self._agenda.next_elsewhere(complete, opened, servers) is not None:
+                    return NothingComes(f"nothing of {version} comes, and others have other versions")
+            return None
 
         whole, peers = number in complete, self._downloads.peers
         servers = complete[number] if whole else opened[number]
         some, output = [peers[url] for url in servers], self._output(number)
         if whole:
-            listing = standing.listed[number]
-            digest: str | None = listing.digest
             fetching = self._downloads.fetch(
-                listing, some, output, watching, self.following, standing.origin, self._followed
+                standing.listed[number],
+                some,
+                output,
+                watching,
+                self.following,
+                standing.origin,
+                self._followed,
             )
         else:
-            digest = None
             fetching = self._downloads.fetch_open(
                 version, some, output, watching, self.following, self._followed
             )
-        patient = unless(leave, fetching, self.following, STALL_WHEN_OTHERS_CAN)
         try:
-            return await unless(if_withdrawn(self.following, number, digest), patient, self.following)
-        except VersionWithdrawn:
-            await asyncio.to_thread(clear_abandoned, output)
-            raise
+            return await unless(leave, fetching, self.following, STALL_WHEN_OTHERS_CAN)
         except ShardcastError as error:
-            if not isinstance(error, VersionAborted):
+            if not isinstance(error, (VersionAborted, VersionWithdrawn)):
                 self._agenda.doubt(servers)
             if not isinstance(error, NothingComes):
                 self._agenda.failed(number, whole)

@@ -13,6 +13,8 @@ from shardcast.transfer.following import Following
 from shardcast.transfer.offers import withdrawn_message
 
 T = TypeVar("T")
+Stop = Callable[[], ShardcastError | None]
+"""Gives the reason to stop; None while there is none."""
 Offered = Mapping[int, Sequence[str]]
 """Versions, and the servers that have them."""
 
@@ -35,7 +37,7 @@ def offered(following: Following) -> tuple[Standing, Offered, Offered]:
 
 
 async def unless(
-    stop: Callable[[], ShardcastError | None],
+    stop: Stop,
     fetching: Coroutine[Any, Any, T],
     following: Following,
     after: float = 0.0,
@@ -63,9 +65,7 @@ async def unless(
         await cancel([task, *news])
 
 
-def if_withdrawn(
-    following: Following, number: int, digest: str | None
-) -> Callable[[], ShardcastError | None]:
+def if_withdrawn(following: Following, number: int, digest: str | None) -> Stop:
     """Return the reason to stop that there is when a version is withdrawn; ``digest`` is None for one that
     is still being made."""
 

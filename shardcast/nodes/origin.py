@@ -100,6 +100,12 @@ class Origin:
             folders = await stack.enter_async_context(holding(data_dir, "origin", keep, max_bytes))
             publisher = Publisher(folders, shard_size, first_version, DIGESTS[listed_digest])
             node_id, held = secrets.token_hex(8), folders.data_dir
+            if held.is_new:
+                log.warning(
+                    "new data directory %s: its line of versions has the origin id %s",
+                    held.root,
+                    held.origin_id,
+                )
             below = Below(node_id)
             status = Status("origin", node_id, folders, below)
             doors = (

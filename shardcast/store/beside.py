@@ -38,7 +38,9 @@ class BesideVersions(LineVersions):
         complete = self._complete.get(listing.version)
         if self.line.origin == origin and complete and complete.listing.digest == listing.digest:
             return True
-        return self.aside.get(aside_place(self.data_dir, origin, listing.number, listing.digest)) is not None
+        place = aside_place(self.data_dir, origin, listing.number, listing.digest)
+        aside = self.aside.get(place)
+        return aside is not None and aside.finished
 
     async def begin_beside(
         self, origin: str | None, live: LiveManifest, listed: str = "sha256"

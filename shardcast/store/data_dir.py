@@ -43,6 +43,7 @@ class DataDir:
     Attributes:
         root: the directory.
         origin_id: names the line of versions that is published here.
+        is_new: whether the directory got that id just now.
     """
 
     def __init__(self, root: Path, role: str) -> None:
@@ -53,6 +54,7 @@ class DataDir:
             LocalDiskError: it can't be made or written.
         """
         self.root = root.absolute()
+        self.is_new = False
         self._counting = threading.Lock()
         with disk_errors("could not use the data directory", self.root):
             self.own.mkdir(parents=True, exist_ok=True)
@@ -262,6 +264,7 @@ class DataDir:
             known = file.read_text().strip()
             if known:
                 return known
+        self.is_new = True
         fresh = secrets.token_hex(16)
         replace(file, fresh.encode() + b"\n")
         return fresh
