@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -301,6 +301,15 @@ def test_file_that_another_line_replaced_meanwhile_is_not_removed(outputs: Outpu
     assert set(outputs.had(OTHER)) == {1}
 
 
+def test_records_of_files_that_have_gone_go(outputs: OutputFolder) -> None:
+    announce_all(outputs, 1, 2)
+    (outputs.folder / "download_v1.bin").unlink()
+    (outputs.folder / ".download_v2.bin.record.part").touch()  # a kill while a record was written
+    announce_all(outputs, 3)
+    records = {entry.name for entry in outputs.folder.iterdir() if ".record" in entry.name}
+    assert records == {".download_v2.bin.record", ".download_v3.bin.record"}
+
+
 def test_leftovers_of_earlier_versions_and_old_ones_go(outputs: OutputFolder) -> None:
     names = [f".download_v{number}.bin.part" for number in (1, 8, 9)]
     for name in names:
@@ -486,6 +495,13 @@ async def test_hook_is_told_of_a_new_line_whatever_its_id(
     assert json.loads(capfd.readouterr().out.splitlines()[0])["origin"] == origin
 
 
+async def until(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen"
+        await asyncio.sleep(0.01)
+
+
 async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
     outputs: OutputFolder, tmp_path: Path
 ) -> None:
@@ -494,15 +510,15 @@ async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
     announce_all(outputs, 6)
     announcer = Announcer(outputs.folder, None, hook)
     loading = asyncio.ensure_future(announcer.release(release(outputs, 7)))
-    while not (tmp_path / "hooked").exists():
-        await asyncio.sleep(0.01)
+    await until(lambda: (tmp_path / "hooked").exists())
     outputs.mark_withdrawn(ONE, 7, digest(7))
     telling = asyncio.ensure_future(announcer.withdrawn(Withdrawal("v7", digest(7))))
-    while latest(outputs) != "download_v6.bin":
-        await asyncio.sleep(0.01)
-    assert (tmp_path / "hooked").read_text() == "v7\n"
-    go_on.touch()
-    await asyncio.gather(loading, telling)
+    try:
+        await until(lambda: latest(outputs) == "download_v6.bin")
+        assert (tmp_path / "hooked").read_text() == "v7\n"
+    finally:
+        go_on.touch()
+        await asyncio.gather(loading, telling)
     assert (tmp_path / "hooked").read_text() == "v7\nv6\n"
     assert latest(outputs) == "download_v6.bin"
 

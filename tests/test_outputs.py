@@ -332,10 +332,11 @@ def test_resumes_after_latest_or_with_what_was_cut_off(outputs: OutputFolder) ->
 
 
 def test_withdrawn_version_that_was_cut_off_is_not_announced_again(outputs: OutputFolder) -> None:
-    receive(outputs, 3, 4)
+    receive(outputs, 3, 7)
     link(outputs, LATEST_LINK, 3)
-    link(outputs, UNDER_WAY_LINK, 4)
-    outputs.mark_withdrawn(ONE, 4, digest(4))
+    link(outputs, UNDER_WAY_LINK, 7)
+    assert resume_point(outputs, ONE) == 6
+    outputs.mark_withdrawn(ONE, 7, digest(7))
     assert resume_point(outputs, ONE) == 3
 
 
