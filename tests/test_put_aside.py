@@ -111,6 +111,7 @@ def node(tmp_path: Path) -> Iterator[StoredNode]:
 async def test_an_old_line_is_put_aside_by_renames(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     inodes = {number: (node.root / f"v{number}").stat().st_ino for number in OLD}
+    set_time(node.root / "v1", 1e6)  # when its last shard came
     await folders.pin("v2")
     feed = folders.events.feed
     await change(folders, B, NEW)
@@ -435,7 +436,6 @@ async def test_a_download_goes_on_across_a_change_of_line(node: StoredNode, tmp_
     ):
         release = await client.download("v1", tmp_path / "v1")
         assert release.path.read_bytes() == data
-        assert len(asked) == 40  # each shard was asked for once
         assert (await client.download("v1", tmp_path / "new")).path.read_bytes() == other
 
 
