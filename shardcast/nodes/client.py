@@ -49,6 +49,9 @@ from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
+_MOST_ORIGINS = 1000
+"""Versions received whose origin ids are remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Offered:
@@ -108,6 +111,7 @@ class Client:
         self._peers: dict[str, Peer] = {}
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
         self._transfers: list[Transfer] = []
+        self._origins: dict[str, str | None] = {}  # origin ids of the versions received, the newest last
 
     async def __aenter__(self) -> Client:
         session = await self._stack.enter_async_context(open_session(self._limits.timeout))
@@ -276,8 +280,10 @@ class Client:
     def _describe(self) -> Node:
         """This client, for reports."""
         coming = {one.manifest.version: one.progress.done for one in self._transfers}
-        has = newest(versions_in(self.output_dir))
-        return Node(self._node_id, "client", self._name, has, coming)
+        has, origin = versions_in(self.output_dir), next(reversed(self._origins.values()), None)
+        if origin is not None:  # files of earlier runs may be another origin's
+            has = [version for version in has if self._origins.get(version) == origin]
+        return Node(self._node_id, "client", self._name, newest(has), coming, origin=origin)
 
     async def _fetch_next(
         self,
@@ -385,6 +391,10 @@ class Client:
             raise
         finally:
             await asyncio.to_thread(filling.close)
+        self._origins.pop(manifest.version, None)
+        self._origins[manifest.version] = manifest.header.origin
+        if len(self._origins) > _MOST_ORIGINS:
+            del self._origins[next(iter(self._origins))]
         received = {url: one.received for url, one in transfer.progress.servers.items()}
         return Release(manifest.version, output, manifest, time.monotonic() - started, received)
 

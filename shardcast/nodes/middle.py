@@ -139,7 +139,7 @@ class Middle:
         has = newest([one.version for one in self.folders.listings])
         opened = [one for number in sorted(self.folders.open_numbers) if (one := self.folders.opened(number))]
         coming = {version_name(one.number): one.bytes_here for one in opened}
-        return Node(self._node_id, "middle", self._name, has, coming)
+        return Node(self._node_id, "middle", self._name, has, coming, origin=self.place()[0])
 
     def behind(self) -> str | None:
         """What it has yet to get, for ``/ready``; None when it has caught up."""
@@ -164,7 +164,7 @@ class Middle:
         """Fetch what the upstreams offer, for as long as it runs."""
         async with (
             self._following as following,
-            beside(report(following, self._describe, self._below.now)),
+            beside(report(following, self._describe, self._below)),
             beside(self._begin_as_they_open()),
         ):
             await following.settled()
