@@ -24,6 +24,10 @@ PUBLISH_PATH = "/publish"
 """On the data directory's socket only: hands a payload to the origin."""
 STREAM_PATH = "/stream"
 """There too: hands it bytes as they are made."""
+FINISH_PATH, COPIES_PATH = "/finish", "/copies"
+"""There too: wait until the origin may end, or until so many nodes have a version."""
+MAX_FINISH_WAIT = 7 * 86_400.0
+"""Seconds that an origin can be asked to wait before it ends."""
 PIN_PATH, UNPIN_PATH = "/pin", "/unpin"
 """There too, and at a middle: keep a version, let it go."""
 

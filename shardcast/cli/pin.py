@@ -11,7 +11,7 @@ import click
 from shardcast.cli import options
 from shardcast.constants import DISTRIBUTION_FILE
 from shardcast.distribution import is_version
-from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.errors import DataDirInUse, LocalDiskError, NoNode, UsageError
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir, own_folder
 
@@ -51,7 +51,7 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
         raise LocalDiskError(f"there is no data directory {data_dir}")
     if not own_folder(data_dir).is_dir() and not (data_dir / DISTRIBUTION_FILE).exists():
         raise LocalDiskError(f"{data_dir} is no data directory")
-    from shardcast.peer.control import NoNode, change_pin
+    from shardcast.peer.control import change_pin
 
     deadline = time.monotonic() + _NODE_STARTS
     while True:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -65,19 +66,39 @@ class NodeProcess:
         return self._process.poll() is None
 
     @property
+    def owned(self) -> bool:
+        """Whether this process started it, so that it may wait for it and end it; a forked one may not."""
+        return os.getpid() == self._owner
+
+    @property
+    def owner(self) -> int:
+        """The id of the process that started it."""
+        return self._owner
+
+    def died(self, within: float) -> str | None:
+        """Return how it ended, in words, after waiting for that so many seconds; None while it runs."""
+        try:
+            code = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return None
+        return f"exit code {code}" if code >= 0 else _signal_name(-code)
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
     def stop(self) -> None:
         """End it cleanly, from the process that started it; elsewhere (after a fork) it is left alone."""
-        if os.getpid() != self._owner or not self.running:
+        if not self.owned or not self.running:
             return
         self._process.terminate()
         try:
             self._process.wait(SHUTDOWN_GRACE + 5)
-        except subprocess.TimeoutExpired:
+        except BaseException as error:
             self._process.kill()
             self._process.wait()
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
 
     def _wait(self, ready: int) -> str:
         said, deadline = b"", time.monotonic() + _START_SECONDS
@@ -95,6 +116,13 @@ class NodeProcess:
             self._process.wait(10)
             raise from_wire(report["error"])
         return str(report["url"])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"
 
 
 def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, from_wire
+from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, from_wire
 from shardcast.manifest import check_metadata
 from shardcast.store.data_dir import socket_name
 from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH
@@ -21,10 +21,6 @@ from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
 """The origin says how far it is several times a second."""
-
-
-class NoNode(NodeFailed):
-    """No node that could do it runs on this data directory."""
 
 
 class ControlConnection(http.client.HTTPConnection):

@@ -58,6 +58,12 @@ class Below:
         nodes = (replace(node, age=now - told_at) for told_at, node in self._nodes.values())
         return sorted(nodes, key=lambda one: (one.hops, one.name, one.node))
 
+    def copies(self, version: str, origin: str) -> int:
+        """Return how many nodes have a version of an origin, as their reports of the last minute say. A node
+        that names no origin does not count."""
+        self._forget(self._clock())
+        return sum(node.origin == origin and version in node.has for _, node in self._nodes.values())
+
     def _forget(self, now: float) -> None:
         gone = [name for name, (told_at, _) in self._nodes.items() if now - told_at > _FORGOTTEN]
         for name in gone:

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from shardcast.errors import PeerError
@@ -85,9 +86,13 @@ async def report(
                 raw = raw or write(node, below.now() if below else ())
                 reported[url] = now
                 sending[url] = asyncio.ensure_future(_send(one.peer, raw))
-                sending[url].add_done_callback(lambda _, url=url: sending.pop(url))
+                sending[url].add_done_callback(partial(_forget, sending, url))
     finally:
         await cancel(list(sending.values()))
+
+
+def _forget(sending: dict[str, asyncio.Task[None]], url: str, _: asyncio.Task[None]) -> None:
+    del sending[url]
 
 
 async def _send(peer: Peer, raw: bytes) -> None:

@@ -37,6 +37,7 @@ def add_feed(
         missed = _missed(request.query.get("after", ""), events)
         known, seq = place(), events.seq
         told: Iterable[Event] = shelf.versions_now() if missed is None else missed
+        events.feeds += 1
         try:
             begin = hello(now=missed is None).line()
             await _write(response, begin, *(event.line() for event in told), Known(seq).line())
@@ -59,6 +60,8 @@ def add_feed(
             log.debug("%s follows no more: %s", request.remote, error or "it took nothing for too long")
             if request.transport:
                 request.transport.abort()
+        finally:
+            events.feeds -= 1
         return response
 
     async def end(app: web.Application) -> None:
