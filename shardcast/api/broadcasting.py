@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shardcast.errors import CopiesMissing, UsageError
+from shardcast.errors import UsageError
 from shardcast.peer.waiting import check_copies, copies_missing, wait_for_copies
 
 
@@ -45,7 +45,7 @@ class Broadcast:
     ) -> None:
         """``said``: the origin's answer. With ``copies`` it ends when so many nodes have the version too, or
         fails when they don't within ``timeout`` seconds."""
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._begun = time.monotonic()
         self.version = str(next(said)["version"])
         self._data_dir = data_dir
         self._copies, self._timeout = copies, timeout
@@ -92,9 +92,9 @@ class Broadcast:
         if copies is None:
             raise UsageError("say for how many copies to wait: wait_for(copies=3)")
         check_copies(copies, timeout)
-        deadline = None if timeout is None else time.monotonic() + timeout
+        begun = time.monotonic()
         self._await_published(copies, timeout)
-        self._count(copies, timeout, deadline)
+        self._count(copies, timeout, begun)
         return self.version
 
     def _await_published(self, copies: int, timeout: float | None) -> None:
@@ -103,13 +103,9 @@ class Broadcast:
         if self._failure:
             raise self._failure
 
-    def _count(self, copies: int, timeout: float | None, deadline: float | None) -> None:
-        left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            for have in wait_for_copies(self._data_dir, self.version, copies, left):
-                self._progress = replace(self._progress, copies=have)
-        except CopiesMissing as error:
-            raise copies_missing(self.version, error.have, copies, timeout or 0.0) from None
+    def _count(self, copies: int, timeout: float | None, since: float) -> None:
+        for have in wait_for_copies(self._data_dir, self.version, copies, timeout, since):
+            self._progress = replace(self._progress, copies=have)
 
     def _listen(self, said: Iterator[Mapping[str, Any]]) -> None:
         try:
@@ -122,7 +118,7 @@ class Broadcast:
             self._published.set()
         try:
             if self._copies is not None and self._failure is None:
-                self._count(self._copies, self._timeout, self._deadline)
+                self._count(self._copies, self._timeout, self._begun)
         except BaseException as error:  # noqa: BLE001  likewise
             self._error = error
         finally:

@@ -152,8 +152,7 @@ class OriginServer:
         if not self._process.owned:
             return False
         with self._starting:
-            if self._shut_down:
-                raise NodeFailed(f"the origin of {self.data_dir} was shut down")
+            self._check_not_shut_down()
             how = self._process.died(0)
             if how is None:
                 return False
@@ -167,10 +166,16 @@ class OriginServer:
             log.warning("the origin of %s has died (%s) and is started again", self.data_dir, how)
             process = NodeProcess("origin", [*self._options, "--port", str(self.port)])
             self._process, self._restarted_at = process, time.monotonic()
-            if self._shut_down:  # by a signal handler, meanwhile
+            try:
+                self._check_not_shut_down()  # by a signal handler, meanwhile
+            except NodeFailed:
                 process.stop()
-                raise NodeFailed(f"the origin of {self.data_dir} was shut down")
+                raise
             return True
+
+    def _check_not_shut_down(self) -> None:
+        if self._shut_down:
+            raise NodeFailed(f"the origin of {self.data_dir} was shut down")
 
     def _ask(self, begin: Callable[[], T]) -> T:
         """Ask the origin to begin something, restarting a child that is dead, or that dies of it."""

@@ -89,8 +89,7 @@ def broadcast(
         if not as_json:
             click.echo(version)  # before the wait, which may fail: the version is published in any case
         if copies is not None:
-            left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
-            told["copies"], missing = _wait_for_copies(version, data_dir, copies, left, display)
+            told["copies"], missing = _wait_for_copies(version, data_dir, copies, timeout, begun, display)
     if as_json:
         click.echo(json.dumps({"version": version, **told}))
     if missing:
@@ -216,7 +215,7 @@ def _origin_command(data_dir: Path) -> str:
 
 
 def _wait_for_copies(
-    version: str, data_dir: Path, copies: int, timeout: float | None, display: Display
+    version: str, data_dir: Path, copies: int, timeout: float | None, since: float, display: Display
 ) -> tuple[int, CopiesMissing | None]:
     """Wait until so many nodes have the version, and show how many do; return that, and an error when they
     are too few in time."""
@@ -224,10 +223,10 @@ def _wait_for_copies(
 
     shown, have = -1, 0
     try:
-        for have in wait_for_copies(data_dir, version, copies, timeout):
+        for have in wait_for_copies(data_dir, version, copies, timeout, since):
             if have != shown:
                 shown = have
-                display.note(f"{version}: {have} of {copies} nodes have it")
+                display.note(f"{version}: {have} of {copies} copies")
     except CopiesMissing as error:
         return error.have, error
     return have, None

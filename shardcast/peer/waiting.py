@@ -31,18 +31,20 @@ def finish(data_dir: Path, wait: float | None = None) -> None:
     raise NodeFailed(f"the origin of {data_dir} ended by itself")
 
 
-def wait_for_copies(data_dir: Path, version: str, copies: int, timeout: float | None = None) -> Iterator[int]:
+def wait_for_copies(
+    data_dir: Path, version: str, copies: int, timeout: float | None = None, since: float | None = None
+) -> Iterator[int]:
     """Wait until so many nodes below the origin have a version; yields how many have it, as that changes and
     every few seconds.
 
     Raises:
-        CopiesMissing: they did not within ``timeout`` seconds.
+        CopiesMissing: they did not within ``timeout`` seconds, from now on or ``since`` (monotonic).
         VersionNotOffered: the origin doesn't have the version (any more).
         NoNode: no origin runs on the data directory.
         NodeFailed: it ended meanwhile.
     """
     have = 0
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
     try:
         for line in _ask(data_dir, COPIES_PATH, {"version": version, "copies": copies}, deadline):
             if "done" in line:
