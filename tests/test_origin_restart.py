@@ -148,6 +148,15 @@ def test_a_broadcast_under_way_when_it_dies_fails_and_the_next_one_works(
     assert listed(origin) == ["v2"]
 
 
+def test_a_program_that_waits_for_all_its_children_may_reap_the_origin(
+    payload: Path, origin: OriginServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    kill(origin)
+    os.waitpid(origin._process.pid, 0)
+    assert origin.broadcast(payload) == "v1"
+    assert "has died (exit code unknown)" in warnings(caplog)[0]
+
+
 def test_after_shutdown_nothing_is_started(payload: Path, origin: OriginServer) -> None:
     origin.shutdown()
     with pytest.raises(NodeFailed, match="was shut down"):
@@ -184,7 +193,8 @@ import shardcast
 data_dir, payload = sys.argv[1:]
 shardcast.initialize(data_dir, 0)
 owner, origin = os.getpid(), shardcast.api._origin
-if not os.fork():
+worker = os.fork()
+if not worker:
     os.kill(origin._process.pid, signal.SIGKILL)
     time.sleep(0.5)
     for call in (lambda: shardcast.broadcast(payload), lambda: shardcast.open_broadcast("x")):
@@ -196,12 +206,13 @@ if not os.fork():
             print("NoNode", flush=True)
     shardcast.shutdown()
     os._exit(0)
-os.wait()
+os.waitpid(worker, 0)
 print(shardcast.broadcast(payload), flush=True)
-if not os.fork():
+worker = os.fork()
+if not worker:
     print(shardcast.broadcast(payload), flush=True)
     os._exit(0)
-os.wait()
+os.waitpid(worker, 0)
 """
 
 

@@ -81,7 +81,11 @@ class NodeProcess:
             code = self._process.wait(within)
         except subprocess.TimeoutExpired:
             return None
-        return f"exit code {code}" if code >= 0 else _signal_name(-code)
+        if (
+            code == 0
+        ):  # of a node that was told to end, or was reaped by somebody else (subprocess says 0 then)
+            return "exit code unknown"
+        return f"exit code {code}" if code > 0 else _signal_name(-code)
 
     @property
     def pid(self) -> int:
