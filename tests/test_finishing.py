@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -243,6 +243,13 @@ if how == "raises in a thread":
     thread.join()
 if how == "calls":
     shardcast.shutdown()
+if how == "catches":
+    origin = shardcast.api._origin
+    try:
+        shardcast.shutdown()
+    except KeyboardInterrupt:
+        assert not origin._process.running
+        sys.exit(4)
 if how.startswith("waits"):
     shardcast.shutdown(wait=float(how.split()[1]))
 if how == "forks":
@@ -277,6 +284,12 @@ class Trainer:
         self.process.stdin.flush()
         assert self.said() == "v1"
         self.published = time.monotonic()
+
+    def waits(self) -> None:
+        """Wait until its origin says what it waits for."""
+        assert self.process.stderr
+        while "before it ends" not in (line := self.process.stderr.readline()):
+            assert line, "it ended without a wait"
 
     def ends(self, timeout: float = AT_LAST) -> float:
         """Wait for its end, and return how many seconds after the publication that was."""
@@ -395,12 +408,43 @@ def test_the_origin_never_outlives_its_parent(number: signal.Signals, how: str, 
 def test_ctrl_c_ends_the_wait_and_the_origin(how: str, tmp_path: Path) -> None:
     with network(tmp_path, how, 1) as (publisher, _):
         publisher.go()
-        time.sleep(0.5)
-        assert publisher.process.poll() is None
+        publisher.waits()
         publisher.process.send_signal(signal.SIGINT)
         assert publisher.ends() < SIZE / RATE - 0.5
         assert not has_v1(tmp_path, 0)
         assert ("interrupted" in publisher.log()) == (how == "returns")
+
+
+def test_the_origin_has_ended_where_a_program_catches_ctrl_c(tmp_path: Path) -> None:
+    with network(tmp_path, "catches", 1) as (publisher, _):
+        publisher.go()
+        publisher.waits()
+        publisher.process.send_signal(signal.SIGINT)
+        publisher.ends()
+        assert publisher.process.returncode == 4, publisher.log()
+
+
+def test_a_node_that_connects_just_before_the_end_is_waited_for(tmp_path: Path) -> None:
+    """It has an open feed, and sends its first report within a second."""
+    with (
+        processes.own_port() as port,
+        trainer(tmp_path, port, "calls") as publisher,
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/feed", timeout=10),
+    ):
+        publisher.go()
+        assert publisher.ends() > QUIET - 1
+
+
+def test_an_interrupt_that_leaves_the_lock_of_the_child_process_taken_does_not_hang(tmp_path: Path) -> None:
+    """CPython's ``Popen.poll`` does so when a signal handler raises between its two first lines."""
+    origin = OriginServer(tmp_path / "data", 0)
+    pid, lock = origin._process.pid, cast(Any, origin._process._process)._waitpid_lock
+    with lock:
+        begun = time.monotonic()
+        origin.shutdown(wait=0)
+        assert time.monotonic() - begun < 10
+    processes.wait_until(lambda: not lives(pid), what="the origin to end")
+    origin.shutdown(wait=0)
 
 
 def test_sigterm_ends_the_waiting_origin_itself(tmp_path: Path) -> None:
@@ -471,8 +515,11 @@ def test_another_process_that_asks_is_told_what_is_waited_for_and_when_the_origi
         finish(tmp_path / "data")
         raw = write(Node("a", "client", "gpu3"), [])
         urllib.request.urlopen(f"{origin.url}/report", raw, timeout=10).close()
+        begun = time.monotonic()
         with pytest.raises(NodeFailed, match=r"ended by itself|went away"):
             _finish_and_end(origin, tmp_path / "data")
+        origin.process.wait(10)
+        assert time.monotonic() - begun < 1 + 1.5, "the origin waited for its own answer to end"
 
 
 def _finish_and_end(origin: processes.Node, data_dir: Path) -> None:

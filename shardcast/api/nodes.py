@@ -210,9 +210,9 @@ class OriginServer:
         check_wait(wait)
         if not self._process.owned:
             return
-        with self._starting:
-            self._shut_down = True
         try:
+            with self._starting:
+                self._shut_down = True
             if wait != 0 and self._process.running:
                 finish(Path(self.data_dir), wait)
         except ShardcastError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -16,6 +17,7 @@ from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
 
 _START_SECONDS = 60.0
+_KILLED_SECONDS = 5.0
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
@@ -95,14 +97,34 @@ class NodeProcess:
         """End it cleanly, from the process that started it; elsewhere (after a fork) it is left alone."""
         if not self.owned or not self.running:
             return
-        self._process.terminate()
         try:
-            self._process.wait(SHUTDOWN_GRACE + 5)
-        except BaseException as error:
-            self._process.kill()
-            self._process.wait()
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
+            self._process.terminate()
+            self._has_ended(SHUTDOWN_GRACE + 5)
+        finally:  # also when it is interrupted
+            if not self._has_ended(0):
+                self._process.kill()
+                self._has_ended(_KILLED_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_KILLED_SECONDS)
+
+    def _has_ended(self, within: float) -> bool:
+        """Return whether it ends within so many seconds.
+
+        ``Popen.wait`` is not used: an exception of a signal handler that hits ``Popen.poll`` between two
+        instructions leaves its lock taken for ever, and Ctrl-C at the end of a program comes just then.
+        """
+        deadline, pause = time.monotonic() + within, 0.001
+        while True:
+            try:
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    return True
+            except ChildProcessError:  # somebody reaped it
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 0.05)
 
     def _wait(self, ready: int) -> str:
         said, deadline = b"", time.monotonic() + _START_SECONDS
