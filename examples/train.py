@@ -99,16 +99,18 @@ def main() -> None:
     line.add_argument("--linger", type=float, default=60, help=text)
     options = line.parse_args()
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that `finally` is reached
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that `except` and `finally` are reached
     shardcast.initialize(data_dir=str(options.data_dir), port=options.port)
+    wait = None  # as long as the nodes below need for the last checkpoint, a minute at most
     try:
         train(options)
         print(f"serving for {options.linger:g} s more", flush=True)
         time.sleep(options.linger)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
+        wait = 0
     finally:
-        shardcast.shutdown()
+        shardcast.shutdown(wait=wait)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@
     │   └── PayloadChanged                  it grew, shrank or was written while it was read
     ├── DataDirInUse                        another node works on this data directory
     ├── NodeFailed                          a node could not start, or ended
-    │   └── AddressTaken                    its address can't be bound
+    │   ├── AddressTaken                    its address can't be bound
+    │   └── NoNode                          no node that could do it runs on this data directory
+    ├── CopiesMissing (TimeoutError)        too few nodes have a version in time
     ├── TransferFailed                      the servers answered, but not with the shards
     ├── RegistryError                       the hash registry; what is a DataJointError there
     │   ├── StoreNotConfigured (UsageError)     no such store, or its configuration makes no sense
@@ -129,6 +131,26 @@ class NodeFailed(ShardcastError):
 
 class AddressTaken(NodeFailed):
     """The address that a node was to listen on can't be bound."""
+
+
+class NoNode(NodeFailed):
+    """No node that could do it runs on this data directory."""
+
+
+class CopiesMissing(ShardcastError, TimeoutError):
+    """Fewer nodes than were asked for had a version in time. The version stays published.
+
+    Attributes:
+        version: its name, ``v7``.
+        have: nodes that had it.
+        copies: nodes that should.
+    """
+
+    def __init__(self, message: str, version: str = "", have: int = 0, copies: int = 0) -> None:
+        super().__init__(message)
+        self.version = version
+        self.have = have
+        self.copies = copies
 
 
 class TransferFailed(ShardcastError):

@@ -2,10 +2,11 @@
 
 ::
 
-    {"node": "81ab…", "role": "middle", "name": "rack7", "has": ["v1", "v2"], "coming": {"v3": 1048576},
-     "below": [{"node": "c2d0…", "via": "81ab…", "hops": 1, "age": 2.5, "role": "client", …}]}
+    {"node": "81ab…", "role": "middle", "name": "rack7", "origin": "ce0d…", "has": ["v1", "v2"],
+     "coming": {"v3": 1048576}, "below": [{"node": "c2d0…", "via": "81ab…", "hops": 1, "age": 2.5, …}]}
 
-It is for people who look at ``/status``; nothing is decided by it, since anybody can say anything.
+Reports are shown in ``/status``, delay the end of a publisher, and count copies for a caller that asked for
+them. They are unsigned, so no byte is accepted, listed or retired because of one.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Node:
         hops: how far below it is: 0 for who tells of itself.
         via: the node above it; None where it told of itself.
         age: seconds since it told.
+        origin: the origin id of the versions in ``has``; None while unknown, and in reports of 0.4.0.
     """
 
     node: str
@@ -55,12 +57,14 @@ class Node:
     hops: int = 0
     via: str | None = None
     age: float = 0.0
+    origin: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return {
             "node": self.node,
             "role": self.role,
             "name": self.name,
+            "origin": self.origin,
             "has": list(self.has),
             "coming": dict(self.coming),
             "hops": self.hops,
@@ -105,7 +109,7 @@ def _node(said: object) -> Node:
     if not isinstance(said, dict):
         raise ReportError("a node that is no JSON object")
     role, name, via = said.get("role"), said.get("name", ""), said.get("via")
-    hops, age = said.get("hops", 0), said.get("age", 0)
+    hops, age, origin = said.get("hops", 0), said.get("age", 0), said.get("origin")
     if role not in _ROLES:
         raise ReportError(f"a node that is none of {', '.join(_ROLES)}")
     if not isinstance(name, str):
@@ -123,12 +127,13 @@ def _node(said: object) -> Node:
         hops,
         None if via is None else _id(via),
         float(age),
+        None if origin is None else _id(origin),
     )
 
 
 def _id(text: object) -> str:
     if not isinstance(text, str) or not 1 <= len(text) <= 64 or not (text.isascii() and text.isalnum()):
-        raise ReportError("a node without an id")
+        raise ReportError("a node, or an origin, without an id")
     return text
 
 

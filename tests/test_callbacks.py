@@ -28,7 +28,7 @@ SOON = 15.0
 def origin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OriginServer]:
     running = OriginServer(tmp_path_factory.mktemp("origin") / "data", 0, 1000)
     yield running
-    running.shutdown()
+    running.shutdown(wait=0)
 
 
 def broadcast(origin: OriginServer, folder: Path, seed: int = 1) -> str:

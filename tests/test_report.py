@@ -26,6 +26,7 @@ NODES = st.builds(
     hops=st.integers(0, FARTHEST - 1),
     via=st.none() | IDS,
     age=st.integers(0, 600).map(float),
+    origin=st.none() | IDS,
 )
 ME: dict[str, Any] = {"node": "81ab", "role": "middle", "name": "rack7", "has": ["v1"], "coming": {"v2": 5}}
 
@@ -42,9 +43,9 @@ def read(**said: object) -> list[Node]:
 
 
 def test_what_is_told_comes_one_hop_farther() -> None:
-    client = Node("c2d0", "client", "a client", ["v1", "v2"], {"v3": 7}, hops=1, age=2.5)
-    me, other = parse(write(Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}), [client]))
-    assert me == Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}, hops=1)
+    client = Node("c2d0", "client", "a client", ["v1", "v2"], {"v3": 7}, hops=1, age=2.5, origin="ce0d")
+    me, other = parse(write(Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}, origin="ce0d"), [client]))
+    assert me == Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}, hops=1, origin="ce0d")
     assert other == replace(client, hops=2, via="81ab")
 
 
@@ -66,7 +67,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=10,
 )
-FIELDS = st.sampled_from(["node", "role", "name", "has", "coming", "hops", "via", "age", "below"])
+FIELDS = st.sampled_from(["node", "role", "name", "origin", "has", "coming", "hops", "via", "age", "below"])
 
 
 @patient
@@ -133,6 +134,10 @@ def test_what_is_no_json_object_is_no_report(raw: bytes) -> None:
         {"age": "1"},
         {"via": ""},
         {"via": 1},
+        {"origin": ""},
+        {"origin": 7},
+        {"origin": "x" * 65},
+        {"origin": "../x"},
         {"below": {}},
         {"below": [None]},
         {"below": [[]]},
@@ -232,6 +237,20 @@ def test_a_node_is_never_below_itself() -> None:
     nodes.heard(read(node="0123"))
     nodes.heard(read(below=[ME | {"node": "0123"}]))
     assert [one.node for one in nodes.now()] == ["81ab"]
+
+
+def test_a_report_of_0_4_0_names_no_origin() -> None:
+    (node,) = read()
+    assert node.origin is None
+
+
+def test_changes_count_what_nodes_got_and_lost() -> None:
+    nodes = below(Clock())
+    counted = []
+    for said in ({}, {}, {"has": ["v1", "v2"]}, {"coming": {"v3": 5}}, {"has": ["v2"]}, {"origin": "ce0d"}):
+        nodes.heard(read(**{"has": ["v1"], **said}))
+        counted.append((nodes.changes, nodes.reports))
+    assert counted == [(1, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)]
 
 
 def test_the_nearest_come_first() -> None:

@@ -313,6 +313,27 @@ async def test_a_client_has_what_is_in_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("brisk")
+async def test_reports_name_the_origin_and_no_file_of_an_earlier_run_as_its_version(tmp_path: Path) -> None:
+    """A file of an earlier run may be another origin's v9."""
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "download_v9.bin").write_bytes(b"another line's")
+    async with (
+        Origin.running(tmp_path / "o", *HTTP) as origin,
+        Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
+        follower(tmp_path / "out", middle.url),
+    ):
+
+        def said(told: Any) -> list[tuple[str | None, list[str]]]:
+            return [(one["origin"], one["has"]) for one in told["below"]]
+
+        ours = origin.folders.data_dir.origin_id
+        await until(origin.url, lambda told: said(told) == [(ours, []), (None, ["v9"])], "both")
+        (tmp_path / "model.bin").write_bytes(b"one")
+        await origin.publish(tmp_path / "model.bin")
+        await until(origin.url, lambda told: said(told) == [(ours, ["v1"]), (ours, ["v1"])], "v1 at both")
+
+
+@pytest.mark.usefixtures("brisk")
 async def test_bytes_under_way_below_are_told(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "o", *HTTP) as origin,

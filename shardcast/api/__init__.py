@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import sys
 import threading
 from typing import Literal, overload
 
@@ -18,18 +19,19 @@ from shardcast.api.nodes import Metadata, MiddleNode, OriginServer, StrPath
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.distribution import Withdrawal
 from shardcast.errors import NotInitialized, ShardcastError
+from shardcast.peer.waiting import check_wait
 from shardcast.peer.writer import BroadcastWriter
 
 log = logging.getLogger("shardcast")
 
 # The one origin of this process. A forked child sees it, can broadcast through it, and never ends it.
-_lock = threading.Lock()
+_lock = threading.RLock()  # reentrant: a signal handler may call shutdown()
 _origin: OriginServer | None = None
 
 
 def _after_fork() -> None:
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -40,20 +42,28 @@ def initialize(
     port: int = HTTP_PORT,
     max_distribution_folders: int = MAX_DISTRIBUTION_FOLDERS,
     max_bytes: int | None = None,
+    *,
+    first_version: int = 1,
 ) -> None:
     """Start an origin beside this process; a second call warns and changes nothing. It keeps so many
-    versions, which take ``max_bytes`` together at the most.
+    versions, which take ``max_bytes`` together at the most. ``first_version`` is the least number of a new
+    version, for a fresh data directory that goes on where a lost one left off.
+
+    An origin that died is started again, by this call too.
 
     Raises:
-        DataDirInUse, LocalDiskError, NodeFailed: as for ``OriginServer``.
+        DataDirInUse, LocalDiskError, UsageError, NodeFailed: as for ``OriginServer``.
     """
     global _origin
     with _lock:
         if _origin is not None:
-            log.warning("shardcast is already initialized with %s; nothing was changed", _origin.data_dir)
+            if not _origin.restart_if_dead():
+                log.warning("shardcast is already initialized with %s; nothing was changed", _origin.data_dir)
             return
-        _origin = OriginServer(data_dir, port, max_distribution_folders, max_bytes)
-        atexit.register(shutdown)
+        _origin = OriginServer(
+            data_dir, port, max_distribution_folders, max_bytes, first_version=first_version
+        )
+        atexit.register(_at_exit)
 
 
 @overload
@@ -63,6 +73,9 @@ def broadcast(
     wait: Literal[True] = ...,
     metadata: Metadata | None = ...,
     copy: bool = ...,
+    *,
+    copies: int | None = ...,
+    timeout: float | None = ...,
 ) -> str: ...
 @overload
 def broadcast(
@@ -72,6 +85,8 @@ def broadcast(
     wait: Literal[False],
     metadata: Metadata | None = ...,
     copy: bool = ...,
+    copies: int | None = ...,
+    timeout: float | None = ...,
 ) -> Broadcast: ...
 def broadcast(
     file_path: StrPath,
@@ -79,6 +94,9 @@ def broadcast(
     wait: bool = True,
     metadata: Metadata | None = None,
     copy: bool = True,
+    *,
+    copies: int | None = None,
+    timeout: float | None = None,
 ) -> str | Broadcast:
     """Publish a file as the next version, in shards of ``shard_size`` bytes (50 000 000).
 
@@ -88,18 +106,28 @@ def broadcast(
     ``copy`` the file itself is served, linked or cloned into the data directory: write no more to it; a
     file that changes all the same has its version retired.
 
+    With ``copies=3`` it returns when three nodes below have the version whole and verified: middles, and
+    clients that follow, not nodes of 0.4.0 and 0.1.0. ``timeout`` bounds that, in seconds from the call.
+    With ``wait=False`` the handle's ``result`` waits for them, and ``handle.wait_for(copies=…)`` for others.
+
     Raises:
         NotInitialized: ``initialize`` was not called.
+        UsageError: the number of copies or of seconds makes no sense.
         PayloadMissing: there is no such file.
         LocalDiskError: it can't be read or stored.
-        NodeFailed: the origin has ended.
+        CopiesMissing: fewer nodes have it in time; it stays published.
+        NodeFailed: the origin has ended, and could not be started again.
     """
     origin = _origin
     if origin is None:
         raise NotInitialized("call shardcast.initialize() before shardcast.broadcast()")
     if wait:
-        return origin.broadcast(file_path, shard_size, metadata=metadata, copy=copy)
-    return origin.broadcast(file_path, shard_size, wait=False, metadata=metadata, copy=copy)
+        return origin.broadcast(
+            file_path, shard_size, metadata=metadata, copy=copy, copies=copies, timeout=timeout
+        )
+    return origin.broadcast(
+        file_path, shard_size, wait=False, metadata=metadata, copy=copy, copies=copies, timeout=timeout
+    )
 
 
 def open_broadcast(
@@ -139,14 +167,36 @@ def withdraw(version: str, reason: str = "") -> Withdrawal:
     return origin.withdraw(version, reason)
 
 
-def shutdown() -> None:
-    """End the origin that ``initialize`` started; also done when the interpreter exits."""
+def shutdown(wait: float | None = None) -> None:
+    """End the origin that ``initialize`` started; also done when the interpreter exits.
+
+    The nodes below get the newest version first: the origin goes on until every node heard of in the last 20
+    s has it, or until no byte was read for 5 s where no node reports, 60 s at most. It ends at once when
+    nobody has read or reported in the last minute, with ``wait=0``, and at an exit after an uncaught
+    exception. ``wait=40`` goes on for at least 40 s, for nodes of 0.1.0, which look every 30 s and don't
+    report. An exception (Ctrl-C) ends the wait, and the origin with it.
+
+    Raises:
+        UsageError: that is no number of seconds.
+    """
     global _origin
+    check_wait(wait)
     with _lock:
-        origin, _origin = _origin, None
-        if origin is not None:
-            atexit.unregister(shutdown)
-            origin.shutdown()
+        origin = _origin
+        if origin is None:
+            return
+        _origin = None
+        atexit.unregister(_at_exit)
+    origin.shutdown(wait)  # without the lock, which a signal handler that calls this again would wait for
+
+
+def _at_exit() -> None:
+    interactive = hasattr(sys, "ps1") or sys.flags.interactive
+    failed = getattr(sys, "last_type", None) is not None and not interactive
+    try:
+        shutdown(0 if failed else None)
+    except KeyboardInterrupt:
+        log.warning("interrupted: the origin ended before the nodes below had the newest version")
 
 
 __all__ = [

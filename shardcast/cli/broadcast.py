@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -15,9 +16,10 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.progress import Display, progress
-from shardcast.errors import DataDirInUse, LocalDiskError, NodeFailed, UsageError
+from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_count
+from shardcast.store.data_dir import DataDir, own_folder
 
 if TYPE_CHECKING:
     from shardcast.nodes.publishing import Broadcast, Publisher
@@ -44,26 +46,54 @@ _ORIGIN_STARTS = 10.0
     help="Serve the file itself, linked or cloned, instead of a copy; write no more to it.",
 )
 @options.option("--name", default="stdin", help="What the file is called, where PATH is -.")
+@options.option(
+    "--copies",
+    type=click.IntRange(1),
+    help="Wait until so many nodes below the origin have the version whole and verified.",
+)
+@options.option(
+    "--timeout",
+    type=options.Duration(),
+    help="Fail when they don't in time: 90s, 10m, 1h. Without it, wait for as long as it takes.",
+)
 @options.json_option
 @options.logging_options
 def broadcast(
-    path: Path, data_dir: Path, shard_size: int | None, link: bool, name: str, as_json: bool
+    path: Path,
+    data_dir: Path,
+    shard_size: int | None,
+    link: bool,
+    name: str,
+    copies: int | None,
+    timeout: float | None,
+    as_json: bool,
 ) -> None:
     """Publish PATH as the next version, and print the version. For - it is what comes from stdin, whose
     shards go out while the rest is still coming.
 
     The origin that runs on the data directory does it; where none runs, it is published into the
-    directory, for an origin or any static web server to serve.
+    directory, for an origin or any static web server to serve. With --copies the command waits for the
+    nodes below the origin: middles, and clients that follow. Nodes of 0.4.0 and 0.1.0 do not count.
     """
     options.start_logging()
     streamed = str(path) == "-"
     if streamed and link:
         raise click.UsageError("--link needs a file, and - is none")
+    if timeout is not None and copies is None:
+        raise click.UsageError("--timeout goes with --copies")
     payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
+    told: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
+    begun, missing = time.monotonic(), None
     with progress(options.is_quiet()) as display:
-        version = _publish(payload, data_dir, display)
-    told = {"version": version, "path": None if streamed else str(path.absolute())}
-    click.echo(json.dumps(told) if as_json else version)
+        version = _publish(payload, data_dir, display, directly=copies is None)
+        if not as_json:
+            click.echo(version)  # before the wait, which may fail: the version is published in any case
+        if copies is not None:
+            told["copies"], missing = _wait_for_copies(version, data_dir, copies, timeout, begun, display)
+    if as_json:
+        click.echo(json.dumps({"version": version, **told}))
+    if missing:
+        raise missing
 
 
 @dataclass(frozen=True)
@@ -125,9 +155,15 @@ def _stdin() -> int:
     return sys.stdin.fileno()
 
 
-def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:
-    from shardcast.peer.control import NoNode
+def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, directly: bool) -> str:
+    """Publish through the origin, or, where none runs, ``directly`` into the directory.
 
+    Raises:
+        UsageError: no origin runs there, and not ``directly``.
+        DataDirInUse: another node has the directory.
+        NodeFailed: an origin has it, and does not answer.
+        ShardcastError: publishing failed.
+    """
     if data_dir.exists() and not data_dir.is_dir():
         raise LocalDiskError(f"the data directory {data_dir} is not a directory")
     since, told = time.monotonic(), False
@@ -141,7 +177,18 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> s
         except NoNode:
             pass
         try:
-            return _publish_here(payload, data_dir, display)
+            if not directly:
+                _check_free(data_dir)
+                raise UsageError(
+                    f"--copies needs an origin that serves the version, and none runs on {data_dir}; "
+                    f"start one: {_origin_command(data_dir)}"
+                )
+            version = _publish_here(payload, data_dir, display)
+            display.note(
+                f"no origin runs on {data_dir}, so {version} is published but not served; start one: "
+                f"{_origin_command(data_dir)}"
+            )
+            return version
         except DataDirInUse as error:
             if error.role in ("broadcast", "pin"):  # it ends, so wait for our turn
                 if not told:
@@ -152,6 +199,37 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display) -> s
             elif time.monotonic() - since > _ORIGIN_STARTS:
                 raise NodeFailed(f"{error}, and it does not answer") from error
         time.sleep(_LOOK_AGAIN)
+
+
+def _check_free(data_dir: Path) -> None:
+    """
+    Raises:
+        DataDirInUse: a process has the directory, an origin that starts, for instance.
+    """
+    if own_folder(data_dir).is_dir():
+        DataDir(data_dir, "broadcast").close()
+
+
+def _origin_command(data_dir: Path) -> str:
+    return f"shardcast-origin --data-dir {shlex.quote(str(data_dir))}"
+
+
+def _wait_for_copies(
+    version: str, data_dir: Path, copies: int, timeout: float | None, since: float, display: Display
+) -> tuple[int, CopiesMissing | None]:
+    """Wait until so many nodes have the version, and show how many do; return that, and an error when they
+    are too few in time."""
+    from shardcast.peer.waiting import wait_for_copies
+
+    shown, have = -1, 0
+    try:
+        for have in wait_for_copies(data_dir, version, copies, timeout, since):
+            if have != shown:
+                shown = have
+                display.note(f"{version}: {have} of {copies} copies")
+    except CopiesMissing as error:
+        return error.have, error
+    return have, None
 
 
 def _publish_here(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:

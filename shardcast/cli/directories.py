@@ -31,7 +31,7 @@ def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[],
         raise LocalDiskError(f"there is no data directory {data_dir}")
     if not own_folder(data_dir).is_dir() and not (data_dir / DISTRIBUTION_FILE).exists():
         raise LocalDiskError(f"{data_dir} is no data directory")
-    from shardcast.peer.control import NoNode
+    from shardcast.errors import NoNode
 
     deadline = time.monotonic() + _NODE_STARTS
     while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardcast.errors import (
     BlobMissing,
+    CopiesMissing,
     IntegrityError,
     LocalDiskError,
     NoServerReachable,
@@ -23,6 +24,7 @@ NOT_OFFERED = 3
 NO_SERVER = 4
 INTEGRITY = 5
 LOCAL_DISK = 6
+COPIES_MISSING = 7
 INTERRUPTED = 130
 
 _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
@@ -36,6 +38,7 @@ _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
     (IntegrityError, INTEGRITY),
     (WrongBytes, INTEGRITY),
     (LocalDiskError, LOCAL_DISK),
+    (CopiesMissing, COPIES_MISSING),
 )
 
 

@@ -35,6 +35,24 @@ class Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+_DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)", re.ASCII)
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, with or without a unit."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, float):
+            return value
+        found = _DURATION.fullmatch(str(value).strip().lower())
+        if not found:
+            self.fail(f"{value!r} is no length of time; write 90s, 10m, 1h, 7d, 2w", param, ctx)
+        return float(found[1]) * _UNITS[found[2]]
+
+
 class Servers(click.ParamType[list[str]]):
     """Servers, comma-separated."""
 

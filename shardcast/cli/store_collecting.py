@@ -16,7 +16,6 @@ from shardcast.cli.progress import Display, progress
 from shardcast.cli.store_options import (
     SETTINGS,
     Digest,
-    Duration,
     digests_of,
     directory_argument,
     directory_option,
@@ -71,13 +70,13 @@ _FILE = click.Path(path_type=Path, readable=False)
     "--unreferenced-older-than",
     "older_than",
     env="STORE_GC_UNREFERENCED_OLDER_THAN",
-    type=Duration(),
+    type=options.Duration(),
     help="Let go of what nobody refers to and was put longer ago: 7d. Without it, nothing goes.",
 )
 @options.option(
     "--grace",
     env="STORE_GC_GRACE",
-    type=Duration(),
+    type=options.Duration(),
     default="1h",
     help="Time between marking a blob and removing it, and in which what was put is left alone.",
 )

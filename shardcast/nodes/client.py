@@ -220,7 +220,8 @@ class Client:
     def _describe(self, follow: Follow) -> Node:
         """This client, for reports."""
         coming = {one.manifest.version: one.progress.done for one in self._downloads.under_way}
-        return Node(self._node_id, "client", self._name, newest(follow.here()), coming)
+        has = newest(follow.here())
+        return Node(self._node_id, "client", self._name, has, coming, origin=follow.origin)
 
     @asynccontextmanager
     async def _looking(self) -> AsyncIterator[tuple[Following, Standing]]:

@@ -64,10 +64,16 @@ class Follow:
         self._watch = watch
         self._resume = resume
         self._agenda = Agenda(None if first is None else first - 1, every)
-        self._entered: tuple[str | None] | None = None  # the line whose resume point is known
+        self._entered_for: tuple[str | None] | None = None  # the line whose resume point is known
+        self._entered: tuple[str | None] | None = None  # and its id, where only manifests name it
         self._had: set[int] = set()  # of this line, and perhaps here
         self._withdrawn: set[Withdrawal] = set()
         self._told = ""
+
+    @property
+    def origin(self) -> str | None:
+        """The origin id of its line; None while that is not known, and for a line of 0.1.0."""
+        return self._entered[0] if self._entered else self.memory.origin
 
     def here(self) -> list[str]:
         """Return the versions of its line whose files are here, oldest first."""
@@ -116,7 +122,7 @@ class Follow:
 
     async def _enter(self, standing: Standing) -> None:
         """Find out, once for each line, which of its versions were had in the folder before."""
-        if self._entered == (standing.origin,):
+        if self._entered_for == (standing.origin,):
             return
         origin = standing.origin or await line_origin(standing, self._downloads.peers)
         listings = [one for _, one in sorted(standing.listed.items())]
@@ -124,7 +130,7 @@ class Follow:
         if last is not None and self._resume:
             self._agenda = Agenda(last, self._every)
         self._had |= await self._followed.had(origin)
-        self._entered, self._resume = (standing.origin,), False
+        self._entered_for, self._entered, self._resume = (standing.origin,), (origin,), False
 
     def _change_line(self, change: LineChange) -> None:
         """Begin with another line: its newest version is next, unless that was had already."""
@@ -135,7 +141,7 @@ class Follow:
         )  # fmt: skip
         self.memory.change(change)
         self.following.changed(left)
-        self._had, self._entered, self._resume = set(), None, True
+        self._had, self._entered_for, self._entered, self._resume = set(), None, None, True
         self._agenda = Agenda(None, self._every)
 
     async def watch_withdrawals(self) -> None:

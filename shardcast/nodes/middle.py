@@ -146,7 +146,7 @@ class Middle:
         has = newest([one.version for one in self.folders.listings])
         opened = [one for number in sorted(self.folders.open_numbers) if (one := self.folders.opened(number))]
         coming = {version_name(one.number): one.bytes_here for one in opened}
-        return Node(self._node_id, "middle", self._name, has, coming)
+        return Node(self._node_id, "middle", self._name, has, coming, origin=self.place().origin)
 
     def behind(self) -> str | None:
         """What it has yet to get, for ``/ready``; None when it has caught up."""
@@ -169,7 +169,7 @@ class Middle:
         """Fetch what the upstreams offer, for as long as it runs."""
         async with (
             self._following as following,
-            beside(report(following, self._describe, self._below.now)),
+            beside(report(following, self._describe, self._below)),
             beside(self._keep_up()),
         ):
             await following.settled()

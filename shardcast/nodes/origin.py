@@ -17,6 +17,7 @@ from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.publishing import Broadcast, Publisher
 from shardcast.nodes.status import Status
+from shardcast.nodes.waiting import Copies, Finish
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
@@ -25,6 +26,7 @@ from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
+from shardcast.server.doors.waiting import add_waiting
 from shardcast.server.doors.withdraw import Withdrawing, add_withdraw
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.below import Below
@@ -127,6 +129,11 @@ class Origin:
                 partial(add_publish, publisher=publisher, pipes=held.own),
                 partial(add_pins, versions=folders),
                 partial(add_withdraw, versions=cast(Withdrawing, folders)),
+                partial(
+                    add_waiting,
+                    finish=lambda wait: Finish(folders, below, wait).look,
+                    copies=lambda version, copies: Copies(folders, below, version, copies).look,
+                ),
             )
             control = application(node_id, *local)
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))

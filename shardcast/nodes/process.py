@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
 
 _START_SECONDS = 60.0
+_KILLED_SECONDS = 5.0
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
@@ -65,19 +68,63 @@ class NodeProcess:
         return self._process.poll() is None
 
     @property
+    def owned(self) -> bool:
+        """Whether this process started it, so that it may wait for it and end it; a forked one may not."""
+        return os.getpid() == self._owner
+
+    @property
+    def owner(self) -> int:
+        """The id of the process that started it."""
+        return self._owner
+
+    def died(self, within: float) -> str | None:
+        """Return how it ended, in words, after waiting for that so many seconds; None while it runs."""
+        try:
+            code = self._process.wait(within)
+        except subprocess.TimeoutExpired:
+            return None
+        if (
+            code == 0
+        ):  # of a node that was told to end, or was reaped by somebody else (subprocess says 0 then)
+            return "exit code unknown"
+        return f"exit code {code}" if code > 0 else _signal_name(-code)
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
     def stop(self) -> None:
         """End it cleanly, from the process that started it; elsewhere (after a fork) it is left alone."""
-        if os.getpid() != self._owner or not self.running:
+        if not self.owned or not self.running:
             return
-        self._process.terminate()
         try:
-            self._process.wait(SHUTDOWN_GRACE + 5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+            self._process.terminate()
+            self._has_ended(SHUTDOWN_GRACE + 5)
+        finally:  # also when it is interrupted
+            if not self._has_ended(0):
+                self._process.kill()
+                self._has_ended(_KILLED_SECONDS)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_KILLED_SECONDS)
+
+    def _has_ended(self, within: float) -> bool:
+        """Return whether it ends within so many seconds.
+
+        ``Popen.wait`` is not used: an exception of a signal handler that hits ``Popen.poll`` between two
+        instructions leaves its lock taken for ever, and Ctrl-C at the end of a program comes just then.
+        """
+        deadline, pause = time.monotonic() + within, 0.001
+        while True:
+            try:
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                    return True
+            except ChildProcessError:  # somebody reaped it
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, 0.05)
 
     def _wait(self, ready: int) -> str:
         said, deadline = b"", time.monotonic() + _START_SECONDS
@@ -95,6 +142,13 @@ class NodeProcess:
             self._process.wait(10)
             raise from_wire(report["error"])
         return str(report["url"])
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time one
+        return f"signal {number}"
 
 
 def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.distribution import Withdrawal, is_version
-from shardcast.errors import LocalDiskError, NodeFailed, ShardcastError, UsageError, from_wire
+from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
 from shardcast.feed import check_reason
 from shardcast.manifest import check_metadata
 from shardcast.store.data_dir import socket_name
@@ -23,10 +23,6 @@ from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
 """The origin says how far it is several times a second."""
-
-
-class NoNode(NodeFailed):
-    """No node that could do it runs on this data directory."""
 
 
 class ControlConnection(http.client.HTTPConnection):

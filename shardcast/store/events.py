@@ -20,12 +20,14 @@ class Events:
         feed: names the run.
         seq: of the last event.
         closed: whether the node ends.
+        feeds: how many feeds are open.
     """
 
     def __init__(self, kept: int = _KEPT) -> None:
         self.feed = secrets.token_hex(8)
         self.seq = 0
         self.closed = False
+        self.feeds = 0
         self._past: deque[Event] = deque(maxlen=kept)
         self._news = asyncio.Event()
 

@@ -107,6 +107,17 @@ class Holds:
         recently = self._clock() - RECENTLY_READ
         return {number for number, version in self._versions.items() if self._last_read(version) > recently}
 
+    def seconds_since_read(self) -> float:
+        """Return how long ago the last answer with bytes of any version ended: 0 while one is under way,
+        infinity when there was none."""
+        reading = any(one.kind == READ for version in self._versions.values() for one in version.readers)
+        last = max((version.last_read for version in self._versions.values()), default=-math.inf)
+        return 0.0 if reading else self._clock() - last
+
+    def sent_in_all(self) -> int:
+        """Return the bytes of all versions that went out since the node began."""
+        return sum(map(self.sent, self._versions))
+
     def _last_read(self, version: _Held) -> float:
         return math.inf if version.readers else version.last_read
 

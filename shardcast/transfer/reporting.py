@@ -1,53 +1,101 @@
-"""What this node has, told to its upstreams, for whoever looks at ``/status`` there."""
+"""Reports to the upstreams: what this node has, and what the nodes below it have."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from random import Random
 
 from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
 from shardcast.report import Node, write
+from shardcast.store.below import Below
+from shardcast.store.tasks import cancel
 from shardcast.transfer.following import Following
 
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
-"""Seconds between two looks at whether there is anything new to tell."""
+"""Longest pause, in seconds, between two checks for news; also the delay that a hop adds to news."""
 _PROGRESS = 5.0
-"""Seconds between two reports of nothing but more bytes."""
+"""Seconds between two reports that differ only in bytes under way or in the ages of nodes below."""
 _STILL_HERE = 15.0
-"""Seconds between two reports without any news."""
+"""Seconds between two reports that say the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    """The last report to one upstream.
+
+    Attributes:
+        upstream: node id of the upstream; a restarted one has another id and knows nothing.
+        me: this node, as it was reported.
+        changes: ``Below.changes`` at the time.
+        reports: ``Below.reports`` at the time.
+        at: the time.
+    """
+
+    upstream: str
+    me: Node
+    changes: int
+    reports: int
+    at: float
+
+    def is_old(self, now: _Reported) -> bool:
+        """Return whether ``now``, the report that could be sent, is due."""
+        if self.upstream != now.upstream or self.changes != now.changes:
+            return True
+        if (self.me.has, self.me.origin) != (now.me.has, now.me.origin):
+            return True
+        progress = self.me != now.me or self.reports != now.reports
+        return now.at - self.at >= (_PROGRESS if progress else _STILL_HERE)
 
 
 async def report(
     following: Following,
     me: Callable[[], Node],
-    below: Callable[[], Sequence[Node]] = lambda: (),
+    below: Below | None = None,
     clock: Callable[[], float] = time.monotonic,
     random: Random | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Report for ever, to all upstreams that have a feed. Many nodes do so: their reports are spread."""
+    """Report for ever to each upstream that has a feed.
+
+    A report goes out within a second after this node or one ``below`` got or lost a version, else rarely. The
+    pauses are random, so that the reports of many nodes spread.
+    """
     random = random or Random()
-    told: tuple[Node, frozenset[str]] | None = None
-    told_at = -_STILL_HERE
-    while True:
-        await sleep(_LOOK * random.uniform(0.5, 1.0))
-        now, upstreams = me(), [one for one in following.followers if one.hello]
-        named = frozenset(one.peer.url for one in upstreams)
-        waited = clock() - told_at
-        news = told is None or told[1] != named or told[0].has != now.has
-        if news or waited >= (_PROGRESS if told and told[0] != now else _STILL_HERE):
-            raw = write(now, below())
-            await asyncio.gather(*(_tell(one.peer, raw) for one in upstreams))
-            told, told_at = (now, named), clock()
+    reported: dict[str, _Reported] = {}
+    sending: dict[str, asyncio.Task[None]] = {}  # an upstream that does not answer delays no other
+    try:
+        while True:
+            await sleep(_LOOK * random.uniform(0.75, 1.0))
+            node, raw = me(), b""
+            for one in following.followers:
+                url = one.peer.url
+                if one.hello is None or url in sending:
+                    continue
+                changes, reports = (below.changes, below.reports) if below else (0, 0)
+                now = _Reported(one.hello.node, node, changes, reports, clock())
+                if url in reported and not reported[url].is_old(now):
+                    continue
+                raw = raw or write(node, below.now() if below else ())
+                reported[url] = now
+                sending[url] = asyncio.ensure_future(_send(one.peer, raw))
+                sending[url].add_done_callback(partial(_forget, sending, url))
+    finally:
+        await cancel(list(sending.values()))
 
 
-async def _tell(peer: Peer, raw: bytes) -> None:
+def _forget(sending: dict[str, asyncio.Task[None]], url: str, _: asyncio.Task[None]) -> None:
+    del sending[url]
+
+
+async def _send(peer: Peer, raw: bytes) -> None:
     try:
         await peer.report(raw)
     except PeerError as error:

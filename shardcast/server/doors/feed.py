@@ -36,6 +36,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
         missed = _missed(request.query.get("after", ""), events)
         known, feed_id, seq = place(), events.feed, events.seq
         told: Iterable[Event] = shelf.versions_now() if missed is None else missed
+        events.feeds += 1
         try:
             begin = hello(now=missed is None).line()
             await _write(response, begin, *(event.line() for event in told), UpTo(seq).line())
@@ -58,6 +59,8 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
             log.debug("%s follows no more: %s", request.remote, error or "it took nothing for too long")
             if request.transport:
                 request.transport.abort()
+        finally:
+            events.feeds -= 1
         return response
 
     async def end(app: web.Application) -> None:

@@ -1,0 +1,100 @@
+"""An origin that waits for the nodes below it: until it may end, or until so many have a version."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from shardcast.errors import VersionNotOffered
+from shardcast.policy.finishing import ReportedNode, limit, waiting_for
+from shardcast.store.below import Below
+from shardcast.store.versions import VersionFolders
+from shardcast.wire import version_number
+
+log = logging.getLogger(__name__)
+
+
+class Finish:
+    """The end of an origin, which waits for the nodes that have yet to get the newest version."""
+
+    def __init__(
+        self,
+        folders: VersionFolders,
+        below: Below,
+        wait: float | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``wait``: seconds to stay at least; 0 to end at once; None for as long as is useful."""
+        self._folders = folders
+        self._below = below
+        self._wait = wait
+        self._clock = clock
+        self._begun = clock()
+        self._sent = folders.holds.sent_in_all()
+        self._read_at = self._begun - folders.holds.seconds_since_read()
+        self._logged = False
+
+    def look(self) -> str | None:
+        """Return what the origin still waits for, in words; None when it may end."""
+        now, newest = self._clock(), self._newest()
+        sent = self._folders.holds.sent_in_all()
+        if sent != self._sent:
+            self._sent, self._read_at = sent, now
+        waited = now - self._begun
+        reason = waiting_for(
+            newest,
+            self._nodes(newest),
+            feeds=self._folders.events.feeds,
+            read_age=now - self._read_at,
+            waited=waited,
+            wait=self._wait,
+        )
+        longest = limit(self._wait)
+        if reason and waited >= longest:
+            log.warning("the origin ends after %g s all the same; it waited for %s", longest, reason)
+            return None
+        if reason and not self._logged:
+            log.info("before it ends, the origin waits %g s at most for %s", longest, reason)
+            self._logged = True
+        return reason
+
+    def _newest(self) -> str | None:
+        return self._folders.listings[-1].version if self._folders.listings else None
+
+    def _nodes(self, newest: str | None) -> list[ReportedNode]:
+        # A node of 0.4.0 names no origin; its version of that number is taken for ours.
+        origins = (None, self._folders.data_dir.origin_id)
+        return [
+            ReportedNode(one.name or one.node, one.age, one.hops, one.origin in origins and newest in one.has)
+            for one in self._below.now()
+        ]
+
+
+class Copies:
+    """The copies of a version below an origin."""
+
+    def __init__(self, folders: VersionFolders, below: Below, version: str, copies: int) -> None:
+        """``copies``: how many are waited for."""
+        self._folders = folders
+        self._below = below
+        self._version = version
+        self._copies = copies
+        self._changes = -1
+        self._count = 0
+
+    def look(self) -> int:
+        """Return how many nodes have the version whole and verified.
+
+        Raises:
+            VersionNotOffered: the origin does not have the version (any more).
+        """
+        if (version_number(self._version) or 0) not in self._folders.complete_numbers:
+            raise VersionNotOffered(
+                f"the origin of {self._folders.data_dir.root} does not have {self._version} (any more); "
+                f"{self._count} of {self._copies} nodes had it. Publish it again, or pin the next one in time"
+            )
+        if self._changes != self._below.changes:
+            self._changes = self._below.changes
+            self._count = self._below.copies(self._version, self._folders.data_dir.origin_id)
+        return self._count

@@ -1,0 +1,137 @@
+"""Waiting for the nodes below an origin, through the Unix socket of its data directory."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageError
+from shardcast.peer.control import answers, connect
+from shardcast.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
+
+_FIRST_LINE_SECONDS = 10.0
+_SILENCE_SECONDS = 60.0
+"""Seconds without a line after which the origin is stuck; it says something every 5 s."""
+
+
+def finish(data_dir: Path, wait: float | None = None) -> None:
+    """Wait until the origin may be ended; it says on its stderr what it waits for.
+
+    Raises:
+        NoNode: no origin runs on the data directory.
+        NodeFailed: it ended meanwhile.
+    """
+    for line in _ask(data_dir, FINISH_PATH, {"wait": wait}, None):
+        if "done" in line:
+            return
+    raise NodeFailed(f"the origin of {data_dir} ended by itself")
+
+
+def wait_for_copies(
+    data_dir: Path, version: str, copies: int, timeout: float | None = None, since: float | None = None
+) -> Iterator[int]:
+    """Wait until so many nodes below the origin have a version; yields how many have it, as that changes and
+    every few seconds.
+
+    Raises:
+        CopiesMissing: they did not within ``timeout`` seconds, from now on or ``since`` (monotonic).
+        VersionNotOffered: the origin doesn't have the version (any more).
+        NoNode: no origin runs on the data directory.
+        NodeFailed: it ended meanwhile.
+    """
+    have = 0
+    deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
+    try:
+        for line in _ask(data_dir, COPIES_PATH, {"version": version, "copies": copies}, deadline):
+            if "done" in line:
+                return
+            have = int(line.get("copies", have))
+            yield have
+            if have >= copies:
+                return
+    except _OutOfTime:
+        raise copies_missing(version, have, copies, timeout or 0.0) from None
+    raise NodeFailed(
+        f"the origin of {data_dir} ended while {copies} copies of {version} were waited for; "
+        f"{have} nodes had it"
+    )
+
+
+def copies_missing(version: str, have: int, copies: int, timeout: float) -> CopiesMissing:
+    """Return the error for too few copies in time."""
+    return CopiesMissing(
+        f"{have} of {copies} nodes have {version} after {timeout:.3g} s; it stays published. `below` in the "
+        "origin's /status names the nodes that lack it; wait again, or longer",
+        version,
+        have,
+        copies,
+    )
+
+
+def check_copies(copies: int | None, timeout: float | None) -> None:
+    """
+    Raises:
+        UsageError: the number of copies, or of seconds, makes no sense.
+    """
+    if copies is not None and (not isinstance(copies, int) or isinstance(copies, bool) or copies < 1):
+        raise UsageError(f"{copies!r} copies make no sense; wait for at least 1")
+    if timeout is not None and not timeout >= 0:
+        raise UsageError(f"a time-out of {timeout!r} makes no sense; it is a number of seconds")
+    if timeout is not None and copies is None:
+        raise UsageError("a time-out goes with copies: say how many to wait for")
+
+
+def check_wait(wait: float | None) -> None:
+    """
+    Raises:
+        UsageError: that is no number of seconds for which an origin could wait.
+    """
+    if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
+        raise UsageError(f"an origin can't wait for {wait!r} seconds before it ends")
+
+
+class _OutOfTime(Exception):
+    """The deadline has passed."""
+
+
+def _ask(
+    data_dir: Path, path: str, body: Mapping[str, Any], deadline: float | None
+) -> Iterator[Mapping[str, Any]]:
+    """Yield the lines of an answer.
+
+    Raises:
+        _OutOfTime: the deadline passed before its end.
+        ShardcastError: the origin can't be asked, or reports a failure.
+    """
+    connection = connect(data_dir)
+    try:
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+        plug, lines = connection.sock, answers(connection, data_dir)
+        patience = _FIRST_LINE_SECONDS  # the origin says at once how it is, also when there is no time left
+        while True:
+            plug.settimeout(patience)
+            try:
+                line = next(lines, None)
+            except TimeoutError as error:
+                if isinstance(error, ShardcastError):
+                    raise
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise _OutOfTime from error
+                raise NodeFailed(f"the origin of {data_dir} says nothing any more") from error
+            if line is None:
+                return
+            yield line
+            left = _SILENCE_SECONDS if deadline is None else deadline - time.monotonic()
+            if left <= 0:
+                raise _OutOfTime
+            patience = min(left, _SILENCE_SECONDS)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, ShardcastError):
+            raise
+        raise NodeFailed(f"the origin of {data_dir} went away") from error
+    finally:
+        connection.close()

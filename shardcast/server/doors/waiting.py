@@ -1,0 +1,111 @@
+"""The door on the data directory's Unix socket for callers that wait for the nodes below.
+
+``POST /finish`` with ``{"wait": null}``, or seconds, is answered with ``{"waiting": "v7: gpu3 lacks it"}``
+each time that changes, and with ``{"done": true}`` when the origin may be ended.
+
+``POST /copies`` with ``{"version": "v7", "copies": 3}`` is answered with ``{"copies": 2}`` each time that
+changes, and with ``{"done": true}`` when so many nodes have the version, or ``{"error": …}``.
+
+The last line is repeated every 5 s. An answer that ends without ``done`` or ``error`` means that the origin
+ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from aiohttp import web
+
+from shardcast.constants import FEED_HEARTBEAT
+from shardcast.distribution import is_version
+from shardcast.errors import ShardcastError, to_wire
+from shardcast.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
+
+_LOOK = 0.2
+"""Seconds between two looks."""
+_DONE = {"done": True}
+
+Look = Callable[[], Mapping[str, Any] | None]
+"""Returns the line that says what is still waited for; None when the wait is over."""
+
+
+def add_waiting(
+    app: web.Application,
+    finish: Callable[[float | None], Callable[[], str | None]],
+    copies: Callable[[str, int], Callable[[], int]],
+) -> None:
+    """Answer callers that wait. ``finish(wait)`` returns a function that returns what the origin waits for;
+    ``copies(version, copies)`` one that returns how many nodes have the version."""
+    ended = asyncio.Event()
+
+    async def answer_finish(request: web.Request) -> web.StreamResponse:
+        try:
+            wait = (await request.json())["wait"]
+            if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
+                raise ValueError("no number of seconds")
+            waiting = finish(wait)
+        except (ValueError, KeyError, TypeError) as error:
+            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+
+        def look() -> Mapping[str, Any] | None:
+            reason = waiting()
+            return {"waiting": reason} if reason else None
+
+        return await _answer(request, look, ended)
+
+    async def answer_copies(request: web.Request) -> web.StreamResponse:
+        try:
+            asked = await request.json()
+            version, most = asked["version"], asked["copies"]
+            if not isinstance(version, str) or not is_version(version) or type(most) is not int or most < 1:
+                raise ValueError("no version, or no number of copies")
+        except (ValueError, KeyError, TypeError) as error:
+            raise web.HTTPBadRequest(text=f"400: {error}\n") from None
+        counting, last = copies(version, most), -1
+
+        def look() -> Mapping[str, Any] | None:
+            nonlocal last
+            if last >= most:
+                return None
+            last = counting()
+            return {"copies": last}
+
+        return await _answer(request, look, ended)
+
+    async def end(app: web.Application) -> None:
+        ended.set()
+
+    app.router.add_post(FINISH_PATH, answer_finish)
+    app.router.add_post(COPIES_PATH, answer_copies)
+    app.on_shutdown.append(end)
+
+
+async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web.StreamResponse:
+    """Send what ``look`` returns, until it returns None, the caller goes away, or the node has ``ended``."""
+    response = web.StreamResponse(headers={"Content-Type": NDJSON})
+    await response.prepare(request)
+    loop = asyncio.get_running_loop()
+    said: Mapping[str, Any] = {}
+    said_at = loop.time()
+    try:
+        while not ended.is_set() and request.transport and not request.transport.is_closing():
+            try:
+                line = look() or _DONE
+            except ShardcastError as error:
+                line = {"error": to_wire(error)}
+            if line != said or loop.time() - said_at >= FEED_HEARTBEAT:
+                await response.write(json.dumps(line).encode() + b"\n")
+                said, said_at = line, loop.time()
+            if "done" in line or "error" in line:
+                break
+            try:
+                await asyncio.wait_for(ended.wait(), _LOOK)
+            except asyncio.TimeoutError:
+                pass
+        await response.write_eof()
+    except ConnectionError:
+        pass  # the caller went away
+    return response
