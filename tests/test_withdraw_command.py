@@ -41,11 +41,6 @@ USAGE, NOT_OFFERED, DISK, OTHER = 2, 3, 6, 1
 DIGEST = "9f" * 32
 REASON = "loss was NaN, see run 12"
 
-withdraws = pytest.mark.skipif(
-    not hasattr(VersionFolders, "withdraw_own"), reason="the store withdraws nothing yet"
-)
-
-
 class Versions:
     """An origin's versions as the door needs them: v7 is here."""
 
@@ -289,7 +284,6 @@ def test_library_raises_on_wrong_names(tmp_path: Path) -> None:
 # With the store --------------------------------------------------------------------------------------
 
 
-@withdraws
 def test_version_is_withdrawn_where_nothing_runs(data_dir: Path) -> None:
     done = command(data_dir, "v2", "--reason", REASON, "--json")
     assert done.returncode == 0, done.stderr
@@ -299,7 +293,6 @@ def test_version_is_withdrawn_where_nothing_runs(data_dir: Path) -> None:
     assert publish(data_dir, random_bytes(1000, 3), 1000).version == "v3", "the number is never used again"
 
 
-@withdraws
 def test_version_is_withdrawn_beside_its_origin(data_dir: Path) -> None:
     with processes.origin(data_dir) as origin:
         assert command(data_dir, "v2").returncode == 0
@@ -308,7 +301,6 @@ def test_version_is_withdrawn_beside_its_origin(data_dir: Path) -> None:
     assert [line.split()[0] for line in listed.splitlines()] == ["v1"]
 
 
-@withdraws
 def test_library_withdraws_what_it_published(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(random_bytes(1000))

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shardcast.constants import DISTRIBUTION_FILE
-from shardcast.errors import DataDirInUse, LocalDiskError
+from shardcast.errors import DataDirInUse, LocalDiskError, NoNode
 from shardcast.store.data_dir import own_folder
 
 T = TypeVar("T")
@@ -31,8 +31,6 @@ def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[],
         raise LocalDiskError(f"there is no data directory {data_dir}")
     if not own_folder(data_dir).is_dir() and not (data_dir / DISTRIBUTION_FILE).exists():
         raise LocalDiskError(f"{data_dir} is no data directory")
-    from shardcast.errors import NoNode
-
     deadline = time.monotonic() + _NODE_STARTS
     while True:
         try:

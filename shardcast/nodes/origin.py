@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.feed import Place
@@ -27,7 +27,7 @@ from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.doors.waiting import add_waiting
-from shardcast.server.doors.withdraw import Withdrawing, add_withdraw
+from shardcast.server.doors.withdraw import add_withdraw
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.below import Below
 from shardcast.store.blobs.versions import VersionBlobs
@@ -128,7 +128,7 @@ class Origin:
             local = (
                 partial(add_publish, publisher=publisher, pipes=held.own),
                 partial(add_pins, versions=folders),
-                partial(add_withdraw, versions=cast(Withdrawing, folders)),
+                partial(add_withdraw, versions=folders),
                 partial(
                     add_waiting,
                     finish=lambda wait: Finish(folders, below, wait).look,

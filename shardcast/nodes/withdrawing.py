@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from pathlib import Path
-from typing import cast
 
 from shardcast.distribution import Withdrawal
 from shardcast.errors import UsageError, VersionNotOffered
@@ -13,7 +12,6 @@ from shardcast.manifest import MAX_LINE
 from shardcast.manifest_reading import ManifestReader
 from shardcast.nodes.holding import holding
 from shardcast.nodes.output_records import read_bounded
-from shardcast.server.doors.withdraw import Withdrawing
 from shardcast.store.data_dir import DataDir
 from shardcast.store.durable import disk_errors
 from shardcast.store.taking_up import listed
@@ -34,7 +32,7 @@ async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
     # Before the directory is taken up as an origin's, which would cost a middle what is landing there.
     await asyncio.to_thread(_check_own, data_dir, version)
     async with holding(data_dir, _ROLE) as folders:
-        return await cast(Withdrawing, folders).withdraw_own(version, reason)
+        return await folders.withdraw_own(version, reason)
 
 
 def _check_own(data_dir: Path, version: str) -> None:
