@@ -218,6 +218,11 @@ async def test_program_resumes_and_is_told_of_a_new_line(trainer: Trainer, folde
     await asyncio.to_thread(trainer.publish, 2)
     await take("v2")
     await take("v2", resume=False)
+    async with Client([trainer.server.url], folder) as client:
+        releases = client.follow(check_interval=0.1, resume=True)
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(anext(releases), 1)
+        await releases.aclose()
     await asyncio.to_thread(trainer.begin, "second")
     await asyncio.to_thread(trainer.publish, 11)
     release = await take("v1")
@@ -290,6 +295,15 @@ def test_latest_names_newest_version_of_line_announced_last(outputs: OutputFolde
     assert latest(outputs) == "download_v2.bin"
     announce_all(outputs, 5)
     assert latest(outputs) == "download_v5.bin"
+
+
+def test_neither_latest_nor_what_is_announced_is_removed(outputs: OutputFolder) -> None:
+    announce_all(outputs, 8, 9)
+    withdraw(outputs, 9)
+    assert latest(outputs) == "download_v8.bin"
+    announce_all(outputs, 5, 6, keep=1)
+    assert latest(outputs) == "download_v8.bin"
+    assert set(outputs.had(ONE)) == {6, 8, 9}
 
 
 def test_file_that_another_line_replaced_meanwhile_is_not_removed(outputs: OutputFolder) -> None:
