@@ -33,13 +33,13 @@ from shardcast.peer.control import ControlConnection, NoNode
 from shardcast.server.doors.withdraw import add_withdraw
 from shardcast.server.listening import application, listening_on_socket
 from shardcast.store.data_dir import DataDir
-from shardcast.store.versions import VersionFolders
 from tests.support import processes
 from tests.support.published import publish, random_bytes
 
 USAGE, NOT_OFFERED, DISK, OTHER = 2, 3, 6, 1
 DIGEST = "9f" * 32
 REASON = "loss was NaN, see run 12"
+
 
 class Versions:
     """An origin's versions as the door needs them: v7 is here."""

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
-from shardcast.errors import ShardcastError, TransferFailed, VersionWithdrawn
+from shardcast.errors import ShardcastError, TransferFailed
 from shardcast.policy.standing import Standing
 from shardcast.store.tasks import cancel
 from shardcast.transfer.following import Following
-from shardcast.transfer.offers import withdrawn_message
+from shardcast.transfer.offers import withdrawn_error
 
 T = TypeVar("T")
 Stop = Callable[[], ShardcastError | None]
@@ -74,6 +74,6 @@ def if_withdrawn(following: Following, number: int, digest: str | None) -> Stop:
         withdrawal = standing.withdrawals.get(number)
         if withdrawal is None or digest not in (None, withdrawal.digest) or number in standing.listed:
             return None
-        return VersionWithdrawn(withdrawn_message(standing, number))
+        return withdrawn_error(standing, number)
 
     return stop

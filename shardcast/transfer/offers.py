@@ -77,7 +77,7 @@ def find(standing: Standing, version: str) -> Found:
     if number in standing.listed and number in having:
         return Found(standing.listed[number], having[number], standing.origin)
     if number in standing.withdrawals and number not in standing.listed:
-        raise VersionWithdrawn(withdrawn_message(standing, number))
+        raise withdrawn_error(standing, number)
     for group in (standing.group, *standing.others):
         listing = group.find(version)
         if listing and number in group.complete:
@@ -92,13 +92,10 @@ def find(standing: Standing, version: str) -> Found:
     raise VersionNotOffered(f"{version} is not offered by {_names(standing)}; on offer: {offered}")
 
 
-def withdrawn_message(standing: Standing, number: int) -> str:
-    """Return what a reader of a withdrawn version is told."""
-    withdrawal = standing.withdrawals[number]
-    why = f": {withdrawal.reason}" if withdrawal.reason else ""
-    newest = standing.newest
-    instead = f"the newest good version is {newest.version}" if newest else "no other version is offered"
-    return f"v{number} was withdrawn by its publisher{why}; {instead}"
+def withdrawn_error(standing: Standing, number: int) -> VersionWithdrawn:
+    """Return the error that a reader of a withdrawn version is told."""
+    withdrawal, newest = standing.withdrawals[number], standing.newest
+    return VersionWithdrawn.of(withdrawal.version, withdrawal.reason, newest.version if newest else None)
 
 
 def _names(standing: Standing) -> str:
