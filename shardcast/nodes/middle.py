@@ -145,6 +145,8 @@ class Middle:
 
     def behind(self) -> str | None:
         """What it has yet to get, for ``/ready``; None when it has caught up."""
+        if self.folders.unready:
+            return self.folders.unready
         try:
             line = self._following.offers().lines[0]
         except ShardcastError as error:
@@ -197,6 +199,8 @@ class Middle:
 
     async def _look(self) -> bool:
         """Fetch the first version on offer that is wanted; False when none is."""
+        if not self.folders.held:
+            return False
         for url, peer in list(self._peers.items()):
             if peer.node_id == self._node_id:
                 log.warning("%s is this very middle, and is not asked", url)
@@ -265,6 +269,8 @@ class Middle:
     def _begin_open(self, line: Line) -> None:
         """Fetch versions while they are being made, beside everything else. No upstream of several takes all
         places."""
+        if not self.folders.held:
+            return
         distance, passed_over = self.place().distance or 0, self._passed_over()
         opened = self._following.opened(line, distance)
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
