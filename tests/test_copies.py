@@ -24,7 +24,7 @@ from tests.support import processes
 from tests.support.published import random_bytes
 
 COPIES_MISSING, NOT_OFFERED, USAGE = 7, 3, 2
-PROMPT = 10.0
+PROMPT = 15.0
 """Seconds in which three hops have passed on and reported a small version; their usual reports take 45 s."""
 
 

@@ -15,8 +15,8 @@ from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
 
-_TIDY_INTERVAL = 5.0
-"""Seconds between two looks at which versions can be retired."""
+_TIDY_INTERVAL = 2.0
+"""Seconds between two looks at which versions can be retired, and whether the directory is still there."""
 
 
 @asynccontextmanager

@@ -150,6 +150,8 @@ class Middle:
 
     def behind(self) -> str | None:
         """What it has yet to get, for ``/ready``; None when it has caught up."""
+        if self.folders.unready:
+            return self.folders.unready
         try:
             standing = self._following.heard()
         except ShardcastError as error:
@@ -204,15 +206,18 @@ class Middle:
             seen = self._following.changes
             try:
                 standing = self._following.standing()  # also while none tells: then this node is silent
-                await self._line.believe(standing)
-                if not standing.change:
-                    self._begin_open(standing)
+                if self.folders.held:
+                    await self._line.believe(standing)
+                    if not standing.change:
+                        self._begin_open(standing)
             except ShardcastError as error:
                 log.error("%s", error)
             await self._following.change(seen)
 
     async def _look(self) -> bool:
         """Fetch the first version on offer that is wanted; False when none is."""
+        if not self.folders.held:
+            return False
         for url, peer in list(self._peers.items()):
             if peer.node_id == self._node_id:
                 log.warning("%s is this very middle, and is not asked", url)

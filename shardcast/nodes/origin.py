@@ -121,12 +121,14 @@ class Origin:
                 ),
                 partial(add_lease, shelf=folders),
                 partial(add_below, below=below),
-                partial(add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: None),
+                partial(
+                    add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: folders.unready
+                ),
             )
             app = application(node_id, *doors, as_sent=True)  # nobody sends reports that grow when unpacked
             url = await stack.enter_async_context(listening(app, host, port))
             local = (
-                partial(add_publish, publisher=publisher, pipes=held.own),
+                partial(add_publish, publisher=publisher, pipes=held.checked_own),
                 partial(add_pins, versions=folders),
                 partial(add_withdraw, versions=folders),
                 partial(

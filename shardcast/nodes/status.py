@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterable
 from importlib.metadata import version as installed
+from pathlib import Path
 from typing import Any
 
 from shardcast.store.below import Below
@@ -28,7 +29,7 @@ class Status:
 
     def now(self, origin: str | None, distance: int | None) -> dict[str, Any]:
         """``origin`` and ``distance``: of the origin of its versions, as far as is known."""
-        folders, disk = self._folders, os.statvfs(self._folders.data_dir.root)
+        folders = self._folders
         return {
             "role": self._role,
             "node": self._node_id,
@@ -39,13 +40,22 @@ class Status:
             "disk": {
                 "used": folders.room.used,
                 "max_bytes": folders.room.most,
-                "free": disk.f_bavail * disk.f_frsize,
+                "free": _free(folders.data_dir.root),
                 "keep": folders.keep,
             },
             "versions": _versions(folders),
             "aside": _aside(folders),
             "below": [one.as_dict() for one in self._below.now()],
         }
+
+
+def _free(root: Path) -> int:
+    """Bytes that are free for this node; none where the directory was removed."""
+    try:
+        disk = os.statvfs(root)
+    except OSError:
+        return 0
+    return disk.f_bavail * disk.f_frsize
 
 
 def _versions(folders: VersionFolders) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -108,6 +109,7 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
     """Serve on the data directory's Unix socket, which only its owner may connect to."""
     name_there = own_folder(data_dir) / "socket"
     name_there.unlink(missing_ok=True)
+    made: os.stat_result | None = None
     try:
         async with _running(app) as runner:
             with socket_name(data_dir) as name:
@@ -116,9 +118,13 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
                     await web.UnixSite(runner, name).start()
                 finally:
                     os.umask(before)
+                made = name_there.stat()
             yield
     finally:
-        name_there.unlink(missing_ok=True)
+        # Another node's socket has that name by now, if another directory is at the path.
+        with contextlib.suppress(FileNotFoundError):
+            if made is not None and os.path.samestat(made, name_there.stat()):
+                name_there.unlink()
 
 
 def notice_death(request: web.Request) -> None:

@@ -246,6 +246,10 @@ class AsideVersions:
         """Something of a version comes now."""
         self._touched[place] = self._clock()
 
+    def touched(self, place: VersionPlace) -> float:
+        """Return when something last came of a version."""
+        return self._touched.get(place, self._clock())
+
     def end(self, place: VersionPlace) -> OpenVersion | None:
         """A version is not received any more."""
         self._touched.pop(place, None)

@@ -102,11 +102,11 @@ class BesideVersions(LineVersions):
 
     def _finish_beside(self, place: VersionPlace) -> AsideVersion:
         finish_aside(place)
-        return self._read_aside(place)
+        return self._read_aside(place, self._clock())
 
-    def _read_aside(self, place: VersionPlace) -> AsideVersion:
+    def _read_aside(self, place: VersionPlace, since: float) -> AsideVersion:
         record = self.aside.records.get(place.folder.parent.name, LineRecord())
-        return read_aside(place, record, self._clock())
+        return read_aside(place, record, since)
 
     async def tidy(self) -> None:
         """Retire and remove what has had its time."""
@@ -117,8 +117,9 @@ class BesideVersions(LineVersions):
 
     async def _end_beside(self, place: VersionPlace) -> None:
         """Receive a version no longer; what there is of it lies aside. Under the lock."""
+        since = self.aside.touched(place)
         opened = self.aside.end(place)
         if opened is not None:
             error = TransferFailed(f"{version_name(opened.number)} is no longer received beside")
             await in_thread(opened.stop, error)
-            self.aside.put(await in_thread(self._read_aside, place))
+            self.aside.put(await in_thread(self._read_aside, place, since))

@@ -72,6 +72,15 @@ class DataDir:
     def own(self) -> Path:
         return own_folder(self.root)
 
+    def checked_own(self) -> Path:
+        """Return the node's own folder, to write into it.
+
+        Raises:
+            LocalDiskError: the directory at the path is not the one that is held.
+        """
+        self.check_held()
+        return self.own
+
     @property
     def distribution(self) -> Path:
         return self.root / DISTRIBUTION_FILE

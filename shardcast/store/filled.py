@@ -330,9 +330,15 @@ class FilledVersions(ServedVersions):
             "or with a copy",
             version_name(number),
         )
-        retiring = asyncio.ensure_future(self.retire(number, even_pinned=True))
+        retiring = asyncio.ensure_future(self._retire_changed(number))
         self._retiring.add(retiring)
         retiring.add_done_callback(self._retiring.discard)
+
+    async def _retire_changed(self, number: int) -> None:
+        try:
+            await self.retire(number, even_pinned=True)
+        except OSError as error:
+            log.error("%s is not retired yet: %s", version_name(number), error)
 
     def _let_go(self, number: int) -> None:
         """A version has gone, and nothing need be known of it."""

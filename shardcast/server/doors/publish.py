@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -67,8 +67,8 @@ class Publisher(Protocol):
     ) -> Publishing: ...
 
 
-def add_publish(app: web.Application, publisher: Publisher, pipes: Path) -> None:
-    """Take payloads for ``publisher``; named pipes are made in the folder ``pipes``."""
+def add_publish(app: web.Application, publisher: Publisher, pipes: Callable[[], Path]) -> None:
+    """Take payloads for ``publisher``; named pipes are made in the folder ``pipes()``."""
 
     async def publish(request: web.Request) -> web.StreamResponse:
         try:
@@ -90,7 +90,7 @@ def add_publish(app: web.Application, publisher: Publisher, pipes: Path) -> None
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         with contextlib.ExitStack() as stack:
             try:
-                pipe = stack.enter_context(_Pipe(pipes))
+                pipe = stack.enter_context(_Pipe(pipes()))
                 source = pipe.take_source()
                 try:
                     under_way = await publisher.publish_stream(source, name, shard_size, metadata)
