@@ -511,7 +511,7 @@ async def test_a_server_that_ends_at_once_each_time_is_asked_ever_more_seldom(
         await asyncio.sleep(min(seconds, 0.01))
 
     async with Client([server.url, shelf.url]) as client:
-        lease = Lease("v1", list(client._peers.values()), "a test", sleep=sleep)
+        lease = Lease("v1", list(client._downloads.peers.values()), "a test", sleep=sleep)
         async with lease:
             await until(lambda: len(pauses) >= 12)
     assert min(pauses[8:]) >= 5.0
@@ -579,13 +579,15 @@ async def test_many_threads_hold_it_at_once(shelf: Shelf) -> None:
 
 async def test_a_download_under_a_lease_is_the_version_that_is_held(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, keep=1) as origin:
-        data = random_bytes(100_000)
-        await publish(origin.folders, data)
+        data, line = random_bytes(100_000), origin.folders.data_dir.origin_id
+        await publish(origin.folders, data, origin=line)
 
         def hold() -> bytes:
             client = ClientNode([origin.url], tmp_path / "out")
             with client.lease("v1"):
-                asyncio.run_coroutine_threadsafe(publish(origin.folders, b"two"), loop).result(BOUND)
+                asyncio.run_coroutine_threadsafe(publish(origin.folders, b"two", origin=line), loop).result(
+                    BOUND
+                )
                 path = client.download_version("v1")
                 assert path
                 return Path(path).read_bytes()

@@ -276,6 +276,36 @@ def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path,
             assert sorted(listed(relay)) == ["v3", "v4", "v5"]
 
 
+def test_hostile_first_named_server_makes_no_middle_drop_the_line_that_it_has(tmp_path: Path) -> None:
+    broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
+    with origin(tmp_path / "a") as honest, FeedServer(tmp_path) as hostile:
+        hostile.tell("ab" * 16, [Listing("v9", "cd" * 32, 1)])  # and it serves nothing
+        with middle(honest.url, tmp_path / "m") as relay:
+            until_same(relay, honest)
+        with middle(f"{hostile.url},{honest.url}", tmp_path / "m") as relay:
+            relay.wait_for_log("is tried again later")
+            assert listed(relay) == listed(honest)
+            assert not is_ready(relay)
+            done = download(relay.url, "latest", tmp_path / "out", "--json")
+            assert json.loads(done.stdout)["version"] == "v2"
+
+
+def test_number_that_the_deciding_server_does_not_list_is_had_by_naming_it_only(tmp_path: Path) -> None:
+    broadcast(tmp_path / "a", payload(tmp_path, 1))
+    shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=True)
+    broadcast(tmp_path / "b", payload(tmp_path, 2))
+    with origin(tmp_path / "a") as one, origin(tmp_path / "b") as other:
+        both = f"{one.url},{other.url}"
+        done = download(both, "latest", tmp_path / "out", "--json")
+        assert json.loads(done.stdout)["version"] == "v1"
+        shown = processes.run("client", "--servers", both, "--list", env=QUICK)
+        assert [line.split()[0] for line in shown.stdout.splitlines()] == ["v1"]
+        done = download(both, "v2", tmp_path / "out2")
+        assert done.returncode == 0, done.stderr
+        assert f"v2 is offered by {other.url} only" in done.stderr
+        assert (tmp_path / "out2").read_bytes() == payload(tmp_path, 2).read_bytes()
+
+
 def test_forged_name_of_a_server_without_the_bytes_is_not_shown(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     (tmp_path / "bad" / "v1").mkdir(parents=True)

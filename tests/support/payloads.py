@@ -61,13 +61,15 @@ def manifest(
     return complete(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
 
 
-async def publish(folders: VersionFolders, data: bytes, shard_size: int = SHARD) -> str:
+async def publish(
+    folders: VersionFolders, data: bytes, shard_size: int = SHARD, origin: str | None = ORIGIN
+) -> str:
     """Publish bytes as the next version; returns its name."""
     opened = folders.open(folders.data_dir.allot())
     for number, part in enumerate(cut(data, shard_size), 1):
         opened.part(number).write_bytes(part)
         opened.store(number, sha256(part))
-    described = manifest(data, f"v{opened.number}", shard_size)
+    described = manifest(data, f"v{opened.number}", shard_size, origin=origin)
     await opened.complete(described)
     return described.version
 
