@@ -579,15 +579,13 @@ async def test_many_threads_hold_it_at_once(shelf: Shelf) -> None:
 
 async def test_a_download_under_a_lease_is_the_version_that_is_held(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, keep=1) as origin:
-        data, line = random_bytes(100_000), origin.folders.data_dir.origin_id
-        await publish(origin.folders, data, origin=line)
+        data = random_bytes(100_000)
+        await publish(origin.folders, data)
 
         def hold() -> bytes:
             client = ClientNode([origin.url], tmp_path / "out")
             with client.lease("v1"):
-                asyncio.run_coroutine_threadsafe(publish(origin.folders, b"two", origin=line), loop).result(
-                    BOUND
-                )
+                asyncio.run_coroutine_threadsafe(publish(origin.folders, b"two"), loop).result(BOUND)
                 path = client.download_version("v1")
                 assert path
                 return Path(path).read_bytes()

@@ -187,8 +187,8 @@ async def test_a_record_is_written_only_when_it_changes(node: StoredNode) -> Non
 
 async def test_an_origin_records_what_it_completes(node: StoredNode) -> None:
     folders = node.start("origin", keep=1)
-    await publish(folders, DATA)
-    await publish(folders, OTHER)
+    await publish(folders, DATA, origin=ORIGIN)
+    await publish(folders, OTHER, origin=ORIGIN)
     folders.data_dir.allot()  # given, and nothing came of it
     line = node.start("origin").line
     assert line == LineRecord(folders.data_dir.origin_id, 3, {1: sha256(DATA), 2: sha256(OTHER)})
@@ -228,7 +228,7 @@ async def test_an_origin_goes_on_with_the_line_of_a_middles_directory(
     folders = node.start("origin")
     assert folders.data_dir.origin_id == folders.line.origin == ORIGIN
     assert any(ORIGIN in line for line in node.told)
-    assert await publish(folders, OTHER) == ("v10" if recorded else "v4")
+    assert await publish(folders, OTHER, origin=ORIGIN) == ("v10" if recorded else "v4")
     again = node.start("origin")
     assert again.data_dir.origin_id == ORIGIN
     assert node.told == []

@@ -62,14 +62,14 @@ def manifest(
 
 
 async def publish(
-    folders: VersionFolders, data: bytes, shard_size: int = SHARD, origin: str | None = ORIGIN
+    folders: VersionFolders, data: bytes, shard_size: int = SHARD, origin: str | None = None
 ) -> str:
-    """Publish bytes as the next version; returns its name."""
+    """Publish bytes as the next version, of the line ``origin`` or the directory's own; returns its name."""
     opened = folders.open(folders.data_dir.allot())
     for number, part in enumerate(cut(data, shard_size), 1):
         opened.part(number).write_bytes(part)
         opened.store(number, sha256(part))
-    described = manifest(data, f"v{opened.number}", shard_size, origin=origin)
+    described = manifest(data, f"v{opened.number}", shard_size, origin=origin or folders.data_dir.origin_id)
     await opened.complete(described)
     return described.version
 
