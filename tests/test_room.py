@@ -327,7 +327,7 @@ async def test_a_follower_of_a_stream_without_room_keeps_nothing_of_it(tmp_path:
             await write(pipe, random_bytes(1000 * KB))
             with pytest.raises(NoRoom):
                 await result
-        await until(lambda: not list((tmp_path / "out").iterdir()), "the .part to go")
+        await until(lambda: not list((tmp_path / "out").glob(".*.part*")), "the .part to go")
         await broadcast(origin, 10 * KB)
         assert await asyncio.wait_for(following, 30) == "v2"
 
