@@ -271,6 +271,7 @@ def test_a_middle_whose_directory_is_lost_fetches_nothing(lose: Lose, tmp_path: 
         threading.Event().wait(3)  # longer than it waits between two looks
         assert tree(data) == before
         assert_offers_nothing(node.url)
+        assert "v2" not in node.log  # it is not even tried
         if lose is move_away:
             (tmp_path / "elsewhere").rename(data)
             wait_until(lambda: set(listed(node.url)) == {1, 2}, what="v2 at the middle")

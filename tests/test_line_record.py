@@ -51,6 +51,7 @@ withdrawals = st.builds(
     digests,
     st.text(max_size=600),
 )
+one_number = st.builds(lambda digest: Withdrawal("v7", digest, "bad"), digests)
 
 
 @patient
@@ -58,7 +59,7 @@ withdrawals = st.builds(
     st.none() | st.text(min_size=1, max_size=100),
     numbers,
     st.dictionaries(numbers, digests),
-    st.lists(withdrawals),
+    st.lists(withdrawals | one_number),
 )
 def test_a_record_reads_as_it_was_written(
     origin: str | None, highest: int, known: dict[int, str], taken_back: list[Withdrawal]
@@ -104,6 +105,8 @@ def test_garbage_is_a_record_error_and_nothing_else(data: bytes) -> None:
         {"digests": {"01": A}},
         {"digests": {"1": A.upper()}},
         {"digests": {"²": A}},
+        {"superseded": {}},
+        {"superseded": [{"version": "x", "digest": A, "reason": ""}]},
         {"withdrawn": {"1": A}},
         {"withdrawn": {"1": {"digest": A}}},
         {"withdrawn": {"1": {"digest": "", "reason": ""}}},
@@ -144,6 +147,17 @@ def test_a_reason_is_one_short_printable_line() -> None:
     reason = record.withdrawn[1].reason
     assert reason.isprintable() and len(reason) <= 500
     assert record.withdrawing(Withdrawal("v1", A, "another")) is record
+
+
+def test_a_number_that_was_withdrawn_twice_is_so_with_both_digests() -> None:
+    """Its directory was restored in between."""
+    first, second = Withdrawal("v1", A, "one"), Withdrawal("v1", B, "two")
+    record = LineRecord().withdrawing(first).withdrawing(second)
+    assert record.withdrawn == {1: second}
+    for known in (record, parse_record(record.to_bytes())):
+        assert known.withdrawal(1, {A}) == first and known.withdrawal(1, {B}) == second
+        assert known.withdrawal(2, {A}) is None
+    assert record.withdrawing(first).superseded == (second,)
 
 
 # On the disk
@@ -303,8 +317,10 @@ async def test_a_version_that_is_unlisted_is_hidden_and_fetched_once(restart: bo
         folders = node.start()
     assert node.list == [] and snapshot(folders) == [] and folders.open_numbers == set()
     assert folders.hidden_numbers == {2}
-    assert await fetch(folders, DATA, "v2") == 0
-    assert node.list == []  # still on nobody's word
+    if restart:  # the authority is silent again, and another server speaks for it
+        assert await fetch(folders, DATA, "v2") == 0
+        assert node.list == ["v2"] and folders.provisional == {2}
+        await folders.unlist(2)
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
     assert node.list == ["v2"] and snapshot(folders) == ["complete v2"]
     assert folders.hidden_numbers == set() and folders.opened(2) is None
@@ -341,6 +357,33 @@ async def test_a_version_fetched_ahead_is_told_of_once_the_authority_lists_it(no
     await receive(opened, manifest, DATA)
     await opened.complete(manifest)
     assert node.list == ["v2"]
+
+
+async def test_a_version_fetched_ahead_is_not_listed_though_all_of_it_is_here(node: StoredNode) -> None:
+    folders = node.start()
+    await fetch(folders, DATA, "v2", ahead=True)
+    assert node.list == [] and snapshot(folders) == [] and folders.hidden_numbers == {2}
+    await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
+    assert node.list == ["v2"] and folders.hidden_numbers == set()
+
+
+async def test_whether_a_version_is_fetched_ahead_can_change(node: StoredNode) -> None:
+    folders = node.start()
+    manifest = payloads.manifest(DATA, "v2")
+    opened = await folders.begin(2, LiveManifest.of(manifest))
+    folders.set_ahead(2, ahead=True)
+    assert snapshot(folders) == []
+    folders.set_ahead(2, ahead=False)
+    folders.set_ahead(2, ahead=False)
+    folders.set_ahead(3, ahead=True)
+    assert told(folders, 0) == ["open v2", "aborted v2", "open v2"]
+    folders.set_ahead(2, ahead=True)
+    await receive(opened, manifest, DATA)
+    await opened.complete(manifest)
+    assert node.list == []
+    folders.set_ahead(2, ahead=False)  # the authority is silent
+    await opened.complete(manifest)
+    assert node.list == ["v2"] and folders.provisional == {2}
 
 
 async def test_unlisted_versions_go_with_age_and_for_room(node: StoredNode) -> None:

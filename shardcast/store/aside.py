@@ -141,7 +141,7 @@ class AsideVersions:
         self._touched: dict[VersionPlace, float] = {}  # when something last came of what is being received
 
     def __iter__(self) -> Iterator[AsideVersion]:
-        """Those that are not being received, the one that was put aside first at first."""
+        """Those that are put aside, the one that was put aside first at first."""
         order = sorted(self._versions.values(), key=lambda one: (one.since, one.number))
         return iter(order)
 
@@ -179,7 +179,8 @@ class AsideVersions:
     @property
     def size(self) -> int:
         """Bytes of all of them."""
-        return sum(one.complete.size for one in self._versions.values()) + self.bytes_beside
+        here = (one.complete.size for place, one in self._versions.items() if place not in self.beside)
+        return sum(here) + self.bytes_beside
 
     @property
     def bytes_beside(self) -> int:
@@ -190,7 +191,8 @@ class AsideVersions:
         """Return those that may go, first things first. Unless a version of the current line is complete
         (``line_has_one``), the newest complete one of the line that was put aside last is not among them."""
         kept = None if line_has_one else self._last_good()
-        return [one for one in self if not one.pinned and one.place != kept]
+        free = (one for one in self if not one.pinned and one.place not in self.beside)
+        return [one for one in free if one.place != kept]
 
     def _last_good(self) -> VersionPlace | None:
         good = [one for one in self if one.finished and not one.withdrawn]
@@ -236,9 +238,11 @@ class AsideVersions:
         """Count a version no more, which is received or of the current line from now on."""
         return self._versions.pop(place, None)
 
-    def begin(self, place: VersionPlace, opened: OpenVersion) -> None:
-        """A version is being received beside the current line."""
-        self.take(place)
+    def begin(self, place: VersionPlace, opened: OpenVersion, whole: bool) -> None:
+        """A version is being received beside the current line; one that is ``whole`` here already stays
+        what it is."""
+        if not whole:
+            self.take(place)
         self.beside[place] = opened
         self.touch(place)
 

@@ -72,7 +72,7 @@ class BesideVersions(LineVersions):
             whole = aside is not None and aside.finished and aside.complete.manifest == manifest
             opened = await asyncio.to_thread(self._open_beside, origin, place, live, listed, whole)
             self.aside.records.setdefault(line_name(origin), LineRecord(origin))
-            self.aside.begin(place, opened)
+            self.aside.begin(place, opened, whole)
             return opened
 
     def _open_beside(

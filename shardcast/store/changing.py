@@ -215,7 +215,7 @@ class ChangingVersions(BesideVersions):
             default=highest + 1,
         )
         kept = {number: one for number, one in known.digests.items() if number < parted}
-        record = LineRecord(origin, highest, {}, known.withdrawn)
+        record = replace(known, origin=origin, highest=highest)
         return record.with_digests({**kept, **listed})
 
     def _all_complete(self) -> list[Complete]:

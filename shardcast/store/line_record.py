@@ -20,14 +20,14 @@ from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
 from shardcast.feed import printable
 from shardcast.store.durable import disk_errors
-from shardcast.wire import MAX_VERSION, version_name
+from shardcast.wire import MAX_VERSION, version_name, version_number
 
 MAX_REMEMBERED = 1000
 """Numbers whose digests, and withdrawals, are remembered: the highest ones."""
 MAX_ORIGIN = 100
 """Characters of an origin id, as manifests allow it."""
-_MAX_FILE = 16 << 20
-"""Bytes of a record that is read: 1000 digests, and 1000 reasons of 500 characters of up to 12 bytes."""
+_MAX_FILE = 32 << 20
+"""Bytes of a record that is read: 1000 digests, and 2000 reasons of 500 characters of up to 12 bytes."""
 
 T = TypeVar("T")
 
@@ -51,12 +51,15 @@ class LineRecord:
         digests: payload digest of each number that the authority listed, retired and withdrawn ones
             included; the highest 1000.
         withdrawn: withdrawals by number; the highest 1000.
+        superseded: withdrawals of numbers that another digest was withdrawn of since, in a directory that
+            was restored; the last 1000.
     """
 
     origin: str | None = None
     highest: int = 0
     digests: Mapping[int, str] = field(default_factory=dict)
     withdrawn: Mapping[int, Withdrawal] = field(default_factory=dict)
+    superseded: tuple[Withdrawal, ...] = ()
 
     def listing(
         self, listings: Iterable[Listing], highest: int | None = None, origin: str | None = None
@@ -83,7 +86,10 @@ class LineRecord:
         if known is not None and known.digest == withdrawal.digest:
             return self
         kept = replace(withdrawal, reason=printable(withdrawal.reason))
-        return replace(self, withdrawn=_newest({**self.withdrawn, withdrawal.number: kept}))
+        withdrawn = _newest({**self.withdrawn, withdrawal.number: kept})
+        older = [*self.superseded, *([known] if known else ())]
+        superseded = [one for one in older if (one.number, one.digest) != (kept.number, kept.digest)]
+        return replace(self, withdrawn=withdrawn, superseded=tuple(superseded[-MAX_REMEMBERED:]))
 
     def vouches(self, number: int, digest: str) -> bool:
         """Return whether the authority listed this version. It counts as listed where the number is older
@@ -94,7 +100,10 @@ class LineRecord:
     def withdrawal(self, number: int, digests: Collection[str]) -> Withdrawal | None:
         """Return the withdrawal of the version with this number and one of these payload digests."""
         found = self.withdrawn.get(number)
-        return found if found is not None and found.digest in digests else None
+        if found is not None and found.digest in digests:
+            return found
+        others = (one for one in self.superseded if one.number == number and one.digest in digests)
+        return next(others, None)
 
     def to_bytes(self) -> bytes:
         withdrawn = {
@@ -102,7 +111,17 @@ class LineRecord:
             for number, one in sorted(self.withdrawn.items())
         }
         digests = {str(number): digest for number, digest in sorted(self.digests.items())}
-        known = {"origin": self.origin, "highest": self.highest, "digests": digests, "withdrawn": withdrawn}
+        known: dict[str, Any] = {
+            "origin": self.origin,
+            "highest": self.highest,
+            "digests": digests,
+            "withdrawn": withdrawn,
+        }
+        if self.superseded:
+            known["superseded"] = [
+                {"version": one.version, "digest": one.digest, "reason": one.reason}
+                for one in self.superseded
+            ]
         return json.dumps(known, separators=(",", ":")).encode() + b"\n"
 
 
@@ -125,7 +144,8 @@ def parse_record(data: bytes) -> LineRecord:
         raise LineRecordError("its highest number is none")
     digests = {number: _digest(value) for number, value in _by_number(values, "digests")}
     withdrawn = {number: _withdrawal(number, value) for number, value in _by_number(values, "withdrawn")}
-    return LineRecord(origin, highest, _newest(digests), _newest(withdrawn))
+    superseded = tuple(map(_superseded, _list(values.get("superseded", []))[-MAX_REMEMBERED:]))
+    return LineRecord(origin, highest, _newest(digests), _newest(withdrawn), superseded)
 
 
 def read_record(path: Path) -> LineRecord | None:
@@ -172,6 +192,19 @@ def _digest(value: object) -> str:
     if not is_digest(value):
         raise LineRecordError("a digest that is not 64 hex digits")
     return str(value)
+
+
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise LineRecordError("its superseded withdrawals are no list")
+    return value
+
+
+def _superseded(value: object) -> Withdrawal:
+    version = value.get("version") if isinstance(value, dict) else None
+    if not isinstance(version, str) or version_number(version) is None:
+        raise LineRecordError("a superseded withdrawal that is none")
+    return _withdrawal(version_number(version) or 0, value)
 
 
 def _withdrawal(number: int, value: object) -> Withdrawal:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import VersionNotOffered
-from shardcast.feed import KNOWN, OPEN, RETIRED, WITHDRAWN
+from shardcast.feed import KNOWN, RETIRED, WITHDRAWN
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.filled import FilledVersions, withdrawn_error
 from shardcast.store.live import LiveManifest
@@ -54,8 +54,7 @@ class LineVersions(FilledVersions):
             listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)
             await self._list(await asyncio.to_thread(read_complete, opened.place, listing, manifest))
         else:
-            self._hidden.discard(number)
-            self.events.tell(OPEN, version_name(number))
+            self.set_ahead(number, ahead=False)
 
     async def unlist(self, number: int) -> None:
         """Take a provisional version off the list. What there is of it stays as an open version that is told

@@ -53,6 +53,7 @@ class ServedVersions:
         self._complete = CompleteVersions(data_dir, self._changed)
         self._open: dict[int, OpenVersion] = {}
         self._hidden: set[int] = set()  # open versions that neither list nor feed tells of
+        self._ahead: set[int] = set()  # those of them that are not listed before the authority lists them
         self._withdrawn: dict[int, Complete] = {}  # whose files are still here
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace as replace_fields
 
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
@@ -119,12 +120,11 @@ class VersionFolders(ChangingVersions):
         manifests = [one for listing in self.listings if (one := self.manifest_of(listing.version))]
         newest = manifests[-1].header.origin if manifests else None
         origin = newest if first else self.line.origin or newest
-        record = LineRecord(origin, self.line.highest, self.line.digests, self.line.withdrawn)
+        record = replace_fields(self.line, origin=origin)
         if first or self.own_line:
             here = {one.number: one.digest for one in listings if one.number not in record.withdrawn}
             kept = {number: digest for number, digest in record.digests.items() if number not in here}
-            record = LineRecord(origin, record.highest, kept, record.withdrawn).listing(listings)
-        if first or self.own_line:
+            record = record.with_digests(kept).listing(listings)
             record = record.listing((), self.data_dir.next - 1)
         if self.own_line:
             if origin not in (None, self.data_dir.origin_id):
@@ -134,7 +134,7 @@ class VersionFolders(ChangingVersions):
                     f"the versions in {self.data_dir.root} are those of {origin_words(origin)}; "
                     "publishing goes on under that id"
                 )
-            record = LineRecord(self.data_dir.origin_id, record.highest, record.digests, record.withdrawn)
+            record = replace_fields(record, origin=self.data_dir.origin_id)
         if record != self.line or first:
             replace(self.data_dir.line, record.to_bytes())
             self.line = record
