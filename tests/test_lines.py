@@ -520,3 +520,36 @@ def test_withdrawal_of_a_server_that_does_not_decide_is_ignored(tmp_path: Path) 
             root.kill()
             time.sleep(4)  # also while the deciding server is silent
             assert sorted(listed(relay)) == ["v1"]
+
+
+# Kills -------------------------------------------------------------------------------------------
+
+
+def test_middle_that_is_killed_at_any_moment_of_a_change_is_on_one_line_or_the_other(tmp_path: Path) -> None:
+    dice, hasty = (
+        Random(20261128),
+        {**QUICK, "SHARDCAST_LINE_CONFIRMED": "0.2", "SHARDCAST_LINE_PAUSE": "0.1"},
+    )
+    broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
+    broadcast(tmp_path / "b", payload(tmp_path, 3), payload(tmp_path, 4), payload(tmp_path, 5))
+    words = ("--data-dir", str(tmp_path / "m"), "--host", "127.0.0.1", "--port", "0")
+    lines = [(tmp_path / name / "distribution.txt").read_bytes() for name in ("a", "b")]
+    with processes.own_port() as port:
+        for turn in range(10):
+            data_dir = tmp_path / "ab"[turn % 2]
+            with (
+                origin(data_dir, port) as root,
+                processes.node("middle", "--upstream", root.url, *words, env=hasty) as relay,
+            ):
+                time.sleep(dice.uniform(0, 1.2))
+                relay.kill()
+            on_disk = (tmp_path / "m" / "distribution.txt").read_bytes()
+            whole = [line for line in lines if set(on_disk.splitlines()) <= set(line.splitlines())]
+            assert whole, f"versions of two lines in one list: {on_disk!r}"
+        with origin(tmp_path / "b", port) as root, middle(root.url, tmp_path / "m") as relay:
+            until_same(relay, root)
+            assert "damaged" not in relay.log
+            for version, seed in (("v1", 3), ("v3", 5)):
+                done = download(relay.url, version, tmp_path / "out")
+                assert done.returncode == 0, done.stderr
+                assert (tmp_path / "out").read_bytes() == payload(tmp_path, seed).read_bytes()
