@@ -441,7 +441,8 @@ class Network:
             assert list(member.folder.rglob("*.part*")) == []
         for client in self.clients:
             newest = sorted(self.listed[client.name])[-KEPT_BY_CLIENTS:]
-            names = {f"download_v{number}.bin" for number in newest} | {"latest"}
+            names = {f"download_v{number}.bin" for number in newest}
+            names |= {f".{name}.record" for name in names} | {"latest", ".shardcast-lines"}
             assert {entry.name for entry in client.folder.iterdir()} == names
         for member in self.members.values():
             for life in member.lives:
