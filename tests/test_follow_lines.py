@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,10 +25,20 @@ from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release
 from tests.support.bad_servers import BadServer
 from tests.support.published import Published, publish, random_bytes, sha256
-from tests.test_follow import ASKING, INTERRUPTED, files, follower
+from tests.test_follow import ASKING as OFTEN
+from tests.test_follow import INTERRUPTED, Follower, files
+from tests.test_follow import follower as any_follower
 from tests.test_outputs import ONE, OTHER, digest, listing, put
 
 SIZE = 300_000
+ASKING = {**OFTEN, "SHARDCAST_LISTS_CONFIRMED": "0.3", "SHARDCAST_LINE_PAUSE": "0.1"}
+"""For a follower that asks often and believes soon that another line has begun."""
+
+
+def follower(
+    servers: str, folder: Path, *words: str, env: Mapping[str, str] = ASKING
+) -> contextlib.AbstractContextManager[Follower]:
+    return any_follower(servers, folder, *words, env=env)
 
 
 @dataclass
@@ -445,11 +456,13 @@ async def test_entering_a_line_identifies_files_and_says_where_to_go_on(outputs:
     put(outputs.folder, 5)
     (outputs.folder / "latest").symlink_to("download_v4.bin")
     followed = await FollowedFolder.of(outputs.folder)
-    assert await followed.enter(ONE, [listing(4), listing(5)]) == 4
+    assert await followed.enter(ONE, [listing(4), listing(5)], {4, 5}) == 4
     assert outputs.seen(ONE) == {4: digest(4), 5: digest(5)}
     assert set(outputs.had(ONE)) == {4, 5}
     restored = [listing(3), Listing("v4", digest(4, OTHER), 1)]
-    assert await followed.enter(ONE, restored) is None, "v4 of the restored directory is news"
+    assert await followed.enter(ONE, restored, {one.number for one in restored}) is None, (
+        "v4 of the restored directory is news"
+    )
 
 
 @pytest.fixture

@@ -413,6 +413,102 @@ def test_origin_id_that_people_named_is_the_only_line_accepted() -> None:
     assert m.standing and m.standing.origin == X
 
 
+def test_silent_first_named_server_decides_the_line_of_a_fresh_node_all_the_same() -> None:
+    o = published(3)
+    first = node("first", "o")
+    other = Liar("http://l", origin=Y, highest=9, versions={9: listing(9, "another line")})
+    honest_id = Liar("http://h", origin=X, highest=3, versions={3: listing(3, "other bytes")})
+    network = Network(o, first, other, honest_id)
+    network.run(5)
+    o.alive = False
+    network.run(70)
+    m = node("m", "first", "l", "h")
+    network.servers[m.name] = m
+    m.start(network.now)
+    network.run(5)
+    assert m.here == o.versions
+    assert m.memory.origin == X
+
+
+def test_silent_server_has_no_other_line_to_offer() -> None:
+    o = published(3)
+    first = node("first", "o", "l")
+    liar = Liar("http://l", origin=Y, highest=1, versions={1: listing(1, "another line")})
+    m = node("m", "first")
+    network = Network(o, first, liar, m)
+    network.run(5)
+    o.alive = False
+    network.run(5)
+    first.memory, first.here = type(first.memory)(), {}  # its directory is wiped
+    first.start(network.now)
+    network.run(60)
+    assert m.memory.origin == X
+    assert not m.changes
+
+
+def test_stand_in_s_version_is_unlisted_after_a_restart_below_a_quiet_authority() -> None:
+    o = published(2)
+    second = Liar("http://s", origin=X, highest=2, versions=dict(o.versions))
+    m = node("m", "o", "s")
+    network = Network(o, second, m)
+    network.run(5)
+    o.alive = False
+    second.versions[3] = listing(3, "invented")
+    network.run(70)
+    assert 3 in m.here
+    o.alive, second.alive = True, False
+    m.start(network.now)
+    network.run(0.5)
+    assert m.standing and m.standing.wait is not None  # the node looks again by itself
+    network.run(12)
+    assert sorted(m.here) == [1, 2]
+
+
+def test_numbers_that_a_stand_in_keeps_changing_are_not_gathered() -> None:
+    o = published(2)
+    second = Liar("http://s", origin=X, highest=2, versions=dict(o.versions))
+    m = node("m", "o", "s")
+    network = Network(o, second, m)
+    network.run(5)
+    o.alive = False
+    network.run(70)
+    for start in range(100, 5000, 100):
+        second.versions = {n: listing(n, "invented") for n in range(start, start + 100)}
+        network.run(0.5)
+    assert m.standing and len(m.standing.listed) <= 102
+
+
+def test_time_without_an_offer_does_not_count_for_a_change() -> None:
+    o = published(2)
+    m = node("m", "o")
+    network = Network(o, m)
+    network.run(5)
+    o.begin_anew(Y)
+    o.publish()
+    network.run(1)
+    offered, o.versions = dict(o.versions), {}
+    network.run(100)
+    o.versions = offered
+    o.run += 1
+    network.run(5)
+    assert m.memory.origin == X
+    network.run(10)
+    assert m.memory.origin == Y
+
+
+def test_rewritten_list_that_keeps_growing_is_followed_too() -> None:
+    o = published(3, feed=False, origin="", keep=50)
+    m = node("m", "o")
+    network = Network(o, m)
+    network.run(5)
+    o.begin_anew("")
+    for _ in range(9):
+        o.publish()
+        o.run += 1
+        network.run(10)
+    assert m.here[1].digest == o.versions[1].digest if 1 in m.here else max(m.here) == 9
+
+
 # Withdrawing -------------------------------------------------------------------------------------
 
 

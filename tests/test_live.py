@@ -1174,3 +1174,24 @@ async def test_a_middle_that_is_killed_goes_on_from_what_it_had(tmp_path: Path) 
             await follower.has("v1")
             assert follower.releases[0].path.read_bytes() == DATA
             assert not {"v1/1", "v1/2", "v1/3", "v1/4"} & set(asked)
+
+
+async def test_server_that_does_not_decide_can_not_finish_an_open_version_in_its_own_way(
+    tmp_path: Path,
+) -> None:
+    honest = publish(tmp_path / "origin", DATA, SHARD)
+    forged = publish(tmp_path / "forged", DATA[:SHARD] + random_bytes(4 * SHARD, 99), SHARD)
+    (first, *right), (_, *wrong) = (one.manifest.raw.splitlines(keepends=True) for one in (honest, forged))
+    # The deciding server pauses behind the first shard; the other one goes on with its own.
+    with (
+        live_server(honest.data_dir, [first, right[0]]) as server,
+        live_server(forged.data_dir, [first, *wrong], end) as liar,
+    ):
+        async with (
+            Following([server.url, liar.url], tmp_path / "got") as follower,
+            Middle.running([server.url, liar.url], tmp_path / "m", *HTTP, check_interval=600) as middle,
+        ):
+            await until(lambda: liar.requested("/v1/manifest.jsonl") > 1, "both to ask the liar")
+            await asyncio.sleep(3)
+            assert "download_v1.bin" not in follower.files
+            assert not middle.folders.listings

@@ -192,6 +192,7 @@ class Client:
         follow = Follow(
             self._downloads, followed, begin, every, check_interval, watch, resume, self._origin_id
         )
+        await follow.remember()
         releases = follow.releases()
         async with (
             follow.following,

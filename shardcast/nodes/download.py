@@ -24,6 +24,7 @@ from shardcast.nodes.release import Release
 from shardcast.peer.peer import Peer
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
+from shardcast.store.shelf import Confirm
 from shardcast.store.tasks import beside, cancel
 from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
@@ -113,7 +114,9 @@ class Downloads:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
             stop = if_withdrawn(following, version_number(version) or 0, None)
-            return await self._receive(live, peers, output.absolute(), watch, following, stop, followed)
+            return await self._receive(
+                live, peers, output.absolute(), watch, following, stop, followed, confirm=following.confirm
+            )
         finally:
             await cancel([reading])
 
@@ -128,9 +131,11 @@ class Downloads:
         followed: FollowedFolder | None,
         digits: int = 3,
         joins: bool = True,
+        confirm: Confirm | None = None,
     ) -> Release:
         started = time.monotonic()
         filling = await asyncio.to_thread(OutputFile, output, live)
+        filling.confirm = confirm
         try:
             transfer = Transfer(live, peers, filling, digits, limits=self.limits)
             self.under_way.append(transfer)

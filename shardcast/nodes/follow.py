@@ -67,8 +67,19 @@ class Follow:
         self._entered_for: tuple[str | None] | None = None  # the line whose resume point is known
         self._entered: tuple[str | None] | None = None  # and its id, where only manifests name it
         self._had: set[int] = set()  # of this line, and perhaps here
+        self._digests: dict[int, str] = {}  # of the versions of this line that this run downloaded
         self._withdrawn: set[Withdrawal] = set()
         self._told = ""
+
+    async def remember(self) -> None:
+        """Take up, before the servers are followed, the line that was followed here last: else whoever
+        answers first after a restart could have this folder change over at once.
+
+        Raises:
+            LocalDiskError: the folder can't be read.
+        """
+        if self._resume:
+            self.memory.origin, self.memory.digests = await self._followed.remembered()
 
     @property
     def origin(self) -> str | None:
@@ -98,12 +109,14 @@ class Follow:
                 self.memory.learn(standing)
                 if complete or opened:
                     await self._enter(standing)
+                self._forget_replaced(standing)
                 number = self._agenda.next(complete, opened)
                 if number is not None:
                     release = await self._fetch(number, standing, complete, opened)
                     self._told = ""
                     self._agenda.had(number)
                     self._had.add(number)
+                    self._digests[number] = release.digest
                     yield release
                     await self._followed.announced(release)
                     continue
@@ -126,22 +139,31 @@ class Follow:
             return
         origin = standing.origin or await line_origin(standing, self._downloads.peers)
         listings = [one for _, one in sorted(standing.listed.items())]
-        last = await self._followed.enter(origin, listings)
+        last = await self._followed.enter(origin, listings, standing.firm)
         if last is not None and self._resume:
             self._agenda = Agenda(last, self._every)
         self._had |= await self._followed.had(origin)
         self._entered_for, self._entered, self._resume = (standing.origin,), (origin,), False
+
+    def _forget_replaced(self, standing: Standing) -> None:
+        """Fetch again what was downloaded on a stand-in's word, where the authority has another version."""
+        for number, digest in list(self._digests.items()):
+            if number in standing.firm and standing.listed[number].digest != digest:
+                log.warning("v%d is replaced: the first-named server has another one", number)
+                del self._digests[number]
+                self._agenda.withdrawn(number, number)
 
     def _change_line(self, change: LineChange) -> None:
         """Begin with another line: its newest version is next, unless that was had already."""
         left, unnamed = self.memory.origin, "one without an origin id"
         log.warning(
             "%s publishes another line of versions now: %s instead of %s",
-            change.servers[0], change.origin or unnamed, left or unnamed,
+            change.server, change.origin or unnamed, left or unnamed,
         )  # fmt: skip
         self.memory.change(change)
         self.following.changed(left)
         self._had, self._entered_for, self._entered, self._resume = set(), None, None, True
+        self._digests = {}
         self._agenda = Agenda(None, self._every)
 
     async def watch_withdrawals(self) -> None:
@@ -168,6 +190,8 @@ class Follow:
             (one for one in standing.listed if one < number or self._agenda.has_had(one)), default=None
         )
         here = good is not None and await self._followed.is_here(standing.origin, good)
+        if self.memory.origin != standing.origin:
+            return  # the line changed meanwhile
         self._agenda.withdrawn(number, None if here else good)
         self._had.discard(number)
         self.following.tell()

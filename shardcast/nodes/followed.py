@@ -7,7 +7,7 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,8 +44,19 @@ class FollowedFolder:
         """Return the followed folder at a path."""
         return cls(await asyncio.to_thread(OutputFolder, folder), on_withdrawn)
 
-    async def enter(self, origin: str | None, listings: Sequence[Listing]) -> int | None:
-        """Note that a line is followed from now on, and return its resume point (``resume_point``).
+    async def remembered(self) -> tuple[str | None, dict[int, str]]:
+        """Return the origin id of the line that was followed here last, and the digests that it listed.
+
+        Raises:
+            LocalDiskError: the folder can't be read.
+        """
+        return await asyncio.to_thread(self.outputs.remembered)
+
+    async def enter(
+        self, origin: str | None, listings: Sequence[Listing], firm: Collection[int]
+    ) -> int | None:
+        """Note that a line is followed from now on, and return its resume point (``resume_point``). Only the
+        ``firm`` numbers among its ``listings`` are what the line itself lists.
 
         Files without a record are hashed here, once, and known by their digests.
 
@@ -55,7 +66,7 @@ class FollowedFolder:
         stop = threading.Event()
 
         def look() -> int | None:
-            self.outputs.see(origin, {one.number: one.digest for one in listings})
+            self.outputs.see(origin, {one.number: one.digest for one in listings if one.number in firm})
             self.outputs.identify(listings, origin, stop.is_set)
             return resume_point(self.outputs, origin)
 

@@ -71,18 +71,22 @@ class LineKeeper:
         line = self._folders.line
         return replace(self._stood, origin=line.origin, highest=line.highest)
 
-    async def believe(self, standing: Standing) -> None:
-        """Take over what the authority says of the line that the middle is on.
+    async def believe(self) -> Standing:
+        """Take over what the authority says of the line that the middle is on, and return what was believed.
 
         Raises:
             LocalDiskError: it could not be written down.
         """
         folders = self._folders
         async with self._working:
+            # Only now: while this waited, the line may have changed, and what was believed of the old one
+            # must not get into the new one's record.
+            standing = self._following.standing()
             firm = [standing.listed[number] for number in sorted(standing.firm)]
             await folders.record_listed(firm, standing.highest, standing.origin)
             for number, withdrawal in standing.withdrawals.items():
-                if folders.line.withdrawn.get(number) != withdrawal:
+                known = folders.line.withdrawn.get(number)
+                if known is None or known.digest != withdrawal.digest:
                     log.warning(
                         "%s was withdrawn by its publisher: %s", withdrawal.version, withdrawal.reason
                     )
@@ -91,6 +95,7 @@ class LineKeeper:
             coming = sorted(standing.listed)[-folders.keep :]
             folders.set_known({number: standing.listed[number] for number in coming})
             self._stand(standing)
+            return standing
 
     async def _check_provisional(self, standing: Standing) -> None:
         """Drop versions that were taken on another server's word and that the authority does not list."""
@@ -99,7 +104,7 @@ class LineKeeper:
             number, counts = listing.number, standing.listed.get(listing.number)
             if number not in folders.provisional:
                 continue
-            if counts and counts.digest != listing.digest:
+            if counts and counts.digest != listing.digest and number in standing.firm:
                 log.warning("%s is replaced: the first-named server has another one", listing.version)
                 await folders.retire(number, even_pinned=True)
             elif not counts and standing.settled:
@@ -117,11 +122,11 @@ class LineKeeper:
     async def change(self, change: LineChange) -> bool:
         """Fetch the newest version of another line beside this one, and change over once it is here; False
         when it could not be had."""
-        listing = change.listed[max(change.listed)]
+        listing = change.listed[max(change.complete)]
         if not self._folders.has_of(change.origin, listing):
             if listing.version in self._relaying.failed:
                 return False
-            peers = [self._peers[url] for url in change.servers if url in self._peers]
+            peers = [self._peers[url] for url in change.complete[listing.number] if url in self._peers]
             fetching = self._relaying.fetch_beside(listing, peers, change.origin)
             try:
                 if not await unless(self._undone(change), fetching, self._following):

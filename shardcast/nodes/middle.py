@@ -205,13 +205,14 @@ class Middle:
         while True:
             seen = self._following.changes
             try:
-                standing = self._following.standing()  # also while none tells: then this node is silent
                 if self.folders.held:
-                    await self._line.believe(standing)
+                    standing = await self._line.believe()  # also while none tells: then this node is silent
                     if not standing.change:
                         self._begin_open(standing)
             except ShardcastError as error:
                 log.error("%s", error)
+            except Exception:
+                log.exception("a look at what the upstreams tell failed")
             await self._following.change(seen)
 
     async def _look(self) -> bool:
@@ -223,8 +224,8 @@ class Middle:
                 log.warning("%s is this very middle, and is not asked", url)
                 del self._peers[url]
                 await self._following.drop(url)
-        standing = self._following.heard()
-        await self._line.believe(standing)
+        self._following.heard()
+        standing = await self._line.believe()
         if standing.change:
             return await self._line.change(standing.change)
         window, here = self._window(standing), self.folders.complete_numbers
@@ -235,7 +236,7 @@ class Middle:
             made = self.folders.opened(number)
             given_up = made and not made.live.whole and number not in opened
             too_old = number < max(here, default=0) - self.folders.keep
-            if given_up or too_old or number in standing.group.complete:
+            if given_up or too_old or number in self._offers(standing):
                 await self.folders.discard(number)
         for number in self._due(standing):
             await self._fetch_or_leave(number, standing)
@@ -294,7 +295,7 @@ class Middle:
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
         share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN
         here = self.folders.complete_numbers
-        for number in to_begin(makers, standing.group.complete, here, self._makers, _MOST_OPEN, share):
+        for number in to_begin(makers, self._offers(standing), here, self._makers, _MOST_OPEN, share):
             task = asyncio.ensure_future(self._relaying.fetch_open(number, opened[number], distance))
             self._making[number], self._makers[number] = task, makers[number]
             task.add_done_callback(partial(self._made, number))

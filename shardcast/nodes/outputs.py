@@ -188,6 +188,15 @@ class OutputFolder:
 
     # What lines list, announce and take back
 
+    def remembered(self) -> tuple[str | None, dict[int, str]]:
+        """Return the origin id of the line that was announced last, or else used last, and the digests that
+        it was seen to list."""
+        lines = self._read_lines()
+        if lines.announced is None and not lines.lines:
+            return None, {}
+        origin = lines.announced.origin if lines.announced else lines.lines[-1].origin
+        return origin, self.seen(origin)
+
     def seen(self, origin: str | None) -> dict[int, str]:
         """Return the digests of the newest 1000 numbers that a line was seen to list."""
         return dict(self._read_lines().find(origin).seen)

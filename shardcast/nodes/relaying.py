@@ -112,6 +112,8 @@ class Relaying:
         ``nearer_than`` from its origin."""
         version = version_name(number)
         opened = self._folders.opened(number) or await self._folders.begin(number, LiveManifest(version))
+        opened.confirm = self._following.confirm
+        opened.makes_room = not self._following.standing().place.silent  # on a stand-in's word nothing goes
         live = opened.live
         live.resume()
 
@@ -151,6 +153,7 @@ class Relaying:
             self._folders.room.check(number, manifest.size)
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
             opened = await self._folders.begin(number, LiveManifest.of(manifest), listed)
+        opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
         await self._folders.room.claim(number, manifest.size)
         self.no_room.discard(number)
         survey = not manifest.verifiable

@@ -13,8 +13,8 @@ from random import Random
 from shardcast.distribution import Listing
 from shardcast.feed import Place
 from shardcast.policy.authority import Authority, ServerView
-from shardcast.policy.groups import Offer, ServerGroup, group_servers
-from shardcast.policy.standing import LineChange, Memory, Patience, Standing
+from shardcast.policy.groups import Offer, ServerGroup, agree, group_servers
+from shardcast.policy.standing import REMEMBERED, LineChange, Memory, Patience, Standing
 from shardcast.wire import MAX_VERSION
 
 LARGEST_JUMP = 10**6
@@ -82,14 +82,13 @@ class LineTracker:
         silent = authority is None or self._authority.is_silent(authority, now)
         speaker = authority if authority and authority.told and self._is_ours(authority) else None
         if authority is None or silent:
-            speaker = self._stand_in(deciding, authority, now)
-            if speaker:
-                self._take_word(speaker, notes)
+            speaker = self._stand_in(deciding, speaker, now)
+            self._take_words(speaker, authority if authority and authority.told else None, notes)
         elif speaker:
             self._hear(speaker, now, notes)
         if silent or speaker is None:
             self._back_at = None
-        change, confirm = self._consider(authority, now, notes)
+        change, confirm = self._consider(None if silent else authority, servers, now, notes)
         settled = self._back_at is not None and now - self._back_at >= UNLISTED_AFTER
         if settled:
             self._words.clear()
@@ -135,21 +134,30 @@ class LineTracker:
             self._told_by, self._back_at = authority.url, None
         self._back_at = now if self._back_at is None else self._back_at
         said = authority.hello.highest if authority.hello and authority.hello.highest else 0
-        self._told = self._believable(authority, max(self._highest, self.memory.highest), notes)
-        fresh = not self._highest and self._is_fresh
-        if fresh or said <= self._highest + LARGEST_JUMP:
+        first = not self.memory.digests and not self._told
+        known = 0 if first else max(self._highest, self.memory.highest)
+        self._told = self._believable(authority, known, notes)
+        if first or said <= known + LARGEST_JUMP:
             self._highest = max(self._highest, said, *self._told, 0)
 
-    def _take_word(self, speaker: ServerView, notes: list[str]) -> None:
-        """Take the list of a server that speaks for the authority."""
-        highest = max(self._highest, self.memory.highest, *self._told, 0)
-        words = self._believable(speaker, highest, notes)
-        self._words.update({number: one for number, one in words.items() if number not in self._told})
+    def _take_words(self, speaker: ServerView | None, authority: ServerView | None, notes: list[str]) -> None:
+        """Take the lists that count while the authority has no news: its own first, as it was when that
+        began, then numbers of the server that speaks for it."""
+        known = max(self._highest, self.memory.highest, *self._told, 0)
+        words: dict[int, Listing] = {}
+        oldest = min(self.memory.digests, default=0) if len(self.memory.digests) >= REMEMBERED else 0
+        for server in (authority, speaker):
+            if server is None or not self._is_ours(server):
+                continue
+            for number, one in self._believable(server, known, notes).items():
+                if number not in self._told and number >= oldest:  # older digests were forgotten
+                    words.setdefault(number, one)
+        self._words = words
 
     def _believable(self, server: ServerView, highest: int, notes: list[str]) -> dict[int, Listing]:
         """Return what a server lists, but for numbers that jump too far ahead."""
         most = highest + LARGEST_JUMP if highest else None
-        too_far = [number for number in server.listed if most is not None and number > most]
+        too_far = {number for number in server.listed if most is not None and number > most}
         if too_far:
             notes.append(
                 f"{server.url} lists v{max(too_far)}, more than {LARGEST_JUMP} beyond v{highest}: refused"
@@ -160,8 +168,11 @@ class LineTracker:
         self, servers: Sequence[ServerView], authority: ServerView | None, now: float
     ) -> ServerView | None:
         """Return the server that speaks while the authority is silent: the next one of the same line that
-        is not silent itself; else one that has no news either, the authority first."""
+        is not silent itself; else the ``authority``, where it offers this node's line and only has no news;
+        else another one without news."""
         able = [one for one in servers if one.told and self._is_ours(one)]
+        if authority is not None:
+            able = [one for one in able if _same_line(one, authority)]
         for one in able:
             if one is not authority and not self._authority.is_silent(one, now):
                 return one
@@ -172,18 +183,16 @@ class LineTracker:
     # Another line
 
     def _consider(
-        self, authority: ServerView | None, now: float, notes: list[str]
+        self, authority: ServerView | None, servers: Sequence[ServerView], now: float, notes: list[str]
     ) -> tuple[LineChange | None, str | None]:
-        """Return the line to change over to, and the server that is to be asked over a second connection."""
-        if authority is None or not authority.told:
-            if self._candidate:
+        """Return the line to change over to, and the server that is to be asked over a second connection.
+        ``authority`` is None while it is silent: then no other line is offered."""
+        key = self._other_line(authority) if authority and authority.told else None
+        if authority is None or not authority.told or key is None:
+            if self._candidate and authority and authority.told and authority.listed:
+                self._candidate = None  # it offers this node's own line again
+            elif self._candidate:
                 self._candidate.seen_at = now  # nothing is offered meanwhile
-            return None, None
-        listed = authority.listed
-        key = self._other_line(authority)
-        if key is None:
-            if listed:
-                self._candidate = None
             return None, None
         candidate = self._candidate
         if candidate is None or candidate.key != key:
@@ -200,16 +209,27 @@ class LineTracker:
                 return None, None
             if self._changed_at is not None and now - self._changed_at < self._patience.pause:
                 return None, None
+        change = self._change_to(authority, servers)
         left_at = self._left.get(authority.origin)
-        if left_at is not None and now - left_at < LINE_LEFT:
+        if change and left_at is not None and now - left_at < LINE_LEFT:
             notes.append(
                 f"two origins answer at {authority.url}: the line {authority.origin or 'without an id'} was "
                 "left a moment ago, and is offered there again; stop one of them"
             )
-        highest = max(listed)
+        return change, None
+
+    def _change_to(self, authority: ServerView, servers: Sequence[ServerView]) -> LineChange | None:
+        """Return the line that the authority offers, and the servers that have its versions; None while no
+        server has any of them whole."""
+        offers = [_offer(one) for one in servers if one.told]
+        group = group_servers(offers, authority.origin, authority.listed)[0]
+        complete = {n: urls for n, urls in group.complete.items() if n in authority.listed}
+        if not complete:
+            return None
+        highest = max(authority.listed)
         if authority.hello and authority.hello.highest is not None:
             highest = max(highest, authority.hello.highest)
-        return LineChange(authority.origin, listed, highest, (authority.url,)), None
+        return LineChange(authority.origin, authority.listed, highest, complete, authority.url)
 
     def _needed(self, authority: ServerView) -> tuple[float, int]:
         """Return for how many seconds, and over how many connections or readings, another line must be
@@ -223,9 +243,10 @@ class LineTracker:
         nothing: an empty or a shorter list, and a server that names no origin id, are no change."""
         if self._is_fresh or not authority.listed or self._is_ours(authority):
             return None
-        if authority.hello is None:
-            return tuple(sorted((number, one.digest) for number, one in authority.listed.items()))
-        return authority.origin
+        # What stays the same while the other line grows.
+        conflict = min(self._conflicts(authority), default=0)
+        digest = authority.listed[conflict].digest if conflict and authority.hello is None else ""
+        return authority.url, authority.origin, digest
 
     def _describe_offer(self, authority: ServerView) -> str:
         conflicts = self._conflicts(authority)
@@ -254,26 +275,19 @@ class LineTracker:
     ) -> Standing:
         memory = self.memory
         origin = memory.origin or self._accepted
-        if origin is None and speaker is not None:
+        if origin is None and speaker is not None and (speaker is authority or not memory.digests):
             origin = speaker.origin
         withdrawn = dict(memory.withdrawn)
         if authority and authority.told and self._is_ours(authority):
-            withdrawn.update(authority.withdrawn)
+            newest = sorted(authority.withdrawn)[-REMEMBERED:]
+            withdrawn.update({n: authority.withdrawn[n] for n in newest if n not in withdrawn})
         listed = {
             number: one
             for number, one in {**self._words, **self._told}.items()
             if number not in withdrawn or withdrawn[number].digest != one.digest
         }
-        groups = group_servers(
-            [
-                Offer(one.url, tuple(one.complete.values()), one.origin, tuple(one.known.values()))
-                for one in servers
-                if one.told
-            ],
-            origin,
-            listed,
-            memory.digests,
-        )
+        offers = [_offer(one) for one in servers if one.told]
+        groups = group_servers(offers, origin, listed, memory.digests)
         group = groups[0] if groups else ServerGroup((), (), {}, origin)
         notes += [other.conflict(group) for other in groups[1:] if group.servers]
         told = [one for one in servers if one.told]
@@ -321,7 +335,7 @@ class LineTracker:
         moments = [self._authority.change_at]
         if authority and not authority.told:
             moments.append(self._authority.silent_at(authority))
-        if self._words and self._back_at is not None and not settled:
+        if self._back_at is not None and not settled:
             moments.append(self._back_at + UNLISTED_AFTER)
         if self._candidate and authority and authority.told:
             patience, _ = self._needed(authority)
@@ -331,3 +345,15 @@ class LineTracker:
                 moments.append(self._changed_at + self._patience.pause)
         left = [moment - now for moment in moments if moment is not None and moment > now]
         return min(left, default=None)
+
+
+def _offer(server: ServerView) -> Offer:
+    known = tuple(server.known.values())
+    return Offer(server.url, tuple(server.complete.values()), server.origin, known)
+
+
+def _same_line(one: ServerView, other: ServerView) -> bool:
+    """Return whether two servers name the same origin id, or none, and agree on all that both list."""
+    if None not in (one.origin, other.origin) and one.origin != other.origin:
+        return False
+    return all(agree(other.listed[n], mine) for n, mine in one.listed.items() if n in other.listed)

@@ -86,13 +86,15 @@ class LineChange:
         origin: its origin id; None for a line of 0.1.0.
         listed: its versions, by number.
         highest: the highest version number that it ever had.
-        servers: the URLs of the servers that offer it, the authority first.
+        complete: the servers that have its versions whole, by number.
+        server: the URL of the authority, which offers it.
     """
 
     origin: str | None
     listed: Mapping[int, Listing]
     highest: int
-    servers: tuple[str, ...]
+    complete: Mapping[int, tuple[str, ...]]
+    server: str
 
 
 @dataclass(frozen=True, slots=True)

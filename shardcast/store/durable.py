@@ -107,6 +107,15 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def sync_file(file: Path) -> None:
+    """Make a file's bytes durable."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def rename(part: Path, final: Path) -> None:
     """Give durable bytes their final name, durably."""
     part.rename(final)

@@ -338,9 +338,11 @@ class FilledVersions(ServedVersions):
         """Return whether an open version may have listed versions retired to make room for it."""
         opened = self._open.get(number)
         whole = opened.live.whole if opened else None
-        if number in self._hidden:
+        if opened is None or number in self._hidden:
             return False
-        return whole is None or not self._is_provisional(number, set(whole.digests.values()))
+        if whole is None:
+            return opened.makes_room
+        return not self._is_provisional(number, set(whole.digests.values()))
 
     def _changed(self, number: int) -> None:
         """A payload that was published without a copy was written to: its version goes, at once."""

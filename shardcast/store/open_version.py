@@ -15,11 +15,21 @@ from pathlib import Path
 from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.bell import Bell
-from shardcast.store.durable import PART, clone, disk_errors, is_full, link, replace, reserve, sync_folder
+from shardcast.store.durable import (
+    PART,
+    clone,
+    disk_errors,
+    is_full,
+    link,
+    replace,
+    reserve,
+    sync_file,
+    sync_folder,
+)
 from shardcast.store.gate import Gate
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
-from shardcast.store.shelf import Span
+from shardcast.store.shelf import Confirm, Span
 from shardcast.store.tasks import in_thread
 from shardcast.store.verified import Verified, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
@@ -58,6 +68,8 @@ class OpenVersion:
         linked: whether they are parts of an adopted payload.
         place: where it lies.
         finished: whether all of it is here, right and durable.
+        confirm: awaited before it is finished; raises where it must not.
+        makes_room: whether listed versions may be retired for it before its digest is known.
     """
 
     def __init__(
@@ -68,10 +80,8 @@ class OpenVersion:
         live: LiveManifest | None = None,
         listed: str = "sha256",
     ) -> None:
-        """Open a version, or go on with one that was open when its node ended.
-
-        ``live`` is its manifest where it is received; ``listed`` is the algorithm of the digest that the
-        distribution list will show.
+        """Open a version, or go on with one that was open when its node ended. ``live``: its manifest, where
+        it is received; ``listed``: the algorithm of the digest that the distribution list will show.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -83,6 +93,8 @@ class OpenVersion:
         self.had: set[int] = set()
         self.linked = False
         self.finished = False
+        self.confirm: Confirm | None = None
+        self.makes_room = True
         self._gate = Gate()
         self.landings: dict[int, Landing] = {}
         self.bell = Bell()
@@ -131,7 +143,7 @@ class OpenVersion:
 
     @property
     def bytes_reserved(self) -> int:
-        """Bytes that its shards take on the disk: of those that are arriving, all of them."""
+        """Bytes that its shards take on the disk, all of those that are arriving."""
         if self.linked:
             return self.live.size
         arriving = sum(one.shard.size for number, one in self.landings.items() if number not in self.had)
@@ -169,7 +181,7 @@ class OpenVersion:
             LocalDiskError: the disk failed.
         """
         with self._touching("could not keep", self.file(shard)):
-            _sync(self.file(shard))
+            sync_file(self.file(shard))
             self._verified.add(shard, sha256, self.file(shard))
 
     def store(self, shard: int, sha256: str | None, link: bool = True) -> None:
@@ -189,7 +201,7 @@ class OpenVersion:
             part.unlink(missing_ok=True)
         else:
             if durably:
-                _sync(part)
+                sync_file(part)
             part.rename(final)  # the names become durable together, at the end
 
     def _keep(self, shard: int, sha256: str | None) -> None:
@@ -313,6 +325,8 @@ class OpenVersion:
         self.landings.pop(shard.number, None)
 
     async def complete(self, manifest: Manifest) -> None:
+        if self.confirm:
+            await self.confirm(manifest)
         await in_thread(self.finish, manifest)
         await self._hooks.completed(self, manifest)
 
@@ -378,14 +392,6 @@ class OpenVersion:
             for shard in self.live.shards
             if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number)))
         }
-
-
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 async def _recall(landing: Landing) -> None:

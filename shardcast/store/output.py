@@ -17,6 +17,7 @@ from shardcast.manifest import Manifest, Shard
 from shardcast.store.durable import PART, disk_errors, rename, replace
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
+from shardcast.store.shelf import Confirm
 
 _SAMPLES = 16
 """Pieces of an earlier file that are looked at to see whether any of it can serve again."""
@@ -32,6 +33,7 @@ class OutputFile:
     Attributes:
         output: where it goes.
         final: the state of the verified file when it got its name; None before.
+        confirm: awaited before it gets its name; raises where it must not.
     """
 
     def __init__(self, output: Path, live: LiveManifest) -> None:
@@ -41,6 +43,7 @@ class OutputFile:
         """
         self.output = output
         self.final: os.stat_result | None = None
+        self.confirm: Confirm | None = None
         self._live = live
         self._seed = -1
         self._renamed = False
@@ -93,6 +96,8 @@ class OutputFile:
         """Nothing to do: its bytes are where they belong."""
 
     async def complete(self, manifest: Manifest) -> None:
+        if self.confirm:
+            await self.confirm(manifest)
         under_way = asyncio.ensure_future(asyncio.to_thread(self._complete, manifest))
         try:
             await asyncio.shield(under_way)

@@ -6,6 +6,7 @@ other, nor whether the bytes lie in version folders or in the output file of a c
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from shardcast.store.events import Events
 from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
+
+Confirm = Callable[[Manifest], Awaitable[None]]
+"""Awaited before a version gets its name, once all of it is verified; raises where it must not."""
 
 
 @dataclass(frozen=True, slots=True)

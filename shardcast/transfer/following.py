@@ -10,8 +10,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
 
-from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
+from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
+    IntegrityError,
     NoServerReachable,
     PeerError,
     ServerStalled,
@@ -19,6 +20,7 @@ from shardcast.errors import (
     ShardcastError,
     TransferFailed,
 )
+from shardcast.manifest import Manifest
 from shardcast.peer.peer import Peer
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
@@ -133,10 +135,6 @@ class Following:
             raise no_news({one.peer.url: one.failure for one in self._followers.values() if one.failure})
         return self.standing()
 
-    def learn(self) -> None:
-        """Look anew, since the node's memory of its line has changed."""
-        self._standing = None
-
     def changed(self, left: str | None) -> None:
         """Begin with the line that the node's memory has now, after it left the line ``left`` for it."""
         self._tracker.changed(self._clock(), left)
@@ -190,6 +188,36 @@ class Following:
             await self.change(seen)
 
     # Waiting
+
+    async def confirm(self, manifest: Manifest, patience: float = HTTP_TIMEOUT) -> None:
+        """Wait until this node's line lists the version with this manifest. Until then any server of the line
+        may have made up what came of it: what is being made has no digest yet.
+
+        Raises:
+            IntegrityError: the line lists other bytes under this number.
+            TransferFailed: it did not list the version for ``patience`` seconds.
+        """
+        number, digests = int(manifest.version[1:]), set(manifest.digests.values())
+        deadline = asyncio.get_running_loop().time() + patience
+        while True:
+            seen, one = self.changes, self.standing().listed.get(number)
+            if one is None and self._memory.digests.get(number) in digests:
+                return  # listed earlier, and retired by now
+            if one is not None:
+                same = None in (one.manifest, manifest.identity) or one.manifest == manifest.identity
+                if one.digest in digests and same:
+                    return
+                raise IntegrityError(
+                    f"{manifest.version} is not the version that the first-named server lists: expected "
+                    f"{one.digest}, got {', '.join(sorted(digests))}"
+                )
+            left = deadline - asyncio.get_running_loop().time()
+            try:
+                await asyncio.wait_for(self.change(seen), max(left, 0))
+            except asyncio.TimeoutError:
+                raise TransferFailed(
+                    f"{manifest.version} is here, and the first-named server does not list it"
+                ) from None
 
     async def settled(self) -> None:
         """Wait until all have told what they offer or failed to; once one has told, not for long."""
