@@ -6,11 +6,12 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.manifest import Manifest, Shard
@@ -52,7 +53,7 @@ class OpenVersionHooks:
     find: Callable[[str], Path | None]
     completed: Callable[[OpenVersion, Manifest], Awaitable[None]]
     reserve: Callable[[OpenVersion, Shard], Awaitable[None]]
-    free_disk: Callable[[int], Awaitable[bool]]
+    free_disk: Callable[[int], Coroutine[Any, Any, bool]]
     check: Callable[[], None]
 
 
@@ -263,7 +264,7 @@ class OpenVersion:
 
     def _free_disk(self, loop: asyncio.AbstractEventLoop, size: int) -> bool:
         """Have room made from a thread that writes, and wait for it."""
-        return asyncio.run_coroutine_threadsafe(_free(self._hooks, size), loop).result()
+        return asyncio.run_coroutine_threadsafe(self._hooks.free_disk(size), loop).result()
 
     async def _open_landing(self, shard: Shard) -> Landing:
         if shard.number in self.had:
@@ -400,7 +401,3 @@ async def _recall(landing: Landing) -> None:
     except BaseException:
         landing.close()
         raise
-
-
-async def _free(hooks: OpenVersionHooks, size: int) -> bool:
-    return await hooks.free_disk(size)
