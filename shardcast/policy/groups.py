@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from shardcast.distribution import Listing
 
@@ -30,7 +31,7 @@ class Offer:
         return (*self.complete, *self.known)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ServerGroup:
     """Servers of one line that agree about every version that more than one of them lists.
 
@@ -54,7 +55,7 @@ class ServerGroup:
             why = "they offer other bytes, or another manifest, under the same version"
         return f"{', '.join(self.servers)} contradict {', '.join(used.servers)} and are not used: {why}"
 
-    @property
+    @cached_property
     def complete(self) -> dict[int, tuple[str, ...]]:
         """The servers that have a version, by its number; those that no server has are left out."""
         having = {one.number: self.offers.get(one.version, ()) for one in self.listings}

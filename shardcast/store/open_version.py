@@ -45,8 +45,7 @@ class OpenVersionHooks:
         find: returns where a shard with this digest lies already; None where it lies nowhere.
         completed: called once everything of a version is durable.
         reserve: called with the version and its next shard, before the shard comes.
-        free_disk: called when the disk is full, with the bytes that did not fit; returns whether some of it
-            is free now.
+        free_disk: called with the bytes that did not fit on a full disk; returns whether some are free now.
         check: called before anything is written; raises where the directory at the path is another one.
     """
 
@@ -67,7 +66,7 @@ class OpenVersion:
         landings: its shards that are arriving.
         bell: rung when a shard is had, or begins to arrive.
         linked: whether they are parts of an adopted payload.
-        place: where it lies.
+        place: where it lies on the disk.
         finished: whether all of it is here, right and durable.
         confirm: awaited before it is finished; raises where it must not.
         makes_room: whether listed versions may be retired for it before its digest is known.
@@ -164,8 +163,7 @@ class OpenVersion:
 
     def take(self, shard: int, sha256: str) -> None:
         """Give a shard that was cut here its name, so that it can be asked for; ``settle`` makes it durable.
-        Should the node end before, the version goes. One that lies here already is linked; blocks on the
-        disk.
+        Should the node end before, the version goes. One that lies here already is linked. Blocks.
 
         Raises:
             LocalDiskError: the disk failed.
@@ -370,8 +368,7 @@ class OpenVersion:
             yield
 
     def stop(self, error: ShardcastError) -> None:
-        """Touch no file any more once this returns, and meet whoever tries with an error; blocks until the
-        threads have ended that touch one now. What is here stays."""
+        """Touch no file any more once this returns; blocks on threads that touch one. What is here stays."""
         self._gate.close(error)
 
     def discard(self) -> None:
