@@ -19,7 +19,7 @@ from shardcast.nodes.folder_lines import (
     MAX_NUMBERS,
     Announced,
     FolderLines,
-    LineMemory,
+    FollowedLine,
     parse_lines,
 )
 from shardcast.nodes.output_records import FileIdentity, OutputRecord, parse_record, record_path
@@ -383,7 +383,7 @@ def test_record_is_read_as_it_was_written(record: OutputRecord) -> None:
 
 
 MEMORIES = st.builds(
-    LineMemory,
+    FollowedLine,
     ORIGINS,
     st.dictionaries(NUMBERS, DIGESTS, max_size=5),
     st.dictionaries(NUMBERS, DIGESTS, max_size=5),

@@ -37,7 +37,7 @@ class Announced:
 
 
 @dataclass(slots=True)
-class LineMemory:
+class FollowedLine:
     """What is remembered of a line.
 
     Attributes:
@@ -77,14 +77,14 @@ class FolderLines:
         announced: the version that was announced last; None in a folder in which none was.
     """
 
-    lines: list[LineMemory] = field(default_factory=list)
+    lines: list[FollowedLine] = field(default_factory=list)
     announced: Announced | None = None
 
-    def find(self, origin: str | None) -> LineMemory:
+    def find(self, origin: str | None) -> FollowedLine:
         """Return what is remembered of a line; an empty memory where nothing is."""
-        return next((line for line in self.lines if line.origin == origin), LineMemory(origin))
+        return next((line for line in self.lines if line.origin == origin), FollowedLine(origin))
 
-    def use(self, origin: str | None) -> LineMemory:
+    def use(self, origin: str | None) -> FollowedLine:
         """Return the memory of a line to change it, and count the line as used last."""
         line = self.find(origin)
         self.lines = [*(one for one in self.lines if one.origin != origin), line][-MAX_LINES:]
@@ -128,11 +128,11 @@ def parse_lines(data: bytes) -> FolderLines:
     return found
 
 
-def _line(said: dict[str, Any]) -> LineMemory:
+def _line(said: dict[str, Any]) -> FollowedLine:
     withdrawn = said.get("withdrawn", [])
     if not isinstance(withdrawn, list):
         raise ValueError("withdrawn versions that are no list")
-    return LineMemory(
+    return FollowedLine(
         parse_origin(said),
         _numbers(said.get("seen", {})),
         _numbers(said.get("announced", {})),

@@ -20,7 +20,7 @@ LATEST = "latest"
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class FoundVersion:
     """A version that a reader asked for.
 
     Attributes:
@@ -58,7 +58,7 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
     return following.heard()
 
 
-def find(standing: Standing, version: str) -> Found:
+def find(standing: Standing, version: str) -> FoundVersion:
     """Return the version with this name, or the newest one (``LATEST``), and the servers that have it.
 
     Raises:
@@ -72,10 +72,10 @@ def find(standing: Standing, version: str) -> Found:
         number = max((number for number in standing.listed if number in having), default=None)
         if number is None:
             raise VersionNotOffered(f"{_names(standing)}: no version is offered yet")
-        return Found(standing.listed[number], having[number], standing.origin)
+        return FoundVersion(standing.listed[number], having[number], standing.origin)
     number = int(version[1:])
     if number in standing.listed and number in having:
-        return Found(standing.listed[number], having[number], standing.origin)
+        return FoundVersion(standing.listed[number], having[number], standing.origin)
     if number in standing.withdrawals and number not in standing.listed:
         raise withdrawn_error(standing, number)
     for group in (standing.group, *standing.others):
@@ -83,7 +83,7 @@ def find(standing: Standing, version: str) -> Found:
         if listing and number in group.complete:
             servers = group.complete[number]
             log.warning("%s is offered by %s only", version, ", ".join(servers))
-            return Found(listing, servers, group.origin)
+            return FoundVersion(listing, servers, group.origin)
     if number in standing.listed:
         raise VersionNotOffered(
             f"{version} is listed by {standing.speaker}, and no server has it yet; try again"
