@@ -141,7 +141,7 @@ class Following:
     def files(self) -> set[str]:
         """What lies in its folder, but for records."""
         found = {entry.name for entry in self.folder.iterdir()} if self.folder.exists() else set()
-        return {name for name in found if name != ".shardcast-lines" and not name.endswith(".record")}
+        return {name for name in found if ".shardcast-lines" not in name and ".record" not in name}
 
     async def has(self, *versions: str) -> None:
         await until(lambda: len(self.releases) >= len(versions) or self._task.done(), f"{versions}")
@@ -578,8 +578,10 @@ def live_server(
     then: Behaviour | None = None,
     events: Sequence[Mapping[str, object]] = (OPEN_V1,),
     origin: str = "o",
+    listed: str | None = None,
 ) -> BadServer:
-    """A server on which v1 is open: it says these lines of its manifest, and then (``then``) nothing."""
+    """A server on which v1 is open: it says these lines of its manifest, and then (``then``) nothing. It
+    lists v1 with the digest ``listed`` a second later."""
 
     async def feed(exchange: Exchange) -> None:
         await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
@@ -591,7 +593,10 @@ def live_server(
             await exchange.send(json.dumps(line).encode() + b"\n")
         while True:
             await asyncio.sleep(1)
-            await exchange.send(b'{"seq": 1}\n')
+            if listed:
+                told = {"seq": 2, "event": "complete", "version": "v1", "digest": listed, "shards": 5}
+                await exchange.send(json.dumps(told).encode() + b"\n")
+            await exchange.send(b'{"seq": 2}\n' if listed else b'{"seq": 1}\n')
 
     async def manifest(exchange: Exchange) -> None:
         await exchange.start(200, None, {"Content-Type": "application/x-ndjson"})
@@ -750,7 +755,8 @@ async def test_a_wrong_piece_of_an_open_version_never_becomes_a_file(tmp_path: P
     wrong[1000] ^= 1
     shard = one.data_dir / "v1" / "shard_001.bin"
     shard.write_bytes(wrong)
-    with live_server(one.data_dir, one.manifest.raw.splitlines(keepends=True)) as server:
+    lines = one.manifest.raw.splitlines(keepends=True)
+    with live_server(one.data_dir, lines, listed=one.sha256) as server:
         async with Following([server.url], tmp_path / "got", check_interval=0.2) as follower:
             await until(lambda: server.requested("/v1/shard_001.bin") > 1)
             assert "download_v1.bin" not in follower.files

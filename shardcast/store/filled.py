@@ -338,10 +338,10 @@ class FilledVersions(ServedVersions):
         """Return whether an open version may have listed versions retired to make room for it."""
         opened = self._open.get(number)
         whole = opened.live.whole if opened else None
-        if opened is None or number in self._hidden:
+        if number in self._hidden:
             return False
-        if whole is None:
-            return opened.makes_room
+        if opened is None or whole is None:  # its digest is not known yet
+            return opened is None or opened.makes_room
         return not self._is_provisional(number, set(whole.digests.values()))
 
     def _changed(self, number: int) -> None:
