@@ -226,5 +226,5 @@ class Changing(RuleBasedStateMachine):
         assert not (self.node.root / ".shardcast" / "changing").exists()
 
 
-Changing.TestCase.settings = settings(deadline=None, max_examples=20, stateful_step_count=30)
+Changing.TestCase.settings = settings(deadline=None, max_examples=40, stateful_step_count=30)
 TestChanging = Changing.TestCase

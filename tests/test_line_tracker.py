@@ -660,4 +660,4 @@ class Lines(RuleBasedStateMachine):
 
 
 TestLines = Lines.TestCase
-TestLines.settings = settings(deadline=None, max_examples=25, stateful_step_count=15)
+TestLines.settings = settings(deadline=None, max_examples=60, stateful_step_count=15)

@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 
 class Follow:
-    """One run of ``Client.follow``.
+    """A run of ``Client.follow``.
 
     Attributes:
         memory: what it remembers of its line.

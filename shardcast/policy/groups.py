@@ -27,7 +27,7 @@ class Offer:
 
     @property
     def listed(self) -> tuple[Listing, ...]:
-        """What it lists: the versions that it serves, and those that its authority lists."""
+        """Return the listed versions: those served here, and those that the authority lists."""
         return (*self.complete, *self.known)
 
 

@@ -110,7 +110,7 @@ class Follower:
 
     @property
     def answered(self) -> bool:
-        """Whether it said what it offers, or failed to."""
+        """Return whether the server told its versions, or failed to."""
         return self.told or self.failure is not None
 
     @property
