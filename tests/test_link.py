@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 import shardcast
+from shardcast import filesystem
 from shardcast.errors import VersionNotOffered
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
-from shardcast.store import durable, open_version
+from shardcast.store import open_version
 from tests.support import processes
 from tests.support.published import random_bytes, sha256
 
@@ -132,7 +133,7 @@ def test_the_command_and_the_library_have_it(payload: Path, tmp_path: Path) -> N
 
 
 def test_a_clone_is_the_same_or_is_not_there(payload: Path, tmp_path: Path) -> None:
-    if durable.clone(payload, tmp_path / "clone"):
+    if filesystem.clone(payload, tmp_path / "clone"):
         assert sha256(tmp_path / "clone") == sha256(payload)
     else:
         assert not (tmp_path / "clone").exists()

@@ -21,6 +21,7 @@ import aiohttp
 import pytest
 
 import shardcast
+from shardcast.concurrency import cancel
 from shardcast.errors import (
     NodeFailed,
     ShardcastError,
@@ -43,7 +44,6 @@ from shardcast.store.bell import Bell
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
-from shardcast.store.tasks import cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer import manifests
 from shardcast.transfer.manifests import read_live

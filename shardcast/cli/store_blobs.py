@@ -29,11 +29,11 @@ from shardcast.cli.store_options import (
 )
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing
+from shardcast.filesystem import disk_errors, rename
 from shardcast.store.blobs.contract import BlobReader
 from shardcast.store.blobs.describing import Description, describe
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.set_aside import Quarantine
-from shardcast.store.durable import disk_errors, rename
 from shardcast.store.output import locked_part
 
 _CHUNK = 1 << 20

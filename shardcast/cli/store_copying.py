@@ -21,8 +21,8 @@ from shardcast.cli.store_options import (
     from_file_option,
     open_store,
 )
+from shardcast.concurrency import beside
 from shardcast.sizes import format_count, format_size
-from shardcast.store.tasks import beside
 
 if TYPE_CHECKING:
     from shardcast.nodes.copying import Copied

@@ -15,13 +15,13 @@ from shardcast.cli import options
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK
 from shardcast.cli.progress import Display, progress
 from shardcast.cli.store_options import SETTINGS, directory_argument, open_store
+from shardcast.concurrency import beside
 from shardcast.sizes import format_count, format_size
 from shardcast.store.blobs.describing import forms_of
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.layout import Folder
 from shardcast.store.blobs.scrubbing import LEFT, REPAIRED, SET_ASIDE, UNREADABLE, Found, Pace, Scrub
 from shardcast.store.blobs.set_aside import Quarantine
-from shardcast.store.tasks import beside
 
 _FRAME = 0.1
 """Seconds between two looks at how far it is."""

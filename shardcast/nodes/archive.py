@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import UsageError
+from shardcast.filesystem import disk_errors
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
@@ -27,7 +28,6 @@ from shardcast.store.blobs.incoming import Incoming
 from shardcast.store.blobs.layout import PREFIX
 from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
 from shardcast.store.blobs.staging import staged
-from shardcast.store.durable import disk_errors
 
 MAX_BLOB = 1 << 32
 """Bytes of a blob that is taken, unless told otherwise."""

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from shardcast.addresses import server_urls
+from shardcast.concurrency import beside
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing, is_version
 from shardcast.errors import PeerError, UsageError
@@ -27,7 +28,6 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
 from shardcast.report import Node, newest
-from shardcast.store.tasks import beside
 from shardcast.transfer.following import Following
 from shardcast.transfer.leasing import Lease
 from shardcast.transfer.limits import Limits

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from shardcast.addresses import server_url
+from shardcast.concurrency import cancel
 from shardcast.errors import (
     BlobMissing,
     IntegrityError,
@@ -23,7 +24,6 @@ from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.scrubbing import Repair
-from shardcast.store.tasks import cancel
 
 log = logging.getLogger(__name__)
 

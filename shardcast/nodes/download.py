@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shardcast.concurrency import beside, cancel
 from shardcast.distribution import Listing
 from shardcast.errors import (
     IntegrityError,
@@ -25,7 +26,6 @@ from shardcast.peer.peer import Peer
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from shardcast.store.shelf import Confirm
-from shardcast.store.tasks import beside, cancel
 from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import describe, read_live

@@ -11,12 +11,12 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from shardcast.concurrency import cancel
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
 from shardcast.peer.peer import Peer
 from shardcast.policy.standing import Standing
-from shardcast.store.tasks import cancel
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)

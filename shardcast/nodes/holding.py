@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from shardcast.concurrency import cancel
 from shardcast.store.data_dir import DataDir
-from shardcast.store.tasks import cancel
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
+from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, TransferFailed
 from shardcast.policy.standing import Standing
-from shardcast.store.tasks import cancel
 from shardcast.transfer.following import Following
 from shardcast.transfer.offers import withdrawn_error
 

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shardcast.concurrency import beside, cancel
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
 from shardcast.feed import Place
@@ -38,7 +39,6 @@ from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening, listening_on_socket
 from shardcast.store.below import Below
 from shardcast.store.blobs.versions import VersionBlobs
-from shardcast.store.tasks import beside, cancel
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.reporting import report

@@ -13,6 +13,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, as
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from shardcast.concurrency import cancel
 from shardcast.errors import (
     BadAnswer,
     BlobCorrupt,
@@ -28,7 +29,6 @@ from shardcast.errors import (
 from shardcast.framing import MAX_KEYS, MAX_LENGTH, Part
 from shardcast.store.blobs.contract import BlobReader, BlobStore, BlobWriter
 from shardcast.store.blobs.putting import Putting
-from shardcast.store.tasks import cancel
 from shardcast.wire import MAX_VIA
 
 log = logging.getLogger(__name__)

@@ -17,6 +17,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.distribution import Listing
+from shardcast.filesystem import PART, disk_errors, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -27,7 +28,6 @@ from shardcast.nodes.output_records import (
     read_bounded,
     record_path,
 )
-from shardcast.store.durable import PART, disk_errors, replace
 from shardcast.wire import VERSION_PATTERN, version_number
 
 log = logging.getLogger(__name__)

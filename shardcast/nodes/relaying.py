@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from shardcast.concurrency import beside, in_thread
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.distribution import Listing
 from shardcast.errors import IntegrityError, NoRoom, ShardcastError, TransferFailed, VersionAborted
@@ -15,7 +16,6 @@ from shardcast.nodes.holding import end
 from shardcast.peer.peer import Peer
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live import LiveManifest
-from shardcast.store.tasks import beside, in_thread
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe, read_live

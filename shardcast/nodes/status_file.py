@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import NodeFailed
-from shardcast.store.durable import disk_errors
+from shardcast.filesystem import disk_errors
 
 _PATIENCE = 20.0
 _POLL = 0.1

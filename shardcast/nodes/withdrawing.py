@@ -8,12 +8,12 @@ from pathlib import Path
 
 from shardcast.distribution import Withdrawal
 from shardcast.errors import UsageError, VersionNotOffered
+from shardcast.filesystem import disk_errors
 from shardcast.manifest import MAX_LINE
 from shardcast.manifest_reading import ManifestReader
 from shardcast.nodes.holding import holding
 from shardcast.nodes.output_records import read_bounded
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import disk_errors
 from shardcast.store.taking_up import listed
 from shardcast.wire import version_number
 

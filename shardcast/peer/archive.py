@@ -17,6 +17,7 @@ from typing import IO
 import aiohttp
 
 from shardcast.addresses import server_url
+from shardcast.concurrency import cancel
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest
 from shardcast.errors import (
@@ -29,6 +30,7 @@ from shardcast.errors import (
     UsageError,
     WrongBytes,
 )
+from shardcast.filesystem import disk_errors
 from shardcast.framing import (
     MAX_KEYS,
     MAX_LENGTH,
@@ -40,8 +42,6 @@ from shardcast.framing import (
     write_pull,
 )
 from shardcast.peer.session import Session, answer
-from shardcast.store.durable import disk_errors
-from shardcast.store.tasks import cancel
 from shardcast.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
 
 Blob = bytes | bytearray | memoryview | Path | BufferedRandom

@@ -23,10 +23,10 @@ from shardcast.errors import (
     UsageError,
     WrongBytes,
 )
+from shardcast.filesystem import disk_errors
 from shardcast.framing import Part
 from shardcast.peer.archive import Archive, paced
 from shardcast.peer.session import Session, answer
-from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
 from shardcast.wire import LACKING, MAX_VIA, NODE_ID, VIA
 

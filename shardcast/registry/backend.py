@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreNotConfigured
+from shardcast.filesystem import PART, is_full, rename
 from shardcast.registry.hashes import Buffer, checked_path
 from shardcast.registry.stores import StoreSpec
-from shardcast.store.durable import PART, is_full, rename
 
 _SCHEMES = {"s3": "s3", "gcs": "gs", "azure": "az", "memory": "memory"}
 _FILESYSTEMS = {"s3": ("s3", "s3fs"), "gcs": ("gcs", "gcsfs"), "azure": ("abfs", "adlfs")}

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
+from shardcast.filesystem import PART, is_full, rename, sync_folder
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.hashes import Buffer, checked_path
 from shardcast.registry.stores import StoreSpec
-from shardcast.store.durable import PART, is_full, rename, sync_folder
 
 _NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _BUFFER = 1 << 20

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shardcast.errors import MissingExternalFile, RegistryError, UsageError
+from shardcast.filesystem import PART
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.current import current
 from shardcast.registry.hashes import checked_schema, is_hash
 from shardcast.registry.references import References, key_of, read_references
 from shardcast.registry.registry import ASIDE, Registry
 from shardcast.sizes import format_count, format_size
-from shardcast.store.durable import PART
 
 MIN_AGE = 3600.0
 """Seconds that content stays although nobody refers to it: its row may not be committed yet."""

@@ -15,11 +15,11 @@ from pathlib import Path
 from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from shardcast.concurrency import beside
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
 from shardcast.errors import AddressTaken, NodeFailed
 from shardcast.server.first_requests import FirstRequests
 from shardcast.store.data_dir import own_folder, socket_name
-from shardcast.store.tasks import beside
 from shardcast.wire import NODE_ID
 
 _BACKLOG = 1024

@@ -10,10 +10,10 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from shardcast.digest import Hasher, PieceDigests, new_hasher
+from shardcast.filesystem import disk_errors
 from shardcast.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress
-from shardcast.store.durable import disk_errors
 from shardcast.store.open_version import OpenVersion
 
 _MOST_SETTLING = 4

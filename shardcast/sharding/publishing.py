@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
+from shardcast.filesystem import disk_errors
 from shardcast.manifest import Header, Manifest, complete, piece_size_for
 from shardcast.sharding.cutting import cut
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
-from shardcast.store.durable import disk_errors
 from shardcast.store.open_version import OpenVersion
 from shardcast.wire import MAX_SHARDS, version_name
 

@@ -23,20 +23,20 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
+from shardcast.filesystem import PART, sync_folder
 from shardcast.manifest import Manifest
 from shardcast.manifest_reading import ManifestError
 from shardcast.manifest_reading import parse as parse_manifest
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import PART, sync_folder
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.removing import bury
 from shardcast.store.shelf import Span
 from shardcast.store.taking_up import check
-from shardcast.store.tasks import in_thread
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import matches, version_name
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing
 from shardcast.errors import TransferFailed, UsageError
+from shardcast.filesystem import replace as replace_file
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.aside import (
     AsideVersion,
@@ -17,13 +19,11 @@ from shardcast.store.aside import (
     read_aside,
     record_of,
 )
-from shardcast.store.durable import replace as replace_file
 from shardcast.store.filled import withdrawn_error
 from shardcast.store.line_record import LineRecord
 from shardcast.store.line_versions import LineVersions
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
-from shardcast.store.tasks import in_thread
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import version_name
 

@@ -12,8 +12,10 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
+from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing, write
 from shardcast.feed import OPEN
+from shardcast.filesystem import replace as replace_file
 from shardcast.manifest_reading import ManifestError
 from shardcast.sizes import format_count
 from shardcast.store.aside import (
@@ -26,7 +28,6 @@ from shardcast.store.aside import (
 )
 from shardcast.store.beside import BesideVersions
 from shardcast.store.complete import Complete, read_complete
-from shardcast.store.durable import replace as replace_file
 from shardcast.store.line_change import (
     AfterStep,
     Move,
@@ -39,7 +40,6 @@ from shardcast.store.line_change import (
 from shardcast.store.line_record import LineRecord, origin_words
 from shardcast.store.removing import bury
 from shardcast.store.taking_up import check, lines_of
-from shardcast.store.tasks import in_thread
 from shardcast.store.version_place import VersionPlace, is_versions_file
 from shardcast.wire import version_name
 

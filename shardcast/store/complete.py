@@ -8,9 +8,9 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.distribution import Listing, write
+from shardcast.filesystem import replace, replace_soon
 from shardcast.manifest import Manifest
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import replace, replace_soon
 from shardcast.store.shelf import Span
 from shardcast.store.verified import Verified, looks_of
 from shardcast.store.version_place import VersionPlace

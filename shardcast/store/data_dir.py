@@ -27,7 +27,7 @@ from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from shardcast.store.durable import PART, disk_errors, replace
+from shardcast.filesystem import PART, disk_errors, replace
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import MAX_VERSION, version_name, version_number
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from shardcast.concurrency import in_thread
 from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import (
@@ -19,12 +20,12 @@ from shardcast.errors import (
     VersionWithdrawn,
 )
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED
+from shardcast.filesystem import replace_soon
 from shardcast.manifest import Manifest, Shard
 from shardcast.policy.retention import surplus
 from shardcast.store.aside import AsideVersion
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import replace_soon
 from shardcast.store.line_record import LineRecord
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion, OpenVersionHooks
@@ -32,7 +33,6 @@ from shardcast.store.pins import pin, unpin
 from shardcast.store.removing import Removing
 from shardcast.store.room import Room
 from shardcast.store.served import ServedVersions
-from shardcast.store.tasks import in_thread
 from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
+from shardcast.filesystem import disk_errors, is_full
 from shardcast.manifest import Shard
 from shardcast.store.bell import Bell
-from shardcast.store.durable import disk_errors, is_full
 
 T = TypeVar("T")
 

@@ -16,8 +16,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardcast.errors import LocalDiskError
+from shardcast.filesystem import disk_errors, replace, sync_folder
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import disk_errors, replace, sync_folder
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
 Move = tuple[str, str]

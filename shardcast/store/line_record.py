@@ -19,7 +19,7 @@ from shardcast.digest import is_digest
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
 from shardcast.feed import printable
-from shardcast.store.durable import disk_errors
+from shardcast.filesystem import disk_errors
 from shardcast.wire import MAX_VERSION, version_name, version_number
 
 MAX_REMEMBERED = 1000

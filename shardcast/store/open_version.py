@@ -13,10 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, ShardcastError
-from shardcast.manifest import Manifest, Shard
-from shardcast.store.bell import Bell
-from shardcast.store.durable import (
+from shardcast.filesystem import (
     PART,
     clone,
     disk_errors,
@@ -27,11 +26,12 @@ from shardcast.store.durable import (
     sync_file,
     sync_folder,
 )
+from shardcast.manifest import Manifest, Shard
+from shardcast.store.bell import Bell
 from shardcast.store.gate import Gate
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Confirm, Span
-from shardcast.store.tasks import in_thread
 from shardcast.store.verified import Verified, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
 from shardcast.wire import shard_name, shard_number, version_name

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
 from shardcast.errors import LocalDiskError
+from shardcast.filesystem import PART, disk_errors, rename, replace
 from shardcast.manifest import Manifest, Shard
-from shardcast.store.durable import PART, disk_errors, rename, replace
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Confirm

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from shardcast.errors import VersionNotOffered
+from shardcast.filesystem import disk_errors, replace, sync_folder
 from shardcast.store.data_dir import DataDir
-from shardcast.store.durable import disk_errors, replace, sync_folder
 from shardcast.store.taking_up import listed
 from shardcast.wire import version_name, version_number
 

@@ -9,8 +9,8 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from shardcast.concurrency import in_thread
 from shardcast.store.data_dir import DataDir
-from shardcast.store.tasks import in_thread
 from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)

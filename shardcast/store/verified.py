@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from shardcast.store.durable import replace
+from shardcast.filesystem import replace
 
 _LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
-from shardcast.store.durable import PART
+from shardcast.filesystem import PART
 from shardcast.wire import shard_name, shard_number
 
 

@@ -7,11 +7,11 @@ from dataclasses import replace as replace_fields
 
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
+from shardcast.filesystem import PART, disk_errors, replace
 from shardcast.manifest_reading import ManifestError
 from shardcast.sizes import format_count
 from shardcast.store.changing import ChangingVersions
 from shardcast.store.complete import read_complete
-from shardcast.store.durable import PART, disk_errors, replace
 from shardcast.store.line_change import finish_change
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.pins import pinned

@@ -9,13 +9,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from random import Random
 
+from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
 from shardcast.feed import ABORTED, COMPLETE, KNOWN, OPEN, WITHDRAWN, Event, Hello
 from shardcast.peer.peer import Peer
 from shardcast.policy.authority import ServerView
-from shardcast.store.tasks import cancel
 
 log = logging.getLogger(__name__)
 

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
 
+from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     IntegrityError,
@@ -24,7 +25,6 @@ from shardcast.manifest import Manifest
 from shardcast.peer.peer import Peer
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
-from shardcast.store.tasks import cancel
 from shardcast.transfer.follower import Follower
 
 log = logging.getLogger(__name__)

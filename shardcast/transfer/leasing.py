@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from types import TracebackType
 
+from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     PeerError,
@@ -20,7 +21,6 @@ from shardcast.errors import (
 )
 from shardcast.peer.peer import Peer
 from shardcast.store.bell import Bell
-from shardcast.store.tasks import cancel
 
 log = logging.getLogger(__name__)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from shardcast.concurrency import cancel
 from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing
 from shardcast.errors import (
@@ -20,7 +21,6 @@ from shardcast.errors import (
 from shardcast.manifest import Manifest, provisional
 from shardcast.peer.peer import Peer
 from shardcast.store.live import LiveManifest
-from shardcast.store.tasks import cancel
 from shardcast.wire import MAX_SHARDS
 
 _OLD_DIGITS, _DIGITS = 5, 3

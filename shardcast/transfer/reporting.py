@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
 from shardcast.report import Node, write
 from shardcast.store.below import Below
-from shardcast.store.tasks import cancel
 from shardcast.transfer.following import Following
 
 log = logging.getLogger(__name__)

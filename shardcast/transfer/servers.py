@@ -9,6 +9,7 @@ from random import Random
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
+from shardcast.concurrency import cancel
 from shardcast.errors import (
     IntegrityError,
     NoServerReachable,
@@ -28,7 +29,6 @@ from shardcast.policy.ranking import Ranking
 from shardcast.policy.stealing import Range, steal
 from shardcast.policy.widening import Width
 from shardcast.store.live import LiveManifest
-from shardcast.store.tasks import cancel
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
 

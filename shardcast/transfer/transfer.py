@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from random import Random
 from typing import Any
 
+from shardcast.concurrency import cancel
 from shardcast.errors import IntegrityError
 from shardcast.manifest import Manifest, Shard
 from shardcast.peer.peer import Peer
@@ -16,7 +17,6 @@ from shardcast.sharding.survey import Survey
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Filling
-from shardcast.store.tasks import cancel
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, Progress
 from shardcast.transfer.servers import Servers

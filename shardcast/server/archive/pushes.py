@@ -16,12 +16,12 @@ from aiohttp import ClientError, web
 
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
+from shardcast.filesystem import is_full
 from shardcast.framing import FramingError, PushReader, TooLong
 from shardcast.server.archive.answers import coded, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.putting import Putting
-from shardcast.store.durable import is_full
 from shardcast.wire import BYTES
 
 log = logging.getLogger(__name__)

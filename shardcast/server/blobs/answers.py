@@ -12,6 +12,7 @@ from email.utils import formatdate
 
 from aiohttp import web
 
+from shardcast.concurrency import cancel, in_thread
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.server.sending import LEAST_PORTION, send_part
@@ -19,7 +20,6 @@ from shardcast.store.blobs.codings import SEAL, Check, Malformed
 from shardcast.store.blobs.file import PORTION, BlobFile
 from shardcast.store.blobs.verifying import WORTH_A_SEAL, VerifiedFiles
 from shardcast.store.holds import READ, Reader
-from shardcast.store.tasks import cancel, in_thread
 from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
 
 log = logging.getLogger(__name__)

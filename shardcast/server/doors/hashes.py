@@ -15,6 +15,7 @@ from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
+from shardcast.filesystem import is_full
 from shardcast.server.activity import Activity
 from shardcast.server.blobs.answers import Asked, send_decoded, send_file
 from shardcast.server.blobs.bodies import chunks, go_on, when_wanted, whole, without_body
@@ -35,7 +36,6 @@ from shardcast.store.blobs.external_locks import unlocked
 from shardcast.store.blobs.file import BlobFile, verify
 from shardcast.store.blobs.incoming import SMALL, MalformedBlob
 from shardcast.store.blobs.layout import SUFFIXES
-from shardcast.store.durable import is_full
 from shardcast.wire import (
     HAS_NOW_PATH,
     HAS_PATH,

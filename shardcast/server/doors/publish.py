@@ -25,9 +25,9 @@ from typing import Any, BinaryIO, Protocol
 
 from aiohttp import ClientError, web
 
+from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
-from shardcast.store.durable import PART, disk_errors
-from shardcast.store.tasks import cancel
+from shardcast.filesystem import PART, disk_errors
 from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
 log = logging.getLogger(__name__)

@@ -25,11 +25,11 @@ from pathlib import Path
 
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.filesystem import disk_errors, replace
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store.blobs.describing import Form, forms_of
 from shardcast.store.blobs.layout import LENGTH, OWN, Folder, make_own
 from shardcast.store.blobs.set_aside import one_at_a_time, put_back, take_out
-from shardcast.store.durable import disk_errors, replace
 
 _MARK = 0o001
 _EXECUTE = 0o111

@@ -15,13 +15,13 @@ from pathlib import Path
 
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore, UsageError, WrongStore
+from shardcast.filesystem import PART, disk_errors, link
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
 from shardcast.store.blobs.file import BlobFile, verify
 from shardcast.store.blobs.incoming import FileWriter, Incoming
 from shardcast.store.blobs.layout import LENGTH, OWN, Folder, detect, prepare, seal, share
 from shardcast.store.blobs.verifying import VerifiedFiles
-from shardcast.store.durable import PART, disk_errors, link
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from shardcast.concurrency import in_thread
 from shardcast.errors import BlobCorrupt
+from shardcast.filesystem import disk_errors
 from shardcast.store.blobs.codings import Check, Malformed, decoder
 from shardcast.store.blobs.incoming import SMALL
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles, same_looks
-from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
-from shardcast.store.tasks import in_thread
 
 PORTION = 16 << 20
 """Bytes that are hashed before it is looked whether they are still wanted."""

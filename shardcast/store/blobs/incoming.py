@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import IntegrityError
+from shardcast.filesystem import PART, disk_errors, sync_folder
 from shardcast.store.blobs.codings import Check, Malformed
 from shardcast.store.blobs.layout import OWN, Folder, seal, share
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
-from shardcast.store.durable import PART, disk_errors, sync_folder
 
 log = logging.getLogger(__name__)
 

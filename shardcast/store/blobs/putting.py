@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
+from shardcast.concurrency import cancel
 from shardcast.framing import Part
 from shardcast.store.blobs.contract import BlobStore, BlobWriter
-from shardcast.store.tasks import cancel
 
 _SMALL = 1 << 20
 """Bytes of a blob that is held in memory until it is whole."""

@@ -16,10 +16,10 @@ from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
 from shardcast.distribution import parse
 from shardcast.errors import LocalDiskError, UsageError
+from shardcast.filesystem import disk_errors, sync_folder
 from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 from shardcast.store.data_dir import own_folder
-from shardcast.store.durable import disk_errors, sync_folder
 from shardcast.wire import version_name, version_number
 
 

@@ -20,8 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
+from shardcast.filesystem import PART, disk_errors, link, replace
 from shardcast.store.blobs.layout import OWN, Folder, make_own
-from shardcast.store.durable import PART, disk_errors, link, replace
 
 _RECORD = ".json"
 _LOCK = "lock"

@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from shardcast.filesystem import disk_errors, sync_folder
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming
 from shardcast.store.blobs.layout import FLAT, LENGTH
-from shardcast.store.durable import disk_errors, sync_folder
 
 
 class Staged:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from shardcast.store.tasks import cancel
+from shardcast.concurrency import cancel
 
 MOST_VERIFIED = 100_000
 """Files that are remembered; some 300 bytes each, and another 100 for a seal."""

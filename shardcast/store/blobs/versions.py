@@ -20,9 +20,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore
+from shardcast.filesystem import disk_errors
 from shardcast.manifest import Shard
 from shardcast.store.blobs.contract import BlobWriter
-from shardcast.store.durable import disk_errors
 from shardcast.store.shelf import Span
 from shardcast.store.verified import looks_in
 from shardcast.store.version_place import VersionPlace

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 
-from shardcast.store.tasks import cancel, in_thread
+from shardcast.concurrency import cancel, in_thread
 
 
 async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> None:

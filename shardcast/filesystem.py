@@ -14,8 +14,8 @@ from pathlib import Path
 
 import aiofiles
 
+from shardcast.concurrency import to_its_end
 from shardcast.errors import LocalDiskError, ShardcastError
-from shardcast.store.tasks import to_its_end
 
 PART = ".part"
 """The end of every temporary name."""
