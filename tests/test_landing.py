@@ -193,7 +193,7 @@ async def test_what_an_earlier_version_has_at_the_same_place_is_not_fetched_agai
     try:
         with landing(tmp_path / "part") as found:
             await found.land(2 * PIECE, cut(DATA, PIECE)[2])
-            await found.recall(seed)
+            await found.recall([seed])
             assert_consistent(found, {0, 2, 3, 4})
             assert read(found, 0, PIECE) == DATA[:PIECE]
         with landing(tmp_path / "part") as again:  # the pieces were copied, not only counted

@@ -29,12 +29,12 @@ from shardcast.cli.store_options import (
 )
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing
-from shardcast.filesystem import disk_errors, rename
+from shardcast.filesystem import disk_errors, new_file
 from shardcast.store.blobs.contract import BlobReader
 from shardcast.store.blobs.describing import Description, describe
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.set_aside import Quarantine
-from shardcast.store.output import locked_part
+from shardcast.store.output_part import clear_killed, resolve_output
 
 _CHUNK = 1 << 20
 
@@ -191,16 +191,10 @@ async def _get(store: BlobDirectory, digest: str, output: Path | None, display: 
             await _pour(reader, sys.stdout.buffer, store, digest, display)
             return
         with disk_errors("could not write", output):
-            part, descriptor = locked_part(output.with_name(f"{output.name}.blob"))
-            with os.fdopen(descriptor, "wb") as file:
-                try:
-                    file.truncate(0)
-                    await _pour(reader, file, store, digest, display)
-                    await asyncio.to_thread(os.fsync, file.fileno())
-                    rename(part, output)
-                except BaseException:
-                    part.unlink(missing_ok=True)  # still ours: the lock goes when it is closed
-                    raise
+            target = resolve_output(output)
+            with new_file(target) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
+                await _pour(reader, file, store, digest, display)
+            clear_killed(target)
 
 
 async def _pour(

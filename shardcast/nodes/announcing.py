@@ -21,7 +21,7 @@ from shardcast.filesystem import disk_errors, point
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
 from shardcast.nodes.release import Release
-from shardcast.store.output import clear_abandoned
+from shardcast.store.output_part import clear_abandoned
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)

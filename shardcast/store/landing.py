@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -185,17 +185,17 @@ class Landing:
         """Count every piece as there: it was verified before, and is unchanged."""
         self._mark(0, len(self._landed))
 
-    async def recall(self, seed: int | None = None) -> None:
+    async def recall(self, seeds: Sequence[int] = ()) -> None:
         """Verify what the file holds of the shard already, and count what is right.
 
-        What is missing then is looked for at the same place of another open file, ``seed``, such as the
+        What is missing then is looked for at the same place of other open files, ``seeds``, such as the
         version that was here before.
         """
         if self.shard.pieces:
-            for index in await self.in_thread(self._recall, seed):
+            for index in await self.in_thread(self._recall, seeds):
                 self._mark(index, 1)
 
-    def _recall(self, seed: int | None) -> list[int]:
+    def _recall(self, seeds: Sequence[int]) -> list[int]:
         found = []
         with disk_errors("could not read", self.path):
             present = set(self._present())
@@ -206,11 +206,13 @@ class Landing:
                     index, os.pread(self.descriptor, length, self._base + start)
                 ):
                     found.append(index)
-                elif seed is not None:
+                    continue
+                for seed in seeds:
                     piece = self._read(seed, start, length)
                     if self._right(index, piece):
                         self._write(start, piece)
                         found.append(index)
+                        break
         return found
 
     def _read(self, descriptor: int, start: int, length: int) -> bytes:

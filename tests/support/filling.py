@@ -1,0 +1,49 @@
+"""An output file that is filled with a version, without a network."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardcast.manifest import Manifest
+from shardcast.store.live import LiveManifest
+from shardcast.store.output import OutputFile
+from tests.support import payloads
+from tests.support.payloads import PIECE, SHARD, random_bytes
+
+DATA = random_bytes(2 * SHARD + PIECE + 100)
+MANIFEST = payloads.manifest(DATA)
+
+
+@contextlib.contextmanager
+def filling(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]:
+    opened = OutputFile(output, LiveManifest.of(manifest))
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+async def fill(
+    opened: OutputFile, data: bytes = DATA, manifest: Manifest = MANIFEST, stop: int = 1 << 62
+) -> int:
+    """Land what is missing of the payload's first ``stop`` bytes; how many bytes were."""
+    fetched = 0
+    for shard in manifest.shards:
+        landing = await opened.landing(shard)
+        try:
+            for start, end in landing.missing():
+                end = min(end, stop - shard.offset)
+                if start < end:
+                    await landing.land(start, data[shard.offset + start : shard.offset + end])
+                    fetched += end - start
+            if landing.whole:
+                await opened.shelve(landing)
+        finally:
+            landing.close()
+    return fetched
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

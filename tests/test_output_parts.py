@@ -1,0 +1,450 @@
+"""The file that was verified is the one that gets the name, whoever else works in the folder."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardcast import file_locks, filesystem
+from shardcast.errors import LocalDiskError
+from shardcast.filesystem import give_name, new_file, replace, temporary_name
+from shardcast.store import output_part
+from shardcast.store.live import LiveManifest
+from shardcast.store.output import OutputFile
+from tests.support import payloads
+from tests.support.filling import DATA, MANIFEST, fill, filling, names
+from tests.support.payloads import PIECE, SHARD, random_bytes
+
+DAY = 86400.0
+NEWER = random_bytes(len(DATA), seed=2)
+NEWER_MANIFEST = payloads.manifest(NEWER, version="v2")
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> Path:
+    return tmp_path / "model.bin"
+
+
+@pytest.fixture
+def part(tmp_path: Path) -> Path:
+    return tmp_path / ".model.bin.part"
+
+
+async def download(output: Path) -> int:
+    """Have the version in the output; return how many bytes were not there already."""
+    with filling(output) as opened:
+        fetched = await fill(opened)
+        await opened.complete(MANIFEST)
+    return fetched
+
+
+def grow_old(file: Path) -> None:
+    os.utime(file, (time.time() - DAY - 60,) * 2)
+
+
+# Other processes of this user
+
+
+async def test_a_part_that_was_removed_and_begun_again_gives_each_its_own_bytes(
+    output: Path, part: Path
+) -> None:
+    with filling(output) as first:
+        await fill(first)
+        part.unlink()
+        with filling(output) as second:
+            await fill(second, stop=SHARD)
+            await first.complete(MANIFEST)
+            assert output.read_bytes() == DATA
+            await fill(second)
+            await second.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+    assert names(output.parent) == {"model.bin"}
+
+
+@pytest.mark.parametrize("what", ["removed", "replaced", "a link", "a folder"])
+async def test_a_part_that_lost_its_name_is_finished_all_the_same(
+    what: str, output: Path, part: Path, tmp_path: Path
+) -> None:
+    with filling(output) as opened:
+        await fill(opened)
+        part.unlink()
+        if what == "replaced":
+            part.write_bytes(b"something else")
+        elif what == "a link":
+            part.symlink_to(tmp_path / "elsewhere")
+        elif what == "a folder":
+            part.mkdir()
+        await opened.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+    assert stat.S_IMODE(output.stat().st_mode) == 0o666 & ~filesystem.umask()
+    assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_without_links_a_part_that_lost_its_name_is_finished_too(
+    output: Path, part: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **how: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    assert await download(output) == len(DATA)
+    with filling(output, NEWER_MANIFEST) as opened:
+        await fill(opened, NEWER, NEWER_MANIFEST)
+        part.rename(output.parent / "moved")
+        await opened.complete(NEWER_MANIFEST)
+    assert output.read_bytes() == NEWER
+    assert names(output.parent) == {"model.bin", "moved"}
+
+
+async def test_a_part_whose_process_was_killed_while_it_was_named_is_gone_on_with(
+    output: Path, part: Path
+) -> None:
+    with filling(output) as opened:
+        await fill(opened)
+    os.link(part, temporary_name(output))
+    assert await download(output) == 0
+    assert names(output.parent) == {"model.bin"}
+
+
+async def test_a_finished_file_is_not_written_into_through_a_name_that_a_kill_left(
+    output: Path, part: Path
+) -> None:
+    await download(output)
+    os.link(output, part)
+    with filling(output, NEWER_MANIFEST) as opened:
+        await fill(opened, NEWER, NEWER_MANIFEST)
+        assert output.read_bytes() == DATA
+        await opened.complete(NEWER_MANIFEST)
+    assert output.read_bytes() == NEWER
+    assert names(output.parent) == {"model.bin"}
+
+
+# Locks that reach some processes only
+
+
+@pytest.fixture
+def lax_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every lock succeeds."""
+    monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)
+
+
+@pytest.fixture
+def no_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, how: int) -> None:
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+
+
+@pytest.fixture
+def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Be on one of the machines that share the folder, each with locks of its own."""
+    lock = fcntl.flock
+    held: dict[tuple[int, int], str] = {}
+    here = [""]
+
+    def flock(descriptor: int, how: int) -> None:
+        found = os.fstat(descriptor)
+        key = (found.st_dev, found.st_ino)
+        if held.setdefault(key, here[0]) == here[0]:
+            lock(descriptor, how)
+
+    def be_on(machine: str) -> None:
+        here[0] = machine
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    monkeypatch.setattr(output_part, "is_local", lambda descriptor: False)
+    monkeypatch.setattr(output_part, "machine_id", lambda: here[0])
+    be_on("a" * 16)
+    return be_on
+
+
+@pytest.mark.parametrize("locks", ["lax_locks", "no_locks"])
+async def test_where_no_lock_holds_two_outputs_are_not_mixed(
+    locks: str, output: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(locks)
+    with filling(output) as first:
+        await fill(first, stop=SHARD)
+        with filling(output, NEWER_MANIFEST) as second:
+            await fill(second, NEWER, NEWER_MANIFEST)
+            await fill(first)
+            await second.complete(NEWER_MANIFEST)
+            assert output.read_bytes() == NEWER
+        await first.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+@pytest.mark.parametrize("locks", ["lax_locks", "no_locks"])
+async def test_where_no_lock_holds_what_an_interrupted_run_left_is_copied(
+    locks: str, output: Path, request: pytest.FixtureRequest
+) -> None:
+    request.getfixturevalue(locks)
+    with filling(output) as opened:
+        await fill(opened, stop=SHARD + PIECE)
+    (left,) = output.parent.glob(".model.bin.part-*[0-9a-f]")
+    before = left.read_bytes()
+    assert await download(output) == len(DATA) - SHARD - PIECE
+    assert left.read_bytes() == before
+    grow_old(left)
+    assert await download(output) == 0
+    assert names(output.parent) == {"model.bin"}
+
+
+async def test_machines_that_share_a_folder_write_to_files_of_their_own(
+    output: Path, on_machine: Callable[[str], None]
+) -> None:
+    with filling(output) as first:
+        await fill(first, stop=SHARD)
+        on_machine("b" * 16)
+        with filling(output, NEWER_MANIFEST) as second:
+            await fill(second, NEWER, NEWER_MANIFEST)
+            await fill(first)
+            await second.complete(NEWER_MANIFEST)
+            assert output.read_bytes() == NEWER
+        on_machine("a" * 16)
+        await first.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+async def test_what_another_machine_left_serves_again_and_goes_after_a_day(
+    output: Path, on_machine: Callable[[str], None]
+) -> None:
+    with filling(output) as opened:
+        await fill(opened, stop=2 * SHARD)
+    left = output.with_name(f".model.bin.part-{'a' * 16}")
+    before = left.read_bytes()
+    on_machine("b" * 16)
+    assert await download(output) == len(DATA) - 2 * SHARD
+    assert left.read_bytes() == before
+    assert names(output.parent) == {"model.bin", left.name, f"{left.name}.manifest"}
+    grow_old(left)
+    await download(output)
+    assert names(output.parent) == {"model.bin"}
+
+
+async def test_a_machine_goes_on_with_its_own_part(output: Path, on_machine: Callable[[str], None]) -> None:
+    with filling(output) as opened:
+        await fill(opened, stop=SHARD)
+    with filling(output) as opened:
+        assert names(output.parent) == {f".model.bin.part-{'a' * 16}", f".model.bin.part-{'a' * 16}.manifest"}
+        assert await fill(opened) == len(DATA) - SHARD
+
+
+async def test_a_part_of_an_earlier_release_is_not_written_to_on_a_shared_folder(
+    output: Path, part: Path, on_machine: Callable[[str], None]
+) -> None:
+    part.write_bytes(DATA[:SHARD])
+    assert await download(output) == len(DATA) - SHARD
+    assert part.read_bytes() == DATA[:SHARD]
+
+
+async def test_a_part_of_an_earlier_release_is_gone_on_with(output: Path, part: Path) -> None:
+    part.write_bytes(DATA[:SHARD])
+    part.chmod(0o644)
+    with filling(output) as opened:
+        assert names(output.parent) == {part.name, f"{part.name}.manifest"}
+        assert await fill(opened) == len(DATA) - SHARD
+
+
+def test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine(tmp_path: Path) -> None:
+    file = tmp_path / "locked"
+    with file.open("wb") as opened:
+        assert not file_locks.keeps_away(file)
+        assert file_locks.try_lock(opened.fileno()) is file_locks.Lock.TAKEN
+        assert file_locks.keeps_away(file)
+        assert file_locks.is_local(opened.fileno())
+    proc = os.open("/proc/self/status", os.O_RDONLY)
+    assert not file_locks.is_local(proc)
+    os.close(proc)
+
+
+# Other users
+
+
+def make_writable(part: Path) -> None:
+    part.chmod(0o666)
+
+
+def make_group_writable(part: Path) -> None:
+    part.chmod(0o664)
+
+
+def link_again(part: Path) -> None:
+    os.link(part, part.with_name("second name"))
+
+
+def give_away(part: Path) -> None:
+    os.chown(part, 12345, -1)
+
+
+@pytest.mark.parametrize(
+    "share",
+    [make_writable, make_group_writable, link_again, pytest.param(give_away, marks=needs_root)],
+)
+async def test_a_part_that_others_can_write_is_a_seed_and_never_written_to(
+    share: Callable[[Path], None], output: Path, part: Path
+) -> None:
+    part.write_bytes(DATA[: SHARD + PIECE])
+    share(part)
+    with part.open("r+b") as others, filling(output) as opened:
+        assert await fill(opened) == len(DATA) - SHARD - PIECE
+        others.write(b"wrong bytes, after they were verified")
+        others.flush()
+        await opened.complete(MANIFEST)
+    assert output.read_bytes() == DATA
+
+
+async def test_what_arrives_is_closed_to_other_users_until_it_has_its_name(output: Path) -> None:
+    with filling(output) as opened:
+        await fill(opened)
+        (own,) = output.parent.glob(".model.bin.part")
+        assert stat.S_IMODE(own.stat().st_mode) == 0o600
+        await opened.complete(MANIFEST)
+    assert stat.S_IMODE(output.stat().st_mode) == 0o666 & ~filesystem.umask()
+
+
+@pytest.mark.parametrize("end", [".part", ".part.manifest", ".part.manifest.part", ".part-2"])
+async def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
+    end: str, output: Path, tmp_path: Path
+) -> None:
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"precious")
+    precious.chmod(0o604)
+    output.with_name(f".model.bin{end}").symlink_to(precious)
+    assert await download(output) == len(DATA)
+    assert output.read_bytes() == DATA
+    assert (precious.read_bytes(), stat.S_IMODE(precious.stat().st_mode)) == (b"precious", 0o604)
+
+
+@pytest.mark.parametrize("planted", ["pipe", "folder", "socket"])
+async def test_what_is_no_file_in_the_place_of_a_part_is_left_alone(
+    planted: str, output: Path, part: Path
+) -> None:
+    if planted == "pipe":
+        os.mkfifo(part)
+    elif planted == "folder":
+        part.mkdir()
+    else:
+        os.mknod(part, stat.S_IFSOCK | 0o600)
+    before = part.lstat()
+    assert await download(output) == len(DATA)
+    assert os.path.samestat(part.lstat(), before)
+
+
+# Outputs that are links
+
+
+async def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    link = tmp_path / "model.bin"
+    link.symlink_to("disk/weights.bin")
+    for expected in (len(DATA), 0):  # the file is not there yet, then it is replaced
+        assert await download(link) == expected
+        assert link.readlink() == Path("disk/weights.bin")
+        assert (disk / "weights.bin").read_bytes() == DATA
+        assert names(tmp_path) == {"disk", "model.bin"}
+        assert names(disk) == {"weights.bin"}
+
+
+async def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(LocalDiskError, match="a"):
+        OutputFile(tmp_path / "a", LiveManifest.of(MANIFEST))
+    assert names(tmp_path) == {"a", "b"}
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "pipe", "."])
+async def test_a_link_to_what_is_no_file_is_refused(target: str, output: Path) -> None:
+    os.mkfifo(output.parent / "pipe")
+    output.symlink_to(target)
+    with pytest.raises(LocalDiskError, match=r"is not a file|is a directory"):
+        OutputFile(output, LiveManifest.of(MANIFEST))
+    assert names(output.parent) == {"model.bin", "pipe"}
+
+
+@needs_root
+async def test_another_users_link_in_a_sticky_folder_is_refused(output: Path) -> None:
+    output.parent.chmod(0o1777)
+    output.symlink_to("precious")
+    os.chown(output, 12345, -1, follow_symlinks=False)
+    with pytest.raises(LocalDiskError, match="another user's link"):
+        OutputFile(output, LiveManifest.of(MANIFEST))
+    assert names(output.parent) == {"model.bin"}
+
+
+# Names
+
+
+@pytest.mark.parametrize("length", [1, 189, 200, 236, 255])
+async def test_names_of_any_length_have_temporary_names_that_fit(length: int, tmp_path: Path) -> None:
+    output = tmp_path / ("é" * (length // 2) + "x" * (length % 2))
+    with filling(output) as opened, filling(output) as other:
+        await fill(opened, stop=SHARD)
+        await fill(other, stop=SHARD)
+    assert await download(output) == len(DATA) - SHARD
+    assert names(tmp_path) == {output.name}
+
+
+def test_a_temporary_file_that_was_replaced_does_not_get_the_name(tmp_path: Path) -> None:
+    part, final = tmp_path / "part", tmp_path / "final"
+    final.write_bytes(b"before")
+    descriptor = filesystem.create_private(part)
+    part.unlink()
+    part.write_bytes(b"another's")
+    with pytest.raises(FileNotFoundError, match="removed or replaced"):
+        give_name(descriptor, part, final)
+    os.close(descriptor)
+    assert (final.read_bytes(), part.read_bytes()) == (b"before", b"another's")
+
+
+def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    final = tmp_path / "final"
+    replace(final, b"before")
+    with pytest.raises(OSError, match="full"), new_file(final) as descriptor:
+        os.write(descriptor, b"half")
+        raise OSError(28, "the disk is full")
+    assert (final.read_bytes(), names(tmp_path)) == (b"before", {"final"})
+
+
+_NAMING = {"rename", "replace", "renames", "link_to", "hardlink_to", "symlink_to", "link", "symlink", "move"}
+_MAKING = {"mkstemp", "NamedTemporaryFile", "write_text", "write_bytes", "touch", "mknod"}
+_ALLOWED: dict[str, set[str]] = {}
+
+
+def calls_around(tree: ast.AST) -> set[str]:
+    """Return the calls that make a file or give a name without the module that does both."""
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute):
+            continue
+        name, owner = node.func.attr, ast.unparse(node.func.value)
+        written = ast.unparse(node)
+        if name in _MAKING | (_NAMING - {"replace"}):
+            found.add(written)
+        if name == "replace" and (owner == "os" or (len(node.args) == 1 and not node.keywords)):
+            found.add(written)
+        if name == "open" and ("O_CREAT" in written or any(f"'{mode}" in written for mode in "wxa")):
+            found.add(written)
+    return found
+
+
+def test_only_one_module_makes_files_and_gives_names() -> None:
+    package = Path(filesystem.__file__).parent
+    around = {
+        str(module.relative_to(package)): found
+        for module in package.rglob("*.py")
+        if module != Path(filesystem.__file__) and (found := calls_around(ast.parse(module.read_text())))
+    }
+    assert around == _ALLOWED
