@@ -54,6 +54,15 @@ class Lock(Enum):
     """The file system has no locks."""
 
 
+def open_lock_file(path: Path | str, mode: int) -> int:
+    """Return the descriptor of a file that is there to be locked; made, with this ``mode``, where it is not.
+
+    Raises:
+        OSError: the file can't be opened, or a link has its name.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
 def try_lock(descriptor: int) -> Lock:
     """Lock an open file for as long as its descriptor is open, unless another has it locked.
 

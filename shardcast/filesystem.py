@@ -29,11 +29,8 @@ MAX_STEM = 230
 _PRIVATE = 0o600
 _TOKEN = 8
 """Hex digits that make a temporary name one that no other process has."""
-_FICLONE = 0x40049409
-"""The request's number, from linux/fs.h."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_NO_COPY_RANGE = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY)
-_NO_LINKS = (
+NO_LINKS = (
     errno.EPERM,
     errno.EOPNOTSUPP,
     errno.ENOSYS,
@@ -42,8 +39,17 @@ _NO_LINKS = (
     errno.EXDEV,
     errno.ELOOP,
 )
-_CHUNK = 8 << 20
-"""Bytes that are copied at a time where the system can't copy by itself."""
+"""Errors that say that a file can't have a second name."""
+NOT_OURS = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+    errno.ENXIO,
+    errno.EISDIR,
+    errno.ENODEV,
+    errno.ETXTBSY,
+)
+"""Errors that say that what has a temporary file's name is another user's, a link, a device or a folder."""
 
 
 @contextlib.contextmanager
@@ -105,13 +111,31 @@ def stem_of(name: str, limit: int = MAX_STEM) -> str:
     return f"{os.fsdecode(encoded[: limit - _TOKEN - 1])}~{digest}"
 
 
+def is_temporary_of(name: str, final: str) -> bool:
+    """Return whether a file's name is one that ``temporary_name`` gives for the final name."""
+    stem = re.escape(stem_of(final).removeprefix("."))
+    return re.fullmatch(rf"\.{stem}-[0-9a-f]{{{_TOKEN}}}{re.escape(PART)}", name) is not None
+
+
 def leftovers(path: Path) -> list[Path]:
     """Return the temporary files of ``path`` that killed processes left, or that others are just writing."""
-    stem = re.escape(stem_of(path.name).removeprefix("."))
-    name = re.compile(rf"\.{stem}-[0-9a-f]{{{_TOKEN}}}{re.escape(PART)}")
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        return [entry for entry in path.parent.iterdir() if name.fullmatch(entry.name)]
+        return [entry for entry in path.parent.iterdir() if is_temporary_of(entry.name, path.name)]
     return []
+
+
+def append(path: Path, data: bytes) -> None:
+    """Write bytes at the end of a file, which is made if it isn't there.
+
+    Raises:
+        OSError: they can't be written, or a link has the name.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        write_all(descriptor, data)
+    finally:
+        os.close(descriptor)
 
 
 def is_at(descriptor: int, path: Path | str) -> bool:
@@ -132,68 +156,73 @@ def write_all(descriptor: int, data: bytes | memoryview) -> None:
 # Names
 
 
-def give_name(descriptor: int, part: Path | str, final: Path | str, durable: bool = True) -> None:
+def give_name(
+    descriptor: int, part: Path | str, final: Path | str, durable: bool = True, mode: int | None = None
+) -> None:
     """Rename a temporary file, which its descriptor tells, to its final name, in place of what has that.
 
-    The file gets the permissions of a new file first. Unless ``durable`` is false, its bytes are synced
-    before and its folder after; else the caller does both.
+    The file gets the permissions ``mode`` first, by default those of a new file. Unless ``durable`` is false,
+    its bytes are synced before and its folder after; else the caller does both.
 
     Raises:
         FileNotFoundError: the temporary name is another file's, or nobody's, and nothing was renamed.
         OSError: the file can't have the name.
     """
-    os.fchmod(descriptor, 0o666 & ~umask())
-    if durable:
-        os.fsync(descriptor)
-    if not is_at(descriptor, part):
-        raise FileNotFoundError(errno.ENOENT, "its temporary file was removed or replaced meanwhile")
+    _open_up(descriptor, part, durable, mode)
     os.rename(part, final)  # noqa: PTH104
     if durable:
         sync_folder(Path(final).parent)
 
 
-def name_shared_part(descriptor: int, part: Path, final: Path) -> None:
-    """Give a name to a temporary file whose own name other processes choose too.
-
-    One of them may have removed or replaced the name at any moment. So the file gets a name that no other
-    process chooses, by way of its descriptor; where it has no name left, it is copied.
+def give_free_name(descriptor: int, part: Path, final: Path, mode: int | None = None) -> bool:
+    """``give_name`` where nothing has the final name; return whether nothing had.
 
     Raises:
         OSError: the file can't have the name.
     """
-    private = temporary_name(final)
-    try:
-        if _link_descriptor(descriptor, private):
-            give_name(descriptor, private, final)
-            if is_at(descriptor, part):
-                part.unlink(missing_ok=True)
-        elif is_at(descriptor, part):  # the file system has no links
-            give_name(descriptor, part, final)
-        else:
-            with new_file(final) as copy:
-                copy_bytes(descriptor, copy)
-    finally:
-        with contextlib.suppress(OSError):
-            private.unlink()
+    _open_up(descriptor, part, True, mode)
+    return rename_free(part, final)
 
 
-def _link_descriptor(descriptor: int, name: Path) -> bool:
-    """Link an open file to a name; False where it has no name any more, or the system can't."""
+def _open_up(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
+    """Have a temporary file ready for its name."""
+    os.fchmod(descriptor, 0o666 & ~umask() if mode is None else mode)
+    if durable:
+        os.fsync(descriptor)
+    if not is_at(descriptor, part):
+        raise FileNotFoundError(errno.ENOENT, "its temporary file was removed or replaced meanwhile")
+
+
+def rename(known: Path, name: Path, durable: bool = True) -> None:
+    """Give a durable link or folder, or a file that has a name already, another one.
+
+    Unless ``durable`` is false, the folder of the new name is synced after; else the caller does it.
+    """
+    known.rename(name)
+    if durable:
+        sync_folder(name.parent)
+
+
+def rename_free(known: Path, name: Path) -> bool:
+    """Give a file another name, durably, unless something has that; return whether nothing had.
+
+    Raises:
+        OSError: the file can't have the name.
+    """
     try:
-        os.link(f"/proc/self/fd/{descriptor}", name, follow_symlinks=True)
-    except FileNotFoundError:
+        os.link(known, name, follow_symlinks=False)  # a rename would replace what came meanwhile
+    except FileExistsError:
         return False
     except OSError as error:
-        if error.errno not in _NO_LINKS:
+        if error.errno not in NO_LINKS:
             raise
-        return False
-    return is_at(descriptor, name)
-
-
-def rename(part: Path, final: Path) -> None:
-    """Give a durable file, link or folder another name, durably; for what no descriptor tells."""
-    part.rename(final)
-    sync_folder(final.parent)
+        if os.path.lexists(name):
+            return False
+        known.rename(name)
+    else:
+        known.unlink(missing_ok=True)
+    sync_folder(name.parent)
+    return True
 
 
 def umask() -> int:
@@ -257,15 +286,6 @@ async def replace_soon(path: Path, data: bytes) -> None:
     await in_thread(replace, path, data)
 
 
-def link(known: Path, name: Path) -> bool:
-    """Give a file another name; False where the file system can't."""
-    try:
-        name.hardlink_to(known)
-    except OSError:
-        return False
-    return True
-
-
 def point(link: Path, target: str) -> None:
     """Have a symbolic link name ``target`` from one moment to the next.
 
@@ -280,60 +300,6 @@ def point(link: Path, target: str) -> None:
         rename(part, link)
     finally:
         part.unlink(missing_ok=True)
-
-
-# Copies
-
-
-def clone(original: Path, copy: Path) -> bool:
-    """Copy a file so that both share their blocks until one is written to (FICLONE, ioctl_ficlonerange(2));
-    False where the file system can't.
-
-    Raises:
-        OSError: the original can't be read, or something has the name of the copy.
-    """
-    with original.open("rb") as source:
-        part = temporary_name(copy)
-        target = create_private(part)
-        try:
-            try:
-                fcntl.ioctl(target, _FICLONE, source.fileno())
-            except OSError:
-                return False
-            os.fsync(target)
-            give_name(target, part, copy, durable=False)
-        finally:
-            os.close(target)
-            part.unlink(missing_ok=True)
-    return True
-
-
-def copy_bytes(source: int, target: int) -> None:
-    """Copy a whole file into an empty one, sharing blocks where the file system can.
-
-    Raises:
-        OSError: the source can't be read, or the target can't be written.
-    """
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(target, _FICLONE, source)
-        return
-    position, size = 0, os.fstat(source).st_size
-    by_system = hasattr(os, "copy_file_range")
-    while position < size:
-        count = min(size - position, _CHUNK)
-        try:
-            done = os.copy_file_range(source, target, count, position, position) if by_system else -1
-        except OSError as error:
-            if error.errno not in _NO_COPY_RANGE:
-                raise
-            done = -1
-        if done < 0:
-            by_system = False
-            data = os.pread(source, count, position)
-            done = os.pwrite(target, data, position) if data else 0
-        if not done:
-            raise OSError(errno.EIO, "the file became shorter while it was copied")
-        position += done
 
 
 # Durability

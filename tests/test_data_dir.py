@@ -176,10 +176,10 @@ def test_a_number_that_was_given_elsewhere_is_not_given_again(tmp_path: Path) ->
 
 def test_a_number_that_can_not_be_written_down_is_not_given(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
-        (directory.own / "next.part").mkdir()
+        (directory.own / "next").mkdir()
         with pytest.raises(LocalDiskError):
             directory.allot()
-        (directory.own / "next.part").rmdir()
+        (directory.own / "next").rmdir()
         assert directory.allot() == 1
 
 

@@ -517,6 +517,9 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
 def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], code: int) -> None:
     status = tmp_path / "status.json"
     status.write_text('{"pid": 7}')
+    precious = tmp_path / "precious"
+    precious.write_text("precious")
+    (tmp_path / "status.json.tmp").symlink_to(precious)  # another user's
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = [word.replace("TAKEN", str(taken.getsockname()[1])) for word in words]
         with started(ours(str(tmp_path), "--status-file", str(status), *words)) as running:
@@ -524,6 +527,7 @@ def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], co
     assert ended.code == code
     assert "Error: " in ended.said
     assert json.loads(status.read_text()) == {"pid": 7, "status": "failed"}
+    assert precious.read_text() == "precious"
 
 
 def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:

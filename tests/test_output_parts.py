@@ -420,7 +420,33 @@ def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) 
 
 _NAMING = {"rename", "replace", "renames", "link_to", "hardlink_to", "symlink_to", "link", "symlink", "move"}
 _MAKING = {"mkstemp", "NamedTemporaryFile", "write_text", "write_bytes", "touch", "mknod"}
-_ALLOWED: dict[str, set[str]] = {}
+_ALLOWED: dict[str, set[str]] = {
+    "cli/demo.py": {"payload.open('wb')"},
+    "file_copies.py": {"name.hardlink_to(known)"},
+    "file_locks.py": {"os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)"},
+    "nodes/line_keeper.py": {"self._folders.events.touch()"},
+    "store/aside.py": {"self.touch(place)"},
+    "store/beside.py": {"self.aside.touch(opened.place)"},
+    "store/blobs/collecting.py": {"probe.touch()"},
+    "store/blobs/directory.py": {"part.rename(record)", "part.write_bytes(data)"},
+    "store/blobs/incoming.py": {
+        "os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 384)",
+        "os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 438)",
+        "os.rename(self._part, name)",
+        "part.open('xb')",
+        "part.rename(path)",
+    },
+    "store/blobs/layout.py": {"Path(folder.root, MARKER).open('x')"},
+    "store/blobs/roots.py": {"(place / digest).touch()"},
+    "store/blobs/set_aside.py": {
+        "os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 438)",
+        "path.rename(place)",
+        "place.rename(path)",
+    },
+    "store/blobs/staging.py": {"os.rename(staged, name)"},
+    "store/data_dir.py": {"link.symlink_to(own_folder(root.absolute()), target_is_directory=True)"},
+    "store/output_part.py": {"os.link(f'/proc/self/fd/{descriptor}', name, follow_symlinks=True)"},
+}
 
 
 def calls_around(tree: ast.AST) -> set[str]:

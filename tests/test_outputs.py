@@ -425,3 +425,37 @@ def test_parsers_raise_nothing_but_value_error(data: bytes) -> None:
             parse(data)
         except ValueError:
             pass
+
+
+# A folder that everybody writes to
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+@pytest.mark.parametrize("planted", ["file", "record", "both"])
+def test_what_another_user_could_change_does_not_count(
+    planted: str, outputs: OutputFolder, caplog: pytest.LogCaptureFixture
+) -> None:
+    outputs.folder.chmod(0o1777)
+    receive(outputs, 1, 2)
+    mine, other = outputs.folder / "download_v1.bin", outputs.folder / "download_v2.bin"
+    for file in [other] * (planted != "record") + [record_path(other)] * (planted != "file"):
+        os.chown(file, 12345, -1)
+    again = OutputFolder(outputs.folder)
+    assert again.good(ONE) == [(1, mine)]
+    assert ("another user wrote it" in caplog.text) is (planted == "record")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_lines_that_another_user_wrote_do_not_count(outputs: OutputFolder) -> None:
+    outputs.folder.chmod(0o1777)
+    outputs.see(OTHER, {1: digest(1, OTHER)})
+    os.chown(outputs.folder / LINES_FILE, 12345, -1)
+    assert OutputFolder(outputs.folder).remembered() == (None, {})
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
+def test_what_members_of_a_group_share_counts_for_all_of_them(outputs: OutputFolder) -> None:
+    outputs.folder.chmod(0o2775)
+    receive(outputs, 1)
+    os.chown(outputs.folder / "download_v1.bin", 12345, -1)
+    assert [number for number, _ in OutputFolder(outputs.folder).good(ONE)] == [1]

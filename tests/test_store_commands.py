@@ -9,6 +9,7 @@ import json
 import os
 import random
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +50,61 @@ def serving(root: Path, *words: str) -> Iterator[str]:
 
 
 # put, get, has, stat, ls
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[tuple[Path, str, bytes]]:
+    """A store with a blob: where, its digest and its bytes."""
+    root, data = tmp_path / "store", random_bytes(3_000_000)
+    (digest,) = fill(root, data)
+    yield root, digest, data
+
+
+@pytest.mark.parametrize("kind", ["device", "pipe", "link to a device"])
+def test_what_is_no_file_is_not_replaced(kind: str, kept: tuple[Path, str, bytes], tmp_path: Path) -> None:
+    root, digest, _ = kept
+    output = tmp_path / "output"
+    if kind == "pipe":
+        os.mkfifo(output)
+    elif kind == "link to a device":
+        output.symlink_to("/dev/null")
+    elif os.geteuid():
+        pytest.skip("only root makes a device")
+    else:
+        os.mknod(output, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    before = output.lstat()
+    _, err = store("get", "-d", root, digest, "-o", output, code=6)
+    assert err == f"Error: could not write {output.resolve()}: it exists and is not a file\n"
+    assert os.path.samestat(output.lstat(), before)
+
+
+def test_a_link_is_followed_and_what_was_planted_beside_it_is_not(
+    kept: tuple[Path, str, bytes], tmp_path: Path
+) -> None:
+    root, digest, data = kept
+    disk, output, precious = tmp_path / "disk", tmp_path / "output", tmp_path / "precious"
+    disk.mkdir()
+    precious.write_bytes(b"precious")
+    output.symlink_to(disk / "blob")
+    for planted in (".blob.part", ".blob.blob.part"):
+        (disk / planted).symlink_to(precious)
+    store("get", "-d", root, digest, "-o", output)
+    assert (output.is_symlink(), (disk / "blob").read_bytes()) == (True, data)
+    assert precious.read_bytes() == b"precious"
+
+
+def test_another_users_open_file_is_not_what_gets_the_name(
+    kept: tuple[Path, str, bytes], tmp_path: Path
+) -> None:
+    root, digest, data = kept
+    planted = tmp_path / ".output.blob.part"  # the name until 0.4.0
+    planted.touch()
+    planted.chmod(0o666)
+    with planted.open("r+b") as others:
+        store("get", "-d", root, digest, "-o", tmp_path / "output")
+        others.write(b"wrong")
+        others.flush()
+        assert (tmp_path / "output").read_bytes() == data
 
 
 def test_what_is_put_is_got(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ A record counts only while inode, size and mtime of the file are the recorded on
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -21,6 +22,7 @@ from stat import S_ISREG
 from typing import Any
 
 from shardcast.digest import is_digest
+from shardcast.filesystem import is_trusted
 from shardcast.wire import MAX_VERSION
 
 log = logging.getLogger(__name__)
@@ -49,12 +51,14 @@ class FileIdentity:
 
     @classmethod
     def at(cls, path: Path) -> FileIdentity | None:
-        """Return the identity of the file at a path; None where no regular file is."""
+        """Return the identity of the file at a path; None where no regular file is, or one that a stranger
+        could write."""
         try:
             found = path.stat()
+            trusted = is_trusted(found, path.parent.stat())
         except OSError:
             return None
-        return cls.of(found) if S_ISREG(found.st_mode) else None
+        return cls.of(found) if S_ISREG(found.st_mode) and trusted else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,10 +165,12 @@ def read_bounded(path: Path, limit: int) -> bytes:
     """Return the bytes of a file, one more than ``limit`` at most, without waiting for a pipe's writer.
 
     Raises:
-        OSError: the file can't be read.
+        OSError: the file can't be read; PermissionError when a stranger wrote it.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
+        if not is_trusted(os.fstat(descriptor), path.parent.stat()):
+            raise PermissionError(errno.EPERM, "another user wrote it, in a folder that everybody writes")
         return file.read(limit + 1)
 
 

@@ -39,7 +39,10 @@ UNDER_WAY_LINK = ".latest-under-way"
 LINES_FILE = ".shardcast-lines"
 
 _OUTPUT = re.compile(rf"download_({VERSION_PATTERN})\.bin", re.ASCII)
-_RECORD = re.compile(rf"\.(download_{VERSION_PATTERN}\.bin)\.record({re.escape(PART)})?", re.ASCII)
+_RECORD = re.compile(
+    rf"\.(download_{VERSION_PATTERN}\.bin)\.record((-[0-9a-f]{{8}})?{re.escape(PART)})?", re.ASCII
+)
+"""A record, or what a kill left of one."""
 _LOCK_SECONDS = 5.0
 """Seconds that a process waits for another one's lock of the folder; then it goes on without."""
 _LOOK_AGAIN = 0.01
@@ -343,8 +346,8 @@ class OutputFolder:
     def _held(self) -> Iterator[None]:
         """The folder, locked against other processes and threads; not to be nested.
 
-        Temporary names of records are fixed, and the lines are read, changed and written as one file, so
-        two followers without a lock would lose each other's notes. NFS locks no folder: there, and behind
+        The lines are read, changed and written as one file, so two followers without a lock would lose each
+        other's notes. NFS locks no folder: there, and behind
         somebody who never lets go, work goes on without the lock.
         """
         with disk_errors("could not write", self.folder):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import NodeFailed
-from shardcast.filesystem import disk_errors
+from shardcast.filesystem import disk_errors, replace
 
 _PATIENCE = 20.0
 _POLL = 0.1
@@ -60,7 +60,5 @@ class StatusFile:
         self._write({"status": "failed"})
 
     def _write(self, news: dict[str, Any]) -> None:
-        part = self._path.with_name(f"{self._path.name}.tmp")
         with disk_errors("could not write the status file", self._path):
-            part.write_text(json.dumps({**self._said, **news}) + "\n")
-            part.replace(self._path)
+            replace(self._path, json.dumps({**self._said, **news}).encode() + b"\n")

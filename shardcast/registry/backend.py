@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreNotConfigured
-from shardcast.filesystem import PART, is_full, rename
+from shardcast.filesystem import PART, give_name, is_full
 from shardcast.registry.hashes import Buffer, checked_path
 from shardcast.registry.stores import StoreSpec
 
@@ -149,7 +149,8 @@ class ObjectBackend(StorageBackend):
             with self._failing("read", full, reading=True):
                 local.parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get_file(full, str(part))
-                rename(part, local)
+                with part.open("rb") as file:
+                    give_name(file.fileno(), part, local)
         finally:
             part.unlink(missing_ok=True)
 

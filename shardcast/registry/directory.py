@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import shutil
@@ -12,12 +11,21 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
-from shardcast.filesystem import PART, is_full, rename, sync_folder
+from shardcast.filesystem import (
+    PART,
+    create_private,
+    give_free_name,
+    give_name,
+    is_full,
+    rename,
+    rename_free,
+    sync_folder,
+    write_all,
+)
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.hashes import Buffer, checked_path
 from shardcast.registry.stores import StoreSpec
 
-_NO_LINKS = (errno.EPERM, errno.EACCES, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _BUFFER = 1 << 20
 
 
@@ -38,8 +46,8 @@ class DirectoryBackend(StorageBackend):
 
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
         full = self._full(remote_path)
-        with self._failing("write", full), self._written(full, buffer) as part:
-            rename(part, full)
+        with self._failing("write", full), self._written(full, buffer) as (part, descriptor):
+            give_name(descriptor, part, full)
 
     def get_buffer(self, remote_path: str) -> bytes:
         full = self._full(remote_path)
@@ -88,8 +96,8 @@ class DirectoryBackend(StorageBackend):
 
     def create(self, remote_path: str, data: bytes) -> bool:
         full = self._full(remote_path)
-        with self._failing("write", full), self._written(full, data) as part:
-            return _give_name(part, full)
+        with self._failing("write", full), self._written(full, data) as (part, descriptor):
+            return give_free_name(descriptor, part, full)
 
     def renew(self, remote_path: str, data: bytes) -> bool:
         full = self._full(remote_path)
@@ -140,31 +148,29 @@ class DirectoryBackend(StorageBackend):
     def bring_back(self, aside: str, remote_path: str) -> bool:
         full, other = self._full(remote_path), self._full(aside)
         with self._failing("bring back", other, reading=True):
-            if not _give_name(other, full):
-                return False
-            other.unlink(missing_ok=True)
-            return True
+            return rename_free(other, full)
 
     def _full(self, path: str) -> Path:
         return self._root / checked_path(path)
 
     @contextlib.contextmanager
-    def _written(self, full: Path, data: Buffer) -> Iterator[Path]:
+    def _written(self, full: Path, data: Buffer) -> Iterator[tuple[Path, int]]:
         """A file beside ``full`` that has ``data``, durable and read back; removed if it isn't renamed."""
         _make_folder(full.parent)
-        part = full.with_name(f".{secrets.token_hex(8)}{PART}")
+        part, descriptor = full.with_name(f".{secrets.token_hex(8)}{PART}"), -1
         try:
-            with part.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            descriptor = create_private(part)
+            write_all(descriptor, memoryview(data))
+            os.fsync(descriptor)
             if not _has(part, data):
                 raise StoreInaccessible(
                     f"store {self.spec.name!r}: {full} was written, and read back it is something else; "
                     "nothing was kept, check the disk"
                 )
-            yield part
+            yield part, descriptor
         finally:
+            if descriptor >= 0:
+                os.close(descriptor)
             part.unlink(missing_ok=True)
 
     @contextlib.contextmanager
@@ -196,22 +202,6 @@ def _make_folder(folder: Path) -> None:
         sync_folder(one.parent)
 
 
-def _give_name(part: Path, full: Path) -> bool:
-    """Give a file another name, durably, unless something has it; whether nothing had."""
-    try:
-        full.hardlink_to(part)  # and not renamed, which would replace what another process put meanwhile
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        if full.exists():
-            return False
-        part.rename(full)
-    sync_folder(full.parent)
-    return True
-
-
 def _changed(known: os.stat_result) -> float:
     """When a file was written, renewed, or got its name: one that a backup brought back is new."""
     return max(known.st_mtime, known.st_ctime)
@@ -221,11 +211,10 @@ def _copy(source: Path, target: Path) -> None:
     """Copy a file, durably and in one step."""
     part = target.with_name(f".{secrets.token_hex(8)}{PART}")
     try:
-        with source.open("rb") as read, part.open("xb") as written:
+        with source.open("rb") as read, os.fdopen(create_private(part), "wb") as written:
             shutil.copyfileobj(read, written, _BUFFER)
             written.flush()
-            os.fsync(written.fileno())
-        rename(part, target)
+            give_name(written.fileno(), part, target)
     finally:
         part.unlink(missing_ok=True)
 

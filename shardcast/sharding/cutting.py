@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from shardcast.digest import Hasher, PieceDigests, new_hasher
-from shardcast.filesystem import disk_errors
+from shardcast.filesystem import create_private, disk_errors
 from shardcast.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress
@@ -123,8 +124,10 @@ def _part(opened: OpenVersion, number: int) -> Iterator[BinaryIO | None]:
         yield None
         return
     file = opened.part(number)
-    with disk_errors("could not write", file), file.open("wb", 0) as part:
-        yield part
+    with disk_errors("could not write", file):
+        file.unlink(missing_ok=True)
+        with os.fdopen(create_private(file), "wb", 0) as part:
+            yield part
 
 
 def _update(hashers: Iterable[Hasher], chunk: memoryview) -> None:

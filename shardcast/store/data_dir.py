@@ -14,25 +14,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
 import os
 import secrets
 import shutil
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
-from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from shardcast.filesystem import PART, disk_errors, replace
+from shardcast.errors import LocalDiskError, UsageError
+from shardcast.filesystem import PART, disk_errors, leftovers, replace
+from shardcast.store.directory_lock import DirectoryLock
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import MAX_VERSION, version_name, version_number
 
-_LOCK_SECONDS = 1.0
-"""Seconds that a process has from taking the lock to writing down who it is."""
 _LONGEST_SOCKET_NAME = 100
 """Bytes; Linux takes 107, macOS 103."""
 
@@ -58,8 +54,7 @@ class DataDir:
         self._counting = threading.Lock()
         with disk_errors("could not use the data directory", self.root):
             self.own.mkdir(parents=True, exist_ok=True)
-            self._lock = self._take_lock(role)
-            self._lock_inode = _inode(os.fstat(self._lock))
+            self._lock = DirectoryLock(self.own / "lock", self.root, role)
             try:
                 for folder in (self.verified, self.linked, self.pinned, self.retired):
                     folder.mkdir(exist_ok=True)
@@ -123,10 +118,7 @@ class DataDir:
     @property
     def held(self) -> bool:
         """Whether the directory at the path is the one that is held; it may have been moved or replaced."""
-        try:
-            return _inode((self.own / "lock").stat()) == self._lock_inode
-        except OSError:
-            return False
+        return self._lock.held
 
     @property
     def lost(self) -> str:
@@ -146,7 +138,8 @@ class DataDir:
 
     def clear_leftovers(self) -> None:
         """Remove what a crash left: temporary names, and folders that were being removed."""
-        for part in (self.distribution.with_name(DISTRIBUTION_FILE + PART), *self.own.glob(f"*{PART}")):
+        earlier = self.distribution.with_name(DISTRIBUTION_FILE + PART)  # the name until 0.4.0
+        for part in (earlier, *leftovers(self.distribution), *self.own.glob(f"*{PART}")):
             part.unlink(missing_ok=True)
         for grave in self.retired.iterdir():
             if grave.is_dir():
@@ -225,8 +218,7 @@ class DataDir:
         replace(self.own / "next", b"%d\n" % number)
 
     def close(self) -> None:
-        os.ftruncate(self._lock, 0)
-        os.close(self._lock)
+        self._lock.release()
 
     def kept(self, keep: int | None) -> int:
         """How many versions to keep here: what is said, which is remembered, else what was said last."""
@@ -245,28 +237,6 @@ class DataDir:
         text = record.read_text().strip() if record.exists() else ""
         return int(text) if text.isdigit() else 0
 
-    def _take_lock(self, role: str) -> int:
-        lock = os.open(self.own / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                holder, pid = _holder(os.pread(lock, 1000, 0))
-                if not holder and time.monotonic() < deadline:
-                    time.sleep(0.01)  # it has the lock, and has not written down yet who it is
-                    continue
-                os.close(lock)
-                raise DataDirInUse(
-                    f"the data directory {self.root} is in use by a shardcast {holder or 'process'}"
-                    f"{f' (process {pid})' if pid else ''}; stop it, or choose another --data-dir",
-                    holder,
-                ) from None
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, json.dumps({"role": role, "pid": os.getpid()}).encode(), 0)
-        return lock
-
     def _read_origin_id(self) -> str:
         file = self.own / "origin"
         if file.exists():
@@ -279,21 +249,8 @@ class DataDir:
         return fresh
 
 
-def _inode(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
-
-
 def own_folder(root: Path) -> Path:
     return root / ".shardcast"
-
-
-def _holder(record: bytes) -> tuple[str, int]:
-    """The role and the process id of who holds a directory."""
-    try:
-        holder = json.loads(record)
-        return str(holder["role"]), int(holder["pid"])
-    except (ValueError, KeyError, TypeError):
-        return "", 0
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, replace, sync_folder
+from shardcast.filesystem import disk_errors, rename, replace, sync_folder
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
@@ -128,7 +128,7 @@ def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
                 # Before the rename: should a kill come in between, the next start would take the version for
                 # one that was put aside when its last shard came.
                 os.utime(source, (plan.time, plan.time))
-            source.rename(target)
+            rename(source, target, durable=False)
             touched.update((source.parent, target.parent))
             after_step(f"put aside {source.name}")
         _sync(data_dir, touched)
@@ -152,7 +152,7 @@ def bring_back(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
         for source, target in _paths(data_dir, plan.back):
             if target.exists() or not source.exists():
                 continue
-            source.rename(target)
+            rename(source, target, durable=False)
             touched.update((source.parent, target.parent))
             after_step(f"brought back {target.name}")
         _sync(data_dir, touched)

@@ -15,12 +15,13 @@ from typing import Any
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, ShardcastError
+from shardcast.file_copies import clone, link
 from shardcast.filesystem import (
     PART,
-    clone,
+    append,
     disk_errors,
     is_full,
-    link,
+    rename,
     replace,
     reserve,
     sync_file,
@@ -31,6 +32,7 @@ from shardcast.store.bell import Bell
 from shardcast.store.gate import Gate
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
+from shardcast.store.shard_part import name_shard, open_shard_part
 from shardcast.store.shelf import Confirm, Span
 from shardcast.store.verified import Verified, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
@@ -199,9 +201,7 @@ class OpenVersion:
         if self._link(sha256, final):
             part.unlink(missing_ok=True)
         else:
-            if durably:
-                sync_file(part)
-            part.rename(final)  # the names become durable together, at the end
+            name_shard(part, final, durably)
 
     def _keep(self, shard: int, sha256: str | None) -> None:
         """A shard is under its name, and right."""
@@ -243,8 +243,7 @@ class OpenVersion:
         # The last line is kept before anybody completes the version.
         with self._touching("could not write", file), self._keeping:
             self.live.add(lines)
-            with file.open("ab") as manifest:
-                manifest.write(lines)
+            append(file, lines)
 
     async def landing(self, shard: Shard) -> Landing:
         await self._hooks.reserve(self, shard)
@@ -301,8 +300,8 @@ class OpenVersion:
                 if final.stat().st_nlink > 1:  # never write into another version's shard
                     final.unlink()
                 else:
-                    final.rename(part)
-            descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+                    rename(final, part, durable=False)
+            descriptor = open_shard_part(part)
             try:
                 os.ftruncate(descriptor, min(shard.size, os.fstat(descriptor).st_size))
                 if shard.size:

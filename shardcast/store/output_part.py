@@ -23,16 +23,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.errors import LocalDiskError
+from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, try_lock
 from shardcast.filesystem import (
+    NO_LINKS,
+    NOT_OURS,
     PART,
     create_private,
+    give_name,
     is_at,
     is_ours,
     is_trusted,
     leftovers,
-    name_shared_part,
+    new_file,
     stem_of,
+    temporary_name,
 )
 
 MANIFEST = ".manifest"
@@ -43,7 +48,6 @@ _MAX_STEM = 190
 """Bytes of the output's name that the names of its temporary files and of their manifests repeat."""
 _STALE = 86400.0
 """Seconds after which the temporary file of another machine is taken for abandoned: no lock can tell."""
-_NOT_OURS = (errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENXIO, errno.EISDIR, errno.ENODEV, errno.ETXTBSY)
 
 
 class OutputPart:
@@ -77,7 +81,7 @@ class OutputPart:
         Raises:
             OSError: it can't have the name.
         """
-        name_shared_part(self.descriptor, self.path, self.output)
+        _give_name(self.descriptor, self.path, self.output)
         final = self.output.lstat()
         self.manifest.unlink(missing_ok=True)
         clear_abandoned(self.output)
@@ -193,7 +197,7 @@ def _take(path: Path, output: Path) -> int | Lock:
             except FileNotFoundError:
                 continue  # its process has just ended
             except OSError as error:
-                if error.errno not in _NOT_OURS:
+                if error.errno not in NOT_OURS:
                     raise
                 return Lock.HELD
         kept = False
@@ -207,7 +211,7 @@ def _take(path: Path, output: Path) -> int | Lock:
                 path.unlink(missing_ok=True)
             if lock is not Lock.TAKEN:
                 return lock
-            if not _drop_second_names(descriptor, path, output):
+            if not created and not _drop_second_names(descriptor, path, output):
                 return Lock.HELD
             if not is_at(descriptor, path):
                 continue
@@ -280,3 +284,41 @@ def _remove(path: Path) -> None:
     """Remove a file, where this user may."""
     with contextlib.suppress(OSError):
         path.unlink()
+
+
+def _give_name(descriptor: int, part: Path, final: Path) -> None:
+    """Give a name to a temporary file whose own name other processes choose too.
+
+    One of them may have removed or replaced the name at any moment. So the file gets a name that no other
+    process chooses, by way of its descriptor; where it has no name left, it is copied.
+
+    Raises:
+        OSError: the file can't have the name.
+    """
+    private = temporary_name(final)
+    try:
+        if _link_descriptor(descriptor, private):
+            give_name(descriptor, private, final)
+            if is_at(descriptor, part):
+                part.unlink(missing_ok=True)
+        elif is_at(descriptor, part):  # the file system has no links
+            give_name(descriptor, part, final)
+        else:
+            with new_file(final) as copy:
+                copy_bytes(descriptor, copy)
+    finally:
+        with contextlib.suppress(OSError):
+            private.unlink()
+
+
+def _link_descriptor(descriptor: int, name: Path) -> bool:
+    """Link an open file to a name; False where it has no name any more, or the system can't."""
+    try:
+        os.link(f"/proc/self/fd/{descriptor}", name, follow_symlinks=True)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        return False
+    return is_at(descriptor, name)

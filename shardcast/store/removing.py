@@ -10,6 +10,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
+from shardcast.filesystem import rename
 from shardcast.store.data_dir import DataDir
 from shardcast.store.version_place import VersionPlace
 
@@ -65,7 +66,7 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
     dug: list[Path] = []
     if place.folder.exists():
         grave = graves / f"{place.folder.name}-{secrets.token_hex(4)}"
-        place.folder.rename(grave)
+        rename(place.folder, grave, durable=False)
         dug.append(grave)
     for record in place.records:
         record.unlink(missing_ok=True)

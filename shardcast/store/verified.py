@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from shardcast.filesystem import replace
+from shardcast.filesystem import append, replace
 
 _LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 
@@ -20,8 +20,7 @@ class Verified:
 
     def add(self, shard: int, sha256: str | None, file: Path) -> None:
         """A shard was verified just now. The line begins anew, whatever a full disk left of the last one."""
-        with self._path.open("a") as record:
-            record.write(f"\n{shard} {sha256} {looks_of(file)}\n")
+        append(self._path, f"\n{shard} {sha256} {looks_of(file)}\n".encode())
 
     def read(self) -> dict[int, tuple[str, str]]:
         """The digest of each shard, and what its file looked like then."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
-from shardcast.filesystem import PART
+from shardcast.filesystem import PART, is_temporary_of
 from shardcast.wire import shard_name, shard_number
 
 
@@ -75,5 +75,7 @@ def remove_version(folder: Path) -> None:
 
 def is_versions_file(entry: Path) -> bool:
     """Whether this is a file of a version's folder, temporary or not."""
-    name = entry.name.removesuffix(PART)
-    return name in (MANIFEST_FILE, PAYLOAD_FILE) or shard_number(name) is not None
+    name, files = entry.name.removesuffix(PART), (MANIFEST_FILE, PAYLOAD_FILE)
+    if name in files or shard_number(name) is not None:
+        return True
+    return any(is_temporary_of(entry.name, file) for file in files)

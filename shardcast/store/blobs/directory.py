@@ -15,7 +15,8 @@ from pathlib import Path
 
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore, UsageError, WrongStore
-from shardcast.filesystem import PART, disk_errors, link
+from shardcast.file_copies import link
+from shardcast.filesystem import PART, disk_errors
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
 from shardcast.store.blobs.file import BlobFile, verify

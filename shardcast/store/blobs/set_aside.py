@@ -20,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
-from shardcast.filesystem import PART, disk_errors, link, replace
+from shardcast.file_copies import link
+from shardcast.filesystem import PART, disk_errors, replace
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 
 _RECORD = ".json"

@@ -1,0 +1,77 @@
+"""Copies of files, which share their blocks or their inode with the original where the file system can."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+from pathlib import Path
+
+from shardcast.filesystem import create_private, give_name, temporary_name
+
+_FICLONE = 0x40049409
+"""The request's number, from linux/fs.h."""
+_NO_COPY_RANGE = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY)
+_CHUNK = 8 << 20
+"""Bytes that are copied at a time."""
+
+
+def link(known: Path, name: Path) -> bool:
+    """Give a file another name; False where the file system can't."""
+    try:
+        name.hardlink_to(known)
+    except OSError:
+        return False
+    return True
+
+
+def clone(original: Path, copy: Path) -> bool:
+    """Copy a file so that both share their blocks until one is written to (FICLONE, ioctl_ficlonerange(2));
+    False where the file system can't.
+
+    Raises:
+        OSError: the original can't be read, or something has the name of the copy.
+    """
+    with original.open("rb") as source:
+        part = temporary_name(copy)
+        target = create_private(part)
+        try:
+            try:
+                fcntl.ioctl(target, _FICLONE, source.fileno())
+            except OSError:
+                return False
+            os.fsync(target)
+            give_name(target, part, copy, durable=False)
+        finally:
+            os.close(target)
+            part.unlink(missing_ok=True)
+    return True
+
+
+def copy_bytes(source: int, target: int) -> None:
+    """Copy a whole file into an empty one, sharing blocks where the file system can.
+
+    Raises:
+        OSError: the source can't be read, or the target can't be written.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(target, _FICLONE, source)
+        return
+    position, size = 0, os.fstat(source).st_size
+    by_system = hasattr(os, "copy_file_range")
+    while position < size:
+        count = min(size - position, _CHUNK)
+        try:
+            done = os.copy_file_range(source, target, count, position, position) if by_system else -1
+        except OSError as error:
+            if error.errno not in _NO_COPY_RANGE:
+                raise
+            done = -1
+        if done < 0:
+            by_system = False
+            data = os.pread(source, count, position)
+            done = os.pwrite(target, data, position) if data else 0
+        if not done:
+            raise OSError(errno.EIO, "the file became shorter while it was copied")
+        position += done

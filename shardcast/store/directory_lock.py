@@ -1,0 +1,171 @@
+"""The lock of a data directory, which holds also where the file system's locks reach one machine only.
+
+::
+
+    .shardcast/lock   {"role": "middle", "pid": 4711, "machine": "5f0c39d2a1b4e877"}
+
+The file is locked (flock(2)). Where such a lock may not keep everybody away, as on a network file system,
+the process that holds the directory also renews the file's mtime, and nobody else takes the directory before
+that is old. Times are compared as the file system gives them, so that the machines' clocks may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from pathlib import Path
+
+from shardcast.errors import DataDirInUse
+from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, open_lock_file, try_lock
+from shardcast.filesystem import create_private, temporary_name
+
+log = logging.getLogger(__name__)
+
+RENEWED_EVERY = 10.0
+"""Seconds between two renewals where locks don't reach everybody."""
+OLD_AFTER = 60.0
+"""Seconds without a renewal after which a directory is free, where a lock doesn't say so."""
+_SETTLING = 1.0
+"""Seconds in which two machines that take a directory at once come to see which of them wrote last."""
+_LOCK_SECONDS = 1.0
+"""Seconds that a process has from taking the lock to writing down who it is."""
+_LOOK_AGAIN = 0.01
+
+
+class DirectoryLock:
+    """A data directory's lock, held until ``release``."""
+
+    def __init__(self, path: Path, root: Path, role: str, settling: float = _SETTLING) -> None:
+        """Take the lock.
+
+        Raises:
+            DataDirInUse: another process has it.
+            OSError: the lock file can't be made or written.
+        """
+        self._path, self._root, self._role = path, root, role
+        self._descriptor = open_lock_file(path, 0o644)
+        self._lost = False
+        self._released = threading.Event()
+        self._renewing: threading.Thread | None = None
+        try:
+            lock = self._lock()
+            self._inode = _inode(os.fstat(self._descriptor))
+            if lock is Lock.TAKEN and is_local(self._descriptor) and keeps_away(path):
+                self._write()
+            else:
+                self._take_over(lock is Lock.TAKEN and keeps_away(path), settling)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
+
+    @property
+    def held(self) -> bool:
+        """Whether the file at the path is the one that is locked, and no other process took it over."""
+        try:
+            return _inode(self._path.stat()) == self._inode and not self._lost
+        except OSError:
+            return False
+
+    def release(self) -> None:
+        """Give the lock up."""
+        self._released.set()
+        if self._renewing is not None:
+            self._renewing.join()
+        if not self._lost:
+            os.ftruncate(self._descriptor, 0)
+        os.close(self._descriptor)
+
+    def _lock(self) -> Lock:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while (lock := try_lock(self._descriptor)) is Lock.HELD:
+            role, pid, _ = self._read()
+            if role or time.monotonic() >= deadline:
+                raise self._in_use(role, pid)
+            time.sleep(_LOOK_AGAIN)  # it has the lock, and has not written down yet who it is
+        return lock
+
+    def _take_over(self, keeps_machine_away: bool, settling: float) -> None:
+        """Take a directory whose lock does not keep everybody away."""
+        role, pid, machine = self._read()
+        if role and machine == machine_id():
+            if not keeps_machine_away and pid != os.getpid() and _is_alive(pid):
+                raise self._in_use(role, pid)
+        elif role and self._age() < OLD_AFTER:
+            raise self._in_use(role, pid, f" on another machine; if that has ended, wait {OLD_AFTER:.0f} s")
+        self._write()
+        time.sleep(settling)
+        if not self._is_mine():
+            role, pid, _ = self._read()
+            raise self._in_use(role, pid)
+        self._renewing = threading.Thread(target=self._keep_renewing, name="data-directory-lock", daemon=True)
+        self._renewing.start()
+
+    def renew(self) -> None:
+        """Show others that this process still has the directory, or see that another one took it.
+
+        Raises:
+            OSError: the lock file can't be read or written.
+        """
+        if self._is_mine():
+            os.utime(self._path)
+        else:
+            self._lost = True  # only ever set, so that the other threads need no lock to read it
+
+    def _keep_renewing(self) -> None:
+        while not self._lost and not self._released.wait(RENEWED_EVERY):
+            try:
+                self.renew()
+            except OSError as error:
+                log.warning("could not renew the lock of %s: %s", self._root, error.strerror)
+
+    def _is_mine(self) -> bool:
+        """Return whether the file still says that this process has it; opened anew, since over NFS only that
+        asks the server."""
+        return self._read(self._path.read_bytes()) == (self._role, os.getpid(), machine_id())
+
+    def _age(self) -> float:
+        """Return the seconds since the last renewal, by the clock that the file system uses."""
+        probe = temporary_name(self._path)
+        now = create_private(probe)
+        try:
+            return os.fstat(now).st_mtime - os.fstat(self._descriptor).st_mtime
+        finally:
+            os.close(now)
+            probe.unlink(missing_ok=True)
+
+    def _read(self, record: bytes | None = None) -> tuple[str, int, str]:
+        """Return the role, the process id and the machine in the file; empty when it says nobody's."""
+        try:
+            holder = json.loads(os.pread(self._descriptor, 1000, 0) if record is None else record)
+            return str(holder["role"]), int(holder["pid"]), str(holder.get("machine", ""))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return "", 0, ""
+
+    def _write(self) -> None:
+        record = {"role": self._role, "pid": os.getpid(), "machine": machine_id()}
+        os.ftruncate(self._descriptor, 0)
+        os.pwrite(self._descriptor, json.dumps(record).encode(), 0)
+
+    def _in_use(self, role: str, pid: int, where: str = "") -> DataDirInUse:
+        return DataDirInUse(
+            f"the data directory {self._root} is in use by a shardcast {role or 'process'}"
+            f"{f' (process {pid})' if pid else ''}{where}; stop it, or choose another --data-dir",
+            role,
+        )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _inode(found: os.stat_result) -> tuple[int, int]:
+    return found.st_dev, found.st_ino
