@@ -27,8 +27,10 @@ MAX_STEM = 230
 """Bytes of a file's name that its temporary name repeats; the rest of the 255 is for what it adds."""
 
 _PRIVATE = 0o600
-_TOKEN = 8
+_TOKEN = 16
 """Hex digits that make a temporary name one that no other process has."""
+_STEM_DIGEST = 8
+"""Hex digits of a long name's SHA-256 in its temporary names."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 NO_LINKS = (
     errno.EPERM,
@@ -97,8 +99,8 @@ def create_private(path: Path | str) -> int:
 
 
 def temporary_name(path: Path) -> Path:
-    """Return a name beside ``path`` that no other process chooses: ``.<name>-<8 hex digits>.part``."""
-    return path.with_name(f".{stem_of(path.name).removeprefix('.')}-{secrets.token_hex(_TOKEN // 2)}{PART}")
+    """Return a name beside ``path`` that no other process chooses: ``.<name>~<16 hex digits>.part``."""
+    return path.with_name(f".{stem_of(path.name).removeprefix('.')}~{secrets.token_hex(_TOKEN // 2)}{PART}")
 
 
 def stem_of(name: str, limit: int = MAX_STEM) -> str:
@@ -107,14 +109,14 @@ def stem_of(name: str, limit: int = MAX_STEM) -> str:
     encoded = os.fsencode(name)
     if len(encoded) <= limit:
         return name
-    digest = hashlib.sha256(encoded).hexdigest()[:_TOKEN]
-    return f"{os.fsdecode(encoded[: limit - _TOKEN - 1])}~{digest}"
+    digest = hashlib.sha256(encoded).hexdigest()[:_STEM_DIGEST]
+    return f"{os.fsdecode(encoded[: limit - _STEM_DIGEST - 1])}~{digest}"
 
 
 def is_temporary_of(name: str, final: str) -> bool:
     """Return whether a file's name is one that ``temporary_name`` gives for the final name."""
     stem = re.escape(stem_of(final).removeprefix("."))
-    return re.fullmatch(rf"\.{stem}-[0-9a-f]{{{_TOKEN}}}{re.escape(PART)}", name) is not None
+    return re.fullmatch(rf"\.{stem}~[0-9a-f]{{{_TOKEN}}}{re.escape(PART)}", name) is not None
 
 
 def leftovers(path: Path) -> list[Path]:

@@ -397,6 +397,15 @@ async def test_names_of_any_length_have_temporary_names_that_fit(length: int, tm
     assert names(tmp_path) == {output.name}
 
 
+@pytest.mark.parametrize("name", ["model.bin-1a2b", "model.bin~1a2b3c4d", "model.bin.part", "model.bin.1"])
+async def test_the_parts_of_outputs_with_like_names_are_kept_apart(name: str, output: Path) -> None:
+    other = output.with_name(name)
+    with filling(other) as opened:
+        await fill(opened, stop=SHARD)
+    await download(output)
+    assert await download(other) == len(DATA) - SHARD
+
+
 def test_a_temporary_file_that_was_replaced_does_not_get_the_name(tmp_path: Path) -> None:
     part, final = tmp_path / "part", tmp_path / "final"
     final.write_bytes(b"before")

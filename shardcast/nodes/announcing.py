@@ -34,7 +34,7 @@ NEW_LINE, WITHDRAWN, WITHDRAWN_REASON = HOOK_VARIABLES = (
 """What the hook finds in its environment: the origin id of a line that is new, or "none"; the version that
 was withdrawn, and why. None of them is the variable of an option: a hook may run shardcast itself."""
 _LEFT = re.compile(
-    r"\.download_(v[1-9][0-9]{0,17})\.bin(\.part(-[0-9a-f]+)*(\.manifest)?|-[0-9a-f]{8}\.part)", re.ASCII
+    r"\.download_(v[1-9][0-9]{0,17})\.bin(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)", re.ASCII
 )
 _OLD = 24 * 3600.0
 """Seconds after which what an interrupted download left goes whatever its number is."""

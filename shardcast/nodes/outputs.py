@@ -40,7 +40,7 @@ LINES_FILE = ".shardcast-lines"
 
 _OUTPUT = re.compile(rf"download_({VERSION_PATTERN})\.bin", re.ASCII)
 _RECORD = re.compile(
-    rf"\.(download_{VERSION_PATTERN}\.bin)\.record((-[0-9a-f]{{8}})?{re.escape(PART)})?", re.ASCII
+    rf"\.(download_{VERSION_PATTERN}\.bin)\.record((~[0-9a-f]{{16}})?{re.escape(PART)})?", re.ASCII
 )
 """A record, or what a kill left of one."""
 _LOCK_SECONDS = 5.0

@@ -208,15 +208,19 @@ class Landing:
                     found.append(index)
                     continue
                 for seed in seeds:
-                    piece = self._read(seed, start, length)
-                    if self._right(index, piece):
+                    piece = self._read_seed(seed, start, length)
+                    if piece and self._right(index, piece):
                         self._write(start, piece)
                         found.append(index)
                         break
         return found
 
-    def _read(self, descriptor: int, start: int, length: int) -> bytes:
-        return os.pread(descriptor, length, self._base + start)
+    def _read_seed(self, descriptor: int, start: int, length: int) -> bytes:
+        """Return a piece as another file has it; nothing where it can't be read: nothing depends on it."""
+        try:
+            return os.pread(descriptor, length, self._base + start)
+        except OSError:
+            return b""
 
     def _present(self) -> Iterator[int]:
         """The pieces of which the file holds anything but holes."""

@@ -149,7 +149,10 @@ def _open_seeds(part: OutputPart, manifest: Manifest) -> list[int]:
 def _is_seed(descriptor: int, manifest: Manifest) -> bool:
     """Return whether one of some pieces of a file, spread over the version, is right."""
     for shard in manifest.shards[:: max(1, len(manifest.shards) // _SAMPLES)]:
-        piece = os.pread(descriptor, min(manifest.header.piece_size, shard.size), shard.offset)
+        try:
+            piece = os.pread(descriptor, min(manifest.header.piece_size, shard.size), shard.offset)
+        except OSError:
+            return False
         if piece_digest(piece) == shard.pieces[:PIECE_DIGEST_SIZE]:
             return True
     return False
