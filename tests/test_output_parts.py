@@ -15,6 +15,7 @@ import pytest
 from shardcast import file_locks, filesystem
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import give_name, new_file, replace, temporary_name
+from shardcast.nodes.output_records import FileIdentity
 from shardcast.store import output_part
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
@@ -84,9 +85,29 @@ async def test_a_part_that_lost_its_name_is_finished_all_the_same(
         elif what == "a folder":
             part.mkdir()
         await opened.complete(MANIFEST)
+        assert opened.final and FileIdentity.of(opened.final) == FileIdentity.at(output)
     assert output.read_bytes() == DATA
     assert stat.S_IMODE(output.stat().st_mode) == 0o666 & ~filesystem.umask()
     assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_the_state_that_is_recorded_is_that_of_the_verified_file(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client gives the name to its file in the moment after this one did."""
+    rename = os.rename
+
+    def rename_and_replace(part: str, final: str) -> None:
+        rename(part, final)
+        Path(final).unlink()
+        Path(final).write_bytes(b"another's")
+
+    monkeypatch.setattr(os, "rename", rename_and_replace)
+    with filling(output) as opened:
+        await fill(opened)
+        await opened.complete(MANIFEST)
+        assert opened.final and opened.final.st_size == len(DATA)
+        assert FileIdentity.of(opened.final) != FileIdentity.at(output)
 
 
 async def test_without_links_a_part_that_lost_its_name_is_finished_too(

@@ -81,8 +81,7 @@ class OutputPart:
         Raises:
             OSError: it can't have the name.
         """
-        _give_name(self.descriptor, self.path, self.output)
-        final = self.output.lstat()
+        final = _give_name(self.descriptor, self.path, self.output)
         self.manifest.unlink(missing_ok=True)
         clear_abandoned(self.output)
         return final
@@ -286,8 +285,9 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _give_name(descriptor: int, part: Path, final: Path) -> None:
-    """Give a name to a temporary file whose own name other processes choose too.
+def _give_name(descriptor: int, part: Path, final: Path) -> os.stat_result:
+    """Give a name to a temporary file whose own name other processes choose too; return the state of the file
+    that got it, which is not that of another one that replaced it since.
 
     One of them may have removed or replaced the name at any moment. So the file gets a name that no other
     process chooses, by way of its descriptor; where it has no name left, it is copied.
@@ -306,6 +306,8 @@ def _give_name(descriptor: int, part: Path, final: Path) -> None:
         else:
             with new_file(final) as copy:
                 copy_bytes(descriptor, copy)
+                return os.fstat(copy)
+        return os.fstat(descriptor)
     finally:
         with contextlib.suppress(OSError):
             private.unlink()
