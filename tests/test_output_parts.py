@@ -405,6 +405,19 @@ async def test_another_users_link_in_a_sticky_folder_is_refused(output: Path) ->
     assert names(output.parent) == {"model.bin"}
 
 
+@needs_root
+async def test_another_users_file_in_a_sticky_folder_is_refused_before_the_work(
+    output: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output.parent.chmod(0o1777)
+    output.touch()
+    os.chown(output, 12345, -1)
+    monkeypatch.setattr(os, "geteuid", lambda: 54321)
+    with pytest.raises(LocalDiskError, match="another user's file"):
+        OutputFile(output, LiveManifest.of(MANIFEST))
+    assert names(output.parent) == {"model.bin"}
+
+
 # Names
 
 

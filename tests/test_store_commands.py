@@ -74,7 +74,7 @@ def test_what_is_no_file_is_not_replaced(kind: str, kept: tuple[Path, str, bytes
         os.mknod(output, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     before = output.lstat()
     _, err = store("get", "-d", root, digest, "-o", output, code=6)
-    assert err == f"Error: could not write {output.resolve()}: it exists and is not a file\n"
+    assert err == f"Error: could not write {output}: it exists and is not a file\n"
     assert os.path.samestat(output.lstat(), before)
 
 

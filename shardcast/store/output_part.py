@@ -13,7 +13,6 @@ copied once they are verified.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -105,25 +104,23 @@ def resolve_output(output: Path) -> Path:
     Raises:
         LocalDiskError: nothing can be written there.
     """
-    if output.is_symlink():
-        if not is_trusted(output.lstat(), output.parent.stat()):
-            raise LocalDiskError(
-                f"could not write {output}: it is another user's link, in a folder that everybody writes; "
-                "remove it or name another file"
-            )
-        try:
-            output = output.resolve()
-        except RuntimeError:  # before Python 3.13: links that lead to each other
-            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from None
-    try:
-        mode = output.lstat().st_mode
-    except FileNotFoundError:
+    found = _lstat(output)
+    if found is None:
         return output
-    if stat.S_ISDIR(mode):
-        raise LocalDiskError(f"could not write {output}: it is a directory; name a file in it")
-    if not stat.S_ISREG(mode):
-        raise LocalDiskError(f"could not write {output}: it exists and is not a file")
-    return output
+    folder = output.parent.stat()
+    is_link = stat.S_ISLNK(found.st_mode)
+    if not is_trusted(found, folder) and (is_link or os.geteuid()):
+        raise LocalDiskError(
+            f"could not write {output}: it is another user's {'link' if is_link else 'file'}, "
+            "in a folder that everybody writes; remove it or name another file"
+        )
+    with contextlib.suppress(FileNotFoundError):  # a link may lead to what is not there yet
+        mode = output.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise LocalDiskError(f"could not write {output}: it is a directory; name a file in it")
+        if not stat.S_ISREG(mode):
+            raise LocalDiskError(f"could not write {output}: it exists and is not a file")
+    return output.resolve() if is_link else output
 
 
 def seeds(own: OutputPart) -> Iterator[Path]:
@@ -254,10 +251,17 @@ def _entries(output: Path, end: str = "") -> list[Path]:
 def _parts(entries: list[Path]) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield those that are regular files, with their states."""
     for entry in entries:
-        with contextlib.suppress(OSError):  # it has its name by now
-            found = entry.lstat()
-            if stat.S_ISREG(found.st_mode):
-                yield entry, found
+        found = _lstat(entry)
+        if found and stat.S_ISREG(found.st_mode):
+            yield entry, found
+
+
+def _lstat(path: Path) -> os.stat_result | None:
+    """Return the state of what has a name; None when nothing has it."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def _is_abandoned(part: Path, found: os.stat_result) -> bool:
