@@ -19,6 +19,7 @@ from shardcast.concurrency import beside
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
 from shardcast.errors import AddressTaken, NodeFailed
 from shardcast.server.first_requests import FirstRequests
+from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder, socket_name
 from shardcast.wire import NODE_ID
 
@@ -38,7 +39,9 @@ def application(
     or decoded first as their ``Content-Encoding`` says."""
     settings = {"auto_decompress": False, "read_bufsize": _BULK} if as_sent else None
     first = FirstRequests()
-    app = web.Application(client_max_size=1 << 20, handler_args=settings, middlewares=[first.note])
+    app = web.Application(
+        client_max_size=1 << 20, handler_args=settings, middlewares=[end_in_order, first.note]
+    )
     app[_FIRST] = first
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
@@ -47,6 +50,7 @@ def application(
             request.transport.abort()  # HTTP/0.9 has no heads, and nobody who speaks it is a client of ours
 
     app.on_response_prepare.append(name_node)
+    app.on_response_prepare.append(expect_reset)
     for add in doors:
         add(app)
     return app

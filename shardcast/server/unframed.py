@@ -1,0 +1,69 @@
+"""Answers without a length and without chunks (HTTP/1.0): only the connection's end tells where they end.
+
+An orderly end says that the answer is whole. So from its head on such a connection is set to end in a reset
+(``SO_LINGER`` of no seconds, socket(7)), and set back when the last byte has left for the system. Then the
+reader is told that an answer was cut, whatever cut it: a handler that breaks off, an exception, the end of
+the node, or a kill of its process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from shardcast.constants import STALLED_READER
+
+_RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
+"""Values of ``SO_LINGER``: what closing the socket does."""
+_BODILESS = (204, 304)
+
+
+async def expect_reset(request: web.Request, response: web.StreamResponse) -> None:
+    """Set the connection of an unframed answer to end in a reset (for ``on_response_prepare``)."""
+    if _is_unframed(request, response):
+        _end_in(request, _RESET)
+
+
+@web.middleware
+async def end_in_order(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Have the connection of an unframed answer end in order when the whole answer was sent."""
+    response = await handler(request)
+    if response.prepared and _is_unframed(request, response):
+        try:
+            await asyncio.wait_for(_send_all(request, response), STALLED_READER)
+        except (ConnectionError, asyncio.TimeoutError):
+            if request.transport:
+                request.transport.abort()
+            return response
+        _end_in(request, _ORDERLY)
+    return response
+
+
+def _is_unframed(request: web.Request, response: web.StreamResponse) -> bool:
+    if request.method == hdrs.METH_HEAD or response.status in _BODILESS:
+        return False
+    return hdrs.CONTENT_LENGTH not in response.headers and hdrs.TRANSFER_ENCODING not in response.headers
+
+
+async def _send_all(request: web.Request, response: web.StreamResponse) -> None:
+    """Send what is left of an answer, and wait until the system has all of it.
+
+    Raises:
+        ConnectionError: the reader went away.
+    """
+    await response.write_eof()
+    if request.transport is not None:
+        request.transport.set_write_buffer_limits(0)  # drain waits for the last byte then
+        await request.writer.drain()
+
+
+def _end_in(request: web.Request, how: bytes) -> None:
+    plug = request.transport.get_extra_info("socket") if request.transport else None
+    if plug is not None:
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)

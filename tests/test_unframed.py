@@ -1,0 +1,126 @@
+"""Answers over HTTP/1.0, whose end only the connection tells: one that was cut ends in a reset."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shardcast.errors import BlobCorrupt
+from shardcast.nodes.archive import ArchiveNode
+from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
+from tests.support.archives import archive, keep, parse_answer, pulled
+from tests.support.payloads import random_bytes, sha256
+from tests.support.processes import origin
+
+LARGE = random_bytes(8 << 20)
+
+
+class Answer:
+    """One answer over HTTP/1.0, read as the test says."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def head(self) -> str:
+        return (await self.reader.readuntil(b"\r\n\r\n")).decode().lower()
+
+    async def rest(self) -> bytes:
+        """What comes until an orderly end.
+
+        Raises:
+            ConnectionResetError: it was cut.
+        """
+        return await asyncio.wait_for(self.reader.read(), 20)
+
+
+@asynccontextmanager
+async def asked(url: str, method: str, path: str, body: bytes = b"") -> AsyncIterator[Answer]:
+    host, port = url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(f"{method} {path} HTTP/1.0\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+        answer = Answer(reader, writer)
+        head = await answer.head()
+        assert "content-length" not in head and "transfer-encoding" not in head, head
+        yield answer
+    finally:
+        writer.close()
+
+
+class Failing(BlobsInMemory):
+    """The bytes of its blobs turn out to be damaged at their end."""
+
+    @asynccontextmanager
+    async def open(self, digest: str) -> AsyncIterator[BytesReader]:
+        async with super().open(digest) as reader:
+            read, left = reader.read, reader.size
+
+            async def fail_at_the_end(most: int) -> bytes:
+                nonlocal left
+                data = await read(most)
+                left -= len(data)
+                if not left:
+                    raise BlobCorrupt("it was changed")
+                return data
+
+            reader.read = fail_at_the_end  # type: ignore[method-assign]
+            yield reader
+
+
+async def test_a_pull_that_breaks_off_ends_in_a_reset(tmp_path: Path) -> None:
+    store = Failing()
+    await keep(store, b"one", LARGE)
+    async with archive(tmp_path, store) as node:
+        async with asked(node.url, "POST", "/v1/pull", pulled([b"one", LARGE])) as answer:
+            with pytest.raises(ConnectionResetError):
+                await answer.rest()
+        async with asked(node.url, "POST", "/v1/pull", pulled([b"one"])) as answer:
+            assert await answer.rest() == bytes.fromhex(sha256(b"one")) + b"one"
+
+
+async def test_a_whole_pull_ends_in_order_also_where_it_is_read_slowly(tmp_path: Path) -> None:
+    store = BlobsInMemory()
+    await keep(store, LARGE)
+    async with archive(tmp_path, store) as node:
+        async with asked(node.url, "POST", "/v1/pull", pulled([LARGE])) as answer:
+            answer.reader._limit = 1 << 10  # type: ignore[attr-defined]  # so that little is read ahead
+            found = bytearray()
+            while some := await answer.reader.read(1 << 18):
+                found += some
+        assert parse_answer(bytes(found), {sha256(LARGE): len(LARGE)}) == [(sha256(LARGE), LARGE)]
+
+
+async def test_the_end_of_a_node_cuts_a_pull_in_a_reset(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shardcast.server.listening.SHUTDOWN_GRACE", 0.2)
+    store = BlobsInMemory()
+    await keep(store, LARGE)
+    running = archive(tmp_path, store)
+    node: ArchiveNode = await running.__aenter__()
+    async with asked(node.url, "POST", "/v1/pull", pulled([LARGE])) as answer:
+        answer.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        await running.__aexit__(None, None, None)
+        answer.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        with pytest.raises(ConnectionResetError):
+            await answer.rest()
+
+
+async def test_a_feed_ends_in_order_with_its_node_and_in_a_reset_when_that_is_killed(tmp_path: Path) -> None:
+    with origin(tmp_path / "killed") as node:
+        async with asked(node.url, "GET", "/feed") as answer:
+            await answer.reader.readline()
+            os.kill(node.process.pid, signal.SIGKILL)
+            with pytest.raises(ConnectionResetError):
+                await answer.rest()
+    with origin(tmp_path / "ended") as node:
+        async with asked(node.url, "GET", "/feed") as answer:
+            await answer.reader.readline()
+            node.process.terminate()
+            await answer.rest()
