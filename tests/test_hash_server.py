@@ -35,7 +35,7 @@ from shardcast.server.blobs.requests import Refused, accepted_forms, parse_check
 from shardcast.server.blobs.uploads import Promises
 from shardcast.store.blobs.verifying import Verified
 from tests.support.blob_stores import digest_of, spoil_file
-from tests.support.hash_servers import Later, ask, listed, ours, serving, started, wait
+from tests.support.hash_servers import Later, ask, listed, ours, serving, started, uploading, wait
 
 pytestmark = pytest.mark.xdist_group("hash-server")
 
@@ -65,38 +65,6 @@ def place_file(place: Path, data: bytes, digest: str | None = None) -> Path:
 
 def parts(place: Path) -> list[Path]:
     return list(place.rglob("*.part"))
-
-
-class Upload:
-    """A PUT whose body comes as the test says."""
-
-    def __init__(self, port: int, digest: str, length: int, *headers: str) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
-        lines = [f"PUT /{digest} HTTP/1.1", "Host: x", f"Content-Length: {length}", *headers]
-        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
-
-    def send(self, data: bytes) -> None:
-        self.socket.sendall(data)
-
-    def status(self) -> int:
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = self.socket.recv(4096)
-            assert more, data
-            data += more
-        return int(data.split(b" ")[1])
-
-    def close(self) -> None:
-        self.socket.close()
-
-
-@contextlib.contextmanager
-def uploading(port: int, digest: str, length: int, *headers: str) -> Iterator[Upload]:
-    upload = Upload(port, digest, length, *headers)
-    try:
-        yield upload
-    finally:
-        upload.close()
 
 
 def under_way(port: int, digest: str) -> bool:

@@ -30,6 +30,7 @@ from tests.support.hash_servers import (
     ours,
     started,
     theirs,
+    uploading,
     wait,
 )
 from tests.support.legacy import DIRECTLY, ROOT, peer_folder
@@ -422,8 +423,6 @@ def test_a_promise_is_waited_for(pair: tuple[Side, Side]) -> None:
 
 def test_what_is_uploading(pair: tuple[Side, Side]) -> None:
     """Others who put it are told so at once; readers, and who asks for its length, wait for it."""
-    from tests.test_hash_server import uploading
-
     seen = []
     for side in pair:
         data = b"uploading" * 100_000

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
@@ -20,6 +22,7 @@ from shardcast.errors import (
     IntegrityError,
     ReadOnlyStore,
     ServerLacks,
+    ServerStalled,
     UsageError,
     WrongBytes,
 )
@@ -28,11 +31,17 @@ from shardcast.framing import Part
 from shardcast.peer.archive import Archive, paced
 from shardcast.peer.session import Session, answer
 from shardcast.store.shelf import Span
-from shardcast.wire import LACKING, MAX_VIA, NODE_ID, VIA
+from shardcast.wire import HAS_NOW_PATH, LACKING, LENGTH_PATH, MAX_VIA, NODE_ID, VIA
 
 ARCHIVE, HASH_SERVER, SHARDS = "archive", "hash server", "shards"
 """What a server can speak: pull and push; ``/has-now`` and PUT; nothing but ``GET /<key>``."""
 
+OTHER_UPLOAD = 600.0
+"""Seconds for which another's upload of the same blob is waited for."""
+_ANOTHER_UPLOAD = 202
+"""What a hash server answers to an upload beside another of the same blob."""
+_SOON, _LATE = 0.1, 5.0
+"""Seconds between two uploads of a blob of which another one came to nothing, or was begun anew."""
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _NO_FURTHER = ("asks-what-is-spoken",) * MAX_VIA
 """Has a mirror that is asked answer for itself."""
@@ -57,9 +66,10 @@ class RemoteStore:
         token: str | None = None,
         most: int = 1 << 40,
         timeout: float = HTTP_TIMEOUT,
+        patience: float = OTHER_UPLOAD,
     ) -> None:
         """``most``: bytes of a blob that is read without its length being known before. ``timeout``: seconds
-        without progress."""
+        without progress. ``patience``: seconds for which another's upload of the same blob is waited for."""
         self.algorithm = algorithm
         self._archive = Archive(url, session, token, timeout=timeout)
         self.url = self._archive.url
@@ -67,6 +77,8 @@ class RemoteStore:
         self._http = session.http
         self._most = most
         self._timeout = timeout
+        self._patience = patience
+        self._empty = new_hasher(algorithm).hexdigest()
         self._speaks: str | None = None
 
     async def speaks(self) -> str:
@@ -89,7 +101,9 @@ class RemoteStore:
             except ServerLacks:
                 pass
         try:
-            return HASH_SERVER if await self._ask("/has-now", [_EMPTY]) in ([True], [False]) else SHARDS
+            return HASH_SERVER if await self._ask(HAS_NOW_PATH, [_EMPTY]) in ([True], [False]) else SHARDS
+        except _NotNow:
+            raise
         except (ServerLacks, BadAnswer):
             return SHARDS
 
@@ -133,20 +147,28 @@ class RemoteStore:
 
     async def _there(self, digests: Sequence[str]) -> list[str]:
         """Which of these a hash server has; to ask for one that is only promised would wait for it."""
-        said = await self._ask("/has-now", list(digests))
+        said = await self._ask(HAS_NOW_PATH, list(digests))
         if not isinstance(said, list) or len(said) != len(digests):
             raise BadAnswer(self.url, "GET /has-now: that is not the list that was asked for")
         return [digest for digest, has in zip(digests, said, strict=True) if has is True]
 
-    async def _ask(self, path: str, digests: Sequence[str]) -> Any:
+    async def _ask(self, path: str, digests: Sequence[str], silence: float | None = None) -> Any:
+        """
+        Raises:
+            ServerLacks: it knows no such question.
+            PeerError: it can't be asked, or not now.
+        """
+        silence = silence or self._timeout
         body = json.dumps(list(digests)).encode()
         headers = {"Content-Type": "application/json"}
-        async with answer(self._http, self.url, path, "GET", headers, self._timeout, body) as response:
+        async with answer(self._http, self.url, path, "GET", headers, silence, body) as response:
             self.node_id = response.headers.get(NODE_ID)
+            if response.status >= 500:
+                raise _NotNow(self.url, f"GET {path}: not now ({response.status} {response.reason})")
             if response.status != 200:
                 raise ServerLacks(self.url, f"GET {path}: {response.status}")
             raw = bytearray()
-            async with aclosing(paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
+            async with aclosing(paced(response, self.url, f"GET {path}", silence)) as chunks:
                 async for chunk in chunks:
                     raw += chunk
                     if len(raw) > _MOST_LISTED:
@@ -210,10 +232,12 @@ class RemoteStore:
         if await self.speaks() == HASH_SERVER:
             if not await self._there([digest]):
                 return None
-            said = await self._ask("/buffer-length", [digest])
-            if isinstance(said, list) and len(said) == 1 and type(said[0]) is int and said[0] >= 0:
-                return said[0]
-            raise BadAnswer(self.url, "GET /buffer-length: that is no length")
+            # An upload of it under way is waited for, and may come to nothing: 0 is "not there", too.
+            said = await self._ask(LENGTH_PATH, [digest], self._patience)
+            if not isinstance(said, list) or len(said) != 1 or not isinstance(said[0], int) or said[0] < 0:
+                raise BadAnswer(self.url, f"GET {LENGTH_PATH}: that is no length")
+            known = said[0] is not True and (said[0] or digest == self._empty)  # true: promised
+            return said[0] if known else None
         async with answer(self._http, self.url, f"/{digest}", "HEAD", None, self._timeout) as response:
             try:
                 return self._size(response.status, response.content_length, f"HEAD /{digest}")
@@ -265,7 +289,9 @@ class RemoteStore:
             yield _Writer(self, digest, spool)
 
     async def send(self, digest: str, file: BufferedRandom) -> None:
-        """Put what an open file holds.
+        """Put what an open file holds; comes back when it is kept. A hash server takes no upload beside
+        another of the same blob (202), which may come to nothing: its end is waited for, and the blob put
+        again where it isn't there then.
 
         Raises:
             PeerError: it is not taken.
@@ -273,10 +299,32 @@ class RemoteStore:
         if await self.speaks() == ARCHIVE:
             await self._archive.push([file])
             return
-        file.seek(0)
-        async with answer(self._http, self.url, f"/{digest}", "PUT", None, self._timeout, file) as response:
-            if response.status not in (200, 201, 202):
-                raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
+        loop, length, pause = asyncio.get_running_loop(), file.seek(0, os.SEEK_END), _SOON
+        until = loop.time() + self._patience
+        while await self._put(digest, file) == _ANOTHER_UPLOAD:
+            with contextlib.suppress(ServerStalled):  # it is answered when the other upload has ended
+                await self._ask(LENGTH_PATH, [digest], max(_SOON, until - loop.time()))
+            if await self.size(digest) == length:
+                return
+            if loop.time() >= until:
+                raise BadAnswer(
+                    self.url,
+                    f"PUT /{digest}: it is not kept: others uploaded it for {self._patience:g} s, "
+                    "and it isn't there; push it again",
+                )
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LATE)
+
+    async def _put(self, digest: str, file: BufferedRandom) -> int:
+        """The status of one upload, of those that are no failures."""
+        with os.fdopen(os.dup(file.fileno()), "rb") as body:  # who sends it closes it
+            body.seek(0)
+            async with answer(
+                self._http, self.url, f"/{digest}", "PUT", None, self._timeout, body
+            ) as response:
+                if response.status not in (200, 201, _ANOTHER_UPLOAD):
+                    raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
+                return response.status
 
     async def send_together(self, blobs: Sequence[bytes]) -> None:
         """Put blobs into an archive in one request, all of them or none.
@@ -296,6 +344,10 @@ class RemoteStore:
             UsageError: always; no server tells.
         """
         raise UsageError(f"{self.url} can't tell what it has; ask it for what you want")
+
+
+class _NotNow(BadAnswer):
+    """The server couldn't answer, for a reason of its own."""
 
 
 class _Reader:

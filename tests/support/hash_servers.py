@@ -6,6 +6,7 @@ import contextlib
 import http.client
 import json
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -187,3 +188,35 @@ def wait(condition: object, what: str, timeout: float = 20) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.02)
+
+
+class Upload:
+    """A PUT whose body comes as the test says."""
+
+    def __init__(self, port: int, digest: str, length: int, *headers: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        lines = [f"PUT /{digest} HTTP/1.1", "Host: x", f"Content-Length: {length}", *headers]
+        self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def status(self) -> int:
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = self.socket.recv(4096)
+            assert more, data
+            data += more
+        return int(data.split(b" ")[1])
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@contextlib.contextmanager
+def uploading(port: int, digest: str, length: int, *headers: str) -> Iterator[Upload]:
+    upload = Upload(port, digest, length, *headers)
+    try:
+        yield upload
+    finally:
+        upload.close()
