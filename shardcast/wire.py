@@ -43,6 +43,9 @@ MAX_VERSION = 10**18 - 1
 VERSION_PATTERN = "v[1-9][0-9]{0,17}"
 """A version's name in a path, as a regular expression."""
 
+RETRY_AFTER = "5"
+"""Seconds after which who met 503 may ask again: of what this machine can't do just now."""
+
 TEXT = "text/plain; charset=utf-8"
 NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"

@@ -217,7 +217,11 @@ class ReadThrough:
 
     async def fetch(self, wanted: Mapping[str, int], via: Sequence[str] = ()) -> AsyncGenerator[str, None]:
         """Have blobs of these lengths come here; the key of each that has, as soon as it has. The others are
-        left out."""
+        left out.
+
+        Raises:
+            LocalDiskError: one can't be kept; it comes when all others have come.
+        """
         own = frozenset(via)
         flights = self._fly(wanted.items(), via)
         doubtful = {one[0]: one for one, flight in flights.items() if flight.via not in (own, _NOBODY)}
@@ -237,7 +241,7 @@ class ReadThrough:
         arrivals = {
             asyncio.ensure_future(self._arrival(one, flight, via)): one[0] for one, flight in flights.items()
         }
-        left = set(arrivals)
+        left, unkept = set(arrivals), None
         try:
             while left:
                 done, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
@@ -245,8 +249,12 @@ class ReadThrough:
                 for key, outcome in outcomes:
                     if outcome is True:
                         yield key
+                    elif isinstance(outcome, LocalDiskError):
+                        unkept = unkept or outcome
                     elif isinstance(outcome, BaseException) and not isinstance(outcome, ShardcastError):
                         raise outcome
+            if unkept:
+                raise unkept
         finally:
             await cancel(left)
 

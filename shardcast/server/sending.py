@@ -13,6 +13,7 @@ from aiohttp import web
 from shardcast.constants import HTTP_TIMEOUT, STALLED_READER
 from shardcast.errors import ShardcastError
 from shardcast.store.blobs.contract import BlobReader
+from shardcast.store.blobs.faults import is_of_file, says_absent
 from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
 from shardcast.store.shelf import Span
@@ -20,6 +21,7 @@ from shardcast.wire import (
     BYTES,
     LANDING,
     REPR_DIGEST,
+    RETRY_AFTER,
     STATE,
     WHOLE,
     Unsatisfiable,
@@ -53,7 +55,11 @@ async def send_span(
         file = span.path.open("rb", buffering=0)
     except OSError as error:
         log.error("can't serve %s: %s", span.path, error.strerror)
-        return web.Response(status=404, text="404: it is gone\n")
+        if says_absent(error) or is_of_file(error, span.path):
+            return web.Response(status=404, text="404: it is gone\n")
+        return web.Response(
+            status=503, text="503: it can't be read now\n", headers={"Retry-After": RETRY_AFTER}
+        )
     with file:
         file.seek(0, 2)
         if file.tell() < span.offset + span.length:

@@ -11,7 +11,8 @@ from datetime import datetime, timezone
 
 from aiohttp import web
 
-from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
+from shardcast.errors import BlobCorrupt, BlobMissing
+from shardcast.filesystem import disk_errors
 from shardcast.server.archive.answers import compressed, key_of, page
 from shardcast.server.archive.holdings import Holdings
 from shardcast.sizes import format_size
@@ -91,24 +92,31 @@ class Pages:
 
         Raises:
             HTTPNotFound: it isn't here.
+            LocalDiskError: it can't be read.
         """
         try:
             async with self._holdings.store.open(key) as blob:
                 return blob.size, await blob.read(min(most, blob.size)) if blob.size else b""
-        except (BlobMissing, BlobCorrupt, LocalDiskError) as error:
-            if not isinstance(error, BlobMissing):
+        except (BlobMissing, BlobCorrupt) as error:
+            if isinstance(error, BlobCorrupt):
                 log.error("can't look at %s: %s", key, error)
             raise web.HTTPNotFound from None
 
     async def _created(self, key: str) -> float:
-        """When a blob was put; where that isn't known, its file's time, or now, which is kept."""
+        """When a blob was put; where that isn't known, its file's time, or now, which is kept.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
         known = await self._holdings.ledger.when(key)
         if known is not None:
             return known
         when = self._holdings.ledger.now()
-        with contextlib.suppress(BlobMissing, BlobCorrupt, OSError):
+        with contextlib.suppress(BlobMissing, BlobCorrupt, FileNotFoundError):
             async with self._holdings.store.open(key) as blob:
-                when = blob.span.path.stat().st_mtime if blob.span else when
+                if blob.span:
+                    with disk_errors("could not look at", blob.span.path):
+                        when = blob.span.path.stat().st_mtime
         await self._holdings.ledger.created([key], when)
         return when
 

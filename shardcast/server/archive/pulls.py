@@ -54,27 +54,30 @@ class Pulls:
             wanted.setdefault(key, said)
         response = compressed(request, web.StreamResponse(headers={"Content-Type": BYTES}))
         try:
+            missing = await self._send_those_here(request, response, wanted)
             await response.prepare(request)
-            missing = await self._send_those_here(response, wanted)
             if missing and self._holdings.upstream:
                 via = parse_via(request.headers.get(VIA))
                 async with aclosing(self._holdings.upstream.fetch(missing, via)) as arrived:
                     async for key in arrived:
-                        await self._send_one(response, key, missing[key])
+                        await self._send_one(request, response, key, missing[key])
             await response.write_eof()
         except (ConnectionError, asyncio.TimeoutError, ShardcastError) as error:
+            if isinstance(error, LocalDiskError) and not response.prepared:
+                raise  # it can be told still
             log.info("a pull of %s broke off: %s", request.remote, error or "nothing was taken any more")
             if request.transport:
                 request.transport.abort()
         return response
 
     async def _send_those_here(
-        self, response: web.StreamResponse, wanted: Mapping[str, int]
+        self, request: web.Request, response: web.StreamResponse, wanted: Mapping[str, int]
     ) -> dict[str, int]:
-        """Send what is here; what isn't.
+        """Send what is here; what isn't. The head goes out with the first of it.
 
         Raises:
             ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
+            LocalDiskError: it can't be told whether a blob is here.
             ShardcastError: a blob can't be read to its end.
         """
         missing = {}
@@ -91,23 +94,33 @@ class Pulls:
                     frames += [bytes.fromhex(key), blob]
                     self._holdings.hits += 1
             if frames:
+                await response.prepare(request)
                 await asyncio.wait_for(response.write(b"".join(frames)), STALLED_READER)
         for key, length in wanted.items():
             if length > _SMALL:
-                if await self._send_one(response, key, length):
+                if await self._send_one(request, response, key, length):
                     self._holdings.hits += 1
                 else:
                     missing[key] = length
         return missing
 
-    async def _send_one(self, response: web.StreamResponse, key: str, length: int) -> bool:
-        """Send a blob, unless it has another length; whether it is here, and right."""
+    async def _send_one(
+        self, request: web.Request, response: web.StreamResponse, key: str, length: int
+    ) -> bool:
+        """Send a blob, unless it has another length; whether it is here, and right.
+
+        Raises:
+            ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
+            LocalDiskError: it can't be told whether it is here.
+            ShardcastError: it can't be read to its end.
+        """
         begun = False
         try:
             async with self._holdings.store.open(key) as blob:
                 if blob.size != length:
                     return True
                 begun = True
+                await response.prepare(request)
                 await asyncio.wait_for(response.write(bytes.fromhex(key)), STALLED_READER)
                 left = length
                 while left:
@@ -116,10 +129,10 @@ class Pulls:
                         raise BlobCorrupt(f"{key} is shorter than it was said to be")
                     await asyncio.wait_for(response.write(data), STALLED_READER)
                     left -= len(data)
-        except (BlobMissing, BlobCorrupt, LocalDiskError) as error:
+        except (BlobMissing, BlobCorrupt) as error:
             if begun:
                 raise
-            if not isinstance(error, BlobMissing):
+            if isinstance(error, BlobCorrupt):
                 log.error("can't serve %s: %s", key, error)
             return False
         return True

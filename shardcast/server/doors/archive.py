@@ -15,7 +15,7 @@ from shardcast.server.archive.pulls import Pulls
 from shardcast.server.archive.pushes import Pushes
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
-from shardcast.wire import IMMUTABLE, METADATA_PATH, PULL_PATH, PUSH_PATH, VIA, parse_via
+from shardcast.wire import IMMUTABLE, METADATA_PATH, PULL_PATH, PUSH_PATH, RETRY_AFTER, VIA, parse_via
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ async def _in_casas_words(
         return failure(request, 404, NOT_HERE)
     except LocalDiskError as error:
         log.error("%s %s: %s", request.method, request.path, error)
-        return failure(request, 503, "Service Unavailable")
+        return failure(request, 503, "Service Unavailable", headers={"Retry-After": RETRY_AFTER})
 
 
 class _Blobs:
@@ -65,8 +65,8 @@ class _Blobs:
                 async with self._holdings.store.open(key) as blob:
                     self._holdings.hits += may_fetch
                     return await send_blob(request, blob, key, Reader(READ, request.remote or ""), headers)
-            except (BlobMissing, BlobCorrupt, LocalDiskError) as error:
-                if not isinstance(error, BlobMissing):
+            except (BlobMissing, BlobCorrupt) as error:
+                if isinstance(error, BlobCorrupt):
                     log.error("can't serve %s: %s", key, error)
                 upstream = self._holdings.upstream
                 if not may_fetch or upstream is None:
@@ -76,5 +76,5 @@ class _Blobs:
                         break
                 except ShardcastError as failed:
                     log.warning("could not fetch %s: %s", key, failed)
-                    return failure(request, 503, "Service Unavailable", headers={"Retry-After": "5"})
+                    return failure(request, 503, "Service Unavailable", headers={"Retry-After": RETRY_AFTER})
         return failure(request, 404, NOT_HERE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -33,7 +34,8 @@ from shardcast.server.blobs.uploads import Promises, Uploads
 from shardcast.store.blobs.codings import CODINGS, Check
 from shardcast.store.blobs.directory import AS_IT_IS_FIRST, BlobDirectory
 from shardcast.store.blobs.external_locks import unlocked
-from shardcast.store.blobs.file import BlobFile, verify
+from shardcast.store.blobs.faults import Search
+from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.incoming import SMALL, MalformedBlob
 from shardcast.store.blobs.layout import SUFFIXES
 from shardcast.wire import (
@@ -42,6 +44,7 @@ from shardcast.wire import (
     HEALTHCHECK_PATH,
     LENGTH_PATH,
     PROMISE_PATH,
+    RETRY_AFTER,
 )
 
 log = logging.getLogger(__name__)
@@ -54,6 +57,8 @@ _A_FEW = 16
 """Checksums that are looked for in the event loop; more of them in a thread."""
 _NAMES = {"sha256": "sha-256", "sha3-256": "sha3-256"}
 """The digests, as hashserver calls them."""
+_NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
+"""What waiting doesn't help to write."""
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -109,7 +114,7 @@ class HashDoor:
                     return said(error.said, 400)
                 except LocalDiskError as error:
                     log.error("%s %s: %s", request.method, request.path, error)
-                    return said({"message": str(error)}, 507 if is_full(error) else 500)
+                    return _unable(request, error)
                 except (ConnectionError, ClientError, HttpProcessingError) as error:
                     log.debug("%s went away: %s", request.remote, error)
                     return said({"message": f"the request broke off: {error}"}, 400)
@@ -165,24 +170,32 @@ class HashDoor:
         Raises:
             _Wrong: there are files of it, and none is right.
         """
-        wrong: BlobFile | None = None
-        for file in self.store.files(digest, forms):
+        search = Search()
+        for file in self.store.files(digest, search, forms):
             with contextlib.ExitStack() as stack:
                 stack.enter_context(file)
                 if file.is_regular and file.size <= SMALL and file.coding is None:
-                    data = file.whole()
-                    if _digest(self.store.algorithm, data) == digest:
+                    data = self._whole(file, search)
+                    if data is not None and _digest(self.store.algorithm, data) == digest:
                         stack.pop_all()
                         return file, data, True
                 elif file.is_regular:
                     fresh = self.store.verified.known(digest, file.looks) is None
-                    if await verify(self.store.verified, self.store.algorithm, digest, file):
+                    if await self.store.is_right(digest, file, search):
                         stack.pop_all()
                         return file, None, fresh
-            wrong = wrong or file
-        if wrong is not None:
-            raise _Wrong(wrong, self.store.algorithm)
+            search.met_wrong(_wrong(file, self.store.algorithm))
+        search.check()
+        if search.wrong is not None:
+            raise _Wrong(search.wrong)
         return None
+
+    def _whole(self, file: BlobFile, search: Search) -> bytes | None:
+        try:
+            return file.whole()
+        except LocalDiskError as error:
+            search.met(error)
+            return None
 
     async def _has(self, request: web.Request) -> web.StreamResponse:
         digests = parse_checksums(await whole(request, MOST_BODY))
@@ -230,16 +243,16 @@ class HashDoor:
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
         digest, coding = _checksum(request), _coding(request)
-        path = self.store.folder.path(digest, coding)
-        there = BlobFile.open(path, coding)
-        if there is not None:
+        search = Search()
+        for there in self.store.files(digest, search, (coding,), (self.store.folder,)):
             with there:
                 if not there.is_regular:
-                    raise _Wrong(there, self.store.algorithm)
-                right = await verify(self.store.verified, self.store.algorithm, digest, there)
+                    raise _Wrong(_wrong(there, self.store.algorithm))
+                right = await self.store.is_right(digest, there, search)
             if right and self.store.seal(digest, coding):
                 self.promises.keep(digest)
                 return await without_body(request, 201)
+        search.check()
         if self.uploads.has(digest):
             return await without_body(request, 202)
         with self.uploads.arriving(digest):
@@ -291,12 +304,25 @@ class HashDoor:
 class _Wrong(Refused):
     """What is there of a blob is not it."""
 
-    def __init__(self, file: BlobFile, algorithm: str) -> None:
-        message = f"File at path {file.path} is not a file."
-        if file.is_regular:
-            checksum = f"the correct {_NAMES[algorithm]} checksum."
-            message = f"File corruption: file at path {file.path} does not have {checksum}"
+    def __init__(self, message: str) -> None:
         super().__init__({"message": message})
+
+
+def _wrong(file: BlobFile, algorithm: str) -> str:
+    if not file.is_regular:
+        return f"File at path {file.path} is not a file."
+    checksum = f"the correct {_NAMES[algorithm]} checksum."
+    return f"File corruption: file at path {file.path} does not have {checksum}"
+
+
+def _unable(request: web.Request, error: LocalDiskError) -> web.Response:
+    """What this machine can't do: never that there is no such blob."""
+    message = {"message": str(error)}
+    if is_full(error):
+        return said(message, 507)
+    if request.method == "PUT" and getattr(error.__cause__, "errno", None) in _NOT_ALLOWED:
+        return said(message, 500)
+    return said(message, 503, {"Retry-After": RETRY_AFTER})
 
 
 async def _healthcheck(request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
 from shardcast.server.sending import send_blob
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.holds import READ, Reader
-from shardcast.wire import IMMUTABLE
+from shardcast.wire import IMMUTABLE, RETRY_AFTER
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +24,13 @@ def add_shards_by_digest(app: web.Application, shards: BlobStore) -> None:
             async with shards.open(key) as blob:
                 reader = Reader(READ, request.remote or "")
                 return await send_blob(request, blob, key, reader, {"Cache-Control": IMMUTABLE})
-        except (BlobCorrupt, LocalDiskError) as error:
+        except BlobCorrupt as error:
             log.error("can't serve %s: %s", key, error)
+        except LocalDiskError as error:
+            log.error("can't serve %s: %s", key, error)
+            raise web.HTTPServiceUnavailable(
+                text="503: it can't be read now\n", headers={"Retry-After": RETRY_AFTER}
+            ) from None
         except BlobMissing:
             pass
         raise web.HTTPNotFound(text="404: no such shard\n")

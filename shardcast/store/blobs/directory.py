@@ -14,11 +14,12 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from shardcast.digest import new_hasher
-from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore, UsageError, WrongStore
+from shardcast.errors import BlobCorrupt, LocalDiskError, ReadOnlyStore, UsageError, WrongStore
 from shardcast.file_copies import link
 from shardcast.filesystem import PART, disk_errors
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
+from shardcast.store.blobs.faults import Search, UnreadableFile, file_errors, says_absent
 from shardcast.store.blobs.file import BlobFile, verify
 from shardcast.store.blobs.incoming import FileWriter, Incoming
 from shardcast.store.blobs.layout import LENGTH, OWN, Folder, detect, prepare, seal, share
@@ -93,35 +94,52 @@ class BlobDirectory:
     def files(
         self,
         digest: str,
+        search: Search,
         forms: Sequence[str | None] = AS_IT_IS_FIRST,
         folders: Sequence[Folder] | None = None,
     ) -> Iterator[BlobFile]:
         """The files that may hold a blob, each opened; who takes one closes it. What is no regular file is
-        told of as such. Who looks for many hands over ``folders()``.
-
-        Raises:
-            LocalDiskError: one of them can't be opened.
-        """
+        told of as such; ``search`` is told of what can't be opened. Who looks for many hands over
+        ``folders()``."""
         for folder in folders or self.folders():
             for coding in forms:
-                if found := BlobFile.open(folder.path(digest, coding), coding):
-                    yield found
+                try:
+                    found = BlobFile.open(folder.path(digest, coding), coding)
+                except LocalDiskError as error:
+                    search.met(error)
+                else:
+                    if found:
+                        yield found
 
     def present(self, digests: Sequence[str]) -> list[bool]:
-        """Which of these are here, in whatever state; blocks on the disk."""
+        """Which of these are here, in whatever state; blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be told of one.
+        """
         folders = self.folders()
         return [self._place(folders, digest) is not None for digest in digests]
 
     def _place(self, folders: Sequence[Folder], digest: str) -> tuple[Folder, str | None, int] | None:
-        """Where a blob is, in which form, and how many bytes its file has."""
+        """Where a blob is, in which form, and how many bytes its file has. What can't be looked at for a
+        reason of its own isn't here.
+
+        Raises:
+            LocalDiskError: it can't be told.
+        """
+        search = Search()
         for folder in folders:
             for coding in AS_IT_IS_FIRST:
+                path = folder.path(digest, coding)
                 try:
-                    found = os.stat(folder.path(digest, coding))  # noqa: PTH116
-                except OSError:
-                    continue  # who can't be looked at isn't here
+                    found = os.stat(path)  # noqa: PTH116
+                except OSError as error:
+                    if not says_absent(error):
+                        search.met(_as_failure(error, path))
+                    continue
                 if stat.S_ISREG(found.st_mode):
                     return folder, coding, found.st_size
+        search.check()
         return None
 
     def length(self, digest: str) -> int | None:
@@ -141,7 +159,10 @@ class BlobDirectory:
             told = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
             if told.isdigit():
                 return int(told)
-        found = BlobFile.open(folder.path(digest, coding), coding)
+        try:
+            found = BlobFile.open(folder.path(digest, coding), coding)
+        except UnreadableFile as error:
+            raise BlobCorrupt(f"{error}; put it again to repair it") from error
         if found is None:
             return None
         with found:
@@ -152,16 +173,22 @@ class BlobDirectory:
 
     @asynccontextmanager
     async def _open(self, digest: str) -> AsyncIterator[BlobReader]:
-        wrong: BlobFile | None = None
-        for file in self.files(digest):
+        search = Search()
+        for file in self.files(digest, search):
             with file:
-                if await verify(self.verified, self.algorithm, digest, file):
+                if await self.is_right(digest, file, search):
                     yield file.reader(digest)
                     return
-                wrong = file
-        if wrong is None:
-            raise BlobMissing(f"{digest} is not in {self.folder.root}")
-        raise BlobCorrupt(f"the bytes of {wrong.path} are not what its name says; put it again to repair it")
+                search.met_wrong(f"the bytes of {file.path} are not what its name says")
+        search.end(f"{digest} is not in {self.folder.root}")
+
+    async def is_right(self, digest: str, file: BlobFile, search: Search) -> bool:
+        """Whether a file holds this blob; ``search`` is told what keeps it from being read."""
+        try:
+            return await verify(self.verified, self.algorithm, digest, file)
+        except LocalDiskError as error:
+            search.met(error)
+            return False
 
     def open(self, digest: str) -> AbstractAsyncContextManager[BlobReader]:
         return self._open(digest)
@@ -173,12 +200,21 @@ class BlobDirectory:
         found: dict[str, bytes] = {}
         folders = self.folders()
         for digest in digests:
-            for file in self.files(digest, folders=folders):
-                with file:
-                    data = file.read_small(most)
+            search = Search()
+            for file in self.files(digest, search, folders=folders):
+                try:
+                    with file:
+                        data = file.read_small(most)
+                except LocalDiskError as error:
+                    search.met(error)
+                    continue
                 if data is not None and _digest_of(self.algorithm, data) == digest:
                     found[digest] = data
                     break
+            else:
+                search.check()
+                if search.wrong:
+                    log.error("%s is left out: %s", digest, search.wrong)
         return found
 
     @asynccontextmanager
@@ -257,6 +293,14 @@ class BlobDirectory:
             if self._incoming is None:
                 self._incoming = Incoming(self.folder.root)
             return self._incoming
+
+
+def _as_failure(error: OSError, path: str) -> LocalDiskError:
+    try:
+        with file_errors("could not look at", path):
+            raise error
+    except LocalDiskError as failure:
+        return failure
 
 
 def _digest_of(algorithm: str, data: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from shardcast.concurrency import in_thread
 from shardcast.errors import BlobCorrupt
 from shardcast.filesystem import disk_errors
 from shardcast.store.blobs.codings import Check, Malformed, decoder
+from shardcast.store.blobs.faults import UnreadableFile, file_errors, says_absent
 from shardcast.store.blobs.incoming import SMALL
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles, same_looks
 from shardcast.store.shelf import Span
@@ -47,17 +47,16 @@ class BlobFile:
         """Open a file; None where there is none.
 
         Raises:
+            UnreadableFile: it can't be opened, for a reason of its own.
             LocalDiskError: it can't be opened.
         """
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
-        except (FileNotFoundError, NotADirectoryError):
-            return None
         except OSError as error:
-            if error.errno == errno.ELOOP:  # links that go round in a circle
+            if says_absent(error):
                 return None
-            with disk_errors("could not open", path):
-                raise error
+            with file_errors("could not open", path):
+                raise
         return cls(path, coding, descriptor)
 
     @property
@@ -75,7 +74,7 @@ class BlobFile:
         Raises:
             LocalDiskError: they can't be read.
         """
-        with disk_errors("could not read", self.path):
+        with file_errors("could not read", self.path):
             return os.pread(self.descriptor, self.size + 1, 0)
 
     def read_small(self, most: int) -> bytes | None:
@@ -106,7 +105,7 @@ class BlobFile:
             Malformed: they are not of its coding.
             LocalDiskError: they can't be read.
         """
-        with disk_errors("could not read", self.path):
+        with file_errors("could not read", self.path):
             return check.read(self.descriptor, position, end, ahead)
 
     def decoded(self) -> Iterator[bytes]:
@@ -118,7 +117,7 @@ class BlobFile:
         """
         decoding, position = decoder(self.coding), 0
         while True:
-            with disk_errors("could not read", self.path):
+            with file_errors("could not read", self.path):
                 data = os.pread(self.descriptor, _CHUNK, position)
             if not data:
                 break
@@ -130,13 +129,13 @@ class BlobFile:
         """Bytes of the blob; blocks on the disk.
 
         Raises:
-            BlobCorrupt: it can't be decoded.
+            BlobCorrupt: it can't be decoded, or read, for a reason of its own.
             LocalDiskError: it can't be read.
         """
         if self.length is None:
             try:
                 self.length = sum(len(part) for part in self.decoded())
-            except Malformed as error:
+            except (Malformed, UnreadableFile) as error:
                 raise BlobCorrupt(f"{self.path}: {error}; put it again to repair it") from None
         return self.length
 
@@ -145,8 +144,13 @@ class BlobFile:
         return FileReader(self, digest)
 
     def again(self) -> BlobFile:
-        """The same file, opened once more, to be closed for itself."""
-        return BlobFile(self.path, self.coding, os.dup(self.descriptor))
+        """The same file, opened once more, to be closed for itself.
+
+        Raises:
+            LocalDiskError: there are no descriptors left.
+        """
+        with disk_errors("could not open", self.path):
+            return BlobFile(self.path, self.coding, os.dup(self.descriptor))
 
     def close(self) -> None:
         if self.descriptor >= 0:
@@ -182,7 +186,7 @@ class FileReader:
 
     def _next(self, most: int) -> bytes:
         if self._parts is None:
-            with disk_errors("could not read", self._file.path):
+            with file_errors("could not read", self._file.path):
                 return os.pread(self._file.descriptor, most, self._position)
         if not self._rest:
             try:
@@ -198,6 +202,7 @@ async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: Blo
     meanwhile.
 
     Raises:
+        UnreadableFile: it can't be read, for a reason of its own.
         LocalDiskError: it can't be read.
     """
     if not file.is_regular:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
+from shardcast.filesystem import disk_errors
 
 PREFIX, FLAT = "prefix", "flat"
 LAYOUTS = (PREFIX, FLAT)
@@ -73,7 +74,11 @@ class Folder:
         return made
 
     def entries(self) -> Iterator[list[str]]:
-        """The digests of its files, some at a time, in no order; blocks on the disk."""
+        """The digests of its files, some at a time, in no order; blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
         if self.layout == FLAT:
             yield from _digests_in(self.root)
             return
@@ -127,24 +132,26 @@ _FORMS = ("", *SUFFIXES.values())
 
 def _digests_in(folder: str) -> Iterator[list[str]]:
     found: list[str] = []
-    try:
-        entries = os.scandir(folder)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    with entries:
-        for entry in entries:
-            digest, form = entry.name[:64], entry.name[64:]
-            if form in _FORMS and is_digest(digest) and _is_file(entry) and _is_first(folder, digest, form):
-                found.append(digest)
-            if len(found) == _BATCH:
-                yield found
-                found = []
+    with disk_errors("could not list", folder):
+        try:
+            entries = os.scandir(folder)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        with entries:
+            for entry in entries:
+                digest, form = entry.name[:64], entry.name[64:]
+                if _is_blob(entry) and _is_first(folder, digest, form):
+                    found.append(digest)
+                if len(found) == _BATCH:
+                    yield found
+                    found = []
     yield found
 
 
-def _is_file(entry: os.DirEntry[str]) -> bool:
+def _is_blob(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a file with a blob's name."""
     try:
-        return entry.is_file()
+        return entry.name[64:] in _FORMS and is_digest(entry.name[:64]) and entry.is_file()
     except OSError:  # links that go round in a circle
         return False
 

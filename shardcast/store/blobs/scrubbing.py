@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from shardcast.errors import LocalDiskError
 from shardcast.store.blobs.codings import Check, Malformed
 from shardcast.store.blobs.describing import forms_of
 from shardcast.store.blobs.directory import AS_IT_IS_FIRST
+from shardcast.store.blobs.faults import UnreadableFile
 from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.incoming import SMALL
 from shardcast.store.blobs.layout import SUFFIXES, Folder
@@ -31,8 +31,6 @@ _TRIES = 5
 """Looks at a file that others change meanwhile."""
 _MOST_CREDIT = 1.0
 """Seconds of a rate that can be made up for."""
-_DAMAGED = (errno.EIO, errno.EUCLEAN) if hasattr(errno, "EUCLEAN") else (errno.EIO,)
-"""What a disk says that has lost bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +141,8 @@ class Scrub:
             try:
                 file = BlobFile.open(path, coding)
             except LocalDiskError as error:
-                return Found(digest, path, str(error), UNREADABLE)
+                source = await self._try_repair(digest) if isinstance(error, UnreadableFile) else None
+                return Found(digest, path, str(error), REPAIRED if source else UNREADABLE, source or "")
             if file is None:
                 return None
             with file:
@@ -151,10 +150,10 @@ class Scrub:
                 counted = True
                 try:
                     reason = await self._wrong(digest, file)
+                except UnreadableFile as error:
+                    reason = f"the disk can't read it ({getattr(error.__cause__, 'strerror', error)})"
                 except LocalDiskError as error:
-                    if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in _DAMAGED:
-                        return Found(digest, path, str(error), UNREADABLE)
-                    reason = f"the disk can't read it ({error.__cause__.strerror})"
+                    return Found(digest, path, str(error), UNREADABLE)
                 if reason is None:
                     return None
                 if file.is_changed:
@@ -163,6 +162,13 @@ class Scrub:
                 if found is not None:
                     return found
         return Found(digest, path, "it changes all the time", UNREADABLE)
+
+    async def _try_repair(self, digest: str) -> str | None:
+        """Who repaired a blob; None where nobody could."""
+        try:
+            return await self._repair(digest) if self._repair else None
+        except LocalDiskError:
+            return None
 
     async def _wrong(self, digest: str, file: BlobFile) -> str | None:
         """Why a file isn't this blob; None where it is.

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 
-from shardcast.errors import BlobCorrupt, BlobMissing, UsageError
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, UsageError
 from shardcast.store.blobs.contract import BlobReader, BlobStore, BlobWriter
+from shardcast.store.blobs.faults import Search
 
 
 class BlobUnion:
@@ -32,15 +33,21 @@ class BlobUnion:
         self._stores = tuple(stores)
 
     async def size(self, digest: str) -> int | None:
+        search = Search()
         for store in self._stores:
-            size = await store.size(digest)
+            try:
+                size = await store.size(digest)
+            except LocalDiskError as error:
+                search.met(error)
+                continue
             if size is not None:
                 return size
+        search.check()
         return None
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BlobReader]:
-        corrupt: BlobCorrupt | None = None
+        search, corrupt = Search(), None
         async with AsyncExitStack() as stack:
             for store in self._stores:
                 try:
@@ -50,17 +57,27 @@ class BlobUnion:
                 except BlobCorrupt as error:
                     corrupt = corrupt or error
                     continue
+                except LocalDiskError as error:
+                    search.met(error)
+                    continue
                 yield reader
                 return
+        search.check()
         raise corrupt or BlobMissing(f"{digest} is in none of {len(self._stores)} stores")
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
+        search = Search()
         for store in self._stores:
             missing = [digest for digest in digests if digest not in found]
             if not missing:
-                break
-            found |= await store.read_small(missing, most)
+                return found
+            try:
+                found |= await store.read_small(missing, most)
+            except LocalDiskError as error:
+                search.met(error)
+        if len(found) < len(set(digests)):
+            search.check()
         return found
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:

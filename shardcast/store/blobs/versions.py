@@ -19,10 +19,11 @@ from contextlib import (
 from dataclasses import dataclass, field
 from functools import partial
 
-from shardcast.errors import BlobCorrupt, BlobMissing, ReadOnlyStore
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ReadOnlyStore
 from shardcast.filesystem import disk_errors
 from shardcast.manifest import Shard
 from shardcast.store.blobs.contract import BlobWriter
+from shardcast.store.blobs.faults import Search, file_errors
 from shardcast.store.shelf import Span
 from shardcast.store.verified import looks_in
 from shardcast.store.version_place import VersionPlace
@@ -78,24 +79,23 @@ class VersionBlobs:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[SpanReader]:
-        corrupt = False
+        search = Search()
         for known, source, shard in self._places(digest):
             with source.reading("a reader of blobs"):
                 span = source.span(shard)
-                if span is None:
+                reader = _try_open(span, search) if span else None
+                if reader is None:
                     continue
-                with disk_errors("could not read", span.path):
-                    reader = SpanReader(span)
                 try:
                     # The file that is read is the one that is looked into: its name may get another one's.
-                    if await _is_right(known, digest, reader):
+                    if await _is_right(known, digest, reader, search):
                         yield reader
                         return
-                    corrupt = True
                 finally:
                     reader.close()
-        if corrupt:
-            raise BlobCorrupt(f"the shard with the digest {digest} was changed; remove its version")
+        search.check()
+        if search.wrong:
+            raise BlobCorrupt(f"{search.wrong}; remove its version")
         raise BlobMissing(f"no shard here has the digest {digest}")
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
@@ -167,12 +167,28 @@ class VersionBlobs:
         return manifest.shards if manifest else None
 
 
-async def _is_right(known: _Known, digest: str, reader: SpanReader) -> bool:
-    """Whether the shard is what its digest says."""
+def _try_open(span: Span, search: Search) -> SpanReader | None:
+    """A shard's file; None where it can't be opened, which ``search`` is told."""
+    try:
+        with file_errors("could not open", span.path):
+            return SpanReader(span)
+    except LocalDiskError as error:
+        search.met(error)
+        return None
+
+
+async def _is_right(known: _Known, digest: str, reader: SpanReader, search: Search) -> bool:
+    """Whether the shard is what its digest says; ``search`` is told why not."""
     looks = f"{reader.path} {reader.looks}"
     if known.vouched.get(digest) == looks:
         return True
-    right = await asyncio.to_thread(reader.sha256) == digest
+    try:
+        right = await asyncio.to_thread(reader.sha256) == digest
+    except LocalDiskError as error:
+        search.met(error)
+        return False
+    if not right:
+        search.met_wrong(f"the shard with the digest {digest} was changed")
     if right:
         known.vouched[digest] = looks
     return right
@@ -224,7 +240,7 @@ class SpanReader:
         assert self.span
         hasher, position = hashlib.sha256(), self.span.offset
         end = position + self.size
-        with disk_errors("could not read", self.path):
+        with file_errors("could not read", self.path):
             while position < end and (
                 chunk := os.pread(self._file.fileno(), min(_CHUNK, end - position), position)
             ):
