@@ -98,7 +98,13 @@ class WrongStore(ShardcastError):
 
 
 class LocalDiskError(ShardcastError, OSError):
-    """This machine's disk can't do it: full, no permission, not a file."""
+    """This machine's disk can't do it: full, no permission, not a file.
+
+    It is an ``OSError`` too: code that translates errors of connections lets each ``ShardcastError`` pass.
+
+    Attributes:
+        errno: the system's number of the error; None where the system reported none.
+    """
 
 
 class NoRoom(LocalDiskError):
@@ -243,14 +249,18 @@ class WrongBytes(PeerError):
         self.key = key
 
 
-def to_wire(error: ShardcastError) -> dict[str, str]:
+def to_wire(error: ShardcastError) -> dict[str, Any]:
     """An error as another process of this machine is told of it."""
-    return {"kind": type(error).__name__, "message": str(error)}
+    number = error.errno if isinstance(error, LocalDiskError) else None
+    return {"kind": type(error).__name__, "message": str(error)} | ({"errno": number} if number else {})
 
 
 def from_wire(said: Mapping[str, Any]) -> ShardcastError:
     """The error that another process told of, of the same type where that is one of these."""
     kind, message = globals().get(str(said.get("kind"))), str(said.get("message"))
-    if isinstance(kind, type) and issubclass(kind, ShardcastError) and not issubclass(kind, PeerError):
-        return kind(message)
-    return ShardcastError(message)
+    if not isinstance(kind, type) or not issubclass(kind, ShardcastError) or issubclass(kind, PeerError):
+        return ShardcastError(message)
+    error = kind(message)
+    if isinstance(error, LocalDiskError) and isinstance(said.get("errno"), int):
+        error.errno = said["errno"]
+    return error

@@ -63,7 +63,9 @@ def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
         raise
     except OSError as error:
         hint = "; free some space and try again, what is here is kept" if error.errno in _FULL else ""
-        raise LocalDiskError(f"{doing} {path}: {error.strerror or error}{hint}") from error
+        failure = LocalDiskError(f"{doing} {path}: {error.strerror or error}{hint}")
+        failure.errno = error.errno
+        raise failure from error
 
 
 def is_full(error: BaseException) -> bool:

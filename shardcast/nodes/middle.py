@@ -139,6 +139,7 @@ class Middle:
             "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
             "upstreams": describe_upstreams(self._following.followers),
             "transfers": [describe_transfer(transfer) for transfer in self._relaying.transfers],
+            "disk_failure": self._relaying.disk_failure,
         }
 
     def _describe(self) -> Node:
@@ -284,7 +285,7 @@ class Middle:
         except VersionWithdrawn as error:
             await self.folders.discard(number)
             log.warning("%s", error)
-        if version in self._relaying.failed:
+        if version in self._relaying.failed and version not in self._relaying.failed_here:
             self._doubted.update(servers)
 
     def _begin_open(self, standing: Standing) -> None:

@@ -30,6 +30,8 @@ class Relaying:
 
     Attributes:
         failed: versions that could not be had lately, and why.
+        failed_here: those of them that this machine failed, and no server.
+        disk_failure: the last error of this machine's disk; None once a version has come since.
         given_up: those that their publishers gave up; who says that they are open hasn't heard yet.
         no_room: those that there was no room for.
         transfers: what is under way.
@@ -41,6 +43,8 @@ class Relaying:
         self._following = following
         self._tell = tell
         self.failed: dict[str, str] = {}
+        self.failed_here: set[str] = set()
+        self.disk_failure: str | None = None
         self.given_up: set[int] = set()
         self.no_room: set[int] = set()
         self.transfers: list[Transfer] = []
@@ -62,8 +66,7 @@ class Relaying:
                         await self._folders.discard(listing.number)
         except (ShardcastError, OSError) as error:
             failure = error
-        self.failed[listing.version] = str(failure)
-        log.error("%s is tried again later: %s", listing.version, failure)
+        self._note_failure(listing.version, failure)
 
     async def fetch_beside(self, listing: Listing, peers: Sequence[Peer], origin: str | None) -> bool:
         """Fetch a complete version of another line beside this node's own; False when it can't be had now.
@@ -90,13 +93,21 @@ class Relaying:
             raise
         except (ShardcastError, OSError) as error:
             failure = error
-        self.failed[listing.version] = str(failure)
-        log.error("%s of the other line is tried again later: %s", listing.version, failure)
+        self._note_failure(listing.version, failure, " of the other line")
         return False
+
+    def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
+        self.failed[version] = str(failure)
+        self.failed_here.discard(version)
+        if isinstance(failure, OSError):
+            self.failed_here.add(version)
+            self.disk_failure = str(failure)
+        log.error("%s%s is tried again later: %s", version, line, failure)
 
     def forget(self) -> None:
         """Forget what failed, since the numbers are another line's now."""
         self.failed.clear()
+        self.failed_here.clear()
         self.given_up.clear()
         self.no_room.clear()
 
@@ -139,8 +150,7 @@ class Relaying:
             live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
             if not live.begun:  # whoever said that it is open has nothing of it
                 await self._folders.discard(number)
-            self.failed[version] = str(error)
-            log.error("%s is tried again later: %s", version, error)
+            self._note_failure(version, error)
 
     async def _receive(self, listing: Listing, described: Described) -> None:
         manifest = described.manifest
@@ -178,6 +188,7 @@ class Relaying:
                 manifest = await transfer.run()
         finally:
             self.transfers.remove(transfer)
+        self.disk_failure = None
         rate = manifest.size / max(time.monotonic() - started, 1e-3)
         log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))
 

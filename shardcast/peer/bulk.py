@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from shardcast.constants import CONNECT_TIMEOUT
-from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
+from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.checking import Answer, Order
 from shardcast.store.landing import Landing
 
@@ -181,6 +181,8 @@ class _Work:
                 self._pour(response, answer.check_body(self._landing.shard, self._order))
                 self.kept = not response.will_close and response.isclosed()
                 return answer
+        except ShardcastError:  # LocalDiskError is an OSError: no server is to blame for it
+            raise
         except TimeoutError as error:
             raise ServerStalled(self._server, f"{self._request}: nothing came for too long") from error
         except (http.client.HTTPException, OSError, ValueError) as error:

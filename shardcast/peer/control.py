@@ -10,6 +10,7 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,12 @@ def publish(
     connection = connect(data_dir)
     body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
     try:
-        try:
+        with node_errors(f"the origin of {data_dir} went away while it published {path}"):
             connection.request("POST", PUBLISH_PATH, json.dumps(body), {"Content-Type": "application/json"})
             for said in answers(connection, data_dir):
                 yield said
                 if "complete" in said:
                     return
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            if isinstance(error, ShardcastError):
-                raise
-            raise NodeFailed(f"the origin of {data_dir} went away while it published {path}") from error
         raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
     finally:
         connection.close()
@@ -90,16 +87,13 @@ def change_pin(data_dir: Path, version: str, keep: bool) -> None:
     """
     connection = connect(data_dir)
     try:
-        body = json.dumps({"version": version})
-        connection.request(
-            "POST", PIN_PATH if keep else UNPIN_PATH, body, {"Content-Type": "application/json"}
-        )
-        for _ in answers(connection, data_dir):
-            return
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if isinstance(error, ShardcastError):
-            raise
-        raise NodeFailed(f"the node of {data_dir} went away") from error
+        with node_errors(f"the node of {data_dir} went away"):
+            body = json.dumps({"version": version})
+            connection.request(
+                "POST", PIN_PATH if keep else UNPIN_PATH, body, {"Content-Type": "application/json"}
+            )
+            for _ in answers(connection, data_dir):
+                return
     finally:
         connection.close()
 
@@ -119,19 +113,32 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
     body = json.dumps({"version": version, "reason": check_reason(reason)})
     connection = connect(data_dir)
     try:
-        connection.request("POST", WITHDRAW_PATH, body, {"Content-Type": "application/json"})
-        done = next(answers(connection, data_dir))["done"]
-        return Withdrawal(str(done["version"]), str(done["digest"]), str(done["reason"]))
+        with node_errors(f"the origin of {data_dir} went away; is {version} still on its list?"):
+            connection.request("POST", WITHDRAW_PATH, body, {"Content-Type": "application/json"})
+            done = next(answers(connection, data_dir))["done"]
+            return Withdrawal(str(done["version"]), str(done["digest"]), str(done["reason"]))
     except NoNode as error:
         raise UsageError(
             f"{error}: only the origin of {version} withdraws it; name its data directory"
         ) from error
-    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, StopIteration) as error:
-        if isinstance(error, ShardcastError):
-            raise
-        raise NodeFailed(f"the origin of {data_dir} went away; is {version} still on its list?") from error
     finally:
         connection.close()
+
+
+@contextmanager
+def node_errors(message: str) -> Iterator[None]:
+    """Turn a connection that breaks, or an answer that makes no sense, into ``NodeFailed``.
+
+    Raises:
+        NodeFailed: with this message.
+        ShardcastError: the node reported it. ``LocalDiskError``, which is an ``OSError``, passes too.
+    """
+    try:
+        yield
+    except ShardcastError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError, StopIteration) as error:
+        raise NodeFailed(message) from error
 
 
 def connect(data_dir: Path) -> ControlConnection:

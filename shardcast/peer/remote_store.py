@@ -45,6 +45,7 @@ _SOON, _LATE = 0.1, 5.0
 _EMPTY = hashlib.sha256(b"").hexdigest()
 _NO_FURTHER = ("asks-what-is-spoken",) * MAX_VIA
 """Has a mirror that is asked answer for itself."""
+_CHUNK = 1 << 20
 _MOST_LISTED = 1 << 20
 """Bytes of a list that is read."""
 
@@ -317,14 +318,14 @@ class RemoteStore:
 
     async def _put(self, digest: str, file: BufferedRandom) -> int:
         """The status of one upload, of those that are no failures."""
-        with os.fdopen(os.dup(file.fileno()), "rb") as body:  # who sends it closes it
-            body.seek(0)
-            async with answer(
-                self._http, self.url, f"/{digest}", "PUT", None, self._timeout, body
-            ) as response:
-                if response.status not in (200, 201, _ANOTHER_UPLOAD):
-                    raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
-                return response.status
+        headers = {"Content-Length": str(file.seek(0, os.SEEK_END))}
+        body = _read(file)
+        async with answer(
+            self._http, self.url, f"/{digest}", "PUT", headers, self._timeout, body
+        ) as response:
+            if response.status not in (200, 201, _ANOTHER_UPLOAD):
+                raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
+            return response.status
 
     async def send_together(self, blobs: Sequence[bytes]) -> None:
         """Put blobs into an archive in one request, all of them or none.
@@ -391,6 +392,7 @@ class _Writer:
     async def commit(self) -> str:
         """
         Raises:
+            LocalDiskError: it can't be read back.
             IntegrityError: it is not what it was said to be; nothing was kept.
             PeerError: it is not taken.
         """
@@ -401,3 +403,15 @@ class _Writer:
             self._spool.flush()
         await self._store.send(digest, self._spool)
         return digest
+
+
+async def _read(file: BufferedRandom) -> AsyncGenerator[bytes, None]:
+    """Yield what a temporary file holds.
+
+    Raises:
+        LocalDiskError: it can't be read.
+    """
+    with disk_errors("could not read", Path(tempfile.gettempdir())):
+        file.seek(0)
+        while data := await asyncio.to_thread(file.read, _CHUNK):
+            yield data

@@ -16,7 +16,7 @@ from typing import IO
 import aiohttp
 
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
-from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable
+from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.manifest_reading import ManifestError
 
 MAX_REDIRECTS = 5
@@ -109,7 +109,7 @@ async def answer(
         ) as response:
             begun = True
             yield response
-    except ManifestError:
+    except (ManifestError, ShardcastError):  # LocalDiskError is an OSError: no server is to blame for it
         raise
     except aiohttp.ConnectionTimeoutError as error:
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
@@ -120,6 +120,8 @@ async def answer(
     except aiohttp.ClientConnectorError as error:
         raise ServerUnreachable(server, f"no connection ({error.os_error})") from error
     except (aiohttp.ClientConnectionError, OSError) as error:
+        if isinstance(error.__cause__, ShardcastError):  # the body that was to be sent could not be read
+            raise error.__cause__ from error
         where = "in the middle of the answer" if begun else "before an answer"
         raise BadAnswer(server, f"{what}: the connection broke {where}") from error
     except aiohttp.ClientPayloadError as error:

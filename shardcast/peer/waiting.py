@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageError
-from shardcast.peer.control import answers, connect
+from shardcast.peer.control import ControlConnection, answers, connect, node_errors
 from shardcast.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
 
 _FIRST_LINE_SECONDS = 10.0
@@ -109,29 +108,32 @@ def _ask(
     """
     connection = connect(data_dir)
     try:
-        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-        plug, lines = connection.sock, answers(connection, data_dir)
-        patience = _FIRST_LINE_SECONDS  # the origin says at once how it is, also when there is no time left
-        while True:
-            plug.settimeout(patience)
-            try:
-                line = next(lines, None)
-            except TimeoutError as error:
-                if isinstance(error, ShardcastError):
-                    raise
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise _OutOfTime from error
-                raise NodeFailed(f"the origin of {data_dir} says nothing any more") from error
-            if line is None:
-                return
-            yield line
-            left = _SILENCE_SECONDS if deadline is None else deadline - time.monotonic()
-            if left <= 0:
-                raise _OutOfTime
-            patience = min(left, _SILENCE_SECONDS)
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        if isinstance(error, ShardcastError):
-            raise
-        raise NodeFailed(f"the origin of {data_dir} went away") from error
+        with node_errors(f"the origin of {data_dir} went away"):
+            yield from _lines(connection, data_dir, path, body, deadline)
     finally:
         connection.close()
+
+
+def _lines(
+    connection: ControlConnection, data_dir: Path, path: str, body: Mapping[str, Any], deadline: float | None
+) -> Iterator[Mapping[str, Any]]:
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    plug, lines = connection.sock, answers(connection, data_dir)
+    patience = _FIRST_LINE_SECONDS  # the origin says at once how it is, also when there is no time left
+    while True:
+        plug.settimeout(patience)
+        try:
+            line = next(lines, None)
+        except ShardcastError:
+            raise
+        except TimeoutError as error:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _OutOfTime from error
+            raise NodeFailed(f"the origin of {data_dir} says nothing any more") from error
+        if line is None:
+            return
+        yield line
+        left = _SILENCE_SECONDS if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            raise _OutOfTime
+        patience = min(left, _SILENCE_SECONDS)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import http.client
 import io
 import json
 import os
@@ -18,9 +17,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from shardcast.errors import NodeFailed, ShardcastError, TransferFailed
+from shardcast.errors import NodeFailed, TransferFailed
 from shardcast.manifest import check_metadata
-from shardcast.peer.control import answers, connect
+from shardcast.peer.control import answers, connect, node_errors
 from shardcast.wire import STREAM_PATH
 
 _PORTION = 1 << 20
@@ -203,14 +202,8 @@ class BroadcastWriter(io.RawIOBase):
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
         try:
-            yield
-        except (OSError, http.client.HTTPException, ValueError, StopIteration) as error:
-            self.abort()
-            if isinstance(error, ShardcastError):
-                raise
-            raise NodeFailed(
-                f"the origin of {self._data_dir} went away while it published {self.version}"
-            ) from error
+            with node_errors(f"the origin of {self._data_dir} went away while it published {self.version}"):
+                yield
         except BaseException:
             self.abort()
             raise
