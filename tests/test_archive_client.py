@@ -16,6 +16,7 @@ from aiohttp import web
 from shardcast import Archive
 from shardcast.errors import (
     BadAnswer,
+    PayloadChanged,
     PayloadMissing,
     PeerError,
     ServerStalled,
@@ -159,6 +160,19 @@ async def test_nonsense_is_not_asked_for(tmp_path: Path, session: Session) -> No
         with pytest.raises(PayloadMissing):
             await peer.Archive(node.push_url, session).push([b"Hello!", tmp_path / "nowhere"])
         assert await store.size(HELLO) is None
+
+
+async def test_a_file_that_does_not_end_where_its_size_says_is_not_pushed(
+    tmp_path: Path, session: Session
+) -> None:
+    store, made_as_read = BlobsInMemory(), Path("/proc/version")
+    if not made_as_read.exists():
+        pytest.skip("there is no /proc here")
+    async with archive(tmp_path, store) as node:
+        assert node.push_url
+        with pytest.raises(PayloadChanged, match="/proc/version has more bytes than its size says"):
+            await peer.Archive(node.push_url, session).push([b"Hello!", made_as_read])
+        assert [await store.size(digest) for digest in (HELLO, sha256(b""))] == [None, None]
 
 
 # Threads

@@ -117,6 +117,29 @@ def test_a_missing_path(with_origin: bool, tmp_path: Path) -> None:
 
 
 @both_ways
+def test_a_file_that_tells_no_size_is_published_by_pipe_only(with_origin: bool, tmp_path: Path) -> None:
+    file, data_dir = Path("/proc/version"), tmp_path / "data"
+    if not file.exists():
+        pytest.skip("there is no /proc here")
+    with origin_or_none(with_origin, data_dir):
+        done = broadcast(file, data_dir)
+        assert_failed(done, {DISK}, r"/proc/version", r"cat … \| shardcast broadcast -")
+        assert versions(data_dir) == []
+        words = processes.command("broadcast", "-", "--data-dir", str(data_dir))
+        piped = subprocess.run(
+            words,
+            input=file.read_bytes(),
+            capture_output=True,
+            env=processes.environment(),
+            timeout=60,
+            check=False,
+        )
+        assert piped.returncode == 0, piped.stderr
+        assert versions(data_dir) == ["v2"]
+        assert (data_dir / "v2" / "shard_001.bin").read_bytes() == file.read_bytes()
+
+
+@both_ways
 def test_a_folder_is_not_yet_a_payload(with_origin: bool, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with origin_or_none(with_origin, tmp_path / "data"):

@@ -15,6 +15,7 @@ from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, Usa
 from shardcast.manifest import Manifest
 from shardcast.manifest_reading import parse
 from shardcast.sharding import chunks
+from shardcast.sharding.cutting import at_end
 from shardcast.sharding.publication import Cancelled, Description, Progress
 from shardcast.sharding.publishing import check_payload, publish
 from shardcast.sharding.survey import survey
@@ -210,6 +211,51 @@ async def test_a_payload_that_changes_while_it_is_read_is_no_version(
         publish(file, opened, described(), Progress())
     await folders.discard(1)
     assert not folders.data_dir.folder(1).exists()
+
+
+@pytest.mark.parametrize("change", [grow, lambda file: os.truncate(file, 10)], ids=["grows", "shrinks"])
+async def test_a_linked_payload_that_changes_while_it_is_read_is_no_version(
+    change: Callable[[Path], None], folders: VersionFolders, tmp_path: Path
+) -> None:
+    file = tmp_path / "model.bin"
+    file.write_bytes(random_bytes(3 * SHARD + 17))
+    opened = folders.open(1)
+    add = opened.live.add
+
+    def add_and_change(lines: bytes) -> None:
+        add(lines)
+        if len(opened.live.shards) == 2:
+            change(file)
+
+    opened.live.add = add_and_change  # type: ignore[method-assign]
+    with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
+        publish(file, opened, described(copy=False), Progress())
+    assert opened.linked
+
+
+@pytest.mark.parametrize("copy", [True, False], ids=["copied", "linked"])
+@pytest.mark.parametrize(
+    ("payload", "says"),
+    [("/proc/version", "0 bytes, and it has more"), ("/sys/kernel/uevent_seqnum", "4096 bytes, and it gave")],
+)
+async def test_a_payload_whose_size_is_not_known_is_no_version(
+    payload: str, says: str, copy: bool, folders: VersionFolders
+) -> None:
+    if not Path(payload).exists():
+        pytest.skip(f"there is no {payload} here")
+    with pytest.raises(PayloadChanged, match=f"{payload}.*{says}.*pipe it, cat … | shardcast broadcast -"):
+        publish(Path(payload), folders.open(1), described(copy=copy), Progress())
+
+
+def test_a_read_that_would_wait_is_not_the_end(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"1")
+    with file.open("rb", buffering=0) as payload:
+        assert not at_end(payload)
+        assert at_end(payload)
+    os.mkfifo(tmp_path / "pipe")  # as /proc/kmsg and trace_pipe, which say that they are regular files
+    with (tmp_path / "pipe").open("r+b", buffering=0) as pipe:
+        assert not at_end(pipe)
 
 
 async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders, tmp_path: Path) -> None:

@@ -132,6 +132,13 @@ def test_what_is_put_is_got(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir() if ".part" in entry.name] == []
 
 
+def test_put_takes_all_of_a_file_that_tells_no_size(tmp_path: Path) -> None:
+    file = Path("/proc/version")
+    if not file.exists():
+        pytest.skip("there is no /proc here")
+    assert store("put", file, "-d", tmp_path)[0] == f"{sha256(file.read_bytes())}\n"
+
+
 def test_put_reads_stdin_and_get_takes_what_is_empty(tmp_path: Path) -> None:
     done = subprocess.run(
         command("store", "put", "-d", str(tmp_path), "-", "--json"),

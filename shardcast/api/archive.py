@@ -85,7 +85,7 @@ class Archive:
 
         Raises:
             PayloadMissing, LocalDiskError: a file can't be read.
-            PayloadChanged: one became shorter meanwhile.
+            PayloadChanged: one became shorter or longer meanwhile, or does not end where its size says.
             PeerError: the archive can't be reached, or doesn't take them.
         """
         going: asyncio.Queue[peer.Blob | None] = asyncio.Queue()

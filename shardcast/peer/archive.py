@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from io import BufferedRandom
@@ -163,7 +164,7 @@ class Archive:
 
         Raises:
             PayloadMissing, LocalDiskError: a file can't be read.
-            PayloadChanged: one became shorter meanwhile.
+            PayloadChanged: one became shorter or longer meanwhile, or does not end where its size says.
             PeerError: the archive can't be reached, or doesn't take them.
         """
         sending = _Sending(blobs)
@@ -320,7 +321,8 @@ async def _open(path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
 
 async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
     with disk_errors("could not read", path):
-        left = file.seek(0, 2)
+        file.flush()
+        left = os.fstat(file.fileno()).st_size  # a file in /proc has no end to seek
         file.seek(0)
         yield left
         while left:
@@ -329,6 +331,8 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
                 raise PayloadChanged(f"{path} became shorter while it was pushed; push it again")
             left -= len(data)
             yield data
+        if await asyncio.to_thread(file.read, 1):  # it is made as it is read, or it grew
+            raise PayloadChanged(f"{path} has more bytes than its size says; push it again once it is whole")
 
 
 def _checked(wanted: Mapping[str, int]) -> dict[str, int]:

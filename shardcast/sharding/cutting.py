@@ -117,6 +117,13 @@ def _fill(payload: BinaryIO, chunk: memoryview, position: int, progress: Progres
     return filled
 
 
+def at_end(payload: BinaryIO) -> bool:
+    """Return whether one more read gives nothing. A file whose read would wait for more is not at its end."""
+    poll = select.poll()
+    poll.register(payload, select.POLLIN)
+    return bool(poll.poll(0)) and not payload.read(1)
+
+
 @contextmanager
 def _part(opened: OpenVersion, number: int) -> Iterator[BinaryIO | None]:
     """Where a shard is written; None where it is a part of an adopted payload."""

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
 from shardcast.filesystem import disk_errors
 from shardcast.manifest import Header, Manifest, complete, piece_size_for
-from shardcast.sharding.cutting import cut
+from shardcast.sharding.cutting import at_end, cut
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
 from shardcast.store.open_version import OpenVersion
 from shardcast.wire import MAX_SHARDS, version_name
@@ -51,7 +51,7 @@ def publish(
     Raises:
         NoRoom: the version may not take so many bytes.
         PayloadMissing: the file does not exist.
-        PayloadChanged: it changed meanwhile.
+        PayloadChanged: it changed meanwhile, or does not end where its size says.
         LocalDiskError: it can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set.
     """
@@ -67,13 +67,29 @@ def publish(
             raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
         header = _header(path.name, before.st_size, opened, description)
         shards, digests = cut(payload, before.st_size, opened, header, description, progress, freely)
-        after = os.fstat(payload.fileno())
-        if progress.done != before.st_size or _state(after) != _state(before):
-            raise PayloadChanged(
-                f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
-                f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
-            )
+        _check_whole(path, payload, before, progress.done)
     return complete(header, shards, digests)
+
+
+def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: int) -> None:
+    """Check that a payload was read to its end, and is still what it was ``before``.
+
+    Raises:
+        PayloadChanged: it has more bytes than its size said, or fewer, or was written to meanwhile.
+    """
+    after = os.fstat(payload.fileno())
+    if _state(after) != _state(before):
+        raise PayloadChanged(
+            f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
+            f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
+        )
+    # Files that are made as they are read (/proc, some FUSE file systems) tell no size, or a wrong one.
+    if done != before.st_size or not at_end(payload):
+        more = f"gave {done}" if done < before.st_size else "has more"
+        raise PayloadChanged(
+            f"can't broadcast {path}: its size is said to be {before.st_size} bytes, and it {more}; it "
+            "changed while it was read, or tells no size: then pipe it, cat … | shardcast broadcast -"
+        )
 
 
 def publish_stream(
