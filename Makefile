@@ -7,12 +7,15 @@ STAMP  := $(VENV)/.made
 
 BENCHED := $(VENV)/.benched
 
-.PHONY: test soak demo bench bench-full check lint types layers tests format clean
+.PHONY: test soak mutate demo bench bench-full check lint types layers tests format clean
 
 test: check tests
 
 soak: $(STAMP)
 	SHARDCAST_SOAK_KILLS=100 $(BIN)/pytest tests/test_soak.py
+
+mutate: $(STAMP)
+	$(BIN)/python scripts/mutate --json build/mutate.json $(MUTATE)
 
 demo: $(STAMP)
 	$(BIN)/shardcast demo $(FILE)

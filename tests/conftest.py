@@ -2,11 +2,86 @@
 
 from __future__ import annotations
 
+import asyncio
+import faulthandler
+import io
+import os
 import signal
+from collections.abc import Iterator
+
+import pytest
+
+INSTALLING = 600.0
+"""Seconds for a test that may have to install an earlier shardcast first."""
+GRACE = 60.0
+"""Seconds after its time-out, or after it failed, in which a test must have ended; else its process does."""
+
+_stderr = pytest.StashKey[int]()
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Have an interrupt end what the tests start, as it does at a terminal: a shell has what it runs in the
     background ignore it, and so has whatever is started there."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.stash[_stderr] = os.dup(2)  # before it is captured
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Close what pytest_configure opened."""
+    os.close(config.stash[_stderr])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests that may install something take longer."""
+    for item in items:
+        if item.get_closest_marker("legacy") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(INSTALLING))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """End the process, with the stacks of its threads on stderr, if a test ignores its time-out.
+
+    pytest-timeout raises in the main thread, once. A test whose clean-up hangs as well, or that waits where
+    no signal handler runs, would go on for ever; xdist names the test whose worker ended."""
+    mark = item.get_closest_marker("timeout")
+    limit = mark.args[0] if mark and mark.args else item.config.getoption("timeout", None)
+    limit = float(limit or item.config.getini("timeout") or 0)
+    if limit:
+        _end_after(limit + GRACE, item)
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
+    """Show where tasks wait when a test hung: its own stack ends in the event loop."""
+    report: pytest.TestReport = yield
+    if call.excinfo and "from pytest-timeout" in str(call.excinfo.value):
+        report.sections.append(("tasks", _stacks_of_tasks()))
+    return report
+
+
+def _stacks_of_tasks() -> str:
+    try:
+        tasks = asyncio.all_tasks(asyncio.get_event_loop_policy().get_event_loop())
+    except RuntimeError:
+        return "no event loop"
+    text = io.StringIO()
+    for task in tasks:
+        task.print_stack(file=text)
+    return text.getvalue()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
+    """Bound the clean-up of a test that failed: pytest has just called the end of the process off."""
+    if isinstance(node, pytest.Item):
+        _end_after(GRACE, node)
+
+
+def _end_after(seconds: float, item: pytest.Item) -> None:
+    faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[_stderr])

@@ -82,6 +82,7 @@ def run(*words: str) -> tuple[str, int]:
     return done.stdout.strip(), int(done.stderr.split()[-1]) * 1024
 
 
+@pytest.mark.timeout(900)
 def test_a_file_of_two_gib_goes_through_two_middles_in_little_memory(place: Path) -> None:
     payload, output = place / "model.bin", place / "got.bin"
     expected = write_payload(payload)

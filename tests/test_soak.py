@@ -501,6 +501,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
+@pytest.mark.timeout(600 + 60 * KILLS)
 def test_a_network_whose_nodes_are_killed_at_random_loses_and_confuses_nothing(place: Path) -> None:
     chance = random.Random(SEED)
     with Links(RATE) as links, contextlib.ExitStack() as stack:
