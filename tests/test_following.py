@@ -31,6 +31,7 @@ from shardcast.transfer import following as module
 from shardcast.transfer.following import Following
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
+from tests.support.feeds import FeedServer
 from tests.support.payloads import publish
 
 BOUND = 20.0  # seconds; whatever happens here, it has happened by then
@@ -566,6 +567,16 @@ async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer
             groups = [standing.group, *standing.others]
             assert [group.servers for group in groups] == [(one.url,) for one in order]
             assert [one.peer.url for one in following.followers] == [one.url for one in order]
+
+
+async def test_open_versions_are_taken_only_from_servers_nearer_to_the_origin(tmp_path: Path) -> None:
+    """Two relays at the same distance would wait for each other for ever."""
+    with FeedServer(tmp_path) as relay:
+        relay.tell("e1d4", [], Event(1, OPEN, "v1"), distance=1)
+        async with follow(relay) as following:
+            await until(lambda: 1 in following.opened())
+            assert 1 in following.opened(nearer_than=2)
+            assert following.opened(nearer_than=1) == {}
 
 
 async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, node: Node) -> None:

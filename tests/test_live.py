@@ -37,6 +37,7 @@ from shardcast.nodes.publishing import Broadcast
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.peer.writer import BroadcastWriter
+from shardcast.server import sending
 from shardcast.server.doors import versions as versions_door
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
@@ -454,6 +455,22 @@ async def test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed
                 await whole.read()
         async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
             assert answer.status == 503
+
+
+async def test_reader_of_a_landing_that_stops_is_let_go_after_the_time_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sending, "HTTP_TIMEOUT", 0.2)
+    async with shelf(tmp_path) as (folders, web):
+        opened = await folders.begin(1, LiveManifest("v1"))
+        opened.grow(b"".join(LINES[:2]))
+        landing = await opened.landing(opened.live.shards[0])
+        await landing.land(0, FIRST[: payloads.PIECE])
+        async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
+            assert await answer.content.readexactly(payloads.PIECE) == FIRST[: payloads.PIECE]
+            with pytest.raises(aiohttp.ClientError):
+                await asyncio.wait_for(answer.read(), 10)
+        landing.close()
 
 
 async def test_a_shard_that_has_not_begun_is_waited_for_a_while(

@@ -140,7 +140,7 @@ class Servers:
             claim.piece_seen, claim.piece_at = order.received, now
         silent, slow = now - claim.byte_at, now - claim.piece_at
         queued = claim.peer.serial and not order.received
-        if slow >= self._limits.timeout or silent >= self._limits.timeout:
+        if slow >= self._limits.timeout:  # and so where no byte comes
             claim.stalled = f"no piece within {self._limits.timeout:g} s"
         elif silent >= self._limits.stall and not queued and self._another_can(claim, now):
             claim.stalled = f"nothing came for {self._limits.stall:g} s, and another server can serve"

@@ -1,0 +1,125 @@
+"""Single answers for shards: when one is left, which connection is used again, and what is asked for."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shardcast.errors import NoServerReachable, ServerLacks, TransferFailed
+from shardcast.nodes.client import Client
+from shardcast.nodes.origin import Origin
+from shardcast.peer import bulk
+from shardcast.peer.checking import Order
+from shardcast.peer.peer import Peer
+from shardcast.peer.session import open_session
+from shardcast.store.live import LiveManifest
+from shardcast.store.output import OutputFile
+from shardcast.transfer.limits import Limits
+from shardcast.transfer.transfer import Transfer
+from tests.support import bad_servers as bad
+from tests.support.bad_servers import BadServer
+from tests.support.published import Published, publish, random_bytes, sha256
+
+MB = 1_000_000
+PIECE = 256 * 1024
+SHARDS = "/v1/shard_*.bin"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """3 MB in 3 shards."""
+    return publish(tmp_path_factory.mktemp("published") / "data", random_bytes(3 * MB), MB)
+
+
+async def test_server_too_slow_for_a_piece_in_time_is_left(published: Published, tmp_path: Path) -> None:
+    """Bytes come all the time, and a piece of them would take twice the time-out."""
+    with BadServer(published.data_dir).set(SHARDS, bad.throttled(PIECE)) as slow:
+        async with Client([slow.url], limits=Limits(timeout=0.5, attempts=1, at_once=1)) as client:
+            with pytest.raises(TransferFailed, match=r"no piece within 0\.5 s"):
+                await client.download("v1", tmp_path / "got")
+        assert slow.sent_bytes(SHARDS) < PIECE
+
+
+async def test_server_that_never_begins_is_left_when_another_can_serve(
+    published: Published, tmp_path: Path
+) -> None:
+    """Nothing of its ranges can be taken over, for none has begun."""
+    with (
+        BadServer(published.data_dir).set(SHARDS, bad.silent()) as silent,
+        BadServer(published.data_dir) as good,
+    ):
+        limits = Limits(stall=0.3, timeout=20, at_once=3)
+        async with Client([silent.url, good.url], limits=limits) as client:
+            release = await client.download("v1", tmp_path / "got")
+        assert silent.requested(SHARDS) >= 1
+    assert sha256(release.path) == published.sha256
+    assert release.seconds < 10, "it waited for the silent server's time-out"
+
+
+async def test_connection_with_unread_bytes_is_not_used_again(published: Published, tmp_path: Path) -> None:
+    """A server that ignores Range sends more than is wanted of each shard; what is left unread on the
+    connection is not taken for the next answer, and the server isn't blamed for it."""
+    damaged = bytearray(published.payload)
+    for shard in range(3):
+        damaged[shard * MB + PIECE] ^= 1  # of each shard, only the second piece is missing
+    output = tmp_path / "got"
+    output.write_bytes(damaged)
+    with BadServer(published.data_dir).set(SHARDS, bad.ignores_range()) as server:
+        async with Client([server.url], limits=Limits(attempts=1, at_once=1)) as client:
+            release = await client.download("v1", output)
+        assert server.requested(SHARDS) == 3
+    assert sum(release.received.values()) == 3 * PIECE
+    assert sha256(output) == published.sha256
+
+
+@contextlib.contextmanager
+def deaf() -> Iterator[str]:
+    """A server that lets nobody in: its queue of connections is full, and new ones get no answer."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            queued = stack.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(listener.getsockname())
+        yield "http://{}:{}".format(*listener.getsockname())
+
+
+async def test_connecting_has_a_time_out(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk, "CONNECT_TIMEOUT", 0.2)
+    live = LiveManifest.of(published.manifest)
+    filling = OutputFile(tmp_path / "got", live)
+    begun = time.monotonic()
+    with deaf() as url, contextlib.closing(filling):
+        async with open_session() as session:
+            limits = Limits(unreachable_at_start=0.3, timeout=20)
+            transfer = Transfer(live, [Peer(url, session)], filling, limits=limits)
+            with pytest.raises(NoServerReachable, match=r"no answer within 0\.2 s"):
+                await transfer.run()
+    assert time.monotonic() - begun < 10
+
+
+async def test_node_with_another_version_of_this_number_sends_nothing_of_it(
+    published: Published, tmp_path: Path
+) -> None:
+    """A downloader asks for what its manifest says (If-Match), so that no wrong byte travels."""
+    other = publish(tmp_path / "data", random_bytes(3 * MB, seed=2), MB)
+    live = LiveManifest.of(published.manifest)
+    with contextlib.closing(OutputFile(tmp_path / "got", live)) as filling:
+        landing = await filling.landing(live.shards[0])
+        async with Origin.running(other.data_dir, "127.0.0.1", 0) as origin, open_session() as session:
+            peer, order = Peer(origin.url, session), Order(0, MB)
+            assert (await peer.manifest("v1")) == other.manifest  # it knows now that this is a node
+            with pytest.raises(ServerLacks, match="412"):
+                await asyncio.wait_for(peer.receive("v1", landing, order), 20)
+        landing.close()
+    assert order.received == 0

@@ -1,0 +1,122 @@
+"""Manifests from servers that lack them, fall silent or can't be reached: what is taken for an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from shardcast.constants import ORIGIN_SILENT
+from shardcast.distribution import Listing
+from shardcast.errors import ShardcastError, TransferFailed, VersionAborted
+from shardcast.peer.peer import Peer
+from shardcast.peer.session import open_session
+from shardcast.store.live import LiveManifest
+from shardcast.transfer.manifests import describe, read_live
+from tests.support import bad_servers as bad
+from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
+
+MANIFEST = "/v1/manifest.jsonl"
+
+
+class Time:
+    """A clock that only sleeping moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def clock(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        assert self.now < 1000 + 5 * ORIGIN_SILENT, "it goes on for ever"
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def peers_of(*urls: str) -> AsyncIterator[list[Peer]]:
+    async with open_session() as session:
+        yield [Peer(url, session) for url in urls]
+
+
+async def outcome(peers: Sequence[Peer], time: Time) -> ShardcastError | None:
+    """Read the manifest of an open version from these servers, and return why that ended."""
+    live = LiveManifest("v1")
+
+    async def take(lines: bytes) -> None:
+        live.add(lines)
+
+    await asyncio.wait_for(read_live(live, peers, take, time.clock, time.sleep), 60)
+    return live.error
+
+
+def nothing_new(lines: bytes = b"") -> Behaviour:
+    """A manifest that ends before its closing line."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.start(200, len(lines), {"Content-Type": "application/x-ndjson"})
+        await exchange.body(lines)
+
+    return behave
+
+
+async def test_version_lives_on_while_one_of_its_servers_cannot_be_reached(tmp_path: Path) -> None:
+    """A 404 of one server says nothing while another, perhaps the origin, is only out of reach."""
+    time = Time()
+    with BadServer(tmp_path).set(MANIFEST, bad.error(404)) as lacks, dead_address() as dead:
+        async with peers_of(lacks.url, f"http://{dead}") as peers:
+            error = await outcome(peers, time)
+    assert type(error) is TransferFailed, error
+    assert "is stalled" in str(error)
+    assert time.now > 1000 + ORIGIN_SILENT
+
+
+async def test_version_lives_on_while_one_of_its_servers_answers_without_news(tmp_path: Path) -> None:
+    time = Time()
+    with (
+        BadServer(tmp_path).set(MANIFEST, bad.error(404)) as lacks,
+        BadServer(tmp_path).set(MANIFEST, nothing_new()) as waits,
+    ):
+        async with peers_of(lacks.url, waits.url) as peers:
+            error = await outcome(peers, time)
+    assert not isinstance(error, VersionAborted)
+    assert waits.requested(MANIFEST) > 3
+
+
+async def test_version_that_no_server_has_any_more_is_given_up_at_once(tmp_path: Path) -> None:
+    time = Time()
+    with (
+        BadServer(tmp_path).set(MANIFEST, bad.error(404)) as one,
+        BadServer(tmp_path).set(MANIFEST, bad.error(404)) as other,
+    ):
+        async with peers_of(one.url, other.url) as peers:
+            assert isinstance(await outcome(peers, time), VersionAborted)
+    assert time.now == 1000
+
+
+async def test_empty_answers_are_no_sign_of_life(tmp_path: Path) -> None:
+    time = Time()
+    with BadServer(tmp_path).set(MANIFEST, nothing_new()) as server:
+        async with peers_of(server.url) as peers:
+            error = await outcome(peers, time)
+    assert type(error) is TransferFailed
+    assert "is stalled" in str(error)
+    assert ORIGIN_SILENT < time.now - 1000 < 2 * ORIGIN_SILENT
+
+
+async def test_shard_that_one_old_server_lacks_is_no_end_while_another_does_not_answer(
+    tmp_path: Path,
+) -> None:
+    """Where a list has no count of shards, the first one that all servers lack is the end. What one lacks
+    while another doesn't answer is not: the payload would be fetched from both only to be found too short."""
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "shard_001.bin").write_bytes(b"the first of two")
+    with (
+        BadServer(tmp_path).set(MANIFEST, bad.error(404)) as lacks,
+        BadServer(tmp_path).set("*", bad.closed()).set(MANIFEST, bad.error(404)) as broken,
+    ):
+        async with peers_of(lacks.url, broken.url) as peers:
+            found = [one async for one in describe(Listing("v1", "ab" * 32, None), peers)]
+    assert [one.peers for one in found] == [[peers[0]]], "described by both together"
