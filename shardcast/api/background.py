@@ -21,6 +21,8 @@ class Background(Generic[T]):
         self._failure: BaseException | None = None
         self._under_way: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
         self._begun = threading.Event()
+        # Waited for instead of the thread: before Python 3.13, a join that is interrupted takes it for ended.
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shardcast", daemon=True)
         self._thread.start()
 
@@ -38,6 +40,7 @@ class Background(Generic[T]):
             self._failure = error
         finally:
             self._begun.set()
+            self._ended.set()
 
     def tell_to_end(self) -> None:
         """End it, soon."""
@@ -52,20 +55,19 @@ class Background(Generic[T]):
     def cancel(self) -> None:
         """End it, and wait until it has ended; what arrived is kept."""
         self._begun.wait()
-        while self._under_way and self._thread.is_alive():
+        while not self._ended.is_set():
             self.tell_to_end()
-            self._thread.join(_AGAIN)
+            self._ended.wait(_AGAIN)
         self._thread.join()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Whether it has ended, within so many seconds."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
+        return self._ended.wait(timeout)
 
     def result(self) -> T:
         """Wait for its result; who is interrupted meanwhile ends it."""
         try:
-            self._thread.join()
+            self._ended.wait()
         except BaseException:
             self.cancel()
             raise

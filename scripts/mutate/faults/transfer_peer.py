@@ -96,4 +96,26 @@ FAULTS = [
         new="if nearer_than is not None and one.hello and (one.hello.distance or 0) > nearer_than:",
         tests=["tests/test_following.py"],
     ),
+    # Cancelling and races
+    Fault(
+        name="cancelled-answer-that-ends-well-stays-open",
+        file=BULK,
+        old="if not self.kept or self._line.cut:",
+        new="if not self.kept:",
+        tests=["tests/test_cancelling.py"],
+    ),
+    Fault(
+        name="cancelled-answer-asks-all-the-same",
+        file=BULK,
+        old="            if self._line.cut:\n                raise _Stale\n",
+        new="",
+        tests=["tests/test_cancelling.py"],
+    ),
+    Fault(
+        name="cancelled-answer-without-a-thread-stays-open",
+        file=BULK,
+        old="if not work.begun or work.kept:",
+        new="if work.kept:",
+        tests=["tests/test_cancelling.py"],
+    ),
 ]
