@@ -412,6 +412,24 @@ async def test_who_missed_more_than_is_kept_is_told_everything(folders: VersionF
         assert short(await told(node, f"{node.events.feed}:2")) == node.now
 
 
+async def test_reader_too_slow_for_what_is_kept_is_sent_away_and_told_everything_anew(
+    folders: VersionFolders,
+) -> None:
+    """Events that it missed are never passed over in silence."""
+    folders.events = Events(kept=3)
+    async with Node(folders).serving() as node:
+        await node.publish()
+        async with listen(node) as ear:
+            await ear.until(node.events.seq)
+            for number in range(10, 15):  # all of them before the feed comes to write
+                node.events.tell(OPEN, f"v{number}")
+            assert await ear.next() is None
+        hello, *events = await told(node, f"{node.events.feed}:2")
+        assert isinstance(hello, Hello)
+        assert hello.now
+        assert short(events) == node.now
+
+
 async def test_a_place_that_changes_is_said_again_without_a_word_about_the_versions(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -702,3 +702,11 @@ def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> No
     agenda.try_again()
     assert agenda.next({7: A, 8: A, 9: B, 10: A}, {}) == (9 if every else 10)
     assert agenda.next({7: A, 8: A}, {}) is None
+
+
+def test_doubted_servers_are_asked_again_like_others_after_a_while() -> None:
+    agenda = Agenda(last=1)
+    agenda.doubt(B)
+    assert agenda.next({2: A, 9: B}, {}) == 2
+    agenda.try_again()
+    assert agenda.next({2: A, 9: B}, {}) == 9

@@ -525,6 +525,15 @@ def test_what_killed_puts_left_is_removed_after_a_day(ours: Registry) -> None:
     assert not files(ours)
 
 
+@pytest.mark.parametrize("name", ["thesis.part", ".model.bin.part", ".0123456789abcde.part", "x.orphan"])
+def test_file_that_the_registry_did_not_make_stays(name: str, ours: Registry) -> None:
+    """Somebody else's download, beside the contents."""
+    ours.get_store_backend().put_buffer(b"theirs", f"_hash/lab/l2/{name}")
+    done = collect(ours, clock=DAYS_LATER)
+    assert (done["leftovers_deleted"], done["deleted"]) == (0, 0)
+    assert files(ours) == {f"_hash/lab/l2/{name}"}
+
+
 def test_verbose_says_what_is_done(ours: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "shardcast.registry.gc")
     metadata = ours.put_hash(b"data", "lab")

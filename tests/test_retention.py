@@ -84,6 +84,29 @@ def test_no_server_takes_all_places() -> None:
     assert to_begin(opened, {}, here=[], making={**taken, 1: ["a"]}, places=3, share=2) == []
 
 
+def test_no_more_versions_are_begun_than_there_are_places() -> None:
+    opened = {number: [f"server {number}"] for number in range(1, 9)}
+    assert to_begin(opened, {}, here=[], making={}, places=3, share=3) == [8, 7, 6]
+    assert to_begin(opened, {}, here=[], making={8: ["server 8"]}, places=3, share=3) == [7, 6]
+    assert to_begin(opened, {}, here=[], making={8: [], 7: [], 6: []}, places=3, share=3) == []
+
+
+def test_one_server_has_exactly_its_share() -> None:
+    opened = {number: ["a"] for number in range(1, 9)}
+    assert to_begin(opened, {}, here=[], making={}, places=5, share=1) == [8]
+    assert to_begin(opened, {}, here=[], making={}, places=5, share=2) == [8, 7]
+    assert to_begin(opened, {}, here=[], making={8: ["a"]}, places=5, share=1) == []
+
+
+def test_version_that_is_new_at_one_of_its_servers_is_begun() -> None:
+    assert to_begin({5: ["a", "b"]}, {3: ["a"], 9: ["b"]}, here=[], making={}, places=3, share=3) == [5]
+    assert to_begin({5: ["a", "b"]}, {7: ["a"], 9: ["b"]}, here=[], making={}, places=3, share=3) == []
+
+
+def test_version_that_is_complete_anywhere_is_not_begun_as_open() -> None:
+    assert to_begin({5: ["a"]}, {5: ["b"], 4: ["a"]}, here=[], making={}, places=3, share=3) == []
+
+
 def test_surplus_is_what_is_older_than_the_newest() -> None:
     assert surplus({9, 10, 11, 1}, keep=2) == [1, 9]
     assert surplus({1}, keep=1) == []

@@ -6,6 +6,8 @@ import asyncio
 import os
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from shardcast.store.blobs.codings import Check
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.reading_ahead import PART, parts
+from shardcast.store.blobs.verifying import Verified, VerifiedFiles, same_looks
 from tests.support.blob_stores import digest_of
 
 SIZE = (40 << 20) + 1
@@ -55,6 +58,19 @@ def descriptors() -> int:
 async def opened(store: BlobDirectory, digest: str) -> int:
     async with store.open(digest) as reader:
         return reader.size
+
+
+@pytest.mark.parametrize("field", ["st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"])
+def test_file_that_looks_otherwise_in_any_way_is_not_known(field: str, tmp_path: Path) -> None:
+    looks = tmp_path.stat()
+    names = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
+    told: Any = SimpleNamespace(**{name: getattr(looks, name) for name in names})
+    other: Any = SimpleNamespace(**{**vars(told), field: getattr(told, field) + 1})
+    files = VerifiedFiles()
+    files.add("ab" * 32, told, Verified(7))
+    assert files.known("ab" * 32, told) == Verified(7)
+    assert files.known("ab" * 32, other) is None
+    assert not same_looks(told, other)
 
 
 def test_who_come_at_once_have_a_blob_hashed_once(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from shardcast.policy.widening import FEWEST, FIRST_REST, Width
+from shardcast.policy.widening import FEWEST, FIRST_REST, LONGEST_REST, STEP, Width
 
 TICK = 0.1
 
@@ -46,6 +46,29 @@ def test_what_failed_is_tried_again_ever_more_seldom() -> None:
     assert pauses == sorted(pauses)
 
 
+def test_pause_between_trials_has_a_bound() -> None:
+    seen = watched(Width(1, 10), lambda _: 25e6, 600.0)
+    tried = [at * TICK for at in range(1, len(seen)) if seen[at] > seen[at - 1]]
+    assert max(later - sooner for sooner, later in pairwise(tried)) < LONGEST_REST + 3
+
+
+def test_time_before_the_first_byte_says_nothing_of_the_rate() -> None:
+    """Counted in, it would make few answers look slow, and every trial a success."""
+    width, seen = Width(1, 10), []
+    for tick in range(100):
+        received = max(0, tick - 4) * TICK * 25e6  # the first bytes come after 0.4 s
+        width.observed(tick * TICK, int(received), width.value)
+        seen.append(width.value)
+    assert max(seen) == int(FEWEST * STEP + 0.5), "a trial that brought nothing was kept"
+
+
+def test_server_that_joins_gets_its_two_answers() -> None:
+    width = Width(1, 10)
+    for _ in range(3):
+        width.joined()
+    assert width.value == 8
+
+
 def test_each_server_has_two_answers_but_never_more_than_the_most() -> None:
     assert Width(4, 10).value == 8
     assert Width(9, 10).value == 10
@@ -57,4 +80,4 @@ def test_what_is_not_used_to_its_width_says_nothing() -> None:
     width = Width(1, 10)
     for tick in range(100):
         width.observed(tick * TICK, tick * 1000, width.value - 1)
-    assert width.value == FEWEST
+        assert width.value == FEWEST

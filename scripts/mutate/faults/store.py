@@ -5,6 +5,7 @@ from __future__ import annotations
 from fault import Fault
 
 LANDING = "shardcast/store/landing.py"
+ROOM = "shardcast/store/room.py"
 OUTPUT = "shardcast/store/output.py"
 OPEN_VERSION = "shardcast/store/open_version.py"
 
@@ -71,5 +72,26 @@ FAULTS = [
         old="if task.exception() is None and undo:",
         new="if False:",
         tests=["tests/test_concurrency.py"],
+    ),
+    Fault(
+        name="resuming-needs-room-for-all-of-it",
+        file=OUTPUT,
+        old="if room.f_bavail * room.f_frsize + here < self._live.size:",
+        new="if room.f_bavail * room.f_frsize < self._live.size:",
+        tests=["tests/test_accounting.py"],
+    ),
+    Fault(
+        name="own-claim-counts-twice",
+        file=ROOM,
+        old="over = self._claimed_by_all - self._claimed.get(number, 0) + size - self.most",
+        new="over = self._claimed_by_all + size - self.most",
+        tests=["tests/test_accounting.py"],
+    ),
+    Fault(
+        name="room-is-not-checked",
+        file=OUTPUT,
+        old="                self._check_room()\n",
+        new="",
+        tests=["tests/test_accounting.py"],
     ),
 ]
