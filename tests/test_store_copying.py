@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,15 +13,32 @@ from shardcast.errors import BadAnswer
 from shardcast.nodes.copying import Copied, copy, remote
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
+from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import keep
 from tests.support.hash_servers import listed, ours, started, theirs, uploading, wait
 from tests.support.legacy import DIRECTLY, peer_folder
 from tests.support.payloads import random_bytes, sha256
-from tests.support.stores import content
+from tests.support.processes import node, run
+from tests.support.stores import blob_file, content, damage, fill
 
 BLOB = random_bytes(300_000)
 KEY = sha256(BLOB)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A hash server, and its directory."""
+
+    url: str
+    root: Path
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    root = tmp_path_factory.mktemp("server")
+    with node("store", "serve", str(root), "--writable", "--port-range", "49152", "65535") as running:
+        yield Server(running.url, root)
 
 
 # A push beside another upload of the same blob
@@ -89,3 +107,64 @@ async def test_a_push_beside_an_upload_without_end_fails_and_says_that_nothing_i
         assert isinstance(state.failed[KEY], BadAnswer)
         assert "is not kept" in str(state.failed[KEY])
     assert content(tmp_path) == {}
+
+
+# What counts as there
+
+HUGE = random_bytes(3 << 20)
+
+
+def spoil(file: Path, how: str) -> None:
+    file.chmod(0o644)
+    if how == "empty":
+        file.write_bytes(b"")
+    elif how == "cut":
+        file.write_bytes(file.read_bytes()[:-1])
+    else:
+        damage(file)
+
+
+async def copied(way: str, here: Path, server: Server, key: str) -> Copied:
+    """What ``store pull`` or ``push`` does."""
+    state, store = Copied(), BlobDirectory(here, writable=True)
+    async with remote(server.url, "sha256") as there:
+        source, target = (there, store) if way == "pull" else (store, there)
+        await copy(source, target, [key], state)
+    await store.close()
+    return state
+
+
+@pytest.mark.parametrize(
+    ("way", "blob", "how"),
+    [(way, blob, how) for way in ("pull", "push") for blob in (BLOB, HUGE) for how in ("empty", "cut")]
+    + [("pull", BLOB, "other")],
+    ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
+)
+async def test_a_file_that_is_not_the_blob_does_not_count_as_there(
+    tmp_path: Path, server: Server, way: str, blob: bytes, how: str
+) -> None:
+    here, key = tmp_path / "here", sha256(blob)
+    fill(here, blob)
+    fill(server.root, blob)
+    spoil(blob_file(server.root if way == "push" else here, key), how)
+    state = await copied(way, here, server, key)
+    assert (state.copied, state.there, state.missing, state.failed) == (1, 0, [], {})
+    assert content(here) == {key: blob}
+    assert blob_file(server.root, key).read_bytes() == blob
+    assert (await copied(way, here, server, key)).there == 1
+
+
+async def test_what_the_server_lacks_is_there_where_it_is_right(tmp_path: Path, server: Server) -> None:
+    right, cut = fill(tmp_path, random_bytes(2 << 20, 7), random_bytes(2 << 20, 8))
+    spoil(blob_file(tmp_path, cut), "cut")
+    assert (await copied("pull", tmp_path, server, right)).there == 1
+    assert (await copied("pull", tmp_path, server, cut)).missing == [cut]
+
+
+def test_a_damaged_blob_here_is_not_counted_as_pushed(tmp_path: Path, server: Server) -> None:
+    (key,) = fill(tmp_path, HUGE)
+    fill(server.root, HUGE)
+    spoil(blob_file(tmp_path, key), "cut")
+    done = run("store", "push", server.url, key, "-d", str(tmp_path))
+    assert done.returncode == 5, done.stderr
+    assert blob_file(server.root, key).read_bytes() == HUGE

@@ -53,7 +53,10 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
     show_default=True,
     help="The digest that blobs are kept under.",
 )
-@_option("--layout", default="prefix", show_default=True, help="prefix (ab/ab3f…) or flat (ab3f…).")
+@_option(
+    "--layout",
+    help="prefix (ab/ab3f…) or flat (ab3f…); without it, the one in which its blobs lie, or else prefix.",
+)
 @_option("--extra-dirs", default="", help="More directories to read, with semicolons between them.")
 @_option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
@@ -79,7 +82,7 @@ def serve(
     directory: str,
     writable: bool,
     hash_algorithm: str,
-    layout: str,
+    layout: str | None,
     extra_dirs: str,
     host: str,
     port: int | None,
@@ -108,7 +111,7 @@ def serve(
     algorithm, extra = ALGORITHMS[hash_algorithm], extra_directories(extra_dirs)
     if not directory:
         raise _Refused("the name of the directory is empty; the current one is .")
-    settings = StoreSettings(Path(directory), algorithm, layout, extra, writable, lock_timeout)
+    settings = StoreSettings(Path(directory), algorithm, layout or None, extra, writable, lock_timeout)
     node = StoreServer.running(settings, host, ports, status_file, timeout)
     try:
         run(Session(ready_fd, parent).serve(node, until=StoreServer.idle))

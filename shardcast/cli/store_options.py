@@ -10,7 +10,7 @@ import click
 from shardcast.cli import options
 from shardcast.errors import UsageError
 from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import LAYOUTS, OWN, PREFIX, detect
+from shardcast.store.blobs.layout import LAYOUTS
 from shardcast.store.blobs.roots import parse_digest, read_digests
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -61,7 +61,7 @@ def digests_of(said: tuple[str, ...], file: IO[str] | None) -> list[str]:
 def open_store(
     directory: Path, writable: bool = False, algorithm: str | None = None, layout: str | None = None
 ) -> BlobDirectory:
-    """A store as it is; one with nothing in it yet gets the prefix layout.
+    """A store as it is.
 
     Raises:
         UsageError: there is no such directory, algorithm or layout.
@@ -70,12 +70,4 @@ def open_store(
     """
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"the layout must be {' or '.join(LAYOUTS)}, not {layout!r}")
-    if writable and directory.is_dir() and _is_new(directory):
-        layout = layout or PREFIX
-    elif layout not in (None, has := detect(str(directory))):
-        raise UsageError(f"the layout of {directory} is {has}, not {layout}; blobs would not be found again")
     return BlobDirectory(directory, algorithm, layout, writable=writable)
-
-
-def _is_new(directory: Path) -> bool:
-    return all(entry.name == OWN for entry in directory.iterdir())

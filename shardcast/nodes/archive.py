@@ -25,7 +25,6 @@ from shardcast.server.listening import application, listening
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming
-from shardcast.store.blobs.layout import PREFIX
 from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
 from shardcast.store.blobs.staging import staged
 
@@ -58,8 +57,7 @@ class ArchiveNode:
         """
         with disk_errors("could not make", directory):
             directory.mkdir(parents=True, exist_ok=True)
-            layout = None if any(directory.iterdir()) else PREFIX
-        store = await asyncio.to_thread(BlobDirectory, directory, "sha256", layout, writable=True)
+        store = await asyncio.to_thread(BlobDirectory, directory, "sha256", writable=True)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)
             await store.begin()

@@ -12,6 +12,7 @@ from itertools import islice
 from shardcast.addresses import server_url
 from shardcast.concurrency import cancel
 from shardcast.errors import (
+    BlobCorrupt,
     BlobMissing,
     IntegrityError,
     PeerError,
@@ -34,6 +35,8 @@ _BATCH = 512
 _SMALL = 32 << 10
 """Bytes of a blob up to which an archive is sent it with others; a batch of them is held in memory."""
 _CHUNK = 1 << 20
+_CHEAP = 1 << 20
+"""Bytes of a blob here up to which it is read to see that it is right."""
 _MOST_FAILED = 100
 """Blobs that may fail one by one; then it is not for them that they do."""
 
@@ -75,25 +78,53 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
     """
     left = iter(dict.fromkeys(digests))
     while some := list(islice(left, _BATCH)):
-        lacking = await _lacking(target, some, state)
+        lacking = await _lacking(source, target, some, state)
         if isinstance(target, RemoteStore) and await target.pulls():
             lacking = await _send_small(source, target, lacking, state)
         await _in_lanes(lacking, lambda digest: _copy_one(source, target, digest, state))
 
 
-async def _lacking(target: BlobStore, digests: Sequence[str], state: Copied) -> list[str]:
+async def _lacking(source: BlobStore, target: BlobStore, digests: Sequence[str], state: Copied) -> list[str]:
     """Which of these are not there."""
     lacking: list[str] = []
 
     async def look(digest: str) -> None:
         with _counted(digest, state):
-            if await target.size(digest) is None:
-                lacking.append(digest)
-            else:
+            if await _is_there(source, target, digest):
                 state.there += 1
+            else:
+                lacking.append(digest)
 
     await _in_lanes(digests, look)
     return lacking
+
+
+async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
+    """Whether the target has a blob: with the length that it has at the source, and where that isn't known,
+    or reading it costs little, with the right bytes."""
+    local = not isinstance(target, RemoteStore)
+    try:
+        size = await target.size(digest)
+        if size is None:
+            return False
+        if local and size <= _CHEAP:
+            return await _is_right(target, digest)
+        said = await source.size(digest)
+    except BlobCorrupt:
+        return False
+    if said is None:
+        return await _is_right(target, digest)
+    return size == said
+
+
+async def _is_right(store: BlobStore, digest: str) -> bool:
+    try:
+        async with store.open(digest) as reader:
+            while isinstance(store, RemoteStore) and await reader.read(_CHUNK):
+                pass  # what comes from elsewhere is verified as it is read
+            return True
+    except (BlobMissing, IntegrityError):
+        return False
 
 
 async def _send_small(

@@ -27,7 +27,7 @@ from shardcast.server.doors.hashes import LOCK_SECONDS, HashDoor
 from shardcast.server.listening import application, bind, listening_on
 from shardcast.store.blobs.codings import HAS_ZSTD
 from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import LAYOUTS, PREFIX, prepare
+from shardcast.store.blobs.layout import LAYOUTS, prepare
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class StoreSettings:
     Attributes:
         directory: its blobs; must exist.
         algorithm: the digest of the store, by our name.
-        layout: the directory's.
+        layout: what it has to be; None for the one that the directory has, or else the prefix one.
         extra: directories that are only read.
         writable: whether blobs can be put.
         lock_seconds: how long lock files hold from when they were last touched.
@@ -58,7 +58,7 @@ class StoreSettings:
 
     directory: Path
     algorithm: str = "sha256"
-    layout: str = PREFIX
+    layout: str | None = None
     extra: tuple[str, ...] = ()
     writable: bool = False
     lock_seconds: float = LOCK_SECONDS
@@ -68,7 +68,7 @@ class StoreSettings:
         Raises:
             UsageError: this makes no sense.
         """
-        if self.layout not in LAYOUTS:
+        if self.layout not in (None, *LAYOUTS):
             raise UsageError(f"Layout must be 'flat' or 'prefix', not {self.layout!r}")
         if not self.lock_seconds > 0:
             raise UsageError(f"the lock timeout must be longer than {self.lock_seconds:g} s")
@@ -122,7 +122,7 @@ def settings_from(environ: Mapping[str, str]) -> StoreSettings:
     return StoreSettings(
         Path(directory),
         ALGORITHMS[algorithm],
-        setting("LAYOUT") or PREFIX,
+        setting("LAYOUT") or None,
         extra_directories(setting("EXTRA_DIRS")),
         writable in _TRUE,
         lock_seconds,

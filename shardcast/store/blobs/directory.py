@@ -22,7 +22,18 @@ from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
 from shardcast.store.blobs.faults import Search, UnreadableFile, file_errors, says_absent
 from shardcast.store.blobs.file import BlobFile, verify
 from shardcast.store.blobs.incoming import FileWriter, Incoming
-from shardcast.store.blobs.layout import LENGTH, OWN, Folder, detect, prepare, seal, share
+from shardcast.store.blobs.layout import (
+    FLAT,
+    LENGTH,
+    OWN,
+    PREFIX,
+    Folder,
+    Layouts,
+    decide,
+    prepare,
+    seal,
+    share,
+)
 from shardcast.store.blobs.verifying import VerifiedFiles
 
 log = logging.getLogger(__name__)
@@ -50,23 +61,32 @@ class BlobDirectory:
         writable: bool = False,
     ) -> None:
         """Open a directory. Without ``algorithm`` it is the one that is written there, or else SHA-256;
-        without ``layout`` the one that the directory has. The directories ``extra`` are only read, in this
-        order, each with the layout that it has at the time.
+        without ``layout`` the one that the directory has, or else the prefix one. The directories ``extra``
+        are only read, in this order, each with the layout that it has at the time.
 
         Raises:
-            UsageError: there is no such directory, or no such algorithm.
+            UsageError: there is no such directory, no such algorithm, or its layout is another one.
             WrongStore: the directory is of another algorithm.
             LocalDiskError: it can't be read, or not written where it is to be.
         """
-        self.folder = Folder(str(root), layout or detect(str(root)))
         if not Path(root).is_dir():
             raise UsageError(f"{root} is no directory; make it first, or name another")
         if algorithm is not None and algorithm not in ALGORITHMS:
             raise UsageError(f"{algorithm!r} is no digest of a store; there are {', '.join(ALGORITHMS)}")
+        found = decide(str(root), layout)
+        self.folder = Folder(str(root), found.layout or layout or PREFIX)
+        self._other: list[Folder] = []
+        if found.flat and found.prefix:
+            log.warning(
+                "%s has blobs of both layouts; it is %s, and the others are only read: move them",
+                root,
+                self.folder.layout,
+            )
+            self._other = [Folder(str(root), FLAT if self.folder.layout == PREFIX else PREFIX)]
         self.algorithm = _agree(Path(root), algorithm, writable)
         self.writable = writable
         self.verified = VerifiedFiles()
-        self._extra = [str(one) for one in extra]
+        self._extra, self._layouts = [str(one) for one in extra], Layouts()
         self._incoming: Incoming | None = None
         self._making = threading.Lock()
         if writable:
@@ -89,7 +109,8 @@ class BlobDirectory:
 
     def folders(self) -> list[Folder]:
         """Where blobs are looked for, now."""
-        return [self.folder, *(Folder(root, detect(root)) for root in self._extra)]
+        extra = (Folder(root, self._layouts.of(root)) for root in self._extra)
+        return [self.folder, *self._other, *extra]
 
     def files(
         self,

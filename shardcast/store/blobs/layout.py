@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
+from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import disk_errors
 
 PREFIX, FLAT = "prefix", "flat"
@@ -88,17 +89,123 @@ class Folder:
                 yield [digest for digest in some if digest.startswith(prefix)]
 
 
-def detect(root: str) -> str:
-    """The layout that a directory has now."""
-    return PREFIX if os.path.exists(os.path.join(root, MARKER)) else FLAT  # noqa: PTH110, PTH118
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What tells the layout of a directory: where blobs lie, and its marker. Nothing else in it counts.
+
+    Attributes:
+        flat: the name of a blob in the directory itself; None where there is none.
+        prefix: that of one in a folder of the prefix layout.
+        marked: whether the prefix layout is marked.
+        used: whether blobs were to be put here before: where the prefix layout isn't marked, in the flat one.
+    """
+
+    flat: str | None
+    prefix: str | None
+    marked: bool
+    used: bool
+
+    @property
+    def layout(self) -> str | None:
+        """The layout that it has: the one in which its blobs lie. Where they lie in both, or there are none,
+        the marker tells; None where nothing does."""
+        if bool(self.flat) != bool(self.prefix):
+            return FLAT if self.flat else PREFIX
+        if self.marked:
+            return PREFIX
+        return FLAT if self.flat or self.used else None
+
+
+def look_at(root: str) -> Look:
+    """What tells the layout of a directory now; blocks on the disk.
+
+    Raises:
+        LocalDiskError: it can't be looked into.
+    """
+    with disk_errors("could not look into", root):
+        marked, used = (_is_there(os.path.join(root, name)) for name in (MARKER, f"{OWN}/digest"))  # noqa: PTH118
+        prefix: str | None = None
+        for first in range(256):
+            name = f"{first:02x}"
+            prefix = _first_blob(os.path.join(root, name), name)  # noqa: PTH118
+            if prefix:
+                break
+        return Look(_first_blob(root), prefix, marked, used)
+
+
+def decide(root: str, said: str | None = None) -> Look:
+    """See which layout a directory has, or is to have: what is ``said``, or else the prefix one, only where
+    nothing tells.
+
+    Raises:
+        UsageError: it has another layout than was said.
+        LocalDiskError: it can't be looked into.
+    """
+    found = look_at(root)
+    if said not in (None, found.layout or said):
+        blob = found.flat if found.layout == FLAT else found.prefix
+        raise UsageError(
+            f"the layout of {root} is {found.layout}, not {said}: "
+            + (f"{blob} lies there so" if blob else f"its {MARKER if found.marked else OWN} says so")
+            + f"; leave the layout out, or say {found.layout}: blobs would not be found otherwise"
+        )
+    return found
+
+
+class Layouts:
+    """Which layouts directories have that others write into; remembered as long as they look the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[int, str]] = {}
+
+    def of(self, root: str) -> str:
+        """The layout that a directory has at the time."""
+        try:
+            changed = os.stat(root).st_mtime_ns  # noqa: PTH116
+        except OSError:
+            return FLAT  # who looks for a blob there meets the same
+        known = self._known.get(root)
+        if known and known[0] == changed:
+            return known[1]
+        try:
+            layout = look_at(root).layout
+        except LocalDiskError:
+            return known[1] if known else (PREFIX if _is_there(os.path.join(root, MARKER)) else FLAT)  # noqa: PTH118
+        if layout:
+            self._known[root] = changed, layout
+        return layout or FLAT
 
 
 def prepare(folder: Folder) -> None:
-    """Share a directory with its group, and mark its layout, where that is allowed."""
+    """Share a directory with its group, and mark its layout, where that is allowed, and where no blobs lie in
+    the other one."""
     share(folder.root)
-    if folder.layout == PREFIX:
-        with contextlib.suppress(OSError), Path(folder.root, MARKER).open("x") as marker:
-            marker.write("1\n")
+    marker = Path(folder.root, MARKER)
+    if folder.layout == PREFIX and not _is_there(str(marker)) and not _first_blob(folder.root):
+        with contextlib.suppress(OSError), marker.open("x") as file:
+            file.write("1\n")
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def _first_blob(folder: str, prefix: str = "") -> str | None:
+    """The name of some blob in a folder, of those whose names begin like this.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    try:
+        entries = os.scandir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    with entries:
+        return next((one.name for one in entries if one.name.startswith(prefix) and _is_blob(one)), None)
 
 
 def share(path: str) -> None:
