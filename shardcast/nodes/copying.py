@@ -24,6 +24,7 @@ from shardcast.errors import (
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.store.blobs.contract import BlobStore
+from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.scrubbing import Repair
 
 log = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ async def _lacking(source: BlobStore, target: BlobStore, digests: Sequence[str],
 
     async def look(digest: str) -> None:
         with _counted(digest, state):
-            if await _is_there(source, target, digest):
+            if await _is_there(source, target, digest) and await _renewed(target, digest):
                 state.there += 1
             else:
                 lacking.append(digest)
@@ -115,6 +116,11 @@ async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
     if said is None:
         return await _is_right(target, digest)
     return size == said
+
+
+async def _renewed(target: BlobStore, digest: str) -> bool:
+    """Have gc leave alone what is there as if it was put now; whether that could be."""
+    return not isinstance(target, BlobDirectory) or await asyncio.to_thread(target.renew, digest)
 
 
 async def _is_right(store: BlobStore, digest: str) -> bool:

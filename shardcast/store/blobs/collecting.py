@@ -1,13 +1,12 @@
 """Removing the blobs of a directory that nobody refers to, while others put and read some there.
 
-A mark is a permission of a blob's file (that others may execute it, and nobody else), and the time of the
-mark is the one at which the file's permissions were changed. So whoever puts a blob again removes the mark by
-what they do in any case, hashserver too: the file is replaced, or it gets the permissions of a blob.
+What is marked, and since when, ``marks`` tells.
 
 ::
 
     DIRECTORY/.shardcast-store/gc/
       roots.json                who was asked for references, to be asked again the next time
+      marks, put/               see ``marks``
       trash/                    a file that is being removed
 """
 
@@ -16,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import stat
 from collections.abc import Collection as Some
 from collections.abc import Iterator, Sequence
 from collections.abc import Set as AbstractSet
@@ -29,11 +27,10 @@ from shardcast.filesystem import disk_errors, replace
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store.blobs.describing import Form, forms_of
 from shardcast.store.blobs.layout import LENGTH, OWN, Folder, make_own
+from shardcast.store.blobs.marks import Marks, forget_puts, is_marked, when_put
 from shardcast.store.blobs.set_aside import one_at_a_time, put_back, take_out
 
-_MARK = 0o001
-_EXECUTE = 0o111
-_READ = 0o444
+_MARKED = 0o445
 _MOST_FAILURES = 20
 """Failures that are told of one by one."""
 
@@ -93,6 +90,7 @@ class Collection:
         self._folder, self._referenced, self._rules = folder, referenced, rules
         self._now, self._delete = now, delete
         self._trash = _own(folder) / "trash"
+        self._marks = Marks(folder)
 
     def run(self) -> Iterator[None]:
         """Goes through all blobs, some at a time; blocks on the disk. It can be left at any moment.
@@ -101,6 +99,7 @@ class Collection:
             DataDirInUse: another run is under way here.
             LocalDiskError: the directory can't be read, or keeps no marks.
         """
+        whole = False
         with contextlib.ExitStack() as stack:
             stack.enter_context(disk_errors("could not collect in", Path(self._folder.root)))
             if self._delete:
@@ -108,10 +107,16 @@ class Collection:
                 self._trash.mkdir(exist_ok=True)
                 self._try_marks()
                 self._undo()
+                self._marks = Marks(self._folder)  # nobody else changes them now
+                stack.callback(lambda: self._marks.save(whole))
             for some in self._folder.entries():
                 for digest in some:
                     self._see_to(digest)
                 yield
+            whole = True
+            if self._delete:
+                rules = self._rules
+                forget_puts(self._folder, self._now - max(rules.grace, rules.older_than or 0.0))
 
     def _see_to(self, digest: str) -> None:
         try:
@@ -128,15 +133,18 @@ class Collection:
     def _carry_out(self, digest: str, forms: Sequence[Form]) -> None:
         result, size = self.result, sum(form.looks.st_size for form in forms)
         referenced = bytes.fromhex(digest) in self._referenced
-        decision = decide(_blob(forms), referenced, self._rules, self._now)
+        since = self._marks.since(digest, forms)
+        decision = decide(self._blob(digest, forms, since), referenced, self._rules, self._now)
         if self._delete:
             if decision is Decision.REMOVE:
-                if not self._remove(digest, forms):
+                if not self._remove(digest, forms, since or 0.0):
                     decision = Decision.UNMARK  # it was put again at this moment
             elif decision is Decision.MARK:
-                _mark(forms)
-            elif decision is not Decision.WAIT:
-                _unmark(forms)
+                self._marks.set(digest, forms)
+            elif decision is Decision.WAIT:
+                self._marks.keep(digest)
+            elif decision is Decision.UNMARK:
+                self._marks.drop(digest, forms)
         result.all.add(size)
         (result.referenced if referenced else result.unreferenced).add(size)
         tallies = {
@@ -148,12 +156,23 @@ class Collection:
         if decision in tallies:
             tallies[decision].add(size)
 
-    def _remove(self, digest: str, forms: Sequence[Form]) -> bool:
+    def _blob(self, digest: str, forms: Sequence[Form], since: float | None) -> Blob:
+        written = max(form.looks.st_mtime for form in forms)
+        put = when_put(self._folder, digest) or written
+        touched = max(written, put, since or 0.0, *(form.looks.st_ctime for form in forms))
+        return Blob(written, touched, since is not None)
+
+    def _remove(self, digest: str, forms: Sequence[Form], since: float) -> bool:
         """Whether nobody put it in this very moment."""
+
+        def is_meant(looks: os.stat_result) -> bool:
+            put = when_put(self._folder, digest)
+            return is_marked(looks) and (put is None or put < since)
+
         gone = True
         for form in forms:
             place = self._trash / Path(form.path).name
-            if take_out(Path(form.path), place, is_marked):
+            if take_out(Path(form.path), place, is_meant):
                 place.unlink()
             else:
                 gone = False
@@ -168,7 +187,7 @@ class Collection:
         """
         probe = self._trash / "probe"
         probe.touch()
-        probe.chmod(_READ | _MARK)
+        probe.chmod(_MARKED)
         marked = is_marked(probe.lstat())
         probe.unlink()
         if not marked:
@@ -238,25 +257,3 @@ def _alone(folder: Folder) -> Iterator[None]:
         if not is_alone:
             raise DataDirInUse(f"another gc is under way in {folder.root}; wait until it is done")
         yield
-
-
-def is_marked(looks: os.stat_result) -> bool:
-    """Whether a file has a mark."""
-    return looks.st_mode & _EXECUTE == _MARK
-
-
-def _blob(forms: Sequence[Form]) -> Blob:
-    written = max(form.looks.st_mtime for form in forms)
-    touched = max(written, *(form.looks.st_ctime for form in forms))
-    return Blob(written, touched, all(is_marked(form.looks) for form in forms))
-
-
-def _mark(forms: Sequence[Form]) -> None:
-    for form in forms:
-        Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE | _MARK)
-
-
-def _unmark(forms: Sequence[Form]) -> None:
-    for form in forms:
-        if is_marked(form.looks):
-            Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE)

@@ -19,6 +19,7 @@ from shardcast.file_copies import link
 from shardcast.filesystem import PART, disk_errors
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
+from shardcast.store.blobs.describing import forms_of
 from shardcast.store.blobs.faults import Search, UnreadableFile, file_errors, says_absent
 from shardcast.store.blobs.file import BlobFile, verify
 from shardcast.store.blobs.incoming import FileWriter, Incoming
@@ -34,6 +35,7 @@ from shardcast.store.blobs.layout import (
     seal,
     share,
 )
+from shardcast.store.blobs.marks import is_marked, note_put
 from shardcast.store.blobs.verifying import VerifiedFiles
 
 log = logging.getLogger(__name__)
@@ -265,16 +267,27 @@ class BlobDirectory:
         return self._put(digest, coding)
 
     def seal(self, digest: str, coding: str | None = None) -> bool:
-        """See to it that nobody writes to a blob's file any more, and the group can to its folder, where that
-        is ours to say; False when it has gone meanwhile."""
+        """Have a blob that is there count as put now: nobody writes to its file any more, the group can to
+        its folder, and gc leaves it alone for its time. False where that can't be: it has gone meanwhile, or
+        it is somebody else's and nothing can be written down."""
         try:
             self.folder.make_parent(digest)
             seal(self.folder.path(digest, coding))
         except FileNotFoundError:
             return False
         except OSError:
-            log.debug("%s belongs to somebody else, and keeps its permissions", digest)
+            return note_put(self.folder, digest)
         return True
+
+    def renew(self, digest: str) -> bool:
+        """Have gc forget that it marked a blob; False where that can't be. Blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be looked at.
+        """
+        with disk_errors("could not look at", self.folder.path(digest)):
+            marked = [form for form in forms_of(self.folder, digest) if is_marked(form.looks)]
+        return all(self.seal(digest, form.coding) for form in marked)
 
     async def delete(self, digest: str) -> bool:
         if not self.writable:
