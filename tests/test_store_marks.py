@@ -199,6 +199,27 @@ def test_what_another_user_puts_in_the_very_moment_stays(
     assert content(tmp_path) == {of_others.name: BLOB}
 
 
+def test_that_a_mark_was_taken_away_survives_a_power_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A blob counts as put again when it can't be marked any more, also after the power went."""
+    (key,) = fill(tmp_path, BLOB)
+    store, file, synced = BlobDirectory(tmp_path, writable=True), blob_file(tmp_path, key), list[int]()
+    fsync = os.fsync
+
+    def look(descriptor: int) -> None:
+        if os.path.samestat(os.fstat(descriptor), file.stat()):
+            synced.append(os.fstat(descriptor).st_mode & 0o777)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", look)
+    assert store.seal(key)
+    assert synced == [], "nothing was marked"
+    collect(tmp_path, later=2 * HOUR)
+    assert store.seal(key)
+    assert synced == [0o444]
+
+
 def test_what_is_gone_when_it_is_noted_was_not_put(tmp_path: Path, of_others: Path) -> None:
     store = BlobDirectory(tmp_path, writable=True)
     assert store.seal(of_others.name)

@@ -16,7 +16,7 @@ from pathlib import Path
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, LocalDiskError, ReadOnlyStore, UsageError, WrongStore
 from shardcast.file_copies import link
-from shardcast.filesystem import PART, disk_errors
+from shardcast.filesystem import PART, disk_errors, sync_file
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
 from shardcast.store.blobs.describing import forms_of
@@ -270,9 +270,13 @@ class BlobDirectory:
         """Have a blob that is there count as put now: nobody writes to its file any more, the group can to
         its folder, and gc leaves it alone for its time. False where that can't be: it has gone meanwhile, or
         it is somebody else's and nothing can be written down."""
+        path = self.folder.path(digest, coding)
         try:
+            was_marked = is_marked(os.lstat(path))
             self.folder.make_parent(digest)
-            seal(self.folder.path(digest, coding))
+            seal(path)
+            if was_marked:
+                sync_file(Path(path))
         except FileNotFoundError:
             return False
         except OSError:

@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shardcast.digest import is_digest
-from shardcast.filesystem import disk_errors, replace
+from shardcast.filesystem import disk_errors, replace, sync_file, sync_folder
 from shardcast.store.blobs.describing import Form, forms_of
 from shardcast.store.blobs.layout import OWN, Folder, make_own, share
 
@@ -132,6 +132,8 @@ def note_put(folder: Folder, digest: str) -> bool:
         note = place / digest
         note.touch()
         os.utime(note)
+        sync_file(note)
+        sync_folder(place)
     except OSError:
         return False
     return bool(forms_of(folder, digest))  # in this order: gc looks for the note after it took the file
