@@ -17,12 +17,17 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shardcast.errors import BlobCorrupt, LocalDiskError
+from shardcast.errors import BlobCorrupt, LocalDiskError, StoreInaccessible
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.nodes.store_server import StoreServer, StoreSettings
+from shardcast.registry.directory import DirectoryBackend
+from shardcast.registry.stores import StoreSpec
+from shardcast.store.blobs import roots
 from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.layout import OWN, Folder
 from shardcast.store.blobs.memory import BlobsInMemory
 from shardcast.store.blobs.scrubbing import REPAIRED, UNREADABLE, Scrub
+from shardcast.store.blobs.set_aside import Quarantine
 from shardcast.store.blobs.union import BlobUnion
 from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.data_dir import DataDir
@@ -341,3 +346,66 @@ async def test_a_mirror_that_can_keep_nothing_cuts_its_answer(
                 await answer.read()
         async with session.get(f"{mirror.url}/{sha256(SMALL)}") as answer:
             assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
+
+
+# Lists that can't be read
+
+
+def unlistable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    for name in ("scandir", "listdir"):
+        true = getattr(os, name)
+
+        def fail(path: Any = ".", true: Any = true) -> Any:
+            if str(path) == str(folder):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+            return true(path)
+
+        monkeypatch.setattr(os, name, fail)
+
+
+async def test_versions_aside_that_cannot_be_listed_end_a_gc(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data_dir = DataDir(tmp_path, "origin")
+    await publish(VersionFolders(data_dir), LARGE, 100_000)
+    data_dir.close()
+    line = tmp_path / ".shardcast" / "lines" / "none"
+    line.mkdir(parents=True)
+    (tmp_path / "v1").rename(line / "v1-0123456789abcdef")
+    (tmp_path / "distribution.txt").write_text("")
+    root = roots.data_dir(tmp_path)
+    assert bytes.fromhex(sha256(LARGE[:100_000])) in roots.read_all([root], "sha256")
+    for folder in (line, line.parent):
+        with monkeypatch.context() as patch:
+            unlistable(patch, folder)
+            with pytest.raises(LocalDiskError, match="denied"):
+                roots.read_all([root], "sha256")
+
+
+def test_a_quarantine_that_cannot_be_listed_is_not_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, SMALL)
+    quarantine = Quarantine(Folder(str(tmp_path), "prefix"))
+    assert list(quarantine.entries()) == []
+    place = tmp_path / OWN / "quarantine"
+    place.mkdir(parents=True)
+    unlistable(monkeypatch, place)
+    with pytest.raises(LocalDiskError, match="denied"):
+        list(quarantine.entries())
+
+
+def test_a_registry_says_that_it_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = DirectoryBackend(StoreSpec("x", "file", str(tmp_path), None, "_hash", {}))
+    assert not backend.exists("a/b")
+    look = Path.stat
+
+    def fail(self: Path, **more: Any) -> os.stat_result:
+        if self.name == "b":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+        return look(self, **more)
+
+    monkeypatch.setattr(Path, "stat", fail)
+    for ask in (backend.exists, backend.isdir, backend.files):
+        with pytest.raises(StoreInaccessible, match="Input/output"):
+            ask("a/b")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -69,12 +70,12 @@ class DirectoryBackend(StorageBackend):
     def exists(self, remote_path: str) -> bool:
         full = self._full(remote_path)
         with self._failing("look for", full):
-            return full.exists()
+            return _mode(full) is not None
 
     def isdir(self, remote_path: str) -> bool:
         full = self._full(remote_path)
         with self._failing("look for", full):
-            return full.is_dir()
+            return stat.S_ISDIR(_mode(full) or 0)
 
     def remove(self, remote_path: str) -> None:
         full = self._full(remote_path)
@@ -113,7 +114,7 @@ class DirectoryBackend(StorageBackend):
         full = self._full(folder)
         found: dict[str, int] = {}
         with self._failing("list", full):
-            if not full.is_dir():
+            if not stat.S_ISDIR(_mode(full) or 0):
                 return found
             for place, _, names in os.walk(full, onerror=_fail):
                 for name in names:
@@ -192,6 +193,19 @@ class DirectoryBackend(StorageBackend):
 def directory_root(spec: StoreSpec) -> str:
     """Where a store's directory really is, whichever way its location names it."""
     return os.path.realpath(spec.location)
+
+
+def _mode(path: Path) -> int | None:
+    """What there is under a path; None where there is nothing. (``exists`` of Python 3.14 says so of whatever
+    can't be looked at, too.)
+
+    Raises:
+        OSError: it can't be told.
+    """
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _make_folder(folder: Path) -> None:

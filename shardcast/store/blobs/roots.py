@@ -184,7 +184,7 @@ def _of_versions(root: Path) -> Iterator[str]:
         # A version may leave its place or come back meanwhile, when the node changes over to another line.
         yield from _of_other_lines(root)
         listed = _listed(root)
-        numbers = {version_number(entry.name) or 0 for entry in root.iterdir() if entry.is_dir()} - {0}
+        numbers = {version_number(entry.name) or 0 for entry in root.iterdir()} - {0}
         for number in sorted(numbers | listed):
             yield from _of_version(root, number, number in listed)
         yield from _of_other_lines(root)
@@ -192,9 +192,23 @@ def _of_versions(root: Path) -> Iterator[str]:
 
 def _of_other_lines(root: Path) -> Iterator[str]:
     """The digests of versions that were put aside, and may come back."""
-    for file in sorted((own_folder(root) / "lines").glob(f"*/v*-*/{MANIFEST_FILE}")):
-        number = version_number(file.parent.name.partition("-")[0]) or 0
-        yield from _of_manifest(file, root, number, listed=False)
+    for line in _names_in(own_folder(root) / "lines"):
+        for version in _names_in(line):
+            number = version_number(version.name.partition("-")[0])
+            if number:
+                yield from _of_manifest(version / MANIFEST_FILE, root, number, listed=False)
+
+
+def _names_in(folder: Path) -> list[Path]:
+    """What is in a folder; nothing where there is none. (``glob`` passes over what can't be read.)
+
+    Raises:
+        OSError: it can't be read.
+    """
+    try:
+        return sorted(folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _of_version(root: Path, number: int, listed: bool) -> Iterator[str]:
@@ -204,7 +218,7 @@ def _of_version(root: Path, number: int, listed: bool) -> Iterator[str]:
 def _of_manifest(file: Path, root: Path, number: int, listed: bool) -> Iterator[str]:
     try:
         raw = file.read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         if listed and number in _listed(root):  # it wasn't retired meanwhile
             raise LocalDiskError(
                 f"{file} isn't there, so that nobody knows the version's shards; run a node on {root} once"

@@ -150,11 +150,18 @@ class Quarantine:
             LocalDiskError: it can't be read.
         """
         with disk_errors("could not look into", self._place):
-            for record in sorted(self._place.glob(f"*{_RECORD}")):
+            for record in self._records():
                 try:
                     yield SetAside(**json.loads(record.read_bytes()))
                 except (ValueError, TypeError) as error:
                     raise OSError(f"{record.name} is no record of a file set aside ({error})") from None
+
+    def _records(self) -> list[Path]:
+        """(``glob`` passes over a folder that can't be read.)"""
+        try:
+            return sorted(file for file in self._place.iterdir() if file.suffix == _RECORD)
+        except FileNotFoundError:
+            return []
 
     def _unfinished(self) -> list[Path]:
         if not self._place.is_dir():
