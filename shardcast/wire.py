@@ -20,6 +20,9 @@ PROBE_PATH = "/data1.bin"
 """What 0.3.x fetches first to measure a server."""
 PROBE_SIZE = 1 << 20
 """Bytes of the answer to ``PROBE_PATH``; zero bytes break 0.3.x."""
+CONFIRMED = "/confirmed"
+"""On the data directory's socket, before the path of a change: the caller is asked at the last moment whether
+it still waits."""
 PUBLISH_PATH = "/publish"
 """On the data directory's socket only: hands a payload to the origin."""
 STREAM_PATH = "/stream"

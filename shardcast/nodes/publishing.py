@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError, UsageError
 from shardcast.manifest import Manifest, check_metadata, piece_size_for
@@ -22,6 +23,8 @@ log = logging.getLogger(__name__)
 
 Cut = Callable[[OpenVersion, Progress, Claim], Manifest]
 """Cuts a payload into an open version, in a thread."""
+Confirm = Callable[[], Awaitable[None]]
+"""Awaited before a version becomes complete; raises where its caller does not wait for it any more."""
 
 
 class Broadcast:
@@ -35,6 +38,7 @@ class Broadcast:
         self.version = version
         self.state = Progress()
         self.task: asyncio.Task[None] | None = None
+        self._called_off = asyncio.Event()
 
     def progress(self) -> Mapping[str, Any]:
         """``size`` (None while it waits its turn) and ``done`` in bytes, ``shards`` that are whole."""
@@ -45,8 +49,30 @@ class Broadcast:
         self.state.size = size
 
     def cancel(self) -> None:
-        """Give it up."""
+        """Give it up, unless it is complete."""
         self.state.cancelled = True
+        self._called_off.set()
+
+    async def confirmed(self, confirm: Confirm | None) -> None:
+        """Return when its caller has confirmed that it shall be complete.
+
+        Raises:
+            Cancelled: it was given up meanwhile.
+            ShardcastError: the caller has gone.
+        """
+        asking = asyncio.ensure_future(confirm() if confirm else asyncio.sleep(0))
+        called_off = asyncio.ensure_future(self._called_off.wait())
+        try:
+            await asyncio.wait({asking, called_off}, return_when=asyncio.FIRST_COMPLETED)
+            if self.state.cancelled:
+                raise Cancelled(f"{self.version} was called off")
+            asking.result()
+        finally:
+            await cancel([asking, called_off])
+            if not asking.cancelled():
+                asking.exception()  # else it is told of as never looked at
+            if not asking.cancelled():
+                asking.exception()  # else it is told of as never looked at
 
     async def result(self) -> None:
         """Wait until the version is complete.
@@ -82,6 +108,7 @@ class Publisher:
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
+        confirm: Confirm | None = None,
     ) -> Broadcast:
         """Begin a broadcast, behind those that were begun before; see ``sharding.publishing.publish``.
 
@@ -96,7 +123,7 @@ class Publisher:
         def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
             return publish(path, opened, description, state, claim)
 
-        return await self._begin(str(path), cut)
+        return await self._begin(str(path), cut, confirm)
 
     async def publish_stream(
         self,
@@ -104,6 +131,7 @@ class Publisher:
         name: str,
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        confirm: Confirm | None = None,
     ) -> Broadcast:
         """Begin to broadcast what comes from an unbuffered file until it ends, while it comes; it is closed
         at the end. ``Broadcast.cancel`` gives it up.
@@ -117,7 +145,7 @@ class Publisher:
         def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
             return publish_stream(source, name, opened, description, state, claim)
 
-        broadcast = await self._begin(name, cut)
+        broadcast = await self._begin(name, cut, confirm)
         assert broadcast.task
         broadcast.task.add_done_callback(lambda _: source.close())
         return broadcast
@@ -133,15 +161,17 @@ class Publisher:
         origin = self._folders.data_dir.origin_id
         return Description(origin, size, self._digests, copy, dict(metadata or {}))
 
-    async def _begin(self, what: str, cut: Cut) -> Broadcast:
+    async def _begin(self, what: str, cut: Cut, confirm: Confirm | None) -> Broadcast:
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = Broadcast(version_name(number))
-        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut))
+        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut, confirm))
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
 
-    async def _carry_out(self, broadcast: Broadcast, number: int, what: str, cut: Cut) -> None:
+    async def _carry_out(
+        self, broadcast: Broadcast, number: int, what: str, cut: Cut, confirm: Confirm | None
+    ) -> None:
         loop = asyncio.get_running_loop()
 
         def ask(size: int) -> None:
@@ -153,6 +183,7 @@ class Publisher:
                 if broadcast.state.cancelled:
                     raise Cancelled(f"{broadcast.version} was called off")
                 opened = await self._folders.begin(number, None, self._digests[-1])
+                opened.confirm = lambda manifest: broadcast.confirmed(confirm)
                 try:
                     manifest = await asyncio.to_thread(cut, opened, broadcast.state, claim)
                     await opened.complete(manifest)
@@ -173,6 +204,6 @@ class Publisher:
         """Call off what is under way, and wait for it."""
         tasks = [broadcast.task for broadcast in self._under_way if broadcast.task]
         for broadcast in self._under_way:
-            broadcast.state.cancelled = True
+            broadcast.cancel()
         if tasks:
             await asyncio.wait(tasks)

@@ -10,16 +10,17 @@ import http.client
 import json
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from shardcast.distribution import Withdrawal, is_version
+from shardcast.constants import DISTRIBUTION_FILE
+from shardcast.distribution import Withdrawal, is_version, parse
 from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
 from shardcast.feed import check_reason
 from shardcast.manifest import check_metadata
 from shardcast.store.data_dir import socket_name
-from shardcast.wire import PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
+from shardcast.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0
@@ -44,6 +45,27 @@ class ControlConnection(http.client.HTTPConnection):
             raise
         self.sock.settimeout(_SILENCE_SECONDS)
 
+    def begin(self, path: str, body: Mapping[str, Any]) -> None:
+        """Send a request whose body stays open, with its first line."""
+        self.putrequest("POST", path)
+        self.putheader("Transfer-Encoding", "chunked")
+        self.endheaders()
+        self.send_line(body)
+
+    def send_line(self, line: Mapping[str, Any]) -> None:
+        """Send the next line of the body."""
+        if self.sock is None:  # else it would connect anew, and end a request that it never began
+            raise http.client.NotConnected
+        data = json.dumps(line).encode() + b"\n"
+        self.send(b"%x\r\n%s\r\n" % (len(data), data))
+
+    def confirm(self) -> None:
+        """Say that this caller still waits, with the last line of the body. It then waits without bound."""
+        if self.sock:
+            self.sock.settimeout(None)
+        self.send_line({"confirm": True})
+        self.send(b"0\r\n\r\n")
+
 
 def publish(
     data_dir: Path,
@@ -53,7 +75,8 @@ def publish(
     copy: bool = True,
 ) -> Iterator[Mapping[str, Any]]:
     """Hand a payload to the origin; yields what it says: ``{"version": …}`` first, then ``{"progress":
-    {"done": …, "size": …}}``, at last ``{"complete": …}``.
+    {"done": …, "size": …}}``, at last ``{"complete": …}``. An error means that the version is not published,
+    and will not be.
 
     Raises:
         NoNode: none runs there.
@@ -62,18 +85,21 @@ def publish(
         ShardcastError: publishing failed; of the type that it failed with there.
     """
     check_metadata(metadata or {})
-    connection = connect(data_dir)
     body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
-    try:
-        with node_errors(f"the origin of {data_dir} went away while it published {path}"):
-            connection.request("POST", PUBLISH_PATH, json.dumps(body), {"Content-Type": "application/json"})
-            for said in answers(connection, data_dir):
-                yield said
-                if "complete" in said:
-                    return
-        raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
-    finally:
-        connection.close()
+    version = ""
+    with closing(Asking(data_dir, PUBLISH_PATH, body)) as asking:
+        try:
+            with node_errors(f"the origin of {data_dir} went away while it published {path}"):
+                for said in asking.lines():
+                    version = str(said.get("version", version))
+                    yield said
+                    if "complete" in said:
+                        return
+            raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
+        except NodeFailed:
+            if not asking.confirmed or not is_published(data_dir, version):
+                raise
+    yield {"complete": version}
 
 
 def change_pin(data_dir: Path, version: str, keep: bool) -> None:
@@ -85,17 +111,9 @@ def change_pin(data_dir: Path, version: str, keep: bool) -> None:
         VersionNotOffered: the version is not complete there, or not pinned.
         LocalDiskError: it could not be written down.
     """
-    connection = connect(data_dir)
-    try:
-        with node_errors(f"the node of {data_dir} went away"):
-            body = json.dumps({"version": version})
-            connection.request(
-                "POST", PIN_PATH if keep else UNPIN_PATH, body, {"Content-Type": "application/json"}
-            )
-            for _ in answers(connection, data_dir):
-                return
-    finally:
-        connection.close()
+    asking = Asking(data_dir, PIN_PATH if keep else UNPIN_PATH, {"version": version})
+    with closing(asking), node_errors(f"the node of {data_dir} went away"):
+        next(asking.lines())
 
 
 def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
@@ -110,19 +128,75 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
     """
     if not is_version(version):
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
-    body = json.dumps({"version": version, "reason": check_reason(reason)})
-    connection = connect(data_dir)
+    asking = Asking(data_dir, WITHDRAW_PATH, {"version": version, "reason": check_reason(reason)})
+    gone = f"the origin of {data_dir} went away; is {version} still on its list?"
     try:
-        with node_errors(f"the origin of {data_dir} went away; is {version} still on its list?"):
-            connection.request("POST", WITHDRAW_PATH, body, {"Content-Type": "application/json"})
-            done = next(answers(connection, data_dir))["done"]
+        with closing(asking), node_errors(gone):
+            done = next(asking.lines())["done"]
             return Withdrawal(str(done["version"]), str(done["digest"]), str(done["reason"]))
     except NoNode as error:
         raise UsageError(
             f"{error}: only the origin of {version} withdraws it; name its data directory"
         ) from error
-    finally:
-        connection.close()
+
+
+class Asking:
+    """A request for a change, which the node makes only once this caller has confirmed that it still waits.
+
+    Until it is confirmed, leaving means that nothing was done, and nothing will be. From then on the answer
+    is waited for as long as the node has the connection open, however long that is: a caller that left then
+    would not know what became of it.
+
+    Attributes:
+        confirmed: whether this caller has said that it waits.
+    """
+
+    def __init__(self, data_dir: Path, path: str, body: Mapping[str, Any]) -> None:
+        """
+        Raises:
+            NoNode: none runs there.
+            NodeFailed: it does not answer.
+            LocalDiskError: it is somebody else's.
+        """
+        self.confirmed = False
+        self._data_dir = data_dir
+        self._path = path
+        self._body = body
+        self._connection = connect(data_dir)
+
+    def lines(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the lines of the answer, and confirm the change where that is asked for.
+
+        Raises:
+            ShardcastError: the node refused, or reports what went wrong.
+            OSError, http.client.HTTPException, ValueError: it went away.
+        """
+        self._connection.begin(CONFIRMED + self._path, self._body)
+        response = self._connection.getresponse()
+        if response.status == 404:  # a node of an earlier version, or of another role
+            self._connection.close()
+            self._connection = connect(self._data_dir)
+            headers = {"Content-Type": "application/json"}
+            self._connection.request("POST", self._path, json.dumps(self._body), headers)
+            response = self._connection.getresponse()
+        for said in read_lines(response, self._data_dir):
+            if "ready" in said:
+                self.confirmed = True
+                self._connection.confirm()
+            else:
+                yield said
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def is_published(data_dir: Path, version: str) -> bool:
+    """Return whether the list of a data directory has a version, when its node has gone."""
+    try:
+        found = parse((data_dir / DISTRIBUTION_FILE).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return any(one.version == version for one in found.settled(found).listings)
 
 
 @contextmanager
@@ -146,6 +220,7 @@ def connect(data_dir: Path) -> ControlConnection:
 
     Raises:
         NoNode: none runs there.
+        NodeFailed: it does not answer.
         LocalDiskError: it is somebody else's.
     """
     connection = ControlConnection(data_dir)
@@ -155,6 +230,8 @@ def connect(data_dir: Path) -> ControlConnection:
         raise NoNode(f"no origin runs on {data_dir}") from error
     except PermissionError as error:
         raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
+    except (TimeoutError, BlockingIOError) as error:
+        raise NodeFailed(f"the node of {data_dir} does not answer; is it stopped?") from error
     return connection
 
 
@@ -165,7 +242,11 @@ def answers(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[s
         ShardcastError: the origin refused, or said what went wrong.
         OSError, http.client.HTTPException, ValueError: it went away.
     """
-    response = connection.getresponse()
+    yield from read_lines(connection.getresponse(), data_dir)
+
+
+def read_lines(response: http.client.HTTPResponse, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+    """The same of an answer that has begun."""
     if response.status != 200:
         if response.status == 404:
             raise NoNode(f"what runs on {data_dir} is no origin")

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import fcntl
 import io
-import json
 import os
 import select
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 
 from shardcast.errors import NodeFailed, TransferFailed
 from shardcast.manifest import check_metadata
-from shardcast.peer.control import answers, connect, node_errors
+from shardcast.peer.control import answers, connect, is_published, node_errors
 from shardcast.wire import STREAM_PATH
 
 _PORTION = 1 << 20
@@ -59,6 +58,7 @@ class BroadcastWriter(io.RawIOBase):
         super().__init__()
         self._ended = True  # until it has begun
         self._complete = False
+        self._confirmed = False
         check_metadata(metadata or {})
         self._data_dir = data_dir
         self._gathered = bytearray()
@@ -67,12 +67,9 @@ class BroadcastWriter(io.RawIOBase):
         self._writing = threading.Lock()
         self.version = "the version"
         self._connection = connect(data_dir)
-        said = {"name": name, "shard_size": shard_size, "metadata": metadata}
+        said = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
         with self._told():
-            self._connection.putrequest("POST", STREAM_PATH)
-            self._connection.putheader("Transfer-Encoding", "chunked")
-            self._connection.endheaders()
-            self._send(json.dumps(said).encode() + b"\n")
+            self._connection.begin(STREAM_PATH, said)
             self._said: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
             begun = next(self._said)
             self.version = str(begun["version"])
@@ -126,18 +123,27 @@ class BroadcastWriter(io.RawIOBase):
         if not self._ended:
             self.flush()
             self._ended = True
-            with self._told():
-                os.close(self._pipe)
-                self._pipe = -1
-                self._send(json.dumps({"end": self._written}).encode() + b"\n")
-                self._connection.send(b"0\r\n\r\n")
-                if not any("complete" in said for said in self._said):
-                    raise NodeFailed(
-                        f"the origin of {self._data_dir} ended while it published {self.version}"
-                    )
+            try:
+                with self._told():
+                    os.close(self._pipe)
+                    self._pipe = -1
+                    self._connection.send_line({"end": self._written})
+                    self._wait_until_complete()
+            except NodeFailed:
+                if not self._confirmed or not is_published(self._data_dir, self.version):
+                    raise
             self._complete = True
             self._connection.close()
         return self.version
+
+    def _wait_until_complete(self) -> None:
+        for said in self._said:
+            if "ready" in said:
+                self._confirmed = True
+                self._connection.confirm()
+            if "complete" in said:
+                return
+        raise NodeFailed(f"the origin of {self._data_dir} ended while it published {self.version}")
 
     def abort(self) -> None:
         """Give the version up."""
@@ -195,9 +201,6 @@ class BroadcastWriter(io.RawIOBase):
             with contextlib.suppress(BlockingIOError):
                 view = view[os.write(self._pipe, view) :]
                 deadline = time.monotonic() + _LONGEST_WAIT
-
-    def _send(self, data: bytes) -> None:
-        self._connection.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

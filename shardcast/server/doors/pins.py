@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
 
 from aiohttp import web
 
-from shardcast.errors import ShardcastError, to_wire
-from shardcast.wire import NDJSON, PIN_PATH, UNPIN_PATH
+from shardcast.server.callers import Handler, add_change, read_request
+from shardcast.wire import PIN_PATH, UNPIN_PATH
 
 
 class Pinning(Protocol):
@@ -25,19 +25,21 @@ class Pinning(Protocol):
 def add_pins(app: web.Application, versions: Pinning) -> None:
     """Pin and unpin ``versions``."""
 
-    def answering(work: Callable[[str], Awaitable[None]]) -> Callable[[web.Request], Awaitable[web.Response]]:
-        async def answer(request: web.Request) -> web.Response:
+    def answering(change: Callable[[str], Awaitable[None]]) -> Handler:
+        async def answer(request: web.Request) -> web.StreamResponse:
             try:
-                version = str((await request.json())["version"])
-            except (ValueError, KeyError, TypeError) as error:
+                caller, asked = await read_request(request)
+                version = str(asked["version"])
+            except (ValueError, KeyError) as error:
                 raise web.HTTPBadRequest(text=f"400: {error}\n") from None
-            try:
-                await work(version)
-            except ShardcastError as error:
-                return web.json_response({"error": to_wire(error)}, content_type=NDJSON)
-            return web.json_response({"done": version}, content_type=NDJSON)
+
+            async def work() -> Mapping[str, Any]:
+                await change(version)
+                return {"done": version}
+
+            return await caller.carry_out(work)
 
         return answer
 
-    app.router.add_post(PIN_PATH, answering(versions.pin))
-    app.router.add_post(UNPIN_PATH, answering(versions.unpin))
+    add_change(app, PIN_PATH, answering(versions.pin))
+    add_change(app, UNPIN_PATH, answering(versions.unpin))

@@ -2,7 +2,7 @@
 
 ``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}`` is answered line by line:
 ``{"version": "v7"}`` at once, ``{"progress": …}`` as it goes, at last ``{"complete": …}`` or
-``{"error": …}``.
+``{"error": …}``. A caller that goes away before gives the version up.
 
 ``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body is
 answered with ``{"version": "v7", "pipe": …}``. The payload's bytes are written to that named pipe as they are
@@ -19,7 +19,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -28,6 +28,7 @@ from aiohttp import ClientError, web
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.filesystem import PART, disk_errors
+from shardcast.server.callers import Caller, add_change, read_request
 from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,8 @@ class Publishing(Protocol):
 
 
 class Publisher(Protocol):
-    """What takes payloads to publish; several queue."""
+    """What takes payloads to publish; several queue. ``confirm`` is awaited before a version is complete, and
+    raises where its caller has gone."""
 
     async def publish(
         self,
@@ -56,6 +58,7 @@ class Publisher(Protocol):
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Publishing: ...
 
     async def publish_stream(
@@ -64,6 +67,7 @@ class Publisher(Protocol):
         name: str,
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
+        confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Publishing: ...
 
 
@@ -72,28 +76,33 @@ def add_publish(app: web.Application, publisher: Publisher, pipes: Callable[[], 
 
     async def publish(request: web.Request) -> web.StreamResponse:
         try:
-            asked = await request.json()
+            caller, asked = await read_request(request)
             path, shard_size, metadata = Path(asked["path"]), asked.get("shard_size"), asked.get("metadata")
-            under_way = await publisher.publish(path, shard_size, metadata, asked.get("copy") is not False)
+            caller.check()
+            under_way = await publisher.publish(
+                path, shard_size, metadata, asked.get("copy") is not False, caller.confirm
+            )
         except ShardcastError as error:
             return web.json_response(_failure(error), content_type=NDJSON)
         except (ValueError, KeyError, TypeError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
-        # A caller who goes away does not stop what has a number already.
-        return await _report(request, under_way)
+        return await _report(caller, under_way)
 
     async def stream(request: web.Request) -> web.StreamResponse:
         try:
-            asked = json.loads(await request.content.readline())
+            caller, asked = await read_request(request, by_line=True)
             name, shard_size, metadata = str(asked["name"]), asked.get("shard_size"), asked.get("metadata")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         with contextlib.ExitStack() as stack:
             try:
+                caller.check()
                 pipe = stack.enter_context(_Pipe(pipes()))
                 source = pipe.take_source()
                 try:
-                    under_way = await publisher.publish_stream(source, name, shard_size, metadata)
+                    under_way = await publisher.publish_stream(
+                        source, name, shard_size, metadata, caller.confirm
+                    )
                 except BaseException:
                     source.close()
                     raise
@@ -101,12 +110,11 @@ def add_publish(app: web.Application, publisher: Publisher, pipes: Callable[[], 
                 return web.json_response(_failure(error), content_type=NDJSON)
             ending = asyncio.ensure_future(_end(request, pipe, under_way))
             try:
-                return await _report(request, under_way, str(pipe.path))
+                return await _report(caller, under_way, str(pipe.path))
             finally:
-                under_way.cancel()  # what is complete stays
                 await cancel([ending])
 
-    app.router.add_post(PUBLISH_PATH, publish)
+    add_change(app, PUBLISH_PATH, publish)
     app.router.add_post(STREAM_PATH, stream)
 
 
@@ -161,35 +169,32 @@ async def _end(request: web.Request, pipe: _Pipe, under_way: Publishing) -> None
         pipe.close()
 
 
-async def _report(request: web.Request, under_way: Publishing, pipe: str = "") -> web.StreamResponse:
-    """Say how it ends, and meanwhile how far it is; not to who writes to a ``pipe``, and reads nothing."""
-    response = web.StreamResponse(headers={"Content-Type": NDJSON})
-    await response.prepare(request)
+async def _report(caller: Caller, under_way: Publishing, pipe: str = "") -> web.StreamResponse:
+    """Send how it ends, and meanwhile how far it is; not to a caller that writes to a ``pipe``, and reads
+    nothing. What is not complete when this ends, whose caller went away, is given up."""
     result = asyncio.ensure_future(under_way.result())
     result.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        await _say(response, {"version": under_way.version} | ({"pipe": pipe} if pipe else {}))
+        await caller.say({"version": under_way.version} | ({"pipe": pipe} if pipe else {}))
         while not result.done():
             if not pipe:
-                await _say(response, {"progress": under_way.progress()})
+                await caller.say({"progress": under_way.progress()})
             await asyncio.wait([result], timeout=None if pipe else _REPORT_INTERVAL)
-        await _say(response, {"progress": under_way.progress()})
+        await caller.say({"progress": under_way.progress()})
         failure = result.exception()
         if isinstance(failure, ShardcastError):
-            await _say(response, _failure(failure))
+            await caller.say(_failure(failure))
         elif failure is not None:
-            await _say(response, _failure(ShardcastError(f"{under_way.version} failed: {failure!r}")))
+            await caller.say(_failure(ShardcastError(f"{under_way.version} failed: {failure!r}")))
         else:
-            await _say(response, {"complete": under_way.version})
-        await response.write_eof()
+            await caller.say({"complete": under_way.version})
+        await caller.end()
     except ConnectionError as error:
-        log.debug("who published %s went away: %s", under_way.version, error)
-    return response
+        log.debug("the caller that published %s went away: %s", under_way.version, error)
+    finally:
+        under_way.cancel()
+    return caller.response
 
 
 def _failure(error: ShardcastError) -> dict[str, Any]:
     return {"error": to_wire(error)}
-
-
-async def _say(response: web.StreamResponse, line: Mapping[str, Any]) -> None:
-    await response.write(json.dumps(line).encode() + b"\n")

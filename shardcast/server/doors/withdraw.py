@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from aiohttp import web
 
 from shardcast.distribution import Withdrawal, is_version
-from shardcast.errors import ShardcastError, UsageError, to_wire
+from shardcast.errors import UsageError
 from shardcast.feed import check_reason
-from shardcast.wire import NDJSON, WITHDRAW_PATH
+from shardcast.server.callers import add_change, read_request
+from shardcast.wire import WITHDRAW_PATH
 
 
 class Withdrawing(Protocol):
@@ -25,19 +27,19 @@ class Withdrawing(Protocol):
 def add_withdraw(app: web.Application, versions: Withdrawing) -> None:
     """Withdraw some of ``versions``."""
 
-    async def withdraw(request: web.Request) -> web.Response:
+    async def withdraw(request: web.Request) -> web.StreamResponse:
         try:
-            asked = await request.json()
+            caller, asked = await read_request(request)
             version, reason = str(asked["version"]), str(asked.get("reason", ""))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
-        try:
+
+        async def work() -> Mapping[str, Any]:
             if not is_version(version):
                 raise UsageError(f"{version[:80]!r} is not a version; write v1, v2, …")
             done = await versions.withdraw_own(version, check_reason(reason))
-        except ShardcastError as error:
-            return web.json_response({"error": to_wire(error)}, content_type=NDJSON)
-        said = {"version": done.version, "digest": done.digest, "reason": done.reason}
-        return web.json_response({"done": said}, content_type=NDJSON)
+            return {"done": {"version": done.version, "digest": done.digest, "reason": done.reason}}
 
-    app.router.add_post(WITHDRAW_PATH, withdraw)
+        return await caller.carry_out(work)
+
+    add_change(app, WITHDRAW_PATH, withdraw)
