@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Protocol
 
 from blake3 import blake3
@@ -33,15 +32,6 @@ def is_digest(text: object) -> bool:
 def new_hasher(algorithm: str) -> Hasher:
     """A hasher by its name in a manifest or a store: ``sha256``, ``blake3``, ``sha3-256``."""
     return blake3() if algorithm == "blake3" else hashlib.new(algorithm.replace("sha3-", "sha3_"))
-
-
-def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hex; blocks on the disk."""
-    hasher = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            hasher.update(chunk)
-    return hasher.hexdigest()
 
 
 def piece_digest(piece: Buffer) -> bytes:

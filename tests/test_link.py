@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
+import shutil
+import threading
+import urllib.error
+import urllib.request
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shardcast
 from shardcast import file_copies
-from shardcast.errors import VersionNotOffered
+from shardcast.errors import PayloadChanged, VersionNotOffered
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
-from shardcast.store import open_version
+from shardcast.store import taking_up, verified, version_place
 from tests.support import processes
 from tests.support.published import random_bytes, sha256
 
 SHARD = 300_000
+PAYLOAD = hashlib.sha256(random_bytes(1_000_000)).hexdigest()
 
 
 @pytest.fixture
@@ -97,11 +104,161 @@ async def test_it_is_served_again_after_a_restart(payload: Path, tmp_path: Path)
         assert await publish(origin, payload) == "v2"
 
 
+@pytest.mark.parametrize("copy", [True, False], ids=["copied", "linked"])
+async def test_a_data_directory_that_was_copied_keeps_its_versions(
+    copy: bool, payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        await (await origin.publish(payload, SHARD, copy=copy)).result()
+    shutil.copytree(tmp_path / "data", tmp_path / "moved")  # with its times, as cp -a: the inodes are others
+    change(payload)
+    hashed: list[Path] = []
+    look = verified.looks_if_right
+
+    def count(file: Path, *rest: Any) -> str | None:
+        hashed.append(file)
+        return look(file, *rest)
+
+    monkeypatch.setattr(taking_up, "looks_if_right", count)
+    async with Origin.running(tmp_path / "moved", "127.0.0.1", 0) as origin:
+        assert await fetch(origin, "v1", tmp_path / "got") == PAYLOAD
+    assert len(hashed) == (4 if copy else 1)
+    async with Origin.running(tmp_path / "moved", "127.0.0.1", 0) as origin:
+        assert await fetch(origin, "v1", tmp_path / "again") == PAYLOAD
+    assert len(hashed) == (4 if copy else 1), "its new looks were not remembered"
+
+
+async def test_a_payload_that_is_touched_is_in_doubt_until_it_was_hashed(
+    payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked, go_on = asyncio.Event(), threading.Event()
+    loop, look = asyncio.get_running_loop(), verified.looks_if_right
+
+    def wait(*said: Any) -> str | None:
+        loop.call_soon_threadsafe(looked.set)
+        go_on.wait(30)
+        return look(*said)
+
+    monkeypatch.setattr(taking_up, "looks_if_right", wait)
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        version = await publish(origin, payload)
+        os.utime(payload, ns=(1, 1))
+        shard = f"{origin.url}/{version}/shard_001.bin"
+        assert await asyncio.to_thread(status, shard) == 503
+        await looked.wait()
+        assert await asyncio.to_thread(status, shard) == 503
+        assert await asyncio.to_thread(status, f"{origin.url}/v9/shard_001.bin") == 404
+        go_on.set()
+        while origin.folders.in_doubt(version):
+            await asyncio.sleep(0.01)
+        assert await asyncio.to_thread(status, shard) == 200
+        assert await fetch(origin, version, tmp_path / "got") == PAYLOAD
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        assert origin.folders.shard(version, 1)
+
+
+def status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+
+
+async def test_a_payload_that_can_not_be_looked_into_is_kept_and_looked_into_again(
+    payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*said: Any) -> str | None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        version = await publish(origin, payload)
+        os.utime(payload, ns=(1, 1))
+        with monkeypatch.context() as patch:
+            patch.setattr(taking_up, "looks_if_right", fail)
+            await origin.folders.tidy()
+            while origin.folders.in_doubt(version):
+                await asyncio.sleep(0.01)
+        assert [one.version for one in origin.folders.listings] == [version]
+        assert origin.folders.shard(version, 1) is None
+        while origin.folders.in_doubt(version):
+            await asyncio.sleep(0.01)
+        assert origin.folders.shard(version, 1)
+
+
+@pytest.mark.parametrize("kind", ["relative", "absolute", "of a link"])
+async def test_of_a_symbolic_link_the_file_is_linked(kind: str, payload: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshots" / "main"
+    snapshot.mkdir(parents=True)
+    file = snapshot / "model.safetensors"  # as it lies in the cache of Hugging Face
+    if kind == "of a link":
+        (tmp_path / "link").symlink_to("model.bin")
+        file.symlink_to("../../link")
+    else:
+        file.symlink_to(payload if kind == "absolute" else "../../model.bin")
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        version = await publish(origin, file)
+        manifest = origin.folders.manifest_of(version)
+        assert manifest
+        assert manifest.header.name == "model.safetensors"
+        linked = tmp_path / "data" / version / "payload"
+        assert linked.lstat().st_ino == payload.stat().st_ino
+        file.unlink()
+        assert await fetch(origin, version, tmp_path / "got") == PAYLOAD
+
+
+def test_the_command_links_the_file_of_a_symbolic_link(payload: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("model.bin")
+    done = processes.run("broadcast", "link", "--data-dir", str(tmp_path / "data"), "--link", cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("v1\n", 0)
+    assert "is copied" not in done.stderr
+    assert (tmp_path / "data" / "v1" / "payload").lstat().st_ino == payload.stat().st_ino
+
+
+async def test_a_name_that_becomes_a_symbolic_link_meanwhile_is_copied(
+    payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(payload)
+
+    def link_link(known: Path, name: Path) -> bool:
+        os.link(tmp_path / "link", name, follow_symlinks=False)
+        return True
+
+    monkeypatch.setattr(version_place, "clone", lambda original, copy: False)
+    monkeypatch.setattr(version_place, "link", link_link)
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        version = await publish(origin, payload)
+        assert await fetch(origin, version, tmp_path / "got") == PAYLOAD
+    assert not (tmp_path / "data" / version / "payload").is_symlink()
+    assert (tmp_path / "data" / version / "shard_001.bin").exists()
+
+
+@pytest.mark.parametrize("swap", [True, False], ids=["another file", "written to"])
+async def test_a_payload_that_is_another_one_once_it_was_hashed_is_no_version(
+    swap: bool, payload: Path, tmp_path: Path
+) -> None:
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+
+        async def change_it() -> None:
+            linked = tmp_path / "data" / "v1" / "payload"
+            if swap:
+                shutil.copy2(linked, tmp_path / "other")
+                (tmp_path / "other").replace(linked)
+            else:
+                change(payload)
+
+        broadcast = await origin.publish(payload, SHARD, copy=False, confirm=change_it)
+        with pytest.raises(PayloadChanged, match="not the file any more that was hashed"):
+            await broadcast.result()
+        assert origin.folders.listings == ()
+        assert payload.exists()
+
+
 async def test_what_can_not_be_linked_is_copied(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(open_version, "link", lambda known, name: False)
-    monkeypatch.setattr(open_version, "clone", lambda original, copy: False)
+    monkeypatch.setattr(version_place, "link", lambda known, name: False)
+    monkeypatch.setattr(version_place, "clone", lambda original, copy: False)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)
         change(payload)

@@ -159,7 +159,7 @@ async def test_shards_that_were_put_aside_need_no_second_look(
     await change(folders, B, {})
     with monkeypatch.context() as patch:
         patch.setattr(landings, "piece_digest", None)
-        patch.setattr("shardcast.store.taking_up.sha256_of", None)
+        patch.setattr("shardcast.store.taking_up.looks_if_right", None)
         folders = node.start()
         await change(folders, A, OLD)
     assert served(folders) == OLD

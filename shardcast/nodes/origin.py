@@ -15,7 +15,7 @@ from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.feed import Place
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
-from shardcast.nodes.publishing import Broadcast, Publisher
+from shardcast.nodes.publishing import Broadcast, Confirm, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
 from shardcast.server.doors.below import add_below
@@ -74,9 +74,10 @@ class Origin:
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
+        confirm: Confirm | None = None,
     ) -> Broadcast:
         """Begin to broadcast a payload, behind those that were begun before; see ``Publisher.publish``."""
-        return await self._publisher.publish(path, shard_size, metadata, copy)
+        return await self._publisher.publish(path, shard_size, metadata, copy, confirm)
 
     @classmethod
     @asynccontextmanager

@@ -15,6 +15,7 @@ from shardcast.manifest import Header, Manifest, complete, piece_size_for
 from shardcast.sharding.cutting import at_end, cut
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
 from shardcast.store.open_version import OpenVersion
+from shardcast.store.verified import looks_in
 from shardcast.wire import MAX_SHARDS, version_name
 
 log = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ def publish(
         header = _header(path.name, before.st_size, opened, description)
         shards, digests = cut(payload, before.st_size, opened, header, description, progress, freely)
         _check_whole(path, payload, before, progress.done)
+        opened.linked_looks = looks_in(before)
     return complete(header, shards, digests)
 
 

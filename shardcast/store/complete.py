@@ -43,7 +43,7 @@ class Complete:
         return {self.listing.digest, *(self.manifest.digests.values() if self.manifest else ())}
 
     def shard(self, shard: int) -> Span | None:
-        """Return where a shard lies; None where there is none, or an adopted payload was changed."""
+        """Return where a shard lies; None where there is none, or an adopted payload looks otherwise."""
         if self.manifest is None:
             return _file_span(self.place.shard(shard))
         if not 1 <= shard <= len(self.manifest.shards):
@@ -55,7 +55,7 @@ class Complete:
 
     @property
     def changed(self) -> bool:
-        """Whether its adopted payload was written to since it was published."""
+        """Whether its adopted payload does not look as it did when it was verified."""
         return self.looks is not None and looks_of(self.place.payload) != self.looks
 
     def find(self, sha256: str) -> Path | None:
@@ -100,7 +100,7 @@ class CompleteVersions:
     """
 
     def __init__(self, data_dir: DataDir, changed: Callable[[int], None]) -> None:
-        """``changed`` is told of a version whose adopted payload was written to."""
+        """``changed`` is told of a version whose adopted payload does not look as it did."""
         self.distribution = b""
         self._data_dir = data_dir
         self._changed = changed
@@ -142,7 +142,7 @@ class CompleteVersions:
         return next((file for file in found if file), None)
 
     def check_payloads(self) -> None:
-        """Look whether adopted payloads are what they were."""
+        """Look whether adopted payloads look as they did."""
         for number, one in list(self._versions.items()):
             if one.changed:
                 self._changed(number)

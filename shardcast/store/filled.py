@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
@@ -33,7 +35,8 @@ from shardcast.store.pins import pin, unpin
 from shardcast.store.removing import Removing
 from shardcast.store.room import Room
 from shardcast.store.served import ServedVersions
-from shardcast.wire import version_name
+from shardcast.store.taking_up import recall_payload
+from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,7 @@ class FilledVersions(ServedVersions):
             self._find, self._completed, self._reserve, self.room.free_disk, data_dir.check_held
         )
         self._removing = Removing(data_dir)
-        self._retiring: set[asyncio.Future[None]] = set()
+        self._in_doubt: dict[int, asyncio.Future[None]] = {}  # payloads that are looked into
         self._writing = asyncio.Lock()
 
     @asynccontextmanager
@@ -345,21 +348,39 @@ class FilledVersions(ServedVersions):
         return not self._is_provisional(number, set(whole.digests.values()))
 
     def _changed(self, number: int) -> None:
-        """A payload that was published without a copy was written to: its version goes, at once."""
-        log.error(
-            "%s is retired: its file was changed after it was published without a copy; publish it again, "
-            "or with a copy",
-            version_name(number),
-        )
-        retiring = asyncio.ensure_future(self._retire_changed(number))
-        self._retiring.add(retiring)
-        retiring.add_done_callback(self._retiring.discard)
+        """Look into a payload that was published without a copy and does not look as it did: meanwhile its
+        version is in doubt, and not served; then it is served again, or goes."""
+        if number not in self._in_doubt:
+            looking = asyncio.ensure_future(self._look_into(number))
+            self._in_doubt[number] = looking
+            looking.add_done_callback(lambda _: self._in_doubt.pop(number))
 
-    async def _retire_changed(self, number: int) -> None:
+    async def _look_into(self, number: int) -> None:
+        version, stop = version_name(number), threading.Event()
+        complete = self._complete.get(version)
         try:
+            if complete is None or complete.manifest is None:
+                return
+            looks = await asyncio.to_thread(recall_payload, complete.place, complete.manifest, stop.is_set)
+            async with self._exclusive():
+                if self._complete.get(version) is not complete:
+                    return
+                if looks:
+                    self._complete.take_up(replace_fields(complete, looks=looks))
+                    return
+            log.error(
+                "%s is retired: its file was changed after it was published without a copy; publish it "
+                "again, or with a copy",
+                version,
+            )
             await self.retire(number, even_pinned=True)
         except OSError as error:
-            log.error("%s is not retired yet: %s", version_name(number), error)
+            log.error("%s is in doubt, and not served: %s", version, error)
+        finally:
+            stop.set()
+
+    def in_doubt(self, version: str) -> bool:
+        return (version_number(version) or 0) in self._in_doubt
 
     def _let_go(self, number: int) -> None:
         """A version has gone, and nothing need be known of it."""

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.concurrency import in_thread
-from shardcast.errors import LocalDiskError, ShardcastError
-from shardcast.file_copies import clone, link
+from shardcast.errors import LocalDiskError, PayloadChanged, ShardcastError
+from shardcast.file_copies import link
 from shardcast.filesystem import (
     PART,
     append,
@@ -68,6 +68,7 @@ class OpenVersion:
         landings: its shards that are arriving.
         bell: rung when a shard is had, or begins to arrive.
         linked: whether they are parts of an adopted payload.
+        linked_looks: what the adopted payload looked like when it was hashed, by its open file.
         place: where it lies on the disk.
         finished: whether all of it is here, right and durable.
         confirm: awaited before it is finished; raises where it must not.
@@ -94,6 +95,7 @@ class OpenVersion:
         self.listed = listed
         self.had: set[int] = set()
         self.linked = False
+        self.linked_looks: str | None = None
         self.finished = False
         self.confirm: Confirm | None = None
         self.makes_room = True
@@ -211,13 +213,14 @@ class OpenVersion:
 
     def adopt(self, payload: Path) -> bool:
         """Have the payload here without a copy: cloned where the file system can, else as a hard link;
-        False where neither can be, such as on another file system. Its shards are then parts of it.
+        False where neither can be, such as on another file system. Its shards are then parts of it. Of a
+        symbolic link it is the file that the link leads to.
 
         Raises:
             LocalDiskError: it can't be read.
         """
         with self._touching("could not read", payload):
-            self.linked = clone(payload, self.payload) or link(payload, self.payload)
+            self.linked = self.place.adopt(payload)
         return self.linked
 
     @property
@@ -339,8 +342,10 @@ class OpenVersion:
             if shard.number not in self.had and not self.linked:
                 self.store(shard.number, shard.sha256)
         if self.linked:
-            looks = (looks_of(self.payload) or "").encode()
-            replace(self.place.linked, looks)
+            looks = looks_of(self.payload)
+            if looks is None or looks != self.linked_looks:
+                raise PayloadChanged(f"{self.payload} is not the file any more that was hashed")
+            replace(self.place.linked, looks.encode())
         for entry in self.place.folder.iterdir():  # of a longer payload that had this number before
             if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
                 entry.unlink()

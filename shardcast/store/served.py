@@ -194,6 +194,10 @@ class ServedVersions:
     def _is_provisional(self, number: int, digests: set[str]) -> bool:
         return not self.own_line and not any(self.line.vouches(number, one) for one in digests)
 
+    def in_doubt(self, version: str) -> bool:
+        """Whether a complete version is not served until its bytes have been looked into."""
+        raise NotImplementedError
+
     def _changed(self, number: int) -> None:
-        """Retire a version whose payload was published without a copy and written to since."""
+        """Look into a payload that was published without a copy and does not look as it did."""
         raise NotImplementedError

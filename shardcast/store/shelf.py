@@ -68,6 +68,9 @@ class Shelf(Protocol):
         """Return the shard that an ``If-Match`` names by its digest, of a version with this name that is not
         of the current line any more; None where there is none."""
 
+    def in_doubt(self, version: str) -> bool:
+        """Whether a complete version is not served until its bytes have been looked into."""
+
     def landing(self, version: str, number: int) -> Landing | None:
         """A shard that is arriving; None where it isn't."""
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from shardcast.digest import sha256_of
+from collections.abc import Callable
+
 from shardcast.distribution import Listing, parse
 from shardcast.errors import LocalDiskError
+from shardcast.filesystem import replace
 from shardcast.manifest import Manifest
 from shardcast.manifest_reading import ManifestError
 from shardcast.manifest_reading import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
-from shardcast.store.verified import Verified, looks_of
+from shardcast.store.verified import Verified, looks_if_right, looks_of
 from shardcast.store.version_place import VersionPlace
 
 
@@ -30,7 +32,8 @@ def listed(data_dir: DataDir) -> tuple[Listing, ...]:
 
 
 def check(place: VersionPlace, listing: Listing) -> Manifest | None:
-    """Return the manifest of a listed version whose shards are all here; None where it has none.
+    """Return the manifest of a listed version whose shards are all here; None where it has none. What looks
+    otherwise than it did when it was verified is hashed; if it is right, its looks are remembered.
 
     Raises:
         LocalDiskError, ManifestError: a shard is missing, or something here was changed.
@@ -43,7 +46,7 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
         raise ManifestError("its manifest has another digest")
     looks = place.looks
     if looks:
-        if manifest is None or looks_of(place.payload) != looks:
+        if manifest is None or (looks_of(place.payload) != looks and not recall_payload(place, manifest)):
             raise LocalDiskError("its file was changed after it was published without a copy")
         return manifest
     count = len(manifest.shards) if manifest else listing.shards
@@ -53,11 +56,40 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
             raise LocalDiskError(f"{path.name} is missing")
         if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
             raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
-    for shard, (sha256, looks) in Verified(place.verified).read().items():
+    record = Verified(place.verified)
+    verified = record.read()
+    for shard, (sha256, looks) in list(verified.items()):
         path = place.shard(shard)
-        if path.exists() and looks_of(path) != looks and sha256_of(path) != sha256:
+        if not path.exists() or looks_of(path) == looks:
+            continue
+        now = looks_if_right(path, [(0, path.stat().st_size, sha256)])
+        if now is None:
             raise LocalDiskError(f"{path.name} was changed since it was verified")
+        verified[shard] = sha256, now
+    if verified != record.read():
+        record.write(verified)
     return manifest
+
+
+def recall_payload(
+    place: VersionPlace, manifest: Manifest, stop: Callable[[], bool] = lambda: False
+) -> str | None:
+    """Hash a payload that was published without a copy and looks otherwise than it did; return its looks,
+    remembered, if it is right, else None. Blocks on the disk.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    try:
+        if place.payload.stat().st_size != manifest.size:
+            return None
+        spans = ((shard.offset, shard.size, shard.sha256) for shard in manifest.shards)
+        looks = looks_if_right(place.payload, spans, stop)
+    except FileNotFoundError:
+        return None
+    if looks:
+        replace(place.linked, looks.encode())
+    return looks
 
 
 def lines_of(place: VersionPlace, version: str) -> LiveManifest:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+from shardcast.digest import new_hasher
 from shardcast.filesystem import append, replace
 
+_CHUNK = 1 << 20
 _LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 
 
@@ -37,6 +39,31 @@ class Verified:
 
     def remove(self) -> None:
         self._path.unlink(missing_ok=True)
+
+
+def looks_if_right(
+    file: Path, spans: Iterable[tuple[int, int, str | None]], stop: Callable[[], bool] = lambda: False
+) -> str | None:
+    """Return what a file looks like whose spans (offset, length, SHA-256) are right; None where one is not,
+    where it changed while it was read, or after ``stop()``. What looks otherwise than it did need not be
+    otherwise: a copy of the directory has other inodes. Blocks on the disk.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    with file.open("rb", buffering=0) as opened:
+        before = looks_in(os.fstat(opened.fileno()))
+        for offset, length, sha256 in spans:
+            hasher, left = new_hasher("sha256"), length
+            opened.seek(offset)
+            while left and not stop() and (chunk := opened.read(min(left, _CHUNK))):
+                hasher.update(chunk)
+                left -= len(chunk)
+            if left or sha256 not in (None, hasher.hexdigest()):
+                return None
+        after = looks_in(os.fstat(opened.fileno()))
+    # The name is still that of the file that was read.
+    return before if before == after == looks_of(file) else None
 
 
 def looks_of(file: Path) -> str | None:

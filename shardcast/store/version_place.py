@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
+from shardcast.file_copies import clone, link
 from shardcast.filesystem import PART, is_temporary_of
 from shardcast.wire import shard_name, shard_number
 
@@ -54,6 +56,20 @@ class VersionPlace:
             older = self.folder / shard_name(shard, 5)
             return older if older.exists() else file
         return file
+
+    def adopt(self, payload: Path) -> bool:
+        """Have a payload here as a clone or a hard link; False where neither can be.
+
+        Raises:
+            OSError: it can't be read.
+        """
+        real = payload.resolve(strict=True)  # of a symbolic link, link(2) would link the link
+        if not clone(real, self.payload) and not link(real, self.payload):
+            return False
+        if stat.S_ISREG(self.payload.lstat().st_mode):
+            return True
+        self.payload.unlink()  # the name became a symbolic link after it was resolved
+        return False
 
     def part(self, shard: int) -> Path:
         """Return the temporary name of a shard."""

@@ -77,6 +77,8 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
                     return await send_landing(request, landing, reader)
                 if span is None:
                     raise web.HTTPServiceUnavailable(text="503: it is not here yet\n", headers=_NOT_NOW)
+            if span is None and shelf.in_doubt(version):
+                raise web.HTTPServiceUnavailable(text="503: it is being verified\n", headers=_NOT_NOW)
             if span is None:
                 raise web.HTTPNotFound(text="404: no such shard\n")
             return await send_span(request, span, reader)
