@@ -14,6 +14,9 @@ from shardcast.wire import ACCEPT, LACKING, LANDING, STATE, WHOLE, etag, parse_c
 class Order:
     """A range of a shard, asked from one server.
 
+    The thread that receives it writes ``received``, ``landing`` and ``passed_on``, the event loop writes
+    ``end``, which only falls. Each reads the other's as a plain value that may be a moment old.
+
     Attributes:
         start: its first byte in the shard, at a piece's start.
         end: the byte after its last; another connection may take the rest over, and then it falls.

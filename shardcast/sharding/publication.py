@@ -23,7 +23,9 @@ def freely(size: int) -> None:
 
 @dataclass
 class Progress:
-    """How far publishing has come; read by anybody, written by the thread that publishes.
+    """How far publishing has come; read by anybody, written by the thread that publishes. Plain values, each
+    written in one step, and none is read together with another one. The event loop writes ``cancelled`` and
+    the ``size`` of a stream, once each.
 
     Attributes:
         size: bytes of the payload; None until it is open, and for a stream until its writer has ended.

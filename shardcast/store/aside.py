@@ -161,7 +161,7 @@ class AsideVersions:
 
     def find(self, digest: str) -> Path | None:
         """Return the file of a shard with this SHA-256, unchanged since it was verified."""
-        found = (one.complete.find(digest) for one in list(self._versions.values()))
+        found = (one.complete.find(digest) for one in self._versions.values())
         return next((file for file in found if file), None)
 
     def shard(self, version: str, number: int, if_match: str) -> Span | None:
@@ -217,7 +217,7 @@ class AsideVersions:
         Raises:
             OSError: it can't be removed.
         """
-        self._versions.pop(one.place, None)
+        self.take(one.place)
         await in_thread(self._remove, one)
         version, line = one.complete.listing.version, origin_words(one.origin)
         log.info("removed %s of %s, which was put aside: %s", version, line, why)
@@ -232,11 +232,13 @@ class AsideVersions:
 
     def put(self, one: AsideVersion) -> None:
         """Count a version that lies aside now."""
-        self._versions[one.place] = one
+        self._versions = {**self._versions, one.place: one}
 
     def take(self, place: VersionPlace) -> AsideVersion | None:
         """Count a version no more, which is received or of the current line from now on."""
-        return self._versions.pop(place, None)
+        taken = self._versions.get(place)
+        self._versions = {one: aside for one, aside in self._versions.items() if one != place}
+        return taken
 
     def begin(self, place: VersionPlace, opened: OpenVersion, whole: bool) -> None:
         """A version is being received beside the current line; one that is ``whole`` here already stays

@@ -38,6 +38,7 @@ from shardcast.store.line_change import (
     write_plan,
 )
 from shardcast.store.line_record import LineRecord, origin_words
+from shardcast.store.open_version import OpenVersion
 from shardcast.store.removing import bury
 from shardcast.store.taking_up import check, lines_of
 from shardcast.store.version_place import VersionPlace, is_versions_file
@@ -108,7 +109,7 @@ class ChangingVersions(BesideVersions):
         self._switch(change, coming, left)
         self._unfinished = None
         for one in change.resumed:
-            await asyncio.to_thread(self._resume, one)
+            self._begin_open(await in_thread(self._make_resumed, one, undo=self._begin_open))
             self.events.tell(OPEN, one.complete.listing.version)
         await asyncio.to_thread(empty_graves, self.data_dir, change.plan)
 
@@ -156,13 +157,13 @@ class ChangingVersions(BesideVersions):
         )
         self.events.restart()
 
-    def _resume(self, one: AsideVersion) -> None:
-        """Go on with a version that came back in part; blocks on the disk."""
+    def _make_resumed(self, one: AsideVersion) -> OpenVersion:
+        """Return a version to go on with that came back in part; blocks on the disk."""
         version, digest = one.complete.listing.version, one.complete.listing.digest
         live = lines_of(self.data_dir.place(one.number), version)
         assert live.whole
         listed = next(name for name, known in live.whole.digests.items() if known == digest)
-        self.open(one.number, live, listed)
+        return self._make(one.number, live, listed)
 
     # What changes
 

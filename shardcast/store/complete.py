@@ -95,6 +95,9 @@ def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | No
 class CompleteVersions:
     """They and their list, which is on the disk before a version counts.
 
+    The event loop changes them while threads look for shards (``find``): ``_versions`` is replaced by a
+    changed copy, so that a thread goes on with the versions that were there when it began.
+
     Attributes:
         distribution: the list, as it is on the disk.
     """
@@ -138,12 +141,12 @@ class CompleteVersions:
 
     def find(self, sha256: str) -> Path | None:
         """The file of a shard with this digest, unchanged since it was kept."""
-        found = (one.find(sha256) for one in list(self._versions.values()))
+        found = (one.find(sha256) for one in self._versions.values())
         return next((file for file in found if file), None)
 
     def check_payloads(self) -> None:
         """Look whether adopted payloads look as they did."""
-        for number, one in list(self._versions.items()):
+        for number, one in self._versions.items():
             if one.changed:
                 self._changed(number)
 
@@ -151,7 +154,7 @@ class CompleteVersions:
 
     def take_up(self, complete: Complete) -> None:
         """Count a version that is on the list already."""
-        self._versions[complete.listing.number] = complete
+        self._versions = {**self._versions, complete.listing.number: complete}
 
     def take_up_all(self, versions: Iterable[Complete], distribution: bytes) -> None:
         """Count these and no others; the list that offers them is on the disk."""
@@ -182,7 +185,9 @@ class CompleteVersions:
             LocalDiskError: the list could not be written.
         """
         await self._write([one for one in self.listings if one.number != number])
-        return self._versions.pop(number)
+        removed = self._versions[number]
+        self._versions = {one: complete for one, complete in self._versions.items() if one != number}
+        return removed
 
     async def _write(self, listings: list[Listing]) -> None:
         distribution = write(sorted(listings, key=lambda one: one.number))

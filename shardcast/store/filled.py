@@ -91,7 +91,8 @@ class FilledVersions(ServedVersions):
         and listed, only once ``record_listed`` has it."""
         async with self._exclusive():
             before = self._open.get(number)
-            opened = await asyncio.to_thread(self.open, number, live, listed)
+            opened = await in_thread(self._make, number, live, listed, undo=self._begin_open)
+            self._begin_open(opened)
             if before:
                 before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
             self._hidden.discard(number)
@@ -124,11 +125,17 @@ class FilledVersions(ServedVersions):
         Raises:
             LocalDiskError: its folder can't be made.
         """
-        self._withdrawn.pop(number, None)  # the folder is taken over
-        opened = OpenVersion(number, self.data_dir.place(number), self._hooks, live, listed)
-        self._open[number] = opened
-        self.room.begin(number)
+        opened = self._make(number, live, listed)
+        self._begin_open(opened)
         return opened
+
+    def _make(self, number: int, live: LiveManifest | None, listed: str) -> OpenVersion:
+        return OpenVersion(number, self.data_dir.place(number), self._hooks, live, listed)
+
+    def _begin_open(self, opened: OpenVersion) -> None:
+        self._withdrawn.pop(opened.number, None)  # the folder is taken over
+        self._open[opened.number] = opened
+        self.room.begin(opened.number)
 
     def _find(self, sha256: str) -> Path | None:
         """Return the file of a shard that is here already, of any line."""

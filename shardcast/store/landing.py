@@ -34,6 +34,12 @@ class Landing:
     A shard without piece digests (old nodes) is taken as it comes: it counts as landed, and only the
     whole payload's digest can say whether it is right.
 
+    Threads write and the event loop reads: a byte of ``_landed`` goes from 0 to 1, never back, and
+    ``_prefix`` grows, both under ``_advanced``. Several of them are counted in a copy, made in one step: in
+    the original a piece may land between two looks. The open file, ``_at_work``, ``_closing`` and ``readers``
+    are changed by the event loop alone; a thread is begun with ``in_thread``, and the file stays open until
+    it has ended.
+
     ``writing`` is held while the file is written: the system lets one writer at a time into a file, and those
     who wait there spin.
 
@@ -82,20 +88,21 @@ class Landing:
     @property
     def landed(self) -> int:
         """Bytes that are there."""
-        if not self._landed:
+        landed = bytes(self._landed)
+        if not landed:
             return 0
-        last = self.shard.size - (len(self._landed) - 1) * self.piece_size
-        return (sum(self._landed) - self._landed[-1]) * self.piece_size + self._landed[-1] * last
+        last = self.shard.size - (len(landed) - 1) * self.piece_size
+        return (sum(landed) - landed[-1]) * self.piece_size + landed[-1] * last
 
     def missing(self) -> list[tuple[int, int]]:
         """The ranges that are not there: offsets of their first byte and of the byte after their last."""
-        ranges: list[tuple[int, int]] = []
-        start = self._landed.find(0)
+        landed, ranges = bytes(self._landed), list[tuple[int, int]]()
+        start = landed.find(0)
         while start >= 0:
-            end = self._landed.find(1, start)
-            stop = len(self._landed) if end < 0 else end
+            end = landed.find(1, start)
+            stop = len(landed) if end < 0 else end
             ranges.append((start * self.piece_size, min(stop * self.piece_size, self.shard.size)))
-            start = self._landed.find(0, stop)
+            start = landed.find(0, stop)
         return ranges
 
     async def land(self, start: int, data: Buffer) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable, Mapping
 
+from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import VersionNotOffered
 from shardcast.feed import KNOWN, RETIRED, WITHDRAWN
@@ -70,21 +71,25 @@ class LineVersions(FilledVersions):
             self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
             if complete.manifest is not None and complete.looks is None:
-                await asyncio.to_thread(self._hide, complete)
+                opened = await in_thread(self._make_hidden, complete, undo=self._hide)
+                self._hide(opened)
             else:  # an old node's, whose single shards can't be verified
                 await self._removing.remove(complete.place)
                 self._let_go(number)
         await self._removing.empty()
 
-    def _hide(self, complete: Complete) -> OpenVersion:
-        """Keep a complete version as an open one that is hidden; blocks on the disk."""
+    def _make_hidden(self, complete: Complete) -> OpenVersion:
+        """Return an open version of a complete one; blocks on the disk."""
         manifest, number = complete.manifest, complete.listing.number
         assert manifest
         listed = next(name for name, one in manifest.digests.items() if one == complete.listing.digest)
-        opened = self.open(number, LiveManifest.of(manifest), listed)
+        opened = self._make(number, LiveManifest.of(manifest), listed)
         opened.finished = len(opened.had) == len(manifest.shards)
-        self._hidden.add(number)
         return opened
+
+    def _hide(self, opened: OpenVersion) -> None:
+        self._begin_open(opened)
+        self._hidden.add(opened.number)
 
     def set_known(self, listings: Mapping[int, Listing]) -> None:
         """Tell of the versions that the authority lists and that are not complete here."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator, Sequence
 
 from shardcast.errors import ShardcastError, VersionAborted
@@ -12,6 +13,12 @@ from shardcast.store.bell import Bell
 
 class LiveManifest:
     """The manifest of one version, from its first line to its last.
+
+    A thread adds lines while the event loop reads. What is read only grows, and only by lines that were found
+    right: ``raw`` and the list behind ``shards`` are extended in one step each, ``header`` and ``whole`` are
+    set once. Lines are parsed in ``_reader``, which nobody else looks at: some lines of a wrong portion are
+    taken there before it is found wrong, and then it begins anew. ``_adding`` lets one thread at a time add.
+    The shards of lines are there before the lines are, and ``whole`` is last.
 
     Attributes:
         version: whose it is.
@@ -28,6 +35,9 @@ class LiveManifest:
         self.error: ShardcastError | None = None
         self.aborted: str | None = None
         self._reader = ManifestReader(version)
+        self._header: Header | None = None
+        self._shards: list[Shard] = []
+        self._adding = threading.Lock()
         self._bell = Bell()
 
     @classmethod
@@ -41,26 +51,29 @@ class LiveManifest:
     @property
     def header(self) -> Header:
         """Its first line, which must be there."""
-        header = self.whole.header if self.whole else self._reader.header
+        whole = self.whole
+        header = whole.header if whole else self._header
         assert header
         return header
 
     @property
     def begun(self) -> bool:
         """Whether its first line is there."""
-        return self.whole is not None or self._reader.header is not None
+        return self.whole is not None or self._header is not None
 
     @property
     def shards(self) -> Sequence[Shard]:
         """Those whose lines are there."""
-        return self.whole.shards if self.whole else self._reader.shards
+        whole = self.whole
+        return whole.shards if whole else self._shards
 
     @property
     def size(self) -> int:
         """Bytes of the payload, as far as is known."""
         if self.begun and self.header.size is not None:
             return self.header.size
-        return self.shards[-1].end if self.shards else 0
+        shards = self.shards
+        return shards[-1].end if shards else 0
 
     @property
     def ended(self) -> bool:
@@ -73,18 +86,22 @@ class LiveManifest:
             ManifestError: they are not a manifest's, or break a bound.
             Aborted: they say that publishing was given up.
         """
-        try:
-            self._reader.feed(lines)
-        except Aborted as error:
-            self.abort(error.why)
-            raise
-        except ManifestError:  # others may have the right lines
-            self._reader = ManifestReader(self.version)
-            self._reader.feed(bytes(self.raw))
-            raise
-        self.raw += lines
-        if self._reader.digests is not None:
-            self.whole = self._reader.manifest()
+        with self._adding:
+            reader = self._reader
+            try:
+                reader.feed(lines)
+            except Aborted as error:
+                self.abort(error.why)
+                raise
+            except ManifestError:  # others may have the right lines
+                self._reader = ManifestReader(self.version)
+                self._reader.feed(bytes(self.raw))
+                raise
+            self._header = reader.header
+            self._shards.extend(reader.shards[len(self._shards) :])
+            self.raw += lines
+            if reader.digests is not None:
+                self.whole = reader.manifest()
         self._bell.ring()
 
     def abort(self, why: str) -> None:

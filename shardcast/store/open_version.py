@@ -61,6 +61,12 @@ class OpenVersionHooks:
 class OpenVersion:
     """The folder of a version that is being published or received (a ``Filling``).
 
+    Threads give shards their names while the event loop serves them. A thread only ever adds to ``had``, one
+    number in one step, after the file has its name; the loop asks whether a number is in it, and iterates
+    over the manifest instead. ``linked`` is set before the first line of the manifest is there, ``finished``
+    once, at the end. ``landings`` and ``_wanted`` are changed and iterated by the loop alone, and ``_wanted``
+    has only numbers whose lines are there, which stay.
+
     Attributes:
         number: the version's.
         live: its manifest, as it grows.

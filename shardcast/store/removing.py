@@ -32,7 +32,8 @@ class Removing:
     async def remove(self, place: VersionPlace) -> None:
         """Remove a version. What can't be removed now is kept in mind for ``again``."""
         try:
-            self._graves += await in_thread(self._bury, place)
+            dug = await in_thread(self._bury, place)
+            self._graves += dug  # `+= await` would add to the list that `empty` took away meanwhile
             self._left.discard(place)
         except OSError as error:
             if place not in self._left:

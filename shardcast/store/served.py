@@ -28,6 +28,9 @@ log = logging.getLogger(__name__)
 class ServedVersions:
     """What is here of the current line, and who reads it.
 
+    All of it is changed by the event loop alone, after ``load``: a thread makes a value, and the loop puts it
+    in its place. What a thread reads (``_find``) is replaced as a whole.
+
     Attributes:
         data_dir: the directory.
         holds: who holds which version.

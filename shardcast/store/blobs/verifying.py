@@ -33,7 +33,10 @@ class Verified(NamedTuple):
 
 class VerifiedFiles:
     """What verified files looked like: device, inode, size, mtime, ctime. A file that looks otherwise, or
-    that was forgotten, is verified again."""
+    that was forgotten, is verified again.
+
+    Threads and the event loop change ``_known``, an entry in one step each; what was there a moment ago need
+    not be there any more. ``_flights`` are the event loop's alone."""
 
     def __init__(self, most: int = MOST_VERIFIED) -> None:
         self._most = most
@@ -47,14 +50,15 @@ class VerifiedFiles:
         """The file that looks like this has, decoded, this digest."""
         if len(self._known) >= self._most:  # the older half goes at once: one by one would walk over the gaps
             for key in list(islice(self._known, self._most // 2 + 1)):
-                del self._known[key]
+                self._known.pop(key, None)  # another thread may make room at the same time
         self._known[_key(digest, looks)] = found
 
     def seal(self, digest: str, looks: os.stat_result, seal: str) -> None:
         """The file that looks like this has this seal, if it is known."""
         key = _key(digest, looks)
-        if key in self._known:
-            self._known[key] = self._known[key]._replace(seal=seal)
+        known = self._known.get(key)
+        if known is not None:
+            self._known[key] = known._replace(seal=seal)
 
     def forget(self, digest: str, looks: os.stat_result) -> None:
         self._known.pop(_key(digest, looks), None)
