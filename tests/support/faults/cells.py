@@ -1,0 +1,236 @@
+"""The cells of the matrix: one operation, one call of it that fails, one errno; and what must hold then."""
+
+from __future__ import annotations
+
+import re
+import time
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from shardcast.cli.exit_codes import DONE, LOCAL_DISK, USAGE
+from shardcast.filesystem import PART
+from tests.support.faults.control import EVERYWHERE, Control
+from tests.support.faults.errnos import ERRNOS, HARMLESS, number
+from tests.support.faults.process import BARE, Nodes, Outcome, Watch, descriptors
+
+_HERE = str(Path(__file__).parent)
+_SETTLING = 3.0
+"""Seconds in which what an operation left open is closed, on a machine that has much else to do."""
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """One circumstance.
+
+    Attributes:
+        operation: what is done.
+        call: the call that fails in it.
+        place: the name for which it does, without numbers; ``*`` for all below the folder.
+        error: the errno's name, or ``SHORT``.
+        times: how often it fails; 0 while the operation runs.
+    """
+
+    operation: str
+    call: str
+    place: str
+    error: str
+    times: int = 1
+
+    def __str__(self) -> str:
+        often = "always" if not self.times else "once" if self.times == 1 else f"{self.times} times"
+        return f"{self.operation}: {self.call} {self.place} {self.error} {often}"
+
+    @property
+    def rank(self) -> int:
+        """Its place in an order that mixes all operations, calls and errnos, and is the same in each run."""
+        return zlib.crc32(str(self).encode())
+
+
+@dataclass
+class Result:
+    """What became of a cell: what was wrong with it, if anything, and how it ended."""
+
+    cell: Cell
+    code: int
+    hits: int
+    problems: list[str] = field(default_factory=list)
+    said: str = ""
+
+
+class Operation(ABC):
+    """Something that a role does, done again and again in one process.
+
+    Attributes:
+        name: what it is, ``origin: publish a copy``.
+        folder: where its calls fail.
+        failures: the exit codes with which it may fail.
+        left: what of ``Operation.tree`` it may leave behind beyond a run without faults, as a regular
+            expression.
+    """
+
+    name = ""
+    folder: Path
+    failures: frozenset[int] = frozenset({LOCAL_DISK})
+    left = r"(?!)"
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        self.place = place
+        self.nodes = nodes
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Make everything anew: nodes, directories."""
+
+    @abstractmethod
+    def prepare(self) -> None:
+        """Make ready for the next cell."""
+
+    def end(self) -> None:
+        """Stop what was begun."""
+        return
+
+    @abstractmethod
+    def act(self) -> Outcome:
+        """Do it, while calls fail."""
+
+    @abstractmethod
+    def check(self, outcome: Outcome) -> None:
+        """Assert that it did what it says, or nothing, and that nothing was lost."""
+
+    @abstractmethod
+    def recover(self) -> None:
+        """Assert that it works when the fault is gone."""
+
+    def tree(self) -> set[str]:
+        """The names below its folder, without numbers and digests."""
+        return {_class_of(str(path.relative_to(self.folder))) for path in self.folder.rglob("*")}
+
+
+def _told(error: Exception) -> str:
+    """An error of a check, and where it was."""
+    where = error.__traceback__
+    while where and where.tb_next and where.tb_next.tb_frame.f_code.co_filename.startswith(_HERE):
+        where = where.tb_next
+    line = f" ({Path(where.tb_frame.f_code.co_filename).name}:{where.tb_lineno})" if where else ""
+    return f"{type(error).__name__}: {str(error)[:600]}{line}"
+
+
+def _class_of(name: str) -> str:
+    name = re.sub(r"\b[0-9a-z]{20,}\b|\b[0-9a-f]{8,}\b|(?<![^/])[0-9a-f]{2}(?![^/])", "@", name)
+    return re.sub(r"[0-9]+", "#", name)
+
+
+class Matrix:
+    """All cells of some operations, and how they are run."""
+
+    def __init__(self, operation: Operation, control: Control, watch: Watch) -> None:
+        self.operation = operation
+        self.calls: set[tuple[str, str]] = set()
+        self._control = control
+        self._watch = watch
+        self._tree: set[str] = set()
+        self._open: list[str] = []
+
+    def record(self) -> None:
+        """Do it without faults: its calls, and what it leaves."""
+        operation = self.operation
+        operation.begin()
+        for _ in range(3):  # the first ones make what stays
+            operation.prepare()
+            with self._control.recording(operation.folder) as calls:
+                outcome = operation.act()
+            assert outcome.code == DONE, f"{operation.name} fails without a fault: {outcome}"
+            operation.check(outcome)
+            operation.recover()
+            self.calls |= calls
+            self._tree |= operation.tree()
+        self._open = self._descriptors()
+        said, unhandled = self._watch.take()
+        assert "Traceback" not in said and not unhandled, (said, unhandled)
+
+    def cells(self) -> Iterator[Cell]:
+        """Each call at each name once, and each call everywhere for as long as the operation runs."""
+        name = self.operation.name
+        for call, place in sorted(self.calls):
+            for error in ERRNOS.get(call, ()):
+                yield Cell(name, call, place, error)
+        for call in sorted({call for call, _ in self.calls}):
+            for error in ERRNOS.get(call, ()):
+                if error not in HARMLESS:
+                    yield Cell(name, call, EVERYWHERE, error, 0)
+
+    def run(self, cells: Iterable[Cell]) -> Iterator[Result]:
+        for cell in cells:
+            result = self._run(cell)
+            yield result
+            if result.problems:  # what is wrong here must not show in the next ones
+                self.operation.end()
+                self.operation.begin()
+                self._watch.take()
+                self._open = self._descriptors()
+
+    def _run(self, cell: Cell) -> Result:
+        operation = self.operation
+        operation.prepare()
+        self._watch.take()
+        try:
+            with self._control.failing(
+                operation.folder, cell.call, cell.place, number(cell.error), cell.times
+            ):
+                outcome = operation.act()
+                hits = self._control.hits
+        except Exception as error:  # noqa: BLE001  it is the result
+            return Result(cell, BARE, self._control.hits, [_told(error)], self._watch.take()[0])
+        result = Result(cell, outcome.code, hits)
+        problems = result.problems
+        if outcome.code != DONE:
+            problems += self._wrong(cell, outcome, hits)
+        for step in (partial(operation.check, outcome), operation.recover):
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  it is the result
+                problems.append(_told(error))
+        result.said, unhandled = self._watch.take()
+        if "Traceback" in result.said:
+            problems.append("a traceback on stderr")
+        problems += [f"unhandled: {one}" for one in unhandled]
+        if not problems:
+            problems += self._left(cell)
+        return result
+
+    def _wrong(self, cell: Cell, outcome: Outcome, hits: int) -> Iterator[str]:
+        """What is wrong with how it failed."""
+        usage = outcome.code == USAGE and cell.call == "access"  # an argument that may not be read
+        if outcome.code not in self.operation.failures and not usage:
+            yield f"it ends with {outcome.code}"
+        if not hits:
+            yield "it fails without a fault"
+        if cell.error in HARMLESS:
+            yield "it fails for what harms nothing"
+        if "Error: " not in outcome.said or "[Errno" in outcome.said:
+            yield "no clear error"
+
+    def _left(self, cell: Cell) -> list[str]:
+        """What it left behind although it went well afterwards."""
+        deadline = time.monotonic() + _SETTLING
+        while True:
+            left, opened = self._new_names(cell), self._descriptors()
+            wrong = [f"left behind: {', '.join(sorted(left))}"] if left else []
+            if len(opened) > len(self._open):
+                wrong.append(f"left open: {opened} after {self._open}")
+            if not wrong or time.monotonic() > deadline:
+                return wrong
+            time.sleep(0.02)
+
+    def _new_names(self, cell: Cell) -> set[str]:
+        left = self.operation.tree() - self._tree
+        if cell.call in ("unlink", "rmdir"):  # what could not be removed has a temporary name
+            left = {name for name in left if not name.endswith(PART)}
+        return {name for name in left if not re.fullmatch(self.operation.left, name)}
+
+    def _descriptors(self) -> list[str]:
+        return descriptors(self.operation.folder)

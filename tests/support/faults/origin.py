@@ -1,0 +1,219 @@
+"""What an origin does, and what is done to its data directory."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from pathlib import Path
+
+from shardcast.cli.exit_codes import DONE, OTHER_FAILURE
+from shardcast.nodes.origin import Origin
+from tests.support.faults.cells import Operation
+from tests.support.faults.process import Nodes, Outcome, Running, command, outcome_of
+from tests.support.faults.published import SHARD, Versions, payload
+
+KEEP = 3
+_SEEDS = itertools.count(1)
+
+
+class OriginOperation(Operation):
+    """Something at an origin that runs all the time."""
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.data = place / "data"
+        self.folder = self.data
+        self.file = place / "payloads" / "model.bin"
+        self.versions = Versions()
+        self.running: Running[Origin] | None = None
+        self.payload = b""
+
+    def begin(self) -> None:
+        for folder in (self.data, self.file.parent):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        self.versions = Versions()
+        self.start()
+        for _ in range(KEEP + 1):
+            self.prepare()
+            self.publish()
+
+    def start(self) -> None:
+        self.running = self.nodes.start(
+            Origin.running(self.data, "127.0.0.1", 0, keep=KEEP, shard_size=SHARD)
+        )
+
+    def end(self) -> None:
+        if self.running:
+            self.running.stop()
+            self.running = None
+
+    @property
+    def url(self) -> str:
+        assert self.running
+        return self.running.node.url
+
+    def prepare(self) -> None:
+        self.payload = payload(next(_SEEDS))
+        self.file.unlink(missing_ok=True)
+        self.file.write_bytes(self.payload)
+
+    def publish(self) -> None:
+        """Publish without a fault."""
+        self.assert_published(command("broadcast", self.file, "--data-dir", self.data, "-q"))
+
+    def assert_published(self, outcome: Outcome) -> None:
+        assert outcome.code == DONE, outcome
+        self.versions.add(outcome.out.strip(), self.payload)
+
+    def check(self, outcome: Outcome) -> None:
+        if outcome.code == DONE:
+            self.assert_published(outcome)
+        self.versions.assert_served(self.url, KEEP)
+
+    def recover(self) -> None:
+        self.publish()
+        served = self.versions.assert_served(self.url, KEEP)
+        assert len(served) == KEEP, f"older versions are kept: {served}"
+
+
+class PublishCopy(OriginOperation):
+    name = "origin: publish a copy"
+
+    def act(self) -> Outcome:
+        return command("broadcast", self.file, "--data-dir", self.data, "-q")
+
+
+class ReadPayload(PublishCopy):
+    """The same, with the payload's disk at fault."""
+
+    name = "origin: read a payload"
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.folder = self.file.parent
+
+
+class PublishLink(OriginOperation):
+    name = "origin: publish a link"
+
+    def act(self) -> Outcome:
+        return command("broadcast", self.file, "--link", "--data-dir", self.data, "-q")
+
+
+class PublishPipe(OriginOperation):
+    name = "origin: publish from a pipe"
+
+    def act(self) -> Outcome:
+        words = ("broadcast", "-", "--shard-size", SHARD, "--data-dir", self.data, "-q")
+        return command(*words, stdin=self.payload)
+
+
+class PublishAlone(OriginOperation):
+    """Into a directory on which no origin runs; one is started to look at it."""
+
+    name = "origin: publish without an origin"
+
+    def act(self) -> Outcome:
+        self.end()
+        return command("broadcast", self.file, "--shard-size", SHARD, "--data-dir", self.data, "-q")
+
+    def check(self, outcome: Outcome) -> None:
+        if outcome.code == DONE:
+            self.assert_published(outcome)
+        self.start()
+        self.versions.assert_served(self.url, KEEP)
+
+
+class Start(OriginOperation):
+    name = "origin: start"
+
+    def act(self) -> Outcome:
+        self.end()
+        return outcome_of(self.start)
+
+    def check(self, outcome: Outcome) -> None:
+        if outcome.code != DONE:
+            self.start()
+        self.versions.assert_served(self.url, KEEP)
+
+
+class PinAndUnpin(OriginOperation):
+    name = "origin: pin and unpin"
+
+    def act(self) -> Outcome:
+        newest = list(self.versions.digests)[-1]
+        pinned = command("pin", newest, "--data-dir", self.data)
+        return command("unpin", newest, "--data-dir", self.data) if pinned.code == DONE else pinned
+
+    def check(self, outcome: Outcome) -> None:
+        self.versions.assert_served(self.url, KEEP)
+
+    def recover(self) -> None:
+        newest = list(self.versions.digests)[-1]
+        for word in ("pin", "unpin"):
+            outcome = command(word, newest, "--data-dir", self.data)
+            assert outcome.code == DONE, outcome
+        super().recover()
+
+
+class WithdrawVersion(OriginOperation):
+    name = "origin: withdraw"
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.withdrawn: set[str] = set()
+
+    def begin(self) -> None:
+        self.withdrawn.clear()
+        super().begin()
+
+    def act(self) -> Outcome:
+        self.newest = list(self.versions.digests)[-1]
+        return command("withdraw", self.newest, "--data-dir", self.data)
+
+    def check(self, outcome: Outcome) -> None:
+        if outcome.code == DONE:
+            self.withdrawn.add(self.newest)
+        # It may have been written down before the fault came; it never comes back then.
+        kept = self.versions.assert_served(self.url, KEEP - 1, frozenset(self.withdrawn))
+        assert outcome.code != DONE or self.newest not in kept
+
+    def recover(self) -> None:
+        again = command("withdraw", self.newest, "--data-dir", self.data)
+        assert again.code == DONE, again
+        del self.versions.digests[self.newest]
+        for _ in range(2):
+            self.publish()
+        self.versions.assert_served(self.url, KEEP)
+
+
+class Serve(OriginOperation):
+    name = "origin: serve"
+    failures = frozenset({OTHER_FAILURE})
+
+    def act(self) -> Outcome:
+        try:
+            self.versions.assert_served(self.url, KEEP)
+        except AssertionError as error:
+            return Outcome(OTHER_FAILURE, said=f"Error: {error}")
+        return Outcome(DONE)
+
+    def check(self, outcome: Outcome) -> None:
+        self.versions.assert_served(self.url, KEEP)
+
+    def recover(self) -> None:
+        self.versions.assert_served(self.url, KEEP)
+
+
+OPERATIONS = (
+    PublishCopy,
+    ReadPayload,
+    PublishLink,
+    PublishPipe,
+    PublishAlone,
+    Start,
+    PinAndUnpin,
+    WithdrawVersion,
+    Serve,
+)

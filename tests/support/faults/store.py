@@ -1,0 +1,438 @@
+"""What is done to a store of blobs, by commands, by the servers on it, and by the hash registry."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK, OTHER_FAILURE
+from shardcast.errors import MissingExternalFile, StoreInaccessible
+from shardcast.nodes.archive import ArchiveNode
+from shardcast.nodes.store_server import StoreServer, StoreSettings
+from shardcast.registry import Registry
+from shardcast.registry import gc as registry_gc
+from shardcast.store.blobs.layout import OWN
+from tests.support.faults.cells import Operation
+from tests.support.faults.process import Nodes, Outcome, Running, command, outcome_of
+from tests.support.faults.published import payload
+
+_SEEDS = itertools.count(9000)
+
+
+class StoreOperation(Operation):
+    """Something in a directory of blobs, which has some that must stay."""
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.folder = place / "store"
+        self.files = place / "files"
+        self.kept: list[bytes] = []
+        self.blob = b""
+
+    def begin(self) -> None:
+        for folder in (self.folder, self.files):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+        self.kept = []
+        for _ in range(2):
+            self.prepare()
+            self.put(self.folder)
+            self.kept.append(self.blob)
+
+    def prepare(self) -> None:
+        self.blob = payload(next(_SEEDS))
+        (self.files / "blob").write_bytes(self.blob)
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256(self.blob).hexdigest()
+
+    def put(self, store: Path) -> None:
+        """Put the blob without a fault."""
+        outcome = command("store", "put", self.files / "blob", "-d", store, "-q")
+        assert outcome.code == DONE, outcome
+
+    def assert_here(self, store: Path, *blobs: bytes) -> None:
+        """Assert that a store has these blobs, and gives them."""
+        for blob in blobs:
+            digest, output = hashlib.sha256(blob).hexdigest(), self.place / "got"
+            outcome = command("store", "get", digest, "-d", store, "-o", output, "-q")
+            assert outcome.code == DONE, outcome
+            assert output.read_bytes() == blob
+            output.unlink()
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_here(self.folder, *self.kept)
+        if outcome.code == DONE:
+            self.assert_here(self.folder, self.blob)
+
+    def recover(self) -> None:
+        again = self.act()
+        assert again.code == DONE, again
+        self.assert_here(self.folder, *self.kept, self.blob)
+        sound = command("store", "verify", self.folder, "-q")
+        assert sound.code == DONE, sound
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove the blob, so that the store does not grow from cell to cell."""
+        (self.folder / self.digest[:2] / self.digest).unlink(missing_ok=True)
+
+
+class Put(StoreOperation):
+    name = "store: put"
+
+    def act(self) -> Outcome:
+        return command("store", "put", self.files / "blob", "-d", self.folder, "-q")
+
+
+class PutIntoNewStore(Put):
+    name = "store: put into a new store"
+
+    def prepare(self) -> None:
+        super().prepare()
+        shutil.rmtree(self.folder)
+        self.folder.mkdir()
+        self.kept = []
+
+
+class Pull(StoreOperation):
+    """From a hash server whose disk is sound."""
+
+    name = "store: pull"
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.other = place / "other"
+        self.server: Running[StoreServer] | None = None
+
+    def begin(self) -> None:
+        shutil.rmtree(self.other, ignore_errors=True)
+        self.other.mkdir()
+        self.server = self.nodes.start(_hash_server(self.other))
+        super().begin()
+
+    def end(self) -> None:
+        if self.server:
+            self.server.stop()
+            self.server = None
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.put(self.other)
+
+    def act(self) -> Outcome:
+        assert self.server
+        return command("store", "pull", self.server.node.url, self.digest, "-d", self.folder, "-q")
+
+
+class PushToHashServer(StoreOperation):
+    """Into a hash server whose disk fails; what it says it has is there."""
+
+    name = "store: push to a hash server"
+    failures = frozenset({OTHER_FAILURE})
+
+    def __init__(self, place: Path, nodes: Nodes) -> None:
+        super().__init__(place, nodes)
+        self.other = place / "other"
+        self.server: Running[Any] | None = None
+
+    def begin(self) -> None:
+        shutil.rmtree(self.other, ignore_errors=True)
+        self.other.mkdir()
+        super().begin()
+        self.server = self.nodes.start(self.serve())
+
+    def serve(self) -> AbstractAsyncContextManager[Any]:
+        return _hash_server(self.folder)
+
+    @property
+    def url(self) -> str:
+        assert self.server
+        return str(self.server.node.url)
+
+    def end(self) -> None:
+        if self.server:
+            self.server.stop()
+            self.server = None
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.put(self.other)
+
+    def act(self) -> Outcome:
+        return command("store", "push", self.url, self.digest, "-d", self.other, "-q")
+
+
+class PushToArchive(PushToHashServer):
+    name = "store: push to an archive"
+
+    def serve(self) -> AbstractAsyncContextManager[Any]:
+        own = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
+        return ArchiveNode.on_directory(self.folder, **own)
+
+    @property
+    def url(self) -> str:
+        assert self.server
+        return str(self.server.node.push_url)
+
+
+class ServeBlobs(PushToHashServer):
+    """What a hash server has is asked for while its disk fails."""
+
+    name = "store: serve from a hash server"
+
+    def act(self) -> Outcome:
+        digest = hashlib.sha256(self.kept[0]).hexdigest()
+        output = self.place / "pulled"
+        shutil.rmtree(output, ignore_errors=True)
+        output.mkdir()
+        return command("store", "pull", self.url, digest, "-d", output, "-q")
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_here(self.folder, *self.kept)
+        if outcome.code == DONE:
+            self.assert_here(self.place / "pulled", self.kept[0])
+
+    def recover(self) -> None:
+        again = self.act()
+        assert again.code == DONE, again
+        self.check(again)
+
+
+class ServeBlobsOfArchive(ServeBlobs):
+    name = "store: serve from an archive"
+    serve = PushToArchive.serve
+
+
+class StartArchive(PushToArchive):
+    name = "store: start an archive"
+    failures = frozenset({LOCAL_DISK})
+
+    def act(self) -> Outcome:
+        self.end()
+        return outcome_of(self.start)
+
+    def start(self) -> None:
+        self.server = self.nodes.start(self.serve())
+
+    def check(self, outcome: Outcome) -> None:
+        if outcome.code != DONE:
+            self.start()
+        self.assert_here(self.folder, *self.kept)
+
+    def recover(self) -> None:
+        self.end()
+        self.start()
+        pushed = command("store", "push", self.url, self.digest, "-d", self.other, "-q")
+        assert pushed.code == DONE, pushed
+        self.assert_here(self.folder, *self.kept, self.blob)
+        self.forget()
+
+
+class StartHashServer(StartArchive):
+    name = "store: start a hash server"
+    serve = PushToHashServer.serve
+    url = PushToHashServer.url
+
+
+def _hash_server(folder: Path) -> AbstractAsyncContextManager[StoreServer]:
+    return StoreServer.running(StoreSettings(folder, writable=True))
+
+
+class Verify(StoreOperation):
+    """With a blob that is damaged, which is set aside."""
+
+    name = "store: verify"
+    failures = frozenset({INTEGRITY, LOCAL_DISK})
+
+    def prepare(self) -> None:
+        super().prepare()
+        shutil.rmtree(self.folder / OWN / "quarantine", ignore_errors=True)
+        self.put(self.folder)
+        file = self.folder / self.digest[:2] / self.digest
+        data = bytearray(self.blob)
+        data[0] ^= 1
+        file.chmod(0o644)
+        file.write_bytes(data)
+        file.chmod(0o444)
+
+    def act(self) -> Outcome:
+        outcome = command("store", "verify", self.folder, "-q")
+        told = {line.partition("  ")[0] for line in outcome.out.splitlines()}
+        if outcome.code == INTEGRITY and told == {self.digest}:  # it found what there is to find
+            return Outcome(DONE, outcome.out, outcome.said)
+        assert outcome.code != DONE, "what is damaged was not found"
+        return Outcome(outcome.code, outcome.out, f"{outcome.said}Error: {outcome.out}")
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_here(self.folder, *self.kept)
+        missing = command("store", "get", self.digest, "-d", self.folder, "-o", self.place / "got", "-q")
+        assert missing.code != DONE, "wrong bytes were given"
+
+    def recover(self) -> None:
+        again = command("store", "verify", self.folder, "-q")
+        assert again.code == INTEGRITY, again
+        self.put(self.folder)
+        self.assert_here(self.folder, *self.kept, self.blob)
+        sound = command("store", "verify", self.folder, "-q")
+        assert sound.code == DONE, sound
+        self.forget()
+
+
+class Collect(StoreOperation):
+    """A blob that nobody refers to, and two that are referred to."""
+
+    name = "store: gc"
+    left = r"\.shardcast/pins"
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.put(self.folder)
+        names = "".join(f"{hashlib.sha256(blob).hexdigest()}\n" for blob in self.kept)
+        (self.files / "snapshot").write_text(names)
+
+    def collect(self) -> Outcome:
+        words = ("--snapshot", self.files / "snapshot", "--unreferenced-older-than", "0", "--grace", "0")
+        return command("store", "gc", self.folder, *words, "--delete", "-q")
+
+    def act(self) -> Outcome:
+        for _ in range(2):  # it is marked, then removed
+            outcome = self.collect()
+            if outcome.code != DONE:
+                return Outcome(outcome.code, outcome.out, f"{outcome.said}Error: {outcome.out}")
+        return outcome
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_here(self.folder, *self.kept)
+        if outcome.code == DONE:
+            assert not (self.folder / self.digest[:2] / self.digest).exists(), "it was not removed"
+
+    def recover(self) -> None:
+        again = self.act()
+        assert again.code == DONE, again
+        self.check(again)
+
+
+class RegistryOperation(Operation):
+    """Something in a hash registry on a directory; it raises instead of ending with a code."""
+
+    failures = frozenset({OTHER_FAILURE})
+
+    def begin(self) -> None:
+        self.folder = self.place / "registry"
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir()
+        spec = {"protocol": "file", "location": str(self.folder)}
+        self.registry = Registry({"default": "main", "main": spec})
+        self.kept = [(data, self.registry.put_hash(data, "lab")) for data in (payload(11), payload(12))]
+
+    def prepare(self) -> None:
+        self.blob = payload(next(_SEEDS))
+
+    def attempt(self, work: Callable[[], object]) -> Outcome:
+        """Do it; it may fail with the registry's errors only."""
+        return outcome_of(work)
+
+    def assert_kept(self) -> None:
+        for data, metadata in self.kept:
+            assert self.registry.get_hash(metadata) == data
+
+
+class RegistryPut(RegistryOperation):
+    name = "registry: put"
+
+    def put(self) -> None:
+        self.metadata = self.registry.put_hash(self.blob, "lab")
+
+    def act(self) -> Outcome:
+        return self.attempt(self.put)
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_kept()
+        if outcome.code == DONE:
+            assert self.registry.get_hash(self.metadata) == self.blob
+
+    def recover(self) -> None:
+        self.put()
+        self.check(Outcome(DONE))
+        assert self.registry.delete_path(self.metadata["path"])
+
+
+class RegistryPutIntoNewSchema(RegistryPut):
+    name = "registry: put into a new schema"
+
+    def prepare(self) -> None:
+        super().prepare()
+        shutil.rmtree(self.folder / "_hash" / "new", ignore_errors=True)
+
+    def put(self) -> None:
+        self.metadata = self.registry.put_hash(self.blob, "new")
+
+
+class RegistryGet(RegistryOperation):
+    name = "registry: get"
+
+    def act(self) -> Outcome:
+        return self.attempt(self.assert_kept)
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_kept()
+
+    def recover(self) -> None:
+        self.assert_kept()
+
+
+class RegistryCollect(RegistryPut):
+    name = "registry: gc"
+
+    def collect(self) -> None:
+        references = [metadata for _, metadata in self.kept]
+        done = registry_gc.collect(
+            "lab", references=references, registry=self.registry, dry_run=False, min_age=0, quarantine=0
+        )
+        if done["errors"]:
+            raise StoreInaccessible(f"{done['errors']} files could not be dealt with")
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.put()
+
+    def act(self) -> Outcome:
+        return self.attempt(self.collect)
+
+    def check(self, outcome: Outcome) -> None:
+        self.assert_kept()
+
+    def recover(self) -> None:
+        self.put()
+        self.collect()
+        self.assert_kept()
+        with pytest.raises(MissingExternalFile):
+            self.registry.get_hash(self.metadata)
+
+
+OPERATIONS: tuple[type[Operation], ...] = (
+    Put,
+    PutIntoNewStore,
+    Pull,
+    PushToHashServer,
+    PushToArchive,
+    ServeBlobs,
+    ServeBlobsOfArchive,
+    StartHashServer,
+    StartArchive,
+    Verify,
+    Collect,
+    RegistryPut,
+    RegistryPutIntoNewSchema,
+    RegistryGet,
+    RegistryCollect,
+)
