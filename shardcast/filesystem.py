@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -122,8 +123,9 @@ def is_temporary_of(name: str, final: str) -> bool:
 
 
 def leftovers(path: Path) -> list[Path]:
-    """Return the temporary files of ``path`` that killed processes left, or that others are just writing."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+    """Return the temporary files of ``path`` that killed processes left, or that others are just writing;
+    none where the folder can't be listed."""
+    with contextlib.suppress(OSError):
         return [entry for entry in path.parent.iterdir() if is_temporary_of(entry.name, path.name)]
     return []
 
@@ -142,12 +144,29 @@ def append(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
+def close(descriptor: int) -> None:
+    """Close a descriptor, whatever the system says of it.
+
+    It is closed in any case (close(2)), so that a second try would close another file that has its number by
+    then; and what was to be durable was synced before.
+    """
+    with contextlib.suppress(OSError):
+        os.close(descriptor)
+
+
 def is_at(descriptor: int, path: Path | str) -> bool:
     """Return whether a path names the open file itself, no link to it and no other file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:
         return False
+
+
+def remove_tree(path: Path | str) -> bool:
+    """Remove a folder and all in it, as far as that can be; return whether nothing is left."""
+    with contextlib.suppress(OSError):  # before Python 3.12 some errors come although they are to be ignored
+        shutil.rmtree(path, ignore_errors=True)
+    return not os.path.lexists(path)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
@@ -272,7 +291,7 @@ def new_file(path: Path) -> Iterator[int]:
             part.unlink()
         raise
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def replace(path: Path, data: bytes) -> None:
@@ -315,7 +334,7 @@ def sync_folder(folder: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def sync_file(file: Path) -> None:
@@ -324,7 +343,7 @@ def sync_file(file: Path) -> None:
     try:
         os.fsync(descriptor)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 # Whose a file is

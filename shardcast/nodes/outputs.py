@@ -17,7 +17,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.distribution import Listing
-from shardcast.filesystem import PART, disk_errors, replace
+from shardcast.filesystem import PART, close, disk_errors, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -365,7 +365,7 @@ class OutputFolder:
                     break
             yield
         finally:
-            os.close(descriptor)
+            close(descriptor)
 
     def _complain(self, path: Path, error: Exception) -> None:
         if str(path) not in self._complained:

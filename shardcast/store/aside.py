@@ -16,7 +16,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ from pathlib import Path
 from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import PART, sync_folder
+from shardcast.filesystem import PART, remove_tree, sync_folder
 from shardcast.manifest import Manifest
 from shardcast.manifest_reading import ManifestError
 from shardcast.manifest_reading import parse as parse_manifest
@@ -225,7 +224,7 @@ class AsideVersions:
     def _remove(self, one: AsideVersion) -> None:
         self._data_dir.check_held()
         for grave in bury(one.place, self._data_dir.retired):
-            shutil.rmtree(grave, ignore_errors=True)
+            remove_tree(grave)
         open_mark(one.place).unlink(missing_ok=True)
 
     # How they come and go

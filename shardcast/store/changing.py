@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import shutil
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from pathlib import Path
 from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing, write
 from shardcast.feed import OPEN
+from shardcast.filesystem import remove_tree
 from shardcast.filesystem import replace as replace_file
 from shardcast.manifest_reading import ManifestError
 from shardcast.sizes import format_count
@@ -277,7 +277,7 @@ class ChangingVersions(BesideVersions):
                     replace_file(place.pinned, b"")
                 self.data_dir.check_held()
                 for grave in bury(target, self.data_dir.retired):
-                    shutil.rmtree(grave, ignore_errors=True)
+                    remove_tree(grave)
                 self.aside.take(target)
                 self.after_step(f"removed the other {place.folder.name}")
             for file in (*target.records, open_mark(target)):

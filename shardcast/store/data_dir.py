@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import PART, disk_errors, leftovers, replace
+from shardcast.filesystem import PART, disk_errors, leftovers, remove_tree, replace
 from shardcast.store.directory_lock import DirectoryLock
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import MAX_VERSION, version_name, version_number
@@ -143,7 +142,7 @@ class DataDir:
             part.unlink(missing_ok=True)
         for grave in self.retired.iterdir():
             if grave.is_dir():
-                shutil.rmtree(grave, ignore_errors=True)
+                remove_tree(grave)
             else:
                 grave.unlink()
         for record in (*self.verified.iterdir(), *self.linked.iterdir(), *self.pinned.iterdir()):

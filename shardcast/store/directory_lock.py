@@ -11,6 +11,7 @@ that is old. Times are compared as the file system gives them, so that the machi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from shardcast.errors import DataDirInUse
 from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, open_lock_file, try_lock
-from shardcast.filesystem import create_private, temporary_name
+from shardcast.filesystem import close, create_private, temporary_name
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ class DirectoryLock:
             else:
                 self._take_over(lock is Lock.TAKEN and keeps_away(path), settling)
         except BaseException:
-            os.close(self._descriptor)
+            close(self._descriptor)
             raise
 
     @property
@@ -74,9 +75,10 @@ class DirectoryLock:
         self._released.set()
         if self._renewing is not None:
             self._renewing.join()
-        if not self._lost:
-            os.ftruncate(self._descriptor, 0)
-        os.close(self._descriptor)
+        with contextlib.suppress(OSError):  # what it says counts no more, once nobody has it locked
+            if not self._lost:
+                os.ftruncate(self._descriptor, 0)
+        close(self._descriptor)
 
     def _lock(self) -> Lock:
         deadline = time.monotonic() + _LOCK_SECONDS
@@ -133,7 +135,7 @@ class DirectoryLock:
         try:
             return os.fstat(now).st_mtime - os.fstat(self._descriptor).st_mtime
         finally:
-            os.close(now)
+            close(now)
             probe.unlink(missing_ok=True)
 
     def _read(self, record: bytes | None = None) -> tuple[str, int, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
-from shardcast.filesystem import disk_errors, is_full
+from shardcast.filesystem import close, disk_errors, is_full
 from shardcast.manifest import Shard
 from shardcast.store.bell import Bell
 
@@ -271,5 +271,5 @@ class Landing:
             self._advanced.notify_all()
         self._bell.ring()
         if self.descriptor >= 0 and not self._at_work:
-            os.close(self.descriptor)
+            close(self.descriptor)
             self.descriptor = -1

@@ -9,14 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, rename, replace, sync_folder
+from shardcast.filesystem import disk_errors, remove_tree, rename, replace, sync_folder
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
@@ -184,7 +183,7 @@ def empty_graves(data_dir: DataDir, plan: Plan) -> None:
     """Remove what a plan moved out of the way; blocks on the disk."""
     for _, target in _paths(data_dir, plan.aside):
         if target.parent == data_dir.retired:
-            shutil.rmtree(target, ignore_errors=True)
+            remove_tree(target)
             with contextlib.suppress(OSError):
                 target.unlink(missing_ok=True)
 

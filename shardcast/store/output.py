@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
-from shardcast.filesystem import disk_errors, replace
+from shardcast.filesystem import close, disk_errors, replace
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
@@ -116,7 +116,7 @@ class OutputFile:
                     self._part.discard()
             self._part.close()
         while self._seeds:
-            os.close(self._seeds.pop())
+            close(self._seeds.pop())
 
 
 def _is_hole(descriptor: int) -> bool:
@@ -142,12 +142,12 @@ def _open_seeds(part: OutputPart, manifest: Manifest) -> list[int]:
         if len(found) < _MAX_SEEDS and _is_seed(descriptor, manifest):
             found.append(descriptor)
         else:
-            os.close(descriptor)
+            close(descriptor)
     return found
 
 
 def _is_seed(descriptor: int, manifest: Manifest) -> bool:
-    """Return whether one of some pieces of a file, spread over the version, is right."""
+    """Return whether one of some pieces of a file, spread over the version, can be read and is right."""
     for shard in manifest.shards[:: max(1, len(manifest.shards) // _SAMPLES)]:
         try:
             piece = os.pread(descriptor, min(manifest.header.piece_size, shard.size), shard.offset)

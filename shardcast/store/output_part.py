@@ -28,6 +28,7 @@ from shardcast.filesystem import (
     NO_LINKS,
     NOT_OURS,
     PART,
+    close,
     create_private,
     give_name,
     is_at,
@@ -81,8 +82,9 @@ class OutputPart:
             OSError: it can't have the name.
         """
         final = _give_name(self.descriptor, self.path, self.output)
-        self.manifest.unlink(missing_ok=True)
-        clear_abandoned(self.output)
+        with contextlib.suppress(OSError):  # it has its name, whatever can't be removed any more
+            self.manifest.unlink(missing_ok=True)
+            clear_abandoned(self.output)
         return final
 
     def discard(self) -> None:
@@ -94,7 +96,7 @@ class OutputPart:
     def close(self) -> None:
         """Close the file; a later process may take it over."""
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            close(self.descriptor)
             self.descriptor = -1
 
 
@@ -176,7 +178,7 @@ def _is_local_folder(folder: Path) -> bool:
     try:
         return is_local(descriptor)
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _take(path: Path, output: Path) -> int | Lock:
@@ -216,7 +218,7 @@ def _take(path: Path, output: Path) -> int | Lock:
             return descriptor
         finally:
             if not kept:
-                os.close(descriptor)
+                close(descriptor)
 
 
 def _drop_second_names(descriptor: int, path: Path, output: Path) -> bool:
@@ -242,10 +244,13 @@ def _manifest(part: Path) -> Path:
 
 
 def _entries(output: Path, end: str = "") -> list[Path]:
-    """Return what in the folder of an output is named as its temporary files are, with ``end``."""
+    """Return what in the folder of an output is named as its temporary files are, with ``end``; nothing
+    where it can't be listed."""
     name = re.escape(_part_name(output, "").name)
     ours = re.compile(rf"{name}(-[0-9a-f]{{16}})?(-[0-9a-f]+)?{end}")
-    return [entry for entry in output.parent.iterdir() if ours.fullmatch(entry.name)]
+    with contextlib.suppress(OSError):
+        return [entry for entry in output.parent.iterdir() if ours.fullmatch(entry.name)]
+    return []
 
 
 def _parts(entries: list[Path]) -> Iterator[tuple[Path, os.stat_result]]:
@@ -280,7 +285,7 @@ def _is_abandoned(part: Path, found: os.stat_result) -> bool:
     except OSError:
         return False
     finally:
-        os.close(descriptor)
+        close(descriptor)
 
 
 def _remove(path: Path) -> None:

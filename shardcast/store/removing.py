@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
-from shardcast.filesystem import rename
+from shardcast.filesystem import remove_tree, rename
 from shardcast.store.data_dir import DataDir
 from shardcast.store.version_place import VersionPlace
 
@@ -31,14 +30,16 @@ class Removing:
 
     async def remove(self, place: VersionPlace) -> None:
         """Remove a version. What can't be removed now is kept in mind for ``again``."""
+        grave = _grave(place, self._data_dir.retired)
         try:
-            dug = await in_thread(self._bury, place)
-            self._graves += dug  # `+= await` would add to the list that `empty` took away meanwhile
+            await in_thread(self._bury, place, grave)
             self._left.discard(place)
         except OSError as error:
             if place not in self._left:
                 log.error("could not remove the retired %s, and try again: %s", place.folder.name, error)
             self._left.add(place)
+        finally:
+            self._graves.append(grave)  # also when only a record could not be removed
 
     async def again(self, used: Collection[VersionPlace]) -> None:
         """Try once more to remove what couldn't be, but for places that are ``used`` again."""
@@ -47,13 +48,14 @@ class Removing:
             await self.remove(place)
 
     async def empty(self) -> None:
-        """Free the bytes of what was removed."""
+        """Free the bytes of what was removed; what can't be is left for the next time."""
         graves, self._graves = self._graves, []
-        await asyncio.to_thread(_empty, graves)
+        left = await asyncio.to_thread(_empty, graves)
+        self._graves += left  # `+= await` would add to the list as it was before the pause
 
-    def _bury(self, place: VersionPlace) -> list[Path]:
+    def _bury(self, place: VersionPlace, grave: Path) -> None:
         self._data_dir.check_held()
-        return bury(place, self._data_dir.retired)
+        _move(place, grave)
 
 
 def bury(place: VersionPlace, graves: Path) -> list[Path]:
@@ -64,16 +66,22 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
     Raises:
         OSError: the folder can't be moved, or a record not be removed.
     """
-    dug: list[Path] = []
+    grave = _grave(place, graves)
+    _move(place, grave)
+    return [grave]
+
+
+def _grave(place: VersionPlace, graves: Path) -> Path:
+    return graves / f"{place.folder.name}-{secrets.token_hex(4)}"
+
+
+def _move(place: VersionPlace, grave: Path) -> None:
     if place.folder.exists():
-        grave = graves / f"{place.folder.name}-{secrets.token_hex(4)}"
         rename(place.folder, grave, durable=False)
-        dug.append(grave)
     for record in place.records:
         record.unlink(missing_ok=True)
-    return dug
 
 
-def _empty(graves: Sequence[Path]) -> None:
-    for grave in graves:
-        shutil.rmtree(grave, ignore_errors=True)
+def _empty(graves: Sequence[Path]) -> list[Path]:
+    """Remove graves, and return those of which something is left."""
+    return [grave for grave in graves if not remove_tree(grave)]

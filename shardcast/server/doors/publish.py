@@ -27,7 +27,7 @@ from aiohttp import ClientError, web
 
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
-from shardcast.filesystem import PART, disk_errors
+from shardcast.filesystem import PART, close, disk_errors
 from shardcast.server.callers import Caller, add_change, read_request
 from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
@@ -130,8 +130,13 @@ class _Pipe:
         self.path = folder / f"stream-{secrets.token_hex(8)}{PART}"
         with disk_errors("could not make a pipe in", folder):
             os.mkfifo(self.path, 0o600)
-        self._source = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._sink = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            self._source = self._sink = -1
+            try:
+                self._source = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                self._sink = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
+            except BaseException:
+                self.close()
+                raise
 
     def take_source(self) -> BinaryIO:
         """Its reading end, which the publisher closes."""
@@ -141,10 +146,11 @@ class _Pipe:
 
     def close(self) -> None:
         """Who reads comes to the end, once nobody else has it open for writing."""
-        self.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the next start removes it
+            self.path.unlink()
         for descriptor in (self._source, self._sink):
             if descriptor >= 0:
-                os.close(descriptor)
+                close(descriptor)
         self._source = self._sink = -1
 
     def __enter__(self) -> _Pipe:

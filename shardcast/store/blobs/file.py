@@ -10,7 +10,7 @@ from pathlib import Path
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import BlobCorrupt
-from shardcast.filesystem import disk_errors
+from shardcast.filesystem import close, disk_errors
 from shardcast.store.blobs.codings import Check, Malformed, decoder
 from shardcast.store.blobs.faults import UnreadableFile, file_errors, says_absent
 from shardcast.store.blobs.incoming import SMALL
@@ -57,7 +57,12 @@ class BlobFile:
                 return None
             with file_errors("could not open", path):
                 raise
-        return cls(path, coding, descriptor)
+        try:
+            with file_errors("could not look at", path):
+                return cls(path, coding, descriptor)
+        except BaseException:
+            close(descriptor)
+            raise
 
     @property
     def is_regular(self) -> bool:
@@ -154,7 +159,7 @@ class BlobFile:
 
     def close(self) -> None:
         if self.descriptor >= 0:
-            os.close(self.descriptor)
+            close(self.descriptor)
             self.descriptor = -1
 
     def __enter__(self) -> BlobFile:

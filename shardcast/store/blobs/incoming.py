@@ -9,14 +9,13 @@ import itertools
 import logging
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from shardcast.errors import IntegrityError
-from shardcast.filesystem import PART, disk_errors, sync_folder
+from shardcast.filesystem import PART, close, disk_errors, remove_tree, sync_folder
 from shardcast.store.blobs.codings import Check, Malformed
 from shardcast.store.blobs.layout import OWN, Folder, seal, share
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
@@ -53,6 +52,7 @@ class Incoming:
                 self._folder.mkdir()
                 self._lock = _try_lock(self._folder)
         self._slow = False
+        self._left: list[Path] = []
 
     def new_name(self) -> str:
         """A name that nobody has."""
@@ -81,10 +81,16 @@ class Incoming:
         if size <= SMALL:
             self._slow = seconds > _SLOW
 
+    def remove_folder(self, place: Path) -> None:
+        """Remove a folder that got a name here; blocks on the disk. What can't be removed is tried again with
+        the next one."""
+        left, self._left = [*self._left, place], []
+        self._left += [one for one in left if not remove_tree(one)]
+
     def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)  # the next who starts removes what is left
+        remove_tree(self._folder)  # the next who starts removes what is left
         if self._lock is not None:
-            os.close(self._lock)
+            close(self._lock)
             self._lock = None
 
 
@@ -96,7 +102,7 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(lock)
+        close(lock)
 
 
 def _try_lock(folder: Path) -> int | None:
@@ -105,7 +111,7 @@ def _try_lock(folder: Path) -> int | None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(lock)
+        close(lock)
         return None
     return lock
 
@@ -121,8 +127,8 @@ def _remove_dead(place: Path) -> None:
             log.warning("could not look into %s, another user's: %s", folder, error.strerror)
             continue
         if lock is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(lock)
+            remove_tree(folder)
+            close(lock)
 
 
 class FileWriter:
@@ -175,7 +181,7 @@ class FileWriter:
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
         if self._descriptor >= 0:
-            os.close(self._descriptor)
+            close(self._descriptor)
             self._descriptor = -1
         if self._part:
             with contextlib.suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from shardcast.digest import is_digest
 from shardcast.file_copies import link
-from shardcast.filesystem import PART, disk_errors, replace
+from shardcast.filesystem import PART, close, disk_errors, replace
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 
 _RECORD = ".json"
@@ -76,7 +76,7 @@ def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
         else:
             yield True
     finally:
-        os.close(lock)
+        close(lock)
 
 
 @dataclass(frozen=True, slots=True)

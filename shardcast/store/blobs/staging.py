@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -95,4 +94,4 @@ async def staged(target: BlobDirectory, incoming: Incoming) -> AsyncIterator[Sta
         finally:
             await waiting.blobs.close()
     finally:
-        await asyncio.to_thread(shutil.rmtree, place, ignore_errors=True)
+        await asyncio.to_thread(incoming.remove_folder, place)
