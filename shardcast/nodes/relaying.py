@@ -122,7 +122,11 @@ class Relaying:
         """Fetch a version while it is being made, and from whoever has it later at a distance of less than
         ``nearer_than`` from its origin."""
         version = version_name(number)
-        opened = self._folders.opened(number) or await self._folders.begin(number, LiveManifest(version))
+        try:
+            opened = self._folders.opened(number) or await self._folders.begin(number, LiveManifest(version))
+        except (ShardcastError, OSError) as error:
+            self._note_failure(version, error)
+            return
         opened.confirm = self._following.confirm
         opened.makes_room = not self._following.standing().place.silent  # on a stand-in's word nothing goes
         live = opened.live
@@ -163,6 +167,7 @@ class Relaying:
             self._folders.room.check(number, manifest.size)
             listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
             opened = await self._folders.begin(number, LiveManifest.of(manifest), listed)
+        opened.live.resume()  # what ended it while it was made, this disk's error say, may be over
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
         await self._folders.room.claim(number, manifest.size)
         self.no_room.discard(number)
