@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.concurrency import cancel
+from shardcast.filesystem import disk_errors
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 
@@ -32,11 +33,12 @@ async def holding(
     """
     held = await asyncio.to_thread(DataDir, data_dir, role)
     try:
-        bound = await asyncio.to_thread(held.bounded, max_bytes, keep is not None)
-        folders = VersionFolders(held, await asyncio.to_thread(held.kept, keep), max_bytes=bound)
-        for line in await asyncio.to_thread(folders.load, resume):
-            log.warning("%s", line)
-        await folders.tidy()
+        with disk_errors("could not take up", data_dir):
+            bound = await asyncio.to_thread(held.bounded, max_bytes, keep is not None)
+            folders = VersionFolders(held, await asyncio.to_thread(held.kept, keep), max_bytes=bound)
+            for line in await asyncio.to_thread(folders.load, resume):
+                log.warning("%s", line)
+        await folders.try_tidy()
         tidying = asyncio.ensure_future(_tidy(folders))
         try:
             yield folders
@@ -49,10 +51,7 @@ async def holding(
 async def _tidy(folders: VersionFolders) -> None:
     while True:
         await asyncio.sleep(_TIDY_INTERVAL)
-        try:
-            await folders.tidy()
-        except OSError as error:
-            log.error("could not retire old versions: %s", error)
+        await folders.try_tidy()
 
 
 async def end(task: asyncio.Future[Any]) -> None:

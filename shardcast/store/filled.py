@@ -199,7 +199,7 @@ class FilledVersions(ServedVersions):
             raise withdrawn_error(withdrawal)
         if not opened.live.whole:
             opened.live.add(manifest.raw[len(opened.live.raw) :])
-        await self.tidy()
+        await self.try_tidy()
 
     async def _list(self, complete: Complete) -> None:
         """List a version that is whole here; under the lock."""
@@ -271,7 +271,14 @@ class FilledVersions(ServedVersions):
         """
         async with self._exclusive():
             self.holds.pinned.discard(await asyncio.to_thread(unpin, self.data_dir, version))
-        await self.tidy()
+        await self.try_tidy()
+
+    async def try_tidy(self) -> None:
+        """``tidy`` after something that is done, whatever comes of it: what fails is tried again."""
+        try:
+            await self.tidy()
+        except OSError as error:
+            log.error("could not retire old versions: %s", error)
 
     async def tidy(self) -> None:
         """Retire what is beyond retention and not held. Provisional versions take no place from others."""

@@ -140,6 +140,17 @@ class LineVersions(FilledVersions):
             if opened and (whole is None or withdrawal.digest in whole.digests.values()):
                 await self._discard(number, withdrawal)
 
+    async def tidy(self) -> None:
+        await self._finish_withdrawals()
+        await super().tidy()
+
+    async def _finish_withdrawals(self) -> None:
+        """Take off the list what was withdrawn and is still on it, because the list could not be written."""
+        for number, withdrawal in self.line.withdrawn.items():
+            complete = self._complete.get(withdrawal.version)
+            if complete is not None and self.line.withdrawal(number, complete.digests) and self.held:
+                await self.withdraw(withdrawal)
+
     async def withdraw_own(self, version: str, reason: str = "") -> Withdrawal:
         """Withdraw a version that was published here, complete or retired by now.
 
@@ -150,7 +161,7 @@ class LineVersions(FilledVersions):
         number = version_number(version) or 0
         known, complete = self.line.withdrawn.get(number), self._complete.get(version)
         digest = complete.listing.digest if complete else self.line.digests.get(number)
-        if known is not None and digest in (None, known.digest):
+        if known is not None and complete is None and digest in (None, known.digest):
             return known
         if digest is None:
             here = ", ".join(one.version for one in self.listings) or "nothing"
