@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from shardcast.concurrency import beside
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
 from shardcast.errors import AddressTaken, NodeFailed
+from shardcast.filesystem import disk_errors
 from shardcast.server.first_requests import FirstRequests
 from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder, socket_name
@@ -39,9 +40,8 @@ def application(
     or decoded first as their ``Content-Encoding`` says."""
     settings = {"auto_decompress": False, "read_bufsize": _BULK} if as_sent else None
     first = FirstRequests()
-    app = web.Application(
-        client_max_size=1 << 20, handler_args=settings, middlewares=[end_in_order, first.note]
-    )
+    around = [end_in_order, first.note, tell_disk_errors]
+    app = web.Application(client_max_size=1 << 20, handler_args=settings, middlewares=around)
     app[_FIRST] = first
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
@@ -54,6 +54,23 @@ def application(
     for add in doors:
         add(app)
     return app
+
+
+@web.middleware
+async def tell_disk_errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Answer with 503 where this machine's disk fails, or break the answer off that has begun: that says
+    nothing of what is here, and others may have it."""
+    try:
+        return await handler(request)
+    except ConnectionError:
+        raise
+    except OSError as error:
+        log.error("%s %s is not answered: %s", request.method, request.path, error)
+        if request.writer.output_size:
+            raise ConnectionAbortedError("the answer breaks off") from error
+        raise web.HTTPServiceUnavailable(text="503: the disk of this node failed\n") from error
 
 
 @asynccontextmanager
@@ -110,23 +127,29 @@ def _url(host: str, port: int) -> str:
 
 @asynccontextmanager
 async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
-    """Serve on the data directory's Unix socket, which only its owner may connect to."""
+    """Serve on the data directory's Unix socket, which only its owner may connect to.
+
+    Raises:
+        LocalDiskError: the socket can't be made.
+    """
     name_there = own_folder(data_dir) / "socket"
-    name_there.unlink(missing_ok=True)
     made: os.stat_result | None = None
     try:
         async with _running(app) as runner:
-            with socket_name(data_dir) as name:
-                before = os.umask(0o177)
-                try:
-                    await web.UnixSite(runner, name).start()
-                finally:
-                    os.umask(before)
-                made = name_there.stat()
+            with disk_errors("could not make the socket", name_there):
+                name_there.unlink(missing_ok=True)
+                with socket_name(data_dir) as name:
+                    before = os.umask(0o177)
+                    try:
+                        await web.UnixSite(runner, name).start()
+                    finally:
+                        os.umask(before)
+                    made = name_there.stat()
             yield
     finally:
-        # Another node's socket has that name by now, if another directory is at the path.
-        with contextlib.suppress(FileNotFoundError):
+        # Another node's socket has that name by now, if another directory is at the path. One that can't be
+        # removed is replaced by the next node.
+        with contextlib.suppress(OSError):
             if made is not None and os.path.samestat(made, name_there.stat()):
                 name_there.unlink()
 
@@ -172,6 +195,7 @@ class _NoNonsense(logging.Filter):
         return True
 
 
+log = logging.getLogger(__name__)
 _requests = logging.getLogger("shardcast.requests")
 _requests.addFilter(_NoNonsense())
 
