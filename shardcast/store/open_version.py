@@ -19,6 +19,7 @@ from shardcast.file_copies import link
 from shardcast.filesystem import (
     PART,
     append,
+    close,
     disk_errors,
     is_full,
     rename,
@@ -34,7 +35,7 @@ from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.shard_part import name_shard, open_shard_part
 from shardcast.store.shelf import Confirm, Span
-from shardcast.store.verified import Verified, looks_of
+from shardcast.store.verified import Verified, looks_in, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
 from shardcast.wire import shard_name, shard_number, version_name
 
@@ -316,7 +317,7 @@ class OpenVersion:
                 if shard.size:
                     reserve(descriptor, 0, shard.size)
             except BaseException:
-                os.close(descriptor)
+                close(descriptor)
                 raise
             return self._landing_in(shard, part, descriptor)
 
@@ -348,8 +349,8 @@ class OpenVersion:
             if shard.number not in self.had and not self.linked:
                 self.store(shard.number, shard.sha256)
         if self.linked:
-            looks = looks_of(self.payload)
-            if looks is None or looks != self.linked_looks:
+            looks = looks_in(self.payload.stat())
+            if looks != self.linked_looks:
                 raise PayloadChanged(f"{self.payload} is not the file any more that was hashed")
             replace(self.place.linked, looks.encode())
         for entry in self.place.folder.iterdir():  # of a longer payload that had this number before
