@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError, UsageError
+from shardcast.filesystem import disk_errors
 from shardcast.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
 from shardcast.sharding.publishing import check_payload, publish, publish_stream
@@ -180,16 +181,8 @@ class Publisher:
         claim = freely if self._folders.room.most is None else ask
         try:
             async with self._turn:
-                if broadcast.state.cancelled:
-                    raise Cancelled(f"{broadcast.version} was called off")
-                opened = await self._folders.begin(number, None, self._digests[-1])
-                opened.confirm = lambda manifest: broadcast.confirmed(confirm)
-                try:
-                    manifest = await asyncio.to_thread(cut, opened, broadcast.state, claim)
-                    await opened.complete(manifest)
-                except BaseException:
-                    await asyncio.shield(self._folders.discard(number))
-                    raise
+                with disk_errors(f"could not publish {broadcast.version} in", self._folders.data_dir.root):
+                    manifest = await self._publish(broadcast, number, cut, claim, confirm)
             shards = format_count(len(manifest.shards), "shard")
             log.info(
                 "%s is complete: %s, %s in %s", broadcast.version, what, format_size(manifest.size), shards
@@ -199,6 +192,21 @@ class Publisher:
             raise
         finally:
             self._under_way.discard(broadcast)
+
+    async def _publish(
+        self, broadcast: Broadcast, number: int, cut: Cut, claim: Claim, confirm: Confirm | None
+    ) -> Manifest:
+        if broadcast.state.cancelled:
+            raise Cancelled(f"{broadcast.version} was called off")
+        opened = await self._folders.begin(number, None, self._digests[-1])
+        opened.confirm = lambda manifest: broadcast.confirmed(confirm)
+        try:
+            manifest = await asyncio.to_thread(cut, opened, broadcast.state, claim)
+            await opened.complete(manifest)
+        except BaseException:
+            await asyncio.shield(self._folders.discard(number))
+            raise
+        return manifest
 
     async def close(self) -> None:
         """Call off what is under way, and wait for it."""

@@ -22,6 +22,7 @@ from pathlib import Path
 from aiohttp import web
 
 from shardcast.errors import AddressTaken, NodeFailed, UsageError
+from shardcast.filesystem import disk_errors
 from shardcast.nodes.status_file import StatusFile
 from shardcast.server.doors.hashes import LOCK_SECONDS, HashDoor
 from shardcast.server.listening import application, bind, listening_on
@@ -81,6 +82,10 @@ class StoreSettings:
             LocalDiskError: it can't be used.
         """
         self.check()
+        with disk_errors("could not use", self.directory):
+            return self._door()
+
+    def _door(self) -> HashDoor:
         store = BlobDirectory(self.directory, self.algorithm, self.layout, self.extra, self.writable)
         prepare(store.folder)
         if not HAS_ZSTD:

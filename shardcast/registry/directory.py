@@ -40,7 +40,9 @@ class DirectoryBackend(StorageBackend):
     def __init__(self, spec: StoreSpec) -> None:
         super().__init__(spec)
         self._root = Path(spec.location).absolute()
-        if not self._root.is_dir():
+        with self._failing("use", self._root):
+            there = self._root.is_dir()
+        if not there:
             raise StoreMissing(
                 f"store {spec.name!r}: there is no directory {spec.location}; make it, or mount what it is on"
             )
