@@ -383,8 +383,8 @@ def _write_first(record: Path, data: bytes) -> None:
         OSError: it can't be written.
     """
     part = record.with_name(f"{record.name}-{secrets.token_hex(8)}{PART}")
-    part.write_bytes(data)
     try:
+        part.write_bytes(data)
         if not link(part, record) and not record.exists():
             part.rename(record)
     finally:

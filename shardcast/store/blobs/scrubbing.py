@@ -136,7 +136,7 @@ class Scrub:
         if coding not in AS_IT_IS_FIRST:
             self.unknown += Path(path).exists()
             return None
-        counted = False
+        counted = unreadable = False
         for _ in range(_TRIES):
             try:
                 file = BlobFile.open(path, coding)
@@ -151,6 +151,9 @@ class Scrub:
                 try:
                     reason = await self._wrong(digest, file)
                 except UnreadableFile as error:
+                    if not unreadable:  # what a disk or a network could not do once may have passed
+                        unreadable = True
+                        continue
                     reason = f"the disk can't read it ({getattr(error.__cause__, 'strerror', error)})"
                 except LocalDiskError as error:
                     return Found(digest, path, str(error), UNREADABLE)
