@@ -12,7 +12,7 @@ BENCHED := $(VENV)/.benched
 test: check tests
 
 soak: $(STAMP)
-	SHARDCAST_SOAK_KILLS=100 $(BIN)/pytest tests/test_soak.py
+	SHARDCAST_SOAK_KILLS=100 SHARDCAST_SOAK_CELLS=all $(BIN)/pytest tests/test_soak.py tests/test_disk_faults.py
 
 mutate: $(STAMP)
 	$(BIN)/python scripts/mutate --json build/mutate.json $(MUTATE)

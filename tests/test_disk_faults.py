@@ -6,9 +6,14 @@ all cells (``SHARDCAST_SOAK_CELLS=all``)."""
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +22,13 @@ from tests.support.faults.building import NoShim, build
 from tests.support.faults.control import VARIABLE, make_file
 from tests.support.faults.errnos import CALLS, ERRNOS
 
+CELLS = os.environ.get("SHARDCAST_SOAK_CELLS", "")
+SAMPLE = {"origin": 4, "client": 6, "middle": 2, "store": 3}
+"""Cells of each operation, by role; beside those that were wrong once."""
+WRONG = {".HASHSERVER_PREFIX": "a store whose marker can't be made or seen is taken for a flat one"}
+"""Names at which cells are still wrong, and why."""
+PATIENCE = 7200 if CELLS else 170
+"""Seconds for one role."""
 ROOT = Path(__file__).parent.parent
 
 
@@ -27,6 +39,55 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return build(tmp_path_factory.mktemp("shim"))
     except NoShim as why:
         pytest.skip(str(why))
+
+
+@dataclass
+class Told:
+    """What a role's process told: the calls of each operation, and the cells that it ran."""
+
+    calls: dict[str, list[list[str]]] = field(default_factory=dict)
+    results: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, lines: Iterator[dict[str, Any]]) -> Told:
+        told = cls()
+        for line in lines:
+            if "calls" in line:
+                told.calls[line["operation"]] = line["calls"]
+            elif "cell" in line:
+                told.results.append(line)
+        return told
+
+
+def run(role: str, shim: Path, place: Path) -> Told:
+    """Run a role's cells in a process of its own."""
+    make_file(place / "control")
+    (place / "roles").mkdir()
+    words = [sys.executable, "-m", "tests.support.faults", role, str(place / "roles")]
+    words += [] if CELLS else [str(SAMPLE[role])]
+    env = processes.environment(**{VARIABLE: str(place / "control"), "LD_PRELOAD": str(shim)})
+    done = subprocess.run(
+        words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 0, f"after {lines[-1:]}:\n{done.stderr}"
+    return Told.of(iter(lines))
+
+
+def describe(result: dict[str, Any]) -> str:
+    return f"{result['cell']} ends with {result['code']}: {result['problems']}\n{result['said']}"
+
+
+@pytest.mark.timeout(PATIENCE + 10)
+@pytest.mark.parametrize("role", SAMPLE)
+def test_no_fault_loses_anything(role: str, shim: Path, tmp_path: Path) -> None:
+    told = run(role, shim, tmp_path)
+    made = {call for calls in told.calls.values() for call, _ in calls}
+    assert made <= CALLS[role], f"the matrix does not know that {role} calls {made - CALLS[role]}"
+    wrong = [one for one in told.results if one["problems"] and one["cell"]["place"] not in WRONG]
+    told_of = "\n".join(map(describe, wrong))
+    assert not wrong, f"{len(wrong)} of {len(told.results)} cells are wrong:\n{told_of}"
+    assert sum(one["hits"] > 0 for one in told.results) > 0.8 * len(told.results), "most faults came too late"
 
 
 def test_each_known_call_has_errors() -> None:
@@ -52,7 +113,7 @@ with control.failing(folder, "write", "*", SHORT, 1):
 with control.recording(folder) as calls:
     os.rename(folder / "v1.part", folder / "0123456789abcdef")
     (folder.parent / "elsewhere").write_bytes(b"")
-assert calls == {("rename", "v#.part>@")}, calls
+assert calls == {("rename", "v#.part>@"): 1}, calls
 """
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from shardcast.store import holds
 from tests.support.faults.cells import Matrix, Operation
 from tests.support.faults.control import Control
+from tests.support.faults.found import FOUND
 from tests.support.faults.process import Nodes, Watch
 
 _LONGEST = 90.0
@@ -45,7 +46,9 @@ def main(role: str, place: Path, count: int | None, only: str = "") -> None:
         try:
             matrix.record()
             tell(operation=operation.name, calls=sorted(matrix.calls))
-            cells = sorted(matrix.cells(), key=lambda cell: cell.rank)[:count]
+            ranked = sorted(matrix.cells(), key=lambda cell: cell.rank)[:count]
+            found = [cell for cell in FOUND if cell.operation == operation.name]
+            cells = [*found, *(cell for cell in ranked if cell not in found)]
             begun = time.monotonic()
             for result in matrix.run(cells):
                 faulthandler.dump_traceback_later(_LONGEST, exit=True, file=stderr)

@@ -29,9 +29,10 @@ class Cell:
     Attributes:
         operation: what is done.
         call: the call that fails in it.
-        place: the name for which it does, without numbers; ``*`` for all below the folder.
+        place: the name for which it does, without numbers, or a pattern; ``*`` for all below the folder.
         error: the errno's name, or ``SHORT``.
         times: how often it fails; 0 while the operation runs.
+        skip: how often it succeeds first.
     """
 
     operation: str
@@ -39,10 +40,12 @@ class Cell:
     place: str
     error: str
     times: int = 1
+    skip: int = 0
 
     def __str__(self) -> str:
         often = "always" if not self.times else "once" if self.times == 1 else f"{self.times} times"
-        return f"{self.operation}: {self.call} {self.place} {self.error} {often}"
+        after = f" after {self.skip}" if self.skip else ""
+        return f"{self.operation}: {self.call} {self.place} {self.error} {often}{after}"
 
     @property
     def rank(self) -> int:
@@ -67,6 +70,7 @@ class Operation(ABC):
     Attributes:
         name: what it is, ``origin: publish a copy``.
         folder: where its calls fail.
+        cell: the circumstance, while there is one.
         failures: the exit codes with which it may fail.
         left: what of ``Operation.tree`` it may leave behind beyond a run without faults, as a regular
             expression.
@@ -78,12 +82,18 @@ class Operation(ABC):
     left = r"(?!)"
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
+        self.cell: Cell | None = None
         self.place = place
         self.nodes = nodes
 
     @abstractmethod
     def begin(self) -> None:
         """Make everything anew: nodes, directories."""
+
+    @property
+    def call(self) -> str:
+        """The call that fails."""
+        return self.cell.call if self.cell else ""
 
     @abstractmethod
     def prepare(self) -> None:
@@ -129,7 +139,7 @@ class Matrix:
 
     def __init__(self, operation: Operation, control: Control, watch: Watch) -> None:
         self.operation = operation
-        self.calls: set[tuple[str, str]] = set()
+        self.calls: dict[tuple[str, str], int] = {}
         self._control = control
         self._watch = watch
         self._tree: set[str] = set()
@@ -146,18 +156,20 @@ class Matrix:
             assert outcome.code == DONE, f"{operation.name} fails without a fault: {outcome}"
             operation.check(outcome)
             operation.recover()
-            self.calls |= calls
+            self.calls |= calls  # how often it was the last time, when nothing was new any more
             self._tree |= operation.tree()
         self._open = self._descriptors()
         said, unhandled = self._watch.take()
         assert "Traceback" not in said and not unhandled, (said, unhandled)
 
     def cells(self) -> Iterator[Cell]:
-        """Each call at each name once, and each call everywhere for as long as the operation runs."""
+        """Each call at each name once, the first time and the last time, and each call everywhere for as long
+        as the operation runs."""
         name = self.operation.name
-        for call, place in sorted(self.calls):
+        for (call, place), count in sorted(self.calls.items()):
             for error in ERRNOS.get(call, ()):
-                yield Cell(name, call, place, error)
+                for skip in {0, count - 1}:
+                    yield Cell(name, call, place, error, skip=skip)
         for call in sorted({call for call, _ in self.calls}):
             for error in ERRNOS.get(call, ()):
                 if error not in HARMLESS:
@@ -176,10 +188,11 @@ class Matrix:
     def _run(self, cell: Cell) -> Result:
         operation = self.operation
         operation.prepare()
+        operation.cell = cell
         self._watch.take()
         try:
             with self._control.failing(
-                operation.folder, cell.call, cell.place, number(cell.error), cell.times
+                operation.folder, cell.call, cell.place, number(cell.error), cell.times, cell.skip
             ):
                 outcome = operation.act()
                 hits = self._control.hits

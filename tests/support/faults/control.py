@@ -15,7 +15,7 @@ SHORT = -1
 EVERYWHERE = "*"
 
 _HEAD = struct.Struct("<IiIIIIII32s448s512s")
-_ENTRY = struct.Struct("24s232s")
+_ENTRY = struct.Struct("<24s228sI")
 _ENTRIES = 4096
 _RECORDING, _ARMED = 1, 2
 _COUNTS = struct.Struct("<III")  # seen, hits, recorded
@@ -38,9 +38,9 @@ class Control:
             os.close(descriptor)
 
     @contextmanager
-    def recording(self, folder: Path) -> Iterator[set[tuple[str, str]]]:
-        """Record the calls below a folder while the block runs: each call and the name that it was for."""
-        found: set[tuple[str, str]] = set()
+    def recording(self, folder: Path) -> Iterator[dict[tuple[str, str], int]]:
+        """Record the calls below a folder while the block runs: how often each, and for which name."""
+        found: dict[tuple[str, str], int] = {}
         self._set(_RECORDING, folder=folder)
         try:
             yield found
@@ -49,8 +49,8 @@ class Control:
             _, _, count = self._counts()
             assert count < _ENTRIES, "more calls than the record holds"
             for index in range(count):
-                call, place = _ENTRY.unpack_from(self._map, _HEAD.size + index * _ENTRY.size)
-                found.add((_text(call), _text(place)))
+                call, place, often = _ENTRY.unpack_from(self._map, _HEAD.size + index * _ENTRY.size)
+                found[_text(call), _text(place)] = often
 
     @contextmanager
     def failing(

@@ -55,10 +55,11 @@ class MiddleOperation(Operation):
         self.middle = self.nodes.start(Middle.running(upstream, self.folder, "127.0.0.1", 0, _INTERVAL, KEEP))
 
     def end(self) -> None:
-        for node in (self.middle, self.origin):
+        nodes = self.middle, self.origin
+        self.middle = self.origin = None
+        for node in nodes:
             if node:
                 node.stop()
-        self.middle = self.origin = None
 
     @property
     def url(self) -> str:

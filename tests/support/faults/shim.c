@@ -9,6 +9,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -37,7 +38,8 @@
 
 struct entry {
     char call[24];
-    char place[232];
+    char place[228];
+    uint32_t count;
 };
 
 struct control { /* control.py has the same offsets */
@@ -50,7 +52,7 @@ struct control { /* control.py has the same offsets */
     _Atomic uint32_t recorded;
     uint32_t unused;
     char call[32];
-    char place[448]; /* "*": anywhere below the folder */
+    char place[448]; /* a pattern; "*": anywhere below the folder */
     char folder[512];
     struct entry entries[ENTRIES];
 };
@@ -120,8 +122,10 @@ static void record(const char *call, const char *place) {
     if (i == count && count < ENTRIES) {
         snprintf(control->entries[i].call, sizeof control->entries[i].call, "%s", call);
         snprintf(control->entries[i].place, sizeof control->entries[i].place, "%s", place);
+        control->entries[i].count = 0;
         control->recorded = count + 1;
     }
+    if (i < ENTRIES) control->entries[i].count++;
     pthread_mutex_unlock(&recording);
 }
 
@@ -135,7 +139,7 @@ static int failure_of(const char *call, const char *place) {
     uint32_t mode = control->mode;
     if (mode & RECORDING) record(call, place);
     if (!(mode & ARMED) || strcmp(control->call, call)) return 0;
-    if (strcmp(control->place, "*") && strcmp(control->place, place)) return 0;
+    if (fnmatch(control->place, place, 0)) return 0;
     uint32_t seen = control->seen++;
     if (seen < control->skip || (control->times && seen >= control->skip + control->times)) return 0;
     control->hits++;
@@ -170,7 +174,7 @@ static int resolve(int folder, const char *path, char *out, size_t room) {
 }
 
 static int fails_at(const char *call, int folder, const char *path) {
-    char whole[2 * PATH_MAX], place[232];
+    char whole[2 * PATH_MAX], place[228];
     if (!control || !control->mode) return 0;
     int kept = errno, failure = 0;
     if (resolve(folder, path, whole, sizeof whole)) {
@@ -186,7 +190,7 @@ static int fails_at(const char *call, int folder, const char *path) {
 
 /* Two names: what is made or goes away counts, and "from>to" where both are below the folder. */
 static int fails_between(const char *call, int from_folder, const char *from, int to_folder, const char *to) {
-    char first[2 * PATH_MAX], second[2 * PATH_MAX], place[232], other[110];
+    char first[2 * PATH_MAX], second[2 * PATH_MAX], place[228], other[110];
     if (!control || !control->mode) return 0;
     int kept = errno, failure = 0;
     if (resolve(from_folder, from, first, sizeof first) && resolve(to_folder, to, second, sizeof second)) {

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK, OTHER_FAILURE
+from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK, NOT_OFFERED, OTHER_FAILURE
 from shardcast.errors import MissingExternalFile, StoreInaccessible
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.nodes.store_server import StoreServer, StoreSettings
@@ -23,11 +23,16 @@ from tests.support.faults.cells import Operation
 from tests.support.faults.process import Nodes, Outcome, Running, command, outcome_of
 from tests.support.faults.published import payload
 
+_OF_THE_FILE = ("EIO", "ESTALE", "EACCES")
+"""Errors of one file, which is then as good as a corrupt one: nobody is given it."""
 _SEEDS = itertools.count(9000)
 
 
 class StoreOperation(Operation):
-    """Something in a directory of blobs, which has some that must stay."""
+    """Something in a directory of blobs, which has some that must stay. The next who puts removes the empty
+    folders of those before."""
+
+    left = r"\.shardcast-store/incoming/@(/lock)?"
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
         super().__init__(place, nodes)
@@ -120,9 +125,9 @@ class Pull(StoreOperation):
         super().begin()
 
     def end(self) -> None:
-        if self.server:
-            self.server.stop()
-            self.server = None
+        server, self.server = self.server, None
+        if server:
+            server.stop()
 
     def prepare(self) -> None:
         super().prepare()
@@ -159,9 +164,9 @@ class PushToHashServer(StoreOperation):
         return str(self.server.node.url)
 
     def end(self) -> None:
-        if self.server:
-            self.server.stop()
-            self.server = None
+        server, self.server = self.server, None
+        if server:
+            server.stop()
 
     def prepare(self) -> None:
         super().prepare()
@@ -172,7 +177,10 @@ class PushToHashServer(StoreOperation):
 
 
 class PushToArchive(PushToHashServer):
+    """What a push that failed left is removed by the next one that brings something."""
+
     name = "store: push to an archive"
+    left = r"\.shardcast-store/(archive/\.shardcast-store/)?incoming/@(/lock|/#\.part(/.*)?)?"
 
     def serve(self) -> AbstractAsyncContextManager[Any]:
         own = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
@@ -194,7 +202,10 @@ class ServeBlobs(PushToHashServer):
         output = self.place / "pulled"
         shutil.rmtree(output, ignore_errors=True)
         output.mkdir()
-        return command("store", "pull", self.url, digest, "-d", output, "-q")
+        outcome = command("store", "pull", self.url, digest, "-d", output, "-q")
+        if outcome.code == NOT_OFFERED and self.cell and self.cell.error in _OF_THE_FILE:
+            return Outcome(OTHER_FAILURE, outcome.out, f"Error: {outcome.out}")
+        return outcome
 
     def check(self, outcome: Outcome) -> None:
         self.assert_here(self.folder, *self.kept)
@@ -253,9 +264,13 @@ class Verify(StoreOperation):
     name = "store: verify"
     failures = frozenset({INTEGRITY, LOCAL_DISK})
 
+    @property
+    def aside(self) -> Path:
+        return self.folder / OWN / "quarantine"
+
     def prepare(self) -> None:
         super().prepare()
-        shutil.rmtree(self.folder / OWN / "quarantine", ignore_errors=True)
+        shutil.rmtree(self.aside, ignore_errors=True)
         self.put(self.folder)
         file = self.folder / self.digest[:2] / self.digest
         data = bytearray(self.blob)
@@ -273,6 +288,14 @@ class Verify(StoreOperation):
         return Outcome(outcome.code, outcome.out, f"{outcome.said}Error: {outcome.out}")
 
     def check(self, outcome: Outcome) -> None:
+        for blob in self.kept:
+            digest = hashlib.sha256(blob).hexdigest()
+            aside = [one.read_bytes() for one in self.aside.glob(f"{digest}-*") if one.suffix != ".json"]
+            if not (self.folder / digest[:2] / digest).exists():
+                assert digest in outcome.out and blob in aside, "a right blob is gone"
+                assert not (self.cell and self.cell.times), "one error had a right blob set aside"
+                (self.files / "kept").write_bytes(blob)
+                assert command("store", "put", self.files / "kept", "-d", self.folder, "-q").code == DONE
         self.assert_here(self.folder, *self.kept)
         missing = command("store", "get", self.digest, "-d", self.folder, "-o", self.place / "got", "-q")
         assert missing.code != DONE, "wrong bytes were given"
@@ -291,7 +314,6 @@ class Collect(StoreOperation):
     """A blob that nobody refers to, and two that are referred to."""
 
     name = "store: gc"
-    left = r"\.shardcast/pins"
 
     def prepare(self) -> None:
         super().prepare()

@@ -1,0 +1,45 @@
+"""Cells that were wrong once. Each run has them, whatever its sample is."""
+
+from __future__ import annotations
+
+from tests.support.faults.cells import Cell
+from tests.support.faults.control import EVERYWHERE
+
+_LIST = ".distribution.txt*.part"
+
+FOUND = (
+    # What could not be removed was forgotten, or failed what was done.
+    Cell("origin: publish a copy", "unlink", ".shardcast/retired/v#-@/manifest.jsonl", "EPERM"),
+    Cell("origin: publish a copy", "unlink", ".shardcast/verified/v#", "EPERM"),
+    Cell("origin: publish a link", "rmdir", ".shardcast/retired/v#-@", "EACCES"),
+    Cell("origin: publish without an origin", "unlink", EVERYWHERE, "EIO", 0),
+    Cell("origin: publish a copy", "rename", f"{_LIST}>distribution.txt", "EIO", skip=1),
+    Cell("client: download", "unlink", ".model.bin.part.manifest", "EROFS"),
+    Cell("client: download", "opendir", ".", "EACCES"),
+    Cell("client: store get", "readdir", ".", "ESTALE", skip=3),
+    Cell("store: start a hash server", "fstat", EVERYWHERE, "ESTALE", 0),
+    # A close that failed was tried again, on another file's descriptor.
+    Cell("client: download", "close", "model.bin", "EIO"),
+    Cell("store: put into a new store", "close", "@/@", "ENOSPC"),
+    # An error that had passed stayed with what it had hit.
+    Cell("middle: relay", "fsync", "v#/shard_#.bin.part", "EROFS"),
+    Cell("middle: relay", "fallocate", EVERYWHERE, "ENOSPC", 0),
+    Cell("origin: start", "fstat", ".shardcast/lock", "ESTALE"),
+    Cell("origin: withdraw", "create", _LIST, "ENFILE"),
+    # What was acknowledged was lost.
+    Cell("origin: publish a link", "stat", "v#/payload", "EACCES"),
+    Cell("store: verify", "read", "@/@", "EIO", skip=2),
+    # Tracebacks, bare errors of the system, a failure of this machine that was another's.
+    Cell("middle: relay", "mkdir", EVERYWHERE, "ENAMETOOLONG", 0),
+    Cell("middle: serve", "stat", "v#/shard_#.bin", "ENOMEM"),
+    Cell("origin: publish a copy", "open", ".shardcast/linked/v#", "EACCES"),
+    Cell("origin: publish without an origin", "open", ".shardcast/keep", "ENFILE"),
+    Cell("origin: start", "truncate", ".shardcast/lock", "EIO", skip=1),
+    Cell("store: put", "readdir", ".", "EIO"),
+    Cell("store: serve from a hash server", "fstat", "@/@", "ESTALE"),
+    Cell("registry: get", "stat", ".", "ENOMEM"),
+    # Descriptors and temporary files that stayed.
+    Cell("client: replace", "read", EVERYWHERE, "EIO", 0),
+    Cell("store: verify", "fstat", "@/@", "EIO"),
+    Cell("store: put into a new store", "write", ".shardcast-store/digest-@.part", "ENOSPC"),
+)
