@@ -69,6 +69,13 @@ def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
         raise failure from error
 
 
+def in_words(error: OSError) -> str:
+    """Return what an error of the system says, and of which file, without its number."""
+    if isinstance(error, ShardcastError) or not error.strerror:
+        return str(error)
+    return f"could not use {error.filename}: {error.strerror}" if error.filename else error.strerror
+
+
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full."""
     return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))

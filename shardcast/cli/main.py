@@ -12,6 +12,7 @@ import click
 
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
 from shardcast.errors import ShardcastError
+from shardcast.filesystem import in_words
 
 _COMMANDS = {
     "origin": "Publish files and serve them.",
@@ -82,13 +83,6 @@ def store_main() -> NoReturn:
     _run("shardcast-store", "serve")
 
 
-def _what(error: OSError) -> str:
-    """An error of the system in words, with the file that it is about."""
-    if not error.strerror:
-        return str(error)
-    return f"could not use {error.filename}: {error.strerror}" if error.filename else error.strerror
-
-
 def _run(program: str, subcommand: str | None = None) -> NoReturn:
     code = DONE
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -113,6 +107,6 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OTHER_FAILURE
     except OSError as error:
-        click.echo(f"Error: {_what(error)}", err=True)
+        click.echo(f"Error: {in_words(error)}", err=True)
         code = LOCAL_DISK
     sys.exit(code)

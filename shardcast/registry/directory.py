@@ -14,6 +14,7 @@ from typing import BinaryIO
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
 from shardcast.filesystem import (
     PART,
+    close,
     create_private,
     give_free_name,
     give_name,
@@ -173,7 +174,7 @@ class DirectoryBackend(StorageBackend):
             yield part, descriptor
         finally:
             if descriptor >= 0:
-                os.close(descriptor)
+                close(descriptor)
             part.unlink(missing_ok=True)
 
     @contextlib.contextmanager

@@ -18,7 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from shardcast.concurrency import beside
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
 from shardcast.errors import AddressTaken, NodeFailed
-from shardcast.filesystem import disk_errors
+from shardcast.filesystem import disk_errors, in_words
 from shardcast.server.first_requests import FirstRequests
 from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder, socket_name
@@ -67,7 +67,7 @@ async def tell_disk_errors(
     except ConnectionError:
         raise
     except OSError as error:
-        log.error("%s %s is not answered: %s", request.method, request.path, error)
+        log.error("%s %s is not answered: %s", request.method, request.path, in_words(error))
         if request.writer.output_size:
             raise ConnectionAbortedError("the answer breaks off") from error
         raise web.HTTPServiceUnavailable(text="503: the disk of this node failed\n") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 import zlib
@@ -117,7 +118,10 @@ class Operation(ABC):
 
     def tree(self) -> set[str]:
         """The names below its folder, without numbers and digests."""
-        return {_class_of(str(path.relative_to(self.folder))) for path in self.folder.rglob("*")}
+        found = {_class_of(os.path.relpath(folder, self.folder)) for folder, _, _ in os.walk(self.folder)}
+        for folder, _, names in os.walk(self.folder):  # which passes over what goes meanwhile
+            found |= {_class_of(os.path.relpath(Path(folder, name), self.folder)) for name in names}
+        return found - {"."}
 
 
 def _told(error: Exception) -> str:

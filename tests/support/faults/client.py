@@ -14,7 +14,7 @@ from tests.support.faults.cells import Operation
 from tests.support.faults.process import Nodes, Outcome, Running, command
 from tests.support.faults.published import SHARD, SIZE, payload
 
-_PATIENCE = 3.0
+_PATIENCE = 15.0
 """Seconds until a client that follows counts as one that does not get what is there."""
 
 
