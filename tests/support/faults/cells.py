@@ -183,7 +183,8 @@ class Matrix:
         for cell in cells:
             result = self._run(cell)
             yield result
-            if result.problems:  # what is wrong here must not show in the next ones
+            left = cell.call in ("unlink", "rmdir") and self.operation.tree() - self._tree
+            if result.problems or left:  # what is so here must not show in the next ones
                 self.operation.end()
                 self.operation.begin()
                 self._watch.take()
