@@ -5,20 +5,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import shutil
-from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK, NOT_OFFERED, OTHER_FAILURE
-from shardcast.errors import MissingExternalFile, StoreInaccessible
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.registry import Registry
-from shardcast.registry import gc as registry_gc
 from shardcast.store.blobs.layout import OWN
+from tests.support.faults import registry
 from tests.support.faults.cells import Operation
 from tests.support.faults.process import Nodes, Outcome, Running, command, outcome_of
 from tests.support.faults.published import payload
@@ -343,104 +338,6 @@ class Collect(StoreOperation):
         self.check(again)
 
 
-class RegistryOperation(Operation):
-    """Something in a hash registry on a directory; it raises instead of ending with a code."""
-
-    failures = frozenset({OTHER_FAILURE})
-
-    def begin(self) -> None:
-        self.folder = self.place / "registry"
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir()
-        spec = {"protocol": "file", "location": str(self.folder)}
-        self.registry = Registry({"default": "main", "main": spec})
-        self.kept = [(data, self.registry.put_hash(data, "lab")) for data in (payload(11), payload(12))]
-
-    def prepare(self) -> None:
-        self.blob = payload(next(_SEEDS))
-
-    def attempt(self, work: Callable[[], object]) -> Outcome:
-        """Do it; it may fail with the registry's errors only."""
-        return outcome_of(work)
-
-    def assert_kept(self) -> None:
-        for data, metadata in self.kept:
-            assert self.registry.get_hash(metadata) == data
-
-
-class RegistryPut(RegistryOperation):
-    name = "registry: put"
-
-    def put(self) -> None:
-        self.metadata = self.registry.put_hash(self.blob, "lab")
-
-    def act(self) -> Outcome:
-        return self.attempt(self.put)
-
-    def check(self, outcome: Outcome) -> None:
-        self.assert_kept()
-        if outcome.code == DONE:
-            assert self.registry.get_hash(self.metadata) == self.blob
-
-    def recover(self) -> None:
-        self.put()
-        self.check(Outcome(DONE))
-        assert self.registry.delete_path(self.metadata["path"])
-
-
-class RegistryPutIntoNewSchema(RegistryPut):
-    name = "registry: put into a new schema"
-
-    def prepare(self) -> None:
-        super().prepare()
-        shutil.rmtree(self.folder / "_hash" / "new", ignore_errors=True)
-
-    def put(self) -> None:
-        self.metadata = self.registry.put_hash(self.blob, "new")
-
-
-class RegistryGet(RegistryOperation):
-    name = "registry: get"
-
-    def act(self) -> Outcome:
-        return self.attempt(self.assert_kept)
-
-    def check(self, outcome: Outcome) -> None:
-        self.assert_kept()
-
-    def recover(self) -> None:
-        self.assert_kept()
-
-
-class RegistryCollect(RegistryPut):
-    name = "registry: gc"
-
-    def collect(self) -> None:
-        references = [metadata for _, metadata in self.kept]
-        done = registry_gc.collect(
-            "lab", references=references, registry=self.registry, dry_run=False, min_age=0, quarantine=0
-        )
-        if done["errors"]:
-            raise StoreInaccessible(f"{done['errors']} files could not be dealt with")
-
-    def prepare(self) -> None:
-        super().prepare()
-        self.put()
-
-    def act(self) -> Outcome:
-        return self.attempt(self.collect)
-
-    def check(self, outcome: Outcome) -> None:
-        self.assert_kept()
-
-    def recover(self) -> None:
-        self.put()
-        self.collect()
-        self.assert_kept()
-        with pytest.raises(MissingExternalFile):
-            self.registry.get_hash(self.metadata)
-
-
 OPERATIONS: tuple[type[Operation], ...] = (
     Put,
     PutIntoNewStore,
@@ -453,8 +350,5 @@ OPERATIONS: tuple[type[Operation], ...] = (
     StartArchive,
     Verify,
     Collect,
-    RegistryPut,
-    RegistryPutIntoNewSchema,
-    RegistryGet,
-    RegistryCollect,
+    *registry.OPERATIONS,
 )
