@@ -13,6 +13,7 @@ test: check tests
 
 soak: $(STAMP)
 	SHARDCAST_SOAK_KILLS=100 SHARDCAST_SOAK_CELLS=all $(BIN)/pytest tests/test_soak.py tests/test_disk_faults.py
+	SHARDCAST_POWER_STATES=1000000 $(BIN)/pytest tests/test_power_cuts.py tests/test_power_cuts_of_stores.py
 
 mutate: $(STAMP)
 	$(BIN)/python scripts/mutate --json build/mutate.json $(MUTATE)

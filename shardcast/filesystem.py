@@ -53,6 +53,8 @@ NOT_OURS = (
     errno.ETXTBSY,
 )
 """Errors that say that what has a temporary file's name is another user's, a link, a device or a folder."""
+_NO_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)
+"""What is said where a folder may only be passed through, or its file system syncs no folders."""
 
 
 @contextlib.contextmanager
@@ -248,10 +250,10 @@ def rename_free(known: Path, name: Path) -> bool:
             raise
         if os.path.lexists(name):
             return False
-        known.rename(name)
-    else:
-        known.unlink(missing_ok=True)
-    sync_folder(name.parent)
+        rename(known, name)
+        return True
+    sync_folder(name.parent)  # before the other name goes, so that a power cut leaves one of them
+    known.unlink(missing_ok=True)
     return True
 
 
@@ -351,6 +353,56 @@ def sync_file(file: Path) -> None:
         os.fsync(descriptor)
     finally:
         close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it that are missing, durably.
+
+    The name of ``folder`` itself is synced in any case: another process may have made it, and been killed
+    before it came to that.
+
+    Raises:
+        OSError: a folder can't be made.
+    """
+    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in dict.fromkeys((*missing, folder)):
+        _sync_name(one)
+
+
+class DurableFolders:
+    """Makes folders below a root, durably; threads may share it.
+
+    The name of each is synced once, whoever made it: another process may have been killed before it came to
+    that, or be about to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._certain = {root}
+
+    def make(self, folder: Path) -> None:
+        """Make a folder, and those above it that are missing.
+
+        Raises:
+            OSError: a folder can't be made.
+        """
+        above = [one for one in (folder, *folder.parents) if one.is_relative_to(self._root)]
+        missing = {one for one in above if not one.is_dir()}
+        folder.mkdir(parents=True, exist_ok=True)
+        for one in above:
+            if one in missing or one not in self._certain:
+                _sync_name(one)
+                self._certain.add(one)
+
+
+def _sync_name(folder: Path) -> None:
+    """Make the name of a folder durable, where that can be."""
+    try:
+        sync_folder(folder.parent)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
 
 
 # Whose a file is

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, point
+from shardcast.filesystem import disk_errors, make_folder, point
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
 from shardcast.nodes.release import Release
@@ -58,7 +58,7 @@ def check_folder(output_dir: Path) -> None:
         LocalDiskError: they can't, or ``latest`` is something else.
     """
     with disk_errors("could not write", output_dir):
-        output_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(output_dir)
         if not os.access(output_dir, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         link = output_dir / LATEST_LINK

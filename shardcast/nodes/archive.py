@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import UsageError
-from shardcast.filesystem import disk_errors
+from shardcast.filesystem import disk_errors, make_folder
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
@@ -56,7 +56,7 @@ class ArchiveNode:
             UsageError, LocalDiskError, NodeFailed: as of ``running``.
         """
         with disk_errors("could not make", directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_folder(directory)
         store = await asyncio.to_thread(BlobDirectory, directory, "sha256", writable=True)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(store.close)

@@ -17,7 +17,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.distribution import Listing
-from shardcast.filesystem import PART, close, disk_errors, replace
+from shardcast.filesystem import PART, close, disk_errors, make_folder, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -351,7 +351,8 @@ class OutputFolder:
         somebody who never lets go, work goes on without the lock.
         """
         with disk_errors("could not write", self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                make_folder(self.folder)
             descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             deadline = time.monotonic() + _LOCK_SECONDS

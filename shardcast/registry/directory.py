@@ -14,11 +14,13 @@ from typing import BinaryIO
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
 from shardcast.filesystem import (
     PART,
+    DurableFolders,
     close,
     create_private,
     give_free_name,
     give_name,
     is_full,
+    make_folder,
     rename,
     rename_free,
     sync_folder,
@@ -38,9 +40,11 @@ class DirectoryBackend(StorageBackend):
         StoreMissing: it does not.
     """
 
-    def __init__(self, spec: StoreSpec) -> None:
+    def __init__(self, spec: StoreSpec, folders: DurableFolders | None = None) -> None:
+        """``folders``: makes folders in it, where others use it, too."""
         super().__init__(spec)
         self._root = Path(spec.location).absolute()
+        self._folders = folders or DurableFolders(self._root)
         with self._failing("use", self._root):
             there = self._root.is_dir()
         if not there:
@@ -61,13 +65,13 @@ class DirectoryBackend(StorageBackend):
     def put_file(self, local_path: str | Path, remote_path: str) -> None:
         full = self._full(remote_path)
         with self._failing("write", full):
-            _make_folder(full.parent)
+            self._folders.make(full.parent)
             _copy(Path(local_path), full)
 
     def get_file(self, remote_path: str, local_path: str | Path) -> None:
         full, local = self._full(remote_path), Path(local_path)
         with self._failing("read", full, reading=True):
-            local.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(local.parent)
             _copy(full, local)
 
     def exists(self, remote_path: str) -> bool:
@@ -83,7 +87,11 @@ class DirectoryBackend(StorageBackend):
     def remove(self, remote_path: str) -> None:
         full = self._full(remote_path)
         with self._failing("remove", full):
-            full.unlink(missing_ok=True)
+            try:
+                full.unlink()
+            except FileNotFoundError:
+                return
+            sync_folder(full.parent)
 
     def size(self, remote_path: str) -> int:
         full = self._full(remote_path)
@@ -160,7 +168,7 @@ class DirectoryBackend(StorageBackend):
     @contextlib.contextmanager
     def _written(self, full: Path, data: Buffer) -> Iterator[tuple[Path, int]]:
         """A file beside ``full`` that has ``data``, durable and read back; removed if it isn't renamed."""
-        _make_folder(full.parent)
+        self._folders.make(full.parent)
         part, descriptor = full.with_name(f".{secrets.token_hex(8)}{PART}"), -1
         try:
             descriptor = create_private(part)
@@ -209,14 +217,6 @@ def _mode(path: Path) -> int | None:
         return path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
         return None
-
-
-def _make_folder(folder: Path) -> None:
-    """Have a folder, durably."""
-    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in missing:
-        sync_folder(one.parent)
 
 
 def _changed(known: os.stat_result) -> float:

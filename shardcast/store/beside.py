@@ -8,6 +8,7 @@ from dataclasses import replace
 from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing
 from shardcast.errors import TransferFailed, UsageError
+from shardcast.filesystem import make_folder
 from shardcast.filesystem import replace as replace_file
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.aside import (
@@ -80,7 +81,7 @@ class BesideVersions(LineVersions):
     ) -> OpenVersion:
         self.data_dir.check_held()
         record = record_of(self.data_dir, origin)
-        record.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(record.parent)
         if not record.exists():  # says which line it is, where the folder's name can't
             replace_file(record, LineRecord(origin).to_bytes())
         if not whole:

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import PART, disk_errors, leftovers, remove_tree, replace
+from shardcast.filesystem import PART, disk_errors, leftovers, make_folder, remove_tree, replace, sync_folder
 from shardcast.store.directory_lock import DirectoryLock
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import MAX_VERSION, version_name, version_number
@@ -52,11 +52,14 @@ class DataDir:
         self.is_new = False
         self._counting = threading.Lock()
         with disk_errors("could not use the data directory", self.root):
-            self.own.mkdir(parents=True, exist_ok=True)
+            # Before anything in them is acknowledged: a number that was given is never given again.
+            make_folder(self.root)
+            make_folder(self.own)
             self._lock = DirectoryLock(self.own / "lock", self.root, role)
             try:
                 for folder in (self.verified, self.linked, self.pinned, self.retired):
                     folder.mkdir(exist_ok=True)
+                sync_folder(self.own)
                 self.origin_id = self._read_origin_id()
             except BaseException:
                 self.close()

@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, remove_tree, rename, replace, sync_folder
+from shardcast.filesystem import disk_errors, make_folder, remove_tree, rename, replace, sync_folder
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
@@ -118,24 +118,25 @@ def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
     """
     with disk_errors("could not put versions aside in", data_dir.lines):
         data_dir.check_held()
-        touched: set[Path] = set()
+        touched: dict[Path, None] = {}
         for source, target in _paths(data_dir, plan.aside):
-            if target.exists() or not source.exists():
+            if not _is_to_move(source, target):
                 continue
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             if source.is_dir():
                 # Before the rename: should a kill come in between, the next start would take the version for
                 # one that was put aside when its last shard came.
                 os.utime(source, (plan.time, plan.time))
+                sync_folder(source)
             rename(source, target, durable=False)
-            touched.update((source.parent, target.parent))
+            touched |= {target.parent: None, source.parent: None}
             after_step(f"put aside {source.name}")
         _sync(data_dir, touched)
         if plan.left is not None:
             file = data_dir.root / plan.left[0]
-            file.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(file.parent)
             replace(file, plan.left[1].to_bytes())
-            _sync(data_dir, {data_dir.lines})
+            _sync(data_dir, [data_dir.lines])
             after_step("recorded the line that is left")
 
 
@@ -147,12 +148,12 @@ def bring_back(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
     """
     with disk_errors("could not change the line of", data_dir.root):
         data_dir.check_held()
-        touched: set[Path] = set()
+        touched: dict[Path, None] = {}
         for source, target in _paths(data_dir, plan.back):
-            if target.exists() or not source.exists():
+            if not _is_to_move(source, target):
                 continue
             rename(source, target, durable=False)
-            touched.update((source.parent, target.parent))
+            touched |= {target.parent: None, source.parent: None}
             after_step(f"brought back {target.name}")
         _sync(data_dir, touched)
         replace(data_dir.distribution, plan.distribution)
@@ -193,7 +194,18 @@ def _paths(data_dir: DataDir, moves: Sequence[Move]) -> Iterator[tuple[Path, Pat
         yield data_dir.root / source, data_dir.root / target
 
 
-def _sync(data_dir: DataDir, folders: set[Path]) -> None:
+def _is_to_move(source: Path, target: Path) -> bool:
+    if not source.exists():
+        return False
+    if not target.exists():
+        return True
+    # A power cut may leave a file both its names. The old one would be in the way of what comes there.
+    if source.is_file() and source.samefile(target):
+        source.unlink()
+    return False
+
+
+def _sync(data_dir: DataDir, folders: Iterable[Path]) -> None:
     """Make renames durable before the list tells of them; a line's folder may be new."""
     for folder in folders:
         sync_folder(folder)

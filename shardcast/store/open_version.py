@@ -290,8 +290,7 @@ class OpenVersion:
         return landing
 
     def _link_known(self, shard: Shard) -> bool:
-        final = self.file(shard.number)
-        with self._touching("could not keep", final):
+        with self._touching("could not keep", final := self.file(shard.number)):
             return self._link(shard.sha256, final)
 
     def _keep_known(self, shard: Shard) -> None:
@@ -349,6 +348,7 @@ class OpenVersion:
             if shard.number not in self.had and not self.linked:
                 self.store(shard.number, shard.sha256)
         if self.linked:
+            sync_file(self.payload)  # whoever wrote it may not have, and its looks vouch for it from now on
             looks = looks_in(self.payload.stat())
             if looks != self.linked_looks:
                 raise PayloadChanged(f"{self.payload} is not the file any more that was hashed")
@@ -357,13 +357,14 @@ class OpenVersion:
             if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
                 entry.unlink()
         verified = self._verified.read()
-        self._verified.write(
-            {one.number: verified[one.number] for one in manifest.shards if one.number in verified}
-        )
+        kept = {one.number: verified[one.number] for one in manifest.shards if one.number in verified}
+        self._verified.write(kept)
         sync_folder(self.place.folder)
         file = self.place.manifest
         with self._keeping:
-            if not file.exists() or file.read_bytes() != manifest.raw:
+            if file.exists() and file.read_bytes() == manifest.raw:
+                sync_file(file)  # its lines were appended as they came
+            else:
                 replace(file, manifest.raw)
 
     @contextmanager

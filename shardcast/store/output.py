@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
-from shardcast.filesystem import close, disk_errors, replace
+from shardcast.filesystem import close, disk_errors, make_folder, replace
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
@@ -49,7 +49,7 @@ class OutputFile:
         self._writing = threading.Lock()
         with disk_errors("could not write", output):
             self._target = resolve_output(output)
-            self._target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._target.parent)
             self._part = OutputPart(self._target)
             try:
                 self._check_room()

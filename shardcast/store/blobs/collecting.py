@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from shardcast.filesystem import disk_errors, replace
+from shardcast.filesystem import disk_errors, make_folder, replace, sync_folder
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store.blobs.describing import Form, forms_of
 from shardcast.store.blobs.layout import LENGTH, OWN, Folder, make_own
@@ -104,7 +104,7 @@ class Collection:
             stack.enter_context(disk_errors("could not collect in", Path(self._folder.root)))
             if self._delete:
                 stack.enter_context(_alone(self._folder))
-                self._trash.mkdir(exist_ok=True)
+                make_folder(self._trash)
                 self._try_marks()
                 self._undo()
                 self._marks = Marks(self._folder)  # nobody else changes them now
@@ -198,7 +198,8 @@ class Collection:
         for file in list(self._trash.iterdir()):
             digest = file.name[:64]
             if is_digest(digest):
-                self._folder.make_parent(digest)
+                if self._folder.make_parent(digest):
+                    sync_folder(Path(self._folder.root))
                 put_back(file, Path(self._folder.parent(digest)) / file.name)
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import stat
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -15,8 +14,16 @@ from pathlib import Path
 
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, LocalDiskError, ReadOnlyStore, UsageError, WrongStore
-from shardcast.file_copies import link
-from shardcast.filesystem import PART, disk_errors, sync_file
+from shardcast.filesystem import (
+    close,
+    create_private,
+    disk_errors,
+    give_free_name,
+    sync_file,
+    sync_folder,
+    temporary_name,
+    write_all,
+)
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobWriter
 from shardcast.store.blobs.describing import forms_of
@@ -358,7 +365,8 @@ def _agree(root: Path, said: str | None, writable: bool) -> str:
     record = root / OWN / "digest"
     with disk_errors("could not read", record):
         try:
-            there = record.read_text(errors="replace").strip()
+            # Zeros: an earlier node did not sync it, and the power went.
+            there = record.read_text(errors="replace").strip().strip("\0")
         except FileNotFoundError:
             there = ""
     if there and there not in ALGORITHMS:
@@ -382,10 +390,13 @@ def _write_first(record: Path, data: bytes) -> None:
     Raises:
         OSError: it can't be written.
     """
-    part = record.with_name(f"{record.name}-{secrets.token_hex(8)}{PART}")
+    part = temporary_name(record)
+    descriptor = create_private(part)
     try:
-        part.write_bytes(data)
-        if not link(part, record) and not record.exists():
-            part.rename(record)
+        write_all(descriptor, data)
+        if not give_free_name(descriptor, part, record):
+            sync_folder(record.parent)  # the other process may not have come to that
+        sync_folder(record.parent.parent)
     finally:
+        close(descriptor)
         part.unlink(missing_ok=True)

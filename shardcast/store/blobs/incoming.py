@@ -53,6 +53,19 @@ class Incoming:
                 self._lock = _try_lock(self._folder)
         self._slow = False
         self._left: list[Path] = []
+        self._certain: set[str] = set()
+
+    def make_parent(self, folder: Folder, digest: str) -> None:
+        """Make the folder of a blob's file, durably. Its name is synced once, whoever made it: another thread
+        or process may not have come to that yet.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        parent = folder.parent(digest)
+        if folder.make_parent(digest) or parent not in self._certain:
+            sync_folder(Path(folder.root))
+            self._certain.add(parent)
 
     def new_name(self) -> str:
         """A name that nobody has."""
@@ -226,14 +239,12 @@ class FileWriter:
             raise IntegrityError(f"what was put as {self._digest} is {digest}; nothing was kept")
         name = self._folder.path(digest, self._coding)
         with disk_errors("could not keep a blob as", Path(name)):
-            made = self._folder.make_parent(digest)
+            self._incoming.make_parent(self._folder, digest)
             seal(self._descriptor)
             os.fsync(self._descriptor)
             os.rename(self._part, name)  # noqa: PTH104
             self._part = ""
             sync_folder(Path(self._folder.parent(digest)))
-            if made:
-                sync_folder(Path(self._folder.root))
             self._verified.add(digest, os.fstat(self._descriptor), Verified(self._check.length))
             self._after(digest, self._check.length)
         return digest

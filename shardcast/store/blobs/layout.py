@@ -22,7 +22,7 @@ from pathlib import Path
 
 from shardcast.digest import is_digest
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import disk_errors
+from shardcast.filesystem import disk_errors, make_folder
 
 PREFIX, FLAT = "prefix", "flat"
 LAYOUTS = (PREFIX, FLAT)
@@ -215,12 +215,12 @@ def share(path: str) -> None:
 
 
 def make_own(place: Path) -> None:
-    """Make a folder in ``OWN`` that the others who work on the directory find there.
+    """Make a folder in ``OWN``, durably, that the others who work on the directory find there.
 
     Raises:
         OSError: it can't be made.
     """
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     share(str(place.parent))
 
 

@@ -20,8 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
-from shardcast.file_copies import link
-from shardcast.filesystem import PART, close, disk_errors, replace
+from shardcast.filesystem import PART, close, disk_errors, rename, rename_free, replace
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 
 _RECORD = ".json"
@@ -37,7 +36,7 @@ def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]
         OSError: it can't be moved.
     """
     try:
-        path.rename(place)
+        rename(path, place, durable=False)
     except FileNotFoundError:
         return False
     if is_meant(place.lstat()):
@@ -52,11 +51,9 @@ def put_back(place: Path, path: Path) -> bool:
     Raises:
         OSError: it can't be moved.
     """
-    back = link(place, path)
-    if not back and not path.exists():  # the file system knows no links
-        place.rename(path)
-        return True
-    place.unlink()
+    back = rename_free(place, path)
+    if not back:
+        place.unlink()
     return back
 
 

@@ -50,9 +50,9 @@ class Staged:
         folder = self._target.folder
         with disk_errors("could not make folders in", Path(folder.root)):
             parents = {folder.parent(one): one for some in self.blobs.folder.entries() for one in some}
-            made = [folder.make_parent(digest) for digest in parents.values()]
-            if any(made):
-                sync_folder(Path(folder.root))
+            for digest in parents.values():
+                folder.make_parent(digest)
+            sync_folder(Path(folder.root))  # also for those that another process has just made
 
     def _publish_some(self) -> list[str]:
         folder = self._target.folder

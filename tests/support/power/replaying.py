@@ -1,0 +1,153 @@
+"""Power cuts, one after the other: what each may leave is restored, and a restart looks at it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+from unittest import mock
+
+from tests.support.power.disk import Entry, File, Folder, Link, Node
+from tests.support.power.recording import Record
+
+SOME = int(os.environ.get("SHARDCAST_POWER_STATES", "150"))
+"""States of each piece of work that are looked at."""
+_AT_RANDOM = 3
+"""States at random for each moment of a cut."""
+_ELSEWHERE = 1 << 48
+"""Added to the inodes of files that a restart made, so that none has that of a restored one."""
+
+Said = list[dict[str, Any]]
+Check = Callable[[Path, Said], None]
+"""Starts again on what a cut left, and looks whether it keeps what was said until then."""
+Case = tuple[list[Entry], Said, str]
+
+
+def cuts(record: Record) -> list[Case]:
+    """Return the different states that a cut at any moment may leave, with what was said until then; those
+    at the moments when most is uncertain, and just after something was acknowledged, come first."""
+    seen: dict[tuple[bytes, int], None] = {}
+    first: list[Case] = []
+    then: list[Case] = []
+    said: Said = []
+    chance = Random(record.base.rpartition("/")[2])
+    for number, (disk, call, words, following) in enumerate(record.steps()):
+        if words is not None:
+            said = [*said, words]
+        # What isn't certain only grows until the next sync: what a cut before may leave, one then may, too.
+        is_much = following in ("sync", "mark", "") or call == "mark"
+        for index, state in enumerate(disk.states(chance, _AT_RANDOM if is_much else 0)):
+            if index and not is_much:
+                break
+            entries = disk.entries(state)
+            key = signature(entries), len(said)
+            if key not in seen:
+                seen[key] = None
+                case = entries, said, f"cut after call {number} ({call}), {state.words}"
+                (first if index < 6 and is_much else then).append(case)
+    chance.shuffle(then)
+    return first + then
+
+
+def replay(record: Record, check: Check) -> int:
+    """Look at what cuts may leave; return how many states there were.
+
+    Raises:
+        AssertionError: a promise is broken, in a state that is told.
+    """
+    cases = cuts(record)
+    for entries, said, words in cases[:SOME]:
+        with restored(entries) as place:
+            try:
+                check(place, said)
+            except Exception as error:
+                there = "\n".join(f"  {one.path} ({len(one.data)} bytes)" for one in entries)
+                told = f"{type(error).__name__}: {error}\n{words}\nsaid: {said}\nthere was:\n{there}"
+                raise AssertionError(told) from error
+    return len(cases)
+
+
+@contextlib.contextmanager
+def restored(entries: list[Entry]) -> Iterator[Path]:
+    """A folder with what a cut left. Files have the inodes that they had, which records may name."""
+    memory = Path("/dev/shm")  # where a restart's own syncs take no time
+    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
+        place = Path(folder)
+        inodes = restore(entries, place)
+        try:
+            with _inodes(inodes):
+                yield place
+        finally:
+            for one in place.rglob("*"):
+                if one.is_dir() and not one.is_symlink():
+                    one.chmod(0o700)
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def _inodes(inodes: dict[int, int]) -> Iterator[None]:
+    def seen(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
+        def looking(*given: Any, **named: Any) -> os.stat_result:
+            found = look(*given, **named)
+            if not stat.S_ISREG(found.st_mode):
+                return found
+            values, more = cast("tuple[Any, Any]", found.__reduce__()[1])
+            changed = list(values)
+            changed[1] = inodes.get(found.st_ino, found.st_ino + _ELSEWHERE)
+            return os.stat_result(changed, more)
+
+        return looking
+
+    looks = {name: seen(getattr(os, name)) for name in ("stat", "lstat", "fstat")}
+
+    def path_stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        return looks["stat"](path, follow_symlinks=follow_symlinks)
+
+    with contextlib.ExitStack() as stack:
+        for name, look in looks.items():
+            stack.enter_context(mock.patch.object(os, name, look))
+        stack.enter_context(mock.patch.object(Path, "stat", path_stat))
+        stack.enter_context(mock.patch.object(Path, "lstat", lambda path: looks["lstat"](path)))
+        yield
+
+
+def signature(entries: list[Entry]) -> bytes:
+    """Return what tells two states apart."""
+    digest = sha256()
+    for one in entries:
+        inode = one.node.inode if isinstance(one.node, (File, Folder)) else 0
+        times = one.mtime if not isinstance(one.node, Link) else 0
+        digest.update(f"{one.path}\0{inode}\0{times}\0{one.mode}\0{len(one.data)}\0".encode() + one.data)
+    return digest.digest()
+
+
+def restore(entries: list[Entry], place: Path) -> dict[int, int]:
+    """Make what a cut left, and return the inode that each file had by the one that it has now."""
+    files: dict[Node, Path] = {}
+    inodes: dict[int, int] = {}
+    for one in entries:
+        path = place / one.path
+        if isinstance(one.node, Folder):
+            path.mkdir()
+        elif isinstance(one.node, Link):
+            path.symlink_to(one.data.decode())
+        elif one.node in files:
+            path.hardlink_to(files[one.node])
+        else:
+            path.write_bytes(one.data)
+            path.chmod(one.mode & 0o7777)
+            os.utime(path, ns=(one.mtime or 0, one.mtime or 0))
+            inodes[path.stat().st_ino] = one.node.inode
+            files[one.node] = path
+    for one in reversed(entries):
+        if isinstance(one.node, Folder) and one.mtime is not None:
+            os.utime(place / one.path, ns=(one.mtime, one.mtime))
+    return inodes

@@ -1,0 +1,138 @@
+"""Blobs and content that are put, collected and looked through, to be recorded."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from shardcast.nodes.archive import ArchiveNode
+from shardcast.nodes.store_server import StoreServer, StoreSettings
+from shardcast.policy.collecting import Rules
+from shardcast.registry import gc
+from shardcast.store.blobs.collecting import Collection
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.layout import MARKER, PREFIX
+from shardcast.store.blobs.marks import is_marked
+from shardcast.store.blobs.scrubbing import Scrub
+from shardcast.store.blobs.set_aside import Quarantine, put_back, take_out
+from tests.support.archives import http, keep, pushed
+from tests.support.payloads import sha256
+from tests.support.power.working import DAY, blob, made, mark, registry, work
+from tests.support.stores import blob_file, damage
+
+
+@work
+async def put(base: Path) -> None:
+    """Blobs, each in a request to a hash server. One comes where another process was killed just before."""
+    store = made(base / "store")
+    settings = StoreSettings(store, "sha256", writable=True)
+    async with StoreServer.running(settings) as server, http() as session:
+        for number in range(1, 5):
+            if number == 4:
+                (store / sha256(blob(number))[:2]).mkdir()
+            async with session.put(f"{server.url}/{sha256(blob(number))}", data=blob(number)) as answer:
+                assert answer.status in (200, 201), answer.status
+            mark(put=number)
+
+
+@work
+async def push(base: Path) -> None:
+    """Blobs, several in each request to an archive."""
+    async with (
+        ArchiveNode.on_directory(
+            base / "new" / "archive", authorized_port=0, host="127.0.0.1", port=0
+        ) as archive,
+        http() as session,
+    ):
+        for numbers in ((1, 2, 3), (4, 5)):
+            if numbers[0] == 4:
+                (base / "new" / "archive" / sha256(blob(4))[:2]).mkdir()
+            body = pushed(map(blob, numbers))
+            async with session.post(f"{archive.push_url}/v1/push", data=body) as answer:
+                assert answer.status == 200, await answer.text()
+            for number in numbers:
+                mark(put=number)
+
+
+@work
+async def digest_of_store(base: Path) -> None:
+    """The first blob of a store of SHA3-256, whose digest only the store itself tells later."""
+    store = BlobDirectory(made(base / "store"), "sha3-256", PREFIX, writable=True)
+    async with store.put() as writer:
+        await writer.write(blob(1))
+        digest = await writer.commit()
+    mark(put=1, digest=digest)
+    await store.close()
+
+
+@work
+async def collect(base: Path) -> None:
+    """Blobs are marked and removed; one is put again between the two, one in the very moment."""
+    root = made(base / "store")
+    store = BlobDirectory(root, "sha256", PREFIX, writable=True)
+    for number in (1, 2, 3, 4):
+        await keep(store, blob(number))
+        mark(put=number)
+    referenced = {bytes.fromhex(sha256(blob(number))) for number in (1, 4)}
+    mark(letting_go=[2, 3])
+    for later in (10 * DAY, 20 * DAY):
+        now = (root / MARKER).stat().st_mtime + later
+        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now, True).run():
+            pass
+        mark(collected=later)
+        if later == 10 * DAY:
+            await keep(store, blob(2))
+            mark(put=2)
+    file = blob_file(root, sha256(blob(4)))
+    assert not take_out(file, root / ".shardcast-store" / "gc" / "trash" / file.name, is_marked)
+    mark(put_back=4)
+    await store.close()
+
+
+@work
+async def scrub(base: Path) -> None:
+    """A blob is damaged, set aside and put again; another one was being set aside when that was killed."""
+    root = made(base / "store")
+    store = BlobDirectory(root, "sha256", PREFIX, writable=True)
+    for number in (1, 2):
+        await keep(store, blob(number))
+        mark(put=number)
+    file = blob_file(root, sha256(blob(1)))
+    mark(damaging=1)
+    damage(file)
+    quarantine = Quarantine(store.folder)
+    found = [one async for one in Scrub(store.folder, "sha256", quarantine).run()]
+    assert [one.digest for one in found] == [file.name]
+    mark(set_aside=1)
+    await keep(store, blob(1))
+    mark(put=1)
+    good = blob_file(root, sha256(blob(2)))
+    place = root / ".shardcast-store" / "quarantine" / f"{good.name}-0123abcd"
+    good.rename(place)
+    assert put_back(place, good)
+    mark(put_back=2)
+    await store.close()
+
+
+@work
+async def insert(base: Path) -> None:
+    """Content into the registry, in schemas that are new and one whose folder another process just made;
+    then it is collected, and brought back."""
+    made(base / "store")
+    kept = registry(base)
+    for number in (1, 2, 3):
+        if number == 3:
+            (base / "store" / "_hash" / "other").mkdir(parents=True)
+        found = kept.put_hash(blob(number), "other" if number == 3 else "lab")
+        mark(inserted=number, metadata=found)
+        if number == 1:
+            first = found
+    clock = lambda: os.stat(base / "store").st_mtime + 2 * DAY  # noqa: E731, PTH116
+    mark(letting_go=[2])
+    gc.collect("lab", references=[first], dry_run=False, registry=kept, clock=clock)
+    mark(collected=1)
+    kept.put_hash(blob(2), "lab")
+    mark(inserted_again=2)
+    mark(letting_go=[1])
+    kept.delete_path(first["path"])
+    mark(deleted=1)

@@ -1,0 +1,11 @@
+"""All that is recorded: each kind of work whose acknowledgement must outlast a power cut."""
+
+from __future__ import annotations
+
+from tests.support.power import stores, versions, working
+
+MODULES = (stores, versions)
+"""Where the pieces of work are."""
+
+if __name__ == "__main__":
+    working.run()
