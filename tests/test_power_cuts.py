@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shardcast.filesystem import replace_soon
 from shardcast.nodes.outputs import OutputFolder, output_name
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
@@ -93,15 +94,15 @@ def numbers_listed(root: Path) -> set[int]:
     return {int(line.removeprefix("v").partition(":")[0]) for line in lines}
 
 
-def assert_kept(root: Path, said: Said, role: str) -> VersionFolders:
-    """The directory is taken up, twice, with all that was acknowledged in it."""
+def assert_kept(root: Path, said: Said, role: str, times: int = 1) -> VersionFolders:
+    """The directory is taken up so many times, with all that was acknowledged in it."""
     kept = next((one["keep"] for one in said if "keep" in one), 1000)
     published = sorted(set(said_numbers(said, "published")))
     withdrawn, withdrawing = said_numbers(said, "withdrawn"), said_numbers(said, "withdrawing")
     pinned = set(said_numbers(said, "pinned")) - set(said_numbers(said, "unpinning"))
     listed = numbers_listed(root) & set(published) - set(withdrawing)
     node = StoredNode(root)
-    for _ in range(2):
+    for _ in range(times):
         folders = node.start(role, keep=1000)
         assert_right(folders, lambda version, number: number)
         # What came last takes the place of an older one before its publisher is told.
@@ -135,7 +136,7 @@ def test_origin_keeps_what_it_acknowledged(records: dict[str, Record], name: str
 
     def check(place: Path, said: Said) -> None:
         (place / inside).parent.mkdir(exist_ok=True)
-        assert_kept(place / inside, said, "origin").data_dir.close()
+        assert_kept(place / inside, said, "origin", 2 if name == "publish" else 1).data_dir.close()
 
     replay(records[name], check)
 
@@ -252,3 +253,19 @@ def test_follower_keeps_what_it_announced(records: dict[str, Record]) -> None:
         outputs.clear_records()
 
     replay(records["follow"], check)
+
+
+# A list that is cancelled
+
+
+async def test_cancelled_replacement_is_done_all_the_same(tmp_path: Path) -> None:
+    for turns in range(1, 8):
+        file = tmp_path / str(turns)
+        file.write_bytes(b"before")
+        writing = asyncio.ensure_future(replace_soon(file, b"after"))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        writing.cancel()
+        await asyncio.wait([writing])
+        assert file.read_bytes() == b"after"
+        assert [one.name for one in tmp_path.iterdir() if one.suffix == ".part"] == []

@@ -109,6 +109,25 @@ class State:
     lost: frozenset[Change]
     fates: Mapping[File | Folder, str]
     words: str
+    is_all: bool = False
+    """Whether all names, and all bytes, had the same fate."""
+    is_random: bool = False
+
+    @property
+    def loses_folder(self) -> bool:
+        """Whether it has all but one name, that of a folder."""
+        return not self.fates and [type(one.node) for one in self.lost] == [Folder]
+
+    @property
+    def alone(self) -> set[int]:
+        """The inodes of which one must be synced to make the only thing certain that was lost."""
+        things = [*self.lost, *self.fates]
+        if len(things) != 1:
+            return set()
+        one = things[0]
+        if isinstance(one, Change):
+            return {place[0].inode for place in (one.made, one.gone) if place}
+        return {one.inode}
 
 
 @dataclass(frozen=True)
@@ -298,11 +317,11 @@ class Disk:
         alone, and ``some`` at random."""
         changes, dirty = self.changes, self.dirty
         none: frozenset[Change] = frozenset()
-        yield State(none, {}, "all kept")
-        yield State(frozenset(changes), dict.fromkeys(dirty, LOST), "all lost")
+        yield State(none, {}, "all kept", True)
+        yield State(frozenset(changes), dict.fromkeys(dirty, LOST), "all lost", True)
         for fate in (LOST, ZEROED, TORN):
-            yield State(none, dict.fromkeys(dirty, fate), f"names kept, bytes {fate}")
-        yield State(frozenset(changes), {}, "bytes kept, names lost")
+            yield State(none, dict.fromkeys(dirty, fate), f"names kept, bytes {fate}", True)
+        yield State(frozenset(changes), {}, "bytes kept, names lost", True)
         for change in changes:
             yield State(frozenset([change]), {}, f"lost: {self._tell(change)}")
             rest = frozenset(one for one in changes if one is not change)
@@ -314,7 +333,7 @@ class Disk:
             lost = frozenset(one for one in changes if chance.random() < 0.5)
             fates = {file: chance.choice((KEPT, LOST, ZEROED, TORN)) for file in dirty}
             told = [*map(self._tell, lost), *(f"{self._name(one)} {fate}" for one, fate in fates.items())]
-            yield State(lost, fates, f"at random, lost: {', '.join(told)}")
+            yield State(lost, fates, f"at random, lost: {', '.join(told)}", is_random=True)
 
     def entries(self, state: State) -> list[Entry]:
         """Return what there is after a cut."""

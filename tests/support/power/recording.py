@@ -25,6 +25,27 @@ class Unavailable(Exception):
     """Nothing can be recorded here, and why."""
 
 
+@dataclass(frozen=True)
+class Step:
+    """A moment in a recording.
+
+    Attributes:
+        disk: as it is then.
+        index: of the call.
+        call: its name.
+        said: what the work said then.
+        before_mark: whether something is said next, or the work ends.
+        synced: the inode that the next call syncs; None when it is another call.
+    """
+
+    disk: Disk
+    index: int
+    call: str
+    said: dict[str, Any] | None
+    before_mark: bool
+    synced: int | None
+
+
 @dataclass
 class Record:
     """What was recorded of one piece of work.
@@ -41,16 +62,15 @@ class Record:
     calls: list[tuple[str, list[str]]] = field(default_factory=list)
     failure: str = ""
 
-    def steps(self) -> Iterator[tuple[Disk, str, dict[str, Any] | None, str]]:
-        """Replay it: the disk after each call that changed something, the call's name, what was said, and the
-        name of the next call."""
+    def steps(self) -> Iterator[Step]:
+        """Replay it, and stop after each call that changed something, and each mark."""
         disk = Disk(self.base, self.inode)
         for index, (call, values) in enumerate(self.calls):
-            following = self.calls[index + 1][0] if index + 1 < len(self.calls) else ""
-            if call == "mark":
-                yield disk, call, json.loads(values[0]), following
-            elif disk.apply(call, values):
-                yield disk, call, None, following
+            following, given = self.calls[index + 1] if index + 1 < len(self.calls) else ("", [])
+            synced = int(given[0]) if following == "sync" else None
+            if call == "mark" or disk.apply(call, values):
+                said = json.loads(values[0]) if call == "mark" else None
+                yield Step(disk, index, call, said, following in ("mark", ""), synced)
 
     def check(self) -> None:
         """Replayed to its end, it is what lies on the disk: no call was missed."""

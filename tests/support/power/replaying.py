@@ -17,7 +17,7 @@ from unittest import mock
 from tests.support.power.disk import Entry, File, Folder, Link, Node
 from tests.support.power.recording import Record
 
-SOME = int(os.environ.get("SHARDCAST_POWER_STATES", "150"))
+SOME = int(os.environ.get("SHARDCAST_POWER_STATES", "200"))
 """States of each piece of work that are looked at."""
 _AT_RANDOM = 3
 """States at random for each moment of a cut."""
@@ -31,29 +31,35 @@ Case = tuple[list[Entry], Said, str]
 
 
 def cuts(record: Record) -> list[Case]:
-    """Return the different states that a cut at any moment may leave, with what was said until then; those
-    at the moments when most is uncertain, and just after something was acknowledged, come first."""
-    seen: dict[tuple[bytes, int], None] = {}
-    first: list[Case] = []
-    then: list[Case] = []
+    """Return the different states that a cut at any moment may leave, with what was said until then.
+
+    What isn't certain only grows until the next sync, and what a cut before it may leave, one then may, too.
+    First come the moments at which something was said, with all or nothing of what is not certain; then, in
+    any order, the other states at these moments, those in which the thing is lost that the next call would
+    sync, and those that lose a folder.
+    """
+    seen: set[tuple[bytes, int]] = set()
+    ranked: list[tuple[int, float, Case]] = []
     said: Said = []
     chance = Random(record.base.rpartition("/")[2])
-    for number, (disk, call, words, following) in enumerate(record.steps()):
-        if words is not None:
-            said = [*said, words]
-        # What isn't certain only grows until the next sync: what a cut before may leave, one then may, too.
-        is_much = following in ("sync", "mark", "") or call == "mark"
-        for index, state in enumerate(disk.states(chance, _AT_RANDOM if is_much else 0)):
-            if index and not is_much:
+    for step in record.steps():
+        if step.said is not None:
+            said = [*said, step.said]
+        is_last = step.call == "mark" or step.before_mark or step.synced is not None
+        for index, state in enumerate(step.disk.states(chance, _AT_RANDOM if is_last else 0)):
+            if index and not is_last:
                 break
-            entries = disk.entries(state)
+            entries = step.disk.entries(state)
             key = signature(entries), len(said)
             if key not in seen:
-                seen[key] = None
-                case = entries, said, f"cut after call {number} ({call}), {state.words}"
-                (first if index < 6 and is_much else then).append(case)
-    chance.shuffle(then)
-    return first + then
+                seen.add(key)
+                is_said = step.call == "mark" or step.before_mark
+                is_next = state.is_all or step.synced in state.alone or state.loses_folder
+                is_next = is_last and (is_next or (is_said and not state.is_random))
+                rank = 0 if state.is_all and step.call == "mark" else 1 if is_next else 2
+                words = f"cut after call {step.index} ({step.call}), {state.words}"
+                ranked.append((rank, chance.random(), (entries, said, words)))
+    return [case for _, _, case in sorted(ranked, key=lambda one: one[:2])]
 
 
 def replay(record: Record, check: Check) -> int:

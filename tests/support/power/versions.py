@@ -114,6 +114,11 @@ async def retire(base: Path) -> None:
         await origin.folders.unpin("v1")
         mark(unpinned=1)
         await broadcast(origin, base, 5)
+        await origin.folders.pin("v5")
+        mark(pinned=5)
+        mark(unpinning=5)
+        await origin.folders.unpin("v5")
+        mark(unpinned=5)
 
 
 @work
