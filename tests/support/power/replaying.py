@@ -34,7 +34,8 @@ def cuts(record: Record) -> list[Case]:
     """Return the different states that a cut at any moment may leave, with what was said until then.
 
     What isn't certain only grows until the next sync, and what a cut before it may leave, one then may, too.
-    First come the moments at which something was said, with all or nothing of what is not certain; then, in
+    First come the moments at which something was said, with all or nothing of what is not certain, and those
+    that lose a folder just after something was moved; then, in
     any order, the other states at these moments, those in which the thing is lost that the next call would
     sync, and those that lose a folder.
     """
@@ -47,16 +48,20 @@ def cuts(record: Record) -> list[Case]:
             said = [*said, step.said]
         is_last = step.call == "mark" or step.before_mark or step.synced is not None
         for index, state in enumerate(step.disk.states(chance, _AT_RANDOM if is_last else 0)):
-            if index and not is_last:
-                break
+            if index and not is_last and not state.loses_folder:
+                continue
             entries = step.disk.entries(state)
             key = signature(entries), len(said)
             if key not in seen:
                 seen.add(key)
                 is_said = step.call == "mark" or step.before_mark
-                is_next = state.is_all or step.synced in state.alone or state.loses_folder
-                is_next = is_last and (is_next or (is_said and not state.is_random))
-                rank = 0 if state.is_all and step.call == "mark" else 1 if is_next else 2
+                is_next = state.loses_folder or (
+                    is_last
+                    and (state.is_all or step.synced in state.alone or (is_said and not state.is_random))
+                )
+                is_moved = state.loses_folder and step.call in ("rename", "link")
+                is_first = is_moved or (state.is_all and step.call == "mark")
+                rank = 0 if is_first else 1 if is_next else 2
                 words = f"cut after call {step.index} ({step.call}), {state.words}"
                 ranked.append((rank, chance.random(), (entries, said, words)))
     return [case for _, _, case in sorted(ranked, key=lambda one: one[:2])]
