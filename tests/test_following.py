@@ -414,7 +414,7 @@ async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) 
     server.set(FEED, endless)
     async with follow(server, sleep=Sleeps()) as following:
         assert isinstance(await failure(following), BadAnswer)
-        await until(lambda: not server._tasks)  # it is not read any more
+        await until(lambda: server.idle)  # it is not read any more
 
 
 @pytest.mark.parametrize(
@@ -454,7 +454,7 @@ async def test_a_feed_that_tells_of_versions_without_end_is_a_failure(server: Ba
     server.set(FEED, endless)
     async with follow(server, sleep=Sleeps()) as following:
         assert isinstance(await failure(following), BadAnswer)
-        await until(lambda: not server._tasks)
+        await until(lambda: server.idle)
 
 
 async def test_a_server_whose_feed_never_begins_is_asked_for_its_list(
@@ -587,7 +587,7 @@ async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, n
         await following.drop(server.url)
         await until_offered(following, "v1")
         assert [one.peer.url for one in following.followers] == [node.url]
-        await until(lambda: not server._tasks)  # the connection is gone
+        await until(lambda: server.idle)  # the connection is gone
         await following.drop(server.url)
         await following.drop(node.url)
         with pytest.raises(NoServerReachable):
@@ -616,7 +616,7 @@ async def test_nothing_is_left_when_nobody_follows_any_more(server: BadServer, t
                 await until(lambda: bool(offered(following) or following.followers[0].answered))
                 assert asyncio.all_tasks() > before
             assert asyncio.all_tasks() == before
-            await until(lambda: not server._tasks and not silent._tasks)
+            await until(lambda: server.idle and silent.idle)
             assert asyncio.all_tasks() == before
 
 

@@ -29,7 +29,6 @@ from shardcast.peer.session import open_session
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
-from shardcast.transfer.claims import Arriving
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad
@@ -93,23 +92,24 @@ class Disk:
     most_open: int = 0
     before_landing: Callable[[Shard], float] = lambda shard: 0.0
     seconds_a_write: float = 0.0
+    waited_for: list[Shard] = field(default_factory=list)
 
     async def landing(self, shard: Shard) -> Landing:
         await asyncio.sleep(self.before_landing(shard))
         landing = await self.filling.landing(shard)
-        write = landing._write
+        land = landing.land_here
 
-        def slow_write(start: int, data: memoryview) -> int:
+        def slowly(start: int, data: memoryview) -> None:
             time.sleep(self.seconds_a_write)
-            return write(start, data)
+            land(start, data)
 
-        landing._write = slow_write  # type: ignore[method-assign, assignment]
+        landing.land_here = slowly  # type: ignore[method-assign, assignment]
         self.landings.append(landing)
         self.most_open = max(self.most_open, self.open)
         return landing
 
     async def wanted(self) -> Shard:
-        return await self.filling.wanted()
+        return self.waited_for.pop() if self.waited_for else await self.filling.wanted()
 
     async def shelve(self, landing: Landing) -> None:
         await self.filling.shelve(landing)
@@ -529,24 +529,18 @@ async def test_a_shard_that_is_read_along_comes_in_its_order(
     assert_right(output, one)
 
 
-async def test_shards_that_came_before_their_turn_hold_nothing_up(
-    published: Published, output: Path, tmp_path: Path
-) -> None:
-    """Somebody waits for shard 3; the first was here already, and the second hasn't begun."""
+async def test_shards_that_came_before_their_turn_hold_nothing_up(published: Published, output: Path) -> None:
+    """Somebody waits for shard 3; it and the first are here already, and the second hasn't begun."""
+    missing = published.manifest.shards[1]
+    damaged = bytearray(published.payload)
+    damaged[missing.offset : missing.end] = bytes(missing.size)
+    output.write_bytes(damaged)
     with servers(published, bad.good()) as (server,):
         async with transfer(published.manifest, output, server.url) as (under_way, disk):
-            for number in (1, 3):
-                arriving = Arriving(await disk.landing(published.manifest.shards[number - 1]))
-                arriving.landing.take_whole()
-                under_way._arriving[number] = arriving
-            assert not under_way._behind
-            second = Arriving(await disk.landing(published.manifest.shards[1]))
-            under_way._arriving[2] = second
-            assert not under_way._behind
-            second.landing.take_whole()
-            assert under_way._behind
-            for arriving in under_way._arriving.values():
-                arriving.landing.close()
+            disk.waited_for = [published.manifest.shards[2]]
+            await asyncio.wait_for(under_way.run(), BOUND)
+        assert server.requested(SHARDS) == server.requested(SECOND)
+    assert_right(output, published)
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.8, 1.3, 1.8, 2.3])
