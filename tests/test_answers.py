@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.errors import NoServerReachable, ServerLacks, TransferFailed
+from shardcast.errors import IntegrityError, NoServerReachable, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
 from shardcast.peer import bulk
@@ -23,12 +23,13 @@ from shardcast.store.output import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad
-from tests.support.bad_servers import BadServer
+from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.published import Published, publish, random_bytes, sha256
 
 MB = 1_000_000
 PIECE = 256 * 1024
 SHARDS = "/v1/shard_*.bin"
+SECOND = "/v1/shard_002.bin"
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +124,86 @@ async def test_node_with_another_version_of_this_number_sends_nothing_of_it(
                 await asyncio.wait_for(peer.receive("v1", landing, order), 20)
         landing.close()
     assert order.received == 0
+
+
+async def test_wrong_piece_is_a_failed_answer_whatever_came_before_it(
+    published: Published, tmp_path: Path
+) -> None:
+    """A liar that sends some right pieces first would be asked again and again."""
+    with BadServer(published.data_dir).set(SECOND, bad.flipped(PIECE)) as liar:
+        async with Client([liar.url], limits=Limits(attempts=1)) as client:
+            with pytest.raises(IntegrityError, match="shard 2"):
+                await client.download("v1", tmp_path / "got")
+        assert liar.requested(SECOND) == 1
+
+
+async def test_one_server_that_is_gone_spends_nothing_of_the_others_time(
+    published: Published, tmp_path: Path
+) -> None:
+    with dead_address() as dead, BadServer(published.data_dir) as good:
+        limits = Limits(unreachable_at_start=0.0, unreachable_once_begun=0.0)
+        live = LiveManifest.of(published.manifest)
+        with contextlib.closing(OutputFile(tmp_path / "got", live)) as filling:
+            async with open_session() as session:
+                peers = [Peer(url, session) for url in (f"http://{dead}", good.url)]
+                await asyncio.wait_for(Transfer(live, peers, filling, limits=limits).run(), 20)
+    assert sha256(tmp_path / "got") == published.sha256
+
+
+def part_of_what_was_asked() -> Behaviour:
+    """Half of the range, and a Content-Range that says so."""
+
+    async def behave(exchange: Exchange) -> None:
+        part = exchange.part()
+        half = part.body[: len(part.body) // 2]
+        if part.status != 206:
+            await exchange.answer(part)
+            return
+        said = f"bytes {part.start}-{part.start + len(half) - 1}/{part.total}"
+        await exchange.start(206, len(half), {"Content-Range": said})
+        await exchange.body(half)
+
+    return behave
+
+
+async def test_answer_with_less_than_was_asked_for_is_refused(published: Published, tmp_path: Path) -> None:
+    with BadServer(published.data_dir) as server:
+        server.set(SECOND, bad.first(bad.cut(PIECE), then=part_of_what_was_asked()))
+        async with Client([server.url], limits=Limits(attempts=1)) as client:
+            with pytest.raises(TransferFailed, match="were asked for, and it says bytes"):
+                await client.download("v1", tmp_path / "got")
+
+
+def closed_after_each() -> Behaviour:
+    """The right answer on a connection that may be kept, and is closed all the same, as idle ones are."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.answer(exchange.part())
+        exchange.close()
+
+    return behave
+
+
+async def test_kept_connection_that_the_server_closed_costs_no_attempt(
+    published: Published, tmp_path: Path
+) -> None:
+    with BadServer(published.data_dir).set(SHARDS, closed_after_each()) as server:
+        async with Client([server.url], limits=Limits(attempts=1, at_once=1)) as client:
+            await client.download("v1", tmp_path / "got")
+        assert server.requested(SHARDS) == 3
+    assert sha256(tmp_path / "got") == published.sha256
+
+
+async def test_whole_pieces_in_the_buffer_are_kept_when_a_connection_breaks(tmp_path: Path) -> None:
+    """Where bytes come fast, more than one piece waits to be verified."""
+    large = publish(tmp_path / "data", random_bytes(4 * MB), 4 * MB)
+    asked: list[str] = []
+
+    async def noted(exchange: Exchange) -> None:
+        asked.append(exchange.headers.get("range", "all"))
+        await (bad.cut(1_500_000) if len(asked) == 1 else bad.good())(exchange)
+
+    with BadServer(large.data_dir).set("/v1/shard_001.bin", noted) as server:
+        async with Client([server.url], limits=Limits(at_once=1)) as client:
+            await client.download("v1", tmp_path / "got")
+    assert asked == ["all", f"bytes={1_500_000 // PIECE * PIECE}-{4 * MB - 1}"]

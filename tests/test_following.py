@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from shardcast.distribution import Listing, write
-from shardcast.errors import BadAnswer, NoServerReachable, ServerStalled, TransferFailed
+from shardcast.errors import BadAnswer, IntegrityError, NoServerReachable, ServerStalled, TransferFailed
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
@@ -30,6 +30,7 @@ from shardcast.store.versions import VersionFolders
 from shardcast.transfer import following as module
 from shardcast.transfer.following import Following
 from tests.support import bad_servers as bad
+from tests.support import payloads
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.feeds import FeedServer
 from tests.support.payloads import publish
@@ -577,6 +578,24 @@ async def test_open_versions_are_taken_only_from_servers_nearer_to_the_origin(tm
             await until(lambda: 1 in following.opened())
             assert 1 in following.opened(nearer_than=2)
             assert following.opened(nearer_than=1) == {}
+
+
+async def test_only_what_the_authority_lists_is_confirmed(tmp_path: Path) -> None:
+    made = payloads.manifest(b"what is listed", origin="e1d4")
+    other = payloads.manifest(b"something else", origin="e1d4")
+    renamed = payloads.manifest(b"what is listed", name="other.bin", origin="e1d4")
+    assert renamed.digests == made.digests
+    with FeedServer(tmp_path) as authority:
+        authority.tell("e1d4", [Listing("v1", made.digests["sha256"], 1, made.identity)])
+        async with follow(authority) as following:
+            await until_offered(following, "v1")
+            await asyncio.wait_for(following.confirm(made), BOUND)
+            for wrong in (other, renamed):
+                with pytest.raises(IntegrityError, match="is not the version that"):
+                    await asyncio.wait_for(following.confirm(wrong), BOUND)
+            unlisted = payloads.manifest(b"what is listed", "v2", origin="e1d4")
+            with pytest.raises(TransferFailed, match="does not list it"):
+                await asyncio.wait_for(following.confirm(unlisted, patience=0.05), BOUND)
 
 
 async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, node: Node) -> None:

@@ -59,6 +59,14 @@ def test_every_update_heals_the_others_a_little_and_not_the_one_it_is_of() -> No
     assert ranking.weight(DEAD) == 400.0
 
 
+def test_server_that_failed_gets_one_request_until_that_went_well() -> None:
+    ranking = known(fast=400.0, dead=400.0)
+    ranking.failed(DEAD, now=0.0)
+    assert (ranking.limit(DEAD, 10), ranking.limit(FAST, 10)) == (1, 10)
+    ranking.succeeded(DEAD)
+    assert ranking.limit(DEAD, 10) == 10
+
+
 def test_no_server_falls_so_low_that_it_can_not_come_back() -> None:
     score = Score().observed(100.0)
     for _ in range(50):

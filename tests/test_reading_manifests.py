@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from shardcast.constants import ORIGIN_SILENT
 from shardcast.distribution import Listing
 from shardcast.errors import ShardcastError, TransferFailed, VersionAborted
@@ -15,6 +17,7 @@ from shardcast.peer.session import open_session
 from shardcast.store.live import LiveManifest
 from shardcast.transfer.manifests import describe, read_live
 from tests.support import bad_servers as bad
+from tests.support import payloads
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 
 MANIFEST = "/v1/manifest.jsonl"
@@ -120,3 +123,33 @@ async def test_shard_that_one_old_server_lacks_is_no_end_while_another_does_not_
         async with peers_of(lacks.url, broken.url) as peers:
             found = [one async for one in describe(Listing("v1", "ab" * 32, None), peers)]
     assert [one.peers for one in found] == [[peers[0]]], "described by both together"
+
+
+MADE = payloads.manifest(payloads.random_bytes(3 * payloads.PIECE))
+SHA256 = MADE.digests["sha256"]
+
+
+@pytest.mark.parametrize(
+    ("listing", "origin", "what"),
+    [
+        (Listing("v1", SHA256, len(MADE.shards)), "ab" * 16, "of another line"),
+        (Listing("v1", "cd" * 32, len(MADE.shards)), None, "another digest"),
+        (Listing("v1", SHA256, len(MADE.shards) + 1), None, "another count"),
+        (
+            Listing("v1", SHA256, len(MADE.shards), "ef" * 32),
+            None,
+            "not the one that the deciding server has",
+        ),
+    ],
+    ids=["line", "digest", "count", "manifest"],
+)
+async def test_manifest_that_is_not_that_of_the_list_is_refused(
+    listing: Listing, origin: str | None, what: str, tmp_path: Path
+) -> None:
+    with BadServer(tmp_path).set(MANIFEST, nothing_new(MADE.raw)) as server:
+        async with peers_of(server.url) as peers:
+            with pytest.raises(TransferFailed, match=what):
+                [one async for one in describe(listing, peers, origin)]
+            right = Listing("v1", SHA256, len(MADE.shards), MADE.identity)
+            (found,) = [one async for one in describe(right, peers, payloads.ORIGIN)]
+    assert found.manifest == MADE

@@ -103,6 +103,16 @@ def test_whatever_happens_what_was_put_or_named_is_there_for_the_grace_time(
             assert blob is not None
 
 
+def test_bounds_of_age_and_grace_are_exact() -> None:
+    """A blob goes from the second on at which its time is over, and not before."""
+    rules, now = Rules(older_than=7200.0, grace=HOUR), 100_000.0
+    assert decide(Blob(now - 7200, now - 7200, False), False, rules, now) is Decision.MARK
+    assert decide(Blob(now - 7199, now - 7199, False), False, rules, now) is Decision.KEEP
+    assert decide(Blob(now - 9000, now - 7199, False), False, rules, now) is Decision.KEEP
+    assert decide(Blob(now - 9000, now - HOUR, True), False, rules, now) is Decision.REMOVE
+    assert decide(Blob(now - 9000, now - HOUR + 1, True), False, rules, now) is Decision.WAIT
+
+
 @given(TIMES, RULES)
 def test_what_nobody_refers_to_goes_in_two_runs(put: float, rules: Rules) -> None:
     assert rules.older_than is not None

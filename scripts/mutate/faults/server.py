@@ -50,7 +50,7 @@ FAULTS = [
         file="shardcast/server/sending.py",
         old="if if_range is None or is_same(if_range, digest):",
         new="if True:",
-        tests=["tests/test_requests.py"],
+        tests=["tests/test_sending.py"],
     ),
     Fault(
         name="short-file-is-served",
@@ -64,7 +64,7 @@ FAULTS = [
         file="shardcast/server/sending.py",
         old="await asyncio.wait_for(work, STALLED_READER)",
         new="await work",
-        tests=["tests/test_requests.py", "tests/test_nodes.py"],
+        tests=["tests/test_sending.py"],
     ),
     Fault(
         name="landing-is-sent-to-everybody",
@@ -99,7 +99,7 @@ FAULTS = [
         file="shardcast/wire.py",
         old="return tag is not None and header.strip() == etag(tag)",
         new='return tag is not None and header.strip().removeprefix("W/") == etag(tag)',
-        tests=["tests/test_wire.py"],
+        tests=["tests/test_sending.py"],
     ),
     Fault(
         name="shard-zero-is-a-shard",
