@@ -220,7 +220,7 @@ def test_a_directory_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
     home.mkdir()
     (home / "letter.txt").write_text("dear")
     for word in ("pin", "unpin"):
-        assert command(f"{word} v1", home).returncode in (NOT_OFFERED, LOCAL_DISK)
+        assert command(f"{word} v1", home).returncode == LOCAL_DISK
         assert [entry.name for entry in home.iterdir()] == ["letter.txt"]
 
 

@@ -232,6 +232,26 @@ def test_what_is_referenced_again_is_brought_back(ours: Registry) -> None:
     assert ours.get_hash(metadata) == b"data"
 
 
+def test_what_is_put_again_while_it_is_judged_is_not_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever put it relies on it, and has yet to write the row that refers to it."""
+    spec = {"protocol": "file", "location": str(tmp_path)}
+    ours = Registry({"default": "main", "main": spec})
+    metadata = ours.put_hash(b"data", "lab")
+    kind: Any = type(ours.get_store_backend())
+    set_aside = kind.set_aside
+
+    def put_again_before(backend: Any, path: str, *words: Any) -> bool:
+        a_minute_before = LATER() - 60
+        os.utime(tmp_path / path, (a_minute_before, a_minute_before))
+        return bool(set_aside(backend, path, *words))
+
+    monkeypatch.setattr(kind, "set_aside", put_again_before)
+    collect(ours)
+    assert files(ours) == {metadata["path"]}
+
+
 def test_what_is_put_again_while_it_is_aside_is_there_again(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     collect(ours)
@@ -532,6 +552,20 @@ def test_file_that_the_registry_did_not_make_stays(name: str, ours: Registry) ->
     done = collect(ours, clock=DAYS_LATER)
     assert (done["leftovers_deleted"], done["deleted"]) == (0, 0)
     assert files(ours) == {f"_hash/lab/l2/{name}"}
+
+
+def test_link_that_somebody_made_is_no_content(tmp_path: Path) -> None:
+    """What it leads to is theirs, whatever the link is called."""
+    (tmp_path / "store").mkdir()
+    ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path / "store")}})
+    metadata = ours.put_hash(b"data", "lab")
+    theirs, content = tmp_path / "theirs", tmp_path / "store" / metadata["path"]
+    theirs.write_bytes(b"theirs")
+    link = content.with_name(metadata["hash"][::-1])
+    link.symlink_to(theirs)
+    done = collect(ours, references=[metadata], clock=DAYS_LATER, quarantine=0)
+    assert (done["stored"], done["orphaned"], done["deleted"]) == (1, 0, 0)
+    assert link.read_bytes() == b"theirs"
 
 
 def test_verbose_says_what_is_done(ours: Registry, caplog: pytest.LogCaptureFixture) -> None:
