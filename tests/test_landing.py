@@ -221,6 +221,14 @@ async def test_a_shard_that_was_verified_before_is_whole_without_a_look(
         assert_consistent(found, set(range(6)))
 
 
+def test_readers_count_while_they_read(tmp_path: Path) -> None:
+    """While somebody reads it along, its second half is not fetched first."""
+    with landing(tmp_path / "part") as opened:
+        with opened.read_along(), opened.read_along():
+            assert opened.readers == 2
+        assert opened.readers == 0
+
+
 def test_it_closes_its_file_once(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
         descriptor = found.descriptor

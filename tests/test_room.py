@@ -75,7 +75,7 @@ async def streaming(
 ) -> AsyncIterator[tuple[asyncio.Task[None], Pipe]]:
     """A broadcast of what is written to the pipe, and its end."""
     pipe = Pipe()
-    made = await origin._publisher.publish_stream(pipe.source, "model.bin", shard_size)
+    made = await origin.publish_stream(pipe.source, "model.bin", shard_size)
     result = asyncio.ensure_future(made.result())
     try:
         yield result, pipe

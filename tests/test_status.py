@@ -148,7 +148,7 @@ async def test_an_origin_says_what_it_has_while_it_publishes_and_after(tmp_path:
         assert told["disk"]["used"] == 0
         assert (told["disk"]["max_bytes"], told["disk"]["keep"]) == (10_000_000, 7)
         pipe = stack.enter_context(ended(Pipe()))
-        made = await origin._publisher.publish_stream(pipe.source, "model.bin", SHARD)
+        made = await origin.publish_stream(pipe.source, "model.bin", SHARD)
         told = await until(origin.url, lambda told: told["versions"], "the open version")
         (version,) = told["versions"]
         assert (version["version"], version["state"]) == ("v1", "open")
@@ -342,7 +342,7 @@ async def test_bytes_under_way_below_are_told(tmp_path: Path) -> None:
         contextlib.AsyncExitStack() as stack,
     ):
         pipe = stack.enter_context(ended(Pipe()))
-        made = await origin._publisher.publish_stream(pipe.source, "model.bin", SHARD)
+        made = await origin.publish_stream(pipe.source, "model.bin", SHARD)
         await pipe.write(random_bytes(2 * SHARD + 10))
         await until(
             origin.url,

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.feed import Place
@@ -78,6 +78,16 @@ class Origin:
     ) -> Broadcast:
         """Begin to broadcast a payload, behind those that were begun before; see ``Publisher.publish``."""
         return await self._publisher.publish(path, shard_size, metadata, copy, confirm)
+
+    async def publish_stream(
+        self,
+        source: BinaryIO,
+        name: str,
+        shard_size: int | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Broadcast:
+        """Begin to broadcast what comes from an unbuffered file; see ``Publisher.publish_stream``."""
+        return await self._publisher.publish_stream(source, name, shard_size, metadata)
 
     @classmethod
     @asynccontextmanager

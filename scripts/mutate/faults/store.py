@@ -121,10 +121,7 @@ FAULTS = [
         file="shardcast/store/landing.py",
         old="                self.readers -= 1\n",
         new="                pass\n",
-        tests=[
-            "tests/test_landing.py",
-            "tests/test_live.py::test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed",
-        ],
+        tests=["tests/test_landing.py"],
     ),
     Fault(
         name="closed-landing-wakes-nobody",
