@@ -49,10 +49,10 @@ def slow_link(port: int, rate: float) -> Iterator[str]:
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                server.close()  # before anything is awaited, where ``end`` may cancel this again
                 for one in both:
                     one.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
-                server.close()
         except asyncio.CancelledError:
             pass  # by ``end``; asyncio's streams report a handler that was cancelled
         except OSError:
