@@ -22,7 +22,7 @@ from shardcast.store.line_record import (
 from shardcast.store.live import LiveManifest
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive, snapshot, told
-from tests.support.payloads import ORIGIN, SHARD, patient, publish, random_bytes, read_shards, sha256
+from tests.support.payloads import ORIGIN, PIECE, SHARD, patient, publish, random_bytes, read_shards, sha256
 
 A, B = "a" * 64, "b" * 64
 DATA = random_bytes(2 * SHARD + 100)
@@ -285,18 +285,18 @@ async def test_provisional_versions_retire_only_each_other(node: StoredNode) -> 
 
 
 async def test_a_provisional_version_makes_no_room_at_the_cost_of_others(node: StoredNode) -> None:
-    folders = node.start(max_bytes=250)
-    one, two = random_bytes(100, seed=1), random_bytes(100, seed=2)
+    folders = node.start(max_bytes=5 * PIECE)
+    one, two = random_bytes(2 * PIECE, seed=1), random_bytes(2 * PIECE, seed=2)
     await folders.record_listed([Listing("v1", sha256(one), 1), Listing("v2", sha256(two), 1)])
     await fetch(folders, one, "v1")
     await fetch(folders, two, "v2")
-    big = random_bytes(100, seed=3)
+    big = random_bytes(2 * PIECE, seed=3)
     with pytest.raises(LocalDiskError, match="no room for v9"):
         await fetch(folders, big, "v9")
     await folders.discard(9)
     assert node.list == ["v1", "v2"]
-    await fetch(folders, big[:40], "v8")
-    await fetch(folders, big[:45], "v9")  # takes the room of the other provisional one
+    await fetch(folders, big[:PIECE], "v8")
+    await fetch(folders, big[1:PIECE], "v9")  # takes the room of the other provisional one
     assert node.list == ["v1", "v2", "v9"]
     await folders.record_listed([Listing("v10", sha256(big), 1)])
     await fetch(folders, big, "v10")
@@ -387,10 +387,10 @@ async def test_whether_a_version_is_fetched_ahead_can_change(node: StoredNode) -
 
 
 async def test_unlisted_versions_go_with_age_and_for_room(node: StoredNode) -> None:
-    folders = node.start(keep=1, max_bytes=1000)
+    folders = node.start(keep=1, max_bytes=4 * PIECE)
     await fetch(folders, random_bytes(100, seed=1), "v1")
     await folders.unlist(1)
-    small, large = random_bytes(100, seed=2), random_bytes(950, seed=4)
+    small, large = random_bytes(100, seed=2), random_bytes(3 * PIECE, seed=4)
     await folders.record_listed([Listing("v2", sha256(small), 1), Listing("v4", sha256(large), 1)])
     await fetch(folders, small, "v2")
     assert folders.hidden_numbers == set() and not (node.root / "v1").exists()

@@ -26,6 +26,7 @@ from shardcast.peer import control
 from shardcast.peer.control import ControlConnection, change_pin
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir
+from shardcast.store.disk_usage import BLOCK
 from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads, processes
@@ -341,18 +342,18 @@ async def test_nobody_pins_from_afar(tmp_path: Path) -> None:
 
 async def test_neither_newer_versions_nor_bytes_nor_time_retire_what_is_pinned(tmp_path: Path) -> None:
     clock = Clock()
-    with folders(tmp_path / "data", keep=1, clock=clock, max_bytes=1000) as found:
-        await publish(found, bytes(400))
+    with folders(tmp_path / "data", keep=1, clock=clock, max_bytes=10 * BLOCK) as found:
+        await publish(found, bytes(4 * BLOCK))
         await found.pin("v1")
-        await publish(found, bytes(400))
+        await publish(found, bytes(4 * BLOCK - 1))
         await found.begin(9)
-        await found.room.claim(9, 500)
+        await found.room.claim(9, 5 * BLOCK)
         assert found.complete_numbers == {1}
         clock.now += 100 * LONGEST_HOLD
         await found.tidy()
         await found.retire(1)
         assert found.complete_numbers == {1}
-        assert payloads.read_shards(tmp_path / "data" / "v1") == bytes(400)
+        assert payloads.read_shards(tmp_path / "data" / "v1") == bytes(4 * BLOCK)
 
 
 async def test_a_version_that_is_not_beyond_retention_stays_when_it_is_unpinned(tmp_path: Path) -> None:

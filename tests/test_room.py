@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import sys
 import threading
 import time
 import urllib.request
@@ -21,6 +22,7 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer.writer import BroadcastWriter
+from shardcast.sizes import format_size
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
@@ -31,10 +33,11 @@ from tests.support.published import publish as publish_here
 from tests.test_live import Pipe, live_server
 
 HTTP = "127.0.0.1", 0
-KB = 1000
+KB = 4096
+"""A block: what takes room."""
 SHARD = 50 * KB
 LOCAL_DISK = 6
-OVERHEAD = 30 * KB
+OVERHEAD = (20 + 32) * KB
 """Bytes of everything in a small data directory that is no payload."""
 
 
@@ -162,7 +165,7 @@ async def test_only_pins_refuse_and_are_named(tmp_path: Path) -> None:
         await origin.folders.pin("v3")
         with pytest.raises(NoRoom) as refused:
             await broadcast(origin, 201 * KB)
-        for word in ("v1, v3", "v4", "201 kB", "400 kB", "unpin", "--max-bytes"):
+        for word in ("v1, v3", "v4", format_size(201 * KB), format_size(400 * KB), "unpin", "--max-bytes"):
             assert word in str(refused.value)
         assert origin.folders.complete_numbers == {1, 2, 3}  # and nothing went for it
         assert origin.folders.open_numbers == set()
@@ -179,7 +182,7 @@ async def test_a_version_that_is_too_large_alone_costs_no_other(tmp_path: Path) 
         await broadcast(origin, 100 * KB, 1)
         await origin.folders.pin("v1")
         await broadcast(origin, 100 * KB, 2)
-        with pytest.raises(NoRoom, match="301 kB"):
+        with pytest.raises(NoRoom, match=format_size(301 * KB)):
             await broadcast(origin, 301 * KB)
         assert origin.folders.complete_numbers == {1, 2}
         assert on_disk(tmp_path / "data") < 200 * KB + OVERHEAD
@@ -193,8 +196,8 @@ def test_a_broadcast_that_has_no_room_ends_with_6_and_says_what_to_do(tmp_path: 
     data, small, large = tmp_path / "data", tmp_path / "small", tmp_path / "large"
     small.write_bytes(random_bytes(60 * KB))
     large.write_bytes(random_bytes(150 * KB))
-    publish_words = ("--data-dir", str(data), "--quiet", "--shard-size", "50kB")
-    with processes.origin(data, "--max-bytes", "200kB", "--keep", "9"):
+    publish_words = ("--data-dir", str(data), "--quiet", "--shard-size", str(SHARD))
+    with processes.origin(data, "--max-bytes", str(200 * KB), "--keep", "9"):
         assert processes.run("broadcast", str(small), *publish_words).stdout == "v1\n"
         assert processes.run("pin", "v1", "--data-dir", str(data)).returncode == 0
         refused = [processes.run("broadcast", str(large), *publish_words)]
@@ -217,10 +220,11 @@ def test_the_library_bounds_what_it_keeps_and_raises_what_was_refused(tmp_path: 
     origin = shardcast.OriginServer(tmp_path / "data", 0, max_bytes=250 * KB)
     try:
         for number in range(1, 4):
+            file.write_bytes(random_bytes(100 * KB, seed=number))
             assert origin.broadcast(file, SHARD) == f"v{number}"
         assert sorted(entry.name for entry in (tmp_path / "data").glob("v*")) == ["v2", "v3"]
         file.write_bytes(random_bytes(251 * KB))
-        with pytest.raises(NoRoom, match="251 kB"):
+        with pytest.raises(NoRoom, match=format_size(251 * KB)):
             origin.broadcast(file, SHARD)
         with pytest.raises(NoRoom), origin.open_broadcast("stream", SHARD) as out:
             for _ in range(100):
@@ -256,13 +260,14 @@ async def test_a_stream_makes_room_as_it_grows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [100 * KB, 2 * SHARD - 1, 2 * SHARD, 1, 0])
 async def test_a_stream_that_fits_exactly_is_taken(size: int, tmp_path: Path) -> None:
-    async with Origin.running(tmp_path / "data", *HTTP, max_bytes=max(size, 1)) as origin:
+    space = -(-size // KB) * KB
+    async with Origin.running(tmp_path / "data", *HTTP, max_bytes=max(space, 1)) as origin:
         async with streaming(origin) as (result, pipe):
             await write(pipe, random_bytes(size))
             pipe.end()
             await result
         assert origin.folders.complete_numbers == {1}
-        assert origin.folders.room.used == size
+        assert origin.folders.room.used == space
 
 
 async def test_a_stream_shorter_than_a_shard_costs_no_more_than_it_has(tmp_path: Path) -> None:
@@ -414,10 +419,14 @@ async def test_pins_at_a_middle_keep_new_versions_out_and_the_rest_is_served(tmp
         await middle.folders.pin("v1")
         await middle.folders.pin("v2")
         await broadcast(origin, 100 * KB, 3)
-        await until(lambda: middle.behind() is None, "v3 to be passed over")
+        await until(lambda: "v1, v2 pinned" in (middle.behind() or ""), "v3 to be passed over")
+        (lacking,) = middle.status()["lacking"]
+        assert lacking["version"] == "v3" and lacking["why"] in (middle.behind() or "")
         assert middle.folders.complete_numbers == {1, 2}
         await middle.folders.unpin("v1")
         await until(lambda: middle.folders.complete_numbers == {2, 3}, "v3 at the next look")
+        await until(lambda: middle.behind() is None, "it to have caught up")
+        assert "v3" not in [one["version"] for one in middle.status()["lacking"]]
 
 
 # At any time -----------------------------------------------------------------------------------------
@@ -466,8 +475,8 @@ async def test_a_bound_that_is_lowered_counts_from_the_next_start(tmp_path: Path
 
 async def test_what_is_refused_costs_nothing_whenever_things_are_tidied(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
-        for _ in range(3):
-            await publish(found, random_bytes(20 * KB))
+        for seed in range(3):
+            await publish(found, random_bytes(20 * KB, seed))
         await found.begin(9, LiveManifest.of(described("v9", 500 * KB)))
         await found.tidy()
         assert found.complete_numbers == {1, 2, 3}
@@ -483,8 +492,8 @@ async def test_a_node_that_starts_with_less_room_gives_up_nothing_for_what_is_to
     tmp_path: Path,
 ) -> None:
     with folders(tmp_path / "data") as found:
-        for _ in range(3):
-            await publish(found, random_bytes(20 * KB))
+        for seed in range(3):
+            await publish(found, random_bytes(20 * KB, seed))
         await found.begin(9, LiveManifest.of(described("v9", 500 * KB)))
     with folders(tmp_path / "data", 100 * KB) as found:
         await found.tidy()
@@ -495,8 +504,8 @@ async def test_a_version_that_is_pinned_while_room_is_made_of_it_stays_and_the_b
     tmp_path: Path,
 ) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
-        for _ in range(4):
-            await publish(found, random_bytes(20 * KB))
+        for seed in range(4):
+            await publish(found, random_bytes(20 * KB, seed))
         await found.begin(9)
         claiming = asyncio.ensure_future(found.room.claim(9, 90 * KB))
         while 1 in found.complete_numbers and not claiming.done():
@@ -546,3 +555,79 @@ async def test_a_version_on_its_way_counts_in_full_from_its_first_byte(tmp_path:
             assert payloads.read_shards(tmp_path / "m" / "v1") != one.payload
             await until(lambda: middle.folders.complete_numbers == {1})
             assert middle.folders.room.used == 200 * KB
+
+
+# Blocks ----------------------------------------------------------------------------------------------
+
+
+async def test_blocks_count_and_not_the_bytes_of_a_payload(tmp_path: Path) -> None:
+    async with Origin.running(tmp_path / "data", *HTTP, max_bytes=60 * KB) as origin:
+        file = tmp_path / "payload"
+        file.write_bytes(random_bytes(50))
+        await (await origin.publish(file, 1)).result()
+        sizes = {one.stat().st_ino: one.stat().st_blocks * 512 for one in tmp_path.glob("data/v1/shard_*")}
+        assert origin.folders.room.used == sum(sizes.values())
+        file.write_bytes(random_bytes(61))
+        with pytest.raises(NoRoom, match="61 B"):
+            await (await origin.publish(file, 1)).result()
+        assert origin.folders.complete_numbers == {1}
+
+
+@pytest.mark.parametrize("restart", [False, True])
+async def test_shards_with_several_names_count_once_until_the_last_goes(
+    restart: bool, tmp_path: Path
+) -> None:
+    one, data = random_bytes(4 * SHARD), tmp_path / "data"
+    with folders(data) as found:
+        await publish(found, one, SHARD)
+        await publish(found, one[: 3 * SHARD] + random_bytes(SHARD, 2), SHARD)
+        assert found.room.used == 5 * SHARD
+        if not restart:
+            await found.retire(1)
+            assert found.room.used == 4 * SHARD
+    with folders(data) as found:
+        assert found.room.used == (5 if restart else 4) * SHARD
+        for number in found.complete_numbers:
+            await found.retire(number)
+        assert found.room.used == 0
+
+
+@pytest.mark.parametrize("link", [False, True])
+async def test_an_adopted_payload_counts_as_the_blocks_of_its_file(link: bool, tmp_path: Path) -> None:
+    async with Origin.running(tmp_path / "data", *HTTP) as origin:
+        file = tmp_path / "payload"
+        file.write_bytes(random_bytes(10 * KB))
+        await (await origin.publish(file, SHARD, copy=not link)).result()
+        assert origin.folders.room.used == 10 * KB
+
+
+# Threads ---------------------------------------------------------------------------------------------
+
+
+async def test_what_is_used_can_be_asked_for_while_threads_open_versions_and_store_shards(
+    tmp_path: Path,
+) -> None:
+    """Only the event loop changes what it iterates over; what threads count are running totals."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with folders(tmp_path / "data") as found:
+            opened = await found.begin(1, LiveManifest.of(payloads.manifest(bytes(400), "v1", 1)))
+
+            def store() -> None:
+                for shard in range(1, 401):
+                    opened.part(shard).write_bytes(b"x")
+                    opened.take(shard, "")
+
+            looks = [found.room.used]
+            working = asyncio.gather(
+                asyncio.to_thread(store), *(found.begin(number) for number in range(2, 80))
+            )
+            while not working.done():
+                looks.append(found.room.used)
+                await asyncio.sleep(0)
+            await working
+            assert looks == sorted(looks)
+            assert found.room.used == 400 * KB
+    finally:
+        sys.setswitchinterval(interval)

@@ -35,7 +35,7 @@ from tests.test_following import complete, hello, tells, v
 from tests.test_live import Pipe
 
 HTTP = "127.0.0.1", 0
-SHARD = 100_000
+SHARD = 25 * 4096  # whole blocks
 SCHEMA = json.loads((Path(__file__).parents[1] / "docs" / "status.schema.json").read_text())
 
 

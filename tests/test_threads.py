@@ -19,10 +19,11 @@ from shardcast.manifest_reading import ManifestError, ManifestReader
 from shardcast.store import removing
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 from shardcast.store.data_dir import DataDir
+from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
-from shardcast.store.open_version import OpenVersion, OpenVersionHooks
 from shardcast.store.removing import Removing
+from shardcast.store.versions import VersionFolders
 from tests.support.folders import StoredNode
 from tests.support.payloads import PIECE, manifest, random_bytes, sha256
 from tests.test_put_aside import NEW, OLD, A, B, change, started_with
@@ -109,8 +110,7 @@ async def test_a_shard_that_is_waited_for_is_one_whose_line_stays(tmp_path: Path
     directory = DataDir(tmp_path, "middle")
     live = LiveManifest("v1")
     live.add(RIGHT)
-    hooks: Any = OpenVersionHooks(lambda _: None, *[None] * 3, lambda: None)  # type: ignore[arg-type]
-    opened = OpenVersion(1, directory.place(1), hooks, live)
+    opened = VersionFolders(directory).open(1, live)
 
     def add_wrong() -> None:
         with pytest.raises(ManifestError):
@@ -222,25 +222,24 @@ async def test_what_is_removed_while_graves_are_emptied_is_emptied_next(
     directory = DataDir(tmp_path, "middle")
     for number in (1, 2):
         directory.folder(number).mkdir()
-    emptied: list[list[Path]] = []
     begun, go_on = threading.Event(), threading.Event()
-    gone, bury = Removing(directory), removing.bury
+    gone, rename = Removing(directory, DiskUsage()), removing.rename
 
-    def wait(*said: Any) -> list[Path]:
+    def wait(*said: Any, **how: Any) -> None:
         begun.set()
         go_on.wait(10)
-        return bury(*said)
+        rename(*said, **how)
 
-    monkeypatch.setattr(removing, "_empty", emptied.append)
     await gone.remove(directory.place(1))
-    monkeypatch.setattr(removing, "bury", wait)
+    monkeypatch.setattr(removing, "rename", wait)
     second = asyncio.ensure_future(gone.remove(directory.place(2)))
     await asyncio.to_thread(begun.wait, 10)
     await gone.empty()
+    assert not list(directory.retired.iterdir())
     go_on.set()
     await second
     await gone.empty()
-    assert [[grave.name.partition("-")[0] for grave in graves] for graves in emptied] == [["v1"], ["v2"]]
+    assert not list(directory.retired.iterdir())
     directory.close()
 
 

@@ -395,7 +395,7 @@ async def test_a_middle_goes_on_with_what_was_open(node: Node, monkeypatch: pyte
 
 async def test_pieces_of_a_shard_under_way_are_kept_over_a_kill(node: Node) -> None:
     manifest = payloads.manifest(DATA)
-    landing = await node.start("middle").open(1, manifest).landing(manifest.shards[0])
+    landing = await node.start("middle").open(1, LiveManifest.of(manifest)).landing(manifest.shards[0])
     await landing.land(PIECE, DATA[PIECE : 3 * PIECE])
     landing.close()
     resumed = node.start("middle").opened(1)
@@ -412,7 +412,7 @@ async def test_a_shard_that_changed_while_its_middle_was_away_is_looked_at_again
     way: str, node: Node
 ) -> None:
     manifest = payloads.manifest(DATA)
-    await receive(node.start("middle").open(1, manifest), manifest, DATA, shards=2)
+    await receive(node.start("middle").open(1, LiveManifest.of(manifest)), manifest, DATA, shards=2)
     file = node.root / "v1" / "shard_001.bin"
     if way == "written":
         with file.open("r+b") as shard:

@@ -15,7 +15,7 @@ from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive, snapshot, told
-from tests.support.payloads import SHARD, publish, random_bytes, read_shards, sha256
+from tests.support.payloads import PIECE, SHARD, publish, random_bytes, read_shards, sha256
 
 DATA = random_bytes(2 * SHARD + 100)
 OTHER = random_bytes(2 * SHARD + 100, seed=2)
@@ -206,16 +206,16 @@ async def test_the_files_go_when_newer_versions_take_their_place(is_pinned: bool
 
 
 async def test_the_files_go_before_good_versions_where_room_is_needed(node: StoredNode) -> None:
-    folders = node.start(max_bytes=300)
+    folders = node.start(max_bytes=3 * PIECE)
     data = [random_bytes(100, seed=number) for number in range(1, 5)]
     await folders.record_listed([Listing(f"v{number}", sha256(one), 1) for number, one in enumerate(data, 1)])
     for number in (1, 2, 3):
         await fetch(folders, data[number - 1], f"v{number}")
     await folders.withdraw(Withdrawal("v2", sha256(data[1]), ""))
-    assert folders.room.used == 300
+    assert folders.room.used == 3 * PIECE
     await fetch(folders, data[3], "v4")
     assert node.list == ["v1", "v3", "v4"] and not (node.root / "v2").exists()
-    assert folders.room.used == 300
+    assert folders.room.used == 3 * PIECE
 
 
 # At an origin

@@ -140,6 +140,10 @@ class Middle:
             "upstreams": describe_upstreams(self._following.followers),
             "transfers": [describe_transfer(transfer) for transfer in self._relaying.transfers],
             "disk_failure": self._relaying.disk_failure,
+            "lacking": [
+                {"version": version_name(number), "why": why}
+                for number, why in sorted(self._relaying.no_room.items())
+            ],
         }
 
     def _describe(self) -> Node:
@@ -161,8 +165,14 @@ class Middle:
             return f"changing over to the line {standing.change.origin or 'without an origin id'}"
         newest = sorted(standing.listed)[-self.folders.keep :]
         here = self.folders.complete_numbers
-        missing = set(wanted(newest, here, (), self.folders.keep)) - self._relaying.no_room
-        return f"{', '.join(map(version_name, sorted(missing)))} not here yet" if missing else None
+        lacking = self._relaying.no_room
+        # What has no room beside newer versions is not waited for.
+        passed_over = {number for number in lacking if number < max(here, default=0)}
+        missing = sorted(set(wanted(newest, here, (), self.folders.keep)) - passed_over)
+        if not missing:
+            return None
+        why = next((f": {lacking[number]}" for number in reversed(missing) if number in lacking), "")
+        return f"{', '.join(map(version_name, missing))} not here yet{why}"
 
     def place(self) -> Place:
         """Where it stands, as far as is known."""
@@ -230,7 +240,7 @@ class Middle:
         if standing.change:
             return await self._line.change(standing.change)
         window, here = self._window(standing), self.folders.complete_numbers
-        self._relaying.no_room.intersection_update(window)
+        self._relaying.forget_room_of({*self._relaying.no_room} - {*window, *standing.opened})
         self._begin_open(standing)
         opened = self._following.opened()
         for number in self.folders.open_numbers - {*window, *self._making}:
@@ -302,8 +312,9 @@ class Middle:
             task.add_done_callback(partial(self._made, number))
 
     def _passed_over(self) -> set[int]:
-        """What failed, or was given up."""
-        return self._relaying.given_up | {version_number(version) or 0 for version in self._relaying.failed}
+        """What failed, was given up, or had no room while it was made."""
+        failed = {version_number(version) or 0 for version in self._relaying.failed}
+        return self._relaying.given_up | failed | self._relaying.no_room.keys()
 
     def _made(self, number: int, task: asyncio.Task[None]) -> None:
         del self._making[number], self._makers[number]

@@ -122,6 +122,7 @@ class Publisher:
         await asyncio.to_thread(check_payload, path)
 
         def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
+            opened.space.shard_size = description.shard_size
             return publish(path, opened, description, state, claim)
 
         return await self._begin(str(path), cut, confirm)
@@ -144,6 +145,7 @@ class Publisher:
         description = self._describe(shard_size, metadata, copy=True)
 
         def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
+            opened.space.shard_size = description.shard_size
             return publish_stream(source, name, opened, description, state, claim)
 
         broadcast = await self._begin(name, cut, confirm)

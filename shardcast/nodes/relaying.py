@@ -6,16 +6,26 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shardcast.concurrency import beside, in_thread
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.distribution import Listing
-from shardcast.errors import IntegrityError, NoRoom, ShardcastError, TransferFailed, VersionAborted
+from shardcast.errors import (
+    IntegrityError,
+    LocalDiskError,
+    NoRoom,
+    ShardcastError,
+    TransferFailed,
+    VersionAborted,
+)
+from shardcast.filesystem import is_full
+from shardcast.manifest import Manifest
 from shardcast.nodes.holding import end
 from shardcast.peer.peer import Peer
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live import LiveManifest
+from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe, read_live
@@ -33,7 +43,7 @@ class Relaying:
         failed_here: those of them that this machine failed, and no server.
         disk_failure: the last error of this machine's disk; None once a version has come since.
         given_up: those that their publishers gave up; who says that they are open hasn't heard yet.
-        no_room: those that there was no room for.
+        no_room: those that there was no room for, and why.
         transfers: what is under way.
     """
 
@@ -46,7 +56,7 @@ class Relaying:
         self.failed_here: set[str] = set()
         self.disk_failure: str | None = None
         self.given_up: set[int] = set()
-        self.no_room: set[int] = set()
+        self.no_room: dict[int, str] = {}
         self.transfers: list[Transfer] = []
 
     async def fetch(self, listing: Listing, peers: Sequence[Peer], origin: str | None = None) -> None:
@@ -80,10 +90,12 @@ class Relaying:
                 manifest = described.manifest
                 listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
                 try:
-                    beside = await self._folders.begin_beside(origin, LiveManifest.of(manifest), listed)
+                    with _room_errors():
+                        live = LiveManifest.of(manifest)
+                        beside = await self._folders.begin_beside(origin, live, listed)
                     survey = not manifest.verifiable
                     transfer = Transfer(beside.live, described.peers, beside, described.digits, survey=survey)
-                    await self._carry_out(transfer, None)
+                    await self._carry_out(transfer, beside, None)
                     return True
                 except NoRoom:
                     raise
@@ -110,20 +122,35 @@ class Relaying:
         self.failed_here.clear()
         self.given_up.clear()
         self.no_room.clear()
+        self._folders.room.forget()
 
-    async def _pass_over(self, number: int, error: NoRoom) -> None:
-        """Do without a version until there is room for it."""
-        await self._folders.discard(number)
+    def forget_room_of(self, numbers: Iterable[int]) -> None:
+        """Forget that there was no room for versions that are not wanted any more."""
+        for number in numbers:
+            self.no_room.pop(number, None)
+
+    async def _pass_over(self, number: int, error: ShardcastError | OSError) -> None:
+        """Do without a version until there is room for it. What it took is given back at once."""
+        opened = self._folders.opened(number)
+        if opened is not None:
+            self._folders.room.ran_out(opened)
+            await self._folders.discard(number)
         self.failed[version_name(number)] = str(error)
-        self.no_room.add(number)
-        self._tell(str(error))
+        if number not in self.no_room:  # else it was said, and only the figures are others by now
+            log.warning("%s", error)
+        self.no_room[number] = str(error)
 
     async def fetch_open(self, number: int, peers: list[Peer], nearer_than: int) -> None:
         """Fetch a version while it is being made, and from whoever has it later at a distance of less than
         ``nearer_than`` from its origin."""
         version = version_name(number)
         try:
-            opened = self._folders.opened(number) or await self._folders.begin(number, LiveManifest(version))
+            with _room_errors():
+                opened = self._folders.opened(number)
+                opened = opened or await self._folders.begin(number, LiveManifest(version))
+        except NoRoom as error:
+            await self._pass_over(number, error)
+            return
         except (ShardcastError, OSError) as error:
             self._note_failure(version, error)
             return
@@ -139,7 +166,7 @@ class Relaying:
         try:
             try:
                 await _first_line(live)
-                await self._carry_out(Transfer(live, peers, opened), peers, nearer_than)
+                await self._carry_out(Transfer(live, peers, opened), opened, peers, nearer_than)
             finally:
                 await end(reading)  # what is given up next gets no more lines
         except NoRoom as error:
@@ -160,42 +187,78 @@ class Relaying:
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self._folders.opened(number)
-        if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
-            if not opened.live.whole:
-                await in_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
-        else:
-            self._folders.room.check(number, manifest.size)
-            listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
-            opened = await self._folders.begin(number, LiveManifest.of(manifest), listed)
+        with _room_errors():
+            if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
+                if not opened.live.whole:
+                    await in_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
+            else:
+                await self._folders.check_room(manifest)
+                listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
+                opened = await self._begin(number, manifest, listed)
         opened.live.resume()  # what ended it while it was made, this disk's error say, may be over
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
-        await self._folders.room.claim(number, manifest.size)
-        self.no_room.discard(number)
         survey = not manifest.verifiable
         transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)
-        await self._carry_out(transfer, None if survey else list(described.peers))
+        await self._carry_out(transfer, opened, None if survey else list(described.peers))
+
+    async def _begin(self, number: int, manifest: Manifest, listed: str) -> OpenVersion:
+        while True:
+            try:
+                return await self._folders.begin(number, LiveManifest.of(manifest), listed)
+            except LocalDiskError as error:
+                if not is_full(error) or not await self._folders.make_room(manifest):
+                    raise
 
     async def _carry_out(
-        self, transfer: Transfer, peers: list[Peer] | None, nearer_than: int | None = None
+        self,
+        transfer: Transfer,
+        opened: OpenVersion,
+        peers: list[Peer] | None,
+        nearer_than: int | None = None,
     ) -> None:
-        """Fetch a version from ``peers``, and from those that have it later; None where only from some."""
+        """Fetch a version from ``peers``, and from those that have it later; None where only from some.
+
+        Raises:
+            NoRoom: there was no room for it.
+            ShardcastError, OSError: it can't be had now.
+        """
         started, version = time.monotonic(), transfer.manifest.version
         header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
         size = "being made" if header.size is None else format_size(header.size)
+        number, room = version_number(version) or 0, self._folders.room
         log.info("fetching %s (%s) from %s", version, size, servers)
         self.transfers.append(transfer)
+        opened.space.refused = None
         try:
             async with contextlib.AsyncExitStack() as stack:
+                stack.enter_context(_room_errors(opened))
+                if self._folders.opened(number) is opened:  # what comes beside takes nobody's room
+                    await room.begin_fetch(number)
+                    stack.callback(room.end_fetch, number)
                 if peers is not None:
-                    number = version_number(version) or 0
                     joining = self._following.join(number, peers, transfer.join, nearer_than)
                     await stack.enter_async_context(beside(joining))
                 manifest = await transfer.run()
         finally:
             self.transfers.remove(transfer)
         self.disk_failure = None
+        self.no_room.pop(number, None)
         rate = manifest.size / max(time.monotonic() - started, 1e-3)
         log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))
+
+
+@contextlib.contextmanager
+def _room_errors(opened: OpenVersion | None = None) -> Iterator[None]:
+    """Turn what failed for want of room, ``opened``'s or on a full disk, into ``NoRoom``: a transfer that is
+    refused room fails in many ways."""
+    try:
+        yield
+    except (ShardcastError, OSError) as error:
+        if opened is not None and opened.space.refused is not None:
+            raise opened.space.refused from error
+        if is_full(error):
+            raise NoRoom(str(error)) from error
+        raise
 
 
 async def _first_line(live: LiveManifest) -> None:

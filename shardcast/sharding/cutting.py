@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
 from shardcast.digest import Hasher, PieceDigests, new_hasher
-from shardcast.filesystem import create_private, disk_errors
+from shardcast.filesystem import create_private, disk_errors, is_full
 from shardcast.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress
@@ -76,7 +76,7 @@ def cut(
                     ring.put(work)
                     pieces.update(chunk)
                     if part:
-                        _write_all(part, chunk)
+                        _write_all(part, chunk, opened)
                     length += count
                     progress.done = offset + length
             if shards and not length:  # it ended where a shard does
@@ -142,6 +142,10 @@ def _update(hashers: Iterable[Hasher], chunk: memoryview) -> None:
         hasher.update(chunk)
 
 
-def _write_all(file: BinaryIO, chunk: memoryview) -> None:
+def _write_all(file: BinaryIO, chunk: memoryview, opened: OpenVersion) -> None:
     while chunk:
-        chunk = chunk[file.write(chunk) :]
+        try:
+            chunk = chunk[file.write(chunk) :]
+        except OSError as error:
+            if not is_full(error) or not opened.make_room(len(chunk)):
+                raise

@@ -31,6 +31,7 @@ from shardcast.manifest_reading import ManifestError
 from shardcast.manifest_reading import parse as parse_manifest
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
+from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.removing import bury
@@ -131,11 +132,18 @@ class AsideVersions:
         records: the records of other lines, by the name of their folder.
     """
 
-    def __init__(self, data_dir: DataDir, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        data_dir: DataDir,
+        clock: Callable[[], float] = time.monotonic,
+        usage: DiskUsage | None = None,
+    ) -> None:
+        """``usage`` counts what they take on the disk."""
         self.beside: dict[VersionPlace, OpenVersion] = {}
         self.records: dict[str, LineRecord] = {}
         self._data_dir = data_dir
         self._clock = clock
+        self._usage = usage or DiskUsage()
         self._versions: dict[VersionPlace, AsideVersion] = {}
         self._touched: dict[VersionPlace, float] = {}  # when something last came of what is being received
 
@@ -173,18 +181,7 @@ class AsideVersions:
                 return span
         return None
 
-    # What they take
-
-    @property
-    def size(self) -> int:
-        """Bytes of all of them."""
-        here = (one.complete.size for place, one in self._versions.items() if place not in self.beside)
-        return sum(here) + self.bytes_beside
-
-    @property
-    def bytes_beside(self) -> int:
-        """Bytes of those that are being received."""
-        return sum(one.bytes_reserved for one in self.beside.values())
+    # What may go
 
     def droppable(self, line_has_one: bool) -> list[AsideVersion]:
         """Return those that may go, first things first. Unless a version of the current line is complete
@@ -218,6 +215,7 @@ class AsideVersions:
         """
         self.take(one.place)
         await in_thread(self._remove, one)
+        self._usage.drop(one.place.folder)
         version, line = one.complete.listing.version, origin_words(one.origin)
         log.info("removed %s of %s, which was put aside: %s", version, line, why)
 
@@ -292,6 +290,7 @@ class AsideVersions:
                     # A time in the future, by a clock that was wrong, counts as now.
                     since = now - max(0.0, wall - folder.stat().st_mtime)
                     self.put(read_aside(_place(folder), record, since))
+                    self._usage.measure(folder)
         self._forget_lines()
         return told
 

@@ -88,11 +88,12 @@ class BesideVersions(LineVersions):
             # Before the first shard: all shards can be here before the whole digest was found right.
             replace_file(open_mark(place), b"")
         hooks = replace(self._hooks, completed=self._completed_beside, reserve=self._reserve_beside)
+        self.usage.drop(place.folder)
         return OpenVersion(int(live.version[1:]), place, hooks, live, listed)
 
-    async def _reserve_beside(self, opened: OpenVersion, shard: Shard) -> None:
+    async def _reserve_beside(self, opened: OpenVersion, shard: Shard) -> bool:
         self.aside.touch(opened.place)
-        await self.room.claim_beside(opened, self._coming(opened, shard))
+        return await self._reserve(opened, shard)
 
     async def _completed_beside(self, opened: OpenVersion, manifest: Manifest) -> None:
         async with self._exclusive():
@@ -107,6 +108,7 @@ class BesideVersions(LineVersions):
 
     def _read_aside(self, place: VersionPlace, since: float) -> AsideVersion:
         record = self.aside.records.get(place.folder.parent.name, LineRecord())
+        self.usage.measure(place.folder)
         return read_aside(place, record, since)
 
     async def tidy(self) -> None:

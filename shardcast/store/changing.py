@@ -105,6 +105,8 @@ class ChangingVersions(BesideVersions):
             # is sent the file that was put aside, or none, and never another one.
             self._point_to(await asyncio.to_thread(_lying, change.leaving))
         await in_thread(bring_back, self.data_dir, change.plan, self.after_step)
+        for source, target in (*change.plan.aside, *change.plan.back):
+            self.usage.move(self.data_dir.root / source, self.data_dir.root / target)
         coming, left = await in_thread(self._read_changed, change)
         self._switch(change, coming, left)
         self._unfinished = None
@@ -112,6 +114,9 @@ class ChangingVersions(BesideVersions):
             self._begin_open(await in_thread(self._make_resumed, one, undo=self._begin_open))
             self.events.tell(OPEN, one.complete.listing.version)
         await asyncio.to_thread(empty_graves, self.data_dir, change.plan)
+        for _, target in change.plan.aside:
+            if (self.data_dir.root / target).parent == self.data_dir.retired:
+                self.usage.drop(self.data_dir.root / target)
 
     def _point_to(self, places: Mapping[VersionPlace, VersionPlace]) -> None:
         """Have versions that were put aside read where they lie now."""
@@ -279,6 +284,7 @@ class ChangingVersions(BesideVersions):
                 for grave in bury(target, self.data_dir.retired):
                     remove_tree(grave)
                 self.aside.take(target)
+                self.usage.drop(target.folder)
                 self.after_step(f"removed the other {place.folder.name}")
             for file in (*target.records, open_mark(target)):
                 file.unlink(missing_ok=True)

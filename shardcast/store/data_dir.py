@@ -8,7 +8,7 @@
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
       .shardcast/                 the node's own: lock, socket, origin, line, next, keep, max_bytes,
-                                  verified/, linked/, pinned/, retired/, lines/, changing
+                                  verified/, linked/, pinned/, retired/, lines/, changing, spare
 """
 
 from __future__ import annotations
@@ -111,6 +111,11 @@ class DataDir:
     def changing(self) -> Path:
         """The plan of a change of line, there until it is carried out."""
         return self.own / "changing"
+
+    @property
+    def spare(self) -> Path:
+        """Blocks for the node's own small files where the disk is full."""
+        return self.own / "spare"
 
     @property
     def retired(self) -> Path:

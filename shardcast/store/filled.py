@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from dataclasses import replace as replace_fields
+from functools import partial
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
@@ -28,14 +29,17 @@ from shardcast.policy.retention import surplus
 from shardcast.store.aside import AsideVersion
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
+from shardcast.store.hooks import OpenVersionHooks
 from shardcast.store.line_record import LineRecord
 from shardcast.store.live import LiveManifest
-from shardcast.store.open_version import OpenVersion, OpenVersionHooks
+from shardcast.store.open_version import OpenVersion
 from shardcast.store.pins import pin, unpin
 from shardcast.store.removing import Removing
 from shardcast.store.room import Room
 from shardcast.store.served import ServedVersions
+from shardcast.store.spare import Spare
 from shardcast.store.taking_up import recall_payload
+from shardcast.store.version_place import remove_version
 from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
@@ -59,15 +63,25 @@ class FilledVersions(ServedVersions):
         """``max_bytes``: bytes that they may take; None for no bound."""
         super().__init__(data_dir, clock)
         self.keep = keep
-        self.room = Room(data_dir.root, max_bytes, self._complete, self._open, self.holds, self, self.aside)
-        self._hooks = OpenVersionHooks(
-            self._find, self._completed, self._reserve, self.room.free_disk, data_dir.check_held
+        self.room = Room(
+            data_dir, max_bytes, self._complete, self._open, self.holds, self, self.aside, self.usage
         )
-        self._removing = Removing(data_dir)
+        self._hooks = OpenVersionHooks(
+            self._find,
+            self._completed,
+            self._reserve,
+            self.room.extend,
+            self.room.full,
+            data_dir.check_held,
+            self.usage,
+        )
+        self._removing = Removing(data_dir, self.usage)
+        self._spare = Spare(data_dir.spare)
+        self._retiring: set[asyncio.Future[None]] = set()
         self._in_doubt: dict[int, asyncio.Future[None]] = {}  # payloads that are looked into
         self._writing = asyncio.Lock()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def _exclusive(self) -> AsyncIterator[None]:
         """Entered by whoever writes the list or the records, one at a time.
 
@@ -91,7 +105,8 @@ class FilledVersions(ServedVersions):
         and listed, only once ``record_listed`` has it."""
         async with self._exclusive():
             before = self._open.get(number)
-            opened = await in_thread(self._make, number, live, listed, undo=self._begin_open)
+            make = partial(in_thread, self._make, number, live, listed, undo=self._begin_open)
+            opened = await self._spare.lent_to(make)
             self._begin_open(opened)
             if before:
                 before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
@@ -130,25 +145,37 @@ class FilledVersions(ServedVersions):
         return opened
 
     def _make(self, number: int, live: LiveManifest | None, listed: str) -> OpenVersion:
-        return OpenVersion(number, self.data_dir.place(number), self._hooks, live, listed)
+        """Take over the folder of a version; blocks on the disk, so in a thread. What can't be begun leaves
+        nothing."""
+        place = self.data_dir.place(number)
+        is_new = not place.folder.exists()
+        self.usage.drop(place.folder)
+        try:
+            return OpenVersion(number, place, self._hooks, live, listed)
+        except LocalDiskError:
+            if is_new and place.folder.exists() and self.data_dir.held:
+                remove_version(place.folder)
+            raise
 
     def _begin_open(self, opened: OpenVersion) -> None:
+        """Count a version as open; by the event loop, or before it runs."""
         self._withdrawn.pop(opened.number, None)  # the folder is taken over
         self._open[opened.number] = opened
-        self.room.begin(opened.number)
+        with contextlib.suppress(RuntimeError):  # load() has none, and nobody writes meanwhile
+            opened.loop = asyncio.get_running_loop()
 
     def _find(self, sha256: str) -> Path | None:
         """Return the file of a shard that is here already, of any line."""
         return self._complete.find(sha256) or self.aside.find(sha256)
 
-    async def _reserve(self, opened: OpenVersion, shard: Shard) -> None:
-        await self.room.claim(opened.number, opened.live.size)
-        await self.room.make_room(self._coming(opened, shard))
-
-    def _coming(self, opened: OpenVersion, shard: Shard) -> int:
-        """Return the bytes that a shard is about to take: none where it counts already, or is linked."""
-        linked = shard.sha256 is not None and self._find(shard.sha256) is not None
-        return 0 if linked or opened.is_reserved(shard) else shard.size
+    async def _reserve(self, opened: OpenVersion, shard: Shard) -> bool:
+        """Have room for the next shard of a version. What is here of it is linked before anything goes."""
+        if opened.live.whole and not opened.space.linked_all:
+            await in_thread(opened.link_known)
+            opened.space.linked_all = True
+        elif not opened.space.linked_all and opened.space.coming(shard):
+            await in_thread(opened.link_one, shard)
+        return await self.room.reserve(opened, shard, partial(opened.reserve_part, shard))
 
     async def discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
         """Give up a version that is open, where its publisher took it back because of the ``withdrawal``. A
@@ -162,7 +189,10 @@ class FilledVersions(ServedVersions):
         if opened is None:
             return
         error: ShardcastError
-        if withdrawal is None:
+        if withdrawal is None and opened.space.refused is not None:
+            error = opened.space.refused
+            opened.live.abort("there was no room for it")
+        elif withdrawal is None:
             error = VersionAborted(f"{version} was given up here before it was complete")
             opened.live.abort("it was given up before it was complete")
         else:
@@ -175,6 +205,7 @@ class FilledVersions(ServedVersions):
         try:
             await in_thread(opened.stop, error)
             await in_thread(opened.discard)
+            self.usage.drop(opened.place.folder)
         except LocalDiskError:
             if self.data_dir.held:
                 raise
@@ -207,7 +238,8 @@ class FilledVersions(ServedVersions):
         if self.own_line:
             # Before the list: should this fail, the publisher removes the version's files.
             await self._put_record(self.line.listing([listing]))
-        await self._complete.add(complete)
+        await self._spare.lent_to(partial(self._complete.add, complete))
+        await asyncio.to_thread(self.usage.measure, complete.place.folder)
         opened = self._open.pop(listing.number, None)
         if opened and not opened.live.whole and complete.manifest:
             opened.live.add(complete.manifest.raw[len(opened.live.raw) :])
@@ -247,7 +279,7 @@ class FilledVersions(ServedVersions):
             LocalDiskError: it could not be written.
         """
         if record != self.line:
-            await replace_soon(self.data_dir.line, record.to_bytes())
+            await self._spare.lent_to(partial(replace_soon, self.data_dir.line, record.to_bytes()))
             self.line = record
 
     # How long it stays
@@ -301,6 +333,8 @@ class FilledVersions(ServedVersions):
             numbers = self.complete_numbers | self._open.keys()
             await self._removing.again([self.data_dir.place(number) for number in numbers])
         await self._removing.empty()
+        if not self.own_line:
+            await asyncio.to_thread(self._spare.keep)
         self._complete.check_payloads()
 
     def _beyond_keep(self, numbers: set[int]) -> list[int]:
@@ -308,16 +342,18 @@ class FilledVersions(ServedVersions):
         listed = self.complete_numbers
         return [one for one in sorted(numbers) if sum(number > one for number in listed) >= self.keep]
 
-    async def retire(self, number: int, even_pinned: bool = False) -> None:
-        """Take a version off the list, then away. Answers that are running end well. One that was pinned a
-        moment ago stays, unless it goes ``even_pinned``."""
+    async def retire(self, number: int, even_pinned: bool = False, even_leased: bool = True) -> None:
+        """Take a version off the list, then away. Answers that are running end well. One that was pinned, or
+        leased, a moment ago stays, unless it goes ``even_pinned`` or ``even_leased``."""
         meant = self._complete.get(version_name(number))
         async with self._exclusive():
             here = self._complete.get(version_name(number))
             # After a change of line the number is another version's.
             if here is None or here is not meant or (number in self.holds.pinned and not even_pinned):
                 return
-            await self._complete.remove(number)
+            if number in self.holds.leased() and not even_leased:
+                return
+            await self._spare.lent_to(partial(self._complete.remove, number))
             self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
             await self._removing.remove(here.place)
@@ -326,11 +362,10 @@ class FilledVersions(ServedVersions):
 
     # What Room may drop before any listed version
 
-    def unlisted_sizes(self) -> dict[int, int]:
-        """Return the bytes of what is here and not listed: files of withdrawn versions, and versions that the
-        authority does not list."""
-        hidden = {number: self._open[number].bytes_here for number in self._hidden if number in self._open}
-        return {number: one.size for number, one in self._withdrawn.items()} | hidden
+    def unlisted_numbers(self) -> set[int]:
+        """Return what is here and not listed: files of withdrawn versions, and versions that the authority
+        does not list."""
+        return {*self._withdrawn, *(self._hidden & self._open.keys())}
 
     async def drop_unlisted(self, number: int) -> None:
         """Remove the files of a version that is here and not listed. Answers that are running end well."""

@@ -107,6 +107,14 @@ class Holds:
         recently = self._clock() - RECENTLY_READ
         return {number for number, version in self._versions.items() if self._last_read(version) > recently}
 
+    def leased(self) -> set[int]:
+        """Return the versions on which somebody holds a lease."""
+        return {
+            number
+            for number, version in self._versions.items()
+            if any(one.kind == LEASE for one in version.readers)
+        }
+
     def seconds_since_read(self) -> float:
         """Return how long ago the last answer with bytes of any version ended: 0 while one is under way,
         infinity when there was none."""

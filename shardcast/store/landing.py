@@ -50,6 +50,8 @@ class Landing:
         readers: those that take it as it arrives, from its beginning to its end.
         make_room: called in the thread that writes when the disk is full, with the bytes that did not fit;
             returns whether to write them again.
+        extend: called in the thread that writes with the place in the file and the number of bytes for which
+            no room was reserved; raises where there is none. None where all room was reserved.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class Landing:
         self.descriptor = descriptor
         self.readers = 0
         self.make_room: Callable[[int], bool] = lambda size: False
+        self.extend: Callable[[int, int], None] | None = None
         self._base = base
         self._writing = writing or threading.Lock()
         self._landed = bytearray(-(-shard.size // piece_size))
@@ -130,6 +133,8 @@ class Landing:
             good += len(piece)
         with disk_errors("could not write", self.path), self._writing:
             view, offset = memoryview(data)[:good], self._base + start
+            if view and self.extend:
+                self.extend(offset, len(view))
             while view:
                 try:
                     written = os.pwrite(self.descriptor, view, offset)

@@ -10,7 +10,9 @@ from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import VersionNotOffered
 from shardcast.feed import KNOWN, RETIRED, WITHDRAWN
+from shardcast.manifest import Manifest
 from shardcast.store.complete import Complete, read_complete
+from shardcast.store.disk_usage import space_of
 from shardcast.store.filled import FilledVersions, withdrawn_error
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
@@ -104,6 +106,31 @@ class LineVersions(FilledVersions):
         for number, listing in sorted(known.items()):
             if before.get(number) != listing:
                 self.events.tell(KNOWN, listing.version, listing)
+
+    # Room for what is to be received
+
+    async def check_room(self, manifest: Manifest) -> None:
+        """Look whether a version can be taken, before anything of it is.
+
+        Raises:
+            NoRoom: it can't.
+        """
+        lacking = await asyncio.to_thread(self._lacking, manifest)
+        await self.room.check(version_number(manifest.version) or 0, manifest, lacking)
+
+    async def make_room(self, manifest: Manifest) -> bool:
+        """Make room for a version that can't be begun on a full disk; returns whether to try again.
+
+        Raises:
+            LocalDiskError: what was to go can't be removed.
+        """
+        lacking = await asyncio.to_thread(self._lacking, manifest)
+        return await self.room.full_before(version_number(manifest.version) or 0, manifest, lacking)
+
+    def _lacking(self, manifest: Manifest) -> int:
+        """Return the bytes on the disk that a version would take beside what can be linked; blocks."""
+        shards = (one for one in manifest.shards if one.sha256 is None or self._find(one.sha256) is None)
+        return sum(space_of(one.size) for one in shards)
 
     # What its publisher took back
 

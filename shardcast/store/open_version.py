@@ -6,12 +6,11 @@ import asyncio
 import os
 import threading
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, PayloadChanged, ShardcastError
@@ -30,33 +29,19 @@ from shardcast.filesystem import (
 )
 from shardcast.manifest import Manifest, Shard
 from shardcast.store.bell import Bell
+from shardcast.store.disk_usage import space_of, taken_by
 from shardcast.store.gate import Gate
+from shardcast.store.hooks import OpenVersionHooks
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
+from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
 from shardcast.store.shelf import Confirm, Span
 from shardcast.store.verified import Verified, looks_in, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
 from shardcast.wire import shard_name, shard_number, version_name
 
-
-@dataclass(frozen=True, slots=True)
-class OpenVersionHooks:
-    """What an open version asks of the directory in which it lies.
-
-    Attributes:
-        find: returns where a shard with this digest lies already; None where it lies nowhere.
-        completed: called once everything of a version is durable.
-        reserve: called with the version and its next shard, before the shard comes.
-        free_disk: called with the bytes that did not fit on a full disk; returns whether some are free now.
-        check: called before anything is written; raises where the directory at the path is another one.
-    """
-
-    find: Callable[[str], Path | None]
-    completed: Callable[[OpenVersion, Manifest], Awaitable[None]]
-    reserve: Callable[[OpenVersion, Shard], Awaitable[None]]
-    free_disk: Callable[[int], Coroutine[Any, Any, bool]]
-    check: Callable[[], None]
+T = TypeVar("T")
 
 
 class OpenVersion:
@@ -80,6 +65,8 @@ class OpenVersion:
         finished: whether all of it is here, right and durable.
         confirm: awaited before it is finished; raises where it must not.
         makes_room: whether listed versions may be retired for it before its digest is known.
+        space: how much of it is here, counted as it comes.
+        loop: of the thread that serves, which sets it before others write and ask for room by way of it.
     """
 
     def __init__(
@@ -100,14 +87,15 @@ class OpenVersion:
         self.place = place
         self.live = live or LiveManifest(version_name(number))
         self.listed = listed
-        self.had: set[int] = set()
         self.linked = False
         self.linked_looks: str | None = None
         self.finished = False
         self.confirm: Confirm | None = None
         self.makes_room = True
         self._gate = Gate()
-        self.landings: dict[int, Landing] = {}
+        self.landings: dict[int, Landing] = {}  # the event loop's
+        self.space = OpenSpace(self.live, self.landings)
+        self.loop: asyncio.AbstractEventLoop | None = None
         self.bell = Bell()
         self._wanted: deque[int] = deque()
         self._keeping = threading.Lock()
@@ -118,7 +106,7 @@ class OpenVersion:
             place.folder.mkdir(exist_ok=True)
             if self.live.raw:
                 replace(place.manifest, bytes(self.live.raw))
-                self.had = self._still_verified()
+                self._take_up()
 
     def shard(self, number: int) -> Span | None:
         """Where a shard lies that is whole and verified; None where it isn't yet."""
@@ -145,24 +133,13 @@ class OpenVersion:
         return known and number not in self.had and number not in self.landings
 
     @property
-    def bytes_here(self) -> int:
-        """Bytes of it that are verified."""
-        if self.linked:
-            return self.live.size
-        landing = sum(one.landed for number, one in self.landings.items() if number not in self.had)
-        return landing + sum(one.size for one in self.live.shards if one.number in self.had)
+    def had(self) -> set[int]:
+        return self.space.had
 
     @property
-    def bytes_reserved(self) -> int:
-        """Bytes that its shards take on the disk, all of those that are arriving."""
-        if self.linked:
-            return self.live.size
-        arriving = sum(one.shard.size for number, one in self.landings.items() if number not in self.had)
-        return arriving + sum(one.size for one in self.live.shards if one.number in self.had)
-
-    def is_reserved(self, shard: Shard) -> bool:
-        """Whether the bytes of this shard count already."""
-        return shard.number in self.had or shard.number in self.landings
+    def bytes_here(self) -> int:
+        """Bytes of it that are verified."""
+        return self.live.size if self.linked else self.space.bytes_here
 
     def part(self, shard: int) -> Path:
         """The temporary name of a shard."""
@@ -181,7 +158,7 @@ class OpenVersion:
         """
         with self._touching("could not keep", self.file(shard)):
             self._name(shard, sha256, durably=False)
-        self.had.add(shard)
+            self._count(shard)
         self.bell.ring()
 
     def settle(self, shard: int, sha256: str) -> None:
@@ -215,8 +192,13 @@ class OpenVersion:
     def _keep(self, shard: int, sha256: str | None) -> None:
         """A shard is under its name, and right."""
         self._verified.add(shard, sha256, self.file(shard))
-        self.had.add(shard)
+        self._count(shard)
         self.bell.ring()
+
+    def _count(self, shard: int) -> None:
+        found = self.file(shard).stat()
+        if self.space.keep(shard, found.st_size):
+            self._hooks.usage.add(self.place.folder, found)
 
     def adopt(self, payload: Path) -> bool:
         """Have the payload here without a copy: cloned where the file system can, else as a hard link;
@@ -228,6 +210,8 @@ class OpenVersion:
         """
         with self._touching("could not read", payload):
             self.linked = self.place.adopt(payload)
+            if self.linked:
+                self._hooks.usage.add(self.place.folder, self.payload.stat())
         return self.linked
 
     @property
@@ -240,7 +224,21 @@ class OpenVersion:
         if known is None or known == final:
             return False
         final.unlink(missing_ok=True)
-        return link(known, final)
+        if not link(known, final):
+            return False
+        self._hooks.usage.share(known.parent, final.stat())
+        return True
+
+    def link_known(self) -> None:
+        """Link what other versions here have of its shards, so that it stays when they go; blocks.
+        Their bytes are looked at when their turn comes.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        for shard in self.live.shards:
+            if shard.number not in self.had and shard.number not in self.landings:
+                self.link_one(shard)
 
     def grow(self, lines: bytes) -> None:
         """Take lines of its manifest that came from elsewhere, and keep them; blocks on the disk.
@@ -256,42 +254,63 @@ class OpenVersion:
             append(file, lines)
 
     async def landing(self, shard: Shard) -> Landing:
-        await self._hooks.reserve(self, shard)
+        self.loop = asyncio.get_running_loop()
         while True:
             try:
-                landing = await self._open_landing(shard)
+                whole = await self._hooks.reserve(self, shard)
+                landing = await self._open_landing(shard, whole)
                 break
             except LocalDiskError as error:
-                if not is_full(error) or not await self._hooks.free_disk(shard.size):
+                if not is_full(error) or not await self._hooks.full(self, shard.size):
                     raise
-        landing.make_room = partial(self._free_disk, asyncio.get_running_loop())
         self.landings[shard.number] = landing
         self.bell.ring()
         return landing
 
-    def _free_disk(self, loop: asyncio.AbstractEventLoop, size: int) -> bool:
-        """Have room made from a thread that writes, and wait for it."""
-        return asyncio.run_coroutine_threadsafe(self._hooks.free_disk(size), loop).result()
+    def make_room(self, size: int) -> bool:
+        """Have room made since the disk is full, and wait for it; called in a thread that writes."""
+        return self.loop is not None and self._ask(self._hooks.full(self, size))
 
-    async def _open_landing(self, shard: Shard) -> Landing:
+    def _extend(self, landing: Landing, start: int, size: int) -> None:
+        """Take room for verified bytes of a landing; called in the thread that writes them."""
+        self._ask(self._hooks.extend(self, size, partial(reserve, landing.descriptor, start, size)))
+        self.space.extend(landing.shard.number, space_of(size))
+
+    def _ask(self, asked: Coroutine[Any, Any, T]) -> T:
+        assert self.loop
+        return asyncio.run_coroutine_threadsafe(asked, self.loop).result()
+
+    async def _open_landing(self, shard: Shard, whole: bool) -> Landing:
         if shard.number in self.had:
             landing = await in_thread(self._open_final, shard, undo=Landing.close)
             landing.take_whole()
             return landing
-        if await in_thread(self._link_known, shard):
+        if self.space.is_linked(shard.number) or await in_thread(self.link_one, shard):
             landing = await in_thread(self._open_final, shard, undo=Landing.close)
             await _recall(landing)
             if landing.whole:
                 await in_thread(self._keep_known, shard)
                 return landing
             landing.close()  # the other version's is not what it was: leave that one alone
-        landing = await in_thread(self._open_part, shard, undo=Landing.close)
+        landing = await in_thread(self._open_part, shard, whole, undo=Landing.close)
         await _recall(landing)
+        landing.make_room = self.make_room
+        landing.extend = None if whole else partial(self._extend, landing)
         return landing
 
-    def _link_known(self, shard: Shard) -> bool:
-        with self._touching("could not keep", final := self.file(shard.number)):
-            return self._link(shard.sha256, final)
+    def link_one(self, shard: Shard) -> bool:
+        """Link a shard that another version here has; False where none has it. Blocks on the disk.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        final = self.file(shard.number)
+        with self._touching("could not keep", final):
+            if not self._link(shard.sha256, final):
+                return False
+            self.space.link(shard.number, shard.size)
+            self._hooks.usage.add(self.place.folder, final.stat())
+            return True
 
     def _keep_known(self, shard: Shard) -> None:
         with self._touching("could not keep", self.file(shard.number)):
@@ -302,10 +321,12 @@ class OpenVersion:
         with self._touching("could not open", final):
             return self._landing_in(shard, final, os.open(final, os.O_RDONLY | os.O_CLOEXEC))
 
-    def _open_part(self, shard: Shard) -> Landing:
+    def _open_part(self, shard: Shard, whole: bool) -> Landing:
         part, final = self.part(shard.number), self.file(shard.number)
         with self._touching("no room for", final):
             if final.exists():  # it changed since it was verified: look again
+                if self.space.unlink(shard.number):
+                    self._hooks.usage.remove(self.place.folder, final.stat())
                 if final.stat().st_nlink > 1:  # never write into another version's shard
                     final.unlink()
                 else:
@@ -313,12 +334,24 @@ class OpenVersion:
             descriptor = open_shard_part(part)
             try:
                 os.ftruncate(descriptor, min(shard.size, os.fstat(descriptor).st_size))
-                if shard.size:
+                if shard.size and whole:
                     reserve(descriptor, 0, shard.size)
+                self.space.arrive(
+                    shard.number, space_of(shard.size) if whole else taken_by(os.fstat(descriptor))
+                )
             except BaseException:
                 close(descriptor)
                 raise
             return self._landing_in(shard, part, descriptor)
+
+    def reserve_part(self, shard: Shard) -> None:
+        """Take room on the disk for a shard; blocks on the disk.
+
+        Raises:
+            LocalDiskError: there is none.
+        """
+        if not self.file(shard.number).exists():
+            close(self._open_part(shard, whole=True).descriptor)
 
     def _landing_in(self, shard: Shard, path: Path, descriptor: int) -> Landing:
         return Landing(shard, self.live.header.piece_size, path, descriptor, 0)
@@ -395,13 +428,16 @@ class OpenVersion:
         self.place.linked.unlink(missing_ok=True)
         remove_version(self.place.folder)
 
-    def _still_verified(self) -> set[int]:
+    def _take_up(self) -> None:
+        """Count what an earlier run left: shards that are unchanged since they were verified, and parts."""
         known = self._verified.read()
-        return {
-            shard.number
-            for shard in self.live.shards
-            if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number)))
-        }
+        for shard in self.live.shards:
+            if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number))):
+                self._count(shard.number)
+        for part in self.place.folder.glob(f"*{PART}"):
+            number = shard_number(part.name.removesuffix(PART))
+            if number is not None:
+                self.space.arrive(number, taken_by(part.stat()))
 
 
 async def _recall(landing: Landing) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from shardcast.concurrency import in_thread
 from shardcast.filesystem import remove_tree, rename
 from shardcast.store.data_dir import DataDir
+from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,10 @@ class Removing:
     another version can get it; ``empty`` takes its time.
     """
 
-    def __init__(self, data_dir: DataDir) -> None:
+    def __init__(self, data_dir: DataDir, usage: DiskUsage) -> None:
+        """``usage`` counts what is removed until its bytes are free."""
         self._data_dir = data_dir
+        self._usage = usage
         self._left: set[VersionPlace] = set()
         self._graves: list[Path] = []
 
@@ -39,7 +42,9 @@ class Removing:
                 log.error("could not remove the retired %s, and try again: %s", place.folder.name, error)
             self._left.add(place)
         finally:
-            self._graves.append(grave)  # also when only a record could not be removed
+            if grave.exists():  # also when only a record could not be removed
+                self._usage.move(place.folder, grave)
+                self._graves.append(grave)
 
     async def again(self, used: Collection[VersionPlace]) -> None:
         """Try once more to remove what couldn't be, but for places that are ``used`` again."""
@@ -52,6 +57,8 @@ class Removing:
         graves, self._graves = self._graves, []
         left = await asyncio.to_thread(_empty, graves)
         self._graves += left  # `+= await` would add to the list as it was before the pause
+        for grave in set(graves) - set(left):
+            self._usage.drop(grave)
 
     def _bury(self, place: VersionPlace, grave: Path) -> None:
         self._data_dir.check_held()

@@ -13,6 +13,7 @@ from shardcast.manifest import Manifest
 from shardcast.store.aside import AsideVersions
 from shardcast.store.complete import Complete, CompleteVersions, unsurveyed_spans
 from shardcast.store.data_dir import DataDir
+from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.events import Events
 from shardcast.store.holds import LEASE, READ, Holds, Reader
 from shardcast.store.landing import Landing
@@ -38,6 +39,7 @@ class ServedVersions:
         line: the record of the line that is here.
         own_line: whether versions are published here, so that nobody else decides what the line has.
         aside: versions of other lines.
+        usage: what all of them take on the disk; threads add to it.
         known: versions that the authority lists and that are not complete here, by number.
         untrusted: versions that an old middle left here, which verified nothing; not served.
     """
@@ -48,13 +50,16 @@ class ServedVersions:
         self.events = Events()
         self.line = LineRecord()
         self.own_line = True
-        self.aside = AsideVersions(data_dir, clock)
+        self.usage = DiskUsage()
+        self.aside = AsideVersions(data_dir, clock, self.usage)
         self._clock = clock
         self.known: dict[int, Listing] = {}
         self.untrusted: list[Listing] = []
         self._was_held = True
         self._complete = CompleteVersions(data_dir, self._changed)
-        self._open: dict[int, OpenVersion] = {}
+        self._open: dict[
+            int, OpenVersion
+        ] = {}  # changed by the event loop only, and by load() before it runs
         self._hidden: set[int] = set()  # open versions that neither list nor feed tells of
         self._ahead: set[int] = set()  # those of them that are not listed before the authority lists them
         self._withdrawn: dict[int, Complete] = {}  # whose files are still here

@@ -73,6 +73,7 @@ class VersionFolders(ChangingVersions):
             self._withdrawn[listing.number] = complete
         else:
             self._complete.take_up(complete)
+        self.usage.measure(place.folder)
         for part in place.folder.glob(f"*{PART}"):
             part.unlink()
         return []
@@ -109,6 +110,7 @@ class VersionFolders(ChangingVersions):
         listing = Listing(withdrawal.version, withdrawal.digest, None)
         try:
             self._withdrawn[number] = read_complete(place, listing, check(place, listing))
+            self.usage.measure(place.folder)
         except (LocalDiskError, ManifestError):
             return False
         return True

@@ -15,9 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import IntegrityError
-from shardcast.filesystem import PART, close, disk_errors, remove_tree, sync_folder
+from shardcast.file_locks import open_lock_file
+from shardcast.filesystem import (
+    PART,
+    close,
+    create_private,
+    disk_errors,
+    give_name,
+    remove_tree,
+    sync_folder,
+    write_all,
+)
 from shardcast.store.blobs.codings import Check, Malformed
-from shardcast.store.blobs.layout import OWN, Folder, seal, share
+from shardcast.store.blobs.layout import FINAL, OWN, Folder, share
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 
 log = logging.getLogger(__name__)
@@ -78,12 +88,13 @@ class Incoming:
             OSError: they can't be kept.
         """
         part = Path(self.new_name())
-        with part.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        seal(str(part))
-        part.rename(path)
+        descriptor = create_private(part)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+            give_name(descriptor, part, path, durable=False, mode=FINAL)
+        finally:
+            close(descriptor)
 
     def is_quick(self, size: int) -> bool:
         """Whether so many bytes are kept sooner in the event loop than a thread is told to."""
@@ -110,7 +121,7 @@ class Incoming:
 @contextlib.contextmanager
 def _one_at_a_time(place: Path) -> Iterator[None]:
     """Let no other process make or remove folders here meanwhile."""
-    lock = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock = open_lock_file(place / _LOCK, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -120,7 +131,7 @@ def _one_at_a_time(place: Path) -> Iterator[None]:
 
 def _try_lock(folder: Path) -> int | None:
     """A lock on a folder, held as long as the descriptor is open; None when another process has it."""
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = open_lock_file(folder / _LOCK, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -215,8 +226,7 @@ class FileWriter:
         with disk_errors("could not keep a blob in", Path(self._folder.root)):
             if self._descriptor < 0:
                 self._part = self._incoming.new_name()
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-                self._descriptor = os.open(self._part, flags, 0o600)
+                self._descriptor = create_private(self._part)
             for part in piece:
                 try:
                     self._check.update(part)
@@ -240,11 +250,8 @@ class FileWriter:
         name = self._folder.path(digest, self._coding)
         with disk_errors("could not keep a blob as", Path(name)):
             self._incoming.make_parent(self._folder, digest)
-            seal(self._descriptor)
-            os.fsync(self._descriptor)
-            os.rename(self._part, name)  # noqa: PTH104
+            give_name(self._descriptor, self._part, name, mode=FINAL)
             self._part = ""
-            sync_folder(Path(self._folder.parent(digest)))
             self._verified.add(digest, os.fstat(self._descriptor), Verified(self._check.length))
             self._after(digest, self._check.length)
         return digest

@@ -35,7 +35,7 @@ SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
 _SHARED = 0o3775
 """Folders may be written by their group, whose files are then the group's, and removed by their owners
 alone."""
-_FINAL = 0o444
+FINAL = 0o444
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,7 @@ def seal(path_or_descriptor: str | int) -> None:
     Raises:
         OSError: it is somebody else's.
     """
-    os.chmod(path_or_descriptor, _FINAL)  # noqa: PTH101
+    os.chmod(path_or_descriptor, FINAL)  # noqa: PTH101
 
 
 _BATCH = 1000

@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
+from shardcast.file_locks import open_lock_file
 from shardcast.filesystem import PART, close, disk_errors, rename, rename_free, replace
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 
@@ -64,7 +65,7 @@ def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
     Raises:
         OSError: the folder can't be locked.
     """
-    lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    lock = open_lock_file(folder / _LOCK, 0o666)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

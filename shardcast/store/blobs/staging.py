@@ -12,10 +12,10 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from shardcast.filesystem import disk_errors, sync_folder
+from shardcast.filesystem import disk_errors, give_name, sync_folder
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming
-from shardcast.store.blobs.layout import FLAT, LENGTH
+from shardcast.store.blobs.layout import FINAL, FLAT, LENGTH
 
 
 class Staged:
@@ -70,7 +70,7 @@ class Staged:
         staged, name = self.blobs.folder.path(digest), self._target.folder.path(digest)
         with Path(staged).open("rb") as file:
             known = self.blobs.verified.known(digest, os.fstat(file.fileno()))
-            os.rename(staged, name)  # noqa: PTH104
+            give_name(file.fileno(), staged, name, durable=False, mode=FINAL)
             if known is not None:
                 self._target.verified.add(digest, os.fstat(file.fileno()), known)
         Path(name + LENGTH).unlink(missing_ok=True)

@@ -1,0 +1,196 @@
+"""Which versions go when there is no room for a newer one: decided from facts, one removal at a time.
+
+Whoever carries a decision out measures again and asks again, so that each removal rests on what is so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+_GIGABYTE = 1_000_000_000
+NOISE = 4 << 20
+"""Bytes by which other users of a disk may at least grow during a fetch before they count as filling it."""
+
+FIRST, UNLISTED, COMPLETE = 0, 1, 2
+"""Ranks of what can go: put aside, here and not listed, complete."""
+
+
+class Why(Enum):
+    """Why a version gets no room."""
+
+    TOO_LARGE = "all that may go is not enough"
+    NOT_LISTED = "the newest complete version goes only for one that is listed, with pieces to verify"
+    FAILED_BEFORE = "it ran out of room once, so nothing goes for it again"
+    OTHERS_FILL = "something else fills the disk, so nothing goes for it"
+
+
+@dataclass(frozen=True)
+class Removable:
+    """A version that may go.
+
+    Attributes:
+        key: which one.
+        order: what goes first has the least.
+        alone: bytes that come free with it, whatever else stays.
+        shared: bytes of files with several names, by file: they come free with the last of the names.
+        names: how many names such a file has in all.
+        newest: whether it is the newest complete version here.
+    """
+
+    key: Hashable
+    order: tuple[int, ...]
+    alone: int
+    shared: Mapping[Hashable, int] = field(default_factory=dict)
+    names: Mapping[Hashable, int] = field(default_factory=dict)
+    newest: bool = False
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a version needs.
+
+    Attributes:
+        next: bytes that it is about to take.
+        lacking: bytes that it takes from now on in all, as far as is known.
+        whole: whether ``next`` would be reserved before its bytes come.
+        takes_newest: whether it is listed, so that its size is known, and each of its pieces can be verified.
+        filled: whether all that it took so far holds verified bytes.
+        failed: whether it ran out of room before.
+        grown: bytes by which other users of the disk grew since it began.
+        noise: bytes of that which don't matter.
+    """
+
+    next: int
+    lacking: int
+    whole: bool = True
+    takes_newest: bool = True
+    filled: bool = True
+    failed: bool = False
+    grown: int = 0
+    noise: int = NOISE
+
+
+@dataclass(frozen=True)
+class Fits:
+    """There is room for the next bytes."""
+
+
+@dataclass(frozen=True)
+class Remove:
+    """Remove this one, measure, and ask again."""
+
+    key: Hashable
+
+
+@dataclass(frozen=True)
+class Fill:
+    """Take the bytes one piece after the other as they are verified: only the newest complete version could
+    make room for more, and it goes for nothing less."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Ask again when more of what was reserved is verified."""
+
+
+@dataclass(frozen=True)
+class Refuse:
+    """There is no room."""
+
+    why: Why
+
+
+Decision = Fits | Remove | Fill | Wait | Refuse
+
+
+def reserve_of(disk: int) -> int:
+    """Return the bytes of a disk that stay free."""
+    return min(_GIGABYTE, disk // 100)
+
+
+def freed(going: Iterable[Removable]) -> int:
+    """Return the bytes that come free when all these go: of a file with several names once, with the last."""
+    alone, names = 0, dict[Hashable, int]()
+    sizes, needed = dict[Hashable, int](), dict[Hashable, int]()
+    for one in going:
+        alone += one.alone
+        for file, size in one.shared.items():
+            names[file] = names.get(file, 0) + 1
+            sizes[file], needed[file] = size, one.names[file]
+    return alone + sum(size for file, size in sizes.items() if names[file] >= needed[file])
+
+
+def feasible(need: Need, available: int, removable: Sequence[Removable]) -> Why | None:
+    """Return why a version will not fit, whatever goes; None where it can."""
+    if need.lacking <= available:
+        return None
+    if need.failed:
+        return Why.FAILED_BEFORE
+    if need.grown > need.noise:
+        return Why.OTHERS_FILL
+    if available + freed(one for one in removable if need.takes_newest or not one.newest) >= need.lacking:
+        return None
+    return (
+        Why.TOO_LARGE if need.takes_newest or available + freed(removable) < need.lacking else Why.NOT_LISTED
+    )
+
+
+def begin(need: Need, available: int, removable: Sequence[Removable]) -> Fits | Fill | Refuse:
+    """Return how a version is taken from its first bytes on: ``Fill`` where the newest complete one will have
+    to go for it."""
+    if need.lacking <= available:
+        return Fits()
+    why = feasible(need, available, removable)
+    if why is not None:
+        return Refuse(why)
+    others = freed(one for one in removable if not one.newest)
+    return Fits() if available + others >= need.lacking else Fill()
+
+
+def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decision:
+    """Return what to do for the next bytes of a version. ``available``: bytes that it may take now."""
+    if need.next <= available:
+        return Fits()
+    why = feasible(need, available, removable)
+    if why is not None:
+        return Refuse(why)
+    going = sorted((one for one in removable if not one.newest), key=lambda one: one.order)
+    chosen: list[Removable] = []
+    while going and available + freed(chosen) < need.next:
+        chosen.append(going.pop(0))
+    if available + freed(chosen) >= need.next:
+        return Remove(_useful(chosen)[0].key)
+    newest = next((one for one in removable if one.newest), None)
+    if newest is None or not need.takes_newest:
+        return Refuse(Why.TOO_LARGE)
+    before = [one for one in _useful([*chosen, newest]) if not one.newest]
+    if before:
+        return Remove(before[0].key)
+    if need.whole:
+        return Fill()
+    return Remove(newest.key) if need.filled else Wait()
+
+
+def _useful(chosen: Sequence[Removable]) -> list[Removable]:
+    """Return those without which less would come free."""
+    total = freed(chosen)
+    return [one for one in chosen if freed(other for other in chosen if other is not one) < total]
+
+
+def may_go(
+    number: int,
+    complete: Collection[int],
+    pinned: Collection[int],
+    leased: Collection[int],
+    read: Collection[int],
+    offered: Collection[int],
+) -> dict[int, tuple[int, ...]]:
+    """Return the complete versions that may go for version ``number``, and their order: older ones that are
+    neither ``pinned`` nor ``leased``; late what is ``read``, and last what no upstream offers any more."""
+    return {
+        one: (COMPLETE, one not in offered, one in read, one)
+        for one in complete
+        if one < number and one not in pinned and one not in leased
+    }

@@ -1,0 +1,254 @@
+"""What versions take on the disk, in blocks, and what would come free without them."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import fcntl
+import os
+import struct
+import threading
+from collections.abc import Collection, Hashable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardcast.constants import MANIFEST_FILE
+
+BLOCK = 4096
+"""Bytes in which file systems give room."""
+_UNIT = 512
+"""Bytes of ``st_blocks``, on every system."""
+_FIEMAP = 0xC020660B
+"""The request's number, from linux/fs.h."""
+_SHARED, _LAST = 0x2000, 0x1
+_EXTENTS = 64
+_HEAD, _EXTENT = struct.Struct("=QQLLLL"), struct.Struct("=QQQQQLLLL")
+
+
+def space_of(size: int) -> int:
+    """Return the bytes that a file of so many takes on the disk."""
+    return -(-size // BLOCK) * BLOCK
+
+
+def taken_by(found: os.stat_result) -> int:
+    """Return the bytes that a file takes on the disk."""
+    return found.st_blocks * _UNIT
+
+
+@dataclass
+class _Folder:
+    """One version's files: bytes of those with one name, and of the others by inode."""
+
+    alone: int = 0
+    shared: dict[int, int] = field(default_factory=dict)
+
+
+class DiskUsage:
+    """Bytes on the disk of the shards and payloads in a directory's versions, those with several names once.
+
+    Threads that store shards add to it, and the event loop reads it at any time. Every change is made under
+    one lock, which nobody holds while touching the disk; ``total`` is an int, replaced in one step, and so is
+    read without it.
+
+    Attributes:
+        total: bytes of all of them.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._lock = threading.Lock()
+        self._folders: dict[Path, _Folder] = {}
+        self._folders_with: dict[int, int] = {}  # how many folders have a shared file, by inode
+
+    def of(self, folder: Path) -> int:
+        """Return the bytes of one version's files, shared ones too."""
+        with self._lock:
+            known = self._folders.get(folder)
+            return known.alone + sum(known.shared.values()) if known else 0
+
+    def add(self, folder: Path, found: os.stat_result) -> None:
+        """Count a file that got its name in a version's folder."""
+        with self._lock:
+            self._add(self._folders.setdefault(folder, _Folder()), found)
+
+    def remove(self, folder: Path, found: os.stat_result) -> None:
+        """Count a file no more, which lost its name in a version's folder."""
+        with self._lock:
+            known = self._folders.get(folder, _Folder())
+            if known.shared.pop(found.st_ino, None) is not None:
+                self._let_go(found.st_ino, taken_by(found))
+
+    def share(self, folder: Path, found: os.stat_result) -> None:
+        """Count a file of a version's folder, counted before, as one with several names from now on."""
+        with self._lock:
+            known = self._folders.get(folder)
+            if known is not None and found.st_ino not in known.shared:
+                known.alone -= taken_by(found)
+                self.total -= taken_by(found)
+                self._add(known, found)
+
+    def _add(self, known: _Folder, found: os.stat_result) -> None:
+        size, inode = taken_by(found), found.st_ino
+        if inode in known.shared:
+            return
+        if found.st_nlink == 1:
+            known.alone += size
+            self.total += size
+            return
+        known.shared[inode] = size
+        folders = self._folders_with.get(inode, 0)
+        self._folders_with[inode] = folders + 1
+        if not folders:
+            self.total += size
+
+    def measure(self, folder: Path) -> None:
+        """Count what lies in a version's folder, instead of what was counted of it; blocks on the disk."""
+        files = list(_payload_files(folder))
+        with self._lock:
+            self._drop(folder)
+            known = self._folders[folder] = _Folder()
+            for found in files:
+                self._add(known, found)
+
+    def move(self, folder: Path, target: Path) -> None:
+        """Count a version's folder under the name that it has now."""
+        with self._lock:
+            known = self._folders.pop(folder, None)
+            if known is not None:
+                self._drop(target)
+                self._folders[target] = known
+
+    def drop(self, folder: Path) -> None:
+        """Count the files of a version no more."""
+        with self._lock:
+            self._drop(folder)
+
+    def freeable(self, folder: Path) -> Freeable:
+        """Return the bytes that are counted no more when a version goes."""
+        with self._lock:
+            known = self._folders.get(folder, _Folder())
+            shared: dict[Hashable, int] = dict(known.shared.items())
+            names: dict[Hashable, int] = {inode: self._folders_with[inode] for inode in known.shared}
+            return Freeable(known.alone, shared, names)
+
+    def _drop(self, folder: Path) -> None:
+        known = self._folders.pop(folder, None)
+        if known is None:
+            return
+        self.total -= known.alone
+        for inode, size in known.shared.items():
+            self._let_go(inode, size)
+
+    def _let_go(self, inode: int, size: int) -> None:
+        self._folders_with[inode] -= 1
+        if not self._folders_with[inode]:
+            del self._folders_with[inode]
+            self.total -= size
+
+
+def _payload_files(folder: Path) -> Iterator[os.stat_result]:
+    """Yield what the file system says of a version's shards and payload, whole or in part."""
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name != MANIFEST_FILE:
+                with contextlib.suppress(FileNotFoundError):
+                    yield entry.stat(follow_symlinks=False)
+
+
+# What would come free
+
+
+@dataclass
+class Freeable:
+    """What comes free with a version's folder.
+
+    Attributes:
+        alone: bytes of files with no other name.
+        shared: bytes of files with several, by inode.
+        names: how many these have.
+    """
+
+    alone: int = 0
+    shared: Mapping[Hashable, int] = field(default_factory=dict)
+    names: Mapping[Hashable, int] = field(default_factory=dict)
+
+
+def freeable(folder: Path, held: Collection[tuple[int, int]], clones: bool = True) -> Freeable:
+    """Return the blocks that come free when a version's folder is removed; blocks on the disk. Files that are
+    ``held`` open (device and inode) don't, nor do extents that other files share by a clone, which are looked
+    for with ``clones``."""
+    alone, shared, names = 0, dict[Hashable, int](), dict[Hashable, int]()
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return Freeable()
+    for entry in entries:
+        try:
+            looks = entry.stat(follow_symlinks=False)
+        except OSError:
+            continue
+        if (looks.st_dev, looks.st_ino) in held:
+            continue
+        size = max(0, taken_by(looks) - (cloned(Path(entry.path)) if clones else 0))
+        if looks.st_nlink == 1:
+            alone += size
+        else:
+            shared[looks.st_ino] = size
+            names[looks.st_ino] = looks.st_nlink
+    return Freeable(alone, shared, names)
+
+
+def held_open() -> set[tuple[int, int]]:
+    """Return device and inode of every file that this process has open; blocks on the disk."""
+    held = set[tuple[int, int]]()
+    for entry in Path("/dev/fd").iterdir():
+        with contextlib.suppress(OSError):  # the one of this very listing is closed by now
+            looks = os.fstat(int(entry.name))
+            held.add((looks.st_dev, looks.st_ino))
+    return held
+
+
+def cloned(file: Path) -> int:
+    """Return the bytes of a file that share their extents with other files (FIEMAP, ioctl_fiemap); none where
+    the file system doesn't tell."""
+    shared: int = 0
+    start: int = 0
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return 0
+    try:
+        while True:
+            question = _HEAD.pack(start, (1 << 64) - 1 - start, 0, 0, _EXTENTS, 0)
+            answer = array.array("B", question + bytes(_EXTENT.size * _EXTENTS))
+            fcntl.ioctl(descriptor, _FIEMAP, answer, True)
+            count = _HEAD.unpack_from(answer)[3]
+            extents = [_EXTENT.unpack_from(answer, _HEAD.size + _EXTENT.size * one) for one in range(count)]
+            shared += sum(extent[2] for extent in extents if extent[5] & _SHARED)
+            if not extents or extents[-1][5] & _LAST:
+                return shared
+            start = extents[-1][0] + extents[-1][2]
+    except OSError:
+        return shared
+    finally:
+        os.close(descriptor)
+
+
+@dataclass(frozen=True)
+class DiskSpace:
+    """The disk of a directory: bytes that it has, that are free for us, and that are used."""
+
+    size: int
+    free: int
+    used: int
+
+
+def disk_space(root: Path) -> DiskSpace:
+    """Return what the file system says of a disk; blocks.
+
+    Raises:
+        OSError: it can't tell.
+    """
+    disk = os.statvfs(root)
+    unit = disk.f_frsize
+    return DiskSpace(disk.f_blocks * unit, disk.f_bavail * unit, (disk.f_blocks - disk.f_bfree) * unit)

@@ -1,0 +1,149 @@
+"""How much of an open version is here, counted as its shards come."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+
+from shardcast.errors import NoRoom
+from shardcast.manifest import Shard
+from shardcast.store.disk_usage import space_of
+from shardcast.store.landing import Landing
+from shardcast.store.live import LiveManifest
+
+
+class OpenSpace:
+    """What an open version has and what of it is arriving, as running totals, so that a look costs the same
+    with any number of shards.
+
+    Threads that name shards call ``keep`` and ``link``; the event loop opens landings (``arrive``) and gives
+    room to those that write (``extend``). Every change, and every look at more than one value, is made under
+    one lock, which nobody holds while touching the disk.
+
+    Attributes:
+        had: numbers of the shards that are whole. Threads add to it; nobody iterates over it, and a look-up
+            needs no lock.
+        as_it_comes: whether room is taken for what comes only once it is verified; the event loop's.
+        measured: whether it was decided how room is taken; the event loop's.
+        linked_all: whether shards that are here were linked for all of it; the event loop's.
+        shard_size: bytes of the shards that a payload is cut into; 0 where nothing is cut.
+        refused: why there was no room; None while there was.
+    """
+
+    def __init__(self, live: LiveManifest, landings: Mapping[int, Landing]) -> None:
+        """``live``: the version's manifest; ``landings``: its shards that are arriving, the event loop's."""
+        self.had: set[int] = set()
+        self.as_it_comes = False
+        self.measured = False
+        self.linked_all = False
+        self.shard_size = 0
+        self.refused: NoRoom | None = None
+        self._live = live
+        self._landings = landings
+        self._counted = 0  # lines of the manifest whose shards are in _all_space; the event loop's
+        self._all_space = 0
+        self._lock = threading.Lock()
+        self._had_bytes = 0
+        self._had_space = 0
+        self._arriving: dict[int, int] = {}  # bytes on the disk of shards that are not whole
+        self._arriving_space = 0
+        self._linked: dict[int, int] = {}  # space of shards that lie here as links, not looked at yet
+        self._linked_space = 0
+
+    def keep(self, shard: int, size: int) -> bool:
+        """A shard is whole; returns whether it wasn't before."""
+        with self._lock:
+            if shard in self.had:
+                return False
+            self.had.add(shard)
+            self._had_bytes += size
+            self._had_space += space_of(size)
+            self._arriving_space -= self._arriving.pop(shard, 0)
+            self._linked_space -= self._linked.pop(shard, 0)
+            return True
+
+    def link(self, shard: int, size: int) -> None:
+        """A shard lies here as a link, and needs no room."""
+        with self._lock:
+            if shard not in self.had:
+                self._linked_space += space_of(size) - self._linked.get(shard, 0)
+                self._linked[shard] = space_of(size)
+
+    def unlink(self, shard: int) -> bool:
+        """A shard lies here as a link no more; returns whether it did."""
+        with self._lock:
+            was = shard in self._linked
+            self._linked_space -= self._linked.pop(shard, 0)
+            return was
+
+    def is_linked(self, shard: int) -> bool:
+        return shard in self._linked
+
+    def arrive(self, shard: int, space: int) -> None:
+        """So many bytes on the disk are those of a shard that is not whole."""
+        with self._lock:
+            if shard not in self.had:
+                self._arriving_space += space - self._arriving.get(shard, 0)
+                self._arriving[shard] = space
+
+    def extend(self, shard: int, size: int) -> None:
+        """They are so many more."""
+        with self._lock:
+            if shard not in self.had:
+                self._arriving_space += size
+                self._arriving[shard] = self._arriving.get(shard, 0) + size
+
+    def arriving_of(self, shard: int) -> int:
+        return self._arriving.get(shard, 0)
+
+    @property
+    def arriving(self) -> int:
+        """Bytes on the disk of shards that are not whole."""
+        return self._arriving_space
+
+    @property
+    def settled(self) -> int:
+        """Space of the shards that are here, are arriving, or need none."""
+        with self._lock:
+            return self._had_space + self._arriving_space + self._linked_space
+
+    @property
+    def bytes_here(self) -> int:
+        """Bytes of the payload that are verified; for the event loop."""
+        landed = {number: one.landed for number, one in self._landings.items()}
+        with self._lock:
+            return self._had_bytes + sum(size for shard, size in landed.items() if shard not in self.had)
+
+    @property
+    def sized(self) -> bool:
+        """Whether the size of its payload is known."""
+        return self._live.whole is not None or (self._live.begun and self._live.header.size is not None)
+
+    @property
+    def lacking(self) -> int:
+        """Bytes on the disk that it takes from now on, as far as is known; for the event loop."""
+        shards = self._live.shards
+        if len(shards) < self._counted:
+            self._counted = self._all_space = 0
+        for index in range(self._counted, len(shards)):
+            self._all_space += space_of(shards[index].size)
+            self._counted = index + 1
+        announced = self._live.size - (shards[self._counted - 1].end if self._counted else 0)
+        return max(0, self._all_space + space_of(max(0, announced)) - self.settled)
+
+    @property
+    def filled(self) -> bool:
+        """Whether all room that was reserved for its shards holds verified bytes."""
+        landings = self._landings.items()
+        return all(one.whole or one.extend is not None for number, one in landings if number not in self.had)
+
+    def coming(self, shard: Shard) -> int:
+        """Return the bytes on the disk that a shard is about to take; none where it is here, or arriving."""
+        if shard.number in self.had or shard.number in self._landings or self.is_linked(shard.number):
+            return 0
+        return max(0, space_of(shard.size) - self.arriving_of(shard.number))
+
+    def space_for(self, size: int) -> int:
+        """Return the bytes on the disk that a payload of ``size`` bytes takes in its shards."""
+        shards, rest = divmod(size, self.shard_size or max(size, 1))
+        return shards * space_of(self.shard_size or size) + space_of(rest)
