@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import shardcast
+from shardcast.distribution import Listing
 from shardcast.errors import NoRoom, VersionAborted
 from shardcast.manifest import Manifest
 from shardcast.nodes.client import Client
@@ -28,6 +29,7 @@ from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads, processes
 from tests.support.bad_servers import BadServer, throttled
+from tests.support.folders import fetch, receive
 from tests.support.payloads import manifest, publish, random_bytes
 from tests.support.published import publish as publish_here
 from tests.test_live import Pipe, live_server
@@ -599,6 +601,27 @@ async def test_an_adopted_payload_counts_as_the_blocks_of_its_file(link: bool, t
         file.write_bytes(random_bytes(10 * KB))
         await (await origin.publish(file, SHARD, copy=not link)).result()
         assert origin.folders.room.used == 10 * KB
+
+
+async def test_a_version_that_is_whole_before_it_is_listed_has_its_turn_when_it_is(tmp_path: Path) -> None:
+    """Its last line came before the list that names it: the newest stays for a moment, and goes then."""
+    with folders(tmp_path / "data", 7 * SHARD) as found:
+        data = {number: random_bytes(3 * SHARD, number) for number in (1, 2)}
+        for number, one in data.items():
+            await found.record_listed([Listing(f"v{number}", payloads.sha256(one), 3)])
+            await fetch(found, one, f"v{number}")
+        new = random_bytes(7 * SHARD, 3)
+        manifest_3 = payloads.manifest(new, "v3", SHARD)
+        opened = await found.begin(3, LiveManifest.of(manifest_3))
+        opened.being_made = True
+        with pytest.raises(NoRoom, match="goes only for one that is listed"):
+            await receive(opened, manifest_3, new)
+        found.room.ran_out(opened)
+        await found.discard(3)
+        assert 2 in found.complete_numbers
+        await found.record_listed([Listing("v3", payloads.sha256(new), 7)])
+        await fetch(found, new, "v3", shard_size=SHARD)
+        assert found.complete_numbers == {3} and found.room.used == 7 * SHARD
 
 
 # Threads ---------------------------------------------------------------------------------------------

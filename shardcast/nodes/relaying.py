@@ -155,6 +155,7 @@ class Relaying:
             self._note_failure(version, error)
             return
         opened.confirm = self._following.confirm
+        opened.being_made = True
         opened.makes_room = not self._following.standing().place.silent  # on a stand-in's word nothing goes
         live = opened.live
         live.resume()
@@ -196,6 +197,7 @@ class Relaying:
                 listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
                 opened = await self._begin(number, manifest, listed)
         opened.live.resume()  # what ended it while it was made, this disk's error say, may be over
+        opened.being_made = False
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
         survey = not manifest.verifiable
         transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)

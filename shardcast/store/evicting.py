@@ -41,6 +41,9 @@ class Unlisted(Protocol):
     async def drop_aside(self, one: AsideVersion, why: str) -> None:
         """Remove a version of another line, if it is still there."""
 
+    def is_known(self, number: int) -> bool:
+        """Return whether the authority lists a version, or did."""
+
     def takes_from_firm(self, number: int) -> bool:
         """Return whether listed versions may go for an open one; else only provisional ones may."""
 

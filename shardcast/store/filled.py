@@ -386,14 +386,18 @@ class FilledVersions(ServedVersions):
             if self.aside.get(one.place) is one:
                 await self.aside.drop(one, why)
 
+    def is_known(self, number: int) -> bool:
+        """Return whether the authority lists a version, or did."""
+        return number in self.line.digests
+
     def takes_from_firm(self, number: int) -> bool:
         """Return whether an open version may have listed versions retired to make room for it."""
         opened = self._open.get(number)
         whole = opened.live.whole if opened else None
         if number in self._hidden:
             return False
-        if opened is None or whole is None:  # its digest is not known yet
-            return opened is None or opened.makes_room
+        if opened is None or whole is None or (opened.being_made and not self.is_known(number)):
+            return opened is None or opened.makes_room  # its digest is not known yet, or not listed yet
         return not self._is_provisional(number, set(whole.digests.values()))
 
     def _changed(self, number: int) -> None:

@@ -64,6 +64,7 @@ class OpenVersion:
         place: where it lies on the disk.
         finished: whether all of it is here, right and durable.
         confirm: awaited before it is finished; raises where it must not.
+        being_made: whether it is fetched while it is made, so that it may be whole before it is listed.
         makes_room: whether listed versions may be retired for it before its digest is known.
         space: how much of it is here, counted as it comes.
         loop: of the thread that serves, which sets it before others write and ask for room by way of it.
@@ -91,6 +92,7 @@ class OpenVersion:
         self.linked_looks: str | None = None
         self.finished = False
         self.confirm: Confirm | None = None
+        self.being_made = False
         self.makes_room = True
         self._gate = Gate()
         self.landings: dict[int, Landing] = {}  # the event loop's
@@ -273,8 +275,12 @@ class OpenVersion:
 
     def _extend(self, landing: Landing, start: int, size: int) -> None:
         """Take room for verified bytes of a landing; called in the thread that writes them."""
-        self._ask(self._hooks.extend(self, size, partial(reserve, landing.descriptor, start, size)))
-        self.space.extend(landing.shard.number, space_of(size))
+
+        def take() -> None:
+            reserve(landing.descriptor, start, size)
+            self.space.extend(landing.shard.number, space_of(size))  # before anybody else asks
+
+        self._ask(self._hooks.extend(self, size, take))
 
     def _ask(self, asked: Coroutine[Any, Any, T]) -> T:
         assert self.loop

@@ -191,7 +191,7 @@ class Room:
     def ran_out(self, opened: OpenVersion) -> None:
         """Have nothing go again for a version that ran out of room. One that was still being made gets
         another chance when it is listed."""
-        self._failed.add((opened.number, opened.live.whole is not None))
+        self._failed.add((opened.number, self._is_listed(opened)))
 
     def forget(self) -> None:
         """Forget what ran out of room: the numbers are another line's now."""
@@ -293,7 +293,7 @@ class Room:
 
     async def _facts(self, opened: OpenVersion, bounds: _Bounds) -> list[Removable]:
         candidates: list[Candidate] = self.evicting.aside()
-        if self._is_listed_here(opened):
+        if self._is_received(opened):
             candidates += self.evicting.older(opened.number)
         return await self.evicting.measured(candidates, bounds.by_disk)
 
@@ -301,15 +301,15 @@ class Room:
         self, opened: OpenVersion, coming: int, whole: bool, bounds: _Bounds, facts: list[Removable]
     ) -> Decision:
         number, space, manifest = opened.number, bounds.space, opened.live.whole
-        known = opened.space.sized and self._is_listed_here(opened)
+        known, listed = opened.space.sized and self._is_received(opened), self._is_listed(opened)
         grown = self._foreign(space) - self._fetched[number] if space and number in self._fetched else 0
         need = Need(
             next=coming,
             lacking=max(opened.space.lacking, coming) if known else coming,
             whole=whole,
-            takes_newest=known and manifest is not None and manifest.verifiable,
+            takes_newest=known and listed and manifest is not None and manifest.verifiable,
             filled=opened.space.filled,
-            failed=(number, manifest is not None) in self._failed,
+            failed=(number, listed) in self._failed,
             grown=grown,
             noise=max(NOISE, reserve_of(space.size)) if space else NOISE,
         )
@@ -317,7 +317,12 @@ class Room:
             return begin(need, bounds.available, facts)
         return decide(need, bounds.available, facts)
 
-    def _is_listed_here(self, opened: OpenVersion) -> bool:
+    def _is_listed(self, opened: OpenVersion) -> bool:
+        """Return whether a version has all of its manifest, and is not made any more."""
+        made = opened.being_made and not self._others.is_known(opened.number)
+        return opened.live.whole is not None and not made
+
+    def _is_received(self, opened: OpenVersion) -> bool:
         """Return whether a version is received for the current line, not published nor received beside."""
         return self._open.get(opened.number) is opened and not self._others.own_line
 
