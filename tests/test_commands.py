@@ -18,6 +18,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import import_module
 from itertools import pairwise
@@ -356,8 +357,10 @@ def test_broadcasts_that_queue_at_an_origin_have_their_numbers_at_once(tmp_path:
         assert listed(origin.url) == {}
         assert next(queued[1])["progress"]["size"] is None, "it did not wait for its turn"
         first.complete()
+        rest = [stack.enter_context(ThreadPoolExecutor(1)).submit(list, saying) for saying in queued]
         done = processes.run("broadcast", str(file), "--data-dir", str(data_dir), "--shard-size", "8000")
         assert (done.returncode, done.stdout) == (0, "v4\n"), done.stderr
+        assert [one.result(30)[-1] for one in rest] == [{"complete": "v2"}, {"complete": "v3"}]
         # In the order of their numbers, so the last one has waited for all before it.
         assert list(listed(origin.url)) == ["v1", "v2", "v3", "v4"]
 
