@@ -53,10 +53,10 @@ async def test_version_that_is_described_anew_does_not_count_twice(tmp_path: Pat
     """Its own claim gives way to the new one; that of another version does not."""
     with folders(tmp_path / "data", max_bytes=100 * KB) as found:
         await found.begin(1, LiveManifest.of(described("v1", 80 * KB)))
-        await found.room.claim(1, 80 * KB)
-        found.room.check(1, 90 * KB)
+        await found.room.begin_fetch(1)
+        await found.check_room(described("v1", 90 * KB))
         with pytest.raises(NoRoom):
-            found.room.check(2, 90 * KB)
+            await found.check_room(described("v2", 90 * KB))
 
 
 async def test_blob_changed_with_its_mtime_restored_is_verified_again(tmp_path: Path) -> None:

@@ -226,10 +226,14 @@ def test_interrupt_of_who_waits_for_a_result_ends_the_work() -> None:
 
     background = Background(work())
     interrupting = threading.Thread(target=interrupt)
-    interrupting.start()
-    with pytest.raises(KeyboardInterrupt):
-        background.result()
-    interrupting.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever earlier tests left
+    try:
+        interrupting.start()
+        with pytest.raises(KeyboardInterrupt):
+            background.result()
+        interrupting.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert ended.is_set()
     assert background.wait(0)
 

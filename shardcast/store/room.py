@@ -170,7 +170,8 @@ class Room:
             NoRoom: a version with this manifest, which takes so many bytes, could not be taken.
         """
         async with self._claiming:
-            bounds = await self._bounds(None)
+            # What is open under its number gives way to it.
+            bounds = await self._bounds(self._open.get(number))
             if bounds is None or lacking <= bounds.available:
                 return
             failed = (number, True) in self._failed

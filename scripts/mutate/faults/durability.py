@@ -19,23 +19,14 @@ REGISTRY = "shardcast/registry/directory.py"
 VERSIONS = ("tests/test_power_cuts.py",)
 STORES = ("tests/test_power_cuts_of_stores.py",)
 
-_REPLACE = """        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-"""
-_REPLACE_SOON = """            await file.write(data)
-            await file.flush()
-            await asyncio.to_thread(os.fsync, file.fileno())
-"""
-_RETIRE = """            await self._complete.remove(number)
+_RETIRE = """            await self._spare.lent_to(partial(self._complete.remove, number))
             self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
             await self._removing.remove(here.place)
             self._let_go(number)
 """
 _RETIRE_FOLDER_FIRST = """            await self._removing.remove(here.place)
-            await self._complete.remove(number)
+            await self._spare.lent_to(partial(self._complete.remove, number))
             self.holds.pinned.discard(number)
             self.events.tell(RETIRED, version_name(number))
             self._let_go(number)
@@ -44,31 +35,42 @@ _WITHDRAW = """            await self._put_record(self.line.withdrawing(withdraw
             withdrawal ="""
 _WITHDRAW_UNRECORDED = """            self.line = self.line.withdrawing(withdrawal)
             withdrawal ="""
-_FIRST = """        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-"""
-_WRITTEN = """                file.flush()
-                os.fsync(file.fileno())
-            if not _has"""
-_GIVEN = """        part.rename(full)
-    sync_folder(full.parent)
-"""
 _CERTAIN = "if folder.make_parent(digest) or parent not in self._certain:"
 
 FAULTS = [
     Fault(
-        name="output gets its name unsynced",
-        file=OUTPUT,
-        old="            os.fsync(self._descriptor)\n",
+        name="name is not synced",
+        file=FILESYSTEM,
+        old="    if durable:\n        sync_folder(Path(final).parent)\n",
+        new="",
+        tests=(*VERSIONS, *STORES),
+    ),
+    Fault(
+        name="new name of what had one is not synced",
+        file=FILESYSTEM,
+        old="    known.rename(name)\n    if durable:\n        sync_folder(name.parent)\n",
+        new="    known.rename(name)\n",
+        tests=(*VERSIONS, *STORES),
+    ),
+    Fault(
+        name="free name is not synced before the other one goes",
+        file=FILESYSTEM,
+        old="    sync_folder(name.parent)  # before",
+        new="    # before",
+        tests=(*VERSIONS, *STORES),
+    ),
+    Fault(
+        name="file gets its name unsynced",
+        file=FILESYSTEM,
+        old="    if durable:\n        os.fsync(descriptor)\n",
         new="",
         tests=VERSIONS,
     ),
     Fault(
         name="output's new folder is not synced",
         file=OUTPUT,
-        old="make_folder(output.parent)",
-        new="output.parent.mkdir(parents=True, exist_ok=True)",
+        old="make_folder(self._target.parent)",
+        new="self._target.parent.mkdir(parents=True, exist_ok=True)",
         tests=VERSIONS,
     ),
     Fault(
@@ -80,9 +82,9 @@ FAULTS = [
     ),
     Fault(
         name="received shard is not synced",
-        file=OPEN_VERSION,
-        old="                sync_file(part)\n",
-        new="                pass\n",
+        file="shardcast/store/shard_part.py",
+        old="        if sync:\n            os.fsync(descriptor)\n",
+        new="",
         tests=VERSIONS,
     ),
     Fault(
@@ -107,45 +109,10 @@ FAULTS = [
         tests=VERSIONS,
     ),
     Fault(
-        name="rename is not synced",
-        file=FILESYSTEM,
-        old="    part.rename(final)\n    sync_folder(final.parent)\n",
-        new="    part.rename(final)\n",
-        tests=VERSIONS,
-    ),
-    Fault(
-        name="replace does not flush",
-        file=FILESYSTEM,
-        old=_REPLACE,
-        new=_REPLACE.replace("            file.flush()\n", ""),
-        tests=VERSIONS,
-    ),
-    Fault(
-        name="replace does not sync",
-        file=FILESYSTEM,
-        old=_REPLACE,
-        new=_REPLACE.replace("            os.fsync(file.fileno())\n", ""),
-        tests=VERSIONS,
-    ),
-    Fault(
-        name="replace_soon does not flush",
-        file=FILESYSTEM,
-        old=_REPLACE_SOON,
-        new=_REPLACE_SOON.replace("            await file.flush()\n", ""),
-        tests=VERSIONS,
-    ),
-    Fault(
-        name="replace_soon does not sync",
-        file=FILESYSTEM,
-        old=_REPLACE_SOON,
-        new=_REPLACE_SOON.replace("            await asyncio.to_thread(os.fsync, file.fileno())\n", ""),
-        tests=VERSIONS,
-    ),
-    Fault(
         name="replace_soon is left half-way when it is cancelled",
         file=FILESYSTEM,
-        old="await to_its_end(_replace_soon(path, data))",
-        new="await _replace_soon(path, data)",
+        old="    await in_thread(replace, path, data)\n",
+        new="    import asyncio\n\n    await asyncio.to_thread(replace, path, data)\n",
         tests=VERSIONS,
     ),
     Fault(
@@ -227,20 +194,6 @@ FAULTS = [
         tests=VERSIONS,
     ),
     Fault(
-        name="blob gets its name unsynced",
-        file=INCOMING,
-        old="            os.fsync(self._descriptor)\n",
-        new="",
-        tests=STORES,
-    ),
-    Fault(
-        name="blob's name is not synced",
-        file=INCOMING,
-        old="            sync_folder(Path(self._folder.parent(digest)))\n",
-        new="",
-        tests=STORES,
-    ),
-    Fault(
         name="blob's folder that another process made is taken for synced",
         file=INCOMING,
         old=_CERTAIN,
@@ -262,24 +215,10 @@ FAULTS = [
         tests=STORES,
     ),
     Fault(
-        name="digest of a store is not synced",
-        file=BLOBS,
-        old=_FIRST,
-        new="        file.write(data)\n",
-        tests=STORES,
-    ),
-    Fault(
         name="name of a store's digest is not synced",
         file=BLOBS,
-        old="        sync_folder(record.parent)\n",
+        old="        sync_folder(record.parent.parent)\n",
         new="",
-        tests=STORES,
-    ),
-    Fault(
-        name="blob is put back unsynced",
-        file=SET_ASIDE,
-        old="        sync_folder(path.parent)",
-        new="        pass",
         tests=STORES,
     ),
     Fault(
@@ -294,20 +233,6 @@ FAULTS = [
         file="shardcast/store/blobs/layout.py",
         old="    make_folder(place)\n",
         new="    place.mkdir(parents=True, exist_ok=True)\n",
-        tests=STORES,
-    ),
-    Fault(
-        name="registry's content gets its name unsynced",
-        file=REGISTRY,
-        old=_WRITTEN,
-        new=_WRITTEN.replace("                os.fsync(file.fileno())\n", ""),
-        tests=STORES,
-    ),
-    Fault(
-        name="name of the registry's content is not synced",
-        file=REGISTRY,
-        old=_GIVEN,
-        new="        part.rename(full)\n",
         tests=STORES,
     ),
     Fault(

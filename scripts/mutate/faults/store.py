@@ -50,11 +50,9 @@ FAULTS = [
         name="lines-reach-the-disk-unchecked",
         file=OPEN_VERSION,
         old="""            self.live.add(lines)
-            with file.open("ab") as manifest:
-                manifest.write(lines)
+            append(file, lines)
 """,
-        new="""            with file.open("ab") as manifest:
-                manifest.write(lines)
+        new="""            append(file, lines)
             self.live.add(lines)
 """,
         tests=["tests/test_cancelling.py"],
@@ -83,8 +81,8 @@ FAULTS = [
     Fault(
         name="own-claim-counts-twice",
         file=ROOM,
-        old="over = self._claimed_by_all - self._claimed.get(number, 0) + size - self.most",
-        new="over = self._claimed_by_all + size - self.most",
+        old="bounds = await self._bounds(self._open.get(number))",
+        new="bounds = await self._bounds(None)",
         tests=["tests/test_accounting.py"],
     ),
     Fault(
@@ -133,7 +131,7 @@ FAULTS = [
     Fault(
         name="longer-part-is-not-cut",
         file="shardcast/store/output.py",
-        old="            os.ftruncate(self._descriptor, manifest.size)\n",
+        old="            os.ftruncate(self._part.descriptor, manifest.size)\n",
         new="",
         tests=["tests/test_output.py"],
     ),
