@@ -365,6 +365,9 @@ class Collecting(RuleBasedStateMachine):
         self.rows: dict[int, dict[str, Any]] = {}
         self.contents: dict[int, bytes] = {}
         self.removed: list[tuple[int, bytes, dict[str, Any], float]] = []
+        # Rows that came back without a put and that no collection has seen since, with when they had gone:
+        # what goes again before one sees it was, for the collector, never back.
+        self.unseen: dict[int, float] = {}
         self.hours = 2.0
         self.next = 0
 
@@ -387,14 +390,16 @@ class Collecting(RuleBasedStateMachine):
         if self.rows:
             number = data.draw(st.sampled_from(sorted(self.rows)))
             row = self.rows.pop(number)
-            self.removed.append((number, self.contents[number], row, self.hours))
+            gone = self.unseen.pop(number, self.hours)
+            self.removed.append((number, self.contents[number], row, gone))
 
     @rule(data=st.data())
     def insert_again_without_a_put(self, data: st.DataObject) -> None:
         recent = [one for one in self.removed if self.hours - one[3] < 20]
         if recent:
-            number, content, row, _ = data.draw(st.sampled_from(recent))
+            number, content, row, gone = data.draw(st.sampled_from(recent))
             self.rows[number], self.contents[number] = row, content
+            self.unseen.setdefault(number, gone)
 
     @rule(hours=st.floats(1, 30))
     def wait(self, hours: float) -> None:
@@ -411,6 +416,9 @@ class Collecting(RuleBasedStateMachine):
     def collect(self, schemas: list[str]) -> None:
         done = collect(self.ours, *schemas, references=self.references, clock=self.clock)
         assert done["errors"] == 0
+        for number, row in self.rows.items():
+            if row["schema"] in schemas:
+                self.unseen.pop(number, None)
 
     @invariant()
     def whatever_has_a_row_can_be_read(self) -> None:
