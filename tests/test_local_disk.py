@@ -247,11 +247,11 @@ def test_full_disk_ends_follower_and_leaves_middle_up(small_disk: Path, tmp_path
             done = processes.run(*words, timeout=60)
             assert_disk_failure(done, "v1", errno.ENOSPC, origin.url)
 
-        def failure() -> str:
+        def lacking() -> list[str]:
             with urllib.request.urlopen(f"{middle.url}/status", timeout=10) as answer:
-                return json.loads(answer.read())["disk_failure"] or ""
+                return [one["version"] for one in json.loads(answer.read())["lacking"]]
 
-        wait_until(lambda: os.strerror(errno.ENOSPC) in failure(), what="the failure in /status")
+        wait_until(lambda: lacking() == ["v1"], what="the version without room in /status")
         (small_disk / "ballast").unlink()
         assert middle.process.poll() is None
 

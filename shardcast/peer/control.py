@@ -228,6 +228,8 @@ def connect(data_dir: Path) -> ControlConnection:
         connection.connect()
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError) as error:
         raise NoNode(f"no origin runs on {data_dir}") from error
+    except ShardcastError:
+        raise
     except PermissionError as error:
         raise LocalDiskError(f"no permission to use the origin's socket in {data_dir}") from error
     except (TimeoutError, BlockingIOError) as error:

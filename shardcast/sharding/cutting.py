@@ -147,5 +147,5 @@ def _write_all(file: BinaryIO, chunk: memoryview, opened: OpenVersion) -> None:
         try:
             chunk = chunk[file.write(chunk) :]
         except OSError as error:
-            if not is_full(error) or not opened.make_room(len(chunk)):
+            if not is_full(error) or not opened.make_room(len(chunk), error):
                 raise

@@ -236,11 +236,13 @@ def cloned(file: Path) -> int:
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """The disk of a directory: bytes that it has, that are free for us, and that are used."""
+    """The disk of a directory: bytes that it has, that are free for us, and that are used; whether it takes
+    another file."""
 
     size: int
     free: int
     used: int
+    takes_files: bool = True
 
 
 def disk_space(root: Path) -> DiskSpace:
@@ -251,4 +253,6 @@ def disk_space(root: Path) -> DiskSpace:
     """
     disk = os.statvfs(root)
     unit = disk.f_frsize
-    return DiskSpace(disk.f_blocks * unit, disk.f_bavail * unit, (disk.f_blocks - disk.f_bfree) * unit)
+    used = (disk.f_blocks - disk.f_bfree) * unit
+    # Some file systems make inodes as they need them, and say that they have none.
+    return DiskSpace(disk.f_blocks * unit, disk.f_bavail * unit, used, not disk.f_files or disk.f_favail > 0)

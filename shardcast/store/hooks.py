@@ -24,7 +24,8 @@ class OpenVersionHooks:
         reserve: called with the version and its next shard, before the shard comes; returns whether all of it
             has room, else ``extend`` is called for each part.
         extend: called with bytes that come, and what takes room for them on the disk, in a thread.
-        full: called with the bytes that did not fit on a full disk; returns whether to try again.
+        full: called with the bytes that did not fit on a full disk, and the error; returns whether to try
+            again.
         check: called before anything is written; raises where the directory at the path is another one.
         usage: counts the files that get their names.
     """
@@ -33,6 +34,6 @@ class OpenVersionHooks:
     completed: Callable[[OpenVersion, Manifest], Awaitable[None]]
     reserve: Callable[[OpenVersion, Shard], Awaitable[bool]]
     extend: Callable[[OpenVersion, int, Callable[[], None]], Coroutine[Any, Any, None]]
-    full: Callable[[OpenVersion, int], Coroutine[Any, Any, bool]]
+    full: Callable[[OpenVersion, int, OSError], Coroutine[Any, Any, bool]]
     check: Callable[[], None]
     usage: DiskUsage

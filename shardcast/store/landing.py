@@ -48,8 +48,8 @@ class Landing:
         path: the file that it arrives in.
         piece_size: bytes of a piece.
         readers: those that take it as it arrives, from its beginning to its end.
-        make_room: called in the thread that writes when the disk is full, with the bytes that did not fit;
-            returns whether to write them again.
+        make_room: called in the thread that writes when the disk is full, with the bytes that did not
+            fit, and the error; returns whether to write them again.
         extend: called in the thread that writes with the place in the file and the number of bytes for which
             no room was reserved; raises where there is none. None where all room was reserved.
     """
@@ -68,7 +68,7 @@ class Landing:
         self.piece_size = piece_size
         self.descriptor = descriptor
         self.readers = 0
-        self.make_room: Callable[[int], bool] = lambda size: False
+        self.make_room: Callable[[int, OSError], bool] = lambda size, error: False
         self.extend: Callable[[int, int], None] | None = None
         self._base = base
         self._writing = writing or threading.Lock()
@@ -139,7 +139,7 @@ class Landing:
                 try:
                     written = os.pwrite(self.descriptor, view, offset)
                 except OSError as error:
-                    if is_full(error) and self.make_room(len(view)):
+                    if is_full(error) and self.make_room(len(view), error):
                         continue
                     raise
                 view, offset = view[written:], offset + written

@@ -263,15 +263,15 @@ class OpenVersion:
                 landing = await self._open_landing(shard, whole)
                 break
             except LocalDiskError as error:
-                if not is_full(error) or not await self._hooks.full(self, shard.size):
+                if not is_full(error) or not await self._hooks.full(self, shard.size, error):
                     raise
         self.landings[shard.number] = landing
         self.bell.ring()
         return landing
 
-    def make_room(self, size: int) -> bool:
+    def make_room(self, size: int, error: OSError) -> bool:
         """Have room made since the disk is full, and wait for it; called in a thread that writes."""
-        return self.loop is not None and self._ask(self._hooks.full(self, size))
+        return self.loop is not None and self._ask(self._hooks.full(self, size, error))
 
     def _extend(self, landing: Landing, start: int, size: int) -> None:
         """Take room for verified bytes of a landing; called in the thread that writes them."""

@@ -7,6 +7,7 @@ nothing goes for what is only said to exist. ``policy.eviction`` decides what go
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -220,8 +221,16 @@ class Room:
         """
         await self._fit(opened, size, whole=False, take=take)
 
-    async def full(self, opened: OpenVersion, size: int) -> bool:
-        """Make room since the disk said that it is full; returns whether to try again."""
+    async def full(self, opened: OpenVersion, size: int, error: OSError) -> bool:
+        """Make room since the disk said by an ``error`` that it is full; returns whether to try again.
+
+        Nothing goes where the file system has room all the same: it would be in vain. Of a quota it says
+        nothing.
+        """
+        if error.errno == errno.ENOSPC:
+            space = await asyncio.to_thread(disk_space, self._data_dir.root)
+            if space.takes_files and space.free - reserve_of(space.size) >= size:
+                return False
         try:
             return await self._fit(opened, size, whole=False, full=True)
         except NoRoom:
