@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shardcast.cli.announcer import Announcer
+from shardcast.concurrency import cancel
 from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
 from shardcast.manifest import Header, Manifest
@@ -218,8 +219,7 @@ async def test_program_resumes_and_is_told_of_a_new_line(trainer: Trainer, folde
             assert release.version == expected
             publishing = asyncio.ensure_future(anext(releases))  # it has had the first
             await asyncio.sleep(0.3)
-            publishing.cancel()
-            await asyncio.wait([publishing])
+            await cancel([publishing])  # more than once: before Python 3.12 ``wait_for`` may swallow it
             await releases.aclose()
         return release
 

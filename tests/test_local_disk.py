@@ -215,7 +215,7 @@ async def test_middle_outlives_its_disk_and_tells_in_status(
             assert not middle._doubted
             mend()
             await until(lambda: middle.folders.listings, "v1")
-            assert middle.status()["disk_failure"] is None
+            await until(lambda: middle.status()["disk_failure"] is None, "the end of the failure")
 
 
 @pytest.fixture

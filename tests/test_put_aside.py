@@ -8,6 +8,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace as replace_fields
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from shardcast.store import landing as landings
 from shardcast.store import open_version as open_versions
 from shardcast.store.aside import LONGEST_ASIDE, line_name
 from shardcast.store.blobs.versions import VersionBlobs
+from shardcast.store.disk_usage import DiskSpace, disk_space
 from shardcast.store.line_change import parse_plan
 from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
@@ -603,13 +605,20 @@ async def test_a_full_disk_drops_one_version_and_tries_again(
         (open_versions, open_versions.reserve) if failing == "reserve" else (landings.os, os.pwrite)
     )
 
+    oldest = folder_of(node, A, 1, OLD[1])
+
     def full(*words: object) -> object:
-        if (folder_of(node, A, 1, OLD[1])).exists():
+        if oldest.exists():
             raise OSError(code, os.strerror(code))
         return works(*words)  # type: ignore[operator]
 
+    def space(root: Path) -> DiskSpace:
+        found = disk_space(root)
+        return replace_fields(found, takes_files=not oldest.exists())
+
     with monkeypatch.context() as patch:
         patch.setattr(where, failing, full)
+        patch.setattr("shardcast.store.room.disk_space", space)
         await fetch(folders, random_bytes(SIZE, seed=9), "v3", B)
     assert 3 in served(folders) and aside(folders) == {2, 3}
 
