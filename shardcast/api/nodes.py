@@ -66,6 +66,7 @@ class OriginServer:
         self._options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         self._options += ["--first-version", str(first_version)]
         self._process = NodeProcess("origin", [*self._options, "--port", str(port)])
+        self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
         # Reentrant: a signal handler may call shutdown() while its thread is starting the child again.
         self._starting = threading.RLock()
@@ -170,6 +171,7 @@ class OriginServer:
                 )
             log.warning("the origin of %s has died (%s) and is started again", self.data_dir, how)
             process = NodeProcess("origin", [*self._options, "--port", str(self.port)])
+            process.wait_until_listening()
             self._process, self._restarted_at = process, time.monotonic()
             try:
                 self._check_not_shut_down()  # by a signal handler, meanwhile
@@ -255,6 +257,7 @@ class MiddleNode:
         options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         options += ["--origin-id", origin_id] if origin_id is not None else []
         self._process = NodeProcess("middle", options)
+        self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
 
     @property

@@ -13,15 +13,16 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import click
 
 from shardcast.cli import options
 from shardcast.errors import IntegrityError, LocalDiskError, NodeFailed
+from shardcast.nodes.process import NodeProcess, deferred_interrupts
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
 
@@ -107,25 +108,16 @@ class _Demo:
 
     @contextlib.contextmanager
     def _node(self, name: str, role: str, words: list[str]) -> Iterator[_Node]:
-        data_dir = self.folder / name.replace(" ", "")
-        node = _Node(
-            name, role, ["--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0", *words], self.say
-        )
-        try:
+        words = ["--data-dir", str(self.folder / name.replace(" ", "")), *words]
+        with _ending(
+            lambda: _Node(name, role, [*words, "--host", "127.0.0.1", "--port", "0"], self.say)
+        ) as node:
+            node.wait_until_listening()
             yield node
-        finally:
-            node.stop()
 
-    @contextlib.contextmanager
-    def _client(self, name: str, file: str, servers: list[str]) -> Iterator[_Client]:
-        client: _Client | None = None
-        try:
-            with _deferred_interrupts():
-                client = _Client(name, self.folder / name.replace(" ", "") / file, servers, self.say)
-            yield client
-        finally:
-            if client:
-                client.stop()
+    def _client(self, name: str, file: str, servers: list[str]) -> contextlib.AbstractContextManager[_Client]:
+        output = self.folder / name.replace(" ", "") / file
+        return _ending(lambda: _Client(name, output, servers, self.say))
 
     def _broadcast(self, payload: Path) -> str:
         from shardcast.peer.control import publish
@@ -163,19 +155,24 @@ class _Demo:
         Console(stderr=True).print(table)
 
 
+class _Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
+_Started = TypeVar("_Started", bound=_Stoppable)
+
+
 @contextlib.contextmanager
-def _deferred_interrupts() -> Iterator[None]:
-    """An interrupt in here comes at the end, so that no process starts that nobody knows of."""
-    told: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda one, _: told.append(one)) for number in numbers]
+def _ending(start: Callable[[], _Started]) -> Iterator[_Started]:
+    """Start something, and stop it at the end; an interrupt at any moment leaves nothing running."""
+    started: _Started | None = None
     try:
-        yield
+        with deferred_interrupts():
+            started = start()
+        yield started
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
-    if told:
-        raise KeyboardInterrupt
+        if started:
+            started.stop()
 
 
 class _Said:
@@ -205,8 +202,6 @@ class _Node:
     """An origin or a middle."""
 
     def __init__(self, name: str, role: str, words: list[str], tell: Any) -> None:
-        from shardcast.nodes.process import NodeProcess
-
         self._said = _Said(name, tell)
         read, write = os.pipe()
         try:
@@ -219,7 +214,13 @@ class _Node:
         self._stream = os.fdopen(read, "rb")
         self._reader = threading.Thread(target=self._said.read, args=(self._stream,), daemon=True)
         self._reader.start()
-        self.url = self._process.url
+
+    @property
+    def url(self) -> str:
+        return self._process.url
+
+    def wait_until_listening(self) -> None:
+        self._process.wait_until_listening()
 
     def wait_for(self, text: str) -> None:
         self._said.wait_for(text)

@@ -9,8 +9,9 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shardcast.constants import SHUTDOWN_GRACE
@@ -21,47 +22,83 @@ _KILLED_SECONDS = 5.0
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 
 
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Have SIGINT and SIGTERM act at the end of the block, so that no process starts that nobody knows of.
+
+    In a thread other than the main one it does nothing: no signal handler runs there.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # None: a handler that no Python code has set, and that none could put back.
+    before = {one: handler for one in numbers if (handler := signal.getsignal(one)) is not None}
+    for one in before:
+        signal.signal(one, lambda number, _: came.append(number))
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
+        for number in came:
+            signal.raise_signal(number)
+
+
 class NodeProcess:
-    """A running node: ``shardcast ROLE OPTION…`` as a process of its own, so that nothing that this one
-    computes slows it, and the other way round. It ends when this process ends, however that happens.
+    """A node: ``shardcast ROLE OPTION…`` as a process of its own, so that nothing that this one computes
+    slows it, and the other way round. It ends when this process ends, however that happens.
 
     Attributes:
-        url: where it listens.
+        url: where it listens, once ``wait_until_listening`` has returned.
     """
 
-    def __init__(self, role: str, options: Sequence[str], log: int | None = None) -> None:
-        """Start it and wait until it listens. It logs where this process does, or to the descriptor ``log``.
+    url: str
 
-        Raises:
-            ShardcastError: it can't start; of the type of what went wrong there.
-        """
+    def __init__(self, role: str, options: Sequence[str], log: int | None = None) -> None:
+        """Start it. It logs where this process does, or to the descriptor ``log``."""
         self.role = role
         self._owner = os.getpid()
+        process: subprocess.Popen[bytes] | None = None
         ready, ready_there = os.pipe()
         try:
             # The very package that runs here, whatever the current directory holds.
             code = f"import sys; sys.path[0] = {_PACKAGES!r}; from shardcast.cli.main import main; main()"
             words = ["--ready-fd", str(ready_there), "--parent", str(self._owner), *options]
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code, role, *words],
-                pass_fds=[ready_there],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C at the terminal is for this process, which then ends it
-            )
-            os.close(ready_there)
-            ready_there = -1
-            try:
-                self.url = self._wait(ready)
-            except BaseException:
-                self._process.kill()
-                self._process.wait()
-                raise
-        finally:
+            with deferred_interrupts():
+                process = subprocess.Popen(
+                    [sys.executable, "-c", code, role, *words],
+                    pass_fds=[ready_there],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C at the terminal is for this process, which then ends it
+                )
+        except BaseException:
             os.close(ready)
-            if ready_there >= 0:
-                os.close(ready_there)
+            if process:
+                process.kill()
+                process.wait()
+            raise
+        finally:
+            os.close(ready_there)
+        self._process, self._ready = process, ready
+
+    def wait_until_listening(self) -> None:
+        """Wait until it listens; it is ended if it doesn't, or if this is interrupted.
+
+        Raises:
+            ShardcastError: it can't start; of the type of what went wrong there.
+        """
+        try:
+            self.url = self._wait(self._ready)
+        except BaseException:
+            self._process.kill()
+            self._process.wait()
+            raise
+        finally:
+            os.close(self._ready)
 
     @property
     def running(self) -> bool:
