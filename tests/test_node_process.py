@@ -48,7 +48,7 @@ def interrupted_popen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupt_while_it_starts_leaves_no_process(mark: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
-    assert processes.marked(mark) == []
+    assert not processes.marked(mark)
 
 
 def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
@@ -58,7 +58,7 @@ def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
     monkeypatch.setattr(select, "select", lambda *_: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         process.wait_until_listening()
-    assert processes.marked(mark) == []
+    assert not processes.marked(mark)
 
 
 def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path)
     process.wait_until_listening()
     assert process.running and process.url.startswith("http://127.0.0.1:")
     process.stop()
-    assert processes.marked(mark) == []
+    assert not processes.marked(mark)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -215,12 +215,14 @@ class BadServer:
         server = await asyncio.start_server(self._connected, sock=listener)
         self._ready.set()
         await self._stop.wait()
-        server.close()
-        # All tasks: asyncio's own let connections in.
-        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            for task in tasks:
+        # Nobody new is let in, and whoever has just been gets as far as a task of ours before the server is
+        # closed: asyncio would leave the socket open. So would a task that is cancelled before it begins.
+        self._loop.remove_reader(listener)
+        while asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in list(self._tasks):
                 task.cancel()
-            await asyncio.wait(tasks)
+            await asyncio.sleep(0.001)
+        server.close()
         await asyncio.sleep(0.01)  # connections that were closed let go of their sockets
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -234,14 +236,18 @@ class BadServer:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass  # the client left, which is its right
         except asyncio.CancelledError:
-            pass  # the server ends; asyncio would report the cancelling as an error of ours
+            writer.transport.abort()  # the server ends; what was not sent yet is not waited for
         except Exception as error:  # noqa: BLE001 - kept for __exit__, where it fails the test
             self.failures.append(error)
         finally:
-            self._tasks.discard(task)
             writer.close()
-            with contextlib.suppress(ConnectionError, asyncio.CancelledError):
-                await writer.wait_closed()
+            try:
+                with contextlib.suppress(ConnectionError):
+                    await writer.wait_closed()
+            except asyncio.CancelledError:
+                writer.transport.abort()
+            finally:
+                self._tasks.discard(task)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
