@@ -19,9 +19,7 @@ from shardcast.store.line_record import (
     parse_record,
     read_record,
 )
-from shardcast.store.live import LiveManifest
-from tests.support import payloads
-from tests.support.folders import StoredNode, fetch, receive, snapshot, told
+from tests.support.folders import StoredNode, fetch, snapshot, told
 from tests.support.payloads import ORIGIN, PIECE, SHARD, patient, publish, random_bytes, read_shards, sha256
 
 A, B = "a" * 64, "b" * 64
@@ -345,45 +343,17 @@ async def test_another_digest_of_the_authority_takes_the_place_of_an_unlisted_on
     assert node.list == ["v2"] and read_shards(node.root / "v2") == DATA
 
 
-async def test_a_version_fetched_ahead_is_told_of_once_the_authority_lists_it(node: StoredNode) -> None:
+async def test_an_unlisted_version_that_lost_a_shard_is_told_of_as_open_once_it_is_listed(
+    node: StoredNode,
+) -> None:
     folders = node.start()
-    manifest = payloads.manifest(DATA, "v2")
-    opened = await folders.begin(2, LiveManifest.of(manifest), ahead=True)
-    assert snapshot(folders) == [] and folders.events.seq == 0
-    await receive(opened, manifest, DATA, shards=1)
-    assert folders.shard("v2", 1)  # to a reader that names it
+    await fetch(folders, DATA, "v2")
+    next((node.root / "v2").glob("*1.bin")).unlink()
+    await folders.unlist(2)
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
-    assert snapshot(folders) == ["open v2"]
-    await receive(opened, manifest, DATA)
-    await opened.complete(manifest)
-    assert node.list == ["v2"]
-
-
-async def test_a_version_fetched_ahead_is_not_listed_though_all_of_it_is_here(node: StoredNode) -> None:
-    folders = node.start()
-    await fetch(folders, DATA, "v2", ahead=True)
-    assert node.list == [] and snapshot(folders) == [] and folders.hidden_numbers == {2}
-    await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
-    assert node.list == ["v2"] and folders.hidden_numbers == set()
-
-
-async def test_whether_a_version_is_fetched_ahead_can_change(node: StoredNode) -> None:
-    folders = node.start()
-    manifest = payloads.manifest(DATA, "v2")
-    opened = await folders.begin(2, LiveManifest.of(manifest))
-    folders.set_ahead(2, ahead=True)
-    assert snapshot(folders) == []
-    folders.set_ahead(2, ahead=False)
-    folders.set_ahead(2, ahead=False)
-    folders.set_ahead(3, ahead=True)
-    assert told(folders, 0) == ["open v2", "aborted v2", "open v2"]
-    folders.set_ahead(2, ahead=True)
-    await receive(opened, manifest, DATA)
-    await opened.complete(manifest)
-    assert node.list == []
-    folders.set_ahead(2, ahead=False)  # the authority is silent
-    await opened.complete(manifest)
-    assert node.list == ["v2"] and folders.provisional == {2}
+    assert node.list == [] and snapshot(folders) == ["open v2"] and folders.hidden_numbers == set()
+    assert 0 < await fetch(folders, DATA, "v2") < len(DATA)
+    assert node.list == ["v2"] and read_shards(node.root / "v2") == DATA
 
 
 async def test_unlisted_versions_go_with_age_and_for_room(node: StoredNode) -> None:

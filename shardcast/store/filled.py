@@ -99,10 +99,9 @@ class FilledVersions(ServedVersions):
     # How a version gets here
 
     async def begin(
-        self, number: int, live: LiveManifest | None = None, listed: str = "sha256", ahead: bool = False
+        self, number: int, live: LiveManifest | None = None, listed: str = "sha256"
     ) -> OpenVersion:
-        """``open``, and tell of it. A version that is fetched ``ahead`` of the authority's list is told of,
-        and listed, only once ``record_listed`` has it."""
+        """``open``, and tell of it."""
         async with self._exclusive():
             before = self._open.get(number)
             make = partial(in_thread, self._make, number, live, listed, undo=self._begin_open)
@@ -110,29 +109,13 @@ class FilledVersions(ServedVersions):
             self._begin_open(opened)
             if before:
                 before.live.fail(TransferFailed(f"{version_name(number)} is described anew"))
-            self._hidden.discard(number)
-            self._ahead.discard(number)
-            if ahead:
-                self._hidden.add(number)
-                self._ahead.add(number)
-            else:
-                self.events.tell(OPEN, version_name(number))
+            self._reveal_open(number)
         return opened
 
-    def set_ahead(self, number: int, ahead: bool) -> None:
-        """Have an open version, whose ``ahead`` is known better now, told of and listed accordingly."""
-        if number not in self._open:
-            return
-        if ahead:
-            self._ahead.add(number)
-            if number not in self._hidden:
-                self._hidden.add(number)
-                self.events.tell(ABORTED, version_name(number))
-        else:
-            self._ahead.discard(number)
-            if number in self._hidden:
-                self._hidden.discard(number)
-                self.events.tell(OPEN, version_name(number))
+    def _reveal_open(self, number: int) -> None:
+        """Tell of an open version, hidden or new."""
+        self._hidden.discard(number)
+        self.events.tell(OPEN, version_name(number))
 
     def open(self, number: int, live: LiveManifest | None = None, listed: str = "sha256") -> OpenVersion:
         """Open a version, to publish it or (``live``, its manifest) to receive it; blocks on the disk.
@@ -201,7 +184,6 @@ class FilledVersions(ServedVersions):
         if number not in self._hidden:
             self.events.tell(ABORTED, version)
         self._hidden.discard(number)
-        self._ahead.discard(number)
         try:
             await in_thread(opened.stop, error)
             await in_thread(opened.discard)
@@ -223,7 +205,7 @@ class FilledVersions(ServedVersions):
         complete = await asyncio.to_thread(read_complete, opened.place, listing, manifest)
         async with self._exclusive():
             withdrawal = self.line.withdrawal(number, complete.digests)
-            if withdrawal is None and not (number in self._ahead and self._is_provisional(number, {digest})):
+            if withdrawal is None:
                 await self._list(complete)
         if withdrawal is not None:
             await self.discard(number, withdrawal)
@@ -244,7 +226,6 @@ class FilledVersions(ServedVersions):
         if opened and not opened.live.whole and complete.manifest:
             opened.live.add(complete.manifest.raw[len(opened.live.raw) :])
         self._hidden.discard(listing.number)
-        self._ahead.discard(listing.number)
         self.known.pop(listing.number, None)
         self.room.let_go(listing.number)
         self.events.tell(COMPLETE, listing.version, complete.listing)

@@ -57,7 +57,7 @@ class LineVersions(FilledVersions):
             listing = Listing(manifest.version, digest, len(manifest.shards), manifest.identity)
             await self._list(await asyncio.to_thread(read_complete, opened.place, listing, manifest))
         else:
-            self.set_ahead(number, ahead=False)
+            self._reveal_open(number)
 
     async def unlist(self, number: int) -> None:
         """Take a provisional version off the list. What there is of it stays as an open version that is told

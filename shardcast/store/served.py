@@ -61,7 +61,6 @@ class ServedVersions:
             int, OpenVersion
         ] = {}  # changed by the event loop only, and by load() before it runs
         self._hidden: set[int] = set()  # open versions that neither list nor feed tells of
-        self._ahead: set[int] = set()  # those of them that are not listed before the authority lists them
         self._withdrawn: dict[int, Complete] = {}  # whose files are still here
 
     @property

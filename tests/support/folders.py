@@ -76,14 +76,13 @@ async def fetch(
     data: bytes,
     version: str,
     origin: str | None = payloads.ORIGIN,
-    ahead: bool = False,
     shard_size: int = payloads.SHARD,
 ) -> int:
     """Receive a whole version; how many of its bytes were missing here."""
     manifest = payloads.manifest(data, version, shard_size, origin=origin)
     opened = folders.opened(int(version[1:]))
     if opened is None or opened.live.raw != manifest.raw:
-        opened = await folders.begin(int(version[1:]), LiveManifest.of(manifest), ahead=ahead)
+        opened = await folders.begin(int(version[1:]), LiveManifest.of(manifest))
     fetched = await receive(opened, manifest, data)
     await opened.complete(manifest)
     return fetched
