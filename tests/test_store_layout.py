@@ -11,7 +11,7 @@ from shardcast.errors import UsageError
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.nodes.store_server import StoreServer, settings_from
 from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import FLAT, MARKER, PREFIX, Folder, decide, look_at, prepare
+from shardcast.store.blobs.layout import FLAT, LAYOUTS, MARKER, PREFIX, Folder, decide, look_at, prepare
 from tests.support.archives import http
 from tests.support.payloads import sha256
 from tests.support.processes import run
@@ -126,6 +126,21 @@ async def test_blobs_of_both_layouts_are_read_and_told_of(
     assert "both layouts" in caplog.text
     assert store.folder.layout == PREFIX
     assert sorted([key async for key in store.digests()]) == sorted([sha256(HELLO), sha256(WORLD)])
+    assert await store.read_small([sha256(HELLO)], 10) == {sha256(HELLO): HELLO}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+async def test_a_directory_whose_layout_can_not_be_seen_is_searched_in_both(
+    layout: str, tmp_path: Path
+) -> None:
+    own, extra = tmp_path / "own", tmp_path / "extra"
+    own.mkdir()
+    extra.mkdir()
+    (fill if layout == PREFIX else fill_flat)(extra, HELLO)
+    (extra / MARKER).unlink(missing_ok=True)
+    circle = next(f"{first:02x}" for first in range(256) if not (extra / f"{first:02x}").exists())
+    (extra / circle).symlink_to(circle)
+    store = BlobDirectory(own, extra=[extra], writable=True)
     assert await store.read_small([sha256(HELLO)], 10) == {sha256(HELLO): HELLO}
 
 

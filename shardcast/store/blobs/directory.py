@@ -118,7 +118,7 @@ class BlobDirectory:
 
     def folders(self) -> list[Folder]:
         """Where blobs are looked for, now."""
-        extra = (Folder(root, self._layouts.of(root)) for root in self._extra)
+        extra = (Folder(root, layout) for root in self._extra for layout in self._layouts.of(root))
         return [self.folder, *self._other, *extra]
 
     def files(

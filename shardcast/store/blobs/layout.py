@@ -158,30 +158,36 @@ class Layouts:
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str]] = {}
 
-    def of(self, root: str) -> str:
-        """The layout that a directory has at the time."""
+    def of(self, root: str) -> tuple[str, ...]:
+        """The layouts in which a directory may have blobs at the time: one, unless that can't be seen."""
         try:
             changed = os.stat(root).st_mtime_ns  # noqa: PTH116
         except OSError:
-            return FLAT  # who looks for a blob there meets the same
+            return (FLAT,)  # who looks for a blob there meets the same
         known = self._known.get(root)
         if known and known[0] == changed:
-            return known[1]
+            return (known[1],)
         try:
             layout = look_at(root).layout
         except LocalDiskError:
-            return known[1] if known else (PREFIX if _is_there(os.path.join(root, MARKER)) else FLAT)  # noqa: PTH118
+            return (known[1],) if known else LAYOUTS
         if layout:
             self._known[root] = changed, layout
-        return layout or FLAT
+        return (layout or FLAT,)
 
 
 def prepare(folder: Folder) -> None:
     """Share a directory with its group, and mark its layout, where that is allowed, and where no blobs lie in
-    the other one."""
+    the other one.
+
+    Raises:
+        LocalDiskError: it can't be looked into.
+    """
     share(folder.root)
     marker = Path(folder.root, MARKER)
-    if folder.layout == PREFIX and not _is_there(str(marker)) and not _first_blob(folder.root):
+    with disk_errors("could not look into", folder.root):
+        lacks = folder.layout == PREFIX and not _is_there(str(marker)) and not _first_blob(folder.root)
+    if lacks:
         with contextlib.suppress(OSError), marker.open("x") as file:
             file.write("1\n")
 

@@ -36,6 +36,7 @@ FOUND = (
     Cell("origin: publish without an origin", "open", ".shardcast/keep", "ENFILE"),
     Cell("origin: start", "truncate", ".shardcast/lock", "EIO", skip=1),
     Cell("store: put", "readdir", ".", "EIO"),
+    Cell("store: start an archive", "stat", ".HASHSERVER_PREFIX", "EIO", skip=1),
     Cell("store: serve from a hash server", "fstat", "@/@", "ESTALE"),
     Cell("registry: get", "stat", ".", "ENOMEM"),
     # Descriptors and temporary files that stayed.

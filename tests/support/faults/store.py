@@ -333,6 +333,8 @@ class Collect(StoreOperation):
             assert not (self.folder / self.digest[:2] / self.digest).exists(), "it was not removed"
 
     def recover(self) -> None:
+        back = self.collect()  # what a run that failed was about to remove goes back, as if it were new
+        assert back.code == DONE, back
         again = self.act()
         assert again.code == DONE, again
         self.check(again)
