@@ -139,6 +139,16 @@ def leftovers(path: Path) -> list[Path]:
     return []
 
 
+def clear_leftovers(path: Path) -> None:
+    """Remove the temporary files of ``path`` that killed processes left, once nobody else writes any.
+
+    Raises:
+        OSError: one can't be removed.
+    """
+    for part in leftovers(path):
+        part.unlink(missing_ok=True)
+
+
 def append(path: Path, data: bytes) -> None:
     """Write bytes at the end of a file, which is made if it isn't there.
 
@@ -175,7 +185,13 @@ def remove_tree(path: Path | str) -> bool:
     """Remove a folder and all in it, as far as that can be; return whether nothing is left."""
     with contextlib.suppress(OSError):  # before Python 3.12 some errors come although they are to be ignored
         shutil.rmtree(path, ignore_errors=True)
-    return not os.path.lexists(path)
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # nobody knows
+        return False
+    return False
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:

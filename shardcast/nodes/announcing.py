@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, make_folder, point
+from shardcast.filesystem import disk_errors, make_folder
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
 from shardcast.nodes.release import Release
@@ -86,17 +86,15 @@ def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
     here = outputs.version_at(release.path)
     if here and here.withdrawn:
         return False
-    with disk_errors("could not write", folder / UNDER_WAY_LINK):
-        point(folder / UNDER_WAY_LINK, release.path.name)
+    outputs.point(UNDER_WAY_LINK, release.path.name)
     latest = outputs.version_at(folder / LATEST_LINK)
     newer = latest and latest.origin == origin and not latest.withdrawn and (latest.number or 0) > number
     if not newer:
-        with disk_errors("could not switch", folder / LATEST_LINK):
-            point(folder / LATEST_LINK, release.path.name)
+        outputs.point(LATEST_LINK, release.path.name)
     _clear_leftovers(folder, number)
     if keep is not None:
         _keep_newest(outputs, keep, release.path)
-    outputs.clear_records()
+    outputs.tidy()
     return True
 
 
@@ -171,10 +169,10 @@ def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] |
     announced = outputs.announced(lines[-1])
     good = outputs.good(lines[-1])
     found = next((one for one in reversed(good) if one[0] < number or one[0] in announced), None)
-    with disk_errors("could not switch", link):
-        if found:
-            point(link, found[1].name)
-        elif latest:
+    if found:
+        outputs.point(LATEST_LINK, found[1].name)
+    elif latest:
+        with disk_errors("could not remove", link):
             link.unlink(missing_ok=True)
     return found
 

@@ -17,7 +17,7 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.distribution import Listing
-from shardcast.filesystem import PART, close, disk_errors, make_folder, replace
+from shardcast.filesystem import PART, clear_leftovers, close, disk_errors, make_folder, point, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -296,8 +296,17 @@ class OutputFolder:
                 path.unlink(missing_ok=True)
                 record_path(path).unlink(missing_ok=True)
 
-    def clear_records(self) -> None:
-        """Remove records of files that have gone, and what a kill left of records.
+    def point(self, name: str, target: str) -> None:
+        """Have a symbolic link here name ``target``.
+
+        Raises:
+            LocalDiskError: it can't; something else has the link's name.
+        """
+        with disk_errors("could not switch", self.folder / name), self._held():
+            point(self.folder / name, target)
+
+    def tidy(self) -> None:
+        """Remove records of files that have gone, and what a kill left of records, links and notes.
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -307,6 +316,8 @@ class OutputFolder:
                 found = _RECORD.fullmatch(entry.name)
                 if found and (found[2] or not os.path.lexists(self.folder / found[1])):
                     entry.unlink(missing_ok=True)
+            for name in (LATEST_LINK, UNDER_WAY_LINK, LINES_FILE):
+                clear_leftovers(self.folder / name)
 
     # Records on the disk
 

@@ -208,7 +208,7 @@ class Relaying:
             try:
                 return await self._folders.begin(number, LiveManifest.of(manifest), listed)
             except LocalDiskError as error:
-                if not is_full(error) or not await self._folders.make_room(manifest):
+                if not is_full(error) or not await self._folders.make_room(manifest, error):
                     raise
 
     async def _carry_out(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import NodeFailed
-from shardcast.filesystem import disk_errors, replace
+from shardcast.filesystem import clear_leftovers, disk_errors, replace
 
 _PATIENCE = 20.0
 _POLL = 0.1
@@ -61,4 +61,5 @@ class StatusFile:
 
     def _write(self, news: dict[str, Any]) -> None:
         with disk_errors("could not write the status file", self._path):
+            clear_leftovers(self._path)  # of a run before this one that was killed
             replace(self._path, json.dumps({**self._said, **news}).encode() + b"\n")

@@ -23,7 +23,15 @@ from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import PART, disk_errors, leftovers, make_folder, remove_tree, replace, sync_folder
+from shardcast.filesystem import (
+    PART,
+    clear_leftovers,
+    disk_errors,
+    make_folder,
+    remove_tree,
+    replace,
+    sync_folder,
+)
 from shardcast.store.directory_lock import DirectoryLock
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import MAX_VERSION, version_name, version_number
@@ -146,7 +154,8 @@ class DataDir:
     def clear_leftovers(self) -> None:
         """Remove what a crash left: temporary names, and folders that were being removed."""
         earlier = self.distribution.with_name(DISTRIBUTION_FILE + PART)  # the name until 0.4.0
-        for part in (earlier, *leftovers(self.distribution), *self.own.glob(f"*{PART}")):
+        clear_leftovers(self.distribution)
+        for part in (earlier, *self.own.glob(f"*{PART}")):
             part.unlink(missing_ok=True)
         for grave in self.retired.iterdir():
             if grave.is_dir():

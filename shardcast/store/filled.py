@@ -217,11 +217,11 @@ class FilledVersions(ServedVersions):
     async def _list(self, complete: Complete) -> None:
         """List a version that is whole here; under the lock."""
         listing = complete.listing
+        await asyncio.to_thread(self.usage.measure, complete.place.folder)  # first: it may fail
         if self.own_line:
             # Before the list: should this fail, the publisher removes the version's files.
             await self._put_record(self.line.listing([listing]))
         await self._spare.lent_to(partial(self._complete.add, complete))
-        await asyncio.to_thread(self.usage.measure, complete.place.folder)
         opened = self._open.pop(listing.number, None)
         if opened and not opened.live.whole and complete.manifest:
             opened.live.add(complete.manifest.raw[len(opened.live.raw) :])

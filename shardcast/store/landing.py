@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +18,10 @@ from shardcast.manifest import Shard
 from shardcast.store.bell import Bell
 
 T = TypeVar("T")
+
+
+_ENDING = 1.0
+"""Seconds that threads which use a file have to end when it is closed."""
 
 
 class WrongPiece(Exception):
@@ -76,7 +80,7 @@ class Landing:
         self._prefix = 0
         self._advanced = threading.Condition()
         self._bell = Bell()
-        self._at_work = 0
+        self._at_work: set[asyncio.Future[Any]] = set()
         self._closing = False
 
     @property
@@ -257,17 +261,22 @@ class Landing:
     async def in_thread(self, work: Callable[..., T], *args: Any, executor: Executor | None = None) -> T:
         """Run what uses the file in a thread. Who waits for it may be cancelled; the file stays open until
         it has ended, so that it never writes into another one that got the same descriptor."""
-        self._at_work += 1
         under_way = asyncio.get_running_loop().run_in_executor(executor, work, *args)
+        self._at_work.add(under_way)
         under_way.add_done_callback(self._ended)
         return await asyncio.shield(under_way)
 
     def _ended(self, under_way: asyncio.Future[T]) -> None:
-        self._at_work -= 1
+        self._at_work.discard(under_way)
         if not under_way.cancelled():
             under_way.exception()  # told to who waits, if anybody still does
         if self._closing:
             self.close()
+
+    @property
+    def at_work(self) -> frozenset[asyncio.Future[Any]]:
+        """What threads do with the file now."""
+        return frozenset(self._at_work)
 
     def close(self) -> None:
         """Close the file, as soon as no thread uses it."""
@@ -278,3 +287,14 @@ class Landing:
         if self.descriptor >= 0 and not self._at_work:
             close(self.descriptor)
             self.descriptor = -1
+
+
+async def close_landings(landings: Iterable[Landing]) -> None:
+    """Close files, and give threads that use them a moment to end: an event loop that ended next would leave
+    theirs open, and what is locked by them locked."""
+    closing = list(landings)
+    for landing in closing:
+        landing.close()
+    at_work = {one for landing in closing for one in landing.at_work}
+    if at_work:
+        await asyncio.wait(at_work, timeout=_ENDING)

@@ -118,14 +118,15 @@ class LineVersions(FilledVersions):
         lacking = await asyncio.to_thread(self._lacking, manifest)
         await self.room.check(version_number(manifest.version) or 0, manifest, lacking)
 
-    async def make_room(self, manifest: Manifest) -> bool:
-        """Make room for a version that can't be begun on a full disk; returns whether to try again.
+    async def make_room(self, manifest: Manifest, error: OSError) -> bool:
+        """Make room for a version that can't be begun, since the disk said by an ``error`` that it is full;
+        returns whether to try again.
 
         Raises:
             LocalDiskError: what was to go can't be removed.
         """
         lacking = await asyncio.to_thread(self._lacking, manifest)
-        return await self.room.full_before(version_number(manifest.version) or 0, manifest, lacking)
+        return await self.room.full_before(version_number(manifest.version) or 0, manifest, lacking, error)
 
     def _lacking(self, manifest: Manifest) -> int:
         """Return the bytes on the disk that a version would take beside what can be linked; blocks."""

@@ -32,7 +32,7 @@ from shardcast.store.bell import Bell
 from shardcast.store.disk_usage import space_of, taken_by
 from shardcast.store.gate import Gate
 from shardcast.store.hooks import OpenVersionHooks
-from shardcast.store.landing import Landing
+from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
@@ -450,5 +450,5 @@ async def _recall(landing: Landing) -> None:
     try:
         await landing.recall()
     except BaseException:
-        landing.close()
+        await close_landings([landing])
         raise

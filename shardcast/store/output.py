@@ -12,7 +12,7 @@ from pathlib import Path
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
 from shardcast.filesystem import close, disk_errors, make_folder, replace
 from shardcast.manifest import Manifest, Shard
-from shardcast.store.landing import Landing
+from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seeds
 from shardcast.store.shelf import Confirm
@@ -81,7 +81,7 @@ class OutputFile:
         try:
             await landing.recall(self._seeds)
         except BaseException:
-            landing.close()
+            await close_landings([landing])
             raise
         return landing
 

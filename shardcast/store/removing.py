@@ -42,9 +42,7 @@ class Removing:
                 log.error("could not remove the retired %s, and try again: %s", place.folder.name, error)
             self._left.add(place)
         finally:
-            if grave.exists():  # also when only a record could not be removed
-                self._usage.move(place.folder, grave)
-                self._graves.append(grave)
+            self._graves.append(grave)  # also when only a record couldn't be removed
 
     async def again(self, used: Collection[VersionPlace]) -> None:
         """Try once more to remove what couldn't be, but for places that are ``used`` again."""
@@ -62,7 +60,10 @@ class Removing:
 
     def _bury(self, place: VersionPlace, grave: Path) -> None:
         self._data_dir.check_held()
-        _move(place, grave)
+        if place.folder.exists():
+            rename(place.folder, grave, durable=False)
+            self._usage.move(place.folder, grave)
+        _remove_records(place)
 
 
 def bury(place: VersionPlace, graves: Path) -> list[Path]:
@@ -74,7 +75,9 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
         OSError: the folder can't be moved, or a record not be removed.
     """
     grave = _grave(place, graves)
-    _move(place, grave)
+    if place.folder.exists():
+        rename(place.folder, grave, durable=False)
+    _remove_records(place)
     return [grave]
 
 
@@ -82,9 +85,7 @@ def _grave(place: VersionPlace, graves: Path) -> Path:
     return graves / f"{place.folder.name}-{secrets.token_hex(4)}"
 
 
-def _move(place: VersionPlace, grave: Path) -> None:
-    if place.folder.exists():
-        rename(place.folder, grave, durable=False)
+def _remove_records(place: VersionPlace) -> None:
     for record in place.records:
         record.unlink(missing_ok=True)
 

@@ -98,6 +98,7 @@ class Room:
         self._usage = usage
         self._claimed: dict[int, int] = {}  # bytes on the disk that versions may take which are published
         self._fetched: dict[int, int] = {}  # bytes that others had on the disk when each fetch began
+        self._relieved: dict[int, int] = {}  # bytes that were on the full disk before something went for each
         self._failed: set[tuple[int, bool]] = set()  # what ran out of room, and whether it was listed
         self._claiming = asyncio.Lock()
 
@@ -198,6 +199,7 @@ class Room:
     def forget(self) -> None:
         """Forget what ran out of room: the numbers are another line's now."""
         self._failed.clear()
+        self._relieved.clear()
 
     async def reserve(self, opened: OpenVersion, shard: Shard, take: Callable[[], None]) -> bool:
         """Reserve room for the next shard of a version by ``take``, in a thread; False where all of it has
@@ -224,25 +226,24 @@ class Room:
     async def full(self, opened: OpenVersion, size: int, error: OSError) -> bool:
         """Make room since the disk said by an ``error`` that it is full; returns whether to try again.
 
-        Nothing goes where the file system has room all the same: it would be in vain. Of a quota it says
-        nothing.
+        Nothing goes where that would be in vain.
         """
-        if error.errno == errno.ENOSPC:
-            space = await asyncio.to_thread(disk_space, self._data_dir.root)
-            if space.takes_files and space.free - reserve_of(space.size) >= size:
-                return False
+        if await self._is_in_vain(opened.number, size, error):
+            return False
         try:
             return await self._fit(opened, size, whole=False, full=True)
         except NoRoom:
             return False
 
-    async def full_before(self, number: int, manifest: Manifest, lacking: int) -> bool:
+    async def full_before(self, number: int, manifest: Manifest, lacking: int, error: OSError) -> bool:
         """Make room for a version of which nothing is here, since not even its manifest could be written;
         returns whether to try again."""
+        first = min(len(manifest.raw), max(lacking, 1))
+        if await self._is_in_vain(number, first, error):
+            return False
         async with self._claiming:
             bounds = await self._bounds(None, full=True)
             assert bounds
-            first = min(len(manifest.raw), max(lacking, 1))
             need = Need(
                 first, max(lacking, first), whole=False, takes_newest=manifest.verifiable,
                 failed=(number, True) in self._failed,
@@ -251,8 +252,23 @@ class Room:
             facts = await self.evicting.measured(candidates, on_disk=True)
             decision = decide(need, bounds.available, facts)
             if isinstance(decision, Remove):
-                await self._remove(decision, facts, "the disk is full")
+                await self._relieve(number, decision, facts)
             return isinstance(decision, Remove)
+
+    async def _is_in_vain(self, number: int, size: int, error: OSError) -> bool:
+        """Return whether a removal would not help a version that has no room for ``size`` bytes: the file
+        system has room all the same, or, of quotas, of which it says nothing, what went for this version
+        already would have been room enough."""
+        if error.errno == errno.ENOSPC:
+            space = await asyncio.to_thread(disk_space, self._data_dir.root)
+            return space.takes_files and space.free - reserve_of(space.size) >= size
+        return self._taken + size <= self._relieved.get(number, 0)
+
+    async def _relieve(self, number: int, decision: Remove, facts: list[Removable]) -> None:
+        """Remove something since the disk is full."""
+        before = self._taken
+        await self._remove(decision, facts, "the disk is full")
+        self._relieved[number] = max(before, self._relieved.get(number, 0))
 
     async def _fit(
         self,
@@ -279,19 +295,19 @@ class Room:
                 if isinstance(decision, Fill):
                     opened.space.as_it_comes = True
                     return False
+                if isinstance(decision, Remove) and full:
+                    await self._relieve(opened.number, decision, facts)
+                    return True
                 if isinstance(decision, Remove):
-                    await self._remove(
-                        decision, facts, "the disk is full" if bounds.by_disk else "its room is needed"
-                    )
-                    if full:
-                        return True
+                    why = "the disk is full" if bounds.by_disk else "its room is needed"
+                    await self._remove(decision, facts, why)
                     continue
                 late = asyncio.get_running_loop().time() > deadline
                 if late or isinstance(decision, Refuse):
-                    why = decision.why if isinstance(decision, Refuse) else Why.TOO_LARGE
+                    reason = decision.why if isinstance(decision, Refuse) else Why.TOO_LARGE
                     lacking = max(opened.space.lacking, coming)
                     opened.space.refused = self._no_room(
-                        opened.number, opened.live.size, bounds, why, lacking
+                        opened.number, opened.live.size, bounds, reason, lacking
                     )
                     raise opened.space.refused
             await asyncio.sleep(_LOOK_AGAIN)

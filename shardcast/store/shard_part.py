@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
 
 from shardcast.file_copies import copy_bytes
-from shardcast.filesystem import NOT_OURS, create_private, give_name, is_ours
+from shardcast.filesystem import NOT_OURS, close, create_private, give_name, is_ours
 
 
 def open_shard_part(path: Path) -> int:
@@ -28,18 +29,22 @@ def open_shard_part(path: Path) -> int:
             raise
         path.unlink()
         return create_private(path)
-    found = os.fstat(descriptor)
-    if is_ours(found):
-        os.fchmod(descriptor, 0o600)
-        return descriptor
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.callback(close, descriptor)
+        found = os.fstat(descriptor)
+        if is_ours(found):
+            os.fchmod(descriptor, 0o600)
+            stack.pop_all()
+            return descriptor
         path.unlink()
         copy = create_private(path)
-        if stat.S_ISREG(found.st_mode):
-            copy_bytes(descriptor, copy)
+        try:
+            if stat.S_ISREG(found.st_mode):
+                copy_bytes(descriptor, copy)
+        except BaseException:
+            close(copy)
+            raise
         return copy
-    finally:
-        os.close(descriptor)
 
 
 def name_shard(part: Path, final: Path, sync: bool) -> None:
@@ -55,4 +60,4 @@ def name_shard(part: Path, final: Path, sync: bool) -> None:
             os.fsync(descriptor)
         give_name(descriptor, part, final, durable=False)
     finally:
-        os.close(descriptor)
+        close(descriptor)

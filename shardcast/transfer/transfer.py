@@ -14,7 +14,7 @@ from shardcast.errors import IntegrityError
 from shardcast.manifest import Manifest, Shard
 from shardcast.peer.peer import Peer
 from shardcast.sharding.survey import Survey
-from shardcast.store.landing import Landing
+from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Filling
 from shardcast.transfer.claims import Arriving, Claim, News
@@ -127,8 +127,7 @@ class Transfer:
                 beside=(self._open_wanted(), self._servers.watch(), self.manifest.broken()),
             )
         finally:
-            for arriving in self._arriving.values():
-                arriving.landing.close()
+            await close_landings([arriving.landing for arriving in self._arriving.values()])
 
     async def _open_ahead(self) -> None:
         """Make room for shards just before they are needed, as far ahead of the whole digest as it may be."""

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from shardcast.filesystem import disk_errors, make_folder, replace, sync_folder
+from shardcast.filesystem import clear_leftovers, disk_errors, make_folder, replace, sync_folder
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store.blobs.describing import Form, forms_of
 from shardcast.store.blobs.layout import LENGTH, OWN, Folder, make_own
@@ -105,6 +105,8 @@ class Collection:
             if self._delete:
                 stack.enter_context(_alone(self._folder))
                 make_folder(self._trash)
+                for file in (self._marks.file, _own(self._folder) / "roots.json"):
+                    clear_leftovers(file)
                 self._try_marks()
                 self._undo()
                 self._marks = Marks(self._folder)  # nobody else changes them now

@@ -43,7 +43,11 @@ def is_marked(looks: os.stat_result) -> bool:
 
 
 class Marks:
-    """The marks of a directory."""
+    """The marks of a directory.
+
+    Attributes:
+        file: where they are written down.
+    """
 
     def __init__(self, folder: Folder) -> None:
         """
@@ -51,11 +55,11 @@ class Marks:
             LocalDiskError: they can't be read.
         """
         self._folder = folder
-        self._record = _place(folder) / "marks"
+        self.file = _place(folder) / "marks"
         self._known: dict[bytes, tuple[float, bytes]] = {}
         self._live: set[bytes] = set()  # of those, the ones that this run saw
-        with disk_errors("could not read", self._record), contextlib.suppress(FileNotFoundError):
-            for line in self._record.read_bytes().splitlines():
+        with disk_errors("could not read", self.file), contextlib.suppress(FileNotFoundError):
+            for line in self.file.read_bytes().splitlines():
                 with contextlib.suppress(ValueError):  # a line that is damaged is a mark less
                     digest, when, looks = line.split()
                     self._known[bytes.fromhex(digest.decode())] = float(when), bytes.fromhex(looks.decode())
@@ -107,9 +111,9 @@ class Marks:
             LocalDiskError: they can't be written down.
         """
         kept = {key: self._known[key] for key in self._live & self._known.keys()} if whole else self._known
-        if kept or self._record.exists():
+        if kept or self.file.exists():
             lines = (f"{key.hex()} {when:.6f} {looks.hex()}\n" for key, (when, looks) in kept.items())
-            replace(self._record, "".join(lines).encode())
+            replace(self.file, "".join(lines).encode())
 
 
 def _looks(forms: Sequence[Form]) -> bytes:

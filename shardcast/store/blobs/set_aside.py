@@ -130,9 +130,11 @@ class Quarantine:
             LocalDiskError: it can't be moved.
         """
         with disk_errors("could not look into", self._place):
-            if not self._unfinished():
+            if not self._unfinished() and not self._parts():
                 return
         with disk_errors("could not put back from", self._place), self._alone():
+            for part in self._parts():  # of records, which are written alone
+                part.unlink(missing_ok=True)
             for file in self._unfinished():  # by now: it may have been at work just then
                 digest = file.name[:64]
                 was = Path(self._folder.parent(digest)) / file.name.rpartition("-")[0]
@@ -160,6 +162,9 @@ class Quarantine:
             return sorted(file for file in self._place.iterdir() if file.suffix == _RECORD)
         except FileNotFoundError:
             return []
+
+    def _parts(self) -> list[Path]:
+        return list(self._place.glob(f"*{PART}"))
 
     def _unfinished(self) -> list[Path]:
         if not self._place.is_dir():

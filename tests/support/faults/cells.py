@@ -19,7 +19,7 @@ from tests.support.faults.errnos import ERRNOS, HARMLESS, number
 from tests.support.faults.process import BARE, Nodes, Outcome, Watch, descriptors
 
 _HERE = str(Path(__file__).parent)
-_SETTLING = 3.0
+_SETTLING = 15.0
 """Seconds in which what an operation left open is closed, on a machine that has much else to do."""
 
 

@@ -21,11 +21,21 @@ FOUND = (
     # A close that failed was tried again, on another file's descriptor.
     Cell("client: download", "close", "model.bin", "EIO"),
     Cell("store: put into a new store", "close", "@/@", "ENOSPC"),
+    # Descriptors, and locks with them, stayed open.
+    Cell("client: download into a new folder", "read", "a/b/.model.bin.part", "EIO"),
+    Cell("middle: relay", "chmod", "v#/shard_#.bin.part", "EOPNOTSUPP"),
+    # Versions went for room that was not lacking.
+    Cell("middle: relay", "mkdir", EVERYWHERE, "ENOSPC", 0),
+    Cell("middle: relay", "truncate", EVERYWHERE, "EDQUOT", 0),
+    # What could not be looked at was taken for removed.
+    Cell("middle: relay", "stat", ".shardcast/retired/v#-@", "EIO"),
     # An error that had passed stayed with what it had hit.
     Cell("middle: relay", "fsync", "v#/shard_#.bin.part", "EROFS"),
     Cell("middle: relay", "fallocate", EVERYWHERE, "ENOSPC", 0),
     Cell("origin: start", "fstat", ".shardcast/lock", "ESTALE"),
     Cell("origin: withdraw", "create", _LIST, "ENFILE"),
+    # It was listed, and then said to have failed.
+    Cell("origin: publish a link", "opendir", "v#", "ENFILE", skip=1),
     # What was acknowledged was lost.
     Cell("origin: publish a link", "stat", "v#/payload", "EACCES"),
     Cell("store: verify", "read", "@/@", "EIO", skip=2),

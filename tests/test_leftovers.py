@@ -1,0 +1,56 @@
+"""What a kill leaves of a small file that is replaced goes with the next one who works there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardcast.filesystem import temporary_name
+from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder
+from shardcast.nodes.status_file import StatusFile
+from shardcast.policy.collecting import Rules
+from shardcast.store.blobs.collecting import Collection
+from shardcast.store.blobs.layout import OWN, PREFIX, Folder
+from shardcast.store.blobs.set_aside import Quarantine
+
+
+def collect(root: Path) -> None:
+    for _ in Collection(Folder(str(root), PREFIX), frozenset(), Rules(None, 0), 0, True).run():
+        pass
+
+
+def look_into_quarantine(root: Path) -> None:
+    Quarantine(Folder(str(root), PREFIX)).finish()
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
+    "latest": (LATEST_LINK, lambda root: OutputFolder(root).tidy()),
+    "under way": (UNDER_WAY_LINK, lambda root: OutputFolder(root).tidy()),
+    "lines": (LINES_FILE, lambda root: OutputFolder(root).tidy()),
+    "record": (".download_v3.bin.record", lambda root: OutputFolder(root).tidy()),
+    "status": ("status.json", lambda root: StatusFile(root / "status.json", {}).running(8000)),
+    "marks": (f"{OWN}/gc/marks", collect),
+    "roots": (f"{OWN}/gc/roots.json", collect),
+    "quarantine": (f"{OWN}/quarantine/{'ab' * 32}-5c01d2e7.json", look_into_quarantine),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("link", [False, True])
+def test_a_temporary_file_that_a_kill_left_goes_and_nothing_else(
+    writer: str, link: bool, tmp_path: Path
+) -> None:
+    name, work = WRITERS[writer]
+    file = tmp_path / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    left, foreign = temporary_name(file), file.with_name("notes.txt")
+    if link:
+        left.symlink_to("download_v3.bin")
+    else:
+        left.write_bytes(b"half of it")
+    foreign.write_bytes(b"somebody else's")
+    work(tmp_path)
+    assert not left.is_symlink() and not left.exists()
+    assert foreign.read_bytes() == b"somebody else's"
