@@ -71,6 +71,8 @@ LISTS_CONFIRMED: float = _setting("LISTS_CONFIRMED", 60.0, _seconds)
 """The same of a server without a feed (0.1.0, static), which must tell so three times."""
 LINE_PAUSE: float = _setting("LINE_PAUSE", 60.0, _seconds)
 """Seconds between two changes of line."""
+LOCK_WAIT: float = _setting("LOCK_WAIT", 10.0, _seconds)
+"""Seconds to wait for another process that works at the same place of a store or an output folder."""
 LOG_LEVEL: str = _setting("LOG_LEVEL", "INFO", str).upper()
 MAX_MIDDLE_NODE_LAYERS = 2
 """Layers of middles that 0.1.0 advised; more work as well. Kept because its users import it."""

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
 from pathlib import Path
-
-from shardcast.filesystem import create_private, give_name, temporary_name
 
 _FICLONE = 0x40049409
 """The request's number, from linux/fs.h."""
@@ -26,26 +23,13 @@ def link(known: Path, name: Path) -> bool:
     return True
 
 
-def clone(original: Path, copy: Path) -> bool:
-    """Copy a file so that both share their blocks until one is written to (FICLONE, ioctl_ficlonerange(2));
-    False where the file system can't.
-
-    Raises:
-        OSError: the original can't be read, or something has the name of the copy.
-    """
-    with original.open("rb") as source:
-        part = temporary_name(copy)
-        target = create_private(part)
-        try:
-            try:
-                fcntl.ioctl(target, _FICLONE, source.fileno())
-            except OSError:
-                return False
-            os.fsync(target)
-            give_name(target, part, copy, durable=False)
-        finally:
-            os.close(target)
-            part.unlink(missing_ok=True)
+def clone_bytes(source: int, target: int) -> bool:
+    """Have an empty file share the blocks of another until one is written to; False where the file system
+    can't (FICLONE, ioctl_ficlonerange(2))."""
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
     return True
 
 
@@ -55,8 +39,7 @@ def copy_bytes(source: int, target: int) -> None:
     Raises:
         OSError: the source can't be read, or the target can't be written.
     """
-    with contextlib.suppress(OSError):
-        fcntl.ioctl(target, _FICLONE, source)
+    if clone_bytes(source, target):
         return
     position, size = 0, os.fstat(source).st_size
     by_system = hasattr(os, "copy_file_range")

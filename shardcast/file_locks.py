@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import functools
 import hashlib
+import logging
 import os
+import re
 import secrets
 import socket
+import stat
 import sys
+import time
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+
+from shardcast.file_systems import NO_LOCKS, tell_lack
+
+log = logging.getLogger(__name__)
 
 _LOCAL = frozenset(
     {
@@ -41,7 +51,10 @@ _LOCAL = frozenset(
 Others are taken for network file systems, FUSE among them, since nothing tells who is at its other end."""
 _STATFS_BYTES = 256
 """Bytes for a ``struct statfs``; the largest is 120. It begins with the type, a word of the machine."""
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_TOLD_AFTER = 1.0
+"""Seconds of waiting for a lock after which that is told."""
+_LOOK_AGAIN = 0.01
+"""Seconds between two looks at whether a lock is free."""
 
 
 class Lock(Enum):
@@ -54,13 +67,69 @@ class Lock(Enum):
     """The file system has no locks."""
 
 
-def open_lock_file(path: Path | str, mode: int) -> int:
-    """Return the descriptor of a file that is there to be locked; made, with this ``mode``, where it is not.
+def open_lock_file(path: Path | str) -> int:
+    """Return the descriptor of a file that is there to be locked, made where it is not.
+
+    Only this user can open it, or the group where that may write the folder: who can open a file can lock it,
+    and keep its users waiting.
 
     Raises:
         OSError: the file can't be opened, or a link has its name.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    found = os.fstat(descriptor)
+    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:  # the umask, or an earlier node
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, mode)
+    return descriptor
+
+
+@contextlib.contextmanager
+def locked(path: Path, seconds: float) -> Iterator[Lock]:
+    """Hold the lock of a file, and yield ``TAKEN``, or ``NONE`` where the file system has no locks.
+
+    Raises:
+        BlockingIOError: another process had it for all these seconds.
+        OSError: the file can't be opened, or the disk failed.
+    """
+    try:
+        descriptor = open_lock_file(path)
+    except PermissionError:  # an earlier node's, of another user in our group: enough to lock it
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield _wait_for(descriptor, path, seconds)
+    finally:
+        with contextlib.suppress(OSError):  # it is closed in any case
+            os.close(descriptor)
+
+
+def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
+    started, told = time.monotonic(), False
+    while (lock := try_lock(descriptor)) is Lock.HELD:
+        waited = time.monotonic() - started
+        if waited >= seconds:
+            raise BlockingIOError(
+                errno.EAGAIN,
+                f"{path} is locked by {_holder(descriptor)}; end it, or try again when it is done",
+            )
+        if waited >= _TOLD_AFTER and not told:
+            told = True
+            log.warning("waiting for %s, which locks %s", _holder(descriptor), path)
+        time.sleep(min(_LOOK_AGAIN, seconds - waited))
+    if lock is Lock.NONE:
+        tell_lack(path, "has no locks: have only one process write there at a time")
+    return lock
+
+
+def _holder(descriptor: int) -> str:
+    """Return who has a file locked, as far as the system tells (proc_locks(5))."""
+    inode = os.fstat(descriptor).st_ino
+    with contextlib.suppress(OSError):
+        found = re.search(rf"FLOCK.* (\d+) \S+:{inode} ", Path("/proc/locks").read_text())
+        if found:
+            return f"process {found[1]}"
+    return "another process"
 
 
 def try_lock(descriptor: int) -> Lock:
@@ -74,7 +143,7 @@ def try_lock(descriptor: int) -> Lock:
     except BlockingIOError:
         return Lock.HELD
     except OSError as error:
-        if error.errno not in _NO_LOCKS:
+        if error.errno not in NO_LOCKS:
             raise
         return Lock.NONE
     return Lock.TAKEN

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
@@ -21,6 +20,8 @@ from pathlib import Path
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, ShardcastError
+from shardcast.file_locks import try_lock
+from shardcast.file_systems import set_permissions, share_like, sync_open_folder
 
 PART = ".part"
 """The end of every temporary name."""
@@ -53,8 +54,8 @@ NOT_OURS = (
     errno.ETXTBSY,
 )
 """Errors that say that what has a temporary file's name is another user's, a link, a device or a folder."""
-_NO_SYNC = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EROFS)
-"""What is said where a folder may only be passed through, or its file system syncs no folders."""
+_NO_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""What is said where a folder may only be passed through."""
 
 
 @contextlib.contextmanager
@@ -234,7 +235,7 @@ def give_free_name(descriptor: int, part: Path, final: Path, mode: int | None = 
 
 def _open_up(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
     """Have a temporary file ready for its name."""
-    os.fchmod(descriptor, 0o666 & ~umask() if mode is None else mode)
+    set_permissions(descriptor, 0o666 & ~umask() if mode is None else mode, part)
     if durable:
         os.fsync(descriptor)
     if not is_at(descriptor, part):
@@ -307,8 +308,7 @@ def new_file(path: Path) -> Iterator[int]:
     part = temporary_name(path)
     descriptor = create_private(part)
     try:
-        with contextlib.suppress(OSError):  # shows others that a process works on it
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(descriptor)  # shows others that a process works on it
         yield descriptor
         give_name(descriptor, part, path)
     except BaseException:
@@ -354,10 +354,10 @@ def point(link: Path, target: str) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that appeared in a folder durable."""
+    """Make names that appeared in a folder durable, where its file system can."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        sync_open_folder(descriptor, folder)
     finally:
         close(descriptor)
 
@@ -371,6 +371,29 @@ def sync_file(file: Path) -> None:
         close(descriptor)
 
 
+def new_folder(folder: Path, exist_ok: bool = False) -> None:
+    """Make a folder, which the group may write that may write the folder it is in, where that is setgid.
+
+    Raises:
+        OSError: it can't be made; FileExistsError, unless ``exist_ok``, when it is there.
+    """
+    try:
+        folder.mkdir()
+    except FileExistsError:
+        if not exist_ok or not folder.is_dir():
+            raise
+    else:
+        share_like(folder)
+
+
+def _new_folders(folder: Path) -> list[Path]:
+    """Make a folder and those above it that are missing, and return those that were."""
+    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
+    for one in reversed(missing):
+        new_folder(one, exist_ok=True)
+    return missing
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder, and those above it that are missing, durably.
 
@@ -380,9 +403,7 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: a folder can't be made.
     """
-    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for one in dict.fromkeys((*missing, folder)):
+    for one in dict.fromkeys((*_new_folders(folder), folder)):
         _sync_name(one)
 
 
@@ -404,8 +425,7 @@ class DurableFolders:
             OSError: a folder can't be made.
         """
         above = [one for one in (folder, *folder.parents) if one.is_relative_to(self._root)]
-        missing = {one for one in above if not one.is_dir()}
-        folder.mkdir(parents=True, exist_ok=True)
+        missing = _new_folders(folder)
         for one in above:
             if one in missing or one not in self._certain:
                 _sync_name(one)

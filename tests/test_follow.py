@@ -177,7 +177,7 @@ def files(folder: Path) -> set[str]:
     """Names in a folder, but for the records that a follower keeps there (tests/test_outputs.py)."""
     names = {entry.name for entry in folder.iterdir()}
     records = {f".{name}.record" for name in names if name.startswith("download_")}
-    return names - records - {".shardcast-lines"}
+    return names - records - {".shardcast-lines", ".shardcast-lines.lock"}
 
 
 @pytest.fixture

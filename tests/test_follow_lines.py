@@ -296,6 +296,7 @@ def test_newest_versions_of_each_line_are_kept(outputs: OutputFolder) -> None:
     assert {entry.name for entry in outputs.folder.iterdir()} == names | records | {
         "latest",
         ".shardcast-lines",
+        ".shardcast-lines.lock",
     }
 
 

@@ -442,7 +442,11 @@ class Network:
         for client in self.clients:
             newest = sorted(self.listed[client.name])[-KEPT_BY_CLIENTS:]
             names = {f"download_v{number}.bin" for number in newest}
-            names |= {f".{name}.record" for name in names} | {"latest", ".shardcast-lines"}
+            names |= {f".{name}.record" for name in names} | {
+                "latest",
+                ".shardcast-lines",
+                ".shardcast-lines.lock",
+            }
             assert {entry.name for entry in client.folder.iterdir()} == names
         for member in self.members.values():
             for life in member.lives:

@@ -7,17 +7,17 @@ what they write is written under a lock of the folder.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
+from shardcast.constants import LOCK_WAIT
 from shardcast.distribution import Listing
-from shardcast.filesystem import PART, clear_leftovers, close, disk_errors, make_folder, point, replace
+from shardcast.file_locks import locked
+from shardcast.filesystem import PART, clear_leftovers, disk_errors, make_folder, point, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -37,16 +37,13 @@ LATEST_LINK = "latest"
 UNDER_WAY_LINK = ".latest-under-way"
 """The link to the version that is being announced, until that is done."""
 LINES_FILE = ".shardcast-lines"
+LOCK_FILE = ".shardcast-lines.lock"
 
 _OUTPUT = re.compile(rf"download_({VERSION_PATTERN})\.bin", re.ASCII)
 _RECORD = re.compile(
     rf"\.(download_{VERSION_PATTERN}\.bin)\.record((~[0-9a-f]{{16}})?{re.escape(PART)})?", re.ASCII
 )
 """A record, or what a kill left of one."""
-_LOCK_SECONDS = 5.0
-"""Seconds that a process waits for another one's lock of the folder; then it goes on without."""
-_LOOK_AGAIN = 0.01
-"""Seconds between two looks at whether the lock is free."""
 
 
 def output_name(version: str) -> str:
@@ -358,26 +355,16 @@ class OutputFolder:
         """The folder, locked against other processes and threads; not to be nested.
 
         The lines are read, changed and written as one file, so two followers without a lock would lose each
-        other's notes. NFS locks no folder: there, and behind
-        somebody who never lets go, work goes on without the lock.
+        other's notes. Behind somebody who never lets go, and where there are no locks, work goes on without.
         """
-        with disk_errors("could not write", self.folder):
+        with disk_errors("could not write", self.folder), contextlib.ExitStack() as stack:
             if not self.folder.is_dir():
                 make_folder(self.folder)
-            descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            deadline = time.monotonic() + _LOCK_SECONDS
-            while time.monotonic() < deadline:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    time.sleep(_LOOK_AGAIN)
-                except OSError:
-                    break
+            try:
+                stack.enter_context(locked(self.folder / LOCK_FILE, LOCK_WAIT / 2))
+            except (BlockingIOError, PermissionError) as error:  # in /tmp it may be a stranger's
+                log.warning("going on without the lock of %s: %s", self.folder, error.strerror)
             yield
-        finally:
-            close(descriptor)
 
     def _complain(self, path: Path, error: Exception) -> None:
         if str(path) not in self._complained:

@@ -47,7 +47,7 @@ class DirectoryLock:
             OSError: the lock file can't be made or written.
         """
         self._path, self._root, self._role = path, root, role
-        self._descriptor = open_lock_file(path, 0o644)
+        self._descriptor = open_lock_file(path)
         self._lost = False
         self._released = threading.Event()
         self._renewing: threading.Thread | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
-from shardcast.file_copies import clone, link
-from shardcast.filesystem import PART, is_temporary_of
+from shardcast.file_copies import clone_bytes, link
+from shardcast.filesystem import PART, create_private, give_name, is_temporary_of, temporary_name
 from shardcast.wire import shard_name, shard_number
 
 
@@ -64,7 +65,7 @@ class VersionPlace:
             OSError: it can't be read.
         """
         real = payload.resolve(strict=True)  # of a symbolic link, link(2) would link the link
-        if not clone(real, self.payload) and not link(real, self.payload):
+        if not _clone(real, self.payload) and not link(real, self.payload):
             return False
         if stat.S_ISREG(self.payload.lstat().st_mode):
             return True
@@ -95,3 +96,23 @@ def is_versions_file(entry: Path) -> bool:
     if name in files or shard_number(name) is not None:
         return True
     return any(is_temporary_of(entry.name, file) for file in files)
+
+
+def _clone(original: Path, copy: Path) -> bool:
+    """Copy a file so that both share their blocks until one is written to; False where the file system can't.
+
+    Raises:
+        OSError: the original can't be read, or something has the name of the copy.
+    """
+    with original.open("rb") as source:
+        part = temporary_name(copy)
+        target = create_private(part)
+        try:
+            if not clone_bytes(source.fileno(), target):
+                return False
+            os.fsync(target)
+            give_name(target, part, copy, durable=False)
+        finally:
+            os.close(target)
+            part.unlink(missing_ok=True)
+    return True

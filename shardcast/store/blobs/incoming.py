@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import itertools
 import logging
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from shardcast.constants import LOCK_WAIT
 from shardcast.errors import IntegrityError
-from shardcast.file_locks import open_lock_file
+from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
 from shardcast.filesystem import (
     PART,
     close,
@@ -39,6 +39,8 @@ _PIECE = 1 << 20
 _SLOW = 0.002
 """Seconds for a small blob from which on they are kept in threads, several at a time."""
 _LOCK = "lock"
+_STALE = 86400.0
+"""Seconds without a change after which a folder is taken for a dead process's where no lock tells."""
 
 
 class Incoming:
@@ -56,11 +58,14 @@ class Incoming:
             place.mkdir(parents=True, exist_ok=True)
             share(str(place.parent))
             share(str(place))
-            with _one_at_a_time(place):
-                _remove_dead(place)
+            with locked(place / _LOCK, LOCK_WAIT):
+                dead = _dead(place)
                 self._folder = place / secrets.token_hex(8)
                 self._folder.mkdir()
-                self._lock = _try_lock(self._folder)
+                _, self._lock = _try_lock(self._folder)
+        for folder, lock in dead:  # nobody else removes it: we have it locked
+            remove_tree(folder)
+            close(lock)
         self._slow = False
         self._left: list[Path] = []
         self._certain: set[str] = set()
@@ -113,46 +118,49 @@ class Incoming:
 
     def close(self) -> None:
         remove_tree(self._folder)  # the next who starts removes what is left
-        if self._lock is not None:
+        if self._lock >= 0:
             close(self._lock)
-            self._lock = None
+            self._lock = -1
 
 
-@contextlib.contextmanager
-def _one_at_a_time(place: Path) -> Iterator[None]:
-    """Let no other process make or remove folders here meanwhile."""
-    lock = open_lock_file(place / _LOCK, 0o666)
+def _try_lock(folder: Path) -> tuple[Lock, int]:
+    """Try to lock a process's folder; the lock is held as long as the descriptor is open."""
+    descriptor = open_lock_file(folder / _LOCK)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        close(lock)
+        return try_lock(descriptor), descriptor
+    except BaseException:
+        close(descriptor)
+        raise
 
 
-def _try_lock(folder: Path) -> int | None:
-    """A lock on a folder, held as long as the descriptor is open; None when another process has it."""
-    lock = open_lock_file(folder / _LOCK, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        close(lock)
-        return None
-    return lock
-
-
-def _remove_dead(place: Path) -> None:
-    """Remove the folders that belong to no living process."""
+def _dead(place: Path) -> list[tuple[Path, int]]:
+    """Return the folders that belong to no living process, with the descriptors that lock them. Where a lock
+    doesn't tell, as without locks and over a network, those count in which nothing changed for a day."""
+    found: list[tuple[Path, int]] = []
     for folder in place.iterdir():
         if not folder.is_dir():
             continue
         try:
-            lock = _try_lock(folder)
-        except OSError as error:
-            log.warning("could not look into %s, another user's: %s", folder, error.strerror)
+            lock, descriptor = _try_lock(folder)
+        except PermissionError:
+            log.debug("left %s alone, another user's", folder)
             continue
-        if lock is not None:
-            remove_tree(folder)
-            close(lock)
+        except OSError as error:
+            log.warning("could not look into %s: %s", folder, error.strerror)
+            continue
+        if lock is Lock.HELD or not ((lock is Lock.TAKEN and is_local(descriptor)) or _is_stale(folder)):
+            close(descriptor)
+        else:
+            found.append((folder, descriptor))
+    return found
+
+
+def _is_stale(folder: Path) -> bool:
+    try:
+        newest = max(one.stat().st_mtime for one in (folder, *folder.iterdir()) if one.name != _LOCK)
+    except OSError:  # its process is at work just now
+        return False
+    return time.time() - newest > _STALE
 
 
 class FileWriter:

@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -19,9 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
-from shardcast.file_locks import open_lock_file
-from shardcast.filesystem import PART, close, disk_errors, rename, rename_free, replace
+from shardcast.file_locks import locked
+from shardcast.filesystem import PART, disk_errors, rename, rename_free, replace
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 
 _RECORD = ".json"
@@ -65,16 +65,15 @@ def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
     Raises:
         OSError: the folder can't be locked.
     """
-    lock = open_lock_file(folder / _LOCK, 0o666)
-    try:
+    with contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            stack.enter_context(locked(folder / _LOCK, LOCK_WAIT if wait else 0.0))
         except BlockingIOError:
+            if wait:
+                raise
             yield False
         else:
             yield True
-    finally:
-        close(lock)
 
 
 @dataclass(frozen=True, slots=True)

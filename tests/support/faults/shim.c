@@ -3,6 +3,9 @@
  * Preloaded (LD_PRELOAD) into one process, whose tests write what is to fail into a file that this maps: from
  * then on the calls below one folder are recorded, and the one that is armed fails with the errno that is asked
  * for. Calls elsewhere, and all calls while nothing is armed, go straight to libc.
+ *
+ * FAULTS_RULES (``flock=37,fsync-folder=22``) and FAULTS_BELOW make the file system below a folder one that lacks
+ * these calls for as long as the process lives.
  */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -58,6 +61,14 @@ struct control { /* control.py has the same offsets */
 };
 
 static struct control *control;
+
+/* What the file system below a folder lacks. */
+static struct {
+    char call[24];
+    int error;
+} rules[16];
+static int rule_count;
+static char rules_below[512];
 static pthread_mutex_t recording = PTHREAD_MUTEX_INITIALIZER;
 
 static void *next_symbol(const char *name) {
@@ -82,6 +93,25 @@ __attribute__((constructor)) static void map_control(void) {
     void *mapped = mmap(NULL, sizeof(struct control), PROT_READ | PROT_WRITE, MAP_SHARED, descriptor, 0);
     close(descriptor);
     if (mapped != MAP_FAILED) control = mapped;
+}
+
+__attribute__((constructor)) static void read_rules(void) {
+    const char *text = getenv("FAULTS_RULES"), *folder = getenv("FAULTS_BELOW");
+    if (!text || !folder) return;
+    snprintf(rules_below, sizeof rules_below, "%s", folder);
+    while (rule_count < 16 && sscanf(text, "%23[^=]=%d", rules[rule_count].call, &rules[rule_count].error) == 2) {
+        rule_count++;
+        text = strchr(text, ',');
+        if (!text++) break;
+    }
+}
+
+static int lacks(const char *call, const char *path) {
+    size_t length = strlen(rules_below);
+    if (strncmp(path, rules_below, length) || (path[length] && path[length] != '/')) return 0;
+    for (int i = 0; i < rule_count; i++)
+        if (!strcmp(rules[i].call, call)) return rules[i].error;
+    return 0;
 }
 
 /* Names with their numbers and digests left out: v12/shard_003.bin is v#/shard_#.bin. */
@@ -175,10 +205,12 @@ static int resolve(int folder, const char *path, char *out, size_t room) {
 
 static int fails_at(const char *call, int folder, const char *path) {
     char whole[2 * PATH_MAX], place[228];
-    if (!control || !control->mode) return 0;
+    int is_on = control && control->mode;
+    if (!is_on && !rule_count) return 0;
     int kept = errno, failure = 0;
     if (resolve(folder, path, whole, sizeof whole)) {
-        const char *name = below(whole);
+        failure = lacks(call, whole);
+        const char *name = is_on && !failure ? below(whole) : NULL;
         if (name) {
             classify(name, place, sizeof place);
             failure = failure_of(call, place);
@@ -188,13 +220,24 @@ static int fails_at(const char *call, int folder, const char *path) {
     return failure;
 }
 
+static int is_folder(int folder, const char *path) {
+    struct stat64 found;
+    REAL(int, fstatat64, int, const char *, struct stat64 *, int);
+    return !real(folder, path, &found, AT_SYMLINK_NOFOLLOW | AT_EMPTY_PATH) && S_ISDIR(found.st_mode);
+}
+
 /* Two names: what is made or goes away counts, and "from>to" where both are below the folder. */
 static int fails_between(const char *call, int from_folder, const char *from, int to_folder, const char *to) {
     char first[2 * PATH_MAX], second[2 * PATH_MAX], place[228], other[110];
-    if (!control || !control->mode) return 0;
+    int is_on = control && control->mode;
+    if (!is_on && !rule_count) return 0;
     int kept = errno, failure = 0;
     if (resolve(from_folder, from, first, sizeof first) && resolve(to_folder, to, second, sizeof second)) {
-        const char *source = below(first), *target = below(second);
+        failure = lacks(call, second);
+        if (!failure && !strcmp(call, "rename") && is_folder(from_folder, from))
+            failure = lacks("rename-folder", second);
+        is_on = is_on && !failure;
+        const char *source = is_on ? below(first) : NULL, *target = is_on ? below(second) : NULL;
         if (target) {
             classify(target, other, sizeof other);
             if (source) {
@@ -404,6 +447,8 @@ ssize_t copy_file_range(int source, off64_t *from, int target, off64_t *to, size
     int name(int descriptor) {                                             \
         REAL(int, name, int);                                              \
         FAIL(call, descriptor, NULL, -1);                                  \
+        if (rule_count && is_folder(descriptor, ""))                       \
+            FAIL(call "-folder", descriptor, NULL, -1);                    \
         return real(descriptor);                                           \
     }
 ON_DESCRIPTOR(fsync, "fsync")
@@ -547,6 +592,7 @@ FALLOCATE(fallocate64)
 int flock(int descriptor, int how) {
     REAL(int, flock, int, int);
     if (!(how & LOCK_UN)) FAIL("lock", descriptor, NULL, -1);
+    if (rule_count) FAIL("flock", descriptor, NULL, -1);
     return real(descriptor, how);
 }
 

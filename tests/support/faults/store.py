@@ -270,9 +270,8 @@ class Verify(StoreOperation):
         file = self.folder / self.digest[:2] / self.digest
         data = bytearray(self.blob)
         data[0] ^= 1
-        file.chmod(0o644)
+        file.unlink()
         file.write_bytes(data)
-        file.chmod(0o444)
 
     def act(self) -> Outcome:
         outcome = command("store", "verify", self.folder, "-q")

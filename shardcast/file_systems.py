@@ -1,0 +1,91 @@
+"""What some file systems lack, and how work goes on without it.
+
+SMB and many FUSE file systems sync no folders; SMB, FAT and NFS with mapped users refuse permissions; some
+have no links, no sockets, no named pipes; a rename may not lead to another disk, nor a folder out of a lower
+layer of an overlay. What is missing is told once for each file system. No other error is ever taken for that,
+EIO least of all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import stat
+import threading
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_NOT_THERE = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+NO_FOLDER_SYNC = (*_NOT_THERE, errno.EINVAL)
+"""Errors that say that a file system syncs no folders (fsync(2))."""
+NO_PERMISSIONS = (*_NOT_THERE, errno.EPERM)
+"""Errors that say of a file of ours that its file system keeps no permissions (chmod(2))."""
+NO_SPECIAL_FILES = (*_NOT_THERE, errno.EPERM)
+"""Errors that say that a file system has no symbolic links, sockets or named pipes."""
+NO_LOCKS = (*_NOT_THERE, errno.ENOLCK, errno.EINVAL)
+"""Errors that say that a file system has no locks (flock(2))."""
+
+
+def tell_lack(path: Path | str, lack: str) -> None:
+    """Log what the file system of a path lacks, once for each file system and lack."""
+    try:
+        device = Path(path).lstat().st_dev
+    except OSError:
+        device = 0
+    if _first(device, lack).acquire(blocking=False):
+        log.warning("the file system of %s %s", Path(path).parent, lack)
+
+
+def sync_open_folder(descriptor: int, folder: Path) -> None:
+    """Make names in an open folder durable, where its file system can.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in NO_FOLDER_SYNC:
+            raise
+        tell_lack(folder / ".", "syncs no folders: after a power cut the newest names may be missing")
+
+
+def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
+    """Give an open file, which this process made, its permissions, where its file system keeps any.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    try:
+        os.fchmod(descriptor, mode)
+    except OSError as error:
+        if error.errno not in NO_PERMISSIONS:
+            raise
+        tell_lack(path, "keeps no permissions: whoever may write there can change what was verified")
+
+
+# Folders that a group shares
+
+
+def is_shared(folder: os.stat_result) -> bool:
+    """Return whether a folder was made to be written by all of its group: setgid, and writable by it."""
+    return bool(folder.st_mode & stat.S_ISGID and folder.st_mode & stat.S_IWGRP)
+
+
+def share_like(folder: Path) -> None:
+    """Have a folder that was just made be written by its group, if that may write the folder around it."""
+    above = folder.parent.stat()
+    if is_shared(above):
+        with contextlib.suppress(OSError):  # it stays usable for its owner
+            inherited = stat.S_IRWXG | stat.S_ISGID | above.st_mode & stat.S_ISVTX
+            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | inherited)
+
+
+@functools.cache
+def _first(device: int, lack: str) -> threading.Lock:
+    """Return a lock for each lack, which the first to tell of it takes for good."""
+    return threading.Lock()

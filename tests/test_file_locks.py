@@ -1,0 +1,183 @@
+"""Lock files: closed to other users, waited for with an end, gone without where there are none."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import errno
+import fcntl
+import functools
+import logging
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shardcast
+from shardcast import file_locks, filesystem
+from shardcast.errors import DataDirInUse, LocalDiskError
+from shardcast.file_locks import Lock, locked, open_lock_file
+from shardcast.nodes import outputs
+from shardcast.nodes.outputs import LOCK_FILE, OutputFolder
+from shardcast.store.blobs import incoming
+from shardcast.store.blobs.incoming import Incoming
+from shardcast.store.blobs.layout import OWN
+from shardcast.store.blobs.set_aside import one_at_a_time
+from shardcast.store.directory_lock import DirectoryLock
+
+
+@pytest.fixture(autouse=True)
+def umask() -> Iterator[None]:
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[None]:
+    """Have a file locked by another descriptor."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize(("folder", "expected"), [(0o755, 0o600), (0o2775, 0o660), (0o3775, 0o660)])
+@pytest.mark.parametrize("earlier", [None, 0o644, 0o666])
+def test_lock_file_opens_only_for_those_who_may_write_its_folder(
+    tmp_path: Path, folder: int, expected: int, earlier: int | None
+) -> None:
+    tmp_path.chmod(folder)
+    if earlier:
+        (tmp_path / "lock").touch()
+        (tmp_path / "lock").chmod(earlier)
+    os.close(open_lock_file(tmp_path / "lock"))
+    assert mode(tmp_path / "lock") == expected
+
+
+def test_data_directory_and_followed_folder_lock_closed_files(tmp_path: Path) -> None:
+    DirectoryLock(tmp_path / "lock", tmp_path, "origin").release()
+    OutputFolder(tmp_path).see("0123", {1: "ab" * 32})
+    assert mode(tmp_path / "lock") == mode(tmp_path / LOCK_FILE) == 0o600
+
+
+def test_waiting_is_told_and_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(file_locks, "_TOLD_AFTER", 0.0)
+    with (
+        held(tmp_path / "lock"),
+        pytest.raises(BlockingIOError, match=f"lock is locked by process {os.getpid()}"),
+        locked(tmp_path / "lock", 0.05),
+    ):
+        pytest.fail("it was taken")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"waiting for process {os.getpid()}, which locks {tmp_path / 'lock'}"
+    ]
+
+
+def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(incoming, "LOCK_WAIT", 0.02)
+    monkeypatch.setattr("shardcast.store.blobs.set_aside.LOCK_WAIT", 0.02)
+    place = tmp_path / OWN / "incoming"
+    place.mkdir(parents=True)
+    with held(place / "lock"), pytest.raises(LocalDiskError, match=r"lock is locked by process \d+"):
+        Incoming(str(tmp_path))
+    with (
+        held(tmp_path / "lock"),
+        pytest.raises(BlockingIOError, match="is locked by"),
+        one_at_a_time(tmp_path),
+    ):
+        pytest.fail("it was entered")
+    with held(tmp_path / "lock"), one_at_a_time(tmp_path, wait=False) as is_alone:
+        assert not is_alone
+
+
+def test_data_directory_behind_a_lock_is_in_use(tmp_path: Path) -> None:
+    with held(tmp_path / "lock"), pytest.raises(DataDirInUse, match="in use"):
+        DirectoryLock(tmp_path / "lock", tmp_path, "origin")
+
+
+def test_follower_goes_on_behind_a_lock_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(outputs, "LOCK_WAIT", 0.02)
+    folder = OutputFolder(tmp_path)
+    with held(tmp_path / LOCK_FILE):
+        folder.see("0123", {1: "ab" * 32})
+    assert folder.seen("0123") == {1: "ab" * 32}
+    assert "going on without the lock" in caplog.text
+
+
+@pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_file_system_without_locks_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
+) -> None:
+    monkeypatch.setattr("shardcast.file_systems._first", _first_times())
+    monkeypatch.setattr(fcntl, "flock", _fails(error))
+    for name in ("one", "two"):
+        with locked(tmp_path / name, 5) as lock:
+            assert lock is Lock.NONE
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+    assert "has no locks" in caplog.text
+
+
+def test_disk_that_fails_is_not_taken_for_one_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", _fails(errno.EIO))
+    with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock", 5):
+        pytest.fail("it was taken")
+    with pytest.raises(OSError, match="Input/output"), filesystem.new_file(tmp_path / "file"):
+        pytest.fail("it was made")
+
+
+@pytest.mark.parametrize("lacking", ["locks", "reach"])
+def test_folder_of_an_unknown_process_stays_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    """Where no lock tells, only time does whether a process still puts blobs."""
+    if lacking == "locks":
+        monkeypatch.setattr(fcntl, "flock", _fails(errno.ENOLCK))
+    else:
+        monkeypatch.setattr(incoming, "is_local", lambda descriptor: False)
+    place = tmp_path / OWN / "incoming"
+    for name, age in (("young", 3600), ("old", 2 * 86400)):
+        (place / name).mkdir(parents=True)
+        for file in ("lock", "1.part"):
+            (place / name / file).touch()
+        then = time.time() - age
+        for path in (place / name / "1.part", place / name):
+            os.utime(path, (then, then))
+    Incoming(str(tmp_path)).close()
+    assert {entry.name for entry in place.iterdir()} == {"lock", "young"}
+
+
+def test_only_one_module_locks_files() -> None:
+    package = Path(shardcast.__file__).parent
+    found = {
+        str(module.relative_to(package))
+        for module in package.rglob("*.py")
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr in ("flock", "lockf")
+    }
+    assert found == {"file_locks.py"}
+
+
+def _fails(error: int) -> object:
+    def flock(descriptor: int, how: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return flock
+
+
+def _first_times() -> object:
+    """What ``_first`` is in a process that told of nothing yet."""
+    return functools.cache(lambda device, lack: threading.Lock())
