@@ -8,12 +8,11 @@ EIO least of all.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import functools
 import logging
 import os
-import stat
+import sys
 import threading
 from pathlib import Path
 
@@ -68,21 +67,18 @@ def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
         tell_lack(path, "keeps no permissions: whoever may write there can change what was verified")
 
 
-# Folders that a group shares
-
-
-def is_shared(folder: os.stat_result) -> bool:
-    """Return whether a folder was made to be written by all of its group: setgid, and writable by it."""
-    return bool(folder.st_mode & stat.S_ISGID and folder.st_mode & stat.S_IWGRP)
-
-
-def share_like(folder: Path) -> None:
-    """Have a folder that was just made be written by its group, if that may write the folder around it."""
-    above = folder.parent.stat()
-    if is_shared(above):
-        with contextlib.suppress(OSError):  # it stays usable for its owner
-            inherited = stat.S_IRWXG | stat.S_ISGID | above.st_mode & stat.S_ISVTX
-            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | inherited)
+def reserve(descriptor: int, offset: int, size: int) -> None:
+    """Make sure that the disk has room for these bytes, and keep it."""
+    try:
+        if sys.platform == "darwin":  # has no such call
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.posix_fallocate(descriptor, offset, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+            raise
+        room = os.fstatvfs(descriptor)
+        if room.f_bavail * room.f_frsize < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
 
 
 @functools.cache

@@ -14,14 +14,15 @@ import re
 import secrets
 import shutil
 import stat
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, ShardcastError
+from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import try_lock
-from shardcast.file_systems import set_permissions, share_like, sync_open_folder
+from shardcast.file_owners import share_like, umask
+from shardcast.file_systems import NO_SPECIAL_FILES, set_permissions, sync_open_folder
 
 PART = ".part"
 """The end of every temporary name."""
@@ -82,20 +83,6 @@ def in_words(error: OSError) -> str:
 def is_full(error: BaseException) -> bool:
     """Whether an error says that the disk is full."""
     return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))
-
-
-def reserve(descriptor: int, offset: int, size: int) -> None:
-    """Make sure that the disk has room for these bytes, and keep it."""
-    try:
-        if sys.platform == "darwin":  # has no such call
-            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
-        os.posix_fallocate(descriptor, offset, size)
-    except OSError as error:
-        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
-            raise
-        room = os.fstatvfs(descriptor)
-        if room.f_bavail * room.f_frsize < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from None
 
 
 # Temporary files
@@ -218,7 +205,13 @@ def give_name(
         OSError: the file can't have the name.
     """
     _open_up(descriptor, part, durable, mode)
-    os.rename(part, final)  # noqa: PTH104
+    try:
+        os.rename(part, final)  # noqa: PTH104
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_across(descriptor, Path(final))
+        Path(part).unlink(missing_ok=True)
     if durable:
         sync_folder(Path(final).parent)
 
@@ -242,14 +235,63 @@ def _open_up(descriptor: int, part: Path | str, durable: bool, mode: int | None)
         raise FileNotFoundError(errno.ENOENT, "its temporary file was removed or replaced meanwhile")
 
 
-def rename(known: Path, name: Path, durable: bool = True) -> None:
+def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> None:
     """Give a durable link or folder, or a file that has a name already, another one.
 
-    Unless ``durable`` is false, the folder of the new name is synced after; else the caller does it.
+    Unless ``durable`` is false, the folder of the new name is synced after; else the caller does it. Where it
+    can't be renamed, it is copied, unless ``copy`` is false.
+
+    Raises:
+        OSError: it can't have the name; with ``EXDEV`` where it could be copied, and is not to be.
     """
-    known.rename(name)
+    try:
+        known.rename(name)
+    except OSError as error:
+        if error.errno != errno.EXDEV or not copy:
+            raise
+        _move_across(known, name)
     if durable:
         sync_folder(name.parent)
+
+
+def _copy_across(descriptor: int, final: Path) -> None:
+    """Give a name on another disk to a copy of an open file, durably but for the name."""
+    found = os.fstat(descriptor)
+    part = temporary_name(final)
+    copy = create_private(part)
+    try:
+        copy_bytes(descriptor, copy)
+        set_permissions(copy, stat.S_IMODE(found.st_mode), part)
+        os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))
+        os.fsync(copy)
+        part.rename(final)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        close(copy)
+
+
+def _move_across(known: Path, name: Path) -> None:
+    """Move a file to another disk, or a folder that its file system can't rename (an overlay's, of an image).
+
+    A folder is emptied into one with a temporary name, which a second try goes on with after a kill.
+    """
+    if not stat.S_ISDIR(known.lstat().st_mode):
+        taken = temporary_name(known)  # so that what gets the old name meanwhile stays
+        known.rename(taken)
+        with taken.open("rb") as file:
+            _copy_across(file.fileno(), name)
+        taken.unlink()
+        return
+    found, moving = known.stat(), name.with_name(f".{stem_of(name.name)}~moving{PART}")
+    new_folder(moving, exist_ok=True)
+    for entry in list(known.iterdir()):
+        rename(entry, moving / entry.name, durable=False)
+    os.utime(moving, ns=(found.st_atime_ns, found.st_mtime_ns))
+    sync_folder(moving)
+    moving.rename(name)
+    known.rmdir()
 
 
 def rename_free(known: Path, name: Path) -> bool:
@@ -272,29 +314,6 @@ def rename_free(known: Path, name: Path) -> bool:
     sync_folder(name.parent)  # before the other name goes, so that a power cut leaves one of them
     known.unlink(missing_ok=True)
     return True
-
-
-def umask() -> int:
-    """Return the permissions that new files of this process lack.
-
-    Reading them where the system shows them changes nothing; elsewhere they are those of the start, since
-    asking means setting them for every thread.
-    """
-    try:
-        status = Path("/proc/self/status").read_bytes()
-    except OSError:
-        return _UMASK
-    found = re.search(rb"^Umask:\t([0-7]+)$", status, re.MULTILINE)
-    return int(found[1], 8) if found else _UMASK
-
-
-def _first_umask() -> int:
-    known = os.umask(0o077)
-    os.umask(known)
-    return known
-
-
-_UMASK = _first_umask()
 
 
 @contextlib.contextmanager
@@ -350,6 +369,23 @@ def point(link: Path, target: str) -> None:
         part.unlink(missing_ok=True)
 
 
+def has_symbolic_links(folder: Path) -> bool:
+    """Return whether the file system of a folder has them; it is tried.
+
+    Raises:
+        OSError: nothing can be made there.
+    """
+    probe = temporary_name(folder / "link")
+    try:
+        probe.symlink_to("nowhere")
+    except OSError as error:
+        if error.errno not in NO_SPECIAL_FILES:
+            raise
+        return False
+    probe.unlink()
+    return True
+
+
 # Durability
 
 
@@ -386,7 +422,7 @@ def new_folder(folder: Path, exist_ok: bool = False) -> None:
         share_like(folder)
 
 
-def _new_folders(folder: Path) -> list[Path]:
+def new_folders(folder: Path) -> list[Path]:
     """Make a folder and those above it that are missing, and return those that were."""
     missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
     for one in reversed(missing):
@@ -403,62 +439,14 @@ def make_folder(folder: Path) -> None:
     Raises:
         OSError: a folder can't be made.
     """
-    for one in dict.fromkeys((*_new_folders(folder), folder)):
-        _sync_name(one)
+    for one in dict.fromkeys((*new_folders(folder), folder)):
+        sync_name(one)
 
 
-class DurableFolders:
-    """Makes folders below a root, durably; threads may share it.
-
-    The name of each is synced once, whoever made it: another process may have been killed before it came to
-    that, or be about to.
-    """
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._certain = {root}
-
-    def make(self, folder: Path) -> None:
-        """Make a folder, and those above it that are missing.
-
-        Raises:
-            OSError: a folder can't be made.
-        """
-        above = [one for one in (folder, *folder.parents) if one.is_relative_to(self._root)]
-        missing = _new_folders(folder)
-        for one in above:
-            if one in missing or one not in self._certain:
-                _sync_name(one)
-                self._certain.add(one)
-
-
-def _sync_name(folder: Path) -> None:
+def sync_name(folder: Path) -> None:
     """Make the name of a folder durable, where that can be."""
     try:
         sync_folder(folder.parent)
     except OSError as error:
         if error.errno not in _NO_SYNC:
             raise
-
-
-# Whose a file is
-
-
-def is_ours(found: os.stat_result) -> bool:
-    """Return whether a file is a regular one that only this user can write, under one name only."""
-    return (
-        stat.S_ISREG(found.st_mode)
-        and found.st_uid == os.geteuid()
-        and found.st_nlink == 1
-        and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-    )
-
-
-def is_trusted(found: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether what lies in a folder was put there by somebody whom that folder's owner trusts.
-
-    Who may replace a file may as well write it, so in most folders everything is. In a sticky one, as
-    ``/tmp`` is, each user can change just their own: there only files of this user, of the folder's owner and
-    of root are (the rule of ``fs.protected_symlinks`` in proc(5)).
-    """
-    return not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid, 0)

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from shardcast.store.data_dir import DataDir, socket_name
+from shardcast.store.data_dir import DataDir
+from shardcast.store.special_files import short_name, socket_path
 from shardcast.wire import MAX_VERSION
 from tests.support import processes
 
@@ -203,11 +204,11 @@ def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int
         socket.socket(socket.AF_UNIX) as client,
     ):
         there = directory.own / "socket"
-        with socket_name(root) as name:
+        with short_name(socket_path(root)) as name:
             server.bind(name)
         server.listen()
         assert there.is_socket()
-        with socket_name(root) as name:
+        with short_name(socket_path(root)) as name:
             client.connect(name)
         assert len(os.fsencode(name)) <= 103  # what macOS takes
         assert Path(name) == there or not Path(name).exists()  # what was made to shorten it is gone
@@ -215,6 +216,6 @@ def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int
 
 def test_a_relative_directory_has_a_socket_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with held(Path("data")) as directory, socket_name(Path("data")) as name:
+    with held(Path("data")) as directory, short_name(socket_path(Path("data"))) as name:
         assert Path(name).is_absolute()
         assert Path(name).parent.samefile(directory.own)

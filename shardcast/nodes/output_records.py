@@ -22,7 +22,7 @@ from stat import S_ISREG
 from typing import Any
 
 from shardcast.digest import is_digest
-from shardcast.filesystem import is_trusted
+from shardcast.file_owners import is_trusted
 from shardcast.wire import MAX_VERSION
 
 log = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from shardcast.distribution import Withdrawal, is_version, parse
 from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
 from shardcast.feed import check_reason
 from shardcast.manifest import check_metadata
-from shardcast.store.data_dir import socket_name
+from shardcast.store.special_files import short_name, socket_path
 from shardcast.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 
 _CONNECT_SECONDS = 5.0
@@ -38,7 +38,7 @@ class ControlConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_CONNECT_SECONDS)
         try:
-            with socket_name(self._data_dir) as name:
+            with short_name(socket_path(self._data_dir)) as name:
                 self.sock.connect(name)
         except BaseException:
             self.sock.close()

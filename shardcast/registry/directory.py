@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from shardcast.durable_folders import DurableFolders
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
 from shardcast.filesystem import (
     PART,
-    DurableFolders,
     close,
     create_private,
     give_free_name,

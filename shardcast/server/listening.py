@@ -21,7 +21,8 @@ from shardcast.errors import AddressTaken, NodeFailed
 from shardcast.filesystem import disk_errors, in_words
 from shardcast.server.first_requests import FirstRequests
 from shardcast.server.unframed import end_in_order, expect_reset
-from shardcast.store.data_dir import own_folder, socket_name
+from shardcast.store.data_dir import own_folder
+from shardcast.store.special_files import clear_sockets, place_elsewhere, short_name, write_elsewhere
 from shardcast.wire import NODE_ID
 
 _BACKLOG = 1024
@@ -132,26 +133,36 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
     Raises:
         LocalDiskError: the socket can't be made.
     """
-    name_there = own_folder(data_dir) / "socket"
-    made: os.stat_result | None = None
+    own = own_folder(data_dir)
+    path, made = own / "socket", None
     try:
         async with _running(app) as runner:
-            with disk_errors("could not make the socket", name_there):
-                name_there.unlink(missing_ok=True)
-                with socket_name(data_dir) as name:
-                    before = os.umask(0o177)
+            with contextlib.ExitStack() as stack:
+                with disk_errors("could not make the socket", path):
+                    clear_sockets(data_dir)
                     try:
-                        await web.UnixSite(runner, name).start()
-                    finally:
-                        os.umask(before)
-                    made = name_there.stat()
-            yield
+                        await _bind_path(runner, path)
+                    except OSError as error:
+                        path = Path(stack.enter_context(place_elsewhere(own, error))) / "socket"
+                        await _bind_path(runner, path)
+                        write_elsewhere(data_dir, path)
+                    made = path.stat()
+                yield
     finally:
         # Another node's socket has that name by now, if another directory is at the path. One that can't be
         # removed is replaced by the next node.
         with contextlib.suppress(OSError):
-            if made is not None and os.path.samestat(made, name_there.stat()):
-                name_there.unlink()
+            if made is not None and path.parent == own and os.path.samestat(made, path.stat()):
+                path.unlink()
+
+
+async def _bind_path(runner: web.AppRunner, path: Path) -> None:
+    with short_name(path) as name:
+        before = os.umask(0o177)
+        try:
+            await web.UnixSite(runner, name).start()
+        finally:
+            os.umask(before)
 
 
 def notice_death(request: web.Request) -> None:

@@ -7,18 +7,14 @@
       v1/manifest.jsonl           header line, one line a shard, closing line
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
-      .shardcast/                 the node's own: lock, socket, origin, line, next, keep, max_bytes,
-                                  verified/, linked/, pinned/, retired/, lines/, changing, spare
+      .shardcast/                 the node's own: lock, socket, socket-at, origin, line, next, keep,
+                                  max_bytes, verified/, linked/, pinned/, retired/, lines/, changing, spare
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
-import tempfile
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.constants import DISTRIBUTION_FILE, MAX_DISTRIBUTION_FOLDERS
@@ -28,6 +24,7 @@ from shardcast.filesystem import (
     clear_leftovers,
     disk_errors,
     make_folder,
+    new_folder,
     remove_tree,
     replace,
     sync_folder,
@@ -35,9 +32,6 @@ from shardcast.filesystem import (
 from shardcast.store.directory_lock import DirectoryLock
 from shardcast.store.version_place import VersionPlace
 from shardcast.wire import MAX_VERSION, version_name, version_number
-
-_LONGEST_SOCKET_NAME = 100
-"""Bytes; Linux takes 107, macOS 103."""
 
 
 class DataDir:
@@ -66,7 +60,7 @@ class DataDir:
             self._lock = DirectoryLock(self.own / "lock", self.root, role)
             try:
                 for folder in (self.verified, self.linked, self.pinned, self.retired):
-                    folder.mkdir(exist_ok=True)
+                    new_folder(folder, exist_ok=True)
                 sync_folder(self.own)
                 self.origin_id = self._read_origin_id()
             except BaseException:
@@ -267,22 +261,3 @@ class DataDir:
 
 def own_folder(root: Path) -> Path:
     return root / ".shardcast"
-
-
-@contextlib.contextmanager
-def socket_name(root: Path) -> Iterator[str]:
-    """A name of the data directory's Unix socket that is short enough to bind and connect.
-
-    Raises:
-        LocalDiskError: no shorter name could be made.
-    """
-    name = str(own_folder(root.absolute()) / "socket")
-    if len(os.fsencode(name)) <= _LONGEST_SOCKET_NAME:
-        yield name
-        return
-    with tempfile.TemporaryDirectory(prefix="shardcast-", dir="/tmp") as short:
-        link = Path(short) / "d"
-        link.symlink_to(own_folder(root.absolute()), target_is_directory=True)
-        if len(os.fsencode(link)) > _LONGEST_SOCKET_NAME:
-            raise LocalDiskError(f"no name for a socket in {root} is short enough")
-        yield str(link / "socket")

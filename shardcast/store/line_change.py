@@ -202,6 +202,8 @@ def _is_to_move(source: Path, target: Path) -> bool:
     # A power cut may leave a file both its names. The old one would be in the way of what comes there.
     if source.is_file() and source.samefile(target):
         source.unlink()
+    elif source.is_dir() and not any(source.iterdir()):  # its files were moved one by one
+        source.rmdir()
     return False
 
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, PayloadChanged, ShardcastError
 from shardcast.file_copies import link
+from shardcast.file_systems import reserve
 from shardcast.filesystem import (
     PART,
     append,
@@ -23,7 +24,6 @@ from shardcast.filesystem import (
     is_full,
     rename,
     replace,
-    reserve,
     sync_file,
     sync_folder,
 )

@@ -24,6 +24,8 @@ from pathlib import Path
 from shardcast.errors import LocalDiskError
 from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, try_lock
+from shardcast.file_owners import is_ours, is_trusted
+from shardcast.file_systems import set_permissions
 from shardcast.filesystem import (
     NO_LINKS,
     NOT_OURS,
@@ -32,8 +34,6 @@ from shardcast.filesystem import (
     create_private,
     give_name,
     is_at,
-    is_ours,
-    is_trusted,
     leftovers,
     new_file,
     stem_of,
@@ -213,7 +213,7 @@ def _take(path: Path, output: Path) -> int | Lock:
                 return Lock.HELD
             if not is_at(descriptor, path):
                 continue
-            os.fchmod(descriptor, 0o600)
+            set_permissions(descriptor, 0o600, path)
             kept = True
             return descriptor
         finally:

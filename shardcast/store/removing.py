@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import secrets
 from collections.abc import Collection, Sequence
@@ -61,8 +62,10 @@ class Removing:
     def _bury(self, place: VersionPlace, grave: Path) -> None:
         self._data_dir.check_held()
         if place.folder.exists():
-            rename(place.folder, grave, durable=False)
-            self._usage.move(place.folder, grave)
+            if _move(place, grave):
+                self._usage.move(place.folder, grave)
+            else:
+                self._usage.drop(place.folder)
         _remove_records(place)
 
 
@@ -76,7 +79,7 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
     """
     grave = _grave(place, graves)
     if place.folder.exists():
-        rename(place.folder, grave, durable=False)
+        _move(place, grave)
     _remove_records(place)
     return [grave]
 
@@ -85,9 +88,30 @@ def _grave(place: VersionPlace, graves: Path) -> Path:
     return graves / f"{place.folder.name}-{secrets.token_hex(4)}"
 
 
+def _move(place: VersionPlace, grave: Path) -> bool:
+    """Move a version's folder to its grave, or where that can't be remove it in its place; return whether it
+    was moved."""
+    try:
+        rename(place.folder, grave, durable=False, copy=False)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _remove_in_place(place)
+        return False
+    return True
+
+
 def _remove_records(place: VersionPlace) -> None:
     for record in place.records:
         record.unlink(missing_ok=True)
+
+
+def _remove_in_place(place: VersionPlace) -> None:
+    """Remove a version's folder that can't be renamed, as one of an image below an overlay. It takes longer,
+    and needs no room as a copy would. Without its manifest, what a kill leaves of it is no version."""
+    place.manifest.unlink(missing_ok=True)
+    if not remove_tree(place.folder):
+        raise OSError(errno.ENOTEMPTY, "something in it can't be removed", str(place.folder))
 
 
 def _empty(graves: Sequence[Path]) -> list[Path]:

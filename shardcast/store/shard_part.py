@@ -8,7 +8,9 @@ import stat
 from pathlib import Path
 
 from shardcast.file_copies import copy_bytes
-from shardcast.filesystem import NOT_OURS, close, create_private, give_name, is_ours
+from shardcast.file_owners import is_ours
+from shardcast.file_systems import set_permissions
+from shardcast.filesystem import NOT_OURS, close, create_private, give_name
 
 
 def open_shard_part(path: Path) -> int:
@@ -33,7 +35,7 @@ def open_shard_part(path: Path) -> int:
         stack.callback(close, descriptor)
         found = os.fstat(descriptor)
         if is_ours(found):
-            os.fchmod(descriptor, 0o600)
+            set_permissions(descriptor, 0o600, path)
             stack.pop_all()
             return descriptor
         path.unlink()

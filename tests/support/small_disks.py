@@ -52,23 +52,42 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:
-    """Mount a disk; the test is skipped where none can be mounted. A process of its own unmounts it, also
-    when this one is killed."""
+    """Mount a disk; the test is skipped where none can be mounted."""
+    with mounted(path, "tmpfs", f"size={size}"):
+        yield SmallDisk(path)
+
+
+@contextlib.contextmanager
+def overlay(path: Path, lower: Path) -> Iterator[None]:
+    """Mount an overlay, whose lower layer is as the layers of a container's image; skipped where none can be.
+    What is written lies beside the path."""
+    upper, work = path.with_name(f"{path.name}-upper"), path.with_name(f"{path.name}-work")
+    upper.mkdir()
+    work.mkdir()
+    options = f"lowerdir={lower},upperdir={upper},workdir={work},redirect_dir=off"
+    with mounted(path, "overlay", options):
+        yield
+
+
+@contextlib.contextmanager
+def mounted(path: Path, kind: str, options: str) -> Iterator[None]:
+    """Mount a file system; the test is skipped where it can't be. A process of its own unmounts it, also when
+    this one is killed."""
     if os.geteuid() != 0 or shutil.which("mount") is None:
-        pytest.skip("only root can mount a small disk")
+        pytest.skip(f"only root can mount a {kind}")
     path.mkdir()
     watch = subprocess.Popen(
         [sys.executable, "-c", _WATCH, str(path)], stdin=subprocess.PIPE, start_new_session=True
     )
     assert watch.stdin
     try:
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)],
+        done = subprocess.run(
+            ["mount", "-t", kind, "-o", options, kind, str(path)],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
-        if mounted.returncode:
-            pytest.skip(f"can't mount a small disk here: {mounted.stderr.strip()}")
-        yield SmallDisk(path)
+        if done.returncode:
+            pytest.skip(f"can't mount a {kind} here: {done.stderr.strip()}")
+        yield
     finally:
         watch.stdin.close()
         watch.wait()

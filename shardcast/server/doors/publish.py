@@ -21,6 +21,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO, Protocol
 
 from aiohttp import ClientError, web
@@ -29,6 +30,7 @@ from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.filesystem import PART, close, disk_errors
 from shardcast.server.callers import Caller, add_change, read_request
+from shardcast.store.special_files import place_elsewhere
 from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
 log = logging.getLogger(__name__)
@@ -128,9 +130,15 @@ class _Pipe:
             LocalDiskError: none can be made there.
         """
         self.path = folder / f"stream-{secrets.token_hex(8)}{PART}"
+        self._elsewhere: TemporaryDirectory[str] | None = None
+        self._source = self._sink = -1
         with disk_errors("could not make a pipe in", folder):
-            os.mkfifo(self.path, 0o600)
-            self._source = self._sink = -1
+            try:
+                os.mkfifo(self.path, 0o600)
+            except OSError as error:
+                self._elsewhere = place_elsewhere(folder, error)
+                self.path = Path(self._elsewhere.name) / self.path.name
+                os.mkfifo(self.path, 0o600)
             try:
                 self._source = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                 self._sink = os.open(self.path, os.O_WRONLY | os.O_CLOEXEC)
@@ -152,6 +160,9 @@ class _Pipe:
             if descriptor >= 0:
                 close(descriptor)
         self._source = self._sink = -1
+        if self._elsewhere is not None:
+            with contextlib.suppress(OSError):
+                self._elsewhere.cleanup()
 
     def __enter__(self) -> _Pipe:
         return self

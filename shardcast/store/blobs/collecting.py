@@ -23,6 +23,7 @@ from pathlib import Path
 
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.file_systems import NO_PERMISSIONS
 from shardcast.filesystem import clear_leftovers, disk_errors, make_folder, replace, sync_folder
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store.blobs.describing import Form, forms_of
@@ -189,9 +190,14 @@ class Collection:
         """
         probe = self._trash / "probe"
         probe.touch()
-        probe.chmod(_MARKED)
-        marked = is_marked(probe.lstat())
-        probe.unlink()
+        with contextlib.ExitStack() as stack:
+            stack.callback(probe.unlink)
+            try:
+                probe.chmod(_MARKED)
+            except OSError as error:
+                if error.errno not in NO_PERMISSIONS:
+                    raise
+            marked = is_marked(probe.lstat())
         if not marked:
             raise LocalDiskError(f"the file system of {self._folder.root} keeps no permissions, so no marks")
 

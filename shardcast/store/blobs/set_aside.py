@@ -21,7 +21,7 @@ from pathlib import Path
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
 from shardcast.file_locks import locked
-from shardcast.filesystem import PART, disk_errors, rename, rename_free, replace
+from shardcast.filesystem import PART, disk_errors, rename, rename_free, replace, temporary_name
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 
 _RECORD = ".json"
@@ -30,20 +30,24 @@ _UNFINISHED = "it was being set aside when that was interrupted, and its place w
 
 
 def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]) -> bool:
-    """Move a file to another place of the same file system, if it still ``is_meant``; whether it did. Whoever
+    """Move a file to another place of its directory, if it still ``is_meant``; whether it did. Whoever
     puts a blob may replace the file at any moment: then the new one goes back where it was.
 
     Raises:
         OSError: it can't be moved.
     """
+    # On another disk it would be another file: it is looked at before it is copied there.
+    here = temporary_name(path) if path.parent.stat().st_dev != place.parent.stat().st_dev else place
     try:
-        rename(path, place, durable=False)
+        rename(path, here, durable=False)
     except FileNotFoundError:
         return False
-    if is_meant(place.lstat()):
-        return True
-    put_back(place, path)
-    return False
+    if not is_meant(here.lstat()):
+        put_back(here, path)
+        return False
+    if here != place:
+        rename(here, place, durable=False)
+    return True
 
 
 def put_back(place: Path, path: Path) -> bool:

@@ -1,0 +1,104 @@
+"""A data directory's Unix socket and its named pipes, which not every file system can have.
+
+::
+
+    .shardcast/socket       the socket
+    .shardcast/socket-at    where it is instead: in a folder of this machine that only its user may enter
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardcast.errors import LocalDiskError
+from shardcast.file_systems import NO_SPECIAL_FILES, tell_lack
+from shardcast.filesystem import replace
+from shardcast.store.data_dir import own_folder
+
+_LONGEST_SOCKET_NAME = 100
+"""Bytes; Linux takes 107, macOS 103."""
+_PREFIX = "shardcast-"
+
+
+def socket_path(root: Path) -> Path:
+    """Return where the socket of a data directory is: in it, or where a node had to make it elsewhere."""
+    own = own_folder(root.absolute())
+    return _elsewhere(own) or own / "socket"
+
+
+@contextlib.contextmanager
+def short_name(path: Path) -> Iterator[str]:
+    """A name of a socket that is short enough to bind and connect.
+
+    Raises:
+        LocalDiskError: no shorter name could be made.
+    """
+    if len(os.fsencode(path)) <= _LONGEST_SOCKET_NAME:
+        yield str(path)
+        return
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir="/tmp") as short:
+        link = Path(short) / "d"
+        link.symlink_to(path.parent, target_is_directory=True)
+        if len(os.fsencode(link)) > _LONGEST_SOCKET_NAME:
+            raise LocalDiskError(f"no name for a socket in {path.parent} is short enough")
+        yield str(link / path.name)
+
+
+def place_elsewhere(folder: Path, error: OSError) -> tempfile.TemporaryDirectory[str]:
+    """Return a folder of this machine that only this user may enter, for a socket or a pipe that could not be
+    made in ``folder``; it goes when it is cleaned up.
+
+    Raises:
+        OSError: the ``error``, unless it says that the file system has no such files.
+    """
+    if error.errno not in NO_SPECIAL_FILES:
+        raise error
+    tell_lack(folder / ".", "has no sockets and pipes: they are in a folder of this machine's own")
+    return tempfile.TemporaryDirectory(prefix=_PREFIX)
+
+
+def write_elsewhere(root: Path, socket: Path) -> None:
+    """Have others find a socket that is not in its data directory.
+
+    Raises:
+        LocalDiskError: it can't be written down.
+    """
+    replace(_record(own_folder(root.absolute())), os.fsencode(socket) + b"\n")
+
+
+def clear_sockets(root: Path) -> None:
+    """Remove what an ended node left of its socket, also elsewhere.
+
+    Raises:
+        OSError: it can't be removed.
+    """
+    own = own_folder(root.absolute())
+    left = _elsewhere(own)
+    if left is not None:
+        with contextlib.suppress(OSError):  # it is no more than litter in /tmp
+            left.unlink(missing_ok=True)
+            left.parent.rmdir()
+    _record(own).unlink(missing_ok=True)
+    (own / "socket").unlink(missing_ok=True)
+
+
+def _record(own: Path) -> Path:
+    return own / "socket-at"
+
+
+def _elsewhere(own: Path) -> Path | None:
+    """Return where the socket is when it is not in the data directory: a folder that its user made and nobody
+    else can have put in its place."""
+    try:
+        path = Path(os.fsdecode(_record(own).read_bytes().rstrip(b"\n")))
+        found, owner = path.parent.lstat(), own.stat().st_uid
+    except OSError:
+        return None
+    ours = stat.S_ISDIR(found.st_mode) and found.st_uid in (os.geteuid(), owner)
+    private = stat.S_IMODE(found.st_mode) == stat.S_IRWXU and path.parent.name.startswith(_PREFIX)
+    return path if ours and private and path.is_absolute() else None
