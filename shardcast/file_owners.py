@@ -43,6 +43,16 @@ def share_like(folder: Path) -> None:
             folder.chmod(stat.S_IMODE(folder.stat().st_mode) | inherited)
 
 
+def share_file(descriptor: int, path: Path) -> None:
+    """Have an open file of ours be written by the group that may write its folder (``is_shared``)."""
+    found = os.fstat(descriptor)
+    mode, rights = stat.S_IMODE(found.st_mode), stat.S_IRGRP | stat.S_IWGRP
+    is_to_share = found.st_uid == os.geteuid() and mode & rights != rights
+    if is_to_share and is_shared(path.parent.stat()):
+        with contextlib.suppress(OSError):  # it stays usable for its owner
+            os.fchmod(descriptor, mode | rights)
+
+
 def umask() -> int:
     """Return the permissions that new files of this process lack.
 

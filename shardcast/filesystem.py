@@ -21,7 +21,7 @@ from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import try_lock
-from shardcast.file_owners import share_like, umask
+from shardcast.file_owners import share_file, share_like, umask
 from shardcast.file_systems import NO_SPECIAL_FILES, set_permissions, sync_open_folder
 
 PART = ".part"
@@ -146,6 +146,7 @@ def append(path: Path, data: bytes) -> None:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     descriptor = os.open(path, flags, 0o666)
     try:
+        share_file(descriptor, path)
         write_all(descriptor, data)
     finally:
         os.close(descriptor)

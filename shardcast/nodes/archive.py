@@ -25,6 +25,7 @@ from shardcast.server.listening import application, listening
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming
+from shardcast.store.blobs.layout import make_own
 from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
 from shardcast.store.blobs.staging import staged
 
@@ -62,6 +63,8 @@ class ArchiveNode:
             stack.push_async_callback(store.close)
             await store.begin()
             own = archive_folder(directory)
+            with disk_errors("could not make", own):
+                make_own(own)
             incoming = await asyncio.to_thread(Incoming, str(own))
             stack.callback(incoming.close)
             stage = partial(staged, store, incoming)

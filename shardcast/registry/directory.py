@@ -151,7 +151,8 @@ class DirectoryBackend(StorageBackend):
             except FileNotFoundError:
                 return False
             if other.stat().st_mtime_ns == known.st_mtime_ns:
-                os.utime(other, (now, now))
+                with contextlib.suppress(PermissionError):  # another user's: the rename changed its ctime
+                    os.utime(other, (now, now))
                 return True
         # A put renewed it between the two: it relies on it.
         self.bring_back(aside, remote_path)

@@ -126,7 +126,8 @@ def put_aside(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
             if source.is_dir():
                 # Before the rename: should a kill come in between, the next start would take the version for
                 # one that was put aside when its last shard came.
-                os.utime(source, (plan.time, plan.time))
+                with contextlib.suppress(PermissionError):  # of another user in our group: it keeps its time
+                    os.utime(source, (plan.time, plan.time))
                 sync_folder(source)
             rename(source, target, durable=False)
             touched |= {target.parent: None, source.parent: None}

@@ -22,6 +22,7 @@ from shardcast.filesystem import (
     close,
     disk_errors,
     is_full,
+    new_folder,
     rename,
     replace,
     sync_file,
@@ -105,7 +106,7 @@ class OpenVersion:
         self._verified = Verified(place.verified)
         with disk_errors("could not open", place.folder):
             hooks.check()
-            place.folder.mkdir(exist_ok=True)
+            new_folder(place.folder, exist_ok=True)
             if self.live.raw:
                 replace(place.manifest, bytes(self.live.raw))
                 self._take_up()

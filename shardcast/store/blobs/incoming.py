@@ -28,6 +28,7 @@ from shardcast.filesystem import (
 )
 from shardcast.store.blobs.codings import Check, Malformed
 from shardcast.store.blobs.layout import FINAL, OWN, Folder, share
+from shardcast.store.blobs.marks import note_put
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 
 log = logging.getLogger(__name__)
@@ -180,6 +181,7 @@ class FileWriter:
         """``after(digest, length)`` is called, in a thread or not, when the file has its name."""
         self._folder, self._incoming, self._verified = folder, incoming, verified
         self._digest, self._coding, self._after = digest, coding, after
+        self._algorithm = algorithm
         self._check = Check(algorithm, coding)
         self._gathered: list[bytes | memoryview] = []
         self._waiting = 0  # bytes of what is gathered
@@ -258,11 +260,27 @@ class FileWriter:
         name = self._folder.path(digest, self._coding)
         with disk_errors("could not keep a blob as", Path(name)):
             self._incoming.make_parent(self._folder, digest)
-            give_name(self._descriptor, self._part, name, mode=FINAL)
+            try:
+                give_name(self._descriptor, self._part, name, mode=FINAL)
+            except PermissionError:  # another user of our group has put it, and who else can't replace it
+                if not self._is_right(name, digest) or not note_put(self._folder, digest):
+                    raise
+                return digest
             self._part = ""
             self._verified.add(digest, os.fstat(self._descriptor), Verified(self._check.length))
             self._after(digest, self._check.length)
         return digest
+
+    def _is_right(self, name: str, digest: str) -> bool:
+        """Return whether a file has this blob, in the coding that it comes in."""
+        check = Check(self._algorithm, self._coding)
+        try:
+            with Path(name).open("rb") as file:
+                while piece := file.read(_PIECE):
+                    check.update(piece)
+            return check.finish() == digest
+        except (FileNotFoundError, Malformed):
+            return False
 
 
 class MalformedBlob(IntegrityError):

@@ -35,6 +35,8 @@ SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
 _SHARED = 0o3775
 """Folders may be written by their group, whose files are then the group's, and removed by their owners
 alone."""
+_OWN_SHARED = 0o2775
+"""The same of folders whose files each member of the group replaces and removes: records, pins, notes."""
 FINAL = 0o444
 
 
@@ -214,10 +216,10 @@ def _first_blob(folder: str, prefix: str = "") -> str | None:
         return next((one.name for one in entries if one.name.startswith(prefix) and _is_blob(one)), None)
 
 
-def share(path: str) -> None:
+def share(path: str, mode: int = _SHARED) -> None:
     """Let a folder's group write there, where that is allowed."""
     with contextlib.suppress(OSError):  # somebody else's: it is as they want it
-        os.chmod(path, _SHARED)  # noqa: PTH101
+        os.chmod(path, mode)  # noqa: PTH101
 
 
 def make_own(place: Path) -> None:
@@ -227,7 +229,10 @@ def make_own(place: Path) -> None:
         OSError: it can't be made.
     """
     make_folder(place)
-    share(str(place.parent))
+    for one in (place, *place.parents):
+        share(str(one), _SHARED if one.name == OWN else _OWN_SHARED)
+        if one.name == OWN:
+            break
 
 
 def seal(path_or_descriptor: str | int) -> None:

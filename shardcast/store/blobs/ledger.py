@@ -8,7 +8,9 @@ Nothing depends on it: without the file the counts begin anew, and times are tho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shardcast.errors import LocalDiskError
+from shardcast.file_locks import open_lock_file
 from shardcast.store.blobs.layout import OWN
 
 log = logging.getLogger(__name__)
@@ -89,6 +92,8 @@ class Ledger:
             raise
 
     def _open(self) -> sqlite3.Connection:
+        with contextlib.suppress(OSError):  # SQLite says why, if it can't use the file
+            os.close(open_lock_file(self._file))  # who can open it can lock it
         try:
             database = sqlite3.connect(self._file, timeout=_BUSY, isolation_level=None)
             try:

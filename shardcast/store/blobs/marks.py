@@ -31,7 +31,7 @@ from pathlib import Path
 from shardcast.digest import is_digest
 from shardcast.filesystem import disk_errors, replace, sync_file, sync_folder
 from shardcast.store.blobs.describing import Form, forms_of
-from shardcast.store.blobs.layout import OWN, Folder, make_own, share
+from shardcast.store.blobs.layout import OWN, Folder, make_own
 
 _MARK = 0o001
 _EXECUTE = 0o111
@@ -132,10 +132,13 @@ def note_put(folder: Folder, digest: str) -> bool:
     place = _place(folder) / "put"
     try:
         make_own(place)
-        share(str(place))
         note = place / digest
-        note.touch()
-        os.utime(note)
+        try:
+            note.touch()
+            os.utime(note)
+        except PermissionError:  # another user's of our group
+            note.unlink()
+            note.touch()
         sync_file(note)
         sync_folder(place)
     except OSError:

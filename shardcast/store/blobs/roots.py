@@ -6,6 +6,7 @@ nobody referred to it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -118,7 +119,8 @@ def pin(folder: Folder, digest: str) -> None:
     place = _pins(folder)
     with disk_errors("could not pin in", place):
         make_own(place)
-        (place / digest).touch()
+        with contextlib.suppress(FileExistsError):
+            (place / digest).touch(exist_ok=False)
         sync_folder(place)
 
 
