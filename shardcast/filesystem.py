@@ -110,7 +110,12 @@ def stem_of(name: str, limit: int = MAX_STEM) -> str:
     if len(encoded) <= limit:
         return name
     digest = hashlib.sha256(encoded).hexdigest()[:_STEM_DIGEST]
-    return f"{os.fsdecode(encoded[: limit - _STEM_DIGEST - 1])}~{digest}"
+    begin = encoded[: limit - _STEM_DIGEST - 1]
+    try:
+        encoded.decode()
+    except UnicodeDecodeError:
+        return f"{os.fsdecode(begin)}~{digest}"
+    return f"{begin.decode(errors='ignore')}~{digest}"  # some file systems take whole characters only
 
 
 def is_temporary_of(name: str, final: str) -> bool:
