@@ -78,10 +78,14 @@ def open_lock_file(path: Path | str) -> int:
     """
     mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
-    found = os.fstat(descriptor)
-    if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:  # the umask, or an earlier node
-        with contextlib.suppress(OSError):
-            os.fchmod(descriptor, mode)
+    try:
+        found = os.fstat(descriptor)
+        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:  # the umask, an earlier node
+            with contextlib.suppress(OSError):
+                os.fchmod(descriptor, mode)
+    except BaseException:
+        os.close(descriptor)
+        raise
     return descriptor
 
 

@@ -18,6 +18,7 @@ import pytest
 from shardcast import filesystem
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
 from shardcast.errors import LocalDiskError
+from shardcast.file_systems import set_permissions
 from shardcast.filesystem import give_free_name, give_name, rename
 from shardcast.nodes.announcing import check_folder
 from shardcast.peer.control import NoNode, connect
@@ -71,6 +72,31 @@ def test_each_operation_does_without_what_is_lacking(
     often = {lack: said.count(lack) for lack in LACKS}
     once = int(role != "store")  # whose commands are told to be quiet
     assert often["syncs no folders:"] == often["keeps no permissions:"] == max(often.values()) == once, often
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT])
+def test_disk_that_fails_is_never_one_that_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    descriptor = filesystem.create_private(tmp_path / "file")
+    try:
+        for call in ("fsync", "fchmod", "symlink"):
+            monkeypatch.setattr(os, call, fails)
+        for work in (
+            lambda: filesystem.sync_folder(tmp_path),
+            lambda: filesystem.make_folder(tmp_path / "folder"),
+            lambda: set_permissions(descriptor, 0o600, tmp_path / "file"),
+            lambda: filesystem.has_symbolic_links(tmp_path),
+            lambda: place_elsewhere(tmp_path, OSError(error, os.strerror(error))),
+        ):
+            with pytest.raises(OSError) as raised:
+                work()  # type: ignore[no-untyped-call]
+            assert raised.value.errno == error
+    finally:
+        os.close(descriptor)
 
 
 # Renames that lead too far -----------------------------------------------------------------------------
@@ -297,8 +323,3 @@ async def test_socket_of_a_stranger_is_not_used(no_sockets: Path, tmp_path: Path
             record.write_text(f"{tmp_path / 'socket'}\n")
         with pytest.raises(NoNode):
             await asyncio.to_thread(connect, no_sockets)
-
-
-def test_only_missing_sockets_are_made_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="Input/output"):
-        place_elsewhere(tmp_path, OSError(errno.EIO, os.strerror(errno.EIO)))
