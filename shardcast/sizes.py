@@ -12,9 +12,7 @@ _UNITS = {
     "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
     "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
 }  # fmt: skip
-_SIZE = re.compile(
-    r"\s*([0-9](?:_?[0-9]){0,30}(?:\.[0-9]{1,30})?)\s*([kmgt]i?)?b?\s*", re.IGNORECASE | re.ASCII
-)
+_SIZE = re.compile(r"([0-9](?:_?[0-9]){0,30}(?:\.[0-9]{1,30})?)\s*([kmgt]i?)?b?", re.IGNORECASE | re.ASCII)
 
 
 def parse_size(text: str) -> int:
@@ -23,7 +21,7 @@ def parse_size(text: str) -> int:
     Raises:
         UsageError: it is not a size, or it is less than one byte.
     """
-    found = _SIZE.fullmatch(text)
+    found = _SIZE.fullmatch(text.strip())
     if not found:
         raise UsageError(f"{text!r} is not a size; write bytes (50000000) or a unit (50MB, 48MiB)")
     size = int(Fraction(found[1].replace("_", "")) * _UNITS[(found[2] or "").lower()])

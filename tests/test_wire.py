@@ -127,6 +127,8 @@ def test_a_digest_in_headers() -> None:
         ("bytes 0-1", None),
         ("items=0-1", None),
         ("bytes=" + "9" * 5000 + "-", None),
+        ("bytes=0-" + " " * 8000 + "x", None),
+        ("bytes" + " " * 8000 + "=" + " " * 8000 + "-" + " " * 8000 + "3", (7, 10)),
     ],
 )
 def test_a_range_is_that_part_or_everything(value: str | None, part: tuple[int, int] | None) -> None:
