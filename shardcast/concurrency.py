@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from concurrent.futures import Executor, Future
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
@@ -32,6 +33,21 @@ async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
 async def in_thread(work: Callable[..., T], *words: object, undo: Callable[[T], object] | None = None) -> T:
     """Work done in a thread, which has ended when this has; see ``to_its_end``."""
     return await to_its_end(asyncio.to_thread(work, *words), undo)
+
+
+async def in_pool(pool: Executor, work: Callable[..., T], *words: object) -> T:
+    """Work done in a thread of a pool: it has ended when this has, or was never begun."""
+    job = pool.submit(work, *words)
+    try:
+        return await asyncio.shield(asyncio.wrap_future(job))
+    except asyncio.CancelledError:
+        if not job.cancel():
+            await to_its_end(_ended(job))
+        raise
+
+
+async def _ended(job: Future[Any]) -> None:
+    await asyncio.wait([asyncio.wrap_future(job)])
 
 
 async def to_its_end(work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None) -> T:

@@ -15,6 +15,7 @@ from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.filesystem import disk_errors
 from shardcast.server.archive.answers import compressed, key_of, page
 from shardcast.server.archive.holdings import Holdings
+from shardcast.server.hang_ups import opened_for
 from shardcast.sizes import format_size
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,7 @@ class Pages:
 
     async def metadata(self, request: web.Request) -> web.StreamResponse:
         key = key_of(request)
-        size, shown = await self._look(key, _PREVIEW)
+        size, shown = await self._look(request, key, _PREVIEW)
         said = {
             "key": key,
             "created": iso(await self._created(key)),
@@ -52,7 +53,7 @@ class Pages:
 
     async def page(self, request: web.Request) -> web.StreamResponse:
         key = key_of(request)
-        size, shown = await self._look(key, _LONG_PREVIEW)
+        size, shown = await self._look(request, key, _LONG_PREVIEW)
         rows = [
             ("Key", f"<code>{key}</code>"),
             ("Content", f'<a href="/{key}">Download raw</a>'),
@@ -87,7 +88,7 @@ class Pages:
             "Archive", f'<h1>Archive</h1><p>Last upload: {last}</p><p><a href="/stats">Statistics</a></p>'
         )
 
-    async def _look(self, key: str, most: int) -> tuple[int, bytes]:
+    async def _look(self, request: web.Request, key: str, most: int) -> tuple[int, bytes]:
         """The size of a blob, and its first bytes.
 
         Raises:
@@ -95,7 +96,7 @@ class Pages:
             LocalDiskError: it can't be read.
         """
         try:
-            async with self._holdings.store.open(key) as blob:
+            async with opened_for(request, self._holdings.store.open(key)) as blob:
                 return blob.size, await blob.read(min(most, blob.size)) if blob.size else b""
         except (BlobMissing, BlobCorrupt) as error:
             if isinstance(error, BlobCorrupt):

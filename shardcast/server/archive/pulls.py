@@ -17,6 +17,7 @@ from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, Shardcast
 from shardcast.framing import MAX_PULL, FramingError, parse_pull
 from shardcast.server.archive.answers import coded, compressed, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
+from shardcast.server.hang_ups import opened_for
 from shardcast.wire import BYTES, VIA, parse_via
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,7 @@ class Pulls:
         """
         begun = False
         try:
-            async with self._holdings.store.open(key) as blob:
+            async with opened_for(request, self._holdings.store.open(key)) as blob:
                 if blob.size != length:
                     return True
                 begun = True

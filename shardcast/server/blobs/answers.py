@@ -12,12 +12,13 @@ from email.utils import formatdate
 
 from aiohttp import web
 
-from shardcast.concurrency import cancel, in_thread
+from shardcast.concurrency import cancel
 from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.server.sending import LEAST_PORTION, send_part
 from shardcast.store.blobs.codings import SEAL, Check, Malformed
 from shardcast.store.blobs.file import PORTION, BlobFile
+from shardcast.store.blobs.hashing import Hashing
 from shardcast.store.blobs.verifying import WORTH_A_SEAL, VerifiedFiles
 from shardcast.store.holds import READ, Reader
 from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
@@ -134,7 +135,7 @@ async def send_file(
                 if fresh or asked.status == 206:
                     await send(asked.end - _HELD_BACK)
                 else:
-                    file.seal = await _hashed_meanwhile(file, digest, algorithm, send)
+                    file.seal = await _hashed_meanwhile(file, digest, algorithm, send, verified.hashing)
                 if file.is_changed:
                     raise WrongOnTheWay(f"{file.path} was changed while it was sent")
                 if file.seal:
@@ -147,7 +148,11 @@ async def send_file(
 
 
 async def _hashed_meanwhile(
-    file: BlobFile, digest: str, algorithm: str, send: Callable[[int], Awaitable[None]]
+    file: BlobFile,
+    digest: str,
+    algorithm: str,
+    send: Callable[[int], Awaitable[None]],
+    hashing: Hashing,
 ) -> str | None:
     """Send all but the last bytes of a file while they are hashed, a little ahead: what is sent is in memory
     by then, and the event loop does not wait for the disk. A file with a seal is known again by that; one
@@ -164,7 +169,7 @@ async def _hashed_meanwhile(
         nonlocal hashed
         while hashed < file.size:
             due = min(hashed + portion, file.size)
-            reach = await in_thread(file.read, check, hashed, due, check.is_sealing)
+            reach = await hashing.run(file.read, check, hashed, due, check.is_sealing)
             if reach < due:
                 raise WrongOnTheWay(f"{file.path} became shorter while it was sent")
             hashed = reach
@@ -213,7 +218,7 @@ async def send_decoded(
             return part
 
         try:
-            while part := await in_thread(next_part):
+            while part := await verified.hashing.run(next_part):
                 await asyncio.wait_for(response.write(last), STALLED_READER)
                 last = part
             if check.finish() != digest:

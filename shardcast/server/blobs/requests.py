@@ -10,10 +10,14 @@ from typing import Any
 from aiohttp import web
 
 from shardcast.digest import is_digest
+from shardcast.store.blobs.codings import CODINGS
+from shardcast.store.blobs.layout import SUFFIXES
 from shardcast.wire import TEXT
 
 MOST_BODY = 16 << 20
 """Bytes of a list of checksums: some 240 000."""
+_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
+"""Methods that a page of another site may use."""
 _HEX = frozenset("0123456789abcdefABCDEF")
 
 
@@ -130,3 +134,35 @@ def _weight(parameters: str) -> float:
             except ValueError:
                 return 0.0
     return 1.0
+
+
+def coding_of(request: web.Request) -> str | None:
+    """How a body is coded that is to be kept as it is; None where it is the blob itself.
+
+    Raises:
+        HTTPUnsupportedMediaType: in a way that can't be decoded here.
+    """
+    named = request.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
+    if named in SUFFIXES and named not in CODINGS:
+        text = (
+            f"this server can't decode {named}: install shardcast[store] there, or send the bytes as they are"
+        )
+        raise web.HTTPUnsupportedMediaType(text=text)
+    return named if named in CODINGS else None
+
+
+def elsewhere(request: web.Request, path: str) -> str:
+    """The URL of another path here."""
+    try:
+        return str(request.url.with_path(path, keep_query=True))
+    except ValueError:  # the request's Host is no host's name
+        return str(request.rel_url.with_path(path, keep_query=True))
+
+
+def preflight(request: web.Request, asked: str) -> web.Response:
+    known = asked in _METHODS.split(", ")
+    response = plain("OK" if known else "Disallowed CORS method", 200 if known else 400)
+    response.headers.update({"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": "600"})
+    if wanted := request.headers.get("Access-Control-Request-Headers"):
+        response.headers["Access-Control-Allow-Headers"] = wanted
+    return response

@@ -13,6 +13,7 @@ from shardcast.server.archive.holdings import Holdings
 from shardcast.server.archive.pages import Pages
 from shardcast.server.archive.pulls import Pulls
 from shardcast.server.archive.pushes import Pushes
+from shardcast.server.hang_ups import opened_for
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
 from shardcast.wire import IMMUTABLE, METADATA_PATH, PULL_PATH, PUSH_PATH, RETRY_AFTER, VIA, parse_via
@@ -62,7 +63,7 @@ class _Blobs:
         headers = {"Cache-Control": IMMUTABLE}
         for may_fetch in (True, False):
             try:
-                async with self._holdings.store.open(key) as blob:
+                async with opened_for(request, self._holdings.store.open(key)) as blob:
                     self._holdings.hits += may_fetch
                     return await send_blob(request, blob, key, Reader(READ, request.remote or ""), headers)
             except (BlobMissing, BlobCorrupt) as error:

@@ -5,11 +5,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import errno
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 
 from aiohttp import ClientError, web
@@ -25,19 +24,21 @@ from shardcast.server.blobs.requests import (
     BareResponse,
     Refused,
     accepted_forms,
+    coding_of,
+    elsewhere,
     parse_checksum,
     parse_checksums,
-    plain,
+    preflight,
     said,
 )
 from shardcast.server.blobs.uploads import Promises, Uploads
+from shardcast.server.hang_ups import while_wanted
 from shardcast.store.blobs.codings import CODINGS, Check
 from shardcast.store.blobs.directory import AS_IT_IS_FIRST, BlobDirectory
 from shardcast.store.blobs.external_locks import unlocked
 from shardcast.store.blobs.faults import Search
 from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.incoming import SMALL, MalformedBlob
-from shardcast.store.blobs.layout import SUFFIXES
 from shardcast.wire import (
     HAS_NOW_PATH,
     HAS_PATH,
@@ -55,11 +56,12 @@ _LOOK_AGAIN = 1.0
 """Seconds between two looks at the disk for a blob that was promised: another process may put it there."""
 _A_FEW = 16
 """Checksums that are looked for in the event loop; more of them in a thread."""
+_MANY = 1000
+"""Checksums that are looked for in a thread before it is looked whether anybody waits."""
 _NAMES = {"sha256": "sha-256", "sha3-256": "sha3-256"}
 """The digests, as hashserver calls them."""
 _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 """What waiting doesn't help to write."""
-_METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -126,9 +128,8 @@ class HashDoor:
     async def _get(self, request: web.Request) -> web.StreamResponse:
         digest = _checksum(request)
         forms, decoded = accepted_forms(request.headers.get("Accept-Encoding"), CODINGS)
-        found = await self._await(
-            request, digest, (*forms, *(one for one in AS_IT_IS_FIRST if one not in forms))
-        )
+        every = (*forms, *(one for one in AS_IT_IS_FIRST if one not in forms))
+        found = await while_wanted(request, self._await(digest, every))
         if found is None:
             return BareResponse(body=b"Not found", status=404)
         file, data, fresh = found
@@ -143,23 +144,24 @@ class HashDoor:
             return await send_decoded(asked, file, digest, self.store.algorithm, verified)
 
     async def _await(
-        self, request: web.Request, digest: str, forms: tuple[str | None, ...]
+        self, digest: str, forms: tuple[str | None, ...]
     ) -> tuple[BlobFile, bytes | None, bool] | None:
-        """A blob's file as ``_find`` gives it, when it has come; None when it doesn't come."""
+        """A blob's file as ``_find`` gives it: what is here at once, else when it has come; None when it
+        doesn't come."""
         while True:
-            await self.uploads.ended(digest)
             try:
                 found = await self._find(digest, forms)
             except _Wrong:
                 found = None
+            if found is None and self.uploads.has(digest):
+                await self.uploads.ended(digest)
+                continue
             if found is None:
                 await unlocked(self.store.folder, digest, self.lock_seconds)
                 found = await self._find(digest, forms)
             if found is not None or not self.promises.has(digest):
                 return found
             await self.promises.kept(digest, _LOOK_AGAIN)
-            if request.transport is None:
-                raise ConnectionResetError("who waited for what was promised went away")
 
     async def _find(
         self, digest: str, forms: tuple[str | None, ...]
@@ -199,7 +201,7 @@ class HashDoor:
 
     async def _has(self, request: web.Request) -> web.StreamResponse:
         digests = parse_checksums(await whole(request, MOST_BODY))
-        present = await self._present(digests)
+        present = await while_wanted(request, self._present(digests))
         return said(
             [
                 here or self.uploads.has(digest) or self.promises.has(digest)
@@ -208,24 +210,40 @@ class HashDoor:
         )
 
     async def _has_now(self, request: web.Request) -> web.StreamResponse:
-        return said(await self._present(parse_checksums(await whole(request, MOST_BODY))))
+        digests = parse_checksums(await whole(request, MOST_BODY))
+        return said(await while_wanted(request, self._present(digests)))
 
     async def _present(self, digests: list[str]) -> list[bool]:
         if len(digests) <= _A_FEW:
             return self.store.present(digests)
-        return await asyncio.to_thread(self.store.present, digests)
+        present: list[bool] = []
+        for some in _portions(digests, _MANY):
+            present += await self.store.verified.hashing.run(self.store.present, some)
+        return present
 
     async def _lengths(self, request: web.Request) -> web.StreamResponse:
         digests = parse_checksums(await whole(request, MOST_BODY))
-        for digest in digests:
-            await self.uploads.ended(digest)
-        lengths = await asyncio.to_thread(lambda: [self._length(digest) for digest in digests])
+        lengths = await while_wanted(request, self._told(digests))
         return said(
             [
                 (self.promises.has(digest) or 0) if length is None else length
                 for length, digest in zip(lengths, digests, strict=True)
             ]
         )
+
+    async def _told(self, digests: list[str]) -> list[int | None]:
+        """The lengths of blobs, when none of those that aren't here is arriving any more."""
+        lengths: list[int | None] = []
+        for some in _portions(digests, _A_FEW):
+            lengths += await self.store.verified.hashing.run(self._lengths_of, some)
+        for index, digest in enumerate(digests):
+            if lengths[index] is None and self.uploads.has(digest):
+                await self.uploads.ended(digest)
+                lengths[index] = await self.store.verified.hashing.run(self._length, digest)
+        return lengths
+
+    def _lengths_of(self, digests: list[str]) -> list[int | None]:
+        return [self._length(digest) for digest in digests]
 
     def _length(self, digest: str) -> int | None:
         try:
@@ -242,7 +260,7 @@ class HashDoor:
         return said({"checksum": digest, "expires_in": self.promises.seconds}, 202)
 
     async def _put(self, request: web.Request) -> web.StreamResponse:
-        digest, coding = _checksum(request), _coding(request)
+        digest, coding = _checksum(request), coding_of(request)
         search = Search()
         for there in self.store.files(digest, search, (coding,), (self.store.folder,)):
             with there:
@@ -282,10 +300,10 @@ class HashDoor:
     async def _other(self, request: web.Request) -> web.StreamResponse:
         asked = request.headers.get("Access-Control-Request-Method")
         if request.method == "OPTIONS" and "Origin" in request.headers and asked is not None:
-            return _preflight(request, asked)
+            return preflight(request, asked)
         path = request.path
         if path != "/" and path.endswith("/") and self._methods(path[:-1]):
-            return BareResponse(status=307, headers={"Location": _elsewhere(request, path[:-1])})
+            return BareResponse(status=307, headers={"Location": elsewhere(request, path[:-1])})
         methods = self._methods(path)
         if methods:
             return said({"detail": "Method Not Allowed"}, 405, {"Allow": methods})
@@ -341,42 +359,14 @@ def _checksum(request: web.Request) -> str:
     return parse_checksum(text, "path", "checksum")
 
 
-def _elsewhere(request: web.Request, path: str) -> str:
-    """The URL of another path here."""
-    try:
-        return str(request.url.with_path(path, keep_query=True))
-    except ValueError:  # the request's Host is no host's name
-        return str(request.rel_url.with_path(path, keep_query=True))
-
-
-def _coding(request: web.Request) -> str | None:
-    """How a body is coded that is to be kept as it is; None where it is the blob itself.
-
-    Raises:
-        HTTPUnsupportedMediaType: in a way that can't be decoded here.
-    """
-    named = request.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
-    if named in SUFFIXES and named not in CODINGS:
-        text = (
-            f"this server can't decode {named}: install shardcast[store] there, or send the bytes as they are"
-        )
-        raise web.HTTPUnsupportedMediaType(text=text)
-    return named if named in CODINGS else None
+def _portions(digests: list[str], most: int) -> Iterator[list[str]]:
+    return (digests[start : start + most] for start in range(0, len(digests), most))
 
 
 def _digest(algorithm: str, data: bytes) -> str:
     check = Check(algorithm)
     check.update(data)
     return check.finish()
-
-
-def _preflight(request: web.Request, asked: str) -> web.Response:
-    known = asked in _METHODS.split(", ")
-    response = plain("OK" if known else "Disallowed CORS method", 200 if known else 400)
-    response.headers.update({"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": "600"})
-    if wanted := request.headers.get("Access-Control-Request-Headers"):
-        response.headers["Access-Control-Allow-Headers"] = wanted
-    return response
 
 
 async def _dress(request: web.Request, response: web.StreamResponse) -> None:

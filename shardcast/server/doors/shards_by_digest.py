@@ -7,6 +7,7 @@ import logging
 from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
+from shardcast.server.hang_ups import opened_for
 from shardcast.server.sending import send_blob
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.holds import READ, Reader
@@ -21,7 +22,7 @@ def add_shards_by_digest(app: web.Application, shards: BlobStore) -> None:
     async def shard(request: web.Request) -> web.StreamResponse:
         key = request.match_info["key"].lower()
         try:
-            async with shards.open(key) as blob:
+            async with opened_for(request, shards.open(key)) as blob:
                 reader = Reader(READ, request.remote or "")
                 return await send_blob(request, blob, key, reader, {"Cache-Control": IMMUTABLE})
         except BlobCorrupt as error:

@@ -8,11 +8,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from shardcast.concurrency import in_thread
 from shardcast.errors import BlobCorrupt
 from shardcast.filesystem import close, disk_errors
 from shardcast.store.blobs.codings import Check, Malformed, decoder
 from shardcast.store.blobs.faults import UnreadableFile, file_errors, says_absent
+from shardcast.store.blobs.hashing import Hashing
 from shardcast.store.blobs.incoming import SMALL
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles, same_looks
 from shardcast.store.shelf import Span
@@ -215,10 +215,10 @@ async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: Blo
     known = verified.known(digest, file.looks)
     if known is None:
         if _is_small(file):
-            known = await _look_into(algorithm, digest, file)
+            known = await _look_into(algorithm, digest, file, verified.hashing)
         else:
             known = await verified.together(
-                digest, file.looks, lambda: _begin_hashing(algorithm, digest, file)
+                digest, file.looks, lambda: _begin_hashing(algorithm, digest, file, verified.hashing)
             )
         if known is None:
             return False
@@ -231,15 +231,17 @@ def _is_small(file: BlobFile) -> bool:
     return file.size <= SMALL and file.coding is None
 
 
-def _begin_hashing(algorithm: str, digest: str, file: BlobFile) -> asyncio.Future[Verified | None]:
+def _begin_hashing(
+    algorithm: str, digest: str, file: BlobFile, hashing: Hashing
+) -> asyncio.Future[Verified | None]:
     """Hash a file on behalf of several, of whom the one that it is from may go first."""
     own = file.again()
-    task = asyncio.ensure_future(_look_into(algorithm, digest, own))
+    task = asyncio.ensure_future(_look_into(algorithm, digest, own, hashing))
     task.add_done_callback(lambda _: own.close())
     return task
 
 
-async def _look_into(algorithm: str, digest: str, file: BlobFile) -> Verified | None:
+async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashing) -> Verified | None:
     """What there is to know of a file; None where it holds something else."""
     check, position = Check(algorithm, file.coding), 0
     try:
@@ -248,7 +250,7 @@ async def _look_into(algorithm: str, digest: str, file: BlobFile) -> Verified | 
             reach = (
                 file.read(check, position, end)
                 if _is_small(file)
-                else await in_thread(file.read, check, position, end, True)
+                else await hashing.run(file.read, check, position, end, True)
             )
             if reach < end:
                 return None

@@ -6,11 +6,10 @@ import asyncio
 import os
 import struct
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from shardcast.concurrency import cancel
+from shardcast.store.blobs.hashing import Hashing
 
 MOST_VERIFIED = 100_000
 """Files that are remembered; some 300 bytes each, and another 100 for a seal."""
@@ -36,12 +35,16 @@ class VerifiedFiles:
     that was forgotten, is verified again.
 
     Threads and the event loop change ``_known``, an entry in one step each; what was there a moment ago need
-    not be there any more. ``_flights`` are the event loop's alone."""
+    not be there any more.
+
+    Attributes:
+        hashing: where files are verified.
+    """
 
     def __init__(self, most: int = MOST_VERIFIED) -> None:
         self._most = most
         self._known: dict[bytes, Verified] = {}
-        self._flights: dict[tuple[asyncio.AbstractEventLoop, bytes], _Flight] = {}
+        self.hashing = Hashing()
 
     def __len__(self) -> int:
         return len(self._known)
@@ -72,26 +75,7 @@ class VerifiedFiles:
     ) -> Verified | None:
         """What comes of verifying a file that looks like this: done once for all who want it at a time, and
         given up when the last of them has gone. ``begin`` does it; None says that it is wrong."""
-        key = asyncio.get_running_loop(), _key(digest, looks)
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = self._flights[key] = _Flight(begin())
-        flight.waiting += 1
-        try:
-            return await asyncio.shield(flight.work)
-        finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                del self._flights[key]  # who comes now begins anew
-                await cancel([flight.work])
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A file that is being verified, and how many wait for it."""
-
-    work: asyncio.Future[Verified | None]
-    waiting: int = 0
+        return await self.hashing.once(_key(digest, looks), begin)
 
 
 def same_looks(one: os.stat_result, other: os.stat_result) -> bool:

@@ -18,12 +18,16 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from functools import partial
+from io import FileIO
 
+from shardcast.digest import Hasher
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ReadOnlyStore
 from shardcast.filesystem import disk_errors
 from shardcast.manifest import Shard
 from shardcast.store.blobs.contract import BlobWriter
 from shardcast.store.blobs.faults import Search, file_errors
+from shardcast.store.blobs.file import PORTION
+from shardcast.store.blobs.hashing import Hashing
 from shardcast.store.shelf import Span
 from shardcast.store.verified import looks_in
 from shardcast.store.version_place import VersionPlace
@@ -69,6 +73,7 @@ class VersionBlobs:
     def __init__(self, folders: VersionFolders) -> None:
         self._folders = folders
         self._known: dict[int | VersionPlace, _Known] = {}
+        self._hashing = Hashing()
 
     async def size(self, digest: str) -> int | None:
         for _, source, shard in self._places(digest):
@@ -88,7 +93,7 @@ class VersionBlobs:
                     continue
                 try:
                     # The file that is read is the one that is looked into: its name may get another one's.
-                    if await _is_right(known, digest, reader, search):
+                    if await _is_right(known, digest, reader, search, self._hashing):
                         yield reader
                         return
                 finally:
@@ -177,13 +182,14 @@ def _try_open(span: Span, search: Search) -> SpanReader | None:
         return None
 
 
-async def _is_right(known: _Known, digest: str, reader: SpanReader, search: Search) -> bool:
+async def _is_right(known: _Known, digest: str, reader: SpanReader, search: Search, hashing: Hashing) -> bool:
     """Whether the shard is what its digest says; ``search`` is told why not."""
     looks = f"{reader.path} {reader.looks}"
     if known.vouched.get(digest) == looks:
         return True
     try:
-        right = await asyncio.to_thread(reader.sha256) == digest
+        place = (digest, looks, reader.span and reader.span.offset)
+        right = await hashing.once(place, lambda: _begin_hashing(reader, hashing)) == digest
     except LocalDiskError as error:
         search.met(error)
         return False
@@ -192,6 +198,25 @@ async def _is_right(known: _Known, digest: str, reader: SpanReader, search: Sear
     if right:
         known.vouched[digest] = looks
     return right
+
+
+def _begin_hashing(reader: SpanReader, hashing: Hashing) -> asyncio.Future[str]:
+    """Hash a shard on behalf of several, of whom the one that it is from may go first."""
+    own = reader.again()
+    task = asyncio.ensure_future(_sha256(own, hashing))
+    task.add_done_callback(lambda _: own.close())
+    return task
+
+
+async def _sha256(reader: SpanReader, hashing: Hashing) -> str:
+    """
+    Raises:
+        LocalDiskError: it can't be read.
+    """
+    hasher = hashlib.sha256()
+    while await hashing.run(reader.hash_into, hasher, PORTION):
+        pass
+    return hasher.hexdigest()
 
 
 class SpanReader:
@@ -204,8 +229,9 @@ class SpanReader:
         looks: the state of the file when it was opened.
     """
 
-    def __init__(self, span: Span) -> None:
-        """
+    def __init__(self, span: Span, file: FileIO | None = None) -> None:
+        """``file``: the span's file, where it is open.
+
         Raises:
             OSError: it can't be read.
         """
@@ -213,7 +239,7 @@ class SpanReader:
         self.span: Span | None = span
         self.path = span.path
         self._left = span.length
-        self._file = span.path.open("rb", buffering=0)
+        self._file = file or span.path.open("rb", buffering=0)
         self._file.seek(span.offset)
         self.looks = looks_in(os.fstat(self._file.fileno()))
 
@@ -235,15 +261,31 @@ class SpanReader:
     def close(self) -> None:
         self._file.close()
 
-    def sha256(self) -> str:
-        """Return the SHA-256 of all the bytes; blocks on the disk."""
+    def again(self) -> SpanReader:
+        """The same file, opened once more, to be closed for itself.
+
+        Raises:
+            LocalDiskError: there are no descriptors left.
+        """
         assert self.span
-        hasher, position = hashlib.sha256(), self.span.offset
-        end = position + self.size
+        with disk_errors("could not open", self.path):
+            return SpanReader(self.span, os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0))
+
+    def hash_into(self, hasher: Hasher, most: int) -> int:
+        """Have a hasher take the next bytes, ``most`` at the most; how many those were. Blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        assert self.span
+        taken = 0
         with file_errors("could not read", self.path):
-            while position < end and (
-                chunk := os.pread(self._file.fileno(), min(_CHUNK, end - position), position)
-            ):
+            while taken < most and self._left:
+                position = self.span.offset + self.size - self._left
+                chunk = os.pread(self._file.fileno(), min(_CHUNK, most - taken, self._left), position)
+                if not chunk:
+                    break
                 hasher.update(chunk)
-                position += len(chunk)
-        return hasher.hexdigest()
+                taken += len(chunk)
+                self._left -= len(chunk)
+        return taken

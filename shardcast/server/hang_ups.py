@@ -1,0 +1,48 @@
+"""Work for a request that ends when its client hangs up.
+
+aiohttp goes on with a request whose connection is gone, and notices when the answer is sent. What takes long
+before that (hashing a shard, waiting for an upload) is watched here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Any, TypeVar
+
+from aiohttp import web
+
+from shardcast.concurrency import cancel
+
+T = TypeVar("T")
+
+_LOOK = 0.25
+"""Seconds between two looks whether the client is there still."""
+
+
+async def while_wanted(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+    """Do work for as long as the client is connected.
+
+    Raises:
+        ConnectionResetError: it hung up; the work was cancelled, and has ended.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        while not (await asyncio.wait([task], timeout=_LOOK))[0]:
+            if request.transport is None or request.transport.is_closing():
+                raise ConnectionResetError("the client hung up before it was answered")
+        return task.result()
+    finally:
+        await cancel([task])
+
+
+@asynccontextmanager
+async def opened_for(request: web.Request, opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+    """Enter what takes long to be entered, for as long as the client is connected.
+
+    Raises:
+        ConnectionResetError: it hung up.
+    """
+    async with AsyncExitStack() as stack:
+        yield await while_wanted(request, stack.enter_async_context(opening))

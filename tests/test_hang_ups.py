@@ -1,0 +1,175 @@
+"""Hashing for those who ask: once for all of them, in threads of its own, and not for those who hung up."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from shardcast.nodes.origin import Origin
+from shardcast.nodes.store_server import StoreServer, StoreSettings
+from shardcast.store.blobs import versions
+from shardcast.store.blobs.file import BlobFile
+from shardcast.store.blobs.hashing import HASHING_THREADS, Hashing
+from shardcast.store.blobs.versions import SpanReader
+from tests.support.blob_stores import digest_of
+from tests.support.published import random_bytes
+
+SHARD = 100_000
+SHARDS = HASHING_THREADS + 8
+
+
+class Hashed:
+    """Holds back whoever hashes, and counts.
+
+    Attributes:
+        bytes: how many were hashed.
+        begun: how many portions were begun.
+    """
+
+    def __init__(self) -> None:
+        self.bytes = self.begun = 0
+        self.go_on = threading.Event()
+
+    def take(self, portion: Callable[[], int]) -> int:
+        self.begun += 1
+        assert self.go_on.wait(60)
+        taken = portion()
+        self.bytes += taken
+        return taken
+
+
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hashed]:
+    held = Hashed()
+    of_shard, of_blob = SpanReader.hash_into, BlobFile.read
+    monkeypatch.setattr(versions, "PORTION", SHARD // 2)
+    monkeypatch.setattr(SpanReader, "hash_into", lambda *words: held.take(lambda: of_shard(*words)))
+    monkeypatch.setattr(BlobFile, "read", lambda *words: held.take(lambda: of_blob(*words)))
+    yield held
+    held.go_on.set()
+
+
+@pytest.fixture
+async def origin(tmp_path: Path) -> AsyncIterator[tuple[Origin, list[str]]]:
+    """An origin, and the digests of its shards."""
+    payload = tmp_path / "payload"
+    payload.write_bytes(random_bytes(SHARDS * SHARD))
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0, shard_size=SHARD) as running:
+        await (await running.publish(payload)).result()
+        data = payload.read_bytes()
+        parts = (data[start : start + SHARD] for start in range(0, len(data), SHARD))
+        yield running, [hashlib.sha256(part).hexdigest() for part in parts]
+
+
+async def asking(url: str, digest: str) -> asyncio.StreamWriter:
+    """Ask for the head of a blob; the answer is left where it is."""
+    host, port = url.removeprefix("http://").split(":")
+    _, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"HEAD /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    await writer.drain()
+    return writer
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async def look() -> None:
+        while not condition():
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(look(), 30)
+
+
+async def heads(url: str, digests: list[str]) -> list[int]:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def head(digest: str) -> int:
+            async with session.head(f"{url}/{digest}") as answer:
+                return answer.status
+
+        return await asyncio.gather(*(head(digest) for digest in digests))
+
+
+async def test_shard_is_hashed_once_for_all_who_ask(
+    origin: tuple[Origin, list[str]], hashed: Hashed, waiting: list[int]
+) -> None:
+    node, digests = origin
+    answers = asyncio.ensure_future(heads(node.url, digests[:1] * 50))
+    await until(lambda: sum(waiting) == 50)
+    hashed.go_on.set()
+    assert await answers == [200] * 50
+    assert hashed.bytes == SHARD
+
+
+async def test_hashing_leaves_a_broadcast_its_threads(
+    origin: tuple[Origin, list[str]], hashed: Hashed, tmp_path: Path, waiting: list[int]
+) -> None:
+    node, digests = origin
+    answers = asyncio.ensure_future(heads(node.url, digests))
+    await until(lambda: sum(waiting) == SHARDS)
+    small = tmp_path / "small"
+    small.write_bytes(b"small")
+    publishing = await node.publish(small)
+    await asyncio.wait_for(publishing.result(), 20)
+    assert not answers.done()
+    assert hashed.begun == HASHING_THREADS
+    hashed.go_on.set()
+    assert await answers == [200] * SHARDS
+
+
+async def test_shard_that_nobody_waits_for_is_hashed_no_further(
+    origin: tuple[Origin, list[str]], hashed: Hashed, waiting: list[int]
+) -> None:
+    node, digests = origin
+    clients = [await asking(node.url, digest) for digest in digests for _ in range(3)]
+    await until(lambda: sum(waiting) == len(clients))
+    for client in clients:
+        client.close()
+    await until(lambda: sum(waiting) == 0)
+    hashed.go_on.set()
+    assert await heads(node.url, digests[:1]) == [200]
+    assert hashed.bytes == HASHING_THREADS * SHARD // 2 + SHARD  # the portions that were under way
+
+
+async def test_blob_that_nobody_waits_for_is_hashed_no_further(
+    tmp_path: Path, hashed: Hashed, waiting: list[int]
+) -> None:
+    blobs = [random_bytes(SHARD, seed) for seed in range(SHARDS)]
+    for blob in blobs:
+        file = tmp_path / digest_of(blob)[:2] / digest_of(blob)
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(blob)
+    async with StoreServer.running(StoreSettings(tmp_path)) as server:
+        clients = [await asking(server.url, digest_of(blob)) for blob in blobs]
+        await until(lambda: sum(waiting) == SHARDS)
+        for client in clients:
+            client.close()
+        await until(lambda: sum(waiting) == 0)
+        hashed.go_on.set()
+        assert await heads(server.url, [digest_of(blobs[0])]) == [200]
+    assert hashed.bytes == HASHING_THREADS * SHARD + SHARD
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts up when a request begins to wait for hashing, and down when it ends."""
+    changes: list[int] = []
+    once = Hashing.once
+
+    async def count(self: Hashing, key: object, begin: Callable[[], asyncio.Future[object]]) -> object:
+        waits = asyncio.ensure_future(once(self, key, begin))
+        changes.append(1)
+        try:
+            return await waits
+        except asyncio.CancelledError:
+            waits.cancel()
+            raise
+        finally:
+            changes.append(-1)
+
+    monkeypatch.setattr(Hashing, "once", count)
+    return changes
