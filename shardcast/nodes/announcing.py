@@ -11,10 +11,10 @@ import re
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from shardcast.ages import age_of
 from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import disk_errors, has_symbolic_links, make_folder
@@ -115,7 +115,7 @@ def _clear_leftovers(folder: Path, number: int) -> None:
 
 def _is_old(entry: Path) -> bool:
     try:
-        return time.time() - entry.stat().st_mtime > _OLD
+        return age_of(entry, entry.lstat()) > _OLD
     except OSError:  # another follower has just removed it
         return False
 

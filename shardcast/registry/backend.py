@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from shardcast.ages import age, lies_ahead
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreNotConfigured
 from shardcast.filesystem import PART, give_name, is_full
 from shardcast.registry.hashes import Buffer, checked_path
@@ -106,6 +107,10 @@ class StorageBackend(ABC):
             Whether it was done: not where the file is gone, or was renewed after ``before``.
         """
 
+    def set_right(self, remote_path: str) -> None:  # noqa: B027  most stores set their times themselves
+        """Have a file whose time lies ahead, by a clock that was wrong, count as written now, where the store
+        lets times be set."""
+
     @abstractmethod
     def bring_back(self, aside: str, remote_path: str) -> bool:
         """Undo ``set_aside``; False where there is something under the path by now, which is left alone."""
@@ -193,8 +198,9 @@ class ObjectBackend(StorageBackend):
             renewed = self.modified(remote_path)
         except MissingExternalFile:
             return False
-        if time.time() - renewed > _RENEW_AFTER:  # an object has no time that could be set alone
-            self.put_buffer(data, remote_path)
+        now = time.time()
+        if age(renewed, now) > _RENEW_AFTER or lies_ahead(renewed, now):
+            self.put_buffer(data, remote_path)  # an object has no time that could be set alone
         return True
 
     def files(self, folder: str) -> dict[str, int]:

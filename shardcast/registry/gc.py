@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shardcast.ages import age, lies_ahead
 from shardcast.errors import MissingExternalFile, RegistryError, UsageError
 from shardcast.filesystem import PART
 from shardcast.registry.backend import StorageBackend
@@ -61,6 +62,8 @@ class _Marked:
     """How many of those lie in the schemas."""
     now: float
     young: list[str]
+    ahead: list[str]
+    """Of the young ones, those whose time lies ahead."""
     orphaned: list[str]
 
     def is_referenced(self, path: str) -> bool:
@@ -143,6 +146,8 @@ def collect(
     marked = _mark(schemas, references, store_name, verbose, min_age, registry, clock)
     done = _Done()
     if not dry_run:
+        for path in marked.ahead:
+            done.careful(path, marked.backend.set_right, path)
         for path in sorted(marked.found.aside):
             done.careful(path, _sift, marked, path, quarantine, done)
         for path in marked.orphaned:
@@ -241,16 +246,24 @@ def _sift(marked: _Marked, path: str, quarantine: float, done: _Done) -> None:
     if marked.is_referenced(path) and marked.backend.bring_back(aside, path):
         done.restored += 1
         done.said.append(f"brought back {path}")
-    elif marked.now - marked.backend.modified(aside) >= quarantine:
+    elif _age(marked, aside) >= quarantine:
         marked.backend.remove(aside)
         _count_deleted(done, aside, marked.found.aside[path])
 
 
 def _clear(marked: _Marked, path: str, done: _Done) -> None:
     """Remove the temporary file of a put that was killed."""
-    if marked.now - marked.backend.modified(path) >= _LEFT_OVER:
+    if _age(marked, path) >= _LEFT_OVER:
         marked.backend.remove(path)
         done.cleared += 1
+
+
+def _age(marked: _Marked, path: str) -> float:
+    """The seconds since a file was written; a time that lies ahead is set right, and counts from now on."""
+    when = marked.backend.modified(path)
+    if lies_ahead(when, marked.now):
+        marked.backend.set_right(path)
+    return age(when, marked.now)
 
 
 def _count_deleted(done: _Done, path: str, size: int) -> None:
@@ -286,9 +299,9 @@ def _mark(
     referenced = {key_of(path) for path in paths}
     inside = tuple(key_of(folder) + "/" for folder in folders)
     unreferenced = sorted(path for path in found.contents if key_of(path) not in referenced)
-    young, orphaned = _by_age(backend, unreferenced, now - min_age)
+    young, ahead, orphaned = _by_age(backend, unreferenced, now, min_age)
     counted = sum(1 for key in referenced if key.startswith(inside))
-    return _Marked(backend, found, referenced, counted, now, young, orphaned)
+    return _Marked(backend, found, referenced, counted, now, young, ahead, orphaned)
 
 
 def _figures(marked: _Marked) -> dict[str, Any]:
@@ -331,16 +344,23 @@ def _find(backend: StorageBackend, folders: list[str]) -> _Found:
     return found
 
 
-def _by_age(backend: StorageBackend, paths: list[str], before: float) -> tuple[list[str], list[str]]:
-    """The paths whose files are younger than a time, and the others; what went meanwhile is neither."""
+def _by_age(
+    backend: StorageBackend, paths: list[str], now: float, min_age: float
+) -> tuple[list[str], list[str], list[str]]:
+    """The paths whose files are younger than an age, those whose time lies ahead, and the others. What
+    went meanwhile is none of these."""
     young: list[str] = []
+    ahead: list[str] = []
     old: list[str] = []
     for path in paths:
         try:
-            (young if backend.modified(path) > before else old).append(path)
+            when = backend.modified(path)
         except MissingExternalFile:
-            pass
-    return young, old
+            continue
+        (young if when > now - min_age else old).append(path)
+        if lies_ahead(when, now):
+            ahead.append(path)
+    return young, ahead, old
 
 
 def _check_seconds(what: str, seconds: float) -> None:

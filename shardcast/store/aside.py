@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from shardcast.ages import age_of
 from shardcast.concurrency import in_thread
 from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
@@ -287,8 +288,7 @@ class AsideVersions:
             self.records[line.name] = record
             for folder in line.iterdir():
                 if folder.is_dir() and _NAME.fullmatch(folder.name):
-                    # A time in the future, by a clock that was wrong, counts as now.
-                    since = now - max(0.0, wall - folder.stat().st_mtime)
+                    since = now - age_of(folder, folder.stat(), lambda: wall)
                     self.put(read_aside(_place(folder), record, since))
                     self._usage.measure(folder)
         self._forget_lines()

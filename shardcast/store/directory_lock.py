@@ -19,6 +19,7 @@ import threading
 import time
 from pathlib import Path
 
+from shardcast.ages import age_of
 from shardcast.errors import DataDirInUse
 from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, open_lock_file, try_lock
 from shardcast.filesystem import close, create_private, temporary_name
@@ -129,11 +130,15 @@ class DirectoryLock:
         return self._read(self._path.read_bytes()) == (self._role, os.getpid(), machine_id())
 
     def _age(self) -> float:
-        """Return the seconds since the last renewal, by the clock that the file system uses."""
+        """Return the seconds since the last renewal, by the clock that the file system uses.
+
+        A renewal that lies ahead, since that clock was wrong, is set back to now: the lock of a process that
+        has ended grows old, and one that lives renews it.
+        """
         probe = temporary_name(self._path)
         now = create_private(probe)
         try:
-            return os.fstat(now).st_mtime - os.fstat(self._descriptor).st_mtime
+            return age_of(self._path, os.fstat(self._descriptor), lambda: os.fstat(now).st_mtime)
         finally:
             close(now)
             probe.unlink(missing_ok=True)

@@ -17,10 +17,10 @@ import os
 import re
 import secrets
 import stat
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from shardcast.ages import age_of
 from shardcast.errors import LocalDiskError
 from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, try_lock
@@ -271,7 +271,7 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 def _is_abandoned(part: Path, found: os.stat_result) -> bool:
     """Return whether no process works on a temporary file: by its lock if that is sure, else by its age."""
-    is_stale = time.time() - found.st_mtime > _STALE
+    is_stale = age_of(part, found) > _STALE
     try:
         descriptor = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:

@@ -35,7 +35,7 @@ from shardcast.server.blobs.uploads import Promises, Uploads
 from shardcast.server.hang_ups import while_wanted
 from shardcast.store.blobs.codings import CODINGS, Check
 from shardcast.store.blobs.directory import AS_IT_IS_FIRST, BlobDirectory
-from shardcast.store.blobs.external_locks import unlocked
+from shardcast.store.blobs.external_locks import ExternalLocks
 from shardcast.store.blobs.faults import Search
 from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.incoming import SMALL, MalformedBlob
@@ -80,6 +80,9 @@ class HashDoor:
     promises: Promises = field(default_factory=Promises)
     uploads: Uploads = field(default_factory=Uploads)
     activity: Activity = field(default_factory=Activity)
+
+    def __post_init__(self) -> None:
+        self.locks = ExternalLocks(self.lock_seconds)
 
     def add(self, app: web.Application) -> None:
         """Open the door."""
@@ -157,7 +160,7 @@ class HashDoor:
                 await self.uploads.ended(digest)
                 continue
             if found is None:
-                await unlocked(self.store.folder, digest, self.lock_seconds)
+                await self.locks.released(self.store.folder, digest)
                 found = await self._find(digest, forms)
             if found is not None or not self.promises.has(digest):
                 return found

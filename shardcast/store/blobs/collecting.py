@@ -21,6 +21,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from shardcast.ages import lies_ahead
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.file_systems import NO_PERMISSIONS
@@ -137,6 +138,8 @@ class Collection:
         result, size = self.result, sum(form.looks.st_size for form in forms)
         referenced = bytes.fromhex(digest) in self._referenced
         since = self._marks.since(digest, forms)
+        if self._delete and not referenced and self._set_right(forms):
+            forms, since = forms_of(self._folder, digest), None
         decision = decide(self._blob(digest, forms, since), referenced, self._rules, self._now)
         if self._delete:
             if decision is Decision.REMOVE:
@@ -158,6 +161,17 @@ class Collection:
         }
         if decision in tallies:
             tallies[decision].add(size)
+
+    def _set_right(self, forms: Sequence[Form]) -> bool:
+        """Set times that lie ahead back to now, so that their blob grows old from here on; whether there were
+        any. Those of somebody else's file can't be set."""
+        wrong = [
+            form for form in forms if lies_ahead(max(form.looks.st_mtime, form.looks.st_ctime), self._now)
+        ]
+        for form in wrong:
+            with contextlib.suppress(PermissionError):
+                os.utime(form.path)
+        return bool(wrong)
 
     def _blob(self, digest: str, forms: Sequence[Form], since: float | None) -> Blob:
         written = max(form.looks.st_mtime for form in forms)

@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from shardcast.ages import age_of
 from shardcast.digest import is_digest
 from shardcast.filesystem import disk_errors, replace, sync_file, sync_folder
 from shardcast.store.blobs.describing import Form, forms_of
@@ -163,8 +164,10 @@ def forget_puts(folder: Folder, before: float) -> None:
     with contextlib.suppress(FileNotFoundError):
         for note in _notes(folder):
             with contextlib.suppress(OSError):
-                if note.stat().st_mtime < before:
+                found = note.stat()
+                if found.st_mtime < before:
                     note.unlink()
+                age_of(note, found)
 
 
 def _notes(folder: Folder) -> Iterator[Path]:

@@ -1,0 +1,213 @@
+"""Clocks jump, and machines have one each: no age is negative, and what lies ahead keeps nobody for ever."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+import shardcast
+from shardcast.ages import CLOCK_SKEW, AgesSeen, age, age_of
+from shardcast.errors import DataDirInUse
+from shardcast.nodes import announcing
+from shardcast.policy.collecting import Rules
+from shardcast.registry import Registry, gc
+from shardcast.store import directory_lock
+from shardcast.store.blobs.collecting import Collected, Collection
+from shardcast.store.blobs.external_locks import ExternalLocks, lock_files
+from shardcast.store.blobs.layout import OWN, Folder
+from shardcast.store.blobs.marks import note_put
+from shardcast.store.directory_lock import OLD_AFTER, DirectoryLock
+from shardcast.store.output_part import clear_abandoned
+from tests.support.blob_stores import digest_of
+from tests.support.stores import blob_file, fill
+
+HOUR, DAY, YEAR = 3600.0, 86400.0, 365 * 86400.0
+
+
+class Clocks:
+    """A wall clock that the test sets, and one that only runs while somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.wall, self.steady = 1_000_000.0, 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.wall += seconds
+        self.steady += seconds
+        await asyncio.sleep(0)
+
+
+def date(file: Path, when: float) -> None:
+    os.utime(file, (when, when))
+
+
+def is_now(file: Path) -> bool:
+    return abs(file.stat().st_mtime - time.time()) < 30
+
+
+def test_no_age_is_negative() -> None:
+    assert (age(5, 7), age(7, 7), age(9, 7)) == (2, 0, 0)
+
+
+def test_a_time_of_ours_that_lies_ahead_is_set_back_to_now(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    date(file, 1000 + CLOCK_SKEW + 1)
+    assert age_of(file, file.stat(), lambda: 1000.0) == 0
+    assert age_of(file, file.stat(), lambda: 1007.0) == 7
+    date(file, 1000 + CLOCK_SKEW - 1)  # that clocks differ a little is no mistake
+    assert age_of(file, file.stat(), lambda: 1000.0) == 0
+    assert file.stat().st_mtime == 1000 + CLOCK_SKEW - 1
+
+
+def test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen() -> None:
+    clocks = Clocks()
+    ages = AgesSeen(lambda: clocks.wall, lambda: clocks.steady)
+    assert ages.age("a", clocks.wall - 5) == 5
+    ahead = clocks.wall + YEAR
+    assert ages.age("a", ahead) == 0
+    clocks.steady += 7
+    assert ages.age("a", ahead) == 7
+    assert ages.age("a", ahead + 1) == 0  # it was touched
+    clocks.steady += 3
+    ages.forget("a")
+    assert ages.age("a", ahead + 1) == 0
+
+
+@pytest.mark.parametrize("ahead", [0.0, HOUR, 100 * YEAR])
+@pytest.mark.parametrize("which", [0, 1])
+async def test_a_lock_from_the_future_holds_as_long_as_any(ahead: float, which: int, tmp_path: Path) -> None:
+    clocks, digest = Clocks(), digest_of(b"blob")
+    locks = ExternalLocks(120, lambda: clocks.wall, lambda: clocks.steady, clocks.sleep)
+    folder = Folder(str(tmp_path), "prefix")
+    lock = Path(lock_files(folder, digest)[which])
+    lock.parent.mkdir()
+    lock.touch()
+    date(lock, clocks.wall + ahead)
+    await asyncio.wait_for(locks.released(folder, digest), 10)
+    assert clocks.steady == 121
+    await asyncio.wait_for(locks.released(folder, digest), 10)
+    assert clocks.steady == 121  # who comes next waits no more
+
+
+async def test_a_clock_that_goes_back_makes_a_lock_hold_once_more_at_most(tmp_path: Path) -> None:
+    clocks, digest = Clocks(), digest_of(b"blob")
+    locks = ExternalLocks(120, lambda: clocks.wall, lambda: clocks.steady, clocks.sleep)
+    folder = Folder(str(tmp_path), "prefix")
+    lock = Path(lock_files(folder, digest)[0])
+    lock.parent.mkdir()
+    lock.touch()
+    date(lock, clocks.wall - 60)
+    assert locks.holds(str(lock))
+    clocks.wall -= YEAR
+    await asyncio.wait_for(locks.released(folder, digest), 10)
+    assert clocks.steady == 121
+
+
+def test_what_a_download_left_with_a_time_ahead_grows_old(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = tmp_path / f".model.bin.part-{'a' * 16}"
+    left.write_bytes(b"half")
+    date(left, time.time() + YEAR)
+    monkeypatch.setattr("shardcast.store.output_part.is_local", lambda descriptor: False)
+    clear_abandoned(tmp_path / "model.bin")
+    assert is_now(left)
+    date(left, left.stat().st_mtime - DAY - HOUR)
+    clear_abandoned(tmp_path / "model.bin")
+    assert not left.exists()
+
+
+def test_what_lay_in_a_followed_folder_with_a_time_ahead_grows_old(tmp_path: Path) -> None:
+    left = tmp_path / ".download_v9.bin.part"
+    left.touch()
+    date(left, time.time() + YEAR)
+    assert not announcing._is_old(left)
+    assert is_now(left)
+    date(left, left.stat().st_mtime - DAY - HOUR)
+    assert announcing._is_old(left)
+
+
+def collect(root: Path, later: float, delete: bool = True) -> Collected:
+    rules = Rules(0.0, HOUR)
+    collection = Collection(Folder(str(root), "prefix"), set(), rules, time.time() + later, delete)
+    for _ in collection.run():
+        pass
+    return collection.result
+
+
+def test_a_blob_whose_time_lies_ahead_goes_as_any_other(tmp_path: Path) -> None:
+    (digest,) = fill(tmp_path, b"from the future")
+    file = blob_file(tmp_path, digest)
+    date(file, time.time() + YEAR)
+    collect(tmp_path, 0, delete=False)
+    assert not is_now(file)
+    collect(tmp_path, 0)
+    assert is_now(file)
+    assert collect(tmp_path, 2 * HOUR).marked.blobs == 1
+    assert collect(tmp_path, 4 * HOUR).removed.blobs == 1
+
+
+def test_a_note_whose_time_lies_ahead_keeps_its_blob_no_longer_than_others(tmp_path: Path) -> None:
+    (digest,) = fill(tmp_path, b"put again")
+    assert note_put(Folder(str(tmp_path), "prefix"), digest)
+    note = tmp_path / OWN / "gc" / "put" / digest
+    date(note, time.time() + YEAR)
+    collect(tmp_path, 0)
+    assert is_now(note)
+    assert collect(tmp_path, 2 * HOUR).marked.blobs == 1
+    assert collect(tmp_path, 4 * HOUR).removed.blobs == 1
+
+
+def test_content_whose_time_lies_ahead_is_collected_as_any_other(tmp_path: Path) -> None:
+    store = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
+    path = tmp_path / store.put_hash(b"content", "lab")["path"]
+    part = path.with_name(".0123456789abcdef.part")
+    part.touch()
+
+    def done(hours: float, dry_run: bool = False) -> tuple[int, int]:
+        now = time.time() + hours * HOUR
+        stats = gc.collect("lab", references=[], registry=store, dry_run=dry_run, clock=lambda: now)
+        return stats["hash_quarantined"], stats["leftovers_deleted"]
+
+    for file in (path, part):
+        date(file, time.time() + YEAR)
+    assert done(0, dry_run=True) == (0, 0)
+    assert not is_now(path)
+    assert done(0) == (0, 0)
+    assert is_now(path) and is_now(part)
+    assert done(25) == (1, 1)
+
+
+def test_the_lock_of_a_directory_that_was_renewed_in_the_future_is_taken_after_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(directory_lock, "is_local", lambda descriptor: False)
+    lock = tmp_path / "lock"
+    lock.write_text('{"role": "middle", "pid": 1, "machine": "another"}')
+    date(lock, time.time() + YEAR)
+    with pytest.raises(DataDirInUse, match="another machine"):
+        DirectoryLock(lock, tmp_path, "middle", settling=0)
+    assert is_now(lock)
+    date(lock, lock.stat().st_mtime - OLD_AFTER - 1)
+    taken = DirectoryLock(lock, tmp_path, "middle", settling=0)
+    assert taken.held
+    taken.release()
+
+
+def test_every_age_by_the_wall_clock_is_taken_by_one_module() -> None:
+    root = Path(shardcast.__file__).parent
+    times = ("time.time()", "st_mtime", "st_ctime", "modified(")
+    found = [
+        f"{path.relative_to(root)}:{node.lineno}"
+        for path in root.rglob("*.py")
+        if path.name != "ages.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub)
+        if any(time in ast.unparse(node) for time in times)
+    ]
+    assert found == []
