@@ -191,6 +191,31 @@ def test_a_slow_reader_of_a_large_blob_takes_no_memory_and_hinders_nobody(shared
 # Writing
 
 
+def test_a_blob_that_is_there_is_not_waited_for_while_it_is_put_again(tmp_path: Path) -> None:
+    """Somebody sends it coded, or what lies in another directory, and doesn't come to the end."""
+    blobs, extra = tmp_path / "blobs", tmp_path / "extra"
+    for folder in (blobs, extra):
+        folder.mkdir()
+    here, elsewhere = place_file(blobs, b"here").name, place_file(extra, b"elsewhere").name
+    with (
+        serving(str(blobs), "--writable", "--extra-dirs", str(extra)) as running,
+        contextlib.ExitStack() as stack,
+    ):
+        port, coded = running.port, "Content-Encoding: gzip"
+        missing = digest_of(b"missing")
+        for digest, header in ((here, coded), (elsewhere, "X: y"), (missing, "X: y")):
+            stack.enter_context(uploading(port, digest, 7, header)).send(b"m")
+        wait(lambda: listed(port, "/has", [missing]) == [True], "the uploads")
+        assert ask(port, "GET", f"/{here}", timeout=10).body == b"here"
+        assert ask(port, "GET", f"/{elsewhere}", timeout=10).body == b"elsewhere"
+        answer = ask(port, "GET", "/buffer-length", json.dumps([here, elsewhere]).encode(), timeout=10)
+        assert answer.json() == [4, 9]
+        reading = Later(port, "GET", f"/{missing}")
+        assert reading.under_way  # what isn't there is waited for
+        stack.close()
+        assert reading.answer().status == 404
+
+
 def test_of_several_who_put_the_same_one_wins(shared: tuple[int, Path]) -> None:
     port, place = shared
     data = LARGE + b"several"
