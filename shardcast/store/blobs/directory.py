@@ -336,7 +336,8 @@ class BlobDirectory:
     def _arriving(self) -> Incoming:
         with self._making:
             if self._incoming is None:
-                self._incoming = Incoming(self.folder.root)
+                root = self.folder.root
+                self._incoming = Incoming(root, lambda: _agree(Path(root), self.algorithm, True))
             return self._incoming
 
 

@@ -8,11 +8,13 @@ import itertools
 import logging
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from shardcast.ages import age_of
 from shardcast.constants import LOCK_WAIT
 from shardcast.errors import IntegrityError
 from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
@@ -22,6 +24,7 @@ from shardcast.filesystem import (
     create_private,
     disk_errors,
     give_name,
+    is_at,
     remove_tree,
     sync_folder,
     write_all,
@@ -32,6 +35,8 @@ from shardcast.store.blobs.marks import note_put
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SMALL = 64 << 10
 """Bytes up to which a blob is handled in the event loop: handing it to a thread would take longer."""
@@ -46,30 +51,85 @@ _STALE = 86400.0
 
 class Incoming:
     """A process's own folder for temporary files in a directory of blobs. The folders of processes that have
-    ended, which nobody has locked, are removed."""
+    ended, which nobody has locked, are removed. One that somebody removed, or its lock, is made again."""
 
-    def __init__(self, root: str) -> None:
-        """
+    def __init__(self, root: str, prepare: Callable[[], object] = lambda: None) -> None:
+        """``prepare`` is called before the folder is made, now and again.
+
         Raises:
             LocalDiskError: it can't be made.
         """
-        place = Path(root) / OWN / "incoming"
+        self._root, self._prepare = Path(root), prepare
         self._numbers = itertools.count(1)
-        with disk_errors("could not prepare to put blobs into", Path(root)):
-            place.mkdir(parents=True, exist_ok=True)
-            share(str(place.parent))
-            share(str(place))
-            with locked(place / _LOCK, LOCK_WAIT):
-                dead = _dead(place)
-                self._folder = place / secrets.token_hex(8)
-                self._folder.mkdir()
-                _, self._lock = _try_lock(self._folder)
-        for folder, lock in dead:  # nobody else removes it: we have it locked
-            remove_tree(folder)
-            close(lock)
+        self._lock = -1
+        self._folder = self._root
+        self._making = threading.Lock()
         self._slow = False
         self._left: list[Path] = []
         self._certain: set[str] = set()
+        with disk_errors("could not prepare to put blobs into", self._root):
+            self._make()
+
+    def _make(self) -> None:
+        """
+        Raises:
+            OSError, LocalDiskError: it can't be made.
+        """
+        self._prepare()
+        place = self._root / OWN / "incoming"
+        place.mkdir(parents=True, exist_ok=True)
+        share(str(place.parent))
+        share(str(place))
+        with locked(place / _LOCK, LOCK_WAIT):
+            dead = _dead(place)
+            folder = place / secrets.token_hex(8)
+            folder.mkdir()
+            _, lock = _try_lock(folder)
+        self._folder, self._lock = folder, lock
+        for one, its_lock in dead:  # nobody else removes it: we have it locked
+            remove_tree(one)
+            close(its_lock)
+
+    def _make_again(self) -> None:
+        """Make it again, where somebody removed it, or the lock that tells others that it is in use."""
+        with self._making:
+            if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
+                return
+            log.warning("%s was removed, and is made again", self._folder)
+            before, lock = self._folder, self._lock
+            self._make()
+            self._left.append(before)  # what is arriving there may still come to its end
+            close(lock)
+
+    def create(self) -> tuple[str, int]:
+        """Make a temporary file; its name, which nobody has, and its descriptor.
+
+        Raises:
+            OSError, LocalDiskError: it can't be made.
+        """
+        return self._with_new_name(create_private)
+
+    def create_folder(self) -> Path:
+        """Make a temporary folder, to be removed by ``remove_folder``.
+
+        Raises:
+            OSError, LocalDiskError: it can't be made.
+        """
+        name, _ = self._with_new_name(os.mkdir)
+        return Path(name)
+
+    def _with_new_name(self, make: Callable[[str], T]) -> tuple[str, T]:
+        self._make_again()
+        try:
+            name = self._new_name()
+            return name, make(name)
+        except FileNotFoundError:  # it went in this very moment
+            self._make_again()
+            name = self._new_name()
+            return name, make(name)
+
+    def _new_name(self) -> str:
+        return f"{self._folder}/{next(self._numbers)}{PART}"
 
     def make_parent(self, folder: Folder, digest: str) -> None:
         """Make the folder of a blob's file, durably. Its name is synced once, whoever made it: another thread
@@ -83,18 +143,14 @@ class Incoming:
             sync_folder(Path(folder.root))
             self._certain.add(parent)
 
-    def new_name(self) -> str:
-        """A name that nobody has."""
-        return f"{self._folder}/{next(self._numbers)}{PART}"
-
     def replace(self, path: Path, data: bytes) -> None:
         """Put a few bytes under a name in one step; blocks on the disk.
 
         Raises:
             OSError: they can't be kept.
         """
-        part = Path(self.new_name())
-        descriptor = create_private(part)
+        name, descriptor = self.create()
+        part = Path(name)
         try:
             write_all(descriptor, data)
             os.fsync(descriptor)
@@ -118,7 +174,8 @@ class Incoming:
         self._left += [one for one in left if not remove_tree(one)]
 
     def close(self) -> None:
-        remove_tree(self._folder)  # the next who starts removes what is left
+        for one in (*self._left, self._folder):
+            remove_tree(one)  # the next who starts removes what is left
         if self._lock >= 0:
             close(self._lock)
             self._lock = -1
@@ -158,10 +215,11 @@ def _dead(place: Path) -> list[tuple[Path, int]]:
 
 def _is_stale(folder: Path) -> bool:
     try:
-        newest = max(one.stat().st_mtime for one in (folder, *folder.iterdir()) if one.name != _LOCK)
+        return (
+            min(age_of(one, one.stat()) for one in (folder, *folder.iterdir()) if one.name != _LOCK) > _STALE
+        )
     except OSError:  # its process is at work just now
         return False
-    return time.time() - newest > _STALE
 
 
 class FileWriter:
@@ -235,8 +293,7 @@ class FileWriter:
     def _take(self, piece: list[bytes | memoryview]) -> None:
         with disk_errors("could not keep a blob in", Path(self._folder.root)):
             if self._descriptor < 0:
-                self._part = self._incoming.new_name()
-                self._descriptor = create_private(self._part)
+                self._part, self._descriptor = self._incoming.create()
             for part in piece:
                 try:
                     self._check.update(part)

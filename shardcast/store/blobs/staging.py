@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from shardcast.concurrency import in_thread
 from shardcast.filesystem import disk_errors, give_name, sync_folder
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming
@@ -84,10 +85,9 @@ async def staged(target: BlobDirectory, incoming: Incoming) -> AsyncIterator[Sta
     Raises:
         LocalDiskError: it can't be made.
     """
-    place = Path(incoming.new_name())
+    with disk_errors("could not make a place for blobs in", target.folder.root):
+        place = await in_thread(incoming.create_folder, undo=incoming.remove_folder)
     try:
-        with disk_errors("could not make", place):
-            await asyncio.to_thread(place.mkdir)
         waiting = await asyncio.to_thread(Staged, target, place)
         try:
             yield waiting

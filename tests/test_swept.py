@@ -1,0 +1,105 @@
+"""Folders that somebody removes under a store that runs: cron jobs clear what looks temporary."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shardcast.nodes.store_server import StoreServer, StoreSettings
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.incoming import Incoming
+from shardcast.store.blobs.layout import OWN
+from shardcast.store.blobs.staging import staged
+from tests.support.blob_stores import digest_of
+from tests.support.hash_servers import ask
+
+SMALL, LARGE = b"small", b"large" * 300_000
+
+
+def incoming(root: Path) -> None:
+    shutil.rmtree(root / OWN / "incoming")
+
+
+def own_of_the_process(root: Path) -> None:
+    for folder in (root / OWN / "incoming").iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+
+
+def its_lock(root: Path) -> None:
+    for folder in (root / OWN / "incoming").iterdir():
+        (folder / "lock").unlink() if folder.is_dir() else None
+
+
+def all_of_ours(root: Path) -> None:
+    shutil.rmtree(root / OWN)
+
+
+def prefixes(root: Path) -> None:
+    for folder in root.iterdir():
+        if folder.name != OWN and folder.is_dir():
+            shutil.rmtree(folder)
+
+
+SWEEPS = [incoming, own_of_the_process, its_lock, all_of_ours, prefixes]
+
+
+async def put(store: BlobDirectory, data: bytes) -> None:
+    async with store.put(digest_of(data)) as writer:
+        for start in range(0, len(data), 1 << 20):
+            await writer.write(data[start : start + (1 << 20)])
+        await writer.commit()
+
+
+@pytest.mark.parametrize("sweep", SWEEPS)
+async def test_a_store_goes_on_without_its_folders(tmp_path: Path, sweep: Callable[[Path], None]) -> None:
+    async with StoreServer.running(StoreSettings(tmp_path, "sha3-256", writable=True)) as server:
+        port = int(server.url.rsplit(":", 1)[1])
+        for again in (False, True):
+            if again:
+                sweep(tmp_path)
+            for blob in (b"small %d" % again, b"large %d" % again * 200_000):
+                digest = digest_of(blob, "sha3-256")
+                answer = await asyncio.to_thread(ask, port, "PUT", f"/{digest}", blob)
+                assert answer.status == 200, answer
+                assert (await asyncio.to_thread(ask, port, "GET", f"/{digest}")).body == blob
+    assert BlobDirectory(tmp_path).algorithm == "sha3-256"
+
+
+@pytest.mark.parametrize("sweep", [incoming, its_lock])
+async def test_a_folder_that_was_made_again_is_in_use_for_others_too(
+    tmp_path: Path, sweep: Callable[[Path], None]
+) -> None:
+    store = BlobDirectory(tmp_path, writable=True)
+    await put(store, SMALL)
+    sweep(tmp_path)
+    async with store.put() as writer:
+        for _ in range(3):
+            await writer.write(LARGE)
+        other = Incoming(str(tmp_path))  # which removes what no process has locked
+        assert await writer.commit() == digest_of(LARGE * 3)
+    other.close()
+    await store.close()
+    assert not [one for one in (tmp_path / OWN / "incoming").iterdir() if one.is_dir()]
+
+
+@pytest.mark.parametrize("sweep", SWEEPS[:4])
+async def test_pushes_go_on_without_the_folder_in_which_they_wait(
+    tmp_path: Path, sweep: Callable[[Path], None]
+) -> None:
+    store = BlobDirectory(tmp_path, writable=True)
+    await store.begin()
+    waiting = Incoming(str(tmp_path))
+    sweep(tmp_path)
+    async with staged(store, waiting) as stage:
+        await put(stage.blobs, SMALL)
+        await put(stage.blobs, LARGE)
+        assert sorted([one async for some in stage.publish() for one in some]) == sorted(
+            map(digest_of, (SMALL, LARGE))
+        )
+    waiting.close()
+    await store.close()
