@@ -8,7 +8,6 @@ import gzip
 import io
 import re
 import socket
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shardcast import framing
-from shardcast.errors import BlobCorrupt, LocalDiskError
+from shardcast.errors import BlobCorrupt
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.server.archive import pulls as archive_pulls
 from shardcast.server.archive.pages import iso, preview
@@ -478,26 +477,6 @@ async def test_home_page_names_the_last_upload_that_is_there(
             assert await last(node) == [sha256(blob)]
         assert await store.delete(sha256(b"second"))
         assert await last(node) == [sha256(b"first")]
-
-
-async def test_without_a_ledger_blobs_come_and_go_all_the_same(
-    tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
-) -> None:
-    async with archive(tmp_path, store) as node:
-        with sqlite3.connect(tmp_path / "archive.sqlite") as database:
-            database.executescript("DROP TABLE access; DROP TABLE content;")
-        database.close()
-        async with session.post(f"{node.push_url}/v1/push", data=PUSH) as answer:
-            assert answer.status == 200
-        async with session.post(f"{node.url}/v1/pull", data=PULL) as answer:
-            assert len(await answer.read()) == 2 * 38
-        for path in ("/liveness", "/stats", f"/v1/metadata/{HELLO}"):
-            async with session.get(node.url + path) as answer:
-                assert answer.status == 503
-    (tmp_path / "archive.sqlite").write_bytes(b"this is no database, for sure" * 1000)
-    with pytest.raises(LocalDiskError, match="remove it"):
-        async with archive(tmp_path, store):
-            pass
 
 
 async def test_a_ledger_forgets_what_is_hardly_asked_for(tmp_path: Path) -> None:

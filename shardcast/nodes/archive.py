@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import logging
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,7 +15,7 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from shardcast.errors import UsageError
+from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import disk_errors, make_folder
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
@@ -28,6 +30,8 @@ from shardcast.store.blobs.incoming import Incoming
 from shardcast.store.blobs.layout import make_own
 from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
 from shardcast.store.blobs.staging import staged
+
+log = logging.getLogger(__name__)
 
 MAX_BLOB = 1 << 32
 """Bytes of a blob that is taken, unless told otherwise."""
@@ -51,23 +55,30 @@ class ArchiveNode:
     @asynccontextmanager
     async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[ArchiveNode]:
         """Serve a directory of blobs, which is made where it doesn't exist; ``settings`` as of ``running``.
+        On a read-only mount it is served as it is, and takes no pushes.
 
         Raises:
             WrongStore: its blobs are kept under another digest.
             UsageError, LocalDiskError, NodeFailed: as of ``running``.
         """
-        with disk_errors("could not make", directory):
-            make_folder(directory)
-        store = await asyncio.to_thread(BlobDirectory, directory, "sha256", writable=True)
         async with AsyncExitStack() as stack:
-            stack.push_async_callback(store.close)
-            await store.begin()
-            own = archive_folder(directory)
-            with disk_errors("could not make", own):
-                make_own(own)
-            incoming = await asyncio.to_thread(Incoming, str(own))
-            stack.callback(incoming.close)
-            stage = partial(staged, store, incoming)
+            own, stage = archive_folder(directory), None
+            try:
+                with disk_errors("could not make", directory):
+                    make_folder(directory)
+                store = await asyncio.to_thread(BlobDirectory, directory, "sha256", writable=True)
+                stack.push_async_callback(store.close)
+                await store.begin()
+                with disk_errors("could not make", own):
+                    make_own(own)
+                incoming = await asyncio.to_thread(Incoming, str(own))
+                stack.callback(incoming.close)
+                stage = partial(staged, store, incoming)
+            except LocalDiskError as error:
+                if error.errno != errno.EROFS or settings.get("mirror"):
+                    raise
+                log.warning("%s is only read, and takes no pushes: it is on a read-only mount", directory)
+                store = await asyncio.to_thread(BlobDirectory, directory, "sha256")
             yield await stack.enter_async_context(cls.running(store, stage, own, **settings))
 
     @classmethod
@@ -75,7 +86,7 @@ class ArchiveNode:
     async def running(
         cls,
         store: BlobStore,
-        stage: Callable[[], AbstractAsyncContextManager[Staging]],
+        stage: Callable[[], AbstractAsyncContextManager[Staging]] | None,
         own: Path,
         host: str = "0.0.0.0",
         port: int = 3000,
@@ -85,21 +96,19 @@ class ArchiveNode:
         mirror: Sequence[str] = (),
         max_blob: int = MAX_BLOB,
     ) -> AsyncIterator[ArchiveNode]:
-        """Serve a store of SHA-256. ``stage`` gives the places in which pushes into it wait to be whole; the
-        folder ``own`` takes its ledger. At ``authorized_port`` anybody may push, elsewhere who bears the
-        ``token``. What isn't here is fetched from the servers ``mirror`` (base URLs) when it is asked for.
+        """Serve a store of SHA-256. ``stage`` gives the places in which pushes into it wait to be whole; None
+        for a store that is only read. The folder ``own`` takes its ledger. At ``authorized_port`` anybody may
+        push, elsewhere who bears the ``token``. What isn't here is fetched from the servers ``mirror`` (base
+        URLs) when it is asked for.
 
         Raises:
             UsageError: the store is of another digest, or a server is none.
-            LocalDiskError: the folder can't be used.
             NodeFailed: an address can't be bound.
         """
         if store.algorithm != "sha256":
             raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
         begun, node_id = time.monotonic(), secrets.token_hex(8)
         async with AsyncExitStack() as stack:
-            with disk_errors("could not use", own):
-                own.mkdir(parents=True, exist_ok=True)
             ledger = Ledger(ledger_in(own))
             stack.push_async_callback(ledger.close)
             reading: ReadThrough | None = None

@@ -50,7 +50,8 @@ class Holdings:
     Attributes:
         store: the blobs, of SHA-256.
         ledger: when they were put, and how often they were asked for.
-        stage: a place for the blobs of a push; what isn't published when it is left is gone.
+        stage: a place for the blobs of a push; what isn't published when it is left is gone. None
+            where nothing can be put.
         max_blob: bytes of a blob that is pushed.
         token: who bears it may push at any port; None for nobody.
         upstream: None for an archive that is no mirror.
@@ -59,7 +60,7 @@ class Holdings:
 
     store: BlobStore
     ledger: Ledger
-    stage: Callable[[], AbstractAsyncContextManager[Staging]]
+    stage: Callable[[], AbstractAsyncContextManager[Staging]] | None
     max_blob: int
     token: str | None = field(default=None, repr=False)
     upstream: Upstream | None = None

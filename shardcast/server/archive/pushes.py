@@ -7,6 +7,7 @@ disk can't take, keeps nothing.
 from __future__ import annotations
 
 import asyncio
+import errno
 import hmac
 import logging
 from collections.abc import Sequence
@@ -22,9 +23,13 @@ from shardcast.server.archive.answers import coded, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.putting import Putting
-from shardcast.wire import BYTES
+from shardcast.wire import BYTES, RETRY_AFTER
 
 log = logging.getLogger(__name__)
+
+
+_NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""What this machine has none left of just now."""
 
 
 class Pushes:
@@ -36,11 +41,13 @@ class Pushes:
         self._anybody = anybody
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
-        refusal = self._refuse(request) or coded(request)
+        refusal, stage = self._refuse(request) or coded(request), self._holdings.stage
         if refusal:
             return refusal
+        if stage is None:
+            return failure(request, 403, "Permission Denied. This archive is only read")
         try:
-            async with self._holdings.stage() as staging:
+            async with stage() as staging:
                 await self._receive(request, staging.blobs)
                 now = self._holdings.ledger.now()
                 async with aclosing(staging.publish()) as published:
@@ -54,8 +61,11 @@ class Pushes:
             return stalled(request)
         except LocalDiskError as error:
             log.error("a push of %s was not kept: %s", request.remote, error)
-            status = 507 if is_full(error) else 500
-            return failure(request, status, "Insufficient Storage" if status == 507 else "Storage Failed")
+            if is_full(error):
+                return failure(request, 507, "Insufficient Storage")
+            if error.errno in _NOT_NOW:
+                return failure(request, 503, "Service Unavailable", headers={"Retry-After": RETRY_AFTER})
+            return failure(request, 500, "Storage Failed")
         return web.Response(body=b"", content_type=BYTES)
 
     def _refuse(self, request: web.Request) -> web.Response | None:

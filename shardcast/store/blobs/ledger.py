@@ -2,7 +2,8 @@
 
 SQLite keeps it, in one file and one thread: a million rows are counted up in place and listed by their
 counts, a kill at any moment leaves the last whole transaction, and several processes can share it.
-Nothing depends on it: without the file the counts begin anew, and times are those of the blobs' files.
+Nothing depends on it: without the file the counts begin anew, and times are those of the blobs' files. One
+that is damaged is put aside and begun anew, and where there can be none it is kept in memory.
 """
 
 from __future__ import annotations
@@ -36,6 +37,11 @@ _BUSY = 10.0
 """Seconds to wait for another process that writes."""
 _LOOKED_AT = 1000
 """Keys that are looked at in one step."""
+
+_DAMAGED = ".damaged"
+"""At the end of the name of a file that can't be read."""
+_PASSES = ("is locked", "is full")
+"""Errors that say nothing of the file."""
 
 _TABLES = """
 PRAGMA journal_mode = WAL;
@@ -73,11 +79,7 @@ class Ledger:
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time, most: int = 1_000_000) -> None:
         """``most`` keys are counted; of more, those that are asked for least are forgotten, since anybody can
-        ask for any key.
-
-        Raises:
-            LocalDiskError: the file can't be used.
-        """
+        ask for any key."""
         self._file = file
         self._clock = clock
         self._most = most
@@ -85,25 +87,33 @@ class Ledger:
         self._writing: asyncio.TimerHandle | None = None
         self._written: set[asyncio.Future[None]] = set()
         self._thread = ThreadPoolExecutor(1, "shardcast-ledger")
-        try:
-            self._database = self._thread.submit(self._open).result()
-        except BaseException:
-            self._thread.shutdown()
-            raise
+        self._database = self._thread.submit(self._open).result()
 
     def _open(self) -> sqlite3.Connection:
         with contextlib.suppress(OSError):  # SQLite says why, if it can't use the file
             os.close(open_lock_file(self._file))  # who can open it can lock it
         try:
-            database = sqlite3.connect(self._file, timeout=_BUSY, isolation_level=None)
+            self._file.parent.mkdir(parents=True, exist_ok=True)
             try:
-                database.executescript(_TABLES)
-            except BaseException:
-                database.close()
-                raise
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
-        return database
+                return _connect(self._file)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # it isn't the file that is wrong
+                    raise
+                log.warning("%s is damaged, and begun anew: %s", self._file, error)
+                self._put_aside()
+                return _connect(self._file)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("counts and times are kept in memory only: %s: %s", self._file, error)
+            return _connect(":memory:")
+
+    def _put_aside(self) -> None:
+        """
+        Raises:
+            OSError: it can't be put aside.
+        """
+        for end in ("-wal", "-shm"):
+            self._file.with_name(self._file.name + end).unlink(missing_ok=True)
+        self._file.replace(self._file.with_name(self._file.name + _DAMAGED))
 
     def count(self, keys: Iterable[str]) -> None:
         """Each of these was asked for, now."""
@@ -228,14 +238,40 @@ class Ledger:
 
     async def _run(self, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._carry_out, work)
         except sqlite3.Error as error:
             raise self._failure(error) from error
+
+    def _carry_out(self, work: Callable[[], T]) -> T:
+        """Do something with the database; once more with one that was opened anew, where this one fails."""
+        try:
+            return work()
+        except sqlite3.Error as error:
+            if any(word in str(error) for word in _PASSES):
+                raise
+            log.warning("%s is opened anew: %s", self._file, error)
+            self._database.close()
+            self._database = self._open()
+            return work()
 
     def _failure(self, error: sqlite3.Error) -> LocalDiskError:
         return LocalDiskError(
             f"{self._file}: {error}; only counts and times are in it: where it is damaged, remove it"
         )
+
+
+def _connect(file: Path | str) -> sqlite3.Connection:
+    """
+    Raises:
+        sqlite3.Error: it can't be used.
+    """
+    database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None)
+    try:
+        database.executescript(_TABLES)
+    except BaseException:
+        database.close()
+        raise
+    return database
 
 
 class _transaction:
