@@ -32,6 +32,8 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
     async def feed(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response
         notice_death(request)
         missed = _missed(request.query.get("after", ""), events)
         known, feed_id, seq = place(), events.feed, events.seq
@@ -66,7 +68,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
     async def end(app: web.Application) -> None:
         events.close()
 
-    app.router.add_get(FEED_PATH, feed, allow_head=False)
+    app.router.add_get(FEED_PATH, feed)
     app.on_shutdown.append(end)
 
 

@@ -88,7 +88,8 @@ class HashDoor:
         """Open the door."""
 
         def route(method: str, path: str, handler: Handler) -> None:
-            app.router.add_route(method, path, self._guarded(handler), expect_handler=when_wanted)
+            for one in (method, "HEAD") if method == "GET" else (method,):
+                app.router.add_route(one, path, self._guarded(handler), expect_handler=when_wanted)
 
         route("GET", HEALTHCHECK_PATH, _healthcheck)
         route("GET", HAS_PATH, self._has)
@@ -99,7 +100,6 @@ class HashDoor:
             route("PUT", "/{checksum:[^/]+}", self._put)
             app.on_startup.append(self._begin)
         route("GET", "/{checksum:[^/]+}", self._get)
-        route("HEAD", "/{checksum:[^/]+}", self._get)
         route("*", "/{tail:.*}", self._other)
         app.on_response_prepare.append(_dress)
         app.on_cleanup.append(self._end)
@@ -318,7 +318,7 @@ class HashDoor:
         if rest:
             return "PUT" if self.store.writable and [first] == [PROMISE_PATH[1:]] and len(rest) == 1 else ""
         if path in (HEALTHCHECK_PATH, HAS_PATH, HAS_NOW_PATH, LENGTH_PATH):
-            return "GET"
+            return "GET, HEAD"
         return ("GET, HEAD, PUT" if self.store.writable else "GET, HEAD") if first else ""
 
 

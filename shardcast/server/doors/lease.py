@@ -33,6 +33,8 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
                 raise web.HTTPNotFound(text="404: no such version\n")
             response = web.StreamResponse(headers={"Content-Type": NDJSON, "X-Accel-Buffering": "no"})
             await response.prepare(request)
+            if request.method == "HEAD":  # holds nothing
+                return response
             notice_death(request)
             try:
                 await _say(response, lease=version)
@@ -44,7 +46,7 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
                     request.transport.abort()
             return response
 
-    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/lease", lease, allow_head=False)
+    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/lease", lease)
 
 
 async def _hold(response: web.StreamResponse, version: str, shelf: Shelf) -> None:
