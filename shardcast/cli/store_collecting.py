@@ -105,7 +105,7 @@ def gc(
     asked = [
         roots.pins(store.folder),
         *map(roots.data_dir, data_dirs),
-        *map(roots.snapshot, snapshots),
+        *(roots.snapshot(file, store.algorithm) for file in snapshots),
         *map(roots.registry_references, references),
     ]
     names = {root.name for root in asked}

@@ -9,9 +9,9 @@ import click
 
 from shardcast.cli import options
 from shardcast.errors import UsageError
+from shardcast.store.blobs.digest_lists import AS_TEXT, parse_digest, read_digests
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.layout import LAYOUTS
-from shardcast.store.blobs.roots import parse_digest, read_digests
 
 SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -41,8 +41,8 @@ class Digest(click.ParamType[str]):
 from_file_option = options.option(
     "--from-file",
     env="STORE_FROM_FILE",
-    type=click.File("r", lazy=False),
-    help="A file with digests, one a line, whatever stands behind it; - is stdin.",
+    type=click.File("r", lazy=False, **AS_TEXT),
+    help="A file with digests, one a line, as sha256sum prints them, also with --tag; - is stdin.",
 )
 
 

@@ -19,6 +19,7 @@ from shardcast.distribution import parse
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import disk_errors, sync_folder
 from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
+from shardcast.store.blobs.digest_lists import AS_TEXT, read_digests
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 from shardcast.store.data_dir import own_folder
 from shardcast.wire import version_name, version_number
@@ -44,12 +45,12 @@ def pins(folder: Folder) -> Root:
     return Root("pins", None, lambda: _pinned(folder))
 
 
-def snapshot(file: Path) -> Root:
-    """A file with digests, one a line; what stands behind one doesn't matter."""
+def snapshot(file: Path, algorithm: str | None = None) -> Root:
+    """A file with digests, one a line, as ``read_digests`` takes them."""
 
     def read() -> Iterator[str]:
-        with disk_errors("could not read", file), file.open() as lines:
-            yield from read_digests(lines, str(file))
+        with disk_errors("could not read", file), file.open(**AS_TEXT) as lines:
+            yield from read_digests(lines, str(file), algorithm)
 
     return Root(f"snapshot {file.resolve()}", None, lambda: _as_disk_errors(read()))
 
@@ -78,36 +79,6 @@ def read_all(roots: Iterable[Root], algorithm: str) -> set[bytes]:
             raise UsageError(f"{root.name} names {root.algorithm}, and this store is of {algorithm}")
         found.update(map(bytes.fromhex, root.read()))
     return found
-
-
-def parse_digest(text: str) -> str:
-    """A digest as it is kept.
-
-    Raises:
-        UsageError: it is none.
-    """
-    digest = text.strip().lower()
-    if not is_digest(digest):
-        raise UsageError(f"{text[:80]!r} is no digest; that is 64 hex digits")
-    return digest
-
-
-def read_digests(lines: Iterable[str], name: str) -> Iterator[str]:
-    """The first words of lines; empty ones, and those that begin with #, are passed over.
-
-    Raises:
-        UsageError: one is no digest.
-    """
-    try:
-        for number, line in enumerate(lines, 1):
-            words = line.split()
-            if words and not words[0].startswith("#"):
-                try:
-                    yield parse_digest(words[0])
-                except UsageError as error:
-                    raise UsageError(f"{name}, line {number}: {error}") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{name} is no text; write one digest a line") from None
 
 
 def pin(folder: Folder, digest: str) -> None:

@@ -1,0 +1,97 @@
+"""Lists of digests, as other programs write them."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shardcast.errors import LocalDiskError, UsageError
+from shardcast.store.blobs import roots
+from shardcast.store.blobs.digest_lists import AS_TEXT, read_digests
+from tests.support.processes import run
+from tests.support.stores import fill, sha256
+
+ONE, OTHER = sha256(b"one"), sha256(b"other")
+
+
+def read(text: str, algorithm: str | None = None) -> list[str]:
+    return list(read_digests(io.StringIO(text, newline=""), "the list", algorithm))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{ONE}  a name\n{OTHER}\n",
+        f"{ONE} *a name\n{OTHER.upper()} *b\n",
+        f"\\{ONE}  a\\\\name\n\\{OTHER}  a\\nname\n",
+        f"\ufeff{ONE}  a name\r\n{OTHER}  b\r\n",
+        f"\ufeff# mine\n\n{ONE}\n{OTHER}",
+        f"SHA256 (a name) = {ONE}\n\\SHA256 (a (\\n) = {ONE}) = {OTHER}\n",
+        f"\ufeffSHA2-256(a name)= {ONE}\nSHA256(b)= {OTHER}\n",
+    ],
+)
+def test_every_form_of_a_list_is_read(text: str) -> None:
+    assert read(text) == [ONE, OTHER]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nonsense", "\\", "\\ ", "SHA256 (a) =", "SHA256 (a)", f"MD5 (a) = {'0' * 32}",
+        f"SHA512 (a) = {'0' * 128}",
+        f"BLAKE2b-256 (a) = {ONE}", f"a name  {ONE}", ONE[:-1], f"{ONE}0", f"\\\\{ONE}", f"\ufeff\ufeff{ONE}",
+    ],
+)  # fmt: skip
+def test_what_is_no_digest_is_refused_and_where(line: str) -> None:
+    with pytest.raises(UsageError, match="the list, line 2"):
+        read(f"{ONE}\n{line}\n")
+
+
+def test_a_list_that_says_its_digest_must_say_the_stores() -> None:
+    assert read(f"SHA3-256 (a) = {ONE}\n{OTHER}\n", "sha3-256") == [ONE, OTHER]
+    with pytest.raises(UsageError, match="line 1: it is of sha3-256, and this store is of sha256"):
+        read(f"SHA3-256 (a) = {ONE}\n", "sha256")
+
+
+@given(st.text(), st.sampled_from([f"{ONE}  ", f"\\{ONE} *", f"SHA256 ({{}}) = {ONE}"]))
+def test_no_name_makes_another_digest(name: str, form: str) -> None:
+    escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+    line = form.format(escaped) if "{}" in form else form + escaped
+    assert list(read_digests([line], "the list")) == [ONE]
+
+
+@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
+@pytest.mark.parametrize("words", [[], ["--tag"], ["-b"]])
+def test_what_sha256sum_prints_of_any_name(tmp_path: Path, words: list[str]) -> None:
+    names = [b"plain", b"a\\name", b"two\nlines", b"not \xff UTF-8", b") = 0", b"#"]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).write_bytes(name)
+    command = [b"sha256sum", *map(os.fsencode, words), b"--", *names]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
+    listed = tmp_path / "list"
+    listed.write_bytes(done.stdout)
+    assert [*roots.snapshot(listed).read()] == [sha256(name) for name in names]
+
+
+def test_a_store_is_asked_by_such_a_list(tmp_path: Path) -> None:
+    (digest,) = fill(tmp_path / "store", b"here")
+    listed = tmp_path / "list"
+    listed.write_bytes(b"\xef\xbb\xbf\\SHA256 (a\\\\\xff) = " + digest.encode() + b"\r\n")
+    done = run("store", "has", "-d", str(tmp_path / "store"), "--from-file", str(listed))
+    assert done.returncode == 0, done.stderr
+    assert digest in done.stdout
+
+
+def test_a_list_of_another_encoding_ends_gc(tmp_path: Path) -> None:
+    listed = tmp_path / "list"
+    listed.write_bytes(f"{ONE}\n".encode("utf-16"))
+    with pytest.raises(LocalDiskError, match="is no text"):
+        [*roots.snapshot(listed).read()]
+    assert AS_TEXT["encoding"] == "utf-8"
