@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import select
+import shutil
 import signal
 import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Callable
@@ -13,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from shardcast.nodes.process import NodeProcess, deferred_interrupts
+import shardcast
+from shardcast.nodes.process import NodeProcess, deferred_interrupts, start_command
 from tests.support import processes
 
 
@@ -98,3 +102,67 @@ def test_other_threads_may_start_nodes_and_change_no_handler() -> None:
     thread.start()
     thread.join()
     assert seen == [before]
+
+
+# What a child imports ----------------------------------------------------------------------------
+
+PRINT_PATH = "import json, os, sys; print(json.dumps([sys.path, os.environ.get('PYTHONPATH')])); sys.exit()"
+INITIALIZE = """\
+import sys
+sys.path.append(sys.argv[1])
+import shardcast
+shardcast.initialize(sys.argv[2], 0)
+print(shardcast.__file__)
+"""
+
+
+@pytest.mark.parametrize("safe", ["", "1"], ids=["", "PYTHONSAFEPATH"])
+def test_a_child_has_the_whole_path_of_its_parent_in_order(
+    safe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "click.py").write_text(PRINT_PATH)
+    path = [str(tmp_path), "", str(tmp_path / "n\udcffn"), *sys.path, str(tmp_path / "last")]
+    monkeypatch.setattr(sys, "path", path)
+    monkeypatch.setenv("PYTHONPATH", "/nowhere:/else")
+    monkeypatch.setenv("PYTHONSAFEPATH", safe)
+    process = start_command(["--version"], stdout=subprocess.PIPE)
+    assert process.stdout
+    with process.stdout as printed:
+        assert json.loads(printed.read()) == [path, "/nowhere:/else"]
+    assert process.wait(30) == 0
+
+
+@pytest.mark.parametrize("module", ["dataclasses", "shardcast"])
+def test_a_module_beside_the_package_or_in_the_current_directory_is_not_taken(
+    module: str, tmp_path: Path
+) -> None:
+    """A backport in site-packages, where shardcast lies as well; another shardcast where the child begins."""
+    packages, here = tmp_path / "site-packages", tmp_path / "here"
+    shutil.copytree(Path(shardcast.__file__).parent, packages / "shardcast")
+    here.mkdir()
+    ((packages if module == "dataclasses" else here) / f"{module}.py").write_text("raise SystemExit(99)")
+    (tmp_path / "program.py").write_text(INITIALIZE)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py"), str(packages), str(tmp_path / "data")],
+        env=processes.environment(),
+        cwd=here,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout) == (0, f"{packages / 'shardcast' / '__init__.py'}\n"), done.stderr
+
+
+def test_a_node_starts_where_this_process_has_no_stdin_stdout_and_stderr(tmp_path: Path) -> None:
+    code = (
+        "import os, sys; os.closerange(0, 3); import shardcast; shardcast.initialize(sys.argv[1], 0); "
+        "shardcast.broadcast(sys.argv[2]); shardcast.shutdown(0); os.mkdir(sys.argv[1] + '/done')"
+    )
+    (tmp_path / "payload").write_bytes(b"payload")
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "payload")],
+        env=processes.environment(),
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert (tmp_path / "data" / "done").exists()
+    assert (tmp_path / "data" / "v1" / "shard_001.bin").read_bytes() == b"payload"

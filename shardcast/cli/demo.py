@@ -9,7 +9,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,7 +21,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.errors import IntegrityError, LocalDiskError, NodeFailed
-from shardcast.nodes.process import NodeProcess, deferred_interrupts
+from shardcast.nodes.process import NodeProcess, deferred_interrupts, start_command
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
 
@@ -240,10 +239,8 @@ class _Client:
         self._tell = tell
         words = ["client", "--servers", ",".join(servers), "--version", "latest", "--json"]
         tell(name, "$ shardcast-client --servers … --version latest")
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "shardcast", *words, "--output-file", str(output)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+        self._process = start_command(
+            [*words, "--output-file", str(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
         self._said = _Said(name, tell)
         self._reader = threading.Thread(target=self._said.read, args=(self._process.stderr,), daemon=True)

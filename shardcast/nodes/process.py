@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import select
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
@@ -20,6 +22,19 @@ from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
 _START_SECONDS = 60.0
 _KILLED_SECONDS = 5.0
 _PACKAGES = str(Path(__file__).resolve().parents[2])
+_PROGRAM = f"""\
+import sys
+sys.path[:] = open(0, "rb", closefd=False).read().decode("utf-8", "surrogatepass").split("\\0")
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
+spec = PathFinder.find_spec("shardcast", [{_PACKAGES!r}])
+sys.modules["shardcast"] = module_from_spec(spec)
+spec.loader.exec_module(sys.modules["shardcast"])
+from shardcast.cli.main import main
+main()
+"""
+"""What a child runs. Its ``sys.path`` comes through stdin, and its ``shardcast`` is the package that runs
+here, wherever that path leads. Before it has the path, it imports nothing."""
 
 
 @contextlib.contextmanager
@@ -46,6 +61,21 @@ def deferred_interrupts() -> Iterator[None]:
             signal.raise_signal(number)
 
 
+def start_command(words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Start ``shardcast WORD…`` with this process's package and ``sys.path``, and an empty stdin.
+
+    The path is handed over whole and in its order. With any other, the child finds other modules: a backport
+    in site-packages instead of the module of the standard library, or none where the path has changed since
+    the start. The environment stays as it is, ``PYTHONPATH`` with it.
+    """
+    path = "\0".join(one for one in sys.path if isinstance(one, str))
+    process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *words], stdin=subprocess.PIPE, **options)
+    assert process.stdin
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # a child that died is noticed later
+        stdin.write(path.encode("utf-8", "surrogatepass"))
+    return process
+
+
 class NodeProcess:
     """A node: ``shardcast ROLE OPTION…`` as a process of its own, so that nothing that this one computes
     slows it, and the other way round. It ends when this process ends, however that happens.
@@ -61,16 +91,13 @@ class NodeProcess:
         self.role = role
         self._owner = os.getpid()
         process: subprocess.Popen[bytes] | None = None
-        ready, ready_there = os.pipe()
+        ready, ready_there = _pipe()
         try:
-            # The very package that runs here, whatever the current directory holds.
-            code = f"import sys; sys.path[0] = {_PACKAGES!r}; from shardcast.cli.main import main; main()"
             words = ["--ready-fd", str(ready_there), "--parent", str(self._owner), *options]
             with deferred_interrupts():
-                process = subprocess.Popen(
-                    [sys.executable, "-c", code, role, *words],
+                process = start_command(
+                    [role, *words],
                     pass_fds=[ready_there],
-                    stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     stderr=log,
                     start_new_session=True,  # Ctrl-C at the terminal is for this process, which then ends it
@@ -179,6 +206,24 @@ class NodeProcess:
             self._process.wait(10)
             raise from_wire(report["error"])
         return str(report["url"])
+
+
+def _pipe() -> tuple[int, int]:
+    """Return a pipe whose descriptors are none of 0 to 2, also where those are free: a child has its own
+    there."""
+    pair: tuple[int, int] = os.pipe()
+    moved: list[int] = []
+    try:
+        for one in pair:
+            moved.append(fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 3))
+    except BaseException:
+        for one in moved:
+            os.close(one)
+        raise
+    finally:
+        for one in pair:
+            os.close(one)
+    return moved[0], moved[1]
 
 
 def _signal_name(number: int) -> str:
