@@ -23,6 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shardcast.errors import NodeFailed, UsageError
+from shardcast.nodes.status_file import StatusFile
 from shardcast.nodes.store_server import (
     StoreServer,
     StoreSettings,
@@ -521,6 +522,31 @@ def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], co
     assert "Error: " in ended.said
     assert json.loads(status.read_text()) == {"pid": 7, "status": "failed"}
     assert precious.read_text() == "precious"
+
+
+@pytest.mark.parametrize("unfinished", ["", "\n", '{"pid": 7, '])
+async def test_a_status_file_that_is_not_yet_written_is_waited_for(unfinished: str, tmp_path: Path) -> None:
+    status = tmp_path / "status.json"
+    status.write_text(unfinished)
+    awaited = asyncio.ensure_future(StatusFile.awaited(status))
+    await asyncio.wait([awaited], timeout=0)
+    status.write_text('{"pid": 7, "status": "starting"}')
+    (await awaited).running(80)
+    assert json.loads(status.read_text()) == {"pid": 7, "status": "running", "port": 80}
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [(None, "did not appear"), ("", "stayed empty"), ('{"pid"', "stayed unfinished")]
+)
+async def test_a_status_file_that_is_never_written_ends_the_start(
+    text: str | None, why: str, tmp_path: Path
+) -> None:
+    status = tmp_path / "status.json"
+    if text is not None:
+        status.write_text(text)
+    with pytest.raises(NodeFailed, match=rf"status\.json {why} for 0\.01 s; write {{}} there"):
+        await StatusFile.awaited(status, patience=0.01)
+    assert (status.read_text() if status.exists() else None) == text
 
 
 def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.errors import NodeFailed
-from shardcast.filesystem import clear_leftovers, disk_errors, replace
+from shardcast.filesystem import clear_leftovers, disk_errors, in_words, replace
 
 _PATIENCE = 20.0
 _POLL = 0.1
@@ -25,21 +25,20 @@ class StatusFile:
 
     @classmethod
     async def awaited(cls, path: Path, patience: float = _PATIENCE) -> StatusFile:
-        """Wait for the file.
+        """Wait for the file, and for its writer to finish it: it is empty, or half an object, until then.
 
         Raises:
-            NodeFailed: it doesn't come, or is no JSON object; it is left as it is.
+            NodeFailed: it doesn't come or stays unfinished, or is no JSON object; it is left as it is.
         """
         deadline = time.monotonic() + patience
-        while not path.exists():
+        while not (text := _read(path)) or (text.startswith(b"{") and not text.endswith(b"}")):
             if time.monotonic() > deadline:
-                raise NodeFailed(
-                    f"the status file {path} did not appear for {patience:g} s; write {{}} there"
-                )
+                what = "did not appear" if text is None else "stayed unfinished" if text else "stayed empty"
+                raise NodeFailed(f"the status file {path} {what} for {patience:g} s; write {{}} there")
             await asyncio.sleep(_POLL)
         try:
-            said = json.loads(path.read_bytes())
-        except (OSError, ValueError, RecursionError) as error:
+            said = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise NodeFailed(f"the status file {path} can't be read as JSON: {error}") from None
         if not isinstance(said, dict):
             raise NodeFailed(f"the status file {path} holds no JSON object; write {{}} there")
@@ -63,3 +62,17 @@ class StatusFile:
         with disk_errors("could not write the status file", self._path):
             clear_leftovers(self._path)  # of a run before this one that was killed
             replace(self._path, json.dumps({**self._said, **news}).encode() + b"\n")
+
+
+def _read(path: Path) -> bytes | None:
+    """Return what a file holds, without blanks around it; None where there is none.
+
+    Raises:
+        NodeFailed: it can't be read.
+    """
+    try:
+        return path.read_bytes().strip()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise NodeFailed(f"the status file {path} can't be read: {in_words(error)}") from None
