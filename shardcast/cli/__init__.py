@@ -2,4 +2,7 @@
 
 import signal
 
+from shardcast.cli.descriptors import open_missing_descriptors
+
+open_missing_descriptors()  # before anything else opens a file
 signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -149,8 +149,6 @@ def _stdin() -> int:
     Raises:
         UsageError: it is closed.
     """
-    if sys.stdin is None:
-        raise UsageError("can't broadcast -: stdin is closed")
     os.set_blocking(sys.stdin.fileno(), True)
     return sys.stdin.fileno()
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardcast.cli import options
+from shardcast.cli.streams import print_answer
 from shardcast.distribution import is_version
 
 if TYPE_CHECKING:
@@ -150,12 +151,12 @@ async def _follow(
 def show_offered(versions: list[Offered], as_json: bool) -> None:
     """A version a line, oldest first: version, digest, shards, size, name."""
     if as_json:
-        click.echo(json.dumps([_as_dict(one) for one in versions], indent=2))
+        print_answer(json.dumps([_as_dict(one) for one in versions], indent=2))
         return
     for one in versions:
         values = _as_dict(one)
         columns = (values["version"], values["digest"], values["shards"], values["size"], values["name"])
-        click.echo("  ".join("-" if value is None else str(value) for value in columns))
+        print_answer("  ".join("-" if value is None else str(value) for value in columns))
 
 
 def _as_dict(one: Offered) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import NoReturn
 import click
 
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
+from shardcast.cli.streams import guard_streams, untold
 from shardcast.errors import ShardcastError
 from shardcast.filesystem import in_words
 
@@ -85,12 +85,14 @@ def store_main() -> NoReturn:
 
 def _run(program: str, subcommand: str | None = None) -> NoReturn:
     code = DONE
+    guard_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         command = _load(subcommand) if subcommand else shardcast
         result = command.main(prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else DONE
-        sys.stdout.flush()
+        if why := untold():
+            click.echo(f"Warning: the result could not be printed: {why}", err=True)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -104,7 +106,6 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
         click.echo("Interrupted.", err=True)
         code = INTERRUPTED
     except BrokenPipeError:  # who read the results has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = OTHER_FAILURE
     except OSError as error:
         click.echo(f"Error: {in_words(error)}", err=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
@@ -17,6 +18,8 @@ from shardcast.sizes import format_rate, format_size
 if TYPE_CHECKING:
     from shardcast.transfer.limits import Progress
     from shardcast.transfer.transfer import Transfer
+
+log = logging.getLogger(__name__)
 
 _LINE_INTERVAL = 5.0
 """Seconds between two plain lines."""
@@ -38,6 +41,9 @@ class Display(Protocol):
     def note(self, text: str) -> None:
         """A line that stays."""
 
+    def close(self) -> None:
+        """There is nothing to show any more."""
+
 
 class _Silent:
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
@@ -47,6 +53,9 @@ class _Silent:
         """Nothing: --quiet."""
 
     def note(self, text: str) -> None:
+        """Nothing: --quiet."""
+
+    def close(self) -> None:
         """Nothing: --quiet."""
 
 
@@ -72,6 +81,9 @@ class _Lines:
     def note(self, text: str) -> None:
         click.echo(text, err=True)
 
+    def close(self) -> None:
+        """Nothing: the lines are there."""
+
 
 class _Bar:
     def __init__(self) -> None:
@@ -95,17 +107,26 @@ class _Bar:
             console=Console(stderr=True),
             transient=True,
             expand=True,
+            auto_refresh=False,  # needs a thread, which a process may not have
+            redirect_stdout=False,  # would print results to stderr
+            redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=None, detail="", visible=False)
+        self._drawn = 0.0
         self._progress.start()
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
         self._progress.update(
             self._task, description=what, completed=done, total=size, detail=detail, visible=True
         )
+        now = time.monotonic()
+        if now - self._drawn >= _FRAME:
+            self._drawn = now
+            self._progress.refresh()
 
     def rest(self) -> None:
         self._progress.update(self._task, visible=False)
+        self._progress.refresh()
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, highlight=False)
@@ -114,19 +135,41 @@ class _Bar:
         self._progress.stop()
 
 
+class _Guarded:
+    """A display that shows nothing more once showing has failed: that never ends the work."""
+
+    def __init__(self, open_display: Callable[[], Display]) -> None:
+        self._display: Display = _Silent()
+        self._do(lambda: setattr(self, "_display", open_display()))
+
+    def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        self._do(lambda: self._display.show(what, done, size, detail))
+
+    def rest(self) -> None:
+        self._do(lambda: self._display.rest())
+
+    def note(self, text: str) -> None:
+        self._do(lambda: self._display.note(text))
+
+    def close(self) -> None:
+        self._do(lambda: self._display.close())
+
+    def _do(self, tell: Callable[[], object]) -> None:
+        try:
+            tell()
+        except Exception as error:  # noqa: BLE001  whatever it is
+            log.debug("progress is no longer shown: %r", error)
+            self._display = _Silent()
+
+
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Display]:
-    """The display that fits where stderr goes."""
-    if quiet:
-        yield _Silent()
-    elif sys.stderr.isatty():
-        bar = _Bar()
-        try:
-            yield bar
-        finally:
-            bar.close()
-    else:
-        yield _Lines()
+    """The display that fits where stderr goes. Its methods raise nothing."""
+    display = _Guarded(_Silent if quiet else _Bar if sys.stderr.isatty() else _Lines)
+    try:
+        yield display
+    finally:
+        display.close()
 
 
 class ShowTransfer:

@@ -27,6 +27,7 @@ from shardcast.cli.store_options import (
     from_file_option,
     open_store,
 )
+from shardcast.cli.streams import answer_descriptor, print_answer
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.filesystem import disk_errors, new_file
@@ -51,13 +52,13 @@ def ls(directory: Path, long: bool, quarantined: bool, as_json: bool) -> None:
     store = open_store(directory)
     if quarantined:
         for one in Quarantine(store.folder).entries():
-            click.echo(
+            print_answer(
                 json.dumps(asdict(one)) if as_json else f"{one.digest}  {_when(one.since)}  {one.reason}"
             )
         return
     for lines in _listed(store, long, as_json):
         if lines:
-            click.echo("\n".join(lines))
+            print_answer("\n".join(lines))
 
 
 def _listed(store: BlobDirectory, long: bool, as_json: bool) -> Iterator[list[str]]:
@@ -84,11 +85,11 @@ def stat(digest: str, directory: Path, as_json: bool) -> None:
     if found is None:
         raise BlobMissing(f"{digest} is not in {directory}")
     if as_json:
-        click.echo(_as_json(found))
+        print_answer(_as_json(found))
         return
     for name, value in asdict(found).items():
         shown = _when(value) if name == "modified" else " ".join(value) if name == "forms" else value
-        click.echo(f"{name + ':':<10} {'unknown' if shown is None else shown}")
+        print_answer(f"{name + ':':<10} {'unknown' if shown is None else shown}")
 
 
 @click.command(context_settings=SETTINGS)
@@ -104,10 +105,10 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
     asked = digests_of(digests, from_file)
     here = store.present(asked)
     if as_json:
-        click.echo(json.dumps(dict(zip(asked, here, strict=True))))
+        print_answer(json.dumps(dict(zip(asked, here, strict=True))))
     else:
         lines = [f"{digest}  {'here' if one else 'missing'}" for digest, one in zip(asked, here, strict=True)]
-        click.echo("\n".join(lines))
+        print_answer("\n".join(lines))
     return DONE if all(here) else NOT_OFFERED
 
 
@@ -188,7 +189,8 @@ def get(digest: str, directory: Path, output: Path | None) -> None:
 async def _get(store: BlobDirectory, digest: str, output: Path | None, display: Display) -> None:
     async with store.open(digest) as reader:
         if output is None or str(output) == "-":
-            await _pour(reader, sys.stdout.buffer, store, digest, display)
+            with os.fdopen(os.dup(answer_descriptor()), "wb") as stdout:
+                await _pour(reader, stdout, store, digest, display)
             return
         with disk_errors("could not write", output):
             target = resolve_output(output)

@@ -236,5 +236,6 @@ def _signal_name(number: int) -> str:
 def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:
     """Tell the process that started this node how it went."""
     said = {"url": url} if error is None else {"error": to_wire(error)}
-    os.write(descriptor, json.dumps(said).encode() + b"\n")
-    os.close(descriptor)
+    with contextlib.suppress(OSError):  # nobody waits for it any more
+        os.write(descriptor, json.dumps(said).encode() + b"\n")
+        os.close(descriptor)

@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 from shardcast.errors import NodeFailed
-from shardcast.filesystem import clear_leftovers, disk_errors, in_words, replace
+from shardcast.filesystem import clear_leftovers, in_words, replace
+
+log = logging.getLogger(__name__)
 
 _PATIENCE = 20.0
 _POLL = 0.1
@@ -45,23 +48,19 @@ class StatusFile:
         return cls(path, said)
 
     def running(self, port: int) -> None:
-        """
-        Raises:
-            LocalDiskError: it can't be written.
-        """
+        """Tell that the program listens on this port."""
         self._write({"port": port, "status": "running"})
 
     def failed(self) -> None:
-        """
-        Raises:
-            LocalDiskError: it can't be written.
-        """
+        """Tell that the program could not start."""
         self._write({"status": "failed"})
 
     def _write(self, news: dict[str, Any]) -> None:
-        with disk_errors("could not write the status file", self._path):
+        try:
             clear_leftovers(self._path)  # of a run before this one that was killed
             replace(self._path, json.dumps({**self._said, **news}).encode() + b"\n")
+        except OSError as error:  # telling never decides about doing
+            log.error("the status file does not say %s: %s", json.dumps(news), in_words(error))
 
 
 def _read(path: Path) -> bytes | None:

@@ -1,0 +1,297 @@
+"""Telling never decides about doing: each command works whatever became of stdin, stdout and stderr."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pty
+import signal
+import subprocess
+import termios
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import pytest
+
+from shardcast.cli.main import shardcast
+from shardcast.nodes.status_file import StatusFile
+from shardcast.store import pins
+from shardcast.store.blobs import roots
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.data_dir import DataDir
+from tests.support import processes
+from tests.support.blob_stores import digest_of
+from tests.support.legacy import get
+from tests.support.published import publish
+
+PAYLOAD, MORE = b"payload", b"more"
+BLOB, OTHER = digest_of(PAYLOAD), digest_of(MORE)
+LISTEN = ["--host", "127.0.0.1", "--port", "{port}"]
+NOTHING = subprocess.DEVNULL
+
+
+@dataclass
+class Scene:
+    """A command, and what shows that it has done its work. ``{name}`` is a path in the folder of the test;
+    {url} is an origin with v1."""
+
+    words: list[str]
+    made: str = ""
+    """A file that is there then, and wasn't before."""
+    gone: str = ""
+    """A file that was there, and then isn't."""
+    serves: str = ""
+    """A path that it answers; it runs until it is told to end."""
+    code: int = 0
+    unlisted: str = ""
+    """A version that the data directory doesn't list then."""
+
+
+SCENES = {
+    "origin": Scene(["--data-dir", "{new}", *LISTEN, "--broadcast", "{file}"], serves="/v1/shard_001.bin"),
+    "middle": Scene(["--upstream", "{url}", "--data-dir", "{new}", *LISTEN], serves="/v1/shard_001.bin"),
+    "client": Scene(["--servers", "{url}", "--version", "v1", "--output-file", "{new}"], made="new"),
+    "broadcast": Scene(["{file}", "--data-dir", "{data}"], made="data/v3/shard_001.bin"),
+    "pin": Scene(["v1", "--data-dir", "{data}"], made="data/.shardcast/pinned/v1"),
+    "unpin": Scene(["v2", "--data-dir", "{data}"], gone="data/.shardcast/pinned/v2"),
+    "withdraw": Scene(["v1", "--json", "--data-dir", "{data}"], unlisted="v1"),
+    "demo": Scene(["{file}"]),
+    "archive serve": Scene(["{new}", *LISTEN], serves="/healthcheck"),
+    "store serve": Scene(["{store}", "--port", "{port}"], serves=f"/{OTHER}"),
+    "store ls": Scene(["{store}"]),
+    "store stat": Scene([OTHER, "-d", "{store}"]),
+    "store has": Scene([OTHER, BLOB, "-d", "{store}"], code=3),
+    "store put": Scene(["{file}", "-d", "{store}"], made=f"store/{BLOB[:2]}/{BLOB}"),
+    "store get": Scene([OTHER, "-d", "{store}", "-o", "{new}"], made="new"),
+    "store pull": Scene(["{url}", BLOB, "-d", "{store}"], made=f"store/{BLOB[:2]}/{BLOB}"),
+    "store push": Scene(["{url}", digest_of(b"none"), "-d", "{store}"], code=3),
+    "store verify": Scene(["{store}"]),
+    "store gc": Scene(["{store}", "--delete", "--unreferenced-older-than", "1s"]),
+    "store pin": Scene([BLOB, "-d", "{store}"], made=f"store/.shardcast-store/pinned/{BLOB}"),
+    "store unpin": Scene([OTHER, "-d", "{store}"], gone=f"store/.shardcast-store/pinned/{OTHER}"),
+}
+
+
+def leaves(command: click.Command, *names: str) -> Iterator[str]:
+    """The names of all commands below a group."""
+    if not isinstance(command, click.Group):
+        yield " ".join(names)
+        return
+    with click.Context(command) as context:
+        for name in command.list_commands(context):
+            below = command.get_command(context, name)
+            assert below
+            yield from leaves(below, *names, name)
+
+
+def test_every_command_has_a_scene() -> None:
+    assert set(leaves(shardcast)) == set(SCENES)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An origin with a version."""
+    data_dir = tmp_path_factory.mktemp("origin") / "data"
+    publish(data_dir, PAYLOAD, 100)
+    with processes.origin(data_dir) as origin:
+        yield origin.url
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    """A file, a data directory with v1 and v2, which is pinned, and a store with a blob, which is pinned."""
+    (tmp_path / "file").write_bytes(PAYLOAD)
+    for payload in (b"one", b"two"):
+        publish(tmp_path / "data", payload, 100)
+    with contextlib.closing(DataDir(tmp_path / "data", "pin")) as data_dir:
+        pins.pin(data_dir, "v2")
+    blob = tmp_path / "store" / OTHER[:2] / OTHER
+    blob.parent.mkdir(parents=True)
+    blob.write_bytes(MORE)
+    roots.pin(BlobDirectory(tmp_path / "store", writable=True).folder, OTHER)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def nobody_reads() -> Iterator[int]:
+    """A pipe whose reader has gone."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        yield writer
+    finally:
+        os.close(writer)
+
+
+def start(words: list[str], close: str, **streams: object) -> subprocess.Popen[str]:
+    """Start a command; ``close``: what the shell is told about its descriptors, ``<&- >&-``."""
+    script = f'exec "$@" {close}'
+    arguments = ["sh", "-c", script, "sh", *processes.command(*words)]
+    return subprocess.Popen(arguments, env=processes.environment(), text=True, **streams)  # type: ignore[call-overload, no-any-return]
+
+
+def answers(port: int, path: str) -> bool:
+    try:
+        return get(f"http://127.0.0.1:{port}", path)[0] == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_a_command_does_its_work_with_nobody_to_tell(name: str, here: Path, url: str) -> None:
+    """Closed stdin and stdout, and a stderr whose reader has gone."""
+    scene = SCENES[name]
+    with processes.own_port() as port, nobody_reads() as unread:
+        paths = {one: str(here / one) for one in ("file", "data", "store", "new")}
+        words = [word.format(url=url, port=port, **paths) for word in scene.words]
+        process = start([*name.split(), *words], "<&- >&-", stderr=unread)
+        try:
+            if scene.serves:
+                processes.wait_until(
+                    lambda: answers(port, scene.serves) or process.poll() is not None, what=scene.serves
+                )
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == scene.code
+        finally:
+            process.kill()
+            process.wait(10)
+    assert not scene.made or (here / scene.made).exists()
+    assert not scene.gone or not (here / scene.gone).exists()
+    assert not scene.unlisted or f"{scene.unlisted}:" not in (here / "data" / "distribution.txt").read_text()
+
+
+# Closed, full, without a reader ------------------------------------------------------------------
+
+BROADCAST = ["broadcast", "{file}", "--data-dir", "{data}"]
+DOWNLOAD = ["client", "--servers", "{url}", "--version", "v1", "--output-file", "{new}", "--json"]
+
+
+def run(
+    words: list[str], here: Path, redirect: str, url: str = "", **streams: object
+) -> subprocess.CompletedProcess[str]:
+    paths = {one: str(here / one) for one in ("file", "data", "store", "new")}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
+    with start([word.format(url=url, **paths) for word in words], redirect, **streams) as process:
+        out, err = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(words, process.returncode, out, err)
+
+
+@pytest.mark.parametrize("redirect", ["<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/full"])
+def test_a_download_is_in_place_and_done(redirect: str, here: Path, url: str) -> None:
+    """Without descriptors libuv used to abort the process after the download (134)."""
+    assert run(DOWNLOAD, here, redirect, url).returncode == 0
+    assert (here / "new").read_bytes() == PAYLOAD
+
+
+def test_a_result_that_could_not_be_printed_is_told(here: Path, url: str) -> None:
+    done = run(DOWNLOAD, here, ">/dev/full", url)
+    assert done.returncode == 0
+    assert "Warning: the result could not be printed: No space left on device\n" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["store", "ls", "{store}"], ["store", "get", OTHER, "-d", "{store}"]])
+def test_an_answer_that_can_not_be_printed_is_a_failure(words: list[str], here: Path) -> None:
+    done = run(words, here, ">/dev/full")
+    assert done.returncode == 6
+    assert "No space left on device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "redirect", "why"),
+    [
+        (["broadcast", "-", "--data-dir", "{data}"], "<&-", "stdin is closed"),
+        (["store", "put", "-", "-d", "{store}"], "<&-", "stdin is closed"),
+        (["store", "has", "--from-file", "-", "-d", "{store}"], "<&-", "stdin is closed"),
+        (["store", "get", OTHER, "-d", "{store}"], ">&-", "stdout is closed"),
+    ],
+)
+def test_what_needs_a_stream_says_that_it_is_closed(
+    words: list[str], redirect: str, why: str, here: Path
+) -> None:
+    done = run(words, here, redirect)
+    assert (done.returncode, done.stderr) == (2, f"Error: {why}\n")
+    assert not (here / "data" / "v3").exists()
+
+
+def test_a_stream_is_published_though_its_progress_can_not_be_printed(here: Path) -> None:
+    with processes.origin(here / "data"), nobody_reads() as unread:
+        words = ["broadcast", "-", "--data-dir", "{data}"]
+        with (here / "file").open("rb") as stdin:
+            done = run(words, here, "", stdin=stdin, stderr=unread)
+    assert (done.returncode, done.stdout) == (0, "v3\n")
+    assert (here / "data" / "v3" / "shard_001.bin").read_bytes() == PAYLOAD
+
+
+def test_a_status_file_that_can_not_be_written_ends_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error of a start is the one to be told, and a server that listens serves."""
+    status = StatusFile(tmp_path / "gone" / "status", {})
+    status.failed()
+    status.running(80)
+    assert [one.levelname for one in caplog.records] == ["ERROR", "ERROR"]
+    assert "No such file or directory" in caplog.text
+
+
+# Readers that stand still ------------------------------------------------------------------------
+
+
+def test_a_node_whose_log_nobody_reads_goes_on(here: Path) -> None:
+    """Its event loop would wait in the middle of a write for ever."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * 4096)
+        os.set_blocking(writer, True)
+        with processes.own_port() as port:
+            words = ["origin", "--data-dir", str(here / "data"), "--host", "127.0.0.1", "--port", str(port)]
+            process = start(words, "", stderr=writer)
+            try:
+                processes.wait_until(lambda: answers(port, "/v1/shard_001.bin"), what="an answer")
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(30) == 0
+            finally:
+                process.kill()
+                process.wait(10)
+    finally:
+        os.close(reader)
+        os.close(writer)
+
+
+def test_a_terminal_that_is_stopped_keeps_no_command(here: Path) -> None:
+    ours, theirs = pty.openpty()
+    try:
+        termios.tcflow(theirs, termios.TCOOFF)
+        assert run(BROADCAST, here, "", stderr=theirs).stdout == "v3\n"
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+# Names and encodings -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "printed"),
+    [
+        ("utf-8", b"n\xff\xc3\xbc", b"n\xff\xc3\xbc"),
+        ("latin-1", b"n\xff\xc3\xbc\xd0\xb6", b"n\xff\xfc\\u0436"),
+        ("ascii", b"n\xff\xc3\xbc", b"n\xff\xc3\xbc"),
+    ],
+)
+def test_a_name_is_printed_whatever_stdout_can_encode(
+    encoding: str, name: bytes, printed: bytes, here: Path, url: str
+) -> None:
+    folder = os.fsencode(here)
+    words = processes.command("client", "--servers", url, "--version", "v1", "--output-file")
+    done = subprocess.run(
+        [*words, os.path.join(folder, name)],  # noqa: PTH118
+        env=processes.environment(PYTHONIOENCODING=encoding, PYTHONUTF8="1"),
+        capture_output=True,
+    )
+    assert (done.returncode, done.stdout) == (0, os.path.join(folder, printed) + b"\n"), done.stderr  # noqa: PTH118
+    assert Path(os.fsdecode(folder + b"/" + name)).read_bytes() == PAYLOAD
