@@ -551,9 +551,9 @@ async def test_a_status_file_that_is_never_written_ends_the_start(
 
 def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:
     taken = bind_one_of("127.0.0.1", 49152, 65535)
-    with taken:
-        taken.listen()
-        port = taken.getsockname()[1]
+    with contextlib.closing(taken):
+        taken.sockets[0].listen()
+        port = taken.port
         assert 49152 <= port <= 65535
         with pytest.raises(NodeFailed):
             bind_one_of("127.0.0.1", port, port)

@@ -19,7 +19,12 @@ def archive() -> None:
 
 @archive.command(context_settings=_SETTINGS)
 @click.argument("directory", type=options.NamedPath(path_type=Path, file_okay=False))
-@options.option("--host", env="ARCHIVE_HOST", default="0.0.0.0", help="The address to listen on.")
+@options.option(
+    "--host",
+    env="ARCHIVE_HOST",
+    default="::",
+    help="The address to listen on; :: is every one, of IPv4 and IPv6.",
+)
 @click.option(
     "--port",
     envvar=["SHARDCAST_ARCHIVE_PORT", "PORT"],

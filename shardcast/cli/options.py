@@ -124,7 +124,9 @@ def data_dir_option(default: str) -> Callable[[Command], Command]:
 shard_size_option = option(
     "--shard-size", type=Size(), default=constants.SHARD_SIZE, help="Bytes in a shard: 50MB, 48MiB, 50000000."
 )
-host_option = option("--host", default="0.0.0.0", help="The address to listen on.")
+host_option = option(
+    "--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6."
+)
 port_option = option(
     "--port",
     env="HTTP_PORT",

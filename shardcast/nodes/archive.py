@@ -21,6 +21,7 @@ from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.server.archive.holdings import Holdings, Staging
+from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.doors.archive import add_archive
 from shardcast.server.doors.health import add_health
 from shardcast.server.listening import application, listening
@@ -88,7 +89,7 @@ class ArchiveNode:
         store: BlobStore,
         stage: Callable[[], AbstractAsyncContextManager[Staging]] | None,
         own: Path,
-        host: str = "0.0.0.0",
+        host: str = EVERY_ADDRESS,
         port: int = 3000,
         authorized_port: int | None = None,
         authorized_host: str = "127.0.0.1",

@@ -29,6 +29,7 @@ from shardcast.policy.opening import to_begin
 from shardcast.policy.retention import wanted, wanted_of
 from shardcast.policy.standing import Standing
 from shardcast.report import Node, newest
+from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
@@ -89,7 +90,7 @@ class Middle:
         cls,
         upstreams: Sequence[str],
         data_dir: Path,
-        host: str = "0.0.0.0",
+        host: str = EVERY_ADDRESS,
         port: int = HTTP_PORT,
         check_interval: float = CHECK_INTERVAL,
         keep: int = MAX_DISTRIBUTION_FOLDERS,

@@ -18,6 +18,7 @@ from shardcast.nodes.holding import end, holding
 from shardcast.nodes.publishing import Broadcast, Confirm, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
+from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
@@ -94,7 +95,7 @@ class Origin:
     async def running(
         cls,
         data_dir: Path,
-        host: str = "0.0.0.0",
+        host: str = EVERY_ADDRESS,
         port: int = HTTP_PORT,
         keep: int = MAX_DISTRIBUTION_FOLDERS,
         shard_size: int = SHARD_SIZE,

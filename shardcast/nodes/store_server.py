@@ -13,7 +13,6 @@ import logging
 import os
 import random
 import secrets
-import socket
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -24,8 +23,9 @@ from aiohttp import web
 from shardcast.errors import AddressTaken, NodeFailed, UsageError
 from shardcast.filesystem import disk_errors
 from shardcast.nodes.status_file import StatusFile
+from shardcast.server.binding import Bound, bind
 from shardcast.server.doors.hashes import LOCK_SECONDS, HashDoor
-from shardcast.server.listening import application, bind, listening_on
+from shardcast.server.listening import application, listening_on
 from shardcast.store.blobs.codings import HAS_ZSTD
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.layout import LAYOUTS, prepare
@@ -193,9 +193,9 @@ class StoreServer:
                     raise UsageError(f"the inactivity timeout must be longer than {timeout:g} s")
                 door = settings.door()
                 taken = bind_one_of(host, *ports)
-                url = await stack.enter_async_context(listening_on(_application(door), taken, host))
+                url = await stack.enter_async_context(listening_on(_application(door), taken))
                 if status:
-                    status.running(taken.getsockname()[1])
+                    status.running(taken.port)
             except BaseException:
                 if status:
                     status.failed()
@@ -205,7 +205,7 @@ class StoreServer:
             yield cls(url, door, timeout)
 
 
-def bind_one_of(host: str, first: int, last: int) -> socket.socket:
+def bind_one_of(host: str, first: int, last: int) -> Bound:
     """Take an address with any of these ports.
 
     Raises:

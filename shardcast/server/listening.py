@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import os
 import socket
@@ -15,10 +14,10 @@ from pathlib import Path
 from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from shardcast.concurrency import beside
+from shardcast.concurrency import beside, in_thread
 from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
-from shardcast.errors import AddressTaken, NodeFailed
 from shardcast.filesystem import disk_errors, in_words
+from shardcast.server.binding import Bound, bind
 from shardcast.server.first_requests import FirstRequests
 from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder
@@ -79,51 +78,23 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
     """Serve on an address; gives the URL. At the end running answers have 5 s left.
 
     Raises:
-        NodeFailed: the address can't be bound.
+        AddressTaken: the address can't be bound.
     """
-    async with _running(app) as runner:
-        try:
-            await web.TCPSite(runner, host, port, backlog=_BACKLOG).start()
-        except (OSError, OverflowError) as error:
-            raise NodeFailed(_why(error, host, port)) from error
-        yield _url(host, runner.addresses[0][1])
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """Take an address, to listen on it later.
-
-    Raises:
-        AddressTaken: it can't be bound.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, kind, protocol, _, address = found[0]
-        taken = socket.socket(family, kind, protocol)
-        try:
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            taken.bind(address)
-        except BaseException:
-            taken.close()
-            raise
-    except (OSError, OverflowError) as error:
-        raise AddressTaken(_why(error, host, port)) from error
-    return taken
+    bound = await in_thread(bind, host, port, undo=Bound.close)
+    async with listening_on(app, bound) as url:
+        yield url
 
 
 @asynccontextmanager
-async def listening_on(app: web.Application, taken: socket.socket, host: str) -> AsyncIterator[str]:
-    """Serve on an address that was taken as ``host``; gives the URL. The socket is closed at the end, however
-    it comes."""
+async def listening_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
+    """Serve on addresses that were taken; gives the URL. They are released at the end, however it comes."""
     try:
         async with _running(app) as runner:
-            await web.SockSite(runner, taken, backlog=_BACKLOG).start()
-            yield _url(host, taken.getsockname()[1])
+            for one in bound.sockets:
+                await web.SockSite(runner, one, backlog=_BACKLOG).start()
+            yield bound.url
     finally:
-        taken.close()
-
-
-def _url(host: str, port: int) -> str:
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        bound.close()
 
 
 @asynccontextmanager
@@ -209,11 +180,3 @@ class _NoNonsense(logging.Filter):
 log = logging.getLogger(__name__)
 _requests = logging.getLogger("shardcast.requests")
 _requests.addFilter(_NoNonsense())
-
-
-def _why(error: OSError | OverflowError, host: str, port: int) -> str:
-    if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
-        return f"port {port} on {host} is taken; stop what listens there, or choose another --port"
-    if isinstance(error, OSError) and error.errno == errno.EACCES:
-        return f"no permission to listen on port {port} of {host}; choose one from 1024 on"
-    return f"can't listen on {host} port {port}: {getattr(error, 'strerror', None) or error}"
