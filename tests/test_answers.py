@@ -14,7 +14,7 @@ import pytest
 from shardcast.errors import IntegrityError, NoServerReachable, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
-from shardcast.peer import bulk
+from shardcast.peer import connecting
 from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
@@ -96,7 +96,7 @@ def deaf() -> Iterator[str]:
 async def test_connecting_has_a_time_out(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk, "CONNECT_TIMEOUT", 0.2)
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.2)
     live = LiveManifest.of(published.manifest)
     filling = OutputFile(tmp_path / "got", live)
     begun = time.monotonic()

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from shardcast.constants import CONNECT_TIMEOUT
 from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.checking import Answer, Order
+from shardcast.peer.connecting import Place, connect
 from shardcast.store.landing import Landing
 
 _BUFFER_SIZE = 1 << 20
@@ -63,6 +63,7 @@ class Bulk:
         self._threads = threads
         self._timeout = timeout
         self._idle: deque[_Line] = deque()
+        self._place: Place | None = None
         proxies = getproxies()
         by_proxy = self._url.scheme in proxies or "all" in proxies
         self.direct = not by_proxy or bool(proxy_bypass(self._url.netloc))
@@ -97,31 +98,14 @@ class Bulk:
             return answer
 
     async def _connect(self) -> _Line:
-        loop, host, port = asyncio.get_running_loop(), self._url.hostname or "", self._url.port or 80
-        failure = "no address"
+        host, port = self._url.hostname or "", self._url.port or 80
         try:
-            places = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            plug, self._place = await connect(host, port, self._place)
         except OSError as error:
             raise ServerUnreachable(self._server, f"no connection ({error.strerror or error})") from error
-        for family, kind, protocol, _, address in places:
-            plug = socket.socket(family, kind, protocol)
-            plug.setblocking(False)
-            try:
-                await asyncio.wait_for(loop.sock_connect(plug, address), CONNECT_TIMEOUT)
-            except asyncio.TimeoutError:
-                failure = f"no answer within {CONNECT_TIMEOUT:g} s"
-                plug.close()
-            except OSError as error:
-                failure = error.strerror or str(error)
-                plug.close()
-            except BaseException:
-                plug.close()
-                raise
-            else:
-                plug.settimeout(self._timeout)
-                plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                return _Line(self._over(plug, host, port), fresh=True)
-        raise ServerUnreachable(self._server, f"no connection ({failure})")
+        plug.settimeout(self._timeout)
+        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _Line(self._over(plug, host, port), fresh=True)
 
     def _over(self, plug: socket.socket, host: str, port: int) -> http.client.HTTPConnection:
         if self._url.scheme == "https":

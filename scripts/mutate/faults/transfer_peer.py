@@ -42,10 +42,17 @@ FAULTS = [
     ),
     Fault(
         name="connecting-has-no-time-out",
-        file=BULK,
-        old="await asyncio.wait_for(loop.sock_connect(plug, address), CONNECT_TIMEOUT)",
-        new="await loop.sock_connect(plug, address)",
+        file="shardcast/peer/connecting.py",
+        old="await asyncio.wait_for(_race(host, port, first), CONNECT_TIMEOUT)",
+        new="await _race(host, port, first)",
         tests=["tests/test_answers.py::test_connecting_has_a_time_out"],
+    ),
+    Fault(
+        name="addresses-are-tried-one-by-one",
+        file="shardcast/peer/connecting.py",
+        old="timeout=_HEAD_START if left else None",
+        new="timeout=None",
+        tests=["tests/test_connecting.py"],
     ),
     Fault(
         name="if-match-is-not-sent",

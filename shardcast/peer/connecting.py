@@ -1,0 +1,84 @@
+"""A connection to a name that has several addresses: they are raced, not waited for one by one (RFC 8305)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import deque
+from contextlib import suppress
+from itertools import chain, zip_longest
+from typing import Any
+
+from shardcast.concurrency import cancel
+from shardcast.constants import CONNECT_TIMEOUT
+
+_HEAD_START = 0.25
+"""Seconds that an address has before the next one is tried beside it."""
+
+Place = tuple[Any, ...]
+"""The family, type, protocol and address of a socket."""
+
+
+async def connect(host: str, port: int, first: Place | None = None) -> tuple[socket.socket, Place]:
+    """Connect to whichever address of a host answers first; return the socket, which does not block, and its
+    place. ``first``: the place that answered last time, which is tried before the others.
+
+    Raises:
+        TimeoutError: none answered within ``CONNECT_TIMEOUT``, the look-up of the name included.
+        OSError: none can be connected to; the error of the last one.
+    """
+    try:
+        return await asyncio.wait_for(_race(host, port, first), CONNECT_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
+
+
+async def _race(host: str, port: int, first: Place | None) -> tuple[socket.socket, Place]:
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    places = [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
+    left = deque(sorted(_families_in_turn(places), key=lambda place: place != first))
+    racing: dict[asyncio.Future[socket.socket], Place] = {}
+    failure = OSError("no address")
+    try:
+        while left or racing:
+            if left:
+                place = left.popleft()
+                racing[asyncio.ensure_future(_connect_to(place))] = place
+            ended, _ = await asyncio.wait(
+                racing, timeout=_HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for one in ended:
+                place = racing.pop(one)
+                error = one.exception()
+                if error is None:
+                    return one.result(), place
+                if not isinstance(error, OSError):
+                    raise error
+                failure = error
+        raise failure
+    finally:
+        await cancel(racing)
+        for one in racing:
+            with suppress(asyncio.CancelledError, OSError):
+                one.result().close()  # it lost by a hair
+
+
+async def _connect_to(place: Place) -> socket.socket:
+    family, kind, protocol, address = place
+    plug = socket.socket(family, kind, protocol)
+    try:
+        plug.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(plug, address)
+    except BaseException:
+        plug.close()
+        raise
+    return plug
+
+
+def _families_in_turn(places: list[Place]) -> list[Place]:
+    """Return the places with their families in turn, and else in the order that the system prefers: where one
+    family leads nowhere, the second attempt is of the other."""
+    families: dict[int, list[Place]] = {}
+    for place in places:
+        families.setdefault(place[0], []).append(place)
+    return [place for place in chain.from_iterable(zip_longest(*families.values())) if place is not None]

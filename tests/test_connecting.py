@@ -1,0 +1,133 @@
+"""The addresses of one name are raced."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from shardcast.nodes.client import Client
+from shardcast.peer import connecting
+from shardcast.peer.connecting import connect
+from tests.support.bad_servers import BadServer
+from tests.support.published import publish
+
+TCP = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[tuple[str, int]]:
+    """An address that answers no attempt to connect: its queue is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()
+
+
+@contextlib.contextmanager
+def refusing() -> Iterator[tuple[str, int]]:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()
+
+
+@contextlib.contextmanager
+def answering() -> Iterator[tuple[str, int]]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()
+
+
+async def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """Have every name have these addresses."""
+
+    async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        return [(*TCP, address) for address in addresses]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+async def test_a_dead_first_address_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It used to cost the whole time for a connection, 5 s."""
+    with silent() as dead, answering() as alive:
+        await resolving(monkeypatch, dead, alive)
+        begun = time.monotonic()
+        plug, place = await connect("name", 80)
+        with plug:
+            assert time.monotonic() - begun < 4
+            assert plug.getpeername() == place[3] == alive
+
+
+async def test_an_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_HEAD_START", 1000)
+    with refusing() as dead, answering() as alive:
+        await resolving(monkeypatch, dead, alive)
+        plug, _ = await connect("name", 80)
+        with plug:
+            assert plug.getpeername() == alive
+
+
+async def test_the_address_that_answered_is_the_first_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "_HEAD_START", 1000)
+    with silent() as dead, answering() as alive:
+        await resolving(monkeypatch, dead, alive)
+        plug, _ = await connect("name", 80, (*TCP[:3], alive))
+        with plug:
+            assert plug.getpeername() == alive
+
+
+async def test_addresses_that_never_answer_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.3)
+    with silent() as one, silent() as other:
+        await resolving(monkeypatch, one, other)
+        with pytest.raises(TimeoutError, match=r"no answer within 0\.3 s"):
+            await connect("name", 80)
+
+
+async def test_a_name_that_is_never_resolved_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.1)
+
+    async def never(*_: Any, **__: Any) -> Any:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", never)
+    with pytest.raises(TimeoutError):
+        await connect("name", 80)
+
+
+async def test_addresses_that_all_refuse_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with refusing() as one, refusing() as other:
+        await resolving(monkeypatch, one, other)
+        with pytest.raises(ConnectionRefusedError):
+            await connect("name", 80)
+
+
+def test_families_take_turns() -> None:
+    v6, v4 = socket.AF_INET6, socket.AF_INET
+    assert connecting._families_in_turn([(v6, 1), (v6, 2), (v6, 3), (v4, 4)]) == [
+        (v6, 1),
+        (v4, 4),
+        (v6, 2),
+        (v6, 3),
+    ]
+
+
+async def test_a_download_from_a_name_whose_first_address_is_dead(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = publish(tmp_path / "data", b"payload" * 1000, 1000)
+    with BadServer(published.data_dir) as server, silent() as dead:
+        port = int(server.address.rpartition(":")[2])
+        await resolving(monkeypatch, dead, ("127.0.0.1", port))
+        begun = time.monotonic()
+        async with Client([f"http://name.test:{port}"], tmp_path) as client:
+            release = await client.download("v1")
+        assert time.monotonic() - begun < 4
+    assert release.path.read_bytes() == published.payload
