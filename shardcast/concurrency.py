@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
+
+from shardcast.errors import LocalLimit
 
 T = TypeVar("T")
 
@@ -74,6 +76,36 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         await cancel([task])
+
+
+class Threads(ThreadPoolExecutor):
+    """Threads for work, started as they are needed.
+
+    Where the system gives no more of them, work waits for those that there are. With ``alone`` it doesn't: it
+    has a thread from the start, or fails.
+    """
+
+    def __init__(
+        self, most: int, name: str, begin: Callable[[], object] | None = None, alone: bool = False
+    ) -> None:
+        """``begin``: what each thread does first."""
+        super().__init__(most, name, begin)
+        self._alone = alone
+
+    def _adjust_thread_count(self) -> None:
+        """Start a thread when none is idle; ``submit`` calls it when the work is in the queue already.
+
+        Raises:
+            LocalLimit: it can't be started, and no other thread does the work.
+        """
+        try:
+            super()._adjust_thread_count()
+        except RuntimeError as error:
+            limit = LocalLimit.of(error)
+            if limit is None:
+                raise
+            if self._alone or not self._threads:
+                raise limit from error
 
 
 def _tell_failure(task: asyncio.Future[None]) -> None:

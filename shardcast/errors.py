@@ -14,6 +14,7 @@
     ├── ReadOnlyStore                       nothing can be put into this store, or removed from it
     ├── WrongStore                          the store is of another digest than was said
     ├── LocalDiskError (OSError)            this machine's disk: full, permission, not a file
+    │   ├── LocalLimit                      too few open files, threads or bytes of memory allowed
     │   ├── NoRoom                          more than --max-bytes allows
     │   ├── PayloadMissing (FileNotFoundError)
     │   └── PayloadChanged                  it grew, shrank or was written while it was read
@@ -34,6 +35,7 @@
     │   └── ReferencesUnreadable                gc can't tell what is referenced
     └── PeerError                           one server failed; a transfer turns to another
         ├── ServerUnreachable               no connection
+        │   └── CannotAsk                   this machine can't make one
         ├── ServerStalled                   it stopped sending
         ├── ServerLacks                     it answered that it doesn't have this
         ├── BadAnswer                       the answer is not what was asked for
@@ -42,6 +44,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from typing import Any
 
@@ -98,13 +101,38 @@ class WrongStore(ShardcastError):
 
 
 class LocalDiskError(ShardcastError, OSError):
-    """This machine's disk can't do it: full, no permission, not a file.
+    """This machine can't do it: its disk is full, no permission, not a file.
 
     It is an ``OSError`` too: code that translates errors of connections lets each ``ShardcastError`` pass.
 
     Attributes:
         errno: the system's number of the error; None where the system reported none.
     """
+
+
+class LocalLimit(LocalDiskError):
+    """This machine allows the process too few open files, too few threads or too little memory."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> LocalLimit | None:
+        """Return this error where such a limit was the cause of ``error``; else None."""
+        number = error.errno if isinstance(error, OSError) else None
+        if number == errno.EMFILE:
+            limit = cls("too many open files; allow this process more of them (ulimit -n)")
+        elif number == errno.ENFILE:
+            limit = cls("too many open files on this machine; allow more of them (fs.file-max)")
+        elif isinstance(error, RuntimeError) and "start new thread" in str(error):
+            limit = cls("no more threads can be started; allow more of them (ulimit -u, or of the container)")
+        elif (
+            number in (errno.ENOMEM, errno.ENOBUFS)
+            or isinstance(error, MemoryError)
+            or (isinstance(error, ImportError) and "map segment" in str(error))  # of a module in C
+        ):
+            limit = cls("too little memory; allow more of it (ulimit -v, or of the container)")
+        else:
+            return None
+        limit.errno = number
+        return limit
 
 
 class NoRoom(LocalDiskError):
@@ -219,6 +247,10 @@ class PeerError(ShardcastError):
 
 class ServerUnreachable(PeerError):
     """No connection could be made."""
+
+
+class CannotAsk(ServerUnreachable):
+    """No connection could be made, for a limit of this machine (``LocalLimit``). No server is to blame."""
 
 
 class ServerStalled(PeerError):

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
-from shardcast.errors import LocalDiskError, ShardcastError
+from shardcast.errors import LocalDiskError, LocalLimit, ShardcastError
 from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import try_lock
 from shardcast.file_owners import share_file, share_like, umask
@@ -67,6 +67,10 @@ def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
     except ShardcastError:
         raise
     except OSError as error:
+        limit = LocalLimit.of(error)
+        if limit:
+            limit.args = (f"{doing} {path}: {limit}",)
+            raise limit from error
         hint = "; free some space and try again, what is here is kept" if error.errno in _FULL else ""
         failure = LocalDiskError(f"{doing} {path}: {error.strerror or error}{hint}")
         failure.errno = error.errno

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from shardcast.errors import (
     BlobMissing,
+    CannotAsk,
     CopiesMissing,
     IntegrityError,
     LocalDiskError,
@@ -33,6 +34,7 @@ _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
     (VersionNotOffered, NOT_OFFERED),
     (BlobMissing, NOT_OFFERED),
     (NoServerReachable, NO_SERVER),
+    (CannotAsk, LOCAL_DISK),
     (ServerUnreachable, NO_SERVER),
     (ServerStalled, NO_SERVER),
     (IntegrityError, INTEGRITY),

@@ -11,7 +11,7 @@ import click
 
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
 from shardcast.cli.streams import guard_streams, untold
-from shardcast.errors import ShardcastError
+from shardcast.errors import LocalLimit, ShardcastError
 from shardcast.filesystem import in_words
 
 _COMMANDS = {
@@ -91,8 +91,8 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
         command = _load(subcommand) if subcommand else shardcast
         result = command.main(prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else DONE
-        if why := untold():
-            click.echo(f"Warning: the result could not be printed: {why}", err=True)
+        if unprinted := untold():
+            click.echo(f"Warning: the result could not be printed: {unprinted}", err=True)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = error.exit_code
@@ -107,7 +107,10 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
         code = INTERRUPTED
     except BrokenPipeError:  # who read the results has gone
         code = OTHER_FAILURE
-    except OSError as error:
-        click.echo(f"Error: {in_words(error)}", err=True)
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
+        why = LocalLimit.of(error) or (in_words(error) if isinstance(error, OSError) else None)
+        if why is None:
+            raise
+        click.echo(f"Error: {why}", err=True)
         code = LOCAL_DISK
     sys.exit(code)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import math
 import os
 import resource
 import signal
 import sys
 from collections.abc import Coroutine
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
+
+from shardcast.concurrency import Threads
+from shardcast.errors import LocalLimit
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+_TOLD_AGAIN = 60.0
+"""Seconds until it is told again that no connection is accepted."""
 _THREADS = 6
 """Threads that hash, write and fsync; more than four writers on one file only wait for each other."""
 
@@ -31,7 +39,8 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     try:
         raise_file_limit()
         loop = _new_loop(fast_loop)
-        loop.set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="shardcast"))
+        loop.set_exception_handler(_Shortage().tell)
+        loop.set_default_executor(Threads(_THREADS, "shardcast"))
     except BaseException:
         main.close()
         raise
@@ -61,22 +70,53 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
                 loop.remove_signal_handler(number)
     finally:
         try:
-            leftover = asyncio.all_tasks(loop)
-            for one in leftover:
-                one.cancel()
-            loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
-            loop.run_until_complete(loop.shutdown_asyncgens())
-            loop.run_until_complete(loop.shutdown_default_executor())
+            if loop.is_running():  # uvloop, which could not open what it needs, believes so for ever
+                main.close()
+            else:
+                _end(loop)
         finally:
             asyncio.set_event_loop(None)
-            loop.close()
+
+
+def _end(loop: asyncio.AbstractEventLoop) -> None:
+    try:
+        leftover = asyncio.all_tasks(loop)
+        for one in leftover:
+            one.cancel()
+        loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+        with contextlib.suppress(RuntimeError):  # it needs a thread to wait for the others
+            loop.run_until_complete(loop.shutdown_default_executor())
+    finally:
+        loop.close()
+
+
+class _Shortage:
+    """Tells that the system lacks what a new connection takes. Until it has that again, nobody is let in, and
+    asyncio tells only those who debug it."""
+
+    def __init__(self) -> None:
+        self._told_at = -math.inf
+
+    def tell(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        limit = LocalLimit.of(error) if error else None
+        if limit is None:
+            loop.default_exception_handler(context)
+        elif loop.time() - self._told_at >= _TOLD_AGAIN:
+            self._told_at = loop.time()
+            what = str(context.get("message"))
+            log.error("%s: %s", "no connection is accepted for now" if "accept" in what else what, limit)
 
 
 def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
     if fast and sys.platform != "win32":
-        import uvloop
-
-        return uvloop.new_event_loop()
+        try:
+            import uvloop
+        except ImportError as error:  # too little memory to load it
+            log.debug("uvloop is not used: %s", error)
+        else:
+            return uvloop.new_event_loop()
     return asyncio.new_event_loop()
 
 

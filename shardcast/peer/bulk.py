@@ -13,12 +13,12 @@ import socket
 import ssl
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable, ShardcastError
+from shardcast.concurrency import Threads
+from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.checking import Answer, Order
 from shardcast.peer.connecting import Place, connect
 from shardcast.store.landing import Landing
@@ -56,7 +56,7 @@ class _Line:
 class Bulk:
     """Plain answers from one server, over connections that are kept and used again."""
 
-    def __init__(self, server: str, threads: ThreadPoolExecutor, timeout: float) -> None:
+    def __init__(self, server: str, threads: Threads, timeout: float) -> None:
         """``timeout``: seconds without a byte."""
         self._server = server
         self._url: SplitResult = urlsplit(server)
@@ -87,6 +87,10 @@ class Bulk:
                 if reused:
                     continue  # the server had closed it meanwhile; ask again
                 raise BadAnswer(self._server, f"GET {path}: the connection broke before an answer") from None
+            except LocalLimit:  # it has no thread; should one come to it later, it finds the connection cut
+                line.cut_off()
+                line.connection.close()
+                raise
             except asyncio.CancelledError:
                 line.cut_off()
                 # It never begins where the threads are at their end, or has just ended well.
@@ -102,6 +106,8 @@ class Bulk:
         try:
             plug, self._place = await connect(host, port, self._place)
         except OSError as error:
+            if limit := LocalLimit.of(error):
+                raise limit from error
             raise ServerUnreachable(self._server, f"no connection ({error.strerror or error})") from error
         plug.settimeout(self._timeout)
         plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -167,6 +173,8 @@ class _Work:
                 return answer
         except ShardcastError:  # LocalDiskError is an OSError: no server is to blame for it
             raise
+        except MemoryError as error:
+            raise LocalLimit.of(error) or error from error
         except TimeoutError as error:
             raise ServerStalled(self._server, f"{self._request}: nothing came for too long") from error
         except (http.client.HTTPException, OSError, ValueError) as error:

@@ -8,15 +8,22 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import IO
 
 import aiohttp
 
+from shardcast.concurrency import Threads
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
-from shardcast.errors import BadAnswer, ServerStalled, ServerUnreachable, ShardcastError
+from shardcast.errors import (
+    BadAnswer,
+    CannotAsk,
+    LocalLimit,
+    ServerStalled,
+    ServerUnreachable,
+    ShardcastError,
+)
 from shardcast.manifest_reading import ManifestError
 
 MAX_REDIRECTS = 5
@@ -38,7 +45,7 @@ class Session:
     """
 
     http: aiohttp.ClientSession
-    threads: ThreadPoolExecutor
+    threads: Threads
     closing: list[Callable[[], None]]
 
 
@@ -55,7 +62,7 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
     ) as session:
-        threads = ThreadPoolExecutor(_MOST_ANSWERS, "shardcast-bulk", initializer=_give_way)
+        threads = Threads(_MOST_ANSWERS, "shardcast-bulk", _give_way, alone=True)
         closing: list[Callable[[], None]] = []
         try:
             yield Session(session, threads, closing)
@@ -92,7 +99,7 @@ async def answer(
     ``silence``: seconds without a byte, where it is not the session's.
 
     Raises:
-        ServerUnreachable: no connection.
+        ServerUnreachable: no connection; CannotAsk where this machine can't make one.
         ServerStalled: nothing came for too long.
         BadAnswer: it is not HTTP, goes round in circles, or was cut off.
     """
@@ -109,6 +116,10 @@ async def answer(
         ) as response:
             begun = True
             yield response
+    except LocalLimit as error:
+        if begun:
+            raise
+        raise CannotAsk(server, str(error)) from error
     except (ManifestError, ShardcastError):  # LocalDiskError is an OSError: no server is to blame for it
         raise
     except aiohttp.ConnectionTimeoutError as error:
@@ -118,8 +129,12 @@ async def answer(
     except aiohttp.TooManyRedirects as error:
         raise BadAnswer(server, f"{what}: more than {MAX_REDIRECTS} redirects") from error
     except aiohttp.ClientConnectorError as error:
+        if limit := LocalLimit.of(error.os_error):
+            raise CannotAsk(server, str(limit)) from error
         raise ServerUnreachable(server, f"no connection ({error.os_error})") from error
     except (aiohttp.ClientConnectionError, OSError) as error:
+        if limit := LocalLimit.of(error):
+            raise CannotAsk(server, str(limit)) from error
         if isinstance(error.__cause__, ShardcastError):  # the body that was to be sent could not be read
             raise error.__cause__ from error
         where = "in the middle of the answer" if begun else "before an answer"

@@ -49,6 +49,12 @@ class Width:
     def _least(self) -> int:
         return min(max(FEWEST, 2 * self._servers), self._most)
 
+    def narrowed(self, under_way: int) -> None:
+        """This machine can do no more than so many; don't try again."""
+        self._most = max(1, min(self._most, under_way))
+        self._kept = self.value = min(self.value, self._most)
+        self._since = None
+
     def observed(self, now: float, received: int, under_way: int) -> None:
         """``received`` bytes since the beginning, by the answers that are ``under_way`` now."""
         if under_way < self.value or not received:

@@ -6,10 +6,11 @@ import os
 import select
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
+from shardcast.concurrency import Threads
 from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.filesystem import create_private, disk_errors, is_full
 from shardcast.manifest import Header, Shard, header_line, shard_line
@@ -38,7 +39,7 @@ def cut(
     shards: list[Shard] = []
     with ExitStack() as stack:
         whole_thread, shard_thread, disk_thread = (
-            stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=name))
+            stack.enter_context(Threads(1, name))
             for name in ("shardcast-whole", "shardcast-shard", "shardcast-fsync")
         )
         ring = Ring()

@@ -13,7 +13,9 @@ from types import TracebackType
 from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
+    CannotAsk,
     IntegrityError,
+    LocalLimit,
     NoServerReachable,
     PeerError,
     ServerStalled,
@@ -109,9 +111,7 @@ class Following:
 
     def standing(self) -> Standing:
         """Return what to believe now, also while no server tells anything."""
-        for task in self._tasks.values():
-            if task.done():
-                task.result()  # it never ends but by an error of our own
+        self._check_followers()
         now = self._clock()
         if self._standing is None or now >= self._look_at:
             self._standing = self._tracker.look(now, [one.view for one in self._followers.values()])
@@ -124,6 +124,11 @@ class Following:
             if self._standing.confirm:
                 self._followers[self._standing.confirm].reconnect()
         return self._standing
+
+    def _check_followers(self) -> None:
+        for task in self._tasks.values():
+            if task.done():
+                task.result()  # it never ends but by an error of our own
 
     def heard(self) -> Standing:
         """Return what to believe now.
@@ -224,6 +229,7 @@ class Following:
         loop = asyncio.get_running_loop()
         deadline: float | None = None
         while not all(one.answered for one in self._followers.values()):
+            self._check_followers()
             if deadline is None and any(one.told for one in self._followers.values()):
                 deadline = loop.time() + STALL_WHEN_OTHERS_CAN
             try:
@@ -250,6 +256,9 @@ def no_news(failures: Mapping[str, PeerError]) -> ShardcastError:
     """Return the error that says why no server tells anything."""
     if not failures:
         return NoServerReachable("no server is left to ask")
+    for one in failures.values():
+        if isinstance(one, CannotAsk):
+            return LocalLimit(one.what)
     told = "; ".join(map(str, failures.values()))
     if all(isinstance(one, (ServerUnreachable, ServerStalled)) for one in failures.values()):
         return NoServerReachable(

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import errno
+import os
+import resource
+import sys
+from dataclasses import dataclass, replace
 
 from shardcast import constants
+
+_OTHER_DESCRIPTORS = 6
+"""Descriptors that a transfer leaves for what is open beside its shards and requests: lists, feeds, …"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,12 @@ class Limits:
     look_ahead: int = constants.LOOK_AHEAD
     unreachable_at_start: float = constants.UNREACHABLE_AT_START
     unreachable_once_begun: float = constants.UNREACHABLE_ONCE_BEGUN
+
+    def within(self, descriptors: int) -> Limits:
+        """Return these limits with no more at once than can be open: each shard takes a descriptor, and each
+        request another."""
+        most = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
+        return replace(self, at_once=min(self.at_once, most), look_ahead=min(self.look_ahead, most))
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +77,11 @@ class Progress:
     shards: int
     shards_done: int
     servers: dict[str, ServerProgress]
+
+
+def free_descriptors() -> int:
+    """Return how many more files and connections this process may open now."""
+    try:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)[0] - len(os.listdir("/dev/fd"))  # noqa: PTH208
+    except OSError as error:
+        return 0 if error.errno in (errno.EMFILE, errno.ENFILE) else sys.maxsize

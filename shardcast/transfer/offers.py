@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shardcast.constants import UNREACHABLE_AT_START
 from shardcast.distribution import Listing
-from shardcast.errors import ServerUnreachable, VersionNotOffered, VersionWithdrawn
+from shardcast.errors import CannotAsk, ServerUnreachable, VersionNotOffered, VersionWithdrawn
 from shardcast.policy.groups import ServerGroup
 from shardcast.policy.standing import Standing
 from shardcast.transfer.following import Following
@@ -47,7 +47,7 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
     await following.settled()
     while not any(one.told for one in following.followers):
         failures = [one.failure for one in following.followers if one.failure]
-        retry = any(isinstance(one, ServerUnreachable) for one in failures)
+        retry = any(isinstance(one, ServerUnreachable) and not isinstance(one, CannotAsk) for one in failures)
         if not retry or loop.time() >= deadline:
             break
         try:

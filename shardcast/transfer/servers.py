@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from itertools import count
 from random import Random
@@ -11,7 +12,9 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from shardcast.concurrency import cancel
 from shardcast.errors import (
+    CannotAsk,
     IntegrityError,
+    LocalLimit,
     NoServerReachable,
     PeerError,
     ServerBusy,
@@ -31,6 +34,8 @@ from shardcast.policy.widening import Width
 from shardcast.store.live import LiveManifest
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
+
+log = logging.getLogger(__name__)
 
 _TICK = 0.1
 """Seconds between two looks at what the servers do."""
@@ -172,11 +177,29 @@ class Servers:
             ):
                 with attempt:
                     while left := claim.left():
-                        await self._ask(claim, *left)
+                        try:
+                            await self._ask(claim, *left)
+                        except (LocalLimit, CannotAsk) as error:
+                            await self._with_less(error)
         except PeerError as error:
             raise self._failure(claim, error) from error
         finally:
             self._seen_to -= 1
+
+    async def _with_less(self, limit: LocalLimit | CannotAsk) -> None:
+        """Wait for an answer under way to end, and have fewer at once from now on.
+
+        Raises:
+            LocalLimit, CannotAsk: there is none, and so nothing to give way.
+        """
+        if not self._running:
+            raise limit
+        if len(self._running) < self._width.value:
+            log.warning("requests at once from now on: %d at most; %s", len(self._running), limit)
+            self._width.narrowed(len(self._running))
+        await self._news.change()
+        while len(self._running) >= self._width.value:
+            await self._news.change()
 
     async def _ask(self, claim: Claim, start: int, end: int) -> None:
         peer = await self._free_peer(claim.arriving)
@@ -306,6 +329,8 @@ class Servers:
     def _failure(self, claim: Claim, error: PeerError) -> ShardcastError:
         shard = claim.arriving.landing.shard
         where = f"{self._version} shard {shard.number} of {len(self._manifest.shards)}"
+        if isinstance(error, CannotAsk):
+            return LocalLimit(error.what)
         if isinstance(error, ServerUnreachable):
             return NoServerReachable(
                 f"{where}: no server could be reached any more ({error}); what is here is kept, so try again"

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from shardcast.concurrency import cancel
-from shardcast.errors import IntegrityError
+from shardcast.errors import IntegrityError, LocalLimit
 from shardcast.manifest import Manifest, Shard
 from shardcast.peer.peer import Peer
 from shardcast.sharding.survey import Survey
@@ -18,7 +18,7 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Filling
 from shardcast.transfer.claims import Arriving, Claim, News
-from shardcast.transfer.limits import Limits, Progress
+from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.servers import Servers
 from shardcast.transfer.whole import hash_whole
 
@@ -53,7 +53,7 @@ class Transfer:
         self.manifest = manifest
         self._filling = filling
         self._survey = survey
-        self._limits = limits or Limits()
+        self._limits = (limits or Limits()).within(free_descriptors())
         self._news = News()
         self._servers = Servers(
             manifest, peers, digits, self._limits, self._news, clock, random or Random(), sleep
@@ -157,13 +157,25 @@ class Transfer:
     async def _open(self, shard: Shard, put: Callable[[list[Claim]], None]) -> None:
         self._begun.add(shard.number)
         self._opening += 1
-        arriving = Arriving(await self._filling.landing(shard))
+        arriving = Arriving(await self._land(shard))
         self._opening -= 1
         self._arriving[shard.number] = arriving
         put([self._servers.claim(arriving, start, end) for start, end in arriving.landing.missing()])
         self._news.tell()
         if arriving.landing.whole:
             await self._shelve(arriving)
+
+    async def _land(self, shard: Shard) -> Landing:
+        while True:
+            try:
+                return await self._filling.landing(shard)
+            except LocalLimit:
+                if all(number > shard.number for number in self._arriving):
+                    raise  # none of them can go before this one is here
+            # Others are open; have one less of them.
+            at_most = len(self._arriving)
+            while len(self._arriving) >= at_most:
+                await self._news.change()
 
     @property
     def _opened_all(self) -> bool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 
+from shardcast.concurrency import Threads
 from shardcast.manifest import Shard
 from shardcast.sharding.chunks import CHUNK_SIZE
 from shardcast.sharding.survey import Survey
@@ -26,7 +26,7 @@ async def hash_whole(
         LocalDiskError: what landed can't be read.
     """
     buffer = memoryview(bytearray(CHUNK_SIZE))
-    thread = ThreadPoolExecutor(1, thread_name_prefix="shardcast-whole")
+    thread = Threads(1, "shardcast-whole")
     try:
         async for shard in shards:
             landing = await landing_of(shard.number)

@@ -15,12 +15,12 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from shardcast.concurrency import Threads
 from shardcast.errors import LocalDiskError
 from shardcast.file_locks import open_lock_file
 from shardcast.store.blobs.layout import OWN
@@ -86,8 +86,12 @@ class Ledger:
         self._pending: dict[str, tuple[int, float]] = {}
         self._writing: asyncio.TimerHandle | None = None
         self._written: set[asyncio.Future[None]] = set()
-        self._thread = ThreadPoolExecutor(1, "shardcast-ledger")
-        self._database = self._thread.submit(self._open).result()
+        self._thread = Threads(1, "shardcast-ledger")
+        try:
+            self._database = self._thread.submit(self._open).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
 
     def _open(self) -> sqlite3.Connection:
         with contextlib.suppress(OSError):  # SQLite says why, if it can't use the file

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+
+from shardcast.concurrency import Threads
 
 PART = 512 << 10
 """Bytes of a part: two of them are still in the processor's cache when they are worked on."""
@@ -44,7 +45,7 @@ def parts(
             position += got
         return
     now, then = (memoryview(bytearray(PART)) for _ in range(2))
-    with ThreadPoolExecutor(1, thread_name_prefix="reading") as thread:
+    with Threads(1, "reading") as thread:
         coming = thread.submit(read, now, position)
         while got := coming.result():
             position += got

@@ -1,0 +1,233 @@
+"""Few descriptors, few threads, little memory: less at once, or an error that says what is lacking."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import re
+import resource
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shardcast
+from shardcast.concurrency import Threads
+from shardcast.errors import CannotAsk, LocalLimit, ServerUnreachable
+from shardcast.nodes.lifetime import run
+from shardcast.transfer.following import no_news
+from shardcast.transfer.limits import Limits
+from tests.support import processes
+from tests.support.published import publish, random_bytes
+
+PAYLOAD = random_bytes(3_000_000)
+FEW_THREADS = """
+import sys, threading
+most, start = int(sys.argv.pop(1)), threading.Thread.start
+def few(thread):
+    if threading.active_count() > most:
+        raise RuntimeError("can't start new thread")
+    start(thread)
+threading.Thread.start = few
+from shardcast.cli.main import main
+main()
+"""
+LITTLE_MEMORY = """
+import sys, resource
+from shardcast.cli.main import main
+import shardcast.sharding.cutting, shardcast.nodes.origin, shardcast.nodes.client
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv.pop(1)),) * 2)
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An origin with a version of 30 shards."""
+    data_dir = tmp_path_factory.mktemp("origin") / "data"
+    publish(data_dir, PAYLOAD, 100_000)
+    with processes.origin(data_dir) as origin:
+        yield origin.url
+
+
+def command(script: str, most: int, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", script, str(most), *words],
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def with_descriptors(count: int, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        processes.command(*words),
+        env=processes.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (count, count)),
+    )
+
+
+def download(url: str, output: Path) -> list[str]:
+    return ["client", "--servers", url, "--version", "v1", "--output-file", str(output)]
+
+
+# Descriptors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [22, 27])
+def test_a_client_with_few_descriptors_does_less_at_once(count: int, url: str, tmp_path: Path) -> None:
+    done = with_descriptors(count, *download(url, tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_bytes() == PAYLOAD
+
+
+@pytest.mark.parametrize("count", [8, 12])
+def test_a_client_with_too_few_descriptors_says_so(count: int, url: str, tmp_path: Path) -> None:
+    done = with_descriptors(count, *download(url, tmp_path / "out"))
+    assert done.returncode == 6
+    assert re.fullmatch(r"Error: (.*: )?too many open files; allow this process more .*\n", done.stderr)
+
+
+def test_a_server_that_can_accept_no_connection_says_so(tmp_path: Path) -> None:
+    """asyncio tells it to its own log alone, which nobody reads."""
+    publish(tmp_path / "data", b"payload", 100)
+    with processes.origin(tmp_path / "data") as origin:
+        open_now = len(list(Path(f"/proc/{origin.process.pid}/fd").iterdir()))
+        resource.prlimit(origin.process.pid, resource.RLIMIT_NOFILE, (open_now, open_now))
+        with socket.create_connection(("127.0.0.1", origin.port)):
+            origin.wait_for_log("no connection is accepted for now: too many open files; allow this process")
+        assert origin.log.count("no connection is accepted") == 1
+
+
+def test_limits_fit_the_descriptors_that_are_free() -> None:
+    limits = Limits(at_once=10, look_ahead=10)
+    assert limits.within(1000) == limits
+    assert (limits.within(20).at_once, limits.within(20).look_ahead) == (7, 7)
+    assert (limits.within(0).at_once, limits.within(0).look_ahead) == (1, 1)
+
+
+# Threads -----------------------------------------------------------------------------------------
+
+
+def test_a_client_with_few_threads_does_less_at_once(url: str, tmp_path: Path) -> None:
+    done = command(FEW_THREADS, 3, *download(url, tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "requests at once from now on: 1 at most; no more threads can be started" in done.stderr
+    assert (tmp_path / "out").read_bytes() == PAYLOAD
+
+
+@pytest.mark.parametrize("role", ["client", "broadcast", "origin"])
+def test_a_command_that_can_start_no_thread_says_so(role: str, url: str, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"payload")
+    words = {
+        "client": download(url, tmp_path / "out"),
+        "broadcast": ["broadcast", str(file), "--data-dir", str(tmp_path / "data")],
+        "origin": ["origin", "--data-dir", str(tmp_path / "data"), "--host", "127.0.0.1", "--port", "0"],
+    }
+    done = command(FEW_THREADS, 0, *words[role])
+    assert done.returncode == 6, done.stderr
+    assert "Error: no more threads can be started; allow more of them (ulimit -u" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def only_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """How many more threads can be started, in a list of one."""
+    left, start = [1], threading.Thread.start
+
+    def few(thread: threading.Thread) -> None:
+        if not left[0]:
+            raise RuntimeError("can't start new thread")
+        left[0] -= 1
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", few)
+    yield left
+
+
+def test_work_waits_for_the_threads_that_there_are(only_threads: list[int]) -> None:
+    with Threads(4, "work") as threads:
+        assert [one.result(10) for one in [threads.submit(lambda n=n: n) for n in range(8)]] == list(range(8))
+
+
+def test_work_that_is_to_be_alone_fails(only_threads: list[int]) -> None:
+    going, begun = threading.Event(), threading.Event()
+    with Threads(4, "work", alone=True) as threads:
+        first = threads.submit(lambda: (begun.set(), going.wait(10)))
+        begun.wait(10)
+        with pytest.raises(LocalLimit, match="no more threads"):
+            threads.submit(lambda: None)
+        going.set()
+        first.result(10)
+
+
+def test_all_threads_for_work_are_of_one_kind() -> None:
+    """What makes its own pool goes round what is done where no thread can be started."""
+    package = Path(shardcast.__file__).parent
+    named = [file for file in package.rglob("*.py") if "ThreadPoolExecutor" in file.read_text()]
+    assert named == [package / "concurrency.py"]
+
+
+# Memory ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["client", "broadcast"])
+def test_a_command_with_too_little_memory_says_so(role: str, url: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(PAYLOAD)
+    words = {
+        "client": download(url, tmp_path / "out"),
+        "broadcast": ["broadcast", str(tmp_path / "file"), "--data-dir", str(tmp_path / "data")],
+    }
+    done = command(LITTLE_MEMORY, 1_000_000, *words[role])
+    assert done.returncode == 6, done.stderr
+    assert re.search(r"Error: .*(too little memory|no more threads can be started)", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+# What is told apart ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (OSError(errno.EMFILE, "x"), "ulimit -n"),
+        (OSError(errno.ENFILE, "x"), "on this machine"),
+        (OSError(errno.ENOMEM, "x"), "memory"),
+        (MemoryError(), "memory"),
+        (ImportError("x.so: failed to map segment from shared object"), "memory"),
+        (RuntimeError("can't start new thread"), "threads"),
+    ],
+)
+def test_limits_of_the_machine_are_known(error: BaseException, text: str) -> None:
+    limit = LocalLimit.of(error)
+    assert limit and text in str(limit)
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOENT, "x"), RuntimeError("x"), ImportError("x")])
+def test_other_errors_are_none(error: BaseException) -> None:
+    assert LocalLimit.of(error) is None
+
+
+def test_no_server_is_blamed_for_this_machine() -> None:
+    failures = {"a": ServerUnreachable("a", "refused"), "b": CannotAsk("b", "too many open files")}
+    assert isinstance(no_news(failures), LocalLimit)
+
+
+def test_a_loop_tells_other_errors_as_ever(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail() -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": "another", "exception": OSError("x")})
+
+    with caplog.at_level(logging.ERROR, "asyncio"):
+        run(fail())
+    assert [one.name for one in caplog.records] == ["asyncio"]
