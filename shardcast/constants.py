@@ -89,9 +89,9 @@ LOOK_AHEAD = 10
 
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
-UNREACHABLE_AT_START = 10.0
+UNREACHABLE_AT_START: float = _setting("UNREACHABLE_AT_START", 10.0, _seconds)
 """Seconds that no server may be reachable before a transfer's first byte."""
-UNREACHABLE_ONCE_BEGUN = 120.0
+UNREACHABLE_ONCE_BEGUN: float = _setting("UNREACHABLE_ONCE_BEGUN", 120.0, _seconds)
 """The same once a transfer has begun."""
 STALL_WHEN_OTHERS_CAN = 2.0
 """Seconds without a piece after which a server is left when another can serve."""

@@ -77,6 +77,10 @@ MAX_DISTRIBUTION_SIZE = 1 << 20
 
 LACKING = frozenset({404, 410, 412, 416, 503})
 """Statuses that say "not here" or "not now": they cost a server no success."""
+GATEWAY = frozenset({502, 503, 504})
+"""Statuses of a gateway or balancer that can't reach the server behind it; 503 only without ``NODE_ID``."""
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Statuses that lead to another place."""
 
 _NODE = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _VERSION = re.compile(VERSION_PREFIX + r"([1-9][0-9]{0,17})", re.ASCII)

@@ -24,7 +24,11 @@ from tests.support import bad_servers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, dead_address
 
-QUICK = {"SHARDCAST_HTTP_TIMEOUT": "4", "SHARDCAST_RETRY_ATTEMPTS": "3"}
+QUICK = {
+    "SHARDCAST_HTTP_TIMEOUT": "4",
+    "SHARDCAST_RETRY_ATTEMPTS": "3",
+    "SHARDCAST_UNREACHABLE_ONCE_BEGUN": "4",
+}
 """Not so quick that a right server on a busy machine is taken for one that stalls."""
 BOUND = 40.0  # whatever a server does, a client with these settings has ended by then
 DONE, FAILED, USAGE, NOT_OFFERED, UNREACHABLE, INTEGRITY = 0, 1, 2, 3, 4, 5
@@ -204,14 +208,14 @@ ANSWERS: dict[str, tuple[Callable[[], Behaviour], int]] = {
     "length-far-too-large": (lambda: bad.claims(10**15), FAILED),
     "length-too-small": (lambda: bad.claims(-10), FAILED),
     "always-cut": (lambda: bad.cut(1000), FAILED),
-    "closed-at-once": (bad.closed, FAILED),
+    "closed-at-once": (bad.closed, UNREACHABLE),
     "redirect-loop": (bad.redirect_loop, FAILED),
     "html": (bad.html, FAILED),
     "one-byte-a-second": (bad.trickle, FAILED),
     "stalls": (lambda: bad.stall(100_000), FAILED),
     "silent": (bad.silent, FAILED),
     "error-500": (bad.error, FAILED),
-    "error-503": (lambda: bad.error(503, retry_after=1), FAILED),
+    "error-503": (lambda: bad.error(503, retry_after=1), UNREACHABLE),
     "missing": (lambda: bad.error(404), FAILED),
     "forbidden": (lambda: bad.error(403), FAILED),
     "endless": (bad.endless, INTEGRITY),
@@ -383,9 +387,9 @@ LISTS: dict[str, tuple[Callable[[str], Behaviour], int]] = {
     "huge-headers": (lambda line: bad.huge_headers(), FAILED),
     "missing": (lambda line: bad.error(404), FAILED),
     "error-500": (lambda line: bad.error(), FAILED),
-    "error-503": (lambda line: bad.error(503, retry_after=1), FAILED),
+    "error-503": (lambda line: bad.error(503, retry_after=1), UNREACHABLE),
     "redirect-loop": (lambda line: bad.redirect_loop(), FAILED),
-    "closed-at-once": (lambda line: bad.closed(), FAILED),
+    "closed-at-once": (lambda line: bad.closed(), UNREACHABLE),
     "always-cut": (lambda line: bad.cut(20), FAILED),
     "silent": (lambda line: bad.silent(), UNREACHABLE),
     "one-byte-a-second": (lambda line: bad.trickle(), UNREACHABLE),

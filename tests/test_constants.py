@@ -21,6 +21,8 @@ DEFAULTS: dict[str, object] = {
     "MAX_CONCURRENT_DOWNLOADS": 10,
     "HTTP_TIMEOUT": 30.0,
     "CHECK_INTERVAL": 30.0,
+    "UNREACHABLE_AT_START": 10.0,
+    "UNREACHABLE_ONCE_BEGUN": 120.0,
     "LOG_LEVEL": "INFO",
 }
 MALFORMED = [
@@ -65,6 +67,8 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "MAX_CONCURRENT_DOWNLOADS": "20",
         "HTTP_TIMEOUT": "2.5",
         "CHECK_INTERVAL": "1",
+        "UNREACHABLE_AT_START": "20",
+        "UNREACHABLE_ONCE_BEGUN": "600",
         "LOG_LEVEL": "debug",
     }
     assert settings_of_a_process(**{f"SHARDCAST_{name}": value for name, value in given.items()}) == {
@@ -75,6 +79,8 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
         "MAX_CONCURRENT_DOWNLOADS": 20,
         "HTTP_TIMEOUT": 2.5,
         "CHECK_INTERVAL": 1.0,
+        "UNREACHABLE_AT_START": 20.0,
+        "UNREACHABLE_ONCE_BEGUN": 600.0,
         "LOG_LEVEL": "DEBUG",
     }
 

@@ -15,7 +15,14 @@ import pytest
 from aiohttp import web
 
 from shardcast.distribution import Listing, write
-from shardcast.errors import BadAnswer, IntegrityError, NoServerReachable, ServerStalled, TransferFailed
+from shardcast.errors import (
+    BadAnswer,
+    IntegrityError,
+    NoServerReachable,
+    ServerStalled,
+    ServerUnreachable,
+    TransferFailed,
+)
 from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
@@ -393,7 +400,6 @@ async def test_a_feed_that_goes_on_where_it_never_began_is_a_failure(server: Bad
 @pytest.mark.parametrize(
     "feed",
     [
-        bad.closed(),
         bad.redirect_loop(),
         bad.huge_headers(),
         tells(hello(), broken=True),
@@ -404,6 +410,12 @@ async def test_an_answer_that_is_wrong_is_a_failure(server: BadServer, feed: Beh
     server.set(FEED, feed)
     async with follow(server, sleep=Sleeps()) as following:
         assert isinstance(await failure(following), BadAnswer)
+
+
+async def test_a_connection_that_breaks_before_an_answer_is_none(server: BadServer) -> None:
+    server.set(FEED, bad.closed())
+    async with follow(server, sleep=Sleeps()) as following:
+        assert isinstance(await failure(following), ServerUnreachable)
 
 
 async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) -> None:

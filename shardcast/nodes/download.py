@@ -72,7 +72,7 @@ class Downloads:
             LocalDiskError: the file can't be written.
         """
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
-        async for described in describe(listing, peers, origin):
+        async for described in describe(listing, peers, origin, self.limits.unreachable_at_start):
             _check_kind(described.manifest.header)
             live = LiveManifest.of(described.manifest)
             stop = if_withdrawn(following, listing.number, listing.digest)

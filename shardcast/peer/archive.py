@@ -42,6 +42,7 @@ from shardcast.framing import (
     write_length,
     write_pull,
 )
+from shardcast.peer.failures import refused_error
 from shardcast.peer.session import Session, answer
 from shardcast.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
 
@@ -139,7 +140,7 @@ class Archive:
             if response.status in _NO_ARCHIVE:
                 raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
             if response.status != 200:
-                raise BadAnswer(self.url, f"{what}: {response.status} {response.reason}")
+                raise refused_error(self.url, what, response.status, response.headers, response.reason)
             async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
                 async for chunk in chunks:
                     right: list[Part] = []
@@ -198,7 +199,8 @@ class Archive:
                     "use the archive's authorized port, or a token",
                 )
             if response.status != 200:
-                raise BadAnswer(self.url, f"POST {PUSH_PATH}: {response.status} {response.reason}")
+                what = f"POST {PUSH_PATH}"
+                raise refused_error(self.url, what, response.status, response.headers, response.reason)
 
 
 async def paced(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import io
 import socket
 import ssl
 import time
@@ -21,6 +22,7 @@ from shardcast.concurrency import Threads
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.checking import Answer, Order
 from shardcast.peer.connecting import Place, connect
+from shardcast.peer.failures import broken_error
 from shardcast.store.landing import Landing
 
 _BUFFER_SIZE = 1 << 20
@@ -86,7 +88,7 @@ class Bulk:
             except _Stale:
                 if reused:
                     continue  # the server had closed it meanwhile; ask again
-                raise BadAnswer(self._server, f"GET {path}: the connection broke before an answer") from None
+                raise broken_error(self._server, f"GET {path}", answered=False) from None
             except LocalLimit:  # it has no thread; should one come to it later, it finds the connection cut
                 line.cut_off()
                 line.connection.close()
@@ -121,6 +123,7 @@ class Bulk:
             )
         else:
             connection = http.client.HTTPConnection(host, port)
+        connection.response_class = _WholeHead
         connection.sock = plug
         return connection
 
@@ -128,6 +131,34 @@ class Bulk:
         """Close the connections that are idle."""
         while self._idle:
             self._idle.pop().connection.close()
+
+
+class _Lines(io.BufferedReader):
+    """A connection's bytes; ``ended``: whether the last line that was read has no end."""
+
+    ended = False
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        self.ended = not line.endswith(b"\n")
+        return line
+
+
+class _WholeHead(http.client.HTTPResponse):
+    """An answer whose head must be whole; http.client takes the end of the connection for the head's."""
+
+    def begin(self) -> None:
+        assert isinstance(self.fp, io.BufferedReader)
+        self.fp = lines = _Lines(self.fp.detach())
+        try:
+            super().begin()
+        except http.client.BadStatusLine as error:
+            if lines.ended and not isinstance(error, http.client.RemoteDisconnected):
+                raise http.client.RemoteDisconnected("the head broke off") from error
+            raise
+        if lines.ended:
+            self.close()
+            raise http.client.RemoteDisconnected("the head broke off")
 
 
 class _Stale(Exception):
@@ -157,7 +188,7 @@ class _Work:
         self.kept = False
 
     def carry_out(self) -> Answer:
-        connection = self._line.connection
+        connection, answered = self._line.connection, False
         self.begun = True
         try:
             if self._line.cut:
@@ -165,7 +196,10 @@ class _Work:
             with self._ask(
                 connection
             ) as response:  # an answer that is the last of its connection has its socket
-                answer = Answer(self._server, self._request, response.status, response.headers)
+                answered = True
+                answer = Answer(
+                    self._server, self._request, response.status, response.headers, response.reason
+                )
                 if (300 <= response.status < 400 and response.status != 304) or response.chunked:
                     raise HandOver
                 self._pour(response, answer.check_body(self._landing.shard, self._order))
@@ -177,8 +211,10 @@ class _Work:
             raise LocalLimit.of(error) or error from error
         except TimeoutError as error:
             raise ServerStalled(self._server, f"{self._request}: nothing came for too long") from error
-        except (http.client.HTTPException, OSError, ValueError) as error:
-            raise BadAnswer(self._server, f"{self._request}: the answer broke off ({error})") from error
+        except OSError as error:
+            raise broken_error(self._server, self._request, answered, error) from error
+        except (http.client.HTTPException, ValueError) as error:
+            raise BadAnswer(self._server, f"{self._request}: that is no usable answer ({error})") from error
         finally:
             if not self.kept or self._line.cut:  # nobody waits for it, and nobody else closes it
                 connection.close()

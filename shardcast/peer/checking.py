@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
-from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks
+from shardcast.errors import BadAnswer
 from shardcast.manifest import Shard
-from shardcast.wire import ACCEPT, LACKING, LANDING, STATE, WHOLE, etag, parse_content_range
+from shardcast.peer.failures import Headers, status_error
+from shardcast.wire import ACCEPT, LANDING, STATE, WHOLE, etag, parse_content_range
 
 
 @dataclass
@@ -32,12 +32,6 @@ class Order:
     passed_on: bool = False
 
 
-class Headers(Protocol):
-    """The headers of an answer, whatever the case of their names."""
-
-    def get(self, name: str, default: str, /) -> str: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
     """The head of an answer.
@@ -47,23 +41,23 @@ class Answer:
         request: what was asked, ``GET /v1/shard_001.bin``.
         status: such as 200.
         headers: of the answer.
+        reason: the words beside the status.
     """
 
     server: str
     request: str
     status: int
     headers: Headers
+    reason: str | None = None
 
     def check_status(self, *right: int) -> None:
         """
         Raises:
-            ServerLacks: the server doesn't have it, or not now.
-            BadAnswer: another status, or an encoding that was not asked for.
+            PeerError: another status, as `failures.status_error` reads it.
+            BadAnswer: an encoding that was not asked for.
         """
         if self.status not in right:
-            kind: type[PeerError] = ServerLacks if self.status in LACKING else BadAnswer
-            kind = ServerBusy if self.status == 503 else kind
-            raise kind(self.server, f"{self.request}: the answer is {self.status}")
+            raise status_error(self.server, self.request, self.status, self.headers, self.reason)
         if self.headers.get("Content-Encoding", "identity") != "identity":
             raise BadAnswer(self.server, f"{self.request}: the answer is compressed")
 
@@ -77,7 +71,7 @@ class Answer:
         """How many bytes of the body come before the order's first.
 
         Raises:
-            ServerLacks, BadAnswer: this is not that range of this shard.
+            ServerUnreachable, ServerLacks, BadAnswer: this is not that range of this shard.
         """
         self.check_status(200, 206)
         order.passed_on = self.headers.get(STATE, WHOLE) == LANDING

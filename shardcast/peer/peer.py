@@ -12,7 +12,7 @@ import aiohttp
 
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.distribution import Distribution, Listing, parse
-from shardcast.errors import BadAnswer, ServerLacks, ServerStalled, WrongBytes
+from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.feed import Event, FeedError, FeedReader, Hello, UpTo
 from shardcast.manifest import MAX_LINE, Header, Manifest
 from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
@@ -254,6 +254,8 @@ class Peer:
                         response.close()
                         break
                 return reader
+        except ServerBusy:  # it may have one, and does not say now
+            raise
         except ServerLacks:
             return None
         except ManifestError as error:
@@ -311,7 +313,7 @@ class Peer:
     def _head(self, response: aiohttp.ClientResponse) -> Answer:
         request = f"{response.method} {response.url.path}"
         headers = response.headers
-        head = Answer(self.url, request, response.status, headers)
+        head = Answer(self.url, request, response.status, headers, response.reason)
         self._learn(head)
         self.serial = response.version is not None and response.version < (1, 1)
         return head

@@ -14,21 +14,26 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest, new_hasher
 from shardcast.errors import (
     BadAnswer,
     BlobMissing,
     IntegrityError,
+    PeerError,
     ReadOnlyStore,
     ServerLacks,
     ServerStalled,
+    ServerUnreachable,
     UsageError,
     WrongBytes,
 )
 from shardcast.filesystem import disk_errors
 from shardcast.framing import Part
 from shardcast.peer.archive import Archive, paced
+from shardcast.peer.failures import refused_error
 from shardcast.peer.session import Session, answer
 from shardcast.store.shelf import Span
 from shardcast.wire import HAS_NOW_PATH, LACKING, LENGTH_PATH, MAX_VIA, NODE_ID, VIA
@@ -165,7 +170,7 @@ class RemoteStore:
         async with answer(self._http, self.url, path, "GET", headers, silence, body) as response:
             self.node_id = response.headers.get(NODE_ID)
             if response.status >= 500:
-                raise _NotNow(self.url, f"GET {path}: not now ({response.status} {response.reason})")
+                raise _not_now(self.url, f"GET {path}", response)
             if response.status != 200:
                 raise ServerLacks(self.url, f"GET {path}: {response.status}")
             raw = bytearray()
@@ -192,7 +197,7 @@ class RemoteStore:
         headers = {VIA: ", ".join(via)} if via else None
         async with answer(self._http, self.url, f"/{digest}", "GET", headers, self._timeout) as response:
             self.node_id = response.headers.get(NODE_ID)
-            size = self._size(response.status, response.content_length, what)
+            size = self._size(response, what)
             if length is not None and size != length:
                 raise ServerLacks(self.url, f"{what}: it has {size} bytes, not {length}")
             if length is None and size > self._most:
@@ -214,9 +219,10 @@ class RemoteStore:
             raise WrongBytes(self.url, f"{what}: what came is something else", digest)
         yield Part(digest, size, memoryview(last if size else b""), last=True)
 
-    def _size(self, status: int, size: int | None, what: str) -> int:
-        if status == 503:  # a mirror's, when it couldn't ask
-            raise BadAnswer(self.url, f"{what}: not now ({status})")
+    def _size(self, response: aiohttp.ClientResponse, what: str) -> int:
+        status, size = response.status, response.content_length
+        if status >= 500:  # 503 is a mirror's, when it couldn't ask
+            raise _not_now(self.url, what, response)
         if status in LACKING or status == 400:  # a hash server's word for what is damaged there
             raise ServerLacks(self.url, f"{what}: it is not there ({status})")
         if status != 200 or size is None:
@@ -241,7 +247,7 @@ class RemoteStore:
             return said[0] if known else None
         async with answer(self._http, self.url, f"/{digest}", "HEAD", None, self._timeout) as response:
             try:
-                return self._size(response.status, response.content_length, f"HEAD /{digest}")
+                return self._size(response, f"HEAD /{digest}")
             except ServerLacks:
                 return None
 
@@ -324,7 +330,8 @@ class RemoteStore:
             self._http, self.url, f"/{digest}", "PUT", headers, self._timeout, body
         ) as response:
             if response.status not in (200, 201, _ANOTHER_UPLOAD):
-                raise BadAnswer(self.url, f"PUT /{digest}: {response.status} {response.reason}")
+                what = f"PUT /{digest}"
+                raise refused_error(self.url, what, response.status, response.headers, response.reason)
             return response.status
 
     async def send_together(self, blobs: Sequence[bytes]) -> None:
@@ -349,6 +356,11 @@ class RemoteStore:
 
 class _NotNow(BadAnswer):
     """The server couldn't answer, for a reason of its own."""
+
+
+def _not_now(server: str, what: str, response: aiohttp.ClientResponse) -> PeerError:
+    error = refused_error(server, what, response.status, response.headers, response.reason)
+    return error if isinstance(error, ServerUnreachable) else _NotNow(server, error.what)
 
 
 class _Reader:

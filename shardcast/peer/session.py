@@ -25,6 +25,7 @@ from shardcast.errors import (
     ShardcastError,
 )
 from shardcast.manifest_reading import ManifestError
+from shardcast.peer.failures import broken_error
 
 MAX_REDIRECTS = 5
 _MOST_ANSWERS = 1000
@@ -99,7 +100,8 @@ async def answer(
     ``silence``: seconds without a byte, where it is not the session's.
 
     Raises:
-        ServerUnreachable: no connection; CannotAsk where this machine can't make one.
+        ServerUnreachable: no connection, or it broke before an answer; CannotAsk where this machine can't make
+            one.
         ServerStalled: nothing came for too long.
         BadAnswer: it is not HTTP, goes round in circles, or was cut off.
     """
@@ -137,8 +139,7 @@ async def answer(
             raise CannotAsk(server, str(limit)) from error
         if isinstance(error.__cause__, ShardcastError):  # the body that was to be sent could not be read
             raise error.__cause__ from error
-        where = "in the middle of the answer" if begun else "before an answer"
-        raise BadAnswer(server, f"{what}: the connection broke {where}") from error
+        raise broken_error(server, what, begun) from error
     except aiohttp.ClientPayloadError as error:
         raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
     except (aiohttp.ClientError, ValueError) as error:

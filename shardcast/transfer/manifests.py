@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 
 from shardcast.concurrency import cancel
-from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN
+from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
 from shardcast.distribution import Listing
 from shardcast.errors import (
     BadAnswer,
     LocalDiskError,
+    NoServerReachable,
     PeerError,
+    ServerBusy,
     ServerLacks,
     ServerStalled,
+    ServerUnreachable,
     TransferFailed,
 )
 from shardcast.manifest import Manifest, provisional
@@ -51,7 +55,11 @@ class Described:
 
 
 async def describe(
-    listing: Listing, peers: Sequence[Peer], origin: str | None = None
+    listing: Listing,
+    peers: Sequence[Peer],
+    origin: str | None = None,
+    patience: float = UNREACHABLE_AT_START,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Described]:
     """The descriptions of a version, to be tried one after the other: the servers' manifests, each once;
     where none has one, what the answers of old nodes tell. ``origin``: the origin id of its line, where that
@@ -60,11 +68,39 @@ async def describe(
     Old nodes' shards can't be verified one by one, so when a whole payload was wrong there is one thing
     left to do: take it from each server alone.
 
+    Servers that can't be reached, or say "not now", are asked again for ``patience`` seconds while no other
+    one describes it.
+
     Raises:
+        NoServerReachable: none could be reached.
         TransferFailed: no server describes it.
     """
+    loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
+    deadline = loop.time() + patience
+    while True:
+        failures: list[PeerError] = []
+        found = False
+        async with aclosing(_ask_all(listing, peers, origin, failures)) as descriptions:
+            async for described in descriptions:
+                found = True
+                yield described
+        if found:
+            return
+        passing = any(isinstance(one, (ServerUnreachable, ServerBusy)) for one in failures)
+        if not passing or loop.time() >= deadline:
+            why = "; ".join(map(str, failures))
+            told = f"{listing.version} is offered, but no server says what it is: {why}"
+            gone = all(isinstance(one, ServerUnreachable) for one in failures)
+            raise NoServerReachable(told) if failures and gone else TransferFailed(told)
+        await sleep(max(0.0, min(pause, deadline - loop.time())))
+        pause = min(2 * pause, _LONGEST_PAUSE)
+
+
+async def _ask_all(
+    listing: Listing, peers: Sequence[Peer], origin: str | None, failures: list[PeerError]
+) -> AsyncGenerator[Described, None]:
+    """What the servers describe when each is asked once; those that don't add to ``failures``."""
     seen: set[bytes] = set()
-    failures: list[PeerError] = []
     without: list[Peer] = []
     for peer in peers:
         try:
@@ -84,13 +120,8 @@ async def describe(
     for some in [without, *([[peer] for peer in without] if len(without) > 1 else [])] if without else []:
         try:
             yield await _find_out(listing, some)
-            seen.add(b"")
         except PeerError as error:
             failures.append(error)
-    if not seen:
-        raise TransferFailed(
-            f"{listing.version} is offered, but no server says what it is: {'; '.join(map(str, failures))}"
-        )
 
 
 async def read_live(

@@ -453,9 +453,30 @@ def closed() -> Behaviour:
     return behave
 
 
-def error(status: int = 500, retry_after: int | None = None) -> Behaviour:
-    """An error status, with Retry-After if given."""
+def reset() -> Behaviour:
+    """Take the request and reset the connection, as a balancer whose server has gone may."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.close()
+        exchange.writer.transport.abort()
+
+    return behave
+
+
+def broken_head(part: bytes) -> Behaviour:
+    """Send a part of an answer's head and close the connection."""
+
+    async def behave(exchange: Exchange) -> None:
+        exchange.close()
+        await exchange.send(part)
+
+    return behave
+
+
+def error(status: int = 500, retry_after: int | None = None, node: str | None = None) -> Behaviour:
+    """An error status, with Retry-After and the id of a shardcast node if given."""
     headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
+    headers |= {} if node is None else {"Shardcast-Node": node}
 
     async def behave(exchange: Exchange) -> None:
         await exchange.answer(Part(status, b"no\n", headers=headers))
