@@ -303,7 +303,7 @@ def test_a_static_web_server_with_etags_of_its_own_is_read(published: Published,
         assert_fetched(fetch(output, server.address), output, published.payload)
 
 
-def test_a_redirect_to_another_server_is_followed(published: Published, tmp_path: Path) -> None:
+def test_a_redirect_to_another_port_of_the_host_is_followed(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir) as right, BadServer(published.data_dir) as front:
         front.set("*", bad.redirect(right.url))

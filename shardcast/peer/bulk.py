@@ -16,13 +16,13 @@ import time
 from collections import deque
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 from shardcast.concurrency import Threads
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.checking import Answer, Order
 from shardcast.peer.connecting import Place, connect
 from shardcast.peer.failures import broken_error
+from shardcast.peer.redirects import proxy_of
 from shardcast.store.landing import Landing
 
 _BUFFER_SIZE = 1 << 20
@@ -66,9 +66,7 @@ class Bulk:
         self._timeout = timeout
         self._idle: deque[_Line] = deque()
         self._place: Place | None = None
-        proxies = getproxies()
-        by_proxy = self._url.scheme in proxies or "all" in proxies
-        self.direct = not by_proxy or bool(proxy_bypass(self._url.netloc))
+        self.direct = proxy_of(server) is None
 
     async def receive(self, path: str, headers: dict[str, str], landing: Landing, order: Order) -> Answer:
         """Ask, verify and write. What landed before an error stays.

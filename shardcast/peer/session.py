@@ -1,4 +1,7 @@
-"""The aiohttp session that peers share, and the one seam where aiohttp's errors become ours."""
+"""The aiohttp session that peers share, and the one seam where aiohttp's errors become ours.
+
+Sessions are made here alone: without cookies, without ``~/.netrc``, asked by way of `redirects.requested`.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,8 @@ from shardcast.errors import (
 )
 from shardcast.manifest_reading import ManifestError
 from shardcast.peer.failures import broken_error
+from shardcast.peer.redirects import requested
 
-MAX_REDIRECTS = 5
 _MOST_ANSWERS = 1000
 """Answers at once; threads are made only as they are needed."""
 
@@ -58,7 +61,8 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         connector=connector,
         timeout=_limits(timeout),
         auto_decompress=False,
-        trust_env=True,
+        trust_env=False,  # it would read ~/.netrc too, and send its passwords in plain http
+        cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=1 << 20,
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
@@ -108,12 +112,13 @@ async def answer(
     what = f"{method} {path}"
     begun = False
     try:
-        async with session.request(
+        async with requested(
+            session,
+            server,
+            path,
             method,
-            server + path,
             headers=headers,
             data=body,
-            max_redirects=MAX_REDIRECTS,
             timeout=_limits(silence) if silence else session.timeout,
         ) as response:
             begun = True
@@ -128,8 +133,6 @@ async def answer(
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
     except (asyncio.TimeoutError, TimeoutError) as error:
         raise ServerStalled(server, f"{what}: nothing came for too long") from error
-    except aiohttp.TooManyRedirects as error:
-        raise BadAnswer(server, f"{what}: more than {MAX_REDIRECTS} redirects") from error
     except aiohttp.ClientConnectorError as error:
         if limit := LocalLimit.of(error.os_error):
             raise CannotAsk(server, str(limit)) from error

@@ -236,6 +236,8 @@ class Servers:
         finally:
             if not answer.done():
                 await cancel([answer])
+            elif not answer.cancelled():
+                answer.exception()  # raised below, or of no more interest when this is cancelled
         stalled, claim.stalled = claim.stalled, ""
         if not answer.cancelled():
             answer.result()

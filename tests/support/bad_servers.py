@@ -256,10 +256,21 @@ class BadServer:
         headers = {n.lower(): v.strip() for n, _, v in (line.partition(":") for line in lines if line)}
         keeps_open = self.keep_alive and version == "HTTP/1.1" and headers.get("connection") != "close"
         exchange = Exchange(self, method, path, headers, reader, writer, keeps_open)
+        await _pass_over_body(reader, headers)
         self.requests[path] += 1
         behaviour = next((b for p, b in self._behaviours if fnmatch.fnmatchcase(path, p)), good())
         await behaviour(exchange)
         return exchange.keeps_open
+
+
+async def _pass_over_body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> None:
+    """Read a request's body, so that the next request begins where it does."""
+    if "chunked" in headers.get("transfer-encoding", ""):
+        while size := int(await reader.readline(), 16):
+            await reader.readexactly(size + 2)
+        await reader.readline()
+    else:
+        await reader.readexactly(int(headers.get("content-length", 0)))
 
 
 @contextlib.contextmanager

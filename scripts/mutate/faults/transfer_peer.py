@@ -182,6 +182,20 @@ FAULTS = [
         tests=["tests/test_unreachable.py"],
     ),
     Fault(
+        name="redirects-lead-anywhere",
+        file="shardcast/peer/redirects.py",
+        old="return safe and target.hostname == server.hostname",
+        new="return safe",
+        tests=["tests/test_redirects.py"],
+    ),
+    Fault(
+        name="redirects-are-followed-after-post",
+        file="shardcast/peer/redirects.py",
+        old="if method in _FOLLOWED else None",
+        new="if method else None",
+        tests=["tests/test_redirects.py"],
+    ),
+    Fault(
         name="range-of-another-part-is-taken",
         file="shardcast/peer/checking.py",
         old="if span is None or span[0] > order.start or span[1] < order.end:",

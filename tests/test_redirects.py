@@ -1,0 +1,217 @@
+"""Where requests go: to the server that was named, with nothing that this machine keeps for others."""
+
+from __future__ import annotations
+
+import ast
+import gc
+import re
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+import shardcast
+from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
+from shardcast.nodes.client import Client
+from shardcast.peer.archive import Archive
+from shardcast.peer.peer import Peer
+from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of
+from shardcast.peer.remote_store import RemoteStore
+from shardcast.peer.session import Session, open_session
+from shardcast.transfer.limits import Limits
+from tests.support import bad_servers as bad
+from tests.support.bad_servers import BadServer, Exchange, Part
+from tests.support.published import Published, publish, random_bytes, sha256
+
+PACKAGE = Path(shardcast.__file__).parent
+DIGEST = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
+    return publish(tmp_path_factory.mktemp("published") / "data", random_bytes(300_000), 100_000)
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[Session]:
+    async with open_session() as opened:
+        yield opened
+
+
+@contextmanager
+def redirecting(published: Published, status: int = 302) -> Iterator[tuple[BadServer, BadServer]]:
+    """A server that leads everything to another host, and the server there."""
+    with BadServer(published.data_dir) as there, BadServer(published.data_dir) as here:
+        target = f"http://localhost:{there.port}"
+
+        async def away(exchange: Exchange) -> None:
+            await exchange.answer(Part(status, b"", headers={"Location": target + exchange.path}))
+
+        here.set("*", away)
+        yield here, there
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_no_request_is_led_to_another_host(status: int, published: Published, session: Session) -> None:
+    with redirecting(published, status) as (here, there):
+        peer, store = Peer(here.url, session), RemoteStore(here.url, session)
+        for asking in (peer.listings(), peer.manifest("v1"), peer.report(b"{}"), peer.shard_size("v1", 1, 3)):
+            with pytest.raises(BadAnswer, match=rf"{status}.*not followed: http://localhost"):
+                await asking
+        with pytest.raises(BadAnswer, match="not followed"):
+            async for _ in Archive(here.url, session).pull({DIGEST: 1}):
+                pass
+        with pytest.raises(BadAnswer, match="not followed"):
+            await Archive(here.url, session).push([b"ours"])
+        store._speaks = "hash server"
+        with pytest.raises(BadAnswer, match="not followed"):
+            async with store.put() as writer:
+                await writer.write(b"ours")
+                await writer.commit()
+        with pytest.raises(ServerLacks):
+            async for _ in peer.feed(""):
+                pass
+        assert not there.requests, "a request was led to another host"
+
+
+async def test_no_shard_is_fetched_from_another_host(published: Published, tmp_path: Path) -> None:
+    with BadServer(published.data_dir) as there, BadServer(published.data_dir) as here:
+        here.set("/v1/shard_*", bad.redirect(f"http://localhost:{there.port}"))
+        async with Client([here.url], limits=Limits(attempts=1)) as client:
+            with pytest.raises(TransferFailed, match="not followed: http://localhost"):
+                await client.download("v1", tmp_path / "got")
+        assert not there.requests
+
+
+async def test_get_is_led_to_another_place_of_the_same_host(published: Published, tmp_path: Path) -> None:
+    with BadServer(published.data_dir) as there, BadServer(published.data_dir) as here:
+        here.set("*", bad.redirect(there.url))
+        async with Client([here.url]) as client:
+            release = await client.download("v1", tmp_path / "got")
+    assert sha256(release.path) == published.sha256
+
+
+@pytest.mark.parametrize("status", [302, 307, 308])
+async def test_post_is_led_nowhere_not_even_on_the_same_host(
+    status: int, published: Published, session: Session
+) -> None:
+    with BadServer(published.data_dir) as server:
+
+        async def elsewhere(exchange: Exchange) -> None:
+            await exchange.answer(Part(status, b"", headers={"Location": "/elsewhere"}))
+
+        server.set("*", elsewhere)
+        with pytest.raises(BadAnswer, match="not followed"):
+            await Peer(server.url, session).report(b"{}")
+        assert not server.requested("/elsewhere")
+
+
+async def test_redirects_have_an_end(published: Published, session: Session) -> None:
+    with BadServer(published.data_dir) as server:
+        server.set("*", bad.redirect_loop())
+        with pytest.raises(BadAnswer, match="redirects"):
+            await Peer(server.url, session).listings()
+        assert server.requested("/distribution.txt") == MAX_REDIRECTS + 1
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "//localhost/",
+        "https://localhost/",
+        "ftp://127.0.0.1/",
+        "file:///etc/passwd",
+        "http://a:b@127.0.0.1/",
+        "http://[x/",
+    ],
+)
+async def test_odd_locations_are_not_followed(location: str, published: Published, session: Session) -> None:
+    with BadServer(published.data_dir) as server:
+
+        async def away(exchange: Exchange) -> None:
+            await exchange.answer(Part(302, b"", headers={"Location": location}))
+
+        server.set("*", away)
+        with pytest.raises(BadAnswer, match="not followed"):
+            await Peer(server.url, session).listings()
+
+
+async def test_neither_passwords_nor_cookies_go_out(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login ours password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sent: list[dict[str, str]] = []
+
+    async def noted(exchange: Exchange) -> None:
+        sent.append(dict(exchange.headers))
+        part = exchange.part()
+        await exchange.answer(Part(part.status, part.body, headers={"Set-Cookie": "a=b; Path=/"}))
+
+    with BadServer(published.data_dir, ranges=False) as server:
+        server.set("*", noted)
+        async with Client([f"localhost:{server.port}"]) as client:
+            await client.download("v1", tmp_path / "got")
+        async with open_session() as session:
+            with pytest.raises(ServerLacks):
+                await Peer(server.url, session).report(b"{}")
+            with pytest.raises(BadAnswer):
+                await Archive(server.url, session).push([b"ours"])
+    assert len(sent) > 5
+    assert not [one for one in sent if one.keys() & {"authorization", "proxy-authorization", "cookie"}]
+
+
+def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert proxy_of("http://far:8000/") is None
+    monkeypatch.setenv("all_proxy", "socks5://proxy:1")
+    assert proxy_of("http://far:8000/") is None
+    monkeypatch.setenv("http_proxy", "proxy:3128")
+    monkeypatch.setenv("no_proxy", "near,also:8000")
+    assert proxy_of("http://far:8000/") == "http://proxy:3128"
+    assert proxy_of("http://near:8000/") is proxy_of("http://also:8000/") is None
+    assert proxy_of("https://far:8000/") is None
+
+
+#: Where a connection to a server may be made, and a request sent over it.
+MAKERS = {
+    "ClientSession": {"peer/session.py"},
+    "TCPConnector": {"peer/session.py"},
+    "HTTPConnection": {"peer/bulk.py"},
+    "HTTPSConnection": {"peer/bulk.py"},
+    "UnixConnector": set(),
+    "urlopen": set(),
+    "urlretrieve": set(),
+    "open_connection": set(),
+    "create_connection": set(),
+    "session.request": {"peer/redirects.py"},
+}
+
+
+def test_sessions_are_made_and_asked_in_one_place_alone() -> None:
+    """Whoever makes a session elsewhere goes round redirects, passwords and cookies."""
+    gc.collect()  # tasks that end while CPython 3.11 parses make it fail
+    found = defaultdict[str, set[str]](set)
+    for file in PACKAGE.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+                name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+                if name in MAKERS:
+                    found[name].add(str(file.relative_to(PACKAGE)))
+                whose = ast.unparse(node.func.value) if isinstance(node.func, ast.Attribute) else ""
+                if re.fullmatch(r"session|(.*\.)?_?http", whose) and whose != "aiohttp":
+                    found[f"session.{name}"].add(str(file.relative_to(PACKAGE)))
+    assert dict(found) == {name: files for name, files in MAKERS.items() if files}
+
+
+async def test_a_session_keeps_nothing_for_others(session: Session) -> None:
+    assert not session.http.trust_env
+    assert isinstance(session.http.cookie_jar, aiohttp.DummyCookieJar)
