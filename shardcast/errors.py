@@ -48,9 +48,20 @@ import errno
 from collections.abc import Mapping
 from typing import Any
 
+from shardcast.plain_text import one_line
+
+_LONGEST_TEXT = 4000
+"""Characters of an error's text, which may name many servers."""
+_LONGEST_PEER_TEXT = 500
+"""Characters of what happened at one server."""
+
 
 class ShardcastError(Exception):
-    """The base of every error that shardcast raises on purpose."""
+    """The base of every error that shardcast raises on purpose. Its text is one printable line, whatever a
+    server or a file's name put into it."""
+
+    def __str__(self) -> str:
+        return one_line(super().__str__(), _LONGEST_TEXT)
 
 
 class UsageError(ShardcastError, ValueError):
@@ -240,6 +251,7 @@ class PeerError(ShardcastError):
     """
 
     def __init__(self, server: str, what: str) -> None:
+        what = one_line(what, _LONGEST_PEER_TEXT)
         super().__init__(f"{server}: {what}")
         self.server = server
         self.what = what

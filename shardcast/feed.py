@@ -25,6 +25,7 @@ from typing import Any
 from shardcast.digest import is_digest
 from shardcast.distribution import Listing
 from shardcast.errors import UsageError
+from shardcast.plain_text import one_line
 from shardcast.wire import MAX_SHARDS, MAX_VERSION, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
@@ -233,7 +234,7 @@ def check_origin_id(text: str) -> str:
 
 def printable(reason: str) -> str:
     """Return a reason as a feed carries it: one line, at most ``MAX_REASON`` characters."""
-    return "".join(one if one.isprintable() else " " for one in reason[:MAX_REASON]).strip()
+    return one_line(reason, MAX_REASON).strip()
 
 
 def check_reason(reason: str) -> str:

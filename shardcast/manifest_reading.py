@@ -12,10 +12,13 @@ from typing import Any
 
 from shardcast.digest import PIECE_DIGEST_SIZE, is_digest
 from shardcast.manifest import FORMAT, MAX_LINE, MAX_METADATA, MAX_PIECE_SIZE, Header, Manifest, Shard
+from shardcast.plain_text import one_line
 from shardcast.wire import MAX_SHARDS, version_number
 
 MAX_MANIFEST = 256 << 20
 """Bytes of a manifest: some 1.5 TB of payload in shards of 50 MB."""
+_LONGEST_REASON = 200
+"""Characters of why a version was given up."""
 MAX_SIZE = 1 << 62
 """Bytes of a payload."""
 MAX_STRANGE_LINES = 1000
@@ -101,7 +104,7 @@ class ManifestReader:
         elif "complete" in values:
             self.digests = self._closing(values, self.header)
         elif "aborted" in values:
-            raise Aborted("".join(one for one in str(values["aborted"])[:200] if one.isprintable()))
+            raise Aborted(one_line(str(values["aborted"]), _LONGEST_REASON))
         else:
             self._pass_over()
 

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shardcast.plain_text import short_name
 from shardcast.wire import version_number
 
 MAX_REPORT = 1 << 20
@@ -121,7 +122,7 @@ def _node(said: object) -> Node:
     return Node(
         _id(said.get("node")),
         role,
-        "".join(one for one in name[:_LONGEST_NAME] if one.isprintable()),
+        short_name(name, _LONGEST_NAME),
         _versions(said.get("has", [])),
         _coming(said.get("coming", {})),
         hops,

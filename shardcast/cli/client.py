@@ -12,9 +12,14 @@ import click
 from shardcast.cli import options
 from shardcast.cli.streams import print_answer
 from shardcast.distribution import is_version
+from shardcast.plain_text import one_line
 
 if TYPE_CHECKING:
     from shardcast.nodes.client import Client, Offered, Release
+
+
+_LONGEST_COLUMN = 255
+"""Characters of a version's name, or of another column, in a list."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -156,7 +161,8 @@ def show_offered(versions: list[Offered], as_json: bool) -> None:
     for one in versions:
         values = _as_dict(one)
         columns = (values["version"], values["digest"], values["shards"], values["size"], values["name"])
-        print_answer("  ".join("-" if value is None else str(value) for value in columns))
+        texts = ("-" if value is None else one_line(str(value), _LONGEST_COLUMN) for value in columns)
+        print_answer("  ".join(texts))
 
 
 def _as_dict(one: Offered) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import click
 
 from shardcast import constants
 from shardcast.addresses import parse_ip_addr_list, parse_servers
+from shardcast.cli.log_format import LogFormat
 from shardcast.errors import UsageError
 from shardcast.feed import check_origin_id
 from shardcast.sizes import parse_size
@@ -212,7 +213,7 @@ def start_logging() -> None:
     """Log to stderr as ``--log-level`` and ``--quiet`` say."""
     level = click.get_current_context().meta.get("shardcast.level", constants.LOG_LEVEL)
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(LogFormat("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.ERROR if is_quiet() else level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     if level != "DEBUG":

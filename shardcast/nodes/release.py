@@ -7,7 +7,11 @@ from pathlib import Path
 
 from shardcast.distribution import Listing
 from shardcast.manifest import Header, Manifest
+from shardcast.plain_text import one_line
 from shardcast.wire import version_number
+
+_LONGEST_ORIGIN = 64
+"""Characters of an origin id that people are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,4 +70,4 @@ def origin_name(origin: str | None) -> str:
 
     Any server can make an id up, so only printable characters are passed on.
     """
-    return "".join(one if one.isprintable() else "?" for one in origin or "none")
+    return one_line(origin or "none", _LONGEST_ORIGIN)

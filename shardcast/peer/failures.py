@@ -10,7 +10,11 @@ from __future__ import annotations
 from typing import Protocol
 
 from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks, ServerUnreachable
+from shardcast.plain_text import one_line
 from shardcast.wire import GATEWAY, LACKING, NODE_ID, REDIRECTS
+
+_LONGEST_REASON = 80
+"""Characters of a reason phrase; more would cut off what follows it in the text of an error."""
 
 
 class Headers(Protocol):
@@ -24,7 +28,7 @@ def status_error(
 ) -> PeerError:
     """Return the error of an answer whose status is not one that was wanted. ``request``: such as
     ``GET /v1/shard_001.bin``."""
-    told = f"{request}: the answer is {status} {reason or ''}".rstrip()
+    told = f"{request}: the answer is {status} {one_line(reason or '', _LONGEST_REASON)}".rstrip()
     if status in GATEWAY and not headers.get(NODE_ID, ""):
         return ServerUnreachable(server, f"{told}, of what stands before the server")
     if status in (502, 504):

@@ -13,6 +13,7 @@ import logging
 from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT, STALLED_READER
+from shardcast.plain_text import short_name
 from shardcast.server.listening import notice_death
 from shardcast.store.shelf import Shelf
 from shardcast.wire import NDJSON, VERSION_PATTERN
@@ -66,7 +67,7 @@ async def _hold(response: web.StreamResponse, version: str, shelf: Shelf) -> Non
 
 def _who(request: web.Request) -> str:
     """Its address, and what it calls itself."""
-    name = "".join(one for one in request.query.get("holder", "")[:_LONGEST_NAME] if one.isprintable())
+    name = short_name(request.query.get("holder", ""), _LONGEST_NAME)
     return f"{request.remote} ({name})" if name else str(request.remote)
 
 
