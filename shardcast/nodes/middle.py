@@ -169,11 +169,17 @@ class Middle:
         lacking = self._relaying.no_room
         # What has no room beside newer versions is not waited for.
         passed_over = {number for number in lacking if number < max(here, default=0)}
-        missing = sorted(set(wanted(newest, here, (), self.folders.keep)) - passed_over)
+        # Nor is what an upstream lists and does not serve, until another one offers it or it comes.
+        doubted = {n for n, servers in self._offers(standing).items() if self._is_doubted(n, servers)}
+        missing = sorted(set(wanted(newest, here, (), self.folders.keep)) - passed_over - doubted)
         if not missing:
             return None
         why = next((f": {lacking[number]}" for number in reversed(missing) if number in lacking), "")
         return f"{', '.join(map(version_name, missing))} not here yet{why}"
+
+    def _is_doubted(self, number: int, servers: Sequence[str]) -> bool:
+        """Return whether a version came from none of its servers when they were asked for it."""
+        return bool(servers) and self._relaying.unserved.get(number, frozenset()).issuperset(servers)
 
     def place(self) -> Place:
         """Where it stands, as far as is known."""
@@ -298,6 +304,18 @@ class Middle:
             log.warning("%s", error)
         if version in self._relaying.failed and version not in self._relaying.failed_here:
             self._doubted.update(servers)
+        self._note_served(number, servers)
+
+    def _note_served(self, number: int, servers: Sequence[str]) -> None:
+        """Note, after a version was asked for, whether its servers have it. One that can't be reached says
+        nothing of it."""
+        if number in self.folders.complete_numbers:
+            self._relaying.unserved.pop(number, None)
+        elif self._doubted.issuperset(servers):
+            told = any(one.told for one in self._following.followers if one.peer.url in servers)
+            if told and number not in self._relaying.no_room:
+                before = self._relaying.unserved.get(number, frozenset())
+                self._relaying.unserved[number] = before.union(servers)
 
     def _begin_open(self, standing: Standing) -> None:
         """Fetch versions while they are being made, beside everything else. No upstream of several takes all

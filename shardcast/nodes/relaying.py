@@ -43,6 +43,7 @@ class Relaying:
         failed_here: those of them that this machine failed, and no server.
         disk_failure: the last error of this machine's disk; None once a version has come since.
         given_up: those that their publishers gave up; who says that they are open hasn't heard yet.
+        unserved: those that could not be had from servers that answer, and from which.
         no_room: those that there was no room for, and why.
         transfers: what is under way.
     """
@@ -56,6 +57,7 @@ class Relaying:
         self.failed_here: set[str] = set()
         self.disk_failure: str | None = None
         self.given_up: set[int] = set()
+        self.unserved: dict[int, frozenset[str]] = {}
         self.no_room: dict[int, str] = {}
         self.transfers: list[Transfer] = []
 
@@ -121,6 +123,7 @@ class Relaying:
         self.failed.clear()
         self.failed_here.clear()
         self.given_up.clear()
+        self.unserved.clear()
         self.no_room.clear()
         self._folders.room.forget()
 

@@ -10,6 +10,13 @@ BACKGROUND = "shardcast/api/background.py"
 
 FAULTS = [
     Fault(
+        name="what-is-listed-and-not-served-is-waited-for",
+        file="shardcast/nodes/middle.py",
+        old="wanted(newest, here, (), self.folders.keep)) - passed_over - doubted)",
+        new="wanted(newest, here, (), self.folders.keep)) - passed_over)",
+        tests=["tests/test_ready.py"],
+    ),
+    Fault(
         name="interrupted-result-leaves-its-work-running",
         file=BACKGROUND,
         old="        except BaseException:\n            self.cancel()\n            raise\n",
