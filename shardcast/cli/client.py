@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,8 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.streams import print_answer
+from shardcast.cli.waiting import tell_waits
+from shardcast.concurrency import beside
 from shardcast.distribution import is_version
 from shardcast.plain_text import one_line
 
@@ -95,7 +96,8 @@ def client(
         run(_follow(follower, output_dir, first, every, keep, hook), fast_loop=True)
         return
     if version is None:
-        show_offered(run(_list(Client(urls, origin_id=origin_id)), fast_loop=True), as_json)
+        lister = Client(urls, origin_id=origin_id)
+        show_offered(run(_list(lister, options.is_quiet()), fast_loop=True), as_json)
         return
     from shardcast.cli.progress import ShowTransfer, progress
 
@@ -106,18 +108,20 @@ def client(
     show_release(release, as_json)
 
 
-async def _list(shardcast_client: Client) -> list[Offered]:
-    async with shardcast_client:
+async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
+    from shardcast.cli.progress import notes
+
+    async with shardcast_client, beside(tell_waits(shardcast_client.waits, notes(quiet).note)):
         return await shardcast_client.offered()
 
 
 async def _download(shardcast_client: Client, version: str, output_file: str | None, shown: Any) -> Release:
-    async with shardcast_client:
-        showing = asyncio.ensure_future(shown.forever())
-        try:
-            return await shardcast_client.download(version, output_file, shown.watch)
-        finally:
-            showing.cancel()
+    async with (
+        shardcast_client,
+        beside(shown.forever()),
+        beside(tell_waits(shardcast_client.waits, shown.note)),
+    ):
+        return await shardcast_client.download(version, output_file, shown.watch)
 
 
 async def _follow(
@@ -139,8 +143,11 @@ async def _follow(
     announcer = Announcer(folder, keep, hook)
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        async with shardcast_client:
-            showing = asyncio.ensure_future(shown.forever())
+        async with (
+            shardcast_client,
+            beside(shown.forever()),
+            beside(tell_waits(shardcast_client.waits, shown.note)),
+        ):
             releases = shardcast_client.follow(
                 first or LATEST, every, watch=shown.watch, resume=resume, on_withdrawn=announcer.withdrawn
             )
@@ -150,7 +157,6 @@ async def _follow(
                     await announcer.release(release)
             finally:
                 await releases.aclose()
-                showing.cancel()
 
 
 def show_offered(versions: list[Offered], as_json: bool) -> None:

@@ -172,6 +172,11 @@ def progress(quiet: bool) -> Iterator[Display]:
         display.close()
 
 
+def notes(quiet: bool) -> Display:
+    """The display of a command that has notes and no progress."""
+    return _Silent() if quiet else _Lines()
+
+
 class ShowTransfer:
     """Shows a transfer for as long as it runs."""
 
@@ -182,6 +187,10 @@ class ShowTransfer:
     def watch(self, transfer: Transfer) -> None:
         """Show this one from now on."""
         self._transfer = transfer
+
+    def note(self, text: str) -> None:
+        """Show a line that stays."""
+        self._display.note(text)
 
     def rest(self) -> None:
         """Show none until the next one."""

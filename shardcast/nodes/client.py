@@ -35,6 +35,7 @@ from shardcast.transfer.manifests import check_manifest
 from shardcast.transfer.offers import LATEST as LATEST
 from shardcast.transfer.offers import find, first_news
 from shardcast.transfer.reporting import report
+from shardcast.transfer.waits import Waits
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,11 @@ class Client:
 
     async with Client(["10.0.0.1", "10.0.0.2:9000"]) as client:
         release = await client.download("latest", Path("model.bin"))
+
+    Attributes:
+        servers: their base URLs.
+        output_dir: where outputs go that have no other place.
+        waits: what it waits for now.
     """
 
     def __init__(
@@ -63,14 +69,15 @@ class Client:
         self.output_dir = Path(output_dir)
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
-        self._downloads = Downloads({}, self._limits)
+        self.waits = Waits()
+        self._downloads = Downloads({}, self._limits, waits=self.waits)
         self._origin_id = origin_id
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Client:
         session = await self._stack.enter_async_context(open_session(self._limits.timeout))
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
-        self._downloads = Downloads(peers, self._limits)
+        self._downloads = Downloads(peers, self._limits, waits=self.waits)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -106,7 +113,9 @@ class Client:
                         return Offered(listing, header)
                 return Offered(listing, None)
 
-            return list(await asyncio.gather(*(describe(one) for _, one in sorted(standing.listed.items()))))
+            with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
+                versions = sorted(standing.listed.items())
+                return list(await asyncio.gather(*(describe(one) for _, one in versions)))
 
     async def _header(self, url: str, listing: Listing, origin: str | None, trusted: bool) -> Header | None:
         """Return what a server's manifest says of a version: its first line from the server that decides,
@@ -196,6 +205,7 @@ class Client:
         releases = follow.releases()
         async with (
             follow.following,
+            self._watching(follow.following),
             beside(report(follow.following, partial(self._describe, follow))),
             beside(follow.watch_withdrawals()),
             aclosing(releases),
@@ -225,6 +235,12 @@ class Client:
         return Node(self._node_id, "client", self._name, has, coming, origin=follow.origin)
 
     @asynccontextmanager
+    async def _watching(self, following: Following) -> AsyncIterator[None]:
+        """Count it as a wait when no server tells anything."""
+        with self.waits.watching(lambda: following.wait):
+            yield
+
+    @asynccontextmanager
     async def _looking(self) -> AsyncIterator[tuple[Following, Standing]]:
         """The servers, followed for one question, and what to believe once they answered."""
         peers = list(self._downloads.peers.values())
@@ -232,7 +248,8 @@ class Client:
             peers, CHECK_INTERVAL, accepted=self._origin_id, first_line=STALL_WHEN_OTHERS_CAN
         )
         async with following:
-            standing = await first_news(following, self._limits.unreachable_at_start)
+            with self.waits.watching(lambda: following.wait):
+                standing = await first_news(following, self._limits.unreachable_at_start)
             for one in following.followers:
                 if not one.told:
                     log.warning("not used: %s", one.failure or f"{one.peer.url}: no answer yet")

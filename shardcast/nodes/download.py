@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +28,9 @@ from shardcast.store.output import OutputFile
 from shardcast.store.shelf import Confirm
 from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.manifests import describe, read_live
+from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.waits import Waits
 from shardcast.wire import version_number
 
 Watch = Callable[[Transfer], None]
@@ -44,11 +45,13 @@ class Downloads:
         peers: its servers, by URL.
         limits: what a transfer may do.
         under_way: the transfers that run now.
+        waits: what is waited for now.
     """
 
     peers: Mapping[str, Peer]
     limits: Limits
     under_way: list[Transfer] = field(default_factory=list)
+    waits: Waits = field(default_factory=Waits)
 
     async def fetch(
         self,
@@ -72,7 +75,8 @@ class Downloads:
             LocalDiskError: the file can't be written.
         """
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
-        async for described in describe(listing, peers, origin, self.limits.unreachable_at_start):
+        described_by = describe(listing, peers, origin, self.limits.unreachable_at_start)
+        async for described in self._waited_for(listing.version, peers, described_by):
             _check_kind(described.manifest.header)
             live = LiveManifest.of(described.manifest)
             stop = if_withdrawn(following, listing.number, listing.digest)
@@ -109,7 +113,8 @@ class Downloads:
         reading = asyncio.ensure_future(read_live(live, peers, take))
         try:
             try:
-                header = await asyncio.wait_for(live.first_line(), self.limits.timeout)
+                with self.waits.waiting(lambda: _what_it_is(version, peers)):
+                    header = await asyncio.wait_for(live.first_line(), self.limits.timeout)
             except asyncio.TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
@@ -119,6 +124,17 @@ class Downloads:
             )
         finally:
             await cancel([reading])
+
+    async def _waited_for(
+        self, version: str, peers: Sequence[Peer], descriptions: AsyncIterator[Described]
+    ) -> AsyncIterator[Described]:
+        """Yield descriptions of a version, each counted as a wait until it is here."""
+        while True:
+            with self.waits.waiting(lambda: _what_it_is(version, peers)):
+                described = await anext(descriptions, None)
+            if described is None:
+                return
+            yield described
 
     async def _receive(
         self,
@@ -147,6 +163,7 @@ class Downloads:
                         number = version_number(live.version) or 0
                         joining = following.join(number, peers, transfer.join)
                         await stack.enter_async_context(beside(joining))
+                    stack.enter_context(self.waits.watching(lambda: transfer.wait))
                     manifest = await unless(stop, transfer.run(), following)
             finally:
                 self.under_way.remove(transfer)
@@ -158,6 +175,10 @@ class Downloads:
         received = {url: one.received for url, one in transfer.progress.servers.items()}
         release = Release(manifest.version, output, manifest, time.monotonic() - started, received)
         return await followed.received(release, filling.final) if followed else release
+
+
+def _what_it_is(version: str, peers: Sequence[Peer]) -> str:
+    return f"the manifest of {version} from {', '.join(peer.url for peer in peers)}"
 
 
 def _check_kind(header: Header) -> None:

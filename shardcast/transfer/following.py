@@ -28,6 +28,7 @@ from shardcast.peer.peer import Peer
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
 from shardcast.transfer.follower import Follower
+from shardcast.transfer.waits import Wait
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class Following:
         self._standing: Standing | None = None
         self._look_at = -math.inf
         self._noted: set[str] = set()
+        self._silent_since: float | None = clock()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timekeeper: asyncio.Task[None] | None = None
 
@@ -239,6 +241,17 @@ class Following:
             except asyncio.TimeoutError:
                 return
 
+    @property
+    def wait(self) -> Wait | None:
+        """What is waited for while no server tells anything."""
+        if self._silent_since is None:
+            return None
+        silent = ", ".join(
+            f"{one.peer.url} ({one.failure.what if one.failure else 'no answer yet'})"
+            for one in self.followers
+        )
+        return Wait(self._clock() - self._silent_since, f"an answer of {silent or 'a server'}")
+
     async def change(self, since: int) -> None:
         """Wait until more has happened than ``since``, a value of ``changes``."""
         while self.changes == since:
@@ -248,6 +261,10 @@ class Following:
         """Something changed: wake who waits for it."""
         self.changes += 1
         self._standing = None
+        if any(one.told for one in self._followers.values()):
+            self._silent_since = None
+        elif self._silent_since is None:
+            self._silent_since = self._clock()
         news, self._news = self._news, asyncio.Event()
         news.set()
 

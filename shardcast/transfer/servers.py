@@ -34,6 +34,7 @@ from shardcast.policy.widening import Width
 from shardcast.store.live import LiveManifest
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, ServerProgress
+from shardcast.transfer.waits import Wait
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ class Servers:
         self._running: dict[int, Claim] = {}
         self._unreachable_since: float | None = None
         self._begun = False
-        self._progress_at = clock()
+        self._progress_at = self._asked_since = clock()
+        self._last_failure: PeerError | None = None
 
     @property
     def names(self) -> str:
@@ -96,6 +98,17 @@ class Servers:
             )
             for url, score in self._ranking.scores.items()
         }
+
+    @property
+    def wait(self) -> Wait | None:
+        """What is waited for while ranges are asked for and no byte comes."""
+        if not self._seen_to or any(one.order and one.order.landing for one in self._running.values()):
+            return None
+        seconds = self._clock() - max(self._progress_at, self._asked_since)
+        if self._unreachable_since is not None and self._last_failure is not None:
+            return Wait(seconds, f"{self._version}: {self._last_failure}")
+        asked = {claim.peer.url: None for claim in self._running.values() if claim.peer}
+        return Wait(seconds, f"bytes of {self._version} from {', '.join(asked) or self.names}")
 
     @property
     def full(self) -> bool:
@@ -166,6 +179,7 @@ class Servers:
 
     async def see_to(self, claim: Claim) -> None:
         """Ask for a range until it is there."""
+        self._asked_since = self._asked_since if self._seen_to else self._clock()
         self._seen_to += 1
         try:
             async for attempt in AsyncRetrying(
@@ -219,6 +233,8 @@ class Servers:
             raise
         finally:
             del self._running[claim.key]
+            if claim.order.received > claim.seen:
+                self._progress_at = self._clock()
             self._received[peer.url] += claim.order.received - claim.seen
             claim.answer = claim.order = None
             self._news.tell()
@@ -285,6 +301,7 @@ class Servers:
     def _score_failure(self, claim: Claim, peer: Peer, error: PeerError, brought: bool) -> None:
         """``brought``: whether the answer brought any pieces, and so was not in vain."""
         arriving, now = claim.arriving, self._clock()
+        self._last_failure = error
         arriving.failures[peer.url] = arriving.failures.get(peer.url, 0) + 1
         if isinstance(error, WrongBytes):
             arriving.wrong = error

@@ -20,6 +20,7 @@ from shardcast.store.shelf import Filling
 from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.servers import Servers
+from shardcast.transfer.waits import Wait
 from shardcast.transfer.whole import hash_whole
 
 _READY = 2
@@ -77,6 +78,11 @@ class Transfer:
             shards_done=self._done_shards + sum(one.landing.whole for one in self._arriving.values()),
             servers=self._servers.progress,
         )
+
+    @property
+    def wait(self) -> Wait | None:
+        """What is waited for while no byte comes, now."""
+        return self._servers.wait
 
     def join(self, peer: Peer) -> None:
         """Ask one more server from now on."""

@@ -182,6 +182,13 @@ FAULTS = [
         tests=["tests/test_unreachable.py"],
     ),
     Fault(
+        name="outage-is-not-said",
+        file=SERVERS,
+        old="if self._unreachable_since is not None and self._last_failure is not None:",
+        new="if False:",
+        tests=["tests/test_waits.py"],
+    ),
+    Fault(
         name="redirects-lead-anywhere",
         file="shardcast/peer/redirects.py",
         old="return safe and target.hostname == server.hostname",
