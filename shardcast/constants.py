@@ -61,6 +61,8 @@ MAX_CONCURRENT_DOWNLOADS: int = _setting("MAX_CONCURRENT_DOWNLOADS", 10, _whole(
 """Requests under way at once in a transfer, over all servers."""
 HTTP_TIMEOUT: float = _setting("HTTP_TIMEOUT", 30.0, _seconds)
 """Seconds without progress (a piece) after which an answer counts as stalled."""
+TRANSFER_MEMORY: int = _setting("TRANSFER_MEMORY", 512 * 1024 * 1024, parse_size)
+"""Bytes of memory that one transfer may take: its manifest, and the pieces that it receives."""
 CHECK_INTERVAL: float = _setting("CHECK_INTERVAL", 30.0, _seconds)
 """Seconds between two looks of a middle at its upstreams."""
 AUTHORITY_SILENT: float = _setting("AUTHORITY_SILENT", 60.0, _seconds)

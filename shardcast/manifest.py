@@ -98,7 +98,7 @@ class Manifest:
     """
 
     header: Header
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     digests: Mapping[str, str]
     raw: bytes = b""
 

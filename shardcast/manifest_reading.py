@@ -6,13 +6,16 @@ A reader is fed bytes as they come and checks every bound, so that a manifest fr
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Mapping
 from typing import Any
 
+from shardcast.constants import ENVIRONMENT_PREFIX, TRANSFER_MEMORY
 from shardcast.digest import PIECE_DIGEST_SIZE, is_digest
 from shardcast.manifest import FORMAT, MAX_LINE, MAX_METADATA, MAX_PIECE_SIZE, Header, Manifest, Shard
-from shardcast.plain_text import one_line
+from shardcast.plain_text import short_name
+from shardcast.shard_table import ShardTable
 from shardcast.wire import MAX_SHARDS, version_number
 
 MAX_MANIFEST = 256 << 20
@@ -21,6 +24,8 @@ _LONGEST_REASON = 200
 """Characters of why a version was given up."""
 MAX_SIZE = 1 << 62
 """Bytes of a payload."""
+MAX_MEMORY = TRANSFER_MEMORY * 7 // 8
+"""Bytes that a manifest may take, its lines and its shards; the rest is for the pieces that are received."""
 MAX_STRANGE_LINES = 1000
 """Lines of a kind not known here."""
 
@@ -50,14 +55,16 @@ class ManifestReader:
         digests: of the payload; None until the closing line has come.
     """
 
-    def __init__(self, version: str | None = None) -> None:
-        """``version`` is the one asked for; a manifest of another is refused."""
+    def __init__(self, version: str | None = None, memory: int = MAX_MEMORY) -> None:
+        """``version`` is the one asked for; a manifest of another is refused, and one that takes more than
+        ``memory`` bytes."""
         self._version = version
-        self._raw = bytearray()
-        self._read = 0  # bytes of _raw that were whole lines
+        self._memory = memory
+        self._lines = io.BytesIO()  # whole lines that were taken; its bytes are had without a copy
+        self._pending = bytearray()
         self._strange = 0
         self.header: Header | None = None
-        self.shards: list[Shard] = []
+        self.shards = ShardTable()
         self.digests: dict[str, str] | None = None
 
     def feed(self, data: bytes) -> None:
@@ -67,16 +74,24 @@ class ManifestReader:
             ManifestError: they are not a manifest's, or break a bound.
             Aborted: publishing was given up.
         """
-        self._raw += data
-        if len(self._raw) > MAX_MANIFEST:
+        pending, position = self._pending, 0
+        pending += data
+        if self._lines.tell() + len(pending) > MAX_MANIFEST:
             raise ManifestError(f"more than {MAX_MANIFEST} bytes")
-        while (end := self._raw.find(b"\n", self._read)) >= 0:
-            if end - self._read > MAX_LINE:
+        while (end := pending.find(b"\n", position)) >= 0:
+            if end - position > MAX_LINE:
                 raise ManifestError(f"a line of more than {MAX_LINE} bytes")
-            self._take(bytes(self._raw[self._read : end]))
-            self._read = end + 1
-        if len(self._raw) - self._read > MAX_LINE:
+            self._take(bytes(pending[position:end]))
+            position = end + 1
+        self._lines.write(bytes(pending[:position]))
+        del pending[:position]
+        if len(pending) > MAX_LINE:
             raise ManifestError(f"a line of more than {MAX_LINE} bytes")
+        if self._lines.tell() + self.shards.memory > self._memory:
+            raise ManifestError(
+                f"its {len(self.shards)} shards take more than {self._memory} bytes of memory; "
+                f"{ENVIRONMENT_PREFIX}TRANSFER_MEMORY sets how much there may be"
+            )
 
     def manifest(self) -> Manifest:
         """The whole manifest.
@@ -86,7 +101,7 @@ class ManifestReader:
         """
         if self.header is None or self.digests is None:
             raise ManifestError("it ends without its closing line")
-        return Manifest(self.header, tuple(self.shards), self.digests, bytes(self._raw[: self._read]))
+        return Manifest(self.header, self.shards, self.digests, self._lines.getvalue())
 
     def _take(self, line: bytes) -> None:
         try:
@@ -104,7 +119,7 @@ class ManifestReader:
         elif "complete" in values:
             self.digests = self._closing(values, self.header)
         elif "aborted" in values:
-            raise Aborted(one_line(str(values["aborted"]), _LONGEST_REASON))
+            raise Aborted(short_name(str(values["aborted"]), _LONGEST_REASON))
         else:
             self._pass_over()
 
@@ -154,11 +169,11 @@ class ManifestReader:
             raise ManifestError(f"more than {MAX_SHARDS} shards")
         if _integer(values, "shard", 1, MAX_SHARDS) != number:
             raise ManifestError(f"shard {values['shard']} stands where shard {number} belongs")
-        offset = self.shards[-1].end if self.shards else 0
+        offset = self.shards.end
         size = _integer(values, "size", 0, MAX_SIZE - offset)
         if header.size is not None and offset + size > header.size:
             raise ManifestError(f"shard {number} goes beyond the payload's {header.size} bytes")
-        if (not size and number > 1) or (self.shards and not self.shards[0].size):
+        if (not size and number > 1) or (number > 1 and not offset):
             raise ManifestError("an empty shard that is not alone")
         try:
             pieces = base64.b64decode(_text(values, "blake3", MAX_LINE), validate=True)
@@ -169,7 +184,7 @@ class ManifestReader:
         return Shard(number, offset, size, _digest(values, "sha256"), pieces)
 
     def _closing(self, values: dict[str, Any], header: Header) -> dict[str, str]:
-        size = self.shards[-1].end if self.shards else 0
+        size = self.shards.end
         if not self.shards or _integer(values, "shards", 1, MAX_SHARDS) != len(self.shards):
             raise ManifestError(
                 f"it closes after {len(self.shards)} shards and says {values.get('shards')!r}"

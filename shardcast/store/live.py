@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 from shardcast.errors import ShardcastError, VersionAborted
 from shardcast.manifest import Header, Manifest, Shard
 from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
+from shardcast.shard_table import ShardTable
 from shardcast.store.bell import Bell
 
 
@@ -15,10 +16,10 @@ class LiveManifest:
     """The manifest of one version, from its first line to its last.
 
     A thread adds lines while the event loop reads. What is read only grows, and only by lines that were found
-    right: ``raw`` and the list behind ``shards`` are extended in one step each, ``header`` and ``whole`` are
-    set once. Lines are parsed in ``_reader``, which nobody else looks at: some lines of a wrong portion are
-    taken there before it is found wrong, and then it begins anew. ``_adding`` lets one thread at a time add.
-    The shards of lines are there before the lines are, and ``whole`` is last.
+    right: ``raw`` is extended in one step, the table behind ``shards`` by one shard at a time, ``header`` and
+    ``whole`` are set once. Lines are parsed in ``_reader``, which nobody else looks at: some lines of a wrong
+    portion are taken there before it is found wrong, and then it begins anew. ``_adding`` lets one thread at
+    a time add. The shards of lines are there before the lines are, and ``whole`` is last.
 
     Attributes:
         version: whose it is.
@@ -30,13 +31,13 @@ class LiveManifest:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self.raw = bytearray()
+        self.raw: bytes | bytearray = bytearray()
         self.whole: Manifest | None = None
         self.error: ShardcastError | None = None
         self.aborted: str | None = None
         self._reader = ManifestReader(version)
         self._header: Header | None = None
-        self._shards: list[Shard] = []
+        self._shards = ShardTable()
         self._adding = threading.Lock()
         self._bell = Bell()
 
@@ -44,7 +45,7 @@ class LiveManifest:
     def of(cls, manifest: Manifest) -> LiveManifest:
         """One that is whole already."""
         live = cls(manifest.version)
-        live.raw += manifest.raw
+        live.raw = manifest.raw
         live.whole = manifest
         return live
 

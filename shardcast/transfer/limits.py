@@ -12,6 +12,10 @@ from shardcast import constants
 
 _OTHER_DESCRIPTORS = 6
 """Descriptors that a transfer leaves for what is open beside its shards and requests: lists, feeds, …"""
+_LEAST_BUFFER = 1 << 20
+"""Bytes of a buffer that receives small pieces (``peer.bulk``, ``peer.pouring``)."""
+_READ_AHEAD = 2 << 20
+"""Bytes that a connection reads ahead at the most, where aiohttp reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Limits:
         at_once: requests under way, over all servers.
         timeout: seconds without a piece after which an answer is given up.
         stall: seconds without a byte after which it is when another server can serve.
+        memory: bytes that the transfer may take, for its manifest and the pieces that it receives.
         look_ahead: shards open beyond the last one hashed.
         unreachable_at_start: seconds that no server may be reachable before the first byte.
         unreachable_once_begun: the same after it.
@@ -32,6 +37,7 @@ class Limits:
     at_once: int = constants.MAX_CONCURRENT_DOWNLOADS
     timeout: float = constants.HTTP_TIMEOUT
     stall: float = constants.STALL_WHEN_OTHERS_CAN
+    memory: int = constants.TRANSFER_MEMORY
     look_ahead: int = constants.LOOK_AHEAD
     unreachable_at_start: float = constants.UNREACHABLE_AT_START
     unreachable_once_begun: float = constants.UNREACHABLE_ONCE_BEGUN
@@ -41,6 +47,12 @@ class Limits:
         request another."""
         most = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
         return replace(self, at_once=min(self.at_once, most), look_ahead=min(self.look_ahead, most))
+
+    def answers_for(self, piece_size: int) -> int:
+        """Return how many answers may arrive at once: each holds two buffers, of a whole piece at least, and
+        half of the memory is for them."""
+        each = 2 * max(piece_size, _LEAST_BUFFER) + _READ_AHEAD
+        return max(1, min(self.at_once, self.memory // 2 // each))
 
 
 @dataclass(frozen=True, slots=True)

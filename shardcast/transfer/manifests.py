@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from hashlib import sha256
 
 from shardcast.concurrency import cancel
 from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
@@ -107,14 +108,15 @@ async def _ask_all(
             manifest = await peer.manifest(listing.version)
             if manifest is None:
                 without.append(peer)
-            if manifest is None or manifest.raw in seen:
+            if manifest is None or (digest := sha256(manifest.raw).digest()) in seen:
                 continue
             check_manifest(listing, manifest, peer, origin)
         except PeerError as error:
             failures.append(error)
             continue
-        seen.add(manifest.raw)
+        seen.add(digest)
         yield Described(manifest, _DIGITS, peers)
+        del manifest  # a large one need not lie beside the next
     if seen:
         return
     for some in [without, *([[peer] for peer in without] if len(without) > 1 else [])] if without else []:

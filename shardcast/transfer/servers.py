@@ -74,7 +74,7 @@ class Servers:
         self._sleep = sleep
         self._ranking = Ranking(self._peers)
         self._received = dict.fromkeys(self._peers, 0)
-        self._width = Width(len(peers), limits.at_once)
+        self._width = Width(len(peers), limits.answers_for(manifest.header.piece_size))
         self._seen_to = 0
         self._keys = count()
         self._running: dict[int, Claim] = {}

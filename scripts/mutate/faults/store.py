@@ -240,7 +240,7 @@ FAULTS = [
     Fault(
         name="manifest-line-without-a-bound",
         file="shardcast/manifest_reading.py",
-        old="if len(self._raw) - self._read > MAX_LINE:",
+        old="if len(pending) > MAX_LINE:",
         new="if False:",
         tests=["tests/test_manifest.py"],
     ),

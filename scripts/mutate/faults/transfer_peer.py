@@ -189,6 +189,20 @@ FAULTS = [
         tests=["tests/test_waits.py"],
     ),
     Fault(
+        name="large-pieces-arrive-all-at-once",
+        file="shardcast/transfer/servers.py",
+        old="Width(len(peers), limits.answers_for(manifest.header.piece_size))",
+        new="Width(len(peers), limits.at_once)",
+        tests=["tests/test_transfer_memory.py"],
+    ),
+    Fault(
+        name="manifest-without-a-budget",
+        file="shardcast/manifest_reading.py",
+        old="if self._lines.tell() + self.shards.memory > self._memory:",
+        new="if False:",
+        tests=["tests/test_transfer_memory.py"],
+    ),
+    Fault(
         name="redirects-lead-anywhere",
         file="shardcast/peer/redirects.py",
         old="return safe and target.hostname == server.hostname",
