@@ -15,8 +15,10 @@ import pytest
 
 from shardcast.constants import TRANSFER_MEMORY
 from shardcast.digest import piece_digest
+from shardcast.errors import BadAnswer
 from shardcast.manifest import Header, Shard, complete
-from shardcast.manifest_reading import ManifestError, ManifestReader
+from shardcast.manifest_reading import MAX_MEMORY, ManifestError, ManifestReader
+from shardcast.nodes.client import _DESCRIBED_AT_ONCE
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.shard_table import ShardTable
@@ -134,3 +136,17 @@ async def test_no_more_answers_are_asked_for_than_have_room(tmp_path: Path) -> N
         filling.close()
     assert (tmp_path / "got").read_bytes() == payload
     assert most == 2
+
+
+async def test_a_list_describes_many_versions_within_the_same_budget(tmp_path: Path) -> None:
+    """A second server's manifests are read whole, and each may take a part only."""
+    lines = tiny_shards(COUNT)
+    (tmp_path / "v1").mkdir()
+    (tmp_path / "v1" / "manifest.jsonl").write_bytes(b"".join(lines))
+    with BadServer(tmp_path) as server:
+        async with open_session() as session:
+            peer = Peer(server.url, session)
+            assert (manifest := await peer.manifest("v1")) and len(manifest.shards) == COUNT
+            with pytest.raises(BadAnswer, match="bytes of memory"):
+                await peer.manifest("v1", memory=MIB)
+    assert _DESCRIBED_AT_ONCE * (MAX_MEMORY // _DESCRIBED_AT_ONCE) <= TRANSFER_MEMORY

@@ -18,6 +18,7 @@ from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing, is_version
 from shardcast.errors import PeerError, UsageError
 from shardcast.manifest import Header
+from shardcast.manifest_reading import MAX_MEMORY
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.follow import Follow
 from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
@@ -38,6 +39,9 @@ from shardcast.transfer.reporting import report
 from shardcast.transfer.waits import Waits
 
 log = logging.getLogger(__name__)
+
+_DESCRIBED_AT_ONCE = 16
+"""Versions that are described at once in a list; together they may take what one transfer may."""
 
 
 class Client:
@@ -99,8 +103,13 @@ class Client:
             NoServerReachable: no server answered.
         """
         async with self._looking() as (_, standing):
+            at_once = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
 
             async def describe(listing: Listing) -> Offered:
+                async with at_once:
+                    return await described(listing)
+
+            async def described(listing: Listing) -> Offered:
                 servers = standing.group.complete.get(listing.number, ())
                 first = [url for url in servers if url == standing.speaker]
                 for url in (*first, *(url for url in servers if url not in first)):
@@ -123,7 +132,7 @@ class Client:
         peer = self._downloads.peers[url]
         if trusted or listing.manifest is None:
             return await peer.header(listing.version)
-        manifest = await peer.manifest(listing.version)
+        manifest = await peer.manifest(listing.version, MAX_MEMORY // _DESCRIBED_AT_ONCE)
         if manifest is None:
             return None
         check_manifest(listing, manifest, peer, origin)

@@ -15,7 +15,7 @@ from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.feed import Event, FeedError, FeedReader, Hello, UpTo
 from shardcast.manifest import MAX_LINE, Header, Manifest
-from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
+from shardcast.manifest_reading import MAX_MEMORY, Aborted, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
 from shardcast.peer.pouring import Pouring
@@ -172,13 +172,14 @@ class Peer:
         ) as response:
             self._head(response).check_status(204)
 
-    async def manifest(self, version: str) -> Manifest | None:
-        """A version's manifest; None where it has none (old and static servers).
+    async def manifest(self, version: str, memory: int = MAX_MEMORY) -> Manifest | None:
+        """A version's manifest, which may take ``memory`` bytes; None where it has none (old and static
+        servers).
 
         Raises:
             PeerError: it can't be had, or is wrong.
         """
-        reader = await self._read_manifest(version, lambda reader: False)
+        reader = await self._read_manifest(version, lambda reader: False, memory)
         if reader is None:
             return None
         try:
@@ -234,10 +235,10 @@ class Peer:
         return reader.header if reader else None
 
     async def _read_manifest(
-        self, version: str, enough: Callable[[ManifestReader], bool]
+        self, version: str, enough: Callable[[ManifestReader], bool], memory: int = MAX_MEMORY
     ) -> ManifestReader | None:
         path = manifest_path(version)
-        reader = ManifestReader(version)
+        reader = ManifestReader(version, memory)
         try:
             async with answer(self._session, self.url, path) as response:
                 self._head(response).check_status(200)
