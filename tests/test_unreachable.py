@@ -85,6 +85,14 @@ async def test_a_download_survives_a_restart_before_its_first_shard(
     assert sha256(release.path) == published.sha256
 
 
+async def test_a_list_that_is_not_there_now_is_waited_for(published: Published, tmp_path: Path) -> None:
+    with BadServer(published.data_dir) as server:
+        server.set("/distribution.txt", bad.first(bad.error(503, node="5f0c"), times=2))
+        async with Client([server.url]) as client:
+            release = await client.download("v1", tmp_path / "got")
+    assert sha256(release.path) == published.sha256
+
+
 async def test_a_manifest_that_can_not_be_reached_is_no_failed_answer(
     published: Published, tmp_path: Path
 ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shardcast.constants import UNREACHABLE_AT_START
 from shardcast.distribution import Listing
-from shardcast.errors import CannotAsk, ServerUnreachable, VersionNotOffered, VersionWithdrawn
+from shardcast.errors import CannotAsk, ServerBusy, ServerUnreachable, VersionNotOffered, VersionWithdrawn
 from shardcast.policy.groups import ServerGroup
 from shardcast.policy.standing import Standing
 from shardcast.transfer.following import Following
@@ -36,7 +36,7 @@ class FoundVersion:
 
 async def first_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
     """Return what to believe as soon as all servers answered, or one did and the others had 2 s more. While
-    none can be reached, wait for ``patience`` seconds.
+    none can be reached, or those that can say "not now", wait for ``patience`` seconds.
 
     Raises:
         NoServerReachable: no server answered.
@@ -47,7 +47,8 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
     await following.settled()
     while not any(one.told for one in following.followers):
         failures = [one.failure for one in following.followers if one.failure]
-        retry = any(isinstance(one, ServerUnreachable) and not isinstance(one, CannotAsk) for one in failures)
+        passing = (one for one in failures if isinstance(one, (ServerUnreachable, ServerBusy)))
+        retry = any(not isinstance(one, CannotAsk) for one in passing)
         if not retry or loop.time() >= deadline:
             break
         try:
