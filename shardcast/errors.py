@@ -34,7 +34,7 @@
     │   │   └── StoreMissing (FileNotFoundError)    its directory does not exist
     │   └── ReferencesUnreadable                gc can't tell what is referenced
     └── PeerError                           one server failed; a transfer turns to another
-        ├── ServerUnreachable               no connection
+        ├── ServerUnreachable               no connection, or the gateway before it has none
         │   └── CannotAsk                   this machine can't make one
         ├── ServerStalled                   it stopped sending
         ├── ServerLacks                     it answered that it doesn't have this
@@ -258,7 +258,8 @@ class PeerError(ShardcastError):
 
 
 class ServerUnreachable(PeerError):
-    """No connection could be made."""
+    """No connection could be made, by this machine or by a gateway before the server (502, 504), or it broke
+    before an answer."""
 
 
 class CannotAsk(ServerUnreachable):

@@ -104,7 +104,8 @@ async def answer(
     ``silence``: seconds without a byte, where it is not the session's.
 
     Raises:
-        ServerUnreachable: no connection, or it broke before an answer; CannotAsk where this machine makes none.
+        ServerUnreachable: no connection, or it broke before an answer.
+        CannotAsk: this machine can't make one.
         ServerStalled: nothing came for too long.
         BadAnswer: it is not HTTP, goes round in circles, or was cut off.
     """
