@@ -14,7 +14,9 @@ from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABL
 from shardcast.distribution import Listing
 from shardcast.errors import (
     BadAnswer,
+    CannotAsk,
     LocalDiskError,
+    LocalLimit,
     NoServerReachable,
     PeerError,
     ServerBusy,
@@ -74,6 +76,7 @@ async def describe(
 
     Raises:
         NoServerReachable: none could be reached.
+        LocalLimit: this machine can't ask.
         TransferFailed: no server describes it.
     """
     loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
@@ -87,6 +90,9 @@ async def describe(
                 yield described
         if found:
             return
+        for one in failures:
+            if isinstance(one, CannotAsk):
+                raise LocalLimit(one.what)
         passing = any(isinstance(one, (ServerUnreachable, ServerBusy)) for one in failures)
         if not passing or loop.time() >= deadline:
             why = "; ".join(map(str, failures))
