@@ -105,6 +105,8 @@ class Bulk:
         host, port = self._url.hostname or "", self._url.port or 80
         try:
             plug, self._place = await connect(host, port, self._place)
+        except ShardcastError:
+            raise
         except OSError as error:
             if limit := LocalLimit.of(error):
                 raise limit from error
