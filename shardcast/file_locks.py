@@ -115,18 +115,18 @@ def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
         if waited >= seconds:
             raise BlockingIOError(
                 errno.EAGAIN,
-                f"{path} is locked by {_holder(descriptor)}; end it, or try again when it is done",
+                f"{path} is locked by {holder(descriptor)}; end it, or try again when it is done",
             )
         if waited >= _TOLD_AFTER and not told:
             told = True
-            log.warning("waiting for %s, which locks %s", _holder(descriptor), path)
+            log.warning("waiting for %s, which locks %s", holder(descriptor), path)
         time.sleep(min(_LOOK_AGAIN, seconds - waited))
     if lock is Lock.NONE:
         tell_lack(path, "has no locks: have only one process write there at a time")
     return lock
 
 
-def _holder(descriptor: int) -> str:
+def holder(descriptor: int) -> str:
     """Return who has a file locked, as far as the system tells (proc_locks(5))."""
     inode = os.fstat(descriptor).st_ino
     with contextlib.suppress(OSError):

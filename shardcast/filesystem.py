@@ -379,20 +379,20 @@ def point(link: Path, target: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def has_symbolic_links(folder: Path) -> bool:
-    """Return whether the file system of a folder has them; it is tried.
+def can_point(link: Path) -> bool:
+    """Return whether the file system where a symbolic link is to be has such links; it is tried beside it.
 
     Raises:
         OSError: nothing can be made there.
     """
-    probe = temporary_name(folder / "link")
+    probe = temporary_name(link)
     try:
         probe.symlink_to("nowhere")
     except OSError as error:
         if error.errno not in NO_SPECIAL_FILES:
             raise
         return False
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # another process may be tidying
     return True
 
 

@@ -114,7 +114,7 @@ except DataDirInUse as error:
 def test_a_lock_that_says_nothing_is_still_a_lock(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         (directory.own / "lock").write_text("")
-        with pytest.raises(DataDirInUse, match="in use by a shardcast process;"):
+        with pytest.raises(DataDirInUse, match=f"in use by process {os.getpid()};"):
             DataDir(tmp_path, "origin")
 
 

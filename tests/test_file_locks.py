@@ -101,7 +101,7 @@ def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pyt
 
 
 def test_data_directory_behind_a_lock_is_in_use(tmp_path: Path) -> None:
-    with held(tmp_path / "lock"), pytest.raises(DataDirInUse, match="in use"):
+    with held(tmp_path / "lock"), pytest.raises(DataDirInUse, match=f"in use by process {os.getpid()}"):
         DirectoryLock(tmp_path / "lock", tmp_path, "origin")
 
 

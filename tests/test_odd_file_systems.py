@@ -89,7 +89,7 @@ def test_disk_that_fails_is_never_one_that_lacks(
             lambda: filesystem.sync_folder(tmp_path),
             lambda: filesystem.make_folder(tmp_path / "folder"),
             lambda: set_permissions(descriptor, 0o600, tmp_path / "file"),
-            lambda: filesystem.has_symbolic_links(tmp_path),
+            lambda: filesystem.can_point(tmp_path / "latest"),
             lambda: place_elsewhere(tmp_path, OSError(error, os.strerror(error))),
         ):
             with pytest.raises(OSError) as raised:

@@ -17,7 +17,7 @@ from pathlib import Path
 from shardcast.ages import age_of
 from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, has_symbolic_links, make_folder
+from shardcast.filesystem import can_point, disk_errors, make_folder
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
 from shardcast.nodes.release import Release
@@ -64,7 +64,7 @@ def check_folder(output_dir: Path) -> None:
         link = output_dir / LATEST_LINK
         if link.exists() and not link.is_symlink():
             raise LocalDiskError(f"{link} is in the way: it is no symbolic link; move it")
-        if not has_symbolic_links(output_dir):
+        if not can_point(link):
             raise LocalDiskError(
                 f"the file system of {output_dir} has no symbolic links, and {LATEST_LINK} has to be one: "
                 "choose a folder on another, or download single versions"

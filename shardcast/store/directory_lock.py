@@ -21,7 +21,7 @@ from pathlib import Path
 
 from shardcast.ages import age_of
 from shardcast.errors import DataDirInUse
-from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, open_lock_file, try_lock
+from shardcast.file_locks import Lock, holder, is_local, keeps_away, machine_id, open_lock_file, try_lock
 from shardcast.filesystem import close, create_private, temporary_name
 
 log = logging.getLogger(__name__)
@@ -157,11 +157,9 @@ class DirectoryLock:
         os.pwrite(self._descriptor, json.dumps(record).encode(), 0)
 
     def _in_use(self, role: str, pid: int, where: str = "") -> DataDirInUse:
-        return DataDirInUse(
-            f"the data directory {self._root} is in use by a shardcast {role or 'process'}"
-            f"{f' (process {pid})' if pid else ''}{where}; stop it, or choose another --data-dir",
-            role,
-        )
+        who = f"a shardcast {role}{f' (process {pid})' if pid else ''}" if role else holder(self._descriptor)
+        hint = "stop it, or choose another --data-dir"
+        return DataDirInUse(f"the data directory {self._root} is in use by {who}{where}; {hint}", role)
 
 
 def _is_alive(pid: int) -> bool:
