@@ -26,6 +26,7 @@ from shardcast.nodes.outputs import LOCK_FILE, OutputFolder
 from shardcast.store.blobs import incoming
 from shardcast.store.blobs.incoming import Incoming
 from shardcast.store.blobs.layout import OWN
+from shardcast.store.blobs.ledger import Ledger
 from shardcast.store.blobs.set_aside import one_at_a_time
 from shardcast.store.directory_lock import DirectoryLock
 
@@ -66,6 +67,24 @@ def test_data_directory_and_followed_folder_lock_closed_files(tmp_path: Path) ->
     DirectoryLock(tmp_path / "lock", tmp_path, "origin").release()
     OutputFolder(tmp_path).see("0123", {1: "ab" * 32})
     assert mode(tmp_path / "lock") == mode(tmp_path / LOCK_FILE) == 0o600
+
+
+@pytest.mark.parametrize("there", [None, b"damaged"])
+async def test_ledger_opens_only_for_those_who_may_write_it(tmp_path: Path, there: bytes | None) -> None:
+    """SQLite locks its file, too: for a lock it is enough to read it."""
+    file = tmp_path / "archive" / "archive.sqlite"
+    if there:
+        file.parent.mkdir()
+        file.write_bytes(there * 1000)
+    ledger = Ledger(file)
+    await ledger.created(["ab" * 32], 1.0)
+    try:
+        modes = {
+            one.name: mode(one) for one in file.parent.glob("archive.sqlite*") if one.suffix != ".damaged"
+        }
+    finally:
+        await ledger.close()
+    assert modes == {"archive.sqlite": 0o600, "archive.sqlite-wal": 0o600, "archive.sqlite-shm": 0o600}
 
 
 def test_waiting_is_told_and_ends(

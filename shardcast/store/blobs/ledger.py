@@ -94,8 +94,6 @@ class Ledger:
             raise
 
     def _open(self) -> sqlite3.Connection:
-        with contextlib.suppress(OSError):  # SQLite says why, if it can't use the file
-            os.close(open_lock_file(self._file))  # who can open it can lock it
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -269,6 +267,9 @@ def _connect(file: Path | str) -> sqlite3.Connection:
     Raises:
         sqlite3.Error: it can't be used.
     """
+    if isinstance(file, Path):
+        with contextlib.suppress(OSError):  # SQLite says why, if it can't use the file
+            os.close(open_lock_file(file))  # who can open it can lock it
     database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None)
     try:
         database.executescript(_TABLES)
