@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pty
 import signal
 import subprocess
+import sys
 import termios
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +18,7 @@ import click
 import pytest
 
 from shardcast.cli.main import shardcast
+from shardcast.cli.streams import guard_streams
 from shardcast.nodes.status_file import StatusFile
 from shardcast.store import pins
 from shardcast.store.blobs import roots
@@ -295,3 +298,12 @@ def test_a_name_is_printed_whatever_stdout_can_encode(
     )
     assert (done.returncode, done.stdout) == (0, os.path.join(folder, printed) + b"\n"), done.stderr  # noqa: PTH118
     assert Path(os.fsdecode(folder + b"/" + name)).read_bytes() == PAYLOAD
+
+
+def test_streams_that_are_kept_in_memory_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = io.StringIO()
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    monkeypatch.setattr(sys, "stdout", kept)
+    monkeypatch.setattr(sys, "stderr", kept)
+    guard_streams()
+    assert sys.stdout is sys.stderr is kept

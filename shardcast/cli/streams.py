@@ -26,12 +26,17 @@ _UNREAD = (errno.EAGAIN, "it is not read")
 
 
 def guard_streams() -> None:
-    """Put streams in the place of stdin, stdout and stderr that fail nobody who prints."""
+    """Put streams in the place of stdin, stdout and stderr that fail nobody who prints.
+
+    One that keeps what is printed in this process stays.
+    """
     codecs.register_error("shardcast", _encode_anyway)
     if sys.stdin is None:
         sys.stdin = io.TextIOWrapper(io.BufferedReader(_ClosedInput()))
-    sys.stdout = _guarded(1, sys.stdout, "shardcast")
-    sys.stderr = _guarded(2, sys.stderr, "backslashreplace")
+    if _is_on(1, sys.stdout):
+        sys.stdout = _guarded(1, sys.stdout, "shardcast")
+    if _is_on(2, sys.stderr):
+        sys.stderr = _guarded(2, sys.stderr, "backslashreplace")
 
 
 def print_answer(text: str) -> None:
@@ -72,6 +77,14 @@ def untold() -> str | None:
 def _sink_of(stream: Any) -> _Sink | None:
     buffer = getattr(stream, "buffer", None)
     return buffer if isinstance(buffer, _Sink) else None
+
+
+def _is_on(descriptor: int, stream: Any) -> bool:
+    """Return whether a stream writes to a descriptor, or is missing since that was closed at the start."""
+    try:
+        return stream is None or stream.fileno() == descriptor
+    except (OSError, ValueError, AttributeError):  # it is kept in memory
+        return False
 
 
 def _guarded(descriptor: int, stream: io.TextIOBase | Any, errors: str) -> io.TextIOWrapper[Any]:
