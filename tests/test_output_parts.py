@@ -473,7 +473,7 @@ _ALLOWED: dict[str, set[str]] = {
     "store/blobs/collecting.py": {"probe.touch()"},  # empty files, in folders of ours
     "store/blobs/layout.py": {"marker.open('x')"},
     "store/blobs/marks.py": {"note.touch()"},
-    "store/blobs/roots.py": {"(place / digest).touch()"},
+    "store/blobs/roots.py": {"(place / digest).touch(exist_ok=False)"},
     "store/output_part.py": {"os.link(f'/proc/self/fd/{descriptor}', name, follow_symlinks=True)"},
     "store/special_files.py": {"link.symlink_to(path.parent, target_is_directory=True)"},
 }

@@ -23,6 +23,7 @@ from typing import TypeVar
 from shardcast.concurrency import Threads
 from shardcast.errors import LocalDiskError
 from shardcast.file_locks import open_lock_file
+from shardcast.filesystem import rename
 from shardcast.store.blobs.layout import OWN
 
 log = logging.getLogger(__name__)
@@ -115,7 +116,7 @@ class Ledger:
         """
         for end in ("-wal", "-shm"):
             self._file.with_name(self._file.name + end).unlink(missing_ok=True)
-        self._file.replace(self._file.with_name(self._file.name + _DAMAGED))
+        rename(self._file, self._file.with_name(self._file.name + _DAMAGED))
 
     def count(self, keys: Iterable[str]) -> None:
         """Each of these was asked for, now."""
