@@ -21,7 +21,7 @@ from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import archive, http, pushed
 from tests.support.payloads import sha256
 from tests.support.small_disks import small_disk
-from tests.test_framing import HELLO, PULL, PUSH
+from tests.test_framing import HELLO, PULL, PUSH, WORLD
 
 HTTP: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
 
@@ -72,6 +72,10 @@ async def test_an_archive_whose_ledger_is_damaged_starts(
     damage(tmp_path / "archive.sqlite")
     async with archive(tmp_path, store) as node:
         await use(session, node)
+    if damage is not a_folder:  # whose place can't be taken
+        ledger = Ledger(tmp_path / "archive.sqlite")
+        assert {one.key for one in await ledger.most_pulled(5)} == {HELLO, WORLD}
+        await ledger.close()
 
 
 @pytest.mark.parametrize("damage", [without_tables, swept])

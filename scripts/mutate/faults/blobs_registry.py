@@ -54,7 +54,7 @@ FAULTS = [
     Fault(
         name="aside-is-deleted-at-once",
         file="shardcast/registry/gc.py",
-        old="elif marked.now - marked.backend.modified(aside) >= quarantine:",
+        old="elif _age(marked, aside) >= quarantine:",
         new="else:",
         tests=["tests/test_registry_gc.py"],
     ),
@@ -68,7 +68,7 @@ FAULTS = [
     Fault(
         name="left-over-goes-at-once",
         file="shardcast/registry/gc.py",
-        old="if marked.now - marked.backend.modified(path) >= _LEFT_OVER:",
+        old="if _age(marked, path) >= _LEFT_OVER:",
         new="if True:",
         tests=["tests/test_registry_gc.py::test_what_killed_puts_left_is_removed_after_a_day"],
     ),
@@ -85,5 +85,40 @@ FAULTS = [
         old='or not path or path.startswith("/"):',
         new="or not path:",
         tests=["tests/test_registry_gc.py"],
+    ),
+    Fault(
+        name="lock-from-the-future-holds",
+        file="shardcast/ages.py",
+        old="return self._steady() - since",
+        new="return 0.0",
+        tests=["tests/test_ages.py"],
+    ),
+    Fault(
+        name="time-that-lies-ahead-stays",
+        file="shardcast/ages.py",
+        old="return then > now + CLOCK_SKEW",
+        new="return False",
+        tests=["tests/test_ages.py"],
+    ),
+    Fault(
+        name="each-request-hashes-for-itself",
+        file="shardcast/store/blobs/hashing.py",
+        old="flight = self._flights.get(place)",
+        new="flight = None",
+        tests=["tests/test_hang_ups.py::test_shard_is_hashed_once_for_all_who_ask"],
+    ),
+    Fault(
+        name="incoming-is-not-made-again",
+        file="shardcast/store/blobs/incoming.py",
+        old="if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):",
+        new="if True:",
+        tests=["tests/test_swept.py"],
+    ),
+    Fault(
+        name="damaged-ledger-is-kept",
+        file="shardcast/store/blobs/ledger.py",
+        old="self._put_aside()",
+        new="pass",
+        tests=["tests/test_archive_disks.py"],
     ),
 ]

@@ -76,8 +76,8 @@ FAULTS = [
     Fault(
         name="open-range-ends-one-early",
         file="shardcast/wire.py",
-        old="start, end = int(found[1]), int(found[2]) + 1 if found[2] else size",
-        new="start, end = int(found[1]), int(found[2]) if found[2] else size",
+        old="start, end = int(first), int(last) + 1 if last else size",
+        new="start, end = int(first), int(last) if last else size",
         tests=["tests/test_wire.py"],
     ),
     Fault(
@@ -90,8 +90,8 @@ FAULTS = [
     Fault(
         name="suffix-longer-than-all-is-negative",
         file="shardcast/wire.py",
-        old="start, end = max(0, size - int(found[2])), size",
-        new="start, end = size - int(found[2]), size",
+        old="start, end = max(0, size - int(last)), size",
+        new="start, end = size - int(last), size",
         tests=["tests/test_wire.py"],
     ),
     Fault(
