@@ -14,6 +14,7 @@ import pytest
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.store_server import StoreServer, StoreSettings
 from shardcast.store.blobs import versions
+from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.hashing import HASHING_THREADS, Hashing
 from shardcast.store.blobs.versions import SpanReader
@@ -67,11 +68,11 @@ async def origin(tmp_path: Path) -> AsyncIterator[tuple[Origin, list[str]]]:
         yield running, [hashlib.sha256(part).hexdigest() for part in parts]
 
 
-async def asking(url: str, digest: str) -> asyncio.StreamWriter:
-    """Ask for the head of a blob; the answer is left where it is."""
+async def asking(url: str, digest: str, method: str = "HEAD") -> asyncio.StreamWriter:
+    """Begin a request for a blob; the answer is left where it is."""
     host, port = url.removeprefix("http://").split(":")
     _, writer = await asyncio.open_connection(host, int(port))
-    writer.write(f"HEAD /{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    writer.write(f"{method} /{digest} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n".encode())
     await writer.drain()
     return writer
 
@@ -135,16 +136,17 @@ async def test_shard_that_nobody_waits_for_is_hashed_no_further(
     assert hashed.bytes == HASHING_THREADS * SHARD // 2 + SHARD  # the portions that were under way
 
 
+@pytest.mark.parametrize("method", ["HEAD", "GET", "PUT"])
 async def test_blob_that_nobody_waits_for_is_hashed_no_further(
-    tmp_path: Path, hashed: Hashed, waiting: list[int]
+    tmp_path: Path, hashed: Hashed, waiting: list[int], method: str
 ) -> None:
     blobs = [random_bytes(SHARD, seed) for seed in range(SHARDS)]
     for blob in blobs:
         file = tmp_path / digest_of(blob)[:2] / digest_of(blob)
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(blob)
-    async with StoreServer.running(StoreSettings(tmp_path)) as server:
-        clients = [await asking(server.url, digest_of(blob)) for blob in blobs]
+    async with StoreServer.running(StoreSettings(tmp_path, writable=True)) as server:
+        clients = [await asking(server.url, digest_of(blob), method) for blob in blobs]
         await until(lambda: sum(waiting) == SHARDS)
         for client in clients:
             client.close()
@@ -152,6 +154,29 @@ async def test_blob_that_nobody_waits_for_is_hashed_no_further(
         hashed.go_on.set()
         assert await heads(server.url, [digest_of(blobs[0])]) == [200]
     assert hashed.bytes == HASHING_THREADS * SHARD + SHARD
+
+
+async def test_what_is_read_and_hashed_at_once_leaves_others_their_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: Hashed
+) -> None:
+    """As a pull from an archive does, with hundreds of small blobs."""
+    digest = digest_of(b"small")
+    file = tmp_path / digest[:2] / digest
+    file.parent.mkdir()
+    file.write_bytes(b"small")
+    small = BlobFile.read_small
+
+    def held(blob: BlobFile, most: int) -> bytes | None:
+        hashed.take(lambda: 0)
+        return small(blob, most)
+
+    monkeypatch.setattr(BlobFile, "read_small", held)
+    store = BlobDirectory(tmp_path)
+    reading = [asyncio.ensure_future(store.read_small([digest], 5)) for _ in range(50)]
+    await until(lambda: hashed.begun == HASHING_THREADS)
+    assert await asyncio.wait_for(asyncio.to_thread(len, "of another"), 20) == 10
+    hashed.go_on.set()
+    assert await asyncio.gather(*reading) == [{digest: b"small"}] * 50
 
 
 @pytest.fixture

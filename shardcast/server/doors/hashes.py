@@ -269,7 +269,7 @@ class HashDoor:
             with there:
                 if not there.is_regular:
                     raise _Wrong(_wrong(there, self.store.algorithm))
-                right = await self.store.is_right(digest, there, search)
+                right = await while_wanted(request, self.store.is_right(digest, there, search))
             if right and self.store.seal(digest, coding):
                 self.promises.keep(digest)
                 return await without_body(request, 201)

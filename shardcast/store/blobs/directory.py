@@ -199,7 +199,7 @@ class BlobDirectory:
             return found.decoded_length()
 
     async def size(self, digest: str) -> int | None:
-        return await asyncio.to_thread(self.length, digest)
+        return await self.verified.hashing.run(self.length, digest)
 
     @asynccontextmanager
     async def _open(self, digest: str) -> AsyncIterator[BlobReader]:
@@ -224,7 +224,7 @@ class BlobDirectory:
         return self._open(digest)
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
-        return await asyncio.to_thread(self._read_small, digests, most)
+        return await self.verified.hashing.run(self._read_small, digests, most)
 
     def _read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
