@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 from shardcast.constants import HTTP_PORT
 from shardcast.errors import UsageError
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,252}[A-Za-z0-9.])?", re.ASCII)
 _BRACKETED = re.compile(r"\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._~-]+)?\](?::[0-9]*)?", re.ASCII)
 _PREFIX = re.compile(r"[A-Za-z0-9/._~%!$&'()*+,;=:@-]*", re.ASCII)
@@ -105,3 +107,17 @@ def parse_ip_addr_list(text: str) -> list[str]:
         return server_urls(found)
     except UsageError as error:
         raise UsageError(f"IP_ADDR_LIST={text!r}: {error}") from None
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Return the networks in a list with commas: ``10.0.0.7, 10.1.0.0/16, fd00::/8``.
+
+    Raises:
+        UsageError: one of them is none.
+    """
+    try:
+        return tuple(
+            ipaddress.ip_network(one.strip(), strict=False) for one in text.split(",") if one.strip()
+        )
+    except ValueError as error:
+        raise UsageError(f"{error}; write addresses or networks: 10.0.0.7, 10.1.0.0/16") from None

@@ -75,6 +75,25 @@ LINE_PAUSE: float = _setting("LINE_PAUSE", 60.0, _seconds)
 """Seconds between two changes of line."""
 LOCK_WAIT: float = _setting("LOCK_WAIT", 10.0, _seconds)
 """Seconds to wait for another process that works at the same place of a store or an output folder."""
+HEAD_TIMEOUT: float = _setting("HEAD_TIMEOUT", 60.0, _seconds)
+"""Seconds that a server waits for the head of a request."""
+KEEP_ALIVE: float = _setting("KEEP_ALIVE", 75.0, _seconds)
+"""Seconds after which a server closes a connection without a request; more than proxies keep theirs."""
+BODY_TIMEOUT: float = _setting("BODY_TIMEOUT", 60.0, _seconds)
+"""Seconds that a server waits for a whole body that it keeps in memory; also the time over which the pace of
+larger ones is measured."""
+BODY_PACE: int = _setting("BODY_PACE", 1024, parse_size)
+"""Bytes a second that a request's body must bring."""
+STALLED_READER: float = _setting("STALLED_READER", 60.0, _seconds)
+"""Seconds after which a server drops a reader that takes nothing."""
+BODY_MEMORY: int = _setting("BODY_MEMORY", 16 << 20, parse_size)
+"""Bytes of one request's body that a server keeps in memory."""
+LISTENER_MEMORY: int = _setting("LISTENER_MEMORY", 128 << 20, parse_size)
+"""Bytes that the bodies of requests and the answers that wait for their readers take in a server together."""
+CONNECTIONS_PER_ADDRESS: int = _setting("CONNECTIONS_PER_ADDRESS", 1024, _whole(1, 10_000_000))
+"""Open connections that a server takes from one address."""
+TRUSTED_PROXY: str = _setting("TRUSTED_PROXY", "", str)
+"""Addresses and networks whose connections are not counted."""
 LOG_LEVEL: str = _setting("LOG_LEVEL", "INFO", str).upper()
 MAX_MIDDLE_NODE_LAYERS = 2
 """Layers of middles that 0.1.0 advised; more work as well. Kept because its users import it."""
@@ -110,8 +129,6 @@ ORIGIN_SILENT = 60.0
 
 SHUTDOWN_GRACE = 5.0
 """Seconds that running answers have left when a server ends."""
-STALLED_READER = 60.0
-"""Seconds after which a server drops a reader that takes nothing."""
 RECENTLY_READ = 60.0
 """Seconds after the last read during which a version is not retired."""
 LONGEST_HOLD = 600.0

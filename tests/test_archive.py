@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from shardcast import framing
 from shardcast.errors import BlobCorrupt
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.server.archive import pulls as archive_pulls
+from shardcast.server import bodies, writing
 from shardcast.server.archive.pages import iso, preview
+from shardcast.server.bounds import Bounds
 from shardcast.store.blobs.ledger import Ledger
 from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
@@ -202,7 +203,8 @@ async def test_who_stalls_or_vanishes_hinders_nobody(
     session: aiohttp.ClientSession,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(archive_pulls, "STALLED_READER", 0.5)
+    for module in (writing, bodies):
+        monkeypatch.setattr(module, "bounds_of", lambda request: Bounds(reader_seconds=0.5, body_seconds=0.5))
     blobs = [random_bytes(8 << 20, seed) for seed in range(4)]
     await keep(store, *blobs)
     port = int(node.url.rsplit(":", 1)[1])

@@ -37,6 +37,8 @@ from shardcast.feed import (
     UpTo,
     printable,
 )
+from shardcast.server import writing
+from shardcast.server.bounds import Bounds
 from shardcast.server.doors import feed as door
 from shardcast.server.listening import application, listening
 from shardcast.store.data_dir import DataDir
@@ -485,10 +487,10 @@ async def test_what_happens_while_a_line_goes_out_is_told_at_once(
 ) -> None:
     write, lines_gone = door._write, 0
 
-    async def write_and_see_news(response: web.StreamResponse, *lines: bytes) -> None:
+    async def write_and_see_news(request: web.Request, response: web.StreamResponse, *lines: bytes) -> None:
         nonlocal lines_gone
         lines_gone += 1
-        await write(response, *lines)
+        await write(request, response, *lines)
         if lines_gone == 1 + again:
             node.events.tell(OPEN, "v9")
 
@@ -504,7 +506,7 @@ async def test_a_reader_that_takes_nothing_is_sent_away(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", door.log.name)
-    monkeypatch.setattr(door, "STALLED_READER", 0.2)
+    monkeypatch.setattr(writing, "bounds_of", lambda request: Bounds(reader_seconds=0.2))
     much = [Event(0, OPEN, f"v{10**17}")] * 200_000
     monkeypatch.setattr(node.folders, "versions_now", lambda: much)
     with socket.socket() as deaf:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shardcast import constants
 from shardcast.nodes.origin import Origin
-from shardcast.server import first_requests
 
 HEAD = b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
 
@@ -16,8 +16,7 @@ HEAD = b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nC
 async def test_connections_over_which_no_request_comes_are_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(first_requests, "FIRST_REQUEST", 0.3)
-    monkeypatch.setattr(first_requests, "_LOOK", 0.05)
+    monkeypatch.setattr(constants, "HEAD_TIMEOUT", 0.3)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         port = int(origin.url.rpartition(":")[2])
 

@@ -26,6 +26,8 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer import peer
+from shardcast.server import writing
+from shardcast.server.bounds import Bounds
 from shardcast.server.doors import lease as door
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.lease import add_lease
@@ -312,11 +314,11 @@ async def test_a_lease_ends_with_its_connection(reset: bool, shelf: Shelf) -> No
 async def test_a_holder_that_takes_nothing_is_dropped(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its connection is there, and nobody reads it: what is said to it piles up."""
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.001)
-    monkeypatch.setattr(door, "STALLED_READER", 0.5)
+    monkeypatch.setattr(writing, "bounds_of", lambda request: Bounds(reader_seconds=0.5))
     say = door._say
 
-    async def at_length(response: Any, **said: str) -> None:
-        await say(response, **{key: value + " " * 100_000 for key, value in said.items()})
+    async def at_length(request: Any, response: Any, **said: str) -> None:
+        await say(request, response, **{key: value + " " * 100_000 for key, value in said.items()})
 
     monkeypatch.setattr(door, "_say", at_length)
     with socket.create_connection(("127.0.0.1", shelf.port)) as holder:

@@ -10,8 +10,8 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from shardcast import constants
 from shardcast.nodes.origin import Origin
-from shardcast.server import sending
 from tests.support.published import Published, publish, random_bytes
 
 SIZE = 10_000
@@ -76,7 +76,7 @@ async def until(condition: Callable[[], object]) -> None:
 
 async def test_reader_that_takes_nothing_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else it would hold its version and a file for ever."""
-    monkeypatch.setattr(sending, "STALLED_READER", 0.3)
+    monkeypatch.setattr(constants, "STALLED_READER", 0.3)
     large = publish(tmp_path / "large", bytes(20_000_000), 20_000_000)
     async with Origin.running(large.data_dir, "127.0.0.1", 0) as origin:
         with socket.socket() as reader:

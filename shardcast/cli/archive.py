@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import Session
 
@@ -58,6 +59,7 @@ def archive() -> None:
 @options.option(
     "--max-blob", type=options.Size(), default="4GiB", help="Bytes of the largest blob that is taken."
 )
+@options.trusted_proxy_option
 @options.logging_options
 @options.node_options
 def serve(
@@ -69,6 +71,7 @@ def serve(
     token_file: Path | None,
     mirror: tuple[list[str], ...],
     max_blob: int,
+    trusted_proxy: tuple[Network, ...] | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -76,6 +79,7 @@ def serve(
     options.start_logging()
     from shardcast.nodes.archive import ArchiveNode
     from shardcast.nodes.lifetime import run
+    from shardcast.server.bounds import Bounds
 
     servers = [server for some in mirror for server in some]
     node = ArchiveNode.on_directory(
@@ -87,6 +91,7 @@ def serve(
         token=options.read_token(token_file) if token_file else None,
         mirror=servers,
         max_blob=max_blob,
+        bounds=Bounds(trusted=trusted_proxy or ()),
     )
 
     async def tell(running: ArchiveNode) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from shardcast import constants
+from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import Session
 
@@ -25,6 +26,7 @@ from shardcast.cli.serving import Session
 @options.keep_option
 @options.max_bytes_option
 @options.origin_id_option
+@options.trusted_proxy_option
 @options.logging_options
 @options.node_options
 def middle(
@@ -36,6 +38,7 @@ def middle(
     keep: int,
     max_bytes: int | None,
     origin_id: str | None,
+    trusted_proxy: tuple[Network, ...] | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -47,6 +50,8 @@ def middle(
     servers = options.servers_or_ip_addr_list(upstream, "--upstream")
     from shardcast.nodes.lifetime import run
     from shardcast.nodes.middle import Middle
+    from shardcast.server.bounds import Bounds
 
-    node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes, origin_id)
+    bounds = Bounds(trusted=trusted_proxy or ())
+    node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes, origin_id, bounds)
     run(Session(ready_fd, parent).serve(node))

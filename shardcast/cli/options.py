@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from shardcast import constants
-from shardcast.addresses import parse_ip_addr_list, parse_servers
+from shardcast.addresses import Network, parse_ip_addr_list, parse_networks, parse_servers
 from shardcast.cli.log_format import LogFormat
 from shardcast.errors import UsageError
 from shardcast.feed import check_origin_id
@@ -146,6 +146,27 @@ max_bytes_option = option(
     "--max-bytes",
     type=Size(),
     help="Bytes that all versions may take together: 500GB; older ones go before their time.",
+)
+
+
+class Networks(click.ParamType[tuple[Network, ...]]):
+    """Addresses and networks, comma-separated."""
+
+    name = "networks"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return parse_networks(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+trusted_proxy_option = option(
+    "--trusted-proxy",
+    type=Networks(),
+    help="Addresses and networks (10.0.0.7,10.1.0.0/16) whose connections are not counted.",
 )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import Session
 from shardcast.wire import MAX_VERSION
@@ -38,6 +39,7 @@ from shardcast.wire import MAX_VERSION
     default="sha256",
     help="The digest that distribution.txt lists; blake3 is what readers of 0.3.x expect.",
 )
+@options.trusted_proxy_option
 @options.json_option
 @options.logging_options
 @options.node_options
@@ -52,6 +54,7 @@ def origin(
     first_version: int,
     legacy_digest: str,
     as_json: bool,
+    trusted_proxy: tuple[Network, ...] | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -62,6 +65,7 @@ def origin(
     options.start_logging()
     from shardcast.nodes.lifetime import run
     from shardcast.nodes.origin import Origin
+    from shardcast.server.bounds import Bounds
 
     async def publish_all(running: Origin) -> None:
         broadcasts = [(path, await running.publish(path.absolute())) for path in payloads]
@@ -71,6 +75,14 @@ def origin(
             click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
 
     node = Origin.running(
-        data_dir, host, port, keep, shard_size, first_version, legacy_digest, max_bytes=max_bytes
+        data_dir,
+        host,
+        port,
+        keep,
+        shard_size,
+        first_version,
+        legacy_digest,
+        max_bytes=max_bytes,
+        bounds=Bounds(trusted=trusted_proxy or ()),
     )
     run(Session(ready_fd, parent).serve(node, publish_all))

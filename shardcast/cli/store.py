@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import Session
 from shardcast.cli.store_blobs import get, has, ls, put, stat
@@ -76,6 +77,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 )
 @click.option("--status-file", type=click.Path(path_type=Path), help="A JSON file to say in how it went.")
 @click.option("--timeout", type=float, help="End after so many seconds without a request.")
+@options.trusted_proxy_option
 @options.logging_options
 @options.node_options
 def serve(
@@ -90,6 +92,7 @@ def serve(
     lock_timeout: float,
     status_file: Path | None,
     timeout: float | None,
+    trusted_proxy: tuple[Network, ...] | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -103,6 +106,7 @@ def serve(
         StoreSettings,
         extra_directories,
     )
+    from shardcast.server.bounds import Bounds
 
     asked = click.get_current_context().get_parameter_source("port")
     if port_range is not None and asked is ParameterSource.COMMANDLINE:
@@ -112,7 +116,8 @@ def serve(
     if not directory:
         raise _Refused("the name of the directory is empty; the current one is .")
     settings = StoreSettings(Path(directory), algorithm, layout or None, extra, writable, lock_timeout)
-    node = StoreServer.running(settings, host, ports, status_file, timeout)
+    bounds = Bounds(trusted=trusted_proxy or ())
+    node = StoreServer.running(settings, host, ports, status_file, timeout, bounds)
     try:
         run(Session(ready_fd, parent).serve(node, until=StoreServer.idle))
     except AddressTaken as error:

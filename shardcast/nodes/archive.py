@@ -22,6 +22,7 @@ from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.server.archive.holdings import Holdings, Staging
 from shardcast.server.binding import EVERY_ADDRESS
+from shardcast.server.bounds import Bounds
 from shardcast.server.doors.archive import add_archive
 from shardcast.server.doors.health import add_health
 from shardcast.server.listening import application, listening
@@ -96,6 +97,7 @@ class ArchiveNode:
         token: str | None = None,
         mirror: Sequence[str] = (),
         max_blob: int = MAX_BLOB,
+        bounds: Bounds | None = None,
     ) -> AsyncIterator[ArchiveNode]:
         """Serve a store of SHA-256. ``stage`` gives the places in which pushes into it wait to be whole; None
         for a store that is only read. The folder ``own`` takes its ledger. At ``authorized_port`` anybody may
@@ -136,7 +138,7 @@ class ArchiveNode:
                     partial(add_health, status=status, behind=lambda: None),
                     partial(add_archive, holdings=holdings, push=push),
                 )
-                app = application(node_id, *doors, as_sent=True)
+                app = application(node_id, *doors, as_sent=True, bounds=bounds)
                 return await stack.enter_async_context(listening(app, host, port))
 
             url = await listen(host, port, push=False)

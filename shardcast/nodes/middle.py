@@ -30,6 +30,7 @@ from shardcast.policy.retention import wanted, wanted_of
 from shardcast.policy.standing import Standing
 from shardcast.report import Node, newest
 from shardcast.server.binding import EVERY_ADDRESS
+from shardcast.server.bounds import Bounds, for_owner
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
@@ -96,10 +97,12 @@ class Middle:
         keep: int = MAX_DISTRIBUTION_FOLDERS,
         max_bytes: int | None = None,
         origin_id: str | None = None,
+        bounds: Bounds | None = None,
     ) -> AsyncIterator[Middle]:
         """Run a middle that follows its upstreams (base URLs). One that has no feed it asks every
         ``check_interval`` seconds, and as often it tries again what failed. ``max_bytes`` bounds what all its
         versions take together. ``origin_id``: the only line of versions to accept.
+        ``bounds``: what its clients may do.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -122,9 +125,10 @@ class Middle:
                 partial(add_below, below=middle._below),
                 partial(add_health, status=middle.status, behind=middle.behind),
             )
-            app = application(node_id, *doors, as_sent=True)  # nobody sends reports that grow when unpacked
+            # Nobody sends reports that grow when unpacked.
+            app = application(node_id, *doors, as_sent=True, bounds=bounds)
             middle.url = await stack.enter_async_context(listening(app, host, port))
-            control = application(node_id, partial(add_pins, versions=folders))
+            control = application(node_id, partial(add_pins, versions=folders), bounds=for_owner())
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             working = asyncio.ensure_future(middle._work())
             stack.push_async_callback(middle._stop)

@@ -19,6 +19,7 @@ from shardcast.nodes.publishing import Broadcast, Confirm, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
 from shardcast.server.binding import EVERY_ADDRESS
+from shardcast.server.bounds import Bounds, for_owner
 from shardcast.server.doors.below import add_below
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.health import add_health
@@ -102,8 +103,10 @@ class Origin:
         first_version: int = 1,
         listed_digest: str = "sha256",
         max_bytes: int | None = None,
+        bounds: Bounds | None = None,
     ) -> AsyncIterator[Origin]:
-        """Run an origin. ``max_bytes`` bounds what all its versions take together.
+        """Run an origin. ``max_bytes`` bounds what all its versions take together,
+        ``bounds`` what its clients may.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -137,7 +140,8 @@ class Origin:
                     add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: folders.unready
                 ),
             )
-            app = application(node_id, *doors, as_sent=True)  # nobody sends reports that grow when unpacked
+            # Nobody sends reports that grow when unpacked.
+            app = application(node_id, *doors, as_sent=True, bounds=bounds)
             url = await stack.enter_async_context(listening(app, host, port))
             local = (
                 partial(add_publish, publisher=publisher, pipes=held.checked_own),
@@ -149,7 +153,7 @@ class Origin:
                     copies=lambda version, copies: Copies(folders, below, version, copies).look,
                 ),
             )
-            control = application(node_id, *local)
+            control = application(node_id, *local, bounds=for_owner())
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             adopting = asyncio.ensure_future(adopt(folders, folders.unsurveyed))
             stack.push_async_callback(end, adopting)

@@ -24,6 +24,7 @@ from shardcast.errors import AddressTaken, NodeFailed, UsageError
 from shardcast.filesystem import disk_errors
 from shardcast.nodes.status_file import StatusFile
 from shardcast.server.binding import Bound, bind
+from shardcast.server.bounds import Bounds
 from shardcast.server.doors.hashes import LOCK_SECONDS, HashDoor
 from shardcast.server.listening import application, listening_on
 from shardcast.store.blobs.codings import HAS_ZSTD
@@ -143,8 +144,8 @@ def app() -> web.Application:
     return _application(settings_from(os.environ).door())
 
 
-def _application(door: HashDoor) -> web.Application:
-    return application(secrets.token_hex(8), door.add, as_sent=True)
+def _application(door: HashDoor, bounds: Bounds | None = None) -> web.Application:
+    return application(secrets.token_hex(8), door.add, as_sent=True, bounds=bounds)
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,7 @@ class StoreServer:
         ports: tuple[int, int] = DYNAMIC_PORTS,
         status_file: Path | None = None,
         timeout: float | None = None,
+        bounds: Bounds | None = None,
     ) -> AsyncIterator[StoreServer]:
         """Run a hash server on one of the ports from the first to the last of ``ports``, whichever is free.
 
@@ -193,7 +195,7 @@ class StoreServer:
                     raise UsageError(f"the inactivity timeout must be longer than {timeout:g} s")
                 door = settings.door()
                 taken = bind_one_of(host, *ports)
-                url = await stack.enter_async_context(listening_on(_application(door), taken))
+                url = await stack.enter_async_context(listening_on(_application(door, bounds), taken))
                 if status:
                     status.running(taken.port)
             except BaseException:

@@ -12,6 +12,9 @@ from typing import Any
 from aiohttp import ClientError, web
 
 from shardcast.errors import NodeFailed, ShardcastError, to_wire
+from shardcast.server.bodies import read_body
+from shardcast.server.bounds import bounds_of
+from shardcast.server.writing import write
 from shardcast.wire import CONFIRMED, NDJSON
 
 log = logging.getLogger(__name__)
@@ -19,6 +22,9 @@ log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 60.0
 """Seconds that a caller has to confirm: others wait for their turn meanwhile."""
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
+
+_MOST_ASKED = 1 << 20
+"""Bytes of a request."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -69,7 +75,7 @@ class Caller:
         """
         if not self.response.prepared:
             await self.response.prepare(self.request)
-        await self.response.write(json.dumps(line).encode() + b"\n")
+        await write(self.request, self.response, json.dumps(line).encode() + b"\n")
 
     async def end(self) -> web.StreamResponse:
         """End the answer."""
@@ -125,12 +131,16 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
     confirms = request.path.startswith(CONFIRMED)
     try:
         by_line = by_line or confirms
-        asked = json.loads(await request.content.readline()) if by_line else await request.json()
-    except (OSError, ClientError, web.RequestPayloadError) as error:
+        asked = json.loads(await (_first_line(request) if by_line else read_body(request, _MOST_ASKED)))
+    except (OSError, asyncio.TimeoutError, ClientError, web.RequestPayloadError) as error:
         raise ValueError(f"the request broke off: {error}") from None
     if not isinstance(asked, dict):
         raise ValueError("a request is a JSON object")
     return Caller(request, confirms or asked.get("confirm") is True), asked
+
+
+async def _first_line(request: web.Request) -> bytes:
+    return await asyncio.wait_for(request.content.readline(), bounds_of(request).body_seconds)
 
 
 def add_change(app: web.Application, path: str, handler: Handler) -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from shardcast.concurrency import beside, in_thread
-from shardcast.constants import SHUTDOWN_GRACE, STALLED_READER
+from shardcast.concurrency import in_thread
+from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.filesystem import disk_errors, in_words
 from shardcast.server.binding import Bound, bind
-from shardcast.server.first_requests import FirstRequests
+from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
+from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder
 from shardcast.store.special_files import clear_sockets, place_elsewhere, short_name, write_elsewhere
@@ -27,22 +28,33 @@ from shardcast.wire import NODE_ID
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a whole cluster may come at once."""
 
-_FIRST = web.AppKey("first", FirstRequests)
-
-_BULK = 1 << 20
-"""Bytes of a request's body that are read ahead where bodies are large."""
+_LINGER = 10.0
+"""Seconds for which the rest of a body that nobody wants is passed over, after its answer."""
+_READ_AHEAD = 64 << 10
+"""Bytes of a request's body that are read before somebody wants it."""
 
 
 def application(
-    node_id: str, *doors: Callable[[web.Application], None], as_sent: bool = False
+    node_id: str,
+    *doors: Callable[[web.Application], None],
+    as_sent: bool = False,
+    bounds: Bounds | None = None,
 ) -> web.Application:
     """An application with these doors, whose answers name the node. Bodies of requests are read ``as_sent``,
     or decoded first as their ``Content-Encoding`` says."""
-    settings = {"auto_decompress": False, "read_bufsize": _BULK} if as_sent else None
-    first = FirstRequests()
-    around = [end_in_order, first.note, tell_disk_errors]
-    app = web.Application(client_max_size=1 << 20, handler_args=settings, middlewares=around)
-    app[_FIRST] = first
+    bounds = bounds or Bounds()
+    connections = Connections(bounds, BodyMemory(bounds.all_bytes))
+    app = web.Application(
+        client_max_size=min(1 << 20, bounds.body_bytes),
+        handler_args={
+            "read_bufsize": _READ_AHEAD,
+            "auto_decompress": not as_sent,
+            "lingering_time": min(_LINGER, bounds.body_seconds),
+        },
+        middlewares=[connections.answer, end_in_order, tell_disk_errors],
+    )
+    app[BOUNDS], app[CONNECTIONS] = bounds, connections
+    app.cleanup_ctx.append(connections.in_background)
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[NODE_ID] = node_id
@@ -141,7 +153,9 @@ def notice_death(request: web.Request) -> None:
     there, all fits into buffers, and the system waits a quarter of an hour for it to be taken (tcp(7))."""
     plug = request.transport.get_extra_info("socket") if request.transport else None
     if plug is not None and sys.platform == "linux":
-        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(STALLED_READER * 1000))
+        plug.setsockopt(
+            socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds_of(request).reader_seconds * 1000)
+        )
 
 
 @asynccontextmanager
@@ -152,14 +166,14 @@ async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
         access_log=None,
         handle_signals=False,
         shutdown_timeout=SHUTDOWN_GRACE / 2,  # aiohttp waits twice: for handlers, then for connections
-        keepalive_timeout=75,
+        keepalive_timeout=app[BOUNDS].idle_seconds,
         logger=_requests,
     )
     try:
         await runner.setup()
         assert runner.server
-        async with beside(app[_FIRST].insist(runner.server)):
-            yield runner
+        app[CONNECTIONS].watch_server(runner.server)
+        yield runner
     finally:
         await runner.cleanup()
 

@@ -10,8 +10,10 @@ from typing import BinaryIO
 
 from aiohttp import web
 
-from shardcast.constants import HTTP_TIMEOUT, STALLED_READER
+from shardcast.constants import HTTP_TIMEOUT
 from shardcast.errors import ShardcastError
+from shardcast.server.bounds import bounds_of
+from shardcast.server.writing import write
 from shardcast.store.blobs.contract import BlobReader
 from shardcast.store.blobs.faults import is_of_file, says_absent
 from shardcast.store.holds import Reader
@@ -39,7 +41,7 @@ LEAST_PORTION, _MOST_PORTION = 256 << 10, 16 << 20
 slowness is told from silence."""
 _SOON, _LATE = 0.5, 2.0
 """Seconds for one portion, below which the next one is larger, and above which it is smaller."""
-_FALLBACK_CHUNK = 1 << 20
+_FALLBACK_CHUNK = 256 << 10
 """Bytes read at a time where there is no sendfile (TLS, uvloop)."""
 
 
@@ -99,7 +101,7 @@ async def send_blob(
             part = data[max(0, asked.start - position) :]
             position += len(data)
             if part:
-                await asyncio.wait_for(response.write(part), STALLED_READER)
+                await write(request, response, part)
                 reader.sent += len(part)
 
     return await asked.respond(WHOLE, send)
@@ -211,7 +213,7 @@ async def send_part(
         ConnectionResetError: the reader went away, or took nothing for too long.
     """
     loop, transport = asyncio.get_running_loop(), request.transport
-    by_sendfile = True
+    by_sendfile, stalled = True, bounds_of(request).reader_seconds
     while count:
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the reader went away")
@@ -220,11 +222,11 @@ async def send_part(
         try:
             if by_sendfile:
                 work = loop.sendfile(transport, file, offset, portion, fallback=False)
-                await asyncio.wait_for(work, STALLED_READER)
+                await asyncio.wait_for(work, stalled)
             else:
                 file.seek(offset)
                 chunk = await asyncio.to_thread(file.read, portion)
-                await asyncio.wait_for(response.write(chunk), STALLED_READER)
+                await write(request, response, chunk)
         except (NotImplementedError, asyncio.SendfileNotAvailableError):
             by_sendfile = False
             continue
@@ -233,7 +235,7 @@ async def send_part(
                 raise
             raise ConnectionResetError("the reader went away") from error
         except asyncio.TimeoutError:
-            log.info("%s took nothing for %g s, and was dropped", request.remote, STALLED_READER)
+            log.info("%s took nothing for %g s, and was dropped", request.remote, stalled)
             transport.abort()
             raise ConnectionResetError("the reader stalled") from None
         offset += portion

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import hdrs, web
 
-from shardcast.constants import STALLED_READER
+from shardcast.server.bounds import bounds_of
 
 _RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
 """Values of ``SO_LINGER``: what closing the socket does."""
@@ -36,7 +36,7 @@ async def end_in_order(
     response = await handler(request)
     if response.prepared and _is_unframed(request, response):
         try:
-            await asyncio.wait_for(_send_all(request, response), STALLED_READER)
+            await asyncio.wait_for(_send_all(request, response), bounds_of(request).reader_seconds)
         except (ConnectionError, asyncio.TimeoutError):
             if request.transport:
                 request.transport.abort()

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from shardcast.constants import STALLED_READER
 from shardcast.server.blobs.requests import accepted_forms
+from shardcast.server.connections import BodyTooSlow
 
 NOT_HERE = "Not Found"
 
@@ -81,8 +81,8 @@ def coded(request: web.Request) -> web.Response | None:
     return _last(failure(request, 415, "Unsupported Media Type", more))
 
 
-def stalled(request: web.Request) -> web.Response:
-    return _last(failure(request, 408, f"Nothing came for {STALLED_READER:g} s"))
+def stalled(request: web.Request, error: BodyTooSlow) -> web.Response:
+    return _last(failure(request, 408, f"Request Timeout: {error}"))
 
 
 def _last(response: web.Response) -> web.Response:

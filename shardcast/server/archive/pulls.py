@@ -12,12 +12,14 @@ from contextlib import aclosing
 
 from aiohttp import web
 
-from shardcast.constants import STALLED_READER
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.framing import MAX_PULL, FramingError, parse_pull
 from shardcast.server.archive.answers import coded, compressed, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
+from shardcast.server.bodies import BodyTooLarge, read_body
+from shardcast.server.connections import BodyTooSlow
 from shardcast.server.hang_ups import opened_for
+from shardcast.server.writing import write
 from shardcast.wire import BYTES, VIA, parse_via
 
 log = logging.getLogger(__name__)
@@ -40,12 +42,11 @@ class Pulls:
         if length is not None and length > MAX_PULL:
             return too_large(length, MAX_PULL)
         try:
-            body = await asyncio.wait_for(_read(request, MAX_PULL + 1), STALLED_READER)
-            if len(body) > MAX_PULL:
-                return too_large(len(body), MAX_PULL)
-            pairs = parse_pull(body)
-        except asyncio.TimeoutError:
-            return stalled(request)
+            pairs = parse_pull(await read_body(request, MAX_PULL))
+        except BodyTooLarge as error:
+            return too_large(error.length, MAX_PULL)
+        except BodyTooSlow as error:
+            return stalled(request, error)
         except FramingError as error:
             more = {"errors": [f"Invalid blob keys, parse error: {error}"]}
             return failure(request, 400, "Invalid Arguments", more)
@@ -96,7 +97,7 @@ class Pulls:
                     self._holdings.hits += 1
             if frames:
                 await response.prepare(request)
-                await asyncio.wait_for(response.write(b"".join(frames)), STALLED_READER)
+                await write(request, response, b"".join(frames))
         for key, length in wanted.items():
             if length > _SMALL:
                 if await self._send_one(request, response, key, length):
@@ -122,13 +123,13 @@ class Pulls:
                     return True
                 begun = True
                 await response.prepare(request)
-                await asyncio.wait_for(response.write(bytes.fromhex(key)), STALLED_READER)
+                await write(request, response, bytes.fromhex(key))
                 left = length
                 while left:
                     data = await blob.read(min(_CHUNK, left))
                     if not data:
                         raise BlobCorrupt(f"{key} is shorter than it was said to be")
-                    await asyncio.wait_for(response.write(data), STALLED_READER)
+                    await write(request, response, data)
                     left -= len(data)
         except (BlobMissing, BlobCorrupt) as error:
             if begun:
@@ -137,11 +138,3 @@ class Pulls:
                 log.error("can't serve %s: %s", key, error)
             return False
         return True
-
-
-async def _read(request: web.Request, most: int) -> bytes:
-    """A body; of a longer one, some more than ``most`` bytes."""
-    body = bytearray()
-    while len(body) < most and (chunk := await request.content.readany()):
-        body += chunk
-    return bytes(body)

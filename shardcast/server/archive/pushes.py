@@ -6,7 +6,6 @@ disk can't take, keeps nothing.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import hmac
 import logging
@@ -15,12 +14,13 @@ from contextlib import aclosing
 
 from aiohttp import ClientError, web
 
-from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import is_full
 from shardcast.framing import FramingError, PushReader, TooLong
 from shardcast.server.archive.answers import coded, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
+from shardcast.server.bodies import chunks
+from shardcast.server.connections import BodyTooSlow
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.putting import Putting
 from shardcast.wire import BYTES, RETRY_AFTER
@@ -57,8 +57,8 @@ class Pushes:
             return too_large(error.length, self._holdings.max_blob)
         except FramingError as error:
             return failure(request, 400, "Invalid Arguments", {"errors": [str(error)]})
-        except asyncio.TimeoutError:
-            return stalled(request)
+        except BodyTooSlow as error:
+            return stalled(request, error)
         except LocalDiskError as error:
             log.error("a push of %s was not kept: %s", request.remote, error)
             if is_full(error):
@@ -87,15 +87,17 @@ class Pushes:
 
         Raises:
             FramingError: it isn't.
-            asyncio.TimeoutError: nothing came any more.
+            BodyTooSlow: it does not keep the least pace.
             LocalDiskError: it can't be kept.
         """
         frames = PushReader(self._holdings.max_blob)
         async with Putting(blobs, lambda key, length: None) as putting:
             try:
-                while chunk := await asyncio.wait_for(request.content.readany(), STALLED_READER):
+                async for chunk in chunks(request):
                     for part in frames.feed(chunk):
                         await putting.take(part)
+            except BodyTooSlow:
+                raise
             except (ConnectionError, ClientError, web.RequestPayloadError) as error:
                 raise FramingError(f"it broke off: {error}") from error
         frames.end()

@@ -13,9 +13,9 @@ from email.utils import formatdate
 from aiohttp import web
 
 from shardcast.concurrency import cancel
-from shardcast.constants import STALLED_READER
 from shardcast.errors import LocalDiskError
 from shardcast.server.sending import LEAST_PORTION, send_part
+from shardcast.server.writing import write
 from shardcast.store.blobs.codings import SEAL, Check, Malformed
 from shardcast.store.blobs.file import PORTION, BlobFile
 from shardcast.store.blobs.hashing import Hashing
@@ -219,7 +219,7 @@ async def send_decoded(
 
         try:
             while part := await verified.hashing.run(next_part):
-                await asyncio.wait_for(response.write(last), STALLED_READER)
+                await write(asked.request, response, last)
                 last = part
             if check.finish() != digest:
                 raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
@@ -229,5 +229,5 @@ async def send_decoded(
         except WrongOnTheWay:
             verified.forget(digest, file.looks)
             raise
-        await asyncio.wait_for(response.write(last), STALLED_READER)
+        await write(asked.request, response, last)
     return response

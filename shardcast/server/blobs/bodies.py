@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-
 from aiohttp import web
 
-from shardcast.constants import STALLED_READER
 from shardcast.server.blobs.requests import BareResponse
+from shardcast.server.bodies import chunks, read_body
+from shardcast.server.connections import CONNECTIONS
 
 
 async def when_wanted(request: web.Request) -> None:
     """A sender who asks before sending a body is told to go on when the body is wanted."""
+    if _waits(request):
+        request.app[CONNECTIONS].of(request).body_awaited = False
 
 
 def _waits(request: web.Request) -> bool:
@@ -22,41 +22,14 @@ def _waits(request: web.Request) -> bool:
 async def go_on(request: web.Request) -> None:
     """Tell the sender, if he waits for it, that the body is wanted."""
     if _waits(request) and request.transport:
+        request.app[CONNECTIONS].of(request).body_awaited = True
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def whole(request: web.Request, most: int) -> bytes:
-    """A body of so many bytes at the most.
-
-    Raises:
-        HTTPRequestEntityTooLarge: it is longer.
-        ConnectionError: the sender went away, or sends no more.
-    """
+    """A body of so many bytes at the most; raises as ``read_body`` does."""
     await go_on(request)
-    body = bytearray()
-    async for some in chunks(request):
-        body += some
-        if len(body) > most:
-            raise web.HTTPRequestEntityTooLarge(max_size=most, actual_size=len(body))
-    return bytes(body)
-
-
-async def chunks(request: web.Request) -> AsyncIterator[bytes]:
-    """A body as it comes.
-
-    Raises:
-        ConnectionError: the sender went away, or sends no more.
-    """
-    content = request.content
-    while not content.at_eof():
-        some = content.read_nowait()  # to wait for what is here would take longer than to receive it
-        if not some:
-            try:
-                some = await asyncio.wait_for(content.readany(), STALLED_READER)
-            except asyncio.TimeoutError:
-                raise ConnectionResetError(f"nothing came for {STALLED_READER:g} s") from None
-        if some:
-            yield some
+    return await read_body(request, most)
 
 
 async def without_body(request: web.Request, status: int) -> web.StreamResponse:

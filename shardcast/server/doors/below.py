@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from shardcast.report import ReportError, parse
+from shardcast.report import MAX_REPORT, ReportError, parse
+from shardcast.server.bodies import read_body
 from shardcast.store.below import Below
 from shardcast.wire import REPORT_PATH
 
@@ -14,7 +15,7 @@ def add_below(app: web.Application, below: Below) -> None:
 
     async def report(request: web.Request) -> web.StreamResponse:
         try:
-            below.heard(parse(await request.read()))
+            below.heard(parse(await read_body(request, MAX_REPORT)))
         except ReportError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         return web.Response(status=204)

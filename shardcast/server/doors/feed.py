@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
-from shardcast.constants import FEED_HEARTBEAT, STALLED_READER
+from shardcast.constants import FEED_HEARTBEAT
 from shardcast.feed import Event, Hello, Place, UpTo
 from shardcast.server.listening import notice_death
+from shardcast.server.writing import write
 from shardcast.store.events import Events
 from shardcast.store.shelf import Shelf
 from shardcast.wire import FEED_PATH, NDJSON
@@ -41,7 +42,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
         events.feeds += 1
         try:
             begin = hello(now=missed is None).line()
-            await _write(response, begin, *(event.line() for event in told), UpTo(seq).line())
+            await _write(request, response, begin, *(event.line() for event in told), UpTo(seq).line())
             while not events.closed:
                 if events.seq == seq and place() == known:
                     with contextlib.suppress(asyncio.TimeoutError):
@@ -55,7 +56,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
                     known, feed_id = place(), events.feed
                     lines.insert(0, hello(now=anew).line())
                 seq = events.seq if anew or not news else news[-1].seq
-                await _write(response, *lines, UpTo(seq).line())
+                await _write(request, response, *lines, UpTo(seq).line())
             await response.write_eof()
         except (ConnectionError, asyncio.TimeoutError) as error:
             log.debug("%s follows no more: %s", request.remote, error or "it took nothing for too long")
@@ -80,5 +81,5 @@ def _missed(after: str, events: Events) -> list[Event] | None:
     return events.since(int(seq))
 
 
-async def _write(response: web.StreamResponse, *lines: bytes) -> None:
-    await asyncio.wait_for(response.write(b"".join(lines)), STALLED_READER)
+async def _write(request: web.Request, response: web.StreamResponse, *lines: bytes) -> None:
+    await write(request, response, b"".join(lines))

@@ -18,7 +18,7 @@ from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
 from shardcast.filesystem import is_full
 from shardcast.server.activity import Activity
 from shardcast.server.blobs.answers import Asked, send_decoded, send_file
-from shardcast.server.blobs.bodies import chunks, go_on, when_wanted, whole, without_body
+from shardcast.server.blobs.bodies import go_on, when_wanted, whole, without_body
 from shardcast.server.blobs.requests import (
     MOST_BODY,
     BareResponse,
@@ -32,6 +32,8 @@ from shardcast.server.blobs.requests import (
     said,
 )
 from shardcast.server.blobs.uploads import Promises, Uploads
+from shardcast.server.bodies import chunks
+from shardcast.server.connections import BodyTooSlow
 from shardcast.server.hang_ups import while_wanted
 from shardcast.store.blobs.codings import CODINGS, Check
 from shardcast.store.blobs.directory import AS_IT_IS_FIRST, BlobDirectory
@@ -120,6 +122,8 @@ class HashDoor:
                 except LocalDiskError as error:
                     log.error("%s %s: %s", request.method, request.path, error)
                     return _unable(request, error)
+                except BodyTooSlow:
+                    raise
                 except (ConnectionError, ClientError, HttpProcessingError) as error:
                     log.debug("%s went away: %s", request.remote, error)
                     return said({"message": f"the request broke off: {error}"}, 400)

@@ -12,9 +12,10 @@ import logging
 
 from aiohttp import web
 
-from shardcast.constants import FEED_HEARTBEAT, STALLED_READER
+from shardcast.constants import FEED_HEARTBEAT
 from shardcast.plain_text import short_name
 from shardcast.server.listening import notice_death
+from shardcast.server.writing import write
 from shardcast.store.shelf import Shelf
 from shardcast.wire import NDJSON, VERSION_PATTERN
 
@@ -38,8 +39,8 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
                 return response
             notice_death(request)
             try:
-                await _say(response, lease=version)
-                await _hold(response, version, shelf)
+                await _say(request, response, lease=version)
+                await _hold(request, response, version, shelf)
                 await response.write_eof()
             except (ConnectionError, asyncio.TimeoutError) as error:
                 log.debug("%s holds %s no more: %s", request.remote, version, error or "it took nothing")
@@ -50,19 +51,19 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
     app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/lease", lease)
 
 
-async def _hold(response: web.StreamResponse, version: str, shelf: Shelf) -> None:
+async def _hold(request: web.Request, response: web.StreamResponse, version: str, shelf: Shelf) -> None:
     events = shelf.events
     heard = asyncio.get_running_loop().time()
     while not events.closed:
         if not shelf.has(version):
-            await _say(response, ended=f"{version} has gone")
+            await _say(request, response, ended=f"{version} has gone")
             return
         left = heard + FEED_HEARTBEAT - asyncio.get_running_loop().time()
         try:
             await asyncio.wait_for(events.change(events.seq), left)
         except asyncio.TimeoutError:
             heard = asyncio.get_running_loop().time()
-            await _say(response, held=version)
+            await _say(request, response, held=version)
 
 
 def _who(request: web.Request) -> str:
@@ -71,5 +72,5 @@ def _who(request: web.Request) -> str:
     return f"{request.remote} ({name})" if name else str(request.remote)
 
 
-async def _say(response: web.StreamResponse, **said: str) -> None:
-    await asyncio.wait_for(response.write(json.dumps(said).encode() + b"\n"), STALLED_READER)
+async def _say(request: web.Request, response: web.StreamResponse, **said: str) -> None:
+    await write(request, response, json.dumps(said).encode() + b"\n")

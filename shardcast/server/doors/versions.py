@@ -9,9 +9,10 @@ from typing import Any
 
 from aiohttp import web
 
-from shardcast.constants import LANDING_WAIT, MANIFEST_FILE, STALLED_READER
+from shardcast.constants import LANDING_WAIT, MANIFEST_FILE
 from shardcast.manifest import aborted_line
 from shardcast.server.sending import send_landing, send_span
+from shardcast.server.writing import PORTION, write
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Shelf
 from shardcast.wire import (
@@ -30,6 +31,7 @@ from shardcast.wire import (
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}
 _SHARD_PATTERN = r"shard_[0-9]{3,7}\.bin"
 _NOT_NOW = {"Retry-After": "1"}
+_PROBE = bytes(PROBE_SIZE)
 
 
 def add_versions(app: web.Application, shelf: Shelf) -> None:
@@ -55,7 +57,7 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         if request.method == "HEAD":
             return response
         with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
-            await _write_as_it_grows(response, live, shelf)
+            await _write_as_it_grows(request, response, live, shelf)
             return response
         if request.transport:
             request.transport.abort()
@@ -84,7 +86,7 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
             return await send_span(request, span, reader)
 
     async def probe(request: web.Request) -> web.StreamResponse:
-        return web.Response(body=bytes(PROBE_SIZE))
+        return web.Response(body=_PROBE)
 
     app.router.add_get(DISTRIBUTION_PATH, distribution)
     app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{MANIFEST_FILE}", manifest)
@@ -92,7 +94,9 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
     app.router.add_get(PROBE_PATH, probe)
 
 
-async def _write_as_it_grows(response: web.StreamResponse, live: LiveManifest, shelf: Shelf) -> None:
+async def _write_as_it_grows(
+    request: web.Request, response: web.StreamResponse, live: LiveManifest, shelf: Shelf
+) -> None:
     """
     Raises:
         ConnectionError: the reader went away.
@@ -100,16 +104,16 @@ async def _write_as_it_grows(response: web.StreamResponse, live: LiveManifest, s
     """
     sent = 0
     while True:
-        lines = bytes(live.raw[sent:])
+        lines = bytes(live.raw[sent : sent + PORTION])
         if lines:
-            await asyncio.wait_for(response.write(lines), STALLED_READER)
+            await write(request, response, lines)
             sent += len(lines)
         elif live.ended or shelf.events.closed:
             break
         else:
             await _first(live.change(sent), shelf.events.end())
     if live.aborted is not None:
-        await asyncio.wait_for(response.write(aborted_line(live.aborted)), STALLED_READER)
+        await write(request, response, aborted_line(live.aborted))
     await response.write_eof()
 
 

@@ -22,10 +22,14 @@ from aiohttp import web
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.distribution import is_version
 from shardcast.errors import ShardcastError, to_wire
+from shardcast.server.bodies import read_body
+from shardcast.server.writing import write
 from shardcast.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
 
 _LOOK = 0.2
 """Seconds between two looks."""
+_MOST_ASKED = 4096
+"""Bytes of a request."""
 _DONE = {"done": True}
 
 Look = Callable[[], Mapping[str, Any] | None]
@@ -43,7 +47,7 @@ def add_waiting(
 
     async def answer_finish(request: web.Request) -> web.StreamResponse:
         try:
-            wait = (await request.json())["wait"]
+            wait = json.loads(await read_body(request, _MOST_ASKED))["wait"]
             if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
                 raise ValueError("no number of seconds")
             waiting = finish(wait)
@@ -58,7 +62,7 @@ def add_waiting(
 
     async def answer_copies(request: web.Request) -> web.StreamResponse:
         try:
-            asked = await request.json()
+            asked = json.loads(await read_body(request, _MOST_ASKED))
             version, most = asked["version"], asked["copies"]
             if not isinstance(version, str) or not is_version(version) or type(most) is not int or most < 1:
                 raise ValueError("no version, or no number of copies")
@@ -97,7 +101,7 @@ async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web
             except ShardcastError as error:
                 line = {"error": to_wire(error)}
             if line != said or loop.time() - said_at >= FEED_HEARTBEAT:
-                await response.write(json.dumps(line).encode() + b"\n")
+                await write(request, response, json.dumps(line).encode() + b"\n")
                 said, said_at = line, loop.time()
             if "done" in line or "error" in line:
                 break
@@ -106,6 +110,6 @@ async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web
             except asyncio.TimeoutError:
                 pass
         await response.write_eof()
-    except ConnectionError:
-        pass  # the caller went away
+    except (ConnectionError, asyncio.TimeoutError):
+        pass  # the caller went away, or takes nothing
     return response

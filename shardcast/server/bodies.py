@@ -1,0 +1,82 @@
+"""The bodies of requests, read within the bounds of the listener."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from shardcast.server.bounds import SMALL_BODY, bounds_of
+from shardcast.server.connections import CONNECTIONS, BodyTooSlow
+from shardcast.wire import RETRY_AFTER
+
+_BULK = 1 << 20
+"""Bytes that are read ahead of a large body, once it is wanted."""
+
+
+class BodyTooLarge(web.HTTPRequestEntityTooLarge):
+    """A body of more bytes than are taken.
+
+    Attributes:
+        length: its bytes, as far as they are known.
+    """
+
+    def __init__(self, most: int, length: int) -> None:
+        super().__init__(most, length)
+        self.length = length
+        self.force_close()  # the rest is not read
+
+
+async def read_body(request: web.Request, most: int) -> bytes:
+    """Return a body of at most ``most`` bytes.
+
+    Raises:
+        BodyTooLarge: it is longer.
+        HTTPServiceUnavailable: other bodies take all the memory there is for them.
+        ConnectionError: the sender went away, or is too slow.
+    """
+    seconds = bounds_of(request).body_seconds
+    try:
+        return await asyncio.wait_for(_read(request, min(most, bounds_of(request).body_bytes)), seconds)
+    except asyncio.TimeoutError:
+        raise BodyTooSlow(f"the body took longer than {seconds:g} s") from None
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    if (request.content_length or 0) > most:
+        raise BodyTooLarge(most, request.content_length or 0)
+    body, room = bytearray(), request.app[CONNECTIONS].of(request).reserved
+    assert room
+    async for some in chunks(request):
+        if len(body) + len(some) > most:
+            raise BodyTooLarge(most, len(body) + len(some))
+        if len(body) + len(some) > SMALL_BODY and not room.grow(len(body) + len(some)):
+            raise _no_room()
+        body += some
+    return bytes(body)
+
+
+def _no_room() -> web.HTTPException:
+    refusal = web.HTTPServiceUnavailable(
+        text="503: too many large requests at once\n", headers={"Retry-After": RETRY_AFTER}
+    )
+    refusal.force_close()  # the rest is not read
+    return refusal
+
+
+async def chunks(request: web.Request) -> AsyncIterator[bytes]:
+    """Yield a body as it comes. ``Connections`` has this fail when it comes too slowly.
+
+    Raises:
+        ConnectionError: the sender went away, or is too slow.
+    """
+    content = request.content
+    read_ahead = getattr(content, "set_read_chunk_size", None)  # of later versions of aiohttp
+    if read_ahead:
+        read_ahead(_BULK)
+    while not content.at_eof():
+        # To wait for what is here already would take longer than to receive it.
+        some = content.read_nowait() or await content.readany()
+        if some:
+            yield some

@@ -1,0 +1,117 @@
+"""The bounds of a listener: what one client, and all clients together, can cost a node.
+
+Each field is a setting (``SHARDCAST_*`` in ``constants``), but for the proxies, which an option names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from aiohttp import web
+
+from shardcast import constants
+from shardcast.addresses import Network, parse_networks
+
+Address = IPv4Address | IPv6Address
+
+SMALL_BODY = 64 << 10
+"""Bytes of a body that are read without asking for room: a full node still takes small requests."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a listener allows.
+
+    Attributes:
+        head_seconds: seconds for the head of a request, from its first byte or the connection's beginning.
+        idle_seconds: seconds for which a connection stays open between two requests.
+        body_seconds: seconds for a whole body that is kept in memory.
+        body_pace: bytes a second that a body must bring on average over each ``body_seconds``; None where
+            bodies stay open on purpose.
+        reader_seconds: seconds after which a reader that takes nothing is dropped.
+        body_bytes: bytes of one body in memory.
+        all_bytes: bytes of bodies and of answers not taken yet in memory, of all connections together.
+        connections: open connections of one address.
+        trusted: networks whose connections are not counted; those of this machine never are.
+    """
+
+    head_seconds: float = field(default_factory=lambda: constants.HEAD_TIMEOUT)
+    idle_seconds: float = field(default_factory=lambda: constants.KEEP_ALIVE)
+    body_seconds: float = field(default_factory=lambda: constants.BODY_TIMEOUT)
+    body_pace: float | None = field(default_factory=lambda: constants.BODY_PACE)
+    reader_seconds: float = field(default_factory=lambda: constants.STALLED_READER)
+    body_bytes: int = field(default_factory=lambda: constants.BODY_MEMORY)
+    all_bytes: int = field(default_factory=lambda: constants.LISTENER_MEMORY)
+    connections: int = field(default_factory=lambda: constants.CONNECTIONS_PER_ADDRESS)
+    trusted: tuple[Network, ...] = field(default_factory=lambda: parse_networks(constants.TRUSTED_PROXY))
+
+    def counted(self, host: str) -> Address | None:
+        """Return the address under which a connection from ``host`` counts; None where it does not."""
+        try:
+            address = ip_address(host.partition("%")[0])
+        except ValueError:
+            return None
+        if isinstance(address, IPv6Address) and address.ipv4_mapped:
+            address = address.ipv4_mapped
+        if address.is_loopback or any(address in network for network in self.trusted):
+            return None
+        return address
+
+
+@dataclass
+class BodyMemory:
+    """The memory that request bodies of a listener take together.
+
+    Attributes:
+        most: bytes for all.
+        used: bytes that are reserved.
+    """
+
+    most: int
+    used: int = 0
+
+    @contextmanager
+    def reservation(self) -> Iterator[Reservation]:
+        """Reserve memory inside the block; all is released at its end."""
+        reservation = Reservation(self)
+        try:
+            yield reservation
+        finally:
+            self.used -= reservation.size
+
+
+class Reservation:
+    """The part of one request.
+
+    Attributes:
+        size: bytes that are reserved.
+    """
+
+    def __init__(self, memory: BodyMemory) -> None:
+        self._memory = memory
+        self.size = 0
+
+    def grow(self, size: int) -> bool:
+        """Reserve ``size`` bytes in all; return False where there is no room for them."""
+        more = size - self.size
+        if self._memory.used + more > self._memory.most:
+            return False
+        self._memory.used += more
+        self.size = size
+        return True
+
+
+BOUNDS = web.AppKey("bounds", Bounds)
+
+
+def for_owner() -> Bounds:
+    """Return the bounds of a data directory's socket, where requests stay open until their work is done."""
+    return Bounds(body_pace=None)
+
+
+def bounds_of(request: web.Request) -> Bounds:
+    """Return the bounds of the listener that a request came to."""
+    return request.app[BOUNDS]

@@ -1,0 +1,298 @@
+"""The connections of a listener, each watched from its first byte to its last.
+
+Every connection has a ``Watch`` between its transport and aiohttp's protocol. A task looks at all of them
+each second, and ends those that are over a bound: no head in time, a body that is too slow, an answer that
+is not taken. So a route needs no time-outs of its own, and can't forget one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+from aiohttp import hdrs, web
+
+from shardcast.concurrency import beside
+from shardcast.server.bounds import Address, BodyMemory, Bounds, Reservation
+from shardcast.server.writing import PORTION, write
+
+log = logging.getLogger(__name__)
+
+_LOOK = 1.0
+"""Longest pause, in seconds, between two looks at all connections."""
+_MOST_AHEAD = 64 << 10
+"""Bytes of further requests that a client may send while one is being answered. Parsed heads take more memory
+than their bytes, and nothing else bounds them while an answer stays open."""
+_REPEAT = 60.0
+"""Seconds between two log lines about one address with too many connections."""
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class BodyTooSlow(ConnectionResetError):
+    """A request's body does not keep the least pace."""
+
+
+class Watch(asyncio.Protocol):
+    """Hands everything on to aiohttp's protocol, and remembers what the bounds need.
+
+    Attributes:
+        transport: the connection.
+        request: the request that is being answered; None between two.
+        head_since: when the head that is expected began to come; None between two requests.
+        ahead: bytes that came while the whole request was here already.
+        reserved: the memory for the request's body.
+        body_awaited: whether the body may come: false while the sender waits to be told to go on.
+        body_at: when the current look at the body's pace began, and the bytes that were here then.
+        taken_at: when the reader had last taken all that was to be sent, or a good part of it.
+        address: under which it is counted; None where it is not.
+    """
+
+    def __init__(
+        self,
+        transport: asyncio.Transport,
+        address: Address | None,
+        lost: Callable[[Watch], None],
+        clock: Callable[[], float],
+    ) -> None:
+        """Take the place of the transport's protocol. ``lost`` is called when the connection has ended."""
+        inner = transport.get_protocol()
+        assert isinstance(inner, asyncio.Protocol)
+        self._inner = inner
+        self._lost = lost
+        self._clock = clock
+        self.transport = transport
+        self.address = address
+        self.request: web.Request | None = None
+        now = clock()
+        self.head_since: float | None = now
+        self.ahead = 0
+        self.reserved: Reservation | None = None
+        self.body_awaited = True
+        self.body_at = (now, 0)
+        self.taken_at = now
+        transport.set_protocol(self)
+
+    # What the transport calls
+
+    def data_received(self, data: bytes) -> None:
+        request = self.request
+        if request is None:
+            if self.head_since is None:
+                self.head_since = self._clock()
+        elif request.content.is_eof():
+            self.ahead += len(data)
+            if self.ahead > _MOST_AHEAD:
+                log.info("%s sends requests ahead of the answers, and was dropped", request.remote)
+                self.transport.abort()
+                return
+        self._inner.data_received(data)
+
+    def resume_writing(self) -> None:
+        self.taken_at = self._clock()
+        self._inner.resume_writing()
+
+    def pause_writing(self) -> None:
+        self._inner.pause_writing()
+
+    def eof_received(self) -> bool | None:
+        return self._inner.eof_received()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost(self)
+        self._inner.connection_lost(error)
+
+    # What the middleware calls
+
+    def begins(self, request: web.Request) -> None:
+        """A head has come."""
+        self.request, self.head_since, self.ahead = request, None, 0
+        self.body_at = (self._clock(), 0)
+
+    def ends(self) -> None:
+        """The answer has been handed over."""
+        self.request, self.body_awaited = None, True
+
+    @property
+    def unsent(self) -> int:
+        """Bytes of answers that are in memory, since the reader has not taken them."""
+        return self.transport.get_write_buffer_size()
+
+
+class Connections:
+    """The open connections of an application, kept within its bounds."""
+
+    def __init__(
+        self, bounds: Bounds, memory: BodyMemory, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._bounds = bounds
+        self._memory = memory
+        self._clock = clock
+        self._watches: dict[asyncio.BaseTransport, Watch] = {}
+        self._open: Counter[Address] = Counter()
+        self._told: dict[Address, float] = {}
+
+    def watch_server(self, server: web.Server) -> None:
+        """Watch every connection to a server from its beginning.
+
+        A server that others run (gunicorn) does not come here: its connections are watched from their first
+        request on.
+        """
+        made = server.connection_made
+
+        def connection_made(handler: web.RequestHandler, transport: asyncio.Transport) -> None:
+            made(handler, transport)
+            self._watch(transport)
+
+        server.connection_made = connection_made  # type: ignore[method-assign]
+
+    def _watch(self, transport: asyncio.Transport) -> Watch:
+        peer = transport.get_extra_info("peername")
+        address = self._bounds.counted(peer[0]) if isinstance(peer, tuple) else None
+        self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock)
+        if address is not None:
+            self._open[address] += 1
+            if self._open[address] > self._bounds.connections:
+                self._refuse(transport, address)
+        return watch
+
+    def _forget(self, watch: Watch) -> None:
+        self._watches.pop(watch.transport, None)
+        if watch.address is not None:
+            self._open[watch.address] -= 1
+            if not self._open[watch.address]:
+                del self._open[watch.address]
+
+    def _refuse(self, transport: asyncio.Transport, address: Address) -> None:
+        now = self._clock()
+        if now - self._told.get(address, -_REPEAT) >= _REPEAT:
+            self._told = {one: at for one, at in self._told.items() if now - at < _REPEAT} | {address: now}
+            log.warning(
+                "%s has %d connections, and gets no more; if it is a proxy, name it by --trusted-proxy",
+                address,
+                self._bounds.connections,
+            )
+        transport.abort()
+
+    @web.middleware
+    async def answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        """The outermost middleware: watch a request from its head to the end of its answer."""
+        watch = self.of(request)
+        watch.begins(request)
+        try:
+            with self._memory.reservation() as watch.reserved:
+                response = await handler(request)
+                if isinstance(response, web.Response) and not response.prepared:
+                    await _send(request, response)
+                return response
+        except BodyTooSlow as error:
+            if request.writer.output_size:
+                raise
+            slow: web.HTTPException = web.HTTPRequestTimeout(text=f"408: {error}\n")
+            slow.force_close()
+            raise slow from None
+        finally:
+            watch.ends()
+
+    def of(self, request: web.Request) -> Watch:
+        """Return the watch over a request's connection.
+
+        Raises:
+            ConnectionError: the client went away.
+        """
+        if request.transport is None:
+            raise ConnectionResetError("the client went away")
+        return self._watches.get(request.transport) or self._watch(request.transport)
+
+    async def in_background(self, app: web.Application) -> AsyncIterator[None]:
+        """Look at the connections for as long as the application runs (for ``cleanup_ctx``)."""
+        async with beside(self._look_on()):
+            yield
+
+    async def _look_on(self) -> None:
+        bounds = self._bounds
+        pause = min(_LOOK, bounds.head_seconds / 4, bounds.body_seconds / 4, bounds.reader_seconds / 4)
+        while True:
+            await asyncio.sleep(pause)
+            self.look()
+
+    def look(self) -> None:
+        """End the connections that are over a bound."""
+        now, unsent = self._clock(), 0
+        for watch in list(self._watches.values()):
+            if watch.transport.is_closing() and not watch.unsent:
+                continue
+            why = self._over(watch, now)
+            if why:
+                log.info("%s was dropped: %s", watch.transport.get_extra_info("peername"), why)
+                watch.transport.abort()
+            else:
+                unsent += watch.unsent
+        excess = unsent + self._memory.used - self._bounds.all_bytes
+        if excess > 0:
+            self._shed(excess)
+
+    def _over(self, watch: Watch, now: float) -> str | None:
+        """Return the bound that a connection is over, in words."""
+        bounds = self._bounds
+        if watch.head_since is not None and now - watch.head_since >= bounds.head_seconds:
+            return f"no head of a request came within {bounds.head_seconds:g} s"
+        if not watch.unsent:
+            watch.taken_at = now
+        elif now - watch.taken_at >= bounds.reader_seconds:
+            return f"it took nothing for {bounds.reader_seconds:g} s"
+        if bounds.body_pace is not None and watch.request is not None:
+            self._check_pace(watch, watch.request, now)
+        return None
+
+    def _check_pace(self, watch: Watch, request: web.Request, now: float) -> None:
+        """Have the reading of a body fail that is too slow. Time in which nobody reads it does not count."""
+        content, (since, before) = request.content, watch.body_at
+        if content.is_eof():
+            return
+        if not watch.transport.is_reading() or not watch.body_awaited:
+            watch.body_at = (now, content.total_bytes)
+        elif now - since >= self._bounds.body_seconds:
+            least = (self._bounds.body_pace or 0) * (now - since)
+            if content.total_bytes - before < least:
+                content.set_exception(
+                    BodyTooSlow(f"less than {self._bounds.body_pace:g} bytes a second came of the body")
+                )
+            watch.body_at = (now, content.total_bytes)
+
+    def _shed(self, excess: int) -> None:
+        """Drop the readers that took nothing for the longest time, until so many bytes are free."""
+        waiting = sorted((one for one in self._watches.values() if one.unsent), key=lambda one: one.taken_at)
+        for watch in waiting:
+            if excess <= 0:
+                return
+            excess -= watch.unsent
+            log.info(
+                "%s was dropped: unsent answers fill the memory", watch.transport.get_extra_info("peername")
+            )
+            watch.transport.abort()
+
+
+async def _send(request: web.Request, response: web.Response) -> None:
+    """Send an answer whose body is in memory, piece by piece, so that a reader that does not take it costs no
+    copy of it.
+
+    Raises:
+        ConnectionError: the reader went away.
+    """
+    body = response.body
+    await response.prepare(request)
+    if isinstance(body, (bytes, bytearray)) and len(body) > PORTION and not response.compression:
+        if request.method != hdrs.METH_HEAD:
+            try:
+                await write(request, response, bytes(body))
+            except asyncio.TimeoutError:
+                raise ConnectionResetError("the reader stalled") from None
+        response.body = None
+    await response.write_eof()
+
+
+CONNECTIONS = web.AppKey("connections", Connections)

@@ -1,0 +1,29 @@
+"""Lines and blobs ─▶ an answer that is under way, in portions that its reader takes in time."""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import web
+
+from shardcast.server.bounds import bounds_of
+
+PORTION = 64 << 10
+"""Bytes that are handed to the transport at once: it copies what the socket does not take."""
+
+
+async def write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Write ``data`` to an answer that is prepared, as fast as its reader takes it.
+
+    Raises:
+        ConnectionError: the reader went away.
+        asyncio.TimeoutError: it takes nothing for ``Bounds.reader_seconds``.
+    """
+    seconds, view = bounds_of(request).reader_seconds, memoryview(data)
+    for start in range(0, len(data), PORTION):
+        await asyncio.wait_for(_write(request, response, view[start : start + PORTION]), seconds)
+
+
+async def _write(request: web.Request, response: web.StreamResponse, portion: memoryview) -> None:
+    await response.write(portion)
+    await request.writer.drain()  # aiohttp itself waits only each 64 KiB

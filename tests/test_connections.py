@@ -1,0 +1,279 @@
+"""The bounds of a listener: connections of one address, requests ahead, bodies, memory."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from shardcast.addresses import parse_networks
+from shardcast.errors import UsageError
+from shardcast.server.bodies import read_body
+from shardcast.server.bounds import SMALL_BODY, Address, Bounds
+from shardcast.server.connections import CONNECTIONS, Connections
+from shardcast.server.listening import application, listening
+from tests.support.archives import until
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class CountingLoopback(Bounds):
+    """Counts the connections of this machine, too."""
+
+    def counted(self, host: str) -> Address | None:
+        return ipaddress.ip_address(host)
+
+
+@dataclass
+class Server:
+    port: int
+    connections: Connections
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def connect(
+        self, sent: bytes = b"", host: str | None = None
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        local = (host, 0) if host else None
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, local_addr=local)
+        writer.write(sent)
+        return reader, writer
+
+
+@asynccontextmanager
+async def serving(bounds: Bounds) -> AsyncIterator[Server]:
+    """A server with a route that reads a body, one with a large answer, and one whose answer stays open."""
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=str(len(await read_body(request, 4 * MIB))))
+
+    async def give(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=bytes(8 * MIB))
+
+    async def stay(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"here\n")
+        await ended.wait()
+        return response
+
+    ended = asyncio.Event()
+    app = application("0123", bounds=bounds, as_sent=True)
+    app.router.add_post("/take", take)
+    app.router.add_get("/give", give)
+    app.router.add_get("/stay", stay)
+    async with listening(app, "127.0.0.1", 0) as url:
+        try:
+            yield Server(int(url.rpartition(":")[2]), app[CONNECTIONS])
+        finally:
+            ended.set()
+
+
+async def over(reader: asyncio.StreamReader) -> bytes:
+    """What comes until the other side ends the connection."""
+    with contextlib.suppress(ConnectionError):
+        return await asyncio.wait_for(reader.read(), 20)
+    return b""
+
+
+# Connections of one address
+
+
+@pytest.mark.parametrize(
+    ("host", "counted"),
+    [
+        ("10.0.0.7", "10.0.0.7"),
+        ("::ffff:10.0.0.7", "10.0.0.7"),
+        ("fd00::1", "fd00::1"),
+        ("fe80::1%eth0", "fe80::1"),
+        ("127.0.0.1", None),
+        ("127.0.0.9", None),
+        ("::1", None),
+        ("::ffff:127.0.0.1", None),
+        ("10.1.2.3", None),
+        ("::ffff:10.1.2.3", None),
+        ("fd01::7", None),
+        ("", None),
+    ],
+)
+def test_loopback_and_trusted_proxies_are_not_counted(host: str, counted: str | None) -> None:
+    bounds = Bounds(trusted=parse_networks("10.1.0.0/16, fd01::7"))
+    assert bounds.counted(host) == (counted and ipaddress.ip_address(counted))
+
+
+def test_malformed_networks_are_refused() -> None:
+    with pytest.raises(UsageError, match=r"10\.0\.0\.0/40"):
+        parse_networks("10.0.0.7,10.0.0.0/40")
+
+
+async def test_connections_of_one_address_are_limited(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(CountingLoopback(connections=3)) as server, contextlib.AsyncExitStack() as stack:
+
+        async def come(host: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            reader, writer = await server.connect(b"GET /stay HTTP/1.1\r\nHost: x\r\n\r\n", host)
+            stack.callback(writer.close)
+            return reader, writer
+
+        first = [await come("127.0.0.2") for _ in range(3)]
+        for reader, _ in first:
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+        for _ in range(2):
+            assert await over((await come("127.0.0.2"))[0]) == b""
+        assert caplog.text.count("127.0.0.2 has 3 connections") == 1, "told once"
+        other, _ = await come("127.0.0.3")
+        assert await other.readline() == b"HTTP/1.1 200 OK\r\n"
+        first[0][1].close()
+        await until(lambda: server.connections._open[ipaddress.ip_address("127.0.0.2")] == 2)
+        again, _ = await come("127.0.0.2")
+        assert await again.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert not server.connections._open and not server.connections._watches
+
+
+# Requests
+
+
+async def test_requests_ahead_of_an_open_answer_are_bounded() -> None:
+    """Thirty-two heads of a megabyte each are kept otherwise, for as long as the answer stays open."""
+    async with serving(Bounds()) as server:
+        reader, writer = await server.connect(b"GET /stay HTTP/1.1\r\nHost: x\r\n\r\n")
+        await reader.readuntil(b"here\n")
+        more = b"GET /stay HTTP/1.1\r\nHost: x\r\n" + b"X: %s\r\n" % (b"x" * 8000) * 100 + b"\r\n"
+        with contextlib.suppress(ConnectionError):
+            writer.write(more)
+            await writer.drain()
+        assert await over(reader) == b""
+        writer.close()
+
+
+async def test_a_few_requests_ahead_are_answered() -> None:
+    async with serving(Bounds()) as server:
+        reader, writer = await server.connect(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+        for _ in range(20):
+            assert b" 404 " in await reader.readuntil(b"\r\n\r\n")
+            await reader.readuntil(b"404: Not Found")
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"12345"])
+async def test_a_body_that_stops_is_answered_with_408(sent: bytes) -> None:
+    async with serving(Bounds(body_seconds=0.3)) as server:
+        head = b"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+        reader, writer = await server.connect(head + sent)
+        assert (await over(reader)).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+
+async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
+    async with serving(Bounds(all_bytes=MIB)) as server, aiohttp.ClientSession(server.url) as session:
+        length = 900_000
+        head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
+        reader, writer = await server.connect(head + bytes(length - 1))
+        await until(lambda: server.connections._memory.used == length - 1)
+        async with session.post("/take", data=bytes(length)) as answer:
+            assert answer.status == 503
+            assert int(answer.headers["Retry-After"]) > 0
+        async with session.post("/take", data=bytes(SMALL_BODY)) as answer:
+            assert answer.status == 200
+        writer.write(b"\0")
+        assert b" 200 " in await reader.readline()
+        await until(lambda: server.connections._memory.used == 0)
+        async with session.post("/take", data=bytes(length)) as answer:
+            assert await answer.text() == str(length)
+        writer.close()
+
+
+@pytest.mark.parametrize("framing", ["Content-Length: 5000000", "Transfer-Encoding: chunked"])
+async def test_a_body_that_is_too_large_is_not_read(framing: str) -> None:
+    async with serving(Bounds()) as server:
+        reader, writer = await server.connect(f"POST /take HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
+        with contextlib.suppress(ConnectionError):
+            for _ in range(5):
+                writer.write(b"f4240\r\n" + bytes(1_000_000) + b"\r\n")
+                await writer.drain()
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+
+
+# Answers
+
+
+def deaf(server: Server) -> socket.socket:
+    """A client that asks for much, and takes nothing."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", server.port))
+    client.sendall(b"GET /give HTTP/1.1\r\nHost: x\r\n\r\n")
+    return client
+
+
+async def test_an_answer_that_is_not_taken_costs_little_memory() -> None:
+    async with serving(Bounds(reader_seconds=0.5)) as server, contextlib.AsyncExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(deaf(server))
+        most = 0
+
+        def all_gone() -> bool:
+            nonlocal most
+            most = max(most, *(one.unsent for one in server.connections._watches.values()), 0)
+            return bool(most) and not server.connections._watches
+
+        await until(all_gone)
+        assert most <= 192 << 10
+
+
+async def test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short() -> None:
+    clock = Clock()
+    async with serving(Bounds(all_bytes=3 * (64 << 10))) as server, contextlib.AsyncExitStack() as stack:
+        watches = server.connections._watches
+        server.connections._clock = clock
+        for count in range(1, 4):
+            stack.enter_context(deaf(server))
+            await until(lambda count=count: sum(one.unsent > 0 for one in watches.values()) == count)
+            clock.now += 1
+        oldest = min(watches.values(), key=lambda one: one.taken_at)
+        unsent = sum(one.unsent for one in watches.values())
+        assert unsent > 3 * (64 << 10)
+        server.connections.look()
+        assert oldest.transport.is_closing()
+        assert sum(one.unsent for one in watches.values() if not one.transport.is_closing()) <= 3 * (64 << 10)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+# Settings
+
+
+def test_bounds_come_from_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    names: dict[str, tuple[str, Any]] = {
+        "head_seconds": ("HEAD_TIMEOUT", 1.0),
+        "idle_seconds": ("KEEP_ALIVE", 2.0),
+        "body_seconds": ("BODY_TIMEOUT", 3.0),
+        "body_pace": ("BODY_PACE", 4),
+        "reader_seconds": ("STALLED_READER", 5.0),
+        "body_bytes": ("BODY_MEMORY", 6),
+        "all_bytes": ("LISTENER_MEMORY", 7),
+        "connections": ("CONNECTIONS_PER_ADDRESS", 8),
+    }
+    for setting, value in names.values():
+        monkeypatch.setattr(f"shardcast.constants.{setting}", value)
+    monkeypatch.setattr("shardcast.constants.TRUSTED_PROXY", "10.0.0.7")
+    bounds = Bounds()
+    assert [getattr(bounds, name) for name in names] == [value for _, value in names.values()]
+    assert bounds.trusted == parse_networks("10.0.0.7")
