@@ -12,8 +12,9 @@ them. They are unsigned, so no byte is accepted, listed or retired because of on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 from shardcast.plain_text import short_name
@@ -25,6 +26,9 @@ MOST_NODES = 5000
 """Nodes that one report tells of."""
 FARTHEST = 16
 """Hops that a node is below at the most; also what keeps reports from going round in circles."""
+SLICE = 100
+"""Nodes that are read or written at once; between two slices others have their turn."""
+_MOST_BRACKETS = 10 * MOST_NODES
 _MOST_VERSIONS = 100
 _LONGEST_NAME = 100
 _ROLES = ("middle", "client")
@@ -76,16 +80,27 @@ class Node:
 
 def write(me: Node, below: Sequence[Node]) -> bytes:
     """The report of a node; of those below it as many as there is room for."""
-    said = me.as_dict() | {"below": []}
-    room = MAX_REPORT - len(json.dumps(said))
-    for one in below[:MOST_NODES]:
-        if one.hops < FARTHEST:
-            there = one.as_dict()
-            room -= len(json.dumps(there)) + 2
-            if room < 0:
-                break
-            said["below"].append(there)
-    return json.dumps(said).encode()
+    return b"".join(written(me, below))
+
+
+def written(me: Node, below: Iterable[Node]) -> Iterator[bytes]:
+    """Yield the report of a node in slices of few milliseconds' work."""
+    begin = json.dumps(me.as_dict())[:-1] + ', "below": ['
+    room, between, left = MAX_REPORT - len(begin) - len("]}"), "", MOST_NODES
+    yield begin.encode()
+    nodes = iter(below)
+    while left and room > 0 and (some := list(islice(nodes, min(SLICE, left)))):
+        text = ""
+        for one in some:
+            if one.hops < FARTHEST:
+                there = between + json.dumps(one.as_dict())
+                room -= len(there)
+                if room < 0:
+                    break
+                text, between = text + there, ", "
+        left -= len(some)
+        yield text.encode()
+    yield b"]}"
 
 
 def parse(raw: bytes) -> list[Node]:
@@ -94,6 +109,17 @@ def parse(raw: bytes) -> list[Node]:
     Raises:
         ReportError: it is none.
     """
+    return [node for some in parsed(raw) for node in some]
+
+
+def parsed(raw: bytes) -> Iterator[list[Node]]:
+    """Yield the nodes of a report in slices of few milliseconds' work.
+
+    Raises:
+        ReportError: it is none.
+    """
+    if raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:
+        raise ReportError("too many lists and objects")  # a megabyte of them takes long to read
     try:
         said = json.loads(raw)
     except (ValueError, RecursionError):
@@ -102,8 +128,10 @@ def parse(raw: bytes) -> list[Node]:
     below = said.get("below", [])
     if not isinstance(below, list) or len(below) > MOST_NODES:
         raise ReportError("below is no list, or too long")
-    others = (_node(one) for one in below)
-    return [me, *(replace(one, hops=one.hops + 1, via=one.via or me.node) for one in others)]
+    yield [me]
+    for start in range(0, len(below), SLICE):
+        others = (_node(one) for one in below[start : start + SLICE])
+        yield [replace(one, hops=one.hops + 1, via=one.via or me.node) for one in others]
 
 
 def _node(said: object) -> Node:

@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
+from random import Random
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.report import FARTHEST, MAX_REPORT, MOST_NODES, Node, ReportError, newest, parse, write
+from shardcast import report
+from shardcast.report import (
+    FARTHEST,
+    MAX_REPORT,
+    MOST_NODES,
+    SLICE,
+    Node,
+    ReportError,
+    newest,
+    parse,
+    parsed,
+    write,
+    written,
+)
 from shardcast.store.below import Below
+from shardcast.store.shares import Shares
 from tests.support.payloads import patient
 
 IDS = st.text("0123456789abcdef", min_size=1, max_size=64)
@@ -274,6 +290,55 @@ def test_invented_nodes_take_no_more_memory_than_so_many() -> None:
     clock.now += 61
     nodes.heard([Node("real", "client", hops=1)])  # what has gone keeps nobody out
     assert [one.node for one in nodes.now()] == ["real"]
+
+
+@pytest.mark.parametrize("reporters", [1, 50, MOST_NODES])
+def test_invented_nodes_hide_no_others(reporters: int) -> None:
+    nodes = below(Clock())
+    each = MOST_NODES // reporters
+
+    def invent() -> None:
+        for reporter in range(reporters):
+            ids = range(reporter * each, (reporter + 1) * each)
+            nodes.heard([Node(f"a{number}", "client", hops=1) for number in ids], "10.6.6.6")
+
+    for address in ("10.0.0.1", "10.6.6.6") if reporters < MOST_NODES else ("10.0.0.1",):
+        invent()
+        nodes.heard(read(below=[ME | {"node": "c2d0", "role": "client"}]), address)
+        invent()
+        assert {"81ab", "c2d0"} <= set(nodes._nodes), address
+        assert len(nodes._nodes) == MOST_NODES
+
+
+def test_the_largest_share_is_known_at_any_time() -> None:
+    random, shares, counts = Random(1), Shares[int](), Counter[int]()
+    for _ in range(3000):
+        owner = random.randrange(12)
+        if random.random() < 0.5:
+            shares.add(owner)
+            counts[owner] += 1
+        elif counts[owner]:
+            shares.remove(owner)
+            counts[owner] -= 1
+        assert bool(shares) == any(counts.values())
+        if shares:
+            assert counts[shares.largest()] == max(counts.values())
+
+
+def test_reports_are_read_written_and_taken_in_slices() -> None:
+    """The event loop has its turn between two."""
+    me, others = Node("81ab", "middle"), [Node(f"a{number}", "client") for number in range(1000)]
+    assert len(list(written(me, others))) == 2 + 1000 // SLICE
+    slices = list(parsed(write(me, others)))
+    assert [len(some) for some in slices] == [1] + [SLICE] * (1000 // SLICE)
+    nodes = [node for some in slices for node in some]
+    assert len(list(below(Clock()).hear(nodes, ""))) == 1001 // 250
+
+
+def test_a_report_of_nothing_but_lists_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report.json, "loads", lambda raw: pytest.fail("it was read"))
+    with pytest.raises(ReportError, match="too many"):
+        parse(b"[" + b"[]," * 300_000 + b"[]]")
 
 
 def test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many() -> None:

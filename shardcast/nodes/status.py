@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
+from shardcast.report import Node
 from shardcast.store.below import Below
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.follower import Follower
@@ -45,8 +46,31 @@ class Status:
             },
             "versions": _versions(folders),
             "aside": _aside(folders),
-            "below": [one.as_dict() for one in self._below.now()],
+            "below": _Rows(self._below.with_ages()),
         }
+
+
+class _Rows(Sequence[dict[str, Any]]):
+    """The nodes below, each described when it is asked for: thousands of them take long."""
+
+    def __init__(self, nodes: Sequence[tuple[float, Node]]) -> None:
+        self._nodes = nodes
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        if isinstance(index, slice):
+            return [self._describe(age, node) for age, node in self._nodes[index]]
+        return self._describe(*self._nodes[index])
+
+    @staticmethod
+    def _describe(age: float, node: Node) -> dict[str, Any]:
+        return node.as_dict() | {"age": round(age, 1)}
 
 
 def _free(root: Path) -> int:

@@ -66,8 +66,8 @@ class Finish:
         # A node of 0.4.0 names no origin; its version of that number is taken for ours.
         origins = (None, self._folders.data_dir.origin_id)
         return [
-            ReportedNode(one.name or one.node, one.age, one.hops, one.origin in origins and newest in one.has)
-            for one in self._below.now()
+            ReportedNode(one.name or one.node, age, one.hops, one.origin in origins and newest in one.has)
+            for age, one in self._below.with_ages()
         ]
 
 

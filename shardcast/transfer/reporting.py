@@ -13,7 +13,7 @@ from random import Random
 from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
-from shardcast.report import Node, write
+from shardcast.report import Node, written
 from shardcast.store.below import Below
 from shardcast.transfer.following import Following
 
@@ -83,12 +83,21 @@ async def report(
                 now = _Reported(one.hello.node, node, changes, reports, clock())
                 if url in reported and not reported[url].is_old(now):
                     continue
-                raw = raw or write(node, below.now() if below else ())
+                raw = raw or await _written(node, below)
                 reported[url] = now
                 sending[url] = asyncio.ensure_future(_send(one.peer, raw))
                 sending[url].add_done_callback(partial(_forget, sending, url))
     finally:
         await cancel(list(sending.values()))
+
+
+async def _written(me: Node, below: Below | None) -> bytes:
+    """Return the report of a node, and leave others their turn while it is made."""
+    raw = b""
+    for some in written(me, below.one_by_one() if below else ()):
+        raw += some
+        await asyncio.sleep(0)
+    return raw
 
 
 def _forget(sending: dict[str, asyncio.Task[None]], url: str, _: asyncio.Task[None]) -> None:

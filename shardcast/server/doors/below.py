@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from aiohttp import web
 
-from shardcast.report import MAX_REPORT, ReportError, parse
+from shardcast.report import MAX_REPORT, Node, ReportError, parse, parsed
 from shardcast.server.bodies import read_body
+from shardcast.server.turns import Turns
 from shardcast.store.below import Below
 from shardcast.wire import REPORT_PATH
+
+_SMALL = 16 << 10
+"""Bytes of a report that is taken at once."""
+
+
+def _take(raw: bytes, below: Below, address: str) -> Iterator[None]:
+    """Take a report, slice by slice.
+
+    Raises:
+        ReportError: it is none; then nothing of it counts.
+    """
+    nodes: list[Node] = []
+    for some in parsed(raw):
+        nodes += some
+        yield
+    yield from below.hear(nodes, address)
 
 
 def add_below(app: web.Application, below: Below) -> None:
     """Take the reports of nodes."""
 
+    turns = Turns()
+
     async def report(request: web.Request) -> web.StreamResponse:
+        raw = await read_body(request, MAX_REPORT)
+        address = request.remote or ""
         try:
-            below.heard(parse(await read_body(request, MAX_REPORT)))
+            if len(raw) <= _SMALL:
+                below.heard(parse(raw), address)
+            else:
+                await turns.take(_take(raw, below, address))
         except ReportError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         return web.Response(status=204)

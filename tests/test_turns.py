@@ -1,0 +1,130 @@
+"""Work of the event loop that is not small: in slices, a fifth of the time, made once for all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from shardcast.nodes.origin import Origin
+from shardcast.report import MOST_NODES, Node, write
+from shardcast.server.doors import health
+from shardcast.server.turns import Turns
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_others_have_their_turn_between_slices() -> None:
+    order: list[str] = []
+
+    def slices() -> Iterator[int]:
+        for number in range(3):
+            order.append(f"slice {number}")
+            yield number
+
+    async def other() -> None:
+        for number in range(3):
+            order.append(f"other {number}")
+            await asyncio.sleep(0)
+
+    done, _ = await asyncio.gather(Turns().take(slices()), other())
+    assert done == [0, 1, 2]
+    assert order.index("other 1") < order.index("slice 2")
+
+
+async def test_after_work_there_is_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, pauses = Clock(), list[float]()
+    turns = Turns(clock)
+
+    def slices(seconds: float) -> Iterator[None]:
+        clock.now += seconds
+        yield
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        clock.now += seconds
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await turns.take(slices(0.5))
+    await turns.take(slices(0))
+    assert max(pauses) == pytest.approx(2)
+
+
+async def test_those_that_would_wait_for_long_are_told_to_come_again() -> None:
+    turns = Turns()
+    waiting = [asyncio.ensure_future(turns.take(iter([number]))) for number in range(9)]
+    done = await asyncio.gather(*waiting, return_exceptions=True)
+    refused = [one for one in done if isinstance(one, web.HTTPServiceUnavailable)]
+    assert len(refused) == 1
+    assert refused[0].headers["Retry-After"]
+    assert await turns.take(iter([9])) == [9]
+
+
+async def test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew() -> None:
+    clock, made = Clock(), 0
+    cost = 0.1
+
+    def status() -> dict[str, Any]:
+        nonlocal made
+        made += 1
+        clock.now += cost
+        return {"made": made, "rows": [{"row": number} for number in range(250)], "none": [], "few": [1]}
+
+    shared = health._Shared(status, clock)
+    asked = await asyncio.gather(*(shared.now() for _ in range(8)))
+    assert len(set(asked)) == 1
+    assert json.loads(asked[0])["rows"] == [{"row": number} for number in range(250)]
+    clock.now += 1.9
+    assert await shared.now() == asked[0]
+    clock.now += 0.2
+    cost = 0.001
+    assert json.loads(await shared.now())["made"] == 2
+    assert json.loads(await shared.now())["made"] == 3
+
+
+async def test_a_status_that_fails_fails_for_that_time_only() -> None:
+    answers = iter([OSError("no disk"), {"role": "origin"}])
+
+    def status() -> dict[str, Any]:
+        answer = next(answers)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    shared = health._Shared(status)
+    with pytest.raises(OSError, match="no disk"):
+        await shared.now()
+    assert json.loads(await shared.now()) == {"role": "origin"}
+
+
+async def test_five_thousand_invented_nodes_hide_no_other_in_status(tmp_path: Path) -> None:
+    invented = write(Node("666", "middle"), [Node(f"a{number}", "client") for number in range(MOST_NODES)])
+    async with (
+        Origin.running(tmp_path, "127.0.0.1", 0) as origin,
+        aiohttp.ClientSession(origin.url) as session,
+    ):
+
+        async def report(raw: bytes) -> None:
+            async with session.post("/report", data=raw) as answer:
+                assert answer.status == 204
+
+        await report(invented)
+        await report(write(Node("81ab", "client", "honest"), ()))
+        await report(invented)
+        async with session.get("/status") as answer:
+            assert answer.content_type == "application/json"
+            nodes = (await answer.json())["below"]
+    assert len(nodes) == MOST_NODES
+    assert "honest" in [one["name"] for one in nodes]
+    assert [one["hops"] for one in nodes] == sorted(one["hops"] for one in nodes)
