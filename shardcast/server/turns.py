@@ -22,8 +22,10 @@ _MOST_WAITING = 8
 class Turns:
     """Lets one request after another do what takes long."""
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, clock: Callable[[], float] = time.perf_counter, rest: float | None = None) -> None:
+        """``rest``: how many times as long as work took nothing begins; 4 without it."""
         self._clock = clock
+        self._rest = rest
         self._turn = asyncio.Lock()
         self._waiting = 0
         self._rest_until = 0.0
@@ -57,4 +59,4 @@ class Turns:
                     busy += self._clock() - begun
                 await asyncio.sleep(0)
         finally:
-            self._rest_until = self._clock() + _REST * busy
+            self._rest_until = self._clock() + (_REST if self._rest is None else self._rest) * busy

@@ -18,16 +18,15 @@ from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
 from shardcast.filesystem import is_full
 from shardcast.server.activity import Activity
 from shardcast.server.blobs.answers import Asked, send_decoded, send_file
-from shardcast.server.blobs.bodies import go_on, when_wanted, whole, without_body
+from shardcast.server.blobs.bodies import go_on, when_wanted, without_body
+from shardcast.server.blobs.lists import Lists
 from shardcast.server.blobs.requests import (
-    MOST_BODY,
     BareResponse,
     Refused,
     accepted_forms,
     coding_of,
     elsewhere,
     parse_checksum,
-    parse_checksums,
     preflight,
     said,
 )
@@ -81,6 +80,7 @@ class HashDoor:
     lock_seconds: float = LOCK_SECONDS
     promises: Promises = field(default_factory=Promises)
     uploads: Uploads = field(default_factory=Uploads)
+    lists: Lists = field(default_factory=Lists)
     activity: Activity = field(default_factory=Activity)
 
     def __post_init__(self) -> None:
@@ -207,7 +207,7 @@ class HashDoor:
             return None
 
     async def _has(self, request: web.Request) -> web.StreamResponse:
-        digests = parse_checksums(await whole(request, MOST_BODY))
+        digests = await self.lists.read(request)
         present = await while_wanted(request, self._present(digests))
         return said(
             [
@@ -217,7 +217,7 @@ class HashDoor:
         )
 
     async def _has_now(self, request: web.Request) -> web.StreamResponse:
-        digests = parse_checksums(await whole(request, MOST_BODY))
+        digests = await self.lists.read(request)
         return said(await while_wanted(request, self._present(digests)))
 
     async def _present(self, digests: list[str]) -> list[bool]:
@@ -229,7 +229,7 @@ class HashDoor:
         return present
 
     async def _lengths(self, request: web.Request) -> web.StreamResponse:
-        digests = parse_checksums(await whole(request, MOST_BODY))
+        digests = await self.lists.read(request)
         lengths = await while_wanted(request, self._told(digests))
         return said(
             [

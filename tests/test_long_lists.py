@@ -1,0 +1,82 @@
+"""Long lists of checksums are read like short ones, piece by piece; what is none is refused unread."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import aiohttp
+import pytest
+
+from shardcast.nodes.store_server import StoreServer, StoreSettings
+from shardcast.server.blobs import lists
+from shardcast.server.blobs.lists import listed
+from shardcast.server.blobs.requests import InvalidData, Refused, parse_checksums
+
+DIGESTS = [Random(1).randbytes(32).hex() for _ in range(6000)]
+
+
+@pytest.mark.parametrize("blanks", [None, 1])
+@pytest.mark.parametrize("count", [1, 489, 490, 491, 6000])
+def test_a_long_list_is_read_as_a_short_one(count: int, blanks: int | None) -> None:
+    body = b" " + json.dumps(DIGESTS[:count], indent=blanks).encode() + b"\n"
+    pieces = list(listed(body))
+    assert [one for some in pieces for one in some] == parse_checksums(body) == DIGESTS[:count]
+    assert all(len(some) < 1000 for some in pieces)
+
+
+def test_a_wrong_checksum_is_told_with_its_place() -> None:
+    wrong = [*DIGESTS[:5000], "zz" * 32, *DIGESTS[5000:]]
+    body = json.dumps(wrong).encode()
+    with pytest.raises(InvalidData) as long:
+        list(listed(body))
+    with pytest.raises(InvalidData) as short:
+        parse_checksums(body)
+    assert long.value.said == short.value.said
+
+
+MANY = b", ".join(b'"%s"' % one.encode() for one in DIGESTS)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}" + b" " * 300_000 + b"{}",
+        b"[" + MANY,
+        b"[" + MANY + b",]",
+        b"[," + MANY + b"]",
+        b"[" + MANY + b",," + MANY + b"]",
+        b"[" + MANY + b"], [" + MANY + b"]",
+        b"[" + MANY + b', {"a": 1}]',
+        b"[" + MANY + b', "' + b"a" * 200_000 + b'"]',
+        b"[" + b"1" * 100_000 + b"]",
+        b"[" + b"[]," * 100_000 + b"[]]",
+        b"[" + MANY + b', "\xff"]',
+        json.dumps(DIGESTS).encode("utf-16"),
+        b"[" + b" " * 300_000 + b"]",
+    ],
+)
+def test_what_is_no_list_of_checksums_is_refused(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = json.loads
+
+    def read_little(text: Any) -> Any:
+        assert len(text) < 100_000, "it was read at once"
+        return loads(text)
+
+    monkeypatch.setattr(lists.json, "loads", read_little)
+    with pytest.raises(Refused):
+        list(listed(body))
+
+
+async def test_a_hash_server_answers_long_lists(tmp_path: Path) -> None:
+    async with (
+        StoreServer.running(StoreSettings(tmp_path), ports=(0, 0)) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        for path, absent in (("/has", False), ("/has-now", False), ("/buffer-length", 0)):
+            async with session.get(path, data=json.dumps(DIGESTS)) as answer:
+                assert await answer.json() == [absent] * len(DIGESTS)
+            async with session.get(path, data=b"[" + b"[]," * 200_000 + b"[]]") as answer:
+                assert answer.status == 400
