@@ -21,7 +21,7 @@ from shardcast.nodes.origin import Origin
 from shardcast.nodes.store_server import StoreServer, StoreSettings
 from shardcast.server.bounds import BOUNDS
 from shardcast.server.connections import CONNECTIONS, Connections, Watch
-from shardcast.store.data_dir import socket_name
+from shardcast.store.special_files import short_name, socket_path
 from tests.support import slow_clients as slow
 from tests.support.archives import pulled, pushed, until
 from tests.support.published import publish, random_bytes
@@ -137,7 +137,7 @@ async def listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         def address(url: str) -> tuple[str, int] | str:
             if url.startswith("http"):
                 return "127.0.0.1", int(url.rpartition(":")[2])
-            return stack.enter_context(socket_name(tmp_path / url))
+            return stack.enter_context(short_name(socket_path(tmp_path / url)))
 
         yield {name: Listener(app, address(url), seen) for name, (app, url) in found.items()}
 
