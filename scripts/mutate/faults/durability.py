@@ -48,8 +48,8 @@ FAULTS = [
     Fault(
         name="new name of what had one is not synced",
         file=FILESYSTEM,
-        old="    known.rename(name)\n    if durable:\n        sync_folder(name.parent)\n",
-        new="    known.rename(name)\n",
+        old="        _move_across(known, name)\n    if durable:\n        sync_folder(name.parent)\n",
+        new="        _move_across(known, name)\n",
         tests=(*VERSIONS, *STORES),
     ),
     Fault(
@@ -118,13 +118,13 @@ FAULTS = [
     Fault(
         name="name of a new folder is not synced",
         file=FILESYSTEM,
-        old="    for one in dict.fromkeys((*missing, folder)):\n        _sync_name(one)\n",
-        new="",
+        old="    for one in dict.fromkeys((*new_folders(folder), folder)):\n        sync_name(one)\n",
+        new="    new_folders(folder)\n",
         tests=VERSIONS,
     ),
     Fault(
         name="folder that another process made is taken for synced",
-        file=FILESYSTEM,
+        file="shardcast/durable_folders.py",
         old="if one in missing or one not in self._certain:",
         new="if one in missing:",
         tests=STORES,

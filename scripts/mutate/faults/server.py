@@ -132,8 +132,8 @@ FAULTS = [
     Fault(
         name="pull-without-a-bound",
         file="shardcast/server/archive/pulls.py",
-        old="if len(body) > MAX_PULL:",
-        new="if False:",
+        old="await read_body(request, MAX_PULL)",
+        new="await read_body(request, 2**40)",
         tests=["tests/test_archive.py", "tests/test_archive_client.py"],
     ),
     Fault(
@@ -167,8 +167,8 @@ FAULTS = [
     Fault(
         name="socket-of-another-is-removed",
         file="shardcast/server/listening.py",
-        old="if made is not None and os.path.samestat(made, name_there.stat()):",
-        new="if made is not None:",
+        old="if made is not None and path.parent == own and os.path.samestat(made, path.stat()):",
+        new="if made is not None and path.parent == own:",
         tests=["tests/test_nodes.py", "tests/test_data_dir.py", "tests/test_origin_restart.py"],
     ),
     Fault(

@@ -226,14 +226,14 @@ FAULTS = [
     Fault(
         name="nodes-below-without-a-bound",
         file="shardcast/store/below.py",
-        old="if known or len(self._nodes) < MOST_NODES:",
-        new="if True:",
+        old="if len(self._nodes) >= MOST_NODES:",
+        new="if False:",
         tests=["tests/test_report.py"],
     ),
     Fault(
         name="older-report-counts",
         file="shardcast/store/below.py",
-        old="if node.node == self._node_id or (known and known[0] > told_at):",
+        old="if node.node == self._node_id or (known and known.at > told_at):",
         new="if node.node == self._node_id:",
         tests=["tests/test_report.py"],
     ),
