@@ -106,14 +106,14 @@ FAULTS = [
         file="shardcast/cli/options.py",
         old="if not _TOKEN.fullmatch(token):",
         new="if False:",
-        tests=["tests/test_archive.py", "tests/test_pushes.py", "tests/test_commands.py"],
+        tests=["tests/test_unnoticed.py"],
     ),
     Fault(
         name="follow-options-without-follow",
         file="shardcast/cli/client.py",
         old="if not follow and (first is not None or every or keep is not None or hook is not None):",
         new="if False:",
-        tests=["tests/test_commands.py", "tests/test_commands.py"],
+        tests=["tests/test_unnoticed.py"],
     ),
     Fault(
         name="payload-that-changed-is-published",

@@ -127,7 +127,7 @@ FAULTS = [
         file="shardcast/server/doors/feed.py",
         old="            events.feeds -= 1\n",
         new="            pass\n",
-        tests=["tests/test_feed.py", "tests/test_finishing.py"],
+        tests=["tests/test_unnoticed.py"],
     ),
     Fault(
         name="pull-without-a-bound",
@@ -169,7 +169,7 @@ FAULTS = [
         file="shardcast/server/listening.py",
         old="if made is not None and path.parent == own and os.path.samestat(made, path.stat()):",
         new="if made is not None and path.parent == own:",
-        tests=["tests/test_nodes.py", "tests/test_data_dir.py", "tests/test_origin_restart.py"],
+        tests=["tests/test_unnoticed.py"],
     ),
     Fault(
         name="lease-of-nothing-is-held",
