@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import socket
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,10 +92,10 @@ TABLE: Mapping[str, Mapping[Route, Example]] = {
 """Every listener, and a request to each of its routes. A new route needs one here."""
 
 
-def known(table: Mapping[Route, Example]) -> set[Route]:
-    """The routes of a table, with those that answer HEAD of themselves."""
-    heads = {("HEAD", path) for method, path in table if method == "GET" and path not in ("/feed",)}
-    return set(table) | heads
+def with_heads(table: Mapping[Route, Example]) -> Mapping[Route, Example]:
+    """A table with a HEAD for each GET, whose answer never stays open."""
+    heads = {("HEAD", path): replace(one, stays_open=False) for (_, path), one in table.items()}
+    return {route: one for route, one in heads.items() if ("GET", route[1]) in table} | table
 
 
 @pytest.fixture
@@ -145,14 +146,15 @@ async def listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
 async def test_every_route_of_every_listener_is_in_the_table(listeners: dict[str, Listener]) -> None:
     assert set(listeners) == set(TABLE)
     for name, listener in listeners.items():
-        assert listener.routes - known(TABLE[name]) == set(), f"routes of the {name} without an example"
-        assert set(TABLE[name]) - listener.routes == set(), f"examples for no route of the {name}"
+        table = set(with_heads(TABLE[name]))
+        assert listener.routes - table == set(), f"routes of the {name} without an example"
+        assert table - listener.routes == set(), f"examples for no route of the {name}"
 
 
 async def test_slow_clients_are_over_within_their_bounds(
     listeners: dict[str, Listener], tmp_path: Path
 ) -> None:
-    crowds = [Crowd(name, listener, TABLE[name]) for name, listener in listeners.items()]
+    crowds = [Crowd(name, listener, with_heads(TABLE[name])) for name, listener in listeners.items()]
     async with contextlib.AsyncExitStack() as stack:
         for crowd in crowds:
             await crowd.come(stack, tmp_path)
