@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import web
 
+from shardcast import server
 from shardcast.addresses import parse_networks
 from shardcast.errors import UsageError
 from shardcast.server.bodies import read_body
@@ -255,6 +258,23 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+# Nobody goes round them
+
+
+@pytest.mark.parametrize(
+    ("call", "only_in"),
+    [
+        (r"request\.(read|json|text|post|multipart)\(\)|content\.(read|readany|iter_\w+)\(", {"bodies.py"}),
+        (r"content\.readline\(\)", {"callers.py", "publish.py"}),  # at the owner's socket, which stays open
+        (r"response\.write\(", {"writing.py"}),
+    ],
+)
+def test_bodies_and_answers_go_through_the_bounded_ways(call: str, only_in: set[str]) -> None:
+    folder = Path(server.__file__).parent
+    found = {path.name for path in folder.rglob("*.py") if re.search(call, path.read_text())}
+    assert found == only_in
 
 
 # Settings
