@@ -88,7 +88,7 @@ STALLED_READER: float = _setting("STALLED_READER", 60.0, _seconds)
 """Seconds after which a server drops a reader that takes nothing."""
 BODY_MEMORY: int = _setting("BODY_MEMORY", 16 << 20, parse_size)
 """Bytes of one request's body that a server keeps in memory."""
-LISTENER_MEMORY: int = _setting("LISTENER_MEMORY", 128 << 20, parse_size)
+LISTENER_MEMORY: int = _setting("LISTENER_MEMORY", 64 << 20, parse_size)
 """Bytes that the bodies of requests and the answers that wait for their readers take in a server together."""
 CONNECTIONS_PER_ADDRESS: int = _setting("CONNECTIONS_PER_ADDRESS", 1024, _whole(1, 10_000_000))
 """Open connections that a server takes from one address."""

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import ipaddress
 import re
 import socket
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from aiohttp import web
 from shardcast import server
 from shardcast.addresses import parse_networks
 from shardcast.errors import UsageError
+from shardcast.server import bodies
 from shardcast.server.bodies import read_body
 from shardcast.server.bounds import SMALL_BODY, Address, Bounds
 from shardcast.server.connections import CONNECTIONS, Connections
@@ -195,6 +198,24 @@ async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
         async with session.post("/take", data=bytes(length)) as answer:
             assert await answer.text() == str(length)
         writer.close()
+
+
+async def test_a_refused_body_leaves_nothing_in_memory() -> None:
+    """aiohttp keeps the refusal, which is an exception, while it passes over the rest of the body."""
+    async with serving(Bounds(all_bytes=4 * MIB)) as server, contextlib.AsyncExitStack() as stack:
+        head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {4 * MIB}\r\n\r\n".encode()
+        _, first = await server.connect(head + bytes(3 * MIB))
+        stack.callback(first.close)
+        await until(lambda: server.connections._memory.used == 3 * MIB)
+        tracemalloc.start()
+        stack.callback(tracemalloc.stop)
+        for _ in range(8):
+            reader, writer = await server.connect(head + bytes(MIB) + b"\0")
+            stack.callback(writer.close)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 503 ")
+        gc.collect()
+        kept = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, bodies.__file__)])
+        assert sum(one.size for one in kept.statistics("filename")) < MIB
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 5000000", "Transfer-Encoding: chunked"])

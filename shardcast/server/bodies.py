@@ -38,23 +38,39 @@ async def read_body(request: web.Request, most: int) -> bytes:
     """
     seconds = bounds_of(request).body_seconds
     try:
-        return await asyncio.wait_for(_read(request, min(most, bounds_of(request).body_bytes)), seconds)
+        body = await asyncio.wait_for(_read(request, min(most, bounds_of(request).body_bytes)), seconds)
     except asyncio.TimeoutError:
         raise BodyTooSlow(f"the body took longer than {seconds:g} s") from None
+    if isinstance(body, web.HTTPException):
+        raise body
+    return body
 
 
-async def _read(request: web.Request, most: int) -> bytes:
+async def _read(request: web.Request, most: int) -> bytes | web.HTTPException:
+    """Return a body, or the refusal.
+
+    Nothing of the body may be left in this frame: aiohttp keeps an exception that is the answer, with the
+    frames of its traceback, while it passes over what still comes.
+    """
     if (request.content_length or 0) > most:
-        raise BodyTooLarge(most, request.content_length or 0)
-    body, room = bytearray(), request.app[CONNECTIONS].of(request).reserved
+        return BodyTooLarge(most, request.content_length or 0)
+    size, room = 0, request.app[CONNECTIONS].of(request).reserved
     assert room
-    async for some in chunks(request):
-        if len(body) + len(some) > most:
-            raise BodyTooLarge(most, len(body) + len(some))
-        if len(body) + len(some) > SMALL_BODY and not room.grow(len(body) + len(some)):
-            raise _no_room()
-        body += some
-    return bytes(body)
+    parts: list[bytearray] = []  # one growing buffer would be moved again and again, and leave holes
+    try:
+        async for some in chunks(request):
+            size += len(some)
+            if size > most:
+                return BodyTooLarge(most, size)
+            if size > SMALL_BODY and not room.grow(size):
+                return _no_room()
+            if parts and len(parts[-1]) < SMALL_BODY:
+                parts[-1] += some
+            else:
+                parts.append(bytearray(some))
+        return b"".join(parts)
+    finally:
+        parts.clear()
 
 
 def _no_room() -> web.HTTPException:

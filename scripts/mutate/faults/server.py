@@ -153,7 +153,7 @@ FAULTS = [
     Fault(
         name="body-without-a-bound",
         file="shardcast/server/bodies.py",
-        old="if len(body) + len(some) > most:",
+        old="if size > most:",
         new="if False:",
         tests=["tests/test_hash_server.py"],
     ),
