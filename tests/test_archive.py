@@ -21,6 +21,7 @@ from shardcast import framing
 from shardcast.errors import BlobCorrupt
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.server import bodies, writing
+from shardcast.server.archive import pulls
 from shardcast.server.archive.pages import iso, preview
 from shardcast.server.bounds import Bounds
 from shardcast.store.blobs.ledger import Ledger
@@ -519,3 +520,10 @@ async def test_whatever_is_asked_nothing_fails(
     answer = await asyncio.wait_for(reader.read(), 30)
     writer.close()
     assert answer.startswith(b"HTTP/1.") and int(answer.split()[1]) < 500, answer[:200]
+
+
+def test_blobs_are_read_together_by_number_and_by_bytes() -> None:
+    lengths = {f"k{number}": 10 for number in range(100)} | {f"l{number}": 64 << 10 for number in range(10)}
+    steps = list(pulls._steps(list(lengths), lengths))
+    assert [key for step in steps for key in step] == list(lengths)
+    assert [len(step) for step in steps] == [64, 40, 4, 2]

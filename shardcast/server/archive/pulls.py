@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
 
 from aiohttp import web
@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 _SMALL, _AT_ONCE = 64 << 10, 64
 """Blobs up to so many bytes are read so many in one step."""
+_TOGETHER = 256 << 10
+"""Bytes that are read in one step, about: a reader that takes nothing holds them in memory."""
 _CHUNK = 1 << 20
 
 
@@ -84,8 +86,7 @@ class Pulls:
         """
         missing = {}
         small = [key for key, length in wanted.items() if length <= _SMALL]
-        for start in range(0, len(small), _AT_ONCE):
-            keys = small[start : start + _AT_ONCE]
+        for keys in _steps(small, wanted):
             found = await self._holdings.store.read_small(keys, _SMALL)
             frames = []
             for key in keys:
@@ -138,3 +139,17 @@ class Pulls:
                 log.error("can't serve %s: %s", key, error)
             return False
         return True
+
+
+def _steps(keys: Sequence[str], lengths: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield the keys of blobs that are read together."""
+    step: list[str] = []
+    size = 0
+    for key in keys:
+        step.append(key)
+        size += lengths[key]
+        if len(step) == _AT_ONCE or size >= _TOGETHER:
+            yield step
+            step, size = [], 0
+    if step:
+        yield step
