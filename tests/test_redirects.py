@@ -185,8 +185,10 @@ def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pytest.Mon
 MAKERS = {
     "ClientSession": {"peer/session.py"},
     "TCPConnector": {"peer/session.py"},
-    "HTTPConnection": {"peer/bulk.py"},
-    "HTTPSConnection": {"peer/bulk.py"},
+    "HTTPConnection": set(),
+    "HTTPSConnection": set(),
+    "Connection": {"peer/bulk.py"},
+    "SecureConnection": {"peer/bulk.py"},
     "UnixConnector": set(),
     "urlopen": set(),
     "urlretrieve": set(),

@@ -18,7 +18,6 @@ from typing import IO
 import aiohttp
 
 from shardcast.addresses import server_url
-from shardcast.concurrency import cancel
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest
 from shardcast.errors import (
@@ -27,7 +26,6 @@ from shardcast.errors import (
     PayloadMissing,
     PeerError,
     ServerLacks,
-    ServerStalled,
     UsageError,
     WrongBytes,
 )
@@ -43,6 +41,7 @@ from shardcast.framing import (
     write_pull,
 )
 from shardcast.peer.failures import refused_error
+from shardcast.peer.pace import PORTION, Upload, paced
 from shardcast.peer.session import Session, answer
 from shardcast.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
 
@@ -51,14 +50,9 @@ Blob = bytes | bytearray | memoryview | Path | BufferedRandom
 
 _NO_ARCHIVE = frozenset({404, 405, 501})
 """Statuses of servers that know of no pulls."""
-_PROGRESS = 64 << 10
-"""Bytes that must come within the time-out, where there are so many."""
 _KEPT_BLOBS, _KEPT_BYTES = 50, 5_000_000
 """Blobs and bytes that a busy archive keeps in a second; it answers a push when it has kept all of it."""
-_LONGEST_PUSH = 86_400.0
 _CHUNK = 1 << 20
-_GATHERED = 64 << 10
-"""Bytes of small blobs that go out together."""
 
 
 class Archive:
@@ -168,63 +162,38 @@ class Archive:
             PayloadChanged: one became shorter or longer meanwhile, or does not end where its size says.
             PeerError: the archive can't be reached, or doesn't take them.
         """
-        sending = _Sending(blobs)
-        task = asyncio.ensure_future(self._push(sending))
-        try:
-            while not task.done():
-                seen = sending.progress
-                done, _ = await asyncio.wait([task], timeout=self._timeout + sending.keeping)
-                if not done and sending.progress == seen and not sending.reading:
-                    what = "it isn't said that it was kept" if sending.keeping else "nothing was taken"
-                    raise ServerStalled(self.url, f"POST {PUSH_PATH}: {what}, for too long")
-        finally:
-            await cancel([task])
-        of_request = task.exception()
-        if failure := sending.failure or of_request:  # that a file can't be read is why the request failed
-            raise failure
-        return sending.keys
-
-    async def _push(self, sending: _Sending) -> None:
-        headers = {"Content-Type": BYTES}
+        sending, headers = _Sending(blobs), {"Content-Type": BYTES}
         if self._token:
             headers["Authorization"] = f"Bearer {self._token}"
-        async with answer(
-            self._http, self.url, PUSH_PATH, "POST", headers, _LONGEST_PUSH, sending.body()
-        ) as response:
-            self.node_id = response.headers.get(NODE_ID)
-            if response.status in (401, 403):
-                raise BadAnswer(
-                    self.url,
-                    f"POST {PUSH_PATH}: {response.status}: pushing is not allowed there; "
-                    "use the archive's authorized port, or a token",
-                )
-            if response.status != 200:
-                what = f"POST {PUSH_PATH}"
-                raise refused_error(self.url, what, response.status, response.headers, response.reason)
-
-
-async def paced(
-    response: aiohttp.ClientResponse, server: str, what: str, timeout: float
-) -> AsyncGenerator[bytes, None]:
-    """What an answer holds, as it comes; of which 64 KiB must come within ``timeout`` seconds of waiting.
-
-    Raises:
-        ServerStalled: it comes too slowly.
-    """
-    loop, left, progress = asyncio.get_running_loop(), timeout, 0
-    while True:
-        begun = loop.time()
+        body = Upload(sending.body(), sending.keeping)
         try:
-            chunk = await asyncio.wait_for(response.content.readany(), left)
-        except asyncio.TimeoutError:
-            raise ServerStalled(server, f"{what}: too little came within {timeout:g} s") from None
-        if not chunk:
-            return
-        left -= loop.time() - begun
-        progress += len(chunk)
-        if progress >= _PROGRESS:
-            left, progress = timeout, 0
-        yield chunk
+            async with answer(
+                self._http, self.url, PUSH_PATH, "POST", headers, self._timeout, body
+            ) as response:
+                self.node_id = response.headers.get(NODE_ID)
+                self._check_pushed(response)
+        except PeerError:
+            if sending.failure:  # that a file can't be read is why the request failed
+                raise sending.failure from None
+            raise
+        if sending.failure:
+            raise sending.failure
+        return sending.keys
+
+    def _check_pushed(self, response: aiohttp.ClientResponse) -> None:
+        """
+        Raises:
+            PeerError: it was not taken.
+        """
+        what = f"POST {PUSH_PATH}"
+        if response.status in (401, 403):
+            raise BadAnswer(
+                self.url,
+                f"{what}: {response.status}: pushing is not allowed there; "
+                "use the archive's authorized port, or a token",
+            )
+        if response.status != 200:
+            raise refused_error(self.url, what, response.status, response.headers, response.reason)
 
 
 class _Sending:
@@ -232,39 +201,32 @@ class _Sending:
 
     Attributes:
         keys: of the blobs that have gone out.
-        progress: grows with what was taken.
-        reading: whether the next blob is being had.
-        keeping: seconds that may pass until what went out is kept.
         failure: why there is no more of it.
     """
 
     def __init__(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> None:
         self.keys: list[str] = []
-        self.progress = 0
-        self.reading = False
-        self.keeping = 0.0
         self.failure: BaseException | None = None
         self._blobs = blobs
+        self._size: int | None = None  # of all, once all went out
+
+    def keeping(self) -> float:
+        """Return the seconds that may pass until what went out is kept."""
+        return 0.0 if self._size is None else len(self.keys) / _KEPT_BLOBS + self._size / _KEPT_BYTES
 
     async def body(self) -> AsyncGenerator[bytes, None]:
         gathered, size = bytearray(), 0
         try:
             async with aclosing(self._frames()) as frames:
-                self.reading = True
                 async for frame in frames:
-                    self.reading = False
                     gathered += frame
                     size += len(frame)
-                    if len(gathered) >= _GATHERED:
+                    if len(gathered) >= PORTION:
                         yield bytes(gathered)
-                        self.progress += 1
                         gathered.clear()
-                    self.reading = True
-            self.reading = False
             if gathered:
                 yield bytes(gathered)
-            self.keeping = len(self.keys) / _KEPT_BLOBS + size / _KEPT_BYTES
-            self.progress += 1
+            self._size = size
         except (GeneratorExit, asyncio.CancelledError):  # nobody wants the rest
             raise
         except BaseException as error:

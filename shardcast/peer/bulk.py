@@ -22,6 +22,7 @@ from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreach
 from shardcast.peer.checking import Answer, Order
 from shardcast.peer.connecting import Place, connect
 from shardcast.peer.failures import broken_error
+from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.redirects import proxy_of
 from shardcast.store.landing import Landing
 
@@ -117,12 +118,12 @@ class Bulk:
 
     def _over(self, plug: socket.socket, host: str, port: int) -> http.client.HTTPConnection:
         if self._url.scheme == "https":
-            connection: http.client.HTTPConnection = http.client.HTTPSConnection(host, port)
+            connection: http.client.HTTPConnection = SecureConnection(host, port)
             plug = ssl.create_default_context().wrap_socket(
                 plug, server_hostname=host, do_handshake_on_connect=False
             )
         else:
-            connection = http.client.HTTPConnection(host, port)
+            connection = Connection(host, port)
         connection.response_class = _WholeHead
         connection.sock = plug
         return connection
@@ -144,7 +145,7 @@ class _Lines(io.BufferedReader):
         return line
 
 
-class _WholeHead(http.client.HTTPResponse):
+class _WholeHead(BoundedResponse):
     """An answer whose head must be whole; http.client takes the end of the connection for the head's."""
 
     def begin(self) -> None:

@@ -19,6 +19,7 @@ from shardcast.distribution import Withdrawal, is_version, parse
 from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
 from shardcast.feed import check_reason
 from shardcast.manifest import check_metadata
+from shardcast.peer.heads import BoundedResponse, Connection
 from shardcast.store.special_files import short_name, socket_path
 from shardcast.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 
@@ -27,7 +28,7 @@ _SILENCE_SECONDS = 60.0
 """The origin says how far it is several times a second."""
 
 
-class ControlConnection(http.client.HTTPConnection):
+class ControlConnection(Connection):
     """HTTP over the data directory's Unix socket."""
 
     def __init__(self, data_dir: Path) -> None:
@@ -172,13 +173,13 @@ class Asking:
             OSError, http.client.HTTPException, ValueError: it went away.
         """
         self._connection.begin(CONFIRMED + self._path, self._body)
-        response = self._connection.getresponse()
+        response = self._connection.answer()
         if response.status == 404:  # a node of an earlier version, or of another role
             self._connection.close()
             self._connection = connect(self._data_dir)
             headers = {"Content-Type": "application/json"}
             self._connection.request("POST", self._path, json.dumps(self._body), headers)
-            response = self._connection.getresponse()
+            response = self._connection.answer()
         for said in read_lines(response, self._data_dir):
             if "ready" in said:
                 self.confirmed = True
@@ -244,17 +245,16 @@ def answers(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[s
         ShardcastError: the origin refused, or said what went wrong.
         OSError, http.client.HTTPException, ValueError: it went away.
     """
-    yield from read_lines(connection.getresponse(), data_dir)
+    yield from read_lines(connection.answer(), data_dir)
 
 
-def read_lines(response: http.client.HTTPResponse, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+def read_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mapping[str, Any]]:
     """The same of an answer that has begun."""
     if response.status != 200:
         if response.status == 404:
             raise NoNode(f"what runs on {data_dir} is no origin")
-        text = response.read(1000).decode(errors="replace").strip()
-        raise NodeFailed(f"the origin of {data_dir} refused: {text}")
-    for line in response:
+        raise NodeFailed(f"the origin of {data_dir} refused: {response.text(1000)}")
+    for line in response.lines():
         said = json.loads(line)
         if "error" in said:
             raise from_wire(said["error"])

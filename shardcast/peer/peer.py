@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from shardcast.manifest import MAX_LINE, Header, Manifest
 from shardcast.manifest_reading import MAX_MEMORY, Aborted, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
+from shardcast.peer.pace import PORTION, paced
 from shardcast.peer.pouring import Pouring
 from shardcast.peer.session import Session, answer
 from shardcast.store.landing import Landing, WrongPiece
@@ -35,8 +37,6 @@ from shardcast.wire import (
 
 _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""
-_PROGRESS = 64 * 1024
-"""Bytes of a manifest that must come within the time-out."""
 _FEED_PORTION = 16 * 1024
 _FEED_PACE = 0.01
 """Bytes of a feed that are looked at at a time, and seconds until the next when there are more: who floods
@@ -147,7 +147,9 @@ class Peer:
             self._head(response).check_status(200)
             if response.content_type != NDJSON:
                 raise ServerLacks(self.url, f"{what}: it holds nothing")
-            while chunk := await response.content.read(_LEASE_PORTION):
+            loop, content = asyncio.get_running_loop(), response.content
+            dead_at = loop.time() + FEED_DEAD
+            while chunk := await asyncio.wait_for(content.read(_LEASE_PORTION), dead_at - loop.time()):
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > MAX_LINE:
                     raise BadAnswer(self.url, f"{what}: a line of more than {MAX_LINE} bytes")
@@ -159,6 +161,7 @@ class Peer:
                         raise ServerLacks(self.url, f"{what}: {str(said['ended'])[:200]!r}")
                 if lines:
                     yield None
+                    dead_at = loop.time() + FEED_DEAD
 
     async def report(self, body: bytes) -> None:
         """Tell it what this node has.
@@ -191,25 +194,27 @@ class Peer:
         self, version: str, known: bytes, take: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """Read a manifest as it grows: lines that are ``known`` must come again, those that follow go to
-        ``take``. Returns when the answer ends, or has no more lines for as long as other answers may take.
+        ``take``. Returns when the answer ends, or has no more lines for as long as other answers may take;
+        bytes that end no line are none.
 
         Raises:
             ServerLacks: it doesn't have it, or not any more.
             PeerError: it can't be had, broke off, contradicts what is known, or is wrong.
         """
         path = manifest_path(version)
-        pending, position, begun = bytearray(), 0, False
+        pending, position, progress, begun = bytearray(), 0, 0, False
         try:
             async with answer(self._session, self.url, path) as response:
                 self._head(response).check_status(200)
-                begun = True
-                async for chunk in response.content.iter_any():
+                begun, loop, content = True, asyncio.get_running_loop(), response.content
+                dead_at = loop.time() + self._timeout
+                while chunk := await asyncio.wait_for(content.readany(), dead_at - loop.time()):
                     pending += chunk
                     again = min(len(known) - position, len(pending))
                     if pending[:again] != known[position : position + again]:
                         raise BadAnswer(self.url, f"GET {path}: it is not the manifest that others have")
                     del pending[:again]
-                    position += again
+                    position, progress = position + again, progress + again
                     lines = bytes(pending[: pending.rfind(b"\n") + 1])
                     del pending[: len(lines)]
                     if len(pending) > MAX_LINE:
@@ -221,6 +226,8 @@ class Peer:
                         return
                     except ManifestError as error:
                         raise BadAnswer(self.url, f"GET {path}: a wrong manifest: {error}") from None
+                    if lines or progress >= PORTION:
+                        progress, dead_at = 0, loop.time() + self._timeout
         except ServerStalled:
             if not begun:
                 raise
@@ -242,18 +249,12 @@ class Peer:
         try:
             async with answer(self._session, self.url, path) as response:
                 self._head(response).check_status(200)
-                loop, received = asyncio.get_running_loop(), 0
-                deadline = loop.time() + self._timeout
-                async for chunk in response.content.iter_any():
-                    reader.feed(chunk)
-                    received += len(chunk)
-                    if received >= _PROGRESS:
-                        received, deadline = 0, loop.time() + self._timeout
-                    elif loop.time() > deadline:
-                        raise ServerStalled(self.url, f"GET {path}: next to nothing came for too long")
-                    if enough(reader):
-                        response.close()
-                        break
+                async with aclosing(paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
+                    async for chunk in chunks:
+                        reader.feed(chunk)
+                        if enough(reader):
+                            response.close()
+                            break
                 return reader
         except ServerBusy:  # it may have one, and does not say now
             raise

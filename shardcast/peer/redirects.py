@@ -8,8 +8,6 @@ are followed, to the same host and never from https to http. Every other answer 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -23,11 +21,11 @@ MAX_REDIRECTS = 5
 _FOLLOWED = frozenset({"GET", "HEAD"})
 
 
-@asynccontextmanager
 async def requested(
     session: aiohttp.ClientSession, server: str, path: str, method: str, **more: Any
-) -> AsyncIterator[aiohttp.ClientResponse]:
-    """Ask a server, and follow its redirects where they are followed; ``more`` is for aiohttp.
+) -> aiohttp.ClientResponse:
+    """Ask a server, follow its redirects where they are followed, and return the answer once its head is
+    here; ``more`` is for aiohttp.
 
     Raises:
         BadAnswer: there are too many redirects.
@@ -35,13 +33,11 @@ async def requested(
     """
     url = server + path
     for _ in range(MAX_REDIRECTS + 1):
-        async with session.request(
-            method, url, allow_redirects=False, proxy=proxy_of(url), **more
-        ) as response:
-            target = _target(server, url, response) if method in _FOLLOWED else None
-            if target is None:
-                yield response
-                return
+        response = await session.request(method, url, allow_redirects=False, proxy=proxy_of(url), **more)
+        target = _target(server, url, response) if method in _FOLLOWED else None
+        if target is None:
+            return response
+        response.release()
         url = target
     raise BadAnswer(server, f"{method} {path}: more than {MAX_REDIRECTS} redirects")
 

@@ -32,8 +32,9 @@ from shardcast.errors import (
 )
 from shardcast.filesystem import disk_errors
 from shardcast.framing import Part
-from shardcast.peer.archive import Archive, paced
+from shardcast.peer.archive import Archive
 from shardcast.peer.failures import refused_error
+from shardcast.peer.pace import Upload, paced
 from shardcast.peer.session import Session, answer
 from shardcast.store.shelf import Span
 from shardcast.wire import HAS_NOW_PATH, LACKING, LENGTH_PATH, MAX_VIA, NODE_ID, VIA
@@ -164,17 +165,18 @@ class RemoteStore:
             ServerLacks: it knows no such question.
             PeerError: it can't be asked, or not now.
         """
-        silence = silence or self._timeout
         body = json.dumps(list(digests)).encode()
         headers = {"Content-Type": "application/json"}
-        async with answer(self._http, self.url, path, "GET", headers, silence, body) as response:
+        async with answer(
+            self._http, self.url, path, "GET", headers, silence or self._timeout, body
+        ) as response:
             self.node_id = response.headers.get(NODE_ID)
             if response.status >= 500:
                 raise _not_now(self.url, f"GET {path}", response)
             if response.status != 200:
                 raise ServerLacks(self.url, f"GET {path}: {response.status}")
             raw = bytearray()
-            async with aclosing(paced(response, self.url, f"GET {path}", silence)) as chunks:
+            async with aclosing(paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
                 async for chunk in chunks:
                     raw += chunk
                     if len(raw) > _MOST_LISTED:
@@ -325,7 +327,7 @@ class RemoteStore:
     async def _put(self, digest: str, file: BufferedRandom) -> int:
         """The status of one upload, of those that are no failures."""
         headers = {"Content-Length": str(file.seek(0, os.SEEK_END))}
-        body = _read(file)
+        body = Upload(_read(file))
         async with answer(
             self._http, self.url, f"/{digest}", "PUT", headers, self._timeout, body
         ) as response:

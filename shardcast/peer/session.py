@@ -10,10 +10,9 @@ import contextlib
 import os
 import sys
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import IO
 
 import aiohttp
 
@@ -29,6 +28,8 @@ from shardcast.errors import (
 )
 from shardcast.manifest_reading import ManifestError
 from shardcast.peer.failures import broken_error
+from shardcast.peer.heads import CountedResponse, HeadLate, head
+from shardcast.peer.pace import Upload
 from shardcast.peer.redirects import requested
 
 _MOST_ANSWERS = 1000
@@ -64,6 +65,7 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         trust_env=False,  # it would read ~/.netrc too, and send its passwords in plain http
         cookie_jar=aiohttp.DummyCookieJar(),
         read_bufsize=1 << 20,
+        response_class=CountedResponse,
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
     ) as session:
@@ -77,7 +79,7 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
             threads.shutdown(wait=False, cancel_futures=True)
 
 
-def _limits(silence: float) -> aiohttp.ClientTimeout:
+def _limits(silence: float | None) -> aiohttp.ClientTimeout:
     return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
 
 
@@ -98,29 +100,32 @@ async def answer(
     method: str = "GET",
     headers: dict[str, str] | None = None,
     silence: float | None = None,
-    body: bytes | AsyncIterable[bytes] | IO[bytes] | None = None,
+    body: bytes | Upload | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
     """One request to a server; what goes wrong in it, also while its body is read, is a PeerError.
-    ``silence``: seconds without a byte, where it is not the session's.
+    ``silence``: seconds until the head is whole, and then without a byte, where it is not the session's.
 
     Raises:
         ServerUnreachable: no connection, or it broke before an answer.
         CannotAsk: this machine can't make one.
-        ServerStalled: nothing came for too long.
+        ServerStalled: the head was not whole in time, or nothing came for too long.
         BadAnswer: it is not HTTP, goes round in circles, or was cut off.
     """
     what = f"{method} {path}"
+    upload = body if isinstance(body, Upload) else None
+    silence = silence or session.timeout.sock_read or HTTP_TIMEOUT
     begun = False
+    request = requested(
+        session,
+        server,
+        path,
+        method,
+        headers=headers,
+        data=upload.portions() if upload else body,
+        timeout=_limits(None if upload else silence),  # that of an upload depends on what is taken of it
+    )
     try:
-        async with requested(
-            session,
-            server,
-            path,
-            method,
-            headers=headers,
-            data=body,
-            timeout=_limits(silence) if silence else session.timeout,
-        ) as response:
+        async with await head(request, silence, upload) as response:
             begun = True
             yield response
     except LocalLimit as error:
@@ -131,6 +136,8 @@ async def answer(
         raise
     except aiohttp.ConnectionTimeoutError as error:
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
+    except HeadLate as error:
+        raise ServerStalled(server, f"{what}: {error}") from error
     except (asyncio.TimeoutError, TimeoutError) as error:
         raise ServerStalled(server, f"{what}: nothing came for too long") from error
     except aiohttp.ClientConnectorError as error:

@@ -1,0 +1,373 @@
+"""Every request that shardcast makes ends in time, wherever its server stops, and holds no more memory."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import contextlib
+import functools
+import gc
+import hashlib
+import json
+import tracemalloc
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+import shardcast
+from shardcast.errors import ShardcastError
+from shardcast.manifest import provisional
+from shardcast.peer import control, peer, waiting, writer
+from shardcast.peer.archive import Archive
+from shardcast.peer.peer import Peer
+from shardcast.peer.remote_store import HASH_SERVER, SHARDS, RemoteStore
+from shardcast.peer.session import Session, open_session
+from shardcast.store.data_dir import own_folder
+from shardcast.store.live import LiveManifest
+from shardcast.store.output import OutputFile
+from shardcast.store.special_files import short_name, socket_path
+from shardcast.transfer.limits import Limits
+from shardcast.transfer.transfer import Transfer
+from shardcast.wire import HAS_NOW_PATH, LENGTH_PATH
+from tests.support.published import publish, random_bytes
+from tests.support.slow_servers import WAYS, Reply, SlowServer, Way
+
+SECONDS = 0.4
+"""The time-out of every request here, and so the bound of each of its heads, lines and portions."""
+OVER = 20.0
+"""Seconds in which a request must have ended; each of these servers would hold it for ever."""
+MEMORY = 24 << 20
+"""Bytes that all requests of one test may hold at once, over what they began with."""
+
+NDJSON = "application/x-ndjson"
+BLOB = random_bytes(200_000)
+DIGEST = hashlib.sha256(BLOB).hexdigest()
+LARGE = bytes(16 << 20)
+"""More than the buffers of two sockets hold."""
+HELLO = {
+    "feed": "5f0c", "node": "81ab", "origin": "e1d4", "distance": 0, "now": True, "chain": [],
+    "silent": False, "highest": 0,
+}  # fmt: skip
+
+
+def lines(*said: object) -> bytes:
+    return b"".join(json.dumps(one).encode() + b"\n" for one in said)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request is made with."""
+
+    url: str
+    session: Session
+    folder: Path
+
+    @property
+    def peer(self) -> Peer:
+        return Peer(self.url, self.session, SECONDS)
+
+    def store(self, speaks: str | None = None) -> RemoteStore:
+        store = RemoteStore(self.url, self.session, "blake3", timeout=SECONDS, patience=SECONDS)
+        store._speaks = speaks
+        return store
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request that shardcast makes.
+
+    Attributes:
+        sends: the functions that send it, ``file.py:Class.method``.
+        path: what it asks for; only that is answered slowly.
+        reply: the right answer.
+        make: the request.
+        local: whether it goes to the socket of a data directory.
+    """
+
+    sends: tuple[str, ...]
+    path: str
+    reply: Reply
+    make: Callable[[Asked], Awaitable[object]]
+    local: bool = False
+
+
+async def read_feed(asked: Asked) -> None:
+    async for _ in asked.peer.feed(""):
+        pass
+
+
+async def hold(asked: Asked) -> None:
+    async for _ in asked.peer.lease("v1", "me"):
+        pass
+
+
+async def follow_manifest(asked: Asked) -> None:
+    async def take(lines: bytes) -> None:
+        pass
+
+    await asked.peer.follow_manifest("v1", b"", take)
+
+
+async def fetch(asked: Asked, direct: bool = True) -> None:
+    """A shard, as a transfer asks for it."""
+    live = LiveManifest.of(provisional("v1", [len(BLOB)], {"sha256": DIGEST}))
+    server = asked.peer
+    server._bulk.direct = direct
+    with contextlib.closing(OutputFile(asked.folder / "got", live)) as filling:
+        limits = Limits(attempts=1, timeout=SECONDS)
+        await Transfer(live, [server], filling, limits=limits).run()
+
+
+async def pull(asked: Asked) -> None:
+    async for _ in Archive(asked.url, asked.session, timeout=SECONDS).pull({DIGEST: len(BLOB)}):
+        pass
+
+
+async def push(asked: Asked) -> None:
+    await Archive(asked.url, asked.session, timeout=SECONDS).push([LARGE])
+
+
+async def read_blob(asked: Asked) -> None:
+    async with asked.store(SHARDS).open(DIGEST) as reader:
+        while await reader.read(1 << 20):
+            pass
+
+
+async def put_blob(asked: Asked) -> None:
+    async with asked.store(HASH_SERVER).put() as writing:
+        await writing.write(LARGE)
+        await writing.commit()
+
+
+async def publish_it(asked: Asked) -> None:
+    await asyncio.to_thread(lambda: list(control.publish(asked.folder, asked.folder / "payload")))
+
+
+async def pin(asked: Asked) -> None:
+    await asyncio.to_thread(control.change_pin, asked.folder, "v1", True)
+
+
+async def withdraw(asked: Asked) -> None:
+    await asyncio.to_thread(control.withdraw, asked.folder, "v1")
+
+
+async def finish(asked: Asked) -> None:
+    await asyncio.to_thread(waiting.finish, asked.folder)
+
+
+async def wait_for_copies(asked: Asked) -> None:
+    await asyncio.to_thread(lambda: list(waiting.wait_for_copies(asked.folder, "v1", 2)))
+
+
+async def write(asked: Asked) -> None:
+    await asyncio.to_thread(writer.BroadcastWriter, asked.folder, "file")
+
+
+FEED = Reply(lines(HELLO, {"seq": 1}, {"seq": 2}), NDJSON, ends=False)
+LEASE = Reply(lines({"held": True}, {"held": True}), NDJSON, ends=False)
+PROGRESS = {"progress": {"done": 1, "size": 2}}
+ASKING = ("peer/control.py:Asking.lines",)
+
+REQUESTS: dict[str, Request] = {
+    "list": Request(
+        ("peer/peer.py:Peer._read_distribution",),
+        "/distribution.txt",
+        Reply(f"v1: {DIGEST}|1\nv2: {DIGEST}|1\n".encode(), "text/plain"),
+        lambda asked: asked.peer.listings(),
+    ),
+    "feed": Request(("peer/peer.py:Peer.feed",), "/feed", FEED, read_feed),
+    "lease": Request(("peer/peer.py:Peer.lease",), "/v1/lease", LEASE, hold),
+    "report": Request(
+        ("peer/peer.py:Peer.report",),
+        "/report",
+        Reply(status="204 No Content"),
+        lambda asked: asked.peer.report(b"{}"),
+    ),
+    "manifest": Request(
+        ("peer/peer.py:Peer._read_manifest",),
+        "/v1/manifest",
+        Reply(),
+        lambda asked: asked.peer.manifest("v1"),
+    ),
+    "header": Request(
+        ("peer/peer.py:Peer._read_manifest",), "/v1/manifest", Reply(), lambda asked: asked.peer.header("v1")
+    ),
+    "growing manifest": Request(
+        ("peer/peer.py:Peer.follow_manifest",), "/v1/manifest", Reply(), follow_manifest
+    ),
+    "size of a shard": Request(
+        ("peer/peer.py:Peer.shard_size",),
+        "/v1/shard",
+        Reply(BLOB),
+        lambda asked: asked.peer.shard_size("v1", 1, 3),
+    ),
+    "shard": Request(("peer/bulk.py:_Work._ask",), "/v1/shard", Reply(BLOB), fetch),
+    "shard by aiohttp": Request(
+        ("peer/peer.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
+    ),
+    "pull": Request(
+        ("peer/archive.py:Archive.parts",), "/v1/pull", Reply(bytes.fromhex(DIGEST) + BLOB), pull
+    ),
+    "push": Request(("peer/archive.py:Archive.push",), "/v1/push", Reply(), push),
+    "what a store speaks": Request(
+        ("peer/remote_store.py:RemoteStore._ask",),
+        HAS_NOW_PATH,
+        Reply(b"[false]\n", "application/json"),
+        lambda asked: asked.store().speaks(),
+    ),
+    "length of a blob": Request(
+        ("peer/remote_store.py:RemoteStore._ask",),
+        LENGTH_PATH,
+        Reply(b"[200000]\n", "application/json"),
+        lambda asked: asked.store()._ask(LENGTH_PATH, [DIGEST], SECONDS),
+    ),
+    "size of a blob": Request(
+        ("peer/remote_store.py:RemoteStore.size",),
+        f"/{DIGEST}",
+        Reply(BLOB),
+        lambda asked: asked.store(SHARDS).size(DIGEST),
+    ),
+    "blob": Request(("peer/remote_store.py:RemoteStore._get",), f"/{DIGEST}", Reply(BLOB), read_blob),
+    "putting a blob": Request(("peer/remote_store.py:RemoteStore._put",), "/", Reply(), put_blob),
+    "publish": Request(
+        ASKING, "/", Reply(lines({"version": "v1"}, PROGRESS, PROGRESS), NDJSON), publish_it, local=True
+    ),
+    "pin": Request(ASKING, "/", Reply(lines({"waiting": 1}, {"done": "v1"}), NDJSON), pin, local=True),
+    "withdraw": Request(ASKING, "/", Reply(lines({"waiting": 1}, {"done": 1}), NDJSON), withdraw, local=True),
+    "finish": Request(
+        ("peer/waiting.py:_lines",), "/", Reply(lines({"left": 2}, {"left": 1}), NDJSON), finish, local=True
+    ),
+    "copies": Request(
+        ("peer/waiting.py:_lines",),
+        "/",
+        Reply(lines({"copies": 0}, {"copies": 1}, {"copies": 1}), NDJSON),
+        wait_for_copies,
+        local=True,
+    ),
+    "writing a version": Request(
+        ("peer/writer.py:BroadcastWriter.__init__",),
+        "/",
+        Reply(lines({"version": "v1", "pipe": "/nowhere"}), NDJSON),
+        write,
+        local=True,
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return publish(tmp_path_factory.mktemp("published") / "data", BLOB, 50_000).manifest.raw
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time-outs that no parameter sets."""
+    monkeypatch.setattr(peer, "FEED_DEAD", SECONDS)
+    monkeypatch.setattr(control, "_SILENCE_SECONDS", SECONDS)
+    monkeypatch.setattr(waiting, "_SILENCE_SECONDS", SECONDS)
+    monkeypatch.setattr(waiting, "_FIRST_LINE_SECONDS", SECONDS)
+
+
+async def make(request: Request, way: Way, manifest: bytes, folder: Path, session: Session) -> str:
+    """What became of a request to a server that is slow in this way."""
+    own_folder(folder).mkdir(parents=True)
+    reply = request.reply
+    if request.path == "/v1/manifest":
+        reply = replace(reply, body=manifest)
+    with short_name(socket_path(folder)) as name:
+        unix = Path(name) if request.local else None
+        async with SlowServer(way, request.path, reply, unix) as server:
+            asked = Asked(server.url, session, folder)
+            while not server.asked:  # where this machine is so busy that the time was over before
+                try:
+                    await asyncio.wait_for(request.make(asked), OVER)
+                except ShardcastError:
+                    pass
+                except asyncio.TimeoutError:
+                    return "it hangs"
+            return ""
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_request_ends_whatever_its_server_does(way: str, manifest: bytes, tmp_path: Path) -> None:
+    floods = "floods" in way
+    if floods:
+        tracemalloc.start()
+    try:
+        async with open_session(SECONDS) as session:
+            became = await asyncio.gather(
+                *(
+                    make(request, WAYS[way], manifest, tmp_path / str(number), session)
+                    for number, request in enumerate(REQUESTS.values())
+                )
+            )
+        if floods:
+            assert tracemalloc.get_traced_memory()[1] < MEMORY
+    finally:
+        tracemalloc.stop()
+    assert {name: said for name, said in zip(REQUESTS, became, strict=True) if said} == {}
+
+
+# A request that is added has its place in the table, and goes through the one door
+
+PACKAGE = Path(shardcast.__file__).parent
+DOORS = {
+    "peer/session.py:answer",
+    "peer/redirects.py:requested",
+    "peer/bulk.py:_WholeHead.begin",
+    "peer/heads.py:BoundedResponse.begin",
+    "peer/heads.py:Connection.answer",
+    "peer/control.py:ControlConnection.begin",
+}
+"""What those which send have in common."""
+SENDING = {"request", "putrequest", "begin", "endheaders"}
+ROUND = {
+    "http.client": {"peer/heads.py", "peer/bulk.py", "peer/control.py"},
+    "sock_connect": {"peer/connecting.py"},
+}
+"""What a request could be sent with, and the files that may: all else would go round the bounds. Sessions of
+aiohttp and connections of ``http.client`` are looked for in `test_redirects`."""
+
+
+@functools.cache
+def used(module: Path) -> tuple[set[str], dict[str, set[str]]]:
+    """What a module imports, and the names of what each of its functions calls."""
+    imported, called = set[str](), dict[str, set[str]]()
+
+    def visit(node: ast.AST, names: tuple[str, ...], inside: bool) -> None:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and not inside:
+            names, inside = (*names, node.name), not isinstance(node, ast.ClassDef)
+        elif isinstance(node, ast.Import):
+            imported.update(name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            imported.update(f"{node.module}.{name.name}" for name in node.names)
+        elif isinstance(node, ast.Call):
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            called.setdefault(f"{module.relative_to(PACKAGE)}:{'.'.join(names)}", set()).add(name)
+        for child in ast.iter_child_nodes(node):
+            visit(child, names, inside)
+
+    visit(ast.parse(module.read_text()), (), False)
+    return imported, called
+
+
+def test_every_request_is_in_the_table() -> None:
+    gc.collect()  # tasks that end while CPython 3.11 parses make it fail
+    sent = set()
+    for module in (PACKAGE / "peer").rglob("*.py"):
+        imported, called = used(module)
+        sending = SENDING | ({"answer"} if "shardcast.peer.session.answer" in imported else set())
+        sent |= {function for function, names in called.items() if names & sending}
+    assert sent - DOORS == {function for request in REQUESTS.values() for function in request.sends}
+
+
+def test_no_request_goes_round_the_bounds() -> None:
+    gc.collect()
+    for module in PACKAGE.rglob("*.py"):
+        name = module.relative_to(PACKAGE).as_posix()
+        if not name.startswith("server/"):
+            imported, called = used(module)
+            round_it = imported.union(*called.values()) & ROUND.keys()
+            assert {one for one in round_it if name not in ROUND[one]} == set(), name
