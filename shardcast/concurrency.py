@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
@@ -65,6 +65,39 @@ async def to_its_end(work: Coroutine[Any, Any, T], undo: Callable[[T], object] |
         if task.exception() is None and undo:
             undo(task.result())
         raise
+
+
+async def staggered(
+    works: Iterable[Callable[[], Coroutine[Any, Any, T]]],
+    patience: float,
+    progress: Callable[[], object] = lambda: None,
+) -> AsyncGenerator[asyncio.Task[T] | None, None]:
+    """Begin one work after the other, and yield each once it has ended. The next one begins when one has
+    ended, or when ``progress`` has not changed for ``patience`` seconds; None is yielded then when all have
+    begun. What still runs at the end is cancelled.
+    """
+    left, running, done = iter(works), set[asyncio.Task[T]](), set[asyncio.Task[T]]()
+    due = silent = False
+    try:
+        while True:
+            work = next(left, None) if due or not running else None
+            if work:
+                running.add(asyncio.ensure_future(work()))
+            elif not running:
+                return
+            elif silent:
+                yield None
+            seen = progress()
+            done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
+            silent = not done and progress() == seen
+            due = silent or bool(done)
+            while done:  # what came of one is not kept until the next
+                yield done.pop()
+    finally:
+        await cancel(running)
+        for task in running | done:
+            if not task.cancelled():
+                task.exception()  # it was told to whoever wanted to know
 
 
 @asynccontextmanager

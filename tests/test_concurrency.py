@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from functools import partial
 
-from shardcast.concurrency import cancel, in_thread
+from shardcast.concurrency import cancel, in_thread, staggered
 
 
 async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> None:
@@ -57,3 +58,59 @@ async def test_work_in_a_thread_has_ended_when_who_waits_for_it_is_cancelled_how
     assert undone == [7]
     assert await in_thread(work, undo=undone.append) == 7
     assert undone == [7], "who got it keeps it"
+
+
+async def test_next_work_begins_when_one_ends_or_nothing_comes() -> None:
+    begun, ended = list[str](), list[str]()
+
+    async def work(name: str, seconds: float) -> str:
+        begun.append(name)
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append(name)
+        if name == "fails":
+            raise ValueError(name)
+        return name
+
+    works = [partial(work, "hangs", 60), partial(work, "fails", 0), partial(work, "works", 0)]
+    async with contextlib.aclosing(staggered([*works, partial(work, "never", 0)], 0.05)) as tasks:
+        first, second = await anext(tasks), await anext(tasks)
+        assert first
+        assert second
+        assert isinstance(first.exception(), ValueError)
+        assert second.result() == "works"
+    assert (begun, ended) == (["hangs", "fails", "works"], ["fails", "works", "hangs"])
+
+
+async def test_progress_keeps_the_next_work_from_beginning() -> None:
+    count, others = 0, list[int]()
+
+    async def slow() -> str:
+        nonlocal count
+        for _ in range(20):
+            await asyncio.sleep(0.02)
+            count += 1
+        return "slow"
+
+    async def other() -> str:
+        others.append(count)
+        return "other"
+
+    async with contextlib.aclosing(staggered([slow, other], 0.1, lambda: count)) as tasks:
+        ended = [task.result() async for task in tasks if task]
+    assert (ended, others) == (["slow", "other"], [20])
+
+
+async def test_waiting_without_another_work_is_told() -> None:
+    gate = asyncio.Event()
+
+    async def wait() -> str:
+        await gate.wait()
+        return "came"
+
+    async with contextlib.aclosing(staggered([wait], 0.01)) as tasks:
+        assert await anext(tasks) is None
+        gate.set()
+        found = [task.result() async for task in tasks if task]
+    assert found == ["came"]

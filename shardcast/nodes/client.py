@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from shardcast.addresses import server_urls
-from shardcast.concurrency import beside
+from shardcast.concurrency import beside, staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.distribution import Listing, is_version
 from shardcast.errors import PeerError, UsageError
@@ -112,14 +112,19 @@ class Client:
             async def described(listing: Listing) -> Offered:
                 servers = standing.group.complete.get(listing.number, ())
                 first = [url for url in servers if url == standing.speaker]
-                for url in (*first, *(url for url in servers if url not in first)):
-                    try:
-                        header = await self._header(url, listing, standing.origin, trusted=url in first)
-                    except PeerError as error:
-                        log.debug("%s", error)
-                        continue
-                    if header:
-                        return Offered(listing, header)
+                works = [
+                    partial(self._header, url, listing, standing.origin, trusted=url in first)
+                    for url in (*first, *(url for url in servers if url not in first))
+                ]
+                async with aclosing(staggered(works, STALL_WHEN_OTHERS_CAN)) as asked:
+                    async for asking in asked:
+                        try:
+                            header = asking.result() if asking else None
+                        except PeerError as error:
+                            log.debug("%s", error)
+                            continue
+                        if header:
+                            return Offered(listing, header)
                 return Offered(listing, None)
 
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 from shardcast.addresses import server_url
-from shardcast.concurrency import cancel
+from shardcast.concurrency import cancel, staggered
+from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -226,15 +228,23 @@ async def repairing(
         servers = [RemoteStore(server_url(url), session, algorithm) for url in urls]
 
         async def repair(digest: str) -> str | None:
-            for server in servers:
-                try:
-                    await _transfer(server, target(), digest, Copied())
-                except BlobMissing:
-                    continue
-                except (PeerError, IntegrityError) as error:
-                    log.warning("could not repair %s: %s", digest, error)
-                    continue
+            copied = Copied()
+
+            async def ask(server: RemoteStore) -> str:
+                await _transfer(server, target(), digest, copied)
                 return server.url
+
+            works = [partial(ask, server) for server in servers]
+            asking_all = staggered(works, STALL_WHEN_OTHERS_CAN, lambda: copied.bytes)
+            async with aclosing(asking_all) as asked:
+                async for asking in asked:
+                    try:
+                        if asking:
+                            return asking.result()
+                    except BlobMissing:
+                        continue
+                    except (PeerError, IntegrityError) as error:
+                        log.warning("could not repair %s: %s", digest, error)
             return None
 
         yield repair

@@ -10,10 +10,12 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
-from shardcast.concurrency import cancel
+from shardcast.concurrency import cancel, staggered
+from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     BadAnswer,
     BlobCorrupt,
@@ -27,6 +29,7 @@ from shardcast.errors import (
     WrongBytes,
 )
 from shardcast.framing import MAX_KEYS, MAX_LENGTH, Part
+from shardcast.nodes.flights import NOBODY, Flight, Via, Wanted
 from shardcast.store.blobs.contract import BlobReader, BlobStore, BlobWriter
 from shardcast.store.blobs.putting import Putting
 from shardcast.wire import MAX_VIA
@@ -42,13 +45,12 @@ _MOST_LACKING = 100_000
 _BEGINS = 1.0
 """Seconds that a question which others pass on waits for the answer to another to begin: mirrors of each
 other may wait for each other."""
+_PORTION = 64 << 10
+"""Bytes that must come, or a blob become whole, else the next server is asked as well."""
 _MOST_WRONG = 4
 """Wrong blobs in the answers to one question after which a server isn't asked on."""
 _LANES = 8
 """Requests at once to a server that takes no pulls."""
-
-Wanted = tuple[str, int | None]
-"""A digest, and the length of its blob where that is known."""
 
 
 class Server(Protocol):
@@ -88,37 +90,6 @@ class Counts:
     failures: int = 0
 
 
-_Via = frozenset[str]
-_NOBODY: _Via = frozenset()
-"""Of who asks for himself."""
-
-
-@dataclass(eq=False)
-class _Flight:
-    """One blob on its way here.
-
-    Attributes:
-        via: the nodes that passed the question on. They are asked no more, nor are those whom we ask to ask
-            them: so that it didn't come says nothing to who came another way, and anybody can name any node.
-        begun: set when its first bytes come, or it ends.
-        ended: whether it came; fails when nobody could be asked.
-    """
-
-    via: _Via
-    begun: asyncio.Event = field(default_factory=asyncio.Event)
-    ended: asyncio.Future[bool] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-
-    def end(self, came: bool, failure: ShardcastError | None = None) -> None:
-        self.begun.set()
-        if self.ended.done():
-            return
-        if failure and not came:
-            self.ended.set_exception(failure)
-            self.ended.exception()  # that nobody asks for it any more is no news
-        else:
-            self.ended.set_result(came)
-
-
 class ReadThrough:
     """A store that keeps what it was asked for, and didn't have, from servers that do.
 
@@ -137,8 +108,10 @@ class ReadThrough:
         clock: Callable[[], float] = time.monotonic,
         lacking_for: float = LACKING_FOR,
         most: int = MAX_LENGTH,
+        patience: float = STALL_WHEN_OTHERS_CAN,
     ) -> None:
-        """The ``servers`` are asked in their order. ``node_id`` names this mirror to them, so that a question
+        """The ``servers`` are asked in their order, the next one also when nothing comes for ``patience``
+        seconds. ``node_id`` names this mirror to them, so that a question
         that comes back to it goes no further. Blobs of more than ``most`` bytes are not asked for: who asks
         says how long they are."""
         self.algorithm = local.algorithm
@@ -149,9 +122,10 @@ class ReadThrough:
         self._clock = clock
         self._lacking_for = lacking_for
         self._most = most
-        self._lacking: OrderedDict[tuple[Wanted, _Via], float] = OrderedDict()
+        self._patience = patience
+        self._lacking: OrderedDict[tuple[Wanted, Via], float] = OrderedDict()
         self._left_alone: dict[str, float] = {}
-        self._flights: dict[Wanted, _Flight] = {}
+        self._flights: dict[Wanted, Flight] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # A store
@@ -208,7 +182,7 @@ class ReadThrough:
         flight = self._fly([one], via).get(one)
         if flight is None:
             return False
-        if flight.via not in (own, _NOBODY):
+        if flight.via not in (own, NOBODY):
             with contextlib.suppress(ShardcastError):
                 if await self._arrival(one, flight, via):
                     return True
@@ -224,7 +198,7 @@ class ReadThrough:
         """
         own = frozenset(via)
         flights = self._fly(wanted.items(), via)
-        doubtful = {one[0]: one for one, flight in flights.items() if flight.via not in (own, _NOBODY)}
+        doubtful = {one[0]: one for one, flight in flights.items() if flight.via not in (own, NOBODY)}
         async with aclosing(self._arrivals(flights, via)) as arrived:
             async for key in arrived:
                 doubtful.pop(key, None)
@@ -235,7 +209,7 @@ class ReadThrough:
                     yield key
 
     async def _arrivals(
-        self, flights: Mapping[Wanted, _Flight], via: Sequence[str]
+        self, flights: Mapping[Wanted, Flight], via: Sequence[str]
     ) -> AsyncGenerator[str, None]:
         """The key of each that comes, as soon as it has."""
         arrivals = {
@@ -258,7 +232,7 @@ class ReadThrough:
         finally:
             await cancel(left)
 
-    async def _arrival(self, one: Wanted, flight: _Flight, via: Sequence[str]) -> bool:
+    async def _arrival(self, one: Wanted, flight: Flight, via: Sequence[str]) -> bool:
         """Wait for a flight, which may be somebody else's."""
         if via and not flight.begun.is_set():
             try:
@@ -267,16 +241,16 @@ class ReadThrough:
                 flight = self._start([one], via, shared=False)[one]
         return await asyncio.shield(flight.ended)
 
-    def _fly(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, _Flight]:
+    def _fly(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, Flight]:
         """The flights of those that anybody may have."""
         if self._node_id in via or len(via) >= MAX_VIA:
             return {}
-        own, flights = frozenset(via), dict[Wanted, _Flight]()
+        own, flights = frozenset(via), dict[Wanted, Flight]()
         new: list[Wanted] = []
         for one in wanted:
             if (one[1] or 0) > self._most:
                 continue
-            if self._is_lacking(one, _NOBODY) or self._is_lacking(one, own):
+            if self._is_lacking(one, NOBODY) or self._is_lacking(one, own):
                 self.counts.lacking += 1
             elif one in self._flights:
                 self.counts.joined += 1
@@ -287,16 +261,16 @@ class ReadThrough:
             flights |= self._start(some, via, shared=True)
         return flights
 
-    def _is_lacking(self, one: Wanted, via: _Via) -> bool:
+    def _is_lacking(self, one: Wanted, via: Via) -> bool:
         until = self._lacking.get((one, via))
         if until is not None and until <= self._clock():
             del self._lacking[one, via]
             until = None
         return until is not None
 
-    def _start(self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool) -> dict[Wanted, _Flight]:
+    def _start(self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool) -> dict[Wanted, Flight]:
         own = frozenset(via)
-        flights = {one: _Flight(own) for one in wanted}
+        flights = {one: Flight(own) for one in wanted}
         if shared:
             self._flights |= flights
         task = asyncio.ensure_future(self._carry(flights, via, shared))
@@ -304,8 +278,8 @@ class ReadThrough:
         task.add_done_callback(self._tasks.discard)
         return flights
 
-    async def _carry(self, flights: Mapping[Wanted, _Flight], via: Sequence[str], shared: bool) -> None:
-        """Ask one server after the other."""
+    async def _carry(self, flights: Mapping[Wanted, Flight], via: Sequence[str], shared: bool) -> None:
+        """Ask the servers."""
         failure: ShardcastError | None = ServerUnreachable("the mirror", "it ended before it had asked")
         try:
             failure = await self._ask_all(flights, via)
@@ -318,29 +292,47 @@ class ReadThrough:
                     self._remember_lacking(one, flight.via)
                 flight.end(False, failure)
 
-    async def _ask_all(self, flights: Mapping[Wanted, _Flight], via: Sequence[str]) -> ShardcastError | None:
+    async def _ask_all(self, flights: Mapping[Wanted, Flight], via: Sequence[str]) -> ShardcastError | None:
         """Why it isn't known that nobody has what didn't come."""
         failure: ShardcastError | None = None
-        for server in self._servers:
-            left = {one: flight for one, flight in flights.items() if not flight.ended.done()}
-            if not left:
-                break
+        under_way = set[str]()
+
+        def left() -> dict[Wanted, Flight]:
+            return {one: flight for one, flight in flights.items() if not flight.ended.done()}
+
+        async def ask(server: Server) -> ShardcastError | None:
+            if not left():
+                return None
             if server.node_id in via:
-                failure = failure or BadAnswer(server.url, "it is what asks here")
-            elif self._left_alone.get(server.url, -math.inf) > self._clock():
-                failure = failure or ServerUnreachable(server.url, "it didn't answer a moment ago")
-            else:
-                failure = await self._ask(server, left, via) or failure
+                return BadAnswer(server.url, "it is what asks here")
+            if self._left_alone.get(server.url, -math.inf) > self._clock():
+                return ServerUnreachable(server.url, "it didn't answer a moment ago")
+            under_way.add(server.url)
+            failed = await self._ask(server, left(), via)
+            under_way.discard(server.url)
+            return failed
+
+        def progress() -> tuple[int, int]:
+            return len(left()), sum(flight.received for flight in flights.values()) // _PORTION
+
+        works = [partial(ask, server) for server in self._servers]
+        async with aclosing(staggered(works, self._patience, progress)) as asked:
+            async for asking in asked:
+                failure = (asking.result() if asking else None) or failure
+                if not left():
+                    break
+        # One that is still under way kept everybody waiting, and those behind it had everything.
+        self._left_alone |= dict.fromkeys(under_way, self._clock() + _LEFT_ALONE)
         return failure
 
-    def _remember_lacking(self, one: Wanted, via: _Via) -> None:
+    def _remember_lacking(self, one: Wanted, via: Via) -> None:
         self._lacking[one, via] = self._clock() + self._lacking_for
         self._lacking.move_to_end((one, via))
         while len(self._lacking) > _MOST_LACKING:
             self._lacking.popitem(last=False)
 
     async def _ask(
-        self, server: Server, flights: Mapping[Wanted, _Flight], via: Sequence[str]
+        self, server: Server, flights: Mapping[Wanted, Flight], via: Sequence[str]
     ) -> ShardcastError | None:
         """Ask one server; what went wrong."""
         try:
@@ -353,7 +345,7 @@ class ReadThrough:
         return next((one for one in failures if one), None)
 
     async def _receive(
-        self, server: Server, flights: Mapping[Wanted, _Flight], via: Sequence[str]
+        self, server: Server, flights: Mapping[Wanted, Flight], via: Sequence[str]
     ) -> ShardcastError | None:
         """Ask one server for some, and again without what is wrong there: an answer ends with that, and what
         would have come after it may be right. What went wrong first."""
@@ -373,7 +365,7 @@ class ReadThrough:
         return first
 
     async def _receive_some(
-        self, server: Server, flights: Mapping[Wanted, _Flight], via: Sequence[str]
+        self, server: Server, flights: Mapping[Wanted, Flight], via: Sequence[str]
     ) -> ShardcastError | None:
         wanted, by_key = dict(flights), {key: flight for (key, _), flight in flights.items()}
         asking = aclosing(server.fetch(dict(wanted.keys()), (*via, self._node_id)))
@@ -388,6 +380,7 @@ class ReadThrough:
                 async for batch in batches:
                     for part in batch:
                         by_key[part.key].begun.set()
+                        by_key[part.key].received += len(part.data)
                         await putting.take(part)
         except PeerError as error:
             return self._failed(server, error)

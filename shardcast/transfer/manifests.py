@@ -7,9 +7,10 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 
-from shardcast.concurrency import cancel
+from shardcast.concurrency import cancel, staggered
 from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
 from shardcast.distribution import Listing
 from shardcast.errors import (
@@ -65,8 +66,8 @@ async def describe(
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Described]:
     """The descriptions of a version, to be tried one after the other: the servers' manifests, each once;
-    where none has one, what the answers of old nodes tell. ``origin``: the origin id of its line, where that
-    is known.
+    where none has one, what the answers of old nodes tell. A server that lets it wait is passed over, and may
+    answer later. ``origin``: the origin id of its line, where that is known.
 
     Old nodes' shards can't be verified one by one, so when a whole payload was wrong there is one thing
     left to do: take it from each server alone.
@@ -109,20 +110,28 @@ async def _ask_all(
     """What the servers describe when each is asked once; those that don't add to ``failures``."""
     seen: set[bytes] = set()
     without: list[Peer] = []
-    for peer in peers:
-        try:
-            manifest = await peer.manifest(listing.version)
-            if manifest is None:
-                without.append(peer)
-            if manifest is None or (digest := sha256(manifest.raw).digest()) in seen:
-                continue
+
+    async def ask(peer: Peer) -> Manifest | None:
+        manifest = await peer.manifest(listing.version)
+        if manifest is None:
+            without.append(peer)
+        else:
             check_manifest(listing, manifest, peer, origin)
-        except PeerError as error:
-            failures.append(error)
-            continue
-        seen.add(digest)
-        yield Described(manifest, _DIGITS, peers)
-        del manifest  # a large one need not lie beside the next
+        return manifest
+
+    async with aclosing(staggered([partial(ask, peer) for peer in peers], STALL_WHEN_OTHERS_CAN)) as asked:
+        async for asking in asked:
+            if asking is None and without:
+                break  # what those without a manifest tell may come sooner
+            try:
+                manifest = asking.result() if asking else None
+            except PeerError as error:
+                failures.append(error)
+                continue
+            if manifest and (digest := sha256(manifest.raw).digest()) not in seen:
+                seen.add(digest)
+                yield Described(manifest, _DIGITS, peers)
+            del manifest, asking  # a large one need not lie beside the next
     if seen:
         return
     for some in [without, *([[peer] for peer in without] if len(without) > 1 else [])] if without else []:
@@ -216,17 +225,33 @@ def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str
 
 async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
     """The sizes of an old node's shards, asked one by one."""
+    order = list(peers)  # one that answered comes first
 
     async def size(shard: int, digits: int) -> int:
         failure: PeerError | None = None
-        for peer in peers:
-            try:
-                return await peer.shard_size(listing.version, shard, digits)
-            except PeerError as error:
-                # That a server doesn't have it says less than that it could not be asked.
-                failure = error if failure is None or isinstance(failure, ServerLacks) else failure
+        works = [partial(ask, peer, shard, digits) for peer in order]
+        async with aclosing(staggered(works, STALL_WHEN_OTHERS_CAN)) as asked:
+            async for asking in asked:
+                try:
+                    if asking:
+                        return asking.result()
+                except PeerError as error:
+                    # That a server doesn't have it says less than that it could not be asked.
+                    failure = error if failure is None or isinstance(failure, ServerLacks) else failure
         assert failure
         raise failure
+
+    async def ask(peer: Peer, shard: int, digits: int) -> int:
+        try:
+            size = await peer.shard_size(listing.version, shard, digits)
+        except ServerStalled:
+            if len(order) > 1:
+                order.remove(peer)  # each of its sizes would take as long
+            raise
+        if peer in order:
+            order.remove(peer)
+            order.insert(0, peer)
+        return size
 
     if listing.shards == 0:
         return Described(provisional(listing.version, [0], {"sha256": listing.digest}), _DIGITS, peers)

@@ -45,6 +45,8 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
     await following.settled()
+    if any(one.told for one in following.followers):
+        return following.heard()
     while not any(one.told for one in following.followers):
         failures = [one.failure for one in following.followers if one.failure]
         passing = (one for one in failures if isinstance(one, (ServerUnreachable, ServerBusy)))

@@ -169,8 +169,9 @@ class Servers:
         failures = claim.arriving.failures
         assert claim.peer
         here = failures.get(claim.peer.url, 0)
+        known = self._begun or self._manifest.whole is not None  # of an open version there may be nothing yet
         return any(
-            not self._ranking.rests(url, now) and failures.get(url, 0) <= here and self._begun
+            not self._ranking.rests(url, now) and failures.get(url, 0) <= here and known
             for url in self._peers
             if url != claim.peer.url
         )
