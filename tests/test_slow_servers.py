@@ -9,6 +9,7 @@ import functools
 import gc
 import hashlib
 import json
+import os
 import tracemalloc
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -17,14 +18,16 @@ from pathlib import Path
 import pytest
 
 import shardcast
-from shardcast.errors import ShardcastError
-from shardcast.manifest import provisional
+from shardcast.errors import PeerError, ShardcastError
+from shardcast.manifest import Shard, provisional
 from shardcast.peer import control, peer, waiting, writer
 from shardcast.peer.archive import Archive
+from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
 from shardcast.peer.remote_store import HASH_SERVER, SHARDS, RemoteStore
 from shardcast.peer.session import Session, open_session
 from shardcast.store.data_dir import own_folder
+from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from shardcast.store.special_files import short_name, socket_path
@@ -308,6 +311,37 @@ async def test_request_ends_whatever_its_server_does(way: str, manifest: bytes, 
     finally:
         tracemalloc.stop()
     assert {name: said for name, said in zip(REQUESTS, became, strict=True) if said} == {}
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells what is resident")
+@pytest.mark.parametrize("direct", [True, False])
+async def test_large_pieces_take_memory_only_as_they_come(direct: bool, tmp_path: Path) -> None:
+    """What a manifest says of its pieces is a claim, and ten answers at once are usual."""
+    piece_size = 64 << 20
+    shard = Shard(1, 0, piece_size, pieces=bytes(32))
+
+    async def ask(number: int, server: SlowServer, session: Session) -> None:
+        peer = Peer(server.url, session, SECONDS)
+        peer._bulk.direct = direct
+        path = tmp_path / str(number)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        landing = Landing(shard, piece_size, path, descriptor, 0)
+        with contextlib.closing(landing), pytest.raises(PeerError):
+            await peer.receive("v1", landing, Order(0, piece_size))
+
+    def resident() -> int:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    before, held = resident(), list[int]()
+    server = SlowServer(WAYS["stops in the body"], "/", Reply(b"some bytes", ends=False))
+    async with server, open_session(SECONDS) as session:
+        asking = asyncio.gather(*(ask(number, server, session) for number in range(6)))
+        while not asking.done():
+            await asyncio.sleep(0.02)
+            held.append(resident() - before)
+        await asking
+    assert max(held) < piece_size
 
 
 # A request that is added has its place in the table, and goes through the one door

@@ -23,11 +23,10 @@ from shardcast.peer.checking import Answer, Order
 from shardcast.peer.connecting import Place, connect
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
+from shardcast.peer.pouring import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
 from shardcast.store.landing import Landing
 
-_BUFFER_SIZE = 1 << 20
-"""Bytes that are received, verified and written at a time, where they come fast."""
 _LEAST_READ = 16 * 1024
 """Bytes waited for at once where they come slowly, so that slowness is told from silence."""
 _FAST, _SLOW = 0.005, 0.05
@@ -231,7 +230,7 @@ class _Work:
 
     def _pour(self, response: http.client.HTTPResponse, skip: int) -> None:
         order, piece_size = self._order, self._landing.piece_size
-        buffer = memoryview(bytearray(max(_BUFFER_SIZE // piece_size, 1) * piece_size))
+        buffer = receive_buffer(piece_size)
         start, filled, read_size = order.start, 0, _LEAST_READ
         while skip and not self._line.cut:
             count = response.readinto(buffer[: min(skip, len(buffer))])
@@ -272,5 +271,5 @@ class _Work:
 
 def _next_read_size(size: int, seconds: float) -> int:
     if seconds < _FAST:
-        return min(size * 2, _BUFFER_SIZE)
+        return min(size * 2, BUFFER_SIZE)
     return max(size // 2, _LEAST_READ) if seconds > _SLOW else size

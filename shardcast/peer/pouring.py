@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 
 from shardcast.store.landing import Landing
 
-_BUFFER_SIZE = 1 << 20
+BUFFER_SIZE = 1 << 20
 """Bytes that are verified and written at a time."""
 _LONGEST_HELD = 0.01
 """Seconds that a whole piece waits for more before it is verified and written."""
 
 
+def receive_buffer(piece_size: int) -> memoryview:
+    """Return a buffer of whole pieces. Of one of more than 1 MiB only what was written to takes memory: the
+    size of a piece is what a manifest claims, up to 64 MiB."""
+    size = max(BUFFER_SIZE // piece_size, 1) * piece_size
+    try:
+        # Memory that is used again needs no page faults, which would cost small shards 3 ms each.
+        return memoryview(bytearray(size) if size <= BUFFER_SIZE else mmap.mmap(-1, size))
+    except OSError as error:
+        raise MemoryError from error
+
+
 class Pouring:
     """Bytes of one answer on their way into a landing. While some are verified and written, the next ones
-    fill a buffer; whole pieces go as soon as there are many, or the last ones went some time ago."""
+    fill a buffer; whole pieces go as soon as there are many, or the last ones went some time ago. A piece
+    that fills a buffer by itself is waited for, so that an answer holds no more than one of those."""
 
     def __init__(self, landing: Landing, start: int) -> None:
-        size = max(_BUFFER_SIZE // landing.piece_size, 1) * landing.piece_size
         self._landing = landing
-        self._buffer, self._spare = memoryview(bytearray(size)), memoryview(bytearray(size))
+        self._buffer = receive_buffer(landing.piece_size)
+        alone = landing.piece_size >= BUFFER_SIZE
+        self._spare = self._buffer if alone else receive_buffer(landing.piece_size)
         self._filled = 0
         self._start = start  # of the buffer, in the shard
         self._under_way: asyncio.Future[None] | None = None
@@ -58,7 +72,11 @@ class Pouring:
             whole -= whole % self._landing.piece_size
         left = self._filled - beyond - whole
         self._filled = left
-        if whole > 0:
+        if whole > 0 and self._spare is self._buffer:
+            await self._landing.land(self._start, self._buffer[:whole])
+            self._buffer[:left] = self._buffer[whole : whole + left]
+            self._start += whole
+        elif whole > 0:
             self._spare[:left] = self._buffer[whole : whole + left]
             self._under_way = asyncio.ensure_future(self._landing.land(self._start, self._buffer[:whole]))
             self._start += whole
