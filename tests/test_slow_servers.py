@@ -41,7 +41,7 @@ SECONDS = 0.4
 """The time-out of every request here, and so the bound of each of its heads, lines and portions."""
 OVER = 20.0
 """Seconds in which a request must have ended; each of these servers would hold it for ever."""
-MEMORY = 24 << 20
+MEMORY = 64 << 20
 """Bytes that all requests of one test may hold at once, over what they began with."""
 
 NDJSON = "application/x-ndjson"
