@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -61,6 +62,32 @@ async def test_server_that_never_begins_is_left_when_another_can_serve(
         assert silent.requested(SHARDS) >= 1
     assert sha256(release.path) == published.sha256
     assert release.seconds < 10, "it waited for the silent server's time-out"
+
+
+class FirstOfAll(Random):
+    """Chooses the first of what it may choose."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+async def test_silent_server_is_left_before_the_first_byte_of_a_transfer(tmp_path: Path) -> None:
+    """With a single shard there is no other answer that would tell that the servers are there."""
+    small = publish(tmp_path / "data", random_bytes(100_000), MB)
+    live = LiveManifest.of(small.manifest)
+    with (
+        BadServer(small.data_dir).set(SHARDS, bad.silent()) as silent,
+        BadServer(small.data_dir) as good,
+        contextlib.closing(OutputFile(tmp_path / "got", live)) as filling,
+    ):
+        async with open_session() as session:
+            peers = [Peer(silent.url, session), Peer(good.url, session)]
+            limits = Limits(stall=0.2, timeout=20)
+            await asyncio.wait_for(
+                Transfer(live, peers, filling, limits=limits, random=FirstOfAll()).run(), 15
+            )
+        assert silent.requested(SHARDS) == 1
+    assert sha256(tmp_path / "got") == small.sha256
 
 
 async def test_connection_with_unread_bytes_is_not_used_again(published: Published, tmp_path: Path) -> None:
