@@ -508,7 +508,9 @@ async def test_hook_and_json_tell_of_a_withdrawal(
 
 
 @pytest.mark.parametrize(
-    ("origin", "told"), [(ONE, ONE), (None, "none"), ("a\0b\nc\ud800", "a?b?c?")], ids=["id", "none", "odd"]
+    ("origin", "told"),
+    [(ONE, ONE), (None, "none"), ("a\0b\nc\ud800", r"a\x00b\nc\ud800")],
+    ids=["id", "none", "odd"],
 )
 @pytest.mark.usefixtures("environment")
 async def test_hook_is_told_of_a_new_line_whatever_its_id(

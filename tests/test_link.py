@@ -16,7 +16,6 @@ from typing import Any
 import pytest
 
 import shardcast
-from shardcast import file_copies
 from shardcast.errors import PayloadChanged, VersionNotOffered
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
@@ -290,7 +289,7 @@ def test_the_command_and_the_library_have_it(payload: Path, tmp_path: Path) -> N
 
 
 def test_a_clone_is_the_same_or_is_not_there(payload: Path, tmp_path: Path) -> None:
-    if file_copies.clone(payload, tmp_path / "clone"):
+    if version_place.clone(payload, tmp_path / "clone"):
         assert sha256(tmp_path / "clone") == sha256(payload)
     else:
         assert not (tmp_path / "clone").exists()

@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 import json
-import select
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 import shardcast
+from shardcast.nodes import process as process_module
 from shardcast.nodes.process import NodeProcess, deferred_interrupts, start_command
 from tests.support import processes
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """SIGINT raises, as in any program; the commands' package takes that away when it is imported."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -59,7 +68,8 @@ def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
     mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = start(tmp_path)
-    monkeypatch.setattr(select, "select", lambda *_: signal.raise_signal(signal.SIGINT))
+    interrupt = SimpleNamespace(select=lambda *_: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr(process_module, "select", interrupt)
     with pytest.raises(KeyboardInterrupt):
         process.wait_until_listening()
     assert not processes.marked(mark)

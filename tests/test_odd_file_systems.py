@@ -305,6 +305,8 @@ async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
         assert place.parent.stat().st_mode & 0o777 == 0o700
         assert place.stat().st_mode & 0o777 == 0o600
         connection = await asyncio.to_thread(connect, no_sockets)
+        await asyncio.to_thread(connection.request, "GET", "/nothing")
+        assert (await asyncio.to_thread(connection.getresponse)).status == 404  # it was let in
         connection.close()
     assert not place.parent.exists()
     with pytest.raises(NoNode):

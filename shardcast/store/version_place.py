@@ -65,7 +65,7 @@ class VersionPlace:
             OSError: it can't be read.
         """
         real = payload.resolve(strict=True)  # of a symbolic link, link(2) would link the link
-        if not _clone(real, self.payload) and not link(real, self.payload):
+        if not clone(real, self.payload) and not link(real, self.payload):
             return False
         if stat.S_ISREG(self.payload.lstat().st_mode):
             return True
@@ -98,7 +98,7 @@ def is_versions_file(entry: Path) -> bool:
     return any(is_temporary_of(entry.name, file) for file in files)
 
 
-def _clone(original: Path, copy: Path) -> bool:
+def clone(original: Path, copy: Path) -> bool:
     """Copy a file so that both share their blocks until one is written to; False where the file system can't.
 
     Raises:

@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Hashable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shardcast.concurrency import cancel, in_pool
+from shardcast.concurrency import Threads, cancel, in_pool
 
 T = TypeVar("T")
 
@@ -25,7 +24,7 @@ class Hashing:
     """The threads, and what is being hashed. ``_flights`` are the event loop's alone."""
 
     def __init__(self, threads: int = HASHING_THREADS) -> None:
-        self._pool = ThreadPoolExecutor(threads, "shardcast-hash")
+        self._pool = Threads(threads, "shardcast-hash")
         self._flights: dict[tuple[asyncio.AbstractEventLoop, Hashable], _Flight] = {}
 
     async def run(self, work: Callable[..., T], *words: object) -> T:
