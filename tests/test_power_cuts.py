@@ -250,7 +250,7 @@ def test_follower_keeps_what_it_announced(records: dict[str, Record]) -> None:
             assert (folder / "latest").exists(), "latest names a file that is not there"
         for number in announced[-1:]:
             assert number in outputs.announced(said[0]["origin"]), f"v{number} is announced again"
-        outputs.clear_records()
+        outputs.tidy()
 
     replay(records["follow"], check)
 
