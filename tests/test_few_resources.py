@@ -122,7 +122,8 @@ def test_limits_fit_the_descriptors_that_are_free() -> None:
 def test_a_client_with_few_threads_does_less_at_once(url: str, tmp_path: Path) -> None:
     done = command(FEW_THREADS, 3, *download(url, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
-    assert "requests at once from now on: 1 at most; no more threads can be started" in done.stderr
+    # How many depends on which of its parts had threads first.
+    assert re.search(r"requests at once from now on: \d at most; no more threads can be started", done.stderr)
     assert (tmp_path / "out").read_bytes() == PAYLOAD
 
 
