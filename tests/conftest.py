@@ -8,8 +8,11 @@ import io
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.support.faults.building import NoShim, build
 
 INSTALLING = 600.0
 """Seconds for a test that may have to install an earlier shardcast first."""
@@ -85,3 +88,12 @@ def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
 
 def _end_after(seconds: float, item: pytest.Item) -> None:
     faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[_stderr])
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library that has calls fail; skipped, with the reason, where it can't be built."""
+    try:
+        return build(tmp_path_factory.mktemp("shim"))
+    except NoShim as why:
+        pytest.skip(str(why))

@@ -18,7 +18,6 @@ from typing import Any
 import pytest
 
 from tests.support import processes
-from tests.support.faults.building import NoShim, build
 from tests.support.faults.control import VARIABLE, make_file
 from tests.support.faults.errnos import CALLS, ERRNOS
 
@@ -28,15 +27,6 @@ SAMPLE = {"origin": 4, "client": 6, "middle": 2, "store": 3}
 PATIENCE = 7200 if CELLS else 170
 """Seconds for one role."""
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that has calls fail; skipped, with the reason, where it can't be built."""
-    try:
-        return build(tmp_path_factory.mktemp("shim"))
-    except NoShim as why:
-        pytest.skip(str(why))
 
 
 @dataclass

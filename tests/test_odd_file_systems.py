@@ -29,7 +29,6 @@ from shardcast.store.blobs.layout import OWN
 from shardcast.store.blobs.set_aside import Quarantine
 from shardcast.store.special_files import place_elsewhere
 from tests.support import payloads, processes
-from tests.support.faults.building import NoShim, build
 from tests.support.faults.kinds import KINDS, environment
 from tests.support.folders import StoredNode, fetch
 from tests.support.small_disks import overlay, small_disk
@@ -38,14 +37,6 @@ ROOT = Path(__file__).parent.parent
 LACKS = ("syncs no folders:", "keeps no permissions:", "has no locks:", "has no sockets and pipes:")
 NEEDS_PERMISSIONS = {"store: gc": "keeps no permissions, so no marks"}
 """What is refused there, and why."""
-
-
-@pytest.fixture(scope="session")
-def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    try:
-        return build(tmp_path_factory.mktemp("shim"))
-    except NoShim as why:
-        pytest.skip(str(why))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from pathlib import Path
 from shardcast.constants import LOCK_WAIT
 from shardcast.distribution import Listing
 from shardcast.file_locks import locked
-from shardcast.filesystem import PART, clear_leftovers, disk_errors, make_folder, point, replace
+from shardcast.filesystem import PART, disk_errors, is_temporary_of, make_folder, point, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -38,6 +38,9 @@ UNDER_WAY_LINK = ".latest-under-way"
 """The link to the version that is being announced, until that is done."""
 LINES_FILE = ".shardcast-lines"
 LOCK_FILE = ".shardcast-lines.lock"
+
+_REPLACED = (LATEST_LINK, UNDER_WAY_LINK, LINES_FILE)
+"""What is replaced here in one step, beside records."""
 
 _OUTPUT = re.compile(rf"download_({VERSION_PATTERN})\.bin", re.ASCII)
 _RECORD = re.compile(
@@ -311,10 +314,9 @@ class OutputFolder:
         with disk_errors("could not tidy", self.folder), self._held():
             for entry in list(self.folder.iterdir()):
                 found = _RECORD.fullmatch(entry.name)
-                if found and (found[2] or not os.path.lexists(self.folder / found[1])):
+                left = found and (found[2] or not os.path.lexists(self.folder / found[1]))
+                if left or any(is_temporary_of(entry.name, name) for name in _REPLACED):
                     entry.unlink(missing_ok=True)
-            for name in (LATEST_LINK, UNDER_WAY_LINK, LINES_FILE):
-                clear_leftovers(self.folder / name)
 
     # Records on the disk
 
@@ -363,7 +365,9 @@ class OutputFolder:
             try:
                 stack.enter_context(locked(self.folder / LOCK_FILE, LOCK_WAIT / 2))
             except (BlockingIOError, PermissionError) as error:  # in /tmp it may be a stranger's
-                log.warning("going on without the lock of %s: %s", self.folder, error.strerror)
+                if LOCK_FILE not in self._complained:
+                    self._complained.add(LOCK_FILE)
+                    log.warning("going on without the lock of %s: %s", self.folder, error.strerror)
             yield
 
     def _complain(self, path: Path, error: Exception) -> None:
