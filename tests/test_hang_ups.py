@@ -127,7 +127,7 @@ async def test_shard_that_nobody_waits_for_is_hashed_no_further(
 ) -> None:
     node, digests = origin
     clients = [await asking(node.url, digest) for digest in digests for _ in range(3)]
-    await until(lambda: sum(waiting) == len(clients))
+    await until(lambda: sum(waiting) == len(clients) and hashed.begun == HASHING_THREADS)
     for client in clients:
         client.close()
     await until(lambda: sum(waiting) == 0)
@@ -147,7 +147,7 @@ async def test_blob_that_nobody_waits_for_is_hashed_no_further(
         file.write_bytes(blob)
     async with StoreServer.running(StoreSettings(tmp_path, writable=True)) as server:
         clients = [await asking(server.url, digest_of(blob), method) for blob in blobs]
-        await until(lambda: sum(waiting) == SHARDS)
+        await until(lambda: sum(waiting) == SHARDS and hashed.begun == HASHING_THREADS)
         for client in clients:
             client.close()
         await until(lambda: sum(waiting) == 0)

@@ -199,7 +199,8 @@ async def test_who_holds_what_and_until_when_stands_in_status(tmp_path: Path) ->
             assert hold["by"].startswith("127.0.0.1 (")
             assert socket.gethostname()[:50] in hold["by"]
             await publish(origin.folders, b"two")
-            (hold,) = (await status(origin.url))["versions"][0]["held"]
+            while (hold := (await status(origin.url))["versions"][0]["held"][0])["seconds"] is None:
+                await asyncio.sleep(0.01)  # a costly answer is given again for a while
             assert LONGEST_HOLD - 60 < hold["seconds"] <= LONGEST_HOLD
 
 

@@ -125,9 +125,9 @@ class Following:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        await cancel([self._task])
+        if not self._task.cancelled():
+            self._task.result()
 
     async def _follow(self) -> None:
         async with Client(self._urls, self.folder) as client:
