@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.faults.building import NoShim, build
-
 INSTALLING = 600.0
 """Seconds for a test that may have to install an earlier shardcast first."""
 GRACE = 60.0
@@ -93,6 +91,8 @@ def _end_after(seconds: float, item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The library that has calls fail; skipped, with the reason, where it can't be built."""
+    from tests.support.faults.building import NoShim, build  # this file also serves tests elsewhere
+
     try:
         return build(tmp_path_factory.mktemp("shim"))
     except NoShim as why:
