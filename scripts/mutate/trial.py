@@ -92,7 +92,7 @@ def run_tests(checkout: Checkout, tests: Sequence[str], timeout: float, *words: 
         raise Stopped
     mark, began = f"{os.getpid()}-{next(_numbers)}-", time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", *words, *tests],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=native", *words, *tests],
         cwd=checkout.root,
         env={**checkout.environment(), _MARK: mark},
         stdin=subprocess.DEVNULL,
