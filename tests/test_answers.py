@@ -90,6 +90,23 @@ async def test_silent_server_is_left_before_the_first_byte_of_a_transfer(tmp_pat
     assert sha256(tmp_path / "got") == small.sha256
 
 
+async def test_what_a_server_lacks_is_no_failure_of_it(published: Published, tmp_path: Path) -> None:
+    """It may have all the others, and would be left alone for a second after each, on probation."""
+    live = LiveManifest.of(published.manifest)
+    with (
+        BadServer(published.data_dir).set(SHARDS, bad.error(404)) as lacking,
+        BadServer(published.data_dir) as good,
+        contextlib.closing(OutputFile(tmp_path / "got", live)) as filling,
+    ):
+        async with open_session() as session:
+            peers = [Peer(lacking.url, session), Peer(good.url, session)]
+            transfer = Transfer(live, peers, filling, random=FirstOfAll())
+            await transfer.run()
+        assert lacking.requested(SHARDS) > 0
+    assert transfer.progress.servers[lacking.url].failures == 0
+    assert sha256(tmp_path / "got") == published.sha256
+
+
 async def test_connection_with_unread_bytes_is_not_used_again(published: Published, tmp_path: Path) -> None:
     """A server that ignores Range sends more than is wanted of each shard; what is left unread on the
     connection is not taken for the next answer, and the server isn't blamed for it."""

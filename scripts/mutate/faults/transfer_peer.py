@@ -149,7 +149,6 @@ FAULTS = [
         old="if not isinstance(error, ServerLacks):\n            self._ranking.failed",
         new="if True:\n            self._ranking.failed",
         tests=[
-            "tests/test_transfer.py::test_a_server_that_lacks_shards_serves_those_it_has",
             "tests/test_answers.py",
         ],
     ),
