@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.errors import LocalDiskError
 from shardcast.nodes.store_server import StoreServer, StoreSettings
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming
@@ -102,4 +103,36 @@ async def test_pushes_go_on_without_the_folder_in_which_they_wait(
             map(digest_of, (SMALL, LARGE))
         )
     waiting.close()
+    await store.close()
+
+
+def all_files(place: Path) -> None:
+    for file in place.iterdir():
+        if file.is_file():
+            file.unlink()
+
+
+def one_file(place: Path) -> None:
+    (place / digest_of(SMALL)).unlink()
+
+
+def the_folder(place: Path) -> None:
+    shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("sweep", [all_files, one_file, the_folder])
+async def test_what_was_swept_while_it_waited_is_not_taken_for_kept(
+    tmp_path: Path, sweep: Callable[[Path], None]
+) -> None:
+    """The push fails, before any of its blobs has its name: whoever pushed sends all of them again."""
+    store = BlobDirectory(tmp_path, writable=True)
+    waiting = Incoming(str(tmp_path))
+    async with staged(store, waiting) as stage:
+        await put(stage.blobs, SMALL)
+        await put(stage.blobs, LARGE)
+        sweep(Path(stage.blobs.folder.root))
+        with pytest.raises(LocalDiskError, match="somebody removed them"):
+            _ = [one async for some in stage.publish() for one in some]
+    waiting.close()
+    assert [one async for one in store.digests()] == []
     await store.close()

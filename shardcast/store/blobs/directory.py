@@ -254,17 +254,21 @@ class BlobDirectory:
         arriving = await self._begun()
 
         def after(digest: str, length: int) -> None:
-            sidecar = Path(self.folder.path(digest) + LENGTH)
-            if coding is not None:
-                arriving.replace(sidecar, b"%d" % length)
-            else:
-                sidecar.unlink(missing_ok=True)
+            self._after_put(arriving, digest, coding, length)
 
         writer = FileWriter(self.folder, arriving, self.verified, self.algorithm, digest, coding, after)
         try:
             yield writer
         finally:
             await writer.abandon()
+
+    def _after_put(self, arriving: Incoming, digest: str, coding: str | None, length: int) -> None:
+        """A blob of so many bytes, decoded, has its name; called in a thread or not."""
+        sidecar = Path(self.folder.path(digest) + LENGTH)
+        if coding is not None:
+            arriving.replace(sidecar, b"%d" % length)
+        else:
+            sidecar.unlink(missing_ok=True)
 
     def put(
         self, digest: str | None = None, coding: str | None = None

@@ -32,7 +32,7 @@ class Staged:
         Raises:
             LocalDiskError: it can't be used.
         """
-        self.blobs = BlobDirectory(place, target.algorithm, FLAT, writable=True)
+        self.blobs = _Waiting(place, target.algorithm, FLAT, writable=True)
         self._target = target
 
     async def publish(self) -> AsyncGenerator[list[str], None]:
@@ -40,17 +40,23 @@ class Staged:
         there under such a name, and may be wrong, is replaced.
 
         Raises:
-            LocalDiskError: one can't have its name; those before it have theirs.
+            LocalDiskError: one is gone, or can't have its name; those before it have theirs.
         """
-        await asyncio.to_thread(self._make_parents)
-        while some := await asyncio.to_thread(self._publish_some):
-            yield some
+        await asyncio.to_thread(self._prepare)
+        while self.blobs.waiting:
+            yield await asyncio.to_thread(self._publish_some)
 
-    def _make_parents(self) -> None:
-        """All that the disk may have no room for, before the first of them has its name."""
-        folder = self._target.folder
+    def _prepare(self) -> None:
+        """See to all that may be wrong before the first of them has its name: each has to be there, and the
+        disk to have room for their folders."""
+        folder, staging = self._target.folder, self.blobs.folder
         with disk_errors("could not make folders in", Path(folder.root)):
-            parents = {folder.parent(one): one for some in self.blobs.folder.entries() for one in some}
+            gone, parents = set(self.blobs.waiting), {}
+            for digest in (one for some in staging.entries() for one in some):
+                gone.discard(bytes.fromhex(digest))
+                parents[folder.parent(digest)] = digest
+            if gone:
+                raise _gone(len(gone), staging.root)
             for digest in parents.values():
                 folder.make_parent(digest)
             sync_folder(Path(folder.root))  # also for those that another process has just made
@@ -59,10 +65,11 @@ class Staged:
         folder = self._target.folder
         with disk_errors("could not keep blobs in", Path(folder.root)):
             some = next(self.blobs.folder.entries(), None)  # of those that are left
-            if some is None:
-                raise OSError(f"the blobs that waited in {self.blobs.folder.root} are gone")
+            if not some:
+                raise _gone(len(self.blobs.waiting), self.blobs.folder.root)
             for digest in some:
                 self._publish(digest)
+                self.blobs.waiting.discard(bytes.fromhex(digest))
             for parent in {folder.parent(digest) for digest in some}:
                 sync_folder(Path(parent))
         return some
@@ -75,6 +82,26 @@ class Staged:
             if known is not None:
                 self._target.verified.add(digest, os.fstat(file.fileno()), known)
         Path(name + LENGTH).unlink(missing_ok=True)
+
+
+class _Waiting(BlobDirectory):
+    """A directory that knows what was put there: somebody may sweep out what looks temporary.
+
+    Attributes:
+        waiting: the digests of the blobs that were put, and have not been published yet.
+    """
+
+    def __init__(self, root: Path, algorithm: str, layout: str, writable: bool) -> None:
+        super().__init__(root, algorithm, layout, writable=writable)
+        self.waiting: set[bytes] = set()
+
+    def _after_put(self, arriving: Incoming, digest: str, coding: str | None, length: int) -> None:
+        super()._after_put(arriving, digest, coding, length)
+        self.waiting.add(bytes.fromhex(digest))
+
+
+def _gone(count: int, place: str) -> OSError:
+    return OSError(f"{count} of the blobs that waited in {place} are gone: somebody removed them")
 
 
 @asynccontextmanager
