@@ -7,7 +7,7 @@ What is marked, and since when, ``marks`` tells.
     DIRECTORY/.shardcast-store/gc/
       roots.json                who was asked for references, to be asked again the next time
       marks, put/               see ``marks``
-      trash/                    a file that is being removed
+      trash/                    a file that is being removed; see ``set_aside``
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardcast.ages import lies_ahead
+from shardcast.ages import age_of, lies_ahead
 from shardcast.digest import is_digest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.file_systems import NO_PERMISSIONS
-from shardcast.filesystem import clear_leftovers, disk_errors, make_folder, replace, sync_folder
+from shardcast.filesystem import PART, clear_leftovers, disk_errors, is_temporary_of, make_folder, replace
 from shardcast.policy.collecting import Blob, Decision, Rules, decide
 from shardcast.store.blobs.describing import Form, forms_of
-from shardcast.store.blobs.layout import LENGTH, OWN, Folder, make_own
+from shardcast.store.blobs.layout import LENGTH, Folder, make_own
 from shardcast.store.blobs.marks import Marks, forget_puts, is_marked, when_put
-from shardcast.store.blobs.set_aside import one_at_a_time, put_back, take_out
+from shardcast.store.blobs.set_aside import TRASH, collecting, one_at_a_time, take_out, undo_removals
 
 _MARKED = 0o445
+_STALE = 86400.0
+"""Seconds after which nobody works on a temporary file any more."""
 _MOST_FAILURES = 20
 """Failures that are told of one by one."""
 
@@ -91,7 +93,7 @@ class Collection:
         self.result = Collected()
         self._folder, self._referenced, self._rules = folder, referenced, rules
         self._now, self._delete = now, delete
-        self._trash = _own(folder) / "trash"
+        self._trash = collecting(folder) / TRASH
         self._marks = Marks(folder)
 
     def run(self) -> Iterator[None]:
@@ -107,10 +109,11 @@ class Collection:
             if self._delete:
                 stack.enter_context(_alone(self._folder))
                 make_folder(self._trash)
-                for file in (self._marks.file, _own(self._folder) / "roots.json"):
+                for file in (self._marks.file, collecting(self._folder) / "roots.json"):
                     clear_leftovers(file)
                 self._try_marks()
-                self._undo()
+                undo_removals(self._folder)
+                self._clear_copies()
                 self._marks = Marks(self._folder)  # nobody else changes them now
                 stack.callback(lambda: self._marks.save(whole))
             for some in self._folder.entries():
@@ -188,14 +191,26 @@ class Collection:
 
         gone = True
         for form in forms:
-            place = self._trash / Path(form.path).name
-            if take_out(Path(form.path), place, is_meant):
-                place.unlink()
+            taken = take_out(Path(form.path), self._trash / Path(form.path).name, is_meant)
+            if taken:
+                taken.unlink()
             else:
                 gone = False
         if gone:
             Path(self._folder.path(digest) + LENGTH).unlink(missing_ok=True)
         return gone
+
+    def _clear_copies(self) -> None:
+        """Remove what kills left of copies to other disks: nobody works on one for a day."""
+        home = os.stat(self._trash).st_dev  # noqa: PTH116
+        for parent in self._folder.parents():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                parts = () if os.stat(parent).st_dev == home else Path(parent).glob(f".*{PART}")  # noqa: PTH116
+                for part in parts:
+                    final = part.name.removeprefix(".").partition("~")[0]
+                    ours = is_digest(final[:64]) and is_temporary_of(part.name, final)
+                    if ours and age_of(part, part.lstat()) > _STALE:
+                        part.unlink()
 
     def _try_marks(self) -> None:
         """
@@ -214,15 +229,6 @@ class Collection:
             marked = is_marked(probe.lstat())
         if not marked:
             raise LocalDiskError(f"the file system of {self._folder.root} keeps no permissions, so no marks")
-
-    def _undo(self) -> None:
-        """What a run that was killed was about to remove goes back; it is decided anew."""
-        for file in list(self._trash.iterdir()):
-            digest = file.name[:64]
-            if is_digest(digest):
-                if self._folder.make_parent(digest):
-                    sync_folder(Path(self._folder.root))
-                put_back(file, Path(self._folder.parent(digest)) / file.name)
 
 
 def check_roots(folder: Folder, names: Some[str], forget: Some[str] = ()) -> None:
@@ -246,7 +252,7 @@ def known_roots(folder: Folder) -> set[str]:
     Raises:
         LocalDiskError: that can't be read.
     """
-    record = _own(folder) / "roots.json"
+    record = collecting(folder) / "roots.json"
     with disk_errors("could not read", record):
         try:
             return {str(name) for name in json.loads(record.read_bytes())}
@@ -262,19 +268,15 @@ def remember_roots(folder: Folder, names: Some[str]) -> None:
     Raises:
         LocalDiskError: it can't be written down.
     """
-    place = _own(folder)
+    place = collecting(folder)
     with disk_errors("could not use", place):
         make_own(place)
     replace(place / "roots.json", json.dumps(sorted(names)).encode() + b"\n")
 
 
-def _own(folder: Folder) -> Path:
-    return Path(folder.root) / OWN / "gc"
-
-
 @contextlib.contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
-    place = _own(folder)
+    place = collecting(folder)
     make_own(place)
     with one_at_a_time(place, wait=False) as is_alone:
         if not is_alone:

@@ -43,6 +43,7 @@ from shardcast.store.blobs.layout import (
     share,
 )
 from shardcast.store.blobs.marks import is_marked, note_put
+from shardcast.store.blobs.set_aside import recover
 from shardcast.store.blobs.verifying import VerifiedFiles
 
 log = logging.getLogger(__name__)
@@ -342,6 +343,10 @@ class BlobDirectory:
             if self._incoming is None:
                 root = self.folder.root
                 self._incoming = Incoming(root, lambda: _agree(Path(root), self.algorithm, True))
+                try:
+                    recover(self.folder)
+                except LocalDiskError as error:  # gc and verify say so too, and end with it
+                    log.warning("%s", error)
             return self._incoming
 
 

@@ -35,7 +35,7 @@ SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
 _SHARED = 0o3775
 """Folders may be written by their group, whose files are then the group's, and removed by their owners
 alone."""
-_OWN_SHARED = 0o2775
+OWN_SHARED = 0o2775
 """The same of folders whose files each member of the group replaces and removes: records, pins, notes."""
 FINAL = 0o444
 
@@ -59,6 +59,10 @@ class Folder:
     def parent(self, digest: str) -> str:
         """The folder that a blob's file is in."""
         return os.path.join(self.root, digest[:2]) if self.layout == PREFIX else self.root  # noqa: PTH118
+
+    def parents(self) -> list[str]:
+        """The folders that blobs' files can be in."""
+        return [self.parent(f"{first:02x}") for first in range(256)] if self.layout == PREFIX else [self.root]
 
     def make_parent(self, digest: str) -> bool:
         """Make that folder; whether it wasn't there.
@@ -85,10 +89,9 @@ class Folder:
         if self.layout == FLAT:
             yield from _digests_in(self.root)
             return
-        for first in range(256):
-            prefix = f"{first:02x}"
-            for some in _digests_in(os.path.join(self.root, prefix)):  # noqa: PTH118
-                yield [digest for digest in some if digest.startswith(prefix)]
+        for parent in self.parents():
+            for some in _digests_in(parent):
+                yield [digest for digest in some if digest.startswith(parent[-2:])]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +233,7 @@ def make_own(place: Path) -> None:
     """
     make_folder(place)
     for one in (place, *place.parents):
-        share(str(one), _SHARED if one.name == OWN else _OWN_SHARED)
+        share(str(one), _SHARED if one.name == OWN else OWN_SHARED)
         if one.name == OWN:
             break
 

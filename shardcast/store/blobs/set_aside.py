@@ -5,11 +5,16 @@
     DIRECTORY/.shardcast-store/quarantine/
       ab3f…-5c01d2e7            a file that is not what its name says, as it was found
       ab3f…-5c01d2e7.json       why it is here, and since when
+    DIRECTORY/.shardcast-store/gc/trash/
+                                a file that is being removed
+    DIRECTORY/ab/.quarantine/, .trash/
+                                the same where ab is on another disk, until it is seen what the file is
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -21,33 +26,67 @@ from pathlib import Path
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
 from shardcast.file_locks import locked
-from shardcast.filesystem import PART, disk_errors, rename, rename_free, replace, temporary_name
-from shardcast.store.blobs.layout import OWN, Folder, make_own
+from shardcast.filesystem import PART, disk_errors, make_folder, rename, rename_free, replace, sync_folder
+from shardcast.store.blobs.layout import OWN, OWN_SHARED, Folder, make_own, share
 
+TRASH = "trash"
 _RECORD = ".json"
 _LOCK = "lock"
 _UNFINISHED = "it was being set aside when that was interrupted, and its place was taken meanwhile"
 
 
-def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]) -> bool:
-    """Move a file to another place of its directory, if it still ``is_meant``; whether it did. Whoever
-    puts a blob may replace the file at any moment: then the new one goes back where it was.
+def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]) -> Path | None:
+    """Move a file to ``place``, in another folder, if it still ``is_meant``; return where it is then.
+
+    Whoever puts a blob may replace the file at any moment: then the new one goes back where it was. Where the
+    ``place`` is on another disk, the file is moved no further than ``waiting`` tells.
 
     Raises:
         OSError: it can't be moved.
     """
-    # On another disk it would be another file: it is looked at before it is copied there.
-    here = temporary_name(path) if path.parent.stat().st_dev != place.parent.stat().st_dev else place
     try:
-        rename(path, here, durable=False)
+        try:
+            rename(path, place, durable=False, copy=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            place = _beside(path, place)
+            rename(path, place, durable=False, copy=False)
     except FileNotFoundError:
-        return False
-    if not is_meant(here.lstat()):
-        put_back(here, path)
-        return False
-    if here != place:
-        rename(here, place, durable=False)
-    return True
+        return None
+    if is_meant(place.lstat()):
+        return place
+    put_back(place, path)
+    return None
+
+
+def waiting(folder: Folder, place: Path) -> Iterator[Path]:
+    """All that was taken out into a folder, and what has got no further than the ``.NAME`` of a prefix folder
+    on another disk; a folder with the prefix folder's name tells that there may be some.
+
+    Raises:
+        OSError: it can't be looked into.
+    """
+    for name in _names(place):
+        yield place / name
+        if (parent := Path(folder.root) / name).is_dir():  # taken out there, on another disk
+            yield from (parent / f".{place.name}" / one for one in _names(parent / f".{place.name}"))
+
+
+def _beside(path: Path, place: Path) -> Path:
+    """The name that a file has on its own disk until it is seen what it is, in a folder that is made."""
+    make_folder(place.parent / path.parent.name)  # tells ``waiting`` of it
+    beside = path.parent / f".{place.parent.name}"
+    make_folder(beside)
+    share(str(beside), OWN_SHARED)
+    return beside / place.name
+
+
+def _names(place: Path) -> list[str]:
+    try:
+        return os.listdir(place)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def put_back(place: Path, path: Path) -> bool:
@@ -60,6 +99,42 @@ def put_back(place: Path, path: Path) -> bool:
     if not back:
         place.unlink()
     return back
+
+
+def collecting(folder: Folder) -> Path:
+    """The folder of gc, one at a time."""
+    return Path(folder.root) / OWN / "gc"
+
+
+def undo_removals(folder: Folder) -> None:
+    """Put back what a gc that was killed was about to remove, which the next one decides anew. The caller
+    sees to it that no gc is at work.
+
+    Raises:
+        OSError: something can't be put back.
+    """
+    for file in waiting(folder, collecting(folder) / TRASH):
+        digest = file.name[:64]
+        if is_digest(digest):
+            if folder.make_parent(digest):
+                sync_folder(Path(folder.root))
+            put_back(file, Path(folder.parent(digest)) / file.name)
+
+
+def recover(folder: Folder) -> None:
+    """Put back what was taken out when that was killed, for it may have been put in that moment. Blocks on
+    the disk.
+
+    Raises:
+        LocalDiskError: something can't be put back.
+    """
+    place = collecting(folder)
+    with disk_errors("could not put back from", place):
+        if any(waiting(folder, place / TRASH)):
+            with one_at_a_time(place, wait=False) as is_alone:
+                if is_alone:
+                    undo_removals(folder)
+    Quarantine(folder).finish()
 
 
 @contextlib.contextmanager
@@ -117,12 +192,14 @@ class Quarantine:
         was, name = Path(path), f"{Path(path).name}-{secrets.token_hex(4)}"
         with disk_errors("could not set aside", was), self._alone():
             same = (looks.st_dev, looks.st_ino, looks.st_size, looks.st_mtime_ns)
-            if not take_out(
+            taken = take_out(
                 was,
                 self._place / name,
                 lambda now: (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == same,
-            ):
+            )
+            if taken is None:
                 return None
+            self._bring(taken, name)
             return self._write(digest, name, was, looks.st_size, reason)
 
     def finish(self) -> None:
@@ -136,15 +213,21 @@ class Quarantine:
             if not self._unfinished() and not self._parts():
                 return
         with disk_errors("could not put back from", self._place), self._alone():
-            for part in self._parts():  # of records, which are written alone
+            for part in self._parts():  # of records, which are written alone, and of copies
                 part.unlink(missing_ok=True)
             for file in self._unfinished():  # by now: it may have been at work just then
-                digest = file.name[:64]
-                was = Path(self._folder.parent(digest)) / file.name.rpartition("-")[0]
+                name = file.name.removeprefix(".").partition("~")[0]
+                was = Path(self._folder.parent(name)) / name.rpartition("-")[0]
                 if was.exists():
-                    self._write(digest, file.name, was, file.stat().st_size, _UNFINISHED)
+                    self._bring(file, name)
+                    self._write(name[:64], name, was, (self._place / name).stat().st_size, _UNFINISHED)
                 else:
                     put_back(file, was)
+
+    def _bring(self, file: Path, name: str) -> None:
+        """Move a file that was taken out on another disk here."""
+        if file.parent != self._place:
+            rename(file, self._place / name, durable=False)
 
     def entries(self) -> Iterator[SetAside]:
         """All of it; blocks on the disk.
@@ -170,12 +253,15 @@ class Quarantine:
         return list(self._place.glob(f"*{PART}"))
 
     def _unfinished(self) -> list[Path]:
-        if not self._place.is_dir():
-            return []
-        files = (
-            file for file in self._place.iterdir() if is_digest(file.name[:64]) and file.suffix != _RECORD
-        )
-        return [file for file in files if not Path(f"{file}{_RECORD}").exists() and file.suffix != PART]
+        return [
+            file
+            for file in waiting(self._folder, self._place)
+            if is_digest(file.name.removeprefix(".")[:64])
+            and (file.parent != self._place or self._lacks_record(file))
+        ]
+
+    def _lacks_record(self, file: Path) -> bool:
+        return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
 
     def _write(self, digest: str, name: str, was: Path, size: int, reason: str) -> SetAside:
         file = self._place / name

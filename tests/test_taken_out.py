@@ -1,0 +1,147 @@
+"""Files that were taken out of a store when that was killed: each may be a blob that was just put."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from shardcast import filesystem
+from shardcast.filesystem import temporary_name
+from shardcast.policy.collecting import Rules
+from shardcast.store.blobs.collecting import Collection
+from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.store.blobs.layout import OWN
+from shardcast.store.blobs.set_aside import Quarantine, one_at_a_time, take_out
+from tests.support.small_disks import small_disk
+
+BLOB = b"a blob"
+DIGEST = hashlib.sha256(BLOB).hexdigest()
+DAY = 86400.0
+
+
+class Killed(BaseException):
+    """Stands for a kill."""
+
+
+def killed(*_: object) -> bool:
+    raise Killed
+
+
+@pytest.fixture(params=["same disk", "other disk"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A store, or one whose prefix folder of the blob is on a disk of its own."""
+    root = tmp_path / "store"
+    root.mkdir()
+    if request.param == "same disk":
+        yield root
+    else:
+        with small_disk(root / DIGEST[:2], "1m"):
+            yield root
+
+
+@asynccontextmanager
+async def opened(root: Path) -> AsyncIterator[BlobDirectory]:
+    store = BlobDirectory(root, "sha256", "prefix", writable=True)
+    await store.begin()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def put(root: Path) -> Path:
+    async with opened(root) as store, store.put() as writer:
+        await writer.write(BLOB)
+        await writer.commit()
+    return root / DIGEST[:2] / DIGEST
+
+
+def place(root: Path, folder: str) -> Path:
+    found = root / OWN / folder
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("folder", "name"), [("gc/trash", DIGEST), ("quarantine", f"{DIGEST}-0123abcd")])
+async def test_it_is_back_when_the_store_is_opened(root: Path, folder: str, name: str) -> None:
+    file = await put(root)
+    with pytest.raises(Killed):
+        take_out(file, place(root, folder) / name, killed)
+    assert not file.exists()
+    async with opened(root):
+        assert file.read_bytes() == BLOB
+    assert not [one for one in root.rglob(f"{DIGEST}*") if one != file]
+
+
+@pytest.mark.root
+@pytest.mark.parametrize(("folder", "name"), [("gc/trash", DIGEST), ("quarantine", f"{DIGEST}-0123abcd")])
+async def test_what_was_put_meanwhile_stays(root: Path, folder: str, name: str) -> None:
+    file = await put(root)
+    with pytest.raises(Killed):
+        take_out(file, place(root, folder) / name, killed)
+    file.write_bytes(BLOB)
+    inode = file.stat().st_ino
+    async with opened(root):
+        assert file.stat().st_ino == inode
+    if folder == "quarantine":
+        store = BlobDirectory(root, "sha256", "prefix")
+        (aside,) = Quarantine(store.folder).entries()
+        assert Path(aside.file).read_bytes() == BLOB
+        assert "interrupted" in aside.reason
+    else:
+        assert not [one for one in root.rglob(f"{DIGEST}*") if one != file]
+
+
+@pytest.mark.root
+async def test_what_a_gc_is_just_removing_is_left_to_it(root: Path) -> None:
+    file = await put(root)
+    with pytest.raises(Killed):
+        take_out(file, place(root, "gc/trash") / DIGEST, killed)
+    with one_at_a_time(root / OWN / "gc"):
+        async with opened(root):
+            assert not file.exists()
+    async with opened(root):
+        assert file.exists()
+
+
+@pytest.mark.root
+async def test_a_copy_into_quarantine_that_was_killed_is_made_again(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await put(root)
+    store = BlobDirectory(root, "sha256", "prefix")
+    looks = file.stat()
+    with monkeypatch.context() as patch:
+        patch.setattr(filesystem, "copy_bytes", killed)
+        patch.setattr(Quarantine, "_write", killed)
+        with pytest.raises(Killed):
+            Quarantine(store.folder).take(str(file), DIGEST, looks, "a test")
+    assert not file.exists()
+    async with opened(root):
+        assert file.read_bytes() == BLOB
+    aside = Quarantine(store.folder).take(str(file), DIGEST, file.stat(), "a test")
+    assert aside
+    assert Path(aside.file).read_bytes() == BLOB
+    assert not list(file.parent.rglob(f"*{DIGEST}*"))
+
+
+@pytest.mark.root
+async def test_gc_clears_copies_that_nobody_works_on(tmp_path: Path) -> None:
+    with small_disk(tmp_path / DIGEST[:2], "1m"):
+        file = await put(tmp_path)
+        old, new = temporary_name(file), temporary_name(file)
+        for part in (old, new):
+            part.write_bytes(b"half")
+        os.utime(old, (old.stat().st_mtime - 2 * DAY,) * 2)
+        store = BlobDirectory(tmp_path, "sha256", "prefix")
+        for later in (10 * DAY, 20 * DAY):
+            now = file.stat().st_mtime + later
+            for _ in Collection(store.folder, frozenset(), Rules(DAY, DAY), now, True).run():
+                pass
+        assert [one.name for one in file.parent.rglob("*") if one.is_file()] == [new.name]
