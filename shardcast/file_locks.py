@@ -15,6 +15,7 @@ import secrets
 import socket
 import stat
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from enum import Enum
@@ -23,6 +24,9 @@ from pathlib import Path
 from shardcast.file_systems import NO_LOCKS, tell_lack
 
 log = logging.getLogger(__name__)
+
+ENDING = threading.Event()
+"""Set when this process was told to end: none of its threads waits for a lock any more."""
 
 _LOCAL = frozenset(
     {
@@ -94,7 +98,7 @@ def locked(path: Path, seconds: float) -> Iterator[Lock]:
     """Hold the lock of a file, and yield ``TAKEN``, or ``NONE`` where the file system has no locks.
 
     Raises:
-        BlockingIOError: another process had it for all these seconds.
+        BlockingIOError: another process had it for all these seconds, or this one is to end.
         OSError: the file can't be opened, or the disk failed.
     """
     try:
@@ -112,7 +116,7 @@ def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
     started, told = time.monotonic(), False
     while (lock := try_lock(descriptor)) is Lock.HELD:
         waited = time.monotonic() - started
-        if waited >= seconds:
+        if waited >= seconds or ENDING.is_set():
             raise BlockingIOError(
                 errno.EAGAIN,
                 f"{path} is locked by {holder(descriptor)}; end it, or try again when it is done",

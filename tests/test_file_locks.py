@@ -9,7 +9,9 @@ import fcntl
 import functools
 import logging
 import os
+import signal
 import stat
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ import pytest
 
 import shardcast
 from shardcast import file_locks, filesystem
+from shardcast.cli.exit_codes import INTERRUPTED
 from shardcast.errors import DataDirInUse, LocalDiskError
 from shardcast.file_locks import Lock, locked, open_lock_file
 from shardcast.nodes import outputs
@@ -29,6 +32,7 @@ from shardcast.store.blobs.layout import OWN
 from shardcast.store.blobs.ledger import Ledger
 from shardcast.store.blobs.set_aside import one_at_a_time
 from shardcast.store.directory_lock import DirectoryLock
+from tests.support.processes import command, environment
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +104,35 @@ def test_waiting_is_told_and_ends(
     assert [record.getMessage() for record in caplog.records] == [
         f"waiting for process {os.getpid()}, which locks {tmp_path / 'lock'}"
     ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("store", "put", "-d"), INTERRUPTED), (("store", "serve", "--writable", "--port", "0"), 0)],
+    ids=["command", "node"],
+)
+def test_who_is_told_to_end_waits_no_longer(
+    tmp_path: Path, number: signal.Signals, words: tuple[str, ...], code: int
+) -> None:
+    place = tmp_path / OWN / "incoming"
+    place.mkdir(parents=True)
+    file = [__file__] if words[1] == "put" else []
+    with held(place / "lock"):
+        process = subprocess.Popen(
+            command(*words, str(tmp_path), *file),
+            env=environment(SHARDCAST_LOCK_WAIT="3600"),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            with process:
+                assert process.stderr
+                assert "waiting for process" in process.stderr.readline()
+                process.send_signal(number)
+                assert process.wait(60) == code
+        finally:
+            process.kill()
 
 
 def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

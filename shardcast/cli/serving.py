@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 import click
 
 from shardcast.errors import ShardcastError
+from shardcast.file_locks import ENDING
 from shardcast.nodes.lifetime import process_gone
 from shardcast.nodes.process import report_ready
 
@@ -25,10 +26,8 @@ Node = TypeVar("Node", bound=Running)
 
 
 class Session:
-    """Serves until SIGINT, SIGTERM or the end of the process that started this one.
-
-    A second signal does not wait for running answers.
-    """
+    """Serves until SIGINT, SIGTERM or the end of the process that started this one; what comes while the node
+    starts ends that. Running answers have 5 s left."""
 
     def __init__(self, ready_fd: int | None, parent: int | None) -> None:
         self._ready_fd = ready_fd
@@ -42,18 +41,32 @@ class Session:
         Raises:
             ShardcastError: it can't start, or ``started`` failed.
         """
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop, told, starting = asyncio.get_running_loop(), asyncio.Event(), asyncio.current_task()
+
+        def end(*_: object) -> None:
+            told.set()
+            ENDING.set()
+            if starting:
+                starting.cancel()
+
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, told.set)
+            loop.add_signal_handler(number, end)
         watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(told.wait())]
         if self._parent:
             watching.append(asyncio.ensure_future(process_gone(self._parent)))
+            watching[-1].add_done_callback(end)
         try:
             try:
                 running = await node.__aenter__()
             except ShardcastError as error:
                 self._report(None, error)
                 raise
+            except asyncio.CancelledError:
+                if not told.is_set():
+                    raise
+                return
+            finally:
+                starting = None
             try:
                 click.echo(f"Listening on {running.url}", err=True)
                 self._report(running.url)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from shardcast.concurrency import Threads
 from shardcast.errors import LocalLimit
+from shardcast.file_locks import ENDING
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
             nonlocal interrupted
             interrupted = True
             task.cancel()
+            ENDING.set()
 
         handled = []
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -76,6 +78,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
                 _end(loop)
         finally:
             asyncio.set_event_loop(None)
+            ENDING.clear()
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
