@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 INSTALLING = 600.0
-"""Seconds for a test that may have to install an earlier shardcast first."""
+"""Seconds for a test that may have to install a published program first."""
 GRACE = 60.0
 """Seconds after its time-out, or after it failed, in which a test must have ended; else its process does."""
 

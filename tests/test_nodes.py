@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import bad_servers as bad
-from tests.support import processes
+from tests.support import nginx, processes
 from tests.support.bad_servers import BadServer, dead_address, gate
 from tests.support.legacy import get, listed
 from tests.support.published import publish, random_bytes, sha256
@@ -453,38 +453,13 @@ def http_server(data_dir: Path, address: str = "127.0.0.1") -> Iterator[str]:
         process.wait(10)
 
 
-@contextlib.contextmanager
-def nginx(data_dir: Path) -> Iterator[str]:
-    """nginx over a data directory; gives its URL."""
-    program = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
-    if program is None:
-        pytest.skip("nginx is not installed")
-    with processes.own_port() as port:
-        own = data_dir.with_name("nginx")
-        own.mkdir()
-        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-        temporary = " ".join(f"{kind}_temp_path {own}/{kind};" for kind in kinds)
-        user = "user root;" if data_dir.owner() == "root" else ""
-        (own / "nginx.conf").write_text(
-            f"daemon off; master_process off; {user} pid {own}/pid; error_log {own}/error.log; events {{}}\n"
-            f"http {{ access_log off; {temporary}\n"
-            f"  server {{ listen 127.0.0.1:{port}; root {data_dir}; sendfile on; }} }}\n"
-        )
-        process = subprocess.Popen(
-            [program, "-p", str(own), "-c", str(own / "nginx.conf"), "-e", str(own / "error.log")],
-            stderr=subprocess.DEVNULL,
-        )
-        url = f"http://127.0.0.1:{port}"
-        try:
-            processes.wait_until(lambda: process.poll() is not None or listed(url), what="nginx to listen")
-            assert process.poll() is None, (own / "error.log").read_text()
-            yield url
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-@pytest.mark.parametrize("server", [http_server, nginx], ids=["http.server", "nginx"])
+@pytest.mark.parametrize(
+    "server",
+    [
+        pytest.param(http_server, id="http.server"),
+        pytest.param(nginx.static, id="nginx", marks=pytest.mark.legacy),
+    ],
+)
 def test_a_static_web_server_is_a_server_like_any_other(server: object, tmp_path: Path) -> None:
     assert callable(server)
     whole = publish(tmp_path / "data", random_bytes(3 * MB), MB)
