@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.errors import BlobCorrupt
 from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
-from tests.support.archives import archive, keep, parse_answer, pulled
+from shardcast.store.blobs.memory import BlobsInMemory
+from tests.support.archives import Failing, archive, keep, parse_answer, pulled
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import origin
 
@@ -51,26 +50,6 @@ async def asked(url: str, method: str, path: str, body: bytes = b"") -> AsyncIte
         yield answer
     finally:
         writer.close()
-
-
-class Failing(BlobsInMemory):
-    """The bytes of its blobs turn out to be damaged at their end."""
-
-    @asynccontextmanager
-    async def open(self, digest: str) -> AsyncIterator[BytesReader]:
-        async with super().open(digest) as reader:
-            read, left = reader.read, reader.size
-
-            async def fail_at_the_end(most: int) -> bytes:
-                nonlocal left
-                data = await read(most)
-                left -= len(data)
-                if not left:
-                    raise BlobCorrupt("it was changed")
-                return data
-
-            reader.read = fail_at_the_end  # type: ignore[method-assign]
-            yield reader
 
 
 async def test_a_pull_that_breaks_off_ends_in_a_reset(tmp_path: Path) -> None:

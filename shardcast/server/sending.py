@@ -13,7 +13,7 @@ from aiohttp import web
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.errors import ShardcastError
 from shardcast.server.bounds import bounds_of
-from shardcast.server.writing import write
+from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.blobs.contract import BlobReader
 from shardcast.store.blobs.faults import is_of_file, says_absent
 from shardcast.store.holds import Reader
@@ -111,7 +111,7 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
     """The same with a shard that is arriving: its verified pieces in order, as they come. When they stop
     coming, the answer breaks off."""
     shard = landing.shard
-    asked = _Asked(request, shard.sha256, shard.size)
+    asked = _Asked(request, shard.sha256, shard.size, UNBUFFERED)
     if asked.answer:
         return asked.answer
     with contextlib.ExitStack() as stack:

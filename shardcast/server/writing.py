@@ -8,6 +8,9 @@ from aiohttp import web
 
 from shardcast.server.bounds import bounds_of
 
+UNBUFFERED = {"X-Accel-Buffering": "no"}
+"""Headers of an answer that is made while it is sent. Of others nginx keeps back the head and up to 8 KiB
+until more comes, and the reader takes that for a stall."""
 PORTION = 64 << 10
 """Bytes that are handed to the transport at once: it copies what the socket does not take."""
 

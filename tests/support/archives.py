@@ -10,10 +10,11 @@ from typing import Any
 
 import aiohttp
 
+from shardcast.errors import BlobCorrupt
 from shardcast.framing import write_length, write_pull
 from shardcast.nodes.archive import ArchiveNode
 from shardcast.store.blobs.contract import BlobStore
-from shardcast.store.blobs.memory import BlobsInMemory
+from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
 from tests.support.payloads import sha256
 
 
@@ -43,6 +44,26 @@ class _InMemory:
             found = await self.blobs.read_small([key], self.blobs.max_bytes)
             await keep(self._store, found[key])
             yield [key]
+
+
+class Failing(BlobsInMemory):
+    """The bytes of its blobs turn out to be damaged at their end."""
+
+    @asynccontextmanager
+    async def open(self, digest: str) -> AsyncIterator[BytesReader]:
+        async with super().open(digest) as reader:
+            read, left = reader.read, reader.size
+
+            async def fail_at_the_end(most: int) -> bytes:
+                nonlocal left
+                data = await read(most)
+                left -= len(data)
+                if not left:
+                    raise BlobCorrupt("it was changed")
+                return data
+
+            reader.read = fail_at_the_end  # type: ignore[method-assign]
+            yield reader
 
 
 @asynccontextmanager

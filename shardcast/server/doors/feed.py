@@ -12,15 +12,14 @@ from aiohttp import web
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.feed import Event, Hello, Place, UpTo
 from shardcast.server.listening import notice_death
-from shardcast.server.writing import write
+from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.events import Events
 from shardcast.store.shelf import Shelf
 from shardcast.wire import FEED_PATH, NDJSON
 
 log = logging.getLogger(__name__)
 
-_HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-"""The last one keeps nginx from holding lines back."""
+_HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", **UNBUFFERED}
 
 
 def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[], Place]) -> None:

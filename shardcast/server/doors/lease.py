@@ -15,7 +15,7 @@ from aiohttp import web
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.plain_text import short_name
 from shardcast.server.listening import notice_death
-from shardcast.server.writing import write
+from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.shelf import Shelf
 from shardcast.wire import NDJSON, VERSION_PATTERN
 
@@ -33,7 +33,7 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
         with shelf.leased(version, _who(request)) as leased:
             if not leased:
                 raise web.HTTPNotFound(text="404: no such version\n")
-            response = web.StreamResponse(headers={"Content-Type": NDJSON, "X-Accel-Buffering": "no"})
+            response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED})
             await response.prepare(request)
             if request.method == "HEAD":  # holds nothing
                 return response

@@ -12,7 +12,7 @@ from aiohttp import web
 from shardcast.constants import LANDING_WAIT, MANIFEST_FILE
 from shardcast.manifest import aborted_line
 from shardcast.server.sending import send_landing, send_span
-from shardcast.server.writing import PORTION, write
+from shardcast.server.writing import PORTION, UNBUFFERED, write
 from shardcast.store.live import LiveManifest
 from shardcast.store.shelf import Shelf
 from shardcast.wire import (
@@ -46,9 +46,7 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         raw, live = shelf.manifest(version), shelf.live(version)
         if raw is None and live is None:
             raise web.HTTPNotFound(text="404: no such manifest\n")
-        response = web.StreamResponse(
-            headers={"Content-Type": NDJSON, "X-Accel-Buffering": "no", **_ANYWHERE}
-        )
+        response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED, **_ANYWHERE})
         if live is None:
             return web.Response(body=raw, headers=response.headers)
         if live.error and not live.whole:
