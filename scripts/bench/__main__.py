@@ -17,6 +17,7 @@ from pathlib import Path
 from types import FrameType
 
 import followers
+import followers_nginx
 import growth
 import latency
 import loopback
@@ -46,6 +47,7 @@ CASES = {
         latency.CASE,
         stream.CASE,
         followers.CASE,
+        followers_nginx.CASE,
         startup.CASE,
         growth.CASE,
         stall.CASE,
@@ -83,7 +85,9 @@ def arguments() -> argparse.Namespace:
 
 def called(name: str) -> list[Case]:
     """The case of that name, or all of a family: networks-a, networks-b, … of networks."""
-    return [case for case in CASES.values() if case.name == name or case.name.startswith(f"{name}-")]
+    if name in CASES:
+        return [CASES[name]]
+    return [case for case in CASES.values() if case.name.startswith(f"{name}-")]
 
 
 def chosen(given: argparse.Namespace) -> list[Case]:

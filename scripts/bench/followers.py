@@ -58,7 +58,12 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         Aim("origin's memory for a follower, KB", results[0].median("KB each"), most=64),
         Aim("until the last one is told, s", results[0].median(), most=1),
     ]
-    notes = [
+    yield Comparison(f"{COUNT} idle followers of one origin", results, plot="", aims=aims, notes=notes())
+
+
+def notes() -> list[str]:
+    """What a reader must know to judge the figures."""
+    return [
         "seconds: from the call of broadcast() of a kilobyte until the last follower has been told that the "
         f"version is complete; median of {BROADCASTS}.",
         "one: the same with a single follower. returned: until broadcast() returned. first: until the first "
@@ -67,31 +72,44 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         "the kernel keeps for its sockets is in neither.",
         f"CPU s a minute: the origin's while nothing happens, taken over {IDLE:g} s.",
     ]
-    yield Comparison(f"{COUNT} idle followers of one origin", results, plot="", aims=aims, notes=notes)
 
 
 def followed(place: Place) -> Run:
     with ExitStack() as stack:
         folder = stack.enter_context(place.folder("followers"))
-        words = program_words("node", "ours", "origin", str(folder / "origin"))
-        origin = stack.enter_context(running(words, told=True))
+        origin = stack.enter_context(running(origin_words(folder), told=True))
         one, crowd = (
-            stack.enter_context(running(program_words("followers", origin.url(), str(count)), told=True))
+            stack.enter_context(running(follower_words(origin.url(), count), told=True))
             for count in (1, COUNT)
         )
-        for process in (one, crowd):
-            process.wait_for_output("ready")
-        follow(one)
-        alone = [broadcast(origin, one, folder) for _ in range(BROADCASTS)]
-        before = origin.memory()
-        follow(crowd)
-        after = origin.memory()
-        with taken_by(origin) as idle:
-            time.sleep(IDLE)
-        told = [broadcast(origin, crowd, folder) for _ in range(BROADCASTS)]
+        return figures(origin, folder, one, crowd, COUNT)
+
+
+def origin_words(folder: Path) -> list[str]:
+    """An origin that broadcasts what it is told to."""
+    return program_words("node", "ours", "origin", str(folder / "origin"))
+
+
+def follower_words(url: str, count: int) -> list[str]:
+    """So many followers in one process."""
+    return program_words("followers", url, str(count))
+
+
+def figures(origin: Running, folder: Path, one: Running, crowd: Running, count: int) -> Run:
+    """What an origin takes for ``count`` followers, and when they are told; ``one`` is a follower alone."""
+    for process in (one, crowd):
+        process.wait_for_output("ready")
+    follow(one)
+    alone = [broadcast(origin, one, folder) for _ in range(BROADCASTS)]
+    before = origin.memory()
+    follow(crowd)
+    after = origin.memory()
+    with taken_by(origin) as idle:
+        time.sleep(IDLE)
+    told = [broadcast(origin, crowd, folder) for _ in range(BROADCASTS)]
     detail = {
-        "KB each": (after.resident - before.resident) / COUNT / 1e3,
-        "PSS KB each": (after.proportional - before.proportional) / COUNT / 1e3,
+        "KB each": (after.resident - before.resident) / count / 1e3,
+        "PSS KB each": (after.proportional - before.proportional) / count / 1e3,
         "CPU s a minute": idle[0].cpu_seconds * 60 / IDLE,
         "one": statistics.median(each.last for each in alone),
         "returned": statistics.median(each.returned for each in told),

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -124,8 +124,9 @@ def lay_out_old(version: str, data_dir: Path, payload: Payload, place: Path) -> 
 # ── nginx ─────────────────────────────────────────────────────────────────────────────────────────
 
 _NGINX = """
-daemon off;
+{user}daemon off;
 worker_processes auto;
+worker_rlimit_nofile 8192;
 pid {place}/pid;
 error_log stderr;
 events {{ worker_connections 4096; }}
@@ -140,8 +141,8 @@ http {{
     uwsgi_temp_path {place}/uwsgi;
     scgi_temp_path {place}/scgi;
     server {{
-        listen 127.0.0.1:{port};
-        root {root};
+        listen {listen};
+        {serve}
     }}
 }}
 """
@@ -149,16 +150,26 @@ http {{
 
 @contextlib.contextmanager
 def nginx(root: Path, place: Path) -> Iterator[tuple[Running, str]]:
-    """nginx over a folder, as Debian sets it up (a worker a core, sendfile); the process and its URL."""
-    program, port = tool("nginx"), free_port()
-    settings = place / "nginx.conf"
-    user = "user root;\n" if os.getuid() == 0 else ""
-    settings.write_text(user + _NGINX.format(place=place, port=port, root=root))
-    words = [program, "-p", str(place), "-c", str(settings), "-e", "stderr"]
-    # Its workers outlive a killed master, but not one that was told to end.
-    with running(words, death=signal.SIGTERM) as process:
+    """nginx over a folder; the process and its URL."""
+    port = free_port()
+    with running_nginx(nginx_words(place, f"127.0.0.1:{port}", f"root {root};")) as process:
         process.wait_for(lambda: listens(port), "listening")
         yield process, f"http://127.0.0.1:{port}"
+
+
+def nginx_words(place: Path, listen: str, serve: str) -> list[str]:
+    """nginx as Debian sets it up (a worker a core, sendfile), in a folder of its own; ``serve``: what its
+    only server does, as its settings say it."""
+    user = "" if os.getuid() else "user root;\n"
+    settings = place / "nginx.conf"
+    settings.write_text(_NGINX.format(user=user, place=place, listen=listen, serve=serve))
+    return [tool("nginx"), "-p", str(place), "-c", str(settings), "-e", "stderr"]
+
+
+def running_nginx(words: Sequence[str]) -> contextlib.AbstractContextManager[Running]:
+    """nginx for as long as the block lasts. Its workers outlive a killed master, but not one that was told to
+    end."""
+    return running(words, death=signal.SIGTERM)
 
 
 def free_port() -> int:
