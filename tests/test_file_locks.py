@@ -67,6 +67,20 @@ def test_lock_file_opens_only_for_those_who_may_write_its_folder(
     assert mode(tmp_path / "lock") == expected
 
 
+def test_link_in_the_place_of_a_lock_file_is_not_followed(tmp_path: Path) -> None:
+    """Who may write the folder chooses no other file to be made, or to be closed to its readers."""
+    (tmp_path / "another").touch()
+    (tmp_path / "another").chmod(0o644)
+    for target in ("another", "nowhere"):
+        lock = tmp_path / f"lock of {target}"
+        lock.symlink_to(tmp_path / target)
+        with pytest.raises(OSError) as raised:
+            open_lock_file(lock)
+        assert raised.value.errno == errno.ELOOP
+    assert mode(tmp_path / "another") == 0o644
+    assert not (tmp_path / "nowhere").exists()
+
+
 def test_data_directory_and_followed_folder_lock_closed_files(tmp_path: Path) -> None:
     DirectoryLock(tmp_path / "lock", tmp_path, "origin").release()
     OutputFolder(tmp_path).see("0123", {1: "ab" * 32})

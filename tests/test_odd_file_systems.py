@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,8 +19,8 @@ import pytest
 from shardcast import filesystem
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
 from shardcast.errors import LocalDiskError
-from shardcast.file_systems import set_permissions
-from shardcast.filesystem import give_free_name, give_name, rename
+from shardcast.file_systems import reserve, set_permissions
+from shardcast.filesystem import give_free_name, give_name, rename, rename_free
 from shardcast.nodes.announcing import check_folder
 from shardcast.peer.control import NoNode, connect
 from shardcast.server.listening import application, listening_on_socket
@@ -88,6 +89,38 @@ def test_disk_that_fails_is_never_one_that_lacks(
             assert raised.value.errno == error
     finally:
         os.close(descriptor)
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL])
+def test_full_disk_that_reserves_nothing_is_noticed_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "posix_fallocate", fails)
+    with (tmp_path / "file").open("wb") as file:
+        room = os.fstatvfs(file.fileno())
+        reserve(file.fileno(), 0, 1)
+        with pytest.raises(OSError) as raised:
+            reserve(file.fileno(), 0, 2 * room.f_blocks * room.f_frsize)
+    assert raised.value.errno == errno.ENOSPC
+
+
+@pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
+def test_name_that_is_taken_is_kept_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "link", fails)
+    for name in ("new", "taken"):
+        (tmp_path / name).write_text(name)
+    assert not rename_free(tmp_path / "new", tmp_path / "taken")
+    assert (tmp_path / "taken").read_text() == "taken"
+    assert rename_free(tmp_path / "new", tmp_path / "free")
+    assert (tmp_path / "free").read_text() == "new"
 
 
 # Renames that lead too far -----------------------------------------------------------------------------
@@ -302,6 +335,21 @@ async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
     assert not place.parent.exists()
     with pytest.raises(NoNode):
         await asyncio.to_thread(connect, no_sockets)
+
+
+async def test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one(no_sockets: Path) -> None:
+    async with listening_on_socket(application("0123"), no_sockets):
+        record = no_sockets / ".shardcast" / "socket-at"
+        left, said = Path(record.read_text().strip()), record.read_bytes()
+    left.parent.mkdir(mode=0o700)
+    left.touch()
+    record.write_bytes(said)
+    try:
+        async with listening_on_socket(application("0123"), no_sockets):
+            assert Path(record.read_text().strip()) != left
+            assert not left.parent.exists()
+    finally:
+        shutil.rmtree(left.parent, ignore_errors=True)
 
 
 @pytest.mark.parametrize("planted", ["open folder", "other name"])

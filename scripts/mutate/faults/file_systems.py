@@ -1,0 +1,194 @@
+"""Faults in what does without something that a file system lacks, and in who may open what."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+FILE_LOCKS = "shardcast/file_locks.py"
+FILE_OWNERS = "shardcast/file_owners.py"
+FILE_SYSTEMS = "shardcast/file_systems.py"
+FILESYSTEM = "shardcast/filesystem.py"
+SPECIAL = "shardcast/store/special_files.py"
+
+DISK_FAILS = ["tests/test_odd_file_systems.py::test_disk_that_fails_is_never_one_that_lacks"]
+LOCK_FILES = ["tests/test_file_locks.py::test_lock_file_opens_only_for_those_who_may_write_its_folder"]
+SHARED = ["tests/test_group_shared.py::test_folders_are_shared_as_the_one_above_is"]
+
+FAULTS = [
+    # File systems
+    Fault(
+        name="folders-that-can-not-be-synced-end-the-work",
+        file=FILE_SYSTEMS,
+        old="if error.errno not in NO_FOLDER_SYNC:",
+        new="if True:",
+        tests=[
+            "tests/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[FUSE-client]"
+        ],
+    ),
+    Fault(
+        name="disk-that-fails-syncs-no-folders",
+        file=FILE_SYSTEMS,
+        old="if error.errno not in NO_FOLDER_SYNC:",
+        new="if False:",
+        tests=DISK_FAILS,
+    ),
+    Fault(
+        name="disk-that-fails-keeps-no-permissions",
+        file=FILE_SYSTEMS,
+        old="if error.errno not in NO_PERMISSIONS:",
+        new="if False:",
+        tests=DISK_FAILS,
+    ),
+    Fault(
+        name="refused-permissions-end-the-work",
+        file=FILE_SYSTEMS,
+        old="if error.errno not in NO_PERMISSIONS:",
+        new="if True:",
+        tests=[
+            "tests/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[SMB-origin]"
+        ],
+    ),
+    Fault(
+        name="lack-is-told-each-time",
+        file=FILE_SYSTEMS,
+        old="if _first(device, lack).acquire(blocking=False):",
+        new="if True:",
+        tests=["tests/test_file_locks.py::test_file_system_without_locks_is_told_once"],
+    ),
+    Fault(
+        name="full-disk-without-reserving-is-not-noticed",
+        file=FILE_SYSTEMS,
+        old="if room.f_bavail * room.f_frsize < size:",
+        new="if False:",
+        tests=[
+            "tests/test_odd_file_systems.py::test_full_disk_that_reserves_nothing_is_noticed_before_the_work"
+        ],
+    ),
+    Fault(
+        name="rename-to-another-disk-fails",
+        file=FILESYSTEM,
+        old="if error.errno != errno.EXDEV or not copy:",
+        new="if True:",
+        tests=["tests/test_odd_file_systems.py::test_file_moves_to_another_disk"],
+    ),
+    Fault(
+        name="copy-on-another-disk-is-of-now",
+        file=FILESYSTEM,
+        old="        os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))\n",
+        new="",
+        tests=["tests/test_odd_file_systems.py::test_file_moves_to_another_disk"],
+    ),
+    Fault(
+        name="taken-name-is-replaced-where-there-are-no-links",
+        file=FILESYSTEM,
+        old="        if os.path.lexists(name):\n            return False\n",
+        new="",
+        tests=["tests/test_odd_file_systems.py::test_name_that_is_taken_is_kept_where_there_are_no_links"],
+    ),
+    # Locks
+    Fault(
+        name="lock-file-opens-for-everybody",
+        file=FILE_LOCKS,
+        old="mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600",
+        new="mode = 0o644",
+        tests=LOCK_FILES,
+    ),
+    Fault(
+        name="lock-file-of-a-group-is-its-makers",
+        file=FILE_LOCKS,
+        old="mode = 0o660 if Path(path).parent.stat().st_mode & stat.S_IWGRP else 0o600",
+        new="mode = 0o600",
+        tests=LOCK_FILES,
+    ),
+    Fault(
+        name="lock-file-of-an-earlier-node-stays-open",
+        file=FILE_LOCKS,
+        old="                os.fchmod(descriptor, mode)\n",
+        new="                pass\n",
+        tests=LOCK_FILES,
+    ),
+    Fault(
+        name="link-in-the-place-of-a-lock-file-is-followed",
+        file=FILE_LOCKS,
+        old="os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)",
+        new="os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)",
+        tests=["tests/test_file_locks.py::test_link_in_the_place_of_a_lock_file_is_not_followed"],
+    ),
+    Fault(
+        name="waiting-for-a-lock-is-not-told",
+        file=FILE_LOCKS,
+        old="if waited >= _TOLD_AFTER and not told:",
+        new="if False:",
+        tests=["tests/test_file_locks.py::test_waiting_is_told_and_ends"],
+    ),
+    Fault(
+        name="disk-that-fails-has-no-locks",
+        file=FILE_LOCKS,
+        old="if error.errno not in NO_LOCKS:",
+        new="if False:",
+        tests=["tests/test_file_locks.py::test_disk_that_fails_is_not_taken_for_one_without_locks"],
+    ),
+    # Owners, groups, sockets
+    Fault(
+        name="part-with-a-second-name-is-written-to",
+        file=FILE_OWNERS,
+        old="        and found.st_nlink == 1\n",
+        new="",
+        tests=[
+            "tests/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to[link_again]"
+        ],
+    ),
+    Fault(
+        name="part-that-others-can-write-is-gone-on-with",
+        file=FILE_OWNERS,
+        old="        and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)\n",
+        new="",
+        tests=[
+            "tests/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to"
+        ],
+    ),
+    Fault(
+        name="files-of-strangers-are-trusted",
+        file=FILE_OWNERS,
+        old="return not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid, 0)",
+        new="return True",
+        tests=["tests/test_outputs.py::test_lines_that_another_user_wrote_do_not_count"],
+    ),
+    Fault(
+        name="folder-of-a-group-is-its-makers",
+        file=FILE_OWNERS,
+        old="    if is_shared(above):\n",
+        new="    if False:\n",
+        tests=SHARED,
+    ),
+    Fault(
+        name="file-of-a-group-is-its-makers",
+        file=FILE_OWNERS,
+        old="    if is_to_share and is_shared(path.parent.stat()):",
+        new="    if False:",
+        tests=SHARED,
+    ),
+    Fault(
+        name="socket-that-a-stranger-could-have-made-is-used",
+        file=SPECIAL,
+        old="return path if ours and private and path.is_absolute() else None",
+        new="return path if ours and path.is_absolute() else None",
+        tests=["tests/test_odd_file_systems.py::test_socket_of_a_stranger_is_not_used"],
+    ),
+    Fault(
+        name="socket-of-a-killed-node-stays-elsewhere",
+        file=SPECIAL,
+        old="    left = _elsewhere(own)\n",
+        new="    left = None\n",
+        tests=[
+            "tests/test_odd_file_systems.py::test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one"
+        ],
+    ),
+    Fault(
+        name="socket-opens-for-others",
+        file="shardcast/server/listening.py",
+        old="before = os.umask(0o177)",
+        new="before = os.umask(0o000)",
+        tests=["tests/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_goes"],
+    ),
+]
