@@ -36,7 +36,6 @@ if TYPE_CHECKING:
         RETRY_ATTEMPTS,
         SHARD_SIZE,
     )
-    from shardcast.distribution import Withdrawal
     from shardcast.errors import (
         CopiesMissing,
         DataDirInUse,
@@ -58,6 +57,7 @@ if TYPE_CHECKING:
     )
     from shardcast.nodes.client import Client, Offered, Release
     from shardcast.peer.writer import BroadcastWriter
+    from shardcast.protocol.distribution import Withdrawal
     from shardcast.transfer.leasing import Lease
 
 __version__ = "0.4.0"
@@ -73,7 +73,7 @@ _HOMES = {
         "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
         "RETRY_ATTEMPTS", "SHARD_SIZE",
     ),
-    "shardcast.distribution": ("Withdrawal",),
+    "shardcast.protocol.distribution": ("Withdrawal",),
     "shardcast.errors": (
         "CopiesMissing", "DataDirInUse", "IntegrityError", "LocalDiskError", "NoNode", "NoRoom",
         "NoServerReachable", "NodeFailed", "NotInitialized", "PayloadChanged", "PayloadMissing",

@@ -19,11 +19,11 @@ from shardcast.errors import (
     ReadOnlyStore,
     UsageError,
 )
-from shardcast.manifest import Header, header_line, shard_line
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.nodes.origin import Origin
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
+from shardcast.protocol.manifest import Header, header_line, shard_line
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.memory import BlobsInMemory

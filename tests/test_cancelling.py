@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from shardcast.api.background import Background
-from shardcast.manifest_reading import ManifestError
 from shardcast.peer.bulk import Bulk
 from shardcast.peer.checking import Order
+from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest

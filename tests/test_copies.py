@@ -18,7 +18,7 @@ import shardcast
 from shardcast import CopiesMissing, NodeFailed, OriginServer, ShardcastError, UsageError, VersionNotOffered
 from shardcast.errors import from_wire, to_wire
 from shardcast.peer.waiting import wait_for_copies
-from shardcast.report import Node, write
+from shardcast.protocol.report import Node, write
 from shardcast.store.below import Below
 from tests.support import processes
 from tests.support.published import random_bytes

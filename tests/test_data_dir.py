@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.protocol.wire import MAX_VERSION
 from shardcast.store.data_dir import DataDir
 from shardcast.store.special_files import short_name, socket_path
-from shardcast.wire import MAX_VERSION
 from tests.support import processes
 
 

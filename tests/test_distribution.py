@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shardcast.distribution import Distribution, Listing, is_version, parse, write
+from shardcast.protocol.distribution import Distribution, Listing, is_version, parse, write
 from tests.support.payloads import patient
 
 A, B = "a" * 64, "0123456789abcdef" * 4

@@ -18,8 +18,8 @@ from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shardcast.distribution import Listing
-from shardcast.feed import (
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.feed import (
     ABORTED,
     COMPLETE,
     KNOWN,

@@ -27,7 +27,7 @@ from shardcast import NodeFailed, OriginServer, UsageError
 from shardcast.nodes.waiting import Finish
 from shardcast.peer.waiting import finish
 from shardcast.policy.finishing import HEARD_WITHIN, HOP_DELAY, LONGEST_WAIT, QUIET, ReportedNode, waiting_for
-from shardcast.report import Node, write
+from shardcast.protocol.report import Node, write
 from shardcast.store.below import Below
 from shardcast.store.events import Events
 from shardcast.store.holds import READ, Holds

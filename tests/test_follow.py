@@ -703,7 +703,7 @@ ANNOUNCING = """
 import os
 import sys
 from pathlib import Path
-from shardcast.manifest import Header, Manifest
+from shardcast.protocol.manifest import Header, Manifest
 from shardcast.nodes.announcing import announce, announced
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release

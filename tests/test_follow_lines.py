@@ -16,14 +16,14 @@ import pytest
 
 from shardcast.cli.announcer import Announcer
 from shardcast.concurrency import cancel
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
-from shardcast.manifest import Header, Manifest
 from shardcast.nodes.announcing import announce, announced, can_resume, go_back
 from shardcast.nodes.client import Client
 from shardcast.nodes.followed import FollowedFolder
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.manifest import Header, Manifest
 from tests.support.bad_servers import BadServer
 from tests.support.published import Published, publish, random_bytes, sha256
 from tests.test_follow import ASKING as OFTEN

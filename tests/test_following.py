@@ -14,7 +14,6 @@ from random import Random
 import pytest
 from aiohttp import web
 
-from shardcast.distribution import Listing, write
 from shardcast.errors import (
     BadAnswer,
     IntegrityError,
@@ -23,12 +22,13 @@ from shardcast.errors import (
     ServerUnreachable,
     TransferFailed,
 )
-from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy import authority
 from shardcast.policy.due import Agenda, due
+from shardcast.protocol.distribution import Listing, write
+from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.server.doors.feed import add_feed
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.distribution import Listing
 from shardcast.policy.groups import Offer, agree, group_servers
+from shardcast.protocol.distribution import Listing
 from tests.support.payloads import patient
 
 A, B, C = "http://a", "http://b", "http://c"

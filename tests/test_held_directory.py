@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
+from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads, processes

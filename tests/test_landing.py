@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.manifest import Shard
+from shardcast.protocol.manifest import Shard
 from shardcast.store import landing as landings
 from shardcast.store.landing import Landing, WrongPiece
 from tests.support import payloads

@@ -22,11 +22,11 @@ import pytest
 from shardcast import ClientNode
 from shardcast.constants import LONGEST_HOLD
 from shardcast.errors import UsageError, VersionNotOffered
-from shardcast.feed import Place
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer import peer
+from shardcast.protocol.feed import Place
 from shardcast.server import writing
 from shardcast.server.bounds import Bounds
 from shardcast.server.doors import lease as door

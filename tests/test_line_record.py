@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
+from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.store.line_record import (
     MAX_REMEMBERED,
     LineRecord,

@@ -533,7 +533,7 @@ def test_withdrawal_goes_through_two_layers_and_is_obeyed_from_the_authority_onl
 
 
 def Withdrawal_of(o: Origin, number: int):  # type: ignore[no-untyped-def]
-    from shardcast.distribution import Withdrawal
+    from shardcast.protocol.distribution import Withdrawal
 
     return Withdrawal(f"v{number}", o.versions[number].digest, "a lie")
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from shardcast.distribution import Listing
 from shardcast.errors import NoNode
-from shardcast.feed import WITHDRAWN, Event
 from shardcast.peer.control import publish
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.feed import WITHDRAWN, Event
 from tests.support import processes
 from tests.support.bad_servers import gate
 from tests.support.feeds import FeedServer, forged, listings_in, origin_id

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shardcast import manifest_reading as manifests
 from shardcast.errors import UsageError
-from shardcast.manifest import (
+from shardcast.protocol import manifest_reader as manifests
+from shardcast.protocol.manifest import (
     MAX_LINE,
     MAX_METADATA,
     MAX_PIECE_SIZE,
@@ -29,7 +29,7 @@ from shardcast.manifest import (
     provisional,
     shard_line,
 )
-from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader, parse
+from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader, parse
 from tests.support import payloads
 from tests.support.payloads import patient, random_bytes
 

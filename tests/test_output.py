@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from shardcast.errors import LocalDiskError
-from shardcast.manifest import provisional
-from shardcast.manifest_reading import parse
+from shardcast.protocol.manifest import provisional
+from shardcast.protocol.manifest_reader import parse
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from tests.support import payloads

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardcast.nodes.output_records import is_number
-from shardcast.wire import MAX_VERSION
+from shardcast.protocol.wire import MAX_VERSION
 
 
 @pytest.mark.parametrize("number", [1, 7, MAX_VERSION])

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.distribution import Listing
 from shardcast.nodes.folder_lines import (
     MAX_LINES,
     MAX_NUMBERS,
@@ -24,6 +23,7 @@ from shardcast.nodes.folder_lines import (
 )
 from shardcast.nodes.output_records import FileIdentity, OutputRecord, parse_record, record_path
 from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder, resume_point
+from shardcast.protocol.distribution import Listing
 
 ONE, OTHER = "0123abcd", "4567cdef"
 

@@ -163,5 +163,5 @@ def test_expressions_of_linear_time_are_not(pattern: str) -> None:
 
 def test_no_expression_takes_quadratic_time() -> None:
     every = list(patterns())
-    assert {"shardcast.wire._POSITION", "shardcast.sizes._SIZE"} <= {name for name, _, _ in every}
+    assert {"shardcast.protocol.wire._POSITION", "shardcast.sizes._SIZE"} <= {name for name, _, _ in every}
     assert {name: why for name, text, flags in every if (why := quadratic(text, flags))} == {}

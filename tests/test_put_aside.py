@@ -16,7 +16,6 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import (
     BlobMissing,
     LocalDiskError,
@@ -27,6 +26,7 @@ from shardcast.errors import (
     VersionWithdrawn,
 )
 from shardcast.nodes.client import Client
+from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.server.doors.versions import add_versions
 from shardcast.server.listening import application, listening
 from shardcast.store import landing as landings

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from shardcast.constants import ORIGIN_SILENT
-from shardcast.distribution import Listing
 from shardcast.errors import ShardcastError, TransferFailed, VersionAborted
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
+from shardcast.protocol.distribution import Listing
 from shardcast.store.live import LiveManifest
 from shardcast.transfer.manifests import describe, read_live
 from tests.support import bad_servers as bad

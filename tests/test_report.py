@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast import report
-from shardcast.report import (
+from shardcast.protocol import report
+from shardcast.protocol.report import (
     FARTHEST,
     MAX_REPORT,
     MOST_NODES,

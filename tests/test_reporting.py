@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from shardcast.errors import ServerUnreachable
-from shardcast.report import Node
+from shardcast.protocol.report import Node
 from shardcast.store.below import Below
 from shardcast.transfer.following import Following
 from shardcast.transfer.reporting import report

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 import shardcast
-from shardcast.distribution import Listing
 from shardcast.errors import NoRoom, VersionAborted
-from shardcast.manifest import Manifest
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer.writer import BroadcastWriter
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest
 from shardcast.sizes import format_size
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest

@@ -12,8 +12,8 @@ import pytest
 from blake3 import blake3
 
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, UsageError
-from shardcast.manifest import Manifest
-from shardcast.manifest_reading import parse
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import parse
 from shardcast.sharding import chunks
 from shardcast.sharding.cutting import at_end
 from shardcast.sharding.publication import Cancelled, Description, Progress

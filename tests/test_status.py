@@ -18,13 +18,13 @@ import aiohttp
 import pytest
 from jsonschema import Draft202012Validator
 
-from shardcast.feed import UpTo
 from shardcast.nodes import middle as middles
 from shardcast.nodes import origin as origins
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.report import MAX_REPORT, MOST_NODES, Node, write
+from shardcast.protocol.feed import UpTo
+from shardcast.protocol.report import MAX_REPORT, MOST_NODES, Node, write
 from shardcast.server import turns
 from shardcast.store.below import Below
 from shardcast.transfer import reporting

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from shardcast.manifest import Shard
-from shardcast.manifest_reading import ManifestError, ManifestReader
+from shardcast.protocol.manifest import Shard
+from shardcast.protocol.manifest_reader import ManifestError, ManifestReader
 from shardcast.store import removing
 from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 from shardcast.store.data_dir import DataDir

@@ -21,11 +21,11 @@ from random import Random
 import pytest
 
 from shardcast.errors import IntegrityError, NoServerReachable, ShardcastError, TransferFailed
-from shardcast.manifest import Manifest, Shard, complete
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.origin import Origin
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
+from shardcast.protocol.manifest import Manifest, Shard, complete
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile

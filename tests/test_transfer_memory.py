@@ -16,12 +16,12 @@ import pytest
 from shardcast.constants import TRANSFER_MEMORY
 from shardcast.digest import piece_digest
 from shardcast.errors import BadAnswer
-from shardcast.manifest import Header, Shard, complete
-from shardcast.manifest_reading import MAX_MEMORY, ManifestError, ManifestReader
 from shardcast.nodes.client import _DESCRIBED_AT_ONCE
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
-from shardcast.shard_table import ShardTable
+from shardcast.protocol.manifest import Header, Shard, complete
+from shardcast.protocol.manifest_reader import MAX_MEMORY, ManifestError, ManifestReader
+from shardcast.protocol.shard_table import ShardTable
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from shardcast.transfer.limits import Limits

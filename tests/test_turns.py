@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from shardcast.nodes.origin import Origin
-from shardcast.report import MOST_NODES, Node, write
+from shardcast.protocol.report import MOST_NODES, Node, write
 from shardcast.server.doors import health
 from shardcast.server.turns import Turns
 

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
-from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
-from shardcast.manifest import Manifest
-from shardcast.manifest_reading import parse
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import parse
 from shardcast.store import complete as complete_versions
 from shardcast.store import landing as landings
 from shardcast.store.data_dir import DataDir

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shardcast import wire
-from shardcast.wire import (
+from shardcast.protocol import wire
+from shardcast.protocol.wire import (
     Unsatisfiable,
     etag,
     matches,

@@ -25,11 +25,11 @@ from shardcast import (
     Withdrawal,
 )
 from shardcast.errors import NodeFailed
-from shardcast.feed import MAX_REASON, check_reason
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.withdrawing import withdraw_in
 from shardcast.peer import control
 from shardcast.peer.control import ControlConnection, NoNode
+from shardcast.protocol.feed import MAX_REASON, check_reason
 from shardcast.server.doors.withdraw import add_withdraw
 from shardcast.server.listening import application, listening_on_socket
 from shardcast.store.data_dir import DataDir

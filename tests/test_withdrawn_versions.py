@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError, VersionAborted, VersionNotOffered, VersionWithdrawn
+from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.store import complete as complete_versions
 from shardcast.store.live import LiveManifest
 from shardcast.store.versions import VersionFolders

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
-from shardcast.distribution import Withdrawal, is_version
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
 from shardcast.nodes.client import LATEST, Client, Release
+from shardcast.protocol.distribution import Withdrawal, is_version
 
 log = logging.getLogger("shardcast")
 

@@ -14,14 +14,14 @@ from typing import Any, Literal, TypeVar, overload
 from shardcast.addresses import server_urls
 from shardcast.api.broadcasting import Broadcast
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
-from shardcast.distribution import Withdrawal
 from shardcast.errors import NodeFailed, NoNode, ShardcastError, UsageError
 from shardcast.nodes.process import NodeProcess
 from shardcast.peer.control import publish, withdraw
 from shardcast.peer.waiting import check_copies, check_wait, finish
 from shardcast.peer.writer import BroadcastWriter
+from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.wire import MAX_VERSION
 from shardcast.sharding.publishing import check_payload
-from shardcast.wire import MAX_VERSION
 
 StrPath = str | os.PathLike[str]
 Metadata = Mapping[str, Any]

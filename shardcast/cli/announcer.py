@@ -10,7 +10,6 @@ from pathlib import Path
 import click
 
 from shardcast.cli.client import release_as_dict
-from shardcast.distribution import Withdrawal
 from shardcast.nodes.announcing import (
     NEW_LINE,
     WITHDRAWN,
@@ -22,7 +21,8 @@ from shardcast.nodes.announcing import (
 )
 from shardcast.nodes.outputs import OutputFolder, output_name
 from shardcast.nodes.release import Release, origin_name
-from shardcast.wire import version_name
+from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.wire import version_name
 
 log = logging.getLogger(__name__)
 

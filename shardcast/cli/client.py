@@ -12,8 +12,8 @@ from shardcast.cli import options
 from shardcast.cli.streams import print_answer
 from shardcast.cli.waiting import tell_waits
 from shardcast.concurrency import beside
-from shardcast.distribution import is_version
 from shardcast.plain_text import one_line
+from shardcast.protocol.distribution import is_version
 
 if TYPE_CHECKING:
     from shardcast.nodes.client import Client, Offered, Release

@@ -16,7 +16,7 @@ from shardcast import constants
 from shardcast.addresses import Network, parse_ip_addr_list, parse_networks, parse_servers
 from shardcast.cli.log_format import LogFormat
 from shardcast.errors import UsageError
-from shardcast.feed import check_origin_id
+from shardcast.protocol.feed import check_origin_id
 from shardcast.sizes import parse_size
 
 Command = TypeVar("Command", bound=Callable[..., Any])

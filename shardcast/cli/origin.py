@@ -10,7 +10,7 @@ import click
 from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import Session
-from shardcast.wire import MAX_VERSION
+from shardcast.protocol.wire import MAX_VERSION
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

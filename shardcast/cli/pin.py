@@ -9,8 +9,8 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.directories import beside_or_alone
-from shardcast.distribution import is_version
 from shardcast.errors import UsageError
+from shardcast.protocol.distribution import is_version
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_change import finish_change

@@ -9,9 +9,9 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.directories import beside_or_alone
-from shardcast.distribution import is_version
 from shardcast.errors import UsageError
-from shardcast.feed import check_reason
+from shardcast.protocol.distribution import is_version
+from shardcast.protocol.feed import check_reason
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

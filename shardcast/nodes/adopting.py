@@ -7,12 +7,12 @@ import logging
 import threading
 from collections.abc import Sequence
 
-from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError, ShardcastError
-from shardcast.manifest import Manifest
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.wire import shard_name
 from shardcast.sharding.survey import survey
 from shardcast.store.versions import VersionFolders
-from shardcast.wire import shard_name
 
 log = logging.getLogger(__name__)
 

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from shardcast.ages import age_of
-from shardcast.distribution import Withdrawal
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import can_point, disk_errors, make_folder
 from shardcast.nodes.output_records import OutputRecord
 from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
 from shardcast.nodes.release import Release
+from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.output_part import clear_abandoned
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 

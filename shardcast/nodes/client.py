@@ -15,10 +15,7 @@ from pathlib import Path
 from shardcast.addresses import server_urls
 from shardcast.concurrency import beside, staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
-from shardcast.distribution import Listing, is_version
 from shardcast.errors import PeerError, UsageError
-from shardcast.manifest import Header
-from shardcast.manifest_reading import MAX_MEMORY
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.follow import Follow
 from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
@@ -28,7 +25,10 @@ from shardcast.nodes.release import Release as Release
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
-from shardcast.report import Node, newest
+from shardcast.protocol.distribution import Listing, is_version
+from shardcast.protocol.manifest import Header
+from shardcast.protocol.manifest_reader import MAX_MEMORY
+from shardcast.protocol.report import Node, newest
 from shardcast.transfer.following import Following
 from shardcast.transfer.leasing import Lease
 from shardcast.transfer.limits import Limits

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardcast.concurrency import beside, cancel
-from shardcast.distribution import Listing
 from shardcast.errors import (
     IntegrityError,
     ShardcastError,
@@ -18,11 +17,13 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
-from shardcast.manifest import FILE, Header
 from shardcast.nodes.followed import FollowedFolder
 from shardcast.nodes.leaving import Stop, if_withdrawn, unless
 from shardcast.nodes.release import Release
 from shardcast.peer.peer import Peer
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import FILE, Header
+from shardcast.protocol.wire import version_number
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from shardcast.store.shelf import Confirm
@@ -31,7 +32,6 @@ from shardcast.transfer.limits import Limits
 from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.transfer import Transfer
 from shardcast.transfer.waits import Waits
-from shardcast.wire import version_number
 
 Watch = Callable[[Transfer], None]
 """Given the transfer, whose ``progress`` tells how far it is."""

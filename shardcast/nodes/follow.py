@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
-from shardcast.distribution import Withdrawal
 from shardcast.errors import (
     LocalDiskError,
     NoServerReachable,
@@ -25,9 +24,10 @@ from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Release
 from shardcast.policy.due import Agenda
 from shardcast.policy.standing import LineChange, LineMemory, Standing
+from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.wire import version_name
 from shardcast.transfer.following import Following
 from shardcast.transfer.transfer import Transfer
-from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 

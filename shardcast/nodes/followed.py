@@ -12,12 +12,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from shardcast.concurrency import cancel
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
 from shardcast.peer.peer import Peer
 from shardcast.policy.standing import Standing
-from shardcast.wire import version_name
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.wire import version_name
 
 log = logging.getLogger(__name__)
 

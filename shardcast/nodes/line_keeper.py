@@ -7,13 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
-from shardcast.distribution import Withdrawal
 from shardcast.errors import NoRoom, ShardcastError
-from shardcast.feed import Place
 from shardcast.nodes.leaving import NothingComes, unless
 from shardcast.nodes.relaying import Relaying
 from shardcast.peer.peer import Peer
 from shardcast.policy.standing import LineChange, Standing
+from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.feed import Place
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 

@@ -16,7 +16,6 @@ from typing import Any
 from shardcast.concurrency import beside, cancel
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
-from shardcast.feed import Place
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.leaving import NothingComes, if_withdrawn, unless
@@ -28,7 +27,9 @@ from shardcast.peer.session import open_session
 from shardcast.policy.opening import to_begin
 from shardcast.policy.retention import wanted, wanted_of
 from shardcast.policy.standing import Standing
-from shardcast.report import Node, newest
+from shardcast.protocol.feed import Place
+from shardcast.protocol.report import Node, newest
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
 from shardcast.server.doors.below import add_below
@@ -44,7 +45,6 @@ from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.reporting import report
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 

@@ -30,9 +30,9 @@ from shardcast.errors import (
 )
 from shardcast.framing import MAX_KEYS, MAX_LENGTH, Part
 from shardcast.nodes.flights import NOBODY, Flight, Via, Wanted
+from shardcast.protocol.wire import MAX_VIA
 from shardcast.store.blobs.contract import BlobReader, BlobStore, BlobWriter
 from shardcast.store.blobs.putting import Putting
-from shardcast.wire import MAX_VIA
 
 log = logging.getLogger(__name__)
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
-from shardcast.feed import Place
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.publishing import Broadcast, Confirm, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
+from shardcast.protocol.feed import Place
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
 from shardcast.server.doors.below import add_below

@@ -23,7 +23,7 @@ from typing import Any
 
 from shardcast.digest import is_digest
 from shardcast.file_owners import is_trusted
-from shardcast.wire import MAX_VERSION
+from shardcast.protocol.wire import MAX_VERSION
 
 log = logging.getLogger(__name__)
 

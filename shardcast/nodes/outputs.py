@@ -15,7 +15,6 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.constants import LOCK_WAIT
-from shardcast.distribution import Listing
 from shardcast.file_locks import locked
 from shardcast.filesystem import PART, disk_errors, is_temporary_of, make_folder, point, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
@@ -28,7 +27,8 @@ from shardcast.nodes.output_records import (
     read_bounded,
     record_path,
 )
-from shardcast.wire import VERSION_PATTERN, version_number
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.wire import VERSION_PATTERN, version_number
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError, UsageError
 from shardcast.filesystem import disk_errors
-from shardcast.manifest import Manifest, check_metadata, piece_size_for
+from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
+from shardcast.protocol.wire import version_name
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
 from shardcast.sharding.publishing import check_payload, publish, publish_stream
 from shardcast.sizes import format_count, format_size
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 

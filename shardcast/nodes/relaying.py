@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from shardcast.concurrency import beside, in_thread
 from shardcast.constants import HTTP_TIMEOUT
-from shardcast.distribution import Listing
 from shardcast.errors import (
     IntegrityError,
     LocalDiskError,
@@ -20,9 +19,11 @@ from shardcast.errors import (
     VersionAborted,
 )
 from shardcast.filesystem import is_full
-from shardcast.manifest import Manifest
 from shardcast.nodes.holding import end
 from shardcast.peer.peer import Peer
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
@@ -30,7 +31,6 @@ from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following
 from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.transfer import Transfer
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 

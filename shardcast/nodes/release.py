@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.distribution import Listing
-from shardcast.manifest import Header, Manifest
 from shardcast.plain_text import one_line
-from shardcast.wire import version_number
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Header, Manifest
+from shardcast.protocol.wire import version_number
 
 _LONGEST_ORIGIN = 64
 """Characters of an origin id that people are told."""

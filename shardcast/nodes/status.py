@@ -9,12 +9,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, overload
 
-from shardcast.report import Node
+from shardcast.protocol.report import Node
+from shardcast.protocol.wire import version_name
 from shardcast.store.below import Below
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.follower import Follower
 from shardcast.transfer.transfer import Transfer
-from shardcast.wire import version_name
 
 
 class Status:

@@ -6,16 +6,16 @@ import asyncio
 import contextlib
 from pathlib import Path
 
-from shardcast.distribution import Withdrawal
 from shardcast.errors import UsageError, VersionNotOffered
 from shardcast.filesystem import disk_errors
-from shardcast.manifest import MAX_LINE
-from shardcast.manifest_reading import ManifestReader
 from shardcast.nodes.holding import holding
 from shardcast.nodes.output_records import read_bounded
+from shardcast.protocol.distribution import Withdrawal
+from shardcast.protocol.manifest import MAX_LINE
+from shardcast.protocol.manifest_reader import ManifestReader
+from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.taking_up import listed
-from shardcast.wire import version_number
 
 _ROLE = "withdraw"
 

@@ -43,7 +43,7 @@ from shardcast.framing import (
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import PORTION, Upload, paced
 from shardcast.peer.session import Session, answer
-from shardcast.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
+from shardcast.protocol.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
 
 Blob = bytes | bytearray | memoryview | Path | BufferedRandom
 """What can be pushed: bytes, or a file, by its path or open."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shardcast.errors import BadAnswer
-from shardcast.manifest import Shard
 from shardcast.peer.failures import Headers, status_error
-from shardcast.wire import ACCEPT, LANDING, STATE, WHOLE, etag, parse_content_range
+from shardcast.protocol.manifest import Shard
+from shardcast.protocol.wire import ACCEPT, LANDING, STATE, WHOLE, etag, parse_content_range
 
 
 @dataclass

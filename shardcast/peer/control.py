@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.constants import DISTRIBUTION_FILE
-from shardcast.distribution import Withdrawal, is_version, parse
 from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
-from shardcast.feed import check_reason
-from shardcast.manifest import check_metadata
 from shardcast.peer.heads import BoundedResponse, Connection
+from shardcast.protocol.distribution import Withdrawal, is_version, parse
+from shardcast.protocol.feed import check_reason
+from shardcast.protocol.manifest import check_metadata
+from shardcast.protocol.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 from shardcast.store.special_files import short_name, socket_path
-from shardcast.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
 
 _CONNECT_SECONDS = 5.0
 _SILENCE_SECONDS = 60.0

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks, ServerUnreachable
 from shardcast.plain_text import one_line
-from shardcast.wire import GATEWAY, LACKING, NODE_ID, REDIRECTS
+from shardcast.protocol.wire import GATEWAY, LACKING, NODE_ID, REDIRECTS
 
 _LONGEST_REASON = 80
 """Characters of a reason phrase; more would cut off what follows it in the text of an error."""

@@ -12,18 +12,17 @@ from urllib.parse import quote
 import aiohttp
 
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
-from shardcast.distribution import Distribution, Listing, parse
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
-from shardcast.feed import Event, FeedError, FeedReader, Hello, UpTo
-from shardcast.manifest import MAX_LINE, Header, Manifest
-from shardcast.manifest_reading import MAX_MEMORY, Aborted, ManifestError, ManifestReader
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.checking import Answer, Order, request_headers
 from shardcast.peer.pace import PORTION, paced
 from shardcast.peer.pouring import Pouring
 from shardcast.peer.session import Session, answer
-from shardcast.store.landing import Landing, WrongPiece
-from shardcast.wire import (
+from shardcast.protocol.distribution import Distribution, Listing, parse
+from shardcast.protocol.feed import Event, FeedError, FeedReader, Hello, UpTo
+from shardcast.protocol.manifest import MAX_LINE, Header, Manifest
+from shardcast.protocol.manifest_reader import MAX_MEMORY, Aborted, ManifestError, ManifestReader
+from shardcast.protocol.wire import (
     DISTRIBUTION_PATH,
     FEED_PATH,
     MAX_DISTRIBUTION_SIZE,
@@ -34,6 +33,7 @@ from shardcast.wire import (
     manifest_path,
     shard_path,
 )
+from shardcast.store.landing import Landing, WrongPiece
 
 _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""

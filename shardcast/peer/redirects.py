@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from shardcast.errors import BadAnswer
-from shardcast.wire import REDIRECTS
+from shardcast.protocol.wire import REDIRECTS
 
 MAX_REDIRECTS = 5
 _FOLLOWED = frozenset({"GET", "HEAD"})

@@ -36,8 +36,8 @@ from shardcast.peer.archive import Archive
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload, paced
 from shardcast.peer.session import Session, answer
+from shardcast.protocol.wire import HAS_NOW_PATH, LACKING, LENGTH_PATH, MAX_VIA, NODE_ID, VIA
 from shardcast.store.shelf import Span
-from shardcast.wire import HAS_NOW_PATH, LACKING, LENGTH_PATH, MAX_VIA, NODE_ID, VIA
 
 ARCHIVE, HASH_SERVER, SHARDS = "archive", "hash server", "shards"
 """What a server can speak: pull and push; ``/has-now`` and PUT; nothing but ``GET /<key>``."""

@@ -26,11 +26,11 @@ from shardcast.errors import (
     ServerUnreachable,
     ShardcastError,
 )
-from shardcast.manifest_reading import ManifestError
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import CountedResponse, HeadLate, head
 from shardcast.peer.pace import Upload
 from shardcast.peer.redirects import requested
+from shardcast.protocol.manifest_reader import ManifestError
 
 _MOST_ANSWERS = 1000
 """Answers at once; threads are made only as they are needed."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageError
 from shardcast.peer.control import ControlConnection, answers, connect, node_errors
-from shardcast.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
+from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
 
 _FIRST_LINE_SECONDS = 10.0
 _SILENCE_SECONDS = 60.0

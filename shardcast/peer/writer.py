@@ -17,9 +17,9 @@ from types import TracebackType
 from typing import Any
 
 from shardcast.errors import NodeFailed, TransferFailed
-from shardcast.manifest import check_metadata
 from shardcast.peer.control import answers, connect, is_published, node_errors
-from shardcast.wire import STREAM_PATH
+from shardcast.protocol.manifest import check_metadata
+from shardcast.protocol.wire import STREAM_PATH
 
 _PORTION = 1 << 20
 """Bytes that are handed over at a time; what is written in smaller parts is gathered."""

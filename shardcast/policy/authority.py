@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from shardcast.distribution import Listing, Withdrawal
-from shardcast.feed import MAX_CHAIN, Hello
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import MAX_CHAIN, Hello
 
 JUST_STARTED = 2.0
 """Seconds that a server which never answered since this node started counts as about to answer."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from shardcast.distribution import Listing
+from shardcast.protocol.distribution import Listing
 
 
 @dataclass(frozen=True, slots=True)

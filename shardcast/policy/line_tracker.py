@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from shardcast.distribution import Listing
-from shardcast.feed import Place
 from shardcast.policy.authority import Authority, ServerView
 from shardcast.policy.groups import Offer, ServerGroup, agree, group_servers
 from shardcast.policy.standing import REMEMBERED, LineChange, Memory, Patience, Standing
-from shardcast.wire import MAX_VERSION
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.feed import Place
+from shardcast.protocol.wire import MAX_VERSION
 
 LARGEST_JUMP = 10**6
 """Numbers by which a version may exceed the highest one of its line."""

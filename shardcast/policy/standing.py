@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from shardcast.constants import AUTHORITY_SILENT, LINE_CONFIRMED, LINE_PAUSE, LISTS_CONFIRMED
-from shardcast.distribution import Listing, Withdrawal
-from shardcast.feed import Place
 from shardcast.policy.groups import ServerGroup
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import Place
 
 REMEMBERED = 1000
 """Numbers of a line whose digests are remembered, the newest ones."""

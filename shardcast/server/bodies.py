@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
+from shardcast.protocol.wire import RETRY_AFTER
 from shardcast.server.bounds import SMALL_BODY, bounds_of
 from shardcast.server.connections import CONNECTIONS, BodyTooSlow
-from shardcast.wire import RETRY_AFTER
 
 _BULK = 1 << 20
 """Bytes that are read ahead of a large body, once it is wanted."""

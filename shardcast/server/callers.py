@@ -12,10 +12,10 @@ from typing import Any
 from aiohttp import ClientError, web
 
 from shardcast.errors import NodeFailed, ShardcastError, to_wire
+from shardcast.protocol.wire import CONFIRMED, NDJSON
 from shardcast.server.bodies import read_body
 from shardcast.server.bounds import bounds_of
 from shardcast.server.writing import write
-from shardcast.wire import CONFIRMED, NDJSON
 
 log = logging.getLogger(__name__)
 

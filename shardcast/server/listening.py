@@ -17,13 +17,13 @@ from aiohttp.http_exceptions import HttpProcessingError
 from shardcast.concurrency import in_thread
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.filesystem import disk_errors, in_words
+from shardcast.protocol.wire import NODE_ID
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder
 from shardcast.store.special_files import clear_sockets, place_elsewhere, short_name, write_elsewhere
-from shardcast.wire import NODE_ID
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a whole cluster may come at once."""

@@ -12,14 +12,7 @@ from aiohttp import web
 
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.errors import ShardcastError
-from shardcast.server.bounds import bounds_of
-from shardcast.server.writing import UNBUFFERED, write
-from shardcast.store.blobs.contract import BlobReader
-from shardcast.store.blobs.faults import is_of_file, says_absent
-from shardcast.store.holds import Reader
-from shardcast.store.landing import Landing
-from shardcast.store.shelf import Span
-from shardcast.wire import (
+from shardcast.protocol.wire import (
     BYTES,
     LANDING,
     REPR_DIGEST,
@@ -33,6 +26,13 @@ from shardcast.wire import (
     parse_range,
     repr_digest,
 )
+from shardcast.server.bounds import bounds_of
+from shardcast.server.writing import UNBUFFERED, write
+from shardcast.store.blobs.contract import BlobReader
+from shardcast.store.blobs.faults import is_of_file, says_absent
+from shardcast.store.holds import Reader
+from shardcast.store.landing import Landing
+from shardcast.store.shelf import Span
 
 log = logging.getLogger(__name__)
 

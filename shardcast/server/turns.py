@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from shardcast.wire import RETRY_AFTER
+from shardcast.protocol.wire import RETRY_AFTER
 
 T = TypeVar("T")
 

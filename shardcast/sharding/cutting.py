@@ -13,7 +13,7 @@ from typing import BinaryIO
 from shardcast.concurrency import Threads
 from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.filesystem import create_private, disk_errors, is_full
-from shardcast.manifest import Header, Shard, header_line, shard_line
+from shardcast.protocol.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
 from shardcast.sharding.publication import Cancelled, Claim, Description, Progress
 from shardcast.store.open_version import OpenVersion

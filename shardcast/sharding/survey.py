@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from shardcast.digest import PieceDigests, new_hasher
 from shardcast.filesystem import disk_errors
-from shardcast.manifest import Header, Manifest, Shard, complete, piece_size_for
+from shardcast.protocol.manifest import Header, Manifest, Shard, complete, piece_size_for
 from shardcast.sharding.chunks import CHUNK_SIZE
 from shardcast.sharding.publication import Cancelled
 from shardcast.store.shelf import Span

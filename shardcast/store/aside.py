@@ -24,12 +24,13 @@ from pathlib import Path
 
 from shardcast.ages import age_of
 from shardcast.concurrency import in_thread
-from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import PART, remove_tree, sync_folder
-from shardcast.manifest import Manifest
-from shardcast.manifest_reading import ManifestError
-from shardcast.manifest_reading import parse as parse_manifest
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.manifest_reader import parse as parse_manifest
+from shardcast.protocol.wire import matches, version_name
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
@@ -39,7 +40,6 @@ from shardcast.store.removing import bury
 from shardcast.store.shelf import Span
 from shardcast.store.taking_up import check
 from shardcast.store.version_place import VersionPlace
-from shardcast.wire import matches, version_name
 
 log = logging.getLogger(__name__)
 

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shardcast.report import MOST_NODES, Node
+from shardcast.protocol.report import MOST_NODES, Node
+from shardcast.protocol.wire import version_number
 from shardcast.store.shares import Shares
-from shardcast.wire import version_number
 
 _FORGOTTEN = 60.0
 """Seconds after which a node that says nothing more is no longer told of."""

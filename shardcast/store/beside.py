@@ -6,11 +6,12 @@ import asyncio
 from dataclasses import replace
 
 from shardcast.concurrency import in_thread
-from shardcast.distribution import Listing
 from shardcast.errors import TransferFailed, UsageError
 from shardcast.filesystem import make_folder
 from shardcast.filesystem import replace as replace_file
-from shardcast.manifest import Manifest, Shard
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest, Shard
+from shardcast.protocol.wire import version_name
 from shardcast.store.aside import (
     AsideVersion,
     aside_place,
@@ -26,7 +27,6 @@ from shardcast.store.line_versions import LineVersions
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.version_place import VersionPlace
-from shardcast.wire import version_name
 
 
 class BesideVersions(LineVersions):

@@ -12,11 +12,12 @@ from itertools import chain
 from pathlib import Path
 
 from shardcast.concurrency import in_thread
-from shardcast.distribution import Listing, write
-from shardcast.feed import OPEN
 from shardcast.filesystem import remove_tree
 from shardcast.filesystem import replace as replace_file
-from shardcast.manifest_reading import ManifestError
+from shardcast.protocol.distribution import Listing, write
+from shardcast.protocol.feed import OPEN
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count
 from shardcast.store.aside import (
     AsideVersion,
@@ -42,7 +43,6 @@ from shardcast.store.open_version import OpenVersion
 from shardcast.store.removing import bury
 from shardcast.store.taking_up import check, lines_of
 from shardcast.store.version_place import VersionPlace, is_versions_file
-from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
-from shardcast.distribution import Listing, write
 from shardcast.filesystem import replace, replace_soon
-from shardcast.manifest import Manifest
+from shardcast.protocol.distribution import Listing, write
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.shelf import Span
 from shardcast.store.verified import Verified, looks_of
 from shardcast.store.version_place import VersionPlace
-from shardcast.wire import version_number
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from shardcast.filesystem import (
     replace,
     sync_folder,
 )
+from shardcast.protocol.wire import MAX_VERSION, version_name, version_number
 from shardcast.store.directory_lock import DirectoryLock
 from shardcast.store.version_place import VersionPlace
-from shardcast.wire import MAX_VERSION, version_name, version_number
 
 
 class DataDir:

@@ -6,8 +6,8 @@ import asyncio
 import secrets
 from collections import deque
 
-from shardcast.distribution import Listing
-from shardcast.feed import Event
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.feed import Event
 
 _KEPT = 1000
 """Events that who was away can catch up on; who missed more is told everything."""

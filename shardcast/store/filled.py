@@ -14,7 +14,6 @@ from pathlib import Path
 
 from shardcast.concurrency import in_thread
 from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import (
     LocalDiskError,
     ShardcastError,
@@ -22,10 +21,12 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
-from shardcast.feed import ABORTED, COMPLETE, OPEN, RETIRED
 from shardcast.filesystem import replace_soon
-from shardcast.manifest import Manifest, Shard
 from shardcast.policy.retention import surplus
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED
+from shardcast.protocol.manifest import Manifest, Shard
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.aside import AsideVersion
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.data_dir import DataDir
@@ -40,7 +41,6 @@ from shardcast.store.served import ServedVersions
 from shardcast.store.spare import Spare
 from shardcast.store.taking_up import recall_payload
 from shardcast.store.version_place import remove_version
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shardcast.manifest import Manifest, Shard
+from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.disk_usage import DiskUsage
 
 if TYPE_CHECKING:

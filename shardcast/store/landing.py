@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.filesystem import close, disk_errors, is_full
-from shardcast.manifest import Shard
+from shardcast.protocol.manifest import Shard
 from shardcast.store.bell import Bell
 
 T = TypeVar("T")

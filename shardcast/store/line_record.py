@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardcast.digest import is_digest
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import LocalDiskError
-from shardcast.feed import printable
 from shardcast.filesystem import disk_errors
-from shardcast.wire import MAX_VERSION, version_name, version_number
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import printable
+from shardcast.protocol.wire import MAX_VERSION, version_name, version_number
 
 MAX_REMEMBERED = 1000
 """Numbers whose digests, and withdrawals, are remembered: the highest ones."""

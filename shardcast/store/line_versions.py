@@ -7,16 +7,16 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from shardcast.concurrency import in_thread
-from shardcast.distribution import Listing, Withdrawal
 from shardcast.errors import VersionNotOffered
-from shardcast.feed import KNOWN, RETIRED, WITHDRAWN
-from shardcast.manifest import Manifest
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import KNOWN, RETIRED, WITHDRAWN
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.complete import Complete, read_complete
 from shardcast.store.disk_usage import space_of
 from shardcast.store.filled import FilledVersions, withdrawn_error
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 

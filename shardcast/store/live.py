@@ -6,9 +6,9 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 
 from shardcast.errors import ShardcastError, VersionAborted
-from shardcast.manifest import Header, Manifest, Shard
-from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
-from shardcast.shard_table import ShardTable
+from shardcast.protocol.manifest import Header, Manifest, Shard
+from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader
+from shardcast.protocol.shard_table import ShardTable
 from shardcast.store.bell import Bell
 
 

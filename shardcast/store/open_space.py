@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping
 
 from shardcast.errors import NoRoom
-from shardcast.manifest import Shard
+from shardcast.protocol.manifest import Shard
 from shardcast.store.disk_usage import space_of
 from shardcast.store.landing import Landing
 from shardcast.store.live import LiveManifest

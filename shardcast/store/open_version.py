@@ -28,7 +28,8 @@ from shardcast.filesystem import (
     sync_file,
     sync_folder,
 )
-from shardcast.manifest import Manifest, Shard
+from shardcast.protocol.manifest import Manifest, Shard
+from shardcast.protocol.wire import shard_name, shard_number, version_name
 from shardcast.store.bell import Bell
 from shardcast.store.disk_usage import space_of, taken_by
 from shardcast.store.gate import Gate
@@ -40,7 +41,6 @@ from shardcast.store.shard_part import name_shard, open_shard_part
 from shardcast.store.shelf import Confirm, Span
 from shardcast.store.verified import Verified, looks_in, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
-from shardcast.wire import shard_name, shard_number, version_name
 
 T = TypeVar("T")
 

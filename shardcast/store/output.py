@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
 from shardcast.filesystem import close, disk_errors, make_folder, replace
-from shardcast.manifest import Manifest, Shard
+from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seeds

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from shardcast.errors import VersionNotOffered
 from shardcast.filesystem import disk_errors, replace, sync_folder
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.taking_up import listed
-from shardcast.wire import version_name, version_number
 
 
 def pinned(data_dir: DataDir) -> set[int]:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from shardcast.concurrency import in_thread
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.errors import NoRoom
-from shardcast.manifest import Manifest, Shard
 from shardcast.policy.eviction import (
     NOISE,
     Decision,
@@ -32,6 +31,8 @@ from shardcast.policy.eviction import (
     reserve_of,
 )
 from shardcast.policy.retention import room_for
+from shardcast.protocol.manifest import Manifest, Shard
+from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count, format_size
 from shardcast.store.aside import AsideVersions
 from shardcast.store.complete import CompleteVersions
@@ -40,7 +41,6 @@ from shardcast.store.disk_usage import DiskSpace, DiskUsage, disk_space
 from shardcast.store.evicting import Candidate, Evicting, Unlisted
 from shardcast.store.holds import Holds
 from shardcast.store.open_version import OpenVersion
-from shardcast.wire import version_name
 
 _LOOK_AGAIN = 0.05
 """Seconds until it is looked again whether what was reserved is verified."""

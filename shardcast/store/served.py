@@ -7,9 +7,10 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 
-from shardcast.distribution import Listing
-from shardcast.feed import COMPLETE, KNOWN, OPEN, WITHDRAWN, Event
-from shardcast.manifest import Manifest
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.feed import COMPLETE, KNOWN, OPEN, WITHDRAWN, Event
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.aside import AsideVersions
 from shardcast.store.complete import Complete, CompleteVersions, unsurveyed_spans
 from shardcast.store.data_dir import DataDir
@@ -21,7 +22,6 @@ from shardcast.store.line_record import LineRecord
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.shelf import Span
-from shardcast.wire import version_name, version_number
 
 log = logging.getLogger(__name__)
 

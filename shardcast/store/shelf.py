@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from shardcast.feed import Event
-from shardcast.manifest import Manifest, Shard
+from shardcast.protocol.feed import Event
+from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.events import Events
 from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing

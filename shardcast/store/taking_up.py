@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardcast.distribution import Listing, parse
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import replace
-from shardcast.manifest import Manifest
-from shardcast.manifest_reading import ManifestError
-from shardcast.manifest_reading import parse as parse_manifest
+from shardcast.protocol.distribution import Listing, parse
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
 from shardcast.store.verified import Verified, looks_if_right, looks_of

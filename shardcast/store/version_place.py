@@ -10,7 +10,7 @@ from pathlib import Path
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.file_copies import clone_bytes, link
 from shardcast.filesystem import PART, create_private, give_name, is_temporary_of, temporary_name
-from shardcast.wire import shard_name, shard_number
+from shardcast.protocol.wire import shard_name, shard_number
 
 
 @dataclass(frozen=True, slots=True)

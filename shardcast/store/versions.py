@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from dataclasses import replace as replace_fields
 
-from shardcast.distribution import Listing
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import PART, disk_errors, replace
-from shardcast.manifest_reading import ManifestError
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count
 from shardcast.store.changing import ChangingVersions
 from shardcast.store.complete import read_complete
@@ -18,7 +19,6 @@ from shardcast.store.pins import pinned
 from shardcast.store.taking_up import check, lines_of, listed
 from shardcast.store.verified import Verified
 from shardcast.store.version_place import is_versions_file, remove_version
-from shardcast.wire import version_name
 
 log = logging.getLogger(__name__)
 

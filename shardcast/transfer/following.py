@@ -23,10 +23,10 @@ from shardcast.errors import (
     ShardcastError,
     TransferFailed,
 )
-from shardcast.manifest import Manifest
 from shardcast.peer.peer import Peer
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
+from shardcast.protocol.manifest import Manifest
 from shardcast.transfer.follower import Follower
 from shardcast.transfer.waits import Wait
 

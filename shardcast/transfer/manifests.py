@@ -12,7 +12,6 @@ from hashlib import sha256
 
 from shardcast.concurrency import cancel, staggered
 from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
-from shardcast.distribution import Listing
 from shardcast.errors import (
     BadAnswer,
     CannotAsk,
@@ -26,10 +25,11 @@ from shardcast.errors import (
     ServerUnreachable,
     TransferFailed,
 )
-from shardcast.manifest import Manifest, provisional
 from shardcast.peer.peer import Peer
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest, provisional
+from shardcast.protocol.wire import MAX_SHARDS
 from shardcast.store.live import LiveManifest
-from shardcast.wire import MAX_SHARDS
 
 _OLD_DIGITS, _DIGITS = 5, 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0

@@ -7,10 +7,10 @@ import logging
 from dataclasses import dataclass
 
 from shardcast.constants import UNREACHABLE_AT_START
-from shardcast.distribution import Listing
 from shardcast.errors import CannotAsk, ServerBusy, ServerUnreachable, VersionNotOffered, VersionWithdrawn
 from shardcast.policy.groups import ServerGroup
 from shardcast.policy.standing import Standing
+from shardcast.protocol.distribution import Listing
 from shardcast.transfer.following import Following
 
 log = logging.getLogger(__name__)

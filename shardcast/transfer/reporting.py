@@ -13,7 +13,7 @@ from random import Random
 from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
-from shardcast.report import Node, written
+from shardcast.protocol.report import Node, written
 from shardcast.store.below import Below
 from shardcast.transfer.following import Following
 

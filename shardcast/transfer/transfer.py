@@ -11,8 +11,8 @@ from typing import Any
 
 from shardcast.concurrency import cancel
 from shardcast.errors import IntegrityError, LocalLimit
-from shardcast.manifest import Manifest, Shard
 from shardcast.peer.peer import Peer
+from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.sharding.survey import Survey
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live import LiveManifest

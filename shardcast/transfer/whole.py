@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Awaitable, Callable
 
 from shardcast.concurrency import Threads
-from shardcast.manifest import Shard
+from shardcast.protocol.manifest import Shard
 from shardcast.sharding.chunks import CHUNK_SIZE
 from shardcast.sharding.survey import Survey
 from shardcast.store.landing import Landing

@@ -8,10 +8,10 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from shardcast.distribution import Listing, parse
-from shardcast.feed import COMPLETE, Event, Hello, UpTo
-from shardcast.manifest_reading import parse as parse_manifest
-from shardcast.wire import NDJSON
+from shardcast.protocol.distribution import Listing, parse
+from shardcast.protocol.feed import COMPLETE, Event, Hello, UpTo
+from shardcast.protocol.manifest_reader import parse as parse_manifest
+from shardcast.protocol.wire import NDJSON
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 
 Later = tuple[threading.Event, Event]

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from shardcast.manifest import Manifest
+from shardcast.protocol.manifest import Manifest
 from shardcast.store.live import LiveManifest
 from shardcast.store.output import OutputFile
 from tests.support import payloads

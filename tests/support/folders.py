@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from shardcast.feed import Event
-from shardcast.manifest import Manifest
+from shardcast.protocol.feed import Event
+from shardcast.protocol.manifest import Manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live import LiveManifest
 from shardcast.store.open_version import OpenVersion

@@ -6,11 +6,11 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from random import Random
 
-from shardcast.distribution import Listing, Withdrawal
-from shardcast.feed import Hello, Place
 from shardcast.policy.authority import ServerView
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Standing
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import Hello, Place
 
 TICK = 0.5
 """Seconds between two looks of each node."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 from hypothesis import HealthCheck, settings
 
-from shardcast.manifest import Header, Manifest, Shard, complete
+from shardcast.protocol.manifest import Header, Manifest, Shard, complete
 from shardcast.store.versions import VersionFolders
 
 PIECE = 4096

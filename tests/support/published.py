@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
-from shardcast.manifest import Manifest
-from shardcast.manifest_reading import parse
 from shardcast.nodes.origin import publishing
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import parse
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:

@@ -196,7 +196,7 @@ FAULTS = [
     ),
     Fault(
         name="manifest-without-a-budget",
-        file="shardcast/manifest_reading.py",
+        file="shardcast/protocol/manifest_reader.py",
         old="if self._lines.tell() + self.shards.memory > self._memory:",
         new="if False:",
         tests=["tests/test_transfer_memory.py"],

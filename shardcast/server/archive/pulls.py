@@ -14,13 +14,13 @@ from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.framing import MAX_PULL, FramingError, parse_pull
+from shardcast.protocol.wire import BYTES, VIA, parse_via
 from shardcast.server.archive.answers import coded, compressed, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
 from shardcast.server.bodies import BodyTooLarge, read_body
 from shardcast.server.connections import BodyTooSlow
 from shardcast.server.hang_ups import opened_for
 from shardcast.server.writing import write
-from shardcast.wire import BYTES, VIA, parse_via
 
 log = logging.getLogger(__name__)
 

@@ -17,13 +17,13 @@ from aiohttp import ClientError, web
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import is_full
 from shardcast.framing import FramingError, PushReader, TooLong
+from shardcast.protocol.wire import BYTES, RETRY_AFTER
 from shardcast.server.archive.answers import coded, failure, stalled, too_large
 from shardcast.server.archive.holdings import Holdings
 from shardcast.server.bodies import chunks
 from shardcast.server.connections import BodyTooSlow
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.putting import Putting
-from shardcast.wire import BYTES, RETRY_AFTER
 
 log = logging.getLogger(__name__)
 

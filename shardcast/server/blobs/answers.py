@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shardcast.concurrency import cancel
 from shardcast.errors import LocalDiskError
+from shardcast.protocol.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
 from shardcast.server.sending import LEAST_PORTION, send_part
 from shardcast.server.writing import write
 from shardcast.store.blobs.codings import SEAL, Check, Malformed
@@ -21,7 +22,6 @@ from shardcast.store.blobs.file import PORTION, BlobFile
 from shardcast.store.blobs.hashing import Hashing
 from shardcast.store.blobs.verifying import WORTH_A_SEAL, VerifiedFiles
 from shardcast.store.holds import READ, Reader
-from shardcast.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
 
 log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from typing import Any
 from aiohttp import web
 
 from shardcast.digest import is_digest
+from shardcast.protocol.wire import TEXT
 from shardcast.store.blobs.codings import CODINGS
 from shardcast.store.blobs.layout import SUFFIXES
-from shardcast.wire import TEXT
 
 MOST_BODY = 16 << 20
 """Bytes of a list of checksums: some 240 000."""

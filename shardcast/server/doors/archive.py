@@ -8,6 +8,15 @@ from collections.abc import Callable
 from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
+from shardcast.protocol.wire import (
+    IMMUTABLE,
+    METADATA_PATH,
+    PULL_PATH,
+    PUSH_PATH,
+    RETRY_AFTER,
+    VIA,
+    parse_via,
+)
 from shardcast.server.archive.answers import NOT_HERE, failure, key_of
 from shardcast.server.archive.holdings import Holdings
 from shardcast.server.archive.pages import Pages
@@ -16,7 +25,6 @@ from shardcast.server.archive.pushes import Pushes
 from shardcast.server.hang_ups import opened_for
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
-from shardcast.wire import IMMUTABLE, METADATA_PATH, PULL_PATH, PUSH_PATH, RETRY_AFTER, VIA, parse_via
 
 log = logging.getLogger(__name__)
 

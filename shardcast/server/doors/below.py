@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from shardcast.report import MAX_REPORT, Node, ReportError, parse, parsed
+from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parsed
+from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
 from shardcast.server.turns import Turns
 from shardcast.store.below import Below
-from shardcast.wire import REPORT_PATH
 
 _SMALL = 16 << 10
 """Bytes of a report that is taken at once."""

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT
-from shardcast.feed import Event, Hello, Place, UpTo
+from shardcast.protocol.feed import Event, Hello, Place, UpTo
+from shardcast.protocol.wire import FEED_PATH, NDJSON
 from shardcast.server.listening import notice_death
 from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.events import Events
 from shardcast.store.shelf import Shelf
-from shardcast.wire import FEED_PATH, NDJSON
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,14 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.errors import BlobCorrupt, IntegrityError, LocalDiskError
 from shardcast.filesystem import is_full
+from shardcast.protocol.wire import (
+    HAS_NOW_PATH,
+    HAS_PATH,
+    HEALTHCHECK_PATH,
+    LENGTH_PATH,
+    PROMISE_PATH,
+    RETRY_AFTER,
+)
 from shardcast.server.activity import Activity
 from shardcast.server.blobs.answers import Asked, send_decoded, send_file
 from shardcast.server.blobs.bodies import go_on, when_wanted, without_body
@@ -40,14 +48,6 @@ from shardcast.store.blobs.external_locks import ExternalLocks
 from shardcast.store.blobs.faults import Search
 from shardcast.store.blobs.file import BlobFile
 from shardcast.store.blobs.incoming import SMALL, MalformedBlob
-from shardcast.wire import (
-    HAS_NOW_PATH,
-    HAS_PATH,
-    HEALTHCHECK_PATH,
-    LENGTH_PATH,
-    PROMISE_PATH,
-    RETRY_AFTER,
-)
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from shardcast.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
+from shardcast.protocol.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
 
 _SLICE = 100
 """Rows of a list that are written at once; between two slices others have their turn."""

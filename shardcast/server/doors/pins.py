@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from shardcast.protocol.wire import PIN_PATH, UNPIN_PATH
 from shardcast.server.callers import Handler, add_change, read_request
-from shardcast.wire import PIN_PATH, UNPIN_PATH
 
 
 class Pinning(Protocol):

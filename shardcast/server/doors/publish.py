@@ -29,9 +29,9 @@ from aiohttp import ClientError, web
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.filesystem import PART, close, disk_errors
+from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 from shardcast.server.callers import Caller, add_change, read_request
 from shardcast.store.special_files import place_elsewhere
-from shardcast.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 
 log = logging.getLogger(__name__)
 

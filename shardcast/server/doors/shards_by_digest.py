@@ -7,11 +7,11 @@ import logging
 from aiohttp import web
 
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
+from shardcast.protocol.wire import IMMUTABLE, RETRY_AFTER
 from shardcast.server.hang_ups import opened_for
 from shardcast.server.sending import send_blob
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.holds import READ, Reader
-from shardcast.wire import IMMUTABLE, RETRY_AFTER
 
 log = logging.getLogger(__name__)
 

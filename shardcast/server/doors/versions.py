@@ -10,12 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from shardcast.constants import LANDING_WAIT, MANIFEST_FILE
-from shardcast.manifest import aborted_line
-from shardcast.server.sending import send_landing, send_span
-from shardcast.server.writing import PORTION, UNBUFFERED, write
-from shardcast.store.live import LiveManifest
-from shardcast.store.shelf import Shelf
-from shardcast.wire import (
+from shardcast.protocol.manifest import aborted_line
+from shardcast.protocol.wire import (
     ACCEPT,
     DISTRIBUTION_PATH,
     LANDING,
@@ -27,6 +23,10 @@ from shardcast.wire import (
     matches,
     shard_number,
 )
+from shardcast.server.sending import send_landing, send_span
+from shardcast.server.writing import PORTION, UNBUFFERED, write
+from shardcast.store.live import LiveManifest
+from shardcast.store.shelf import Shelf
 
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}
 _SHARD_PATTERN = r"shard_[0-9]{3,7}\.bin"

@@ -20,11 +20,11 @@ from typing import Any
 from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT
-from shardcast.distribution import is_version
 from shardcast.errors import ShardcastError, to_wire
+from shardcast.protocol.distribution import is_version
+from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
 from shardcast.server.bodies import read_body
 from shardcast.server.writing import write
-from shardcast.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
 
 _LOOK = 0.2
 """Seconds between two looks."""

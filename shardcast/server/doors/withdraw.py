@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from shardcast.distribution import Withdrawal, is_version
 from shardcast.errors import UsageError
-from shardcast.feed import check_reason
+from shardcast.protocol.distribution import Withdrawal, is_version
+from shardcast.protocol.feed import check_reason
+from shardcast.protocol.wire import WITHDRAW_PATH
 from shardcast.server.callers import add_change, read_request
-from shardcast.wire import WITHDRAW_PATH
 
 
 class Withdrawing(Protocol):

@@ -15,14 +15,14 @@ from typing import Any
 
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
-from shardcast.distribution import parse
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import disk_errors, sync_folder
-from shardcast.manifest_reading import Aborted, ManifestError, ManifestReader
+from shardcast.protocol.distribution import parse
+from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader
+from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.blobs.digest_lists import AS_TEXT, read_digests
 from shardcast.store.blobs.layout import OWN, Folder, make_own
 from shardcast.store.data_dir import own_folder
-from shardcast.wire import version_name, version_number
 
 
 @dataclass(frozen=True, slots=True)

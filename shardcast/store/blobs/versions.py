@@ -23,7 +23,8 @@ from io import FileIO
 from shardcast.digest import Hasher
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ReadOnlyStore
 from shardcast.filesystem import disk_errors
-from shardcast.manifest import Shard
+from shardcast.protocol.manifest import Shard
+from shardcast.protocol.wire import version_name
 from shardcast.store.blobs.contract import BlobWriter
 from shardcast.store.blobs.faults import Search, file_errors
 from shardcast.store.blobs.file import PORTION
@@ -32,7 +33,6 @@ from shardcast.store.shelf import Span
 from shardcast.store.verified import looks_in
 from shardcast.store.version_place import VersionPlace
 from shardcast.store.versions import VersionFolders
-from shardcast.wire import version_name
 
 _CHUNK = 1 << 20
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import random
 
-from shardcast.distribution import parse
-from shardcast.wire import shard_path
+from shardcast.protocol.distribution import parse
+from shardcast.protocol.wire import shard_path
 from tests.support.faults.process import get
 
 SHARD = 20_000

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shardcast.distribution import Listing, Withdrawal
-from shardcast.feed import COMPLETE
 from shardcast.nodes.announcing import announce, announced
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin, publishing
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.publishing import Publisher
+from shardcast.protocol.distribution import Listing, Withdrawal
+from shardcast.protocol.feed import COMPLETE
 from shardcast.store.live import LiveManifest
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive

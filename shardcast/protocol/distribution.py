@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from shardcast.wire import MAX_DISTRIBUTION_SIZE, MAX_SHARDS, version_number
+from shardcast.protocol.wire import MAX_DISTRIBUTION_SIZE, MAX_SHARDS, version_number
 
 _LINE = re.compile(rb"\s*(v[1-9][0-9]{0,17})\s*:\s*([0-9A-Fa-f]{64})\s*(?:\|\s*([0-9]{1,7})\s*)?")
 

@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-from shardcast.manifest import Shard
+from shardcast.protocol.manifest import Shard
 
 
 class ShardTable(Sequence[Shard]):

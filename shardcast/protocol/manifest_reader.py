@@ -13,10 +13,18 @@ from typing import Any
 
 from shardcast.constants import ENVIRONMENT_PREFIX, TRANSFER_MEMORY
 from shardcast.digest import PIECE_DIGEST_SIZE, is_digest
-from shardcast.manifest import FORMAT, MAX_LINE, MAX_METADATA, MAX_PIECE_SIZE, Header, Manifest, Shard
 from shardcast.plain_text import short_name
-from shardcast.shard_table import ShardTable
-from shardcast.wire import MAX_SHARDS, version_number
+from shardcast.protocol.manifest import (
+    FORMAT,
+    MAX_LINE,
+    MAX_METADATA,
+    MAX_PIECE_SIZE,
+    Header,
+    Manifest,
+    Shard,
+)
+from shardcast.protocol.shard_table import ShardTable
+from shardcast.protocol.wire import MAX_SHARDS, version_number
 
 MAX_MANIFEST = 256 << 20
 """Bytes of a manifest: some 1.5 TB of payload in shards of 50 MB."""

@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from shardcast.plain_text import short_name
-from shardcast.wire import version_number
+from shardcast.protocol.wire import version_number
 
 MAX_REPORT = 1 << 20
 """Bytes of a report."""

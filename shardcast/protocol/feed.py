@@ -23,10 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from shardcast.digest import is_digest
-from shardcast.distribution import Listing
 from shardcast.errors import UsageError
 from shardcast.plain_text import one_line
-from shardcast.wire import MAX_SHARDS, MAX_VERSION, version_number
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.wire import MAX_SHARDS, MAX_VERSION, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
 KNOWN = "known"
