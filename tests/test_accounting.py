@@ -9,7 +9,7 @@ import pytest
 
 from shardcast.errors import BlobCorrupt, LocalDiskError, NoRoom
 from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads
 from tests.support.blob_stores import digest_of
 from tests.support.payloads import random_bytes

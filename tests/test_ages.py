@@ -13,7 +13,7 @@ import pytest
 import shardcast
 from shardcast.ages import CLOCK_SKEW, AgesSeen, age, age_of
 from shardcast.errors import DataDirInUse
-from shardcast.nodes import announcing
+from shardcast.nodes import release_folder as announcing
 from shardcast.policy.collecting import Rules
 from shardcast.registry import Registry, gc
 from shardcast.store import directory_lock

@@ -16,11 +16,11 @@ from shardcast.errors import IntegrityError, NoServerReachable, ServerLacks, Tra
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
 from shardcast.peer import connecting
-from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
+from shardcast.peer.requests import Order
 from shardcast.peer.session import open_session
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad

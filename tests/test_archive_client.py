@@ -27,7 +27,7 @@ from shardcast.errors import (
 from shardcast.framing import parse_pull
 from shardcast.peer import archive as peer
 from shardcast.peer.session import Session, open_session
-from shardcast.server.listening import application, listening
+from shardcast.server.application import application, listening
 from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support import processes
 from tests.support.archives import archive

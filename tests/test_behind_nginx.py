@@ -15,10 +15,10 @@ from shardcast.errors import BadAnswer
 from shardcast.peer.archive import Archive
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening
+from shardcast.server.application import application, listening
+from shardcast.server.routes.versions import add_versions
 from shardcast.store.data_dir import DataDir
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import nginx, payloads, processes
 from tests.support.archives import Failing, archive, http, keep, pulled

@@ -23,7 +23,7 @@ from shardcast.peer.control import ControlConnection
 from shardcast.peer.writer import BroadcastWriter
 from shardcast.protocol.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, STREAM_PATH, UNPIN_PATH, WITHDRAW_PATH
 from shardcast.server import callers
-from shardcast.server.listening import application, listening_on_socket
+from shardcast.server.application import application, listening_on_socket
 from shardcast.store.data_dir import DataDir
 from tests.support import processes
 from tests.support.published import publish, random_bytes

@@ -19,12 +19,12 @@ import pytest
 
 from shardcast.api.background import Background
 from shardcast.peer.bulk import Bulk
-from shardcast.peer.checking import Order
+from shardcast.peer.requests import Order
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import Landing
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.bad_servers import BadServer

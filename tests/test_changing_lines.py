@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive

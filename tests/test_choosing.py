@@ -6,7 +6,7 @@ from collections import Counter
 from random import Random
 
 from shardcast.policy.choosing import Candidate, choose
-from shardcast.policy.ranking import Ranking
+from shardcast.policy.selection import Ranking
 
 RATES = {"http://a": 400.0, "http://b": 100.0, "http://c": 10.0}
 A, B, C = RATES

@@ -23,10 +23,10 @@ from shardcast import server
 from shardcast.addresses import parse_networks
 from shardcast.errors import UsageError
 from shardcast.server import bodies
+from shardcast.server.application import application, listening
 from shardcast.server.bodies import read_body
 from shardcast.server.bounds import SMALL_BODY, Address, Bounds
 from shardcast.server.connections import CONNECTIONS, Connections
-from shardcast.server.listening import application, listening
 from tests.support.archives import until
 
 MIB = 1 << 20

@@ -19,7 +19,7 @@ from shardcast import CopiesMissing, NodeFailed, OriginServer, ShardcastError, U
 from shardcast.errors import from_wire, to_wire
 from shardcast.peer.waiting import wait_for_copies
 from shardcast.protocol.report import Node, write
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from tests.support import processes
 from tests.support.published import random_bytes
 

@@ -38,9 +38,9 @@ from shardcast.protocol.feed import (
     printable,
 )
 from shardcast.server import writing
+from shardcast.server.application import application, listening
 from shardcast.server.bounds import Bounds
-from shardcast.server.doors import feed as door
-from shardcast.server.listening import application, listening
+from shardcast.server.routes import feed as door
 from shardcast.store.data_dir import DataDir
 from shardcast.store.events import Events
 from shardcast.store.versions import VersionFolders

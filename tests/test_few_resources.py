@@ -19,7 +19,7 @@ import pytest
 import shardcast
 from shardcast.concurrency import Threads
 from shardcast.errors import CannotAsk, LocalLimit, ServerUnreachable
-from shardcast.nodes.lifetime import run
+from shardcast.nodes.runtime import run
 from shardcast.transfer.following import no_news
 from shardcast.transfer.limits import Limits
 from tests.support import processes
@@ -40,7 +40,7 @@ main()
 LITTLE_MEMORY = """
 import sys, resource
 from shardcast.cli.main import main
-import shardcast.sharding.cutting, shardcast.nodes.origin, shardcast.nodes.client
+import shardcast.sharding.cutter, shardcast.nodes.origin, shardcast.nodes.client
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv.pop(1)),) * 2)
 main()

@@ -28,7 +28,7 @@ from shardcast.nodes.waiting import Finish
 from shardcast.peer.waiting import finish
 from shardcast.policy.finishing import HEARD_WITHIN, HOP_DELAY, LONGEST_WAIT, QUIET, ReportedNode, waiting_for
 from shardcast.protocol.report import Node, write
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.store.events import Events
 from shardcast.store.holds import READ, Holds
 from shardcast.store.versions import VersionFolders

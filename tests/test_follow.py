@@ -704,7 +704,7 @@ import os
 import sys
 from pathlib import Path
 from shardcast.protocol.manifest import Header, Manifest
-from shardcast.nodes.announcing import announce, announced
+from shardcast.nodes.release_folder import announce, announced
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release
 

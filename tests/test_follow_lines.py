@@ -17,11 +17,11 @@ import pytest
 from shardcast.cli.announcer import Announcer
 from shardcast.concurrency import cancel
 from shardcast.errors import LocalDiskError
-from shardcast.nodes.announcing import announce, announced, can_resume, go_back
 from shardcast.nodes.client import Client
 from shardcast.nodes.followed import FollowedFolder
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release
+from shardcast.nodes.release_folder import announce, announced, can_resume, go_back
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.manifest import Header, Manifest
 from tests.support.bad_servers import BadServer

@@ -26,12 +26,12 @@ from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy import authority
-from shardcast.policy.due import Agenda, due
+from shardcast.policy.fetch_order import Agenda, due
 from shardcast.protocol.distribution import Listing, write
 from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
-from shardcast.server.doors.feed import add_feed
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening
+from shardcast.server.application import application, listening
+from shardcast.server.routes.feed import add_feed
+from shardcast.server.routes.versions import add_versions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer import following as module

@@ -12,7 +12,7 @@ import pytest
 from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
 from shardcast.store.data_dir import DataDir
 from shardcast.store.holds import LEASE, PIN, READ, Hold, Holds
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support.payloads import manifest, publish, random_bytes
 

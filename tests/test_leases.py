@@ -28,12 +28,12 @@ from shardcast.nodes.origin import Origin
 from shardcast.peer import peer
 from shardcast.protocol.feed import Place
 from shardcast.server import writing
+from shardcast.server.application import application, listening
 from shardcast.server.bounds import Bounds
-from shardcast.server.doors import lease as door
-from shardcast.server.doors.feed import add_feed
-from shardcast.server.doors.lease import add_lease
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening
+from shardcast.server.routes import lease as door
+from shardcast.server.routes.feed import add_feed
+from shardcast.server.routes.lease import add_lease
+from shardcast.server.routes.versions import add_versions
 from shardcast.store import holds as holds_module
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders

@@ -19,7 +19,8 @@ import shardcast
 from shardcast.errors import PayloadChanged, VersionNotOffered
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
-from shardcast.store import taking_up, verified, version_place
+from shardcast.store import recovery as taking_up
+from shardcast.store import verified, version_place
 from tests.support import processes
 from tests.support.published import random_bytes, sha256
 

@@ -29,21 +29,21 @@ from shardcast.errors import (
     UsageError,
     VersionAborted,
 )
-from shardcast.nodes import relaying
+from shardcast.nodes import fetching as relaying
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.publishing import Broadcast
+from shardcast.nodes.publisher import Broadcast
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.peer.writer import BroadcastWriter
 from shardcast.server import sending
-from shardcast.server.doors import versions as versions_door
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening
+from shardcast.server.application import application, listening
+from shardcast.server.routes import versions as versions_door
+from shardcast.server.routes.versions import add_versions
 from shardcast.store.bell import Bell
 from shardcast.store.data_dir import DataDir
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer import manifests

@@ -19,8 +19,8 @@ from shardcast.nodes import mirror
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import ARCHIVE, HASH_SERVER, SHARDS, RemoteStore
 from shardcast.peer.session import Session, open_session
+from shardcast.server.application import application, listening
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
-from shardcast.server.listening import application, listening
 from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed, until
 from tests.support.payloads import random_bytes, sha256

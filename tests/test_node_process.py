@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 import shardcast
-from shardcast.nodes import process as process_module
-from shardcast.nodes.process import NodeProcess, deferred_interrupts, start_command
+from shardcast.nodes import child_process as process_module
+from shardcast.nodes.child_process import NodeProcess, deferred_interrupts, start_command
 from tests.support import processes
 
 

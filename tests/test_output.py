@@ -15,8 +15,8 @@ import pytest
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.manifest import provisional
 from shardcast.protocol.manifest_reader import parse
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from tests.support import payloads
 from tests.support.filling import DATA, MANIFEST, fill, filling, names
 from tests.support.payloads import PIECE, SHARD, cut, random_bytes, sha256

@@ -18,8 +18,8 @@ from shardcast.errors import LocalDiskError
 from shardcast.filesystem import give_name, new_file, replace, temporary_name
 from shardcast.nodes.output_records import FileIdentity
 from shardcast.store import output_part
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from tests.support import payloads
 from tests.support.filling import DATA, MANIFEST, fill, filling, names
 from tests.support.payloads import PIECE, SHARD, random_bytes

@@ -27,7 +27,7 @@ from shardcast.peer.control import ControlConnection, change_pin
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import BLOCK
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads, processes
 from tests.support.payloads import manifest, publish, random_bytes

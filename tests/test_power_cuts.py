@@ -15,8 +15,8 @@ import pytest
 
 from shardcast.filesystem import replace_soon
 from shardcast.nodes.outputs import OutputFolder, output_name
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.folders import StoredNode

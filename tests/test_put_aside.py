@@ -27,15 +27,15 @@ from shardcast.errors import (
 )
 from shardcast.nodes.client import Client
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening
+from shardcast.server.application import application, listening
+from shardcast.server.routes.versions import add_versions
 from shardcast.store import landing as landings
 from shardcast.store import open_version as open_versions
 from shardcast.store.aside import LONGEST_ASIDE, line_name
 from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.disk_usage import DiskSpace, disk_space
 from shardcast.store.line_change import parse_plan
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive, snapshot
@@ -161,7 +161,7 @@ async def test_shards_that_were_put_aside_need_no_second_look(
     await change(folders, B, {})
     with monkeypatch.context() as patch:
         patch.setattr(landings, "piece_digest", None)
-        patch.setattr("shardcast.store.taking_up.looks_if_right", None)
+        patch.setattr("shardcast.store.recovery.looks_if_right", None)
         folders = node.start()
         await change(folders, A, OLD)
     assert served(folders) == OLD
@@ -618,7 +618,7 @@ async def test_a_full_disk_drops_one_version_and_tries_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(where, failing, full)
-        patch.setattr("shardcast.store.room.disk_space", space)
+        patch.setattr("shardcast.store.quota.disk_space", space)
         await fetch(folders, random_bytes(SIZE, seed=9), "v3", B)
     assert 3 in served(folders) and aside(folders) == {2, 3}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardcast.policy.ranking import ALPHA, FIRST_REST, LEAST_SUCCESS, LONGEST_REST, Ranking, Score
+from shardcast.policy.selection import ALPHA, FIRST_REST, LEAST_SUCCESS, LONGEST_REST, Ranking, Score
 
 FAST, SLOW, DEAD = "http://fast", "http://slow", "http://dead"
 

@@ -26,7 +26,7 @@ from shardcast.protocol.report import (
     write,
     written,
 )
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.store.shares import Shares
 from tests.support.payloads import patient
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from shardcast.errors import ServerUnreachable
 from shardcast.protocol.report import Node
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.transfer.following import Following
 from shardcast.transfer.reporting import report
 

@@ -25,7 +25,7 @@ from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.sizes import format_size
 from shardcast.store.data_dir import DataDir
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads, processes
 from tests.support.bad_servers import BadServer, throttled

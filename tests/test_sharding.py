@@ -15,10 +15,10 @@ from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, Usa
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import parse
 from shardcast.sharding import chunks
-from shardcast.sharding.cutting import at_end
+from shardcast.sharding.cutter import at_end
+from shardcast.sharding.payload_hasher import survey
 from shardcast.sharding.publication import Cancelled, Description, Progress
 from shardcast.sharding.publishing import check_payload, publish
-from shardcast.sharding.survey import survey
 from shardcast.store.data_dir import DataDir
 from shardcast.store.shelf import Span
 from shardcast.store.versions import VersionFolders

@@ -21,16 +21,16 @@ import shardcast
 from shardcast.errors import PeerError, ShardcastError
 from shardcast.peer import control, peer, waiting, writer
 from shardcast.peer.archive import Archive
-from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
 from shardcast.peer.remote_store import HASH_SERVER, SHARDS, RemoteStore
+from shardcast.peer.requests import Order
 from shardcast.peer.session import Session, open_session
 from shardcast.protocol.manifest import Shard, provisional
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 from shardcast.store.data_dir import own_folder
 from shardcast.store.landing import Landing
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.store.special_files import short_name, socket_path
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer

@@ -26,7 +26,7 @@ from shardcast.nodes.origin import Origin
 from shardcast.protocol.feed import UpTo
 from shardcast.protocol.report import MAX_REPORT, MOST_NODES, Node, write
 from shardcast.server import turns
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.transfer import reporting
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, dead_address, throttled

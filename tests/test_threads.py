@@ -21,7 +21,7 @@ from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.landing import Landing
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.removing import Removing
 from shardcast.store.versions import VersionFolders
 from tests.support.folders import StoredNode

@@ -27,8 +27,8 @@ from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Manifest, Shard, complete
 from shardcast.store.landing import Landing
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad

@@ -22,8 +22,8 @@ from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Header, Shard, complete
 from shardcast.protocol.manifest_reader import MAX_MEMORY, ManifestError, ManifestReader
 from shardcast.protocol.shard_table import ShardTable
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad

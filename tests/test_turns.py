@@ -14,7 +14,7 @@ from aiohttp import web
 
 from shardcast.nodes.origin import Origin
 from shardcast.protocol.report import MOST_NODES, Node, write
-from shardcast.server.doors import health
+from shardcast.server.routes import health
 from shardcast.server.turns import Turns
 
 

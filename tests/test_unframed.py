@@ -78,7 +78,7 @@ async def test_a_whole_pull_ends_in_order_also_where_it_is_read_slowly(tmp_path:
 async def test_the_end_of_a_node_cuts_a_pull_in_a_reset(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardcast.server.listening.SHUTDOWN_GRACE", 0.2)
+    monkeypatch.setattr("shardcast.server.application.SHUTDOWN_GRACE", 0.2)
     store = BlobsInMemory()
     await keep(store, LARGE)
     running = archive(tmp_path, store)

@@ -23,8 +23,8 @@ from shardcast.peer.failures import broken_error, refused_error, status_error
 from shardcast.peer.peer import Peer
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from tests.support import bad_servers as bad

@@ -15,11 +15,11 @@ from shardcast.errors import LocalDiskError
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import parse
-from shardcast.store import complete as complete_versions
+from shardcast.store import completed as complete_versions
 from shardcast.store import landing as landings
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import WrongPiece
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads

@@ -16,7 +16,7 @@ from shardcast.constants import LOOK_AHEAD
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.store.data_dir import DataDir
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer import transfer as transfers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from shardcast.policy.widening import FEWEST, FIRST_REST, LONGEST_REST, STEP, Width
+from shardcast.policy.width import FEWEST, FIRST_REST, LONGEST_REST, STEP, Width
 
 TICK = 0.1
 

@@ -30,8 +30,8 @@ from shardcast.nodes.withdrawing import withdraw_in
 from shardcast.peer import control
 from shardcast.peer.control import ControlConnection, NoNode
 from shardcast.protocol.feed import MAX_REASON, check_reason
-from shardcast.server.doors.withdraw import add_withdraw
-from shardcast.server.listening import application, listening_on_socket
+from shardcast.server.application import application, listening_on_socket
+from shardcast.server.routes.withdraw import add_withdraw
 from shardcast.store.data_dir import DataDir
 from tests.support import processes
 from tests.support.published import publish, random_bytes

@@ -10,8 +10,8 @@ import pytest
 
 from shardcast.errors import LocalDiskError, VersionAborted, VersionNotOffered, VersionWithdrawn
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.store import complete as complete_versions
-from shardcast.store.live import LiveManifest
+from shardcast.store import completed as complete_versions
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive, snapshot, told

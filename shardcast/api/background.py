@@ -7,7 +7,7 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, Generic, TypeVar
 
-from shardcast.nodes.lifetime import run
+from shardcast.nodes.runtime import run
 
 T = TypeVar("T")
 

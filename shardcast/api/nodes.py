@@ -15,7 +15,7 @@ from shardcast.addresses import server_urls
 from shardcast.api.broadcasting import Broadcast
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.errors import NodeFailed, NoNode, ShardcastError, UsageError
-from shardcast.nodes.process import NodeProcess
+from shardcast.nodes.child_process import NodeProcess
 from shardcast.peer.control import publish, withdraw
 from shardcast.peer.waiting import check_copies, check_wait, finish
 from shardcast.peer.writer import BroadcastWriter

@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 
 from shardcast.cli.client import release_as_dict
-from shardcast.nodes.announcing import (
+from shardcast.nodes.outputs import OutputFolder, output_name
+from shardcast.nodes.release import Release, origin_name
+from shardcast.nodes.release_folder import (
     NEW_LINE,
     WITHDRAWN,
     WITHDRAWN_REASON,
@@ -19,8 +21,6 @@ from shardcast.nodes.announcing import (
     go_back,
     run_hook,
 )
-from shardcast.nodes.outputs import OutputFolder, output_name
-from shardcast.nodes.release import Release, origin_name
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 

@@ -78,7 +78,7 @@ def serve(
     """Serve the blobs in DIRECTORY, which is made where it doesn't exist."""
     options.start_logging()
     from shardcast.nodes.archive import ArchiveNode
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
     servers = [server for some in mirror for server in some]

@@ -22,7 +22,7 @@ from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir, own_folder
 
 if TYPE_CHECKING:
-    from shardcast.nodes.publishing import Broadcast, Publisher
+    from shardcast.nodes.publisher import Broadcast, Publisher
 
 _CHUNK = 1 << 20
 """Bytes read from stdin at a time."""
@@ -233,8 +233,8 @@ def _wait_for_copies(
 def _publish_here(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:
     import asyncio
 
-    from shardcast.nodes.lifetime import run
     from shardcast.nodes.origin import publishing
+    from shardcast.nodes.runtime import run
 
     async def publish() -> str:
         async with publishing(data_dir) as publisher:

@@ -85,7 +85,7 @@ def client(
     if not follow and (first is not None or every or keep is not None or hook is not None):
         raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
     from shardcast.nodes.client import Client
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
 
     if follow:
         if output_file is not None:
@@ -134,8 +134,8 @@ async def _follow(
 ) -> None:
     from shardcast.cli.announcer import Announcer
     from shardcast.cli.progress import ShowTransfer, progress
-    from shardcast.nodes.announcing import can_resume, check_folder
     from shardcast.nodes.client import LATEST
+    from shardcast.nodes.release_folder import can_resume, check_folder
 
     folder = output_dir.absolute()
     check_folder(folder)

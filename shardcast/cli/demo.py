@@ -21,7 +21,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.errors import IntegrityError, LocalDiskError, NodeFailed
-from shardcast.nodes.process import NodeProcess, deferred_interrupts, start_command
+from shardcast.nodes.child_process import NodeProcess, deferred_interrupts, start_command
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
 

@@ -48,8 +48,8 @@ def middle(
     """
     options.start_logging()
     servers = options.servers_or_ip_addr_list(upstream, "--upstream")
-    from shardcast.nodes.lifetime import run
     from shardcast.nodes.middle import Middle
+    from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
     bounds = Bounds(trusted=trusted_proxy or ())

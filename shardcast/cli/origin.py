@@ -63,8 +63,8 @@ def origin(
     Hand it files with --broadcast, or at any time with `shardcast broadcast PATH`.
     """
     options.start_logging()
-    from shardcast.nodes.lifetime import run
     from shardcast.nodes.origin import Origin
+    from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
     async def publish_all(running: Origin) -> None:

@@ -11,8 +11,8 @@ import click
 
 from shardcast.errors import ShardcastError
 from shardcast.file_locks import ENDING
-from shardcast.nodes.lifetime import process_gone
-from shardcast.nodes.process import report_ready
+from shardcast.nodes.child_process import report_ready
+from shardcast.nodes.runtime import process_gone
 
 
 class Running(Protocol):

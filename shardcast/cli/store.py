@@ -98,7 +98,7 @@ def serve(
 ) -> None:
     """Serve the blobs in DIRECTORY over HTTP, as hashserver does."""
     options.start_logging()
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
     from shardcast.nodes.store_server import (
         ALGORITHMS,
         DYNAMIC_PORTS,

@@ -128,7 +128,7 @@ def put(
 ) -> None:
     """Put FILES, and print their digests, one a line; - is stdin."""
     options.start_logging()
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
 
     store = open_store(directory, True, algorithm, layout)
 
@@ -179,7 +179,7 @@ async def _put(store: BlobDirectory, name: str, display: Display, before: int) -
 def get(digest: str, directory: Path, output: Path | None) -> None:
     """Get the blob DIGEST, verified."""
     options.start_logging()
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
 
     store = open_store(directory)
     with progress(options.is_quiet()) as display:

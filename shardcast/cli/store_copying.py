@@ -84,7 +84,7 @@ def _copy(
     directory: Path, url: str, digests: list[str], pulling: bool, token: str | None, as_json: bool
 ) -> int:
     from shardcast.nodes.copying import Copied, failure
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
 
     state = Copied()
     with progress(options.is_quiet()) as display:

@@ -57,7 +57,7 @@ def verify(
     be interrupted at any time.
     """
     options.start_logging()
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
 
     store = open_store(directory)
     servers = [server for some in repair_from for server in some]

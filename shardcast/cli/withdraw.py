@@ -30,7 +30,7 @@ def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
     if not is_version(version):
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
     reason = check_reason(reason)
-    from shardcast.nodes.lifetime import run
+    from shardcast.nodes.runtime import run
     from shardcast.nodes.withdrawing import withdraw_in
     from shardcast.peer import control
 

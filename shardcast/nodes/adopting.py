@@ -11,7 +11,7 @@ from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import shard_name
-from shardcast.sharding.survey import survey
+from shardcast.sharding.payload_hasher import survey
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)

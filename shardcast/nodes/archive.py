@@ -20,12 +20,12 @@ from shardcast.filesystem import disk_errors, make_folder
 from shardcast.nodes.mirror import ReadThrough
 from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
+from shardcast.server.application import application, listening
 from shardcast.server.archive.holdings import Holdings, Staging
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds
 from shardcast.server.doors.archive import add_archive
-from shardcast.server.doors.health import add_health
-from shardcast.server.listening import application, listening
+from shardcast.server.routes.health import add_health
 from shardcast.store.blobs.contract import BlobStore
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.incoming import Incoming

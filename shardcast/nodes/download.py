@@ -24,8 +24,8 @@ from shardcast.peer.peer import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import FILE, Header
 from shardcast.protocol.wire import version_number
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.store.shelf import Confirm
 from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits

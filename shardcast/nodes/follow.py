@@ -22,7 +22,7 @@ from shardcast.nodes.followed import FollowedFolder, line_origin
 from shardcast.nodes.leaving import NothingComes, offered, unless
 from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Release
-from shardcast.policy.due import Agenda
+from shardcast.policy.fetch_order import Agenda
 from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name

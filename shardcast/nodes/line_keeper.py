@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from shardcast.errors import NoRoom, ShardcastError
+from shardcast.nodes.fetching import Relaying
 from shardcast.nodes.leaving import NothingComes, unless
-from shardcast.nodes.relaying import Relaying
 from shardcast.peer.peer import Peer
 from shardcast.policy.standing import LineChange, Standing
 from shardcast.protocol.distribution import Withdrawal

@@ -17,10 +17,10 @@ from shardcast.concurrency import beside, cancel
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
 from shardcast.nodes.adopting import adopt
+from shardcast.nodes.fetching import Relaying
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.leaving import NothingComes, if_withdrawn, unless
 from shardcast.nodes.line_keeper import LineKeeper, LineOnDisk
-from shardcast.nodes.relaying import Relaying
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
@@ -30,17 +30,17 @@ from shardcast.policy.standing import Standing
 from shardcast.protocol.feed import Place
 from shardcast.protocol.report import Node, newest
 from shardcast.protocol.wire import version_name, version_number
+from shardcast.server.application import application, listening, listening_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
-from shardcast.server.doors.below import add_below
-from shardcast.server.doors.feed import add_feed
-from shardcast.server.doors.health import add_health
-from shardcast.server.doors.lease import add_lease
-from shardcast.server.doors.pins import add_pins
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.listening import application, listening, listening_on_socket
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
+from shardcast.server.routes.below import add_below
+from shardcast.server.routes.feed import add_feed
+from shardcast.server.routes.health import add_health
+from shardcast.server.routes.lease import add_lease
+from shardcast.server.routes.pins import add_pins
+from shardcast.server.routes.versions import add_versions
 from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following

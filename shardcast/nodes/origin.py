@@ -14,24 +14,24 @@ from typing import Any, BinaryIO
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
-from shardcast.nodes.publishing import Broadcast, Confirm, Publisher
+from shardcast.nodes.publisher import Broadcast, Confirm, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
 from shardcast.protocol.feed import Place
+from shardcast.server.application import application, listening, listening_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
-from shardcast.server.doors.below import add_below
-from shardcast.server.doors.feed import add_feed
-from shardcast.server.doors.health import add_health
-from shardcast.server.doors.lease import add_lease
-from shardcast.server.doors.pins import add_pins
-from shardcast.server.doors.publish import add_publish
 from shardcast.server.doors.shards_by_digest import add_shards_by_digest
-from shardcast.server.doors.versions import add_versions
-from shardcast.server.doors.waiting import add_waiting
-from shardcast.server.doors.withdraw import add_withdraw
-from shardcast.server.listening import application, listening, listening_on_socket
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
+from shardcast.server.routes.below import add_below
+from shardcast.server.routes.feed import add_feed
+from shardcast.server.routes.health import add_health
+from shardcast.server.routes.lease import add_lease
+from shardcast.server.routes.pins import add_pins
+from shardcast.server.routes.publish import add_publish
+from shardcast.server.routes.versions import add_versions
+from shardcast.server.routes.waiting import add_waiting
+from shardcast.server.routes.withdraw import add_withdraw
 from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 

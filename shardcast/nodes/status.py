@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from shardcast.protocol.report import Node
 from shardcast.protocol.wire import version_name
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.follower import Follower
 from shardcast.transfer.transfer import Transfer

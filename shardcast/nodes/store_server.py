@@ -23,10 +23,10 @@ from aiohttp import web
 from shardcast.errors import AddressTaken, NodeFailed, UsageError
 from shardcast.filesystem import disk_errors
 from shardcast.nodes.status_file import StatusFile
+from shardcast.server.application import application, listening_on
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import Bounds
 from shardcast.server.doors.hashes import LOCK_SECONDS, HashDoor
-from shardcast.server.listening import application, listening_on
 from shardcast.store.blobs.codings import HAS_ZSTD
 from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.blobs.layout import LAYOUTS, prepare

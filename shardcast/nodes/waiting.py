@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shardcast.errors import VersionNotOffered
 from shardcast.policy.finishing import ReportedNode, limit, waiting_for
 from shardcast.protocol.wire import version_number
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from shardcast.protocol.manifest import MAX_LINE
 from shardcast.protocol.manifest_reader import ManifestReader
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
-from shardcast.store.taking_up import listed
+from shardcast.store.recovery import listed
 
 _ROLE = "withdraw"
 

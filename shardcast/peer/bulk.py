@@ -19,12 +19,12 @@ from urllib.parse import SplitResult, urlsplit
 
 from shardcast.concurrency import Threads
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
-from shardcast.peer.checking import Answer, Order
 from shardcast.peer.connecting import Place, connect
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.pouring import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
+from shardcast.peer.requests import Answer, Order
 from shardcast.store.landing import Landing
 
 _LEAST_READ = 16 * 1024

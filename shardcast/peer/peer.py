@@ -14,9 +14,9 @@ import aiohttp
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.peer.bulk import Bulk, HandOver
-from shardcast.peer.checking import Answer, Order, request_headers
 from shardcast.peer.pace import PORTION, paced
 from shardcast.peer.pouring import Pouring
+from shardcast.peer.requests import Answer, Order, request_headers
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.distribution import Distribution, Listing, parse
 from shardcast.protocol.feed import Event, FeedError, FeedReader, Hello, UpTo

@@ -24,7 +24,7 @@ from shardcast.store.aside import (
 from shardcast.store.filled import withdrawn_error
 from shardcast.store.line_record import LineRecord
 from shardcast.store.line_versions import LineVersions
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.version_place import VersionPlace
 

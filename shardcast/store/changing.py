@@ -28,7 +28,7 @@ from shardcast.store.aside import (
     record_of,
 )
 from shardcast.store.beside import BesideVersions
-from shardcast.store.complete import Complete, read_complete
+from shardcast.store.completed import Complete, read_complete
 from shardcast.store.line_change import (
     AfterStep,
     Move,
@@ -40,8 +40,8 @@ from shardcast.store.line_change import (
 )
 from shardcast.store.line_record import LineRecord, origin_words
 from shardcast.store.open_version import OpenVersion
+from shardcast.store.recovery import check, lines_of
 from shardcast.store.removing import bury
-from shardcast.store.taking_up import check, lines_of
 from shardcast.store.version_place import VersionPlace, is_versions_file
 
 log = logging.getLogger(__name__)

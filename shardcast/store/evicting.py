@@ -12,7 +12,7 @@ from typing import Protocol
 from shardcast.policy.eviction import FIRST, UNLISTED, Removable, may_go
 from shardcast.protocol.wire import version_name
 from shardcast.store.aside import AsideVersion, AsideVersions
-from shardcast.store.complete import CompleteVersions
+from shardcast.store.completed import CompleteVersions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage, disk_space, freeable, held_open
 from shardcast.store.holds import Holds

@@ -28,18 +28,18 @@ from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.aside import AsideVersion
-from shardcast.store.complete import Complete, read_complete
+from shardcast.store.completed import Complete, read_complete
 from shardcast.store.data_dir import DataDir
 from shardcast.store.hooks import OpenVersionHooks
 from shardcast.store.line_record import LineRecord
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.pins import pin, unpin
+from shardcast.store.quota import Room
+from shardcast.store.recovery import recall_payload
 from shardcast.store.removing import Removing
-from shardcast.store.room import Room
 from shardcast.store.served import ServedVersions
 from shardcast.store.spare import Spare
-from shardcast.store.taking_up import recall_payload
 from shardcast.store.version_place import remove_version
 
 log = logging.getLogger(__name__)

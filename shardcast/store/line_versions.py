@@ -12,10 +12,10 @@ from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import KNOWN, RETIRED, WITHDRAWN
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_name, version_number
-from shardcast.store.complete import Complete, read_complete
+from shardcast.store.completed import Complete, read_complete
 from shardcast.store.disk_usage import space_of
 from shardcast.store.filled import FilledVersions, withdrawn_error
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from shardcast.errors import NoRoom
 from shardcast.protocol.manifest import Shard
 from shardcast.store.disk_usage import space_of
 from shardcast.store.landing import Landing
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 
 
 class OpenSpace:

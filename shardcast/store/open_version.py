@@ -35,7 +35,7 @@ from shardcast.store.disk_usage import space_of, taken_by
 from shardcast.store.gate import Gate
 from shardcast.store.hooks import OpenVersionHooks
 from shardcast.store.landing import Landing, close_landings
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
 from shardcast.store.shelf import Confirm, Span

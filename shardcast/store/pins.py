@@ -6,7 +6,7 @@ from shardcast.errors import VersionNotOffered
 from shardcast.filesystem import disk_errors, replace, sync_folder
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.data_dir import DataDir
-from shardcast.store.taking_up import listed
+from shardcast.store.recovery import listed
 
 
 def pinned(data_dir: DataDir) -> set[int]:

@@ -12,14 +12,14 @@ from shardcast.protocol.feed import COMPLETE, KNOWN, OPEN, WITHDRAWN, Event
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.aside import AsideVersions
-from shardcast.store.complete import Complete, CompleteVersions, unsurveyed_spans
+from shardcast.store.completed import Complete, CompleteVersions, unsurveyed_spans
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.events import Events
 from shardcast.store.holds import LEASE, READ, Holds, Reader
 from shardcast.store.landing import Landing
 from shardcast.store.line_record import LineRecord
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.shelf import Span
 

@@ -17,7 +17,7 @@ from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.events import Events
 from shardcast.store.holds import Reader
 from shardcast.store.landing import Landing
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 
 Confirm = Callable[[Manifest], Awaitable[None]]
 """Awaited before a version gets its name, once all of it is verified; raises where it must not."""

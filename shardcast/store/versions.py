@@ -12,11 +12,11 @@ from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count
 from shardcast.store.changing import ChangingVersions
-from shardcast.store.complete import read_complete
+from shardcast.store.completed import read_complete
 from shardcast.store.line_change import finish_change
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.pins import pinned
-from shardcast.store.taking_up import check, lines_of, listed
+from shardcast.store.recovery import check, lines_of, listed
 from shardcast.store.verified import Verified
 from shardcast.store.version_place import is_versions_file, remove_version
 

@@ -29,7 +29,7 @@ from shardcast.peer.peer import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, provisional
 from shardcast.protocol.wire import MAX_SHARDS
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 
 _OLD_DIGITS, _DIGITS = 5, 3
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0

@@ -14,7 +14,7 @@ from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
 from shardcast.protocol.report import Node, written
-from shardcast.store.below import Below
+from shardcast.server.downstream import Below
 from shardcast.transfer.following import Following
 
 log = logging.getLogger(__name__)

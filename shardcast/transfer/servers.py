@@ -25,15 +25,15 @@ from shardcast.errors import (
     TransferFailed,
     WrongBytes,
 )
-from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
+from shardcast.peer.requests import Order
 from shardcast.policy.choosing import Candidate, choose
-from shardcast.policy.ranking import Ranking
+from shardcast.policy.selection import Ranking
 from shardcast.policy.stealing import Range, steal
-from shardcast.policy.widening import Width
-from shardcast.store.live import LiveManifest
-from shardcast.transfer.claims import Arriving, Claim, News
+from shardcast.policy.width import Width
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, ServerProgress
+from shardcast.transfer.ranges import Arriving, Claim, News
 from shardcast.transfer.waits import Wait
 
 log = logging.getLogger(__name__)

@@ -13,15 +13,15 @@ from shardcast.concurrency import cancel
 from shardcast.errors import IntegrityError, LocalLimit
 from shardcast.peer.peer import Peer
 from shardcast.protocol.manifest import Manifest, Shard
-from shardcast.sharding.survey import Survey
+from shardcast.sharding.payload_hasher import Survey
 from shardcast.store.landing import Landing, close_landings
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.shelf import Filling
-from shardcast.transfer.claims import Arriving, Claim, News
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
+from shardcast.transfer.payload_digest import hash_whole
+from shardcast.transfer.ranges import Arriving, Claim, News
 from shardcast.transfer.servers import Servers
 from shardcast.transfer.waits import Wait
-from shardcast.transfer.whole import hash_whole
 
 _READY = 2
 """Ranges that wait for a worker, so that none waits for a shard to be opened."""

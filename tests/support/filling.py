@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.protocol.manifest import Manifest
-from shardcast.store.live import LiveManifest
-from shardcast.store.output import OutputFile
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from tests.support import payloads
 from tests.support.payloads import PIECE, SHARD, random_bytes
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from shardcast.protocol.feed import Event
 from shardcast.protocol.manifest import Manifest
 from shardcast.store.data_dir import DataDir
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads

@@ -14,9 +14,9 @@ from pathlib import Path
 
 from aiohttp import web
 
+from shardcast.server.application import application
 from shardcast.server.bounds import Bounds
 from shardcast.server.connections import CONNECTIONS, Watch
-from shardcast.server.listening import application
 
 QUICK = {"head_seconds": 0.5, "idle_seconds": 0.5, "body_seconds": 0.5, "reader_seconds": 0.5}
 """Bounds as short as a test wants them."""

@@ -6,7 +6,7 @@ import sys
 import uvloop
 
 from shardcast.cli.main import main
-from shardcast.nodes import lifetime
+from shardcast.nodes import runtime as lifetime
 
 kind, *words = sys.argv[1:]
 make = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}[kind]

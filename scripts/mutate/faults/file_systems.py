@@ -186,7 +186,7 @@ FAULTS = [
     ),
     Fault(
         name="socket-opens-for-others",
-        file="shardcast/server/listening.py",
+        file="shardcast/server/application.py",
         old="before = os.umask(0o177)",
         new="before = os.umask(0o000)",
         tests=["tests/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_goes"],

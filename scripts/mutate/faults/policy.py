@@ -5,8 +5,8 @@ from __future__ import annotations
 from fault import Fault
 
 OPENING = "shardcast/policy/opening.py"
-WIDENING = "shardcast/policy/widening.py"
-DUE = "shardcast/policy/due.py"
+WIDENING = "shardcast/policy/width.py"
+DUE = "shardcast/policy/fetch_order.py"
 
 FAULTS = [
     Fault(
@@ -130,35 +130,35 @@ FAULTS = [
     ),
     Fault(
         name="failure-costs-throughput",
-        file="shardcast/policy/ranking.py",
+        file="shardcast/policy/selection.py",
         old="return replace(self, success=success, failures=self.failures + 1,",
         new="return replace(self, throughput=0.0, success=success, failures=self.failures + 1,",
         tests=["tests/test_ranking.py"],
     ),
     Fault(
         name="nobody-heals",
-        file="shardcast/policy/ranking.py",
+        file="shardcast/policy/selection.py",
         old="self.scores = {other: known.healed() for other, known in self.scores.items()}",
         new="pass",
         tests=["tests/test_ranking.py"],
     ),
     Fault(
         name="rest-without-a-bound",
-        file="shardcast/policy/ranking.py",
+        file="shardcast/policy/selection.py",
         old="rest = min(FIRST_REST * 2.0 ** min(self.failures, 30), LONGEST_REST)",
         new="rest = FIRST_REST * 2.0 ** min(self.failures, 30)",
         tests=["tests/test_ranking.py"],
     ),
     Fault(
         name="answers-under-way-fail-each",
-        file="shardcast/policy/ranking.py",
+        file="shardcast/policy/selection.py",
         old="if now < self.rests_until:",
         new="if False:",
         tests=["tests/test_ranking.py"],
     ),
     Fault(
         name="probation-is-none",
-        file="shardcast/policy/ranking.py",
+        file="shardcast/policy/selection.py",
         old="return 1 if self.scores[server].failures else otherwise",
         new="return otherwise",
         tests=["tests/test_ranking.py", "tests/test_transfer.py::test_a_liar_is_asked_less_and_less"],

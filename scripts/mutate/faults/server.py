@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fault import Fault
 
-FEED = "shardcast/server/doors/feed.py"
+FEED = "shardcast/server/routes/feed.py"
 EVENTS = "shardcast/store/events.py"
 SENDING = "shardcast/server/sending.py"
 
@@ -68,7 +68,7 @@ FAULTS = [
     ),
     Fault(
         name="landing-is-sent-to-everybody",
-        file="shardcast/server/doors/versions.py",
+        file="shardcast/server/routes/versions.py",
         old="and request.headers.get(ACCEPT) == LANDING:",
         new=":",
         tests=["tests/test_live.py"],
@@ -124,7 +124,7 @@ FAULTS = [
     ),
     Fault(
         name="feeds-are-never-uncounted",
-        file="shardcast/server/doors/feed.py",
+        file="shardcast/server/routes/feed.py",
         old="            events.feeds -= 1\n",
         new="            pass\n",
         tests=["tests/test_unnoticed.py"],
@@ -166,21 +166,21 @@ FAULTS = [
     ),
     Fault(
         name="socket-of-another-is-removed",
-        file="shardcast/server/listening.py",
+        file="shardcast/server/application.py",
         old="if made is not None and path.parent == own and os.path.samestat(made, path.stat()):",
         new="if made is not None and path.parent == own:",
         tests=["tests/test_unnoticed.py"],
     ),
     Fault(
         name="lease-of-nothing-is-held",
-        file="shardcast/server/doors/lease.py",
+        file="shardcast/server/routes/lease.py",
         old="if not leased:",
         new="if False:",
         tests=["tests/test_leases.py"],
     ),
     Fault(
         name="lease-outlives-its-version",
-        file="shardcast/server/doors/lease.py",
+        file="shardcast/server/routes/lease.py",
         old="if not shelf.has(version):",
         new="if False:",
         tests=["tests/test_leases.py"],

@@ -5,8 +5,8 @@ from __future__ import annotations
 from fault import Fault
 
 LANDING = "shardcast/store/landing.py"
-ROOM = "shardcast/store/room.py"
-OUTPUT = "shardcast/store/output.py"
+ROOM = "shardcast/store/quota.py"
+OUTPUT = "shardcast/store/output_file.py"
 OPEN_VERSION = "shardcast/store/open_version.py"
 
 FAULTS = [
@@ -130,14 +130,14 @@ FAULTS = [
     ),
     Fault(
         name="longer-part-is-not-cut",
-        file="shardcast/store/output.py",
+        file="shardcast/store/output_file.py",
         old="            os.ftruncate(self._part.descriptor, manifest.size)\n",
         new="",
         tests=["tests/test_output.py"],
     ),
     Fault(
         name="foreign-seed-is-taken",
-        file="shardcast/store/output.py",
+        file="shardcast/store/output_file.py",
         old="if piece_digest(piece) == shard.pieces[:PIECE_DIGEST_SIZE]:",
         new="if True:",
         tests=["tests/test_output.py"],
@@ -226,14 +226,14 @@ FAULTS = [
     ),
     Fault(
         name="nodes-below-without-a-bound",
-        file="shardcast/store/below.py",
+        file="shardcast/server/downstream.py",
         old="if len(self._nodes) >= MOST_NODES:",
         new="if False:",
         tests=["tests/test_report.py"],
     ),
     Fault(
         name="older-report-counts",
-        file="shardcast/store/below.py",
+        file="shardcast/server/downstream.py",
         old="if node.node == self._node_id or (known and known.at > told_at):",
         new="if node.node == self._node_id:",
         tests=["tests/test_report.py"],

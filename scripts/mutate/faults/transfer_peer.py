@@ -5,7 +5,7 @@ from __future__ import annotations
 from fault import Fault
 
 BULK = "shardcast/peer/bulk.py"
-CHECKING = "shardcast/peer/checking.py"
+CHECKING = "shardcast/peer/requests.py"
 SERVERS = "shardcast/transfer/servers.py"
 MANIFESTS = "shardcast/transfer/manifests.py"
 FOLLOWING = "shardcast/transfer/following.py"
@@ -217,42 +217,42 @@ FAULTS = [
     ),
     Fault(
         name="range-of-another-part-is-taken",
-        file="shardcast/peer/checking.py",
+        file="shardcast/peer/requests.py",
         old="if span is None or span[0] > order.start or span[1] < order.end:",
         new="if span is None:",
         tests=["tests/test_answers.py"],
     ),
     Fault(
         name="short-range-is-taken",
-        file="shardcast/peer/checking.py",
+        file="shardcast/peer/requests.py",
         old="or span[1] < order.end:",
         new="or False:",
         tests=["tests/test_answers.py"],
     ),
     Fault(
         name="compressed-answer-is-taken",
-        file="shardcast/peer/checking.py",
+        file="shardcast/peer/requests.py",
         old='if self.headers.get("Content-Encoding", "identity") != "identity":',
         new="if False:",
         tests=["tests/test_bad_servers.py::test_a_wrong_answer_alone_ends_in_a_clear_error"],
     ),
     Fault(
         name="length-is-not-compared",
-        file="shardcast/peer/checking.py",
+        file="shardcast/peer/requests.py",
         old="if self.length not in (None, end - start):",
         new="if False:",
         tests=["tests/test_bad_servers.py::test_a_wrong_answer_alone_ends_in_a_clear_error"],
     ),
     Fault(
         name="range-is-not-asked-for",
-        file="shardcast/peer/checking.py",
+        file="shardcast/peer/requests.py",
         old="if (order.start, order.end) != (0, shard.size):",
         new="if False:",
         tests=["tests/test_transfer.py::test_what_came_before_a_connection_broke_is_kept"],
     ),
     Fault(
         name="whole-range-ends-one-late",
-        file="shardcast/peer/checking.py",
+        file="shardcast/peer/requests.py",
         old='headers["Range"] = f"bytes={order.start}-{order.end - 1}"',
         new='headers["Range"] = f"bytes={order.start}-{order.end}"',
         tests=["tests/test_transfer.py::test_what_came_before_a_connection_broke_is_kept"],

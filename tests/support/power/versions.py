@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from shardcast.nodes.announcing import announce, announced
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin, publishing
 from shardcast.nodes.outputs import OutputFolder
-from shardcast.nodes.publishing import Publisher
+from shardcast.nodes.publisher import Publisher
+from shardcast.nodes.release_folder import announce, announced
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import COMPLETE
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch, receive
 from tests.support.payloads import sha256

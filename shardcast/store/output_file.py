@@ -13,7 +13,7 @@ from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
 from shardcast.filesystem import close, disk_errors, make_folder, replace
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.landing import Landing, close_landings
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seeds
 from shardcast.store.shelf import Confirm
 

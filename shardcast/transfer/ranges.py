@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from shardcast.errors import WrongBytes
-from shardcast.peer.checking import Order
 from shardcast.peer.peer import Peer
+from shardcast.peer.requests import Order
 from shardcast.store.landing import Landing
 
 

@@ -9,8 +9,8 @@ from aiohttp import web
 from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parsed
 from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
+from shardcast.server.downstream import Below
 from shardcast.server.turns import Turns
-from shardcast.store.below import Below
 
 _SMALL = 16 << 10
 """Bytes of a report that is taken at once."""

@@ -11,7 +11,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.verified import Verified, looks_if_right, looks_of
 from shardcast.store.version_place import VersionPlace
 

@@ -25,7 +25,7 @@ from shardcast.protocol.wire import (
 )
 from shardcast.server.sending import send_landing, send_span
 from shardcast.server.writing import PORTION, UNBUFFERED, write
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.shelf import Shelf
 
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}

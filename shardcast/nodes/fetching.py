@@ -25,7 +25,7 @@ from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.sizes import format_count, format_rate, format_size
-from shardcast.store.live import LiveManifest
+from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.following import Following

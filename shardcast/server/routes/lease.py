@@ -15,7 +15,7 @@ from aiohttp import web
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.plain_text import short_name
 from shardcast.protocol.wire import NDJSON, VERSION_PATTERN
-from shardcast.server.listening import notice_death
+from shardcast.server.application import notice_death
 from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.shelf import Shelf
 

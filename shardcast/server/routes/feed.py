@@ -12,7 +12,7 @@ from aiohttp import web
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.protocol.feed import Event, Hello, Place, UpTo
 from shardcast.protocol.wire import FEED_PATH, NDJSON
-from shardcast.server.listening import notice_death
+from shardcast.server.application import notice_death
 from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.events import Events
 from shardcast.store.shelf import Shelf

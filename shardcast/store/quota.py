@@ -35,7 +35,7 @@ from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count, format_size
 from shardcast.store.aside import AsideVersions
-from shardcast.store.complete import CompleteVersions
+from shardcast.store.completed import CompleteVersions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskSpace, DiskUsage, disk_space
 from shardcast.store.evicting import Candidate, Evicting, Unlisted

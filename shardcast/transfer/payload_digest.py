@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from shardcast.concurrency import Threads
 from shardcast.protocol.manifest import Shard
 from shardcast.sharding.chunks import CHUNK_SIZE
-from shardcast.sharding.survey import Survey
+from shardcast.sharding.payload_hasher import Survey
 from shardcast.store.landing import Landing
 
 
