@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         RETRY_ATTEMPTS,
         SHARD_SIZE,
     )
+    from shardcast.control.writer import BroadcastWriter
     from shardcast.errors import (
         CopiesMissing,
         DataDirInUse,
@@ -56,9 +57,8 @@ if TYPE_CHECKING:
         VersionWithdrawn,
     )
     from shardcast.nodes.client import Client, Offered, Release
-    from shardcast.peer.writer import BroadcastWriter
     from shardcast.protocol.distribution import Withdrawal
-    from shardcast.transfer.leasing import Lease
+    from shardcast.upstream.lease import Lease
 
 __version__ = "0.4.0"
 
@@ -81,8 +81,8 @@ _HOMES = {
         "VersionWithdrawn",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
-    "shardcast.peer.writer": ("BroadcastWriter",),
-    "shardcast.transfer.leasing": ("Lease",),
+    "shardcast.control.writer": ("BroadcastWriter",),
+    "shardcast.upstream.lease": ("Lease",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from shardcast.control import client as control
+from shardcast.control.client import ControlConnection
+from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NodeFailed, VersionNotOffered
 from shardcast.nodes.origin import Origin
-from shardcast.peer import control
-from shardcast.peer.control import ControlConnection
-from shardcast.peer.writer import BroadcastWriter
 from shardcast.protocol.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, STREAM_PATH, UNPIN_PATH, WITHDRAW_PATH
 from shardcast.server import callers
 from shardcast.server.application import application, listening_on_socket

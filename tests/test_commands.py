@@ -28,8 +28,8 @@ import click
 import pytest
 from blake3 import blake3
 
-from shardcast.peer.control import publish as hand_over
-from shardcast.peer.writer import BroadcastWriter
+from shardcast.control.client import publish as hand_over
+from shardcast.control.writer import BroadcastWriter
 from shardcast.store.data_dir import DataDir
 from tests.support import bad_servers as bad
 from tests.support import processes

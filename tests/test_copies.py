@@ -16,8 +16,8 @@ import pytest
 
 import shardcast
 from shardcast import CopiesMissing, NodeFailed, OriginServer, ShardcastError, UsageError, VersionNotOffered
+from shardcast.control.waiting import wait_for_copies
 from shardcast.errors import from_wire, to_wire
-from shardcast.peer.waiting import wait_for_copies
 from shardcast.protocol.report import Node, write
 from shardcast.server.downstream import Below
 from tests.support import processes
@@ -243,7 +243,7 @@ def test_the_error_crosses_processes() -> None:
     ],
 )
 def test_requests_that_make_no_sense_are_refused(body: bytes, tmp_path: Path, origin: OriginServer) -> None:
-    from shardcast.peer.control import ControlConnection
+    from shardcast.control.client import ControlConnection
 
     with contextlib.closing(ControlConnection(tmp_path / "data")) as connection:
         for path in ("/copies", "/finish"):

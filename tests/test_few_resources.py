@@ -20,8 +20,8 @@ import shardcast
 from shardcast.concurrency import Threads
 from shardcast.errors import CannotAsk, LocalLimit, ServerUnreachable
 from shardcast.nodes.runtime import run
-from shardcast.transfer.following import no_news
 from shardcast.transfer.limits import Limits
+from shardcast.upstream.follow import no_news
 from tests.support import processes
 from tests.support.published import publish, random_bytes
 

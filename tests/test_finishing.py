@@ -24,8 +24,8 @@ from hypothesis import strategies as st
 
 import shardcast
 from shardcast import NodeFailed, OriginServer, UsageError
+from shardcast.control.waiting import finish
 from shardcast.nodes.waiting import Finish
-from shardcast.peer.waiting import finish
 from shardcast.policy.finishing import HEARD_WITHIN, HOP_DELAY, LONGEST_WAIT, QUIET, ReportedNode, waiting_for
 from shardcast.protocol.report import Node, write
 from shardcast.server.downstream import Below

@@ -34,8 +34,8 @@ from shardcast.server.routes.feed import add_feed
 from shardcast.server.routes.versions import add_versions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer import following as module
-from shardcast.transfer.following import Following
+from shardcast.upstream import follow as module
+from shardcast.upstream.follow import Following
 from tests.support import bad_servers as bad
 from tests.support import payloads
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address

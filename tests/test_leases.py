@@ -37,8 +37,8 @@ from shardcast.server.routes.versions import add_versions
 from shardcast.store import holds as holds_module
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer import leasing
-from shardcast.transfer.leasing import Lease
+from shardcast.upstream import lease as leasing
+from shardcast.upstream.lease import Lease
 from tests.support import bad_servers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address

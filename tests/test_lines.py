@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from shardcast.control.client import publish
 from shardcast.errors import NoNode
-from shardcast.peer.control import publish
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import WITHDRAWN, Event
 from tests.support import processes

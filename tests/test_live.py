@@ -22,6 +22,7 @@ import pytest
 
 import shardcast
 from shardcast.concurrency import cancel
+from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import (
     NodeFailed,
     ShardcastError,
@@ -36,7 +37,6 @@ from shardcast.nodes.origin import Origin
 from shardcast.nodes.publisher import Broadcast
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
-from shardcast.peer.writer import BroadcastWriter
 from shardcast.server import sending
 from shardcast.server.application import application, listening
 from shardcast.server.routes import versions as versions_door
@@ -46,9 +46,9 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer import manifests
-from shardcast.transfer.manifests import read_live
 from shardcast.transfer.transfer import Transfer
+from shardcast.upstream import manifests
+from shardcast.upstream.manifests import read_live
 from tests.support import bad_servers as bad
 from tests.support import payloads, processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
@@ -1012,7 +1012,7 @@ WRITER = """
 import sys, time
 from pathlib import Path
 from typing import Any
-from shardcast.peer.writer import BroadcastWriter
+from shardcast.control.writer import BroadcastWriter
 out = BroadcastWriter(Path(sys.argv[1]), "m.bin", 300_000)
 out.write(bytes(2_000_000))
 print(out.version, flush=True)

@@ -20,13 +20,13 @@ from typing import Any
 import pytest
 
 import shardcast
+from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import LocalDiskError, PayloadMissing, from_wire, to_wire
 from shardcast.nodes.client import Client
 from shardcast.nodes.copying import Copied, copy, remote
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.peer.writer import BroadcastWriter
 from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, chunked, good

@@ -18,11 +18,11 @@ import pytest
 
 from shardcast import filesystem
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
+from shardcast.control.client import NoNode, connect
 from shardcast.errors import LocalDiskError
 from shardcast.file_systems import reserve, set_permissions
 from shardcast.filesystem import give_free_name, give_name, rename, rename_free
 from shardcast.nodes.release_folder import check_folder
-from shardcast.peer.control import NoNode, connect
 from shardcast.server.application import application, listening_on_socket
 from shardcast.store import holds
 from shardcast.store.blobs.directory import BlobDirectory

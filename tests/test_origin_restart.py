@@ -242,8 +242,8 @@ def test_a_signal_handler_may_shut_down_while_it_is_restarted(payload: Path, ori
 
 
 def test_no_node_is_public_and_a_node_failed(tmp_path: Path) -> None:
+    from shardcast.control.client import connect
     from shardcast.errors import NoNode as same
-    from shardcast.peer.control import connect
 
     assert NoNode is same
     assert issubclass(NoNode, NodeFailed)

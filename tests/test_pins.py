@@ -19,11 +19,11 @@ from typing import Any
 import pytest
 
 from shardcast.constants import LONGEST_HOLD
+from shardcast.control import client as control
+from shardcast.control.client import ControlConnection, change_pin
 from shardcast.errors import VersionNotOffered
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.peer import control
-from shardcast.peer.control import ControlConnection, change_pin
 from shardcast.store import pins
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import BLOCK

@@ -14,8 +14,8 @@ from typing import Any, cast
 from shardcast.errors import ServerUnreachable
 from shardcast.protocol.report import Node
 from shardcast.server.downstream import Below
-from shardcast.transfer.following import Following
-from shardcast.transfer.reporting import report
+from shardcast.upstream.follow import Following
+from shardcast.upstream.report import report
 
 ME = Node("81ab", "middle", "rack7", ["v1"], origin="ce0d")
 CLIENT = Node("c2d0", "client", "gpu3", ["v1"], origin="ce0d")

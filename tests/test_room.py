@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 import shardcast
+from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NoRoom, VersionAborted
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.peer.writer import BroadcastWriter
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.sizes import format_size

@@ -18,8 +18,10 @@ from pathlib import Path
 import pytest
 
 import shardcast
+from shardcast.control import client as control
+from shardcast.control import waiting, writer
 from shardcast.errors import PeerError, ShardcastError
-from shardcast.peer import control, peer, waiting, writer
+from shardcast.peer import peer
 from shardcast.peer.archive import Archive
 from shardcast.peer.peer import Peer
 from shardcast.peer.remote_store import HASH_SERVER, SHARDS, RemoteStore
@@ -171,7 +173,7 @@ async def write(asked: Asked) -> None:
 FEED = Reply(lines(HELLO, {"seq": 1}, {"seq": 2}), NDJSON, ends=False)
 LEASE = Reply(lines({"held": True}, {"held": True}), NDJSON, ends=False)
 PROGRESS = {"progress": {"done": 1, "size": 2}}
-ASKING = ("peer/control.py:Asking.lines",)
+ASKING = ("control/client.py:Asking.lines",)
 
 REQUESTS: dict[str, Request] = {
     "list": Request(
@@ -240,17 +242,21 @@ REQUESTS: dict[str, Request] = {
     "pin": Request(ASKING, "/", Reply(lines({"waiting": 1}, {"done": "v1"}), NDJSON), pin, local=True),
     "withdraw": Request(ASKING, "/", Reply(lines({"waiting": 1}, {"done": 1}), NDJSON), withdraw, local=True),
     "finish": Request(
-        ("peer/waiting.py:_lines",), "/", Reply(lines({"left": 2}, {"left": 1}), NDJSON), finish, local=True
+        ("control/waiting.py:_lines",),
+        "/",
+        Reply(lines({"left": 2}, {"left": 1}), NDJSON),
+        finish,
+        local=True,
     ),
     "copies": Request(
-        ("peer/waiting.py:_lines",),
+        ("control/waiting.py:_lines",),
         "/",
         Reply(lines({"copies": 0}, {"copies": 1}, {"copies": 1}), NDJSON),
         wait_for_copies,
         local=True,
     ),
     "writing a version": Request(
-        ("peer/writer.py:BroadcastWriter.__init__",),
+        ("control/writer.py:BroadcastWriter.__init__",),
         "/",
         Reply(lines({"version": "v1", "pipe": "/nowhere"}), NDJSON),
         write,
@@ -353,12 +359,12 @@ DOORS = {
     "peer/bulk.py:_WholeHead.begin",
     "peer/heads.py:BoundedResponse.begin",
     "peer/heads.py:Connection.answer",
-    "peer/control.py:ControlConnection.begin",
+    "control/client.py:ControlConnection.begin",
 }
 """What those which send have in common."""
 SENDING = {"request", "putrequest", "begin", "endheaders"}
 ROUND = {
-    "http.client": {"peer/heads.py", "peer/bulk.py", "peer/control.py"},
+    "http.client": {"peer/heads.py", "peer/bulk.py", "control/client.py"},
     "sock_connect": {"peer/connecting.py"},
 }
 """What a request could be sent with, and the files that may: all else would go round the bounds. Sessions of

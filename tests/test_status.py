@@ -27,7 +27,7 @@ from shardcast.protocol.feed import UpTo
 from shardcast.protocol.report import MAX_REPORT, MOST_NODES, Node, write
 from shardcast.server import turns
 from shardcast.server.downstream import Below
-from shardcast.transfer import reporting
+from shardcast.upstream import report as reporting
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, dead_address, throttled
 from tests.support.payloads import publish, random_bytes

@@ -17,7 +17,7 @@ from shardcast.concurrency import cancel
 from shardcast.nodes.client import Client
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
-from shardcast.transfer.waits import Wait, Waits
+from shardcast.waits import Wait, Waits
 from tests.support import bad_servers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address

@@ -24,11 +24,11 @@ from shardcast import (
     VersionWithdrawn,
     Withdrawal,
 )
+from shardcast.control import client as control
+from shardcast.control.client import ControlConnection, NoNode
 from shardcast.errors import NodeFailed
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.withdrawing import withdraw_in
-from shardcast.peer import control
-from shardcast.peer.control import ControlConnection, NoNode
 from shardcast.protocol.feed import MAX_REASON, check_reason
 from shardcast.server.application import application, listening_on_socket
 from shardcast.server.routes.withdraw import add_withdraw

@@ -17,9 +17,9 @@ from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
 from shardcast.api.nodes import Metadata, MiddleNode, OriginServer, StrPath
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.control.waiting import check_wait
+from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NotInitialized, ShardcastError
-from shardcast.peer.waiting import check_wait
-from shardcast.peer.writer import BroadcastWriter
 from shardcast.protocol.distribution import Withdrawal
 
 log = logging.getLogger("shardcast")

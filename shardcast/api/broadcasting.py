@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shardcast.control.waiting import check_copies, copies_missing, wait_for_copies
 from shardcast.errors import UsageError
-from shardcast.peer.waiting import check_copies, copies_missing, wait_for_copies
 
 
 @dataclass(frozen=True, slots=True)

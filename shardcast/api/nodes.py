@@ -14,11 +14,11 @@ from typing import Any, Literal, TypeVar, overload
 from shardcast.addresses import server_urls
 from shardcast.api.broadcasting import Broadcast
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.control.client import publish, withdraw
+from shardcast.control.waiting import check_copies, check_wait, finish
+from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NodeFailed, NoNode, ShardcastError, UsageError
 from shardcast.nodes.child_process import NodeProcess
-from shardcast.peer.control import publish, withdraw
-from shardcast.peer.waiting import check_copies, check_wait, finish
-from shardcast.peer.writer import BroadcastWriter
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import MAX_VERSION
 from shardcast.sharding.publishing import check_payload

@@ -113,7 +113,7 @@ class Payload:
 
     def through(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
         """Hand it to the origin; yields what that says."""
-        from shardcast.peer.control import publish
+        from shardcast.control.client import publish
 
         return publish(data_dir, self.path, self.shard_size, copy=self.copy)
 
@@ -130,7 +130,7 @@ class Streamed:
 
     def through(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
         """Hand it to the origin; yields how far it is."""
-        from shardcast.peer.writer import BroadcastWriter
+        from shardcast.control.writer import BroadcastWriter
 
         with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
             yield {"version": writer.version}
@@ -217,7 +217,7 @@ def _wait_for_copies(
 ) -> tuple[int, CopiesMissing | None]:
     """Wait until so many nodes have the version, and show how many do; return that, and an error when they
     are too few in time."""
-    from shardcast.peer.waiting import wait_for_copies
+    from shardcast.control.waiting import wait_for_copies
 
     shown, have = -1, 0
     try:

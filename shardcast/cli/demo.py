@@ -119,7 +119,7 @@ class _Demo:
         return _ending(lambda: _Client(name, output, servers, self.say))
 
     def _broadcast(self, payload: Path) -> str:
-        from shardcast.peer.control import publish
+        from shardcast.control.client import publish
 
         version = ""
         self.say("demo", f"$ shardcast broadcast {payload.name}")

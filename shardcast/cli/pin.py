@@ -49,7 +49,7 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
             finish_change(held)  # else the pin would meet a version that is about to leave
             (pins.pin if keep else pins.unpin)(held, version)
 
-    from shardcast.peer.control import change_pin
+    from shardcast.control.client import change_pin
 
     beside_or_alone(data_dir, lambda: change_pin(data_dir, version, keep), alone)
     click.echo(f"{version} is {'pinned' if keep else 'no longer pinned'} in {data_dir}", err=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from shardcast.sizes import format_count
 
 if TYPE_CHECKING:
-    from shardcast.transfer.waits import Waits
+    from shardcast.waits import Waits
 
 TOLD_AFTER = 2.0
 """Seconds of waiting after which it is told."""

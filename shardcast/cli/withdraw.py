@@ -30,9 +30,9 @@ def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
     if not is_version(version):
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
     reason = check_reason(reason)
+    from shardcast.control import client as control
     from shardcast.nodes.runtime import run
     from shardcast.nodes.withdrawing import withdraw_in
-    from shardcast.peer import control
 
     done = beside_or_alone(
         data_dir,

@@ -29,14 +29,14 @@ from shardcast.protocol.distribution import Listing, is_version
 from shardcast.protocol.manifest import Header
 from shardcast.protocol.manifest_reader import MAX_MEMORY
 from shardcast.protocol.report import Node, newest
-from shardcast.transfer.following import Following
-from shardcast.transfer.leasing import Lease
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.manifests import check_manifest
-from shardcast.transfer.offers import LATEST as LATEST
-from shardcast.transfer.offers import find, first_news
-from shardcast.transfer.reporting import report
-from shardcast.transfer.waits import Waits
+from shardcast.upstream.follow import Following
+from shardcast.upstream.lease import Lease
+from shardcast.upstream.lists import LATEST as LATEST
+from shardcast.upstream.lists import find, first_news
+from shardcast.upstream.manifests import check_manifest
+from shardcast.upstream.report import report
+from shardcast.waits import Waits
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from shardcast.errors import (
     VersionWithdrawn,
 )
 from shardcast.nodes.followed import FollowedFolder
-from shardcast.nodes.leaving import Stop, if_withdrawn, unless
 from shardcast.nodes.release import Release
 from shardcast.peer.peer import Peer
 from shardcast.protocol.distribution import Listing
@@ -27,11 +26,12 @@ from shardcast.protocol.wire import version_number
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.store.shelf import Confirm
-from shardcast.transfer.following import Following
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.transfer import Transfer
-from shardcast.transfer.waits import Waits
+from shardcast.upstream.follow import Following
+from shardcast.upstream.leaving import Stop, if_withdrawn, unless
+from shardcast.upstream.manifests import Described, describe, read_live
+from shardcast.waits import Waits
 
 Watch = Callable[[Transfer], None]
 """Given the transfer, whose ``progress`` tells how far it is."""

@@ -28,9 +28,9 @@ from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.following import Following
-from shardcast.transfer.manifests import Described, describe, read_live
 from shardcast.transfer.transfer import Transfer
+from shardcast.upstream.follow import Following
+from shardcast.upstream.manifests import Described, describe, read_live
 
 log = logging.getLogger(__name__)
 

@@ -19,15 +19,15 @@ from shardcast.errors import (
 )
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.followed import FollowedFolder, line_origin
-from shardcast.nodes.leaving import NothingComes, offered, unless
 from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Release
 from shardcast.policy.fetch_order import Agenda
 from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
-from shardcast.transfer.following import Following
 from shardcast.transfer.transfer import Transfer
+from shardcast.upstream.follow import Following
+from shardcast.upstream.leaving import NothingComes, offered, unless
 
 log = logging.getLogger(__name__)
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 
 from shardcast.errors import NoRoom, ShardcastError
 from shardcast.nodes.fetching import Relaying
-from shardcast.nodes.leaving import NothingComes, unless
 from shardcast.peer.peer import Peer
 from shardcast.policy.standing import LineChange, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.feed import Place
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.following import Following
+from shardcast.upstream.follow import Following
+from shardcast.upstream.leaving import NothingComes, unless
 
 log = logging.getLogger(__name__)
 

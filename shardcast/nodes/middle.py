@@ -19,7 +19,6 @@ from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, 
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.fetching import Relaying
 from shardcast.nodes.holding import end, holding
-from shardcast.nodes.leaving import NothingComes, if_withdrawn, unless
 from shardcast.nodes.line_keeper import LineKeeper, LineOnDisk
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.peer import Peer
@@ -43,8 +42,9 @@ from shardcast.server.routes.pins import add_pins
 from shardcast.server.routes.versions import add_versions
 from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.following import Following
-from shardcast.transfer.reporting import report
+from shardcast.upstream.follow import Following
+from shardcast.upstream.leaving import NothingComes, if_withdrawn, unless
+from shardcast.upstream.report import report
 
 log = logging.getLogger(__name__)
 

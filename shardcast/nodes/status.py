@@ -13,8 +13,8 @@ from shardcast.protocol.report import Node
 from shardcast.protocol.wire import version_name
 from shardcast.server.downstream import Below
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.follower import Follower
 from shardcast.transfer.transfer import Transfer
+from shardcast.upstream.follower import Follower
 
 
 class Status:

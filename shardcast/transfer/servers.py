@@ -34,7 +34,7 @@ from shardcast.policy.width import Width
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, ServerProgress
 from shardcast.transfer.ranges import Arriving, Claim, News
-from shardcast.transfer.waits import Wait
+from shardcast.waits import Wait
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.payload_digest import hash_whole
 from shardcast.transfer.ranges import Arriving, Claim, News
 from shardcast.transfer.servers import Servers
-from shardcast.transfer.waits import Wait
+from shardcast.waits import Wait
 
 _READY = 2
 """Ranges that wait for a worker, so that none waits for a shard to be opened."""

@@ -124,7 +124,7 @@ FAULTS = [
     ),
     Fault(
         name="wait-of-any-length",
-        file="shardcast/peer/waiting.py",
+        file="shardcast/control/waiting.py",
         old="if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:",
         new="if False:",
         tests=["tests/test_finishing.py", "tests/test_library.py"],

@@ -187,7 +187,7 @@ FAULTS = [
     ),
     Fault(
         name="copies-one-too-few",
-        file="shardcast/peer/waiting.py",
+        file="shardcast/control/waiting.py",
         old="if have >= copies:",
         new="if have >= copies - 1:",
         tests=["tests/test_copies.py"],

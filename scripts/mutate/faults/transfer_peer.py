@@ -7,8 +7,8 @@ from fault import Fault
 BULK = "shardcast/peer/bulk.py"
 CHECKING = "shardcast/peer/requests.py"
 SERVERS = "shardcast/transfer/servers.py"
-MANIFESTS = "shardcast/transfer/manifests.py"
-FOLLOWING = "shardcast/transfer/following.py"
+MANIFESTS = "shardcast/upstream/manifests.py"
+FOLLOWING = "shardcast/upstream/follow.py"
 
 FAULTS = [
     # Second lines of defence
@@ -297,56 +297,56 @@ FAULTS = [
     ),
     Fault(
         name="manifest-of-another-line-is-taken",
-        file="shardcast/transfer/manifests.py",
+        file="shardcast/upstream/manifests.py",
         old="if None not in (origin, told) and told != origin:",
         new="if False:",
         tests=["tests/test_reading_manifests.py"],
     ),
     Fault(
         name="manifest-of-another-digest-is-taken",
-        file="shardcast/transfer/manifests.py",
+        file="shardcast/upstream/manifests.py",
         old="if listing.digest not in manifest.digests.values():",
         new="if False:",
         tests=["tests/test_reading_manifests.py"],
     ),
     Fault(
         name="manifest-of-another-identity-is-taken",
-        file="shardcast/transfer/manifests.py",
+        file="shardcast/upstream/manifests.py",
         old="if None not in (listing.manifest, manifest.identity) and listing.manifest != manifest.identity:",
         new="if False:",
         tests=["tests/test_reading_manifests.py"],
     ),
     Fault(
         name="manifest-with-another-count-is-taken",
-        file="shardcast/transfer/manifests.py",
+        file="shardcast/upstream/manifests.py",
         old="if listing.shards not in (None, len(manifest.shards)):",
         new="if False:",
         tests=["tests/test_reading_manifests.py"],
     ),
     Fault(
         name="follower-pauses-without-a-bound",
-        file="shardcast/transfer/follower.py",
+        file="shardcast/upstream/follower.py",
         old="pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)",
         new="pause = _FIRST_PAUSE * 2.0**self._failures",
         tests=["tests/test_following.py"],
     ),
     Fault(
         name="confirm-takes-any-bytes",
-        file="shardcast/transfer/following.py",
+        file="shardcast/upstream/follow.py",
         old="if one.digest in digests and same:",
         new="if True:",
         tests=["tests/test_following.py"],
     ),
     Fault(
         name="confirm-takes-another-manifest",
-        file="shardcast/transfer/following.py",
+        file="shardcast/upstream/follow.py",
         old="if one.digest in digests and same:",
         new="if one.digest in digests:",
         tests=["tests/test_following.py"],
     ),
     Fault(
         name="lease-ends-at-the-first-pause",
-        file="shardcast/transfer/leasing.py",
+        file="shardcast/upstream/lease.py",
         old="pause = min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE)",
         new="return",
         tests=["tests/test_leases.py"],

@@ -15,7 +15,7 @@ from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
 from shardcast.protocol.report import Node, written
 from shardcast.server.downstream import Below
-from shardcast.transfer.following import Following
+from shardcast.upstream.follow import Following
 
 log = logging.getLogger(__name__)
 

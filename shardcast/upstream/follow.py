@@ -27,8 +27,8 @@ from shardcast.peer.peer import Peer
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
 from shardcast.protocol.manifest import Manifest
-from shardcast.transfer.follower import Follower
-from shardcast.transfer.waits import Wait
+from shardcast.upstream.follower import Follower
+from shardcast.waits import Wait
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from shardcast.control.client import answers, connect, is_published, node_errors
 from shardcast.errors import NodeFailed, TransferFailed
-from shardcast.peer.control import answers, connect, is_published, node_errors
 from shardcast.protocol.manifest import check_metadata
 from shardcast.protocol.wire import STREAM_PATH
 

@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, TransferFailed
 from shardcast.policy.standing import Standing
-from shardcast.transfer.following import Following
-from shardcast.transfer.offers import withdrawn_error
+from shardcast.upstream.follow import Following
+from shardcast.upstream.lists import withdrawn_error
 
 T = TypeVar("T")
 Stop = Callable[[], ShardcastError | None]

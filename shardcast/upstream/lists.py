@@ -11,7 +11,7 @@ from shardcast.errors import CannotAsk, ServerBusy, ServerUnreachable, VersionNo
 from shardcast.policy.groups import ServerGroup
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing
-from shardcast.transfer.following import Following
+from shardcast.upstream.follow import Following
 
 log = logging.getLogger(__name__)
 

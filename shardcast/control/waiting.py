@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from shardcast.control.client import ControlConnection, answers, connect, node_errors
 from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageError
-from shardcast.peer.control import ControlConnection, answers, connect, node_errors
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
 
 _FIRST_LINE_SECONDS = 10.0
