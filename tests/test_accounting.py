@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.errors import BlobCorrupt, LocalDiskError, NoRoom
-from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads
 from tests.support.blob_stores import digest_of

@@ -12,15 +12,15 @@ import pytest
 
 import shardcast
 from shardcast.ages import CLOCK_SKEW, AgesSeen, age, age_of
+from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.directory.lock_files import ExternalLocks, lock_files
+from shardcast.blobs.directory.marks import note_put
+from shardcast.blobs.maintenance.gc import Collected, Collection
+from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.errors import DataDirInUse
 from shardcast.nodes import release_folder as announcing
-from shardcast.policy.collecting import Rules
 from shardcast.registry import Registry, gc
 from shardcast.store import directory_lock
-from shardcast.store.blobs.collecting import Collected, Collection
-from shardcast.store.blobs.external_locks import ExternalLocks, lock_files
-from shardcast.store.blobs.layout import OWN, Folder
-from shardcast.store.blobs.marks import note_put
 from shardcast.store.directory_lock import OLD_AFTER, DirectoryLock
 from shardcast.store.output_part import clear_abandoned
 from tests.support.blob_stores import digest_of

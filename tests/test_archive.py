@@ -17,15 +17,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shardcast import framing
+from shardcast.blobs import framing
+from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.memory import BlobsInMemory, BytesReader
+from shardcast.blobs.server.archive_routes import pulls
+from shardcast.blobs.server.archive_routes.pages import iso, preview
+from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BlobCorrupt
-from shardcast.nodes.archive import ArchiveNode
 from shardcast.server import bodies, writing
-from shardcast.server.archive import pulls
-from shardcast.server.archive.pages import iso, preview
 from shardcast.server.bounds import Bounds
-from shardcast.store.blobs.ledger import Ledger
-from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
 from tests.support.payloads import random_bytes, sha256
 from tests.test_framing import HELLO, PULL, PUSH, WORLD

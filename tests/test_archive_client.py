@@ -14,6 +14,9 @@ import pytest
 from aiohttp import web
 
 from shardcast import Archive
+from shardcast.blobs.client import archive as peer
+from shardcast.blobs.framing import parse_pull
+from shardcast.blobs.memory import BlobsInMemory
 from shardcast.errors import (
     BadAnswer,
     PayloadChanged,
@@ -24,11 +27,8 @@ from shardcast.errors import (
     UsageError,
     WrongBytes,
 )
-from shardcast.framing import parse_pull
-from shardcast.peer import archive as peer
 from shardcast.peer.session import Session, open_session
 from shardcast.server.application import application, listening
-from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support import processes
 from tests.support.archives import archive
 from tests.support.payloads import random_bytes, sha256

@@ -14,10 +14,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import LocalDiskError
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blobs.ledger import Ledger
-from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import archive, http, pushed
 from tests.support.payloads import sha256
 from tests.support.small_disks import small_disk

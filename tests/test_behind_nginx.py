@@ -11,9 +11,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer
-from shardcast.peer.archive import Archive
-from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.server.application import application, listening
 from shardcast.server.routes.versions import add_versions

@@ -11,6 +11,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from shardcast.blobs.client.remote import RemoteStore
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.interface import BlobStore
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.union import BlobUnion
+from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -19,16 +26,9 @@ from shardcast.errors import (
     ReadOnlyStore,
     UsageError,
 )
-from shardcast.nodes.mirror import ReadThrough
 from shardcast.nodes.origin import Origin
-from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Header, header_line, shard_line
-from shardcast.store.blobs.contract import BlobStore
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.memory import BlobsInMemory
-from shardcast.store.blobs.union import BlobUnion
-from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from tests.support.archives import archive, keep

@@ -21,6 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardcast.blobs.directory.compression import Check, Malformed
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles
+from shardcast.blobs.interface import ALGORITHMS, BlobStore
 from shardcast.errors import (
     BlobCorrupt,
     BlobMissing,
@@ -30,10 +34,7 @@ from shardcast.errors import (
     UsageError,
     WrongStore,
 )
-from shardcast.store.blobs.codings import Check, Malformed
-from shardcast.store.blobs.contract import ALGORITHMS, BlobReader, BlobStore
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.verifying import Verified, VerifiedFiles
+from shardcast.store.interfaces import BlobReader
 from tests.support.blob_stores import KINDS, Kind, digest_of, spoil_file
 
 LARGE = random.Random(5).randbytes((3 << 20) + 17)
@@ -267,7 +268,7 @@ async def test_other_directories_are_read_in_the_layout_that_they_have_now(tmp_p
 async def test_two_processes_work_on_one_directory(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.blobs.directory.directory import BlobDirectory
 async def main():
     store = BlobDirectory(sys.argv[1], layout="prefix", writable=True)
     for number in range(150):
@@ -291,7 +292,7 @@ asyncio.run(main())
 async def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.blobs.directory.directory import BlobDirectory
 async def main():
     store = BlobDirectory(sys.argv[1], layout="prefix", writable=True)
     async with store.put() as writer:
@@ -333,7 +334,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     code = """
 import asyncio, resource, signal, sys
 from shardcast.errors import LocalDiskError
-from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.blobs.directory.directory import BlobDirectory
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 async def main():

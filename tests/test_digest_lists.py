@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardcast.blobs.digest_lists import AS_TEXT, read_digests
+from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.store.blobs import roots
-from shardcast.store.blobs.digest_lists import AS_TEXT, read_digests
 from tests.support.processes import run
 from tests.support.stores import fill, sha256
 

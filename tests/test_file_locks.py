@@ -21,16 +21,16 @@ import pytest
 
 import shardcast
 from shardcast import file_locks, filesystem
+from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.directory import blob_writer as incoming
+from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.quarantine import one_at_a_time
 from shardcast.cli.exit_codes import INTERRUPTED
 from shardcast.errors import DataDirInUse, LocalDiskError
 from shardcast.file_locks import Lock, locked, open_lock_file
 from shardcast.nodes import outputs
 from shardcast.nodes.outputs import LOCK_FILE, OutputFolder
-from shardcast.store.blobs import incoming
-from shardcast.store.blobs.incoming import Incoming
-from shardcast.store.blobs.layout import OWN
-from shardcast.store.blobs.ledger import Ledger
-from shardcast.store.blobs.set_aside import one_at_a_time
 from shardcast.store.directory_lock import DirectoryLock
 from tests.support.processes import command, environment
 
@@ -151,7 +151,7 @@ def test_who_is_told_to_end_waits_no_longer(
 
 def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "LOCK_WAIT", 0.02)
-    monkeypatch.setattr("shardcast.store.blobs.set_aside.LOCK_WAIT", 0.02)
+    monkeypatch.setattr("shardcast.blobs.directory.quarantine.LOCK_WAIT", 0.02)
     place = tmp_path / OWN / "incoming"
     place.mkdir(parents=True)
     with held(place / "lock"), pytest.raises(LocalDiskError, match=r"lock is locked by process \d+"):

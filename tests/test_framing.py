@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.framing import (
+from shardcast.blobs.framing import (
     MAX_PULL,
     FramingError,
     PullReader,

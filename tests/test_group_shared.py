@@ -15,6 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.directory import marks
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import make_own
+from shardcast.blobs.directory.quarantine import Quarantine
+from shardcast.blobs.maintenance import gc_roots as roots
+from shardcast.blobs.maintenance.gc import remember_roots
 from shardcast.file_locks import open_lock_file
 from shardcast.filesystem import append, make_folder
 from shardcast.nodes.origin import publishing
@@ -22,12 +29,6 @@ from shardcast.nodes.outputs import OutputFolder
 from shardcast.registry import Registry
 from shardcast.registry import gc as registry_gc
 from shardcast.store import holds, pins
-from shardcast.store.blobs import marks, roots
-from shardcast.store.blobs.collecting import remember_roots
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import make_own
-from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
-from shardcast.store.blobs.set_aside import Quarantine
 from tests.support import payloads
 from tests.support.folders import StoredNode, fetch
 

@@ -11,13 +11,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from shardcast.blobs import version_blobs as versions
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.file import BlobFile
+from shardcast.blobs.directory.hashing import HASHING_THREADS, Hashing
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
+from shardcast.blobs.version_blobs import SpanReader
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.store.blobs import versions
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.file import BlobFile
-from shardcast.store.blobs.hashing import HASHING_THREADS, Hashing
-from shardcast.store.blobs.versions import SpanReader
 from tests.support.blob_stores import digest_of
 from tests.support.published import random_bytes
 

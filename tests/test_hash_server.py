@@ -22,19 +22,25 @@ from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shardcast.errors import NodeFailed, UsageError
-from shardcast.nodes.status_file import StatusFile
-from shardcast.nodes.store_server import (
+from shardcast.blobs.directory.verify_cache import Verified
+from shardcast.blobs.server.hash_routes.answers import Asked
+from shardcast.blobs.server.hash_routes.requests import (
+    Refused,
+    accepted_forms,
+    parse_checksum,
+    parse_checksums,
+    said,
+)
+from shardcast.blobs.server.hash_routes.uploads import Promises
+from shardcast.blobs.server.hash_server import (
     StoreServer,
     StoreSettings,
     bind_one_of,
     extra_directories,
     settings_from,
 )
-from shardcast.server.blobs.answers import Asked
-from shardcast.server.blobs.requests import Refused, accepted_forms, parse_checksum, parse_checksums, said
-from shardcast.server.blobs.uploads import Promises
-from shardcast.store.blobs.verifying import Verified
+from shardcast.blobs.server.status_file import StatusFile
+from shardcast.errors import NodeFailed, UsageError
 from tests.support.blob_stores import digest_of, spoil_file
 from tests.support.hash_servers import Later, ask, listed, ours, serving, started, uploading, wait
 

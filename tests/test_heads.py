@@ -10,10 +10,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from shardcast.nodes.archive import ArchiveNode
+from shardcast.blobs.server.archive_server import ArchiveNode
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.store_server import StoreServer, StoreSettings
 from tests.support.blob_stores import digest_of
 
 HERE: dict[str, Any] = {"host": "127.0.0.1", "port": 0}

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
+from shardcast.blobs.directory.quarantine import Quarantine
+from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc_policy import Rules
+from shardcast.blobs.server.status_file import StatusFile
 from shardcast.filesystem import temporary_name
 from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder
-from shardcast.nodes.status_file import StatusFile
-from shardcast.policy.collecting import Rules
-from shardcast.store.blobs.collecting import Collection
-from shardcast.store.blobs.layout import OWN, PREFIX, Folder
-from shardcast.store.blobs.set_aside import Quarantine
 
 
 def collect(root: Path) -> None:

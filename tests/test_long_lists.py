@@ -10,10 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.server.blobs import lists
-from shardcast.server.blobs.lists import listed
-from shardcast.server.blobs.requests import InvalidData, Refused, parse_checksums
+from shardcast.blobs.server.hash_routes import lists
+from shardcast.blobs.server.hash_routes.lists import listed
+from shardcast.blobs.server.hash_routes.requests import InvalidData, Refused, parse_checksums
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 
 DIGESTS = [Random(1).randbytes(32).hex() for _ in range(6000)]
 

@@ -13,15 +13,15 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from shardcast.blobs import mirror
+from shardcast.blobs.client.remote import ARCHIVE, HASH_SERVER, SHARDS, RemoteStore
+from shardcast.blobs.framing import Part, parse_pull, write_pull
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.server.shards import add_shards_by_digest
 from shardcast.errors import BlobMissing, PeerError
-from shardcast.framing import Part, parse_pull, write_pull
-from shardcast.nodes import mirror
-from shardcast.nodes.mirror import ReadThrough
-from shardcast.peer.remote_store import ARCHIVE, HASH_SERVER, SHARDS, RemoteStore
 from shardcast.peer.session import Session, open_session
 from shardcast.server.application import application, listening
-from shardcast.server.doors.shards_by_digest import add_shards_by_digest
-from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed, until
 from tests.support.payloads import random_bytes, sha256
 

@@ -17,6 +17,9 @@ from pathlib import Path
 import pytest
 
 from shardcast import filesystem
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
 from shardcast.control.client import NoNode, connect
 from shardcast.errors import LocalDiskError
@@ -25,9 +28,6 @@ from shardcast.filesystem import give_free_name, give_name, rename, rename_free
 from shardcast.nodes.release_folder import check_folder
 from shardcast.server.application import application, listening_on_socket
 from shardcast.store import holds
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import OWN
-from shardcast.store.blobs.set_aside import Quarantine
 from shardcast.store.special_files import place_elsewhere
 from tests.support import payloads, processes
 from tests.support.faults.kinds import KINDS, environment

@@ -470,10 +470,10 @@ _ALLOWED: dict[str, set[str]] = {
     "cli/demo.py": {"payload.open('wb')"},  # in a folder that was made for it
     "file_copies.py": {"name.hardlink_to(known)"},
     "file_locks.py": {"os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)"},
-    "store/blobs/collecting.py": {"probe.touch()"},  # empty files, in folders of ours
-    "store/blobs/layout.py": {"marker.open('x')"},
-    "store/blobs/marks.py": {"note.touch()"},
-    "store/blobs/roots.py": {"(place / digest).touch(exist_ok=False)"},
+    "blobs/maintenance/gc.py": {"probe.touch()"},  # empty files, in folders of ours
+    "blobs/directory/layout.py": {"marker.open('x')"},
+    "blobs/directory/marks.py": {"note.touch()"},
+    "blobs/maintenance/gc_roots.py": {"(place / digest).touch(exist_ok=False)"},
     "store/output_part.py": {"os.link(f'/proc/self/fd/{descriptor}', name, follow_symlinks=True)"},
     "store/special_files.py": {"link.symlink_to(path.parent, target_is_directory=True)"},
 }

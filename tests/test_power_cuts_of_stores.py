@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 
+from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import LENGTH, OWN
+from shardcast.blobs.directory.quarantine import Quarantine
+from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc_policy import Rules
+from shardcast.blobs.maintenance.scrub import Scrub
 from shardcast.errors import MissingExternalFile
-from shardcast.policy.collecting import Rules
 from shardcast.registry import gc
-from shardcast.store.blobs.collecting import Collection
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import LENGTH, OWN
-from shardcast.store.blobs.ledger import Ledger, archive_folder, ledger_in
-from shardcast.store.blobs.scrubbing import Scrub
-from shardcast.store.blobs.set_aside import Quarantine
 from tests.support.payloads import sha256
 from tests.support.power import work
 from tests.support.power.recording import Record, Unavailable, record

@@ -15,9 +15,9 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shardcast.framing import write_length
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.framing import write_length
+from shardcast.blobs.server.archive_server import ArchiveNode
 from tests.support.archives import http, keep, pushed, until
 from tests.support.payloads import random_bytes, sha256
 

@@ -16,6 +16,7 @@ import pytest
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
+from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import (
     BlobMissing,
     LocalDiskError,
@@ -32,7 +33,6 @@ from shardcast.server.routes.versions import add_versions
 from shardcast.store import landing as landings
 from shardcast.store import open_version as open_versions
 from shardcast.store.aside import LONGEST_ASIDE, line_name
-from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.disk_usage import DiskSpace, disk_space
 from shardcast.store.line_change import parse_plan
 from shardcast.store.live_manifest import LiveManifest

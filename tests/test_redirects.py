@@ -14,12 +14,12 @@ import aiohttp
 import pytest
 
 import shardcast
+from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
-from shardcast.peer.archive import Archive
 from shardcast.peer.peer import Peer
 from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of
-from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import Session, open_session
 from shardcast.transfer.limits import Limits
 from tests.support import bad_servers as bad

@@ -20,7 +20,7 @@ from shardcast.sharding.payload_hasher import survey
 from shardcast.sharding.publication import Cancelled, Description, Progress
 from shardcast.sharding.publishing import check_payload, publish
 from shardcast.store.data_dir import DataDir
-from shardcast.store.shelf import Span
+from shardcast.store.interfaces import Span
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
 from tests.support.payloads import cut, random_bytes, sha256

@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from shardcast.blobs.server import archive_server as archive
+from shardcast.blobs.server import hash_server as store_server
+from shardcast.blobs.server.archive_server import ArchiveNode
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.concurrency import cancel
-from shardcast.nodes import archive, middle, origin, store_server
-from shardcast.nodes.archive import ArchiveNode
+from shardcast.nodes import middle, origin
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.store_server import StoreServer, StoreSettings
 from shardcast.server.bounds import BOUNDS
 from shardcast.server.connections import CONNECTIONS, Connections, Watch
 from shardcast.store.special_files import short_name, socket_path

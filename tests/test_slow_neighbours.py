@@ -11,14 +11,14 @@ from typing import TypeVar
 import aiohttp
 import pytest
 
+from shardcast.blobs.client.remote import RemoteStore
+from shardcast.blobs.copy import repairing
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.mirror import ReadThrough
 from shardcast.nodes.client import Client
-from shardcast.nodes.copying import repairing
 from shardcast.nodes.middle import Middle
-from shardcast.nodes.mirror import ReadThrough
 from shardcast.nodes.origin import Origin
-from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support import bad_servers as bad
 from tests.support.archives import archive, keep
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
@@ -124,7 +124,7 @@ async def test_mirror_asks_the_next_archive_when_one_lets_it_wait(tmp_path: Path
 async def test_repair_asks_the_next_server_when_one_lets_it_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shardcast.nodes.copying.STALL_WHEN_OTHERS_CAN", 0.2)
+    monkeypatch.setattr("shardcast.blobs.copy.STALL_WHEN_OTHERS_CAN", 0.2)
     blobs, repaired = BlobsInMemory(), BlobsInMemory()
     (key,) = await keep(blobs, b"Hello!")
     slow_one = SlowServer(WAYS["trickles the head"], "/", Reply())

@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 
 import shardcast
+from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.remote import HASH_SERVER, SHARDS, RemoteStore
 from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import PeerError, ShardcastError
 from shardcast.peer import peer
-from shardcast.peer.archive import Archive
 from shardcast.peer.peer import Peer
-from shardcast.peer.remote_store import HASH_SERVER, SHARDS, RemoteStore
 from shardcast.peer.requests import Order
 from shardcast.peer.session import Session, open_session
 from shardcast.protocol.manifest import Shard, provisional
@@ -213,29 +213,29 @@ REQUESTS: dict[str, Request] = {
         ("peer/peer.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
     ),
     "pull": Request(
-        ("peer/archive.py:Archive.parts",), "/v1/pull", Reply(bytes.fromhex(DIGEST) + BLOB), pull
+        ("blobs/client/archive.py:Archive.parts",), "/v1/pull", Reply(bytes.fromhex(DIGEST) + BLOB), pull
     ),
-    "push": Request(("peer/archive.py:Archive.push",), "/v1/push", Reply(), push),
+    "push": Request(("blobs/client/archive.py:Archive.push",), "/v1/push", Reply(), push),
     "what a store speaks": Request(
-        ("peer/remote_store.py:RemoteStore._ask",),
+        ("blobs/client/remote.py:RemoteStore._ask",),
         HAS_NOW_PATH,
         Reply(b"[false]\n", "application/json"),
         lambda asked: asked.store().speaks(),
     ),
     "length of a blob": Request(
-        ("peer/remote_store.py:RemoteStore._ask",),
+        ("blobs/client/remote.py:RemoteStore._ask",),
         LENGTH_PATH,
         Reply(b"[200000]\n", "application/json"),
         lambda asked: asked.store()._ask(LENGTH_PATH, [DIGEST], SECONDS),
     ),
     "size of a blob": Request(
-        ("peer/remote_store.py:RemoteStore.size",),
+        ("blobs/client/remote.py:RemoteStore.size",),
         f"/{DIGEST}",
         Reply(BLOB),
         lambda asked: asked.store(SHARDS).size(DIGEST),
     ),
-    "blob": Request(("peer/remote_store.py:RemoteStore._get",), f"/{DIGEST}", Reply(BLOB), read_blob),
-    "putting a blob": Request(("peer/remote_store.py:RemoteStore._put",), "/", Reply(), put_blob),
+    "blob": Request(("blobs/client/remote.py:RemoteStore._get",), f"/{DIGEST}", Reply(BLOB), read_blob),
+    "putting a blob": Request(("blobs/client/remote.py:RemoteStore._put",), "/", Reply(), put_blob),
     "publish": Request(
         ASKING, "/", Reply(lines({"version": "v1"}, PROGRESS, PROGRESS), NDJSON), publish_it, local=True
     ),
@@ -362,6 +362,8 @@ DOORS = {
     "control/client.py:ControlConnection.begin",
 }
 """What those which send have in common."""
+ASKS = ("peer", "control", "blobs/client")
+"""The rooms that send requests."""
 SENDING = {"request", "putrequest", "begin", "endheaders"}
 ROUND = {
     "http.client": {"peer/heads.py", "peer/bulk.py", "control/client.py"},
@@ -396,7 +398,7 @@ def used(module: Path) -> tuple[set[str], dict[str, set[str]]]:
 def test_every_request_is_in_the_table() -> None:
     gc.collect()  # tasks that end while CPython 3.11 parses make it fail
     sent = set()
-    for module in (PACKAGE / "peer").rglob("*.py"):
+    for module in [file for room in ASKS for file in (PACKAGE / room).rglob("*.py")]:
         imported, called = used(module)
         sending = SENDING | ({"answer"} if "shardcast.peer.session.answer" in imported else set())
         sent |= {function for function, names in called.items() if names & sending}
@@ -407,7 +409,7 @@ def test_no_request_goes_round_the_bounds() -> None:
     gc.collect()
     for module in PACKAGE.rglob("*.py"):
         name = module.relative_to(PACKAGE).as_posix()
-        if not name.startswith("server/"):
+        if not name.startswith(("server/", "blobs/server/")):
             imported, called = used(module)
             round_it = imported.union(*called.values()) & ROUND.keys()
             assert {one for one in round_it if name not in ROUND[one]} == set(), name

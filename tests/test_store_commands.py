@@ -18,14 +18,14 @@ from typing import Any
 
 import pytest
 
+from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.copy import Copied, copy, remote
+from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out
+from shardcast.blobs.maintenance.scrub import Pace, Scrub
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BadAnswer
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.nodes.copying import Copied, copy, remote
-from shardcast.peer.archive import Archive
-from shardcast.store.blobs.layout import OWN, Folder
-from shardcast.store.blobs.memory import BlobsInMemory
-from shardcast.store.blobs.scrubbing import Pace, Scrub
-from shardcast.store.blobs.set_aside import Quarantine, put_back, take_out
 from tests.support.archives import keep
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import command, environment, node, run

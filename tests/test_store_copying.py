@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.client.remote import RemoteStore
+from shardcast.blobs.copy import Copied, copy, remote
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.memory import BlobsInMemory
 from shardcast.errors import BadAnswer
-from shardcast.nodes.copying import Copied, copy, remote
-from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.memory import BlobsInMemory
 from tests.support.archives import keep
 from tests.support.hash_servers import listed, ours, started, theirs, uploading, wait
 from tests.support.legacy import DIRECTLY, peer_folder

@@ -17,19 +17,19 @@ from typing import Any
 import aiohttp
 import pytest
 
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.directory.quarantine import Quarantine
+from shardcast.blobs.maintenance import gc_roots as roots
+from shardcast.blobs.maintenance.scrub import REPAIRED, UNREADABLE, Scrub
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.server.archive_server import ArchiveNode
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
+from shardcast.blobs.union import BlobUnion
+from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import BlobCorrupt, LocalDiskError, StoreInaccessible
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.nodes.store_server import StoreServer, StoreSettings
 from shardcast.registry.directory import DirectoryBackend
 from shardcast.registry.stores import StoreSpec
-from shardcast.store.blobs import roots
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import OWN, Folder
-from shardcast.store.blobs.memory import BlobsInMemory
-from shardcast.store.blobs.scrubbing import REPAIRED, UNREADABLE, Scrub
-from shardcast.store.blobs.set_aside import Quarantine
-from shardcast.store.blobs.union import BlobUnion
-from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from tests.support.archives import archive, keep, parse_answer, pulled, pushed

@@ -20,16 +20,16 @@ from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardcast.blobs.access_stats import archive_folder, ledger_in
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.directory.marks import is_marked
+from shardcast.blobs.directory.quarantine import one_at_a_time
+from shardcast.blobs.maintenance import gc_roots as roots
+from shardcast.blobs.maintenance.gc import Collected, Collection
+from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
+from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.policy.collecting import Blob, Decision, Rules, decide
-from shardcast.store.blobs import roots
-from shardcast.store.blobs.collecting import Collected, Collection
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import OWN, Folder
-from shardcast.store.blobs.ledger import archive_folder, ledger_in
-from shardcast.store.blobs.marks import is_marked
-from shardcast.store.blobs.set_aside import one_at_a_time
 from tests.support.archives import http, parse_answer, pulled, pushed
 from tests.support.payloads import sha256
 from tests.support.processes import command, environment, origin, run
@@ -492,7 +492,7 @@ GRACE = 0.4
 PUTTING = """
 import asyncio, os, random, sys, time
 from pathlib import Path
-from shardcast.store.blobs.directory import BlobDirectory
+from shardcast.blobs.directory.directory import BlobDirectory
 
 async def main():
     root, seconds, grace, rng = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), random.Random(9)

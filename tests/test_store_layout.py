@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import FLAT, LAYOUTS, MARKER, PREFIX, Folder, decide, look_at, prepare
+from shardcast.blobs.server.archive_server import ArchiveNode
+from shardcast.blobs.server.hash_server import StoreServer, settings_from
 from shardcast.errors import UsageError
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.nodes.store_server import StoreServer, settings_from
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import FLAT, LAYOUTS, MARKER, PREFIX, Folder, decide, look_at, prepare
 from tests.support.archives import http
 from tests.support.payloads import sha256
 from tests.support.processes import run

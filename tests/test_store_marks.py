@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from shardcast.nodes.copying import Copied, copy
-from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.policy.collecting import Rules
-from shardcast.store.blobs.collecting import Collection
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import OWN, PREFIX, Folder
-from shardcast.store.blobs.marks import is_marked
-from shardcast.store.blobs.memory import BlobsInMemory
+from shardcast.blobs.copy import Copied, copy
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
+from shardcast.blobs.directory.marks import is_marked
+from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc_policy import Rules
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from tests.support.archives import http, keep
 from tests.support.stores import blob_file, content, fill
 from tests.test_store_gc import HOUR, collect
@@ -155,7 +155,7 @@ def of_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             raise PermissionError(1, os.strerror(1), path)
         chmod(path, *rest, **more)
 
-    monkeypatch.setattr("shardcast.store.blobs.layout.os.chmod", refuse)
+    monkeypatch.setattr("shardcast.blobs.directory.layout.os.chmod", refuse)
     return Path(file)
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.staging import staged
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.errors import LocalDiskError
-from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.incoming import Incoming
-from shardcast.store.blobs.layout import OWN
-from shardcast.store.blobs.staging import staged
 from tests.support.blob_stores import digest_of
 from tests.support.hash_servers import ask
 

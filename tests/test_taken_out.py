@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from shardcast import filesystem
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.quarantine import Quarantine, one_at_a_time, take_out
+from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.filesystem import temporary_name
-from shardcast.policy.collecting import Rules
-from shardcast.store.blobs.collecting import Collection
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import OWN
-from shardcast.store.blobs.set_aside import Quarantine, one_at_a_time, take_out
 from tests.support.small_disks import small_disk
 
 BLOB = b"a blob"

@@ -17,12 +17,12 @@ from pathlib import Path
 import click
 import pytest
 
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.maintenance import gc_roots as roots
+from shardcast.blobs.server.status_file import StatusFile
 from shardcast.cli.main import shardcast
 from shardcast.cli.streams import guard_streams
-from shardcast.nodes.status_file import StatusFile
 from shardcast.store import pins
-from shardcast.store.blobs import roots
-from shardcast.store.blobs.directory import BlobDirectory
 from shardcast.store.data_dir import DataDir
 from tests.support import processes
 from tests.support.blob_stores import digest_of

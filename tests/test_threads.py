@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles
 from shardcast.protocol.manifest import Shard
 from shardcast.protocol.manifest_reader import ManifestError, ManifestReader
 from shardcast.store import removing
-from shardcast.store.blobs.verifying import Verified, VerifiedFiles
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.landing import Landing

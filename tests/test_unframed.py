@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blobs.memory import BlobsInMemory
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.server.archive_server import ArchiveNode
 from tests.support.archives import Failing, archive, keep, parse_answer, pulled
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import origin

@@ -9,6 +9,7 @@ from random import Random
 
 import pytest
 
+from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import (
     BadAnswer,
     NoServerReachable,
@@ -21,7 +22,6 @@ from shardcast.errors import (
 from shardcast.nodes.client import Client
 from shardcast.peer.failures import broken_error, refused_error, status_error
 from shardcast.peer.peer import Peer
-from shardcast.peer.remote_store import RemoteStore
 from shardcast.peer.session import open_session
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile

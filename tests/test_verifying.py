@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardcast.blobs.directory.compression import Check
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.file import BlobFile
+from shardcast.blobs.directory.reading_ahead import PART, parts
+from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles, same_looks
 from shardcast.errors import BlobCorrupt
-from shardcast.store.blobs.codings import Check
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.file import BlobFile
-from shardcast.store.blobs.reading_ahead import PART, parts
-from shardcast.store.blobs.verifying import Verified, VerifiedFiles, same_looks
 from tests.support.blob_stores import digest_of
 
 SIZE = (40 << 20) + 1

@@ -10,9 +10,9 @@ from contextlib import aclosing
 
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
+from shardcast.blobs.client import archive as peer
+from shardcast.blobs.framing import MAX_KEYS
 from shardcast.constants import HTTP_TIMEOUT
-from shardcast.framing import MAX_KEYS
-from shardcast.peer import archive as peer
 from shardcast.peer.session import open_session
 
 _AHEAD = 4
@@ -23,7 +23,7 @@ _LOOK = 0.2
 
 class Archive:
     """Pulls blobs from an archive, Casa's or ours, and pushes them; the blocking form of
-    ``shardcast.peer.archive.Archive``::
+    ``shardcast.blobs.client.archive.Archive``::
 
         archive = Archive("https://casa.example.org")
         for key, blob in archive.pull({key: length}):

@@ -28,8 +28,8 @@ _COMMANDS = {
 }
 
 
-_MODULES = {"unpin": "pin", "serve": "store"}
-"""Where a command lives that has no module of its own."""
+_MODULES = {"unpin": "pin", "store": "blobs.store", "serve": "blobs.store", "archive": "blobs.archive"}
+"""Where a command lives that has no module of its name here."""
 
 
 class _Lazy(click.Group):

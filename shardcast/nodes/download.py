@@ -23,9 +23,9 @@ from shardcast.peer.peer import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import FILE, Header
 from shardcast.protocol.wire import version_number
+from shardcast.store.interfaces import Confirm
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
-from shardcast.store.shelf import Confirm
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.transfer import Transfer
 from shardcast.upstream.follow import Following

@@ -13,6 +13,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shardcast.blobs.server.shards import add_shards_by_digest
+from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.concurrency import beside, cancel
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
@@ -32,7 +34,6 @@ from shardcast.protocol.wire import version_name, version_number
 from shardcast.server.application import application, listening, listening_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
-from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.downstream import Below
 from shardcast.server.routes.below import add_below
 from shardcast.server.routes.feed import add_feed
@@ -40,7 +41,6 @@ from shardcast.server.routes.health import add_health
 from shardcast.server.routes.lease import add_lease
 from shardcast.server.routes.pins import add_pins
 from shardcast.server.routes.versions import add_versions
-from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.follow import Following
 from shardcast.upstream.leaving import NothingComes, if_withdrawn, unless

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shardcast.blobs.server.shards import add_shards_by_digest
+from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
@@ -21,7 +23,6 @@ from shardcast.protocol.feed import Place
 from shardcast.server.application import application, listening, listening_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
-from shardcast.server.doors.shards_by_digest import add_shards_by_digest
 from shardcast.server.downstream import Below
 from shardcast.server.routes.below import add_below
 from shardcast.server.routes.feed import add_feed
@@ -32,7 +33,6 @@ from shardcast.server.routes.publish import add_publish
 from shardcast.server.routes.versions import add_versions
 from shardcast.server.routes.waiting import add_waiting
 from shardcast.server.routes.withdraw import add_withdraw
-from shardcast.store.blobs.versions import VersionBlobs
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)

@@ -28,11 +28,10 @@ from shardcast.protocol.wire import (
 )
 from shardcast.server.bounds import bounds_of
 from shardcast.server.writing import UNBUFFERED, write
-from shardcast.store.blobs.contract import BlobReader
-from shardcast.store.blobs.faults import is_of_file, says_absent
+from shardcast.store.file_errors import is_of_file, says_absent
 from shardcast.store.holds import Reader
+from shardcast.store.interfaces import BlobReader, Span
 from shardcast.store.landing import Landing
-from shardcast.store.shelf import Span
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, Shard, complete, piece_size_for
 from shardcast.sharding.chunks import CHUNK_SIZE
 from shardcast.sharding.publication import Cancelled
-from shardcast.store.shelf import Span
+from shardcast.store.interfaces import Span
 
 
 class Survey:

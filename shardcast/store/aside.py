@@ -34,11 +34,11 @@ from shardcast.protocol.wire import matches, version_name
 from shardcast.store.completed import Complete, read_complete
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
+from shardcast.store.interfaces import Span
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.recovery import check
 from shardcast.store.removing import bury
-from shardcast.store.shelf import Span
 from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)

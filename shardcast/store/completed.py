@@ -12,7 +12,7 @@ from shardcast.protocol.distribution import Listing, write
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
-from shardcast.store.shelf import Span
+from shardcast.store.interfaces import Span
 from shardcast.store.verified import Verified, looks_of
 from shardcast.store.version_place import VersionPlace
 

@@ -34,11 +34,11 @@ from shardcast.store.bell import Bell
 from shardcast.store.disk_usage import space_of, taken_by
 from shardcast.store.gate import Gate
 from shardcast.store.hooks import OpenVersionHooks
+from shardcast.store.interfaces import Confirm, Span
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
-from shardcast.store.shelf import Confirm, Span
 from shardcast.store.verified import Verified, looks_in, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
 

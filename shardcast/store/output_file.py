@@ -12,10 +12,10 @@ from pathlib import Path
 from shardcast.digest import PIECE_DIGEST_SIZE, piece_digest
 from shardcast.filesystem import close, disk_errors, make_folder, replace
 from shardcast.protocol.manifest import Manifest, Shard
+from shardcast.store.interfaces import Confirm
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seeds
-from shardcast.store.shelf import Confirm
 
 _SAMPLES = 16
 """Pieces of another file that are looked at to see whether any of it can serve again."""

@@ -17,11 +17,11 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.events import Events
 from shardcast.store.holds import LEASE, READ, Holds, Reader
+from shardcast.store.interfaces import Span
 from shardcast.store.landing import Landing
 from shardcast.store.line_record import LineRecord
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
-from shardcast.store.shelf import Span
 
 log = logging.getLogger(__name__)
 

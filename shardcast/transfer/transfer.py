@@ -14,9 +14,9 @@ from shardcast.errors import IntegrityError, LocalLimit
 from shardcast.peer.peer import Peer
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.sharding.payload_hasher import Survey
+from shardcast.store.interfaces import Filling
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.store.shelf import Filling
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.payload_digest import hash_whole
 from shardcast.transfer.ranges import Arriving, Claim, News

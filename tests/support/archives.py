@@ -10,11 +10,11 @@ from typing import Any
 
 import aiohttp
 
+from shardcast.blobs.framing import write_length, write_pull
+from shardcast.blobs.interface import BlobStore
+from shardcast.blobs.memory import BlobsInMemory, BytesReader
+from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BlobCorrupt
-from shardcast.framing import write_length, write_pull
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.store.blobs.contract import BlobStore
-from shardcast.store.blobs.memory import BlobsInMemory, BytesReader
 from tests.support.payloads import sha256
 
 

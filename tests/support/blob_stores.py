@@ -9,11 +9,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.nodes.mirror import ReadThrough
-from shardcast.store.blobs.contract import BlobStore
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.memory import BlobsInMemory
-from shardcast.store.blobs.union import BlobUnion
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.interface import BlobStore
+from shardcast.blobs.memory import BlobsInMemory
+from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.union import BlobUnion
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shardcast.store.blobs.layout import MARKER, OWN, SUFFIXES
+from shardcast.blobs.directory.layout import MARKER, OWN, SUFFIXES
 from tests.support.payloads import sha256
 from tests.support.processes import environment
 
@@ -48,7 +48,8 @@ def random_blobs(seed: int, count: int, most: int = 3000) -> list[bytes]:
 
 _MANY = """
 import json, os, signal, sys
-from shardcast.cli import main, store
+from shardcast.cli import main
+from shardcast.cli.blobs import store
 outcomes = []
 for words in json.load(sys.stdin):
     child = os.fork()

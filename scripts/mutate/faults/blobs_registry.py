@@ -5,7 +5,7 @@ from __future__ import annotations
 from fault import Fault
 
 GC = "shardcast/registry/gc.py"
-VERIFYING = "shardcast/store/blobs/verifying.py"
+VERIFYING = "shardcast/blobs/directory/verify_cache.py"
 
 FAULTS = [
     Fault(
@@ -102,21 +102,21 @@ FAULTS = [
     ),
     Fault(
         name="each-request-hashes-for-itself",
-        file="shardcast/store/blobs/hashing.py",
+        file="shardcast/blobs/directory/hashing.py",
         old="flight = self._flights.get(place)",
         new="flight = None",
         tests=["tests/test_hang_ups.py::test_shard_is_hashed_once_for_all_who_ask"],
     ),
     Fault(
         name="incoming-is-not-made-again",
-        file="shardcast/store/blobs/incoming.py",
+        file="shardcast/blobs/directory/blob_writer.py",
         old="if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):",
         new="if True:",
         tests=["tests/test_swept.py"],
     ),
     Fault(
         name="damaged-ledger-is-kept",
-        file="shardcast/store/blobs/ledger.py",
+        file="shardcast/blobs/access_stats.py",
         old="self._put_aside()",
         new="pass",
         tests=["tests/test_archive_disks.py"],

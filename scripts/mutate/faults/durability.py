@@ -10,10 +10,10 @@ DATA_DIR = "shardcast/store/data_dir.py"
 LINE_CHANGE = "shardcast/store/line_change.py"
 OUTPUT = "shardcast/store/output_file.py"
 FILLED = "shardcast/store/filled.py"
-INCOMING = "shardcast/store/blobs/incoming.py"
-STAGING = "shardcast/store/blobs/staging.py"
-BLOBS = "shardcast/store/blobs/directory.py"
-SET_ASIDE = "shardcast/store/blobs/set_aside.py"
+INCOMING = "shardcast/blobs/directory/blob_writer.py"
+STAGING = "shardcast/blobs/directory/staging.py"
+BLOBS = "shardcast/blobs/directory/directory.py"
+SET_ASIDE = "shardcast/blobs/directory/quarantine.py"
 REGISTRY = "shardcast/registry/directory.py"
 
 VERSIONS = ("tests/test_power_cuts.py",)
@@ -224,7 +224,7 @@ FAULTS = [
     ),
     Fault(
         name="trash is not synced",
-        file="shardcast/store/blobs/collecting.py",
+        file="shardcast/blobs/maintenance/gc.py",
         old="make_folder(self._trash)",
         new="self._trash.mkdir(exist_ok=True)",
         explained="names in it are not synced either: what a cut loses there, nobody referred to",
@@ -232,7 +232,7 @@ FAULTS = [
     ),
     Fault(
         name="quarantine is not synced",
-        file="shardcast/store/blobs/layout.py",
+        file="shardcast/blobs/directory/layout.py",
         old="    make_folder(place)\n",
         new="    place.mkdir(parents=True, exist_ok=True)\n",
         tests=STORES,

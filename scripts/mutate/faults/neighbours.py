@@ -44,7 +44,7 @@ FAULTS = [
     ),
     Fault(
         name="server-that-others-overtook-is-asked-again-at-once",
-        file="shardcast/nodes/mirror.py",
+        file="shardcast/blobs/mirror.py",
         old="dict.fromkeys(under_way, self._clock() + _LEFT_ALONE)",
         new="{}",
         tests=["tests/test_slow_neighbours.py"],

@@ -15,7 +15,7 @@ from shardcast.protocol.wire import FEED_PATH, NDJSON
 from shardcast.server.application import notice_death
 from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.events import Events
-from shardcast.store.shelf import Shelf
+from shardcast.store.interfaces import Shelf
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from shardcast.plain_text import short_name
 from shardcast.protocol.wire import NDJSON, VERSION_PATTERN
 from shardcast.server.application import notice_death
 from shardcast.server.writing import UNBUFFERED, write
-from shardcast.store.shelf import Shelf
+from shardcast.store.interfaces import Shelf
 
 log = logging.getLogger(__name__)
 

@@ -25,8 +25,8 @@ from shardcast.protocol.wire import (
 )
 from shardcast.server.sending import send_landing, send_span
 from shardcast.server.writing import PORTION, UNBUFFERED, write
+from shardcast.store.interfaces import Shelf
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.store.shelf import Shelf
 
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}
 _SHARD_PATTERN = r"shard_[0-9]{3,7}\.bin"

@@ -9,10 +9,10 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
+from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.server.archive_server import ArchiveNode
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK, NOT_OFFERED, OTHER_FAILURE
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.store.blobs.layout import OWN
 from tests.support.faults import registry
 from tests.support.faults.cells import Operation
 from tests.support.faults.process import Nodes, Outcome, Running, command, outcome_of

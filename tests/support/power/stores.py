@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from shardcast.nodes.archive import ArchiveNode
-from shardcast.nodes.store_server import StoreServer, StoreSettings
-from shardcast.policy.collecting import Rules
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import MARKER, PREFIX
+from shardcast.blobs.directory.marks import is_marked
+from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out
+from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc_policy import Rules
+from shardcast.blobs.maintenance.scrub import Scrub
+from shardcast.blobs.server.archive_server import ArchiveNode
+from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.registry import gc
-from shardcast.store.blobs.collecting import Collection
-from shardcast.store.blobs.directory import BlobDirectory
-from shardcast.store.blobs.layout import MARKER, PREFIX
-from shardcast.store.blobs.marks import is_marked
-from shardcast.store.blobs.scrubbing import Scrub
-from shardcast.store.blobs.set_aside import Quarantine, put_back, take_out
 from tests.support.archives import http, keep, pushed
 from tests.support.payloads import sha256
 from tests.support.power.working import DAY, blob, made, mark, registry, work

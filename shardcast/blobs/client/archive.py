@@ -1,0 +1,313 @@
+"""An archive as typed calls: pull many blobs in one request, push many.
+
+Nothing that comes is trusted: no more is read than was asked for, and each blob is checked before it counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from io import BufferedRandom
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import aiohttp
+
+from shardcast.addresses import server_url
+from shardcast.blobs.framing import (
+    MAX_KEYS,
+    MAX_LENGTH,
+    FramingError,
+    Part,
+    PullReader,
+    WrongContent,
+    write_length,
+    write_pull,
+)
+from shardcast.constants import HTTP_TIMEOUT
+from shardcast.digest import is_digest
+from shardcast.errors import (
+    BadAnswer,
+    PayloadChanged,
+    PayloadMissing,
+    PeerError,
+    ServerLacks,
+    UsageError,
+    WrongBytes,
+)
+from shardcast.filesystem import disk_errors
+from shardcast.peer.failures import refused_error
+from shardcast.peer.pace import PORTION, Upload, paced
+from shardcast.peer.session import Session, answer
+from shardcast.protocol.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
+
+Blob = bytes | bytearray | memoryview | Path | BufferedRandom
+"""What can be pushed: bytes, or a file, by its path or open."""
+
+_NO_ARCHIVE = frozenset({404, 405, 501})
+"""Statuses of servers that know of no pulls."""
+_KEPT_BLOBS, _KEPT_BYTES = 50, 5_000_000
+"""Blobs and bytes that a busy archive keeps in a second; it answers a push when it has kept all of it."""
+_CHUNK = 1 << 20
+
+
+class Archive:
+    """One archive: Casa, or a shardcast archive.
+
+    Attributes:
+        url: its base URL.
+        node_id: what a shardcast archive calls itself; None for others, or before it answered.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        session: Session,
+        token: str | None = None,
+        keys_per_request: int = MAX_KEYS,
+        timeout: float = HTTP_TIMEOUT,
+    ) -> None:
+        """``token``: what it takes to push beside the port. ``timeout``: seconds without progress.
+
+        Raises:
+            UsageError: that is no address, or no number of keys that an archive takes.
+        """
+        if not 1 <= keys_per_request <= MAX_KEYS:
+            raise UsageError(f"{keys_per_request} keys in a request; it can be 1 to {MAX_KEYS}")
+        self.url = server_url(url)
+        self.node_id: str | None = None
+        self._http = session.http
+        self._token = token
+        self._keys = keys_per_request
+        self._timeout = timeout
+
+    async def pull(self, wanted: Mapping[str, int]) -> AsyncGenerator[tuple[str, bytes], None]:
+        """The blobs of these keys (64 hex digits) and lengths that the archive has, in any order; the others
+        are left out. Several requests are made where there are many keys, one after the other. Of the blobs,
+        no more than one, and what comes in one go, are in memory.
+
+        Raises:
+            UsageError: something is no key, or no length.
+            WrongBytes: a blob is not what its key says.
+            PeerError: the archive can't be asked, or the answer is wrong.
+        """
+        async with aclosing(self.pull_some(wanted)) as batches:
+            async for batch in batches:
+                for one in batch:
+                    yield one
+
+    async def pull_some(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
+        """``pull``, in lists of those that came in one go."""
+        pairs = iter(_checked(wanted).items())
+        while some := dict(islice(pairs, self._keys)):
+            parts: list[bytes] = []
+            async with aclosing(self.parts(some)) as answers:
+                async for batch in answers:
+                    whole = []
+                    for part in batch:
+                        parts.append(bytes(part.data))
+                        if part.last:
+                            whole.append((part.key, parts[0] if len(parts) == 1 else b"".join(parts)))
+                            parts = []
+                    if whole:
+                        yield whole
+
+    async def parts(
+        self, wanted: Mapping[str, int], via: Sequence[str] = ()
+    ) -> AsyncGenerator[list[Part], None]:
+        """One request; the parts of blobs as they come. A blob is right when its last part has come.
+
+        Raises:
+            ServerLacks: it is no archive.
+            WrongBytes: a blob is not what its key says.
+            PeerError: the archive can't be asked, or the answer is wrong.
+        """
+        what, reader = f"POST {PULL_PATH}", PullReader(wanted)
+        headers = {"Content-Type": BYTES} | ({VIA: ", ".join(via)} if via else {})
+        body = write_pull(wanted.items())
+        async with answer(self._http, self.url, PULL_PATH, "POST", headers, self._timeout, body) as response:
+            self.node_id = response.headers.get(NODE_ID)
+            if response.status in _NO_ARCHIVE:
+                raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
+            if response.status != 200:
+                raise refused_error(self.url, what, response.status, response.headers, response.reason)
+            async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
+                async for chunk in chunks:
+                    right: list[Part] = []
+                    failure: PeerError | None = None
+                    try:
+                        right.extend(reader.feed(chunk))  # what came before something wrong is in it, too
+                    except WrongContent as error:
+                        failure = WrongBytes(self.url, f"{what}: {error}", error.key)
+                    except FramingError as error:
+                        failure = BadAnswer(self.url, f"{what}: {error}")
+                    yield right
+                    if failure:
+                        raise failure
+            try:
+                reader.end()
+            except FramingError as error:
+                raise BadAnswer(self.url, f"{what}: {error}") from None
+
+    async def push(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> list[str]:
+        """Put blobs, bytes or files, in one request: all of them, or none. Returns their keys, in order.
+        Files are read as they go out.
+
+        Raises:
+            PayloadMissing, LocalDiskError: a file can't be read.
+            PayloadChanged: one became shorter or longer meanwhile, or does not end where its size says.
+            PeerError: the archive can't be reached, or doesn't take them.
+        """
+        sending, headers = _Sending(blobs), {"Content-Type": BYTES}
+        if self._token:
+            headers["Authorization"] = f"Bearer {self._token}"
+        body = Upload(sending.body(), sending.keeping)
+        try:
+            async with answer(
+                self._http, self.url, PUSH_PATH, "POST", headers, self._timeout, body
+            ) as response:
+                self.node_id = response.headers.get(NODE_ID)
+                self._check_pushed(response)
+        except PeerError:
+            if sending.failure:  # that a file can't be read is why the request failed
+                raise sending.failure from None
+            raise
+        if sending.failure:
+            raise sending.failure
+        return sending.keys
+
+    def _check_pushed(self, response: aiohttp.ClientResponse) -> None:
+        """
+        Raises:
+            PeerError: it was not taken.
+        """
+        what = f"POST {PUSH_PATH}"
+        if response.status in (401, 403):
+            raise BadAnswer(
+                self.url,
+                f"{what}: {response.status}: pushing is not allowed there; "
+                "use the archive's authorized port, or a token",
+            )
+        if response.status != 200:
+            raise refused_error(self.url, what, response.status, response.headers, response.reason)
+
+
+class _Sending:
+    """The body of a push.
+
+    Attributes:
+        keys: of the blobs that have gone out.
+        failure: why there is no more of it.
+    """
+
+    def __init__(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> None:
+        self.keys: list[str] = []
+        self.failure: BaseException | None = None
+        self._blobs = blobs
+        self._size: int | None = None  # of all, once all went out
+
+    def keeping(self) -> float:
+        """Return the seconds that may pass until what went out is kept."""
+        return 0.0 if self._size is None else len(self.keys) / _KEPT_BLOBS + self._size / _KEPT_BYTES
+
+    async def body(self) -> AsyncGenerator[bytes, None]:
+        gathered, size = bytearray(), 0
+        try:
+            async with aclosing(self._frames()) as frames:
+                async for frame in frames:
+                    gathered += frame
+                    size += len(frame)
+                    if len(gathered) >= PORTION:
+                        yield bytes(gathered)
+                        gathered.clear()
+            if gathered:
+                yield bytes(gathered)
+            self._size = size
+        except (GeneratorExit, asyncio.CancelledError):  # nobody wants the rest
+            raise
+        except BaseException as error:
+            self.failure = error
+            raise
+
+    async def _frames(self) -> AsyncGenerator[bytes | memoryview, None]:
+        blobs = self._blobs
+        async with aclosing(_in_turn(blobs)) as each:
+            async for blob in each:
+                hasher = hashlib.sha256()
+                async with aclosing(_parts(blob)) as parts:
+                    async for part in parts:
+                        if not isinstance(part, int):
+                            hasher.update(part)
+                            yield part
+                        else:
+                            yield write_length(part)
+                self.keys.append(hasher.hexdigest())
+
+
+async def _in_turn(blobs: Iterable[Blob] | AsyncIterable[Blob]) -> AsyncGenerator[Blob, None]:
+    if isinstance(blobs, AsyncIterable):
+        async for blob in blobs:
+            yield blob
+    else:
+        for blob in blobs:
+            yield blob
+
+
+def _parts(blob: Blob) -> AsyncGenerator[int | bytes | memoryview, None]:
+    if isinstance(blob, BufferedRandom):
+        return _read(blob, Path(str(blob.name)))
+    return _open(blob) if isinstance(blob, Path) else _cut(blob)
+
+
+async def _cut(
+    blob: bytes | bytearray | memoryview,
+) -> AsyncGenerator[int | bytes | memoryview, None]:
+    """The length of a blob, and its bytes."""
+    view = memoryview(blob).cast("B")
+    yield len(view)
+    for start in range(0, len(view), _CHUNK):
+        yield view[start : start + _CHUNK]
+
+
+async def _open(path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
+    """The same of a file."""
+    if not path.exists():
+        raise PayloadMissing(f"there is no {path} to push")
+    with disk_errors("could not read", path), path.open("rb") as file:
+        async with aclosing(_read(file, path)) as parts:
+            async for part in parts:
+                yield part
+
+
+async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
+    with disk_errors("could not read", path):
+        file.flush()
+        left = os.fstat(file.fileno()).st_size  # a file in /proc has no end to seek
+        file.seek(0)
+        yield left
+        while left:
+            data = await asyncio.to_thread(file.read, min(_CHUNK, left))
+            if not data:
+                raise PayloadChanged(f"{path} became shorter while it was pushed; push it again")
+            left -= len(data)
+            yield data
+        if await asyncio.to_thread(file.read, 1):  # it is made as it is read, or it grew
+            raise PayloadChanged(f"{path} has more bytes than its size says; push it again once it is whole")
+
+
+def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
+    """
+    Raises:
+        UsageError: something is no key, or no length.
+    """
+    checked = {str(key).lower(): length for key, length in wanted.items()}
+    for key, length in checked.items():
+        if not is_digest(key):
+            raise UsageError(f"{key!r} is no key; that is the 64 hex digits of a SHA-256")
+        if type(length) is not int or not 0 <= length <= MAX_LENGTH:
+            raise UsageError(f"{length!r} is no length of {key}; that is its bytes")
+    return checked

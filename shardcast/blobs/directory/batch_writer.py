@@ -1,0 +1,71 @@
+"""Blobs that come in parts ─▶ a store: small ones several at a time, since each waits for the disk."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from shardcast.blobs.framing import Part
+from shardcast.blobs.interface import BlobStore, BlobWriter
+from shardcast.concurrency import cancel
+
+_SMALL = 1 << 20
+"""Bytes of a blob that is held in memory until it is whole."""
+_AT_ONCE = 8
+
+
+class Putting:
+    """Puts what comes, while it is entered; all of it is kept when it is left, but for a blob that isn't
+    whole then. What ``BlobWriter`` raises comes when a later part is taken, or at the end."""
+
+    def __init__(self, store: BlobStore, kept: Callable[[str, int], None]) -> None:
+        """``kept`` is told of each blob that is: its digest and length."""
+        self._store = store
+        self._kept = kept
+        self._gathered = bytearray()
+        self._stack = AsyncExitStack()
+        self._writer: BlobWriter | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Putting:
+        return self
+
+    async def take(self, part: Part) -> None:
+        """Take the next part."""
+        if part.length <= _SMALL:
+            self._gathered += part.data
+            if part.last:
+                blob = bytes(self._gathered)
+                self._gathered.clear()
+                if len(self._tasks) >= _AT_ONCE:
+                    await self._wait(asyncio.FIRST_COMPLETED)
+                self._tasks.add(asyncio.ensure_future(self._put(part.key, blob)))
+            return
+        if self._writer is None:
+            self._writer = await self._stack.enter_async_context(self._store.put(part.key or None))
+        await self._writer.write(part.data)
+        if part.last:
+            digest = await self._writer.commit()
+            await self._stack.aclose()
+            self._writer = None
+            self._kept(digest, part.length)
+
+    async def _put(self, key: str, blob: bytes) -> None:
+        async with self._store.put(key or None) as writer:
+            if blob:
+                await writer.write(blob)
+            self._kept(await writer.commit(), len(blob))
+
+    async def _wait(self, until: str) -> None:
+        done, self._tasks = await asyncio.wait(self._tasks, return_when=until)
+        for task in done:
+            task.result()
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._stack.aclose()
+            while self._tasks:  # also when something else went wrong: these are whole
+                await self._wait(asyncio.ALL_COMPLETED)
+        finally:
+            await cancel(self._tasks)

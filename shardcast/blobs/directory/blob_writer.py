@@ -1,0 +1,348 @@
+"""Blobs that are arriving: temporary files, which disappear with the process that they are arriving in."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from shardcast.ages import age_of
+from shardcast.blobs.directory.compression import Check, Malformed
+from shardcast.blobs.directory.layout import FINAL, OWN, Folder, share
+from shardcast.blobs.directory.marks import note_put
+from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles
+from shardcast.constants import LOCK_WAIT
+from shardcast.errors import IntegrityError
+from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
+from shardcast.filesystem import (
+    PART,
+    close,
+    create_private,
+    disk_errors,
+    give_name,
+    is_at,
+    remove_tree,
+    sync_folder,
+    write_all,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+SMALL = 64 << 10
+"""Bytes up to which a blob is handled in the event loop: handing it to a thread would take longer."""
+_PIECE = 1 << 20
+"""Bytes that are hashed and written at a time."""
+_SLOW = 0.002
+"""Seconds for a small blob from which on they are kept in threads, several at a time."""
+_LOCK = "lock"
+_STALE = 86400.0
+"""Seconds without a change after which a folder is taken for a dead process's where no lock tells."""
+
+
+class Incoming:
+    """A process's own folder for temporary files in a directory of blobs. The folders of processes that have
+    ended, which nobody has locked, are removed. One that somebody removed, or its lock, is made again."""
+
+    def __init__(self, root: str, prepare: Callable[[], object] = lambda: None) -> None:
+        """``prepare`` is called before the folder is made, now and again.
+
+        Raises:
+            LocalDiskError: it can't be made.
+        """
+        self._root, self._prepare = Path(root), prepare
+        self._numbers = itertools.count(1)
+        self._lock = -1
+        self._folder = self._root
+        self._making = threading.Lock()
+        self._slow = False
+        self._left: list[Path] = []
+        self._certain: set[str] = set()
+        with disk_errors("could not prepare to put blobs into", self._root):
+            self._make()
+
+    def _make(self) -> None:
+        """
+        Raises:
+            OSError, LocalDiskError: it can't be made.
+        """
+        self._prepare()
+        place = self._root / OWN / "incoming"
+        place.mkdir(parents=True, exist_ok=True)
+        share(str(place.parent))
+        share(str(place))
+        with locked(place / _LOCK, LOCK_WAIT):
+            dead = _dead(place)
+            folder = place / secrets.token_hex(8)
+            folder.mkdir()
+            _, lock = _try_lock(folder)
+        self._folder, self._lock = folder, lock
+        for one, its_lock in dead:  # nobody else removes it: we have it locked
+            remove_tree(one)
+            close(its_lock)
+
+    def _make_again(self) -> None:
+        """Make it again, where somebody removed it, or the lock that tells others that it is in use."""
+        with self._making:
+            if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
+                return
+            log.warning("%s was removed, and is made again", self._folder)
+            before, lock = self._folder, self._lock
+            self._make()
+            self._left.append(before)  # what is arriving there may still come to its end
+            close(lock)
+
+    def create(self) -> tuple[str, int]:
+        """Make a temporary file; its name, which nobody has, and its descriptor.
+
+        Raises:
+            OSError, LocalDiskError: it can't be made.
+        """
+        return self._with_new_name(create_private)
+
+    def create_folder(self) -> Path:
+        """Make a temporary folder, to be removed by ``remove_folder``.
+
+        Raises:
+            OSError, LocalDiskError: it can't be made.
+        """
+        name, _ = self._with_new_name(os.mkdir)
+        return Path(name)
+
+    def _with_new_name(self, make: Callable[[str], T]) -> tuple[str, T]:
+        self._make_again()
+        try:
+            name = self._new_name()
+            return name, make(name)
+        except FileNotFoundError:  # it went in this very moment
+            self._make_again()
+            name = self._new_name()
+            return name, make(name)
+
+    def _new_name(self) -> str:
+        return f"{self._folder}/{next(self._numbers)}{PART}"
+
+    def make_parent(self, folder: Folder, digest: str) -> None:
+        """Make the folder of a blob's file, durably. Its name is synced once, whoever made it: another thread
+        or process may not have come to that yet.
+
+        Raises:
+            OSError: it can't be made.
+        """
+        parent = folder.parent(digest)
+        if folder.make_parent(digest) or parent not in self._certain:
+            sync_folder(Path(folder.root))
+            self._certain.add(parent)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """Put a few bytes under a name in one step; blocks on the disk.
+
+        Raises:
+            OSError: they can't be kept.
+        """
+        name, descriptor = self.create()
+        part = Path(name)
+        try:
+            write_all(descriptor, data)
+            os.fsync(descriptor)
+            give_name(descriptor, part, path, durable=False, mode=FINAL)
+        finally:
+            close(descriptor)
+
+    def is_quick(self, size: int) -> bool:
+        """Whether so many bytes are kept sooner in the event loop than a thread is told to."""
+        return size <= SMALL and not self._slow
+
+    def took(self, size: int, seconds: float) -> None:
+        """So many bytes were made durable in so many seconds."""
+        if size <= SMALL:
+            self._slow = seconds > _SLOW
+
+    def remove_folder(self, place: Path) -> None:
+        """Remove a folder that got a name here; blocks on the disk. What can't be removed is tried again with
+        the next one."""
+        left, self._left = [*self._left, place], []
+        self._left += [one for one in left if not remove_tree(one)]
+
+    def close(self) -> None:
+        for one in (*self._left, self._folder):
+            remove_tree(one)  # the next who starts removes what is left
+        if self._lock >= 0:
+            close(self._lock)
+            self._lock = -1
+
+
+def _try_lock(folder: Path) -> tuple[Lock, int]:
+    """Try to lock a process's folder; the lock is held as long as the descriptor is open."""
+    descriptor = open_lock_file(folder / _LOCK)
+    try:
+        return try_lock(descriptor), descriptor
+    except BaseException:
+        close(descriptor)
+        raise
+
+
+def _dead(place: Path) -> list[tuple[Path, int]]:
+    """Return the folders that belong to no living process, with the descriptors that lock them. Where a lock
+    doesn't tell, as without locks and over a network, those count in which nothing changed for a day."""
+    found: list[tuple[Path, int]] = []
+    for folder in place.iterdir():
+        if not folder.is_dir():
+            continue
+        try:
+            lock, descriptor = _try_lock(folder)
+        except PermissionError:
+            log.debug("left %s alone, another user's", folder)
+            continue
+        except OSError as error:
+            log.warning("could not look into %s: %s", folder, error.strerror)
+            continue
+        if lock is Lock.HELD or not ((lock is Lock.TAKEN and is_local(descriptor)) or _is_stale(folder)):
+            close(descriptor)
+        else:
+            found.append((folder, descriptor))
+    return found
+
+
+def _is_stale(folder: Path) -> bool:
+    try:
+        return (
+            min(age_of(one, one.stat()) for one in (folder, *folder.iterdir()) if one.name != _LOCK) > _STALE
+        )
+    except OSError:  # its process is at work just now
+        return False
+
+
+class FileWriter:
+    """A blob that is being put into a folder (a ``BlobWriter``). What comes is hashed and written in a thread
+    while more comes; a small one is not written before it is whole."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        incoming: Incoming,
+        verified: VerifiedFiles,
+        algorithm: str,
+        digest: str | None,
+        coding: str | None,
+        after: Callable[[str, int], None],
+    ) -> None:
+        """``after(digest, length)`` is called, in a thread or not, when the file has its name."""
+        self._folder, self._incoming, self._verified = folder, incoming, verified
+        self._digest, self._coding, self._after = digest, coding, after
+        self._algorithm = algorithm
+        self._check = Check(algorithm, coding)
+        self._gathered: list[bytes | memoryview] = []
+        self._waiting = 0  # bytes of what is gathered
+        self._part = ""
+        self._descriptor = -1
+        self._size = 0
+        self._under_way: asyncio.Future[Any] | None = None
+
+    async def write(self, data: bytes | memoryview, /) -> None:
+        self._gathered.append(data)
+        self._waiting += len(data)
+        if self._waiting >= _PIECE:
+            await self._settle()
+            piece, self._gathered, self._waiting = self._gathered, [], 0
+            self._under_way = asyncio.ensure_future(asyncio.to_thread(self._take, piece))
+
+    async def commit(self) -> str:
+        await self._settle()
+        size, begun = self._size + self._waiting, time.perf_counter()
+        if self._incoming.is_quick(size):
+            digest = self._finish()
+        else:
+            finishing = asyncio.ensure_future(asyncio.to_thread(self._finish))
+            self._under_way = finishing
+            digest = await asyncio.shield(finishing)
+        self._incoming.took(size, time.perf_counter() - begun)
+        return digest
+
+    async def abandon(self) -> None:
+        """Leave nothing behind, unless it was kept."""
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+        if self._descriptor >= 0:
+            close(self._descriptor)
+            self._descriptor = -1
+        if self._part:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._part)  # noqa: PTH108
+
+    async def _settle(self) -> None:
+        """
+        Raises:
+            LocalDiskError: what came so far can't be kept.
+            IntegrityError: it is not of its coding.
+        """
+        if self._under_way is not None:
+            await asyncio.wait([self._under_way])
+            under_way, self._under_way = self._under_way, None
+            under_way.result()
+
+    def _take(self, piece: list[bytes | memoryview]) -> None:
+        with disk_errors("could not keep a blob in", Path(self._folder.root)):
+            if self._descriptor < 0:
+                self._part, self._descriptor = self._incoming.create()
+            for part in piece:
+                try:
+                    self._check.update(part)
+                except Malformed as error:
+                    raise _malformed(error) from None
+                left = memoryview(part)
+                while left:
+                    written = os.write(self._descriptor, left)
+                    self._size += written
+                    left = left[written:]
+
+    def _finish(self) -> str:
+        if self._gathered or self._descriptor < 0:
+            self._take(self._gathered)
+        try:
+            digest = self._check.finish()
+        except Malformed as error:
+            raise _malformed(error) from None
+        if self._digest is not None and digest != self._digest:
+            raise IntegrityError(f"what was put as {self._digest} is {digest}; nothing was kept")
+        name = self._folder.path(digest, self._coding)
+        with disk_errors("could not keep a blob as", Path(name)):
+            self._incoming.make_parent(self._folder, digest)
+            try:
+                give_name(self._descriptor, self._part, name, mode=FINAL)
+            except PermissionError:  # another user of our group has put it, and who else can't replace it
+                if not self._is_right(name, digest) or not note_put(self._folder, digest):
+                    raise
+                return digest
+            self._part = ""
+            self._verified.add(digest, os.fstat(self._descriptor), Verified(self._check.length))
+            self._after(digest, self._check.length)
+        return digest
+
+    def _is_right(self, name: str, digest: str) -> bool:
+        """Return whether a file has this blob, in the coding that it comes in."""
+        check = Check(self._algorithm, self._coding)
+        try:
+            with Path(name).open("rb") as file:
+                while piece := file.read(_PIECE):
+                    check.update(piece)
+            return check.finish() == digest
+        except (FileNotFoundError, Malformed):
+            return False
+
+
+class MalformedBlob(IntegrityError):
+    """What was put is not of the coding that it was said to have."""
+
+
+def _malformed(error: Malformed) -> MalformedBlob:
+    return MalformedBlob(f"{error}; nothing was kept")

@@ -1,0 +1,261 @@
+"""One file that may hold a blob: opened, verified, read."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from shardcast.blobs.directory.blob_writer import SMALL
+from shardcast.blobs.directory.compression import Check, Malformed, decoder
+from shardcast.blobs.directory.hashing import Hashing
+from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles, same_looks
+from shardcast.errors import BlobCorrupt
+from shardcast.filesystem import close, disk_errors
+from shardcast.store.file_errors import UnreadableFile, file_errors, says_absent
+from shardcast.store.interfaces import Span
+
+PORTION = 16 << 20
+"""Bytes that are hashed before it is looked whether they are still wanted."""
+_CHUNK = 1 << 20
+
+
+class BlobFile:
+    """A file, opened; nothing is known of what is in it.
+
+    Attributes:
+        path: where it is.
+        coding: its coding; None where it holds a blob's bytes as they are.
+        descriptor: what it is read by.
+        size: its bytes.
+        looks: what it looked like when it was opened.
+        length: bytes of the blob, decoded; None where that isn't known.
+        seal: see ``Verified``; None where that isn't known.
+    """
+
+    def __init__(self, path: str, coding: str | None, descriptor: int) -> None:
+        self.path, self.coding, self.descriptor = path, coding, descriptor
+        self.looks = os.fstat(descriptor)
+        self.size = self.looks.st_size
+        self.length: int | None = None if coding else self.size
+        self.seal: str | None = None
+
+    @classmethod
+    def open(cls, path: str, coding: str | None) -> BlobFile | None:
+        """Open a file; None where there is none.
+
+        Raises:
+            UnreadableFile: it can't be opened, for a reason of its own.
+            LocalDiskError: it can't be opened.
+        """
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+        except OSError as error:
+            if says_absent(error):
+                return None
+            with file_errors("could not open", path):
+                raise
+        try:
+            with file_errors("could not look at", path):
+                return cls(path, coding, descriptor)
+        except BaseException:
+            close(descriptor)
+            raise
+
+    @property
+    def is_regular(self) -> bool:
+        return stat.S_ISREG(self.looks.st_mode)
+
+    @property
+    def is_changed(self) -> bool:
+        """Whether it looks otherwise by now than when it was opened."""
+        return not same_looks(self.looks, os.fstat(self.descriptor))
+
+    def whole(self) -> bytes:
+        """All its bytes.
+
+        Raises:
+            LocalDiskError: they can't be read.
+        """
+        with file_errors("could not read", self.path):
+            return os.pread(self.descriptor, self.size + 1, 0)
+
+    def read_small(self, most: int) -> bytes | None:
+        """The blob's bytes, unverified; None where it has more than ``most``, or can't be decoded.
+
+        Raises:
+            LocalDiskError: they can't be read.
+        """
+        if not self.is_regular or (self.coding is None and self.size > most):
+            return None
+        if self.coding is None:
+            return self.whole()
+        data = bytearray()
+        try:
+            for part in self.decoded():
+                data += part
+                if len(data) > most:
+                    return None
+        except Malformed:
+            return None
+        return bytes(data)
+
+    def read(self, check: Check, position: int, end: int, ahead: bool = False) -> int:
+        """``check`` takes its bytes from ``position`` to ``end``, read ``ahead`` or not; where it got to,
+        less where the file ends.
+
+        Raises:
+            Malformed: they are not of its coding.
+            LocalDiskError: they can't be read.
+        """
+        with file_errors("could not read", self.path):
+            return check.read(self.descriptor, position, end, ahead)
+
+    def decoded(self) -> Iterator[bytes]:
+        """The blob's bytes, in parts; blocks on the disk.
+
+        Raises:
+            Malformed: the file is not of its coding, or not whole.
+            LocalDiskError: it can't be read.
+        """
+        decoding, position = decoder(self.coding), 0
+        while True:
+            with file_errors("could not read", self.path):
+                data = os.pread(self.descriptor, _CHUNK, position)
+            if not data:
+                break
+            position += len(data)
+            yield from decoding.decode(data)
+        decoding.finish()
+
+    def decoded_length(self) -> int:
+        """Bytes of the blob; blocks on the disk.
+
+        Raises:
+            BlobCorrupt: it can't be decoded, or read, for a reason of its own.
+            LocalDiskError: it can't be read.
+        """
+        if self.length is None:
+            try:
+                self.length = sum(len(part) for part in self.decoded())
+            except (Malformed, UnreadableFile) as error:
+                raise BlobCorrupt(f"{self.path}: {error}; put it again to repair it") from None
+        return self.length
+
+    def reader(self, digest: str) -> FileReader:
+        """Read it as the blob that it was verified to be."""
+        return FileReader(self, digest)
+
+    def again(self) -> BlobFile:
+        """The same file, opened once more, to be closed for itself.
+
+        Raises:
+            LocalDiskError: there are no descriptors left.
+        """
+        with disk_errors("could not open", self.path):
+            return BlobFile(self.path, self.coding, os.dup(self.descriptor))
+
+    def close(self) -> None:
+        if self.descriptor >= 0:
+            close(self.descriptor)
+            self.descriptor = -1
+
+    def __enter__(self) -> BlobFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class FileReader:
+    """A verified blob that is being read (a ``BlobReader``)."""
+
+    def __init__(self, file: BlobFile, digest: str) -> None:
+        self.size = file.decoded_length()
+        self.span = None if file.coding else Span(Path(file.path), 0, self.size, digest)
+        self._file = file
+        self._parts = file.decoded() if file.coding else None
+        self._rest = b""
+        self._position = 0
+
+    async def read(self, most: int) -> bytes:
+        data = (
+            self._next(most)
+            if most <= SMALL and not self._parts
+            else await asyncio.to_thread(self._next, most)
+        )
+        self._position += len(data)
+        return data
+
+    def _next(self, most: int) -> bytes:
+        if self._parts is None:
+            with file_errors("could not read", self._file.path):
+                return os.pread(self._file.descriptor, most, self._position)
+        if not self._rest:
+            try:
+                self._rest = next(self._parts, b"")
+            except Malformed as error:
+                raise BlobCorrupt(f"{self._file.path}: {error}; it changed while it was read") from None
+        data, self._rest = self._rest[:most], self._rest[most:]
+        return data
+
+
+async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: BlobFile) -> bool:
+    """Whether a file holds this blob: as was seen before, or by hashing all of it now, once for all who ask
+    meanwhile.
+
+    Raises:
+        UnreadableFile: it can't be read, for a reason of its own.
+        LocalDiskError: it can't be read.
+    """
+    if not file.is_regular:
+        return False
+    known = verified.known(digest, file.looks)
+    if known is None:
+        if _is_small(file):
+            known = await _look_into(algorithm, digest, file, verified.hashing)
+        else:
+            known = await verified.together(
+                digest, file.looks, lambda: _begin_hashing(algorithm, digest, file, verified.hashing)
+            )
+        if known is None:
+            return False
+        verified.add(digest, file.looks, known)
+    file.length, file.seal = known
+    return True
+
+
+def _is_small(file: BlobFile) -> bool:
+    return file.size <= SMALL and file.coding is None
+
+
+def _begin_hashing(
+    algorithm: str, digest: str, file: BlobFile, hashing: Hashing
+) -> asyncio.Future[Verified | None]:
+    """Hash a file on behalf of several, of whom the one that it is from may go first."""
+    own = file.again()
+    task = asyncio.ensure_future(_look_into(algorithm, digest, own, hashing))
+    task.add_done_callback(lambda _: own.close())
+    return task
+
+
+async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashing) -> Verified | None:
+    """What there is to know of a file; None where it holds something else."""
+    check, position = Check(algorithm, file.coding), 0
+    try:
+        while position < file.size:
+            end = min(file.size, position + PORTION)
+            reach = (
+                file.read(check, position, end)
+                if _is_small(file)
+                else await hashing.run(file.read, check, position, end, True)
+            )
+            if reach < end:
+                return None
+            position = reach
+        right = check.finish() == digest
+    except Malformed:
+        return None
+    return Verified(check.length) if right and not file.is_changed else None

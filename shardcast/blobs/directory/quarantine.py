@@ -1,0 +1,276 @@
+"""Taking files out of a directory of blobs while others put some there: what is set aside, and why.
+
+::
+
+    DIRECTORY/.shardcast-store/quarantine/
+      ab3f…-5c01d2e7            a file that is not what its name says, as it was found
+      ab3f…-5c01d2e7.json       why it is here, and since when
+    DIRECTORY/.shardcast-store/gc/trash/
+                                a file that is being removed
+    DIRECTORY/ab/.quarantine/, .trash/
+                                the same where ab is on another disk, until it is seen what the file is
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from shardcast.blobs.directory.layout import OWN, OWN_SHARED, Folder, make_own, share
+from shardcast.constants import LOCK_WAIT
+from shardcast.digest import is_digest
+from shardcast.file_locks import locked
+from shardcast.filesystem import PART, disk_errors, make_folder, rename, rename_free, replace, sync_folder
+
+TRASH = "trash"
+_RECORD = ".json"
+_LOCK = "lock"
+_UNFINISHED = "it was being set aside when that was interrupted, and its place was taken meanwhile"
+
+
+def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]) -> Path | None:
+    """Move a file to ``place``, in another folder, if it still ``is_meant``; return where it is then.
+
+    Whoever puts a blob may replace the file at any moment: then the new one goes back where it was. Where the
+    ``place`` is on another disk, the file is moved no further than ``waiting`` tells.
+
+    Raises:
+        OSError: it can't be moved.
+    """
+    try:
+        try:
+            rename(path, place, durable=False, copy=False)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            place = _beside(path, place)
+            rename(path, place, durable=False, copy=False)
+    except FileNotFoundError:
+        return None
+    if is_meant(place.lstat()):
+        return place
+    put_back(place, path)
+    return None
+
+
+def waiting(folder: Folder, place: Path) -> Iterator[Path]:
+    """All that was taken out into a folder, and what has got no further than the ``.NAME`` of a prefix folder
+    on another disk; a folder with the prefix folder's name tells that there may be some.
+
+    Raises:
+        OSError: it can't be looked into.
+    """
+    for name in _names(place):
+        yield place / name
+        if (parent := Path(folder.root) / name).is_dir():  # taken out there, on another disk
+            yield from (parent / f".{place.name}" / one for one in _names(parent / f".{place.name}"))
+
+
+def _beside(path: Path, place: Path) -> Path:
+    """The name that a file has on its own disk until it is seen what it is, in a folder that is made."""
+    make_folder(place.parent / path.parent.name)  # tells ``waiting`` of it
+    beside = path.parent / f".{place.parent.name}"
+    make_folder(beside)
+    share(str(beside), OWN_SHARED)
+    return beside / place.name
+
+
+def _names(place: Path) -> list[str]:
+    try:
+        return os.listdir(place)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def put_back(place: Path, path: Path) -> bool:
+    """Move a file back, unless something has its name by now; whether it did, it has left ``place`` anyway.
+
+    Raises:
+        OSError: it can't be moved.
+    """
+    back = rename_free(place, path)
+    if not back:
+        place.unlink()
+    return back
+
+
+def collecting(folder: Folder) -> Path:
+    """The folder of gc, one at a time."""
+    return Path(folder.root) / OWN / "gc"
+
+
+def undo_removals(folder: Folder) -> None:
+    """Put back what a gc that was killed was about to remove, which the next one decides anew. The caller
+    sees to it that no gc is at work.
+
+    Raises:
+        OSError: something can't be put back.
+    """
+    for file in waiting(folder, collecting(folder) / TRASH):
+        digest = file.name[:64]
+        if is_digest(digest):
+            if folder.make_parent(digest):
+                sync_folder(Path(folder.root))
+            put_back(file, Path(folder.parent(digest)) / file.name)
+
+
+def recover(folder: Folder) -> None:
+    """Put back what was taken out when that was killed, for it may have been put in that moment. Blocks on
+    the disk.
+
+    Raises:
+        LocalDiskError: something can't be put back.
+    """
+    place = collecting(folder)
+    with disk_errors("could not put back from", place):
+        if any(waiting(folder, place / TRASH)):
+            with one_at_a_time(place, wait=False) as is_alone:
+                if is_alone:
+                    undo_removals(folder)
+    Quarantine(folder).finish()
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Entered by one process at a time; without ``wait``, False when another one is there.
+
+    Raises:
+        OSError: the folder can't be locked.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / _LOCK, LOCK_WAIT if wait else 0.0))
+        except BlockingIOError:
+            if wait:
+                raise
+            yield False
+        else:
+            yield True
+
+
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """A file in quarantine.
+
+    Attributes:
+        digest: of the blob that it should have been.
+        file: where it lies now.
+        was: where it lay.
+        size: its bytes.
+        reason: why it is there.
+        since: seconds since 1970.
+    """
+
+    digest: str
+    file: str
+    was: str
+    size: int
+    reason: str
+    since: float
+
+
+class Quarantine:
+    """Files that were set aside from a directory of blobs. None of them is served, and none is removed."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._place = Path(folder.root) / OWN / "quarantine"
+
+    def take(self, path: str, digest: str, looks: os.stat_result, reason: str) -> SetAside | None:
+        """Set a file aside that looks like this; None when it is another one by now. Blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be moved.
+        """
+        was, name = Path(path), f"{Path(path).name}-{secrets.token_hex(4)}"
+        with disk_errors("could not set aside", was), self._alone():
+            same = (looks.st_dev, looks.st_ino, looks.st_size, looks.st_mtime_ns)
+            taken = take_out(
+                was,
+                self._place / name,
+                lambda now: (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == same,
+            )
+            if taken is None:
+                return None
+            self._bring(taken, name)
+            return self._write(digest, name, was, looks.st_size, reason)
+
+    def finish(self) -> None:
+        """See to what was being set aside when that was interrupted: it goes back, and is looked at again.
+        Blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be moved.
+        """
+        with disk_errors("could not look into", self._place):
+            if not self._unfinished() and not self._parts():
+                return
+        with disk_errors("could not put back from", self._place), self._alone():
+            for part in self._parts():  # of records, which are written alone, and of copies
+                part.unlink(missing_ok=True)
+            for file in self._unfinished():  # by now: it may have been at work just then
+                name = file.name.removeprefix(".").partition("~")[0]
+                was = Path(self._folder.parent(name)) / name.rpartition("-")[0]
+                if was.exists():
+                    self._bring(file, name)
+                    self._write(name[:64], name, was, (self._place / name).stat().st_size, _UNFINISHED)
+                else:
+                    put_back(file, was)
+
+    def _bring(self, file: Path, name: str) -> None:
+        """Move a file that was taken out on another disk here."""
+        if file.parent != self._place:
+            rename(file, self._place / name, durable=False)
+
+    def entries(self) -> Iterator[SetAside]:
+        """All of it; blocks on the disk.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        with disk_errors("could not look into", self._place):
+            for record in self._records():
+                try:
+                    yield SetAside(**json.loads(record.read_bytes()))
+                except (ValueError, TypeError) as error:
+                    raise OSError(f"{record.name} is no record of a file set aside ({error})") from None
+
+    def _records(self) -> list[Path]:
+        """(``glob`` passes over a folder that can't be read.)"""
+        try:
+            return sorted(file for file in self._place.iterdir() if file.suffix == _RECORD)
+        except FileNotFoundError:
+            return []
+
+    def _parts(self) -> list[Path]:
+        return list(self._place.glob(f"*{PART}"))
+
+    def _unfinished(self) -> list[Path]:
+        return [
+            file
+            for file in waiting(self._folder, self._place)
+            if is_digest(file.name.removeprefix(".")[:64])
+            and (file.parent != self._place or self._lacks_record(file))
+        ]
+
+    def _lacks_record(self, file: Path) -> bool:
+        return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
+
+    def _write(self, digest: str, name: str, was: Path, size: int, reason: str) -> SetAside:
+        file = self._place / name
+        aside = SetAside(digest, str(file), str(was), size, reason, round(time.time(), 3))
+        replace(Path(f"{file}{_RECORD}"), json.dumps(asdict(aside)).encode() + b"\n")
+        return aside
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        make_own(self._place)
+        with one_at_a_time(self._place):
+            yield

@@ -1,0 +1,88 @@
+"""What there is of a blob in a directory, told without reading it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.blobs.directory.layout import LENGTH, SUFFIXES, Folder
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A file of a blob.
+
+    Attributes:
+        path: where it is.
+        coding: None where it holds the blob as it is.
+        looks: what it looks like.
+    """
+
+    path: str
+    coding: str | None
+    looks: os.stat_result
+
+
+def forms_of(folder: Folder, digest: str) -> list[Form]:
+    """The files of a blob, first the one that isn't coded; blocks on the disk."""
+    found = []
+    for coding in (None, *SUFFIXES):
+        path = folder.path(digest, coding)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            looks = os.lstat(path)
+            if stat.S_ISREG(looks.st_mode):
+                found.append(Form(path, coding, looks))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """A blob that is here.
+
+    Attributes:
+        digest: its name.
+        size: its bytes; None where it is only here coded, and nobody wrote them down.
+        stored: bytes that its files take.
+        modified: when it was put, in seconds since 1970.
+        forms: how it is kept: ``raw``, ``zstd``, ``gzip``.
+        path: its first file.
+    """
+
+    digest: str
+    size: int | None
+    stored: int
+    modified: float
+    forms: tuple[str, ...]
+    path: str
+
+
+def describe(folder: Folder, digest: str) -> Description | None:
+    """What is here of a blob; None where nothing is. Blocks on the disk.
+
+    Raises:
+        OSError: it can't be looked at.
+    """
+    forms = forms_of(folder, digest)
+    if not forms:
+        return None
+    first = forms[0]
+    size = first.looks.st_size if first.coding is None else _said_length(folder, digest)
+    return Description(
+        digest,
+        size,
+        sum(form.looks.st_size for form in forms),
+        max(form.looks.st_mtime for form in forms),
+        tuple(form.coding or "raw" for form in forms),
+        first.path,
+    )
+
+
+def _said_length(folder: Folder, digest: str) -> int | None:
+    try:
+        said = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
+    except OSError:
+        return None
+    return int(said) if said.isdigit() else None

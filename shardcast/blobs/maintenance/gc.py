@@ -1,0 +1,284 @@
+"""Removing the blobs of a directory that nobody refers to, while others put and read some there.
+
+What is marked, and since when, ``marks`` tells.
+
+::
+
+    DIRECTORY/.shardcast-store/gc/
+      roots.json                who was asked for references, to be asked again the next time
+      marks, put/               see ``marks``
+      trash/                    a file that is being removed; see ``set_aside``
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Collection as Some
+from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from shardcast.ages import age_of, lies_ahead
+from shardcast.blobs.directory.layout import LENGTH, Folder, make_own
+from shardcast.blobs.directory.marks import Marks, forget_puts, is_marked, when_put
+from shardcast.blobs.directory.quarantine import TRASH, collecting, one_at_a_time, take_out, undo_removals
+from shardcast.blobs.directory.stat import Form, forms_of
+from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
+from shardcast.digest import is_digest
+from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
+from shardcast.file_systems import NO_PERMISSIONS
+from shardcast.filesystem import PART, clear_leftovers, disk_errors, is_temporary_of, make_folder, replace
+
+_MARKED = 0o445
+_STALE = 86400.0
+"""Seconds after which nobody works on a temporary file any more."""
+_MOST_FAILURES = 20
+"""Failures that are told of one by one."""
+
+
+@dataclass
+class Tally:
+    """Blobs, and the bytes that their files take."""
+
+    blobs: int = 0
+    bytes: int = 0
+
+    def add(self, size: int) -> None:
+        self.blobs += 1
+        self.bytes += size
+
+
+@dataclass
+class Collected:
+    """What a run did, or would do.
+
+    Attributes:
+        all: what is here.
+        referenced: what somebody refers to.
+        unreferenced: what nobody refers to.
+        marked: what is to go after the grace time.
+        waiting: what was marked before, and whose grace time isn't over.
+        unmarked: what was marked, and stays now.
+        removed: what is gone.
+        failed: blobs that couldn't be marked or removed.
+        failures: why, for some of them.
+    """
+
+    all: Tally = field(default_factory=Tally)
+    referenced: Tally = field(default_factory=Tally)
+    unreferenced: Tally = field(default_factory=Tally)
+    marked: Tally = field(default_factory=Tally)
+    waiting: Tally = field(default_factory=Tally)
+    unmarked: Tally = field(default_factory=Tally)
+    removed: Tally = field(default_factory=Tally)
+    failed: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+class Collection:
+    """One run over a directory.
+
+    Attributes:
+        result: how far it is.
+    """
+
+    def __init__(
+        self, folder: Folder, referenced: AbstractSet[bytes], rules: Rules, now: float, delete: bool
+    ) -> None:
+        """``referenced``: the digests, as bytes, that somebody named; they began to be read ``now``, in
+        seconds since 1970. Unless it is to ``delete``, nothing is changed."""
+        self.result = Collected()
+        self._folder, self._referenced, self._rules = folder, referenced, rules
+        self._now, self._delete = now, delete
+        self._trash = collecting(folder) / TRASH
+        self._marks = Marks(folder)
+
+    def run(self) -> Iterator[None]:
+        """Goes through all blobs, some at a time; blocks on the disk. It can be left at any moment.
+
+        Raises:
+            DataDirInUse: another run is under way here.
+            LocalDiskError: the directory can't be read, or keeps no marks.
+        """
+        whole = False
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(disk_errors("could not collect in", Path(self._folder.root)))
+            if self._delete:
+                stack.enter_context(_alone(self._folder))
+                make_folder(self._trash)
+                for file in (self._marks.file, collecting(self._folder) / "roots.json"):
+                    clear_leftovers(file)
+                self._try_marks()
+                undo_removals(self._folder)
+                self._clear_copies()
+                self._marks = Marks(self._folder)  # nobody else changes them now
+                stack.callback(lambda: self._marks.save(whole))
+            for some in self._folder.entries():
+                for digest in some:
+                    self._see_to(digest)
+                yield
+            whole = True
+            if self._delete:
+                rules = self._rules
+                forget_puts(self._folder, self._now - max(rules.grace, rules.older_than or 0.0))
+
+    def _see_to(self, digest: str) -> None:
+        try:
+            forms = forms_of(self._folder, digest)
+            if forms:
+                self._carry_out(digest, forms)
+        except FileNotFoundError:
+            pass  # somebody else removed it
+        except OSError as error:
+            self.result.failed += 1
+            if len(self.result.failures) < _MOST_FAILURES:
+                self.result.failures.append(f"{digest}: {error.strerror or error}")
+
+    def _carry_out(self, digest: str, forms: Sequence[Form]) -> None:
+        result, size = self.result, sum(form.looks.st_size for form in forms)
+        referenced = bytes.fromhex(digest) in self._referenced
+        since = self._marks.since(digest, forms)
+        if self._delete and not referenced and self._set_right(forms):
+            forms, since = forms_of(self._folder, digest), None
+        decision = decide(self._blob(digest, forms, since), referenced, self._rules, self._now)
+        if self._delete:
+            if decision is Decision.REMOVE:
+                if not self._remove(digest, forms, since or 0.0):
+                    decision = Decision.UNMARK  # it was put again at this moment
+            elif decision is Decision.MARK:
+                self._marks.set(digest, forms)
+            elif decision is Decision.WAIT:
+                self._marks.keep(digest)
+            elif decision is Decision.UNMARK:
+                self._marks.drop(digest, forms)
+        result.all.add(size)
+        (result.referenced if referenced else result.unreferenced).add(size)
+        tallies = {
+            Decision.MARK: result.marked,
+            Decision.WAIT: result.waiting,
+            Decision.UNMARK: result.unmarked,
+            Decision.REMOVE: result.removed,
+        }
+        if decision in tallies:
+            tallies[decision].add(size)
+
+    def _set_right(self, forms: Sequence[Form]) -> bool:
+        """Set times that lie ahead back to now, so that their blob grows old from here on; whether there were
+        any. Those of somebody else's file can't be set."""
+        wrong = [
+            form for form in forms if lies_ahead(max(form.looks.st_mtime, form.looks.st_ctime), self._now)
+        ]
+        for form in wrong:
+            with contextlib.suppress(PermissionError):
+                os.utime(form.path)
+        return bool(wrong)
+
+    def _blob(self, digest: str, forms: Sequence[Form], since: float | None) -> Blob:
+        written = max(form.looks.st_mtime for form in forms)
+        put = when_put(self._folder, digest) or written
+        touched = max(written, put, since or 0.0, *(form.looks.st_ctime for form in forms))
+        return Blob(written, touched, since is not None)
+
+    def _remove(self, digest: str, forms: Sequence[Form], since: float) -> bool:
+        """Whether nobody put it in this very moment."""
+
+        def is_meant(looks: os.stat_result) -> bool:
+            put = when_put(self._folder, digest)
+            return is_marked(looks) and (put is None or put < since)
+
+        gone = True
+        for form in forms:
+            taken = take_out(Path(form.path), self._trash / Path(form.path).name, is_meant)
+            if taken:
+                taken.unlink()
+            else:
+                gone = False
+        if gone:
+            Path(self._folder.path(digest) + LENGTH).unlink(missing_ok=True)
+        return gone
+
+    def _clear_copies(self) -> None:
+        """Remove what kills left of copies to other disks: nobody works on one for a day."""
+        home = os.stat(self._trash).st_dev  # noqa: PTH116
+        for parent in self._folder.parents():
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                parts = () if os.stat(parent).st_dev == home else Path(parent).glob(f".*{PART}")  # noqa: PTH116
+                for part in parts:
+                    final = part.name.removeprefix(".").partition("~")[0]
+                    ours = is_digest(final[:64]) and is_temporary_of(part.name, final)
+                    if ours and age_of(part, part.lstat()) > _STALE:
+                        part.unlink()
+
+    def _try_marks(self) -> None:
+        """
+        Raises:
+            LocalDiskError: the file system keeps no permissions.
+        """
+        probe = self._trash / "probe"
+        probe.touch()
+        with contextlib.ExitStack() as stack:
+            stack.callback(probe.unlink)
+            try:
+                probe.chmod(_MARKED)
+            except OSError as error:
+                if error.errno not in NO_PERMISSIONS:
+                    raise
+            marked = is_marked(probe.lstat())
+        if not marked:
+            raise LocalDiskError(f"the file system of {self._folder.root} keeps no permissions, so no marks")
+
+
+def check_roots(folder: Folder, names: Some[str], forget: Some[str] = ()) -> None:
+    """See to it that whoever was asked for references the last time is asked this time.
+
+    Raises:
+        UsageError: somebody isn't.
+        LocalDiskError: it can't be read who was.
+    """
+    lacking = sorted(known_roots(folder) - {*names, *forget})
+    if lacking:
+        raise UsageError(
+            f"the last time, blobs were kept for {', '.join(lacking)}: name that again, "
+            "or say --forget-root with its name"
+        )
+
+
+def known_roots(folder: Folder) -> set[str]:
+    """Who was asked the last time.
+
+    Raises:
+        LocalDiskError: that can't be read.
+    """
+    record = collecting(folder) / "roots.json"
+    with disk_errors("could not read", record):
+        try:
+            return {str(name) for name in json.loads(record.read_bytes())}
+        except FileNotFoundError:
+            return set()
+        except (ValueError, TypeError):
+            raise LocalDiskError(f"{record} is no list of roots; see to it, and remove it then") from None
+
+
+def remember_roots(folder: Folder, names: Some[str]) -> None:
+    """Have ``check_roots`` ask for these from now on.
+
+    Raises:
+        LocalDiskError: it can't be written down.
+    """
+    place = collecting(folder)
+    with disk_errors("could not use", place):
+        make_own(place)
+    replace(place / "roots.json", json.dumps(sorted(names)).encode() + b"\n")
+
+
+@contextlib.contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    place = collecting(folder)
+    make_own(place)
+    with one_at_a_time(place, wait=False) as is_alone:
+        if not is_alone:
+            raise DataDirInUse(f"another gc is under way in {folder.root}; wait until it is done")
+        yield

@@ -1,0 +1,157 @@
+"""What people see of an archive: what is known of a blob, which ones are asked for, which one came last."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+
+from aiohttp import web
+
+from shardcast.blobs.server.archive_routes.answers import compressed, key_of, page
+from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.errors import BlobCorrupt, BlobMissing
+from shardcast.filesystem import disk_errors
+from shardcast.server.hang_ups import opened_for
+from shardcast.sizes import format_size
+
+log = logging.getLogger(__name__)
+
+_PREVIEW, _LONG_PREVIEW = 80, 512
+"""Bytes of a blob that are shown."""
+_LISTED = 100
+"""Keys in ``/stats``."""
+
+# fmt: off
+_NAMES = (
+    "NUL", "SOH", "STX", "ETX", "EOT", "ENQ", "ACK", "a", "b", "t", "n", "v", "f", "r", "SO", "SI",
+    "DLE", "DC1", "DC2", "DC3", "DC4", "NAK", "SYN", "ETB", "CAN", "EM", "SUB", "ESC", "FS", "GS", "RS", "US",
+)
+# fmt: on
+"""Control characters, as Haskell writes them."""
+
+
+class Pages:
+    """Answers who looks at an archive."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    async def metadata(self, request: web.Request) -> web.StreamResponse:
+        key = key_of(request)
+        size, shown = await self._look(request, key, _PREVIEW)
+        said = {
+            "key": key,
+            "created": iso(await self._created(key)),
+            "length": size,
+            "preview": preview(shown),
+        }
+        return compressed(request, web.json_response(said))
+
+    async def page(self, request: web.Request) -> web.StreamResponse:
+        key = key_of(request)
+        size, shown = await self._look(request, key, _LONG_PREVIEW)
+        rows = [
+            ("Key", f"<code>{key}</code>"),
+            ("Content", f'<a href="/{key}">Download raw</a>'),
+            ("Created", iso(await self._created(key))),
+            ("Size", f"{size} ({format_size(size)})"),
+            ("Preview", f"<code>{html.escape(preview(shown))}</code>"),
+        ]
+        return page(f"Metadata of {key}", f"<h1>Metadata</h1>{table(('', ''), rows)}")
+
+    async def stats(self, request: web.Request) -> web.StreamResponse:
+        listed = await self._holdings.ledger.most_pulled(_LISTED)
+        rows = [
+            (f'<a href="/meta/{one.key}"><code>{one.key}</code></a>', str(one.pulls), iso(one.last))
+            for one in listed
+        ]
+        listing = table(("Key", "Pulls", "Last access"), rows)
+        return compressed(request, page("Statistics", f"<h1>Statistics</h1>{listing}"))
+
+    async def liveness(self, request: web.Request) -> web.StreamResponse:
+        begun = time.perf_counter()
+        await self._holdings.ledger.newest(1)
+        seconds = time.perf_counter() - begun
+        return web.Response(text=f"Database connectivity is OK!Database responded in {seconds:.6f}s")
+
+    async def home(self, request: web.Request) -> web.StreamResponse:
+        last = "Never"
+        for key, created in await self._holdings.ledger.newest(_LISTED):
+            if await self._holdings.store.size(key) is not None:
+                last = f'<a href="/meta/{key}"><code>{key}</code></a> at {iso(created)}'
+                break
+        return page(
+            "Archive", f'<h1>Archive</h1><p>Last upload: {last}</p><p><a href="/stats">Statistics</a></p>'
+        )
+
+    async def _look(self, request: web.Request, key: str, most: int) -> tuple[int, bytes]:
+        """The size of a blob, and its first bytes.
+
+        Raises:
+            HTTPNotFound: it isn't here.
+            LocalDiskError: it can't be read.
+        """
+        try:
+            async with opened_for(request, self._holdings.store.open(key)) as blob:
+                return blob.size, await blob.read(min(most, blob.size)) if blob.size else b""
+        except (BlobMissing, BlobCorrupt) as error:
+            if isinstance(error, BlobCorrupt):
+                log.error("can't look at %s: %s", key, error)
+            raise web.HTTPNotFound from None
+
+    async def _created(self, key: str) -> float:
+        """When a blob was put; where that isn't known, its file's time, or now, which is kept.
+
+        Raises:
+            LocalDiskError: it can't be read.
+        """
+        known = await self._holdings.ledger.when(key)
+        if known is not None:
+            return known
+        when = self._holdings.ledger.now()
+        with contextlib.suppress(BlobMissing, BlobCorrupt, FileNotFoundError):
+            async with self._holdings.store.open(key) as blob:
+                if blob.span:
+                    with disk_errors("could not look at", blob.span.path):
+                        when = blob.span.path.stat().st_mtime
+        await self._holdings.ledger.created([key], when)
+        return when
+
+
+def preview(data: bytes) -> str:
+    """Bytes as a Haskell string literal: what Casa shows of a blob."""
+    shown = []
+    for position, byte in enumerate(data):
+        following = data[position + 1 : position + 2]
+        if byte == 0x22 or byte == 0x5C:
+            shown.append("\\" + chr(byte))
+        elif 0x20 <= byte < 0x7F:
+            shown.append(chr(byte))
+        elif byte == 0x7F:
+            shown.append("\\DEL")
+        elif byte > 0x7F:
+            shown.append(f"\\{byte}" + ("\\&" if following.isdigit() else ""))
+        else:
+            shown.append(f"\\{_NAMES[byte]}" + ("\\&" if byte == 0x0E and following == b"H" else ""))
+    return f'"{"".join(shown)}"'
+
+
+_EARLIEST = datetime(1, 1, 1, tzinfo=timezone.utc).timestamp()
+_LATEST = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
+
+
+def iso(seconds: float) -> str:
+    """``2019-12-09T11:51:18.123456Z``; the nearest that can be written so, since a file can have any time."""
+    moment = datetime.fromtimestamp(min(max(seconds, _EARLIEST), _LATEST), timezone.utc)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the cells of ``rows`` are HTML."""
+    head = "".join(f"<th>{html.escape(one)}</th>" for one in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -1,0 +1,155 @@
+"""Pulls from an archive: many blobs in one answer, framed as ``framing`` tells.
+
+What is here goes out right away, then what a mirror has fetched, each blob as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import aclosing
+
+from aiohttp import web
+
+from shardcast.blobs.framing import MAX_PULL, FramingError, parse_pull
+from shardcast.blobs.server.archive_routes.answers import coded, compressed, failure, stalled, too_large
+from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
+from shardcast.protocol.wire import BYTES, VIA, parse_via
+from shardcast.server.bodies import BodyTooLarge, read_body
+from shardcast.server.connections import BodyTooSlow
+from shardcast.server.hang_ups import opened_for
+from shardcast.server.writing import write
+
+log = logging.getLogger(__name__)
+
+_SMALL, _AT_ONCE = 64 << 10, 64
+"""Blobs up to so many bytes are read so many in one step."""
+_TOGETHER = 256 << 10
+"""Bytes that are read in one step, about: a reader that takes nothing holds them in memory."""
+_CHUNK = 1 << 20
+
+
+class Pulls:
+    """Answers pulls from what an archive holds."""
+
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        refusal, length = coded(request), request.content_length
+        if refusal:
+            return refusal
+        if length is not None and length > MAX_PULL:
+            return too_large(length, MAX_PULL)
+        try:
+            pairs = parse_pull(await read_body(request, MAX_PULL))
+        except BodyTooLarge as error:
+            return too_large(error.length, MAX_PULL)
+        except BodyTooSlow as error:
+            return stalled(request, error)
+        except FramingError as error:
+            more = {"errors": [f"Invalid blob keys, parse error: {error}"]}
+            return failure(request, 400, "Invalid Arguments", more)
+        self._holdings.ledger.count(key for key, _ in pairs)
+        wanted: dict[str, int] = {}
+        for key, said in pairs:
+            wanted.setdefault(key, said)
+        response = compressed(request, web.StreamResponse(headers={"Content-Type": BYTES}))
+        try:
+            missing = await self._send_those_here(request, response, wanted)
+            await response.prepare(request)
+            if missing and self._holdings.upstream:
+                via = parse_via(request.headers.get(VIA))
+                async with aclosing(self._holdings.upstream.fetch(missing, via)) as arrived:
+                    async for key in arrived:
+                        await self._send_one(request, response, key, missing[key])
+            await response.write_eof()
+        except (ConnectionError, asyncio.TimeoutError, ShardcastError) as error:
+            if isinstance(error, LocalDiskError) and not response.prepared:
+                raise  # it can be told still
+            log.info("a pull of %s broke off: %s", request.remote, error or "nothing was taken any more")
+            if request.transport:
+                request.transport.abort()
+        return response
+
+    async def _send_those_here(
+        self, request: web.Request, response: web.StreamResponse, wanted: Mapping[str, int]
+    ) -> dict[str, int]:
+        """Send what is here; what isn't. The head goes out with the first of it.
+
+        Raises:
+            ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
+            LocalDiskError: it can't be told whether a blob is here.
+            ShardcastError: a blob can't be read to its end.
+        """
+        missing = {}
+        small = [key for key, length in wanted.items() if length <= _SMALL]
+        for keys in _steps(small, wanted):
+            found = await self._holdings.store.read_small(keys, _SMALL)
+            frames = []
+            for key in keys:
+                blob = found.get(key)
+                if blob is None:
+                    missing[key] = wanted[key]
+                elif len(blob) == wanted[key]:
+                    frames += [bytes.fromhex(key), blob]
+                    self._holdings.hits += 1
+            if frames:
+                await response.prepare(request)
+                await write(request, response, b"".join(frames))
+        for key, length in wanted.items():
+            if length > _SMALL:
+                if await self._send_one(request, response, key, length):
+                    self._holdings.hits += 1
+                else:
+                    missing[key] = length
+        return missing
+
+    async def _send_one(
+        self, request: web.Request, response: web.StreamResponse, key: str, length: int
+    ) -> bool:
+        """Send a blob, unless it has another length; whether it is here, and right.
+
+        Raises:
+            ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
+            LocalDiskError: it can't be told whether it is here.
+            ShardcastError: it can't be read to its end.
+        """
+        begun = False
+        try:
+            async with opened_for(request, self._holdings.store.open(key)) as blob:
+                if blob.size != length:
+                    return True
+                begun = True
+                await response.prepare(request)
+                await write(request, response, bytes.fromhex(key))
+                left = length
+                while left:
+                    data = await blob.read(min(_CHUNK, left))
+                    if not data:
+                        raise BlobCorrupt(f"{key} is shorter than it was said to be")
+                    await write(request, response, data)
+                    left -= len(data)
+        except (BlobMissing, BlobCorrupt) as error:
+            if begun:
+                raise
+            if isinstance(error, BlobCorrupt):
+                log.error("can't serve %s: %s", key, error)
+            return False
+        return True
+
+
+def _steps(keys: Sequence[str], lengths: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield the keys of blobs that are read together."""
+    step: list[str] = []
+    size = 0
+    for key in keys:
+        step.append(key)
+        size += lengths[key]
+        if len(step) == _AT_ONCE or size >= _TOGETHER:
+            yield step
+            step, size = [], 0
+    if step:
+        yield step

@@ -1,0 +1,110 @@
+"""Pushes into an archive, by who may: many blobs in one request, framed as ``framing`` tells.
+
+The blobs of a push get their names when all of them are on the disk, so that one that breaks off, or that the
+disk can't take, keeps nothing.
+"""
+
+from __future__ import annotations
+
+import errno
+import hmac
+import logging
+from collections.abc import Sequence
+from contextlib import aclosing
+
+from aiohttp import ClientError, web
+
+from shardcast.blobs.directory.batch_writer import Putting
+from shardcast.blobs.framing import FramingError, PushReader, TooLong
+from shardcast.blobs.interface import BlobStore
+from shardcast.blobs.server.archive_routes.answers import coded, failure, stalled, too_large
+from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.errors import LocalDiskError
+from shardcast.filesystem import is_full
+from shardcast.protocol.wire import BYTES, RETRY_AFTER
+from shardcast.server.bodies import chunks
+from shardcast.server.connections import BodyTooSlow
+
+log = logging.getLogger(__name__)
+
+
+_NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
+"""What this machine has none left of just now."""
+
+
+class Pushes:
+    """Puts what is pushed into an archive."""
+
+    def __init__(self, holdings: Holdings, anybody: bool) -> None:
+        """``anybody``: whether anybody may push, or only who bears the token."""
+        self._holdings = holdings
+        self._anybody = anybody
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        refusal, stage = self._refuse(request) or coded(request), self._holdings.stage
+        if refusal:
+            return refusal
+        if stage is None:
+            return failure(request, 403, "Permission Denied. This archive is only read")
+        try:
+            async with stage() as staging:
+                await self._receive(request, staging.blobs)
+                now = self._holdings.ledger.now()
+                async with aclosing(staging.publish()) as published:
+                    async for keys in published:
+                        await self._write_down(keys, now)
+        except TooLong as error:
+            return too_large(error.length, self._holdings.max_blob)
+        except FramingError as error:
+            return failure(request, 400, "Invalid Arguments", {"errors": [str(error)]})
+        except BodyTooSlow as error:
+            return stalled(request, error)
+        except LocalDiskError as error:
+            log.error("a push of %s was not kept: %s", request.remote, error)
+            if is_full(error):
+                return failure(request, 507, "Insufficient Storage")
+            if error.errno in _NOT_NOW:
+                return failure(request, 503, "Service Unavailable", headers={"Retry-After": RETRY_AFTER})
+            return failure(request, 500, "Storage Failed")
+        return web.Response(body=b"", content_type=BYTES)
+
+    def _refuse(self, request: web.Request) -> web.Response | None:
+        token, said = self._holdings.token, request.headers.get("Authorization", "")
+        if self._anybody:
+            return None
+        if token is None:
+            return failure(request, 403, "Permission Denied. Not authorized on this port")
+        scheme, _, borne = said.partition(" ")
+        right = hmac.compare_digest(borne.strip().encode(errors="replace"), token.encode())
+        if scheme.lower() == "bearer" and right:
+            return None
+        return failure(
+            request, 401, "Permission Denied. Wrong token, or none", headers={"WWW-Authenticate": "Bearer"}
+        )
+
+    async def _receive(self, request: web.Request, blobs: BlobStore) -> None:
+        """Put all that comes, and see that it is a whole push.
+
+        Raises:
+            FramingError: it isn't.
+            BodyTooSlow: it does not keep the least pace.
+            LocalDiskError: it can't be kept.
+        """
+        frames = PushReader(self._holdings.max_blob)
+        async with Putting(blobs, lambda key, length: None) as putting:
+            try:
+                async for chunk in chunks(request):
+                    for part in frames.feed(chunk):
+                        await putting.take(part)
+            except BodyTooSlow:
+                raise
+            except (ConnectionError, ClientError, web.RequestPayloadError) as error:
+                raise FramingError(f"it broke off: {error}") from error
+        frames.end()
+
+    async def _write_down(self, keys: Sequence[str], when: float) -> None:
+        """Write down when blobs were put, which they are in any case."""
+        try:
+            await self._holdings.ledger.created(keys, when)
+        except LocalDiskError as error:
+            log.error("when %d blobs were put is not known: %s", len(keys), error)

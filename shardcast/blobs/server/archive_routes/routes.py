@@ -1,0 +1,89 @@
+"""The door of an archive, as Casa's: a blob by its key, many in one pull, and pushes for who may."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from aiohttp import web
+
+from shardcast.blobs.server.archive_routes.answers import NOT_HERE, failure, key_of
+from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.blobs.server.archive_routes.pages import Pages
+from shardcast.blobs.server.archive_routes.pulls import Pulls
+from shardcast.blobs.server.archive_routes.pushes import Pushes
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
+from shardcast.protocol.wire import (
+    IMMUTABLE,
+    METADATA_PATH,
+    PULL_PATH,
+    PUSH_PATH,
+    RETRY_AFTER,
+    VIA,
+    parse_via,
+)
+from shardcast.server.hang_ups import opened_for
+from shardcast.server.sending import send_blob
+from shardcast.store.holds import READ, Reader
+
+log = logging.getLogger(__name__)
+
+
+def add_archive(app: web.Application, holdings: Holdings, push: bool) -> None:
+    """Serve an archive; ``push``: whether anybody who comes to this port may push."""
+    app.middlewares.append(_in_casas_words)
+    router, pages = app.router, Pages(holdings)
+    router.add_post(PULL_PATH, Pulls(holdings).answer)
+    router.add_post(PUSH_PATH, Pushes(holdings, push).answer)
+    router.add_get(f"{METADATA_PATH}/{{key}}", pages.metadata)
+    router.add_get("/meta/{key}", pages.page)
+    router.add_get("/stats", pages.stats)
+    router.add_get("/liveness", pages.liveness)
+    router.add_get("/", pages.home)
+    router.add_get("/{key}", _Blobs(holdings).answer)
+
+
+@web.middleware
+async def _in_casas_words(
+    request: web.Request, handler: Callable[[web.Request], object]
+) -> web.StreamResponse:
+    try:
+        response = await handler(request)  # type: ignore[misc]
+        assert isinstance(response, web.StreamResponse)
+        return response
+    except web.HTTPMethodNotAllowed as error:
+        headers = {"Allow": ",".join(sorted(error.allowed_methods))}
+        return failure(request, 405, "Bad method", {"method": request.method}, headers)
+    except web.HTTPNotFound:
+        return failure(request, 404, NOT_HERE)
+    except LocalDiskError as error:
+        log.error("%s %s: %s", request.method, request.path, error)
+        return failure(request, 503, "Service Unavailable", headers={"Retry-After": RETRY_AFTER})
+
+
+class _Blobs:
+    def __init__(self, holdings: Holdings) -> None:
+        self._holdings = holdings
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        key = key_of(request)
+        self._holdings.ledger.count([key])
+        headers = {"Cache-Control": IMMUTABLE}
+        for may_fetch in (True, False):
+            try:
+                async with opened_for(request, self._holdings.store.open(key)) as blob:
+                    self._holdings.hits += may_fetch
+                    return await send_blob(request, blob, key, Reader(READ, request.remote or ""), headers)
+            except (BlobMissing, BlobCorrupt) as error:
+                if isinstance(error, BlobCorrupt):
+                    log.error("can't serve %s: %s", key, error)
+                upstream = self._holdings.upstream
+                if not may_fetch or upstream is None:
+                    break
+                try:
+                    if not await upstream.obtain(key, parse_via(request.headers.get(VIA))):
+                        break
+                except ShardcastError as failed:
+                    log.warning("could not fetch %s: %s", key, failed)
+                    return failure(request, 503, "Service Unavailable", headers={"Retry-After": RETRY_AFTER})
+        return failure(request, 404, NOT_HERE)

@@ -1,0 +1,148 @@
+"""An archive that runs: a store behind its door, and a mirror of others where it is one."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.client.remote import RemoteStore
+from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import make_own
+from shardcast.blobs.directory.staging import staged
+from shardcast.blobs.interface import BlobStore
+from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.server.archive_routes.holdings import Holdings, Staging
+from shardcast.blobs.server.archive_routes.routes import add_archive
+from shardcast.errors import LocalDiskError, UsageError
+from shardcast.filesystem import disk_errors, make_folder
+from shardcast.peer.session import open_session
+from shardcast.server.application import application, listening
+from shardcast.server.binding import EVERY_ADDRESS
+from shardcast.server.bounds import Bounds
+from shardcast.server.routes.health import add_health
+
+log = logging.getLogger(__name__)
+
+MAX_BLOB = 1 << 32
+"""Bytes of a blob that is taken, unless told otherwise."""
+
+
+class ArchiveNode:
+    """An archive that runs.
+
+    Attributes:
+        url: where it listens for everybody.
+        push_url: where anybody may push; None where that is nowhere.
+        mirror: what it fetches; None for an archive that is no mirror.
+    """
+
+    def __init__(self, url: str, push_url: str | None, mirror: ReadThrough | None) -> None:
+        self.url = url
+        self.push_url = push_url
+        self.mirror = mirror
+
+    @classmethod
+    @asynccontextmanager
+    async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[ArchiveNode]:
+        """Serve a directory of blobs, which is made where it doesn't exist; ``settings`` as of ``running``.
+        On a read-only mount it is served as it is, and takes no pushes.
+
+        Raises:
+            WrongStore: its blobs are kept under another digest.
+            UsageError, LocalDiskError, NodeFailed: as of ``running``.
+        """
+        async with AsyncExitStack() as stack:
+            own, stage = archive_folder(directory), None
+            try:
+                with disk_errors("could not make", directory):
+                    make_folder(directory)
+                store = await asyncio.to_thread(BlobDirectory, directory, "sha256", writable=True)
+                stack.push_async_callback(store.close)
+                await store.begin()
+                with disk_errors("could not make", own):
+                    make_own(own)
+                incoming = await asyncio.to_thread(Incoming, str(own))
+                stack.callback(incoming.close)
+                stage = partial(staged, store, incoming)
+            except LocalDiskError as error:
+                if error.errno != errno.EROFS or settings.get("mirror"):
+                    raise
+                log.warning("%s is only read, and takes no pushes: it is on a read-only mount", directory)
+                store = await asyncio.to_thread(BlobDirectory, directory, "sha256")
+            yield await stack.enter_async_context(cls.running(store, stage, own, **settings))
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        store: BlobStore,
+        stage: Callable[[], AbstractAsyncContextManager[Staging]] | None,
+        own: Path,
+        host: str = EVERY_ADDRESS,
+        port: int = 3000,
+        authorized_port: int | None = None,
+        authorized_host: str = "127.0.0.1",
+        token: str | None = None,
+        mirror: Sequence[str] = (),
+        max_blob: int = MAX_BLOB,
+        bounds: Bounds | None = None,
+    ) -> AsyncIterator[ArchiveNode]:
+        """Serve a store of SHA-256. ``stage`` gives the places in which pushes into it wait to be whole; None
+        for a store that is only read. The folder ``own`` takes its ledger. At ``authorized_port`` anybody may
+        push, elsewhere who bears the ``token``. What isn't here is fetched from the servers ``mirror`` (base
+        URLs) when it is asked for.
+
+        Raises:
+            UsageError: the store is of another digest, or a server is none.
+            NodeFailed: an address can't be bound.
+        """
+        if store.algorithm != "sha256":
+            raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
+        begun, node_id = time.monotonic(), secrets.token_hex(8)
+        async with AsyncExitStack() as stack:
+            ledger = Ledger(ledger_in(own))
+            stack.push_async_callback(ledger.close)
+            reading: ReadThrough | None = None
+            if mirror:
+                session = await stack.enter_async_context(open_session())
+                servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
+                reading = ReadThrough(store, servers, node_id, most=max_blob)
+                stack.push_async_callback(reading.close)
+            holdings = Holdings(store, ledger, stage, max_blob, token, reading)
+
+            def status() -> dict[str, Any]:
+                return {
+                    "role": "archive",
+                    "node": node_id,
+                    "software": f"shardcast {installed('shardcast')}",
+                    "seconds_up": round(time.monotonic() - begun, 1),
+                    "hits": holdings.hits,
+                    "mirror_of": list(mirror),
+                    "mirror": asdict(reading.counts) if reading else None,
+                }
+
+            async def listen(host: str, port: int, push: bool) -> str:
+                doors = (
+                    partial(add_health, status=status, behind=lambda: None),
+                    partial(add_archive, holdings=holdings, push=push),
+                )
+                app = application(node_id, *doors, as_sent=True, bounds=bounds)
+                return await stack.enter_async_context(listening(app, host, port))
+
+            url = await listen(host, port, push=False)
+            push_url = None
+            if authorized_port is not None:
+                push_url = await listen(authorized_host, authorized_port, push=True)
+            yield cls(url, push_url, reading)

@@ -1,0 +1,229 @@
+"""The hash server: a directory of blobs behind its door.
+
+Alone it is ``shardcast store serve``. Under gunicorn, with its settings in the environment::
+
+    SHARDCAST_STORE_DIRECTORY=blobs gunicorn -k aiohttp.GunicornWebWorker 'shardcast.nodes.store_server:app()'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import random
+import secrets
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from aiohttp import web
+
+from shardcast.blobs.directory.compression import HAS_ZSTD
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import LAYOUTS, prepare
+from shardcast.blobs.server.hash_routes.routes import LOCK_SECONDS, HashDoor
+from shardcast.blobs.server.status_file import StatusFile
+from shardcast.errors import AddressTaken, NodeFailed, UsageError
+from shardcast.filesystem import disk_errors
+from shardcast.server.application import application, listening_on
+from shardcast.server.binding import Bound, bind
+from shardcast.server.bounds import Bounds
+
+log = logging.getLogger(__name__)
+
+ENVIRONMENT = ("SHARDCAST_STORE_", "HASHSERVER_")
+"""The beginnings of the variables that set a store up; the first goes before the second."""
+ALGORITHMS = {"sha-256": "sha256", "sha3-256": "sha3-256"}
+"""The digests of stores, by hashserver's names."""
+DYNAMIC_PORTS = (49152, 65535)
+"""Where a port is picked that nobody named."""
+_ANOTHER_PORT = (errno.EADDRINUSE, errno.EACCES)
+"""What keeps from one port, and not from all."""
+_CHECK = 1.0
+_TRUE, _FALSE = ("true", "1"), ("false", "0", "")
+
+
+@dataclass(frozen=True)
+class StoreSettings:
+    """What a hash server serves, and how.
+
+    Attributes:
+        directory: its blobs; must exist.
+        algorithm: the digest of the store, by our name.
+        layout: what it has to be; None for the one that the directory has, or else the prefix one.
+        extra: directories that are only read.
+        writable: whether blobs can be put.
+        lock_seconds: how long lock files hold from when they were last touched.
+    """
+
+    directory: Path
+    algorithm: str = "sha256"
+    layout: str | None = None
+    extra: tuple[str, ...] = ()
+    writable: bool = False
+    lock_seconds: float = LOCK_SECONDS
+
+    def check(self) -> None:
+        """
+        Raises:
+            UsageError: this makes no sense.
+        """
+        if self.layout not in (None, *LAYOUTS):
+            raise UsageError(f"Layout must be 'flat' or 'prefix', not {self.layout!r}")
+        if not self.lock_seconds > 0:
+            raise UsageError(f"the lock timeout must be longer than {self.lock_seconds:g} s")
+
+    def door(self) -> HashDoor:
+        """
+        Raises:
+            UsageError: they make no sense, or there is no such directory.
+            WrongStore: it is of another digest.
+            LocalDiskError: it can't be used.
+        """
+        self.check()
+        with disk_errors("could not use", self.directory):
+            return self._door()
+
+    def _door(self) -> HashDoor:
+        store = BlobDirectory(self.directory, self.algorithm, self.layout, self.extra, self.writable)
+        prepare(store.folder)
+        if not HAS_ZSTD:
+            log.info("blobs that are kept as zstd are not seen here: install shardcast[store]")
+        return HashDoor(store, self.lock_seconds)
+
+
+def extra_directories(text: str) -> tuple[str, ...]:
+    """The directories in a list with semicolons; a pair of quotes is an empty list."""
+    names = (name.strip() for name in text.split(";"))
+    return tuple(name for name in names if name not in ("", "''", '""'))
+
+
+def settings_from(environ: Mapping[str, str]) -> StoreSettings:
+    """The settings that the environment holds.
+
+    Raises:
+        UsageError: no directory is named, or one of them makes no sense.
+    """
+
+    def setting(name: str, default: str = "") -> str:
+        found = (environ[first + name] for first in ENVIRONMENT if first + name in environ)
+        return next(found, default).strip()
+
+    directory = setting("DIRECTORY")
+    if not directory:
+        raise UsageError("name the directory of blobs in SHARDCAST_STORE_DIRECTORY or HASHSERVER_DIRECTORY")
+    algorithm = setting("HASH_ALGORITHM") or "sha-256"
+    if algorithm not in ALGORITHMS:
+        raise UsageError(f"HASH_ALGORITHM {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+    writable = setting("WRITABLE").lower()
+    if writable not in (*_TRUE, *_FALSE):
+        raise UsageError(f"WRITABLE must be true or false, not {writable!r}")
+    lock = setting("LOCK_TIMEOUT")
+    try:
+        lock_seconds = float(lock) if lock else LOCK_SECONDS
+    except ValueError:
+        raise UsageError(f"LOCK_TIMEOUT must be a number of seconds, not {lock!r}") from None
+    return StoreSettings(
+        Path(directory),
+        ALGORITHMS[algorithm],
+        setting("LAYOUT") or None,
+        extra_directories(setting("EXTRA_DIRS")),
+        writable in _TRUE,
+        lock_seconds,
+    )
+
+
+def app() -> web.Application:
+    """The application for a server that others run, as gunicorn does, from the environment.
+
+    Raises:
+        ShardcastError: as in ``settings_from`` and ``StoreSettings.door``.
+    """
+    return _application(settings_from(os.environ).door())
+
+
+def _application(door: HashDoor, bounds: Bounds | None = None) -> web.Application:
+    return application(secrets.token_hex(8), door.add, as_sent=True, bounds=bounds)
+
+
+@dataclass(frozen=True)
+class StoreServer:
+    """A hash server that runs.
+
+    Attributes:
+        url: where it listens.
+        door: what it serves.
+        timeout: seconds without a request after which it is to end.
+    """
+
+    url: str
+    door: HashDoor
+
+    timeout: float | None
+
+    async def idle(self) -> None:
+        """Wait until nobody wanted anything for ``timeout`` seconds, if ever."""
+        while self.timeout is None or self.door.activity.idle() < self.timeout:  # noqa: ASYNC110
+            await asyncio.sleep(_CHECK)
+
+    @classmethod
+    @asynccontextmanager
+    async def running(
+        cls,
+        settings: StoreSettings,
+        host: str = "127.0.0.1",
+        ports: tuple[int, int] = DYNAMIC_PORTS,
+        status_file: Path | None = None,
+        timeout: float | None = None,
+        bounds: Bounds | None = None,
+    ) -> AsyncIterator[StoreServer]:
+        """Run a hash server on one of the ports from the first to the last of ``ports``, whichever is free.
+
+        Raises:
+            UsageError: what was asked for makes no sense, or there is no such directory.
+            WrongStore: it is of another digest.
+            LocalDiskError: it can't be used.
+            AddressTaken: the only port can't be bound.
+            NodeFailed: none of them can be, or the status file isn't there.
+        """
+        status = await StatusFile.awaited(status_file) if status_file else None
+        async with AsyncExitStack() as stack:
+            try:
+                if timeout is not None and not timeout > 0:
+                    raise UsageError(f"the inactivity timeout must be longer than {timeout:g} s")
+                door = settings.door()
+                taken = bind_one_of(host, *ports)
+                url = await stack.enter_async_context(listening_on(_application(door, bounds), taken))
+                if status:
+                    status.running(taken.port)
+            except BaseException:
+                if status:
+                    status.failed()
+                raise
+            with door.activity.request():  # it begins to be idle now
+                pass
+            yield cls(url, door, timeout)
+
+
+def bind_one_of(host: str, first: int, last: int) -> Bound:
+    """Take an address with any of these ports.
+
+    Raises:
+        UsageError: these are no ports.
+        AddressTaken: the only one can't be bound.
+        NodeFailed: none of them can be, or the host is none of this machine.
+    """
+    if not 0 <= first <= last <= 65535:
+        raise UsageError(f"{first} to {last} is no range of ports: both from 0 to 65535, the lower first")
+    if first == last:
+        return bind(host, first)
+    ports = range(first, last + 1)
+    for port in random.sample(ports, len(ports)):
+        try:
+            return bind(host, port)
+        except AddressTaken as error:
+            if getattr(error.__cause__, "errno", None) not in _ANOTHER_PORT:
+                raise NodeFailed(str(error)) from error  # it is not for the port
+    raise NodeFailed(f"no port from {first} to {last} of {host} can be bound; name other ones")

@@ -1,0 +1,39 @@
+"""The door to a node's shards by their digest, whatever version they are of."""
+
+from __future__ import annotations
+
+import logging
+
+from aiohttp import web
+
+from shardcast.blobs.interface import BlobStore
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
+from shardcast.protocol.wire import IMMUTABLE, RETRY_AFTER
+from shardcast.server.hang_ups import opened_for
+from shardcast.server.sending import send_blob
+from shardcast.store.holds import READ, Reader
+
+log = logging.getLogger(__name__)
+
+
+def add_shards_by_digest(app: web.Application, shards: BlobStore) -> None:
+    """Serve ``GET /<SHA-256>``."""
+
+    async def shard(request: web.Request) -> web.StreamResponse:
+        key = request.match_info["key"].lower()
+        try:
+            async with opened_for(request, shards.open(key)) as blob:
+                reader = Reader(READ, request.remote or "")
+                return await send_blob(request, blob, key, reader, {"Cache-Control": IMMUTABLE})
+        except BlobCorrupt as error:
+            log.error("can't serve %s: %s", key, error)
+        except LocalDiskError as error:
+            log.error("can't serve %s: %s", key, error)
+            raise web.HTTPServiceUnavailable(
+                text="503: it can't be read now\n", headers={"Retry-After": RETRY_AFTER}
+            ) from None
+        except BlobMissing:
+            pass
+        raise web.HTTPNotFound(text="404: no such shard\n")
+
+    app.router.add_get("/{key:[0-9a-fA-F]{64}}", shard)

@@ -1,0 +1,109 @@
+"""Several stores as one."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+
+from shardcast.blobs.interface import BlobStore, BlobWriter
+from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, UsageError
+from shardcast.store.file_errors import Search
+from shardcast.store.interfaces import BlobReader
+
+
+class BlobUnion:
+    """The blobs of all its stores. Each is read from the first store that has it right, and put into the
+    first store.
+
+    Attributes:
+        algorithm: what all of them are of.
+    """
+
+    def __init__(self, stores: Sequence[BlobStore]) -> None:
+        """
+        Raises:
+            UsageError: there is none, or they are not of one algorithm.
+        """
+        algorithms = {store.algorithm for store in stores}
+        if len(algorithms) != 1:
+            raise UsageError(
+                f"stores of {', '.join(sorted(algorithms)) or 'nothing'} don't go together; "
+                "name stores of one algorithm"
+            )
+        self.algorithm = algorithms.pop()
+        self._stores = tuple(stores)
+
+    async def size(self, digest: str) -> int | None:
+        search = Search()
+        for store in self._stores:
+            try:
+                size = await store.size(digest)
+            except LocalDiskError as error:
+                search.met(error)
+                continue
+            if size is not None:
+                return size
+        search.check()
+        return None
+
+    @asynccontextmanager
+    async def open(self, digest: str) -> AsyncIterator[BlobReader]:
+        search, corrupt = Search(), None
+        async with AsyncExitStack() as stack:
+            for store in self._stores:
+                try:
+                    reader = await stack.enter_async_context(store.open(digest))
+                except BlobMissing:
+                    continue
+                except BlobCorrupt as error:
+                    corrupt = corrupt or error
+                    continue
+                except LocalDiskError as error:
+                    search.met(error)
+                    continue
+                yield reader
+                return
+        search.check()
+        raise corrupt or BlobMissing(f"{digest} is in none of {len(self._stores)} stores")
+
+    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        found: dict[str, bytes] = {}
+        search = Search()
+        for store in self._stores:
+            missing = [digest for digest in digests if digest not in found]
+            if not missing:
+                return found
+            try:
+                found |= await store.read_small(missing, most)
+            except LocalDiskError as error:
+                search.met(error)
+        if len(found) < len(set(digests)):
+            search.check()
+        return found
+
+    def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
+        return self._stores[0].put(digest)
+
+    async def delete(self, digest: str) -> bool:
+        """From every store that has it.
+
+        Raises:
+            ReadOnlyStore: one that has it gives nothing up; then it is still here.
+        """
+        found = False
+        for store in reversed(self._stores):  # those that give nothing up come last, and are asked first
+            if await store.size(digest) is not None:
+                found = await store.delete(digest) or found
+        return found
+
+    async def digests(self) -> AsyncIterator[str]:
+        for position, store in enumerate(self._stores):
+            async for digest in store.digests():
+                if not await self._in(self._stores[:position], digest):
+                    yield digest
+
+    async def _in(self, stores: Sequence[BlobStore], digest: str) -> bool:
+        for store in stores:
+            if await store.size(digest) is not None:
+                return True
+        return False

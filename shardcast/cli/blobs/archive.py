@@ -1,0 +1,101 @@
+"""``shardcast archive``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from shardcast.addresses import Network
+from shardcast.cli import options
+from shardcast.cli.serving import Session
+
+_SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+
+@click.group(context_settings=_SETTINGS)
+def archive() -> None:
+    """Keep blobs under their SHA-256, many in a request, as Casa does."""
+
+
+@archive.command(context_settings=_SETTINGS)
+@click.argument("directory", type=options.NamedPath(path_type=Path, file_okay=False))
+@options.option(
+    "--host",
+    env="ARCHIVE_HOST",
+    default="::",
+    help="The address to listen on; :: is every one, of IPv4 and IPv6.",
+)
+@click.option(
+    "--port",
+    envvar=["SHARDCAST_ARCHIVE_PORT", "PORT"],
+    show_envvar=True,
+    type=click.IntRange(0, 65535),
+    default=3000,
+    show_default=True,
+    help="The port for everybody; 0 picks a free one.",
+)
+@click.option(
+    "--authorized-port",
+    envvar=["SHARDCAST_AUTHORIZED_PORT", "AUTHORIZED_PORT"],
+    show_envvar=True,
+    type=click.IntRange(0, 65535),
+    help="The port at which anybody may push; without it nobody may without a token.",
+)
+@options.option(
+    "--authorized-host", default="127.0.0.1", help="The address to listen on for those who push there."
+)
+@options.option(
+    "--token-file",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file with the token that allows its bearer to push at any port.",
+)
+@options.option(
+    "--mirror",
+    type=options.Servers(),
+    multiple=True,
+    help="Servers to fetch from what isn't here: archives, hash servers, nodes. Several, or comma-separated.",
+)
+@options.option(
+    "--max-blob", type=options.Size(), default="4GiB", help="Bytes of the largest blob that is taken."
+)
+@options.trusted_proxy_option
+@options.logging_options
+@options.node_options
+def serve(
+    directory: Path,
+    host: str,
+    port: int,
+    authorized_port: int | None,
+    authorized_host: str,
+    token_file: Path | None,
+    mirror: tuple[list[str], ...],
+    max_blob: int,
+    trusted_proxy: tuple[Network, ...] | None,
+    ready_fd: int | None,
+    parent: int | None,
+) -> None:
+    """Serve the blobs in DIRECTORY, which is made where it doesn't exist."""
+    options.start_logging()
+    from shardcast.blobs.server.archive_server import ArchiveNode
+    from shardcast.nodes.runtime import run
+    from shardcast.server.bounds import Bounds
+
+    servers = [server for some in mirror for server in some]
+    node = ArchiveNode.on_directory(
+        directory,
+        host=host,
+        port=port,
+        authorized_port=authorized_port,
+        authorized_host=authorized_host,
+        token=options.read_token(token_file) if token_file else None,
+        mirror=servers,
+        max_blob=max_blob,
+        bounds=Bounds(trusted=trusted_proxy or ()),
+    )
+
+    async def tell(running: ArchiveNode) -> None:
+        if running.push_url:
+            click.echo(f"Taking pushes at {running.push_url}", err=True)
+
+    run(Session(ready_fd, parent).serve(node, tell))

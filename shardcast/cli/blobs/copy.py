@@ -1,0 +1,135 @@
+"""``shardcast store pull`` and ``push``: blobs between a directory and a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+import click
+
+from shardcast.cli import options
+from shardcast.cli.blobs.options import (
+    SETTINGS,
+    Digest,
+    digests_of,
+    directory_option,
+    from_file_option,
+    open_store,
+)
+from shardcast.cli.exit_codes import DONE, NOT_OFFERED
+from shardcast.cli.progress import Display, progress
+from shardcast.concurrency import beside
+from shardcast.sizes import format_count, format_size
+
+if TYPE_CHECKING:
+    from shardcast.blobs.copy import Copied
+
+_FRAME = 0.1
+"""Seconds between two looks at how far it is."""
+
+
+@click.command(context_settings=SETTINGS, short_help="Get blobs from the server at URL.")
+@click.argument("url")
+@click.argument("digests", nargs=-1, type=Digest())
+@directory_option
+@from_file_option
+@options.json_option
+@options.logging_options
+def pull(
+    url: str, digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as_json: bool
+) -> int:
+    """Get blobs from the server at URL, a hash server, an archive or a node.
+
+    What is here is not fetched again: who was interrupted goes on from there. The exit code is 3 when the
+    server lacks one.
+    """
+    options.start_logging()
+    return _copy(directory, url, digests_of(digests, from_file), True, None, as_json)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("url")
+@click.argument("digests", nargs=-1, type=Digest())
+@directory_option
+@from_file_option
+@options.option(
+    "--token-file",
+    env="STORE_TOKEN_FILE",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file with the token that allows to push to an archive.",
+)
+@options.json_option
+@options.logging_options
+def push(
+    url: str,
+    digests: tuple[str, ...],
+    directory: Path,
+    from_file: IO[str] | None,
+    token_file: Path | None,
+    as_json: bool,
+) -> int:
+    """Put blobs into the server at URL, a hash server or an archive.
+
+    What it has is not sent again. The exit code is 3 when one isn't here.
+    """
+    options.start_logging()
+    token = options.read_token(token_file) if token_file else None
+    return _copy(directory, url, digests_of(digests, from_file), False, token, as_json)
+
+
+def _copy(
+    directory: Path, url: str, digests: list[str], pulling: bool, token: str | None, as_json: bool
+) -> int:
+    from shardcast.blobs.copy import Copied, failure
+    from shardcast.nodes.runtime import run
+
+    state = Copied()
+    with progress(options.is_quiet()) as display:
+        run(_work(directory, url, digests, pulling, token, state, display))
+    if as_json:
+        failed = {digest: str(error) for digest, error in state.failed.items()}
+        told = {"copied": state.copied, "bytes": state.bytes, "there": state.there}
+        click.echo(json.dumps({**told, "missing": state.missing, "failed": failed}))
+    else:
+        for digest in state.missing:
+            click.echo(f"{digest}  missing")
+        for digest, error in state.failed.items():
+            click.echo(f"{digest}  failed: {error}")
+    if not options.is_quiet():
+        what = f"{format_count(state.copied, 'blob')}, {format_size(state.bytes)}, {state.there} there before"
+        click.echo(f"{'pulled' if pulling else 'pushed'} {what}", err=True)
+    worst = failure(state)
+    if worst is not None:
+        raise worst
+    return NOT_OFFERED if state.missing else DONE
+
+
+async def _work(
+    directory: Path,
+    url: str,
+    digests: list[str],
+    pulling: bool,
+    token: str | None,
+    state: Copied,
+    display: Display,
+) -> None:
+    from shardcast.blobs.copy import copy, remote
+
+    async with AsyncExitStack() as stack:
+        store = open_store(directory, writable=pulling)
+        stack.push_async_callback(store.close)
+        server = await stack.enter_async_context(remote(url, store.algorithm, token))
+        await stack.enter_async_context(beside(_show(state, len(digests), pulling, display)))
+        if pulling:
+            await copy(server, store, digests, state)
+        else:
+            await copy(store, server, digests, state)
+
+
+async def _show(state: Copied, count: int, pulling: bool, display: Display) -> None:
+    while True:
+        display.show("pull" if pulling else "push", state.bytes, None, f"{state.seen} of {count} blobs")
+        await asyncio.sleep(_FRAME)

@@ -1,0 +1,196 @@
+"""``shardcast store gc``, ``pin`` and ``unpin``: which blobs of a directory stay."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.maintenance import gc_roots as roots
+from shardcast.blobs.maintenance.gc import (
+    Collected,
+    Collection,
+    Tally,
+    check_roots,
+    known_roots,
+    remember_roots,
+)
+from shardcast.blobs.maintenance.gc_policy import Rules
+from shardcast.cli import options
+from shardcast.cli.blobs.options import (
+    SETTINGS,
+    Digest,
+    digests_of,
+    directory_argument,
+    directory_option,
+    open_store,
+)
+from shardcast.cli.exit_codes import DONE, LOCAL_DISK
+from shardcast.cli.progress import Display, progress
+from shardcast.errors import BlobMissing
+from shardcast.sizes import format_count, format_size
+
+_FILE = click.Path(path_type=Path, readable=False)
+
+
+@click.command(context_settings=SETTINGS)
+@directory_argument
+@options.option(
+    "--data-dir",
+    "data_dirs",
+    env="STORE_GC_DATA_DIR",
+    type=_FILE,
+    multiple=True,
+    help="Keep the shards and payloads of a data directory's versions.",
+)
+@options.option(
+    "--snapshot",
+    "snapshots",
+    env="STORE_GC_SNAPSHOT",
+    type=_FILE,
+    multiple=True,
+    help="Keep what a file names: digests, one a line.",
+)
+@options.option(
+    "--registry-references",
+    "references",
+    env="STORE_GC_REGISTRY_REFERENCES",
+    type=_FILE,
+    multiple=True,
+    help="Keep what a file refers to: what put_hash returned, one JSON object a line.",
+)
+@click.option("--forget-root", "forget", multiple=True, help="Don't ask for this root any more, by its name.")
+@options.option(
+    "--unreferenced-older-than",
+    "older_than",
+    env="STORE_GC_UNREFERENCED_OLDER_THAN",
+    type=options.Duration(),
+    help="Let go of what nobody refers to and was put longer ago: 7d. Without it, nothing goes.",
+)
+@options.option(
+    "--grace",
+    env="STORE_GC_GRACE",
+    type=options.Duration(),
+    default="1h",
+    help="Time between marking a blob and removing it, and in which what was put is left alone.",
+)
+@click.option("--delete", is_flag=True, help="Do it; else only tell what would be done.")
+@options.json_option
+@options.logging_options
+def gc(
+    directory: Path,
+    data_dirs: tuple[Path, ...],
+    snapshots: tuple[Path, ...],
+    references: tuple[Path, ...],
+    forget: tuple[str, ...],
+    older_than: float | None,
+    grace: float,
+    delete: bool,
+    as_json: bool,
+) -> int:
+    """Let go of blobs in DIRECTORY that nobody refers to.
+
+    It takes two runs: the first marks them, and a later one, when the time of --grace is over, removes those
+    that nobody refers to by then, and that nobody put again. What is pinned stays in any case. Nothing is
+    changed when one of the roots can't be read.
+    """
+    options.start_logging()
+    store = open_store(directory)
+    asked = [
+        roots.pins(store.folder),
+        *map(roots.data_dir, data_dirs),
+        *(roots.snapshot(file, store.algorithm) for file in snapshots),
+        *map(roots.registry_references, references),
+    ]
+    names = {root.name for root in asked}
+    check_roots(store.folder, names, forget)
+    with progress(options.is_quiet()) as display:
+        result = _collect(store, asked, Rules(older_than, grace), delete, display)
+    if as_json:
+        click.echo(json.dumps({"dry_run": not delete, "roots": sorted(names), **asdict(result)}))
+    else:
+        _tell(result, older_than, delete)
+    for failure in result.failures:
+        click.echo(f"could not see to {failure}", err=True)
+    if delete:
+        asyncio.run(_forget_missing(store))
+    return LOCAL_DISK if result.failed else DONE
+
+
+def _collect(
+    store: BlobDirectory, asked: list[roots.Root], rules: Rules, delete: bool, display: Display
+) -> Collected:
+    now, names = time.time(), {root.name for root in asked}
+    referenced = roots.read_all(asked, store.algorithm)
+    if delete and names != known_roots(store.folder):
+        remember_roots(store.folder, names)
+    collection = Collection(store.folder, referenced, rules, now, delete)
+    for _ in collection.run():
+        done = collection.result.all
+        display.show("gc", done.bytes, None, format_count(done.blobs, "blob"))
+    return collection.result
+
+
+async def _forget_missing(store: BlobDirectory) -> None:
+    """An archive on this directory tells of what is here."""
+    file = ledger_in(archive_folder(Path(store.folder.root)))
+    if file.exists():
+        ledger = Ledger(file)
+        try:
+            await ledger.forget_missing(store.present)
+        finally:
+            await ledger.close()
+
+
+def _tell(result: Collected, older_than: float | None, delete: bool) -> None:
+    would = "" if delete else "would be "
+    lines = [
+        ("here", result.all),
+        ("referred to", result.referenced),
+        ("not referred to", result.unreferenced),
+    ]
+    lines += [(f"{would}marked, to go after the grace time", result.marked)]
+    lines += [("marked before, and still in it", result.waiting)]
+    lines += [(f"{would}kept after all", result.unmarked), (f"{would}removed", result.removed)]
+    for what, tally in lines:
+        if tally.blobs or what.endswith(("here", "removed")):
+            click.echo(_line(what, tally))
+    if older_than is None and result.unreferenced.blobs:
+        click.echo("what nobody refers to is kept; --unreferenced-older-than lets it go", err=True)
+    elif not delete and (result.marked.blobs or result.unmarked.blobs or result.removed.blobs):
+        click.echo("nothing was changed; --delete does it", err=True)
+
+
+def _line(what: str, tally: Tally) -> str:
+    return f"{what}: {format_count(tally.blobs, 'blob')}, {format_size(tally.bytes)}"
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("digests", nargs=-1, type=Digest())
+@directory_option
+@options.logging_options
+def pin(digests: tuple[str, ...], directory: Path) -> None:
+    """Keep blobs whoever refers to them, until they are unpinned."""
+    options.start_logging()
+    store = open_store(directory)
+    for digest in digests_of(digests, None):
+        roots.pin(store.folder, digest)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("digests", nargs=-1, type=Digest())
+@directory_option
+@options.logging_options
+def unpin(digests: tuple[str, ...], directory: Path) -> None:
+    """Let blobs that were pinned go when nobody refers to them. The exit code is 3 when one wasn't pinned."""
+    options.start_logging()
+    store = open_store(directory)
+    lacking = [digest for digest in digests_of(digests, None) if not roots.unpin(store.folder, digest)]
+    if lacking:
+        raise BlobMissing(f"not pinned in {directory}: {' '.join(lacking)}")

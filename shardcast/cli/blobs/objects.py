@@ -1,0 +1,230 @@
+"""``shardcast store ls``, ``stat``, ``put``, ``get``, ``has``: the blobs of a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO
+
+import click
+
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.quarantine import Quarantine
+from shardcast.blobs.directory.stat import Description, describe
+from shardcast.cli import options
+from shardcast.cli.blobs.options import (
+    SETTINGS,
+    Digest,
+    digests_of,
+    directory_argument,
+    directory_option,
+    from_file_option,
+    open_store,
+)
+from shardcast.cli.exit_codes import DONE, NOT_OFFERED
+from shardcast.cli.progress import Display, progress
+from shardcast.cli.streams import answer_descriptor, print_answer
+from shardcast.digest import new_hasher
+from shardcast.errors import BlobCorrupt, BlobMissing
+from shardcast.filesystem import disk_errors, new_file
+from shardcast.store.interfaces import BlobReader
+from shardcast.store.output_part import clear_killed, resolve_output
+
+_CHUNK = 1 << 20
+
+
+@click.command(context_settings=SETTINGS, short_help="List the blobs in DIRECTORY.")
+@directory_argument
+@click.option("--long", "-l", is_flag=True, help="With size, time and forms.")
+@click.option("--quarantined", is_flag=True, help="What was set aside instead, and why.")
+@options.json_option
+@options.logging_options
+def ls(directory: Path, long: bool, quarantined: bool, as_json: bool) -> None:
+    """List the blobs in DIRECTORY, in no order; as JSON, one object a line."""
+    options.start_logging()
+    store = open_store(directory)
+    if quarantined:
+        for one in Quarantine(store.folder).entries():
+            print_answer(
+                json.dumps(asdict(one)) if as_json else f"{one.digest}  {_when(one.since)}  {one.reason}"
+            )
+        return
+    for lines in _listed(store, long, as_json):
+        if lines:
+            print_answer("\n".join(lines))
+
+
+def _listed(store: BlobDirectory, long: bool, as_json: bool) -> Iterator[list[str]]:
+    with disk_errors("could not list", Path(store.folder.root)):
+        for some in store.folder.entries():
+            if long or as_json:
+                described = (describe(store.folder, digest) for digest in some)
+                yield [_as_json(one) if as_json else _line(one) for one in described if one]
+            else:
+                yield some
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("digest", type=Digest())
+@directory_option
+@options.json_option
+@options.logging_options
+def stat(digest: str, directory: Path, as_json: bool) -> None:
+    """Tell what there is of the blob DIGEST. It is not read for that."""
+    options.start_logging()
+    store = open_store(directory)
+    with disk_errors("could not look at", directory):
+        found = describe(store.folder, digest)
+    if found is None:
+        raise BlobMissing(f"{digest} is not in {directory}")
+    if as_json:
+        print_answer(_as_json(found))
+        return
+    for name, value in asdict(found).items():
+        shown = _when(value) if name == "modified" else " ".join(value) if name == "forms" else value
+        print_answer(f"{name + ':':<10} {'unknown' if shown is None else shown}")
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("digests", nargs=-1, type=Digest())
+@directory_option
+@from_file_option
+@options.json_option
+@options.logging_options
+def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as_json: bool) -> int:
+    """Tell which of DIGESTS are here. The exit code is 3 when one isn't."""
+    options.start_logging()
+    store = open_store(directory)
+    asked = digests_of(digests, from_file)
+    here = store.present(asked)
+    if as_json:
+        print_answer(json.dumps(dict(zip(asked, here, strict=True))))
+    else:
+        lines = [f"{digest}  {'here' if one else 'missing'}" for digest, one in zip(asked, here, strict=True)]
+        print_answer("\n".join(lines))
+    return DONE if all(here) else NOT_OFFERED
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, allow_dash=True)
+)
+@directory_option
+@click.option(
+    "--algorithm", help="The digest of a store that has none yet: sha256 (the default) or sha3-256."
+)
+@click.option("--layout", help="The layout of a directory that is new: prefix (the default) or flat.")
+@options.json_option
+@options.logging_options
+def put(
+    files: tuple[str, ...], directory: Path, algorithm: str | None, layout: str | None, as_json: bool
+) -> None:
+    """Put FILES, and print their digests, one a line; - is stdin."""
+    options.start_logging()
+    from shardcast.nodes.runtime import run
+
+    store = open_store(directory, True, algorithm, layout)
+
+    async def work(display: Display) -> None:
+        try:
+            done = 0
+            for name in files:
+                digest, size = await _put(store, name, display, done)
+                done += size
+                told = {"file": name, "digest": digest, "size": size}
+                click.echo(json.dumps(told) if as_json else digest)
+        finally:
+            await store.close()
+
+    with progress(options.is_quiet()) as display:
+        run(work(display))
+
+
+async def _put(store: BlobDirectory, name: str, display: Display, before: int) -> tuple[str, int]:
+    size = 0
+    with ExitStack() as stack:
+        with disk_errors("could not read", Path(name)):
+            file = (
+                sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb", buffering=0))
+            )
+        async with store.put() as writer:
+            while True:
+                with disk_errors("could not read", Path(name)):
+                    data = await asyncio.to_thread(file.read, _CHUNK)
+                if not data:
+                    return await writer.commit(), size
+                await writer.write(data)
+                size += len(data)
+                display.show("put", before + size, None, name)
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("digest", type=Digest())
+@directory_option
+@options.option(
+    "--output",
+    "-o",
+    env="STORE_OUTPUT",
+    type=options.NamedPath(path_type=Path, dir_okay=False),
+    help="The file to write, which has its name only when it is whole and right; else stdout.",
+)
+@options.logging_options
+def get(digest: str, directory: Path, output: Path | None) -> None:
+    """Get the blob DIGEST, verified."""
+    options.start_logging()
+    from shardcast.nodes.runtime import run
+
+    store = open_store(directory)
+    with progress(options.is_quiet()) as display:
+        run(_get(store, digest, output, display))
+
+
+async def _get(store: BlobDirectory, digest: str, output: Path | None, display: Display) -> None:
+    async with store.open(digest) as reader:
+        if output is None or str(output) == "-":
+            with os.fdopen(os.dup(answer_descriptor()), "wb") as stdout:
+                await _pour(reader, stdout, store, digest, display)
+            return
+        with disk_errors("could not write", output):
+            target = resolve_output(output)
+            with new_file(target) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
+                await _pour(reader, file, store, digest, display)
+            clear_killed(target)
+
+
+async def _pour(
+    reader: BlobReader, file: IO[bytes], store: BlobDirectory, digest: str, display: Display
+) -> None:
+    """
+    Raises:
+        BlobCorrupt: the blob changed after it was verified.
+    """
+    hasher, done = new_hasher(store.algorithm), 0
+    while data := await reader.read(_CHUNK):
+        hasher.update(data)
+        await asyncio.to_thread(file.write, data)
+        done += len(data)
+        display.show(digest[:12], done, reader.size, "")
+    file.flush()
+    if hasher.hexdigest() != digest:
+        raise BlobCorrupt(f"{digest} changed while it was read; get it again")
+
+
+def _line(one: Description) -> str:
+    size = "-" if one.size is None else str(one.size)
+    return f"{one.digest}  {size:>14}  {_when(one.modified)}  {','.join(one.forms)}"
+
+
+def _as_json(one: Description) -> str:
+    return json.dumps(asdict(one))
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

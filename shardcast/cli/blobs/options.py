@@ -1,0 +1,73 @@
+"""What the commands on a store have in common: which store, and which blobs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import IO, Any
+
+import click
+
+from shardcast.blobs.digest_lists import AS_TEXT, parse_digest, read_digests
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import LAYOUTS
+from shardcast.cli import options
+from shardcast.errors import UsageError
+
+SETTINGS = {"help_option_names": ["-h", "--help"]}
+
+_DIRECTORY: dict[str, Any] = {
+    "type": options.NamedPath(path_type=Path),
+    "envvar": ["SHARDCAST_STORE_DIRECTORY", "HASHSERVER_DIRECTORY"],
+    "required": True,
+}
+directory_argument = click.argument("directory", **_DIRECTORY)
+directory_option = click.option(
+    "--directory", "-d", show_envvar=True, help="The store's directory.", **_DIRECTORY
+)
+
+
+class Digest(click.ParamType[str]):
+    """A blob's digest."""
+
+    name = "digest"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return parse_digest(str(value))
+        except UsageError as error:
+            self.fail(str(error), param, ctx)
+
+
+from_file_option = options.option(
+    "--from-file",
+    env="STORE_FROM_FILE",
+    type=click.File("r", lazy=False, **AS_TEXT),
+    help="A file with digests, one a line, as sha256sum prints them, also with --tag; - is stdin.",
+)
+
+
+def digests_of(said: tuple[str, ...], file: IO[str] | None) -> list[str]:
+    """The blobs that a command is about.
+
+    Raises:
+        UsageError: there are none, or something is no digest.
+    """
+    digests = [*said, *(read_digests(file, file.name) if file else ())]
+    if not digests:
+        raise UsageError("name the blobs: their digests, or --from-file with a file of them")
+    return digests
+
+
+def open_store(
+    directory: Path, writable: bool = False, algorithm: str | None = None, layout: str | None = None
+) -> BlobDirectory:
+    """A store as it is.
+
+    Raises:
+        UsageError: there is no such directory, algorithm or layout.
+        WrongStore: it is of another digest.
+        LocalDiskError: it can't be used.
+    """
+    if layout is not None and layout not in LAYOUTS:
+        raise UsageError(f"the layout must be {' or '.join(LAYOUTS)}, not {layout!r}")
+    return BlobDirectory(directory, algorithm, layout, writable=writable)

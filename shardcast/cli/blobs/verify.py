@@ -1,0 +1,139 @@
+"""``shardcast store verify``: whether the blobs of a directory are what their names say."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.layout import Folder
+from shardcast.blobs.directory.quarantine import Quarantine
+from shardcast.blobs.directory.stat import forms_of
+from shardcast.blobs.maintenance.scrub import LEFT, REPAIRED, SET_ASIDE, UNREADABLE, Found, Pace, Scrub
+from shardcast.cli import options
+from shardcast.cli.blobs.options import SETTINGS, directory_argument, open_store
+from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK
+from shardcast.cli.progress import Display, progress
+from shardcast.concurrency import beside
+from shardcast.sizes import format_count, format_size
+
+_FRAME = 0.1
+"""Seconds between two looks at how far it is."""
+
+
+@click.command(
+    context_settings=SETTINGS, short_help="Read every blob in DIRECTORY, and see whether it is right."
+)
+@directory_argument
+@options.option(
+    "--repair-from",
+    env="STORE_REPAIR_FROM",
+    type=options.Servers(),
+    multiple=True,
+    help="Servers to fetch what is damaged from: hash servers, archives, nodes. Several, or comma-separated.",
+)
+@options.option("--rate", env="STORE_RATE", type=options.Size(), help="Bytes to read in a second: 100MB.")
+@options.option(
+    "--quarantine/--no-quarantine",
+    env="STORE_QUARANTINE",
+    default=True,
+    help="Set aside what is damaged and can't be repaired, or leave it where it is.",
+)
+@options.json_option
+@options.logging_options
+def verify(
+    directory: Path, repair_from: tuple[list[str], ...], rate: int | None, quarantine: bool, as_json: bool
+) -> int:
+    """Read every blob in DIRECTORY, and see whether it is what its name says.
+
+    It prints what isn't, and what became of it; what was set aside before is told of again until it is here.
+    The exit code is 5 when something isn't repaired. It can run beside servers that use the directory, and
+    be interrupted at any time.
+    """
+    options.start_logging()
+    from shardcast.nodes.runtime import run
+
+    store = open_store(directory)
+    servers = [server for some in repair_from for server in some]
+    with progress(options.is_quiet()) as display:
+        scrub, outcomes = run(_verify(store, servers, rate, quarantine, as_json, display))
+    bad = sum(outcomes.values())
+    if as_json:
+        told = {name.replace(" ", "_"): outcomes[name] for name in (REPAIRED, SET_ASIDE, LEFT, UNREADABLE)}
+        click.echo(json.dumps({"files": scrub.blobs, "bytes": scrub.bytes, "unknown": scrub.unknown, **told}))
+    if not options.is_quiet():
+        what = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "all right"
+        click.echo(f"{format_count(scrub.blobs, 'file')}, {format_size(scrub.bytes)}: {what}", err=True)
+    if scrub.unknown:
+        click.echo(
+            f"{format_count(scrub.unknown, 'file')} of zstd not looked at: install shardcast[store]",
+            err=True,
+        )
+    if outcomes[SET_ASIDE] or outcomes[LEFT]:
+        return INTEGRITY
+    return LOCAL_DISK if bad > outcomes[REPAIRED] or scrub.unknown else DONE
+
+
+async def _verify(
+    store: BlobDirectory,
+    servers: list[str],
+    rate: int | None,
+    quarantine: bool,
+    as_json: bool,
+    display: Display,
+) -> tuple[Scrub, Counter[str]]:
+    from shardcast.blobs.copy import repairing
+
+    outcomes: Counter[str] = Counter()
+    opened: list[BlobDirectory] = []
+
+    def target() -> BlobDirectory:
+        if not opened:  # only who has something to put writes here
+            folder = store.folder
+            opened.append(BlobDirectory(folder.root, store.algorithm, folder.layout, writable=True))
+            stack.push_async_callback(opened[0].close)
+        return opened[0]
+
+    async with AsyncExitStack() as stack:
+        repair = await stack.enter_async_context(repairing(servers, store.algorithm, target))
+        aside = Quarantine(store.folder) if quarantine else None
+        scrub = Scrub(store.folder, store.algorithm, aside, repair, Pace(rate))
+        await stack.enter_async_context(beside(_show(scrub, display)))
+        found = await stack.enter_async_context(aclosing(scrub.run()))
+        async for one in found:
+            outcomes[one.outcome] += 1
+            click.echo(json.dumps(asdict(one)) if as_json else _line(one))
+    return scrub, outcomes
+
+
+def _line(one: Found) -> str:
+    return f"{one.digest}  {one.outcome}: {one.reason}{f' ({one.detail})' if one.detail else ''}"
+
+
+async def _show(scrub: Scrub, display: Display) -> None:
+    counting = asyncio.ensure_future(_total(scrub))
+    try:
+        while True:
+            size = counting.result() if counting.done() else None
+            display.show("verify", scrub.bytes, size, format_count(scrub.blobs, "file"))
+            await asyncio.sleep(_FRAME)
+    finally:
+        counting.cancel()
+
+
+async def _total(scrub: Scrub) -> int:
+    """Bytes of all its files."""
+    size, batches = 0, scrub.folder.entries()
+    while (some := await asyncio.to_thread(next, batches, None)) is not None:
+        size += await asyncio.to_thread(_size, scrub.folder, some)
+    return size
+
+
+def _size(folder: Folder, digests: list[str]) -> int:
+    return sum(form.looks.st_size for digest in digests for form in forms_of(folder, digest))
