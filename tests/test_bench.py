@@ -37,7 +37,7 @@ def test_every_case_can_be_listed() -> None:
     assert done.returncode == 0, done.stderr
     listed = {line.split()[0] for line in done.stdout.splitlines()}
     assert {"loopback", "publish", "latency", "stream", "followers", "networks-a", "networks-d"} <= listed
-    assert {"blobs-large", "blobs-small", "blobs-has", "blobs-pull"} <= listed
+    assert {"blobs-large", "blobs-small", "blobs-has", "blobs-pull", "followers-nginx"} <= listed
 
 
 def test_the_bound_where_all_serve_is_the_slowest_of_three(bench: Any) -> None:
