@@ -73,6 +73,14 @@ async def test_data_directory_and_store_have_the_name(path: Path) -> None:
     assert store.present([digest]) == [True]
 
 
+def test_leftovers_of_a_long_name_are_not_those_of_another(tmp_path: Path) -> None:
+    """Who removes its own would remove what another is just writing."""
+    one, other = (tmp_path / ("x" * 250 + end) for end in "ab")
+    with new_file(one):
+        assert len(leftovers(one)) == 1
+        assert leftovers(other) == []
+
+
 def test_temporary_name_has_whole_characters(tmp_path: Path) -> None:
     """macOS, ZFS with utf8only, SMB: a name that is cut within a character is refused there."""
     for length in range(240, 256):

@@ -191,4 +191,33 @@ FAULTS = [
         new="before = os.umask(0o000)",
         tests=["tests/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_goes"],
     ),
+    # Names
+    Fault(
+        name="longest-names-have-no-temporary-ones",
+        file=FILESYSTEM,
+        old="if len(encoded) <= limit:",
+        new="if True:",
+        tests=["tests/test_file_names.py::test_file_is_replaced_and_its_leftovers_are_found"],
+    ),
+    Fault(
+        name="long-names-that-begin-alike-share-a-temporary-one",
+        file=FILESYSTEM,
+        old="digest = hashlib.sha256(encoded).hexdigest()[:_STEM_DIGEST]",
+        new='digest = "0" * _STEM_DIGEST',
+        tests=["tests/test_file_names.py::test_leftovers_of_a_long_name_are_not_those_of_another"],
+    ),
+    Fault(
+        name="temporary-name-ends-within-a-character",
+        file=FILESYSTEM,
+        old="    try:\n        encoded.decode()\n    except UnicodeDecodeError:\n",
+        new="    if True:\n",
+        tests=["tests/test_file_names.py::test_temporary_name_has_whole_characters"],
+    ),
+    Fault(
+        name="socket-of-a-deep-directory-has-a-name-that-is-too-long",
+        file=SPECIAL,
+        old="if len(os.fsencode(path)) <= _LONGEST_SOCKET_NAME:",
+        new="if True:",
+        tests=["tests/test_data_dir.py::test_the_socket_can_be_bound_and_reached_wherever_the_directory_is"],
+    ),
 ]
