@@ -21,6 +21,7 @@ from aiohttp import web
 
 from shardcast import server
 from shardcast.addresses import parse_networks
+from shardcast.blobs.server.hash_routes.bodies import when_wanted, whole
 from shardcast.errors import UsageError
 from shardcast.server import bodies
 from shardcast.server.application import application, listening
@@ -30,6 +31,7 @@ from shardcast.server.connections import CONNECTIONS, Connections
 from tests.support.archives import until
 
 MIB = 1 << 20
+CHUNKED = "Transfer-Encoding: chunked"
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,45 @@ async def test_a_few_requests_ahead_are_answered() -> None:
         writer.close()
 
 
+async def test_requests_ahead_of_one_answer_do_not_count_at_the_next() -> None:
+    """A client that always sends one request ahead is no flood, however long it stays."""
+    async with serving(Bounds()) as server:
+        head = b"GET /give HTTP/1.1\r\nHost: x\r\n" + b"X: %s\r\n" % (b"x" * 8000) * 3 + b"\r\n"
+        reader, writer = await server.connect(head)
+        for _ in range(4):
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            writer.write(head)  # the answer before it is not taken yet
+            await reader.readexactly(8 * MIB)
+        writer.close()
+
+
+async def test_a_sender_that_was_not_told_to_go_on_is_not_too_slow() -> None:
+    clock, wanted, going_on = Clock(), asyncio.Event(), asyncio.Event()
+
+    async def take(request: web.Request) -> web.StreamResponse:
+        await wanted.wait()
+        going_on.set()
+        return web.Response(body=await whole(request, 100))
+
+    app = application("0123", bounds=Bounds(body_seconds=10), as_sent=True)
+    app.router.add_put("/take", take, expect_handler=when_wanted)
+    connections = app[CONNECTIONS]
+    connections._clock = clock
+    async with listening(app, "127.0.0.1", 0) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(b"PUT /take HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
+        await until(lambda: any(one.request for one in connections._watches.values()))
+        for _ in range(3):
+            clock.now += 20
+            connections.look()
+        wanted.set()
+        await going_on.wait()
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b"abc")
+        assert (await reader.readuntil(b"abc")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
 @pytest.mark.parametrize("sent", [b"", b"12345"])
 async def test_a_body_that_stops_is_answered_with_408(sent: bytes) -> None:
     async with serving(Bounds(body_seconds=0.3)) as server:
@@ -183,7 +224,7 @@ async def test_a_body_that_stops_is_answered_with_408(sent: bytes) -> None:
 
 async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
     async with serving(Bounds(all_bytes=MIB)) as server, aiohttp.ClientSession(server.url) as session:
-        length = 900_000
+        length = MIB
         head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
         reader, writer = await server.connect(head + bytes(length - 1))
         await until(lambda: server.connections._memory.used == length - 1)
@@ -218,14 +259,15 @@ async def test_a_refused_body_leaves_nothing_in_memory() -> None:
         assert sum(one.size for one in kept.statistics("filename")) < MIB
 
 
-@pytest.mark.parametrize("framing", ["Content-Length: 5000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("framing", ["Content-Length: 5000000", CHUNKED])
 async def test_a_body_that_is_too_large_is_not_read(framing: str) -> None:
-    async with serving(Bounds()) as server:
+    async with serving(Bounds(body_seconds=5)) as server:
         reader, writer = await server.connect(f"POST /take HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
-        with contextlib.suppress(ConnectionError):
-            for _ in range(5):
-                writer.write(b"f4240\r\n" + bytes(1_000_000) + b"\r\n")
-                await writer.drain()
+        if framing == CHUNKED:  # else it is known before anything comes
+            with contextlib.suppress(ConnectionError):
+                for _ in range(5):
+                    writer.write(b"f4240\r\n" + bytes(1_000_000) + b"\r\n")
+                    await writer.drain()
         assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
         writer.close()
 

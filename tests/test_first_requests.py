@@ -42,3 +42,34 @@ async def test_connections_over_which_no_request_comes_are_closed(
             pass
         slow_writer.close()
         again_writer.close()
+
+
+async def test_a_connection_that_rests_is_closed_after_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "KEEP_ALIVE", 0.3)
+    monkeypatch.setattr(constants, "HEAD_TIMEOUT", 1000.0)
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        assert await after_an_answer(origin, b"") == b""
+
+
+async def test_a_second_head_has_its_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "KEEP_ALIVE", 1000.0)
+    monkeypatch.setattr(constants, "HEAD_TIMEOUT", 0.3)
+    async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
+        assert await after_an_answer(origin, b"G") == b""
+
+
+async def after_an_answer(origin: Origin, sent: bytes) -> bytes:
+    """What comes after the answer to a first request, when this is sent of a second one."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(origin.url.rpartition(":")[2]))
+    try:
+        writer.write(b"GET /healthcheck HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+        assert await reader.readexactly(2) == b"OK"
+        writer.write(sent)
+        return await asyncio.wait_for(reader.read(), 20)
+    except ConnectionResetError:
+        return b""
+    finally:
+        writer.close()

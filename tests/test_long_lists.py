@@ -14,6 +14,7 @@ from shardcast.blobs.server.hash_routes import lists
 from shardcast.blobs.server.hash_routes.lists import listed
 from shardcast.blobs.server.hash_routes.requests import InvalidData, Refused, parse_checksums
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
+from shardcast.server import turns
 
 DIGESTS = [Random(1).randbytes(32).hex() for _ in range(6000)]
 
@@ -80,3 +81,18 @@ async def test_a_hash_server_answers_long_lists(tmp_path: Path) -> None:
                 assert await answer.json() == [absent] * len(DIGESTS)
             async with session.get(path, data=b"[" + b"[]," * 200_000 + b"[]]") as answer:
                 assert answer.status == 400
+
+
+async def test_long_lists_take_turns_and_short_ones_are_read_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_MOST_WAITING", 0)
+    async with (
+        StoreServer.running(StoreSettings(tmp_path), ports=(0, 0)) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        async with session.get("/has-now", data=json.dumps(DIGESTS)) as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"]
+        async with session.get("/has-now", data=json.dumps(DIGESTS[:10])) as answer:
+            assert await answer.json() == [False] * 10

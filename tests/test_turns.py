@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shardcast.nodes.origin import Origin
 from shardcast.protocol.report import MOST_NODES, Node, write
+from shardcast.server import turns
 from shardcast.server.routes import health
 from shardcast.server.turns import Turns
 
@@ -128,3 +129,19 @@ async def test_five_thousand_invented_nodes_hide_no_other_in_status(tmp_path: Pa
     assert len(nodes) == MOST_NODES
     assert "honest" in [one["name"] for one in nodes]
     assert [one["hops"] for one in nodes] == sorted(one["hops"] for one in nodes)
+
+
+async def test_large_reports_take_turns_and_small_ones_are_taken_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(turns, "_MOST_WAITING", 0)
+    others = [Node(f"a{number}", "client") for number in range(300)]
+    async with (
+        Origin.running(tmp_path, "127.0.0.1", 0) as origin,
+        aiohttp.ClientSession(origin.url) as session,
+    ):
+        async with session.post("/report", data=write(Node("666", "middle"), others)) as answer:
+            assert answer.status == 503
+            assert answer.headers["Retry-After"]
+        async with session.post("/report", data=write(Node("666", "middle"), others[:10])) as answer:
+            assert answer.status == 204
