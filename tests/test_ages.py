@@ -78,6 +78,16 @@ def test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen() -> None
     assert ages.age("a", ahead + 1) == 0
 
 
+def test_times_of_others_that_lie_ahead_take_little_memory() -> None:
+    clocks = Clocks()
+    ages = AgesSeen(lambda: clocks.wall, lambda: clocks.steady)
+    for name in range(1001):
+        assert ages.age(str(name), clocks.wall + YEAR) == 0
+    clocks.steady += 7
+    assert ages.age("1000", clocks.wall + YEAR) == 7
+    assert ages.age("0", clocks.wall + YEAR) == 0, "the first of so many is forgotten"
+
+
 @pytest.mark.parametrize("ahead", [0.0, HOUR, 100 * YEAR])
 @pytest.mark.parametrize("which", [0, 1])
 async def test_a_lock_from_the_future_holds_as_long_as_any(ahead: float, which: int, tmp_path: Path) -> None:

@@ -91,13 +91,27 @@ def test_a_host_that_was_named_is_printed_as_it_is(host: str, url: str) -> None:
         assert found.url == f"{url}:0"
 
 
+@pytest.mark.parametrize("host", [EVERY_ADDRESS, ""])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 def test_where_there_is_no_way_to_others_loopback_is_printed(
-    family: socket.AddressFamily, monkeypatch: pytest.MonkeyPatch
+    family: socket.AddressFamily, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binding, "_own_address", lambda _: None)
-    with contextlib.closing(Bound(EVERY_ADDRESS, (socket.socket(family),))) as found:
+    with contextlib.closing(Bound(host, (socket.socket(family),))) as found:
         assert found.url == f"http://{'127.0.0.1' if family == socket.AF_INET else '[::1]'}:0"
+
+
+@pytest.mark.parametrize("host", [EVERY_ADDRESS, "", "0.0.0.0"])
+def test_the_address_that_others_know_is_printed(host: str) -> None:
+    """Which one it is the system says, which sends nothing for that (a connection of UDP)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+        except OSError:
+            pytest.skip("this machine has no way to others")
+        known = probe.getsockname()[0]
+    with contextlib.closing(Bound(host, (socket.socket(socket.AF_INET),))) as found:
+        assert found.url == f"http://{known}:0"
 
 
 @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])

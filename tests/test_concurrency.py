@@ -7,7 +7,7 @@ import contextlib
 import threading
 from functools import partial
 
-from shardcast.concurrency import cancel, in_thread, staggered
+from shardcast.concurrency import Threads, cancel, in_pool, in_thread, staggered
 
 
 async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> None:
@@ -58,6 +58,33 @@ async def test_work_in_a_thread_has_ended_when_who_waits_for_it_is_cancelled_how
     assert undone == [7]
     assert await in_thread(work, undo=undone.append) == 7
     assert undone == [7], "who got it keeps it"
+
+
+async def test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled() -> None:
+    begun, may_end = list[str](), threading.Event()
+
+    def work(name: str) -> None:
+        begun.append(name)
+        may_end.wait(10)
+        begun.append(f"{name} ended")
+
+    with Threads(1, "work") as pool:
+        first, second = (asyncio.ensure_future(in_pool(pool, work, name)) for name in ("first", "second"))
+        while not begun:
+            await asyncio.sleep(0.01)
+        second.cancel()
+        await asyncio.wait([second], timeout=10)
+        assert second.cancelled(), "it waits for the work before it"
+        for _ in range(3):
+            first.cancel()
+            await asyncio.sleep(0.01)
+        assert not first.done()
+        may_end.set()
+        await asyncio.wait([first])
+        assert first.cancelled()
+        assert begun == ["first", "first ended"]
+        assert await in_pool(pool, len, "third") == 5
+    assert begun == ["first", "first ended"]
 
 
 async def test_next_work_begins_when_one_ends_or_nothing_comes() -> None:

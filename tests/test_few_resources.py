@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
+import os
 import re
 import resource
 import socket
@@ -20,9 +22,19 @@ import shardcast
 from shardcast.concurrency import Threads
 from shardcast.errors import CannotAsk, LocalLimit, ServerUnreachable
 from shardcast.nodes.runtime import run
+from shardcast.peer import connecting
+from shardcast.peer.connecting import Place
+from shardcast.peer.peer import Peer
+from shardcast.peer.session import open_session
+from shardcast.protocol.manifest import Shard
+from shardcast.store.landing import Landing
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
+from shardcast.transfer.transfer import Transfer
 from shardcast.upstream.follow import no_news
 from tests.support import processes
+from tests.support.bad_servers import BadServer, dead_address
 from tests.support.published import publish, random_bytes
 
 PAYLOAD = random_bytes(3_000_000)
@@ -109,11 +121,93 @@ def test_a_server_that_can_accept_no_connection_says_so(tmp_path: Path) -> None:
         assert origin.log.count("no connection is accepted") == 1
 
 
+def test_connections_that_can_not_be_accepted_are_told_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """asyncio tries each second."""
+
+    async def fail() -> None:
+        context = {
+            "message": "socket.accept() out of system resource",
+            "exception": OSError(errno.EMFILE, "x"),
+        }
+        for _ in range(3):
+            asyncio.get_running_loop().call_exception_handler(context)
+
+    run(fail())
+    assert [one.getMessage() for one in caplog.records if one.levelno == logging.ERROR] == [
+        f"no connection is accepted for now: {LocalLimit.of(OSError(errno.EMFILE, 'x'))}"
+    ]
+
+
+def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+    """A cluster that comes at once takes more than the usual 1024."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def limits() -> tuple[int, int]:
+        return resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(500, before[1]), before[1]))
+    try:
+        assert run(limits()) == (before[1], before[1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 def test_limits_fit_the_descriptors_that_are_free() -> None:
     limits = Limits(at_once=10, look_ahead=10)
     assert limits.within(1000) == limits
     assert (limits.within(20).at_once, limits.within(20).look_ahead) == (7, 7)
     assert (limits.within(0).at_once, limits.within(0).look_ahead) == (1, 1)
+
+
+async def test_files_that_can_not_be_opened_for_now_end_no_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that uses the library opens files of its own meanwhile."""
+    published, full = publish(tmp_path / "data", PAYLOAD, 300_000), set[int]()
+    landing, connect = OutputFile.landing, connecting._connect_to
+    connected: list[Place] = []
+
+    async def land(filling: OutputFile, shard: Shard) -> Landing:
+        if shard.number > 1 and shard.number not in full:
+            full.add(shard.number)
+            raise LocalLimit("too many open files")
+        return await landing(filling, shard)
+
+    async def connect_once(place: Place) -> socket.socket:
+        connected.append(place)
+        if len(connected) in (2, 3):
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return await connect(place)
+
+    monkeypatch.setattr(OutputFile, "landing", land)
+    monkeypatch.setattr(connecting, "_connect_to", connect_once)
+    live = LiveManifest.of(published.manifest)
+    with (
+        BadServer(published.data_dir) as server,
+        contextlib.closing(OutputFile(tmp_path / "out", live)) as out,
+    ):
+        async with open_session() as session:
+            limits = Limits(attempts=1, unreachable_at_start=0, unreachable_once_begun=0)
+            await Transfer(live, [Peer(server.url, session)], out, limits=limits).run()
+    assert (tmp_path / "out").read_bytes() == PAYLOAD
+    assert len(full) == 9
+
+
+async def test_no_server_is_blamed_where_no_connection_can_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def connect(place: Place) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(connecting, "_connect_to", connect)
+    live = LiveManifest.of(publish(tmp_path / "data", b"payload", 100).manifest)
+    with dead_address() as dead, contextlib.closing(OutputFile(tmp_path / "out", live)) as out:
+        async with open_session() as session:
+            limits = Limits(attempts=1, unreachable_at_start=0, unreachable_once_begun=0)
+            with pytest.raises(LocalLimit, match="too many open files"):
+                await Transfer(live, [Peer(f"http://{dead}", session)], out, limits=limits).run()
 
 
 # Threads -----------------------------------------------------------------------------------------

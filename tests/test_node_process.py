@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import signal
@@ -17,8 +18,10 @@ from typing import Any
 import pytest
 
 import shardcast
+from shardcast.errors import DataDirInUse, NodeFailed
 from shardcast.nodes import child_process as process_module
 from shardcast.nodes.child_process import NodeProcess, deferred_interrupts, start_command
+from shardcast.store.data_dir import DataDir
 from tests.support import processes
 
 
@@ -80,6 +83,29 @@ def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path)
     process.wait_until_listening()
     assert process.running and process.url.startswith("http://127.0.0.1:")
     process.stop()
+    assert not processes.marked(mark)
+
+
+def test_one_that_never_says_that_it_listens_is_ended(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "_START_SECONDS", 0.1)
+
+    def start_another(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(["sleep", "1000"], **options)
+
+    monkeypatch.setattr(process_module, "start_command", start_another)
+    process = start(tmp_path)
+    with pytest.raises(NodeFailed, match="the origin could not start"):
+        process.wait_until_listening()
+    assert not processes.marked(mark)
+
+
+def test_why_one_could_not_start_is_told(mark: str, tmp_path: Path) -> None:
+    with contextlib.closing(DataDir(tmp_path / "o", "middle")):
+        process = start(tmp_path)
+        with pytest.raises(DataDirInUse, match="in use by a shardcast middle"):
+            process.wait_until_listening()
     assert not processes.marked(mark)
 
 

@@ -265,11 +265,75 @@ def test_a_node_whose_log_nobody_reads_goes_on(here: Path) -> None:
         os.close(writer)
 
 
+STANDING_STILL = """
+import os, sys, time
+import click
+from shardcast.cli.streams import guard_streams
+guard_streams()
+begun = time.monotonic()
+for number in range(20):
+    click.echo("a line", err=True)
+took = time.monotonic() - begun
+os.read(int(sys.argv[1]), 1 << 20)
+click.echo("the next", err=True)
+click.echo("and one more", err=True)
+print(took)
+"""
+
+
+def test_lines_for_a_reader_that_stands_still_cost_a_second_and_are_counted() -> None:
+    """It waits for the first of them; the first that comes through says how many were lost."""
+    reader, writer = os.pipe()
+    try:
+        os.set_blocking(writer, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"." * 4096)
+        os.set_blocking(writer, True)
+        done = subprocess.run(
+            [sys.executable, "-c", STANDING_STILL, str(reader)],
+            stdout=subprocess.PIPE,
+            stderr=writer,
+            pass_fds=[reader],
+            text=True,
+            timeout=120,
+        )
+        assert float(done.stdout) < 10, "each line waited"
+        told = os.read(reader, 1 << 20).decode()
+    finally:
+        os.close(reader)
+        os.close(writer)
+    assert told == "[lost: 20; it is not read]\nthe next\nand one more\n"
+
+
 def test_a_terminal_that_is_stopped_keeps_no_command(here: Path) -> None:
     ours, theirs = pty.openpty()
     try:
         termios.tcflow(theirs, termios.TCOOFF)
         assert run(BROADCAST, here, "", stderr=theirs).stdout == "v3\n"
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
+FILLING = """
+import sys
+import click
+from shardcast.cli.streams import guard_streams
+guard_streams()
+for _ in range(100):
+    click.echo("x" * 4000, err=True)
+sys.stdout.write("done")
+"""
+
+
+def test_a_terminal_that_nobody_reads_keeps_no_command() -> None:
+    """While it is almost full it says that it takes more, and then waits in the middle of a line."""
+    ours, theirs = pty.openpty()
+    try:
+        words = [sys.executable, "-c", FILLING]
+        done = subprocess.run(words, stdout=subprocess.PIPE, stderr=theirs, text=True, timeout=30)
+        assert done.stdout == "done"
     finally:
         os.close(theirs)
         os.close(ours)
