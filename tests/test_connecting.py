@@ -7,6 +7,7 @@ import contextlib
 import socket
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,12 @@ import pytest
 from shardcast.nodes.client import Client
 from shardcast.peer import connecting
 from shardcast.peer.connecting import connect
+from shardcast.peer.peer import Peer
+from shardcast.peer.session import open_session
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.output_file import OutputFile
+from shardcast.transfer.transfer import Transfer
+from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer
 from tests.support.published import publish
 
@@ -109,14 +116,48 @@ async def test_addresses_that_all_refuse_are_told_at_once(monkeypatch: pytest.Mo
             await connect("name", 80)
 
 
-def test_families_take_turns() -> None:
-    v6, v4 = socket.AF_INET6, socket.AF_INET
-    assert connecting._families_in_turn([(v6, 1), (v6, 2), (v6, 3), (v4, 4)]) == [
-        (v6, 1),
-        (v4, 4),
-        (v6, 2),
-        (v6, 3),
-    ]
+async def test_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where IPv6 leads nowhere, the second attempt is of IPv4, however many addresses of IPv6 there are."""
+    places = [(*TCP, (f"10.6.6.{number}", 80)) for number in range(1, 4)] + [(*TCP, ("10.4.4.4", 80))]
+    tried: list[str] = []
+
+    class Plug(socket.socket):
+        def __init__(self, *_: Any) -> None:
+            super().__init__(*TCP[:3])  # also where there is no IPv6
+
+    async def refuse(_: socket.socket, address: tuple[str, int]) -> None:
+        tried.append(address[0])
+        raise ConnectionRefusedError
+
+    async def getaddrinfo(*_: Any, **__: Any) -> list[Any]:
+        return [(socket.AF_INET6, *place[1:]) for place in places[:-1]] + places[-1:]
+
+    monkeypatch.setattr(connecting.socket, "socket", Plug)
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(asyncio.get_running_loop(), "sock_connect", refuse)
+    with pytest.raises(ConnectionRefusedError):
+        await connect("name", 80)
+    assert tried == ["10.6.6.1", "10.4.4.4", "10.6.6.2", "10.6.6.3"]
+
+
+async def test_the_next_connections_of_a_download_begin_with_the_address_that_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connecting, "_HEAD_START", 0.1)
+    published = publish(tmp_path / "data", b"payload" * 1000, 7000)
+    manifest = published.manifest
+    with BadServer(published.data_dir) as server, silent() as dead:
+        await resolving(monkeypatch, dead, ("127.0.0.1", server.port))
+        server.set("/v1/shard_*", bad.chunked())  # the connection is not used again
+        async with open_session() as session:
+            peer = Peer(f"http://name.test:{server.port}", session)
+            for output in ("one", "other"):
+                live = LiveManifest.of(manifest)
+                with contextlib.closing(OutputFile(tmp_path / output, live)) as filling:
+                    await asyncio.wait_for(Transfer(live, [peer], filling).run(), 15)
+                monkeypatch.setattr(connecting, "_HEAD_START", 1000)
+                monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 1000)
+    assert (tmp_path / "other").read_bytes() == published.payload
 
 
 async def test_a_download_from_a_name_whose_first_address_is_dead(

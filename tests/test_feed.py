@@ -178,6 +178,19 @@ def test_an_unknown_event_that_is_about_no_version_is_passed_over() -> None:
     assert read(HELLO.line(), line(seq=4, event="leaving"), line(seq=5)) == [HELLO, UpTo(5)]
 
 
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("loss was NaN", "loss was NaN"),
+        (" a\x1b[2J\nv2 was published ", "a\\x1b[2J\\nv2 was published"),
+        ("x" * 10_000, "x" * (MAX_REASON - 1) + "…"),
+    ],
+)
+def test_a_reason_is_one_printable_line_whatever_a_server_says(reason: str, told: str) -> None:
+    said = read(HELLO.line(), line(seq=1, event=WITHDRAWN, version="v1", digest=A, reason=reason))
+    assert said == [HELLO, Event(1, WITHDRAWN, "v1", Listing("v1", A, None), told)]
+
+
 def test_a_hello_may_not_know_where_it_is() -> None:
     assert read(line(feed="5f0c", node="81ab")) == [Hello("5f0c", "81ab", None, None, False)]
 

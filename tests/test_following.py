@@ -455,6 +455,32 @@ async def test_a_feed_that_floods_is_read_at_leisure(line: bytes, server: BadSer
         assert share < 0.6, f"it takes {share:.0%} of the event loop's time"
 
 
+async def test_between_portions_of_a_feed_that_floods_there_are_pauses(
+    server: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """How much of the loop's time it takes depends on the machine; that it pauses does not."""
+    said, pauses, sleep = Event(1, OPEN, "v7").line(), 0, asyncio.sleep
+
+    async def endless(exchange: Exchange) -> None:
+        await exchange.start(200, None, NDJSON)
+        await exchange.send(hello().line())
+        while True:
+            await exchange.send(said * 2000)
+
+    async def counted(seconds: float) -> None:
+        nonlocal pauses
+        pauses += seconds == 12.34
+        await sleep(0)
+
+    server.set(FEED, endless)
+    monkeypatch.setattr(peer_module, "_FEED_PACE", 12.34)
+    monkeypatch.setattr(asyncio, "sleep", counted)
+    async with open_session() as session, contextlib.aclosing(Peer(server.url, session).feed("")) as feed:
+        for _ in range(2_000_000 // len(said)):
+            await anext(feed)
+    assert pauses > 20
+
+
 @pytest.mark.parametrize("kind", [OPEN, COMPLETE])
 async def test_a_feed_that_tells_of_versions_without_end_is_a_failure(server: BadServer, kind: str) -> None:
     async def endless(exchange: Exchange) -> None:

@@ -9,6 +9,8 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import aiohttp
 import pytest
@@ -19,7 +21,7 @@ from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
 from shardcast.peer.peer import Peer
-from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of
+from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of, requested
 from shardcast.peer.session import Session, open_session
 from shardcast.transfer.limits import Limits
 from tests.support import bad_servers as bad
@@ -137,6 +139,32 @@ async def test_odd_locations_are_not_followed(location: str, published: Publishe
         server.set("*", away)
         with pytest.raises(BadAnswer, match="not followed"):
             await Peer(server.url, session).listings()
+
+
+@pytest.mark.parametrize(
+    ("server", "locations", "asked"),
+    [
+        ("https://one", ["http://one/2"], ["https://one/1"]),
+        ("https://one", ["https://one/2", "http://one/3"], ["https://one/1", "https://one/2"]),
+        ("http://one", ["https://one/2", "http://one/3"], ["http://one/1", "https://one/2"]),
+        ("http://one", ["http://one/2", "/3"], ["http://one/1", "http://one/2", "http://one/3"]),
+    ],
+)
+async def test_no_redirect_leads_from_https_to_http(
+    server: str, locations: list[str], asked: list[str]
+) -> None:
+    """What came by https is not fetched where anybody on the way can read and change it."""
+    seen: list[str] = []
+
+    class Answers:
+        async def request(self, method: str, url: str, **_: Any) -> Any:
+            seen.append(url)
+            left = locations[len(seen) - 1 :]
+            head: dict[str, str] = {"Location": left[0]} if left else {}
+            return SimpleNamespace(status=302 if left else 200, headers=head, release=lambda: None)
+
+    await requested(cast(aiohttp.ClientSession, Answers()), server, "/1", "GET")
+    assert seen == asked
 
 
 async def test_neither_passwords_nor_cookies_go_out(

@@ -22,7 +22,7 @@ from shardcast.blobs.client.archive import Archive
 from shardcast.blobs.client.remote import HASH_SERVER, SHARDS, RemoteStore
 from shardcast.control import client as control
 from shardcast.control import waiting, writer
-from shardcast.errors import PeerError, ShardcastError
+from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import peer
 from shardcast.peer.peer import Peer
 from shardcast.peer.requests import Order
@@ -317,6 +317,20 @@ async def test_request_ends_whatever_its_server_does(way: str, manifest: bytes, 
     finally:
         tracemalloc.stop()
     assert {name: said for name, said in zip(REQUESTS, became, strict=True) if said} == {}
+
+
+@pytest.mark.parametrize("direct", [True, False])
+async def test_flood_before_an_answer_ends_before_its_time(direct: bool, tmp_path: Path) -> None:
+    """To read it until the deadline would take all of the event loop, or of a thread, for so long."""
+    shard = Shard(1, 0, 1000, pieces=bytes(32))
+    server = SlowServer(WAYS["floods informational answers"], "/", Reply(b"some bytes"))
+    async with server, open_session(1000) as session:
+        peer = Peer(server.url, session, 1000)
+        peer._bulk.direct = direct
+        descriptor = os.open(tmp_path / "part", os.O_RDWR | os.O_CREAT)
+        landing = Landing(shard, 1000, tmp_path / "part", descriptor, 0)
+        with contextlib.closing(landing), pytest.raises(BadAnswer):
+            await asyncio.wait_for(peer.receive("v1", landing, Order(0, 1000)), OVER)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells what is resident")

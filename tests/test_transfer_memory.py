@@ -10,6 +10,8 @@ from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -89,6 +91,22 @@ def test_a_table_of_shards_is_a_sequence_of_shards() -> None:
         with pytest.raises(IndexError):
             table[beyond]
     assert not ShardTable() and ShardTable().end == 0
+
+
+def test_a_shard_is_in_a_table_once_all_of_it_is() -> None:
+    """Other threads read while one adds."""
+    table, seen = ShardTable(), list[int]()
+
+    class Seen(SimpleNamespace):
+        def __getattribute__(self, name: str) -> Any:
+            seen.append(len(table))
+            return super().__getattribute__(name)
+
+    shard = Shard(1, 0, 7, "ab" * 32, b"x" * 32)
+    parts = {name: getattr(shard, name) for name in ("number", "offset", "size", "end", "sha256", "pieces")}
+    table.append(cast(Shard, Seen(**parts)))
+    assert len(seen) > 3 and not any(seen)
+    assert table == [shard]
 
 
 def test_large_pieces_arrive_few_at_a_time() -> None:

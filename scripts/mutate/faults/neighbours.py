@@ -1,10 +1,22 @@
-"""Faults in what bounds requests to servers that stop or trickle."""
+"""Faults in requests to servers that stop, trickle, mislead or are down."""
 
 from __future__ import annotations
 
 from fault import Fault
 
+CONNECTING = "shardcast/peer/connecting.py"
+FAILURES = "shardcast/peer/failures.py"
 HEADS = "shardcast/peer/heads.py"
+PACE = "shardcast/peer/pace.py"
+PLAIN_TEXT = "shardcast/plain_text.py"
+REDIRECTS = "shardcast/peer/redirects.py"
+SHARD_TABLE = "shardcast/protocol/shard_table.py"
+WAITS = "shardcast/waits.py"
+
+FLOOD = ["tests/test_slow_servers.py::test_flood_before_an_answer_ends_before_its_time"]
+ODD_LOCATIONS = ["tests/test_redirects.py::test_odd_locations_are_not_followed"]
+STATUSES = ["tests/test_unreachable.py::test_what_statuses_say"]
+TABLE = ["tests/test_transfer_memory.py::test_a_table_of_shards_is_a_sequence_of_shards"]
 
 FAULTS = [
     Fault(
@@ -55,5 +67,217 @@ FAULTS = [
         old="if size <= BUFFER_SIZE else",
         new="if True else",
         tests=["tests/test_slow_servers.py"],
+    ),
+    # Heads, bodies and uploads
+    Fault(
+        name="informational-answers-without-a-bound",
+        file=HEADS,
+        old="if left < 0:",
+        new="if False:",
+        tests=FLOOD,
+    ),
+    Fault(
+        name="head-of-any-length",
+        file=HEADS,
+        old="if self._left <= 0:",
+        new="if False:",
+        tests=FLOOD,
+    ),
+    Fault(
+        name="trickled-body-is-read-for-ever",
+        file=PACE,
+        old="asyncio.wait_for(response.content.readany(), left)",
+        new="asyncio.wait_for(response.content.readany(), timeout)",
+        tests=["tests/test_pace.py::test_pieces_that_are_no_portion_share_its_time"],
+    ),
+    Fault(
+        name="long-body-has-the-time-of-a-portion",
+        file=PACE,
+        old="            left, progress = timeout, 0\n",
+        new="            pass\n",
+        tests=["tests/test_pace.py::test_each_portion_of_a_body_has_its_time"],
+    ),
+    Fault(
+        name="upload-that-is-not-taken-waits-for-ever",
+        file=PACE,
+        old="        if self._reading:\n",
+        new="        if True:\n",
+        tests=["tests/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
+    ),
+    Fault(
+        name="slow-source-of-an-upload-is-the-servers-fault",
+        file=PACE,
+        old="        if self._reading:\n",
+        new="        if False:\n",
+        tests=["tests/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
+    ),
+    # Addresses
+    Fault(
+        name="second-attempt-is-of-the-same-family",
+        file=CONNECTING,
+        old="sorted(_families_in_turn(places), key",
+        new="sorted(places, key",
+        tests=["tests/test_connecting.py::test_families_take_turns"],
+    ),
+    Fault(
+        name="address-that-answered-is-not-the-first",
+        file=CONNECTING,
+        old="key=lambda place: place != first",
+        new="key=lambda place: 0",
+        tests=["tests/test_connecting.py::test_the_address_that_answered_is_the_first_next_time"],
+    ),
+    Fault(
+        name="address-that-answered-is-not-remembered",
+        file="shardcast/peer/bulk.py",
+        old="await connect(host, port, self._place)",
+        new="await connect(host, port)",
+        tests=[
+            "tests/test_connecting.py::test_the_next_connections_of_a_download_begin_with_the_address_that_answered"
+        ],
+    ),
+    # Failures and redirects
+    Fault(
+        name="busy-node-is-taken-for-a-gateway",
+        file=FAILURES,
+        old='if status in GATEWAY and not headers.get(NODE_ID, ""):',
+        new="if status in GATEWAY:",
+        tests=STATUSES,
+    ),
+    Fault(
+        name="answer-that-breaks-off-is-an-outage",
+        file=FAILURES,
+        old="    if answered:\n",
+        new="    if False:\n",
+        tests=STATUSES,
+    ),
+    Fault(
+        name="refused-upload-is-something-missing",
+        file=FAILURES,
+        old="return BadAnswer(server, error.what) if isinstance(error, ServerLacks) else error",
+        new="return error",
+        tests=STATUSES,
+    ),
+    Fault(
+        name="long-reason-hides-what-it-means",
+        file=FAILURES,
+        old="one_line(reason or '', _LONGEST_REASON)",
+        new="one_line(reason or '', 100_000)",
+        tests=STATUSES,
+    ),
+    Fault(
+        name="redirect-leads-from-https-to-http",
+        file=REDIRECTS,
+        old='safe = target.scheme == "https" or (target.scheme, asked.scheme) == ("http", "http")',
+        new='safe = target.scheme in ("https", "http")',
+        tests=["tests/test_redirects.py::test_no_redirect_leads_from_https_to_http"],
+    ),
+    Fault(
+        name="redirect-names-a-password",
+        file=REDIRECTS,
+        old="if target.username is not None or target.password is not None:",
+        new="if False:",
+        tests=ODD_LOCATIONS,
+    ),
+    Fault(
+        name="redirect-leads-to-other-schemes",
+        file=REDIRECTS,
+        old="return safe and target.hostname == server.hostname",
+        new="return target.hostname == server.hostname",
+        tests=ODD_LOCATIONS,
+    ),
+    Fault(
+        name="proxy-is-used-where-none-is-to-be",
+        file=REDIRECTS,
+        old="if not proxy or proxy_bypass(parts.netloc):",
+        new="if not proxy:",
+        tests=["tests/test_redirects.py::test_a_proxy_is_used_where_the_environment_names_one"],
+    ),
+    Fault(
+        name="netrc-is-read",
+        file="shardcast/peer/session.py",
+        old="trust_env=False,",
+        new="trust_env=True,",
+        tests=["tests/test_redirects.py::test_neither_passwords_nor_cookies_go_out"],
+    ),
+    # What servers list and say
+    Fault(
+        name="text-of-others-is-printed-raw",
+        file=PLAIN_TEXT,
+        old="    if not cut.isprintable():\n",
+        new="    if False:\n",
+        tests=["tests/test_plain_text.py::test_what_can_not_be_printed_is_escaped"],
+    ),
+    Fault(
+        name="text-of-others-is-of-any-length",
+        file=PLAIN_TEXT,
+        old="return cut if len(cut) <= most and len(text) <= most else",
+        new="return cut if len(text) <= most else",
+        tests=["tests/test_plain_text.py::test_a_line_has_its_bound_and_stays_as_it_is"],
+    ),
+    Fault(
+        name="message-forges-lines-of-the-log",
+        file="shardcast/cli/log_format.py",
+        old="record.message = one_line(record.message, _LONGEST_LINE)",
+        new="pass",
+        tests=["tests/test_plain_text.py::test_a_message_is_one_line_of_the_log"],
+    ),
+    Fault(
+        name="reason-of-a-withdrawal-is-told-raw",
+        file="shardcast/protocol/feed.py",
+        old="    return printable(reason)\n",
+        new="    return reason\n",
+        tests=["tests/test_feed.py::test_a_reason_is_one_printable_line_whatever_a_server_says"],
+    ),
+    Fault(
+        name="feed-that-floods-is-read-at-full-speed",
+        file="shardcast/peer/peer.py",
+        old="if len(chunk) == _FEED_PORTION:",
+        new="if False:",
+        tests=["tests/test_following.py::test_between_portions_of_a_feed_that_floods_there_are_pauses"],
+    ),
+    Fault(
+        name="shard-is-there-before-it-is-whole",
+        file=SHARD_TABLE,
+        old="        self._sha256 += bytes.fromhex(shard.sha256)\n        self._pieces += shard.pieces\n"
+        "        self._piece_ends.append(len(self._pieces))\n        self._ends.append(shard.end)\n",
+        new="        self._ends.append(shard.end)\n        self._sha256 += bytes.fromhex(shard.sha256)\n"
+        "        self._pieces += shard.pieces\n        self._piece_ends.append(len(self._pieces))\n",
+        tests=["tests/test_transfer_memory.py::test_a_shard_is_in_a_table_once_all_of_it_is"],
+    ),
+    Fault(
+        name="shard-has-pieces-of-the-one-before",
+        file=SHARD_TABLE,
+        old="self._pieces[piece_start : self._piece_ends[at]]",
+        new="self._pieces[: self._piece_ends[at]]",
+        tests=TABLE,
+    ),
+    Fault(
+        name="shard-before-the-first-is-one",
+        file=SHARD_TABLE,
+        old="if not 0 <= at < count:",
+        new="if not at < count:",
+        tests=TABLE,
+    ),
+    # What a person is told
+    Fault(
+        name="wait-that-is-over-is-told",
+        file=WAITS,
+        old="            del self._sources[key]\n",
+        new="            pass\n",
+        tests=["tests/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
+    ),
+    Fault(
+        name="wait-around-another-is-told-first",
+        file=WAITS,
+        old="for source in reversed(self._sources.values()):",
+        new="for source in self._sources.values():",
+        tests=["tests/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
+    ),
+    Fault(
+        name="short-wait-is-told",
+        file=WAITS,
+        old="if wait is not None and wait.seconds >= least:",
+        new="if wait is not None:",
+        tests=["tests/test_waits.py::test_short_waits_are_not_told"],
     ),
 ]
