@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
 import click
 
+from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError
 from shardcast.file_locks import ENDING
 from shardcast.nodes.child_process import report_ready
@@ -26,8 +28,8 @@ Node = TypeVar("Node", bound=Running)
 
 
 class Session:
-    """Serves until SIGINT, SIGTERM or the end of the process that started this one; what comes while the node
-    starts ends that. Running answers have 5 s left."""
+    """Serves until SIGINT, SIGTERM or the end of the process that started this one; a start is cut off then,
+    and running answers have 5 s left."""
 
     def __init__(self, ready_fd: int | None, parent: int | None) -> None:
         self._ready_fd = ready_fd
@@ -41,32 +43,25 @@ class Session:
         Raises:
             ShardcastError: it can't start, or ``started`` failed.
         """
-        loop, told, starting = asyncio.get_running_loop(), asyncio.Event(), asyncio.current_task()
+        loop, told = asyncio.get_running_loop(), asyncio.Event()
 
-        def end(*_: object) -> None:
+        def end() -> None:
             told.set()
             ENDING.set()
-            if starting:
-                starting.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
         watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(told.wait())]
         if self._parent:
             watching.append(asyncio.ensure_future(process_gone(self._parent)))
-            watching[-1].add_done_callback(end)
         try:
             try:
-                running = await node.__aenter__()
+                running = await _unless(watching, node.__aenter__())
             except ShardcastError as error:
                 self._report(None, error)
                 raise
-            except asyncio.CancelledError:
-                if not told.is_set():
-                    raise
+            if running is None:
                 return
-            finally:
-                starting = None
             try:
                 click.echo(f"Listening on {running.url}", err=True)
                 self._report(running.url)
@@ -86,6 +81,19 @@ class Session:
     def _report(self, url: str | None, error: ShardcastError | None = None) -> None:
         if self._ready_fd is not None:
             report_ready(self._ready_fd, url, error)
+
+
+async def _unless(ends: list[asyncio.Future[Any]], start: Coroutine[Any, Any, Node]) -> Node | None:
+    """Await ``start``, which may wait for a file, a lock or a disk; None where one of ``ends`` came first."""
+    starting = asyncio.ensure_future(start)
+    try:
+        await asyncio.wait([starting, *ends], return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            return starting.result()
+    finally:
+        await cancel([starting])
+    ended = starting.cancelled() or starting.exception() is not None  # waits that end are errors
+    return None if ended else starting.result()
 
 
 async def _then_forever(work: object) -> None:

@@ -6,17 +6,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import stat
 import time
 from pathlib import Path
 from typing import Any
 
 from shardcast.errors import NodeFailed
-from shardcast.filesystem import clear_leftovers, in_words, replace
+from shardcast.filesystem import clear_leftovers, close, in_words, replace
 
 log = logging.getLogger(__name__)
 
 _PATIENCE = 20.0
 _POLL = 0.1
+_MOST = 1 << 20
+"""Bytes of a status file."""
 
 
 class StatusFile:
@@ -67,11 +71,21 @@ def _read(path: Path) -> bytes | None:
     """Return what a file holds, without blanks around it; None where there is none.
 
     Raises:
-        NodeFailed: it can't be read.
+        NodeFailed: it can't be read, or is no small file: a pipe is waited for, and a device may never end.
     """
     try:
-        return path.read_bytes().strip()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise NodeFailed(f"the status file {path} can't be read: it is not a file")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                text = file.read(_MOST + 1)
+        finally:
+            close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise NodeFailed(f"the status file {path} can't be read: {in_words(error)}") from None
+    if len(text) > _MOST:
+        raise NodeFailed(f"the status file {path} can't be read: it is larger than {_MOST} bytes")
+    return text.strip()
