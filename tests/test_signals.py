@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import fcntl
 import os
+import select
 import signal
+import subprocess
+import termios
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import pytest
 
@@ -15,6 +23,9 @@ from shardcast.cli.serving import Session
 from shardcast.errors import NodeFailed
 from shardcast.file_locks import ENDING
 from shardcast.nodes.runtime import run
+from tests.support.payloads import random_bytes, sha256
+from tests.support.processes import command, environment
+from tests.support.stores import fill
 
 
 class Starting:
@@ -63,3 +74,89 @@ async def test_a_status_file_that_is_no_small_file_is_refused(kind: str, tmp_pat
     with pytest.raises(NodeFailed, match=f"the status file {status} can't be read: it is"):
         async with StoreServer.running(StoreSettings(tmp_path), status_file=status):
             pass
+
+
+@contextmanager
+def waiting_store(*words: str, **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """``shardcast store WORDS…``, killed at the end if it still runs."""
+    process = subprocess.Popen(
+        command("store", *words),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        **streams,
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def assert_interrupted(process: subprocess.Popen[str], number: signal.Signals) -> None:
+    process.send_signal(number)
+    _, said = process.communicate(timeout=30)
+    assert (process.returncode, said.strip()) == (130, "Interrupted.")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_put_whose_writer_pauses(number: signal.Signals, tmp_path: Path) -> None:
+    directory = tmp_path / "store"
+    directory.mkdir()
+    with waiting_store("put", "-d", str(directory), "-q", "-", stdin=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        process.stdin.write("half")
+        process.stdin.flush()
+        room = select.poll()  # until the half has been read
+        while fcntl.ioctl(process.stdin, termios.FIONREAD, b"\0" * 4) != b"\0" * 4:
+            room.poll(10)
+        assert_interrupted(process, number)
+    assert not fill_of(directory)
+
+
+def test_a_signal_ends_a_put_of_a_pipe_that_nobody_writes(tmp_path: Path) -> None:
+    directory, pipe = tmp_path / "store", tmp_path / "pipe"
+    directory.mkdir()
+    os.mkfifo(pipe)
+    with waiting_store("put", "-d", str(directory), "-q", str(pipe)) as process:
+        writer = opened_by_reader(pipe)
+        assert_interrupted(process, signal.SIGTERM)
+        os.close(writer)
+    assert not fill_of(directory)
+
+
+def test_a_pipe_is_put_once_somebody_writes_it(tmp_path: Path) -> None:
+    directory, pipe, data = tmp_path / "store", tmp_path / "pipe", random_bytes(300_000)
+    directory.mkdir()
+    os.mkfifo(pipe)
+    with waiting_store("put", "-d", str(directory), "-q", str(pipe), stdout=subprocess.PIPE) as process:
+        pipe.write_bytes(data)
+        assert process.stdout is not None
+        assert process.stdout.read() == f"{sha256(data)}\n"
+    assert fill_of(directory) == [sha256(data)]
+
+
+def test_a_signal_ends_a_get_that_nobody_reads(tmp_path: Path) -> None:
+    directory = tmp_path / "store"
+    (digest,) = fill(directory, random_bytes(3_000_000))
+    with waiting_store("get", "-d", str(directory), "-q", digest, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        select.select([process.stdout], [], [])
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 130
+
+
+def fill_of(directory: Path) -> list[str]:
+    return [file.name for file in directory.glob("??/*")]
+
+
+def opened_by_reader(pipe: Path) -> int:
+    """Open a named pipe for writing, once somebody has it open for reading."""
+    while True:
+        try:
+            return os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO
+            select.poll().poll(10)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.progress import Display, progress
+from shardcast.cli.streams import input_descriptor
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_count
@@ -134,23 +134,14 @@ class Streamed:
 
         with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
             yield {"version": writer.version}
-            while chunk := os.read(_stdin(), _CHUNK):
+            while chunk := os.read(input_descriptor(), _CHUNK):
                 writer.write(chunk)
                 writer.flush()
                 yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
 
     async def by(self, publisher: Publisher) -> Broadcast:
-        source = os.fdopen(os.dup(_stdin()), "rb", buffering=0)
+        source = os.fdopen(os.dup(input_descriptor()), "rb", buffering=0)
         return await publisher.publish_stream(source, self.name, self.shard_size)
-
-
-def _stdin() -> int:
-    """
-    Raises:
-        UsageError: it is closed.
-    """
-    os.set_blocking(sys.stdin.fileno(), True)
-    return sys.stdin.fileno()
 
 
 def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, directly: bool) -> str:

@@ -56,6 +56,16 @@ def print_answer(text: str) -> None:
         raise LocalDiskError(f"could not print: {in_words(sink.failure)}") from sink.failure
 
 
+def input_descriptor() -> int:
+    """Return the descriptor of stdin.
+
+    Raises:
+        UsageError: it is closed.
+    """
+    os.set_blocking(sys.stdin.fileno(), True)
+    return sys.stdin.fileno()
+
+
 def answer_descriptor() -> int:
     """Return the descriptor of stdout, for bytes that a command was asked for.
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,11 +26,12 @@ from shardcast.cli.blobs.options import (
     open_store,
 )
 from shardcast.cli.exit_codes import DONE, NOT_OFFERED
+from shardcast.cli.pipes import open_input, read_some, write_all
 from shardcast.cli.progress import Display, progress
-from shardcast.cli.streams import answer_descriptor, print_answer
+from shardcast.cli.streams import answer_descriptor, input_descriptor, print_answer
 from shardcast.digest import new_hasher
 from shardcast.errors import BlobCorrupt, BlobMissing
-from shardcast.filesystem import disk_errors, new_file
+from shardcast.filesystem import close, disk_errors, new_file
 from shardcast.store.interfaces import BlobReader
 from shardcast.store.output_part import clear_killed, resolve_output
 
@@ -151,13 +149,13 @@ async def _put(store: BlobDirectory, name: str, display: Display, before: int) -
     size = 0
     with ExitStack() as stack:
         with disk_errors("could not read", Path(name)):
-            file = (
-                sys.stdin.buffer if name == "-" else stack.enter_context(Path(name).open("rb", buffering=0))
-            )
+            file = input_descriptor() if name == "-" else open_input(name)
+        if name != "-":
+            stack.callback(close, file)
         async with store.put() as writer:
             while True:
                 with disk_errors("could not read", Path(name)):
-                    data = await asyncio.to_thread(file.read, _CHUNK)
+                    data = await read_some(file, _CHUNK)
                 if not data:
                     return await writer.commit(), size
                 await writer.write(data)
@@ -189,18 +187,17 @@ def get(digest: str, directory: Path, output: Path | None) -> None:
 async def _get(store: BlobDirectory, digest: str, output: Path | None, display: Display) -> None:
     async with store.open(digest) as reader:
         if output is None or str(output) == "-":
-            with os.fdopen(os.dup(answer_descriptor()), "wb") as stdout:
-                await _pour(reader, stdout, store, digest, display)
+            await _pour(reader, answer_descriptor(), store, digest, display)
             return
         with disk_errors("could not write", output):
             target = resolve_output(output)
-            with new_file(target) as descriptor, os.fdopen(os.dup(descriptor), "wb") as file:
-                await _pour(reader, file, store, digest, display)
+            with new_file(target) as descriptor:
+                await _pour(reader, descriptor, store, digest, display)
             clear_killed(target)
 
 
 async def _pour(
-    reader: BlobReader, file: IO[bytes], store: BlobDirectory, digest: str, display: Display
+    reader: BlobReader, descriptor: int, store: BlobDirectory, digest: str, display: Display
 ) -> None:
     """
     Raises:
@@ -209,10 +206,9 @@ async def _pour(
     hasher, done = new_hasher(store.algorithm), 0
     while data := await reader.read(_CHUNK):
         hasher.update(data)
-        await asyncio.to_thread(file.write, data)
+        await write_all(descriptor, data)
         done += len(data)
         display.show(digest[:12], done, reader.size, "")
-    file.flush()
     if hasher.hexdigest() != digest:
         raise BlobCorrupt(f"{digest} changed while it was read; get it again")
 
