@@ -60,11 +60,32 @@ def test_a_list_that_says_its_digest_must_say_the_stores() -> None:
         read(f"SHA3-256 (a) = {ONE}\n", "sha256")
 
 
+@pytest.mark.parametrize("option", ["--snapshot", "--registry-references"])
+def test_a_list_whose_lines_do_not_end_is_refused(option: str, tmp_path: Path) -> None:
+    fill(tmp_path, b"one")
+    done = run("store", "gc", str(tmp_path), option, "/dev/zero")
+    assert (done.returncode, done.stderr) == (
+        6, "Error: /dev/zero, line 1: it has more than 65536 characters\n"
+    )  # fmt: skip
+    assert run("store", "has", "-d", str(tmp_path), "--from-file", "/dev/zero").returncode == 2
+
+
+def test_a_token_file_that_does_not_end_is_refused(tmp_path: Path) -> None:
+    done = run("store", "push", "-d", str(tmp_path), "http://127.0.0.1:1", ONE, "--token-file", "/dev/zero")
+    assert (done.returncode, done.stderr) == (
+        2, "Error: there are more than 4096 bytes in the token file /dev/zero\n"
+    )  # fmt: skip
+
+
+def test_a_line_may_be_as_long_as_names_are() -> None:
+    assert read(f"{ONE}  {'n' * 4096}\n{OTHER}  {'n' * 65000}\n") == [ONE, OTHER]
+
+
 @given(st.text(), st.sampled_from([f"{ONE}  ", f"\\{ONE} *", f"SHA256 ({{}}) = {ONE}"]))
 def test_no_name_makes_another_digest(name: str, form: str) -> None:
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     line = form.format(escaped) if "{}" in form else form + escaped
-    assert list(read_digests([line], "the list")) == [ONE]
+    assert read(line) == [ONE]
 
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")

@@ -6,18 +6,22 @@
     \\5891b5b5…  a\\\\name           the same of a name with a backslash or a new line in it
     SHA256 (a name) = 5891b5b5…     sha256sum --tag, BSD's sha256; SHA2-256(a name)= from openssl
     # what begins so is passed over, and so are empty lines and a byte order mark before the first
+
+A line has at most 64 Ki characters: a device, or a payload that was named by mistake, has none that end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from typing import IO, Any, AnyStr
 
 from shardcast.digest import is_digest
 from shardcast.errors import UsageError
 
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
 """How such a file is opened: the names in it may be of any bytes."""
+_MAX_LINE = 64 << 10
+"""Characters of a line."""
 _TAGS = {"SHA256": "sha256", "SHA2-256": "sha256", "SHA3-256": "sha3-256"}
 """What stands before a name in parentheses, and the algorithm that it means."""
 
@@ -34,13 +38,27 @@ def parse_digest(text: str) -> str:
     return digest
 
 
-def read_digests(lines: Iterable[str], name: str, algorithm: str | None = None) -> Iterator[str]:
+def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
+    """Yield the lines of a file.
+
+    Raises:
+        UsageError: one is too long.
+    """
+    number = 1
+    while line := file.readline(_MAX_LINE + 1):
+        if len(line) > _MAX_LINE:
+            raise UsageError(f"{name}, line {number}: it has more than {_MAX_LINE} characters")
+        yield line
+        number += 1
+
+
+def read_digests(lines: IO[str], name: str, algorithm: str | None = None) -> Iterator[str]:
     """The digests in a list, one a line; what else a line says doesn't matter.
 
     Raises:
         UsageError: one is no digest, or says that it is of another than this ``algorithm``.
     """
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(bounded_lines(lines, name), 1):
         text = (line.removeprefix("\ufeff") if number == 1 else line).strip()
         if text and not text.startswith("#"):
             try:

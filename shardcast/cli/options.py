@@ -75,6 +75,8 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
+_MAX_TOKEN = 4096
+"""Bytes of a token: a header bears no more than 8190."""
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 
 
@@ -85,7 +87,10 @@ def read_token(file: Path) -> str:
         UsageError: it holds none, or what no request could bear.
         OSError: it can't be read.
     """
-    token = file.read_bytes().strip().decode("ascii", "replace")
+    with file.open("rb") as opened:
+        token = opened.read(_MAX_TOKEN + 1).strip().decode("ascii", "replace")
+    if len(token) > _MAX_TOKEN:
+        raise UsageError(f"there are more than {_MAX_TOKEN} bytes in the token file {file}")
     if not _TOKEN.fullmatch(token):
         why = "it has blanks, or characters that are not ASCII," if token else "there is nothing"
         raise UsageError(f"{why} in the token file {file}; write one word of ASCII there")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.digest_lists import AS_TEXT, read_digests
+from shardcast.blobs.digest_lists import AS_TEXT, bounded_lines, read_digests
 from shardcast.blobs.directory.layout import OWN, Folder, make_own
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
@@ -57,7 +57,7 @@ def snapshot(file: Path, algorithm: str | None = None) -> Root:
 
 def registry_references(file: Path) -> Root:
     """A file of what ``put_hash`` returned, one JSON object a line."""
-    return Root(f"registry-references {file.resolve()}", "sha256", lambda: _referenced(file))
+    return Root(f"registry-references {file.resolve()}", "sha256", lambda: _as_disk_errors(_referenced(file)))
 
 
 def data_dir(root: Path) -> Root:
@@ -133,7 +133,7 @@ def _as_disk_errors(digests: Iterator[str]) -> Iterator[str]:
 
 def _referenced(file: Path) -> Iterator[str]:
     with disk_errors("could not read", file), file.open("rb") as lines:
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(bounded_lines(lines, str(file)), 1):
             if not line.strip():
                 continue
             try:
