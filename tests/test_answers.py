@@ -17,7 +17,7 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
 from shardcast.peer import connecting
 from shardcast.peer.peer import Peer
-from shardcast.peer.requests import Order
+from shardcast.peer.requests import RangeRequest
 from shardcast.peer.session import open_session
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
@@ -162,7 +162,7 @@ async def test_node_with_another_version_of_this_number_sends_nothing_of_it(
     with contextlib.closing(OutputFile(tmp_path / "got", live)) as filling:
         landing = await filling.landing(live.shards[0])
         async with Origin.running(other.data_dir, "127.0.0.1", 0) as origin, open_session() as session:
-            peer, order = Peer(origin.url, session), Order(0, MB)
+            peer, order = Peer(origin.url, session), RangeRequest(0, MB)
             assert (await peer.manifest("v1")) == other.manifest  # it knows now that this is a node
             with pytest.raises(ServerLacks, match="412"):
                 await asyncio.wait_for(peer.receive("v1", landing, order), 20)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shardcast.blobs import framing
-from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.access_stats import AccessStats
 from shardcast.blobs.memory import BlobsInMemory, BytesReader
 from shardcast.blobs.server.archive_routes import pulls
 from shardcast.blobs.server.archive_routes.pages import iso, preview
@@ -484,7 +484,7 @@ async def test_home_page_names_the_last_upload_that_is_there(
 
 async def test_a_ledger_forgets_what_is_hardly_asked_for(tmp_path: Path) -> None:
     now = 1000.0
-    ledger = Ledger(tmp_path / "ledger", lambda: now, most=10)
+    ledger = AccessStats(tmp_path / "ledger", lambda: now, most=10)
     keys = [sha256(b"%d" % number) for number in range(30)]
     ledger.count([keys[0]] * 5)
     for key in keys:

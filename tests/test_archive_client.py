@@ -57,11 +57,11 @@ async def test_what_was_pushed_is_pulled(tmp_path: Path, session: Session) -> No
     blobs = [b"", b"one", memoryview(b"two"), bytearray(b"three"), random_bytes(200_000), b"one"]
     async with archive(tmp_path / "own") as node:
         assert node.push_url
-        keys = await peer.Archive(node.push_url + "/", session).push([*blobs, file])
+        keys = await peer.ArchiveClient(node.push_url + "/", session).push([*blobs, file])
         everything = [*map(bytes, blobs), file.read_bytes()]
         assert keys == [sha256(blob) for blob in everything]
         wanted = {sha256(blob): len(blob) for blob in everything} | {HELLO: 6}
-        client = peer.Archive(node.url, session)
+        client = peer.ArchiveClient(node.url, session)
         assert {key: blob async for key, blob in client.pull(wanted)} == {
             sha256(blob): blob for blob in everything
         }
@@ -80,14 +80,14 @@ async def test_many_keys_are_asked_for_in_batches(session: Session) -> None:
 
     async with answering(pull) as url:
         wanted = {key: len(blob) for key, blob in blobs.items()}
-        assert {key: blob async for key, blob in peer.Archive(url, session).pull(wanted)} == blobs
+        assert {key: blob async for key, blob in peer.ArchiveClient(url, session).pull(wanted)} == blobs
         assert asked == [1280, 1280, 440]
-        few = peer.Archive(url, session, keys_per_request=1000)
+        few = peer.ArchiveClient(url, session, keys_per_request=1000)
         assert len([one async for one in few.pull(wanted)]) == 3000
         assert asked[3:] == [1000] * 3
     for number in (0, 1281):
         with pytest.raises(UsageError):
-            peer.Archive(url, session, keys_per_request=number)
+            peer.ArchiveClient(url, session, keys_per_request=number)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ async def test_wrong_answers_are_errors(session: Session, body: bytes, error: ty
 
     async with answering(pull) as url:
         with pytest.raises(error) as raised:
-            _ = [one async for one in peer.Archive(url, session).pull({HELLO: 6})]
+            _ = [one async for one in peer.ArchiveClient(url, session).pull({HELLO: 6})]
         assert raised.value.server == url
 
 
@@ -119,9 +119,9 @@ async def test_any_other_status_is_an_error(session: Session) -> None:
 
         async with answering(refuse) as url:
             with pytest.raises(PeerError, match=str(status)):
-                _ = [one async for one in peer.Archive(url, session).pull({HELLO: 6})]
+                _ = [one async for one in peer.ArchiveClient(url, session).pull({HELLO: 6})]
             with pytest.raises(PeerError, match=str(status)):
-                await peer.Archive(url, session).push([b"Hello!"])
+                await peer.ArchiveClient(url, session).push([b"Hello!"])
 
 
 async def test_who_trickles_or_takes_nothing_stalls(session: Session) -> None:
@@ -140,7 +140,7 @@ async def test_who_trickles_or_takes_nothing_stalls(session: Session) -> None:
         return web.Response()
 
     async with answering(trickle, take_nothing) as url:
-        client = peer.Archive(url, session, timeout=0.5)
+        client = peer.ArchiveClient(url, session, timeout=0.5)
         with pytest.raises(ServerStalled):
             _ = [one async for one in client.pull({sha256(bytes(100_000)): 100_000})]
         with pytest.raises(ServerStalled):
@@ -148,7 +148,7 @@ async def test_who_trickles_or_takes_nothing_stalls(session: Session) -> None:
 
 
 async def test_nonsense_is_not_asked_for(tmp_path: Path, session: Session) -> None:
-    client = peer.Archive("127.0.0.1:1", session)
+    client = peer.ArchiveClient("127.0.0.1:1", session)
     for wanted in ({"x": 1}, {HELLO: -1}, {HELLO: 2**64}, {HELLO: "6"}, {HELLO + "0": 6}):
         with pytest.raises(UsageError):
             _ = [one async for one in client.pull(wanted)]  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ async def test_nonsense_is_not_asked_for(tmp_path: Path, session: Session) -> No
     async with archive(tmp_path, store) as node:
         assert node.push_url
         with pytest.raises(PayloadMissing):
-            await peer.Archive(node.push_url, session).push([b"Hello!", tmp_path / "nowhere"])
+            await peer.ArchiveClient(node.push_url, session).push([b"Hello!", tmp_path / "nowhere"])
         assert await store.size(HELLO) is None
 
 
@@ -171,7 +171,7 @@ async def test_a_file_that_does_not_end_where_its_size_says_is_not_pushed(
     async with archive(tmp_path, store) as node:
         assert node.push_url
         with pytest.raises(PayloadChanged, match="/proc/version has more bytes than its size says"):
-            await peer.Archive(node.push_url, session).push([b"Hello!", made_as_read])
+            await peer.ArchiveClient(node.push_url, session).push([b"Hello!", made_as_read])
         assert [await store.size(digest) for digest in (HELLO, sha256(b""))] == [None, None]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.access_stats import AccessStats
 from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import LocalDiskError
@@ -73,7 +73,7 @@ async def test_an_archive_whose_ledger_is_damaged_starts(
     async with archive(tmp_path, store) as node:
         await use(session, node)
     if damage is not a_folder:  # whose place can't be taken
-        ledger = Ledger(tmp_path / "archive.sqlite")
+        ledger = AccessStats(tmp_path / "archive.sqlite")
         assert {one.key for one in await ledger.most_pulled(5)} == {HELLO, WORLD}
         await ledger.close()
 
@@ -100,7 +100,7 @@ async def use(session: aiohttp.ClientSession, node: ArchiveNode) -> None:
 
 async def test_a_ledger_that_can_be_kept_nowhere_counts_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    ledger = Ledger(tmp_path / "file" / "archive.sqlite")
+    ledger = AccessStats(tmp_path / "file" / "archive.sqlite")
     ledger.count([HELLO])
     assert [one.pulls for one in await ledger.most_pulled(1)] == [1]
     await ledger.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer
 from shardcast.peer.session import open_session
@@ -140,7 +140,7 @@ async def test_a_pull_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Pat
     wanted = {payloads.sha256(blob): len(blob) for blob in (b"one", large)}
     async with archive(tmp_path, store) as node, http() as session, open_session() as own:
         with nginx.before(node.url, tmp_path / "nginx") as url:
-            assert [one async for one in Archive(url, own).pull({payloads.sha256(b"one"): 3})]
+            assert [one async for one in ArchiveClient(url, own).pull({payloads.sha256(b"one"): 3})]
             for headers in ({}, {"Accept-Encoding": "gzip"}):
                 sent = session.post(f"{url}/v1/pull", data=pulled([b"one", large]), headers=headers)
                 async with sent as answer:
@@ -148,7 +148,7 @@ async def test_a_pull_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Pat
                     with pytest.raises(aiohttp.ClientPayloadError):
                         await answer.read()
             with pytest.raises(BadAnswer):
-                _ = [one async for one in Archive(url, own).pull(wanted)]
+                _ = [one async for one in ArchiveClient(url, own).pull(wanted)]
 
 
 async def test_a_blob_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Path) -> None:

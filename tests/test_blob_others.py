@@ -15,7 +15,7 @@ from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.memory import BlobsInMemory
-from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.mirror import MirrorStore
 from shardcast.blobs.union import BlobUnion
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import (
@@ -57,7 +57,7 @@ async def a_union(_: Path) -> AsyncIterator[BlobStore]:
 @asynccontextmanager
 async def a_mirror(path: Path) -> AsyncIterator[BlobStore]:
     async with archive(path) as node, open_session() as session:
-        store = ReadThrough(BlobsInMemory(), [RemoteStore(node.url, session)], "me")
+        store = MirrorStore(BlobsInMemory(), [RemoteStore(node.url, session)], "me")
         yield store
         await store.close()
 
@@ -184,7 +184,7 @@ async def test_a_mirror_repairs_what_is_damaged_here(tmp_path: Path) -> None:
         (file,) = (tmp_path / "blobs").rglob(f"{sha256(b'right')}")
         file.unlink()
         file.write_bytes(b"wrong")
-        store = ReadThrough(damaged, [RemoteStore(node.url, session)], "me")
+        store = MirrorStore(damaged, [RemoteStore(node.url, session)], "me")
         assert await read(store, sha256(b"right")) == b"right"
         assert await read(damaged, sha256(b"right")) == b"right"
         await store.close()

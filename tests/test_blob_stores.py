@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from shardcast.blobs.directory.compression import Check, Malformed
 from shardcast.blobs.directory.directory import BlobDirectory
-from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
 from shardcast.blobs.interface import ALGORITHMS, BlobStore
 from shardcast.errors import (
     BlobCorrupt,
@@ -375,15 +375,15 @@ def test_what_was_verified_is_remembered_by_its_looks_and_within_bounds(tmp_path
     verified, digest = VerifiedFiles(most=1000), digest_of(b"x")
     file = tmp_path / "file"
     file.write_bytes(b"x")
-    verified.add(digest, file.stat(), Verified(1))
-    assert verified.known(digest, file.stat()) == Verified(1)
+    verified.add(digest, file.stat(), VerifiedFile(1))
+    assert verified.known(digest, file.stat()) == VerifiedFile(1)
     assert verified.known(digest_of(b"y"), file.stat()) is None
     os.utime(file, ns=(0, 0))
     assert verified.known(digest, file.stat()) is None
     for number in range(5000):
-        verified.add(digest_of(b"%d" % number), file.stat(), Verified(1))
+        verified.add(digest_of(b"%d" % number), file.stat(), VerifiedFile(1))
     assert len(verified) <= 1000
-    assert verified.known(digest_of(b"4999"), file.stat()) == Verified(1)
+    assert verified.known(digest_of(b"4999"), file.stat()) == VerifiedFile(1)
     verified.forget(digest_of(b"4999"), file.stat())
     assert verified.known(digest_of(b"4999"), file.stat()) is None
 

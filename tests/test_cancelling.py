@@ -19,7 +19,7 @@ import pytest
 
 from shardcast.api.background import Background
 from shardcast.peer.bulk import Bulk
-from shardcast.peer.requests import Order
+from shardcast.peer.requests import RangeRequest
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import Landing
@@ -92,7 +92,7 @@ async def test_connection_of_a_cancelled_answer_that_ends_well_is_closed(
                 land(start, data)
 
             landing.land_here = slowly  # type: ignore[method-assign, assignment]
-            receiving = connections.receive("/v1/shard_001.bin", {}, landing, Order(0, SHARD))
+            receiving = connections.receive("/v1/shard_001.bin", {}, landing, RangeRequest(0, SHARD))
             asking = asyncio.ensure_future(receiving)
             await until(held.begun.is_set)
             asking.cancel()
@@ -115,7 +115,7 @@ async def test_answer_cancelled_before_its_thread_begins_asks_for_nothing(
         threads.submit(held.wait)
         connections = Bulk(server.url, threads, BOUND)
         async with landing_of(published, tmp_path / "got") as landing:
-            order = Order(0, SHARD)
+            order = RangeRequest(0, SHARD)
             asking = asyncio.ensure_future(connections.receive("/v1/shard_001.bin", {}, landing, order))
             await until(lambda: not server.idle)  # connected, and waiting for a thread
             asking.cancel()

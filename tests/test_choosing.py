@@ -5,52 +5,54 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from shardcast.policy.choosing import Candidate, choose
+from shardcast.policy.choosing import ServerCandidate, choose
 from shardcast.policy.selection import Ranking
 
 RATES = {"http://a": 400.0, "http://b": 100.0, "http://c": 10.0}
 A, B, C = RATES
 
 
-def chosen(*candidates: Candidate) -> set[str | None]:
+def chosen(*candidates: ServerCandidate) -> set[str | None]:
     return {choose(candidates, Random(seed)) for seed in range(30)}
 
 
 def test_the_best_server_gets_the_request() -> None:
-    assert chosen(Candidate(A, 400), Candidate(B, 100)) == {A}
-    assert chosen(Candidate(A, 400, under_way=4), Candidate(B, 100)) == {B}
+    assert chosen(ServerCandidate(A, 400), ServerCandidate(B, 100)) == {A}
+    assert chosen(ServerCandidate(A, 400, under_way=4), ServerCandidate(B, 100)) == {B}
 
 
 def test_chance_decides_among_equals() -> None:
-    assert chosen(Candidate(A, 100), Candidate(B, 100), Candidate(C, 10)) == {A, B}
+    assert chosen(ServerCandidate(A, 100), ServerCandidate(B, 100), ServerCandidate(C, 10)) == {A, B}
 
 
 def test_who_has_enough_to_do_gets_no_more() -> None:
-    assert chosen(Candidate(A, 400, under_way=2, limit=2), Candidate(B, 1)) == {B}
-    assert chosen(Candidate(A, 400, under_way=2, limit=2)) == {None}
+    assert chosen(ServerCandidate(A, 400, under_way=2, limit=2), ServerCandidate(B, 1)) == {B}
+    assert chosen(ServerCandidate(A, 400, under_way=2, limit=2)) == {None}
     assert chosen() == {None}
 
 
 def test_who_failed_least_at_this_shard_is_asked_first() -> None:
-    assert chosen(Candidate(A, 400, failures=1), Candidate(B, 1, under_way=9)) == {B}
-    assert chosen(Candidate(A, 400, failures=2), Candidate(B, 1, failures=1, rests=True)) == {B}
-    assert chosen(Candidate(A, 400, failures=1), Candidate(B, 1, under_way=1, limit=1)) == {A}
+    assert chosen(ServerCandidate(A, 400, failures=1), ServerCandidate(B, 1, under_way=9)) == {B}
+    assert chosen(ServerCandidate(A, 400, failures=2), ServerCandidate(B, 1, failures=1, rests=True)) == {B}
+    assert chosen(ServerCandidate(A, 400, failures=1), ServerCandidate(B, 1, under_way=1, limit=1)) == {A}
 
 
 def test_who_rests_is_asked_only_when_nobody_else_can_be() -> None:
-    assert chosen(Candidate(A, 400, rests=True), Candidate(B, 1)) == {B}
-    assert chosen(Candidate(A, 400, rests=True)) == {A}
-    assert chosen(Candidate(A, 400, rests=True), Candidate(B, 1, rests=True)) == {A}
+    assert chosen(ServerCandidate(A, 400, rests=True), ServerCandidate(B, 1)) == {B}
+    assert chosen(ServerCandidate(A, 400, rests=True)) == {A}
+    assert chosen(ServerCandidate(A, 400, rests=True), ServerCandidate(B, 1, rests=True)) == {A}
 
 
 def test_a_weight_of_nothing_is_still_a_server() -> None:
-    assert chosen(Candidate(A, 0.0)) == {A}
+    assert chosen(ServerCandidate(A, 0.0)) == {A}
 
 
 def test_requests_are_spread_in_proportion_to_the_weights() -> None:
     under_way: Counter[str] = Counter()
     for _ in range(510):
-        server = choose([Candidate(one, rate, under_way[one]) for one, rate in RATES.items()], Random(0))
+        server = choose(
+            [ServerCandidate(one, rate, under_way[one]) for one, rate in RATES.items()], Random(0)
+        )
         under_way[str(server)] += 1
     assert all(abs(under_way[server] - rate) <= 1 for server, rate in RATES.items())
 
@@ -89,7 +91,7 @@ class Network:
         busy = self._busy()
         server = choose(
             [
-                Candidate(
+                ServerCandidate(
                     one,
                     self.ranking.weight(one),
                     busy[one],

@@ -19,7 +19,7 @@ from shardcast import CopiesMissing, NodeFailed, OriginServer, ShardcastError, U
 from shardcast.control.waiting import wait_for_copies
 from shardcast.errors import from_wire, to_wire
 from shardcast.protocol.report import Node, write
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from tests.support import processes
 from tests.support.published import random_bytes
 
@@ -123,7 +123,7 @@ def test_nodes_below_middles_count_and_those_of_other_origins_do_not(
 
 
 def test_what_is_not_whole_is_no_copy() -> None:
-    below = Below("0123")
+    below = Downstream("0123")
     below.heard([Node("a", "client", has=["v1"], coming={"v2": 5}, hops=1, origin="ce0d")])
     assert (below.copies("v1", "ce0d"), below.copies("v2", "ce0d")) == (1, 0)
 

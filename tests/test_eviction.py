@@ -15,10 +15,10 @@ from shardcast.policy.eviction import (
     Fill,
     Fits,
     Need,
+    Postpone,
     Refuse,
     Removable,
     Remove,
-    Wait,
     Why,
     begin,
     decide,
@@ -72,7 +72,7 @@ def test_the_newest_goes_after_all_others_and_only_for_a_version_that_fills_the_
     assert decide(need, 0, OLD) == Remove(1)
     assert decide(need, 10, OLD[1:]) == Remove(2)
     assert decide(Need(20, 20, whole=False), 10, OLD[2:]) == Remove(3)
-    assert decide(Need(20, 20, whole=False, filled=False), 10, OLD[2:]) == Wait()
+    assert decide(Need(20, 20, whole=False, filled=False), 10, OLD[2:]) == Postpone()
     assert decide(Need(20, 20), 10, OLD[2:]) == Fill()
     assert decide(Need(20, 20, takes_newest=False), 10, OLD[2:]) == Refuse(Why.NOT_LISTED)
 
@@ -266,5 +266,5 @@ def test_on_a_model_of_a_disk_the_rules_hold_at_every_step(
         assert not chosen.newest or (listed and not need.whole)
         disk.remove(one)
         gone.append(one)
-    assert not isinstance(decision, Wait)
+    assert not isinstance(decision, Postpone)
     assert all(before[one].pinned is False and before[one].leased is False for one in gone)

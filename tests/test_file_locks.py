@@ -21,7 +21,7 @@ import pytest
 
 import shardcast
 from shardcast import file_locks, filesystem
-from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.access_stats import AccessStats
 from shardcast.blobs.directory import blob_writer as incoming
 from shardcast.blobs.directory.blob_writer import Incoming
 from shardcast.blobs.directory.layout import OWN
@@ -94,7 +94,7 @@ async def test_ledger_opens_only_for_those_who_may_write_it(tmp_path: Path, ther
     if there:
         file.parent.mkdir()
         file.write_bytes(there * 1000)
-    ledger = Ledger(file)
+    ledger = AccessStats(file)
     await ledger.created(["ab" * 32], 1.0)
     try:
         modes = {

@@ -28,7 +28,7 @@ from shardcast.control.waiting import finish
 from shardcast.nodes.waiting import Finish
 from shardcast.policy.finishing import HEARD_WITHIN, HOP_DELAY, LONGEST_WAIT, QUIET, ReportedNode, waiting_for
 from shardcast.protocol.report import Node, write
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.store.events import Events
 from shardcast.store.holds import READ, Holds
 from shardcast.store.versions import VersionFolders
@@ -171,7 +171,7 @@ class Shelf:
         self.holds, self.events = Holds(self.clock), Events()
         self.listings = [SimpleNamespace(version="v7")]
         self.data_dir = SimpleNamespace(origin_id="ce0d")
-        self.below = Below("0123", self.clock)
+        self.below = Downstream("0123", self.clock)
 
     def finish(self, wait: float | None = None) -> Finish:
         return Finish(cast(VersionFolders, self), self.below, wait, self.clock)

@@ -26,7 +26,7 @@ from shardcast.peer import peer as peer_module
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy import authority
-from shardcast.policy.fetch_order import Agenda, due
+from shardcast.policy.fetch_order import FetchQueue, due
 from shardcast.protocol.distribution import Listing, write
 from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.server.application import application, listening
@@ -718,7 +718,7 @@ A, B = ["a"], ["b"]
 
 
 def test_what_failed_is_passed_over_until_it_is_tried_again() -> None:
-    agenda = Agenda(last=4)
+    agenda = FetchQueue(last=4)
     offered = {4: A, 5: A, 6: A, 7: A}
     assert agenda.next(offered, {}) == 7
     agenda.failed(7, complete=True)
@@ -730,7 +730,7 @@ def test_what_failed_is_passed_over_until_it_is_tried_again() -> None:
 
 
 def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
-    agenda = Agenda()
+    agenda = FetchQueue()
     assert agenda.next({}, {1: A}) == 1
     agenda.failed(1, complete=False)
     agenda.try_again()
@@ -740,7 +740,7 @@ def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
 
 @pytest.mark.parametrize("every", [False, True])
 def test_what_doubted_servers_have_comes_last(every: bool) -> None:
-    agenda = Agenda(last=1, every=every)
+    agenda = FetchQueue(last=1, every=every)
     agenda.doubt(B)
     assert agenda.next({2: A, 9: B}, {3: A}) == 2
     assert agenda.next({9: B}, {3: A}) == 3
@@ -752,7 +752,7 @@ def test_what_doubted_servers_have_comes_last(every: bool) -> None:
 
 @pytest.mark.parametrize("every", [False, True])
 def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> None:
-    agenda = Agenda(every=every)
+    agenda = FetchQueue(every=every)
     agenda.failed(9, complete=True)
     assert agenda.next({7: A, 8: A, 9: B}, {}) == 8
     agenda.had(8)
@@ -762,7 +762,7 @@ def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> No
 
 
 def test_doubted_servers_are_asked_again_like_others_after_a_while() -> None:
-    agenda = Agenda(last=1)
+    agenda = FetchQueue(last=1)
     agenda.doubt(B)
     assert agenda.next({2: A, 9: B}, {}) == 2
     agenda.try_again()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.directory import marks
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.layout import make_own
@@ -123,7 +123,7 @@ def count_pulls(place: Path, turn: int) -> None:
     make_own(own)
 
     async def count() -> None:
-        ledger = Ledger(ledger_in(own))
+        ledger = AccessStats(ledger_in(own))
         await ledger.created([hashlib.sha256(b"%d" % turn).hexdigest()], 1.0)
         assert len(await ledger.newest(10)) == turn + 1
         await ledger.close()

@@ -22,7 +22,7 @@ from blake3 import blake3
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from shardcast.blobs.directory.verify_cache import Verified
+from shardcast.blobs.directory.verify_cache import VerifiedFile
 from shardcast.blobs.server.hash_routes.answers import Asked
 from shardcast.blobs.server.hash_routes.requests import (
     Refused,
@@ -138,7 +138,7 @@ async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(sealed: bool, t
             assert known == (len(LARGE), seal)
         spoil_file(file)
         # As if the file looked as it did: the disk, not a program, changed it.
-        verified.add(LARGE_DIGEST, file.stat(), known if sealed else Verified(len(LARGE)))
+        verified.add(LARGE_DIGEST, file.stat(), known if sealed else VerifiedFile(len(LARGE)))
         got = await get()
         assert got.status == 200
         assert got.cut

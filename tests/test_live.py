@@ -34,7 +34,7 @@ from shardcast.nodes import fetching as relaying
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.publisher import Broadcast
+from shardcast.nodes.publisher import PendingBroadcast
 from shardcast.peer.peer import Peer
 from shardcast.peer.session import open_session
 from shardcast.server import sending
@@ -97,7 +97,7 @@ class Pipe:
 @contextlib.asynccontextmanager
 async def streaming(
     origin: Origin, metadata: Mapping[str, object] | None = None
-) -> AsyncIterator[tuple[Broadcast, Pipe]]:
+) -> AsyncIterator[tuple[PendingBroadcast, Pipe]]:
     pipe = Pipe()
     try:
         yield await origin.publish_stream(pipe.source, "model.bin", SHARD, metadata), pipe

@@ -17,7 +17,7 @@ from shardcast.blobs import mirror
 from shardcast.blobs.client.remote import ARCHIVE, HASH_SERVER, SHARDS, RemoteStore
 from shardcast.blobs.framing import Part, parse_pull, write_pull
 from shardcast.blobs.memory import BlobsInMemory
-from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.mirror import MirrorStore
 from shardcast.blobs.server.shards import add_shards_by_digest
 from shardcast.errors import BlobMissing, PeerError
 from shardcast.peer.session import Session, open_session
@@ -168,7 +168,7 @@ class Clock:
 async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) -> None:
     clock, blob, local = Clock(), b"late", BlobsInMemory()
     async with upstream() as there:
-        store = ReadThrough(local, [RemoteStore(there.url, session)], "me", clock, lacking_for=30)
+        store = MirrorStore(local, [RemoteStore(there.url, session)], "me", clock, lacking_for=30)
         for _ in range(2):
             assert not await store.obtain(sha256(blob))
             assert [key async for key in store.fetch({sha256(blob): 4})] == []
@@ -184,7 +184,7 @@ async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) ->
 async def test_how_much_is_remembered_is_bounded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mirror, "_MOST_LACKING", 10)
     async with upstream() as there:
-        store = ReadThrough(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
+        store = MirrorStore(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
         for number in range(30):
             assert not await store.obtain(sha256(b"%d" % number))
         assert len(store._lacking) == 10
@@ -271,7 +271,7 @@ async def test_a_get_that_lies_has_no_end_or_says_nothing_is_not_believed(sessio
     for answer in (wrong, too_long, cant_say, lying(endless=True)):
         async with upstream(answer=answer) as liar:
             local = BlobsInMemory()
-            store = ReadThrough(local, [RemoteStore(liar.url, session, most=1 << 20)], "me")
+            store = MirrorStore(local, [RemoteStore(liar.url, session, most=1 << 20)], "me")
             with pytest.raises(PeerError):
                 await store.obtain(KEY)
             assert [key async for key in local.digests()] == []
@@ -292,7 +292,7 @@ async def test_who_is_dead_or_stalls_is_left_alone_for_a_while(
     async with upstream(answer=stall) as stalling, upstream(RIGHT, b"other") as honest:
         dead = f"http://127.0.0.1:{unused_tcp_port}"
         servers = [RemoteStore(url, session, timeout=0.5) for url in (dead, stalling.url, honest.url)]
-        store = ReadThrough(BlobsInMemory(), servers, "me", clock)
+        store = MirrorStore(BlobsInMemory(), servers, "me", clock)
         for blob in (RIGHT, b"other"):
             assert [key async for key in store.fetch({sha256(blob): 5})] == [sha256(blob)]
         assert len(stalling.pulls) == 1
@@ -361,7 +361,7 @@ async def test_what_others_must_not_be_asked_for_says_nothing_to_who_may_ask(
 async def test_who_joins_a_question_that_goes_less_far_asks_again(session: Session) -> None:
     async with upstream(RIGHT, WRONG) as there:
         there.gate.clear()
-        store = ReadThrough(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
+        store = MirrorStore(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
         blobs, there.blobs = there.blobs, {}
         wanted = {KEY: 5, sha256(WRONG): 5}
 
@@ -424,7 +424,7 @@ async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Sessio
     async with listening(app, "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
         assert await remote.speaks() == SHARDS
-        store = ReadThrough(BlobsInMemory(), [remote], "me")
+        store = MirrorStore(BlobsInMemory(), [remote], "me")
         wanted = {sha256(RIGHT): 5, sha256(WRONG): 5}
         assert [key async for key in store.fetch(wanted)] == [sha256(RIGHT)]
         await store.close()
@@ -458,7 +458,7 @@ async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: S
     async with listening(application("hashes", doors), "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
         assert await remote.speaks() == HASH_SERVER
-        store = ReadThrough(BlobsInMemory(), [remote], "me")
+        store = MirrorStore(BlobsInMemory(), [remote], "me")
         assert [key async for key in store.fetch({KEY: 5, sha256(WRONG): 5})] == [KEY]
         assert not await store.obtain(sha256(WRONG))
         assert (await remote.size(KEY), await remote.size(sha256(WRONG))) == (5, None)
@@ -513,7 +513,7 @@ async def test_what_has_begun_is_waited_for_also_by_who_was_asked_by_others(
 ) -> None:
     monkeypatch.setattr(mirror, "_BEGINS", 0.05)
     server = Slow()
-    store = ReadThrough(BlobsInMemory(), [server], "me")
+    store = MirrorStore(BlobsInMemory(), [server], "me")
     first = asyncio.ensure_future(store.obtain(KEY))
     await until(lambda: server.asked)
     second = asyncio.ensure_future(store.obtain(KEY, ["another"]))

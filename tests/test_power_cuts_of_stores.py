@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.layout import LENGTH, OWN
 from shardcast.blobs.directory.quarantine import Quarantine
@@ -108,7 +108,7 @@ def test_archive_keeps_what_was_pushed(
         await assert_blobs(root, numbers)
         own = archive_folder(root)
         own.mkdir(parents=True, exist_ok=True)
-        ledger = Ledger(ledger_in(own))
+        ledger = AccessStats(ledger_in(own))
         await ledger.created([sha256(blob(1))], ledger.now())
         await ledger.close()
 

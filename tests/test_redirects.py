@@ -16,7 +16,7 @@ import aiohttp
 import pytest
 
 import shardcast
-from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
@@ -64,10 +64,10 @@ async def test_no_request_is_led_to_another_host(status: int, published: Publish
             with pytest.raises(BadAnswer, match=rf"{status}.*not followed: http://localhost"):
                 await asking
         with pytest.raises(BadAnswer, match="not followed"):
-            async for _ in Archive(here.url, session).pull({DIGEST: 1}):
+            async for _ in ArchiveClient(here.url, session).pull({DIGEST: 1}):
                 pass
         with pytest.raises(BadAnswer, match="not followed"):
-            await Archive(here.url, session).push([b"ours"])
+            await ArchiveClient(here.url, session).push([b"ours"])
         store._speaks = "hash server"
         with pytest.raises(BadAnswer, match="not followed"):
             async with store.put() as writer:
@@ -190,7 +190,7 @@ async def test_neither_passwords_nor_cookies_go_out(
             with pytest.raises(ServerLacks):
                 await Peer(server.url, session).report(b"{}")
             with pytest.raises(BadAnswer):
-                await Archive(server.url, session).push([b"ours"])
+                await ArchiveClient(server.url, session).push([b"ours"])
     assert len(sent) > 5
     assert not [one for one in sent if one.keys() & {"authorization", "proxy-authorization", "cookie"}]
 

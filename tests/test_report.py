@@ -26,7 +26,7 @@ from shardcast.protocol.report import (
     write,
     written,
 )
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.store.shares import Shares
 from tests.support.payloads import patient
 
@@ -214,8 +214,8 @@ def test_the_newest_versions_are_told() -> None:
 # Who is below --------------------------------------------------------------------------------------
 
 
-def below(clock: Clock) -> Below:
-    return Below("0123", clock)
+def below(clock: Clock) -> Downstream:
+    return Downstream("0123", clock)
 
 
 def test_who_told_of_itself_is_below_for_a_minute() -> None:

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from shardcast.errors import ServerUnreachable
 from shardcast.protocol.report import Node
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.upstream.follow import Following
 from shardcast.upstream.report import report
 
@@ -71,7 +71,7 @@ class Reporter:
     def __init__(self, count: int = 1) -> None:
         self.clock = Clock()
         self.me = ME
-        self.below = Below("81ab", self.clock)
+        self.below = Downstream("81ab", self.clock)
         self.upstreams = [Upstream(f"http://{number}", self.clock) for number in range(count)]
         self.followers = [
             SimpleNamespace(peer=one, hello=SimpleNamespace(node=f"a{number}"))

@@ -17,7 +17,7 @@ from shardcast.protocol.manifest_reader import parse
 from shardcast.sharding import chunks
 from shardcast.sharding.cutter import at_end
 from shardcast.sharding.payload_hasher import survey
-from shardcast.sharding.publication import Cancelled, Description, Progress
+from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress
 from shardcast.sharding.publishing import check_payload, publish
 from shardcast.store.data_dir import DataDir
 from shardcast.store.interfaces import Span
@@ -36,8 +36,8 @@ def folders(tmp_path: Path) -> Iterator[VersionFolders]:
     directory.close()
 
 
-def described(**changes: Any) -> Description:
-    return Description(**{"origin": payloads.ORIGIN, "shard_size": SHARD, **changes})
+def described(**changes: Any) -> PayloadDescription:
+    return PayloadDescription(**{"origin": payloads.ORIGIN, "shard_size": SHARD, **changes})
 
 
 async def published(
@@ -47,7 +47,7 @@ async def published(
     file = tmp_path / "model.bin"
     file.write_bytes(data)
     opened = folders.open(folders.data_dir.allot())
-    manifest = publish(file, opened, described(**changes), Progress())
+    manifest = publish(file, opened, described(**changes), PublishProgress())
     await opened.complete(manifest)
     return manifest, [opened.file(shard.number).read_bytes() for shard in manifest.shards]
 
@@ -135,14 +135,14 @@ async def test_any_file_name_can_be_published(
 ) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
     file.write_bytes(b"x")
-    manifest = publish(file, folders.open(1), described(), Progress())
+    manifest = publish(file, folders.open(1), described(), PublishProgress())
     assert parse(manifest.raw) == manifest
     assert manifest.header.name == shown
 
 
 async def test_progress_is_told_while_it_goes_on(folders: VersionFolders, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(2 * SHARD + 1))
-    progress = Progress()
+    progress = PublishProgress()
     seen: list[tuple[int | None, int, int]] = []
     opened = folders.open(1)
     take = opened.take
@@ -210,7 +210,7 @@ async def test_a_payload_that_changes_while_it_is_read_is_no_version(
 
     opened.part = part_and_change  # type: ignore[method-assign]
     with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
-        publish(file, opened, described(), Progress())
+        publish(file, opened, described(), PublishProgress())
     await folders.discard(1)
     assert not folders.data_dir.folder(1).exists()
 
@@ -231,7 +231,7 @@ async def test_a_linked_payload_that_changes_while_it_is_read_is_no_version(
 
     opened.live.add = add_and_change  # type: ignore[method-assign]
     with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
-        publish(file, opened, described(copy=False), Progress())
+        publish(file, opened, described(copy=False), PublishProgress())
     assert opened.linked
 
 
@@ -246,7 +246,7 @@ async def test_a_payload_whose_size_is_not_known_is_no_version(
     if not Path(payload).exists():
         pytest.skip(f"there is no {payload} here")
     with pytest.raises(PayloadChanged, match=f"{payload}.*{says}.*pipe it, cat … | shardcast broadcast -"):
-        publish(Path(payload), folders.open(1), described(copy=copy), Progress())
+        publish(Path(payload), folders.open(1), described(copy=copy), PublishProgress())
 
 
 def test_a_read_that_would_wait_is_not_the_end(tmp_path: Path) -> None:
@@ -262,7 +262,7 @@ def test_a_read_that_would_wait_is_not_the_end(tmp_path: Path) -> None:
 
 async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(30_000))
-    progress = Progress()
+    progress = PublishProgress()
     opened = folders.open(1)
     take = opened.take
 
@@ -293,7 +293,7 @@ async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
 
     setattr(opened, method, fail)
     with pytest.raises(LocalDiskError, match="no space left"):
-        publish(tmp_path / "model.bin", opened, described(), Progress())
+        publish(tmp_path / "model.bin", opened, described(), PublishProgress())
     assert threads() == []
 
 
@@ -303,7 +303,7 @@ async def test_a_payload_of_too_many_shards_is_refused_before_it_is_read(
     (tmp_path / "model.bin").touch()
     os.truncate(tmp_path / "model.bin", 10**6 * 1000 + 1)
     with pytest.raises(LocalDiskError, match=r"--shard-size"):
-        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=1000), Progress())
+        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=1000), PublishProgress())
 
 
 async def test_a_shard_size_that_no_manifest_could_hold_is_refused(
@@ -311,7 +311,7 @@ async def test_a_shard_size_that_no_manifest_could_hold_is_refused(
 ) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
     with pytest.raises(UsageError, match="too large"):
-        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=10**12), Progress())
+        publish(tmp_path / "model.bin", folders.open(1), described(shard_size=10**12), PublishProgress())
 
 
 def test_what_can_not_be_broadcast_says_why(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
-from shardcast.cli.serving import Session
+from shardcast.cli.serving import ForegroundNode
 from shardcast.errors import NodeFailed
 from shardcast.file_locks import ENDING
 from shardcast.nodes.runtime import run
@@ -54,7 +54,7 @@ class Starting:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_cuts_off_a_start_that_waits(number: signal.Signals) -> None:
     node = Starting(number)
-    run(Session(None, None).serve(node))
+    run(ForegroundNode(None, None).serve(node))
     assert node.cut_off
     assert not ENDING.is_set(), "the next to run in this process waits for locks as ever"
 

@@ -14,7 +14,7 @@ import pytest
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.copy import repairing
 from shardcast.blobs.memory import BlobsInMemory
-from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.mirror import MirrorStore
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
@@ -110,7 +110,7 @@ async def test_mirror_asks_the_next_archive_when_one_lets_it_wait(tmp_path: Path
     slow_one = SlowServer(WAYS["trickles the head"], "/", Reply())
     async with slow_one, archive(tmp_path / "own", blobs) as node, open_session() as session:
         servers = [RemoteStore(url, session) for url in (slow_one.url, node.url)]
-        mirror = ReadThrough(BlobsInMemory(), servers, "me", patience=0.2)
+        mirror = MirrorStore(BlobsInMemory(), servers, "me", patience=0.2)
         assert await soon(anext(mirror.fetch({key: 6}))) == key
         while mirror._tasks:  # the blob is here before the question has ended
             await asyncio.sleep(0.01)

@@ -18,14 +18,14 @@ from pathlib import Path
 import pytest
 
 import shardcast
-from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import HASH_SERVER, SHARDS, RemoteStore
 from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import peer
 from shardcast.peer.peer import Peer
-from shardcast.peer.requests import Order
+from shardcast.peer.requests import RangeRequest
 from shardcast.peer.session import Session, open_session
 from shardcast.protocol.manifest import Shard, provisional
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
@@ -126,12 +126,12 @@ async def fetch(asked: Asked, direct: bool = True) -> None:
 
 
 async def pull(asked: Asked) -> None:
-    async for _ in Archive(asked.url, asked.session, timeout=SECONDS).pull({DIGEST: len(BLOB)}):
+    async for _ in ArchiveClient(asked.url, asked.session, timeout=SECONDS).pull({DIGEST: len(BLOB)}):
         pass
 
 
 async def push(asked: Asked) -> None:
-    await Archive(asked.url, asked.session, timeout=SECONDS).push([LARGE])
+    await ArchiveClient(asked.url, asked.session, timeout=SECONDS).push([LARGE])
 
 
 async def read_blob(asked: Asked) -> None:
@@ -213,9 +213,12 @@ REQUESTS: dict[str, Request] = {
         ("peer/peer.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
     ),
     "pull": Request(
-        ("blobs/client/archive.py:Archive.parts",), "/v1/pull", Reply(bytes.fromhex(DIGEST) + BLOB), pull
+        ("blobs/client/archive.py:ArchiveClient.parts",),
+        "/v1/pull",
+        Reply(bytes.fromhex(DIGEST) + BLOB),
+        pull,
     ),
-    "push": Request(("blobs/client/archive.py:Archive.push",), "/v1/push", Reply(), push),
+    "push": Request(("blobs/client/archive.py:ArchiveClient.push",), "/v1/push", Reply(), push),
     "what a store speaks": Request(
         ("blobs/client/remote.py:RemoteStore._ask",),
         HAS_NOW_PATH,
@@ -330,7 +333,7 @@ async def test_flood_before_an_answer_ends_before_its_time(direct: bool, tmp_pat
         descriptor = os.open(tmp_path / "part", os.O_RDWR | os.O_CREAT)
         landing = Landing(shard, 1000, tmp_path / "part", descriptor, 0)
         with contextlib.closing(landing), pytest.raises(BadAnswer):
-            await asyncio.wait_for(peer.receive("v1", landing, Order(0, 1000)), OVER)
+            await asyncio.wait_for(peer.receive("v1", landing, RangeRequest(0, 1000)), OVER)
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells what is resident")
@@ -347,7 +350,7 @@ async def test_large_pieces_take_memory_only_as_they_come(direct: bool, tmp_path
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
         landing = Landing(shard, piece_size, path, descriptor, 0)
         with contextlib.closing(landing), pytest.raises(PeerError):
-            await peer.receive("v1", landing, Order(0, piece_size))
+            await peer.receive("v1", landing, RangeRequest(0, piece_size))
 
     def resident() -> int:
         pages = int(Path("/proc/self/statm").read_text().split()[1])

@@ -26,7 +26,7 @@ from shardcast.nodes.origin import Origin
 from shardcast.protocol.feed import UpTo
 from shardcast.protocol.report import MAX_REPORT, MOST_NODES, Node, write
 from shardcast.server import turns
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.upstream import report as reporting
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, dead_address, throttled
@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """By which nodes forget who is below them."""
     clock = Clock()
     for module in (origins, middles):
-        monkeypatch.setattr(module, "Below", lambda node: Below(node, clock))
+        monkeypatch.setattr(module, "Below", lambda node: Downstream(node, clock))
     return clock
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.copy import Copied, copy, remote
 from shardcast.blobs.directory.layout import OWN, Folder
 from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out
@@ -577,14 +577,14 @@ def test_blobs_are_pushed_to_a_hash_server_and_to_an_archive(tmp_path: Path) -> 
 async def test_small_blobs_are_pushed_to_an_archive_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    requests, push = 0, Archive.push
+    requests, push = 0, ArchiveClient.push
 
-    async def counted(archive: Archive, blobs: Any) -> list[str]:
+    async def counted(archive: ArchiveClient, blobs: Any) -> list[str]:
         nonlocal requests
         requests += 1
         return await push(archive, blobs)
 
-    monkeypatch.setattr(Archive, "push", counted)
+    monkeypatch.setattr(ArchiveClient, "push", counted)
     blobs = [*(b"%d" % number for number in range(700)), random_bytes(100_000)]
     source, again = BlobsInMemory(), Copied()
     digests = await keep(source, *blobs)

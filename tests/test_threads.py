@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
 from shardcast.protocol.manifest import Shard
 from shardcast.protocol.manifest_reader import ManifestError, ManifestReader
 from shardcast.store import removing
@@ -249,7 +249,7 @@ def test_threads_make_room_for_verified_files_at_the_same_time(tmp_path: Path) -
 
     def add() -> None:
         for digest in digests:
-            known.add(digest, looks, Verified(1))
+            known.add(digest, looks, VerifiedFile(1))
             known.seal(digest, looks, "seal")
             known.forget(digest, looks)
 

@@ -17,7 +17,7 @@ from shardcast.blobs.directory.compression import Check
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.reading_ahead import PART, parts
-from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles, same_looks
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles, same_looks
 from shardcast.errors import BlobCorrupt
 from tests.support.blob_stores import digest_of
 
@@ -67,8 +67,8 @@ def test_file_that_looks_otherwise_in_any_way_is_not_known(field: str, tmp_path:
     told: Any = SimpleNamespace(**{name: getattr(looks, name) for name in names})
     other: Any = SimpleNamespace(**{**vars(told), field: getattr(told, field) + 1})
     files = VerifiedFiles()
-    files.add("ab" * 32, told, Verified(7))
-    assert files.known("ab" * 32, told) == Verified(7)
+    files.add("ab" * 32, told, VerifiedFile(7))
+    assert files.known("ab" * 32, told) == VerifiedFile(7)
     assert files.known("ab" * 32, other) is None
     assert not same_looks(told, other)
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from shardcast.policy.width import FEWEST, FIRST_REST, LONGEST_REST, STEP, Width
+from shardcast.policy.width import FEWEST, FIRST_REST, LONGEST_REST, STEP, ConcurrencyLimit
 
 TICK = 0.1
 
 
-def watched(width: Width, rate: Callable[[int], float], seconds: float, start: float = 0.0) -> list[int]:
+def watched(
+    width: ConcurrencyLimit, rate: Callable[[int], float], seconds: float, start: float = 0.0
+) -> list[int]:
     """The widths over so many seconds of answers whose rate together depends on their number."""
     now, received, seen = start, 1.0 + 1e9 * start, []
     while now < start + seconds:
@@ -22,24 +24,24 @@ def watched(width: Width, rate: Callable[[int], float], seconds: float, start: f
 
 
 def test_a_link_that_few_fill_stays_with_few() -> None:
-    seen = watched(Width(1, 10), lambda _: 25e6, 60.0)
+    seen = watched(ConcurrencyLimit(1, 10), lambda _: 25e6, 60.0)
     assert seen[0] == FEWEST
     assert seen.count(FEWEST) > 0.9 * len(seen)  # now and then it tries whether that is still so
 
 
 def test_where_each_brings_more_all_are_used_soon() -> None:
-    seen = watched(Width(1, 10), lambda width: 1e6 * width, 6.0)
+    seen = watched(ConcurrencyLimit(1, 10), lambda width: 1e6 * width, 6.0)
     assert seen[-1] == 10
     assert seen.index(10) * TICK < 4.0
 
 
 def test_it_stops_where_more_brings_little_more() -> None:
-    seen = watched(Width(1, 40), lambda width: 1e6 * min(width, 8), 20.0)
+    seen = watched(ConcurrencyLimit(1, 40), lambda width: 1e6 * min(width, 8), 20.0)
     assert 8 <= max(seen[-5:]) <= 12
 
 
 def test_what_failed_is_tried_again_ever_more_seldom() -> None:
-    seen = watched(Width(1, 10), lambda _: 25e6, 300.0)
+    seen = watched(ConcurrencyLimit(1, 10), lambda _: 25e6, 300.0)
     tried = [at * TICK for at in range(1, len(seen)) if seen[at] > seen[at - 1]]
     pauses = [round(later - sooner) for sooner, later in pairwise(tried)]
     assert pauses[0] >= FIRST_REST
@@ -47,14 +49,14 @@ def test_what_failed_is_tried_again_ever_more_seldom() -> None:
 
 
 def test_pause_between_trials_has_a_bound() -> None:
-    seen = watched(Width(1, 10), lambda _: 25e6, 600.0)
+    seen = watched(ConcurrencyLimit(1, 10), lambda _: 25e6, 600.0)
     tried = [at * TICK for at in range(1, len(seen)) if seen[at] > seen[at - 1]]
     assert max(later - sooner for sooner, later in pairwise(tried)) < LONGEST_REST + 3
 
 
 def test_time_before_the_first_byte_says_nothing_of_the_rate() -> None:
     """Counted in, it would make few answers look slow, and every trial a success."""
-    width, seen = Width(1, 10), []
+    width, seen = ConcurrencyLimit(1, 10), []
     for tick in range(100):
         received = max(0, tick - 4) * TICK * 25e6  # the first bytes come after 0.4 s
         width.observed(tick * TICK, int(received), width.value)
@@ -63,21 +65,21 @@ def test_time_before_the_first_byte_says_nothing_of_the_rate() -> None:
 
 
 def test_server_that_joins_gets_its_two_answers() -> None:
-    width = Width(1, 10)
+    width = ConcurrencyLimit(1, 10)
     for _ in range(3):
         width.joined()
     assert width.value == 8
 
 
 def test_each_server_has_two_answers_but_never_more_than_the_most() -> None:
-    assert Width(4, 10).value == 8
-    assert Width(9, 10).value == 10
-    assert Width(1, 1).value == 1
-    assert max(watched(Width(1, 1), lambda width: 1e6 * width, 10.0)) == 1
+    assert ConcurrencyLimit(4, 10).value == 8
+    assert ConcurrencyLimit(9, 10).value == 10
+    assert ConcurrencyLimit(1, 1).value == 1
+    assert max(watched(ConcurrencyLimit(1, 1), lambda width: 1e6 * width, 10.0)) == 1
 
 
 def test_what_is_not_used_to_its_width_says_nothing() -> None:
-    width = Width(1, 10)
+    width = ConcurrencyLimit(1, 10)
     for tick in range(100):
         width.observed(tick * TICK, tick * 1000, width.value - 1)
         assert width.value == FEWEST

@@ -23,7 +23,7 @@ _LOOK = 0.2
 
 class Archive:
     """Pulls blobs from an archive, Casa's or ours, and pushes them; the blocking form of
-    ``shardcast.blobs.client.archive.Archive``::
+    ``shardcast.blobs.client.archive.ArchiveClient``::
 
         archive = Archive("https://casa.example.org")
         for key, blob in archive.pull({key: length}):
@@ -62,7 +62,7 @@ class Archive:
         async def pull() -> None:
             try:
                 async with open_session(self._timeout) as session:
-                    there = peer.Archive(self.url, session, self._token, self._keys, self._timeout)
+                    there = peer.ArchiveClient(self.url, session, self._token, self._keys, self._timeout)
                     async with aclosing(there.pull_some(wanted)) as batches:
                         async for batch in batches:
                             await room.take()
@@ -101,7 +101,7 @@ class Archive:
             loops.append(asyncio.get_running_loop())
             begun.set()
             async with open_session(self._timeout) as session:
-                there = peer.Archive(self.url, session, self._token, self._keys, self._timeout)
+                there = peer.ArchiveClient(self.url, session, self._token, self._keys, self._timeout)
                 return await there.push(each())
 
         work = Background(push())

@@ -75,7 +75,7 @@ class Access:
     last: float
 
 
-class Ledger:
+class AccessStats:
     """The ledger in a file."""
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time, most: int = 1_000_000) -> None:

@@ -15,7 +15,7 @@ NOBODY: Via = frozenset()
 
 
 @dataclass(eq=False)
-class Flight:
+class PendingFetch:
     """One blob on its way here.
 
     Attributes:

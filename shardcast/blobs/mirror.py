@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol
 
 from shardcast.blobs.directory.batch_writer import Putting
-from shardcast.blobs.flights import NOBODY, Flight, Via, Wanted
+from shardcast.blobs.flights import NOBODY, PendingFetch, Via, Wanted
 from shardcast.blobs.framing import MAX_KEYS, MAX_LENGTH, Part
 from shardcast.blobs.interface import BlobStore, BlobWriter
 from shardcast.concurrency import cancel, staggered
@@ -91,7 +91,7 @@ class Counts:
     failures: int = 0
 
 
-class ReadThrough:
+class MirrorStore:
     """A store that keeps what it was asked for, and didn't have, from servers that do.
 
     What is put goes to the local store alone, and what is removed goes from there.
@@ -126,7 +126,7 @@ class ReadThrough:
         self._patience = patience
         self._lacking: OrderedDict[tuple[Wanted, Via], float] = OrderedDict()
         self._left_alone: dict[str, float] = {}
-        self._flights: dict[Wanted, Flight] = {}
+        self._flights: dict[Wanted, PendingFetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     # A store
@@ -210,7 +210,7 @@ class ReadThrough:
                     yield key
 
     async def _arrivals(
-        self, flights: Mapping[Wanted, Flight], via: Sequence[str]
+        self, flights: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> AsyncGenerator[str, None]:
         """The key of each that comes, as soon as it has."""
         arrivals = {
@@ -233,7 +233,7 @@ class ReadThrough:
         finally:
             await cancel(left)
 
-    async def _arrival(self, one: Wanted, flight: Flight, via: Sequence[str]) -> bool:
+    async def _arrival(self, one: Wanted, flight: PendingFetch, via: Sequence[str]) -> bool:
         """Wait for a flight, which may be somebody else's."""
         if via and not flight.begun.is_set():
             try:
@@ -242,11 +242,11 @@ class ReadThrough:
                 flight = self._start([one], via, shared=False)[one]
         return await asyncio.shield(flight.ended)
 
-    def _fly(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, Flight]:
+    def _fly(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, PendingFetch]:
         """The flights of those that anybody may have."""
         if self._node_id in via or len(via) >= MAX_VIA:
             return {}
-        own, flights = frozenset(via), dict[Wanted, Flight]()
+        own, flights = frozenset(via), dict[Wanted, PendingFetch]()
         new: list[Wanted] = []
         for one in wanted:
             if (one[1] or 0) > self._most:
@@ -269,9 +269,11 @@ class ReadThrough:
             until = None
         return until is not None
 
-    def _start(self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool) -> dict[Wanted, Flight]:
+    def _start(
+        self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool
+    ) -> dict[Wanted, PendingFetch]:
         own = frozenset(via)
-        flights = {one: Flight(own) for one in wanted}
+        flights = {one: PendingFetch(own) for one in wanted}
         if shared:
             self._flights |= flights
         task = asyncio.ensure_future(self._carry(flights, via, shared))
@@ -279,7 +281,7 @@ class ReadThrough:
         task.add_done_callback(self._tasks.discard)
         return flights
 
-    async def _carry(self, flights: Mapping[Wanted, Flight], via: Sequence[str], shared: bool) -> None:
+    async def _carry(self, flights: Mapping[Wanted, PendingFetch], via: Sequence[str], shared: bool) -> None:
         """Ask the servers."""
         failure: ShardcastError | None = ServerUnreachable("the mirror", "it ended before it had asked")
         try:
@@ -293,12 +295,14 @@ class ReadThrough:
                     self._remember_lacking(one, flight.via)
                 flight.end(False, failure)
 
-    async def _ask_all(self, flights: Mapping[Wanted, Flight], via: Sequence[str]) -> ShardcastError | None:
+    async def _ask_all(
+        self, flights: Mapping[Wanted, PendingFetch], via: Sequence[str]
+    ) -> ShardcastError | None:
         """Why it isn't known that nobody has what didn't come."""
         failure: ShardcastError | None = None
         under_way = set[str]()
 
-        def left() -> dict[Wanted, Flight]:
+        def left() -> dict[Wanted, PendingFetch]:
             return {one: flight for one, flight in flights.items() if not flight.ended.done()}
 
         async def ask(server: Server) -> ShardcastError | None:
@@ -333,7 +337,7 @@ class ReadThrough:
             self._lacking.popitem(last=False)
 
     async def _ask(
-        self, server: Server, flights: Mapping[Wanted, Flight], via: Sequence[str]
+        self, server: Server, flights: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
         """Ask one server; what went wrong."""
         try:
@@ -346,7 +350,7 @@ class ReadThrough:
         return next((one for one in failures if one), None)
 
     async def _receive(
-        self, server: Server, flights: Mapping[Wanted, Flight], via: Sequence[str]
+        self, server: Server, flights: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
         """Ask one server for some, and again without what is wrong there: an answer ends with that, and what
         would have come after it may be right. What went wrong first."""
@@ -366,7 +370,7 @@ class ReadThrough:
         return first
 
     async def _receive_some(
-        self, server: Server, flights: Mapping[Wanted, Flight], via: Sequence[str]
+        self, server: Server, flights: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
         wanted, by_key = dict(flights), {key: flight for (key, _), flight in flights.items()}
         asking = aclosing(server.fetch(dict(wanted.keys()), (*via, self._node_id)))

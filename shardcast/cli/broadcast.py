@@ -22,7 +22,7 @@ from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir, own_folder
 
 if TYPE_CHECKING:
-    from shardcast.nodes.publisher import Broadcast, Publisher
+    from shardcast.nodes.publisher import PendingBroadcast, Publisher
 
 _CHUNK = 1 << 20
 """Bytes read from stdin at a time."""
@@ -117,7 +117,7 @@ class Payload:
 
         return publish(data_dir, self.path, self.shard_size, copy=self.copy)
 
-    async def by(self, publisher: Publisher) -> Broadcast:
+    async def by(self, publisher: Publisher) -> PendingBroadcast:
         return await publisher.publish(self.path, self.shard_size, copy=self.copy)
 
 
@@ -139,7 +139,7 @@ class Streamed:
                 writer.flush()
                 yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
 
-    async def by(self, publisher: Publisher) -> Broadcast:
+    async def by(self, publisher: Publisher) -> PendingBroadcast:
         source = os.fdopen(os.dup(input_descriptor()), "rb", buffering=0)
         return await publisher.publish_stream(source, self.name, self.shard_size)
 

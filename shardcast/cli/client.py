@@ -24,7 +24,7 @@ _LONGEST_COLUMN = 255
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@options.option("--servers", type=options.Servers(), help="Servers to download from, comma-separated.")
+@options.option("--servers", type=options.ServerList(), help="Servers to download from, comma-separated.")
 @options.option("--list", "list_versions", is_flag=True, env="LIST", help="Print the versions on offer.")
 @options.option("--version", help="The version to download: v1, v2, … or latest.")
 @options.option(

@@ -9,11 +9,13 @@ import click
 from shardcast import constants
 from shardcast.addresses import Network
 from shardcast.cli import options
-from shardcast.cli.serving import Session
+from shardcast.cli.serving import ForegroundNode
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@options.option("--upstream", type=options.Servers(), help="Servers whose versions to keep, comma-separated.")
+@options.option(
+    "--upstream", type=options.ServerList(), help="Servers whose versions to keep, comma-separated."
+)
 @options.data_dir_option("./middle_data")
 @options.host_option
 @options.port_option
@@ -54,4 +56,4 @@ def middle(
 
     bounds = Bounds(trusted=trusted_proxy or ())
     node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes, origin_id, bounds)
-    run(Session(ready_fd, parent).serve(node))
+    run(ForegroundNode(ready_fd, parent).serve(node))

@@ -54,7 +54,7 @@ class Duration(click.ParamType[float]):
         return float(found[1]) * _UNITS[found[2]]
 
 
-class Servers(click.ParamType[list[str]]):
+class ServerList(click.ParamType[list[str]]):
     """Servers, comma-separated."""
 
     name = "servers"

@@ -9,7 +9,7 @@ import click
 
 from shardcast.addresses import Network
 from shardcast.cli import options
-from shardcast.cli.serving import Session
+from shardcast.cli.serving import ForegroundNode
 from shardcast.protocol.wire import MAX_VERSION
 
 
@@ -85,4 +85,4 @@ def origin(
         max_bytes=max_bytes,
         bounds=Bounds(trusted=trusted_proxy or ()),
     )
-    run(Session(ready_fd, parent).serve(node, publish_all))
+    run(ForegroundNode(ready_fd, parent).serve(node, publish_all))

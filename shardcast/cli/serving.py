@@ -27,7 +27,7 @@ class Running(Protocol):
 Node = TypeVar("Node", bound=Running)
 
 
-class Session:
+class ForegroundNode:
     """Serves until SIGINT, SIGTERM or the end of the process that started this one; a start is cut off then,
     and running answers have 5 s left."""
 

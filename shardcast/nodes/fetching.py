@@ -35,7 +35,7 @@ from shardcast.upstream.manifests import Described, describe, read_live
 log = logging.getLogger(__name__)
 
 
-class Relaying:
+class VersionFetcher:
     """Fetches the versions that it is told to; that one can't be had is logged and noted, and no error.
 
     Attributes:

@@ -21,13 +21,13 @@ from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.followed import FollowedFolder, line_origin
 from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Release
-from shardcast.policy.fetch_order import Agenda
+from shardcast.policy.fetch_order import FetchQueue
 from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 from shardcast.transfer.transfer import Transfer
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import NothingComes, offered, unless
+from shardcast.upstream.leaving import NoProgress, offered, unless
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class Follow:
         self._interval = check_interval
         self._watch = watch
         self._resume = resume
-        self._agenda = Agenda(None if first is None else first - 1, every)
+        self._agenda = FetchQueue(None if first is None else first - 1, every)
         self._entered_for: tuple[str | None] | None = None  # the line whose resume point is known
         self._entered: tuple[str | None] | None = None  # and its id, where only manifests name it
         self._had: set[int] = set()  # of this line, and perhaps here
@@ -141,7 +141,7 @@ class Follow:
         listings = [one for _, one in sorted(standing.listed.items())]
         last = await self._followed.enter(origin, listings, standing.firm)
         if last is not None and self._resume:
-            self._agenda = Agenda(last, self._every)
+            self._agenda = FetchQueue(last, self._every)
         self._had |= await self._followed.had(origin)
         self._entered_for, self._entered, self._resume = (standing.origin,), (origin,), False
 
@@ -164,7 +164,7 @@ class Follow:
         self.following.changed(left)
         self._had, self._entered_for, self._entered, self._resume = set(), None, None, True
         self._digests = {}
-        self._agenda = Agenda(None, self._every)
+        self._agenda = FetchQueue(None, self._every)
 
     async def watch_withdrawals(self) -> None:
         """Tell of versions that are withdrawn, also while the caller works on a release; for ever. The newest
@@ -226,7 +226,7 @@ class Follow:
             with contextlib.suppress(NoServerReachable, TransferFailed):  # no server tells anything now
                 now, complete, opened = offered(self.following)
                 if now.change or self._agenda.next_elsewhere(complete, opened, servers) is not None:
-                    return NothingComes(f"nothing of {version} comes, and others have other versions")
+                    return NoProgress(f"nothing of {version} comes, and others have other versions")
             return None
 
         whole, peers = number in complete, self._downloads.peers
@@ -251,7 +251,7 @@ class Follow:
         except ShardcastError as error:
             if not isinstance(error, (VersionAborted, VersionWithdrawn)):
                 self._agenda.doubt(servers)
-            if not isinstance(error, NothingComes):
+            if not isinstance(error, NoProgress):
                 self._agenda.failed(number, whole)
             raise
 

@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 
 from shardcast.errors import NoRoom, ShardcastError
-from shardcast.nodes.fetching import Relaying
+from shardcast.nodes.fetching import VersionFetcher
 from shardcast.peer.peer import Peer
 from shardcast.policy.standing import LineChange, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.feed import Place
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import NothingComes, unless
+from shardcast.upstream.leaving import NoProgress, unless
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class LineKeeper:
         self,
         folders: VersionFolders,
         following: Following,
-        relaying: Relaying,
+        relaying: VersionFetcher,
         peers: Mapping[str, Peer],
         stop_open: Callable[[], Awaitable[None]],
     ) -> None:
@@ -132,7 +132,7 @@ class LineKeeper:
             try:
                 if not await unless(self._undone(change), fetching, self._following):
                     return False
-            except NothingComes as error:
+            except NoProgress as error:
                 log.warning("%s", error)
                 return True
             except NoRoom as error:
@@ -147,7 +147,7 @@ class LineKeeper:
             now = self._following.standing().change
             if now is not None and now.origin == change.origin:
                 return None
-            return NothingComes(f"the line {change.origin or _UNNAMED} is not offered any more")
+            return NoProgress(f"the line {change.origin or _UNNAMED} is not offered any more")
 
         return undone
 

@@ -19,7 +19,7 @@ from shardcast.concurrency import beside, cancel
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
 from shardcast.nodes.adopting import adopt
-from shardcast.nodes.fetching import Relaying
+from shardcast.nodes.fetching import VersionFetcher
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.line_keeper import LineKeeper, LineOnDisk
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
@@ -34,7 +34,7 @@ from shardcast.protocol.wire import version_name, version_number
 from shardcast.server.application import application, listening, listening_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.server.routes.below import add_below
 from shardcast.server.routes.feed import add_feed
 from shardcast.server.routes.health import add_health
@@ -43,7 +43,7 @@ from shardcast.server.routes.pins import add_pins
 from shardcast.server.routes.versions import add_versions
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import NothingComes, if_withdrawn, unless
+from shardcast.upstream.leaving import NoProgress, if_withdrawn, unless
 from shardcast.upstream.report import report
 
 log = logging.getLogger(__name__)
@@ -71,14 +71,14 @@ class Middle:
         self.url = ""
         self.folders = folders
         self._node_id, self._name = node_id, socket.gethostname()
-        self._below = Below(node_id)
+        self._below = Downstream(node_id)
         self._status = Status("middle", node_id, folders, self._below)
         self._peers = {peer.url: peer for peer in peers}
         self._following = Following(
             peers, interval, node_id=node_id, memory=LineOnDisk(folders), accepted=origin_id
         )
         self._interval = interval
-        self._relaying = Relaying(folders, self._following, self._tell)
+        self._relaying = VersionFetcher(folders, self._following, self._tell)
         self._line = LineKeeper(folders, self._following, self._relaying, self._peers, self._stop)
         self._doubted: set[str] = set()  # upstreams that offered what could not be had
         self._told: set[str] = set()
@@ -291,7 +291,7 @@ class Middle:
             now, without = self._following.standing(), {*servers, *self._doubted}
             offers = self._offers(now)
             if now.change or any(not without.issuperset(offers[other]) for other in self._due(now)):
-                return NothingComes(f"nothing of {version} comes, and others have other versions")
+                return NoProgress(f"nothing of {version} comes, and others have other versions")
             return None
 
         listing = standing.listed[number]
@@ -300,7 +300,7 @@ class Middle:
         patient = unless(leave, fetching, self._following, STALL_WHEN_OTHERS_CAN)
         try:
             await unless(withdrawn, patient, self._following)
-        except NothingComes as error:
+        except NoProgress as error:
             self._doubted.update(servers)
             log.warning("%s", error)
         except VersionWithdrawn as error:

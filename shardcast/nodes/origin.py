@@ -16,14 +16,14 @@ from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.nodes.adopting import adopt
 from shardcast.nodes.holding import end, holding
-from shardcast.nodes.publisher import Broadcast, Confirm, Publisher
+from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
 from shardcast.protocol.feed import Place
 from shardcast.server.application import application, listening, listening_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.server.routes.below import add_below
 from shardcast.server.routes.feed import add_feed
 from shardcast.server.routes.health import add_health
@@ -77,7 +77,7 @@ class Origin:
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Confirm | None = None,
-    ) -> Broadcast:
+    ) -> PendingBroadcast:
         """Begin to broadcast a payload, behind those that were begun before; see ``Publisher.publish``."""
         return await self._publisher.publish(path, shard_size, metadata, copy, confirm)
 
@@ -87,7 +87,7 @@ class Origin:
         name: str,
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
-    ) -> Broadcast:
+    ) -> PendingBroadcast:
         """Begin to broadcast what comes from an unbuffered file; see ``Publisher.publish_stream``."""
         return await self._publisher.publish_stream(source, name, shard_size, metadata)
 
@@ -123,7 +123,7 @@ class Origin:
                     held.root,
                     held.origin_id,
                 )
-            below = Below(node_id)
+            below = Downstream(node_id)
             status = Status("origin", node_id, folders, below)
             doors = (
                 partial(add_versions, shelf=folders),

@@ -14,7 +14,7 @@ from shardcast.errors import ShardcastError, UsageError
 from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
-from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
+from shardcast.sharding.publication import Cancelled, ReserveBytes, PayloadDescription, PublishProgress, freely
 from shardcast.sharding.publishing import check_payload, publish, publish_stream
 from shardcast.sizes import format_count, format_size
 from shardcast.store.open_version import OpenVersion
@@ -22,13 +22,13 @@ from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
 
-Cut = Callable[[OpenVersion, Progress, Claim], Manifest]
+Cut = Callable[[OpenVersion, PublishProgress, ReserveBytes], Manifest]
 """Cuts a payload into an open version, in a thread."""
 Confirm = Callable[[], Awaitable[None]]
 """Awaited before a version becomes complete; raises where its caller does not wait for it any more."""
 
 
-class Broadcast:
+class PendingBroadcast:
     """One payload on its way to becoming a version.
 
     Attributes:
@@ -37,7 +37,7 @@ class Broadcast:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self.state = Progress()
+        self.state = PublishProgress()
         self.task: asyncio.Task[None] | None = None
         self._called_off = asyncio.Event()
 
@@ -101,7 +101,7 @@ class Publisher:
         self._first_version = first_version
         self._digests = digests
         self._turn = asyncio.Lock()
-        self._under_way: set[Broadcast] = set()
+        self._under_way: set[PendingBroadcast] = set()
 
     async def publish(
         self,
@@ -110,7 +110,7 @@ class Publisher:
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Confirm | None = None,
-    ) -> Broadcast:
+    ) -> PendingBroadcast:
         """Begin a broadcast, behind those that were begun before; see ``sharding.publishing.publish``.
 
         Raises:
@@ -121,7 +121,7 @@ class Publisher:
         description = self._describe(shard_size, metadata, copy)
         await asyncio.to_thread(check_payload, path)
 
-        def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
+        def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
             return publish(path, opened, description, state, claim)
 
@@ -134,7 +134,7 @@ class Publisher:
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
         confirm: Confirm | None = None,
-    ) -> Broadcast:
+    ) -> PendingBroadcast:
         """Begin to broadcast what comes from an unbuffered file until it ends, while it comes; it is closed
         at the end. ``Broadcast.cancel`` gives it up.
 
@@ -144,7 +144,7 @@ class Publisher:
         """
         description = self._describe(shard_size, metadata, copy=True)
 
-        def cut(opened: OpenVersion, state: Progress, claim: Claim) -> Manifest:
+        def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
             return publish_stream(source, name, opened, description, state, claim)
 
@@ -155,25 +155,25 @@ class Publisher:
 
     def _describe(
         self, shard_size: int | None, metadata: Mapping[str, Any] | None, copy: bool
-    ) -> Description:
+    ) -> PayloadDescription:
         size = self._shard_size if shard_size is None else shard_size
         if not isinstance(size, int) or size < 1:
             raise UsageError(f"a shard of {size!r} bytes makes no sense; it must have at least one")
         piece_size_for(size)
         check_metadata(metadata or {})
         origin = self._folders.data_dir.origin_id
-        return Description(origin, size, self._digests, copy, dict(metadata or {}))
+        return PayloadDescription(origin, size, self._digests, copy, dict(metadata or {}))
 
-    async def _begin(self, what: str, cut: Cut, confirm: Confirm | None) -> Broadcast:
+    async def _begin(self, what: str, cut: Cut, confirm: Confirm | None) -> PendingBroadcast:
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
-        broadcast = Broadcast(version_name(number))
+        broadcast = PendingBroadcast(version_name(number))
         broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut, confirm))
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
 
     async def _carry_out(
-        self, broadcast: Broadcast, number: int, what: str, cut: Cut, confirm: Confirm | None
+        self, broadcast: PendingBroadcast, number: int, what: str, cut: Cut, confirm: Confirm | None
     ) -> None:
         loop = asyncio.get_running_loop()
 
@@ -196,7 +196,7 @@ class Publisher:
             self._under_way.discard(broadcast)
 
     async def _publish(
-        self, broadcast: Broadcast, number: int, cut: Cut, claim: Claim, confirm: Confirm | None
+        self, broadcast: PendingBroadcast, number: int, cut: Cut, claim: ReserveBytes, confirm: Confirm | None
     ) -> Manifest:
         if broadcast.state.cancelled:
             raise Cancelled(f"{broadcast.version} was called off")

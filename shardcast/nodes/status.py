@@ -11,7 +11,7 @@ from typing import Any, overload
 
 from shardcast.protocol.report import Node
 from shardcast.protocol.wire import version_name
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.transfer import Transfer
 from shardcast.upstream.follower import Follower
@@ -20,7 +20,7 @@ from shardcast.upstream.follower import Follower
 class Status:
     """The part that all nodes that serve have in common."""
 
-    def __init__(self, role: str, node_id: str, folders: VersionFolders, below: Below) -> None:
+    def __init__(self, role: str, node_id: str, folders: VersionFolders, below: Downstream) -> None:
         self._begun = time.monotonic()
         self._software = f"shardcast {installed('shardcast')}"
         self._role = role

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from shardcast.errors import VersionNotOffered
 from shardcast.policy.finishing import ReportedNode, limit, waiting_for
 from shardcast.protocol.wire import version_number
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ class Finish:
     def __init__(
         self,
         folders: VersionFolders,
-        below: Below,
+        below: Downstream,
         wait: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -74,7 +74,7 @@ class Finish:
 class Copies:
     """The copies of a version below an origin."""
 
-    def __init__(self, folders: VersionFolders, below: Below, version: str, copies: int) -> None:
+    def __init__(self, folders: VersionFolders, below: Downstream, version: str, copies: int) -> None:
         """``copies``: how many are waited for."""
         self._folders = folders
         self._below = below

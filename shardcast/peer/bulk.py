@@ -24,7 +24,7 @@ from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.pouring import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
-from shardcast.peer.requests import Answer, Order
+from shardcast.peer.requests import Answer, RangeRequest
 from shardcast.store.landing import Landing
 
 _LEAST_READ = 16 * 1024
@@ -68,7 +68,9 @@ class Bulk:
         self._place: Place | None = None
         self.direct = proxy_of(server) is None
 
-    async def receive(self, path: str, headers: dict[str, str], landing: Landing, order: Order) -> Answer:
+    async def receive(
+        self, path: str, headers: dict[str, str], landing: Landing, order: RangeRequest
+    ) -> Answer:
         """Ask, verify and write. What landed before an error stays.
 
         Raises:
@@ -174,7 +176,7 @@ class _Work:
         path: str,
         headers: dict[str, str],
         landing: Landing,
-        order: Order,
+        order: RangeRequest,
         line: _Line,
     ) -> None:
         self._server = server

@@ -15,8 +15,8 @@ from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.pace import PORTION, paced
-from shardcast.peer.pouring import Pouring
-from shardcast.peer.requests import Answer, Order, request_headers
+from shardcast.peer.pouring import LandingWriter
+from shardcast.peer.requests import Answer, RangeRequest, request_headers
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.distribution import Distribution, Listing, parse
 from shardcast.protocol.feed import Event, FeedError, FeedReader, Hello, UpTo
@@ -286,7 +286,7 @@ class Peer:
                 return head.length
         raise BadAnswer(self.url, f"HEAD {path}: it doesn't say how many bytes there are")
 
-    async def receive(self, version: str, landing: Landing, order: Order, digits: int = 3) -> None:
+    async def receive(self, version: str, landing: Landing, order: RangeRequest, digits: int = 3) -> None:
         """Ask for a range of a shard, verify and write it as it comes. What landed before an error stays.
 
         Raises:
@@ -324,10 +324,10 @@ class Peer:
         self.node_id = head.headers.get(NODE_ID, "") or None
 
     async def _pour(
-        self, response: aiohttp.ClientResponse, landing: Landing, order: Order, skip: int, path: str
+        self, response: aiohttp.ClientResponse, landing: Landing, order: RangeRequest, skip: int, path: str
     ) -> None:
         """The body ─▶ the landing. While one buffer is verified and written, the next one fills."""
-        pouring = Pouring(landing, order.start)
+        pouring = LandingWriter(landing, order.start)
         rest = memoryview(b"")
         try:
             while pouring.position < order.end:

@@ -24,7 +24,7 @@ def receive_buffer(piece_size: int) -> memoryview:
         raise MemoryError from error
 
 
-class Pouring:
+class LandingWriter:
     """Bytes of one answer on their way into a landing. While some are verified and written, the next ones
     fill a buffer; whole pieces go as soon as there are many, or the last ones went some time ago. A piece
     that fills a buffer by itself is waited for, so that an answer holds no more than one of those."""

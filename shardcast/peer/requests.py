@@ -11,7 +11,7 @@ from shardcast.protocol.wire import ACCEPT, LANDING, STATE, WHOLE, etag, parse_c
 
 
 @dataclass
-class Order:
+class RangeRequest:
     """A range of a shard, asked from one server.
 
     The thread that receives it writes ``received``, ``landing`` and ``passed_on``, the event loop writes
@@ -67,7 +67,7 @@ class Answer:
         text = self.headers.get("Content-Length", "")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
-    def check_body(self, shard: Shard, order: Order) -> int:
+    def check_body(self, shard: Shard, order: RangeRequest) -> int:
         """How many bytes of the body come before the order's first.
 
         Raises:
@@ -91,7 +91,7 @@ class Answer:
         return order.start - start
 
 
-def request_headers(shard: Shard, order: Order, is_shardcast: bool) -> dict[str, str]:
+def request_headers(shard: Shard, order: RangeRequest, is_shardcast: bool) -> dict[str, str]:
     """The headers that ask for a range of a shard. Servers that are not shardcast's have entity tags of
     their own, so that they aren't asked for ours."""
     headers = {"Accept-Encoding": "identity"}

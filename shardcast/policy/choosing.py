@@ -8,7 +8,7 @@ from random import Random
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
+class ServerCandidate:
     """A server that could take a request.
 
     Attributes:
@@ -28,7 +28,7 @@ class Candidate:
     rests: bool = False
 
 
-def choose(candidates: Iterable[Candidate], random: Random) -> str | None:
+def choose(candidates: Iterable[ServerCandidate], random: Random) -> str | None:
     """The server with the best weight for each request under way there, of those that failed least at
     this shard and, where possible, are not to be left alone; chance decides among equals. None when every
     one is at its limit.

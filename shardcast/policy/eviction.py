@@ -91,7 +91,7 @@ class Fill:
 
 
 @dataclass(frozen=True)
-class Wait:
+class Postpone:
     """Ask again when more of what was reserved is verified."""
 
 
@@ -102,7 +102,7 @@ class Refuse:
     why: Why
 
 
-Decision = Fits | Remove | Fill | Wait | Refuse
+Decision = Fits | Remove | Fill | Postpone | Refuse
 
 
 def reserve_of(disk: int) -> int:
@@ -170,7 +170,7 @@ def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decisi
         return Remove(before[0].key)
     if need.whole:
         return Fill()
-    return Remove(newest.key) if need.filled else Wait()
+    return Remove(newest.key) if need.filled else Postpone()
 
 
 def _useful(chosen: Sequence[Removable]) -> list[Removable]:

@@ -15,7 +15,7 @@ def due(offered: Iterable[int], last: int, had: Collection[int] = (), every: boo
     return max((number for number in offered if number > max(last, *had, 0)), default=None)
 
 
-class Agenda:
+class FetchQueue:
     """What a follower has had of one line, what failed, and what is next.
 
     Complete versions come before open ones, and first those at servers that offered nothing that failed. So

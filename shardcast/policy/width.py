@@ -21,7 +21,7 @@ FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds until the next trial after one that brought too little; doubled each time."""
 
 
-class Width:
+class ConcurrencyLimit:
     """The width of one transfer.
 
     Attributes:

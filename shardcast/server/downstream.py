@@ -40,7 +40,7 @@ class _Told:
     reporter: str
 
 
-class Below:
+class Downstream:
     """The nodes below this one.
 
     Reports are not signed, and anybody can invent nodes. When there are too many, those go first that the

@@ -15,7 +15,7 @@ from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.filesystem import create_private, disk_errors, is_full
 from shardcast.protocol.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
-from shardcast.sharding.publication import Cancelled, Claim, Description, Progress
+from shardcast.sharding.publication import Cancelled, ReserveBytes, PayloadDescription, PublishProgress
 from shardcast.store.open_version import OpenVersion
 
 _MOST_SETTLING = 4
@@ -29,9 +29,9 @@ def cut(
     size: int,
     opened: OpenVersion,
     header: Header,
-    description: Description,
-    progress: Progress,
-    claim: Claim,
+    description: PayloadDescription,
+    progress: PublishProgress,
+    claim: ReserveBytes,
 ) -> tuple[list[Shard], dict[str, str]]:
     """Three things happen at once: this thread reads, writes and hashes pieces, one hashes the whole,
     one hashes shards; and one more makes finished shards durable."""
@@ -95,7 +95,7 @@ def cut(
     return shards, {name: hasher.hexdigest() for name, hasher in whole.items()}
 
 
-def _fill(payload: BinaryIO, chunk: memoryview, position: int, progress: Progress) -> int:
+def _fill(payload: BinaryIO, chunk: memoryview, position: int, progress: PublishProgress) -> int:
     """Read from ``position`` on until ``chunk`` is full, the payload ends, or it is called off; how many
     bytes came.
 

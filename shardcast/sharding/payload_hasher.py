@@ -12,7 +12,7 @@ from shardcast.sharding.publication import Cancelled
 from shardcast.store.interfaces import Span
 
 
-class Survey:
+class PayloadHasher:
     """The digests of shards that are here already, as their bytes are read in order.
 
     ``digests`` are the algorithms of the whole digest. Where ``piece_size`` is given, each shard's own
@@ -73,7 +73,7 @@ def survey(version: str, spans: Iterable[Span], digests: Iterable[str], stop: Ca
         Cancelled: ``stop()`` said so.
     """
     spans = list(spans)
-    work = Survey(digests, piece_size_for(max(span.length for span in spans)))
+    work = PayloadHasher(digests, piece_size_for(max(span.length for span in spans)))
     buffer = memoryview(bytearray(CHUNK_SIZE))
     for span in spans:
         with disk_errors("could not read", span.path), span.path.open("rb", buffering=0) as file:

@@ -9,7 +9,7 @@ from typing import Any
 from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError
 
-Claim = Callable[[int], None]
+ReserveBytes = Callable[[int], None]
 """Told how many bytes a version takes before they are stored; raises ``NoRoom`` where it may not."""
 
 
@@ -18,11 +18,11 @@ class Cancelled(ShardcastError):
 
 
 def freely(size: int) -> None:
-    """A ``Claim`` where there is no bound."""
+    """A ``RangeTask`` where there is no bound."""
 
 
 @dataclass
-class Progress:
+class PublishProgress:
     """How far publishing has come; read by anybody, written by the thread that publishes. Plain values, each
     written in one step, and none is read together with another one. The event loop writes ``cancelled`` and
     the ``size`` of a stream, once each.
@@ -41,7 +41,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class PayloadDescription:
     """What a publisher says of a payload.
 
     Attributes:

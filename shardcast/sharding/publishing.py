@@ -14,7 +14,7 @@ from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, complete, piece_size_for
 from shardcast.protocol.wire import MAX_SHARDS, version_name
 from shardcast.sharding.cutter import at_end, cut
-from shardcast.sharding.publication import Cancelled, Claim, Description, Progress, freely
+from shardcast.sharding.publication import Cancelled, ReserveBytes, PayloadDescription, PublishProgress, freely
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.verified import looks_in
 
@@ -44,7 +44,11 @@ def check_payload(path: Path) -> os.stat_result:
 
 
 def publish(
-    path: Path, opened: OpenVersion, description: Description, progress: Progress, claim: Claim = freely
+    path: Path,
+    opened: OpenVersion,
+    description: PayloadDescription,
+    progress: PublishProgress,
+    claim: ReserveBytes = freely,
 ) -> Manifest:
     """Cut a file into the shards of an open version; blocks until they are durable. Without a copy
     (``description.copy``) the shards are parts of the file itself, where it can be linked or cloned.
@@ -98,9 +102,9 @@ def publish_stream(
     source: BinaryIO,
     name: str,
     opened: OpenVersion,
-    description: Description,
-    progress: Progress,
-    claim: Claim = freely,
+    description: PayloadDescription,
+    progress: PublishProgress,
+    claim: ReserveBytes = freely,
 ) -> Manifest:
     """The same with bytes that come from a pipe or a terminal, unbuffered, until it ends.
 
@@ -120,7 +124,7 @@ def publish_stream(
     return complete(header, shards, digests)
 
 
-def _header(name: str, size: int | None, opened: OpenVersion, description: Description) -> Header:
+def _header(name: str, size: int | None, opened: OpenVersion, description: PayloadDescription) -> Header:
     return Header(
         version=version_name(opened.number),
         origin=description.origin,

@@ -13,7 +13,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.interfaces import Span
-from shardcast.store.verified import Verified, looks_of
+from shardcast.store.verified import VerificationRecord, looks_of
 from shardcast.store.version_place import VersionPlace
 
 
@@ -87,7 +87,7 @@ def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | No
     """Return a version whose files were checked, as it counts from now on; blocks on the disk."""
     size = manifest.size if manifest else sum(one.length for one in unsurveyed_spans(place, listing))
     listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
-    record = Verified(place.verified).read()
+    record = VerificationRecord(place.verified).read()
     verified = {sha256: (shard, looks) for shard, (sha256, looks) in record.items()}
     return Complete(listing, manifest, size, place, place.looks, verified)
 

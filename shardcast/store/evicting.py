@@ -52,7 +52,7 @@ class Unlisted(Protocol):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class EvictionCandidate:
     """A version that may go.
 
     Attributes:
@@ -97,15 +97,19 @@ class Evicting:
         """What was put aside and may go."""
         return self._aside.droppable(line_has_one=bool(self._complete.numbers))
 
-    def aside(self) -> list[Candidate]:
+    def aside(self) -> list[EvictionCandidate]:
         """Return what was put aside; it goes first."""
-        return [Candidate(one, (FIRST, place), one.place.folder) for place, one in enumerate(self.droppable)]
+        return [
+            EvictionCandidate(one, (FIRST, place), one.place.folder)
+            for place, one in enumerate(self.droppable)
+        ]
 
-    def older(self, number: int) -> list[Candidate]:
+    def older(self, number: int) -> list[EvictionCandidate]:
         """Return what else may go for a version: what is not listed, then older ones."""
         unlisted = sorted(self._others.unlisted_numbers() - {number})
         found = [
-            Candidate(("unlisted", one), (UNLISTED, one), self._data_dir.folder(one)) for one in unlisted
+            EvictionCandidate(("unlisted", one), (UNLISTED, one), self._data_dir.folder(one))
+            for one in unlisted
         ]
         here = self._complete.numbers
         free = here if self._others.takes_from_firm(number) else here & self._others.provisional
@@ -120,10 +124,10 @@ class Evicting:
         for one, rank in order.items():
             complete = self._complete.get(version_name(one))
             assert complete
-            found.append(Candidate(one, rank, complete.place.folder, one == newest))
+            found.append(EvictionCandidate(one, rank, complete.place.folder, one == newest))
         return found
 
-    async def measured(self, candidates: list[Candidate], on_disk: bool) -> list[Removable]:
+    async def measured(self, candidates: list[EvictionCandidate], on_disk: bool) -> list[Removable]:
         """Return what comes free with each: on the disk, or else of what counts for ``--max-bytes``."""
         if on_disk:
             return await asyncio.to_thread(_measure, candidates)
@@ -156,7 +160,7 @@ class Evicting:
             await asyncio.sleep(_LOOK_AGAIN)
 
 
-def _measure(candidates: list[Candidate]) -> list[Removable]:
+def _measure(candidates: list[EvictionCandidate]) -> list[Removable]:
     held = held_open()
     found = [(one, freeable(one.folder, held)) for one in candidates]
     return [Removable(one.key, one.order, x.alone, x.shared, x.names, one.newest) for one, x in found]

@@ -35,7 +35,7 @@ from shardcast.store.line_record import LineRecord
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.pins import pin, unpin
-from shardcast.store.quota import Room
+from shardcast.store.quota import DiskQuota
 from shardcast.store.recovery import recall_payload
 from shardcast.store.removing import Removing
 from shardcast.store.served import ServedVersions
@@ -63,7 +63,7 @@ class FilledVersions(ServedVersions):
         """``max_bytes``: bytes that they may take; None for no bound."""
         super().__init__(data_dir, clock)
         self.keep = keep
-        self.room = Room(
+        self.room = DiskQuota(
             data_dir, max_bytes, self._complete, self._open, self.holds, self, self.aside, self.usage
         )
         self._hooks = OpenVersionHooks(

@@ -1,6 +1,6 @@
 """The contract between filling and serving.
 
-``transfer`` writes only to a ``Filling``, ``server`` reads only from a ``Shelf``, so neither knows the
+``transfer`` writes only to a ``ShardSink``, ``server`` reads only from a ``Shelf``, so neither knows the
 other, nor whether the bytes lie in version folders or in the output file of a client.
 """
 
@@ -106,7 +106,7 @@ class Shelf(Protocol):
         """Entered by somebody for whom the version is to stay; False when it isn't here."""
 
 
-class Filling(Protocol):
+class ShardSink(Protocol):
     """One version that is being filled, by a transfer."""
 
     async def landing(self, shard: Shard) -> Landing:

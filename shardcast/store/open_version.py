@@ -39,14 +39,14 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
-from shardcast.store.verified import Verified, looks_in, looks_of
+from shardcast.store.verified import VerificationRecord, looks_in, looks_of
 from shardcast.store.version_place import VersionPlace, remove_version
 
 T = TypeVar("T")
 
 
 class OpenVersion:
-    """The folder of a version that is being published or received (a ``Filling``).
+    """The folder of a version that is being published or received (a ``ShardSink``).
 
     Threads give shards their names while the event loop serves them. A thread only ever adds to ``had``, one
     number in one step, after the file has its name; the loop asks whether a number is in it, and iterates
@@ -103,7 +103,7 @@ class OpenVersion:
         self._wanted: deque[int] = deque()
         self._keeping = threading.Lock()
         self._hooks = hooks
-        self._verified = Verified(place.verified)
+        self._verified = VerificationRecord(place.verified)
         with disk_errors("could not open", place.folder):
             hooks.check()
             new_folder(place.folder, exist_ok=True)

@@ -23,7 +23,7 @@ _MAX_SEEDS = 4
 
 
 class OutputFile:
-    """A version on its way into a file (a ``Filling``).
+    """A version on its way into a file (a ``ShardSink``).
 
     Pieces are written at their offsets in a temporary file next to the output (``output_part``), with the
     manifest beside it; a later run verifies what is there and goes on. Several processes may write the same

@@ -38,7 +38,7 @@ from shardcast.store.aside import AsideVersions
 from shardcast.store.completed import CompleteVersions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskSpace, DiskUsage, disk_space
-from shardcast.store.evicting import Candidate, Evicting, Unlisted
+from shardcast.store.evicting import Evicting, EvictionCandidate, Unlisted
 from shardcast.store.holds import Holds
 from shardcast.store.open_version import OpenVersion
 
@@ -63,7 +63,7 @@ class _Bounds:
         return self.disk is not None and (self.most is None or self.disk < self.most)
 
 
-class Room:
+class DiskQuota:
     """The room of a data directory's versions.
 
     Only the event loop uses it, and only the event loop changes the mappings that it iterates over. What
@@ -318,7 +318,7 @@ class Room:
         return coming > bounds.available or (first and whole and opened.space.lacking > bounds.available)
 
     async def _facts(self, opened: OpenVersion, bounds: _Bounds) -> list[Removable]:
-        candidates: list[Candidate] = self.evicting.aside()
+        candidates: list[EvictionCandidate] = self.evicting.aside()
         if self._is_received(opened):
             candidates += self.evicting.older(opened.number)
         return await self.evicting.measured(candidates, bounds.by_disk)

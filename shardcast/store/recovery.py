@@ -12,7 +12,7 @@ from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.store.verified import Verified, looks_if_right, looks_of
+from shardcast.store.verified import VerificationRecord, looks_if_right, looks_of
 from shardcast.store.version_place import VersionPlace
 
 
@@ -56,7 +56,7 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
             raise LocalDiskError(f"{path.name} is missing")
         if manifest and path.stat().st_size != manifest.shards[shard - 1].size:
             raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
-    record = Verified(place.verified)
+    record = VerificationRecord(place.verified)
     verified = record.read()
     for shard, (sha256, looks) in list(verified.items()):
         path = place.shard(shard)

@@ -14,7 +14,7 @@ _CHUNK = 1 << 20
 _LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 
 
-class Verified:
+class VerificationRecord:
     """The record of a version: a line for each of its shards, with number, SHA-256, inode, size, mtime."""
 
     def __init__(self, path: Path) -> None:

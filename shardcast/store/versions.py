@@ -17,7 +17,7 @@ from shardcast.store.line_change import finish_change
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.pins import pinned
 from shardcast.store.recovery import check, lines_of, listed
-from shardcast.store.verified import Verified
+from shardcast.store.verified import VerificationRecord
 from shardcast.store.version_place import is_versions_file, remove_version
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class VersionFolders(ChangingVersions):
                 return [f"going on with {version}: {format_count(len(opened.had), 'shard')} here"]
         if all(is_versions_file(entry) for entry in place.folder.iterdir()):
             remove_version(place.folder)
-            Verified(place.verified).remove()
+            VerificationRecord(place.verified).remove()
             return [f"gave up {version}, which was not complete"]
         return [f"left alone {place.folder}, which is not listed and holds other files"]
 

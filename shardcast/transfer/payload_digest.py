@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 from shardcast.concurrency import Threads
 from shardcast.protocol.manifest import Shard
 from shardcast.sharding.chunks import CHUNK_SIZE
-from shardcast.sharding.payload_hasher import Survey
+from shardcast.sharding.payload_hasher import PayloadHasher
 from shardcast.store.landing import Landing
 
 
@@ -15,7 +15,7 @@ async def hash_whole(
     shards: AsyncIterable[Shard],
     landing_of: Callable[[int], Awaitable[Landing]],
     hashed: Callable[[int], None],
-    survey: Survey,
+    survey: PayloadHasher,
 ) -> None:
     """Feed the shards' bytes to ``survey`` in their order; ``hashed`` is called after each shard.
 
@@ -37,7 +37,7 @@ async def hash_whole(
         thread.shutdown(wait=False)
 
 
-def _follow(landing: Landing, buffer: memoryview, survey: Survey) -> None:
+def _follow(landing: Landing, buffer: memoryview, survey: PayloadHasher) -> None:
     """Read a landing as it grows, until it is whole or closed."""
     position = 0
     while position < landing.shard.size:

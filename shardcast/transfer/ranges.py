@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from shardcast.errors import WrongBytes
 from shardcast.peer.peer import Peer
-from shardcast.peer.requests import Order
+from shardcast.peer.requests import RangeRequest
 from shardcast.store.landing import Landing
 
 
@@ -26,7 +26,7 @@ class News:
 
 
 @dataclass
-class Arriving:
+class ShardDownload:
     """A shard under way."""
 
     landing: Landing
@@ -39,15 +39,15 @@ class Arriving:
 
 
 @dataclass
-class Claim:
+class RangeTask:
     """A range of a shard that one worker sees to; another may take its second half over."""
 
     key: int
-    arriving: Arriving
+    arriving: ShardDownload
     start: int
     end: int
     peer: Peer | None = None
-    order: Order | None = None
+    order: RangeRequest | None = None
     since: float = 0.0
     answer: asyncio.Future[None] | None = None
     stalled: str = ""

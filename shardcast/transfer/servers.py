@@ -26,14 +26,14 @@ from shardcast.errors import (
     WrongBytes,
 )
 from shardcast.peer.peer import Peer
-from shardcast.peer.requests import Order
-from shardcast.policy.choosing import Candidate, choose
+from shardcast.peer.requests import RangeRequest
+from shardcast.policy.choosing import ServerCandidate, choose
 from shardcast.policy.selection import Ranking
 from shardcast.policy.stealing import Range, steal
-from shardcast.policy.width import Width
+from shardcast.policy.width import ConcurrencyLimit
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, ServerProgress
-from shardcast.transfer.ranges import Arriving, Claim, News
+from shardcast.transfer.ranges import News, RangeTask, ShardDownload
 from shardcast.waits import Wait
 
 log = logging.getLogger(__name__)
@@ -74,10 +74,10 @@ class Servers:
         self._sleep = sleep
         self._ranking = Ranking(self._peers)
         self._received = dict.fromkeys(self._peers, 0)
-        self._width = Width(len(peers), limits.answers_for(manifest.header.piece_size))
+        self._width = ConcurrencyLimit(len(peers), limits.answers_for(manifest.header.piece_size))
         self._seen_to = 0
         self._keys = count()
-        self._running: dict[int, Claim] = {}
+        self._running: dict[int, RangeTask] = {}
         self._unreachable_since: float | None = None
         self._begun = False
         self._progress_at = self._asked_since = clock()
@@ -124,9 +124,9 @@ class Servers:
             self._width.joined()
             self._news.tell()
 
-    def claim(self, arriving: Arriving, start: int, end: int) -> Claim:
+    def claim(self, arriving: ShardDownload, start: int, end: int) -> RangeTask:
         """A range of a shard to be seen to."""
-        return Claim(next(self._keys), arriving, start, end)
+        return RangeTask(next(self._keys), arriving, start, end)
 
     async def watch(self) -> None:
         """Measure the servers, leave those that stall, and wake who waits."""
@@ -144,7 +144,7 @@ class Servers:
             self._width.observed(now, sum(self._received.values()), len(self._running))
             self._news.tell()
 
-    def _look_at(self, claim: Claim, now: float) -> None:
+    def _look_at(self, claim: RangeTask, now: float) -> None:
         order = claim.order
         if order is None or claim.peer is None or claim.answer is None:
             return
@@ -165,7 +165,7 @@ class Servers:
         if claim.stalled:
             claim.answer.cancel()
 
-    def _another_can(self, claim: Claim, now: float) -> bool:
+    def _another_can(self, claim: RangeTask, now: float) -> bool:
         failures = claim.arriving.failures
         assert claim.peer
         here = failures.get(claim.peer.url, 0)
@@ -178,7 +178,7 @@ class Servers:
 
     # One claim, until it is there
 
-    async def see_to(self, claim: Claim) -> None:
+    async def see_to(self, claim: RangeTask) -> None:
         """Ask for a range until it is there."""
         self._asked_since = self._asked_since if self._seen_to else self._clock()
         self._seen_to += 1
@@ -216,10 +216,10 @@ class Servers:
         while len(self._running) >= self._width.value:
             await self._news.change()
 
-    async def _ask(self, claim: Claim, start: int, end: int) -> None:
+    async def _ask(self, claim: RangeTask, start: int, end: int) -> None:
         peer = await self._free_peer(claim.arriving)
         now = self._clock()
-        claim.peer, claim.order, claim.taken_over = peer, Order(start, end), False
+        claim.peer, claim.order, claim.taken_over = peer, RangeRequest(start, end), False
         claim.seen = claim.piece_seen = 0
         claim.since = claim.byte_at = claim.piece_at = now
         claim.answer = asyncio.ensure_future(
@@ -247,7 +247,7 @@ class Servers:
                 peer.url, (end - start) / seconds * (self._under_way().get(peer.url, 0) + 1)
             )
 
-    async def _answered(self, claim: Claim, answer: asyncio.Future[None], peer: Peer) -> None:
+    async def _answered(self, claim: RangeTask, answer: asyncio.Future[None], peer: Peer) -> None:
         try:
             await asyncio.wait([answer])
         finally:
@@ -262,18 +262,18 @@ class Servers:
             where = f"{self._version} shard {claim.arriving.landing.shard.number}"
             raise ServerStalled(peer.url, f"{where}: {stalled}")
 
-    async def _free_peer(self, arriving: Arriving) -> Peer:
+    async def _free_peer(self, arriving: ShardDownload) -> Peer:
         while True:
             url = self._choose(arriving)
             if url is not None:
                 return self._peers[url]
             await self._news.change()
 
-    def _choose(self, arriving: Arriving, but: Collection[str] = ()) -> str | None:
+    def _choose(self, arriving: ShardDownload, but: Collection[str] = ()) -> str | None:
         under_way, now = self._under_way(), self._clock()
         return choose(
             (
-                Candidate(
+                ServerCandidate(
                     url,
                     self._ranking.weight(url),
                     under_way.get(url, 0),
@@ -299,7 +299,7 @@ class Servers:
                 busy[claim.peer.url] = busy.get(claim.peer.url, 0) + 1
         return busy
 
-    def _score_failure(self, claim: Claim, peer: Peer, error: PeerError, brought: bool) -> None:
+    def _score_failure(self, claim: RangeTask, peer: Peer, error: PeerError, brought: bool) -> None:
         """``brought``: whether the answer brought any pieces, and so was not in vain."""
         arriving, now = claim.arriving, self._clock()
         self._last_failure = error
@@ -326,7 +326,7 @@ class Servers:
         if not isinstance(error, ServerLacks):
             self._ranking.failed(peer.url, now)
 
-    def _given_up(self, claim: Claim, state: RetryCallState) -> bool:
+    def _given_up(self, claim: RangeTask, state: RetryCallState) -> bool:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, ServerUnreachable):
             limits = self._limits
@@ -336,7 +336,7 @@ class Servers:
             return tried and since is not None and self._clock() - since >= budget
         return claim.arriving.attempts >= self._limits.attempts
 
-    def _pause(self, claim: Claim, state: RetryCallState) -> float:
+    def _pause(self, claim: RangeTask, state: RetryCallState) -> float:
         """No pause before asking a server that has not failed at this shard, else longer and longer."""
         if state.outcome and isinstance(state.outcome.exception(), ServerBusy):
             return _BUSY_PAUSE  # it waited for the shard itself
@@ -346,7 +346,7 @@ class Servers:
         longest = min(_LONGEST_PAUSE, 0.25 * 2.0**state.attempt_number)
         return longest * self._random.uniform(0.5, 1.0)
 
-    def _failure(self, claim: Claim, error: PeerError) -> ShardcastError:
+    def _failure(self, claim: RangeTask, error: PeerError) -> ShardcastError:
         shard = claim.arriving.landing.shard
         where = f"{self._version} shard {shard.number} of {len(self._manifest.shards)}"
         if isinstance(error, CannotAsk):
@@ -365,7 +365,7 @@ class Servers:
             "what is here is kept, so try again, or name other servers"
         )
 
-    def steal(self, may_lose: Callable[[Arriving], bool]) -> Claim | None:
+    def steal(self, may_lose: Callable[[ShardDownload], bool]) -> RangeTask | None:
         """A part of the slowest range under way, as a claim of its own; of those that ``may_lose`` it."""
         now = self._clock()
         ranges = []

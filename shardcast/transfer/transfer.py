@@ -13,13 +13,13 @@ from shardcast.concurrency import cancel
 from shardcast.errors import IntegrityError, LocalLimit
 from shardcast.peer.peer import Peer
 from shardcast.protocol.manifest import Manifest, Shard
-from shardcast.sharding.payload_hasher import Survey
-from shardcast.store.interfaces import Filling
+from shardcast.sharding.payload_hasher import PayloadHasher
+from shardcast.store.interfaces import ShardSink
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.payload_digest import hash_whole
-from shardcast.transfer.ranges import Arriving, Claim, News
+from shardcast.transfer.ranges import News, RangeTask, ShardDownload
 from shardcast.transfer.servers import Servers
 from shardcast.waits import Wait
 
@@ -43,7 +43,7 @@ class Transfer:
         self,
         manifest: LiveManifest,
         peers: Sequence[Peer],
-        filling: Filling,
+        filling: ShardSink,
         digits: int = 3,
         survey: bool = False,
         limits: Limits | None = None,
@@ -59,8 +59,8 @@ class Transfer:
         self._servers = Servers(
             manifest, peers, digits, self._limits, self._news, clock, random or Random(), sleep
         )
-        self._arriving: dict[int, Arriving] = {}
-        self._todo: deque[Claim] = deque()
+        self._arriving: dict[int, ShardDownload] = {}
+        self._todo: deque[RangeTask] = deque()
         self._done_bytes = 0
         self._done_shards = 0
         self._hashed = 0
@@ -99,7 +99,7 @@ class Transfer:
             IntegrityError: what they sent is not what its digest says, as often as it was worth asking.
             LocalDiskError: this machine's disk failed.
         """
-        survey = Survey(self._algorithms(), self.manifest.header.piece_size if self._survey else None)
+        survey = PayloadHasher(self._algorithms(), self.manifest.header.piece_size if self._survey else None)
         await self._fetch(survey)
         manifest = self.manifest.whole
         assert manifest
@@ -124,7 +124,7 @@ class Transfer:
 
     # The parts that run at once
 
-    async def _fetch(self, survey: Survey) -> None:
+    async def _fetch(self, survey: PayloadHasher) -> None:
         try:
             await _together(
                 self._open_ahead(),
@@ -160,10 +160,10 @@ class Transfer:
         """The last shard that the whole digest can read from memory."""
         return self._hashed + self._limits.look_ahead
 
-    async def _open(self, shard: Shard, put: Callable[[list[Claim]], None]) -> None:
+    async def _open(self, shard: Shard, put: Callable[[list[RangeTask]], None]) -> None:
         self._begun.add(shard.number)
         self._opening += 1
-        arriving = Arriving(await self._land(shard))
+        arriving = ShardDownload(await self._land(shard))
         self._opening -= 1
         self._arriving[shard.number] = arriving
         put([self._servers.claim(arriving, start, end) for start, end in arriving.landing.missing()])
@@ -197,7 +197,7 @@ class Transfer:
         self._arriving[number].hashed = True
         self._let_go(number)
 
-    async def _shelve(self, arriving: Arriving) -> None:
+    async def _shelve(self, arriving: ShardDownload) -> None:
         arriving.shelving = True
         await self._filling.shelve(arriving.landing)
         arriving.shelved = True
@@ -224,7 +224,7 @@ class Transfer:
             if claim.arriving.landing.whole and not claim.arriving.shelving:
                 await self._shelve(claim.arriving)
 
-    def _next(self) -> Claim | None:
+    def _next(self) -> RangeTask | None:
         if self._servers.full or self._behind:
             return None
         if not self._todo:
@@ -239,7 +239,7 @@ class Transfer:
         following = map(self._arriving.get, range(self._hashed + 1, self._hashed + _LAG + 1))
         return all(one is not None and one.landing.whole for one in following)
 
-    def _may_lose(self, arriving: Arriving) -> bool:
+    def _may_lose(self, arriving: ShardDownload) -> bool:
         """As long as shards wait for the look-ahead, only the one that keeps it from moving on matters."""
         return self._opened_all or arriving.landing.shard.number == self._hashed + 1
 

@@ -19,7 +19,7 @@ Offered = Mapping[int, Sequence[str]]
 """Versions, and the servers that have them."""
 
 
-class NothingComes(TransferFailed):
+class NoProgress(TransferFailed):
     """A version is left for another one."""
 
 

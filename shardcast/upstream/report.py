@@ -14,7 +14,7 @@ from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
 from shardcast.peer.peer import Peer
 from shardcast.protocol.report import Node, written
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.upstream.follow import Following
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class _Reported:
 async def report(
     following: Following,
     me: Callable[[], Node],
-    below: Below | None = None,
+    below: Downstream | None = None,
     clock: Callable[[], float] = time.monotonic,
     random: Random | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -91,7 +91,7 @@ async def report(
         await cancel(list(sending.values()))
 
 
-async def _written(me: Node, below: Below | None) -> bytes:
+async def _written(me: Node, below: Downstream | None) -> bytes:
     """Return the report of a node, and leave others their turn while it is made."""
     raw = b""
     for some in written(me, below.one_by_one() if below else ()):

@@ -12,7 +12,7 @@ from pathlib import Path
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.memory import BlobsInMemory
-from shardcast.blobs.mirror import ReadThrough
+from shardcast.blobs.mirror import MirrorStore
 from shardcast.blobs.union import BlobUnion
 
 
@@ -86,7 +86,7 @@ async def _union(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
 @asynccontextmanager
 async def _mirror(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
     store = BlobDirectory(place, algorithm, "prefix", writable=True)
-    mirror = ReadThrough(store, [], "mirror")
+    mirror = MirrorStore(store, [], "mirror")
     try:
         yield mirror
     finally:

@@ -190,8 +190,8 @@ FAULTS = [
     Fault(
         name="large-pieces-arrive-all-at-once",
         file="shardcast/transfer/servers.py",
-        old="Width(len(peers), limits.answers_for(manifest.header.piece_size))",
-        new="Width(len(peers), limits.at_once)",
+        old="ConcurrencyLimit(len(peers), limits.answers_for(manifest.header.piece_size))",
+        new="ConcurrencyLimit(len(peers), limits.at_once)",
         tests=["tests/test_transfer_memory.py"],
     ),
     Fault(

@@ -55,7 +55,7 @@ _KEPT_BLOBS, _KEPT_BYTES = 50, 5_000_000
 _CHUNK = 1 << 20
 
 
-class Archive:
+class ArchiveClient:
     """One archive: Casa, or a shardcast archive.
 
     Attributes:

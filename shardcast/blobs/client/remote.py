@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-from shardcast.blobs.client.archive import Archive
+from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.framing import Part
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest, new_hasher
@@ -78,7 +78,7 @@ class RemoteStore:
         """``most``: bytes of a blob that is read without its length being known before. ``timeout``: seconds
         without progress. ``patience``: seconds for which another's upload of the same blob is waited for."""
         self.algorithm = algorithm
-        self._archive = Archive(url, session, token, timeout=timeout)
+        self._archive = ArchiveClient(url, session, token, timeout=timeout)
         self.url = self._archive.url
         self.node_id: str | None = None
         self._http = session.http

@@ -18,7 +18,7 @@ from shardcast.ages import age_of
 from shardcast.blobs.directory.compression import Check, Malformed
 from shardcast.blobs.directory.layout import FINAL, OWN, Folder, share
 from shardcast.blobs.directory.marks import note_put
-from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
 from shardcast.constants import LOCK_WAIT
 from shardcast.errors import IntegrityError
 from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
@@ -324,7 +324,7 @@ class FileWriter:
                     raise
                 return digest
             self._part = ""
-            self._verified.add(digest, os.fstat(self._descriptor), Verified(self._check.length))
+            self._verified.add(digest, os.fstat(self._descriptor), VerifiedFile(self._check.length))
             self._after(digest, self._check.length)
         return digest
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import Check, Malformed, decoder
 from shardcast.blobs.directory.hashing import Hashing
-from shardcast.blobs.directory.verify_cache import Verified, VerifiedFiles, same_looks
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles, same_looks
 from shardcast.errors import BlobCorrupt
 from shardcast.filesystem import close, disk_errors
 from shardcast.store.file_errors import UnreadableFile, file_errors, says_absent
@@ -32,7 +32,7 @@ class BlobFile:
         size: its bytes.
         looks: what it looked like when it was opened.
         length: bytes of the blob, decoded; None where that isn't known.
-        seal: see ``Verified``; None where that isn't known.
+        seal: see ``VerifiedFile``; None where that isn't known.
     """
 
     def __init__(self, path: str, coding: str | None, descriptor: int) -> None:
@@ -233,7 +233,7 @@ def _is_small(file: BlobFile) -> bool:
 
 def _begin_hashing(
     algorithm: str, digest: str, file: BlobFile, hashing: Hashing
-) -> asyncio.Future[Verified | None]:
+) -> asyncio.Future[VerifiedFile | None]:
     """Hash a file on behalf of several, of whom the one that it is from may go first."""
     own = file.again()
     task = asyncio.ensure_future(_look_into(algorithm, digest, own, hashing))
@@ -241,7 +241,7 @@ def _begin_hashing(
     return task
 
 
-async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashing) -> Verified | None:
+async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashing) -> VerifiedFile | None:
     """What there is to know of a file; None where it holds something else."""
     check, position = Check(algorithm, file.coding), 0
     try:
@@ -258,4 +258,4 @@ async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashi
         right = check.finish() == digest
     except Malformed:
         return None
-    return Verified(check.length) if right and not file.is_changed else None
+    return VerifiedFile(check.length) if right and not file.is_changed else None

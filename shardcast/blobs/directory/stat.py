@@ -39,7 +39,7 @@ def forms_of(folder: Folder, digest: str) -> list[Form]:
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class BlobDescription:
     """A blob that is here.
 
     Attributes:
@@ -59,7 +59,7 @@ class Description:
     path: str
 
 
-def describe(folder: Folder, digest: str) -> Description | None:
+def describe(folder: Folder, digest: str) -> BlobDescription | None:
     """What is here of a blob; None where nothing is. Blocks on the disk.
 
     Raises:
@@ -70,7 +70,7 @@ def describe(folder: Folder, digest: str) -> Description | None:
         return None
     first = forms[0]
     size = first.looks.st_size if first.coding is None else _said_length(folder, digest)
-    return Description(
+    return BlobDescription(
         digest,
         size,
         sum(form.looks.st_size for form in forms),

@@ -17,7 +17,7 @@ WORTH_A_SEAL = 4 << 20
 """Bytes of a file from which on it has one."""
 
 
-class Verified(NamedTuple):
+class VerifiedFile(NamedTuple):
     """What is known of a file that was verified.
 
     Attributes:
@@ -43,13 +43,13 @@ class VerifiedFiles:
 
     def __init__(self, most: int = MOST_VERIFIED) -> None:
         self._most = most
-        self._known: dict[bytes, Verified] = {}
+        self._known: dict[bytes, VerifiedFile] = {}
         self.hashing = Hashing()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, digest: str, looks: os.stat_result, found: Verified) -> None:
+    def add(self, digest: str, looks: os.stat_result, found: VerifiedFile) -> None:
         """The file that looks like this has, decoded, this digest."""
         if len(self._known) >= self._most:  # the older half goes at once: one by one would walk over the gaps
             for key in list(islice(self._known, self._most // 2 + 1)):
@@ -66,13 +66,13 @@ class VerifiedFiles:
     def forget(self, digest: str, looks: os.stat_result) -> None:
         self._known.pop(_key(digest, looks), None)
 
-    def known(self, digest: str, looks: os.stat_result) -> Verified | None:
+    def known(self, digest: str, looks: os.stat_result) -> VerifiedFile | None:
         """What is known of a file that looks like this; None where it wasn't verified."""
         return self._known.get(_key(digest, looks))
 
     async def together(
-        self, digest: str, looks: os.stat_result, begin: Callable[[], asyncio.Future[Verified | None]]
-    ) -> Verified | None:
+        self, digest: str, looks: os.stat_result, begin: Callable[[], asyncio.Future[VerifiedFile | None]]
+    ) -> VerifiedFile | None:
         """What comes of verifying a file that looks like this: done once for all who want it at a time, and
         given up when the last of them has gone. ``begin`` does it; None says that it is wrong."""
         return await self.hashing.once(_key(digest, looks), begin)

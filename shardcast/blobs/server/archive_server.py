@@ -15,15 +15,15 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_writer import Incoming
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.layout import make_own
 from shardcast.blobs.directory.staging import staged
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.mirror import ReadThrough
-from shardcast.blobs.server.archive_routes.holdings import Holdings, Staging
+from shardcast.blobs.mirror import MirrorStore
+from shardcast.blobs.server.archive_routes.holdings import ArchiveContext, Staging
 from shardcast.blobs.server.archive_routes.routes import add_archive
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import disk_errors, make_folder
@@ -48,7 +48,7 @@ class ArchiveNode:
         mirror: what it fetches; None for an archive that is no mirror.
     """
 
-    def __init__(self, url: str, push_url: str | None, mirror: ReadThrough | None) -> None:
+    def __init__(self, url: str, push_url: str | None, mirror: MirrorStore | None) -> None:
         self.url = url
         self.push_url = push_url
         self.mirror = mirror
@@ -112,15 +112,15 @@ class ArchiveNode:
             raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
         begun, node_id = time.monotonic(), secrets.token_hex(8)
         async with AsyncExitStack() as stack:
-            ledger = Ledger(ledger_in(own))
+            ledger = AccessStats(ledger_in(own))
             stack.push_async_callback(ledger.close)
-            reading: ReadThrough | None = None
+            reading: MirrorStore | None = None
             if mirror:
                 session = await stack.enter_async_context(open_session())
                 servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
-                reading = ReadThrough(store, servers, node_id, most=max_blob)
+                reading = MirrorStore(store, servers, node_id, most=max_blob)
                 stack.push_async_callback(reading.close)
-            holdings = Holdings(store, ledger, stage, max_blob, token, reading)
+            holdings = ArchiveContext(store, ledger, stage, max_blob, token, reading)
 
             def status() -> dict[str, Any]:
                 return {

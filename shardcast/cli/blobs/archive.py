@@ -8,7 +8,7 @@ import click
 
 from shardcast.addresses import Network
 from shardcast.cli import options
-from shardcast.cli.serving import Session
+from shardcast.cli.serving import ForegroundNode
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
@@ -52,7 +52,7 @@ def archive() -> None:
 )
 @options.option(
     "--mirror",
-    type=options.Servers(),
+    type=options.ServerList(),
     multiple=True,
     help="Servers to fetch from what isn't here: archives, hash servers, nodes. Several, or comma-separated.",
 )
@@ -98,4 +98,4 @@ def serve(
         if running.push_url:
             click.echo(f"Taking pushes at {running.push_url}", err=True)
 
-    run(Session(ready_fd, parent).serve(node, tell))
+    run(ForegroundNode(ready_fd, parent).serve(node, tell))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from shardcast.blobs.access_stats import Ledger, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.gc import (
@@ -141,7 +141,7 @@ async def _forget_missing(store: BlobDirectory) -> None:
     """An archive on this directory tells of what is here."""
     file = ledger_in(archive_folder(Path(store.folder.root)))
     if file.exists():
-        ledger = Ledger(file)
+        ledger = AccessStats(file)
         try:
             await ledger.forget_missing(store.present)
         finally:

@@ -14,7 +14,7 @@ import click
 
 from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.quarantine import Quarantine
-from shardcast.blobs.directory.stat import Description, describe
+from shardcast.blobs.directory.stat import BlobDescription, describe
 from shardcast.cli import options
 from shardcast.cli.blobs.options import (
     SETTINGS,
@@ -213,12 +213,12 @@ async def _pour(
         raise BlobCorrupt(f"{digest} changed while it was read; get it again")
 
 
-def _line(one: Description) -> str:
+def _line(one: BlobDescription) -> str:
     size = "-" if one.size is None else str(one.size)
     return f"{one.digest}  {size:>14}  {_when(one.modified)}  {','.join(one.forms)}"
 
 
-def _as_json(one: Description) -> str:
+def _as_json(one: BlobDescription) -> str:
     return json.dumps(asdict(one))
 
 

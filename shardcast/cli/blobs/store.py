@@ -15,7 +15,7 @@ from shardcast.cli.blobs.copy import pull, push
 from shardcast.cli.blobs.gc import gc, pin, unpin
 from shardcast.cli.blobs.objects import get, has, ls, put, stat
 from shardcast.cli.blobs.verify import verify
-from shardcast.cli.serving import Session
+from shardcast.cli.serving import ForegroundNode
 from shardcast.errors import AddressTaken, ShardcastError
 
 
@@ -119,7 +119,7 @@ def serve(
     bounds = Bounds(trusted=trusted_proxy or ())
     node = StoreServer.running(settings, host, ports, status_file, timeout, bounds)
     try:
-        run(Session(ready_fd, parent).serve(node, until=StoreServer.idle))
+        run(ForegroundNode(ready_fd, parent).serve(node, until=StoreServer.idle))
     except AddressTaken as error:
         raise (_Refused if port_range else _Taken)(str(error)) from error
     except ShardcastError as error:

@@ -34,7 +34,7 @@ _FRAME = 0.1
 @options.option(
     "--repair-from",
     env="STORE_REPAIR_FROM",
-    type=options.Servers(),
+    type=options.ServerList(),
     multiple=True,
     help="Servers to fetch what is damaged from: hash servers, archives, nodes. Several, or comma-separated.",
 )

@@ -9,14 +9,14 @@ from aiohttp import web
 from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parsed
 from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
-from shardcast.server.downstream import Below
+from shardcast.server.downstream import Downstream
 from shardcast.server.turns import Turns
 
 _SMALL = 16 << 10
 """Bytes of a report that is taken at once."""
 
 
-def _take(raw: bytes, below: Below, address: str) -> Iterator[None]:
+def _take(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
     """Take a report, slice by slice.
 
     Raises:
@@ -29,7 +29,7 @@ def _take(raw: bytes, below: Below, address: str) -> Iterator[None]:
     yield from below.hear(nodes, address)
 
 
-def add_below(app: web.Application, below: Below) -> None:
+def add_below(app: web.Application, below: Downstream) -> None:
     """Take the reports of nodes."""
 
     turns = Turns()

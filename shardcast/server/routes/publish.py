@@ -50,7 +50,7 @@ class Publishing(Protocol):
     async def result(self) -> None: ...
 
 
-class Publisher(Protocol):
+class PublishTarget(Protocol):
     """What takes payloads to publish; several queue. ``confirm`` is awaited before a version is complete, and
     raises where its caller has gone."""
 
@@ -73,7 +73,7 @@ class Publisher(Protocol):
     ) -> Publishing: ...
 
 
-def add_publish(app: web.Application, publisher: Publisher, pipes: Callable[[], Path]) -> None:
+def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[[], Path]) -> None:
     """Take payloads for ``publisher``; named pipes are made in the folder ``pipes()``."""
 
     async def publish(request: web.Request) -> web.StreamResponse:

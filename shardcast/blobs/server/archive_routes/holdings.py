@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from shardcast.blobs.access_stats import Ledger
+from shardcast.blobs.access_stats import AccessStats
 from shardcast.blobs.interface import BlobStore
 
 
@@ -44,7 +44,7 @@ class Staging(Protocol):
 
 
 @dataclass
-class Holdings:
+class ArchiveContext:
     """All of it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Holdings:
     """
 
     store: BlobStore
-    ledger: Ledger
+    ledger: AccessStats
     stage: Callable[[], AbstractAsyncContextManager[Staging]] | None
     max_blob: int
     token: str | None = field(default=None, repr=False)

@@ -12,7 +12,7 @@ from datetime import datetime, timezone
 from aiohttp import web
 
 from shardcast.blobs.server.archive_routes.answers import compressed, key_of, page
-from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
 from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.filesystem import disk_errors
 from shardcast.server.hang_ups import opened_for
@@ -37,7 +37,7 @@ _NAMES = (
 class Pages:
     """Answers who looks at an archive."""
 
-    def __init__(self, holdings: Holdings) -> None:
+    def __init__(self, holdings: ArchiveContext) -> None:
         self._holdings = holdings
 
     async def metadata(self, request: web.Request) -> web.StreamResponse:

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from shardcast.blobs.framing import MAX_PULL, FramingError, parse_pull
 from shardcast.blobs.server.archive_routes.answers import coded, compressed, failure, stalled, too_large
-from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.protocol.wire import BYTES, VIA, parse_via
 from shardcast.server.bodies import BodyTooLarge, read_body
@@ -34,7 +34,7 @@ _CHUNK = 1 << 20
 class Pulls:
     """Answers pulls from what an archive holds."""
 
-    def __init__(self, holdings: Holdings) -> None:
+    def __init__(self, holdings: ArchiveContext) -> None:
         self._holdings = holdings
 
     async def answer(self, request: web.Request) -> web.StreamResponse:

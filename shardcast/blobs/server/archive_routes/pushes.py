@@ -18,7 +18,7 @@ from shardcast.blobs.directory.batch_writer import Putting
 from shardcast.blobs.framing import FramingError, PushReader, TooLong
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.server.archive_routes.answers import coded, failure, stalled, too_large
-from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import is_full
 from shardcast.protocol.wire import BYTES, RETRY_AFTER
@@ -35,7 +35,7 @@ _NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 class Pushes:
     """Puts what is pushed into an archive."""
 
-    def __init__(self, holdings: Holdings, anybody: bool) -> None:
+    def __init__(self, holdings: ArchiveContext, anybody: bool) -> None:
         """``anybody``: whether anybody may push, or only who bears the token."""
         self._holdings = holdings
         self._anybody = anybody

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from shardcast.blobs.server.archive_routes.answers import NOT_HERE, failure, key_of
-from shardcast.blobs.server.archive_routes.holdings import Holdings
+from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
 from shardcast.blobs.server.archive_routes.pages import Pages
 from shardcast.blobs.server.archive_routes.pulls import Pulls
 from shardcast.blobs.server.archive_routes.pushes import Pushes
@@ -29,7 +29,7 @@ from shardcast.store.holds import READ, Reader
 log = logging.getLogger(__name__)
 
 
-def add_archive(app: web.Application, holdings: Holdings, push: bool) -> None:
+def add_archive(app: web.Application, holdings: ArchiveContext, push: bool) -> None:
     """Serve an archive; ``push``: whether anybody who comes to this port may push."""
     app.middlewares.append(_in_casas_words)
     router, pages = app.router, Pages(holdings)
@@ -62,7 +62,7 @@ async def _in_casas_words(
 
 
 class _Blobs:
-    def __init__(self, holdings: Holdings) -> None:
+    def __init__(self, holdings: ArchiveContext) -> None:
         self._holdings = holdings
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
