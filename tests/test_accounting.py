@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.errors import BlobCorrupt, LocalDiskError, NoRoom
 from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads

@@ -16,13 +16,13 @@ from shardcast.errors import IntegrityError, NoServerReachable, ServerLacks, Tra
 from shardcast.nodes.client import Client
 from shardcast.nodes.origin import Origin
 from shardcast.peer import connecting
-from shardcast.peer.peer import Peer
 from shardcast.peer.requests import RangeRequest
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.published import Published, publish, random_bytes, sha256

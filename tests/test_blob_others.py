@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from shardcast.blobs.client.remote import RemoteStore
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore

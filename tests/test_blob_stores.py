@@ -21,8 +21,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import Check, Malformed
-from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
 from shardcast.blobs.interface import ALGORITHMS, BlobStore
 from shardcast.errors import (
@@ -268,7 +268,7 @@ async def test_other_directories_are_read_in_the_layout_that_they_have_now(tmp_p
 async def test_two_processes_work_on_one_directory(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 async def main():
     store = BlobDirectory(sys.argv[1], layout="prefix", writable=True)
     for number in range(150):
@@ -292,7 +292,7 @@ asyncio.run(main())
 async def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 async def main():
     store = BlobDirectory(sys.argv[1], layout="prefix", writable=True)
     async with store.put() as writer:
@@ -334,7 +334,7 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
     code = """
 import asyncio, resource, signal, sys
 from shardcast.errors import LocalDiskError
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
 async def main():

@@ -15,11 +15,11 @@ import pytest
 from shardcast.nodes.client import Client
 from shardcast.peer import connecting
 from shardcast.peer.connecting import connect
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer
 from tests.support.published import publish

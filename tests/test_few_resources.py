@@ -24,14 +24,14 @@ from shardcast.errors import CannotAsk, LocalLimit, ServerUnreachable
 from shardcast.nodes.runtime import run
 from shardcast.peer import connecting
 from shardcast.peer.connecting import Place
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Shard
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follow import no_news
 from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address

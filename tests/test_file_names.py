@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.filesystem import is_temporary_of, leftovers, new_file, replace, stem_of, temporary_name
 from shardcast.store.data_dir import DataDir
 from shardcast.store.output_part import resolve_output

@@ -22,8 +22,8 @@ from shardcast.errors import (
     ServerUnreachable,
     TransferFailed,
 )
-from shardcast.peer import peer as peer_module
-from shardcast.peer.peer import Peer
+from shardcast.peer import server as peer_module
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy import authority
 from shardcast.policy.fetch_order import FetchQueue, due

@@ -17,7 +17,7 @@ import pytest
 
 from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.directory import marks
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import make_own
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots

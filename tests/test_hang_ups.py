@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from shardcast.blobs import version_blobs as versions
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.hashing import HASHING_THREADS, Hashing
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings

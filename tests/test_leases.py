@@ -25,7 +25,7 @@ from shardcast.errors import UsageError, VersionNotOffered
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
-from shardcast.peer import peer
+from shardcast.peer import server as peer
 from shardcast.protocol.feed import Place
 from shardcast.server import writing
 from shardcast.server.application import application, listening

@@ -35,7 +35,7 @@ from shardcast.nodes.client import Client, Release
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.publisher import PendingBroadcast
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.server import sending
 from shardcast.server.application import application, listening
@@ -46,7 +46,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.upstream import manifests
 from shardcast.upstream.manifests import read_live
 from tests.support import bad_servers as bad

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from shardcast import filesystem
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK

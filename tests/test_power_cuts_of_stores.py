@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import LENGTH, OWN
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance.gc import Collection

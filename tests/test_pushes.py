@@ -15,7 +15,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.framing import write_length
 from shardcast.blobs.server.archive_server import ArchiveNode
 from tests.support.archives import http, keep, pushed, until

@@ -11,7 +11,7 @@ import pytest
 
 from shardcast.constants import ORIGIN_SILENT
 from shardcast.errors import ShardcastError, TransferFailed, VersionAborted
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.distribution import Listing
 from shardcast.store.live_manifest import LiveManifest

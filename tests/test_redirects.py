@@ -20,8 +20,8 @@ from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
-from shardcast.peer.peer import Peer
 from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of, requested
+from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.transfer.limits import Limits
 from tests.support import bad_servers as bad

@@ -23,9 +23,9 @@ from shardcast.blobs.client.remote import HASH_SERVER, SHARDS, RemoteStore
 from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
-from shardcast.peer import peer
-from shardcast.peer.peer import Peer
+from shardcast.peer import server as peer
 from shardcast.peer.requests import RangeRequest
+from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.protocol.manifest import Shard, provisional
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
@@ -35,7 +35,7 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.store.special_files import short_name, socket_path
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from tests.support.published import publish, random_bytes
 from tests.support.slow_servers import WAYS, Reply, SlowServer, Way
 
@@ -177,40 +177,43 @@ ASKING = ("control/client.py:Asking.lines",)
 
 REQUESTS: dict[str, Request] = {
     "list": Request(
-        ("peer/peer.py:Peer._read_distribution",),
+        ("peer/server.py:Peer._read_distribution",),
         "/distribution.txt",
         Reply(f"v1: {DIGEST}|1\nv2: {DIGEST}|1\n".encode(), "text/plain"),
         lambda asked: asked.peer.listings(),
     ),
-    "feed": Request(("peer/peer.py:Peer.feed",), "/feed", FEED, read_feed),
-    "lease": Request(("peer/peer.py:Peer.lease",), "/v1/lease", LEASE, hold),
+    "feed": Request(("peer/server.py:Peer.feed",), "/feed", FEED, read_feed),
+    "lease": Request(("peer/server.py:Peer.lease",), "/v1/lease", LEASE, hold),
     "report": Request(
-        ("peer/peer.py:Peer.report",),
+        ("peer/server.py:Peer.report",),
         "/report",
         Reply(status="204 No Content"),
         lambda asked: asked.peer.report(b"{}"),
     ),
     "manifest": Request(
-        ("peer/peer.py:Peer._read_manifest",),
+        ("peer/server.py:Peer._read_manifest",),
         "/v1/manifest",
         Reply(),
         lambda asked: asked.peer.manifest("v1"),
     ),
     "header": Request(
-        ("peer/peer.py:Peer._read_manifest",), "/v1/manifest", Reply(), lambda asked: asked.peer.header("v1")
+        ("peer/server.py:Peer._read_manifest",),
+        "/v1/manifest",
+        Reply(),
+        lambda asked: asked.peer.header("v1"),
     ),
     "growing manifest": Request(
-        ("peer/peer.py:Peer.follow_manifest",), "/v1/manifest", Reply(), follow_manifest
+        ("peer/server.py:Peer.follow_manifest",), "/v1/manifest", Reply(), follow_manifest
     ),
     "size of a shard": Request(
-        ("peer/peer.py:Peer.shard_size",),
+        ("peer/server.py:Peer.shard_size",),
         "/v1/shard",
         Reply(BLOB),
         lambda asked: asked.peer.shard_size("v1", 1, 3),
     ),
     "shard": Request(("peer/bulk.py:_Work._ask",), "/v1/shard", Reply(BLOB), fetch),
     "shard by aiohttp": Request(
-        ("peer/peer.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
+        ("peer/server.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
     ),
     "pull": Request(
         ("blobs/client/archive.py:ArchiveClient.parts",),

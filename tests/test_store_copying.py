@@ -11,7 +11,7 @@ import pytest
 
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.copy import Copied, copy, remote
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.memory import BlobsInMemory
 from shardcast.errors import BadAnswer
 from shardcast.peer.session import open_session

@@ -17,7 +17,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN, Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots

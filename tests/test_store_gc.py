@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.blobs.access_stats import archive_folder, ledger_in
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN, Folder
 from shardcast.blobs.directory.marks import is_marked
 from shardcast.blobs.directory.quarantine import one_at_a_time
@@ -492,7 +492,7 @@ GRACE = 0.4
 PUTTING = """
 import asyncio, os, random, sys, time
 from pathlib import Path
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 
 async def main():
     root, seconds, grace, rng = sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), random.Random(9)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import FLAT, LAYOUTS, MARKER, PREFIX, Folder, decide, look_at, prepare
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.blobs.server.hash_server import StoreServer, settings_from

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shardcast.blobs.copy import Copied, copy
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
 from shardcast.blobs.directory.marks import is_marked
 from shardcast.blobs.maintenance.gc import Collection

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from shardcast import filesystem
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN
 from shardcast.blobs.directory.quarantine import Quarantine, one_at_a_time, take_out
 from shardcast.blobs.maintenance.gc import Collection

@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 import pytest
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.cli.main import shardcast

@@ -23,14 +23,14 @@ import pytest
 from shardcast.errors import IntegrityError, NoServerReachable, ShardcastError, TransferFailed
 from shardcast.nodes.client import Client, Release
 from shardcast.nodes.origin import Origin
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Manifest, Shard, complete
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from tests.support import bad_servers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address

@@ -19,7 +19,7 @@ from shardcast.constants import TRANSFER_MEMORY
 from shardcast.digest import piece_digest
 from shardcast.errors import BadAnswer
 from shardcast.nodes.client import _DESCRIBED_AT_ONCE
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Header, Shard, complete
 from shardcast.protocol.manifest_reader import MAX_MEMORY, ManifestError, ManifestReader
@@ -27,7 +27,7 @@ from shardcast.protocol.shard_table import ShardTable
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from tests.support import bad_servers as bad
 from tests.support.bad_servers import BadServer, Exchange
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import Check
-from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.reading_ahead import PART, parts
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles, same_looks

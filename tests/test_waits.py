@@ -16,7 +16,7 @@ from shardcast.cli.waiting import TOLD_AFTER, tell_waits
 from shardcast.concurrency import cancel
 from shardcast.nodes.client import Client
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.waits import Wait, Waits
 from tests.support import bad_servers as bad
 from tests.support import processes

@@ -19,7 +19,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer import transfer as transfers
+from shardcast.transfer import workers as transfers
 from tests.support import payloads
 from tests.support.bad_servers import BadServer, Exchange
 from tests.support.payloads import manifest, random_bytes

@@ -12,7 +12,7 @@ from itertools import islice
 
 from shardcast.addresses import server_url
 from shardcast.blobs.client.remote import RemoteStore
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.maintenance.scrub import Repair
 from shardcast.concurrency import cancel, staggered

@@ -17,7 +17,7 @@ from shardcast.sizes import format_rate, format_size
 
 if TYPE_CHECKING:
     from shardcast.transfer.limits import Progress
-    from shardcast.transfer.transfer import Transfer
+    from shardcast.transfer.workers import Transfer
 
 log = logging.getLogger(__name__)
 

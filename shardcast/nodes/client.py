@@ -22,7 +22,7 @@ from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
 from shardcast.nodes.outputs import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, is_version

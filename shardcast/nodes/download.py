@@ -19,7 +19,7 @@ from shardcast.errors import (
 )
 from shardcast.nodes.followed import FollowedFolder
 from shardcast.nodes.release import Release
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import FILE, Header
 from shardcast.protocol.wire import version_number
@@ -27,7 +27,7 @@ from shardcast.store.interfaces import Confirm
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follow import Following
 from shardcast.upstream.leaving import Stop, if_withdrawn, unless
 from shardcast.upstream.manifests import Described, describe, read_live

@@ -20,7 +20,7 @@ from shardcast.errors import (
 )
 from shardcast.filesystem import is_full
 from shardcast.nodes.holding import end
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_name, version_number
@@ -28,7 +28,7 @@ from shardcast.sizes import format_count, format_rate, format_size
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follow import Following
 from shardcast.upstream.manifests import Described, describe, read_live
 

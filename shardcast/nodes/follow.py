@@ -25,7 +25,7 @@ from shardcast.policy.fetch_order import FetchQueue
 from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follow import Following
 from shardcast.upstream.leaving import NoProgress, offered, unless
 

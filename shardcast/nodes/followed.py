@@ -14,7 +14,7 @@ from pathlib import Path
 from shardcast.concurrency import cancel
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.wire import version_name

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from shardcast.errors import NoRoom, ShardcastError
 from shardcast.nodes.fetching import VersionFetcher
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.policy.standing import LineChange, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.feed import Place

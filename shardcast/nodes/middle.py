@@ -23,7 +23,7 @@ from shardcast.nodes.fetching import VersionFetcher
 from shardcast.nodes.holding import end, holding
 from shardcast.nodes.line_keeper import LineKeeper, LineOnDisk
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy.opening import to_begin
 from shardcast.policy.retention import wanted, wanted_of

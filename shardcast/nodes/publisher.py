@@ -14,7 +14,13 @@ from shardcast.errors import ShardcastError, UsageError
 from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
-from shardcast.sharding.publication import Cancelled, ReserveBytes, PayloadDescription, PublishProgress, freely
+from shardcast.sharding.publication import (
+    Cancelled,
+    PayloadDescription,
+    PublishProgress,
+    ReserveBytes,
+    freely,
+)
 from shardcast.sharding.publishing import check_payload, publish, publish_stream
 from shardcast.sizes import format_count, format_size
 from shardcast.store.open_version import OpenVersion

@@ -13,7 +13,7 @@ from shardcast.protocol.report import Node
 from shardcast.protocol.wire import version_name
 from shardcast.server.downstream import Downstream
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer.transfer import Transfer
+from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follower import Follower
 
 

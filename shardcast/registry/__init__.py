@@ -32,8 +32,8 @@ from shardcast.errors import (
 from shardcast.registry import gc
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.current import configure, current
+from shardcast.registry.hash_registry import Registry
 from shardcast.registry.hashes import Buffer, build_hash_path, compute_hash
-from shardcast.registry.registry import Registry
 
 __all__ = [
     "HashCollision",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from shardcast.errors import StoreNotConfigured
-from shardcast.registry.registry import Registry
+from shardcast.registry.hash_registry import Registry
 
 STORES_VARIABLE = "SHARDCAST_REGISTRY_STORES"
 """Names a JSON file with the stores; read once, when the first function needs it."""

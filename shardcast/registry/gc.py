@@ -21,9 +21,9 @@ from shardcast.errors import MissingExternalFile, RegistryError, UsageError
 from shardcast.filesystem import PART
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.current import current
+from shardcast.registry.hash_registry import ASIDE, Registry
 from shardcast.registry.hashes import checked_schema, is_hash
 from shardcast.registry.references import References, key_of, read_references
-from shardcast.registry.registry import ASIDE, Registry
 from shardcast.sizes import format_count, format_size
 
 MIN_AGE = 3600.0

@@ -12,7 +12,7 @@ from typing import Any
 from shardcast.errors import ReferencesUnreadable, ShardcastError, StoreNotConfigured, UsageError
 from shardcast.registry.backend import object_root
 from shardcast.registry.directory import directory_root
-from shardcast.registry.registry import Registry
+from shardcast.registry.hash_registry import Registry
 from shardcast.registry.stores import StoreSpec
 
 Reference = Mapping[str, Any] | str | bytes | None

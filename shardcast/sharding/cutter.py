@@ -15,7 +15,7 @@ from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.filesystem import create_private, disk_errors, is_full
 from shardcast.protocol.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
-from shardcast.sharding.publication import Cancelled, ReserveBytes, PayloadDescription, PublishProgress
+from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress, ReserveBytes
 from shardcast.store.open_version import OpenVersion
 
 _MOST_SETTLING = 4

@@ -14,7 +14,13 @@ from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, complete, piece_size_for
 from shardcast.protocol.wire import MAX_SHARDS, version_name
 from shardcast.sharding.cutter import at_end, cut
-from shardcast.sharding.publication import Cancelled, ReserveBytes, PayloadDescription, PublishProgress, freely
+from shardcast.sharding.publication import (
+    Cancelled,
+    PayloadDescription,
+    PublishProgress,
+    ReserveBytes,
+    freely,
+)
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.verified import looks_in
 

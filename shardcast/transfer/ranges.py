@@ -6,8 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 
 from shardcast.errors import WrongBytes
-from shardcast.peer.peer import Peer
 from shardcast.peer.requests import RangeRequest
+from shardcast.peer.server import Peer
 from shardcast.store.landing import Landing
 
 

@@ -25,8 +25,8 @@ from shardcast.errors import (
     TransferFailed,
     WrongBytes,
 )
-from shardcast.peer.peer import Peer
 from shardcast.peer.requests import RangeRequest
+from shardcast.peer.server import Peer
 from shardcast.policy.choosing import ServerCandidate, choose
 from shardcast.policy.selection import Ranking
 from shardcast.policy.stealing import Range, steal

@@ -23,7 +23,7 @@ from shardcast.errors import (
     ShardcastError,
     TransferFailed,
 )
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Memory, Patience, Standing
 from shardcast.protocol.manifest import Manifest

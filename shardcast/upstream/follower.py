@@ -12,7 +12,7 @@ from random import Random
 from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD
 from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.policy.authority import ServerView
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import ABORTED, COMPLETE, KNOWN, OPEN, WITHDRAWN, Event, Hello

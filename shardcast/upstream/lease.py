@@ -19,7 +19,7 @@ from shardcast.errors import (
     ServerUnreachable,
     VersionNotOffered,
 )
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.store.bell import Bell
 
 log = logging.getLogger(__name__)

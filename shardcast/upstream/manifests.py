@@ -25,7 +25,7 @@ from shardcast.errors import (
     ServerUnreachable,
     TransferFailed,
 )
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, provisional
 from shardcast.protocol.wire import MAX_SHARDS

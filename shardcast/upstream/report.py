@@ -12,7 +12,7 @@ from random import Random
 
 from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.protocol.report import Node, written
 from shardcast.server.downstream import Downstream
 from shardcast.upstream.follow import Following

@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore

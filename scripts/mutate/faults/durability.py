@@ -12,7 +12,7 @@ OUTPUT = "shardcast/store/output_file.py"
 FILLED = "shardcast/store/filled.py"
 INCOMING = "shardcast/blobs/directory/blob_writer.py"
 STAGING = "shardcast/blobs/directory/staging.py"
-BLOBS = "shardcast/blobs/directory/directory.py"
+BLOBS = "shardcast/blobs/directory/blob_directory.py"
 SET_ASIDE = "shardcast/blobs/directory/quarantine.py"
 REGISTRY = "shardcast/registry/directory.py"
 

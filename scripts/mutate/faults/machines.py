@@ -120,7 +120,7 @@ FAULTS = [
     ),
     Fault(
         name="few-descriptors-for-shards-end-a-download",
-        file="shardcast/transfer/transfer.py",
+        file="shardcast/transfer/workers.py",
         old="if all(number > shard.number for number in self._arriving):",
         new="if True:",
         tests=["tests/test_few_resources.py::test_files_that_can_not_be_opened_for_now_end_no_download"],

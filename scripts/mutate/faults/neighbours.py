@@ -35,7 +35,7 @@ FAULTS = [
     ),
     Fault(
         name="trickled-line-keeps-a-lease",
-        file="shardcast/peer/peer.py",
+        file="shardcast/peer/server.py",
         old="content.read(_LEASE_PORTION), dead_at - loop.time()",
         new="content.read(_LEASE_PORTION), FEED_DEAD",
         tests=["tests/test_slow_servers.py"],
@@ -230,7 +230,7 @@ FAULTS = [
     ),
     Fault(
         name="feed-that-floods-is-read-at-full-speed",
-        file="shardcast/peer/peer.py",
+        file="shardcast/peer/server.py",
         old="if len(chunk) == _FEED_PORTION:",
         new="if False:",
         tests=["tests/test_following.py::test_between_portions_of_a_feed_that_floods_there_are_pauses"],

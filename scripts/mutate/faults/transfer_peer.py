@@ -281,14 +281,14 @@ FAULTS = [
     ),
     Fault(
         name="list-without-a-bound",
-        file="shardcast/peer/peer.py",
+        file="shardcast/peer/server.py",
         old="if len(body) > MAX_DISTRIBUTION_SIZE:",
         new="if False:",
         tests=["tests/test_bad_servers.py::test_a_wrong_list_alone_offers_nothing"],
     ),
     Fault(
         name="manifest-of-others-is-not-compared",
-        file="shardcast/peer/peer.py",
+        file="shardcast/peer/server.py",
         old="if pending[:again] != known[position : position + again]:",
         new="if False:",
         tests=[
@@ -353,7 +353,7 @@ FAULTS = [
     ),
     Fault(
         name="look-ahead-without-a-bound",
-        file="shardcast/transfer/transfer.py",
+        file="shardcast/transfer/workers.py",
         old="if len(self._todo) < _READY and shard.number <= self._reach:",
         new="if True:",
         tests=["tests/test_transfer.py::test_never_more_shards_are_open_than_the_look_ahead"],

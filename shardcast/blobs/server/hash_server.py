@@ -20,8 +20,8 @@ from pathlib import Path
 
 from aiohttp import web
 
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import HAS_ZSTD
-from shardcast.blobs.directory.directory import BlobDirectory
 from shardcast.blobs.directory.layout import LAYOUTS, prepare
 from shardcast.blobs.server.hash_routes.routes import LOCK_SECONDS, HashDoor
 from shardcast.blobs.server.status_file import StatusFile

@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.gc import (
     Collected,

@@ -12,7 +12,7 @@ from typing import IO
 
 import click
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.directory.stat import BlobDescription, describe
 from shardcast.cli import options

@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 
 from shardcast.blobs.digest_lists import AS_TEXT, parse_digest, read_digests
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import LAYOUTS
 from shardcast.cli import options
 from shardcast.errors import UsageError

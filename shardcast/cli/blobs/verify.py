@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.directory.stat import forms_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from shardcast.blobs.directory.directory import BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import MARKER, PREFIX
 from shardcast.blobs.directory.marks import is_marked
 from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out

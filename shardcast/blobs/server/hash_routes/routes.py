@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from shardcast.blobs.directory.blob_directory import AS_IT_IS_FIRST, BlobDirectory
 from shardcast.blobs.directory.blob_writer import SMALL, MalformedBlob
 from shardcast.blobs.directory.compression import CODINGS, Check
-from shardcast.blobs.directory.directory import AS_IT_IS_FIRST, BlobDirectory
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.lock_files import ExternalLocks
 from shardcast.blobs.server.hash_routes.activity import Activity

@@ -11,7 +11,7 @@ from typing import Any
 
 from shardcast.concurrency import cancel
 from shardcast.errors import IntegrityError, LocalLimit
-from shardcast.peer.peer import Peer
+from shardcast.peer.server import Peer
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.sharding.payload_hasher import PayloadHasher
 from shardcast.store.interfaces import ShardSink
