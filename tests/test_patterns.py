@@ -12,18 +12,13 @@ import pkgutil
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from re import _constants as constants  # type: ignore[attr-defined]
+from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any
 
 import pytest
 
 import shardcast
-
-try:
-    from re import _constants as constants  # type: ignore[attr-defined]
-    from re import _parser as parser
-except ImportError:  # Python 3.10
-    import sre_constants as constants  # type: ignore[no-redef]
-    import sre_parse as parser  # type: ignore[no-redef]
 
 _SHORT = 100
 """Repeats that end after so many are no matter."""

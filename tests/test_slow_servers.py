@@ -300,7 +300,7 @@ async def make(request: Request, way: Way, manifest: bytes, folder: Path, sessio
                     await asyncio.wait_for(request.make(asked), OVER)
                 except ShardcastError:
                     pass
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     return "it hangs"
             return ""
 

@@ -238,7 +238,7 @@ class MirrorStore:
         if via and not flight.begun.is_set():
             try:
                 await asyncio.wait_for(flight.begun.wait(), _BEGINS)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 flight = self._start([one], via, shared=False)[one]
         return await asyncio.shield(flight.ended)
 

@@ -115,7 +115,7 @@ class Downloads:
             try:
                 with self.waits.waiting(lambda: _what_it_is(version, peers)):
                     header = await asyncio.wait_for(live.first_line(), self.limits.timeout)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
             stop = if_withdrawn(following, version_number(version) or 0, None)

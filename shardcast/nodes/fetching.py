@@ -274,5 +274,5 @@ async def _first_line(live: LiveManifest) -> None:
     """
     try:
         await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise TransferFailed(f"{live.version} is open, but no server says what it is") from None

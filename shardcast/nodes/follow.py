@@ -129,7 +129,7 @@ class Follow:
                 self._agenda.try_again()
             try:
                 await asyncio.wait_for(self.following.change(seen), again_at - loop.time())
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 again_at = loop.time() + self._interval
                 self._agenda.try_again()
 

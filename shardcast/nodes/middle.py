@@ -213,7 +213,7 @@ class Middle:
                     log.exception("a look at the upstreams failed")
                 try:
                     await asyncio.wait_for(following.change(seen), tried + self._interval - time.monotonic())
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     tried = time.monotonic()
                     self._relaying.failed.clear()
                     self._doubted.clear()

@@ -224,7 +224,7 @@ async def _end(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
         try:
             os.killpg(hook.pid, signal.SIGTERM)
             await asyncio.wait_for(hook.wait(), _GRACE)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
         finally:
             os.killpg(hook.pid, signal.SIGKILL)

@@ -29,7 +29,7 @@ async def connect(host: str, port: int, first: Place | None = None) -> tuple[soc
     """
     try:
         return await asyncio.wait_for(_race(host, port, first), CONNECT_TIMEOUT)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
 
 

@@ -26,7 +26,7 @@ async def paced(
         begun = loop.time()
         try:
             chunk = await asyncio.wait_for(response.content.readany(), left)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise ServerStalled(server, f"{what}: too little came within {timeout:g} s") from None
         if not chunk:
             return

@@ -88,7 +88,7 @@ class Peer:
     async def _distribution(self) -> Distribution:
         try:
             return parse(await asyncio.wait_for(self._read_distribution(), self._timeout))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise ServerStalled(
                 self.url, f"GET {DISTRIBUTION_PATH}: no whole answer within {self._timeout:g} s"
             ) from None

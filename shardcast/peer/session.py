@@ -5,7 +5,6 @@ Sessions are made here alone: without cookies, without ``~/.netrc``, asked by wa
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sys
@@ -138,7 +137,7 @@ async def answer(
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
     except HeadLate as error:
         raise ServerStalled(server, f"{what}: {error}") from error
-    except (asyncio.TimeoutError, TimeoutError) as error:
+    except TimeoutError as error:
         raise ServerStalled(server, f"{what}: nothing came for too long") from error
     except aiohttp.ClientConnectorError as error:
         if limit := LocalLimit.of(error.os_error):

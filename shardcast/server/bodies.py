@@ -39,7 +39,7 @@ async def read_body(request: web.Request, most: int) -> bytes:
     seconds = bounds_of(request).body_seconds
     try:
         body = await asyncio.wait_for(_read(request, min(most, bounds_of(request).body_bytes)), seconds)
-    except asyncio.TimeoutError:
+    except TimeoutError:
         raise BodyTooSlow(f"the body took longer than {seconds:g} s") from None
     if isinstance(body, web.HTTPException):
         raise body

@@ -95,7 +95,7 @@ class Caller:
             await self.say({"ready": True})
             line = await asyncio.wait_for(self.request.content.readline(), CONFIRM_SECONDS)
             confirmed = json.loads(line)["confirm"] is True
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise NodeFailed(
                 f"nothing was done: the caller did not confirm it within {CONFIRM_SECONDS:g} s"
             ) from None
@@ -132,7 +132,7 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
     try:
         by_line = by_line or confirms
         asked = json.loads(await (_first_line(request) if by_line else read_body(request, _MOST_ASKED)))
-    except (OSError, asyncio.TimeoutError, ClientError, web.RequestPayloadError) as error:
+    except (TimeoutError, OSError, ClientError, web.RequestPayloadError) as error:
         raise ValueError(f"the request broke off: {error}") from None
     if not isinstance(asked, dict):
         raise ValueError("a request is a JSON object")

@@ -289,7 +289,7 @@ async def _send(request: web.Request, response: web.Response) -> None:
         if request.method != hdrs.METH_HEAD:
             try:
                 await write(request, response, bytes(body))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise ConnectionResetError("the reader stalled") from None
         response.body = None
     await response.write_eof()

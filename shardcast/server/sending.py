@@ -189,7 +189,7 @@ class _Asked:
             if request.method != "HEAD":
                 await send(response)
             await response.write_eof()
-        except (ConnectionError, asyncio.TimeoutError, ShardcastError) as error:
+        except (TimeoutError, ConnectionError, ShardcastError) as error:
             log.debug("%s did not get all of %s: %s", request.remote, request.path, error)
             if request.transport:
                 request.transport.abort()
@@ -233,7 +233,7 @@ async def send_part(
             if not transport.is_closing():
                 raise
             raise ConnectionResetError("the reader went away") from error
-        except asyncio.TimeoutError:
+        except TimeoutError:
             log.info("%s took nothing for %g s, and was dropped", request.remote, stalled)
             transport.abort()
             raise ConnectionResetError("the reader stalled") from None

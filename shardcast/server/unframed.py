@@ -37,7 +37,7 @@ async def end_in_order(
     if response.prepared and _is_unframed(request, response):
         try:
             await asyncio.wait_for(_send_all(request, response), bounds_of(request).reader_seconds)
-        except (ConnectionError, asyncio.TimeoutError):
+        except (TimeoutError, ConnectionError):
             if request.transport:
                 request.transport.abort()
             return response

@@ -155,7 +155,7 @@ class Following:
             left = self._look_at - self._clock()
             try:
                 await asyncio.wait_for(self.change(seen), None if left == math.inf else max(left, 0.01))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 self.tell()
 
     # Which servers have what
@@ -221,7 +221,7 @@ class Following:
             left = deadline - asyncio.get_running_loop().time()
             try:
                 await asyncio.wait_for(self.change(seen), max(left, 0))
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 raise TransferFailed(
                     f"{manifest.version} is here, and the first-named server does not list it"
                 ) from None
@@ -238,7 +238,7 @@ class Following:
                 await asyncio.wait_for(
                     self.change(self.changes), None if deadline is None else deadline - loop.time()
                 )
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 return
 
     @property

@@ -123,7 +123,7 @@ class Lease:
                     await (anext(held) if begun else asyncio.wait_for(anext(held), FEED_DEAD))
                 except StopAsyncIteration:
                     return
-                except asyncio.TimeoutError:
+                except TimeoutError:
                     raise ServerStalled(
                         peer.url, f"{self.version}: no lease within {FEED_DEAD:g} s"
                     ) from None

@@ -55,7 +55,7 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
             break
         try:
             await asyncio.wait_for(following.change(following.changes), deadline - loop.time())
-        except asyncio.TimeoutError:
+        except TimeoutError:
             break
     await following.settled()
     return following.heard()

@@ -57,7 +57,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
                 seq = events.seq if anew or not news else news[-1].seq
                 await _write(request, response, *lines, UpTo(seq).line())
             await response.write_eof()
-        except (ConnectionError, asyncio.TimeoutError) as error:
+        except (TimeoutError, ConnectionError) as error:
             log.debug("%s follows no more: %s", request.remote, error or "it took nothing for too long")
             if request.transport:
                 request.transport.abort()

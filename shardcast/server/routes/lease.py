@@ -42,7 +42,7 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
                 await _say(request, response, lease=version)
                 await _hold(request, response, version, shelf)
                 await response.write_eof()
-            except (ConnectionError, asyncio.TimeoutError) as error:
+            except (TimeoutError, ConnectionError) as error:
                 log.debug("%s holds %s no more: %s", request.remote, version, error or "it took nothing")
                 if request.transport:
                     request.transport.abort()
@@ -61,7 +61,7 @@ async def _hold(request: web.Request, response: web.StreamResponse, version: str
         left = heard + FEED_HEARTBEAT - asyncio.get_running_loop().time()
         try:
             await asyncio.wait_for(events.change(events.seq), left)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             heard = asyncio.get_running_loop().time()
             await _say(request, response, held=version)
 

@@ -107,9 +107,9 @@ async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web
                 break
             try:
                 await asyncio.wait_for(ended.wait(), _LOOK)
-            except asyncio.TimeoutError:
+            except TimeoutError:
                 pass
         await response.write_eof()
-    except (ConnectionError, asyncio.TimeoutError):
+    except (TimeoutError, ConnectionError):
         pass  # the caller went away, or takes nothing
     return response

@@ -7,7 +7,7 @@ import html
 import logging
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from aiohttp import web
 
@@ -140,13 +140,13 @@ def preview(data: bytes) -> str:
     return f'"{"".join(shown)}"'
 
 
-_EARLIEST = datetime(1, 1, 1, tzinfo=timezone.utc).timestamp()
-_LATEST = datetime(9999, 12, 31, tzinfo=timezone.utc).timestamp()
+_EARLIEST = datetime(1, 1, 1, tzinfo=UTC).timestamp()
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def iso(seconds: float) -> str:
     """``2019-12-09T11:51:18.123456Z``; the nearest that can be written so, since a file can have any time."""
-    moment = datetime.fromtimestamp(min(max(seconds, _EARLIEST), _LATEST), timezone.utc)
+    moment = datetime.fromtimestamp(min(max(seconds, _EARLIEST), _LATEST), UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 

@@ -5,7 +5,6 @@ What is here goes out right away, then what a mirror has fetched, each blob as s
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import aclosing
@@ -66,7 +65,7 @@ class Pulls:
                     async for key in arrived:
                         await self._send_one(request, response, key, missing[key])
             await response.write_eof()
-        except (ConnectionError, asyncio.TimeoutError, ShardcastError) as error:
+        except (TimeoutError, ConnectionError, ShardcastError) as error:
             if isinstance(error, LocalDiskError) and not response.prepared:
                 raise  # it can be told still
             log.info("a pull of %s broke off: %s", request.remote, error or "nothing was taken any more")

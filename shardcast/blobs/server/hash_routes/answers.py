@@ -99,7 +99,7 @@ class Asked:
             await response.prepare(request)
             yield response
             await response.write_eof()
-        except (ConnectionError, asyncio.TimeoutError, LocalDiskError) as error:
+        except (TimeoutError, ConnectionError, LocalDiskError) as error:
             if isinstance(error, (WrongOnTheWay, LocalDiskError)):
                 log.error("broke off an answer to %s: %s", request.remote, error)
             if request.transport:

@@ -67,7 +67,7 @@ class Promises:
         event = self._kept.setdefault(digest, asyncio.Event())
         try:
             await asyncio.wait_for(event.wait(), seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             pass
 
     def _let_go(self) -> None:
