@@ -1,9 +1,10 @@
-"""Tasks, ended for good."""
+"""Tasks that are ended for good, threads, and waking those who wait."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -109,6 +110,56 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         await cancel([task])
+
+
+class Notifier:
+    """Wakes coroutines, of any loop and from any thread, to look again."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait_for(self, predicate: Callable[[], bool]) -> None:
+        """Wait until the predicate holds; it is asked at once, and after each notification."""
+        while not predicate():
+            await self._wait(predicate)
+
+    async def change(self) -> None:
+        """Wait for the next notification."""
+        await self._wait(lambda: False)
+
+    async def _wait(self, predicate: Callable[[], bool]) -> None:
+        waiting = asyncio.get_running_loop().create_future()
+        with self._lock:
+            self._waiting.add(waiting)
+        try:
+            if not predicate():  # a thread may have notified between the last look and this wait
+                await waiting
+        finally:
+            with self._lock:
+                self._waiting.discard(waiting)
+
+    def notify(self) -> None:
+        """Wake all who wait now."""
+        if not self._waiting:
+            return
+        with self._lock:
+            waiting, self._waiting = self._waiting, set()
+        try:
+            here = asyncio.get_running_loop()
+        except RuntimeError:
+            here = None
+        for one in waiting:
+            if one.get_loop() is here:
+                _wake(one)
+            else:
+                with suppress(RuntimeError):  # its loop has ended, and nobody waits any more
+                    one.get_loop().call_soon_threadsafe(_wake, one)
+
+
+def _wake(waiting: asyncio.Future[None]) -> None:
+    if not waiting.done():
+        waiting.set_result(None)
 
 
 class Threads(ThreadPoolExecutor):

@@ -1,4 +1,4 @@
-"""Tasks end when they are told to."""
+"""Tasks end when they are told to, and those who wait are woken."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import threading
 from functools import partial
 
-from shardcast.concurrency import Threads, cancel, in_pool, in_thread, staggered
+from shardcast.concurrency import Notifier, Threads, cancel, in_pool, in_thread, staggered
 
 
 async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> None:
@@ -141,3 +141,72 @@ async def test_waiting_without_another_work_is_told() -> None:
         gate.set()
         found = [task.result() async for task in tasks if task]
     assert found == ["came"]
+
+
+def test_notifier_loses_no_notification_of_a_thread() -> None:
+    rounds, rung, answered = 3000, [0], [0]
+    notifier, back = Notifier(), threading.Semaphore(0)
+
+    def ring() -> None:
+        for _ in range(rounds):
+            rung[0] += 1
+            notifier.notify()
+            assert back.acquire(timeout=30), f"lost at {rung[0]}"
+
+    async def listen() -> None:
+        while answered[0] < rounds:
+            await asyncio.wait_for(notifier.wait_for(lambda: rung[0] > answered[0]), 30)
+            answered[0] += 1
+            back.release()
+
+    ringer = threading.Thread(target=ring)
+    ringer.start()
+    asyncio.run(listen())
+    ringer.join()
+    assert answered == rung == [rounds]
+
+
+async def test_notifier_wakes_all_who_wait_and_forgets_those_cancelled() -> None:
+    notifier, so = Notifier(), [False]
+    waiting = [asyncio.ensure_future(notifier.wait_for(lambda: so[0])) for _ in range(3)]
+    gone = asyncio.ensure_future(notifier.wait_for(lambda: False))
+    await asyncio.sleep(0)
+    gone.cancel()
+    notifier.notify()
+    await asyncio.sleep(0.01)
+    assert not any(one.done() for one in waiting)
+    so[0] = True
+    notifier.notify()
+    await asyncio.wait_for(asyncio.gather(*waiting), 30)
+    assert not notifier._waiting
+
+
+async def test_change_waits_for_the_next_notification_only() -> None:
+    notifier = Notifier()
+    notifier.notify()
+    waiting = asyncio.ensure_future(notifier.change())
+    await asyncio.sleep(0)
+    assert not waiting.done(), "what was notified before counts no more"
+    notifier.notify()
+    await asyncio.wait_for(waiting, 30)
+
+
+def test_notifier_wakes_coroutines_of_another_loop() -> None:
+    notifier, waiting, woken = Notifier(), threading.Event(), threading.Event()
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_soon(waiting.set)
+        await notifier.change()
+        woken.set()
+
+    other = threading.Thread(target=lambda: asyncio.run(wait()))
+    other.start()
+
+    async def notify() -> None:
+        assert await asyncio.to_thread(waiting.wait, 30)
+        notifier.notify()
+
+    asyncio.run(notify())
+    assert woken.wait(30)
+    other.join()
+    notifier.notify()  # nobody waits, and its loop has ended

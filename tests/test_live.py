@@ -41,7 +41,6 @@ from shardcast.server import sending
 from shardcast.server.application import application, listening
 from shardcast.server.routes import versions as versions_door
 from shardcast.server.routes.versions import add_versions
-from shardcast.store.bell import Bell
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
@@ -485,7 +484,7 @@ async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
             assert "Retry-After" in answer.headers
         monkeypatch.setattr(versions_door, "LANDING_WAIT", 30)
         asking = asyncio.ensure_future(web.get("/v1/shard_001.bin", headers=LANDING))
-        await until(lambda: opened.bell._waiting, "the request to wait")
+        await until(lambda: opened.notifier._waiting, "the request to wait")
         landing = await opened.landing(opened.live.shards[0])
         await landing.land(0, FIRST)
         await opened.shelve(landing)
@@ -497,44 +496,6 @@ async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
 
 
 # Units ------------------------------------------------------------------------------------------------
-
-
-def test_a_bell_loses_no_ring_from_threads() -> None:
-    rounds, rung, answered = 3000, [0], [0]
-    bell, back = Bell(), threading.Semaphore(0)
-
-    def ring() -> None:
-        for _ in range(rounds):
-            rung[0] += 1
-            bell.ring()
-            assert back.acquire(timeout=30), f"lost at {rung[0]}"
-
-    async def listen() -> None:
-        while answered[0] < rounds:
-            await asyncio.wait_for(bell.until(lambda: rung[0] > answered[0]), 30)
-            answered[0] += 1
-            back.release()
-
-    ringer = threading.Thread(target=ring)
-    ringer.start()
-    asyncio.run(listen())
-    ringer.join()
-    assert answered == rung == [rounds]
-
-
-async def test_a_bell_wakes_all_who_wait_and_forgets_who_went() -> None:
-    bell, so = Bell(), [False]
-    waiting = [asyncio.ensure_future(bell.until(lambda: so[0])) for _ in range(3)]
-    gone = asyncio.ensure_future(bell.until(lambda: False))
-    await asyncio.sleep(0)
-    gone.cancel()
-    bell.ring()
-    await asyncio.sleep(0.01)
-    assert not any(one.done() for one in waiting)
-    so[0] = True
-    bell.ring()
-    await asyncio.wait_for(asyncio.gather(*waiting), 30)
-    assert not bell._waiting
 
 
 @pytest.mark.parametrize("pause", [0.0, 0.001])

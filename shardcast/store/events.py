@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections import deque
 
+from shardcast.concurrency import Notifier
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import Event
 
@@ -29,13 +29,13 @@ class Events:
         self.closed = False
         self.feeds = 0
         self._past: deque[Event] = deque(maxlen=kept)
-        self._news = asyncio.Event()
+        self._notifier = Notifier()
 
     def tell(self, kind: str, version: str, listing: Listing | None = None, reason: str = "") -> None:
         """Something happened to a version."""
         self.seq += 1
         self._past.append(Event(self.seq, kind, version, listing, reason))
-        self._wake()
+        self._notifier.notify()
 
     def restart(self) -> None:
         """Begin a new feed, since the versions here are now of another line: every reader is told anew
@@ -43,11 +43,11 @@ class Events:
         self.feed = secrets.token_hex(8)
         self.seq += 1
         self._past.clear()
-        self._wake()
+        self._notifier.notify()
 
     def touch(self) -> None:
         """Wake the readers without an event: what the hello says of this node has changed."""
-        self._wake()
+        self._notifier.notify()
 
     def since(self, seq: int) -> list[Event] | None:
         """The events after ``seq``; None when they are not all known any more."""
@@ -57,24 +57,18 @@ class Events:
 
     async def change(self, since: int) -> None:
         """Wait for an event after ``since``, or the end."""
-        while not self.closed and self.seq == since:
-            await self._news.wait()
+        await self._notifier.wait_for(lambda: self.closed or self.seq != since)
 
     async def wake(self) -> None:
         """Wait for the next event, ``touch`` or the end."""
         if not self.closed:
-            await self._news.wait()
+            await self._notifier.change()
 
     async def end(self) -> None:
         """Wait until the node ends."""
-        while not self.closed:
-            await self._news.wait()
+        await self._notifier.wait_for(lambda: self.closed)
 
     def close(self) -> None:
         """Send everybody who follows away: the node ends."""
         self.closed = True
-        self._wake()
-
-    def _wake(self) -> None:
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._notifier.notify()

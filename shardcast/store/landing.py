@@ -12,10 +12,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
+from shardcast.concurrency import Notifier
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
 from shardcast.filesystem import close, disk_errors, is_full
 from shardcast.protocol.manifest import Shard
-from shardcast.store.bell import Bell
 
 T = TypeVar("T")
 
@@ -79,7 +79,7 @@ class Landing:
         self._landed = bytearray(-(-shard.size // piece_size))
         self._prefix = 0
         self._advanced = threading.Condition()
-        self._bell = Bell()
+        self._notifier = Notifier()
         self._at_work: set[asyncio.Future[Any]] = set()
         self._closing = False
 
@@ -161,7 +161,7 @@ class Landing:
             following = self._landed.find(0, self._prefix)
             self._prefix = len(self._landed) if following < 0 else following
             self._advanced.notify_all()
-        self._bell.ring()
+        self._notifier.notify()
 
     def reach(self, position: int) -> int:
         """Where the bytes that are there from ``position`` on end; ``position`` itself if it isn't there."""
@@ -172,7 +172,7 @@ class Landing:
     async def reach_beyond(self, position: int) -> int:
         """Wait until the bytes from ``position`` on are there, as far as they are; ``position`` itself when
         the landing was closed instead."""
-        await self._bell.until(lambda: self.reach(position) > position or self._closing)
+        await self._notifier.wait_for(lambda: self.reach(position) > position or self._closing)
         return self.reach(position)
 
     @contextmanager
@@ -283,7 +283,7 @@ class Landing:
         with self._advanced:
             self._closing = True
             self._advanced.notify_all()
-        self._bell.ring()
+        self._notifier.notify()
         if self.descriptor >= 0 and not self._at_work:
             close(self.descriptor)
             self.descriptor = -1

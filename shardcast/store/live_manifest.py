@@ -5,11 +5,11 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Sequence
 
+from shardcast.concurrency import Notifier
 from shardcast.errors import ShardcastError, VersionAborted
 from shardcast.protocol.manifest import Header, Manifest, Shard
 from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader
 from shardcast.protocol.shard_table import ShardTable
-from shardcast.store.bell import Bell
 
 
 class LiveManifest:
@@ -39,7 +39,7 @@ class LiveManifest:
         self._header: Header | None = None
         self._shards = ShardTable()
         self._adding = threading.Lock()
-        self._bell = Bell()
+        self._notifier = Notifier()
 
     @classmethod
     def of(cls, manifest: Manifest) -> LiveManifest:
@@ -103,7 +103,7 @@ class LiveManifest:
             self.raw += lines
             if reader.digests is not None:
                 self.whole = reader.manifest()
-        self._bell.ring()
+        self._notifier.notify()
 
     def abort(self, why: str) -> None:
         """Its publisher gave it up."""
@@ -115,7 +115,7 @@ class LiveManifest:
         """No more lines come, and this is why."""
         if not self.ended:
             self.error = error
-            self._bell.ring()
+            self._notifier.notify()
 
     def resume(self) -> None:
         """Lines come again."""
@@ -123,14 +123,14 @@ class LiveManifest:
 
     async def change(self, length: int) -> None:
         """Wait until there is more than so many bytes, or the end."""
-        await self._bell.until(lambda: len(self.raw) > length or self.ended)
+        await self._notifier.wait_for(lambda: len(self.raw) > length or self.ended)
 
     async def first_line(self) -> Header:
         """
         Raises:
             ShardcastError: none comes.
         """
-        await self._bell.until(lambda: self.begun or self.ended)
+        await self._notifier.wait_for(lambda: self.begun or self.ended)
         if not self.begun:
             assert self.error
             raise self.error
@@ -142,7 +142,7 @@ class LiveManifest:
         Raises:
             ShardcastError: why.
         """
-        await self._bell.until(lambda: self.error is not None)
+        await self._notifier.wait_for(lambda: self.error is not None)
         assert self.error
         raise self.error
 
@@ -154,7 +154,7 @@ class LiveManifest:
         """
         count = 0
         while True:
-            await self._bell.until(lambda: len(self.shards) > count or self.ended)  # noqa: B023  it is now's
+            await self._notifier.wait_for(lambda: len(self.shards) > count or self.ended)  # noqa: B023  it is now's
             while count < len(self.shards):
                 yield self.shards[count]
                 count += 1

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shardcast.concurrency import in_thread
+from shardcast.concurrency import Notifier, in_thread
 from shardcast.errors import LocalDiskError, PayloadChanged, ShardcastError
 from shardcast.file_copies import link
 from shardcast.file_systems import reserve
@@ -30,7 +30,6 @@ from shardcast.filesystem import (
 )
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import shard_name, shard_number, version_name
-from shardcast.store.bell import Bell
 from shardcast.store.disk_usage import space_of, taken_by
 from shardcast.store.gate import Gate
 from shardcast.store.hooks import OpenVersionHooks
@@ -59,7 +58,7 @@ class OpenVersion:
         live: its manifest, as it grows.
         had: its shards that are whole, verified and under their names.
         landings: its shards that are arriving.
-        bell: rung when a shard is had, or begins to arrive.
+        notifier: notified when a shard is had, or begins to arrive.
         linked: whether they are parts of an adopted payload.
         linked_looks: what the adopted payload looked like when it was hashed, by its open file.
         place: where it lies on the disk.
@@ -99,7 +98,7 @@ class OpenVersion:
         self.landings: dict[int, Landing] = {}  # the event loop's
         self.space = OpenSpace(self.live, self.landings)
         self.loop: asyncio.AbstractEventLoop | None = None
-        self.bell = Bell()
+        self.notifier = Notifier()
         self._wanted: deque[int] = deque()
         self._keeping = threading.Lock()
         self._hooks = hooks
@@ -124,11 +123,11 @@ class OpenVersion:
         """Wait until a shard is here, or begins to arrive; it is next, if its line is here."""
         if self._waits(number) and number not in self._wanted:
             self._wanted.append(number)
-            self.bell.ring()
-        await self.bell.until(lambda: number in self.had or number in self.landings)
+            self.notifier.notify()
+        await self.notifier.wait_for(lambda: number in self.had or number in self.landings)
 
     async def wanted(self) -> Shard:
-        await self.bell.until(lambda: len(self._wanted) > 0)
+        await self.notifier.wait_for(lambda: len(self._wanted) > 0)
         return self.live.shards[self._wanted.popleft() - 1]
 
     def _waits(self, number: int) -> bool:
@@ -162,7 +161,7 @@ class OpenVersion:
         with self._touching("could not keep", self.file(shard)):
             self._name(shard, sha256, durably=False)
             self._count(shard)
-        self.bell.ring()
+        self.notifier.notify()
 
     def settle(self, shard: int, sha256: str) -> None:
         """Make a shard durable that has its name; blocks on the disk.
@@ -196,7 +195,7 @@ class OpenVersion:
         """A shard is under its name, and right."""
         self._verified.add(shard, sha256, self.file(shard))
         self._count(shard)
-        self.bell.ring()
+        self.notifier.notify()
 
     def _count(self, shard: int) -> None:
         found = self.file(shard).stat()
@@ -267,7 +266,7 @@ class OpenVersion:
                 if not is_full(error) or not await self._hooks.full(self, shard.size, error):
                     raise
         self.landings[shard.number] = landing
-        self.bell.ring()
+        self.notifier.notify()
         return landing
 
     def make_room(self, size: int, error: OSError) -> bool:

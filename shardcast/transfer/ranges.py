@@ -11,20 +11,6 @@ from shardcast.peer.server import Peer
 from shardcast.store.landing import Landing
 
 
-class News:
-    """Wakes everybody who waits for something to change."""
-
-    def __init__(self) -> None:
-        self._event = asyncio.Event()
-
-    def tell(self) -> None:
-        event, self._event = self._event, asyncio.Event()
-        event.set()
-
-    async def change(self) -> None:
-        await self._event.wait()
-
-
 @dataclass
 class ShardDownload:
     """A shard under way."""

@@ -10,7 +10,7 @@ from random import Random
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
-from shardcast.concurrency import cancel
+from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import (
     CannotAsk,
     IntegrityError,
@@ -33,7 +33,7 @@ from shardcast.policy.stealing import Range, steal
 from shardcast.policy.width import ConcurrencyLimit
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, ServerProgress
-from shardcast.transfer.ranges import News, RangeTask, ShardDownload
+from shardcast.transfer.ranges import RangeTask, ShardDownload
 from shardcast.waits import Wait
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class Servers:
         peers: Sequence[Peer],
         digits: int,
         limits: Limits,
-        news: News,
+        notifier: Notifier,
         clock: Callable[[], float],
         random: Random,
         sleep: Callable[[float], Awaitable[None]],
@@ -68,7 +68,7 @@ class Servers:
         self._peers = {peer.url: peer for peer in peers}
         self._digits = digits
         self._limits = limits
-        self._news = news
+        self._notifier = notifier
         self._clock = clock
         self._random = random
         self._sleep = sleep
@@ -122,7 +122,7 @@ class Servers:
             self._ranking.joined(peer.url)
             self._received[peer.url] = 0
             self._width.joined()
-            self._news.tell()
+            self._notifier.notify()
 
     def claim(self, arriving: ShardDownload, start: int, end: int) -> RangeTask:
         """A range of a shard to be seen to."""
@@ -142,7 +142,7 @@ class Servers:
                     self._ranking.observed(url, (received - before.get(url, 0)) / max(now - at, 1e-6))
             before, at = dict(self._received), now
             self._width.observed(now, sum(self._received.values()), len(self._running))
-            self._news.tell()
+            self._notifier.notify()
 
     def _look_at(self, claim: RangeTask, now: float) -> None:
         order = claim.order
@@ -212,9 +212,9 @@ class Servers:
         if len(self._running) < self._width.value:
             log.warning("requests at once from now on: %d at most; %s", len(self._running), limit)
             self._width.narrowed(len(self._running))
-        await self._news.change()
+        await self._notifier.change()
         while len(self._running) >= self._width.value:
-            await self._news.change()
+            await self._notifier.change()
 
     async def _ask(self, claim: RangeTask, start: int, end: int) -> None:
         peer = await self._free_peer(claim.arriving)
@@ -238,7 +238,7 @@ class Servers:
                 self._progress_at = self._clock()
             self._received[peer.url] += claim.order.received - claim.seen
             claim.answer = claim.order = None
-            self._news.tell()
+            self._notifier.notify()
         self._unreachable_since, self._begun = None, True
         self._ranking.succeeded(peer.url)
         if self._ranking.scores[peer.url].throughput is None:
@@ -267,7 +267,7 @@ class Servers:
             url = self._choose(arriving)
             if url is not None:
                 return self._peers[url]
-            await self._news.change()
+            await self._notifier.change()
 
     def _choose(self, arriving: ShardDownload, but: Collection[str] = ()) -> str | None:
         under_way, now = self._under_way(), self._clock()

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from random import Random
 from typing import Any
 
-from shardcast.concurrency import cancel
+from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import IntegrityError, LocalLimit
 from shardcast.peer.server import Peer
 from shardcast.protocol.manifest import Manifest, Shard
@@ -19,7 +19,7 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.payload_digest import hash_whole
-from shardcast.transfer.ranges import News, RangeTask, ShardDownload
+from shardcast.transfer.ranges import RangeTask, ShardDownload
 from shardcast.transfer.servers import Servers
 from shardcast.waits import Wait
 
@@ -55,9 +55,9 @@ class Transfer:
         self._filling = filling
         self._survey = survey
         self._limits = (limits or Limits()).within(free_descriptors())
-        self._news = News()
+        self._notifier = Notifier()
         self._servers = Servers(
-            manifest, peers, digits, self._limits, self._news, clock, random or Random(), sleep
+            manifest, peers, digits, self._limits, self._notifier, clock, random or Random(), sleep
         )
         self._arriving: dict[int, ShardDownload] = {}
         self._todo: deque[RangeTask] = deque()
@@ -142,16 +142,16 @@ class Transfer:
                 if len(self._todo) < _READY and shard.number <= self._reach:
                     await self._open(shard, self._todo.extend)
                 else:
-                    await self._news.change()
+                    await self._notifier.change()
         self._begun_all = True
-        self._news.tell()
+        self._notifier.notify()
 
     async def _open_wanted(self) -> None:
         """The shards that somebody waits for come first."""
         while True:
             shard = await self._filling.wanted()
             while sum(number > self._reach for number in self._arriving) >= _EARLY:
-                await self._news.change()
+                await self._notifier.change()
             if shard.number not in self._begun:
                 await self._open(shard, lambda claims: self._todo.extendleft(reversed(claims)))
 
@@ -167,7 +167,7 @@ class Transfer:
         self._opening -= 1
         self._arriving[shard.number] = arriving
         put([self._servers.claim(arriving, start, end) for start, end in arriving.landing.missing()])
-        self._news.tell()
+        self._notifier.notify()
         if arriving.landing.whole:
             await self._shelve(arriving)
 
@@ -181,7 +181,7 @@ class Transfer:
             # Others are open; have one less of them.
             at_most = len(self._arriving)
             while len(self._arriving) >= at_most:
-                await self._news.change()
+                await self._notifier.change()
 
     @property
     def _opened_all(self) -> bool:
@@ -189,7 +189,7 @@ class Transfer:
 
     async def _landing(self, number: int) -> Landing:
         while number not in self._arriving:
-            await self._news.change()
+            await self._notifier.change()
         return self._arriving[number].landing
 
     def _was_hashed(self, number: int) -> None:
@@ -211,14 +211,14 @@ class Transfer:
             del self._arriving[number]
             self._done_bytes += arriving.landing.shard.size
             self._done_shards += 1
-        self._news.tell()
+        self._notifier.notify()
 
     async def _work(self) -> None:
         """See to one claim after the other until nothing is left."""
         while not (self._opened_all and all(one.landing.whole for one in self._arriving.values())):
             claim = self._next()
             if claim is None:
-                await self._news.change()
+                await self._notifier.change()
                 continue
             await self._servers.see_to(claim)
             if claim.arriving.landing.whole and not claim.arriving.shelving:
@@ -229,7 +229,7 @@ class Transfer:
             return None
         if not self._todo:
             return self._servers.steal(self._may_lose)
-        self._news.tell()  # there is room for another
+        self._notifier.notify()  # there is room for another
         return self._todo.popleft()
 
     @property

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
 
-from shardcast.concurrency import cancel
+from shardcast.concurrency import Notifier, cancel
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     CannotAsk,
@@ -63,7 +63,7 @@ class Following:
         self.changes = 0
         random = random or Random()
         self._clock = clock
-        self._news = asyncio.Event()
+        self._notifier = Notifier()
         self._followers = {
             peer.url: Follower(peer, interval, self.tell, clock, random, sleep, first_line) for peer in peers
         }
@@ -254,8 +254,7 @@ class Following:
 
     async def change(self, since: int) -> None:
         """Wait until more has happened than ``since``, a value of ``changes``."""
-        while self.changes == since:
-            await self._news.wait()
+        await self._notifier.wait_for(lambda: self.changes != since)
 
     def tell(self) -> None:
         """Something changed: wake who waits for it."""
@@ -265,8 +264,7 @@ class Following:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = self._clock()
-        news, self._news = self._news, asyncio.Event()
-        news.set()
+        self._notifier.notify()
 
 
 def no_news(failures: Mapping[str, PeerError]) -> ShardcastError:

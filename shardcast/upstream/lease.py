@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from types import TracebackType
 
-from shardcast.concurrency import cancel
+from shardcast.concurrency import Notifier, cancel
 from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     PeerError,
@@ -20,7 +20,6 @@ from shardcast.errors import (
     VersionNotOffered,
 )
 from shardcast.peer.server import Peer
-from shardcast.store.bell import Bell
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +55,7 @@ class Lease:
         self._sleep = sleep
         self._failures: dict[str, PeerError] = {}
         self._ever: set[str] = set()
-        self._bell = Bell()
+        self._notifier = Notifier()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Lease:
@@ -66,9 +65,11 @@ class Lease:
         """
         self._tasks = [asyncio.ensure_future(self._keep(peer)) for peer in self._peers]
         try:
-            await self._bell.until(lambda: bool(self.servers) or self._all_answered)
+            await self._notifier.wait_for(lambda: bool(self.servers) or self._all_answered)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._bell.until(lambda: self._all_answered), STALL_WHEN_OTHERS_CAN)
+                await asyncio.wait_for(
+                    self._notifier.wait_for(lambda: self._all_answered), STALL_WHEN_OTHERS_CAN
+                )
             if not self.servers:
                 raise VersionNotOffered(
                     f"{self.version} is held by no server: {'; '.join(map(str, self._failures.values()))}"
@@ -131,10 +132,10 @@ class Lease:
                 self.servers.add(peer.url)
                 self._ever.add(peer.url)
                 self._failures.pop(peer.url, None)
-                self._bell.ring()
+                self._notifier.notify()
                 await self._sleep(_PACE)
 
     def _lost(self, peer: Peer, error: PeerError) -> None:
         self._failures[peer.url] = error
         self.servers.discard(peer.url)
-        self._bell.ring()
+        self._notifier.notify()
