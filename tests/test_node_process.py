@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -82,6 +83,17 @@ def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path)
     process = start(tmp_path)
     process.wait_until_listening()
     assert process.running and process.url.startswith("http://127.0.0.1:")
+    process.stop()
+    assert not processes.marked(mark)
+
+
+def test_one_that_does_not_end_by_itself_is_killed(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process_module, "SHUTDOWN_GRACE", -4.9)
+    process = start(tmp_path)
+    process.wait_until_listening()
+    os.kill(process.pid, signal.SIGSTOP)
     process.stop()
     assert not processes.marked(mark)
 

@@ -220,4 +220,21 @@ FAULTS = [
         new="if True:",
         tests=["tests/test_data_dir.py::test_the_socket_can_be_bound_and_reached_wherever_the_directory_is"],
     ),
+    # Locks that hold nobody
+    Fault(
+        name="lock-that-holds-nobody-is-trusted",
+        file=FILE_LOCKS,
+        old="        return try_lock(second) is Lock.HELD\n",
+        new="        return True\n",
+        tests=["tests/test_output_parts.py::test_where_no_lock_holds_two_outputs_are_not_mixed"],
+    ),
+    Fault(
+        name="every-file-system-is-of-this-machine",
+        file=FILE_LOCKS,
+        old="return kind & 0xFFFFFFFF in _LOCAL",
+        new="return True",
+        tests=[
+            "tests/test_output_parts.py::test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine"
+        ],
+    ),
 ]

@@ -313,4 +313,19 @@ FAULTS = [
         new="some = _strings(text[start:cut])",
         tests=["tests/test_long_lists.py::test_what_is_no_list_of_checksums_is_refused"],
     ),
+    # Nonsense and copies
+    Fault(
+        name="nonsense-is-logged-with-a-traceback",
+        file="shardcast/server/application.py",
+        old="if isinstance(error, (HttpProcessingError, ConnectionError, web.RequestPayloadError)):",
+        new="if False:",
+        tests=["tests/test_requests.py::test_no_other_form_of_target_does_either"],
+    ),
+    Fault(
+        name="versions-of-another-line-are-copies",
+        file=BELOW,
+        old="sum(node.origin == origin and version in node.has for node in nodes)",
+        new="sum(version in node.has for node in nodes)",
+        tests=["tests/test_copies.py::test_nodes_below_middles_count_and_those_of_other_origins_do_not"],
+    ),
 ]

@@ -318,4 +318,19 @@ FAULTS = [
         new="sys.stdin = io.TextIOWrapper(io.BytesIO())",
         tests=["tests/test_telling.py::test_what_needs_a_stream_says_that_it_is_closed"],
     ),
+    # Starts in threads, and the end of a node
+    Fault(
+        name="node-that-does-not-end-is-left",
+        file=PROCESS,
+        old="            if not self._has_ended(0):\n                self._process.kill()\n",
+        new="            if False:\n                self._process.kill()\n",
+        tests=["tests/test_node_process.py::test_one_that_does_not_end_by_itself_is_killed"],
+    ),
+    Fault(
+        name="other-threads-start-no-nodes",
+        file=PROCESS,
+        old="if threading.current_thread() is not threading.main_thread():",
+        new="if False:",
+        tests=["tests/test_node_process.py::test_other_threads_may_start_nodes_and_change_no_handler"],
+    ),
 ]
