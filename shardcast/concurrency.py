@@ -8,11 +8,12 @@ import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from shardcast.errors import LocalLimit
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 log = logging.getLogger(__name__)
 
@@ -175,6 +176,13 @@ class Threads(ThreadPoolExecutor):
         """``begin``: what each thread does first."""
         super().__init__(most, name, begin)
         self._alone = alone
+        self._under_way: set[Future[Any]] = set()
+
+    def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        future = super().submit(fn, *args, **kwargs)
+        self._under_way.add(future)
+        future.add_done_callback(self._under_way.discard)
+        return future
 
     def _adjust_thread_count(self) -> None:
         """Start a thread when none is idle; ``submit`` calls it when the work is in the queue already.
@@ -188,7 +196,8 @@ class Threads(ThreadPoolExecutor):
             limit = LocalLimit.of(error)
             if limit is None:
                 raise
-            if self._alone or not self._threads:
+            # A thread whose work has ended counts as idle only a moment after others learn of that.
+            if not self._threads or (self._alone and len(self._under_way) >= len(self._threads)):
                 raise limit from error
 
 

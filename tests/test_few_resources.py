@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -214,7 +215,8 @@ async def test_no_server_is_blamed_where_no_connection_can_be_opened(
 
 
 def test_a_client_with_few_threads_does_less_at_once(url: str, tmp_path: Path) -> None:
-    done = command(FEW_THREADS, 3, *download(url, tmp_path / "out"))
+    # The loop, which needs four threads of its own where there are enough, does without them here.
+    done = command(FEW_THREADS, 4, *download(url, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     # How many depends on which of its parts had threads first.
     assert re.search(r"requests at once from now on: \d at most; no more threads can be started", done.stderr)
@@ -265,6 +267,47 @@ def test_work_that_is_to_be_alone_fails(only_threads: list[int]) -> None:
             threads.submit(lambda: None)
         going.set()
         first.result(10)
+
+
+def test_work_that_is_to_be_alone_has_the_thread_whose_work_has_just_ended(only_threads: list[int]) -> None:
+    going, second = threading.Event(), list[Future[int]]()
+    with Threads(4, "work", alone=True) as threads:
+        first = threads.submit(going.wait, 10)
+        first.add_done_callback(lambda _: second.append(threads.submit(lambda: 2)))  # in the thread itself
+        going.set()
+        assert first.result(10)
+    assert [one.result(10) for one in second] == [2]
+
+
+RUN = """
+import asyncio, os, sys, threading
+start, ours = threading.Thread.start, set()
+def few(thread):
+    if threading.active_count() > int(sys.argv[1]):
+        raise RuntimeError("can't start new thread")
+    start(thread)
+    ours.add(str(thread.native_id))
+threading.Thread.start = few
+from shardcast.nodes.lifetime import run
+async def look():
+    print(type(asyncio.get_running_loop()).__module__, len(set(os.listdir("/proc/self/task")) - ours))
+run(look(), fast_loop=True)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc here")
+@pytest.mark.parametrize(
+    ("most", "loop"),
+    [
+        (20, "uvloop 5\n"),  # the threads of libuv are there before any look-up
+        (9, "asyncio.unix_events 1\n"),
+        (0, "asyncio.unix_events 1\n"),
+    ],
+)
+def test_libuv_is_not_used_where_it_would_abort(most: int, loop: str) -> None:
+    """It aborts the process when it can't start its threads, at the first look-up of a name."""
+    done = command(RUN, most)
+    assert (done.returncode, done.stdout) == (0, loop)
 
 
 def test_all_threads_for_work_are_of_one_kind() -> None:

@@ -9,7 +9,9 @@ import math
 import os
 import resource
 import signal
+import socket
 import sys
+import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -21,10 +23,15 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_LIBUV_THREADS = 4
+"""Threads that libuv starts at its first look-up of a name."""
+_NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _TOLD_AGAIN = 60.0
 """Seconds until it is told again that no connection is accepted."""
 _THREADS = 6
 """Threads that hash, write and fsync; more than four writers on one file only wait for each other."""
+_FEW_THREADS = 2
+"""The same where the system gives few: some are to be left for those that receive."""
 
 
 def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
@@ -39,9 +46,10 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
     """
     try:
         raise_file_limit()
-        loop = _new_loop(fast_loop)
+        enough = _can_start(_THREADS + _LIBUV_THREADS)
+        loop = _new_loop(fast_loop and enough)
         loop.set_exception_handler(_Shortage().tell)
-        loop.set_default_executor(Threads(_THREADS, "shardcast"))
+        loop.set_default_executor(Threads(_THREADS if enough else _FEW_THREADS, "shardcast"))
     except BaseException:
         main.close()
         raise
@@ -119,8 +127,30 @@ def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
         except ImportError as error:  # too little memory to load it
             log.debug("uvloop is not used: %s", error)
         else:
-            return uvloop.new_event_loop()
+            loop = uvloop.new_event_loop()
+            # The first look-up starts libuv's threads: now, before others take those that there are.
+            loop.run_until_complete(loop.getnameinfo(("127.0.0.1", 0), _NUMERIC))
+            return loop
     return asyncio.new_event_loop()
+
+
+def _can_start(count: int) -> bool:
+    """Return whether the system gives this process so many more threads now. libuv doesn't ask: where it does
+    not get those of its look-ups, it aborts the process (134) without a word."""
+    done = threading.Event()
+    started: list[threading.Thread] = []
+    try:
+        for _ in range(count):
+            thread = threading.Thread(target=done.wait, daemon=True)
+            thread.start()
+            started.append(thread)
+    except (RuntimeError, MemoryError):
+        return False
+    finally:
+        done.set()
+        for thread in started:
+            thread.join()
+    return True
 
 
 def raise_file_limit() -> None:
