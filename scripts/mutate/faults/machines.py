@@ -6,6 +6,7 @@ from fault import Fault
 
 AGES = "shardcast/ages.py"
 BINDING = "shardcast/server/binding.py"
+WAITS = "if not self._threads or (self._alone and len(self._under_way) >= len(self._threads)):"
 CONCURRENCY = "shardcast/concurrency.py"
 PROCESS = "shardcast/nodes/child_process.py"
 STREAMS = "shardcast/cli/streams.py"
@@ -75,14 +76,14 @@ FAULTS = [
     Fault(
         name="work-without-a-new-thread-fails",
         file=CONCURRENCY,
-        old="if self._alone or not self._threads:",
+        old=WAITS,
         new="if True:",
         tests=["tests/test_few_resources.py::test_work_waits_for_the_threads_that_there_are"],
     ),
     Fault(
         name="work-that-is-to-be-alone-waits",
         file=CONCURRENCY,
-        old="if self._alone or not self._threads:",
+        old=WAITS,
         new="if not self._threads:",
         tests=["tests/test_few_resources.py::test_work_that_is_to_be_alone_fails"],
     ),
