@@ -11,13 +11,15 @@ BENCHED := $(VENV)/.benched
 # as CPython's own tests do: what is wrong fails again, and what only raced stays named in the summary above it.
 ALONE = echo 'Once more, one at a time:' && $(BIN)/pytest --last-failed --maxfail=3
 
-.PHONY: test soak mutate demo bench bench-full check lint types layers tests format clean
+.PHONY: test quick unit soak mutate demo bench bench-full check lint types layers tests format clean
 
 test: check tests
 
+quick: check unit
+
 soak: $(STAMP)
-	SHARDCAST_SOAK_KILLS=100 SHARDCAST_SOAK_CELLS=all $(BIN)/pytest tests/test_soak.py tests/test_disk_faults.py
-	SHARDCAST_POWER_STATES=1000000 $(BIN)/pytest tests/test_power_cuts.py tests/test_power_cuts_of_stores.py
+	SHARDCAST_SOAK_KILLS=100 SHARDCAST_SOAK_CELLS=all $(BIN)/pytest tests/faults/test_soak.py tests/faults/test_disk_faults.py
+	SHARDCAST_POWER_STATES=1000000 $(BIN)/pytest tests/faults/test_power_cuts.py tests/faults/test_power_cuts_of_stores.py
 
 mutate: $(STAMP)
 	$(BIN)/python scripts/mutate --json build/mutate.json $(MUTATE)
@@ -46,6 +48,9 @@ layers: $(STAMP)
 tests: $(STAMP)
 	$(BIN)/python scripts/peers install --quiet || true
 	$(BIN)/pytest -n 4 --dist loadgroup || { test $$? = 1 && $(ALONE); }
+
+unit: $(STAMP)
+	$(BIN)/pytest -q -n 4 --dist loadgroup --hypothesis-profile quick tests/unit
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

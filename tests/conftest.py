@@ -11,11 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 INSTALLING = 600.0
 """Seconds for a test that may have to install a published program first."""
 GRACE = 60.0
 """Seconds after its time-out, or after it failed, in which a test must have ended; else its process does."""
+
+settings.register_profile("quick", max_examples=10)
+"""For ``make quick``; the whole run has ten times as many."""
 
 _stderr = pytest.StashKey[int]()
 

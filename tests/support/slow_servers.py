@@ -1,7 +1,7 @@
 """Servers that stop, or trickle for ever, at each place of an answer where one can.
 
-`SlowServer` answers one path so, and the others right. ``WAYS`` are the ways; `tests/test_slow_servers.py`
-runs every request that shardcast makes against each of them.
+`SlowServer` answers one path so, and the others right. ``WAYS`` are the ways;
+`tests/faults/test_slow_servers.py` runs every request that shardcast makes against each of them.
 """
 
 from __future__ import annotations

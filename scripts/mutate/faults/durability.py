@@ -16,8 +16,8 @@ BLOBS = "shardcast/blobs/directory/blob_directory.py"
 SET_ASIDE = "shardcast/blobs/directory/quarantine.py"
 REGISTRY = "shardcast/registry/directory.py"
 
-VERSIONS = ("tests/test_power_cuts.py",)
-STORES = ("tests/test_power_cuts_of_stores.py",)
+VERSIONS = ("tests/faults/test_power_cuts.py",)
+STORES = ("tests/faults/test_power_cuts_of_stores.py",)
 
 _RETIRE = """            await self._spare.lent_to(partial(self._complete.remove, number))
             self.holds.pinned.discard(number)

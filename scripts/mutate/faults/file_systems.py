@@ -10,9 +10,11 @@ FILE_SYSTEMS = "shardcast/file_systems.py"
 FILESYSTEM = "shardcast/filesystem.py"
 SPECIAL = "shardcast/store/special_files.py"
 
-DISK_FAILS = ["tests/test_odd_file_systems.py::test_disk_that_fails_is_never_one_that_lacks"]
-LOCK_FILES = ["tests/test_file_locks.py::test_lock_file_opens_only_for_those_who_may_write_its_folder"]
-SHARED = ["tests/test_group_shared.py::test_folders_are_shared_as_the_one_above_is"]
+DISK_FAILS = ["tests/faults/test_odd_file_systems.py::test_disk_that_fails_is_never_one_that_lacks"]
+LOCK_FILES = [
+    "tests/unit/base/test_file_locks.py::test_lock_file_opens_only_for_those_who_may_write_its_folder"
+]
+SHARED = ["tests/integration/test_group_shared.py::test_folders_are_shared_as_the_one_above_is"]
 
 FAULTS = [
     # File systems
@@ -22,7 +24,7 @@ FAULTS = [
         old="if error.errno not in NO_FOLDER_SYNC:",
         new="if True:",
         tests=[
-            "tests/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[FUSE-client]"
+            "tests/faults/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[FUSE-client]"
         ],
     ),
     Fault(
@@ -45,7 +47,7 @@ FAULTS = [
         old="if error.errno not in NO_PERMISSIONS:",
         new="if True:",
         tests=[
-            "tests/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[SMB-origin]"
+            "tests/faults/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[SMB-origin]"
         ],
     ),
     Fault(
@@ -53,7 +55,7 @@ FAULTS = [
         file=FILE_SYSTEMS,
         old="if _first(device, lack).acquire(blocking=False):",
         new="if True:",
-        tests=["tests/test_file_locks.py::test_file_system_without_locks_is_told_once"],
+        tests=["tests/unit/base/test_file_locks.py::test_file_system_without_locks_is_told_once"],
     ),
     Fault(
         name="full-disk-without-reserving-is-not-noticed",
@@ -61,7 +63,7 @@ FAULTS = [
         old="if room.f_bavail * room.f_frsize < size:",
         new="if False:",
         tests=[
-            "tests/test_odd_file_systems.py::test_full_disk_that_reserves_nothing_is_noticed_before_the_work"
+            "tests/faults/test_odd_file_systems.py::test_full_disk_that_reserves_nothing_is_noticed_before_the_work"
         ],
     ),
     Fault(
@@ -69,21 +71,23 @@ FAULTS = [
         file=FILESYSTEM,
         old="if error.errno != errno.EXDEV or not copy:",
         new="if True:",
-        tests=["tests/test_odd_file_systems.py::test_file_moves_to_another_disk"],
+        tests=["tests/faults/test_odd_file_systems.py::test_file_moves_to_another_disk"],
     ),
     Fault(
         name="copy-on-another-disk-is-of-now",
         file=FILESYSTEM,
         old="        os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))\n",
         new="",
-        tests=["tests/test_odd_file_systems.py::test_file_moves_to_another_disk"],
+        tests=["tests/faults/test_odd_file_systems.py::test_file_moves_to_another_disk"],
     ),
     Fault(
         name="taken-name-is-replaced-where-there-are-no-links",
         file=FILESYSTEM,
         old="        if os.path.lexists(name):\n            return False\n",
         new="",
-        tests=["tests/test_odd_file_systems.py::test_name_that_is_taken_is_kept_where_there_are_no_links"],
+        tests=[
+            "tests/faults/test_odd_file_systems.py::test_name_that_is_taken_is_kept_where_there_are_no_links"
+        ],
     ),
     # Locks
     Fault(
@@ -112,21 +116,21 @@ FAULTS = [
         file=FILE_LOCKS,
         old="os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)",
         new="os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)",
-        tests=["tests/test_file_locks.py::test_link_in_the_place_of_a_lock_file_is_not_followed"],
+        tests=["tests/unit/base/test_file_locks.py::test_link_in_the_place_of_a_lock_file_is_not_followed"],
     ),
     Fault(
         name="waiting-for-a-lock-is-not-told",
         file=FILE_LOCKS,
         old="if waited >= _TOLD_AFTER and not told:",
         new="if False:",
-        tests=["tests/test_file_locks.py::test_waiting_is_told_and_ends"],
+        tests=["tests/unit/base/test_file_locks.py::test_waiting_is_told_and_ends"],
     ),
     Fault(
         name="disk-that-fails-has-no-locks",
         file=FILE_LOCKS,
         old="if error.errno not in NO_LOCKS:",
         new="if False:",
-        tests=["tests/test_file_locks.py::test_disk_that_fails_is_not_taken_for_one_without_locks"],
+        tests=["tests/unit/base/test_file_locks.py::test_disk_that_fails_is_not_taken_for_one_without_locks"],
     ),
     # Owners, groups, sockets
     Fault(
@@ -135,7 +139,7 @@ FAULTS = [
         old="        and found.st_nlink == 1\n",
         new="",
         tests=[
-            "tests/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to[link_again]"
+            "tests/unit/store/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to[link_again]"
         ],
     ),
     Fault(
@@ -144,7 +148,7 @@ FAULTS = [
         old="        and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)\n",
         new="",
         tests=[
-            "tests/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to"
+            "tests/unit/store/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to"
         ],
     ),
     Fault(
@@ -152,7 +156,7 @@ FAULTS = [
         file=FILE_OWNERS,
         old="return not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid, 0)",
         new="return True",
-        tests=["tests/test_outputs.py::test_lines_that_another_user_wrote_do_not_count"],
+        tests=["tests/unit/nodes/test_outputs.py::test_lines_that_another_user_wrote_do_not_count"],
     ),
     Fault(
         name="folder-of-a-group-is-its-makers",
@@ -173,7 +177,7 @@ FAULTS = [
         file=SPECIAL,
         old="return path if ours and private and path.is_absolute() else None",
         new="return path if ours and path.is_absolute() else None",
-        tests=["tests/test_odd_file_systems.py::test_socket_of_a_stranger_is_not_used"],
+        tests=["tests/faults/test_odd_file_systems.py::test_socket_of_a_stranger_is_not_used"],
     ),
     Fault(
         name="socket-of-a-killed-node-stays-elsewhere",
@@ -181,7 +185,7 @@ FAULTS = [
         old="    left = _elsewhere(own)\n",
         new="    left = None\n",
         tests=[
-            "tests/test_odd_file_systems.py::test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one"
+            "tests/faults/test_odd_file_systems.py::test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one"
         ],
     ),
     Fault(
@@ -189,7 +193,7 @@ FAULTS = [
         file="shardcast/server/application.py",
         old="before = os.umask(0o177)",
         new="before = os.umask(0o000)",
-        tests=["tests/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_goes"],
+        tests=["tests/faults/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_goes"],
     ),
     # Names
     Fault(
@@ -197,28 +201,30 @@ FAULTS = [
         file=FILESYSTEM,
         old="if len(encoded) <= limit:",
         new="if True:",
-        tests=["tests/test_file_names.py::test_file_is_replaced_and_its_leftovers_are_found"],
+        tests=["tests/unit/base/test_file_names.py::test_file_is_replaced_and_its_leftovers_are_found"],
     ),
     Fault(
         name="long-names-that-begin-alike-share-a-temporary-one",
         file=FILESYSTEM,
         old="digest = hashlib.sha256(encoded).hexdigest()[:_STEM_DIGEST]",
         new='digest = "0" * _STEM_DIGEST',
-        tests=["tests/test_file_names.py::test_leftovers_of_a_long_name_are_not_those_of_another"],
+        tests=["tests/unit/base/test_file_names.py::test_leftovers_of_a_long_name_are_not_those_of_another"],
     ),
     Fault(
         name="temporary-name-ends-within-a-character",
         file=FILESYSTEM,
         old="    try:\n        encoded.decode()\n    except UnicodeDecodeError:\n",
         new="    if True:\n",
-        tests=["tests/test_file_names.py::test_temporary_name_has_whole_characters"],
+        tests=["tests/unit/base/test_file_names.py::test_temporary_name_has_whole_characters"],
     ),
     Fault(
         name="socket-of-a-deep-directory-has-a-name-that-is-too-long",
         file=SPECIAL,
         old="if len(os.fsencode(path)) <= _LONGEST_SOCKET_NAME:",
         new="if True:",
-        tests=["tests/test_data_dir.py::test_the_socket_can_be_bound_and_reached_wherever_the_directory_is"],
+        tests=[
+            "tests/unit/store/test_data_dir.py::test_the_socket_can_be_bound_and_reached_wherever_the_directory_is"
+        ],
     ),
     # Locks that hold nobody
     Fault(
@@ -226,7 +232,7 @@ FAULTS = [
         file=FILE_LOCKS,
         old="        return try_lock(second) is Lock.HELD\n",
         new="        return True\n",
-        tests=["tests/test_output_parts.py::test_where_no_lock_holds_two_outputs_are_not_mixed"],
+        tests=["tests/unit/store/test_output_parts.py::test_where_no_lock_holds_two_outputs_are_not_mixed"],
     ),
     Fault(
         name="every-file-system-is-of-this-machine",
@@ -234,7 +240,7 @@ FAULTS = [
         old="return kind & 0xFFFFFFFF in _LOCAL",
         new="return True",
         tests=[
-            "tests/test_output_parts.py::test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine"
+            "tests/unit/store/test_output_parts.py::test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine"
         ],
     ),
 ]

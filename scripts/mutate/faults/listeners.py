@@ -12,11 +12,13 @@ HASHING = "shardcast/blobs/directory/hashing.py"
 LISTS = "shardcast/blobs/server/hash_routes/lists.py"
 TURNS = "shardcast/server/turns.py"
 
-CLOSED_UNREAD = ["tests/test_first_requests.py::test_connections_over_which_no_request_comes_are_closed"]
-COUNTED = ["tests/test_connections.py::test_loopback_and_trusted_proxies_are_not_counted"]
-LIMITED = ["tests/test_connections.py::test_connections_of_one_address_are_limited"]
-LARGE_BODY = ["tests/test_connections.py::test_a_large_body_needs_memory_and_a_small_one_does_not"]
-SLOW_CLIENTS = ["tests/test_slow_clients.py::test_slow_clients_are_over_within_their_bounds"]
+CLOSED_UNREAD = [
+    "tests/faults/test_first_requests.py::test_connections_over_which_no_request_comes_are_closed"
+]
+COUNTED = ["tests/faults/test_connections.py::test_loopback_and_trusted_proxies_are_not_counted"]
+LIMITED = ["tests/faults/test_connections.py::test_connections_of_one_address_are_limited"]
+LARGE_BODY = ["tests/faults/test_connections.py::test_a_large_body_needs_memory_and_a_small_one_does_not"]
+SLOW_CLIENTS = ["tests/faults/test_slow_clients.py::test_slow_clients_are_over_within_their_bounds"]
 
 FAULTS = [
     # Connections
@@ -67,7 +69,7 @@ FAULTS = [
         file="shardcast/server/application.py",
         old="        keepalive_timeout=app[BOUNDS].idle_seconds,\n",
         new="",
-        tests=["tests/test_first_requests.py::test_a_connection_that_rests_is_closed_after_its_time"],
+        tests=["tests/faults/test_first_requests.py::test_a_connection_that_rests_is_closed_after_its_time"],
     ),
     # Heads and requests ahead
     Fault(
@@ -75,7 +77,7 @@ FAULTS = [
         file=CONNECTIONS,
         old="if self.head_since is None:",
         new="if False:",
-        tests=["tests/test_first_requests.py::test_a_second_head_has_its_time_too"],
+        tests=["tests/faults/test_first_requests.py::test_a_second_head_has_its_time_too"],
     ),
     Fault(
         name="answered-connection-counts-as-one-without-a-head",
@@ -89,14 +91,16 @@ FAULTS = [
         file=CONNECTIONS,
         old="if self.ahead > _MOST_AHEAD:",
         new="if False:",
-        tests=["tests/test_connections.py::test_requests_ahead_of_an_open_answer_are_bounded"],
+        tests=["tests/faults/test_connections.py::test_requests_ahead_of_an_open_answer_are_bounded"],
     ),
     Fault(
         name="requests-ahead-add-up-over-answers",
         file=CONNECTIONS,
         old="self.request, self.head_since, self.ahead = request, None, 0",
         new="self.request, self.head_since = request, None",
-        tests=["tests/test_connections.py::test_requests_ahead_of_one_answer_do_not_count_at_the_next"],
+        tests=[
+            "tests/faults/test_connections.py::test_requests_ahead_of_one_answer_do_not_count_at_the_next"
+        ],
     ),
     # Bodies
     Fault(
@@ -111,7 +115,7 @@ FAULTS = [
         file=CONNECTIONS,
         old="if not watch.transport.is_reading() or not watch.body_awaited:",
         new="if False:",
-        tests=["tests/test_connections.py::test_a_sender_that_was_not_told_to_go_on_is_not_too_slow"],
+        tests=["tests/faults/test_connections.py::test_a_sender_that_was_not_told_to_go_on_is_not_too_slow"],
     ),
     Fault(
         name="small-body-needs-memory",
@@ -139,7 +143,7 @@ FAULTS = [
         file=BODIES,
         old="if (request.content_length or 0) > most:",
         new="if False:",
-        tests=["tests/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
+        tests=["tests/faults/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
     ),
     # Answers
     Fault(
@@ -147,7 +151,7 @@ FAULTS = [
         file="shardcast/server/writing.py",
         old="PORTION = 64 << 10",
         new="PORTION = 64 << 20",
-        tests=["tests/test_connections.py::test_an_answer_that_is_not_taken_costs_little_memory"],
+        tests=["tests/faults/test_connections.py::test_an_answer_that_is_not_taken_costs_little_memory"],
     ),
     Fault(
         name="reader-that-takes-nothing-is-kept",
@@ -162,7 +166,7 @@ FAULTS = [
         old="if excess > 0:",
         new="if False:",
         tests=[
-            "tests/test_connections.py::"
+            "tests/faults/test_connections.py::"
             "test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short"
         ],
     ),
@@ -172,7 +176,7 @@ FAULTS = [
         old="key=lambda one: one.taken_at)",
         new="key=lambda one: -one.taken_at)",
         tests=[
-            "tests/test_connections.py::"
+            "tests/faults/test_connections.py::"
             "test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short"
         ],
     ),
@@ -182,63 +186,67 @@ FAULTS = [
         file=TURNS,
         old="await asyncio.sleep(0)\n",
         new="pass\n",
-        tests=["tests/test_turns.py::test_others_have_their_turn_between_slices"],
+        tests=["tests/unit/server/test_turns.py::test_others_have_their_turn_between_slices"],
     ),
     Fault(
         name="no-rest-after-long-work",
         file=TURNS,
         old="await asyncio.sleep(max(0.0, self._rest_until - self._clock()))",
         new="pass",
-        tests=["tests/test_turns.py::test_after_work_there_is_a_rest"],
+        tests=["tests/unit/server/test_turns.py::test_after_work_there_is_a_rest"],
     ),
     Fault(
         name="any-number-waits-for-a-turn",
         file=TURNS,
         old="if self._waiting >= _MOST_WAITING:",
         new="if False:",
-        tests=["tests/test_turns.py::test_those_that_would_wait_for_long_are_told_to_come_again"],
+        tests=["tests/unit/server/test_turns.py::test_those_that_would_wait_for_long_are_told_to_come_again"],
     ),
     Fault(
         name="large-report-is-taken-at-once",
         file="shardcast/server/routes/below.py",
         old="if len(raw) <= _SMALL:",
         new="if True:",
-        tests=["tests/test_turns.py::test_large_reports_take_turns_and_small_ones_are_taken_at_once"],
+        tests=[
+            "tests/unit/server/test_turns.py::test_large_reports_take_turns_and_small_ones_are_taken_at_once"
+        ],
     ),
     Fault(
         name="status-is-made-for-each-who-asks",
         file="shardcast/server/routes/health.py",
         old="if self._clock() < self._valid_until:",
         new="if False:",
-        tests=["tests/test_turns.py::test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew"],
+        tests=[
+            "tests/unit/server/test_turns.py::test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew"
+        ],
     ),
     Fault(
         name="work-goes-on-for-who-hung-up",
         file="shardcast/server/hang_ups.py",
         old="if request.transport is None or request.transport.is_closing():",
         new="if False:",
-        tests=["tests/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
     ),
     Fault(
         name="hashing-goes-on-when-nobody-waits",
         file=HASHING,
         old="                await cancel([flight.work])\n",
         new="",
-        tests=["tests/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
     ),
     Fault(
         name="hashing-takes-the-threads-of-all-else",
         file=HASHING,
         old="return await in_pool(self._pool, work, *words)",
         new="return await asyncio.to_thread(work, *words)",
-        tests=["tests/test_hang_ups.py::test_hashing_leaves_a_broadcast_its_threads"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_hashing_leaves_a_broadcast_its_threads"],
     ),
     Fault(
         name="ended-hashing-answers-who-comes-later",
         file=HASHING,
         old="                del self._flights[place]  # who comes now begins anew\n",
         new="",
-        tests=["tests/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
     ),
     # Reports
     Fault(
@@ -247,56 +255,62 @@ FAULTS = [
         old="address = self._addresses.largest()\n"
         "        return next(iter(self._of[address, self._reporters[address].largest()]))",
         new="return next(iter(self._nodes))",
-        tests=["tests/test_report.py::test_invented_nodes_hide_no_others"],
+        tests=["tests/unit/protocol/test_report.py::test_invented_nodes_hide_no_others"],
     ),
     Fault(
         name="nodes-of-an-address-hide-each-other",
         file=BELOW,
         old="return next(iter(self._of[address, self._reporters[address].largest()]))",
         new="return next(name for name, told in self._nodes.items() if told.address == address)",
-        tests=["tests/test_report.py::test_invented_nodes_hide_no_others"],
+        tests=["tests/unit/protocol/test_report.py::test_invented_nodes_hide_no_others"],
     ),
     Fault(
         name="versions-of-nodes-below-without-a-bound",
         file=BELOW,
         old="if _names(node) <= room:",
         new="if True:",
-        tests=["tests/test_report.py::test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many"],
+        tests=[
+            "tests/unit/protocol/test_report.py::test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many"
+        ],
     ),
     Fault(
         name="silent-node-stays-below",
         file=BELOW,
         old="if now - told.at > _FORGOTTEN]",
         new="if False]",
-        tests=["tests/test_report.py::test_who_told_of_itself_is_below_for_a_minute"],
+        tests=["tests/unit/protocol/test_report.py::test_who_told_of_itself_is_below_for_a_minute"],
     ),
     Fault(
         name="node-is-below-itself",
         file=BELOW,
         old="if node.node == self._node_id or (known and known.at > told_at):",
         new="if known and known.at > told_at:",
-        tests=["tests/test_report.py::test_a_node_is_never_below_itself"],
+        tests=["tests/unit/protocol/test_report.py::test_a_node_is_never_below_itself"],
     ),
     Fault(
         name="report-of-nothing-but-lists-is-read",
         file="shardcast/protocol/report.py",
         old='if raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:',
         new="if False:",
-        tests=["tests/test_report.py::test_a_report_of_nothing_but_lists_is_refused_before_it_is_read"],
+        tests=[
+            "tests/unit/protocol/test_report.py::test_a_report_of_nothing_but_lists_is_refused_before_it_is_read"
+        ],
     ),
     Fault(
         name="silent-upstream-is-told-again-and-again",
         file="shardcast/upstream/report.py",
         old="if one.hello is None or url in sending:",
         new="if one.hello is None:",
-        tests=["tests/test_reporting.py::test_an_upstream_that_does_not_answer_delays_no_other"],
+        tests=[
+            "tests/unit/upstream/test_reporting.py::test_an_upstream_that_does_not_answer_delays_no_other"
+        ],
     ),
     Fault(
         name="restarted-upstream-knows-nothing-for-a-while",
         file="shardcast/upstream/report.py",
         old="if self.upstream != now.upstream or self.changes != now.changes:",
         new="if self.changes != now.changes:",
-        tests=["tests/test_reporting.py::test_a_restarted_upstream_is_told_again_at_once"],
+        tests=["tests/unit/upstream/test_reporting.py::test_a_restarted_upstream_is_told_again_at_once"],
     ),
     # Long lists of checksums
     Fault(
@@ -304,14 +318,16 @@ FAULTS = [
         file=LISTS,
         old="if len(body) <= _SHORT:",
         new="if True:",
-        tests=["tests/test_long_lists.py::test_long_lists_take_turns_and_short_ones_are_read_at_once"],
+        tests=[
+            "tests/unit/blobs/test_long_lists.py::test_long_lists_take_turns_and_short_ones_are_read_at_once"
+        ],
     ),
     Fault(
         name="piece-of-a-long-list-has-any-length",
         file=LISTS,
         old="some = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []",
         new="some = _strings(text[start:cut])",
-        tests=["tests/test_long_lists.py::test_what_is_no_list_of_checksums_is_refused"],
+        tests=["tests/unit/blobs/test_long_lists.py::test_what_is_no_list_of_checksums_is_refused"],
     ),
     # Nonsense and copies
     Fault(
@@ -319,13 +335,15 @@ FAULTS = [
         file="shardcast/server/application.py",
         old="if isinstance(error, (HttpProcessingError, ConnectionError, web.RequestPayloadError)):",
         new="if False:",
-        tests=["tests/test_requests.py::test_no_other_form_of_target_does_either"],
+        tests=["tests/integration/test_requests.py::test_no_other_form_of_target_does_either"],
     ),
     Fault(
         name="versions-of-another-line-are-copies",
         file=BELOW,
         old="sum(node.origin == origin and version in node.has for node in nodes)",
         new="sum(version in node.has for node in nodes)",
-        tests=["tests/test_copies.py::test_nodes_below_middles_count_and_those_of_other_origins_do_not"],
+        tests=[
+            "tests/integration/test_copies.py::test_nodes_below_middles_count_and_those_of_other_origins_do_not"
+        ],
     ),
 ]

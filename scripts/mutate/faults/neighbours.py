@@ -13,10 +13,10 @@ REDIRECTS = "shardcast/peer/redirects.py"
 SHARD_TABLE = "shardcast/protocol/shard_table.py"
 WAITS = "shardcast/waits.py"
 
-FLOOD = ["tests/test_slow_servers.py::test_flood_before_an_answer_ends_before_its_time"]
-ODD_LOCATIONS = ["tests/test_redirects.py::test_odd_locations_are_not_followed"]
-STATUSES = ["tests/test_unreachable.py::test_what_statuses_say"]
-TABLE = ["tests/test_transfer_memory.py::test_a_table_of_shards_is_a_sequence_of_shards"]
+FLOOD = ["tests/faults/test_slow_servers.py::test_flood_before_an_answer_ends_before_its_time"]
+ODD_LOCATIONS = ["tests/integration/test_redirects.py::test_odd_locations_are_not_followed"]
+STATUSES = ["tests/faults/test_unreachable.py::test_what_statuses_say"]
+TABLE = ["tests/unit/transfer/test_transfer_memory.py::test_a_table_of_shards_is_a_sequence_of_shards"]
 
 FAULTS = [
     Fault(
@@ -24,49 +24,49 @@ FAULTS = [
         file=HEADS,
         old="            left = seconds + (upload",
         new="            left = 1e6 + (upload",
-        tests=["tests/test_slow_servers.py"],
+        tests=["tests/faults/test_slow_servers.py"],
     ),
     Fault(
         name="head-by-http-client-has-no-deadline",
         file=HEADS,
         old="self._deadline = None if silence is None else time.monotonic() + silence",
         new="self._deadline = None",
-        tests=["tests/test_slow_servers.py"],
+        tests=["tests/faults/test_slow_servers.py"],
     ),
     Fault(
         name="trickled-line-keeps-a-lease",
         file="shardcast/peer/server.py",
         old="content.read(_LEASE_PORTION), dead_at - loop.time()",
         new="content.read(_LEASE_PORTION), FEED_DEAD",
-        tests=["tests/test_slow_servers.py"],
+        tests=["tests/faults/test_slow_servers.py"],
     ),
     Fault(
         name="next-server-is-asked-when-the-first-has-ended",
         file="shardcast/concurrency.py",
         old="silent = not done and progress() == seen",
         new="silent = False",
-        tests=["tests/test_concurrency.py"],
+        tests=["tests/unit/base/test_concurrency.py"],
     ),
     Fault(
         name="silent-server-is-left-only-after-a-first-byte",
         file="shardcast/transfer/servers.py",
         old="known = self._begun or self._manifest.whole is not None",
         new="known = self._begun",
-        tests=["tests/test_answers.py"],
+        tests=["tests/integration/test_answers.py"],
     ),
     Fault(
         name="server-that-others-overtook-is-asked-again-at-once",
         file="shardcast/blobs/mirror.py",
         old="dict.fromkeys(under_way, self._clock() + _LEFT_ALONE)",
         new="{}",
-        tests=["tests/test_slow_neighbours.py"],
+        tests=["tests/faults/test_slow_neighbours.py"],
     ),
     Fault(
         name="large-buffer-takes-its-memory-at-once",
         file="shardcast/peer/pouring.py",
         old="if size <= BUFFER_SIZE else",
         new="if True else",
-        tests=["tests/test_slow_servers.py"],
+        tests=["tests/faults/test_slow_servers.py"],
     ),
     # Heads, bodies and uploads
     Fault(
@@ -88,28 +88,28 @@ FAULTS = [
         file=PACE,
         old="asyncio.wait_for(response.content.readany(), left)",
         new="asyncio.wait_for(response.content.readany(), timeout)",
-        tests=["tests/test_pace.py::test_pieces_that_are_no_portion_share_its_time"],
+        tests=["tests/unit/peer/test_pace.py::test_pieces_that_are_no_portion_share_its_time"],
     ),
     Fault(
         name="long-body-has-the-time-of-a-portion",
         file=PACE,
         old="            left, progress = timeout, 0\n",
         new="            pass\n",
-        tests=["tests/test_pace.py::test_each_portion_of_a_body_has_its_time"],
+        tests=["tests/unit/peer/test_pace.py::test_each_portion_of_a_body_has_its_time"],
     ),
     Fault(
         name="upload-that-is-not-taken-waits-for-ever",
         file=PACE,
         old="        if self._reading:\n",
         new="        if True:\n",
-        tests=["tests/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
+        tests=["tests/unit/peer/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
     ),
     Fault(
         name="slow-source-of-an-upload-is-the-servers-fault",
         file=PACE,
         old="        if self._reading:\n",
         new="        if False:\n",
-        tests=["tests/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
+        tests=["tests/unit/peer/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
     ),
     # Addresses
     Fault(
@@ -117,14 +117,14 @@ FAULTS = [
         file=CONNECTING,
         old="sorted(_families_in_turn(places), key",
         new="sorted(places, key",
-        tests=["tests/test_connecting.py::test_families_take_turns"],
+        tests=["tests/unit/peer/test_connecting.py::test_families_take_turns"],
     ),
     Fault(
         name="address-that-answered-is-not-the-first",
         file=CONNECTING,
         old="key=lambda place: place != first",
         new="key=lambda place: 0",
-        tests=["tests/test_connecting.py::test_the_address_that_answered_is_the_first_next_time"],
+        tests=["tests/unit/peer/test_connecting.py::test_the_address_that_answered_is_the_first_next_time"],
     ),
     Fault(
         name="address-that-answered-is-not-remembered",
@@ -132,7 +132,7 @@ FAULTS = [
         old="await connect(host, port, self._place)",
         new="await connect(host, port)",
         tests=[
-            "tests/test_connecting.py::test_the_next_connections_of_a_download_begin_with_the_address_that_answered"
+            "tests/unit/peer/test_connecting.py::test_the_next_connections_of_a_download_begin_with_the_address_that_answered"
         ],
     ),
     # Failures and redirects
@@ -169,7 +169,7 @@ FAULTS = [
         file=REDIRECTS,
         old='safe = target.scheme == "https" or (target.scheme, asked.scheme) == ("http", "http")',
         new='safe = target.scheme in ("https", "http")',
-        tests=["tests/test_redirects.py::test_no_redirect_leads_from_https_to_http"],
+        tests=["tests/integration/test_redirects.py::test_no_redirect_leads_from_https_to_http"],
     ),
     Fault(
         name="redirect-names-a-password",
@@ -190,14 +190,14 @@ FAULTS = [
         file=REDIRECTS,
         old="if not proxy or proxy_bypass(parts.netloc):",
         new="if not proxy:",
-        tests=["tests/test_redirects.py::test_a_proxy_is_used_where_the_environment_names_one"],
+        tests=["tests/integration/test_redirects.py::test_a_proxy_is_used_where_the_environment_names_one"],
     ),
     Fault(
         name="netrc-is-read",
         file="shardcast/peer/session.py",
         old="trust_env=False,",
         new="trust_env=True,",
-        tests=["tests/test_redirects.py::test_neither_passwords_nor_cookies_go_out"],
+        tests=["tests/integration/test_redirects.py::test_neither_passwords_nor_cookies_go_out"],
     ),
     # What servers list and say
     Fault(
@@ -205,35 +205,37 @@ FAULTS = [
         file=PLAIN_TEXT,
         old="    if not cut.isprintable():\n",
         new="    if False:\n",
-        tests=["tests/test_plain_text.py::test_what_can_not_be_printed_is_escaped"],
+        tests=["tests/unit/base/test_plain_text.py::test_what_can_not_be_printed_is_escaped"],
     ),
     Fault(
         name="text-of-others-is-of-any-length",
         file=PLAIN_TEXT,
         old="return cut if len(cut) <= most and len(text) <= most else",
         new="return cut if len(text) <= most else",
-        tests=["tests/test_plain_text.py::test_a_line_has_its_bound_and_stays_as_it_is"],
+        tests=["tests/unit/base/test_plain_text.py::test_a_line_has_its_bound_and_stays_as_it_is"],
     ),
     Fault(
         name="message-forges-lines-of-the-log",
         file="shardcast/cli/log_format.py",
         old="record.message = one_line(record.message, _LONGEST_LINE)",
         new="pass",
-        tests=["tests/test_plain_text.py::test_a_message_is_one_line_of_the_log"],
+        tests=["tests/unit/base/test_plain_text.py::test_a_message_is_one_line_of_the_log"],
     ),
     Fault(
         name="reason-of-a-withdrawal-is-told-raw",
         file="shardcast/protocol/feed.py",
         old="    return printable(reason)\n",
         new="    return reason\n",
-        tests=["tests/test_feed.py::test_a_reason_is_one_printable_line_whatever_a_server_says"],
+        tests=["tests/integration/test_feed.py::test_a_reason_is_one_printable_line_whatever_a_server_says"],
     ),
     Fault(
         name="feed-that-floods-is-read-at-full-speed",
         file="shardcast/peer/server.py",
         old="if len(chunk) == _FEED_PORTION:",
         new="if False:",
-        tests=["tests/test_following.py::test_between_portions_of_a_feed_that_floods_there_are_pauses"],
+        tests=[
+            "tests/integration/test_following.py::test_between_portions_of_a_feed_that_floods_there_are_pauses"
+        ],
     ),
     Fault(
         name="shard-is-there-before-it-is-whole",
@@ -242,7 +244,7 @@ FAULTS = [
         "        self._piece_ends.append(len(self._pieces))\n        self._ends.append(shard.end)\n",
         new="        self._ends.append(shard.end)\n        self._sha256 += bytes.fromhex(shard.sha256)\n"
         "        self._pieces += shard.pieces\n        self._piece_ends.append(len(self._pieces))\n",
-        tests=["tests/test_transfer_memory.py::test_a_shard_is_in_a_table_once_all_of_it_is"],
+        tests=["tests/unit/transfer/test_transfer_memory.py::test_a_shard_is_in_a_table_once_all_of_it_is"],
     ),
     Fault(
         name="shard-has-pieces-of-the-one-before",
@@ -264,20 +266,20 @@ FAULTS = [
         file=WAITS,
         old="            del self._sources[key]\n",
         new="            pass\n",
-        tests=["tests/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
+        tests=["tests/integration/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
     ),
     Fault(
         name="wait-around-another-is-told-first",
         file=WAITS,
         old="for source in reversed(self._sources.values()):",
         new="for source in self._sources.values():",
-        tests=["tests/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
+        tests=["tests/integration/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
     ),
     Fault(
         name="short-wait-is-told",
         file=WAITS,
         old="if wait is not None and wait.seconds >= least:",
         new="if wait is not None:",
-        tests=["tests/test_waits.py::test_short_waits_are_not_told"],
+        tests=["tests/integration/test_waits.py::test_short_waits_are_not_told"],
     ),
 ]
