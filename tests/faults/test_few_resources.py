@@ -288,7 +288,7 @@ def few(thread):
     start(thread)
     ours.add(str(thread.native_id))
 threading.Thread.start = few
-from shardcast.nodes.lifetime import run
+from shardcast.nodes.runtime import run
 async def look():
     print(type(asyncio.get_running_loop()).__module__, len(set(os.listdir("/proc/self/task")) - ours))
 run(look(), fast_loop=True)
