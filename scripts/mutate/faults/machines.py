@@ -6,7 +6,6 @@ from fault import Fault
 
 AGES = "shardcast/ages.py"
 BINDING = "shardcast/server/binding.py"
-WAITS = "if not self._threads or (self._alone and len(self._under_way) >= len(self._threads)):"
 CONCURRENCY = "shardcast/concurrency.py"
 PROCESS = "shardcast/nodes/child_process.py"
 STREAMS = "shardcast/cli/streams.py"
@@ -86,6 +85,30 @@ FAULTS = [
         old=WAITS,
         new="if not self._threads:",
         tests=["tests/faults/test_few_resources.py::test_work_that_is_to_be_alone_fails"],
+    ),
+    Fault(
+        name="thread-whose-work-has-just-ended-is-not-used",
+        file=CONCURRENCY,
+        old=WAITS,
+        new="if not self._threads or self._alone:",
+        tests=[
+            "tests/faults/test_few_resources.py::"
+            "test_work_that_is_to_be_alone_has_the_thread_whose_work_has_just_ended"
+        ],
+    ),
+    Fault(
+        name="libuv-aborts-where-it-gets-no-threads",
+        file="shardcast/nodes/runtime.py",
+        old="loop = _new_loop(fast_loop and enough)",
+        new="loop = _new_loop(fast_loop)",
+        tests=["tests/faults/test_few_resources.py::test_libuv_is_not_used_where_it_would_abort"],
+    ),
+    Fault(
+        name="libuv-starts-its-threads-when-others-have-them",
+        file="shardcast/nodes/runtime.py",
+        old='            loop.run_until_complete(loop.getnameinfo(("127.0.0.1", 0), _NUMERIC))\n',
+        new="",
+        tests=["tests/faults/test_few_resources.py::test_libuv_is_not_used_where_it_would_abort"],
     ),
     Fault(
         name="cancelled-work-of-a-pool-goes-on",
