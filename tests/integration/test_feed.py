@@ -388,6 +388,31 @@ async def test_a_new_reader_is_told_of_all_that_is_there_and_then_of_what_happen
         assert seqs == list(range(node.events.seq - 3, node.events.seq + 1))
 
 
+async def test_telling_readers_starts_no_task_for_each(node: Node) -> None:
+    """A task for each line that is written let a thousand readers wait for each other, twice as long."""
+    host, port = node.url.removeprefix("http://").split(":")
+    loop, begun = asyncio.get_running_loop(), list[str]()
+
+    def begin(loop: asyncio.AbstractEventLoop, work: Any, **how: Any) -> asyncio.Task[Any]:
+        begun.append(work.__qualname__)
+        return asyncio.Task(work, loop=loop, **how)
+
+    async with contextlib.AsyncExitStack() as stack:
+        readers = []
+        for _ in range(10):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            stack.callback(writer.close)
+            writer.write(b"GET /feed HTTP/1.1\r\nHost: x\r\n\r\n")
+            await reader.readuntil(b'{"seq":0}\n')
+            readers.append(reader)
+        loop.set_task_factory(begin)
+        stack.callback(loop.set_task_factory, None)
+        node.events.tell(OPEN, "v1")
+        for reader in readers:
+            await reader.readuntil(b'{"seq":1}\n')
+    assert begun == []
+
+
 async def test_who_comes_back_is_told_of_what_it_missed_and_of_nothing_else(node: Node) -> None:
     for _ in range(3):
         await node.publish()

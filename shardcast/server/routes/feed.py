@@ -45,7 +45,8 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
             while not events.closed:
                 if events.seq == seq and place() == known:
                     with contextlib.suppress(asyncio.TimeoutError):
-                        await asyncio.wait_for(events.wake(), FEED_HEARTBEAT)
+                        async with asyncio.timeout(FEED_HEARTBEAT):
+                            await events.wake()
                 anew = events.feed != feed_id  # the node changed over to another line
                 news = shelf.versions_now() if anew else events.since(seq)
                 if news is None:
