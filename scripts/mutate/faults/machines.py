@@ -10,6 +10,7 @@ CONCURRENCY = "shardcast/concurrency.py"
 PROCESS = "shardcast/nodes/child_process.py"
 STREAMS = "shardcast/cli/streams.py"
 
+WAITS = "if not self._threads or (self._alone and len(self._under_way) >= len(self._threads)):"
 FAMILIES = ["tests/integration/test_binding.py::test_a_host_is_listened_on_in_its_families_at_one_port"]
 PRINTED = ["tests/integration/test_binding.py"]
 
