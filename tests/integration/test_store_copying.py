@@ -109,6 +109,30 @@ async def test_a_push_beside_an_upload_without_end_fails_and_says_that_nothing_i
     assert content(tmp_path) == {}
 
 
+@pytest.mark.parametrize("whose", ["ours", pytest.param("theirs", marks=pytest.mark.legacy)])
+@pytest.mark.parametrize(("how", "left"), [("cut", len(BLOB) - 1), ("empty", 0)])
+async def test_a_push_onto_a_cut_blob_repairs_it_or_says_that_it_is_not_kept(
+    tmp_path: Path, whose: str, how: str, left: int
+) -> None:
+    """hashserver 1.0.2 says 201 of any file that has the name, and keeps that."""
+    blobs = tmp_path / "blobs"
+    fill(blobs, BLOB)
+    spoil(blob_file(blobs, KEY), how)
+    words = [str(blobs), "--writable", "--port-range", "49152", "65535"]
+    command = ours(*words) if whose == "ours" else theirs(peer_folder("hashserver"), *words)
+    source, state = BlobsInMemory(), Copied()
+    await keep(source, BLOB)
+    with started(command, DIRECTLY) as server:
+        async with remote(f"http://127.0.0.1:{server.port}", "sha256") as target:
+            await copy(source, target, [KEY], state)
+    if whose == "ours":
+        assert (state.copied, state.failed, content(blobs)) == (1, {}, {KEY: BLOB})
+    else:
+        assert content(blobs) == {KEY: BLOB[:left]}
+        assert (state.copied, list(state.failed)) == (0, [KEY])
+        assert f"is not kept: it has {left} bytes there, not {len(BLOB)}" in str(state.failed[KEY])
+
+
 # What counts as there
 
 HUGE = random_bytes(3 << 20)

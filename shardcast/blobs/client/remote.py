@@ -44,8 +44,8 @@ ARCHIVE, HASH_SERVER, SHARDS = "archive", "hash server", "shards"
 
 OTHER_UPLOAD = 600.0
 """Seconds for which another's upload of the same blob is waited for."""
-_ANOTHER_UPLOAD = 202
-"""What a hash server answers to an upload beside another of the same blob."""
+_THERE, _ANOTHER_UPLOAD = 201, 202
+"""What a hash server answers to an upload of what it has, and to one beside another of the same blob."""
 _SOON, _LATE = 0.1, 5.0
 """Seconds between two uploads of a blob of which another one came to nothing, or was begun anew."""
 _EMPTY = hashlib.sha256(b"").hexdigest()
@@ -300,7 +300,8 @@ class RemoteStore:
     async def send(self, digest: str, file: BufferedRandom) -> None:
         """Put what an open file holds; comes back when it is kept. A hash server takes no upload beside
         another of the same blob (202), which may come to nothing: its end is waited for, and the blob put
-        again where it isn't there then.
+        again where it isn't there then. It takes none of a blob that it has (201): hashserver 1.0.2 says so
+        of any file with that name, also of a cut one.
 
         Raises:
             PeerError: it is not taken.
@@ -309,12 +310,18 @@ class RemoteStore:
             await self._archive.push([file])
             return
         loop, length, pause = asyncio.get_running_loop(), file.seek(0, os.SEEK_END), _SOON
-        until = loop.time() + self._patience
-        while await self._put(digest, file) == _ANOTHER_UPLOAD:
-            with contextlib.suppress(ServerStalled):  # it is answered when the other upload has ended
-                await self._ask(LENGTH_PATH, [digest], max(_SOON, until - loop.time()))
-            if await self.size(digest) == length:
+        until, empty = loop.time() + self._patience, False
+        while (status := await self._put(digest, file)) in (_THERE, _ANOTHER_UPLOAD):
+            if status == _ANOTHER_UPLOAD:
+                with contextlib.suppress(ServerStalled):  # it is answered when the other upload has ended
+                    await self._ask(LENGTH_PATH, [digest], max(_SOON, until - loop.time()))
+            size = await self.size(digest)
+            if size == length:
                 return
+            if status == _THERE and (size is not None or empty):
+                why = f"it has {size or 0} bytes there, not {length}; repair it there"
+                raise BadAnswer(self.url, f"PUT /{digest}: it is not kept: {why}")
+            empty = status == _THERE  # or it has gone meanwhile: then it is taken now
             if loop.time() >= until:
                 raise BadAnswer(
                     self.url,
@@ -331,7 +338,7 @@ class RemoteStore:
         async with answer(
             self._http, self.url, f"/{digest}", "PUT", headers, self._timeout, body
         ) as response:
-            if response.status not in (200, 201, _ANOTHER_UPLOAD):
+            if response.status not in (200, _THERE, _ANOTHER_UPLOAD):
                 what = f"PUT /{digest}"
                 raise refused_error(self.url, what, response.status, response.headers, response.reason)
             return response.status
