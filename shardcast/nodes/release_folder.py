@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
 import os
 import re
@@ -59,8 +58,6 @@ def check_folder(output_dir: Path) -> None:
     """
     with disk_errors("could not write", output_dir):
         make_folder(output_dir)
-        if not os.access(output_dir, os.W_OK | os.X_OK):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         link = output_dir / LATEST_LINK
         if link.exists() and not link.is_symlink():
             raise LocalDiskError(f"{link} is in the way: it is no symbolic link; move it")

@@ -291,6 +291,19 @@ def test_following_needs_symbolic_links(tmp_path: Path, monkeypatch: pytest.Monk
         check_folder(tmp_path)
 
 
+@pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EDQUOT])
+def test_following_says_why_a_folder_can_not_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(os, "symlink", refuses)
+    monkeypatch.setattr(os, "access", lambda *_: error == errno.EDQUOT)
+    with pytest.raises(LocalDiskError, match=f"could not write {tmp_path}: {os.strerror(error)}"):
+        check_folder(tmp_path)
+
+
 def test_following_refuses_before_it_asks_anybody(shim: Path, tmp_path: Path) -> None:
     rules = environment({"symlink": errno.EPERM}, tmp_path)
     env = processes.environment(LD_PRELOAD=str(shim), **rules)
