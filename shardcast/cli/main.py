@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -108,9 +109,18 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
     except BrokenPipeError:  # who read the results has gone
         code = OTHER_FAILURE
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
-        why = LocalLimit.of(error) or (in_words(error) if isinstance(error, OSError) else None)
+        why = LocalLimit.of(error) or (_in_words(error) if isinstance(error, OSError) else None)
         if why is None:
             raise
         click.echo(f"Error: {why}", err=True)
         code = LOCAL_DISK
     sys.exit(code)
+
+
+def _in_words(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError) and not error.filename:
+        try:
+            Path.cwd()
+        except FileNotFoundError:
+            return "the current directory was removed; change to another one"
+    return in_words(error)

@@ -655,3 +655,17 @@ def test_a_disk_that_gets_full_while_downloading(disk: Disk, tmp_path: Path) -> 
         assert done.returncode == 0, done.stderr
     assert sha256(output) == sha256(large)
     assert names(output.parent) == ["got.bin"]
+
+
+@pytest.mark.parametrize("words", [["broadcast", "file"], ["origin", "--port", "0"]])
+def test_a_current_directory_that_was_removed(words: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", 'rmdir "$0"; exec "$@"', str(tmp_path), *processes.command(*words)],
+        env=processes.environment(),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert (done.returncode, done.stdout) == (DISK, "")
+    assert done.stderr == "Error: the current directory was removed; change to another one\n"
