@@ -555,6 +555,15 @@ async def test_a_status_file_that_is_never_written_ends_the_start(
     assert (status.read_text() if status.exists() else None) == text
 
 
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
+async def test_a_time_out_that_is_none_is_told(seconds: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"must be longer than 0 s, not {seconds:g} s"):
+        StoreSettings(tmp_path, lock_seconds=seconds).check()
+    with pytest.raises(UsageError, match=f"must be longer than 0 s, not {seconds:g} s"):
+        async with StoreServer.running(StoreSettings(tmp_path), timeout=seconds):
+            pass
+
+
 def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:
     taken = bind_one_of("127.0.0.1", 49152, 65535)
     with contextlib.closing(taken):

@@ -73,7 +73,7 @@ class StoreSettings:
         if self.layout not in (None, *LAYOUTS):
             raise UsageError(f"Layout must be 'flat' or 'prefix', not {self.layout!r}")
         if not self.lock_seconds > 0:
-            raise UsageError(f"the lock timeout must be longer than {self.lock_seconds:g} s")
+            raise UsageError(f"the lock timeout must be longer than 0 s, not {self.lock_seconds:g} s")
 
     def door(self) -> HashDoor:
         """
@@ -192,7 +192,7 @@ class StoreServer:
         async with AsyncExitStack() as stack:
             try:
                 if timeout is not None and not timeout > 0:
-                    raise UsageError(f"the inactivity timeout must be longer than {timeout:g} s")
+                    raise UsageError(f"the inactivity timeout must be longer than 0 s, not {timeout:g} s")
                 door = settings.door()
                 taken = bind_one_of(host, *ports)
                 url = await stack.enter_async_context(listening_on(_application(door, bounds), taken))
