@@ -159,7 +159,7 @@ FAULTS = [
         file="shardcast/server/bodies.py",
         old="if size > most:",
         new="if False:",
-        tests=["tests/integration/test_hash_server.py"],
+        tests=["tests/faults/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
     ),
     Fault(
         name="head-is-waited-for-for-ever",
