@@ -170,6 +170,30 @@ async def test_node_with_another_version_of_this_number_sends_nothing_of_it(
     assert order.received == 0
 
 
+async def test_connection_that_the_server_closed_meanwhile_is_no_failure_of_it(
+    published: Published, tmp_path: Path
+) -> None:
+    """It closes each after one answer, and doesn't say so."""
+
+    async def behave(exchange: Exchange) -> None:
+        await exchange.answer(exchange.part())
+        exchange.keeps_open = False
+
+    live = LiveManifest.of(published.manifest)
+    with (
+        BadServer(published.data_dir).set(SHARDS, behave) as server,
+        contextlib.closing(OutputFile(tmp_path / "got", live)) as filling,
+    ):
+        async with open_session() as session:
+            peer = Peer(server.url, session)
+            for shard in live.shards:
+                landing = await filling.landing(shard)
+                await peer.receive("v1", landing, RangeRequest(0, MB))
+                assert landing.reach(0) == MB
+                landing.close()
+    assert server.requested(SHARDS) == len(live.shards)
+
+
 async def test_wrong_piece_is_a_failed_answer_whatever_came_before_it(
     published: Published, tmp_path: Path
 ) -> None:
