@@ -80,7 +80,9 @@ class BlobDirectory:
             WrongStore: the directory is of another algorithm.
             LocalDiskError: it can't be read, or not written where it is to be.
         """
-        if not Path(root).is_dir():
+        with disk_errors("could not look at", root):
+            is_there = Path(root).is_dir() and Path(root).stat().st_nlink > 0  # "." may have been removed
+        if not is_there:
             raise UsageError(f"{root} is no directory; make it first, or name another")
         if algorithm is not None and algorithm not in ALGORITHMS:
             raise UsageError(f"{algorithm!r} is no digest of a store; there are {', '.join(ALGORITHMS)}")

@@ -148,3 +148,14 @@ def test_nothing_is_marked_over_blobs_of_the_other_layout(tmp_path: Path) -> Non
     fill_flat(tmp_path, HELLO)
     prepare(Folder(str(tmp_path), PREFIX))
     assert not (tmp_path / MARKER).exists()
+
+
+def test_a_directory_that_was_removed_under_its_process_is_no_empty_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``store verify .`` said there that all is right."""
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(UsageError, match="is no directory"):
+        BlobDirectory(".")
