@@ -273,7 +273,7 @@ def test_no_translation_of_connection_errors_takes_a_disk_error_for_one() -> Non
                 passed = passed or ("ShardcastError" in caught and ast.unparse(handler.body[0]) == "raise")
                 raised = [one.exc for one in ast.walk(handler) if isinstance(one, ast.Raise) and one.exc]
                 translates = any(ast.unparse(one) != "MemoryError" for one in raised)  # that is no server's
-                wide = {"OSError", "TimeoutError", "Exception"} & set(caught.strip("()").split(", "))
+                wide = {"OSError", "Exception"} & set(caught.strip("()").split(", "))
                 if wide and translates and not passed:
                     unsafe.append(f"{file.name}:{handler.lineno}")
     assert unsafe == []

@@ -52,7 +52,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """By which nodes forget who is below them."""
     clock = Clock()
     for module in (origins, middles):
-        monkeypatch.setattr(module, "Below", lambda node: Downstream(node, clock))
+        monkeypatch.setattr(module, "Downstream", lambda node: Downstream(node, clock))
     return clock
 
 
