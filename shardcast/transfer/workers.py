@@ -1,4 +1,4 @@
-"""A version from its servers into a Filling: policy carried out, everything verified."""
+"""A version from its servers into a ShardSink: policy carried out, everything verified."""
 
 from __future__ import annotations
 

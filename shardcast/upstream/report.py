@@ -34,8 +34,8 @@ class _Reported:
     Attributes:
         upstream: node id of the upstream; a restarted one has another id and knows nothing.
         me: this node, as it was reported.
-        changes: ``Below.changes`` at the time.
-        reports: ``Below.reports`` at the time.
+        changes: ``Downstream.changes`` at the time.
+        reports: ``Downstream.reports`` at the time.
         at: the time.
     """
 
