@@ -285,8 +285,15 @@ def _copy_across(descriptor: int, final: Path) -> None:
 def _move_across(known: Path, name: Path) -> None:
     """Move a file to another disk, or a folder that its file system can't rename (an overlay's, of an image).
 
-    A folder is emptied into one with a temporary name, which a second try goes on with after a kill.
+    A folder is emptied into one with a temporary name, which a second try goes on with after a kill; a
+    symbolic link is made anew.
     """
+    if known.is_symlink():
+        part = temporary_name(name)
+        part.symlink_to(os.readlink(known))  # noqa: PTH115
+        part.rename(name)
+        known.unlink()
+        return
     if not stat.S_ISDIR(known.lstat().st_mode):
         taken = temporary_name(known)  # so that what gets the old name meanwhile stays
         known.rename(taken)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -18,6 +19,7 @@ from typing import Any
 
 from shardcast.control.client import answers, connect, is_published, node_errors
 from shardcast.errors import NodeFailed, TransferFailed
+from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import check_metadata
 from shardcast.protocol.wire import STREAM_PATH
 
@@ -199,7 +201,8 @@ class BroadcastWriter(io.RawIOBase):
                     raise TimeoutError(f"nothing was taken for {_LONGEST_WAIT:g} s")
                 continue
             with contextlib.suppress(BlockingIOError):
-                view = view[os.write(self._pipe, view) :]
+                with _pipe_errors(f"could not hand {self.version} over to", self._data_dir):
+                    view = view[os.write(self._pipe, view) :]
                 deadline = time.monotonic() + _LONGEST_WAIT
 
     @contextlib.contextmanager
@@ -212,9 +215,23 @@ class BroadcastWriter(io.RawIOBase):
             raise
 
 
+@contextlib.contextmanager
+def _pipe_errors(doing: str, path: Path | str) -> Iterator[None]:
+    """Turn errors of this machine into ``LocalDiskError``; those that say that the origin has gone, or that
+    it takes nothing just now, pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.EPIPE, errno.ENOENT, errno.ENXIO, errno.EAGAIN):
+            raise
+        with disk_errors(doing, path):
+            raise
+
+
 def _open_pipe(path: str) -> int:
     """The writing end of a named pipe, as large as the system lets it be."""
-    pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with _pipe_errors("could not open", path):
+        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PORTION)

@@ -23,7 +23,7 @@ from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.unframed import end_in_order, expect_reset
 from shardcast.store.data_dir import own_folder
-from shardcast.store.special_files import clear_sockets, place_elsewhere, short_name, write_elsewhere
+from shardcast.store.special_files import clear_sockets, known_elsewhere, place_elsewhere, short_name
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a whole cluster may come at once."""
@@ -128,7 +128,7 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
                     except OSError as error:
                         path = Path(stack.enter_context(place_elsewhere(own, error))) / "socket"
                         await _bind_path(runner, path)
-                        write_elsewhere(data_dir, path)
+                        stack.enter_context(known_elsewhere(data_dir, path))
                     made = path.stat()
                 yield
     finally:

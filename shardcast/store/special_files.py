@@ -62,13 +62,21 @@ def place_elsewhere(folder: Path, error: OSError) -> tempfile.TemporaryDirectory
     return tempfile.TemporaryDirectory(prefix=_PREFIX)
 
 
-def write_elsewhere(root: Path, socket: Path) -> None:
-    """Have others find a socket that is not in its data directory.
+@contextlib.contextmanager
+def known_elsewhere(root: Path, socket: Path) -> Iterator[None]:
+    """Have others find a socket that is not in its data directory, while this is entered.
 
     Raises:
         LocalDiskError: it can't be written down.
     """
-    replace(_record(own_folder(root.absolute())), os.fsencode(socket) + b"\n")
+    own = own_folder(root.absolute())
+    replace(_record(own), os.fsencode(socket) + b"\n")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the next node writes its own
+            if _elsewhere(own) == socket:
+                _record(own).unlink()
 
 
 def clear_sockets(root: Path) -> None:

@@ -160,6 +160,16 @@ def test_file_moves_to_another_disk(tmp_path: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("other_disk")
+def test_link_moves_to_another_disk_as_a_link(tmp_path: Path, other: Path) -> None:
+    (tmp_path / "file").write_bytes(b"123")
+    (tmp_path / "link").symlink_to("file")
+    rename(tmp_path / "link", other / "name")
+    assert (other / "name").is_symlink()
+    assert os.readlink(other / "name") == "file"  # noqa: PTH115
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "other"]
+
+
+@pytest.mark.usefixtures("other_disk")
 @pytest.mark.parametrize("give", [give_name, give_free_name])
 def test_temporary_file_gets_its_name_on_another_disk(tmp_path: Path, other: Path, give: object) -> None:
     part = tmp_path / "part"
@@ -346,6 +356,7 @@ async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
         assert (await asyncio.to_thread(connection.getresponse)).status == 404  # it was let in
         connection.close()
     assert not place.parent.exists()
+    assert not record.exists()
     with pytest.raises(NoNode):
         await asyncio.to_thread(connect, no_sockets)
 

@@ -24,6 +24,11 @@ FOUND = (
     # Descriptors, and locks with them, stayed open.
     Cell("client: download into a new folder", "read", "a/b/.model.bin.part", "EIO"),
     Cell("middle: relay", "chmod", "v#/shard_#.bin.part", "EOPNOTSUPP"),
+    # A pipe that this machine could not write was told of as an origin that went away.
+    Cell("origin: publish from a pipe", "write", ".shardcast/stream-@.part", "EIO"),
+    Cell("origin: publish from a pipe", "open-write", ".shardcast/stream-@.part", "EMFILE", skip=1),
+    # A link was copied as the file that it leads to.
+    Cell("client: follow", "rename", ".latest~@.part>latest", "EXDEV", skip=1),
     # Versions went for room that was not lacking.
     Cell("middle: relay", "mkdir", EVERYWHERE, "ENOSPC", 0),
     Cell("middle: relay", "truncate", EVERYWHERE, "EDQUOT", 0),

@@ -118,12 +118,16 @@ class Relay(MiddleOperation):
         status, listed = get(self.url, "/distribution.txt")
         assert status == 200
         newest = list(self.versions.digests)[-1]
-        here = f"{newest}:".encode() in listed
-        self.versions.assert_served(self.url, KEEP - (not here), frozenset() if here else frozenset({newest}))
+        if f"{newest}:".encode() in listed:
+            self.versions.assert_served(self.url, KEEP)
+        else:  # of a quota nobody knows how much is lacking: room enough for the newest may have gone
+            keep = 1 if self.cell and self.cell.error == "EDQUOT" else KEEP - 1
+            self.versions.assert_served(self.url, keep, frozenset({newest}))
 
 
 class Restart(MiddleOperation):
     name = "middle: start"
+    left = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
     failures = frozenset({LOCAL_DISK})
 
     def act(self) -> Outcome:
