@@ -320,7 +320,8 @@ class FileWriter:
             try:
                 give_name(self._descriptor, self._part, name, mode=FINAL)
             except PermissionError:  # another user of our group has put it, and who else can't replace it
-                if not self._is_right(name, digest) or not note_put(self._folder, digest):
+                waits = os.path.lexists(self._part)  # else it has its name, and the folder can't be synced
+                if not waits or not self._is_right(name, digest) or not note_put(self._folder, digest):
                     raise
                 return digest
             self._part = ""

@@ -29,6 +29,8 @@ FOUND = (
     Cell("origin: publish from a pipe", "open-write", ".shardcast/stream-@.part", "EMFILE", skip=1),
     # A link was copied as the file that it leads to.
     Cell("client: follow", "rename", ".latest~@.part>latest", "EXDEV", skip=1),
+    # A folder that could not be synced was taken for a blob of another user, and the blob acknowledged.
+    Cell("store: put", "open", "@", "EACCES"),
     # Versions went for room that was not lacking.
     Cell("middle: relay", "mkdir", EVERYWHERE, "ENOSPC", 0),
     Cell("middle: relay", "truncate", EVERYWHERE, "EDQUOT", 0),

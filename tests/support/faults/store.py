@@ -257,6 +257,7 @@ class Verify(StoreOperation):
     """With a blob that is damaged, which is set aside."""
 
     name = "store: verify"
+    left = r"\.shardcast-store/(quarantine|incoming)/@(/lock)?|@/\.quarantine"
     failures = frozenset({INTEGRITY, LOCAL_DISK})
 
     @property
@@ -308,6 +309,7 @@ class Collect(StoreOperation):
     """A blob that nobody refers to, and two that are referred to."""
 
     name = "store: gc"
+    left = r"\.shardcast-store/(gc/trash|incoming)/@(/lock)?|@/\.trash"
 
     def prepare(self) -> None:
         super().prepare()
