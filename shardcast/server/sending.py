@@ -19,14 +19,11 @@ from shardcast.protocol.wire import (
     RETRY_AFTER,
     STATE,
     WHOLE,
-    Unsatisfiable,
     etag,
-    is_same,
-    matches,
-    parse_range,
     repr_digest,
 )
 from shardcast.server.bounds import bounds_of
+from shardcast.server.conditional import select
 from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.file_errors import is_of_file, says_absent
 from shardcast.store.holds import Reader
@@ -149,33 +146,17 @@ class _Asked:
         self._headers |= headers or {}
         if digest:
             self._headers |= {"ETag": etag(digest), REPR_DIGEST: repr_digest(digest)}
-        self._status = 200
-        self.start, self.end = 0, length
-        self.answer = self._without_bytes(digest) or self._range(digest, length)
+        selected = select(request.headers, digest, length)
+        self._status = selected.status
+        self.start, self.end = selected.start, selected.end
+        self._headers |= selected.headers
+        self.answer = None if selected.has_bytes else self._without_bytes()
 
-    def _without_bytes(self, digest: str | None) -> web.Response | None:
-        wanted = self._request.headers.get("If-Match")
-        if wanted is not None and not matches(wanted, digest):
-            return web.Response(status=412, text="412: other bytes are here\n", headers=self._tag_only())
-        known = self._request.headers.get("If-None-Match")
-        if known is not None and matches(known, digest):
-            return web.Response(status=304, headers=self._tag_only())
-        return None
-
-    def _range(self, digest: str | None, length: int) -> web.Response | None:
-        if_range = self._request.headers.get("If-Range")
-        if if_range is None or is_same(if_range, digest):
-            try:
-                asked = parse_range(self._request.headers.get("Range"), length)
-            except Unsatisfiable:
-                return web.Response(status=416, headers={"Content-Range": f"bytes */{length}"})
-            if asked:
-                (self.start, self.end), self._status = asked, 206
-                self._headers["Content-Range"] = f"bytes {self.start}-{self.end - 1}/{length}"
-        return None
-
-    def _tag_only(self) -> dict[str, str]:
-        return {key: value for key, value in self._headers.items() if key == "ETag"}
+    def _without_bytes(self) -> web.Response:
+        names = ("Content-Range",) if self._status == 416 else ("ETag",)
+        kept = {name: self._headers[name] for name in names if name in self._headers}
+        text = "412: other bytes are here\n" if self._status == 412 else None
+        return web.Response(status=self._status, text=text, headers=kept)
 
     async def respond(
         self, state: str, send: Callable[[web.StreamResponse], Awaitable[None]]

@@ -35,8 +35,8 @@ FAULTS = [
     # Elsewhere in servers
     Fault(
         name="if-match-is-not-looked-at",
-        file="shardcast/server/sending.py",
-        old="if wanted is not None and not matches(wanted, digest):",
+        file="shardcast/server/conditional.py",
+        old="if if_match and wanted is not None and not matches(wanted, tag):",
         new="if False:",
         tests=[
             "tests/integration/test_live.py::test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed"
@@ -44,16 +44,16 @@ FAULTS = [
     ),
     Fault(
         name="if-none-match-is-not-looked-at",
-        file="shardcast/server/sending.py",
-        old="if known is not None and matches(known, digest):",
+        file="shardcast/server/conditional.py",
+        old="if known is not None and matches(known, tag):",
         new="if False:",
         tests=["tests/integration/test_sending.py"],
     ),
     Fault(
         name="if-range-of-other-bytes-is-taken",
-        file="shardcast/server/sending.py",
-        old="if if_range is None or is_same(if_range, digest):",
-        new="if True:",
+        file="shardcast/server/conditional.py",
+        old="if not ranges or (if_range is not None and not is_same(if_range, tag)):",
+        new="if not ranges:",
         tests=["tests/integration/test_sending.py"],
     ),
     Fault(

@@ -18,7 +18,8 @@ from shardcast.blobs.directory.hashing import Hashing
 from shardcast.blobs.directory.verify_cache import WORTH_A_SEAL, VerifiedFiles
 from shardcast.concurrency import cancel
 from shardcast.errors import LocalDiskError
-from shardcast.protocol.wire import TEXT, Unsatisfiable, etag, is_same, matches, parse_range
+from shardcast.protocol.wire import TEXT, etag
+from shardcast.server.conditional import select
 from shardcast.server.sending import LEAST_PORTION, send_part
 from shardcast.server.writing import write
 from shardcast.store.holds import READ, Reader
@@ -62,26 +63,20 @@ class Asked:
             self.headers["Content-Encoding"] = coding
         if coding or not ranges:
             self.headers["Vary"] = "Accept-Encoding"
-        self.start, self.end, self.status = 0, length, 200
+        # hashserver passes If-Match over, and sends no range to a HEAD.
+        by_range = ranges and request.method == "GET"
+        selected = select(request.headers, tag, length, if_match=False, ranges=by_range)
+        self.start, self.end, self.status = selected.start, selected.end, selected.status
         self.answer: web.Response | None = None
-        known, if_range = request.headers.get("If-None-Match"), request.headers.get("If-Range")
-        if known is not None and matches(known, tag):
+        if self.status == 304:
             kept = {key: value for key, value in self.headers.items() if key in _OF_304}
             self.answer = web.Response(status=304, headers=kept)
-        elif ranges:
-            self.headers["Accept-Ranges"] = "bytes"
-            if request.method == "GET" and (if_range is None or is_same(if_range, tag)):
-                self._range(request.headers.get("Range"), length)
-
-    def _range(self, header: str | None, length: int) -> None:
-        try:
-            asked = parse_range(header, length)
-        except Unsatisfiable:
-            self.answer = web.Response(status=416, headers={"Content-Range": f"bytes */{length}"})
             return
-        if asked:
-            (self.start, self.end), self.status = asked, 206
-            self.headers["Content-Range"] = f"bytes {self.start}-{self.end - 1}/{length}"
+        if ranges:
+            self.headers["Accept-Ranges"] = "bytes"
+        if self.status == 416:
+            self.answer = web.Response(status=416, headers=selected.headers)
+        self.headers |= selected.headers
 
     def with_body(self, data: bytes) -> web.Response:
         """The answer, of a blob whose bytes are in memory."""
