@@ -19,7 +19,7 @@ import pytest
 
 import shardcast
 from shardcast.blobs.client.archive import ArchiveClient
-from shardcast.blobs.client.remote import HASH_SERVER, SHARDS, RemoteStore
+from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
@@ -73,9 +73,9 @@ class Asked:
     def peer(self) -> Peer:
         return Peer(self.url, self.session, SECONDS)
 
-    def store(self, speaks: str | None = None) -> RemoteStore:
+    def store(self, kind: ServerKind | None = None) -> RemoteStore:
         store = RemoteStore(self.url, self.session, "blake3", timeout=SECONDS, patience=SECONDS)
-        store._speaks = speaks
+        store._kind = kind
         return store
 
 
@@ -135,13 +135,13 @@ async def push(asked: Asked) -> None:
 
 
 async def read_blob(asked: Asked) -> None:
-    async with asked.store(SHARDS).open(DIGEST) as reader:
+    async with asked.store(ServerKind.SHARDS).open(DIGEST) as reader:
         while await reader.read(1 << 20):
             pass
 
 
 async def put_blob(asked: Asked) -> None:
-    async with asked.store(HASH_SERVER).put() as writing:
+    async with asked.store(ServerKind.HASH_SERVER).put() as writing:
         await writing.write(LARGE)
         await writing.commit()
 
@@ -223,25 +223,27 @@ REQUESTS: dict[str, Request] = {
     ),
     "push": Request(("blobs/client/archive.py:ArchiveClient.push",), "/v1/push", Reply(), push),
     "what a store speaks": Request(
-        ("blobs/client/remote.py:RemoteStore._ask",),
+        ("blobs/client/hash_server.py:HashServerClient._ask",),
         HAS_NOW_PATH,
         Reply(b"[false]\n", "application/json"),
         lambda asked: asked.store().speaks(),
     ),
     "length of a blob": Request(
-        ("blobs/client/remote.py:RemoteStore._ask",),
+        ("blobs/client/hash_server.py:HashServerClient._ask",),
         LENGTH_PATH,
         Reply(b"[200000]\n", "application/json"),
-        lambda asked: asked.store()._ask(LENGTH_PATH, [DIGEST], SECONDS),
+        lambda asked: asked.store()._hash_server._ask(LENGTH_PATH, [DIGEST], SECONDS),
     ),
     "size of a blob": Request(
-        ("blobs/client/remote.py:RemoteStore.size",),
+        ("blobs/client/blob_requests.py:BlobRequests.size",),
         f"/{DIGEST}",
         Reply(BLOB),
-        lambda asked: asked.store(SHARDS).size(DIGEST),
+        lambda asked: asked.store(ServerKind.SHARDS).size(DIGEST),
     ),
-    "blob": Request(("blobs/client/remote.py:RemoteStore._get",), f"/{DIGEST}", Reply(BLOB), read_blob),
-    "putting a blob": Request(("blobs/client/remote.py:RemoteStore._put",), "/", Reply(), put_blob),
+    "blob": Request(
+        ("blobs/client/blob_requests.py:BlobRequests.get",), f"/{DIGEST}", Reply(BLOB), read_blob
+    ),
+    "putting a blob": Request(("blobs/client/hash_server.py:HashServerClient._put",), "/", Reply(), put_blob),
     "publish": Request(
         ASKING, "/", Reply(lines({"version": "v1"}, PROGRESS, PROGRESS), NDJSON), publish_it, local=True
     ),
@@ -376,6 +378,7 @@ PACKAGE = Path(shardcast.__file__).parent
 DOORS = {
     "peer/session.py:answer",
     "peer/redirects.py:requested",
+    "blobs/client/endpoint.py:Endpoint.request",
     "peer/bulk.py:_WholeHead.begin",
     "peer/heads.py:BoundedResponse.begin",
     "peer/heads.py:Connection.answer",

@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from shardcast.blobs.client.remote import RemoteStore
+from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.errors import (
     BadAnswer,
     NoServerReachable,
@@ -124,7 +124,7 @@ async def test_a_store_down_behind_a_gateway_is_unreachable(way: str, published:
             with pytest.raises(ServerUnreachable):
                 await Peer(server.url, session).report(b"{}")
             store = RemoteStore(server.url, session, "sha1")
-            store._speaks = "shards"
+            store._kind = ServerKind.SHARDS
             with pytest.raises(ServerUnreachable):
                 await store.size(digest[:40])
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from shardcast.blobs import mirror
-from shardcast.blobs.client.remote import ARCHIVE, HASH_SERVER, SHARDS, RemoteStore
+from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.blobs.framing import Part, parse_pull, write_pull
 from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore
@@ -408,7 +408,7 @@ async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Sessio
     async with archive(tmp_path) as node:
         assert node.push_url
         remote = RemoteStore(node.push_url, session)
-        assert await remote.speaks() == ARCHIVE
+        assert await remote.speaks() == ServerKind.ARCHIVE
         assert await keep(remote, blob, b"") == [sha256(blob), sha256(b"")]
         assert (await remote.size(sha256(blob)), await remote.size(KEY)) == (len(blob), None)
         async with remote.open(sha256(blob)) as reader:
@@ -423,7 +423,7 @@ async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Sessio
     app = application("node", lambda app: add_shards_by_digest(app, shards))
     async with listening(app, "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
-        assert await remote.speaks() == SHARDS
+        assert await remote.speaks() == ServerKind.SHARDS
         store = MirrorStore(BlobsInMemory(), [remote], "me")
         wanted = {sha256(RIGHT): 5, sha256(WRONG): 5}
         assert [key async for key in store.fetch(wanted)] == [sha256(RIGHT)]
@@ -457,7 +457,7 @@ async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: S
 
     async with listening(application("hashes", doors), "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
-        assert await remote.speaks() == HASH_SERVER
+        assert await remote.speaks() == ServerKind.HASH_SERVER
         store = MirrorStore(BlobsInMemory(), [remote], "me")
         assert [key async for key in store.fetch({KEY: 5, sha256(WRONG): 5})] == [KEY]
         assert not await store.obtain(sha256(WRONG))
@@ -481,7 +481,7 @@ async def test_a_hash_server_whose_lists_are_none_is_not_believed(session: Sessi
 
     async with listening(application("liar", doors), "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
-        assert await remote.speaks() == HASH_SERVER
+        assert await remote.speaks() == ServerKind.HASH_SERVER
         with pytest.raises(PeerError):
             await remote.size(KEY)
 

@@ -17,7 +17,7 @@ import pytest
 
 import shardcast
 from shardcast.blobs.client.archive import ArchiveClient
-from shardcast.blobs.client.remote import RemoteStore
+from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
 from shardcast.nodes.client import Client
 from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of, requested
@@ -68,7 +68,7 @@ async def test_no_request_is_led_to_another_host(status: int, published: Publish
                 pass
         with pytest.raises(BadAnswer, match="not followed"):
             await ArchiveClient(here.url, session).push([b"ours"])
-        store._speaks = "hash server"
+        store._kind = ServerKind.HASH_SERVER
         with pytest.raises(BadAnswer, match="not followed"):
             async with store.put() as writer:
                 await writer.write(b"ours")

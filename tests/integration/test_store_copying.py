@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from shardcast.blobs.client.hash_server import HashServerClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.copy import Copied, copy, remote
 from shardcast.blobs.directory.blob_directory import BlobDirectory
@@ -49,15 +50,15 @@ class Seen:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at_first: Callable[[], None]) -> None:
         self.statuses: list[int] = []
-        put = RemoteStore._put
+        put = HashServerClient._put
 
-        async def look(store: RemoteStore, digest: str, file: object) -> int:
-            self.statuses.append(await put(store, digest, file))  # type: ignore[arg-type]
+        async def look(client: HashServerClient, digest: str, file: object) -> int:
+            self.statuses.append(await put(client, digest, file))  # type: ignore[arg-type]
             if len(self.statuses) == 1:
                 asyncio.get_running_loop().call_later(0.05, at_first)
             return self.statuses[-1]
 
-        monkeypatch.setattr(RemoteStore, "_put", look)
+        monkeypatch.setattr(HashServerClient, "_put", look)
 
 
 @pytest.mark.parametrize("whose", ["ours", pytest.param("theirs", marks=pytest.mark.legacy)])

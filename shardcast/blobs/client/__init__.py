@@ -1,0 +1,1 @@
+"""HTTP out: archives, hash servers and nodes as typed calls, and as stores of blobs."""

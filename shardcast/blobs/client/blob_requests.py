@@ -1,0 +1,95 @@
+"""``GET /<digest>`` and ``HEAD /<digest>``, which archives, hash servers and nodes all answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+
+import aiohttp
+
+from shardcast.blobs.client.endpoint import Endpoint
+from shardcast.blobs.framing import Part
+from shardcast.digest import new_hasher
+from shardcast.errors import BadAnswer, ServerLacks, WrongBytes
+from shardcast.peer.pace import paced
+from shardcast.protocol.wire import LACKING, VIA
+
+
+class BlobRequests:
+    """Requests to a server for one blob each."""
+
+    def __init__(self, endpoint: Endpoint, algorithm: str, max_size: int) -> None:
+        """Ask a server; ``max_size``: bytes that are taken of a blob of unknown length."""
+        self._endpoint = endpoint
+        self._algorithm = algorithm
+        self._max_size = max_size
+
+    async def get(
+        self, digest: str, length: int | None, via: Sequence[str] = ()
+    ) -> AsyncGenerator[Part, None]:
+        """Yield the parts of a blob as they come; the blob is verified before its last part.
+
+        Args:
+            digest: of the blob.
+            length: its bytes; None where they aren't known.
+            via: ids of the nodes that asked already.
+
+        Raises:
+            ServerLacks: the server doesn't have the blob, or not with this length.
+            WrongBytes: the bytes are not what the digest says.
+            PeerError: the server can't be asked, or its answer is wrong.
+        """
+        url, what, hasher = self._endpoint.url, f"GET /{digest}", new_hasher(self._algorithm)
+        headers = {VIA: ", ".join(via)} if via else None
+        async with self._endpoint.request(f"/{digest}", headers=headers) as response:
+            self._endpoint.record(response)
+            size = self._length(response, what)
+            if length is not None and size != length:
+                raise ServerLacks(url, f"{what}: it has {size} bytes, not {length}")
+            if length is None and size > self._max_size:
+                raise BadAnswer(url, f"{what}: it has {size} bytes; at most {self._max_size} are taken")
+            missing = size
+            async with aclosing(paced(response, url, what, self._endpoint.timeout)) as chunks:
+                async for chunk in chunks:
+                    missing -= len(chunk)
+                    if missing < 0:
+                        raise BadAnswer(url, f"{what}: it is longer than was said")
+                    hasher.update(chunk)
+                    if missing:
+                        yield Part(digest, size, memoryview(chunk), last=False)
+                    else:
+                        last = chunk
+            if missing:
+                raise BadAnswer(url, f"{what}: it is shorter than was said")
+        if hasher.hexdigest() != digest:
+            raise WrongBytes(url, f"{what}: what came is something else", digest)
+        yield Part(digest, size, memoryview(last if size else b""), last=True)
+
+    async def size(self, digest: str) -> int | None:
+        """Return the bytes of a blob; None where the server doesn't have it.
+
+        Raises:
+            PeerError: the server can't be asked, or its answer is wrong.
+        """
+        async with self._endpoint.request(f"/{digest}", "HEAD") as response:
+            try:
+                return self._length(response, f"HEAD /{digest}")
+            except ServerLacks:
+                return None
+
+    def _length(self, response: aiohttp.ClientResponse, what: str) -> int:
+        """Return the Content-Length of an answer that has the blob.
+
+        Raises:
+            ServerLacks: the server doesn't have the blob.
+            PeerError: the answer is another one.
+        """
+        status, size = response.status, response.content_length
+        if status >= 500:  # 503 is a mirror's, when it couldn't ask
+            raise self._endpoint.unavailable(what, response)
+        if status in LACKING or status == 400:  # a hash server answers 400 for a blob that is damaged there
+            raise ServerLacks(self._endpoint.url, f"{what}: it is not there ({status})")
+        if status != 200 or size is None:
+            reason = str(status) if status != 200 else "it tells no length"
+            raise BadAnswer(self._endpoint.url, f"{what}: {reason}")
+        return size

@@ -1,0 +1,62 @@
+"""The server behind a remote store: its address, its node id, and its errors of status 500 and above."""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+
+import aiohttp
+
+from shardcast.errors import BadAnswer, PeerError, ServerUnreachable
+from shardcast.peer.failures import refused_error
+from shardcast.peer.pace import Upload
+from shardcast.peer.session import answer
+from shardcast.protocol.wire import NODE_ID
+
+
+class Unavailable(BadAnswer):
+    """An answer of status 500 and above: it says nothing about the blob."""
+
+
+@dataclass
+class Endpoint:
+    """A server, as all requests of one remote store reach it.
+
+    Attributes:
+        url: its base URL.
+        http: the session that requests go through.
+        timeout: seconds without progress.
+        node_id: what a shardcast node calls itself; None for others, or before it answered.
+    """
+
+    url: str
+    http: aiohttp.ClientSession
+    timeout: float
+    node_id: str | None = None
+
+    def request(
+        self,
+        path: str,
+        method: str = "GET",
+        *,
+        headers: dict[str, str] | None = None,
+        silence: float | None = None,
+        body: bytes | Upload | None = None,
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        """Send a request and return its answer; ``silence`` replaces ``timeout`` (seconds).
+
+        Raises:
+            PeerError: as ``peer.session.answer`` does, on entering and while the body is read.
+        """
+        return answer(
+            self.http, self.url, path, method, headers=headers, silence=silence or self.timeout, body=body
+        )
+
+    def record(self, response: aiohttp.ClientResponse) -> None:
+        """Keep the node id that an answer names."""
+        self.node_id = response.headers.get(NODE_ID)
+
+    def unavailable(self, what: str, response: aiohttp.ClientResponse) -> PeerError:
+        """Return the error of an answer of status 500 and above to the request ``what``."""
+        error = refused_error(self.url, what, response.status, response.headers, response.reason)
+        return error if isinstance(error, ServerUnreachable) else Unavailable(self.url, error.what)
