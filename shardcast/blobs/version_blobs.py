@@ -25,12 +25,12 @@ from shardcast.blobs.directory.hashing import Hashing
 from shardcast.blobs.interface import BlobWriter
 from shardcast.digest import Hasher
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ReadOnlyStore
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Shard
 from shardcast.protocol.wire import version_name
 from shardcast.store.file_errors import Search, file_errors
 from shardcast.store.interfaces import Span
-from shardcast.store.verified import looks_in
 from shardcast.store.version_place import VersionPlace
 from shardcast.store.versions import VersionFolders
 
@@ -241,7 +241,7 @@ class SpanReader:
         self._left = span.length
         self._file = file or span.path.open("rb", buffering=0)
         self._file.seek(span.offset)
-        self.looks = looks_in(os.fstat(self._file.fileno()))
+        self.looks = FileIdentity.from_stat(os.fstat(self._file.fileno())).text
 
     async def read(self, most: int) -> bytes:
         """

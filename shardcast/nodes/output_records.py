@@ -22,6 +22,7 @@ from stat import S_ISREG
 from typing import Any
 
 from shardcast.digest import is_digest
+from shardcast.file_identity import FileIdentity
 from shardcast.file_owners import is_trusted
 from shardcast.protocol.wire import MAX_VERSION
 
@@ -36,29 +37,17 @@ _CHUNK = 1 << 20
 """Bytes that are hashed between two looks at whether to stop."""
 
 
-@dataclass(frozen=True, slots=True)
-class FileIdentity:
-    """Inode, size and mtime: equal for as long as nobody writes to a file or replaces it."""
+def trusted_identity(path: Path) -> FileIdentity | None:
+    """Return the identity of the file at a path, as records keep it.
 
-    inode: int
-    size: int
-    mtime_ns: int
-
-    @classmethod
-    def of(cls, stat: os.stat_result) -> FileIdentity:
-        """Return the identity of a file from its ``stat``."""
-        return cls(stat.st_ino, stat.st_size, stat.st_mtime_ns)
-
-    @classmethod
-    def at(cls, path: Path) -> FileIdentity | None:
-        """Return the identity of the file at a path; None where no regular file is, or one that a stranger
-        could write."""
-        try:
-            found = path.stat()
-            trusted = is_trusted(found, path.parent.stat())
-        except OSError:
-            return None
-        return cls.of(found) if S_ISREG(found.st_mode) and trusted else None
+    None where no regular file is, or a stranger could write the file.
+    """
+    try:
+        found = path.stat()
+        trusted = is_trusted(found, path.parent.stat())
+    except OSError:
+        return None
+    return FileIdentity.from_stat(found).recorded if S_ISREG(found.st_mode) and trusted else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,12 +172,12 @@ def hashed(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
     """Return a record without a version for a file; None when it can't be read, changes or work stops."""
     try:
         with path.open("rb") as file:
-            before, digest = FileIdentity.of(os.fstat(file.fileno())), hashlib.sha256()
+            before, digest = FileIdentity.from_stat(os.fstat(file.fileno())).recorded, hashlib.sha256()
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
                 if stop():
                     return None
-            after = FileIdentity.of(os.fstat(file.fileno()))
+            after = FileIdentity.from_stat(os.fstat(file.fileno())).recorded
     except OSError as error:
         log.warning("could not read %s: %s", path, error)
         return None

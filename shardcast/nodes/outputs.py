@@ -15,17 +15,18 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.constants import LOCK_WAIT
+from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import locked
 from shardcast.filesystem import PART, disk_errors, is_temporary_of, make_folder, point, replace
 from shardcast.nodes.folder_lines import MAX_FILE, Announced, FolderLines, parse_lines
 from shardcast.nodes.output_records import (
     MAX_RECORD,
-    FileIdentity,
     OutputRecord,
     hashed,
     parse_record,
     read_bounded,
     record_path,
+    trusted_identity,
 )
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.wire import VERSION_PATTERN, version_number
@@ -88,7 +89,7 @@ class OutputFolder:
             except FileNotFoundError:  # no version came yet
                 return {}
             for path in entries:
-                if output_number(path.name) and (identity := FileIdentity.at(path)):
+                if output_number(path.name) and (identity := trusted_identity(path)):
                     record = self._read_record(path)
                     found[path] = record if record and record.file == identity else None
         return found
@@ -116,7 +117,7 @@ class OutputFolder:
             if path.is_symlink():
                 target = path.readlink()
                 path = self.folder / (target.name if target.parent in (Path(), self.folder) else "")
-            identity = FileIdentity.at(path)
+            identity = trusted_identity(path)
             record = self._read_record(path) if identity and output_number(path.name) else None
         return record if record and record.number and record.file == identity else None
 
@@ -149,9 +150,9 @@ class OutputFolder:
             LocalDiskError: the record can't be written, or the file is not there.
         """
         with disk_errors("could not record", path):
-            identity = FileIdentity.of(path.stat() if file is None else file)
+            identity = FileIdentity.from_stat(path.stat() if file is None else file).recorded
         with self._held():
-            if FileIdentity.at(path) == identity:
+            if trusted_identity(path) == identity:
                 withdrawn = (number, digest) in self._read_lines().find(origin).withdrawn
                 self._write_record(path, OutputRecord(origin, number, digest, identity, withdrawn))
 
@@ -292,7 +293,7 @@ class OutputFolder:
             LocalDiskError: the file can't be removed.
         """
         with disk_errors("could not remove", path), self._held():
-            if FileIdentity.at(path) == record.file:
+            if trusted_identity(path) == record.file:
                 path.unlink(missing_ok=True)
                 record_path(path).unlink(missing_ok=True)
 

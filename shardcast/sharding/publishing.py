@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, complete, piece_size_for
 from shardcast.protocol.wire import MAX_SHARDS, version_name
@@ -22,7 +23,6 @@ from shardcast.sharding.publication import (
     freely,
 )
 from shardcast.store.open_version import OpenVersion
-from shardcast.store.verified import looks_in
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +79,7 @@ def publish(
         header = _header(path.name, before.st_size, opened, description)
         shards, digests = cut(payload, before.st_size, opened, header, description, progress, freely)
         _check_whole(path, payload, before, progress.done)
-        opened.linked_looks = looks_in(before)
+        opened.linked_looks = FileIdentity.from_stat(before).recorded
     return complete(header, shards, digests)
 
 
@@ -90,7 +90,7 @@ def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: in
         PayloadChanged: it has more bytes than its size said, or fewer, or was written to meanwhile.
     """
     after = os.fstat(payload.fileno())
-    if _state(after) != _state(before):
+    if not FileIdentity.from_stat(after).same_content(FileIdentity.from_stat(before)):
         raise PayloadChanged(
             f"can't broadcast {path}: it changed while it was read ({before.st_size} bytes before, "
             f"{after.st_size} after); write it elsewhere, rename it when it is whole, then broadcast it"
@@ -141,10 +141,6 @@ def _header(name: str, size: int | None, opened: OpenVersion, description: Paylo
         created=round(time.time(), 3),
         metadata=description.metadata,
     )
-
-
-def _state(found: os.stat_result) -> tuple[int, int]:
-    return found.st_size, found.st_mtime_ns
 
 
 def _safe_name(name: str) -> str:

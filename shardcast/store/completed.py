@@ -7,13 +7,14 @@ from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import replace, replace_soon
 from shardcast.protocol.distribution import Listing, write
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.interfaces import Span
-from shardcast.store.verified import VerificationRecord, looks_of
+from shardcast.store.verified import VerificationRecord, recorded_identity
 from shardcast.store.version_place import VersionPlace
 
 
@@ -34,8 +35,8 @@ class Complete:
     manifest: Manifest | None
     size: int
     place: VersionPlace
-    looks: str | None = None
-    verified: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    looks: FileIdentity | None = None
+    verified: Mapping[str, tuple[int, FileIdentity]] = field(default_factory=dict)
 
     @property
     def digests(self) -> set[str]:
@@ -56,13 +57,13 @@ class Complete:
     @property
     def changed(self) -> bool:
         """Whether its adopted payload does not look as it did when it was verified."""
-        return self.looks is not None and looks_of(self.place.payload) != self.looks
+        return self.looks is not None and recorded_identity(self.place.payload) != self.looks
 
     def find(self, sha256: str) -> Path | None:
         """Return the file of a shard with this digest, unchanged since it was verified."""
-        shard, looks = self.verified.get(sha256, (0, ""))
+        shard, looks = self.verified.get(sha256, (0, None))
         file = self.place.shard(shard) if shard else None
-        return file if file and looks_of(file) == looks else None
+        return file if file and recorded_identity(file) == looks else None
 
 
 def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from shardcast.ages import age_of
 from shardcast.errors import DataDirInUse
+from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import Lock, holder, is_local, keeps_away, machine_id, open_lock_file, try_lock
 from shardcast.filesystem import close, create_private, temporary_name
 
@@ -54,7 +55,7 @@ class DirectoryLock:
         self._renewing: threading.Thread | None = None
         try:
             lock = self._lock()
-            self._inode = _inode(os.fstat(self._descriptor))
+            self._inode = FileIdentity.from_stat(os.fstat(self._descriptor)).file_key
             if lock is Lock.TAKEN and is_local(self._descriptor) and keeps_away(path):
                 self._write()
             else:
@@ -67,7 +68,7 @@ class DirectoryLock:
     def held(self) -> bool:
         """Whether the file at the path is the one that is locked, and no other process took it over."""
         try:
-            return _inode(self._path.stat()) == self._inode and not self._lost
+            return FileIdentity.from_stat(self._path.stat()).file_key == self._inode and not self._lost
         except OSError:
             return False
 
@@ -170,7 +171,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _inode(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE
+from shardcast.file_identity import FileIdentity
 
 BLOCK = 4096
 """Bytes in which file systems give room."""
@@ -173,7 +174,7 @@ class Freeable:
     names: Mapping[Hashable, int] = field(default_factory=dict)
 
 
-def freeable(folder: Path, held: Collection[tuple[int, int]], clones: bool = True) -> Freeable:
+def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: bool = True) -> Freeable:
     """Return the blocks that come free when a version's folder is removed; blocks on the disk. Files that are
     ``held`` open (device and inode) don't, nor do extents that other files share by a clone, which are looked
     for with ``clones``."""
@@ -187,7 +188,7 @@ def freeable(folder: Path, held: Collection[tuple[int, int]], clones: bool = Tru
             looks = entry.stat(follow_symlinks=False)
         except OSError:
             continue
-        if (looks.st_dev, looks.st_ino) in held:
+        if FileIdentity.from_stat(looks).file_key in held:
             continue
         size = max(0, taken_by(looks) - (cloned(Path(entry.path)) if clones else 0))
         if looks.st_nlink == 1:
@@ -198,13 +199,12 @@ def freeable(folder: Path, held: Collection[tuple[int, int]], clones: bool = Tru
     return Freeable(alone, shared, names)
 
 
-def held_open() -> set[tuple[int, int]]:
+def held_open() -> set[tuple[int | None, int]]:
     """Return device and inode of every file that this process has open; blocks on the disk."""
-    held = set[tuple[int, int]]()
+    held = set[tuple[int | None, int]]()
     for entry in Path("/dev/fd").iterdir():
         with contextlib.suppress(OSError):  # the one of this very listing is closed by now
-            looks = os.fstat(int(entry.name))
-            held.add((looks.st_dev, looks.st_ino))
+            held.add(FileIdentity.from_stat(os.fstat(int(entry.name))).file_key)
     return held
 
 

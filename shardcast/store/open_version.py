@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from shardcast.concurrency import Notifier, in_thread
 from shardcast.errors import LocalDiskError, PayloadChanged, ShardcastError
 from shardcast.file_copies import link
+from shardcast.file_identity import FileIdentity
 from shardcast.file_systems import reserve
 from shardcast.filesystem import (
     PART,
@@ -38,7 +39,7 @@ from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
-from shardcast.store.verified import VerificationRecord, looks_in, looks_of
+from shardcast.store.verified import VerificationRecord, recorded_identity
 from shardcast.store.version_place import VersionPlace, remove_version
 
 T = TypeVar("T")
@@ -89,7 +90,7 @@ class OpenVersion:
         self.live = live or LiveManifest(version_name(number))
         self.listed = listed
         self.linked = False
-        self.linked_looks: str | None = None
+        self.linked_looks: FileIdentity | None = None
         self.finished = False
         self.confirm: Confirm | None = None
         self.being_made = False
@@ -388,10 +389,10 @@ class OpenVersion:
                 self.store(shard.number, shard.sha256)
         if self.linked:
             sync_file(self.payload)  # whoever wrote it may not have, and its looks vouch for it from now on
-            looks = looks_in(self.payload.stat())
+            looks = FileIdentity.from_stat(self.payload.stat()).recorded
             if looks != self.linked_looks:
                 raise PayloadChanged(f"{self.payload} is not the file any more that was hashed")
-            replace(self.place.linked, looks.encode())
+            replace(self.place.linked, looks.text.encode())
         for entry in self.place.folder.iterdir():  # of a longer payload that had this number before
             if (shard_number(entry.name.removesuffix(PART)) or 0) > len(manifest.shards):
                 entry.unlink()
@@ -438,7 +439,7 @@ class OpenVersion:
         """Count what an earlier run left: shards that are unchanged since they were verified, and parts."""
         known = self._verified.read()
         for shard in self.live.shards:
-            if known.get(shard.number) == (shard.sha256, looks_of(self.file(shard.number))):
+            if known.get(shard.number) == (shard.sha256, recorded_identity(self.file(shard.number))):
                 self._count(shard.number)
         for part in self.place.folder.glob(f"*{PART}"):
             number = shard_number(part.name.removesuffix(PART))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shardcast.errors import LocalDiskError
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import replace
 from shardcast.protocol.distribution import Listing, parse
 from shardcast.protocol.manifest import Manifest
@@ -12,7 +13,7 @@ from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.store.verified import VerificationRecord, looks_if_right, looks_of
+from shardcast.store.verified import VerificationRecord, identity_if_right, recorded_identity
 from shardcast.store.version_place import VersionPlace
 
 
@@ -46,7 +47,8 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
         raise ManifestError("its manifest has another digest")
     looks = place.looks
     if looks:
-        if manifest is None or (looks_of(place.payload) != looks and not recall_payload(place, manifest)):
+        unchanged = recorded_identity(place.payload) == looks
+        if manifest is None or not (unchanged or recall_payload(place, manifest)):
             raise LocalDiskError("its file was changed after it was published without a copy")
         return manifest
     count = len(manifest.shards) if manifest else listing.shards
@@ -60,9 +62,9 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
     verified = record.read()
     for shard, (sha256, looks) in list(verified.items()):
         path = place.shard(shard)
-        if not path.exists() or looks_of(path) == looks:
+        if not path.exists() or recorded_identity(path) == looks:
             continue
-        now = looks_if_right(path, [(0, path.stat().st_size, sha256)])
+        now = identity_if_right(path, [(0, path.stat().st_size, sha256)])
         if now is None:
             raise LocalDiskError(f"{path.name} was changed since it was verified")
         verified[shard] = sha256, now
@@ -73,7 +75,7 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
 
 def recall_payload(
     place: VersionPlace, manifest: Manifest, stop: Callable[[], bool] = lambda: False
-) -> str | None:
+) -> FileIdentity | None:
     """Hash a payload that was published without a copy and looks otherwise than it did; return its looks,
     remembered, if it is right, else None. Blocks on the disk.
 
@@ -84,11 +86,11 @@ def recall_payload(
         if place.payload.stat().st_size != manifest.size:
             return None
         spans = ((shard.offset, shard.size, shard.sha256) for shard in manifest.shards)
-        looks = looks_if_right(place.payload, spans, stop)
+        looks = identity_if_right(place.payload, spans, stop)
     except FileNotFoundError:
         return None
     if looks:
-        replace(place.linked, looks.encode())
+        replace(place.linked, looks.text.encode())
     return looks
 
 

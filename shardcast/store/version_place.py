@@ -9,8 +9,11 @@ from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.file_copies import clone_bytes, link
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import PART, create_private, give_name, is_temporary_of, temporary_name
 from shardcast.protocol.wire import shard_name, shard_number
+
+_NO_FILE = FileIdentity(inode=-1, size=-1, mtime_ns=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,13 @@ class VersionPlace:
         return self.folder / PAYLOAD_FILE
 
     @property
-    def looks(self) -> str | None:
-        """The state of a payload when it was published without a copy; None for other versions."""
+    def looks(self) -> FileIdentity | None:
+        """The identity of a payload when it was published without a copy; None for other versions.
+
+        A record that is damaged gives the identity of no file, so that the payload is hashed again.
+        """
         try:
-            return self.linked.read_text()
+            return FileIdentity.parse(self.linked.read_text()) or _NO_FILE
         except FileNotFoundError:
             return None
 

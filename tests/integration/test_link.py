@@ -113,13 +113,13 @@ async def test_a_data_directory_that_was_copied_keeps_its_versions(
     shutil.copytree(tmp_path / "data", tmp_path / "moved")  # with its times, as cp -a: the inodes are others
     change(payload)
     hashed: list[Path] = []
-    look = verified.looks_if_right
+    look = verified.identity_if_right
 
     def count(file: Path, *rest: Any) -> str | None:
         hashed.append(file)
         return look(file, *rest)
 
-    monkeypatch.setattr(taking_up, "looks_if_right", count)
+    monkeypatch.setattr(taking_up, "identity_if_right", count)
     async with Origin.running(tmp_path / "moved", "127.0.0.1", 0) as origin:
         assert await fetch(origin, "v1", tmp_path / "got") == PAYLOAD
     assert len(hashed) == (4 if copy else 1)
@@ -132,14 +132,14 @@ async def test_a_payload_that_is_touched_is_in_doubt_until_it_was_hashed(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked, go_on = asyncio.Event(), threading.Event()
-    loop, look = asyncio.get_running_loop(), verified.looks_if_right
+    loop, look = asyncio.get_running_loop(), verified.identity_if_right
 
     def wait(*said: Any) -> str | None:
         loop.call_soon_threadsafe(looked.set)
         go_on.wait(30)
         return look(*said)
 
-    monkeypatch.setattr(taking_up, "looks_if_right", wait)
+    monkeypatch.setattr(taking_up, "identity_if_right", wait)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)
         os.utime(payload, ns=(1, 1))
@@ -175,7 +175,7 @@ async def test_a_payload_that_can_not_be_looked_into_is_kept_and_looked_into_aga
         version = await publish(origin, payload)
         os.utime(payload, ns=(1, 1))
         with monkeypatch.context() as patch:
-            patch.setattr(taking_up, "looks_if_right", fail)
+            patch.setattr(taking_up, "identity_if_right", fail)
             await origin.folders.tidy()
             while origin.folders.in_doubt(version):
                 await asyncio.sleep(0.01)

@@ -161,7 +161,7 @@ async def test_shards_that_were_put_aside_need_no_second_look(
     await change(folders, B, {})
     with monkeypatch.context() as patch:
         patch.setattr(landings, "piece_digest", None)
-        patch.setattr("shardcast.store.recovery.looks_if_right", None)
+        patch.setattr("shardcast.store.recovery.identity_if_right", None)
         folders = node.start()
         await change(folders, A, OLD)
     assert served(folders) == OLD

@@ -5,21 +5,21 @@ from __future__ import annotations
 from fault import Fault
 
 GC = "shardcast/registry/gc.py"
-VERIFYING = "shardcast/blobs/directory/verify_cache.py"
+FILE_IDENTITY = "shardcast/file_identity.py"
 
 FAULTS = [
     Fault(
         name="changed-file-with-old-mtime-is-verified",
-        file=VERIFYING,
-        old="found.st_mtime_ns, found.st_ctime_ns",
-        new="found.st_mtime_ns, 0",
+        file=FILE_IDENTITY,
+        old="found.st_dev, found.st_ctime_ns)",
+        new="found.st_dev, 0)",
         tests=["tests/unit/store/test_accounting.py"],
     ),
     Fault(
         name="file-of-the-same-looks-but-inode-is-verified",
-        file=VERIFYING,
-        old="found.st_dev, found.st_ino,",
-        new="found.st_dev, 0,",
+        file=FILE_IDENTITY,
+        old="return cls(found.st_ino,",
+        new="return cls(0,",
         tests=["tests/unit/blobs/test_verifying.py"],
     ),
     Fault(

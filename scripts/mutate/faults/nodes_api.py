@@ -118,7 +118,7 @@ FAULTS = [
     Fault(
         name="payload-that-changed-is-published",
         file="shardcast/sharding/publishing.py",
-        old="if _state(after) != _state(before):",
+        old="if not FileIdentity.from_stat(after).same_content(FileIdentity.from_stat(before)):",
         new="if False:",
         tests=["tests/unit/sharding/test_sharding.py", "tests/faults/test_bad_input.py"],
     ),

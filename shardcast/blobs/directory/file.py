@@ -11,8 +11,9 @@ from pathlib import Path
 from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import Check, Malformed, decoder
 from shardcast.blobs.directory.hashing import Hashing
-from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles, same_looks
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
 from shardcast.errors import BlobCorrupt
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import close, disk_errors
 from shardcast.store.file_errors import UnreadableFile, file_errors, says_absent
 from shardcast.store.interfaces import Span
@@ -71,7 +72,7 @@ class BlobFile:
     @property
     def is_changed(self) -> bool:
         """Whether it looks otherwise by now than when it was opened."""
-        return not same_looks(self.looks, os.fstat(self.descriptor))
+        return FileIdentity.from_stat(self.looks) != FileIdentity.from_stat(os.fstat(self.descriptor))
 
     def whole(self) -> bytes:
         """All its bytes.

@@ -32,6 +32,7 @@ from shardcast.ages import age_of
 from shardcast.blobs.directory.layout import OWN, Folder, make_own
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.digest import is_digest
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import disk_errors, replace, sync_file, sync_folder
 
 _MARK = 0o001
@@ -120,10 +121,8 @@ class Marks:
 def _looks(forms: Sequence[Form]) -> bytes:
     """What tells whether a blob's files were touched: the change time tells of everything that changes a file
     or its permissions, of links that are made, and of copies."""
-    parts = [
-        f"{form.coding} {form.looks.st_size} {form.looks.st_mtime_ns} {form.looks.st_ctime_ns}"
-        for form in forms
-    ]
+    identities = [(form.coding, FileIdentity.from_stat(form.looks)) for form in forms]
+    parts = [f"{coding} {file.size} {file.mtime_ns} {file.ctime_ns}" for coding, file in identities]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 from shardcast.blobs.directory.layout import OWN, OWN_SHARED, Folder, make_own, share
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
+from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import locked
 from shardcast.filesystem import PART, disk_errors, make_folder, rename, rename_free, replace, sync_folder
 
@@ -191,11 +192,9 @@ class Quarantine:
         """
         was, name = Path(path), f"{Path(path).name}-{secrets.token_hex(4)}"
         with disk_errors("could not set aside", was), self._alone():
-            same = (looks.st_dev, looks.st_ino, looks.st_size, looks.st_mtime_ns)
+            meant = FileIdentity.from_stat(looks)
             taken = take_out(
-                was,
-                self._place / name,
-                lambda now: (now.st_dev, now.st_ino, now.st_size, now.st_mtime_ns) == same,
+                was, self._place / name, lambda now: FileIdentity.from_stat(now).same_content(meant)
             )
             if taken is None:
                 return None

@@ -10,6 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from shardcast.blobs.directory.hashing import Hashing
+from shardcast.file_identity import FileIdentity
 
 MOST_VERIFIED = 100_000
 """Files that are remembered; some 300 bytes each, and another 100 for a seal."""
@@ -78,15 +79,5 @@ class VerifiedFiles:
         return await self.hashing.once(_key(digest, looks), begin)
 
 
-def same_looks(one: os.stat_result, other: os.stat_result) -> bool:
-    """Whether a file was left alone between two looks at it."""
-    return _looks(one) == _looks(other)
-
-
-def _looks(found: os.stat_result) -> tuple[int, ...]:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
-
-
 def _key(digest: str, found: os.stat_result) -> bytes:
-    device, inode, *rest = _looks(found)
-    return bytes.fromhex(digest) + struct.pack("<QQqqq", device, inode, *rest)
+    return bytes.fromhex(digest) + struct.pack("<QqqQq", *FileIdentity.from_stat(found))

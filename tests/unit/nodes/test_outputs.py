@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shardcast.file_identity import FileIdentity
 from shardcast.nodes.folder_lines import (
     MAX_LINES,
     MAX_NUMBERS,
@@ -21,7 +22,7 @@ from shardcast.nodes.folder_lines import (
     FollowedLine,
     parse_lines,
 )
-from shardcast.nodes.output_records import FileIdentity, OutputRecord, parse_record, record_path
+from shardcast.nodes.output_records import OutputRecord, parse_record, record_path
 from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder, resume_point
 from shardcast.protocol.distribution import Listing
 
@@ -372,8 +373,9 @@ def test_link_out_of_the_folder_is_no_resume_point(outputs: OutputFolder, tmp_pa
 DIGESTS = st.binary(min_size=32, max_size=32).map(bytes.hex)
 NUMBERS = st.integers(1, 10**18 - 1)
 ORIGINS = st.none() | st.text(min_size=1, max_size=100)
+NOT_RECORDED = st.none(), st.none()  # device and ctime
 IDENTITIES = st.builds(
-    FileIdentity, st.integers(0, 2**64), st.integers(0, 2**63), st.integers(-(2**63), 2**63)
+    FileIdentity, st.integers(0, 2**64), st.integers(0, 2**63), st.integers(-(2**63), 2**63), *NOT_RECORDED
 )
 
 

@@ -15,8 +15,9 @@ import pytest
 
 from shardcast import file_locks, file_owners, filesystem
 from shardcast.errors import LocalDiskError
+from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import give_name, new_file, replace, temporary_name
-from shardcast.nodes.output_records import FileIdentity
+from shardcast.nodes.output_records import trusted_identity
 from shardcast.store import output_part
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
@@ -86,7 +87,7 @@ async def test_a_part_that_lost_its_name_is_finished_all_the_same(
         elif what == "a folder":
             part.mkdir()
         await opened.complete(MANIFEST)
-        assert opened.final and FileIdentity.of(opened.final) == FileIdentity.at(output)
+        assert opened.final and FileIdentity.from_stat(opened.final).recorded == trusted_identity(output)
     assert output.read_bytes() == DATA
     assert stat.S_IMODE(output.stat().st_mode) == 0o666 & ~file_owners.umask()
     assert not (tmp_path / "elsewhere").exists()
@@ -108,7 +109,7 @@ async def test_the_state_that_is_recorded_is_that_of_the_verified_file(
         await fill(opened)
         await opened.complete(MANIFEST)
         assert opened.final and opened.final.st_size == len(DATA)
-        assert FileIdentity.of(opened.final) != FileIdentity.at(output)
+        assert FileIdentity.from_stat(opened.final).recorded != trusted_identity(output)
 
 
 async def test_without_links_a_part_that_lost_its_name_is_finished_too(

@@ -1,0 +1,70 @@
+"""The identity of a file: tells whether a file was replaced or written to since it was looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple, Self
+
+
+class FileIdentity(NamedTuple):
+    """The fields of ``stat`` that change when a file is replaced or written to.
+
+    Two identities from ``stat`` are equal while nothing touched the file at all. Records on the disk keep
+    inode, size and mtime alone (``recorded``, ``text``): a device's number changes with the order of mounts,
+    and ctime with every link and permission.
+
+    Attributes:
+        inode: number of the inode.
+        size: bytes.
+        mtime_ns: time of the last write, in nanoseconds since 1970.
+        device: number of the device; None in a recorded identity.
+        ctime_ns: time of the last change of the inode, likewise; None in a recorded identity.
+    """
+
+    inode: int
+    size: int
+    mtime_ns: int
+    device: int | None = None
+    ctime_ns: int | None = None
+
+    @classmethod
+    def from_stat(cls, found: os.stat_result) -> Self:
+        """Return the identity of a file from its ``stat``."""
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns, found.st_dev, found.st_ctime_ns)
+
+    @classmethod
+    def at(cls, path: Path) -> Self | None:
+        """Return the identity of the file at the end of a path's links; None where there is none."""
+        try:
+            return cls.from_stat(path.stat())
+        except OSError:
+            return None
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Return the identity that ``text`` wrote; None where the text is no identity."""
+        try:
+            inode, size, mtime_ns = text.split(" ")
+            return cls(int(inode), int(size), int(mtime_ns))
+        except ValueError:
+            return None
+
+    @property
+    def text(self) -> str:
+        """The form of records on the disk: ``<inode> <size> <mtime in ns>``."""
+        return f"{self.inode} {self.size} {self.mtime_ns}"
+
+    @property
+    def recorded(self) -> Self:
+        """The identity without the fields that no record keeps, to be compared with a recorded one."""
+        return self._replace(device=None, ctime_ns=None)
+
+    @property
+    def file_key(self) -> tuple[int | None, int]:
+        """Device and inode, which all names of a file share and no other file has at the same time."""
+        return self.device, self.inode
+
+    def same_content(self, other: FileIdentity) -> bool:
+        """Return whether the file is the same and was not written to; its permissions may differ."""
+        return self.file_key == other.file_key and self[1:3] == other[1:3]
