@@ -15,10 +15,10 @@ import aiohttp
 import pytest
 
 from shardcast.blobs.access_stats import AccessStats
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import LocalDiskError
 from tests.support.archives import archive, http, pushed
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import sha256
 from tests.support.small_disks import small_disk
 from tests.unit.blobs.test_framing import HELLO, PULL, PUSH, WORLD

@@ -21,7 +21,6 @@ import pytest
 
 import shardcast
 from shardcast.blobs.copy import Copied, copy, remote
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import LocalDiskError, PayloadMissing, from_wire, to_wire
@@ -30,6 +29,7 @@ from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, chunked, good
+from tests.support.memory_store import BlobsInMemory
 from tests.support.processes import wait_until
 from tests.support.published import Published, publish, random_bytes, sha256
 

@@ -13,7 +13,6 @@ import pytest
 
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.copy import repairing
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
@@ -22,6 +21,7 @@ from shardcast.peer.session import open_session
 from tests.support import bad_servers as bad
 from tests.support.archives import archive, keep
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import sha256
 from tests.support.published import Published, publish, random_bytes
 from tests.support.slow_servers import WAYS, Reply, SlowServer

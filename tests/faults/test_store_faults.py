@@ -22,10 +22,8 @@ from shardcast.blobs.directory.layout import OWN, Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.scrub import REPAIRED, UNREADABLE, Scrub
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
-from shardcast.blobs.union import BlobUnion
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import BlobCorrupt, LocalDiskError, StoreInaccessible
 from shardcast.registry.directory import DirectoryBackend
@@ -34,9 +32,11 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from tests.support.archives import archive, keep, parse_answer, pulled, pushed
 from tests.support.archives import http as http_session
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import publish, random_bytes, sha256
 from tests.support.processes import Node, node, origin, run
 from tests.support.stores import blob_file, fill
+from tests.support.union_store import BlobUnion
 
 ANYWHERE: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
 SMALL, LARGE = b"Hello!", random_bytes(300_000)

@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from shardcast.blobs import framing
 from shardcast.blobs.access_stats import AccessStats
-from shardcast.blobs.memory import BlobsInMemory, BytesReader
 from shardcast.blobs.server.archive_routes import pulls
 from shardcast.blobs.server.archive_routes.pages import iso, preview
 from shardcast.blobs.server.archive_server import ArchiveNode
@@ -27,6 +26,7 @@ from shardcast.errors import BlobCorrupt
 from shardcast.server import bodies, writing
 from shardcast.server.bounds import Bounds
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
+from tests.support.memory_store import BlobsInMemory, BytesReader
 from tests.support.payloads import random_bytes, sha256
 from tests.unit.blobs.test_framing import HELLO, PULL, PUSH, WORLD
 

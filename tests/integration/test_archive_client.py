@@ -16,7 +16,6 @@ from aiohttp import web
 from shardcast import Archive
 from shardcast.blobs.client import archive as peer
 from shardcast.blobs.framing import parse_pull
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.errors import (
     BadAnswer,
     PayloadChanged,
@@ -31,6 +30,7 @@ from shardcast.peer.session import Session, open_session
 from shardcast.server.application import application, listening
 from tests.support import processes
 from tests.support.archives import archive
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.unit.blobs.test_framing import HELLO, WORLD
 

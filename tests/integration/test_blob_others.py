@@ -14,9 +14,7 @@ import pytest
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore
-from shardcast.blobs.union import BlobUnion
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import (
     BlobCorrupt,
@@ -32,7 +30,9 @@ from shardcast.protocol.manifest import Header, header_line, shard_line
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from tests.support.archives import archive, keep
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import cut, publish, random_bytes, sha256, shards
+from tests.support.union_store import BlobUnion
 
 Opening = Callable[[Path], AbstractAsyncContextManager[BlobStore]]
 

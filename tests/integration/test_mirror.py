@@ -16,13 +16,13 @@ from aiohttp import web
 from shardcast.blobs import mirror
 from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.blobs.framing import Part, parse_pull, write_pull
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore
 from shardcast.blobs.server.shards import add_shards_by_digest
 from shardcast.errors import BlobMissing, PeerError
 from shardcast.peer.session import Session, open_session
 from shardcast.server.application import application, listening
 from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed, until
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 
 Answering = Callable[[web.Request], Awaitable[web.StreamResponse]]

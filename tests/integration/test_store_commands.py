@@ -23,10 +23,10 @@ from shardcast.blobs.copy import Copied, copy, remote
 from shardcast.blobs.directory.layout import OWN, Folder
 from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out
 from shardcast.blobs.maintenance.scrub import Pace, Scrub
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BadAnswer
 from tests.support.archives import keep
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import command, environment, node, run
 from tests.support.stores import assert_refused, blob_file, content, damage, fill, random_blobs

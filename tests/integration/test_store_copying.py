@@ -13,12 +13,12 @@ from shardcast.blobs.client.hash_server import HashServerClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.copy import Copied, copy, remote
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.errors import BadAnswer
 from shardcast.peer.session import open_session
 from tests.support.archives import keep
 from tests.support.hash_servers import listed, ours, started, theirs, uploading, wait
 from tests.support.legacy import DIRECTLY, peer_folder
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import node, run
 from tests.support.stores import blob_file, content, damage, fill

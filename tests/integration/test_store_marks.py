@@ -18,10 +18,10 @@ from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
 from shardcast.blobs.directory.marks import is_marked
 from shardcast.blobs.maintenance.gc import Collection
 from shardcast.blobs.maintenance.gc_policy import Rules
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from tests.integration.test_store_gc import HOUR, collect
 from tests.support.archives import http, keep
+from tests.support.memory_store import BlobsInMemory
 from tests.support.stores import blob_file, content, fill
 
 BLOB = b"Hello!"

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.server.archive_server import ArchiveNode
 from tests.support.archives import Failing, archive, keep, parse_answer, pulled
+from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import origin
 

@@ -12,9 +12,9 @@ import aiohttp
 
 from shardcast.blobs.framing import write_length, write_pull
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.memory import BlobsInMemory, BytesReader
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BlobCorrupt
+from tests.support.memory_store import BlobsInMemory, BytesReader
 from tests.support.payloads import sha256
 
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.memory import BlobsInMemory
 from shardcast.blobs.mirror import MirrorStore
-from shardcast.blobs.union import BlobUnion
+from tests.support.memory_store import BlobsInMemory
+from tests.support.union_store import BlobUnion
 
 
 @dataclass(frozen=True)
