@@ -1,18 +1,18 @@
-"""How an archive's pulls and pushes are framed: binary, all integers unsigned, 64 bits, big-endian.
+"""Framing of an archive's pulls and pushes: binary; integers are unsigned, 64 bits, big-endian.
 
 ::
 
     pull:  (key, length) …          answered with    (key, content) …
     push:  (length, content) …      answered with    nothing
 
-A key is the 32 bytes of a SHA-256. The answer to a pull tells no lengths, so who reads it goes by those that
-it asked with. Readers are fed bytes as they come, in chunks of any length, and hold none of them back.
+A key is the 32 bytes of a SHA-256. The answer to a pull carries no lengths: its reader uses the lengths of
+the request. Readers take bytes as they arrive, in chunks of any length, and buffer nothing but a head.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 KEY_SIZE, LENGTH_SIZE = 32, 8
@@ -25,14 +25,14 @@ MAX_LENGTH = (1 << 64) - 1
 
 
 class FramingError(ValueError):
-    """These are not the bytes of a pull or a push."""
+    """Bytes that are not those of a pull or a push."""
 
 
 class TooLong(FramingError):
-    """A blob is longer than is taken here.
+    """A blob that is longer than is accepted here.
 
     Attributes:
-        length: bytes that it is said to have.
+        length: the announced bytes of the blob.
     """
 
     def __init__(self, length: int, most: int) -> None:
@@ -41,10 +41,10 @@ class TooLong(FramingError):
 
 
 class WrongContent(FramingError):
-    """What came under a key is not what the key says.
+    """A blob whose SHA-256 is not its key.
 
     Attributes:
-        key: that key.
+        key: the SHA-256 that the blob should have, in hex.
     """
 
     def __init__(self, key: str) -> None:
@@ -54,13 +54,13 @@ class WrongContent(FramingError):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some of a blob's bytes.
+    """A part of a blob's bytes.
 
     Attributes:
-        key: its SHA-256, in hex; empty in a push, where it isn't told.
-        length: bytes that the blob has in all.
-        data: these.
-        last: whether the blob ends here. With a key, it is right then; before, nothing is known of it.
+        key: the blob's SHA-256, in hex; empty in a push, which carries no keys.
+        length: bytes of the whole blob.
+        data: the bytes of this part; valid until the chunk that was fed is reused.
+        last: whether the blob ends here. Only the last part of a blob with a key vouches for the blob.
     """
 
     key: str
@@ -70,15 +70,15 @@ class Part:
 
 
 def write_pull(wanted: Iterable[tuple[str, int]]) -> bytes:
-    """The body of a pull: keys in hex, and the lengths of their blobs."""
+    """Return the body of a pull for pairs of a key in hex and the length of its blob."""
     return b"".join(bytes.fromhex(key) + write_length(length) for key, length in wanted)
 
 
 def parse_pull(body: bytes) -> list[tuple[str, int]]:
-    """Keys in hex, and lengths, as they were asked for; what follows the last whole pair is passed over.
+    """Return the requested pairs of a key in hex and a length, and ignore an incomplete pair at the end.
 
     Raises:
-        FramingError: there is no whole pair.
+        FramingError: the body has no whole pair.
     """
     if len(body) < PAIR_SIZE:
         raise FramingError(f"{len(body)} bytes are no key and length; that takes {PAIR_SIZE}")
@@ -90,76 +90,90 @@ def parse_pull(body: bytes) -> list[tuple[str, int]]:
 
 
 def write_length(length: int) -> bytes:
-    """What goes before a blob in a push."""
+    """Return the head of a blob in a push."""
     return length.to_bytes(LENGTH_SIZE, "big")
 
 
-class _Reader:
-    """Blobs one after the other, each behind a head of so many bytes."""
+class _BlobStream:
+    """Splitter of a byte stream into blobs, each behind a head of fixed size.
 
-    def __init__(self, head_size: int) -> None:
+    ``parse_head`` turns a head into the key and the length of the blob that follows, or raises FramingError.
+    """
+
+    def __init__(self, head_size: int, parse_head: Callable[[bytes], tuple[str, int]]) -> None:
         self._head_size = head_size
+        self._parse_head = parse_head
         self._head = bytearray()
         self._key = ""
         self._length = 0
-        self._left = 0
-        self._within = False
+        self._remaining = 0
+        self._in_blob = False
 
     def feed(self, chunk: bytes | memoryview) -> Iterator[Part]:
-        """The parts of blobs in the next bytes; take all of them before feeding more.
-
-        Raises:
-            FramingError: these are not the bytes that can come here.
-        """
+        """Yield the parts of blobs in ``chunk``; see ``PullReader.feed``."""
         rest = memoryview(chunk)
         while rest:
-            if not self._within:
+            if not self._in_blob:
                 missing = self._head_size - len(self._head)
                 self._head += rest[:missing]
                 rest = rest[missing:]
                 if len(self._head) < self._head_size:
                     return
-                self._key, self._length = self._begin(bytes(self._head))
+                self._key, self._length = self._parse_head(bytes(self._head))
                 self._head.clear()
-                self._left, self._within = self._length, True
-            data, rest = rest[: self._left], rest[self._left :]
-            self._left -= len(data)
-            self._within = self._left > 0
-            if data or not self._within:
-                self._check(data, not self._within)
-                yield Part(self._key, self._length, data, not self._within)
+                self._remaining, self._in_blob = self._length, True
+            data, rest = rest[: self._remaining], rest[self._remaining :]
+            self._remaining -= len(data)
+            self._in_blob = self._remaining > 0
+            if data or not self._in_blob:
+                yield Part(self._key, self._length, data, not self._in_blob)
 
     def end(self) -> None:
-        """There are no more bytes.
+        """Check that the stream ends between two blobs.
 
         Raises:
-            FramingError: a blob, or what goes before it, is cut off.
+            FramingError: a blob or its head is cut off.
         """
-        if self._within:
-            raise FramingError(f"it ends {self._left} bytes before the end of a blob of {self._length}")
+        if self._in_blob:
+            raise FramingError(f"it ends {self._remaining} bytes before the end of a blob of {self._length}")
         if self._head:
             raise FramingError("it ends before a blob begins")
 
-    def _begin(self, head: bytes) -> tuple[str, int]:
-        raise NotImplementedError
 
-    def _check(self, data: memoryview, last: bool) -> None:
-        """Look at what comes."""
-
-
-class PullReader(_Reader):
-    """Reads the answer to a pull; checks that the blobs are right, and among those that were asked for.
+class PullReader:
+    """Incremental reader of the answer to a pull: only requested blobs pass, each checked by its SHA-256.
 
     Attributes:
-        missing: what was asked for and has not come.
+        missing: the lengths of the requested blobs that have not begun to arrive, by key.
     """
 
     def __init__(self, wanted: Mapping[str, int]) -> None:
-        super().__init__(KEY_SIZE)
         self.missing = dict(wanted)
+        self._stream = _BlobStream(KEY_SIZE, self._parse_key)
         self._hasher = hashlib.sha256()
 
-    def _begin(self, head: bytes) -> tuple[str, int]:
+    def feed(self, chunk: bytes | memoryview) -> Iterator[Part]:
+        """Yield the parts of blobs in ``chunk``; consume all of them before feeding the next chunk.
+
+        Raises:
+            FramingError: a key was not requested, or occurs twice.
+            WrongContent: a blob does not have the digest that its key names; its last part is withheld.
+        """
+        for part in self._stream.feed(chunk):
+            self._hasher.update(part.data)
+            if part.last and self._hasher.hexdigest() != part.key:
+                raise WrongContent(part.key)
+            yield part
+
+    def end(self) -> None:
+        """Check that the answer ends between two blobs.
+
+        Raises:
+            FramingError: a blob or its key is cut off.
+        """
+        self._stream.end()
+
+    def _parse_key(self, head: bytes) -> tuple[str, int]:
         key = head.hex()
         length = self.missing.pop(key, None)
         if length is None:
@@ -167,21 +181,32 @@ class PullReader(_Reader):
         self._hasher = hashlib.sha256()
         return key, length
 
-    def _check(self, data: memoryview, last: bool) -> None:
-        self._hasher.update(data)
-        if last and self._hasher.hexdigest() != self._key:
-            raise WrongContent(self._key)
 
-
-class PushReader(_Reader):
-    """Reads the body of a push."""
+class PushReader:
+    """Incremental reader of the body of a push."""
 
     def __init__(self, most: int = MAX_LENGTH) -> None:
-        """``most``: bytes of a blob; a longer one is refused before any of it is read."""
-        super().__init__(LENGTH_SIZE)
+        """Refuse blobs of more than ``most`` bytes before any of their bytes is read."""
         self._most = most
+        self._stream = _BlobStream(LENGTH_SIZE, self._parse_length)
 
-    def _begin(self, head: bytes) -> tuple[str, int]:
+    def feed(self, chunk: bytes | memoryview) -> Iterator[Part]:
+        """Yield the parts of blobs in ``chunk``; consume all of them before feeding the next chunk.
+
+        Raises:
+            TooLong: a blob is longer than is accepted.
+        """
+        return self._stream.feed(chunk)
+
+    def end(self) -> None:
+        """Check that the body ends between two blobs.
+
+        Raises:
+            FramingError: a blob or its length is cut off.
+        """
+        self._stream.end()
+
+    def _parse_length(self, head: bytes) -> tuple[str, int]:
         length = int.from_bytes(head, "big")
         if length > self._most:
             raise TooLong(length, self._most)
