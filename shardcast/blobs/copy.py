@@ -13,6 +13,7 @@ from itertools import islice
 from shardcast.addresses import server_url
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
+from shardcast.blobs.directory.marks import unmark
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.maintenance.scrub import Repair
 from shardcast.concurrency import cancel, staggered
@@ -122,7 +123,7 @@ async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
 
 async def _renewed(target: BlobStore, digest: str) -> bool:
     """Have gc leave alone what is there as if it was put now; whether that could be."""
-    return not isinstance(target, BlobDirectory) or await asyncio.to_thread(target.renew, digest)
+    return not isinstance(target, BlobDirectory) or await asyncio.to_thread(unmark, target.folder, digest)
 
 
 async def _is_right(store: BlobStore, digest: str) -> bool:

@@ -236,7 +236,7 @@ async def test_what_cannot_be_looked_at_is_no_absence(
             assert await answer.json() == [False], "so it is put again"
     with pytest.raises(LocalDiskError, match=key):
         code = errno.EMFILE
-        BlobDirectory(tmp_path).present([key])
+        BlobDirectory(tmp_path).lookup.present([key])
 
 
 @pytest.mark.parametrize("repairs", [True, False])

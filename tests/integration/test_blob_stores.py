@@ -255,7 +255,7 @@ async def test_other_directories_are_read_in_the_layout_that_they_have_now(tmp_p
     (prefix / ".HASHSERVER_PREFIX").unlink()
     assert await get(store, two) == b"two", "its blobs lie so"
     assert sorted([digest async for digest in store.digests()]) == sorted([one, two])
-    assert store.present([two, one, digest_of(b"three")]) == [True, True, False]
+    assert store.lookup.present([two, one, digest_of(b"three")]) == [True, True, False]
     assert await store.delete(one) is False
     assert (flat / one).exists()
     await put(store, b"one")

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from shardcast.blobs.access_stats import archive_folder, ledger_in
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN, Folder
-from shardcast.blobs.directory.marks import is_marked
+from shardcast.blobs.directory.marks import count_as_put, is_marked
 from shardcast.blobs.directory.quarantine import one_at_a_time
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.gc import Collected, Collection
@@ -198,7 +198,7 @@ async def test_what_is_put_again_stays(tmp_path: Path, how: str) -> None:
             await writer.write(b"one")
             await writer.commit()
     else:  # as the hash server does with what is there
-        store.seal(digest)
+        count_as_put(store.folder, digest)
     await store.close()
     assert collect(tmp_path, later=HOUR - 60).removed.blobs == 0
     assert content(tmp_path) == {digest: b"one"}

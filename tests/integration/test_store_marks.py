@@ -15,7 +15,7 @@ import pytest
 from shardcast.blobs.copy import Copied, copy
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
-from shardcast.blobs.directory.marks import is_marked
+from shardcast.blobs.directory.marks import count_as_put, is_marked
 from shardcast.blobs.maintenance.gc import Collection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
@@ -82,7 +82,7 @@ def test_what_is_put_again_in_a_copy_is_kept_there_and_begins_anew_where_it_is_s
     other = shared(root, tmp_path / "other")
     for one in (root, other):
         collect(one, later=2 * HOUR)
-    assert BlobDirectory(other, writable=True).seal(key)
+    assert count_as_put(BlobDirectory(other, writable=True).folder, key)
     for one in (root, other):
         assert acts(collect(one, later=2 * HOUR)) == MARKED
 
@@ -190,7 +190,7 @@ def test_what_another_user_puts_in_the_very_moment_stays(
 
     def put_just_before(self: Path, target: Path) -> Path:
         if self == of_others:
-            outcomes.append(store.seal(self.name))
+            outcomes.append(count_as_put(store.folder, self.name))
         return rename(self, target)
 
     monkeypatch.setattr(Path, "rename", put_just_before)
@@ -213,18 +213,18 @@ def test_that_a_mark_was_taken_away_survives_a_power_cut(
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", look)
-    assert store.seal(key)
+    assert count_as_put(store.folder, key)
     assert synced == [], "nothing was marked"
     collect(tmp_path, later=2 * HOUR)
-    assert store.seal(key)
+    assert count_as_put(store.folder, key)
     assert synced == [0o444]
 
 
 def test_what_is_gone_when_it_is_noted_was_not_put(tmp_path: Path, of_others: Path) -> None:
     store = BlobDirectory(tmp_path, writable=True)
-    assert store.seal(of_others.name)
+    assert count_as_put(store.folder, of_others.name)
     of_others.unlink()
-    assert not store.seal(of_others.name)
+    assert not count_as_put(store.folder, of_others.name)
 
 
 async def test_a_pull_of_what_is_here_takes_its_mark_away(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ OUTPUT = "shardcast/store/output_file.py"
 FILLED = "shardcast/store/filled.py"
 INCOMING = "shardcast/blobs/directory/blob_writer.py"
 STAGING = "shardcast/blobs/directory/staging.py"
-BLOBS = "shardcast/blobs/directory/blob_directory.py"
+ALGORITHM_RECORD = "shardcast/blobs/directory/algorithm_record.py"
 SET_ASIDE = "shardcast/blobs/directory/quarantine.py"
 REGISTRY = "shardcast/registry/directory.py"
 
@@ -216,7 +216,7 @@ FAULTS = [
     ),
     Fault(
         name="name of a store's digest is not synced",
-        file=BLOBS,
+        file=ALGORITHM_RECORD,
         old="        sync_folder(record.parent.parent)\n",
         new="",
         explained="the first blob that is put syncs the directory, and the record's folder with it",

@@ -232,6 +232,7 @@ class FileWriter:
         incoming: Incoming,
         verified: VerifiedFiles,
         algorithm: str,
+        *,
         digest: str | None,
         coding: str | None,
         after: Callable[[str, int], None],

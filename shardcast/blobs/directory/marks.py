@@ -29,7 +29,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shardcast.ages import age_of
-from shardcast.blobs.directory.layout import OWN, Folder, make_own
+from shardcast.blobs.directory.layout import OWN, Folder, make_own, seal
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.digest import is_digest
 from shardcast.file_identity import FileIdentity
@@ -124,6 +124,40 @@ def _looks(forms: Sequence[Form]) -> bytes:
     identities = [(form.coding, FileIdentity.from_stat(form.looks)) for form in forms]
     parts = [f"{coding} {file.size} {file.mtime_ns} {file.ctime_ns}" for coding, file in identities]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
+
+
+def count_as_put(folder: Folder, digest: str, coding: str | None = None) -> bool:
+    """Have an existing blob count as put now, and return whether that was possible.
+
+    Nobody but the owner may write to its file from now on, the group may write to its folder, and gc leaves
+    the blob alone for the grace time.
+
+    Returns:
+        False where the file has gone meanwhile, or belongs to another user and no note can be written.
+    """
+    path = folder.path(digest, coding)
+    try:
+        was_marked = is_marked(os.lstat(path))
+        folder.make_parent(digest)
+        seal(path)
+        if was_marked:
+            sync_file(Path(path))  # else a power cut may bring the mark back
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return note_put(folder, digest)
+    return True
+
+
+def unmark(folder: Folder, digest: str) -> bool:
+    """Remove the marks of a blob, and return whether that was possible; blocks on the disk.
+
+    Raises:
+        LocalDiskError: the blob's files can't be looked at.
+    """
+    with disk_errors("could not look at", folder.path(digest)):
+        marked = [form for form in forms_of(folder, digest) if is_marked(form.looks)]
+    return all(count_as_put(folder, digest, form.coding) for form in marked)
 
 
 def note_put(folder: Folder, digest: str) -> bool:

@@ -32,8 +32,15 @@ class Staged:
         Raises:
             LocalDiskError: it can't be used.
         """
-        self.blobs = _Waiting(place, target.algorithm, FLAT, writable=True)
         self._target = target
+        self._unpublished: set[bytes] = set()
+        self.blobs = BlobDirectory(
+            place,
+            target.algorithm,
+            FLAT,
+            writable=True,
+            on_put=lambda digest: self._unpublished.add(bytes.fromhex(digest)),
+        )
 
     async def publish(self) -> AsyncGenerator[list[str], None]:
         """Give all of them their names, some at a time; the digests of those that have them, durably. What is
@@ -43,7 +50,7 @@ class Staged:
             LocalDiskError: one is gone, or can't have its name; those before it have theirs.
         """
         await asyncio.to_thread(self._prepare)
-        while self.blobs.waiting:
+        while self._unpublished:
             yield await asyncio.to_thread(self._publish_some)
 
     def _prepare(self) -> None:
@@ -51,7 +58,7 @@ class Staged:
         disk to have room for their folders."""
         folder, staging = self._target.folder, self.blobs.folder
         with disk_errors("could not make folders in", Path(folder.root)):
-            gone, parents = set(self.blobs.waiting), {}
+            gone, parents = set(self._unpublished), {}
             for digest in (one for some in staging.entries() for one in some):
                 gone.discard(bytes.fromhex(digest))
                 parents[folder.parent(digest)] = digest
@@ -66,10 +73,10 @@ class Staged:
         with disk_errors("could not keep blobs in", Path(folder.root)):
             some = next(self.blobs.folder.entries(), None)  # of those that are left
             if not some:
-                raise _gone(len(self.blobs.waiting), self.blobs.folder.root)
+                raise _gone(len(self._unpublished), self.blobs.folder.root)
             for digest in some:
                 self._publish(digest)
-                self.blobs.waiting.discard(bytes.fromhex(digest))
+                self._unpublished.discard(bytes.fromhex(digest))
             for parent in {folder.parent(digest) for digest in some}:
                 sync_folder(Path(parent))
         return some
@@ -82,22 +89,6 @@ class Staged:
             if known is not None:
                 self._target.verified.add(digest, os.fstat(file.fileno()), known)
         Path(name + LENGTH).unlink(missing_ok=True)
-
-
-class _Waiting(BlobDirectory):
-    """A directory that knows what was put there: somebody may sweep out what looks temporary.
-
-    Attributes:
-        waiting: the digests of the blobs that were put, and have not been published yet.
-    """
-
-    def __init__(self, root: Path, algorithm: str, layout: str, writable: bool) -> None:
-        super().__init__(root, algorithm, layout, writable=writable)
-        self.waiting: set[bytes] = set()
-
-    def _after_put(self, arriving: Incoming, digest: str, coding: str | None, length: int) -> None:
-        super()._after_put(arriving, digest, coding, length)
-        self.waiting.add(bytes.fromhex(digest))
 
 
 def _gone(count: int, place: str) -> OSError:

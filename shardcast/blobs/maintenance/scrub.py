@@ -8,11 +8,11 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.blobs.directory.blob_directory import AS_IT_IS_FIRST
 from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import Check, Malformed
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.layout import SUFFIXES, Folder
+from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
 from shardcast.blobs.directory.quarantine import Quarantine, SetAside
 from shardcast.blobs.directory.stat import forms_of
 from shardcast.errors import LocalDiskError

@@ -87,7 +87,9 @@ class StoreSettings:
             return self._door()
 
     def _door(self) -> HashDoor:
-        store = BlobDirectory(self.directory, self.algorithm, self.layout, self.extra, self.writable)
+        store = BlobDirectory(
+            self.directory, self.algorithm, self.layout, extra=self.extra, writable=self.writable
+        )
         prepare(store.folder)
         if not HAS_ZSTD:
             log.info("blobs that are kept as zstd are not seen here: install shardcast[store]")

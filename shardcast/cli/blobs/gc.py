@@ -143,7 +143,7 @@ async def _forget_missing(store: BlobDirectory) -> None:
     if file.exists():
         ledger = AccessStats(file)
         try:
-            await ledger.forget_missing(store.present)
+            await ledger.forget_missing(store.lookup.present)
         finally:
             await ledger.close()
 

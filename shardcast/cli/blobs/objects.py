@@ -101,7 +101,7 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
     options.start_logging()
     store = open_store(directory)
     asked = digests_of(digests, from_file)
-    here = store.present(asked)
+    here = store.lookup.present(asked)
     if as_json:
         print_answer(json.dumps(dict(zip(asked, here, strict=True))))
     else:

@@ -70,7 +70,7 @@ async def test_data_directory_and_store_have_the_name(path: Path) -> None:
         await writer.write(b"1")
         digest = await writer.commit()
     await store.close()
-    assert store.present([digest]) == [True]
+    assert store.lookup.present([digest]) == [True]
 
 
 def test_leftovers_of_a_long_name_are_not_those_of_another(tmp_path: Path) -> None:

@@ -14,11 +14,13 @@ from dataclasses import dataclass, field
 from aiohttp import ClientError, web
 from aiohttp.http_exceptions import HttpProcessingError
 
-from shardcast.blobs.directory.blob_directory import AS_IT_IS_FIRST, BlobDirectory
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.blob_writer import SMALL, MalformedBlob
 from shardcast.blobs.directory.compression import CODINGS, Check
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.lock_files import ExternalLocks
+from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
+from shardcast.blobs.directory.marks import count_as_put
 from shardcast.blobs.server.hash_routes.activity import Activity
 from shardcast.blobs.server.hash_routes.answers import Asked, send_decoded, send_file
 from shardcast.blobs.server.hash_routes.bodies import go_on, when_wanted, without_body
@@ -180,7 +182,7 @@ class HashDoor:
             _Wrong: there are files of it, and none is right.
         """
         search = Search()
-        for file in self.store.files(digest, search, forms):
+        for file in self.store.lookup.files(digest, search, forms):
             with contextlib.ExitStack() as stack:
                 stack.enter_context(file)
                 if file.is_regular and file.size <= SMALL and file.coding is None:
@@ -222,10 +224,10 @@ class HashDoor:
 
     async def _present(self, digests: list[str]) -> list[bool]:
         if len(digests) <= _A_FEW:
-            return self.store.present(digests)
+            return self.store.lookup.present(digests)
         present: list[bool] = []
         for some in _portions(digests, _MANY):
-            present += await self.store.verified.hashing.run(self.store.present, some)
+            present += await self.store.verified.hashing.run(self.store.lookup.present, some)
         return present
 
     async def _lengths(self, request: web.Request) -> web.StreamResponse:
@@ -254,7 +256,7 @@ class HashDoor:
 
     def _length(self, digest: str) -> int | None:
         try:
-            return self.store.length(digest)
+            return self.store.lookup.length(digest)
         except BlobCorrupt as error:
             log.warning("%s", error)
             return None
@@ -269,12 +271,12 @@ class HashDoor:
     async def _put(self, request: web.Request) -> web.StreamResponse:
         digest, coding = _checksum(request), coding_of(request)
         search = Search()
-        for there in self.store.files(digest, search, (coding,), (self.store.folder,)):
+        for there in self.store.lookup.files(digest, search, (coding,), (self.store.folder,)):
             with there:
                 if not there.is_regular:
                     raise _Wrong(_wrong(there, self.store.algorithm))
                 right = await while_wanted(request, self.store.is_right(digest, there, search))
-            if right and self.store.seal(digest, coding):
+            if right and count_as_put(self.store.folder, digest, coding):
                 self.promises.keep(digest)
                 return await without_body(request, 201)
         search.check()

@@ -1,0 +1,68 @@
+"""The record of the digest that a directory's blobs are kept under: ``.shardcast-store/digest``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shardcast.blobs.directory.layout import OWN, share
+from shardcast.blobs.interface import ALGORITHMS
+from shardcast.errors import WrongStore
+from shardcast.filesystem import (
+    close,
+    create_private,
+    disk_errors,
+    give_free_name,
+    sync_folder,
+    temporary_name,
+    write_all,
+)
+
+
+def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:
+    """Return the algorithm of a directory's blobs, and record it where blobs are to be put.
+
+    The record binds. Without one, the first process that opens the directory as ``writable`` records
+    ``requested``, or SHA-256 when nothing is requested.
+
+    Raises:
+        WrongStore: the record names another algorithm than ``requested``, or an unknown one.
+        LocalDiskError: the record can't be read, or written.
+    """
+    record = root / OWN / "digest"
+    with disk_errors("could not read", record):
+        try:
+            # Zeros: an earlier node did not sync the record before the power went.
+            recorded = record.read_text(errors="replace").strip().strip("\0")
+        except FileNotFoundError:
+            recorded = ""
+    if recorded and recorded not in ALGORITHMS:
+        raise WrongStore(
+            f"{record} names the digest {recorded!r}, which this shardcast doesn't know; use a newer one"
+        )
+    if recorded and requested and recorded != requested:
+        raise WrongStore(f"the blobs in {root} are kept under {recorded}, not {requested}; say {recorded}")
+    if not recorded and writable:
+        with disk_errors("could not use", root):
+            record.parent.mkdir(exist_ok=True)
+            share(str(record.parent))
+            _write_once(record, f"{requested or ALGORITHMS[0]}\n".encode())
+        return settle_algorithm(root, requested, writable=False)  # another process may have been first
+    return recorded or requested or ALGORITHMS[0]
+
+
+def _write_once(record: Path, data: bytes) -> None:
+    """Write a file durably, unless another process has written it before.
+
+    Raises:
+        OSError: the file can't be written.
+    """
+    part = temporary_name(record)
+    descriptor = create_private(part)
+    try:
+        write_all(descriptor, data)
+        if not give_free_name(descriptor, part, record):
+            sync_folder(record.parent)  # the other process may not have synced its name yet
+        sync_folder(record.parent.parent)
+    finally:
+        close(descriptor)
+        part.unlink(missing_ok=True)

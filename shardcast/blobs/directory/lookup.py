@@ -1,0 +1,123 @@
+"""Where a blob's files lie: in a directory, and in the directories beside it that are only read."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from shardcast.blobs.directory.compression import CODINGS
+from shardcast.blobs.directory.file import BlobFile
+from shardcast.blobs.directory.layout import LENGTH, Folder, Layouts
+from shardcast.errors import BlobCorrupt, LocalDiskError
+from shardcast.store.file_errors import Search, UnreadableFile, file_errors, says_absent
+
+AS_IT_IS_FIRST: tuple[str | None, ...] = (None, *CODINGS)
+"""The forms of a blob, None for its bytes as they are, in the order in which they are looked for."""
+
+
+class BlobLookup:
+    """Finder of blobs' files; nothing is verified, and every method blocks on the disk."""
+
+    def __init__(self, own: Sequence[Folder], extra: Sequence[str]) -> None:
+        """Search ``own`` first, then the directories ``extra``, each in its layout of the moment."""
+        self._own = tuple(own)
+        self._extra, self._layouts = tuple(extra), Layouts()
+
+    def folders(self) -> list[Folder]:
+        """Return the folders to search now, in order."""
+        extra = (Folder(root, layout) for root in self._extra for layout in self._layouts.of(root))
+        return [*self._own, *extra]
+
+    def files(
+        self,
+        digest: str,
+        search: Search,
+        forms: Sequence[str | None] = AS_IT_IS_FIRST,
+        folders: Sequence[Folder] | None = None,
+    ) -> Iterator[BlobFile]:
+        """Yield the files that may hold a blob, each open; the caller closes it.
+
+        Args:
+            digest: the blob.
+            search: records the files that can't be opened.
+            forms: the forms to look for.
+            folders: the result of ``folders``, for a caller that looks for many blobs.
+        """
+        for folder in folders or self.folders():
+            for coding in forms:
+                try:
+                    found = BlobFile.open(folder.path(digest, coding), coding)
+                except LocalDiskError as error:
+                    search.met(error)
+                else:
+                    if found:
+                        yield found
+
+    def find(self, digest: str, folders: Sequence[Folder]) -> tuple[Folder, str | None, int] | None:
+        """Return the folder, the form and the size of a blob's first file, or None where there is none.
+
+        A file that can't be looked at for a reason of its own counts as absent.
+
+        Raises:
+            LocalDiskError: the disk doesn't tell whether there is a file.
+        """
+        search = Search()
+        for folder in folders:
+            for coding in AS_IT_IS_FIRST:
+                path = folder.path(digest, coding)
+                try:
+                    found = os.stat(path)  # noqa: PTH116
+                except OSError as error:
+                    if not says_absent(error):
+                        search.met(_as_disk_error(error, path))
+                    continue
+                if stat.S_ISREG(found.st_mode):
+                    return folder, coding, found.st_size
+        search.check()
+        return None
+
+    def present(self, digests: Sequence[str]) -> list[bool]:
+        """Return which of these blobs have a file, right or wrong.
+
+        Raises:
+            LocalDiskError: the disk doesn't tell it of one of them.
+        """
+        folders = self.folders()
+        return [self.find(digest, folders) is not None for digest in digests]
+
+    def length(self, digest: str) -> int | None:
+        """Return the bytes of a blob, decoded, or None where it is absent.
+
+        Raises:
+            BlobCorrupt: the blob has only a coded file, which can't be decoded.
+            LocalDiskError: the file can't be read.
+        """
+        place = self.find(digest, self.folders())
+        if place is None:
+            return None
+        folder, coding, size = place
+        if coding is None:
+            return size
+        with contextlib.suppress(OSError):  # most coded blobs have no record of their length
+            recorded = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
+            if recorded.isdigit():
+                return int(recorded)
+        try:
+            found = BlobFile.open(folder.path(digest, coding), coding)
+        except UnreadableFile as error:
+            raise BlobCorrupt(f"{error}; put it again to repair it") from error
+        if found is None:
+            return None
+        with found:
+            return found.decoded_length()
+
+
+def _as_disk_error(error: OSError, path: str) -> LocalDiskError:
+    try:
+        with file_errors("could not look at", path):
+            raise error
+    except LocalDiskError as failure:
+        return failure
