@@ -13,7 +13,7 @@ import pytest
 
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.copy import repairing
-from shardcast.blobs.mirror import MirrorStore
+from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
@@ -112,7 +112,7 @@ async def test_mirror_asks_the_next_archive_when_one_lets_it_wait(tmp_path: Path
         servers = [RemoteStore(url, session) for url in (slow_one.url, node.url)]
         mirror = MirrorStore(BlobsInMemory(), servers, "me", patience=0.2)
         assert await soon(anext(mirror.fetch({key: 6}))) == key
-        while mirror._tasks:  # the blob is here before the question has ended
+        while mirror._pending._tasks:  # the blob is here before the question has ended
             await asyncio.sleep(0.01)
         asked = slow_one.asked
         async with mirror.open(other) as reader:

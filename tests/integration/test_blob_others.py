@@ -14,7 +14,7 @@ import pytest
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.mirror import MirrorStore
+from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.errors import (
     BlobCorrupt,

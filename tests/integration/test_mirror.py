@@ -13,10 +13,10 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from shardcast.blobs import mirror
 from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.blobs.framing import Part, parse_pull, write_pull
-from shardcast.blobs.mirror import MirrorStore
+from shardcast.blobs.mirror import absence_cache, fetch_table
+from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.blobs.server.shards import add_shards_by_digest
 from shardcast.errors import BlobMissing, PeerError
 from shardcast.peer.session import Session, open_session
@@ -182,13 +182,13 @@ async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) ->
 
 
 async def test_how_much_is_remembered_is_bounded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mirror, "_MOST_LACKING", 10)
+    monkeypatch.setattr(absence_cache, "_MAX_ENTRIES", 10)
     async with upstream() as there:
         store = MirrorStore(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
         for number in range(30):
             assert not await store.obtain(sha256(b"%d" % number))
-        assert len(store._lacking) == 10
-        assert store._flights == {}
+        assert len(store._pending._absent) == 10
+        assert len(store._pending) == 0
 
 
 def lying(*frames: tuple[str, bytes], endless: bool = False) -> Answering:
@@ -511,7 +511,7 @@ class Slow:
 async def test_what_has_begun_is_waited_for_also_by_who_was_asked_by_others(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(mirror, "_BEGINS", 0.05)
+    monkeypatch.setattr(fetch_table, "_START_WAIT", 0.05)
     server = Slow()
     store = MirrorStore(BlobsInMemory(), [server], "me")
     first = asyncio.ensure_future(store.obtain(KEY))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.mirror import MirrorStore
+from shardcast.blobs.mirror.mirror_store import MirrorStore
 from tests.support.memory_store import BlobsInMemory
 from tests.support.union_store import BlobUnion
 

@@ -56,8 +56,8 @@ FAULTS = [
     ),
     Fault(
         name="server-that-others-overtook-is-asked-again-at-once",
-        file="shardcast/blobs/mirror.py",
-        old="dict.fromkeys(under_way, self._clock() + _LEFT_ALONE)",
+        file="shardcast/blobs/mirror/server_fetcher.py",
+        old="dict.fromkeys(under_way, self._clock() + _BACK_OFF)",
         new="{}",
         tests=["tests/faults/test_slow_neighbours.py"],
     ),

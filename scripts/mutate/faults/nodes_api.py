@@ -61,28 +61,28 @@ FAULTS = [
     # Elsewhere
     Fault(
         name="mirror-asks-in-circles",
-        file="shardcast/blobs/mirror.py",
+        file="shardcast/blobs/mirror/fetch_table.py",
         old="if self._node_id in via or len(via) >= MAX_VIA:",
         new="if len(via) >= MAX_VIA:",
         tests=["tests/integration/test_mirror.py"],
     ),
     Fault(
         name="mirror-asks-without-a-bound",
-        file="shardcast/blobs/mirror.py",
+        file="shardcast/blobs/mirror/fetch_table.py",
         old="if self._node_id in via or len(via) >= MAX_VIA:",
         new="if self._node_id in via:",
         tests=["tests/integration/test_mirror.py"],
     ),
     Fault(
         name="mirror-takes-what-is-too-long",
-        file="shardcast/blobs/mirror.py",
-        old="if (one[1] or 0) > self._most:",
+        file="shardcast/blobs/mirror/fetch_table.py",
+        old="if (item[1] or 0) > self._max_length:",
         new="if False:",
         tests=["tests/integration/test_mirror.py"],
     ),
     Fault(
         name="lacking-is-never-forgotten",
-        file="shardcast/blobs/mirror.py",
+        file="shardcast/blobs/mirror/absence_cache.py",
         old="if until is not None and until <= self._clock():",
         new="if False:",
         tests=["tests/integration/test_mirror.py"],

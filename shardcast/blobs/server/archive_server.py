@@ -22,7 +22,7 @@ from shardcast.blobs.directory.blob_writer import Incoming
 from shardcast.blobs.directory.layout import make_own
 from shardcast.blobs.directory.staging import staged
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.mirror import MirrorStore
+from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.blobs.server.archive_routes.holdings import ArchiveContext, Staging
 from shardcast.blobs.server.archive_routes.routes import add_archive
 from shardcast.errors import LocalDiskError, UsageError

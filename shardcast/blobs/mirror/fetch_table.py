@@ -1,0 +1,115 @@
+"""The fetches of a mirror that are under way, so that requests for the same blob share one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from shardcast.blobs.framing import MAX_KEYS
+from shardcast.blobs.mirror.absence_cache import AbsenceCache
+from shardcast.blobs.mirror.pending_fetch import DIRECT, PendingFetch, Wanted
+from shardcast.blobs.mirror.server_fetcher import Counts, ServerFetcher
+from shardcast.concurrency import cancel
+from shardcast.errors import ServerUnreachable, ShardcastError
+from shardcast.protocol.wire import MAX_VIA
+
+_START_WAIT = 1.0
+"""Seconds that a forwarded request waits for another request's fetch to start: mirrors of each other may wait
+for each other."""
+
+
+class FetchTable:
+    """The fetches under way, by what they fetch. Of the event loop alone."""
+
+    def __init__(
+        self,
+        fetcher: ServerFetcher,
+        absent: AbsenceCache,
+        counts: Counts,
+        *,
+        node_id: str,
+        max_length: int,
+    ) -> None:
+        """Fetch with ``fetcher`` and count in ``counts``.
+
+        Blobs of more than ``max_length`` bytes are not fetched, nor are requests that came through
+        ``node_id``, this node, before.
+        """
+        self._fetcher = fetcher
+        self._absent = absent
+        self._counts = counts
+        self._node_id = node_id
+        self._max_length = max_length
+        self._shared: dict[Wanted, PendingFetch] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._shared)
+
+    async def close(self) -> None:
+        """Cancel the fetches that are under way."""
+        await cancel(list(self._tasks))
+
+    def join_or_start(self, wanted: Iterable[Wanted], via: Sequence[str]) -> dict[Wanted, PendingFetch]:
+        """Return a fetch for each blob that a server may have: one under way, or a new one."""
+        if self._node_id in via or len(via) >= MAX_VIA:
+            return {}
+        own, fetches = frozenset(via), dict[Wanted, PendingFetch]()
+        new: list[Wanted] = []
+        for item in wanted:
+            if (item[1] or 0) > self._max_length:
+                continue
+            if self._absent.has(item, DIRECT) or self._absent.has(item, own):
+                self._counts.lacking += 1
+            elif item in self._shared:
+                self._counts.joined += 1
+                fetches[item] = self._shared[item]
+            else:
+                new.append(item)
+        for batch in batches(new):
+            fetches |= self.start(batch, via, shared=True)
+        return fetches
+
+    def start(self, wanted: Sequence[Wanted], via: Sequence[str], shared: bool) -> dict[Wanted, PendingFetch]:
+        """Start one fetch for a batch of blobs; other requests join it only when it is ``shared``."""
+        own = frozenset(via)
+        fetches = {item: PendingFetch(own) for item in wanted}
+        if shared:
+            self._shared |= fetches
+        task = asyncio.ensure_future(self._run(fetches, via, shared))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return fetches
+
+    async def wait(self, wanted: Wanted, fetch: PendingFetch, via: Sequence[str]) -> bool:
+        """Return whether a blob arrived, once its fetch has ended; another request may have started it.
+
+        Raises:
+            ShardcastError: a server that may have the blob couldn't be asked, or the blob couldn't be kept.
+        """
+        if via and not fetch.started.is_set():
+            try:
+                async with asyncio.timeout(_START_WAIT):
+                    await fetch.started.wait()
+            except TimeoutError:
+                fetch = self.start([wanted], via, shared=False)[wanted]
+        return await asyncio.shield(fetch.outcome)
+
+    async def _run(self, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str], shared: bool) -> None:
+        """Ask the servers, and settle every fetch, also when this task is cancelled."""
+        failure: ShardcastError | None = ServerUnreachable("the mirror", "it ended before it had asked")
+        try:
+            failure = await self._fetcher.fetch(fetches, via)
+        finally:
+            for item, fetch in fetches.items():
+                if shared and self._shared.get(item) is fetch:
+                    del self._shared[item]
+                if not fetch.outcome.done() and failure is None:
+                    self._counts.lacking += 1
+                    self._absent.add(item, fetch.via)
+                fetch.end(False, failure)
+
+
+def batches(wanted: Sequence[Wanted]) -> Iterator[Sequence[Wanted]]:
+    """Yield the blobs in slices that fit into one pull each."""
+    return (wanted[start : start + MAX_KEYS] for start in range(0, len(wanted), MAX_KEYS))

@@ -1,0 +1,210 @@
+"""Asking a mirror's servers for blobs, in their order, and putting what arrives into the local store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+from shardcast.blobs.directory.batch_writer import Putting
+from shardcast.blobs.framing import Part
+from shardcast.blobs.interface import BlobStore
+from shardcast.blobs.mirror.pending_fetch import PendingFetch, Wanted
+from shardcast.concurrency import staggered
+from shardcast.errors import (
+    BadAnswer,
+    LocalDiskError,
+    PeerError,
+    ReadOnlyStore,
+    ServerStalled,
+    ServerUnreachable,
+    ShardcastError,
+    WrongBytes,
+)
+
+log = logging.getLogger(__name__)
+
+_BACK_OFF = 10.0
+"""Seconds for which a server that did not answer is not asked."""
+_PROGRESS = 64 << 10
+"""Bytes that must arrive, or a blob become whole, else the next server is asked as well."""
+_MAX_WRONG = 4
+"""Wrong blobs in the answers to one request after which a server is not asked for the rest."""
+_LANES = 8
+"""Requests at once to a server that takes no pulls."""
+
+
+class Server(Protocol):
+    """A server that blobs come from (a ``RemoteStore``)."""
+
+    url: str
+    node_id: str | None
+
+    async def pulls(self) -> bool:
+        """Return whether the server answers requests for many blobs at once.
+
+        Raises:
+            PeerError: the server can't be asked.
+        """
+
+    def fetch(self, wanted: Mapping[str, int | None], via: Sequence[str]) -> AsyncGenerator[list[Part], None]:
+        """Yield the parts of these blobs as they arrive; ``via`` names the nodes that passed it on."""
+
+
+@dataclass
+class Counts:
+    """The counters of a mirror, as its status shows them.
+
+    Attributes:
+        fetched: blobs that came from servers.
+        fetched_bytes: bytes of those blobs.
+        lacking: requests for blobs that no server has.
+        joined: requests that a fetch under way answered.
+        failures: requests to servers that failed.
+    """
+
+    fetched: int = 0
+    fetched_bytes: int = 0
+    lacking: int = 0
+    joined: int = 0
+    failures: int = 0
+
+
+class ServerFetcher:
+    """Fetcher of blobs from several servers into a store.
+
+    The servers are asked in their order; the next one also when no progress is made for ``patience`` seconds.
+    A server that did not answer, or that others overtook, is skipped for a while.
+    """
+
+    def __init__(
+        self,
+        local: BlobStore,
+        servers: Sequence[Server],
+        node_id: str,
+        counts: Counts,
+        *,
+        clock: Callable[[], float],
+        patience: float,
+    ) -> None:
+        """Put blobs into ``local`` and count in ``counts``; ``node_id`` names this node to the servers."""
+        self._local = local
+        self._servers = tuple(servers)
+        self._node_id = node_id
+        self._counts = counts
+        self._clock = clock
+        self._patience = patience
+        self._skipped_until: dict[str, float] = {}
+
+    async def fetch(
+        self, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+    ) -> ShardcastError | None:
+        """Ask the servers until every fetch has ended, and return the error that leaves the others uncertain.
+
+        Returns:
+            None where every server was asked: then no server has what did not arrive.
+        """
+        failure: ShardcastError | None = None
+        under_way = set[str]()
+
+        def remaining() -> dict[Wanted, PendingFetch]:
+            return {wanted: fetch for wanted, fetch in fetches.items() if not fetch.outcome.done()}
+
+        async def ask(server: Server) -> ShardcastError | None:
+            if not remaining():
+                return None
+            if server.node_id in via:
+                return BadAnswer(server.url, "it is what asks here")
+            if self._skipped_until.get(server.url, -math.inf) > self._clock():
+                return ServerUnreachable(server.url, "it didn't answer a moment ago")
+            under_way.add(server.url)
+            failed = await self._ask(server, remaining(), via)
+            under_way.discard(server.url)
+            return failed
+
+        def progress() -> tuple[int, int]:
+            return len(remaining()), sum(fetch.received for fetch in fetches.values()) // _PROGRESS
+
+        works = [partial(ask, server) for server in self._servers]
+        async with aclosing(staggered(works, self._patience, progress)) as asked:
+            async for asking in asked:
+                failure = (asking.result() if asking else None) or failure
+                if not remaining():
+                    break
+        # A server that is still under way kept all requesters waiting, and those behind it had everything.
+        self._skipped_until |= dict.fromkeys(under_way, self._clock() + _BACK_OFF)
+        return failure
+
+    async def _ask(
+        self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+    ) -> ShardcastError | None:
+        """Ask one server, and return the first error."""
+        try:
+            lanes = 1 if await server.pulls() else _LANES
+        except PeerError as error:
+            return self._failed(server, error)
+        everything = list(fetches.items())
+        groups = [dict(group) for lane in range(lanes) if (group := everything[lane::lanes])]
+        failures = await asyncio.gather(*(self._receive(server, group, via) for group in groups))
+        return next((failure for failure in failures if failure), None)
+
+    async def _receive(
+        self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+    ) -> ShardcastError | None:
+        """Ask one server for a group of blobs, and return the first error.
+
+        A wrong blob ends an answer, and what would have followed may be right: the rest is requested again.
+        """
+        remaining, first = dict(fetches), None
+        for _ in range(_MAX_WRONG):
+            failure = await self._receive_once(server, remaining, via)
+            first = first or failure
+            if not isinstance(failure, WrongBytes):
+                break
+            remaining = {
+                wanted: fetch
+                for wanted, fetch in remaining.items()
+                if wanted[0] != failure.key and not fetch.outcome.done()
+            }
+            if not remaining:
+                break
+        return first
+
+    async def _receive_once(
+        self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+    ) -> ShardcastError | None:
+        """Send one request for a group of blobs, and put what arrives; return the error."""
+        lengths, by_key = dict(fetches.keys()), {key: fetch for (key, _), fetch in fetches.items()}
+        answer = aclosing(server.fetch(lengths, (*via, self._node_id)))
+
+        def kept(key: str, length: int) -> None:
+            self._counts.fetched += 1
+            self._counts.fetched_bytes += length
+            by_key[key].end(True)
+
+        try:
+            async with Putting(self._local, kept) as putting, answer as batches:
+                async for batch in batches:
+                    for part in batch:
+                        by_key[part.key].started.set()
+                        by_key[part.key].received += len(part.data)
+                        await putting.take(part)
+        except PeerError as error:
+            return self._failed(server, error)
+        except (LocalDiskError, ReadOnlyStore) as error:
+            log.error("what came from %s can't be kept: %s", server.url, error)
+            return error
+        return None
+
+    def _failed(self, server: Server, error: PeerError) -> PeerError:
+        """Count a failed request, skip the server for a while where it is gone, and return the error."""
+        log.warning("could not fetch: %s", error)
+        self._counts.failures += 1
+        if isinstance(error, (ServerUnreachable, ServerStalled)):
+            self._skipped_until[server.url] = self._clock() + _BACK_OFF
+        return error
