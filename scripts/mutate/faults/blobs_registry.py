@@ -116,8 +116,8 @@ FAULTS = [
     ),
     Fault(
         name="damaged-ledger-is-kept",
-        file="shardcast/blobs/access_stats.py",
-        old="self._put_aside()",
+        file="shardcast/blobs/sqlite_file.py",
+        old="self._move_aside()",
         new="pass",
         tests=["tests/faults/test_archive_disks.py"],
     ),

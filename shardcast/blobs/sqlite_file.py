@@ -1,0 +1,138 @@
+"""A SQLite database in one file and one thread, for what may be lost: it is recreated where it is damaged.
+
+A kill at any moment leaves the last whole transaction, and several processes can share the file. A damaged
+file is moved aside and a new one begun; where no file can be had, the database is in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from shardcast.concurrency import Threads
+from shardcast.errors import LocalDiskError
+from shardcast.file_locks import open_lock_file
+from shardcast.filesystem import rename
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_BUSY = 10.0
+"""Seconds to wait for another process that writes."""
+_DAMAGED = ".damaged"
+"""The end of the name of a file that can't be read."""
+_TRANSIENT = ("is locked", "is full")
+"""Words of the errors that say nothing of the file itself."""
+
+
+class SqliteFile:
+    """A database whose every statement runs in a thread of its own, one after the other."""
+
+    def __init__(self, file: Path, schema: str) -> None:
+        """Open the database, and wait for it; ``schema`` is a script that makes tables where they lack."""
+        self._file, self._schema = file, schema
+        self._thread = Threads(1, "shardcast-ledger")
+        try:
+            self._database = self._thread.submit(self._open).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Return the result of ``work``, which is called with the database in the thread.
+
+        ``work`` is called a second time, with a database that was opened anew, where the first call fails.
+
+        Raises:
+            LocalDiskError: the database can't be read or written.
+        """
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, self._try, work)
+        except sqlite3.Error as error:
+            raise LocalDiskError(
+                f"{self._file}: {error}; only counts and times are in it: where it is damaged, remove it"
+            ) from error
+
+    async def close(self) -> None:
+        """Close the database, and end its thread.
+
+        Raises:
+            LocalDiskError: it can't be closed.
+        """
+        await self.run(sqlite3.Connection.close)
+        self._thread.shutdown()
+
+    def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return work(self._database)
+        except sqlite3.Error as error:
+            if any(words in str(error) for words in _TRANSIENT):
+                raise
+            log.warning("%s is opened anew: %s", self._file, error)
+            self._database.close()
+            self._database = self._open()
+            return work(self._database)
+
+    def _open(self) -> sqlite3.Connection:
+        try:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                return self._connect(self._file)
+            except sqlite3.DatabaseError as error:
+                if isinstance(error, sqlite3.OperationalError):  # of the disk or a lock, not of the content
+                    raise
+                log.warning("%s is damaged, and begun anew: %s", self._file, error)
+                self._move_aside()
+                return self._connect(self._file)
+        except (sqlite3.Error, OSError) as error:
+            log.warning("counts and times are kept in memory only: %s: %s", self._file, error)
+            return self._connect(":memory:")
+
+    def _move_aside(self) -> None:
+        """Rename a damaged file, and remove its log, which would be applied to the next one.
+
+        Raises:
+            OSError: it can't be renamed.
+        """
+        for end in ("-wal", "-shm"):
+            self._file.with_name(self._file.name + end).unlink(missing_ok=True)
+        rename(self._file, self._file.with_name(self._file.name + _DAMAGED))
+
+    def _connect(self, file: Path | str) -> sqlite3.Connection:
+        """Open a database and make its tables.
+
+        Raises:
+            sqlite3.Error: it can't be used.
+        """
+        if isinstance(file, Path):
+            with contextlib.suppress(OSError):  # SQLite reports the reason, if it can't use the file
+                # With the mode of a lock file: whoever can open the database can lock it, and make us wait.
+                os.close(open_lock_file(file))
+        database = sqlite3.connect(file, timeout=_BUSY, isolation_level=None)
+        try:
+            database.executescript(self._schema)
+        except BaseException:
+            database.close()
+            raise
+        return database
+
+
+class transaction:
+    """A context whose statements take effect together, or not at all where it is left by an error."""
+
+    def __init__(self, database: sqlite3.Connection) -> None:
+        self._database = database
+
+    def __enter__(self) -> sqlite3.Connection:
+        self._database.execute("BEGIN IMMEDIATE")
+        return self._database
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._database.execute("ROLLBACK" if kind else "COMMIT")
