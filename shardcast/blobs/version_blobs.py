@@ -93,7 +93,7 @@ class VersionBlobs:
                     continue
                 try:
                     # The file that is read is the one that is looked into: its name may get another one's.
-                    if await _is_right(known, digest, reader, search, self._hashing):
+                    if await self._is_right(known, digest, reader, search):
                         yield reader
                         return
                 finally:
@@ -102,6 +102,23 @@ class VersionBlobs:
         if search.wrong:
             raise BlobCorrupt(f"{search.wrong}; remove its version")
         raise BlobMissing(f"no shard here has the digest {digest}")
+
+    async def _is_right(self, known: _Known, digest: str, reader: SpanReader, search: Search) -> bool:
+        """Whether the shard is what its digest says; ``search`` is told why not."""
+        looks = f"{reader.path} {reader.looks}"
+        if known.vouched.get(digest) == looks:
+            return True
+        try:
+            place = (digest, looks, reader.span and reader.span.offset)
+            right = await self._hashing.once(place, lambda: _begin_hashing(reader, self._hashing)) == digest
+        except LocalDiskError as error:
+            search.met(error)
+            return False
+        if not right:
+            search.met_wrong(f"the shard with the digest {digest} was changed")
+        if right:
+            known.vouched[digest] = looks
+        return right
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
@@ -180,24 +197,6 @@ def _try_open(span: Span, search: Search) -> SpanReader | None:
     except LocalDiskError as error:
         search.met(error)
         return None
-
-
-async def _is_right(known: _Known, digest: str, reader: SpanReader, search: Search, hashing: Hashing) -> bool:
-    """Whether the shard is what its digest says; ``search`` is told why not."""
-    looks = f"{reader.path} {reader.looks}"
-    if known.vouched.get(digest) == looks:
-        return True
-    try:
-        place = (digest, looks, reader.span and reader.span.offset)
-        right = await hashing.once(place, lambda: _begin_hashing(reader, hashing)) == digest
-    except LocalDiskError as error:
-        search.met(error)
-        return False
-    if not right:
-        search.met_wrong(f"the shard with the digest {digest} was changed")
-    if right:
-        known.vouched[digest] = looks
-    return right
 
 
 def _begin_hashing(reader: SpanReader, hashing: Hashing) -> asyncio.Future[str]:

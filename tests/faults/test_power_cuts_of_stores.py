@@ -149,7 +149,7 @@ def test_collection_keeps_what_was_put(
         store = BlobDirectory(root, "sha256", writable=True)
         now = root.stat().st_mtime + 30 * DAY
         referenced = {bytes.fromhex(sha256(blob(number))) for number in (1, 2, 4)}
-        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now, True).run():
+        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now=now, delete=True).run():
             pass
         kept = set(said_numbers(said, "put"))
         letting_go = [one for one in said if "letting_go" in one]
@@ -166,7 +166,7 @@ def test_scrub_loses_no_good_blob(
     async def look(root: Path, said: Said) -> None:
         store = BlobDirectory(root, "sha256", writable=True)
         quarantine = Quarantine(store.folder)
-        async for _ in Scrub(store.folder, "sha256", quarantine).run():
+        async for _ in Scrub(store.folder, "sha256", quarantine=quarantine).run():
             pass
         kept = set(said_numbers(said, "put"))
         damaging = [index for index, one in enumerate(said) if "damaging" in one]

@@ -21,7 +21,7 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN, Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots
-from shardcast.blobs.maintenance.scrub import REPAIRED, UNREADABLE, Scrub
+from shardcast.blobs.maintenance.scrub import Outcome, Scrub
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.blobs.version_blobs import VersionBlobs
@@ -253,8 +253,8 @@ async def test_verify_repairs_what_cannot_be_opened(
         await keep(store, SMALL)
         return "a server"
 
-    found = [one async for one in Scrub(store.folder, "sha256", None, repair).run()]
-    assert [one.outcome for one in found] == [REPAIRED if repairs else UNREADABLE]
+    found = [one async for one in Scrub(store.folder, "sha256", repair=repair).run()]
+    assert [one.outcome for one in found] == [Outcome.REPAIRED if repairs else Outcome.UNREADABLE]
     if repairs:
         async with store.open(key) as reader:
             assert await reader.read(100) == SMALL

@@ -504,7 +504,7 @@ async def test_what_is_replaced_while_it_is_read_is_looked_at_again(tmp_path: Pa
             fill(tmp_path, blob)
 
     folder = Folder(str(tmp_path), "prefix")
-    scrub = Scrub(folder, "sha256", Quarantine(folder), None, Meanwhile(None))
+    scrub = Scrub(folder, "sha256", quarantine=Quarantine(folder), pace=Meanwhile(None))
     found: list[Any] = [one async for one in scrub.run()]
     assert found == []
     assert content(tmp_path) == {digest: blob}

@@ -132,8 +132,8 @@ def collect(root: Path, *named: str, later: float = 0.0, delete: bool = True, **
         Folder(str(root), "prefix"),
         referenced,
         Rules(said["older_than"], said["grace"] or 0),
-        time.time() + later,
-        delete,
+        now=time.time() + later,
+        delete=delete,
     )
     for _ in collection.run():
         pass

@@ -112,7 +112,7 @@ def test_a_run_that_is_left_or_killed_loses_at_most_its_own_marks(tmp_path: Path
 
     def begin() -> Collection:
         folder, now = Folder(str(tmp_path), PREFIX), time.time() + 2 * HOUR
-        return Collection(folder, set(), Rules(0, HOUR), now, delete=True)
+        return Collection(folder, set(), Rules(0, HOUR), now=now, delete=True)
 
     left = begin()
     run = left.run()

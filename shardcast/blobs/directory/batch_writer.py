@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Self
 
 from shardcast.blobs.framing import Part
 from shardcast.blobs.interface import BlobStore, BlobWriter
@@ -28,7 +29,7 @@ class Putting:
         self._writer: BlobWriter | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def __aenter__(self) -> Putting:
+    async def __aenter__(self) -> Self:
         return self
 
     async def take(self, part: Part) -> None:

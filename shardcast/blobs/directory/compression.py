@@ -160,7 +160,7 @@ class Check:
             OSError: they can't be read.
         """
         beside = self._seal.update if self._seal else None
-        with closing(parts(descriptor, position, end, ahead, beside)) as coming:
+        with closing(parts(descriptor, position, end, ahead=ahead, beside=beside)) as coming:
             for part in coming:
                 self.update(part)
                 position += len(part)

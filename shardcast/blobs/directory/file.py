@@ -7,6 +7,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import Check, Malformed, decoder
@@ -44,7 +45,7 @@ class BlobFile:
         self.seal: str | None = None
 
     @classmethod
-    def open(cls, path: str, coding: str | None) -> BlobFile | None:
+    def open(cls, path: str, coding: str | None) -> Self | None:
         """Open a file; None where there is none.
 
         Raises:
@@ -163,7 +164,7 @@ class BlobFile:
             close(self.descriptor)
             self.descriptor = -1
 
-    def __enter__(self) -> BlobFile:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

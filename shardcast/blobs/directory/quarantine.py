@@ -199,7 +199,7 @@ class Quarantine:
             if taken is None:
                 return None
             self._bring(taken, name)
-            return self._write(digest, name, was, looks.st_size, reason)
+            return self._write_record(digest, name, was, size=looks.st_size, reason=reason)
 
     def finish(self) -> None:
         """See to what was being set aside when that was interrupted: it goes back, and is looked at again.
@@ -219,7 +219,8 @@ class Quarantine:
                 was = Path(self._folder.parent(name)) / name.rpartition("-")[0]
                 if was.exists():
                     self._bring(file, name)
-                    self._write(name[:64], name, was, (self._place / name).stat().st_size, _UNFINISHED)
+                    size = (self._place / name).stat().st_size
+                    self._write_record(name[:64], name, was, size=size, reason=_UNFINISHED)
                 else:
                     put_back(file, was)
 
@@ -262,7 +263,7 @@ class Quarantine:
     def _lacks_record(self, file: Path) -> bool:
         return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
 
-    def _write(self, digest: str, name: str, was: Path, size: int, reason: str) -> SetAside:
+    def _write_record(self, digest: str, name: str, was: Path, *, size: int, reason: str) -> SetAside:
         file = self._place / name
         aside = SetAside(digest, str(file), str(was), size, reason, round(time.time(), 3))
         replace(Path(f"{file}{_RECORD}"), json.dumps(asdict(aside)).encode() + b"\n")

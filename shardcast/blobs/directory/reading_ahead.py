@@ -21,6 +21,7 @@ def parts(
     descriptor: int,
     position: int,
     end: int,
+    *,
     ahead: bool,
     beside: Callable[[memoryview], object] | None = None,
 ) -> Generator[memoryview, None, None]:

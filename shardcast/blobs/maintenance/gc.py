@@ -86,7 +86,7 @@ class Collection:
     """
 
     def __init__(
-        self, folder: Folder, referenced: AbstractSet[bytes], rules: Rules, now: float, delete: bool
+        self, folder: Folder, referenced: AbstractSet[bytes], rules: Rules, *, now: float, delete: bool
     ) -> None:
         """``referenced``: the digests, as bytes, that somebody named; they began to be read ``now``, in
         seconds since 1970. Unless it is to ``delete``, nothing is changed."""

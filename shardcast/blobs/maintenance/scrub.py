@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from shardcast.blobs.directory.blob_writer import SMALL
@@ -18,9 +19,19 @@ from shardcast.blobs.directory.stat import forms_of
 from shardcast.errors import LocalDiskError
 from shardcast.store.file_errors import UnreadableFile
 
-REPAIRED, SET_ASIDE, LEFT, UNREADABLE = "repaired", "set aside", "left", "unreadable"
-"""What became of a file: right bytes took its place; it is in quarantine; it is where it was; it couldn't be
-looked at."""
+
+class Outcome(StrEnum):
+    """What became of a file that is not right."""
+
+    REPAIRED = "repaired"
+    """The right bytes took its place, or lie beside it."""
+    SET_ASIDE = "set aside"
+    """It is in quarantine."""
+    LEFT = "left"
+    """It is where it was."""
+    UNREADABLE = "unreadable"
+    """It couldn't be looked at."""
+
 
 Repair = Callable[[str], Awaitable[str | None]]
 """Puts a blob's right bytes into the store; says where they came from, or None where nobody has them."""
@@ -41,14 +52,14 @@ class Found:
         digest: of the blob that it should be.
         path: the file.
         reason: what is wrong with it.
-        outcome: ``REPAIRED``, ``SET_ASIDE``, ``LEFT`` or ``UNREADABLE``.
+        outcome: what became of it.
         detail: where the right bytes came from, where the file is now, or why it stayed.
     """
 
     digest: str
     path: str
     reason: str
-    outcome: str
+    outcome: Outcome
     detail: str = ""
 
 
@@ -89,6 +100,7 @@ class Scrub:
         self,
         folder: Folder,
         algorithm: str,
+        *,
         quarantine: Quarantine | None = None,
         repair: Repair | None = None,
         pace: Pace | None = None,
@@ -128,7 +140,13 @@ class Scrub:
                 detail = aside.file
             except LocalDiskError as error:
                 source, detail = None, f"{aside.file}; {error}"
-            yield Found(digest, aside.was, aside.reason, REPAIRED if source else SET_ASIDE, source or detail)
+            yield Found(
+                digest,
+                aside.was,
+                aside.reason,
+                Outcome.REPAIRED if source else Outcome.SET_ASIDE,
+                source or detail,
+            )
 
     async def _look(self, digest: str, coding: str | None) -> Found | None:
         """What is wrong with a file, after something was done about it."""
@@ -142,7 +160,9 @@ class Scrub:
                 file = BlobFile.open(path, coding)
             except LocalDiskError as error:
                 source = await self._try_repair(digest) if isinstance(error, UnreadableFile) else None
-                return Found(digest, path, str(error), REPAIRED if source else UNREADABLE, source or "")
+                return Found(
+                    digest, path, str(error), Outcome.REPAIRED if source else Outcome.UNREADABLE, source or ""
+                )
             if file is None:
                 return None
             with file:
@@ -156,7 +176,7 @@ class Scrub:
                         continue
                     reason = f"the disk can't read it ({getattr(error.__cause__, 'strerror', error)})"
                 except LocalDiskError as error:
-                    return Found(digest, path, str(error), UNREADABLE)
+                    return Found(digest, path, str(error), Outcome.UNREADABLE)
                 if reason is None:
                     return None
                 if file.is_changed:
@@ -164,7 +184,7 @@ class Scrub:
                 found = await self._mend(digest, file, reason)
                 if found is not None:
                     return found
-        return Found(digest, path, "it changes all the time", UNREADABLE)
+        return Found(digest, path, "it changes all the time", Outcome.UNREADABLE)
 
     async def _try_repair(self, digest: str) -> str | None:
         """Who repaired a blob; None where nobody could."""
@@ -212,14 +232,14 @@ class Scrub:
             if source:
                 if file.coding and self._quarantine:  # the right bytes are beside it
                     await self._set_aside(self._quarantine, digest, file, reason)
-                return Found(digest, file.path, reason, REPAIRED, source)
+                return Found(digest, file.path, reason, Outcome.REPAIRED, source)
         if self._quarantine:
             try:
                 aside = await self._set_aside(self._quarantine, digest, file, reason)
             except LocalDiskError as error:
-                return Found(digest, file.path, reason, LEFT, str(error))
-            return Found(digest, file.path, reason, SET_ASIDE, aside.file) if aside else None
-        return Found(digest, file.path, reason, LEFT, detail)
+                return Found(digest, file.path, reason, Outcome.LEFT, str(error))
+            return Found(digest, file.path, reason, Outcome.SET_ASIDE, aside.file) if aside else None
+        return Found(digest, file.path, reason, Outcome.LEFT, detail)
 
     async def _set_aside(
         self, quarantine: Quarantine, digest: str, file: BlobFile, reason: str

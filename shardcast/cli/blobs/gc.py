@@ -130,7 +130,7 @@ def _collect(
     referenced = roots.read_all(asked, store.algorithm)
     if delete and names != known_roots(store.folder):
         remember_roots(store.folder, names)
-    collection = Collection(store.folder, referenced, rules, now, delete)
+    collection = Collection(store.folder, referenced, rules, now=now, delete=delete)
     for _ in collection.run():
         done = collection.result.all
         display.show("gc", done.bytes, None, format_count(done.blobs, "blob"))

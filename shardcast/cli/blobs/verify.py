@@ -15,7 +15,7 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.directory.stat import forms_of
-from shardcast.blobs.maintenance.scrub import LEFT, REPAIRED, SET_ASIDE, UNREADABLE, Found, Pace, Scrub
+from shardcast.blobs.maintenance.scrub import Found, Outcome, Pace, Scrub
 from shardcast.cli import options
 from shardcast.cli.blobs.options import SETTINGS, directory_argument, open_store
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK
@@ -65,7 +65,7 @@ def verify(
         scrub, outcomes = run(_verify(store, servers, rate, quarantine, as_json, display))
     bad = sum(outcomes.values())
     if as_json:
-        told = {name.replace(" ", "_"): outcomes[name] for name in (REPAIRED, SET_ASIDE, LEFT, UNREADABLE)}
+        told = {name.replace(" ", "_"): outcomes[name] for name in Outcome}
         click.echo(json.dumps({"files": scrub.blobs, "bytes": scrub.bytes, "unknown": scrub.unknown, **told}))
     if not options.is_quiet():
         what = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "all right"
@@ -75,9 +75,9 @@ def verify(
             f"{format_count(scrub.unknown, 'file')} of zstd not looked at: install shardcast[store]",
             err=True,
         )
-    if outcomes[SET_ASIDE] or outcomes[LEFT]:
+    if outcomes[Outcome.SET_ASIDE] or outcomes[Outcome.LEFT]:
         return INTEGRITY
-    return LOCAL_DISK if bad > outcomes[REPAIRED] or scrub.unknown else DONE
+    return LOCAL_DISK if bad > outcomes[Outcome.REPAIRED] or scrub.unknown else DONE
 
 
 async def _verify(
@@ -103,7 +103,7 @@ async def _verify(
     async with AsyncExitStack() as stack:
         repair = await stack.enter_async_context(repairing(servers, store.algorithm, target))
         aside = Quarantine(store.folder) if quarantine else None
-        scrub = Scrub(store.folder, store.algorithm, aside, repair, Pace(rate))
+        scrub = Scrub(store.folder, store.algorithm, quarantine=aside, repair=repair, pace=Pace(rate))
         await stack.enter_async_context(beside(_show(scrub, display)))
         found = await stack.enter_async_context(aclosing(scrub.run()))
         async for one in found:

@@ -77,7 +77,7 @@ async def collect(base: Path) -> None:
     mark(letting_go=[2, 3])
     for later in (10 * DAY, 20 * DAY):
         now = (root / MARKER).stat().st_mtime + later
-        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now, True).run():
+        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now=now, delete=True).run():
             pass
         mark(collected=later)
         if later == 10 * DAY:
@@ -101,7 +101,7 @@ async def scrub(base: Path) -> None:
     mark(damaging=1)
     damage(file)
     quarantine = Quarantine(store.folder)
-    found = [one async for one in Scrub(store.folder, "sha256", quarantine).run()]
+    found = [one async for one in Scrub(store.folder, "sha256", quarantine=quarantine).run()]
     assert [one.digest for one in found] == [file.name]
     mark(set_aside=1)
     await keep(store, blob(1))

@@ -144,7 +144,7 @@ def test_what_lay_in_a_followed_folder_with_a_time_ahead_grows_old(tmp_path: Pat
 
 def collect(root: Path, later: float, delete: bool = True) -> Collected:
     rules = Rules(0.0, HOUR)
-    collection = Collection(Folder(str(root), "prefix"), set(), rules, time.time() + later, delete)
+    collection = Collection(Folder(str(root), "prefix"), set(), rules, now=time.time() + later, delete=delete)
     for _ in collection.run():
         pass
     return collection.result

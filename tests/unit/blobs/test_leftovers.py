@@ -17,7 +17,7 @@ from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, Out
 
 
 def collect(root: Path) -> None:
-    for _ in Collection(Folder(str(root), PREFIX), frozenset(), Rules(None, 0), 0, True).run():
+    for _ in Collection(Folder(str(root), PREFIX), frozenset(), Rules(None, 0), now=0, delete=True).run():
         pass
 
 

@@ -28,7 +28,7 @@ class Killed(BaseException):
     """Stands for a kill."""
 
 
-def killed(*_: object) -> bool:
+def killed(*_: object, **__: object) -> bool:
     raise Killed
 
 
@@ -119,7 +119,7 @@ async def test_a_copy_into_quarantine_that_was_killed_is_made_again(
     looks = file.stat()
     with monkeypatch.context() as patch:
         patch.setattr(filesystem, "copy_bytes", killed)
-        patch.setattr(Quarantine, "_write", killed)
+        patch.setattr(Quarantine, "_write_record", killed)
         with pytest.raises(Killed):
             Quarantine(store.folder).take(str(file), DIGEST, looks, "a test")
     assert not file.exists()
@@ -142,6 +142,6 @@ async def test_gc_clears_copies_that_nobody_works_on(tmp_path: Path) -> None:
         store = BlobDirectory(tmp_path, "sha256", "prefix")
         for later in (10 * DAY, 20 * DAY):
             now = file.stat().st_mtime + later
-            for _ in Collection(store.folder, frozenset(), Rules(DAY, DAY), now, True).run():
+            for _ in Collection(store.folder, frozenset(), Rules(DAY, DAY), now=now, delete=True).run():
                 pass
         assert [one.name for one in file.parent.rglob("*") if one.is_file()] == [new.name]

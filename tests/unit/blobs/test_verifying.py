@@ -152,7 +152,9 @@ def test_what_is_read_ahead_is_the_file(
     path = tmp_path_factory.getbasetemp() / "read-ahead"
     path.write_bytes(data)
     with path.open("rb") as file:
-        found = b"".join(bytes(part) for part in parts(file.fileno(), position, position + length, ahead))
+        found = b"".join(
+            bytes(part) for part in parts(file.fileno(), position, position + length, ahead=ahead)
+        )
         assert found == data[position : position + max(0, length)]
 
 
@@ -170,6 +172,6 @@ def test_reading_ahead_tells_of_a_file_that_cannot_be_read() -> None:
     try:
         for ahead in (False, True):
             with pytest.raises(OSError, match="seek"):
-                list(parts(reader, 0, 20 * PART, ahead))
+                list(parts(reader, 0, 20 * PART, ahead=ahead))
     finally:
         os.close(reader)
