@@ -1,0 +1,1 @@
+"""The content store: directories of blobs, their clients, servers, mirrors and maintenance."""

@@ -1,4 +1,4 @@
-"""Blobs from one store to another: pulled, pushed, or fetched to repair what is damaged."""
+"""Copying of blobs between stores: pulled, pushed, or fetched to repair damaged ones."""
 
 from __future__ import annotations
 
@@ -33,28 +33,28 @@ from shardcast.peer.session import open_session
 log = logging.getLogger(__name__)
 
 LANES = 8
-"""Blobs that are copied at once."""
+"""Blobs that are copied at once, each in a lane."""
 _BATCH = 512
-"""Blobs that are looked for before those that lack are copied."""
+"""Blobs that are looked up before the missing ones among them are copied."""
 _SMALL = 32 << 10
-"""Bytes of a blob up to which an archive is sent it with others; a batch of them is held in memory."""
+"""Bytes of the largest blob that is sent to an archive together with others, from memory."""
 _CHUNK = 1 << 20
 _CHEAP = 1 << 20
-"""Bytes of a blob here up to which it is read to see that it is right."""
+"""Bytes of the largest local blob that is read and verified before it counts as present."""
 _MOST_FAILED = 100
-"""Blobs that may fail one by one; then it is not for them that they do."""
+"""Blobs that may fail one by one; with more, the cause isn't theirs, and the copy ends."""
 
 
 @dataclass
 class Copied:
-    """How far copying has come.
+    """The progress of a copy.
 
     Attributes:
         copied: blobs that were copied.
-        bytes: theirs so far.
-        there: blobs that were there already.
+        bytes: bytes that were copied so far.
+        there: blobs that the target had already.
         missing: digests that the source doesn't have.
-        failed: why a blob couldn't be copied, by digest.
+        failed: the errors of blobs that couldn't be copied, by digest.
     """
 
     copied: int = 0
@@ -65,14 +65,15 @@ class Copied:
 
     @property
     def seen(self) -> int:
-        """Blobs that are done with."""
+        """The number of blobs that are finished."""
         return self.copied + self.there + len(self.missing) + len(self.failed)
 
 
 async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], state: Copied) -> None:
-    """Copy the blobs that the ``target`` lacks, several at a time, and into an archive small ones together;
-    ``state`` tells how far it is. A blob that is not what its digest says is not copied, and doesn't keep the
-    others.
+    """Copy the blobs that the ``target`` lacks, several at a time, and count them in ``state``.
+
+    An archive is sent small blobs together. A blob whose bytes have another digest is not copied, and does
+    not stop the others.
 
     Raises:
         ServerUnreachable, ServerStalled: a server is gone.
@@ -89,7 +90,7 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
 
 
 async def _lacking(source: BlobStore, target: BlobStore, digests: Sequence[str], state: Copied) -> list[str]:
-    """Which of these are not there."""
+    """Return the blobs that the target lacks, and count the others."""
     lacking: list[str] = []
 
     async def look(digest: str) -> None:
@@ -104,33 +105,37 @@ async def _lacking(source: BlobStore, target: BlobStore, digests: Sequence[str],
 
 
 async def _is_there(source: BlobStore, target: BlobStore, digest: str) -> bool:
-    """Whether the target has a blob: with the length that it has at the source, and where that isn't known,
-    or reading it costs little, with the right bytes."""
-    local = not isinstance(target, RemoteStore)
+    """Return whether the target has a blob.
+
+    The lengths at both ends are compared. Where the source's isn't known, or reading the blob costs little,
+    its bytes are verified instead.
+    """
+    is_local = not isinstance(target, RemoteStore)
     try:
         size = await target.size(digest)
         if size is None:
             return False
-        if local and size <= _CHEAP:
+        if is_local and size <= _CHEAP:
             return await _is_right(target, digest)
-        said = await source.size(digest)
+        source_size = await source.size(digest)
     except BlobCorrupt:
         return False
-    if said is None:
+    if source_size is None:
         return await _is_right(target, digest)
-    return size == said
+    return size == source_size
 
 
 async def _renewed(target: BlobStore, digest: str) -> bool:
-    """Have gc leave alone what is there as if it was put now; whether that could be."""
+    """Have gc treat an existing blob as put now, and return whether that was possible."""
     return not isinstance(target, BlobDirectory) or await asyncio.to_thread(unmark, target.folder, digest)
 
 
 async def _is_right(store: BlobStore, digest: str) -> bool:
+    """Return whether a store has the right bytes of a blob."""
     try:
         async with store.open(digest) as reader:
             while isinstance(store, RemoteStore) and await reader.read(_CHUNK):
-                pass  # what comes from elsewhere is verified as it is read
+                pass  # a remote blob is verified only as it is read, a local one when it is opened
             return True
     except (BlobMissing, IntegrityError):
         return False
@@ -139,8 +144,10 @@ async def _is_right(store: BlobStore, digest: str) -> bool:
 async def _send_small(
     source: BlobStore, target: RemoteStore, digests: Sequence[str], state: Copied
 ) -> list[str]:
-    """Send small blobs in one request; those that have to be copied one by one: they are larger, there is
-    something the matter with them, or the archive took none of them."""
+    """Send small blobs in one request, and return the blobs that have to be copied one by one.
+
+    Those are the larger ones, the missing and wrong ones, and all of them where the archive refused.
+    """
     small = await source.read_small(digests, _SMALL)
     try:
         await target.send_together(list(small.values()))
@@ -155,7 +162,7 @@ async def _send_small(
 
 
 async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None]]) -> None:
-    """Have something done for each, ``LANES`` at a time; the first that fails ends them all."""
+    """Call ``work`` for each digest, ``LANES`` at a time; the first error cancels all lanes."""
     left = iter(digests)
 
     async def lane() -> None:
@@ -170,6 +177,7 @@ async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None
 
 
 async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
+    """Copy a blob, and count it or its error."""
     with _counted(digest, state):
         await _transfer(source, target, digest, state)
         state.copied += 1
@@ -177,7 +185,12 @@ async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 @contextmanager
 def _counted(digest: str, state: Copied) -> Iterator[None]:
-    """A blob that fails by itself is counted as such, unless too many do."""
+    """Count a blob that fails by itself in ``state``, and let other errors through.
+
+    Raises:
+        ServerUnreachable, ServerStalled: the server is gone for all blobs.
+        PeerError, IntegrityError: ``_MOST_FAILED`` blobs have failed.
+    """
     try:
         yield
     except BlobMissing:
@@ -191,6 +204,7 @@ def _counted(digest: str, state: Copied) -> Iterator[None]:
 
 
 async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
+    """Copy the bytes of a blob, and count them."""
     async with source.open(digest) as reader, target.put(digest) as writer:
         while data := await reader.read(_CHUNK):
             await writer.write(data)
@@ -200,11 +214,11 @@ async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 @asynccontextmanager
 async def remote(url: str, algorithm: str, token: str | None = None) -> AsyncIterator[RemoteStore]:
-    """A server as a store, once it answers; ``token``: what it takes to push.
+    """Yield a server as a store, once it answers; pushes bear the ``token``.
 
     Raises:
-        UsageError: that is no address.
-        PeerError: it can't be asked.
+        UsageError: the URL is no address of a server.
+        PeerError: the server can't be asked.
     """
     async with open_session() as session:
         store = RemoteStore(server_url(url), session, algorithm, token)
@@ -216,11 +230,17 @@ async def remote(url: str, algorithm: str, token: str | None = None) -> AsyncIte
 async def repairing(
     urls: Sequence[str], algorithm: str, target: Callable[[], BlobStore]
 ) -> AsyncIterator[Repair | None]:
-    """What repairs the blobs of a store from servers, each asked in turn; None where there are none.
-    ``target`` opens the store to put them into.
+    """Yield a function that repairs a store's blobs from servers, or None where no server is named.
+
+    The servers are asked in turn; the next one also when no bytes come for a while.
+
+    Args:
+        urls: the servers.
+        algorithm: the digest of the store.
+        target: opens the store that the right bytes are put into.
 
     Raises:
-        UsageError: one is no address.
+        UsageError: a URL is no address of a server.
     """
     if not urls:
         yield None
@@ -252,6 +272,6 @@ async def repairing(
 
 
 def failure(state: Copied) -> ShardcastError | None:
-    """What keeps a copy from being called whole, the worst of it."""
-    wrong = [one for one in state.failed.values() if isinstance(one, (IntegrityError, WrongBytes))]
+    """Return the error to report for a copy, wrong bytes before all others; None for a whole copy."""
+    wrong = [error for error in state.failed.values() if isinstance(error, (IntegrityError, WrongBytes))]
     return next(iter([*wrong, *state.failed.values()]), None)

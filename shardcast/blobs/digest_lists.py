@@ -1,13 +1,13 @@
-"""Lists of digests as people have them: what ``sha256sum``, ``openssl dgst`` and ``store ls`` write.
+r"""Lists of digests in the formats of ``sha256sum``, ``openssl dgst`` and ``store ls``.
 
 ::
 
     5891b5b5…  a name               sha256sum; "*a name" with -b
-    \\5891b5b5…  a\\\\name           the same of a name with a backslash or a new line in it
+    \5891b5b5…  a\\name           the same of a name with a backslash or a new line in it
     SHA256 (a name) = 5891b5b5…     sha256sum --tag, BSD's sha256; SHA2-256(a name)= from openssl
-    # what begins so is passed over, and so are empty lines and a byte order mark before the first
+    # a comment; empty lines and a byte order mark before the first line are ignored, too
 
-A line has at most 64 Ki characters: a device, or a payload that was named by mistake, has none that end.
+A line has at most 64 Ki characters: the lines of a device, or of a payload named by mistake, may never end.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from shardcast.digest import is_digest
 from shardcast.errors import UsageError
 
 AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
-"""How such a file is opened: the names in it may be of any bytes."""
+"""Arguments for ``open``: the names in such a file may have any bytes."""
 _MAX_LINE = 64 << 10
-"""Characters of a line."""
+"""Characters of the longest line."""
 _TAGS = {"SHA256": "sha256", "SHA2-256": "sha256", "SHA3-256": "sha3-256"}
-"""What stands before a name in parentheses, and the algorithm that it means."""
+"""The words before a name in parentheses, and the algorithms that they name."""
 
 
 def parse_digest(text: str) -> str:
-    """A digest as it is kept.
+    """Return a digest in lower case, without the spaces around it.
 
     Raises:
-        UsageError: it is none.
+        UsageError: the text is no digest.
     """
     digest = text.strip().lower()
     if not is_digest(digest):
@@ -39,10 +39,10 @@ def parse_digest(text: str) -> str:
 
 
 def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
-    """Yield the lines of a file.
+    """Yield the lines of a file that errors call ``name``.
 
     Raises:
-        UsageError: one is too long.
+        UsageError: a line is too long.
     """
     number = 1
     while line := file.readline(_MAX_LINE + 1):
@@ -53,10 +53,15 @@ def bounded_lines(file: IO[AnyStr], name: str) -> Iterator[AnyStr]:
 
 
 def read_digests(lines: IO[str], name: str, algorithm: str | None = None) -> Iterator[str]:
-    """The digests in a list, one a line; what else a line says doesn't matter.
+    """Yield the digests of a list, one a line; the rest of a line is ignored.
+
+    Args:
+        lines: the list, opened with ``AS_TEXT``.
+        name: the name of the list in errors.
+        algorithm: the digests' algorithm; None accepts every algorithm.
 
     Raises:
-        UsageError: one is no digest, or says that it is of another than this ``algorithm``.
+        UsageError: a line has no digest, or one of another algorithm.
     """
     for number, line in enumerate(bounded_lines(lines, name), 1):
         text = (line.removeprefix("\ufeff") if number == 1 else line).strip()
@@ -64,17 +69,22 @@ def read_digests(lines: IO[str], name: str, algorithm: str | None = None) -> Ite
             try:
                 yield _digest_in(text, algorithm)
             except UsageError as error:
-                if number == 1 and any(one == "\0" or "\udc80" <= one <= "\udcff" for one in text):
+                if number == 1 and any(char == "\0" or "\udc80" <= char <= "\udcff" for char in text):
                     raise UsageError(f"{name} is no text; write one digest a line") from None
                 raise UsageError(f"{name}, line {number}: {error}") from None
 
 
 def _digest_in(text: str, algorithm: str | None) -> str:
+    """Return the digest in a line of any of the formats.
+
+    Raises:
+        UsageError: the line has none, or one of another ``algorithm``.
+    """
     text = text.removeprefix("\\")
     tag, parenthesis, _ = text.partition("(")
-    of = _TAGS.get(tag.strip().upper()) if parenthesis else None
-    if of is None:
+    tagged = _TAGS.get(tag.strip().upper()) if parenthesis else None
+    if tagged is None:
         return parse_digest(text.split(maxsplit=1)[0] if text else text)
-    if algorithm not in (None, of):
-        raise UsageError(f"it is of {of}, and this store is of {algorithm}")
+    if algorithm not in (None, tagged):
+        raise UsageError(f"it is of {tagged}, and this store is of {algorithm}")
     return parse_digest(text.rpartition("=")[2])

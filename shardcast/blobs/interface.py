@@ -1,7 +1,7 @@
-"""The contract of stores that keep bytes under their digest.
+"""The interface of stores that keep bytes under their digest.
 
-A blob is immutable, and named by the digest of its bytes. What a store can't vouch for it doesn't give: bytes
-that are not what their name says are repaired from what is put, or set aside, and never served.
+A blob is immutable, and named by the digest of its bytes. A store returns verified bytes only: bytes with
+another digest than their name are repaired by the next put, or set aside, and never served.
 """
 
 from __future__ import annotations
@@ -13,30 +13,30 @@ from typing import Protocol
 from shardcast.store.interfaces import BlobReader
 
 ALGORITHMS = ("sha256", "sha3-256")
-"""The digests that a store can be of; each has 32 bytes, written as 64 lower-case hex digits."""
+"""The digest algorithms of stores; a digest has 32 bytes, written as 64 lower-case hex digits."""
 
 
 class BlobWriter(Protocol):
-    """A blob that is being put; nobody sees it before ``commit``."""
+    """A blob that is being put; no reader sees it before ``commit``."""
 
     async def write(self, data: bytes | memoryview, /) -> None:
-        """Take the next bytes.
+        """Append bytes to the blob.
 
         Raises:
             LocalDiskError: they can't be kept.
         """
 
     async def commit(self) -> str:
-        """Keep it, durably; its digest. What was there under it and is wrong is replaced.
+        """Store the blob durably, and return its digest; wrong bytes under that digest are replaced.
 
         Raises:
-            IntegrityError: it is not what it was said to be; nothing was kept.
-            LocalDiskError: it can't be kept.
+            IntegrityError: the digest is not the one that was named; nothing was kept.
+            LocalDiskError: the blob can't be kept.
         """
 
 
 class BlobStore(Protocol):
-    """A store.
+    """A store of blobs.
 
     Attributes:
         algorithm: one of ``ALGORITHMS``.
@@ -45,40 +45,49 @@ class BlobStore(Protocol):
     algorithm: str
 
     async def size(self, digest: str) -> int | None:
-        """Bytes of a blob; None where it isn't here. Nothing is verified for it."""
+        """Return the bytes of a blob, unverified, or None where it isn't here."""
 
     def open(self, digest: str) -> AbstractAsyncContextManager[BlobReader]:
-        """Read a blob.
+        """Open a verified blob for reading.
 
         Raises:
             BlobMissing: it isn't here.
-            BlobCorrupt: what is here is not what its digest says.
+            BlobCorrupt: the bytes here have another digest.
             LocalDiskError: it can't be read.
         """
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
-        """The bytes of those of these blobs that are here, right, and ``most`` bytes long at the most; the
-        others are left out. One step for many, since a step for each costs more than reading it; who asks
-        sees to it that they fit into memory together.
+        """Return the bytes of these blobs by digest, without those that are missing, wrong or too long.
+
+        All are read in one step, since a step for each costs more than reading it.
+
+        Args:
+            digests: the blobs; the caller ensures that they fit into memory together.
+            most: bytes of the longest blob that is returned.
 
         Raises:
             LocalDiskError: they can't be read.
         """
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
-        """Put a blob, whose ``digest`` is known or found out. Left without ``commit``, it keeps nothing.
-        Several who put the same one at once do so side by side, and one of them is kept.
+        """Put a blob with a known ``digest``, or with the digest of what is written.
+
+        The context keeps nothing when it is left without ``commit``. Concurrent puts of the same blob run
+        side by side, and one of them is kept.
 
         Raises:
             ReadOnlyStore: nothing can be put here.
         """
 
     async def delete(self, digest: str) -> bool:
-        """Remove a blob; whether it was here.
+        """Remove a blob, and return whether it was here.
 
         Raises:
             ReadOnlyStore: nothing can be removed here.
         """
 
     def digests(self) -> AsyncIterator[str]:
-        """The blobs that are here, in no order; one that comes or goes meanwhile may be told of or not."""
+        """Yield the digests of the blobs here, in no order.
+
+        A blob that is put or removed meanwhile may be yielded or not.
+        """

@@ -1,7 +1,7 @@
-"""The shards of version folders as blobs, to be read.
+"""A read-only store of the shards of version folders.
 
-Shards are verified piece by piece when they arrive, with another digest than the one that names them here;
-so each is hashed whole once, when it is first asked for by name, and again when its file has changed.
+Shards are verified piece by piece when they arrive, by another digest than the one that names them here; so
+each is hashed whole once, when it is first requested by name, and again when its file has changed.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _CHUNK = 1 << 20
 
 @dataclass
 class _Known:
-    """What is known of a version's shards.
+    """The index of a version's shards.
 
     Attributes:
-        shards: as its manifest tells of them, the very list that was looked into.
-        numbers: the number of each, by its SHA-256.
-        counted: how many were looked at; more come while it is open.
-        vouched: what the file of each looked like when its SHA-256 was found right, by that.
+        shards: the shards of its manifest; the very list that was indexed, compared by identity.
+        numbers: the number of each shard, by its SHA-256.
+        counted: how many shards are indexed; an open version gets more.
+        vouched: the path and state of a shard's file when it was verified, by SHA-256.
     """
 
     shards: Sequence[Shard]
@@ -56,7 +56,14 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Source:
-    """A version with shards: of the current line (its number), or of another one (its place)."""
+    """A version with shards: of the current line (its number), or of another line (its place).
+
+    Attributes:
+        key: the number, or the place.
+        shards: the shards of its manifest.
+        span: returns where a shard's bytes lie, or None where it isn't here whole.
+        reading: a context, for a reason, in which the version is not retired.
+    """
 
     key: int | VersionPlace
     shards: Sequence[Shard]
@@ -65,8 +72,13 @@ class _Source:
 
 
 class VersionBlobs:
-    """The shards that are here, whole, by their SHA-256: of complete versions, of those that are open, and of
-    those of other lines."""
+    """The shards that are here, whole, by their SHA-256: of complete and open versions, and of other lines.
+
+    A ``BlobStore``; of the event loop alone.
+
+    Attributes:
+        algorithm: always SHA-256.
+    """
 
     algorithm = "sha256"
 
@@ -76,6 +88,7 @@ class VersionBlobs:
         self._hashing = Hashing()
 
     async def size(self, digest: str) -> int | None:
+        """See ``BlobStore``."""
         for _, source, shard in self._places(digest):
             span = source.span(shard)
             if span is not None:
@@ -84,6 +97,7 @@ class VersionBlobs:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[SpanReader]:
+        """See ``BlobStore``; a version of the current line is held while its shard is read."""
         search = Search()
         for known, source, shard in self._places(digest):
             with source.reading("a reader of blobs"):
@@ -92,7 +106,7 @@ class VersionBlobs:
                 if reader is None:
                     continue
                 try:
-                    # The file that is read is the one that is looked into: its name may get another one's.
+                    # Verify the open file that is read, since another file may get its name at any time.
                     if await self._is_right(known, digest, reader, search):
                         yield reader
                         return
@@ -104,7 +118,7 @@ class VersionBlobs:
         raise BlobMissing(f"no shard here has the digest {digest}")
 
     async def _is_right(self, known: _Known, digest: str, reader: SpanReader, search: Search) -> bool:
-        """Whether the shard is what its digest says; ``search`` is told why not."""
+        """Return whether a shard has this digest; ``search`` records the reason why not."""
         looks = f"{reader.path} {reader.looks}"
         if known.vouched.get(digest) == looks:
             return True
@@ -121,8 +135,9 @@ class VersionBlobs:
         return right
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        """See ``BlobStore``."""
         found: dict[str, bytes] = {}
-        for digest in digests:  # shards are large, and few
+        for digest in digests:  # one by one: shards are large, and few are asked for
             size = await self.size(digest)
             if size is not None and size <= most:
                 try:
@@ -133,26 +148,39 @@ class VersionBlobs:
         return found
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
+        """Refuse to put a blob.
+
+        Raises:
+            ReadOnlyStore: always.
+        """
         raise ReadOnlyStore("shards come with their versions; broadcast a file instead")
 
     async def delete(self, digest: str) -> bool:
+        """Refuse to remove a blob.
+
+        Raises:
+            ReadOnlyStore: always.
+        """
         raise ReadOnlyStore("shards go with their versions")
 
     async def digests(self) -> AsyncIterator[str]:
-        told: set[str] = set()
+        """See ``BlobStore``; a shard of several versions is yielded once."""
+        seen: set[str] = set()
         for source in self._look():
             for digest, shard in list(self._known[source.key].numbers.items()):
-                if digest not in told and source.span(shard) is not None:
-                    told.add(digest)
+                if digest not in seen and source.span(shard) is not None:
+                    seen.add(digest)
                     yield digest
 
     def _places(self, digest: str) -> list[tuple[_Known, _Source, int]]:
-        """The versions and numbers of the shards that should have this digest."""
-        known = [(self._known[source.key], source) for source in self._look()]
-        return [(one, source, one.numbers[digest]) for one, source in known if digest in one.numbers]
+        """Return the indexes, versions and numbers of the shards that should have this digest."""
+        indexed = [(self._known[source.key], source) for source in self._look()]
+        return [
+            (known, source, known.numbers[digest]) for known, source in indexed if digest in known.numbers
+        ]
 
     def _look(self) -> list[_Source]:
-        """Look at what is new; the versions that are here."""
+        """Index the shards that are new, drop versions that are gone, and return the versions here."""
         sources = self._sources()
         for key in self._known.keys() - {source.key for source in sources}:
             del self._known[key]
@@ -167,6 +195,7 @@ class VersionBlobs:
         return sources
 
     def _sources(self) -> list[_Source]:
+        """Return the versions here, the newest first, those of other lines last."""
         folders, sources = self._folders, []
         numbers = folders.complete_numbers | folders.open_numbers | folders.hidden_numbers
         for number in sorted(numbers, reverse=True):
@@ -182,6 +211,7 @@ class VersionBlobs:
         return sources
 
     def _shards(self, number: int) -> Sequence[Shard] | None:
+        """Return the shards of a version of the current line, or None without a manifest."""
         opened = self._folders.opened(number)
         if opened:
             return opened.live.shards
@@ -190,7 +220,7 @@ class VersionBlobs:
 
 
 def _try_open(span: Span, search: Search) -> SpanReader | None:
-    """A shard's file; None where it can't be opened, which ``search`` is told."""
+    """Open a shard's file; where that fails, record the error in ``search`` and return None."""
     try:
         with file_errors("could not open", span.path):
             return SpanReader(span)
@@ -200,7 +230,7 @@ def _try_open(span: Span, search: Search) -> SpanReader | None:
 
 
 def _begin_hashing(reader: SpanReader, hashing: Hashing) -> asyncio.Future[str]:
-    """Hash a shard on behalf of several, of whom the one that it is from may go first."""
+    """Hash a shard for several requests; the descriptor is its own, since the first may leave early."""
     own = reader.again()
     task = asyncio.ensure_future(_sha256(own, hashing))
     task.add_done_callback(lambda _: own.close())
@@ -208,9 +238,10 @@ def _begin_hashing(reader: SpanReader, hashing: Hashing) -> asyncio.Future[str]:
 
 
 async def _sha256(reader: SpanReader, hashing: Hashing) -> str:
-    """
+    """Return the SHA-256 of a shard, hashed in portions between which a cancellation takes effect.
+
     Raises:
-        LocalDiskError: it can't be read.
+        LocalDiskError: the shard can't be read.
     """
     hasher = hashlib.sha256()
     while await hashing.run(reader.hash_into, hasher, PORTION):
@@ -219,20 +250,20 @@ async def _sha256(reader: SpanReader, hashing: Hashing) -> str:
 
 
 class SpanReader:
-    """Reads a span.
+    """Reader of a span (a ``BlobReader``).
 
     Attributes:
-        size: its bytes.
-        span: where they are.
-        path: their file.
+        size: bytes of the span.
+        span: where its bytes are.
+        path: the file of the span.
         looks: the state of the file when it was opened.
     """
 
     def __init__(self, span: Span, file: FileIO | None = None) -> None:
-        """``file``: the span's file, where it is open.
+        """Open the span's file, or take an open ``file``, which is then closed with this reader.
 
         Raises:
-            OSError: it can't be read.
+            OSError: the file can't be read.
         """
         self.size = span.length
         self.span: Span | None = span
@@ -243,9 +274,11 @@ class SpanReader:
         self.looks = FileIdentity.from_stat(os.fstat(self._file.fileno())).text
 
     async def read(self, most: int) -> bytes:
-        """
+        """Return the next bytes, at most ``most``; empty at the end.
+
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
+            BlobCorrupt: the file became shorter.
         """
         count = min(most, self._left)
         if not count:
@@ -258,10 +291,13 @@ class SpanReader:
         return data
 
     def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def again(self) -> SpanReader:
-        """The same file, opened once more, to be closed for itself.
+        """Return a reader with a descriptor of its own, which the caller closes.
+
+        Only for ``hash_into``, which reads by position: both descriptors share one offset.
 
         Raises:
             LocalDiskError: there are no descriptors left.
@@ -271,10 +307,10 @@ class SpanReader:
             return SpanReader(self.span, os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0))
 
     def hash_into(self, hasher: Hasher, most: int) -> int:
-        """Have a hasher take the next bytes, ``most`` at the most; how many those were. Blocks on the disk.
+        """Hash the next bytes, at most ``most``, and return how many those were; blocks on the disk.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         assert self.span
         taken = 0

@@ -1,0 +1,1 @@
+"""Directories of blobs as hashserver keeps them: layout, reading, verifying, putting."""

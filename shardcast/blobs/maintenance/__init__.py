@@ -1,0 +1,1 @@
+"""Garbage collection and scrubbing of directories of blobs."""

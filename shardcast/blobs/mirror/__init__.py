@@ -1,0 +1,1 @@
+"""A store that fetches what it lacks from other servers."""
