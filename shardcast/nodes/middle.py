@@ -25,8 +25,7 @@ from shardcast.nodes.line_keeper import LineKeeper, LineOnDisk
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
-from shardcast.policy.opening import to_begin
-from shardcast.policy.retention import wanted, wanted_of
+from shardcast.policy.fetch_order import missing_versions, versions_to_fetch, versions_to_start
 from shardcast.policy.standing import Standing
 from shardcast.protocol.feed import Place
 from shardcast.protocol.report import Node, newest
@@ -175,7 +174,7 @@ class Middle:
         passed_over = {number for number in lacking if number < max(here, default=0)}
         # Nor is what an upstream lists and does not serve, until another one offers it or it comes.
         doubted = {n for n, servers in self._offers(standing).items() if self._is_doubted(n, servers)}
-        missing = sorted(set(wanted(newest, here, (), self.folders.keep)) - passed_over - doubted)
+        missing = sorted(set(missing_versions(newest, here, (), self.folders.keep)) - passed_over - doubted)
         if not missing:
             return None
         why = next((f": {lacking[number]}" for number in reversed(missing) if number in lacking), "")
@@ -272,7 +271,9 @@ class Middle:
     def _window(self, standing: Standing) -> list[int]:
         folders = self.folders
         here, under_way = folders.complete_numbers, folders.open_numbers
-        return wanted_of(self._offers(standing), here, under_way, folders.keep, self._doubted)
+        return versions_to_fetch(
+            self._offers(standing), here, under_way, keep=folders.keep, suspect=self._doubted
+        )
 
     def _due(self, standing: Standing) -> list[int]:
         """The complete versions to fetch, first things first."""
@@ -329,7 +330,14 @@ class Middle:
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
         share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN
         here = self.folders.complete_numbers
-        for number in to_begin(makers, self._offers(standing), here, self._makers, _MOST_OPEN, share):
+        for number in versions_to_start(
+            makers,
+            self._offers(standing),
+            here=here,
+            fetching=self._makers,
+            places=_MOST_OPEN,
+            share=share,
+        ):
             task = asyncio.ensure_future(self._relaying.fetch_open(number, opened[number], distance))
             self._making[number], self._makers[number] = task, makers[number]
             task.add_done_callback(partial(self._made, number))

@@ -1,4 +1,4 @@
-"""The version that a follower fetches next."""
+"""The order in which nodes fetch versions: the next one of a follower, and those that a middle fetches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,99 @@ from collections.abc import Collection, Iterable, Mapping
 Servers = Collection[str]
 
 
-def due(offered: Iterable[int], last: int, had: Collection[int] = (), every: bool = False) -> int | None:
+def missing_versions(
+    offered: Iterable[int], here: Collection[int], under_way: Collection[int], keep: int
+) -> list[int]:
+    """Return the versions to fetch of those that are ``offered``, the first one first.
+
+    Of the newest ``keep`` versions, those under way come first, then the newest. A version that is offered
+    but was retired ``here`` for its age is not fetched again.
+    """
+    newest = sorted({*offered, *here}, reverse=True)[:keep]
+    missing = [number for number in newest if number not in here]
+    return sorted(missing, key=lambda number: (number not in under_way, -number))
+
+
+def versions_to_fetch(
+    offers: Mapping[int, Servers],
+    here: Collection[int],
+    under_way: Collection[int],
+    *,
+    keep: int,
+    suspect: Servers = (),
+) -> list[int]:
+    """Return the versions to fetch of those that ``offers`` names with their servers, the first one first.
+
+    Each server's newest ``keep`` versions are fetched, so that the versions of one server take no place from
+    those of another. Versions that only ``suspect`` servers have come last: these servers offered versions
+    that could not be fetched from them.
+    """
+    servers = {server for holders in offers.values() for server in holders}
+    found: set[int] = set()
+    for server in servers:
+        offered = [number for number, holders in offers.items() if server in holders]
+        found.update(missing_versions(offered, here, under_way, keep))
+
+    def rank(number: int) -> tuple[bool, bool, int]:
+        return not set(offers[number]) - set(suspect), number not in under_way, -number
+
+    return sorted(found, key=rank)
+
+
+def versions_to_start(
+    opened: Mapping[int, Servers],
+    complete: Mapping[int, Servers],
+    *,
+    here: Collection[int],
+    fetching: Mapping[int, Servers],
+    places: int,
+    share: int,
+) -> list[int]:
+    """Return the open versions that a middle starts to fetch.
+
+    A version must be newer than each complete one here, and newer than the newest complete version of one of
+    its servers at least.
+
+    Args:
+        opened: the open versions, and the servers that have each.
+        complete: the complete versions, and the servers that have each.
+        here: the complete versions of this node.
+        fetching: the open versions that are fetched already, and their servers.
+        places: open versions that are fetched at once.
+        share: places that the versions of one server take at most.
+    """
+    newest: dict[str, int] = {}
+    for number, servers in complete.items():
+        newest.update({server: max(number, newest.get(server, 0)) for server in servers})
+    taken = dict(fetching)
+    started = []
+    for number in round_robin(opened):
+        if len(taken) >= places:
+            break
+        servers = opened[number]
+        old = number <= max([*here, min(newest.get(server, 0) for server in servers)])
+        if old or number in complete or number in taken:
+            continue
+        if min(sum(server in others for others in taken.values()) for server in servers) < share:
+            taken[number] = servers
+            started.append(number)
+    return started
+
+
+def round_robin(offers: Mapping[int, Servers]) -> list[int]:
+    """Return all of these versions, the newest first, but each server's newest before another's second."""
+    places: dict[str, int] = {}
+    rank: dict[int, int] = {}
+    for number in sorted(offers, reverse=True):
+        rank[number] = min(places.get(server, 0) for server in offers[number])
+        for server in offers[number]:
+            places[server] = places.get(server, 0) + 1
+    return sorted(offers, key=lambda number: (rank[number], -number))
+
+
+def next_version(
+    offered: Iterable[int], last: int, had: Collection[int] = (), every: bool = False
+) -> int | None:
     """Return the version after ``last`` that is fetched next: the newest, or with ``every`` the oldest of
     those that were not ``had``, since a relay may have a later one first; None when there is none yet."""
     if every:
@@ -51,7 +143,7 @@ class FetchQueue:
         for offered, passed_over in ((complete, self._wrong), (opened, self._begun)):
             there = {number for number, servers in offered.items() if not without.issuperset(servers)}
             begun = self._last is not None
-            number = due(there - passed_over, self._last or 0, self._had, self._every and begun)
+            number = next_version(there - passed_over, self._last or 0, self._had, self._every and begun)
             if number is not None:
                 return number
         return None

@@ -1,38 +1,8 @@
-"""Which versions a node wants, and which it retires."""
+"""Which versions a node retires."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-
-
-def wanted(offered: Iterable[int], here: Collection[int], under_way: Collection[int], keep: int) -> list[int]:
-    """The versions to fetch, first things first: of the newest ``keep``, what is under way, then the
-    newest. What is offered but was retired here for its age is not wanted again."""
-    newest = sorted({*offered, *here}, reverse=True)[:keep]
-    missing = [number for number in newest if number not in here]
-    return sorted(missing, key=lambda number: (number not in under_way, -number))
-
-
-def wanted_of(
-    offers: Mapping[int, Collection[str]],
-    here: Collection[int],
-    under_way: Collection[int],
-    keep: int,
-    doubted: Collection[str] = (),
-) -> list[int]:
-    """The versions to fetch of those that ``offers`` names with their servers, first things first. What one
-    server says it has takes no place from what another one has: each server's newest ``keep`` are wanted,
-    last those that only ``doubted`` ones have, which offered what could not be had."""
-    servers = {server for those in offers.values() for server in those}
-    found: set[int] = set()
-    for server in servers:
-        its = [number for number, those in offers.items() if server in those]
-        found.update(wanted(its, here, under_way, keep))
-
-    def rank(number: int) -> tuple[bool, bool, int]:
-        return not set(offers[number]) - set(doubted), number not in under_way, -number
-
-    return sorted(found, key=rank)
 
 
 def surplus(complete: Iterable[int], keep: int) -> list[int]:

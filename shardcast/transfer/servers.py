@@ -27,8 +27,7 @@ from shardcast.errors import (
 )
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
-from shardcast.policy.choosing import ServerCandidate, choose
-from shardcast.policy.selection import Ranking
+from shardcast.policy.selection import Ranking, ServerCandidate, choose
 from shardcast.policy.stealing import Range, steal
 from shardcast.policy.width import ConcurrencyLimit
 from shardcast.store.live_manifest import LiveManifest

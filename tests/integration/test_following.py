@@ -26,7 +26,7 @@ from shardcast.peer import server as peer_module
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy import authority
-from shardcast.policy.fetch_order import FetchQueue, due
+from shardcast.policy.fetch_order import FetchQueue, next_version
 from shardcast.protocol.distribution import Listing, write
 from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
 from shardcast.server.application import application, listening
@@ -703,15 +703,15 @@ async def test_our_own_errors_are_not_hidden(node: Node, monkeypatch: pytest.Mon
 def test_the_newest_is_next_or_the_one_after_the_last(
     offered: list[int], last: int, newest: int | None, oldest: int | None
 ) -> None:
-    assert due(offered, last) == newest
-    assert due(iter(offered), last, every=True) == oldest
+    assert next_version(offered, last) == newest
+    assert next_version(iter(offered), last, every=True) == oldest
 
 
 def test_with_every_none_is_left_out_that_a_relay_has_only_later() -> None:
-    assert due([1, 4], 0, {1}, every=True) == 4
-    assert due([1, 2, 3, 4], 0, {1, 4}, every=True) == 2
-    assert due([1, 2, 3, 4], 0, {1, 4}) is None
-    assert due([5, 6], 5, {6}, every=True) is None
+    assert next_version([1, 4], 0, {1}, every=True) == 4
+    assert next_version([1, 2, 3, 4], 0, {1, 4}, every=True) == 2
+    assert next_version([1, 2, 3, 4], 0, {1, 4}) is None
+    assert next_version([5, 6], 5, {6}, every=True) is None
 
 
 A, B = ["a"], ["b"]

@@ -12,8 +12,8 @@ FAULTS = [
     Fault(
         name="what-is-listed-and-not-served-is-waited-for",
         file="shardcast/nodes/middle.py",
-        old="wanted(newest, here, (), self.folders.keep)) - passed_over - doubted)",
-        new="wanted(newest, here, (), self.folders.keep)) - passed_over)",
+        old="missing_versions(newest, here, (), self.folders.keep)) - passed_over - doubted)",
+        new="missing_versions(newest, here, (), self.folders.keep)) - passed_over)",
         tests=["tests/integration/test_ready.py"],
     ),
     Fault(

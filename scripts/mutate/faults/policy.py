@@ -4,45 +4,44 @@ from __future__ import annotations
 
 from fault import Fault
 
-OPENING = "shardcast/policy/opening.py"
 WIDENING = "shardcast/policy/width.py"
-DUE = "shardcast/policy/fetch_order.py"
+FETCH_ORDER = "shardcast/policy/fetch_order.py"
 
 FAULTS = [
     Fault(
         name="opening-one-version-too-many",
-        file=OPENING,
+        file=FETCH_ORDER,
         old="if len(taken) >= places:",
         new="if len(taken) > places:",
-        tests=["tests/unit/policy/test_retention.py"],
+        tests=["tests/unit/policy/test_fetch_order.py"],
     ),
     Fault(
         name="opening-one-of-a-server-too-many",
-        file=OPENING,
+        file=FETCH_ORDER,
         old="for server in servers) < share:",
         new="for server in servers) <= share:",
-        tests=["tests/unit/policy/test_retention.py"],
+        tests=["tests/unit/policy/test_fetch_order.py"],
     ),
     Fault(
         name="opening-what-is-complete-elsewhere",
-        file=OPENING,
+        file=FETCH_ORDER,
         old="if old or number in complete or number in taken:",
         new="if old or number in taken:",
-        tests=["tests/unit/policy/test_retention.py"],
+        tests=["tests/unit/policy/test_fetch_order.py"],
     ),
     Fault(
         name="opening-what-is-under-way",
-        file=OPENING,
+        file=FETCH_ORDER,
         old="if old or number in complete or number in taken:",
         new="if old or number in complete:",
-        tests=["tests/unit/policy/test_retention.py"],
+        tests=["tests/unit/policy/test_fetch_order.py"],
     ),
     Fault(
         name="opening-what-is-old-at-one-server",
-        file=OPENING,
+        file=FETCH_ORDER,
         old="min(newest.get(server, 0) for server in servers)])",
         new="max(newest.get(server, 0) for server in servers)])",
-        tests=["tests/unit/policy/test_retention.py"],
+        tests=["tests/unit/policy/test_fetch_order.py"],
     ),
     Fault(
         name="widening-least-not-two-a-server",
@@ -95,38 +94,38 @@ FAULTS = [
     ),
     Fault(
         name="doubt-is-never-forgotten",
-        file=DUE,
+        file=FETCH_ORDER,
         old="        self._doubted.clear()\n",
         new="",
         tests=["tests/integration/test_following.py"],
     ),
     Fault(
         name="failure-is-never-forgotten",
-        file=DUE,
+        file=FETCH_ORDER,
         old="        self._wrong.clear()\n",
         new="",
         tests=["tests/integration/test_following.py"],
     ),
     Fault(
         name="next-is-had-already",
-        file=DUE,
+        file=FETCH_ORDER,
         old="number > max(last, *had, 0)",
         new="number >= max(last, *had, 0)",
         tests=["tests/integration/test_following.py"],
     ),
     Fault(
         name="tie-goes-to-the-first",
-        file="shardcast/policy/choosing.py",
+        file="shardcast/policy/selection.py",
         old="rate >= best * 0.999",
         new="rate > best",
-        tests=["tests/unit/policy/test_choosing.py"],
+        tests=["tests/unit/policy/test_selection.py"],
     ),
     Fault(
         name="failed-server-is-asked-like-others",
-        file="shardcast/policy/choosing.py",
+        file="shardcast/policy/selection.py",
         old="best_standing = min((one.failures, one.rests) for one in free)",
         new="best_standing = max((one.failures, one.rests) for one in free)",
-        tests=["tests/unit/policy/test_choosing.py"],
+        tests=["tests/unit/policy/test_selection.py"],
     ),
     Fault(
         name="failure-costs-throughput",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from shardcast.policy.choosing import ServerCandidate, choose
-from shardcast.policy.selection import Ranking
+from shardcast.policy.selection import Ranking, ServerCandidate, choose
 
 RATES = {"http://a": 400.0, "http://b": 100.0, "http://c": 10.0}
 A, B, C = RATES
