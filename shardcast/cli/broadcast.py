@@ -59,6 +59,7 @@ _ORIGIN_STARTS = 10.0
 @options.json_option
 @options.logging_options
 def broadcast(
+    *,
     path: Path,
     data_dir: Path,
     shard_size: int | None,
@@ -83,17 +84,33 @@ def broadcast(
         raise click.UsageError("--timeout goes with --copies")
     payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
     told: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
-    begun, missing = time.monotonic(), None
+    wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())
+    missing = None
     with progress(options.is_quiet()) as display:
-        version = _publish(payload, data_dir, display, directly=copies is None)
+        version = _publish(payload, data_dir, display, directly=wanted is None)
         if not as_json:
             click.echo(version)  # before the wait, which may fail: the version is published in any case
-        if copies is not None:
-            told["copies"], missing = _wait_for_copies(version, data_dir, copies, timeout, begun, display)
+        if wanted is not None:
+            told["copies"], missing = _wait_for_copies(version, data_dir, wanted, display)
     if as_json:
         click.echo(json.dumps({"version": version, **told}))
     if missing:
         raise missing
+
+
+@dataclass(frozen=True)
+class CopiesWanted:
+    """Number of nodes that shall have the version, and the time that they have for it.
+
+    Attributes:
+        count: nodes below the origin.
+        timeout: seconds after ``since``; None for as long as it takes.
+        since: when the command began, by ``time.monotonic``.
+    """
+
+    count: int
+    timeout: float | None
+    since: float
 
 
 @dataclass(frozen=True)
@@ -204,18 +221,21 @@ def _origin_command(data_dir: Path) -> str:
 
 
 def _wait_for_copies(
-    version: str, data_dir: Path, copies: int, timeout: float | None, since: float, display: Display
+    version: str, data_dir: Path, wanted: CopiesWanted, display: Display
 ) -> tuple[int, CopiesMissing | None]:
-    """Wait until so many nodes have the version, and show how many do; return that, and an error when they
-    are too few in time."""
+    """Wait for the copies, show their number as it changes, and return it.
+
+    Returns:
+        The number of nodes that have the version, and the error where they are too few in time.
+    """
     from shardcast.control.waiting import wait_for_copies
 
     shown, have = -1, 0
     try:
-        for have in wait_for_copies(data_dir, version, copies, timeout, since):
+        for have in wait_for_copies(data_dir, version, wanted.count, wanted.timeout, wanted.since):
             if have != shown:
                 shown = have
-                display.note(f"{version}: {have} of {copies} copies")
+                display.note(f"{version}: {have} of {wanted.count} copies")
     except CopiesMissing as error:
         return error.have, error
     return have, None

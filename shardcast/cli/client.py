@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,23 @@ _LONGEST_COLUMN = 255
 """Characters of a version's name, or of another column, in a list."""
 
 
+@dataclass(frozen=True)
+class FollowOptions:
+    """Options that only ``--follow`` takes.
+
+    Attributes:
+        first: the first version to follow, or ``latest``; None to continue after the last run.
+        every: fetch also the versions that a newer one has overtaken.
+        keep: number of followed versions that stay in the output folder; None for all.
+        hook: command for ``sh -c``, run for each version.
+    """
+
+    first: str | None = None
+    every: bool = False
+    keep: int | None = None
+    hook: str | None = None
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @options.option("--servers", type=options.ServerList(), help="Servers to download from, comma-separated.")
 @options.option("--list", "list_versions", is_flag=True, env="LIST", help="Print the versions on offer.")
@@ -39,29 +57,35 @@ _LONGEST_COLUMN = 255
     help="The folder to put it in.",
 )
 @options.option("--follow", is_flag=True, help="Stay, and download each new version.")
-@options.option(
-    "--from",
-    "first",
-    metavar="VERSION",
-    help="The first to follow: v1, v2, … or latest; by default what came since the last run.",
+@options.grouped(
+    "following",
+    FollowOptions,
+    options.option(
+        "--from",
+        "first",
+        metavar="VERSION",
+        help="The first to follow: v1, v2, … or latest; by default what came since the last run.",
+    ),
+    options.option(
+        "--every", is_flag=True, help="Skip none when versions come faster than they can be fetched."
+    ),
+    options.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed."),
+    options.option(
+        "--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'."
+    ),
 )
-@options.option("--every", is_flag=True, help="Skip none when versions come faster than they can be fetched.")
-@options.option("--keep", type=click.IntRange(1), help="Keep only so many of the versions followed.")
-@options.option("--exec", "hook", metavar="COMMAND", help="Run by sh -c for each: 'load {path} {version}'.")
 @options.origin_id_option
 @options.json_option
 @options.logging_options
 def client(
+    *,
     servers: list[str] | None,
     list_versions: bool,
     version: str | None,
     output_file: str | None,
     output_dir: Path,
     follow: bool,
-    first: str | None,
-    every: bool,
-    keep: int | None,
-    hook: str | None,
+    following: FollowOptions,
     origin_id: str | None,
     as_json: bool,
 ) -> None:
@@ -82,7 +106,7 @@ def client(
     urls = options.servers_or_ip_addr_list(servers, "--servers")
     if [list_versions, version is not None, follow].count(True) != 1:
         raise click.UsageError("give one of --list, --version v1 (or latest) and --follow")
-    if not follow and (first is not None or every or keep is not None or hook is not None):
+    if not follow and following != FollowOptions():
         raise click.UsageError("--from, --every, --keep and --exec belong to --follow")
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import run
@@ -90,10 +114,11 @@ def client(
     if follow:
         if output_file is not None:
             raise click.UsageError("--follow names the files itself; give --output-dir")
+        first = following.first
         if first not in (None, "latest") and not is_version(str(first)):
             raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
         follower = Client(urls, output_dir.absolute(), origin_id=origin_id)
-        run(_follow(follower, output_dir, first, every, keep, hook), fast_loop=True)
+        run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
         return
     if version is None:
         lister = Client(urls, origin_id=origin_id)
@@ -124,23 +149,15 @@ async def _download(shardcast_client: Client, version: str, output_file: str | N
         return await shardcast_client.download(version, output_file, shown.watch)
 
 
-async def _follow(
-    shardcast_client: Client,
-    output_dir: Path,
-    first: str | None,
-    every: bool,
-    keep: int | None,
-    hook: str | None,
-) -> None:
+async def _follow(shardcast_client: Client, folder: Path, following: FollowOptions) -> None:
     from shardcast.cli.announcer import Announcer
     from shardcast.cli.progress import ShowTransfer, progress
     from shardcast.nodes.client import LATEST
     from shardcast.nodes.release_folder import can_resume, check_folder
 
-    folder = output_dir.absolute()
     check_folder(folder)
-    resume = first is None and can_resume(folder)
-    announcer = Announcer(folder, keep, hook)
+    resume = following.first is None and can_resume(folder)
+    announcer = Announcer(folder, following.keep, following.hook)
     with progress(options.is_quiet()) as display:
         shown = ShowTransfer(display)
         async with (
@@ -149,7 +166,11 @@ async def _follow(
             beside(tell_waits(shardcast_client.waits, shown.note)),
         ):
             releases = shardcast_client.follow(
-                first or LATEST, every, watch=shown.watch, resume=resume, on_withdrawn=announcer.withdrawn
+                following.first or LATEST,
+                following.every,
+                watch=shown.watch,
+                resume=resume,
+                on_withdrawn=announcer.withdrawn,
             )
             try:
                 async for release in releases:

@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from shardcast import constants
-from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import ForegroundNode
 
@@ -17,30 +16,25 @@ from shardcast.cli.serving import ForegroundNode
     "--upstream", type=options.ServerList(), help="Servers whose versions to keep, comma-separated."
 )
 @options.data_dir_option("./middle_data")
-@options.host_option
-@options.port_option
+@options.listening_options
 @options.option(
     "--check-interval",
     type=click.FloatRange(0, 86_400, min_open=True),
     default=constants.CHECK_INTERVAL,
     help="Seconds until what failed is tried again, and between looks at servers without a feed.",
 )
-@options.keep_option
-@options.max_bytes_option
+@options.retention_options
 @options.origin_id_option
-@options.trusted_proxy_option
 @options.logging_options
 @options.node_options
 def middle(
+    *,
     upstream: list[str] | None,
     data_dir: Path,
-    host: str,
-    port: int,
+    listening: options.Listening,
     check_interval: float,
-    keep: int,
-    max_bytes: int | None,
+    retention: options.Retention,
     origin_id: str | None,
-    trusted_proxy: tuple[Network, ...] | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -54,6 +48,15 @@ def middle(
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
-    bounds = Bounds(trusted=trusted_proxy or ())
-    node = Middle.running(servers, data_dir, host, port, check_interval, keep, max_bytes, origin_id, bounds)
+    node = Middle.running(
+        servers,
+        data_dir,
+        host=listening.host,
+        port=listening.port,
+        check_interval=check_interval,
+        keep=retention.keep,
+        max_bytes=retention.max_bytes,
+        origin_id=origin_id,
+        bounds=Bounds(trusted=listening.trusted_proxy or ()),
+    )
     run(ForegroundNode(ready_fd, parent).serve(node))

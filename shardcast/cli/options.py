@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
@@ -118,6 +120,31 @@ def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> C
     return click.option(name, *words, envvar=variable, show_envvar=True, show_default=shown, **settings)
 
 
+def grouped(
+    name: str, group: type[Any], *options: Callable[[Command], Command]
+) -> Callable[[Command], Command]:
+    """Add options to a command, and pass their values to its parameter ``name`` as one object.
+
+    Args:
+        name: the parameter of the command.
+        group: a dataclass with a field for each of the options.
+        options: the options, in the order of the help text.
+    """
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def with_group(**values: Any) -> Any:
+            grouped_values = {field.name: values.pop(field.name) for field in fields(group)}
+            return command(**values, **{name: group(**grouped_values)})
+
+        decorated = cast(Command, with_group)
+        for add_option in reversed(options):
+            decorated = add_option(decorated)
+        return decorated
+
+    return decorate
+
+
 def data_dir_option(default: str) -> Callable[[Command], Command]:
     return option(
         "--data-dir",
@@ -129,28 +156,6 @@ def data_dir_option(default: str) -> Callable[[Command], Command]:
 
 shard_size_option = option(
     "--shard-size", type=Size(), default=constants.SHARD_SIZE, help="Bytes in a shard: 50MB, 48MiB, 50000000."
-)
-host_option = option(
-    "--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6."
-)
-port_option = option(
-    "--port",
-    env="HTTP_PORT",
-    type=click.IntRange(0, 65535),
-    default=constants.HTTP_PORT,
-    help="The port to listen on; 0 picks a free one.",
-)
-keep_option = option(
-    "--keep",
-    env="MAX_DISTRIBUTION_FOLDERS",
-    type=click.IntRange(1),
-    default=constants.MAX_DISTRIBUTION_FOLDERS,
-    help="How many versions to keep.",
-)
-max_bytes_option = option(
-    "--max-bytes",
-    type=Size(),
-    help="Bytes that all versions may take together: 500GB; older ones go before their time.",
 )
 
 
@@ -172,6 +177,56 @@ trusted_proxy_option = option(
     "--trusted-proxy",
     type=Networks(),
     help="Addresses and networks (10.0.0.7,10.1.0.0/16) whose connections are not counted.",
+)
+
+
+@dataclass(frozen=True)
+class Listening:
+    """Address that a node listens on, and the proxies that its connection limits ignore."""
+
+    host: str
+    port: int
+    trusted_proxy: tuple[Network, ...] | None
+
+
+listening_options = grouped(
+    "listening",
+    Listening,
+    option("--host", default="::", help="The address to listen on; :: is every one, of IPv4 and IPv6."),
+    option(
+        "--port",
+        env="HTTP_PORT",
+        type=click.IntRange(0, 65535),
+        default=constants.HTTP_PORT,
+        help="The port to listen on; 0 picks a free one.",
+    ),
+    trusted_proxy_option,
+)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Number of versions that a node keeps, and the bytes that all of them may take together."""
+
+    keep: int
+    max_bytes: int | None
+
+
+retention_options = grouped(
+    "retention",
+    Retention,
+    option(
+        "--keep",
+        env="MAX_DISTRIBUTION_FOLDERS",
+        type=click.IntRange(1),
+        default=constants.MAX_DISTRIBUTION_FOLDERS,
+        help="How many versions to keep.",
+    ),
+    option(
+        "--max-bytes",
+        type=Size(),
+        help="Bytes that all versions may take together: 500GB; older ones go before their time.",
+    ),
 )
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import click
 
-from shardcast.addresses import Network
 from shardcast.cli import options
 from shardcast.cli.serving import ForegroundNode
 from shardcast.protocol.wire import MAX_VERSION
@@ -15,8 +14,7 @@ from shardcast.protocol.wire import MAX_VERSION
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @options.data_dir_option("./data")
-@options.host_option
-@options.port_option
+@options.listening_options
 @options.option(
     "--broadcast",
     "payloads",
@@ -25,13 +23,12 @@ from shardcast.protocol.wire import MAX_VERSION
     help="A file to publish at the start; can be given several times.",
 )
 @options.shard_size_option
-@options.keep_option
-@options.max_bytes_option
+@options.retention_options
 @options.option(
     "--first-version",
     type=click.IntRange(1, MAX_VERSION),
     default=1,
-    help="The least number of a new version; lets an origin go on where another left off.",
+    help="Smallest number of a new version; lets an origin continue where another one stopped.",
 )
 @options.option(
     "--legacy-digest",
@@ -39,22 +36,19 @@ from shardcast.protocol.wire import MAX_VERSION
     default="sha256",
     help="The digest that distribution.txt lists; blake3 is what readers of 0.3.x expect.",
 )
-@options.trusted_proxy_option
 @options.json_option
 @options.logging_options
 @options.node_options
 def origin(
+    *,
     data_dir: Path,
-    host: str,
-    port: int,
+    listening: options.Listening,
     payloads: tuple[Path, ...],
     shard_size: int,
-    keep: int,
-    max_bytes: int | None,
+    retention: options.Retention,
     first_version: int,
     legacy_digest: str,
     as_json: bool,
-    trusted_proxy: tuple[Network, ...] | None,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -76,13 +70,13 @@ def origin(
 
     node = Origin.running(
         data_dir,
-        host,
-        port,
-        keep,
-        shard_size,
-        first_version,
-        legacy_digest,
-        max_bytes=max_bytes,
-        bounds=Bounds(trusted=trusted_proxy or ()),
+        host=listening.host,
+        port=listening.port,
+        keep=retention.keep,
+        shard_size=shard_size,
+        first_version=first_version,
+        listed_digest=legacy_digest,
+        max_bytes=retention.max_bytes,
+        bounds=Bounds(trusted=listening.trusted_proxy or ()),
     )
     run(ForegroundNode(ready_fd, parent).serve(node, publish_all))

@@ -111,7 +111,7 @@ FAULTS = [
     Fault(
         name="follow-options-without-follow",
         file="shardcast/cli/client.py",
-        old="if not follow and (first is not None or every or keep is not None or hook is not None):",
+        old="if not follow and following != FollowOptions():",
         new="if False:",
         tests=["tests/integration/test_unnoticed.py"],
     ),
