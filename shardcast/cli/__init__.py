@@ -1,4 +1,7 @@
-"""The commands. Until one of them runs, Ctrl-C ends the process without a word, not with a traceback."""
+"""Commands: options, progress, exit codes, and everything that shardcast prints.
+
+Until a command runs, Ctrl-C ends the process silently instead of with a traceback.
+"""
 
 import signal
 

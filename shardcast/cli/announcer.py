@@ -1,4 +1,4 @@
-"""What ``shardcast-client --follow`` does for a version: ``latest``, ``--keep``, the hook, a line of JSON."""
+"""Announcements of ``shardcast-client --follow``: ``latest``, ``--keep``, the hook, a line of JSON."""
 
 from __future__ import annotations
 
@@ -28,16 +28,23 @@ log = logging.getLogger(__name__)
 
 
 class Announcer:
-    """Announces versions and withdrawals, one after the other."""
+    """Announcer of followed versions and their withdrawals, of which it handles one at a time."""
 
     def __init__(self, folder: Path, keep: int | None, hook: str | None) -> None:
+        """Take over the output folder.
+
+        Args:
+            folder: the output folder, absolute.
+            keep: number of followed versions that stay in the folder; None for all.
+            hook: command for ``sh -c``; None for none.
+        """
         self._outputs = OutputFolder(folder)
         self._keep = keep
         self._hook = hook
         self._turn = asyncio.Lock()
 
     async def release(self, release: Release) -> None:
-        """Announce a version that is here.
+        """Announce a version whose file is complete in the output folder.
 
         Raises:
             LocalDiskError: the folder can't be written.
@@ -48,19 +55,22 @@ class Announcer:
             if self._hook:
                 variables = {NEW_LINE: origin_name(release.origin)} if release.new_line else {}
                 await run_hook(self._hook, release.path, release.version, variables)
-            announced(self._outputs, release)  # the line comes once, and at once
-            told = {**release_as_dict(release), "origin": release.origin, "new_line": release.new_line}
-            click.echo(json.dumps(told))
+            # Marked first: a kill in between loses the line rather than printing it twice.
+            announced(self._outputs, release)
+            message = {**release_as_dict(release), "origin": release.origin, "new_line": release.new_line}
+            click.echo(json.dumps(message))
 
     async def withdrawn(self, withdrawal: Withdrawal) -> None:
-        """Go back to a good version, and announce that.
+        """Point ``latest`` to the newest good version, and announce the withdrawal.
 
         Raises:
             LocalDiskError: the folder can't be written.
         """
-        await asyncio.to_thread(go_back, self._outputs, withdrawal)  # at once, whatever hook runs
+        # Before taking the turn: a hook that runs now may take hours, and ``latest`` must not point to a
+        # withdrawn version meanwhile.
+        await asyncio.to_thread(go_back, self._outputs, withdrawal)
         async with self._turn:
-            # Again: the version may have been announced just before it was withdrawn.
+            # Again: the turn that ended just now may have announced the withdrawn version.
             good = await asyncio.to_thread(go_back, self._outputs, withdrawal)
             latest = version_name(good[0]) if good else None
             log.warning(
@@ -73,5 +83,5 @@ class Announcer:
                 path = good[1] if good else self._outputs.folder / output_name(withdrawal.version)
                 variables = {WITHDRAWN: withdrawal.version, WITHDRAWN_REASON: withdrawal.reason}
                 await run_hook(self._hook, path, latest or withdrawal.version, variables)
-            told = {"withdrawn": withdrawal.version, "reason": withdrawal.reason, "latest": latest}
-            click.echo(json.dumps(told))
+            message = {"withdrawn": withdrawal.version, "reason": withdrawal.reason, "latest": latest}
+            click.echo(json.dumps(message))

@@ -1,4 +1,4 @@
-"""``shardcast broadcast``."""
+"""``shardcast broadcast``: publish a file or stdin, through the origin or without one."""
 
 from __future__ import annotations
 
@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 20
 """Bytes read from stdin at a time."""
-_LOOK_AGAIN = 0.1
-"""Seconds between two looks at whether the data directory is free."""
-_ORIGIN_STARTS = 10.0
-"""Seconds that an origin has from taking its directory to opening its socket."""
+_SHOW_INTERVAL = 0.2
+"""Seconds between two updates of the progress, where this process publishes itself."""
+_POLL_INTERVAL = 0.1
+"""Seconds between two attempts to reach the origin or to take the data directory."""
+_ORIGIN_START_TIMEOUT = 10.0
+"""Seconds from the moment an origin locks its directory until its socket must answer."""
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -69,11 +71,12 @@ def broadcast(
     timeout: float | None,
     as_json: bool,
 ) -> None:
-    """Publish PATH as the next version, and print the version. For - it is what comes from stdin, whose
-    shards go out while the rest is still coming.
+    """Publish PATH as the next version, and print the version.
 
-    The origin that runs on the data directory does it; where none runs, it is published into the
-    directory, for an origin or any static web server to serve. With --copies the command waits for the
+    For - it publishes stdin, and sends out the first shards while the rest is still coming.
+
+    The origin that runs on the data directory publishes; where none runs, the command publishes into the
+    directory itself, for an origin or any static web server to serve. With --copies the command waits for the
     nodes below the origin: middles, and clients that follow. Nodes of 0.4.0 and 0.1.0 do not count.
     """
     options.start_logging()
@@ -83,7 +86,7 @@ def broadcast(
     if timeout is not None and copies is None:
         raise click.UsageError("--timeout goes with --copies")
     payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
-    told: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
+    result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
     wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())
     missing = None
     with progress(options.is_quiet()) as display:
@@ -91,9 +94,9 @@ def broadcast(
         if not as_json:
             click.echo(version)  # before the wait, which may fail: the version is published in any case
         if wanted is not None:
-            told["copies"], missing = _wait_for_copies(version, data_dir, wanted, display)
+            result["copies"], missing = _wait_for_copies(version, data_dir, wanted, display)
     if as_json:
-        click.echo(json.dumps({"version": version, **told}))
+        click.echo(json.dumps({"version": version, **result}))
     if missing:
         raise missing
 
@@ -115,38 +118,73 @@ class CopiesWanted:
 
 @dataclass(frozen=True)
 class Payload:
-    """A file to publish."""
+    """A file to publish.
+
+    Attributes:
+        path: the file, absolute.
+        shard_size: bytes of a shard; None for the origin's own.
+        copy: whether the store copies the file; else it links or clones it.
+    """
 
     path: Path
     shard_size: int | None
     copy: bool
 
     def __post_init__(self) -> None:
+        """Check the file before anything starts.
+
+        Raises:
+            PayloadMissing: there is no such file.
+            LocalDiskError: it can't be read.
+        """
         check_payload(self.path)
 
     @property
     def name(self) -> str:
+        """Name that the version's file gets."""
         return self.path.name
 
-    def through(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-        """Hand it to the origin; yields what that says."""
+    def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+        """Hand the file to the origin on the data directory.
+
+        Yields:
+            The origin's messages: ``version``, then ``progress``.
+
+        Raises:
+            NoNode: no origin runs there.
+            ShardcastError: publishing failed.
+        """
         from shardcast.control.client import publish
 
         return publish(data_dir, self.path, self.shard_size, copy=self.copy)
 
-    async def by(self, publisher: Publisher) -> PendingBroadcast:
+    async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
+        """Start to publish the file with a publisher of this process."""
         return await publisher.publish(self.path, self.shard_size, copy=self.copy)
 
 
 @dataclass(frozen=True)
 class Streamed:
-    """What comes from stdin."""
+    """A payload read from stdin.
+
+    Attributes:
+        name: name that the version's file gets.
+        shard_size: bytes of a shard; None for the origin's own.
+    """
 
     name: str
     shard_size: int | None
 
-    def through(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-        """Hand it to the origin; yields how far it is."""
+    def publish_through_origin(self, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+        """Write stdin to the origin on the data directory.
+
+        Yields:
+            Messages as the origin has them for a file: ``version``, then ``progress``.
+
+        Raises:
+            NoNode: no origin runs there.
+            ShardcastError: publishing failed.
+        """
         from shardcast.control.writer import BroadcastWriter
 
         with BroadcastWriter(data_dir, self.name, self.shard_size) as writer:
@@ -156,7 +194,8 @@ class Streamed:
                 writer.flush()
                 yield {"progress": {"size": 0, "done": writer.tell(), "shards": 0}}
 
-    async def by(self, publisher: Publisher) -> PendingBroadcast:
+    async def publish_with(self, publisher: Publisher) -> PendingBroadcast:
+        """Start to publish stdin with a publisher of this process."""
         source = os.fdopen(os.dup(input_descriptor()), "rb", buffering=0)
         return await publisher.publish_stream(source, self.name, self.shard_size)
 
@@ -164,21 +203,25 @@ class Streamed:
 def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, directly: bool) -> str:
     """Publish through the origin, or, where none runs, ``directly`` into the directory.
 
+    Returns:
+        The name of the version.
+
     Raises:
         UsageError: no origin runs there, and not ``directly``.
-        DataDirInUse: another node has the directory.
-        NodeFailed: an origin has it, and does not answer.
+        DataDirInUse: another node holds the directory.
+        NodeFailed: an origin holds it, and does not answer.
+        LocalDiskError: the path is no directory.
         ShardcastError: publishing failed.
     """
     if data_dir.exists() and not data_dir.is_dir():
         raise LocalDiskError(f"the data directory {data_dir} is not a directory")
-    since, told = time.monotonic(), False
+    started, noted = time.monotonic(), False
     while True:
         version = ""
         try:
-            for said in payload.through(data_dir):
-                version = str(said.get("version", version))
-                _show(display, version, payload.name, said.get("progress"))
+            for message in payload.publish_through_origin(data_dir):
+                version = str(message.get("version", version))
+                _show(display, version, payload.name, message.get("progress"))
             return version
         except NoNode:
             pass
@@ -196,27 +239,29 @@ def _publish(payload: Payload | Streamed, data_dir: Path, display: Display, dire
             )
             return version
         except DataDirInUse as error:
-            if error.role in ("broadcast", "pin"):  # it ends, so wait for our turn
-                if not told:
+            if error.role in ("broadcast", "pin"):  # a command that ends by itself
+                if not noted:
                     display.note("waiting for another broadcast into this directory")
-                told = True
+                noted = True
             elif error.role != "origin":
                 raise
-            elif time.monotonic() - since > _ORIGIN_STARTS:
+            elif time.monotonic() - started > _ORIGIN_START_TIMEOUT:
                 raise NodeFailed(f"{error}, and it does not answer") from error
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_INTERVAL)
 
 
 def _check_free(data_dir: Path) -> None:
-    """
+    """Check that no process holds the data directory.
+
     Raises:
-        DataDirInUse: a process has the directory, an origin that starts, for instance.
+        DataDirInUse: a process holds it; an origin that starts, for instance.
     """
     if own_folder(data_dir).is_dir():
         DataDir(data_dir, "broadcast").close()
 
 
 def _origin_command(data_dir: Path) -> str:
+    """Return the shell command that starts an origin on the data directory."""
     return f"shardcast-origin --data-dir {shlex.quote(str(data_dir))}"
 
 
@@ -242,6 +287,12 @@ def _wait_for_copies(
 
 
 def _publish_here(payload: Payload | Streamed, data_dir: Path, display: Display) -> str:
+    """Publish into the directory from this process, and return the version's name.
+
+    Raises:
+        DataDirInUse: another process holds the directory.
+        ShardcastError: publishing failed.
+    """
     import asyncio
 
     from shardcast.nodes.origin import publishing
@@ -249,21 +300,22 @@ def _publish_here(payload: Payload | Streamed, data_dir: Path, display: Display)
 
     async def publish() -> str:
         async with publishing(data_dir) as publisher:
-            under_way = await payload.by(publisher)
-            result = asyncio.ensure_future(under_way.result())
+            pending = await payload.publish_with(publisher)
+            result = asyncio.ensure_future(pending.result())
             while not result.done():
-                _show(display, under_way.version, payload.name, under_way.progress())
-                await asyncio.wait([result], timeout=0.2)
+                _show(display, pending.version, payload.name, pending.progress())
+                await asyncio.wait([result], timeout=_SHOW_INTERVAL)
             await result
-            _show(display, under_way.version, payload.name, under_way.progress())
-            return under_way.version
+            _show(display, pending.version, payload.name, pending.progress())
+            return pending.version
 
     return run(publish())
 
 
 def _show(display: Display, version: str, name: str, state: Mapping[str, Any] | None) -> None:
+    """Show the progress of a broadcast; ``state`` has ``done`` and ``size`` in bytes, and ``shards``."""
     if state:
-        waits = state["size"] is None
+        waits = state["size"] is None  # the origin has not begun with this payload
         display.show(
             f"{version} {name}",
             state["done"],

@@ -1,4 +1,4 @@
-"""``shardcast-client``."""
+"""``shardcast-client``: list, download and follow versions."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import is_version
 
 if TYPE_CHECKING:
+    from shardcast.cli.progress import ShowTransfer
     from shardcast.nodes.client import Client, Offered, Release
 
 
 _LONGEST_COLUMN = 255
-"""Characters of a version's name, or of another column, in a list."""
+"""Maximum characters of a column in the list of versions; names come from servers."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,17 @@ def client(
 
 
 async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
+    """Return the versions on offer, and note waits of more than some seconds on stderr."""
     from shardcast.cli.progress import notes
 
     async with shardcast_client, beside(tell_waits(shardcast_client.waits, notes(quiet).note)):
         return await shardcast_client.offered()
 
 
-async def _download(shardcast_client: Client, version: str, output_file: str | None, shown: Any) -> Release:
+async def _download(
+    shardcast_client: Client, version: str, output_file: str | None, shown: ShowTransfer
+) -> Release:
+    """Download a version while its progress is shown."""
     async with (
         shardcast_client,
         beside(shown.forever()),
@@ -150,6 +155,13 @@ async def _download(shardcast_client: Client, version: str, output_file: str | N
 
 
 async def _follow(shardcast_client: Client, folder: Path, following: FollowOptions) -> None:
+    """Download versions into the folder and announce each; runs until it fails or is cancelled.
+
+    Args:
+        shardcast_client: the client that downloads.
+        folder: the output folder, absolute.
+        following: which versions, how many stay, and the hook.
+    """
     from shardcast.cli.announcer import Announcer
     from shardcast.cli.progress import ShowTransfer, progress
     from shardcast.nodes.client import LATEST
@@ -181,23 +193,24 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
 
 
 def show_offered(versions: list[Offered], as_json: bool) -> None:
-    """A version a line, oldest first: version, digest, shards, size, name."""
+    """Print a line for each version, oldest first: version, digest, shards, size, name; or all as JSON."""
     if as_json:
-        print_answer(json.dumps([_as_dict(one) for one in versions], indent=2))
+        print_answer(json.dumps([_offered_as_dict(version) for version in versions], indent=2))
         return
-    for one in versions:
-        values = _as_dict(one)
+    for version in versions:
+        values = _offered_as_dict(version)
         columns = (values["version"], values["digest"], values["shards"], values["size"], values["name"])
         texts = ("-" if value is None else one_line(str(value), _LONGEST_COLUMN) for value in columns)
         print_answer("  ".join(texts))
 
 
-def _as_dict(one: Offered) -> dict[str, Any]:
-    header = one.header
+def _offered_as_dict(offered: Offered) -> dict[str, Any]:
+    """Return a version on offer as JSON has it; the header's values are None where it is unknown."""
+    header = offered.header
     return {
-        "version": one.listing.version,
-        "digest": one.listing.digest,
-        "shards": one.listing.shards,
+        "version": offered.listing.version,
+        "digest": offered.listing.digest,
+        "shards": offered.listing.shards,
         "size": header.size if header else None,
         "name": header.name if header else None,
         "created": header.created if header else None,
@@ -206,12 +219,12 @@ def _as_dict(one: Offered) -> dict[str, Any]:
 
 
 def show_release(release: Release, as_json: bool) -> None:
-    """The path of the verified file, or everything about it."""
+    """Print the path of the verified file, or everything about it as JSON."""
     click.echo(json.dumps(release_as_dict(release)) if as_json else str(release.path))
 
 
 def release_as_dict(release: Release) -> dict[str, Any]:
-    """Return what there is to tell of a version that is here."""
+    """Return a downloaded version as JSON has it: sizes in bytes, ``received`` in bytes by server."""
     return {
         "version": release.version,
         "path": str(release.path),

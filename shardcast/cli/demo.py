@@ -26,13 +26,13 @@ from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
 
 _SIZE = 300_000_000
-"""Bytes of the file that is made when none is given."""
+"""Bytes of the file that the demo makes when none is given."""
 _COPIES = 7
-"""How often the demo has the file on the disk: itself, in the origin, two middles, and three clients."""
+"""Copies of the file on the disk: the file itself, and those of the origin, two middles and three clients."""
 _MIDDLES, _CLIENTS = 2, 3
-_PATIENCE = 600.0
-"""Seconds for one step, on the slowest disk."""
-_STAMP = re.compile(r"^\d\d:\d\d:\d\d +(INFO|WARNING|ERROR) +")
+_STEP_TIMEOUT = 600.0
+"""Maximum seconds of a step, on the slowest disk."""
+_LOG_PREFIX = re.compile(r"^\d\d:\d\d:\d\d +(INFO|WARNING|ERROR) +")
 _COLOURS = {"origin": "green", "middle": "yellow", "client": "cyan", "demo": "white"}
 
 
@@ -57,18 +57,33 @@ def demo(path: Path | None, as_json: bool) -> None:
 
 @dataclass
 class _Demo:
+    """A run of the demo, with everything that it makes in one folder."""
+
     folder: Path
     quiet: bool
-    begun: float = field(default_factory=time.monotonic)
+    started: float = field(default_factory=time.monotonic)
 
     def run(self, path: Path | None) -> dict[str, Any]:
+        """Broadcast the file, and compare the copies.
+
+        Args:
+            path: the file; None to make one of random bytes.
+
+        Returns:
+            The result as JSON has it.
+
+        Raises:
+            LocalDiskError: there is too little room for the copies.
+            NodeFailed: a process failed.
+            IntegrityError: the copies differ.
+        """
         payload = path.absolute() if path else self._make_payload()
         size = payload.stat().st_size
-        room = shutil.disk_usage(self.folder).free
-        if room < (_COPIES - 1) * size:
+        free = shutil.disk_usage(self.folder).free
+        if free < (_COPIES - 1) * size:
             raise LocalDiskError(
                 f"the demo needs {format_size((_COPIES - 1) * size)} in {self.folder.parent}, and "
-                f"{format_size(room)} are free; set TMPDIR to a folder with more room"
+                f"{format_size(free)} are free; set TMPDIR to a folder with more room"
             )
         with contextlib.ExitStack() as stack:
             origin = stack.enter_context(self._node("origin", "origin", []))
@@ -79,8 +94,8 @@ class _Demo:
                 for n in range(1, _MIDDLES + 1)
             ]
             version = self._broadcast(payload)
-            for one in middles:
-                one.wait_for(f"{version} is complete")
+            for middle in middles:
+                middle.wait_for(f"{version} is complete")
             servers = [middle.url for middle in middles]
             clients = [
                 stack.enter_context(self._client(f"client {n}", payload.name, servers))
@@ -91,14 +106,16 @@ class _Demo:
         self._show(payload, size, digests, releases)
         return {"file": str(payload), "size": size, "sha256": digests[0], "clients": releases}
 
-    def say(self, who: str, what: str) -> None:
+    def log(self, source: str, text: str) -> None:
+        """Print a line of a process, with the seconds since the start; nothing with ``--quiet``."""
         if not self.quiet:
-            stamp = click.style(f"{time.monotonic() - self.begun:6.2f} s", dim=True)
-            name = click.style(f"{who:<9}", fg=_COLOURS.get(who.split()[0]), bold=True)
-            click.echo(f"{stamp}  {name} {what}", err=True)
+            elapsed = click.style(f"{time.monotonic() - self.started:6.2f} s", dim=True)
+            name = click.style(f"{source:<9}", fg=_COLOURS.get(source.split()[0]), bold=True)
+            click.echo(f"{elapsed}  {name} {text}", err=True)
 
     def _make_payload(self) -> Path:
-        self.say("demo", f"making a file of {format_size(_SIZE)} of random bytes")
+        """Make a file of random bytes, and return its path."""
+        self.log("demo", f"making a file of {format_size(_SIZE)} of random bytes")
         payload = self.folder / "checkpoint.bin"
         with payload.open("wb") as file:
             for _ in range(_SIZE // 1_000_000):
@@ -106,29 +123,38 @@ class _Demo:
         return payload
 
     @contextlib.contextmanager
-    def _node(self, name: str, role: str, words: list[str]) -> Iterator[_Node]:
-        words = ["--data-dir", str(self.folder / name.replace(" ", "")), *words]
-        with _ending(
-            lambda: _Node(name, role, [*words, "--host", "127.0.0.1", "--port", "0"], self.say)
+    def _node(self, name: str, role: str, options: list[str]) -> Iterator[_Node]:
+        """Run a node that listens, until the end of the block."""
+        options = ["--data-dir", str(self.folder / name.replace(" ", "")), *options]
+        with _stopped_at_end(
+            lambda: _Node(name, role, [*options, "--host", "127.0.0.1", "--port", "0"], self.log)
         ) as node:
             node.wait_until_listening()
             yield node
 
     def _client(self, name: str, file: str, servers: list[str]) -> contextlib.AbstractContextManager[_Client]:
+        """Run a client that downloads the latest version, at most until the end of the block."""
         output = self.folder / name.replace(" ", "") / file
-        return _ending(lambda: _Client(name, output, servers, self.say))
+        return _stopped_at_end(lambda: _Client(name, output, servers, self.log))
 
     def _broadcast(self, payload: Path) -> str:
+        """Publish the file through the origin, and return the version's name."""
         from shardcast.control.client import publish
 
         version = ""
-        self.say("demo", f"$ shardcast broadcast {payload.name}")
-        for said in publish(self.folder / "origin", payload):
-            version = str(said.get("version", version))
+        self.log("demo", f"$ shardcast broadcast {payload.name}")
+        for message in publish(self.folder / "origin", payload):
+            version = str(message.get("version", version))
         return version
 
     def _sha256sum(self, files: list[Path]) -> list[str]:
-        self.say("demo", "$ sha256sum the file and the copies")
+        """Return the files' digests, computed by another program than ours.
+
+        Raises:
+            NodeFailed: ``sha256sum`` failed.
+            IntegrityError: the digests differ.
+        """
+        self.log("demo", "$ sha256sum the file and the copies")
         try:
             done = subprocess.run(["sha256sum", *map(str, files)], capture_output=True, text=True, check=True)
         except (OSError, subprocess.CalledProcessError) as error:
@@ -139,6 +165,7 @@ class _Demo:
         return digests
 
     def _show(self, payload: Path, size: int, digests: list[str], releases: list[dict[str, Any]]) -> None:
+        """Print a table of the clients: seconds, rate, bytes from each middle."""
         if self.quiet:
             return
         from rich.console import Console
@@ -155,17 +182,21 @@ class _Demo:
 
 
 class _Stoppable(Protocol):
-    def stop(self) -> None: ...
+    """A process of the demo."""
+
+    def stop(self) -> None:
+        """End the process and release its pipes."""
 
 
 _Started = TypeVar("_Started", bound=_Stoppable)
 
 
 @contextlib.contextmanager
-def _ending(start: Callable[[], _Started]) -> Iterator[_Started]:
-    """Start something, and stop it at the end; an interrupt at any moment leaves nothing running."""
+def _stopped_at_end(start: Callable[[], _Started]) -> Iterator[_Started]:
+    """Start a process, and stop it at the end of the block, also after an interrupt at any moment."""
     started: _Started | None = None
     try:
+        # An interrupt between the fork and the assignment would leave a process without an owner.
         with deferred_interrupts():
             started = start()
         yield started
@@ -174,91 +205,120 @@ def _ending(start: Callable[[], _Started]) -> Iterator[_Started]:
             started.stop()
 
 
-class _Said:
-    """What a process says on stderr, told on as it comes."""
+class _ProcessLog:
+    """Lines that a process writes to stderr, passed to ``log`` as they come."""
 
-    def __init__(self, name: str, tell: Any) -> None:
+    def __init__(self, name: str, log: Any) -> None:
         self.name = name
         self.lines: list[str] = []
-        self._tell = tell
+        self._log = log
         self._news = threading.Condition()
 
     def read(self, stream: Any) -> None:
+        """Read the lines until the stream ends; runs in a thread."""
         for line in stream:
-            text = _STAMP.sub("", line.decode(errors="replace").rstrip())
+            text = _LOG_PREFIX.sub("", line.decode(errors="replace").rstrip())
             with self._news:
                 self.lines.append(text)
                 self._news.notify_all()
-            self._tell(self.name, text)
+            self._log(self.name, text)
 
     def wait_for(self, text: str) -> None:
+        """Wait until a line contains ``text``.
+
+        Raises:
+            NodeFailed: none did in time.
+        """
         with self._news:
-            if not self._news.wait_for(lambda: any(text in line for line in self.lines), _PATIENCE):
-                raise NodeFailed(f"{self.name} did not say {text!r} within {_PATIENCE:g} s")
+            if not self._news.wait_for(lambda: any(text in line for line in self.lines), _STEP_TIMEOUT):
+                raise NodeFailed(f"{self.name} did not say {text!r} within {_STEP_TIMEOUT:g} s")
 
 
 class _Node:
-    """An origin or a middle."""
+    """An origin or a middle in a process, and its log."""
 
-    def __init__(self, name: str, role: str, words: list[str], tell: Any) -> None:
-        self._said = _Said(name, tell)
+    def __init__(self, name: str, role: str, options: list[str], log: Any) -> None:
+        """Start the process.
+
+        Raises:
+            NodeFailed: it could not start.
+        """
+        self._log = _ProcessLog(name, log)
         read, write = os.pipe()
         try:
-            self._process = NodeProcess(role, words, log=write)
+            self._process = NodeProcess(role, options, log=write)
         except BaseException:
             os.close(read)
             raise
         finally:
             os.close(write)
         self._stream = os.fdopen(read, "rb")
-        self._reader = threading.Thread(target=self._said.read, args=(self._stream,), daemon=True)
+        self._reader = threading.Thread(target=self._log.read, args=(self._stream,), daemon=True)
         self._reader.start()
 
     @property
     def url(self) -> str:
+        """Base URL of the node."""
         return self._process.url
 
     def wait_until_listening(self) -> None:
+        """Wait until the node serves.
+
+        Raises:
+            NodeFailed: it could not start.
+        """
         self._process.wait_until_listening()
 
     def wait_for(self, text: str) -> None:
-        self._said.wait_for(text)
+        """Wait until a line of the node's log contains ``text``.
+
+        Raises:
+            NodeFailed: none did in time.
+        """
+        self._log.wait_for(text)
 
     def stop(self) -> None:
+        """End the process, and read the rest of its log."""
         self._process.stop()
         self._reader.join(5)
         self._stream.close()
 
 
 class _Client:
-    """A client command under way."""
+    """A client command that runs, and its log."""
 
-    def __init__(self, name: str, output: Path, servers: list[str], tell: Any) -> None:
+    def __init__(self, name: str, output: Path, servers: list[str], log: Any) -> None:
+        """Start the command."""
         self.name = name
         self.output = output
-        self._tell = tell
+        self._log = log
         words = ["client", "--servers", ",".join(servers), "--version", "latest", "--json"]
-        tell(name, "$ shardcast-client --servers … --version latest")
+        log(name, "$ shardcast-client --servers … --version latest")
         self._process = start_command(
             [*words, "--output-file", str(output)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        self._said = _Said(name, tell)
-        self._reader = threading.Thread(target=self._said.read, args=(self._process.stderr,), daemon=True)
+        self._stderr = _ProcessLog(name, log)
+        self._reader = threading.Thread(target=self._stderr.read, args=(self._process.stderr,), daemon=True)
         self._reader.start()
 
     def wait(self) -> dict[str, Any]:
+        """Wait until the command has ended, and return its result.
+
+        Raises:
+            NodeFailed: the command failed.
+        """
         assert self._process.stdout
         printed = self._process.stdout.read()
         code = self._process.wait()
         self._reader.join(5)
         if code:
-            raise NodeFailed(f"{self.name} ended with exit code {code}: {' '.join(self._said.lines[-1:])}")
+            raise NodeFailed(f"{self.name} ended with exit code {code}: {' '.join(self._stderr.lines[-1:])}")
         release: dict[str, Any] = json.loads(printed)
-        self._tell(self.name, f"has {release['version']}, verified, after {release['seconds']:.2f} s")
+        self._log(self.name, f"has {release['version']}, verified, after {release['seconds']:.2f} s")
         return release
 
     def stop(self) -> None:
-        """End it, if it still runs."""
+        """End the command if it still runs."""
         assert self._process.stdout and self._process.stderr
         self._process.kill()
         self._process.wait()

@@ -1,12 +1,12 @@
-"""The descriptors 0 to 2."""
+"""Standard descriptors (0 to 2) that were closed before the start."""
 
 import os
 
 
 def open_missing_descriptors() -> None:
-    """Open those of the descriptors 0 to 2 that are closed on ``/dev/null``, also for child processes.
+    """Open ``/dev/null`` at each closed descriptor from 0 to 2, also for child processes.
 
-    Otherwise a file or a connection gets such a number: what is printed lands in it, and libuv, which never
+    Otherwise a file or a connection gets that number: printed text would land in it, and libuv, which never
     closes these three, aborts the process.
     """
     for descriptor in range(3):
@@ -14,7 +14,7 @@ def open_missing_descriptors() -> None:
             os.fstat(descriptor)
         except OSError:
             try:
-                os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+                os.open(os.devnull, os.O_RDWR)  # gets the lowest free number: this one
             except OSError:
                 os.open("/", os.O_RDONLY)
             os.set_inheritable(descriptor, True)

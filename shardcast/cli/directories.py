@@ -1,4 +1,4 @@
-"""Commands that change a data directory, beside the node that runs there and without one."""
+"""Changes of a data directory by a command, through the node that runs there or without one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from shardcast.store.data_dir import own_folder
 
 T = TypeVar("T")
 
-_NODE_STARTS = 10.0
-"""Seconds that a node has from taking its directory to opening its socket."""
-_LOOK_AGAIN = 0.1
-"""Seconds between two looks at whether the data directory is free."""
+_NODE_START_TIMEOUT = 10.0
+"""Seconds from the moment a node locks its directory until its socket must answer."""
+_POLL_INTERVAL = 0.1
+"""Seconds between two attempts to reach the node or to take the directory."""
 
 
 def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[], T]) -> T:
-    """Return the result of ``beside``, which asks the node on a data directory; of ``alone``, which takes the
-    directory itself, where none runs (``NoNode``). A node that starts is waited for.
+    """Return the result of ``beside``, or of ``alone`` where no node runs on the data directory.
+
+    A node that starts holds the directory before its socket answers; it gets 10 s.
+
+    Args:
+        data_dir: the data directory.
+        beside: asks the node; raises ``NoNode`` where none runs.
+        alone: takes the directory and works itself; raises ``DataDirInUse`` where another process has it.
 
     Raises:
         LocalDiskError: the folder is no data directory.
@@ -31,7 +37,7 @@ def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[],
         raise LocalDiskError(f"there is no data directory {data_dir}")
     if not own_folder(data_dir).is_dir() and not (data_dir / DISTRIBUTION_FILE).exists():
         raise LocalDiskError(f"{data_dir} is no data directory")
-    deadline = time.monotonic() + _NODE_STARTS
+    deadline = time.monotonic() + _NODE_START_TIMEOUT
     while True:
         try:
             return beside()
@@ -39,7 +45,7 @@ def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[],
             pass
         try:
             return alone()
-        except DataDirInUse:  # by a node that starts or ends, perhaps
+        except DataDirInUse:  # perhaps by a node that starts or ends
             if time.monotonic() > deadline:
                 raise
-        time.sleep(_LOOK_AGAIN)
+        time.sleep(_POLL_INTERVAL)

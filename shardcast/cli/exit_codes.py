@@ -1,4 +1,4 @@
-"""What an exit code says. README shows the same table."""
+"""Exit codes and the errors that lead to them. README shows the same table."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ LOCAL_DISK = 6
 COPIES_MISSING = 7
 INTERRUPTED = 130
 
+# The first row that fits counts: a subclass stands above its base class.
 _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
     (UsageError, USAGE),
     (WrongStore, USAGE),
@@ -45,5 +46,5 @@ _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
 
 
 def exit_code(error: ShardcastError) -> int:
-    """The exit code of a command that fails with this error."""
+    """Return the exit code of a command that fails with this error."""
     return next((code for kind, code in _TABLE if isinstance(error, kind)), OTHER_FAILURE)

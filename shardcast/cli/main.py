@@ -1,4 +1,4 @@
-"""The commands' entry points: run one, and end with the exit code that its errors have."""
+"""Entry points of the programs: run a command, and exit with the code of its error."""
 
 from __future__ import annotations
 
@@ -30,24 +30,28 @@ _COMMANDS = {
 
 
 _MODULES = {"unpin": "pin", "store": "blobs.store", "serve": "blobs.store", "archive": "blobs.archive"}
-"""Where a command lives that has no module of its name here."""
+"""Modules of the commands that have no module of their own name here."""
 
 
 class _Lazy(click.Group):
-    """Loads only the command that runs: the others' imports would be waited for in vain."""
+    """Group that imports only the command that runs, since the imports of the others cost time."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the help text."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None where there is none of the name."""
         return _load(cmd_name) if cmd_name in _COMMANDS else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
 
 
 def _load(name: str) -> click.Command:
+    """Import a command by its name."""
     command = getattr(import_module(f"shardcast.cli.{_MODULES.get(name, name)}"), name)
     assert isinstance(command, click.Command)
     return command
@@ -60,31 +64,37 @@ def shardcast() -> None:
 
 
 def main() -> NoReturn:
-    """``shardcast``."""
+    """Run ``shardcast``."""
     _run("shardcast")
 
 
 def origin_main() -> NoReturn:
-    """``shardcast-origin``."""
+    """Run ``shardcast-origin``."""
     _run("shardcast-origin", "origin")
 
 
 def middle_main() -> NoReturn:
-    """``shardcast-middle``."""
+    """Run ``shardcast-middle``."""
     _run("shardcast-middle", "middle")
 
 
 def client_main() -> NoReturn:
-    """``shardcast-client``."""
+    """Run ``shardcast-client``."""
     _run("shardcast-client", "client")
 
 
 def store_main() -> NoReturn:
-    """``shardcast-store``."""
+    """Run ``shardcast-store``."""
     _run("shardcast-store", "serve")
 
 
 def _run(program: str, subcommand: str | None = None) -> NoReturn:
+    """Run a command, print its error in a line, and exit.
+
+    Args:
+        program: name of the program in its messages.
+        subcommand: the command that the program is; None for the whole group.
+    """
     code = DONE
     guard_streams()
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -106,7 +116,7 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("Interrupted.", err=True)
         code = INTERRUPTED
-    except BrokenPipeError:  # who read the results has gone
+    except BrokenPipeError:  # the reader of the results has gone
         code = OTHER_FAILURE
     except (OSError, MemoryError, RuntimeError, ImportError) as error:
         why = LocalLimit.of(error) or (_in_words(error) if isinstance(error, OSError) else None)
@@ -118,6 +128,7 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
 
 
 def _in_words(error: OSError) -> str:
+    """Return an error of the system as a person reads it; a removed working directory has no file name."""
     if isinstance(error, FileNotFoundError) and not error.filename:
         try:
             Path.cwd()

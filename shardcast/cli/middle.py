@@ -1,4 +1,4 @@
-"""``shardcast-middle``."""
+"""``shardcast-middle``: keep the versions of other servers, and serve them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options that several commands share, each with its environment variable, and their types."""
+"""Options that several commands share, each with its environment variable, and their types."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class Size(click.ParamType[int]):
-    """A size in bytes, with or without a unit."""
+    """Type of a size in bytes, written with or without a unit."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the bytes."""
         if isinstance(value, int):
             return value
         try:
@@ -39,29 +40,32 @@ class Size(click.ParamType[int]):
 
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+"""Seconds of each unit."""
 _DURATION = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?)\s*([smhdw]?)", re.ASCII)
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, with or without a unit."""
+    """Type of a length of time, written in seconds or with a unit."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Return the seconds."""
         if isinstance(value, float):
             return value
-        found = _DURATION.fullmatch(str(value).strip().lower())
-        if not found:
+        match = _DURATION.fullmatch(str(value).strip().lower())
+        if not match:
             self.fail(f"{value!r} is no length of time; write 90s, 10m, 1h, 7d, 2w", param, ctx)
-        return float(found[1]) * _UNITS[found[2]]
+        return float(match[1]) * _UNITS[match[2]]
 
 
 class ServerList(click.ParamType[list[str]]):
-    """Servers, comma-separated."""
+    """Type of a comma-separated list of servers."""
 
     name = "servers"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> list[str]:
+        """Return the base URLs."""
         try:
             return parse_servers(str(value))
         except UsageError as error:
@@ -69,41 +73,49 @@ class ServerList(click.ParamType[list[str]]):
 
 
 class NamedPath(click.Path):
-    """A path that is not empty: an unset variable leaves one, which would be the current directory."""
+    """Type of a path that must not be empty.
+
+    An unset variable of the shell leaves an empty path, which would mean the current directory.
+    """
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
         if value == "":
             self.fail("it is empty; the current directory is .", param, ctx)
         return super().convert(value, param, ctx)
 
 
 _MAX_TOKEN = 4096
-"""Bytes of a token: a header bears no more than 8190."""
+"""Maximum bytes of a token; aiohttp refuses headers of more than 8190."""
 _TOKEN = re.compile(r"[!-~]+", re.ASCII)
 
 
 def read_token(file: Path) -> str:
-    """The token that is all that a file holds.
+    """Return the token that a file contains, and nothing else.
 
     Raises:
-        UsageError: it holds none, or what no request could bear.
-        OSError: it can't be read.
+        UsageError: the file is empty, too long, or contains more than one word of ASCII.
+        OSError: the file can't be read.
     """
-    with file.open("rb") as opened:
-        token = opened.read(_MAX_TOKEN + 1).strip().decode("ascii", "replace")
+    with file.open("rb") as stream:
+        token = stream.read(_MAX_TOKEN + 1).strip().decode("ascii", "replace")
     if len(token) > _MAX_TOKEN:
         raise UsageError(f"there are more than {_MAX_TOKEN} bytes in the token file {file}")
     if not _TOKEN.fullmatch(token):
-        why = "it has blanks, or characters that are not ASCII," if token else "there is nothing"
-        raise UsageError(f"{why} in the token file {file}; write one word of ASCII there")
+        problem = "it has blanks, or characters that are not ASCII," if token else "there is nothing"
+        raise UsageError(f"{problem} in the token file {file}; write one word of ASCII there")
     return token
 
 
 def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]:
-    """The servers of an option, or of ``IP_ADDR_LIST`` without it.
+    """Return the servers of an option, or those of ``IP_ADDR_LIST`` where the option is missing.
+
+    Args:
+        servers: the value of the option.
+        option: its name, for the message.
 
     Raises:
-        UsageError: there are none, or the list is malformed.
+        UsageError: neither names a server, or the list is malformed.
     """
     if servers:
         return servers
@@ -114,7 +126,14 @@ def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]
 
 
 def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> Callable[[Command], Command]:
-    """A click option with its environment variable, ``SHARDCAST_<NAME>`` unless ``env`` says otherwise."""
+    """Make a click option that an environment variable can set.
+
+    Args:
+        name: the option, ``--keep``.
+        words: further names of the option, or of the parameter.
+        env: name of the variable after ``SHARDCAST_``; by default the option's, ``KEEP``.
+        settings: what ``click.option`` takes.
+    """
     variable = constants.ENVIRONMENT_PREFIX + (env or name.strip("-").replace("-", "_").upper())
     shown = settings.get("default") is not None
     return click.option(name, *words, envvar=variable, show_envvar=True, show_default=shown, **settings)
@@ -146,6 +165,7 @@ def grouped(
 
 
 def data_dir_option(default: str) -> Callable[[Command], Command]:
+    """Make the option ``--data-dir``, whose default is the role's."""
     return option(
         "--data-dir",
         type=click.Path(path_type=Path, readable=False),
@@ -160,11 +180,12 @@ shard_size_option = option(
 
 
 class Networks(click.ParamType[tuple[Network, ...]]):
-    """Addresses and networks, comma-separated."""
+    """Type of a comma-separated list of addresses and networks."""
 
     name = "networks"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the networks; an address is a network of its own."""
         if isinstance(value, tuple):
             return value
         try:
@@ -231,11 +252,12 @@ retention_options = grouped(
 
 
 class OriginId(click.ParamType[str]):
-    """The name of a line of versions."""
+    """Type of an origin id, the name of a line of versions."""
 
     name = "id"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the id."""
         try:
             return check_origin_id(str(value))
         except UsageError as error:
@@ -251,13 +273,17 @@ json_option = option("--json", "as_json", is_flag=True, help="Print results as J
 
 
 def node_options(command: Command) -> Command:
-    """What a node needs that another process starts and ends with itself."""
+    """Add the hidden options of a node that another process starts and that ends with that process.
+
+    ``--ready-fd`` is the descriptor that gets the node's URL or its error, ``--parent`` the process whose end
+    ends the node.
+    """
     command = click.option("--ready-fd", type=int, hidden=True)(command)
     return click.option("--parent", type=int, hidden=True)(command)
 
 
 def logging_options(command: Command) -> Command:
-    """``--log-level`` and ``--quiet``; the command itself needn't know them."""
+    """Add ``--log-level`` and ``--quiet``, which ``start_logging`` and ``is_quiet`` read; no parameters."""
 
     def set_level(ctx: click.Context, _param: click.Parameter, value: str) -> None:
         ctx.meta["shardcast.level"] = value
@@ -286,16 +312,17 @@ def logging_options(command: Command) -> Command:
 
 
 def is_quiet() -> bool:
-    """Whether ``--quiet`` was given to the running command."""
+    """Return whether ``--quiet`` was given to the running command."""
     return bool(click.get_current_context().meta.get("shardcast.quiet"))
 
 
 def start_logging() -> None:
-    """Log to stderr as ``--log-level`` and ``--quiet`` say."""
+    """Send the log to stderr, at the level of ``--log-level`` and ``--quiet``."""
     level = click.get_current_context().meta.get("shardcast.level", constants.LOG_LEVEL)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LogFormat("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=logging.ERROR if is_quiet() else level, handlers=[handler], force=True)
     logging.captureWarnings(True)
     if level != "DEBUG":
+        # asyncio logs what transports of connections that broke say; the node logs what matters of that.
         logging.getLogger("asyncio").setLevel(logging.CRITICAL)

@@ -1,4 +1,4 @@
-"""``shardcast-origin``."""
+"""``shardcast-origin``: publish files, and serve them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``shardcast pin`` and ``shardcast unpin``."""
+"""``shardcast pin`` and ``shardcast unpin``: keep a version beyond its retention."""
 
 from __future__ import annotations
 
@@ -40,13 +40,22 @@ def unpin(version: str, data_dir: Path) -> None:
 
 
 def _change(version: str, data_dir: Path, keep: bool) -> None:
+    """Pin (``keep``) or unpin a version, through the node on the data directory or without one.
+
+    Raises:
+        UsageError: ``version`` is no version's name.
+        LocalDiskError: the folder is no data directory.
+        DataDirInUse: another process holds the directory, and is no node.
+    """
     options.start_logging()
     if not is_version(version):
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
 
     def alone() -> None:
         with contextlib.closing(DataDir(data_dir, "pin")) as held:
-            finish_change(held)  # else the pin would meet a version that is about to leave
+            finish_change(
+                held
+            )  # else the pin would meet a version that an unfinished change of line puts aside
             (pins.pin if keep else pins.unpin)(held, version)
 
     from shardcast.control.client import change_pin

@@ -1,7 +1,7 @@
-"""Reading from and writing to what may let us wait: pipes, terminals, sockets. A signal ends each such wait.
+"""Interruptible reads and writes of descriptors that may block: pipes, terminals, sockets.
 
-A thread in ``read(2)`` or ``write(2)`` can't be called back, and a process that ends waits for its threads.
-So they only ever wait in ``poll(2)``, for a moment, and look whether they are still wanted.
+A thread in ``read(2)`` or ``write(2)`` can't be interrupted, and a process that ends waits for its threads.
+So threads block only in ``poll(2)``, 0.1 s at a time, and check in between whether they were cancelled.
 """
 
 from __future__ import annotations
@@ -16,41 +16,47 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-_LOOK_AGAIN = 100
-"""Milliseconds until a thread that waits looks whether that is still wanted."""
+_POLL_MILLISECONDS = 100
+"""Maximum milliseconds that a cancelled thread goes on waiting."""
 
 
 def open_input(path: str) -> int:
-    """Open a file for reading. A named pipe is not waited for here, but by the first who reads.
+    """Open a file for reading, and return its descriptor, which blocks.
+
+    Opening a named pipe does not wait for its writer; the first read does.
 
     Raises:
-        OSError: it can't be opened.
+        OSError: the file can't be opened.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(descriptor, True)
     return descriptor
 
 
-async def read_some(descriptor: int, most: int) -> bytes:
-    """Return the bytes that come next, as many as are there up to ``most``; none at the end.
+async def read_some(descriptor: int, max_bytes: int) -> bytes:
+    """Wait for bytes, and return those that are available, at most ``max_bytes``; none at the end.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the descriptor can't be read.
     """
-    return await _in_thread(lambda unwanted: _read(descriptor, most, unwanted))
+    return await _in_thread(lambda cancelled: _read(descriptor, max_bytes, cancelled))
 
 
 async def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """
+    """Write all bytes, as fast as the reader takes them.
+
     Raises:
         BrokenPipeError: the reader has gone.
-        OSError: it can't be written.
+        OSError: the descriptor can't be written.
     """
-    await _in_thread(lambda unwanted: _write(descriptor, memoryview(data), unwanted))
+    await _in_thread(lambda cancelled: _write(descriptor, memoryview(data), cancelled))
 
 
 async def _in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
-    """Have ``work(unwanted)`` done in a thread; it has ended when this has."""
+    """Run ``work(cancelled)`` in a thread; when this returns or raises, the work has ended.
+
+    ``cancelled()`` becomes true when this task is cancelled, and ``work`` returns soon after.
+    """
     cancelled = threading.Event()
     job = asyncio.ensure_future(asyncio.to_thread(work, cancelled.is_set))
     try:
@@ -61,28 +67,30 @@ async def _in_thread(work: Callable[[Callable[[], bool]], T]) -> T:
         raise
 
 
-def _read(descriptor: int, most: int, unwanted: Callable[[], bool]) -> bytes:
+def _read(descriptor: int, max_bytes: int, cancelled: Callable[[], bool]) -> bytes:
+    """Wait for the first bytes, then take what is available without waiting again."""
     ready = select.poll()
     ready.register(descriptor, select.POLLIN)
     pieces: list[bytes] = []
-    while most and not unwanted():
-        if not ready.poll(0 if pieces else _LOOK_AGAIN):
+    while max_bytes and not cancelled():
+        if not ready.poll(0 if pieces else _POLL_MILLISECONDS):
             if pieces:
                 break
             continue
-        piece = os.read(descriptor, most)
+        piece = os.read(descriptor, max_bytes)
         if not piece:
             break
         pieces.append(piece)
-        most -= len(piece)
+        max_bytes -= len(piece)
     return b"".join(pieces)
 
 
-def _write(descriptor: int, left: memoryview, unwanted: Callable[[], bool]) -> None:
+def _write(descriptor: int, data: memoryview, cancelled: Callable[[], bool]) -> None:
+    """Write in portions that a ready descriptor takes without blocking."""
     ready = select.poll()
     ready.register(descriptor, select.POLLOUT)
-    # A pipe that is ready takes so much without making us wait.
-    portion = len(left) if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
-    while left and not unwanted():
-        if ready.poll(_LOOK_AGAIN):
-            left = left[os.write(descriptor, left[:portion]) :]
+    # A pipe that polls ready takes PIPE_BUF bytes without blocking, and more only perhaps.
+    portion = len(data) if stat.S_ISREG(os.fstat(descriptor).st_mode) else select.PIPE_BUF
+    while data and not cancelled():
+        if ready.poll(_POLL_MILLISECONDS):
+            data = data[os.write(descriptor, data[:portion]) :]

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, else a plain line every few seconds. Always on stderr."""
+"""Progress on stderr: a bar on a terminal, elsewhere a plain line every few seconds."""
 
 from __future__ import annotations
 
@@ -23,69 +23,85 @@ log = logging.getLogger(__name__)
 
 _LINE_INTERVAL = 5.0
 """Seconds between two plain lines."""
-_FRAME = 0.1
-"""Seconds between two looks of the bar."""
-_MOST_SERVERS = 4
-"""Servers that are named beside the bar."""
+_FRAME_INTERVAL = 0.1
+"""Seconds between two frames of the bar."""
+_MAX_SERVERS = 4
+"""Maximum servers named beside the bar."""
 
 
 class Display(Protocol):
-    """Where progress is shown."""
+    """A place that shows progress and notes."""
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
-        """``done`` of ``size`` bytes (None while unknown), with a few words beside them."""
+        """Show progress.
+
+        Args:
+            what: name of the work.
+            done: bytes that are done.
+            size: bytes in all; None while unknown.
+            detail: a few words beside the numbers.
+        """
 
     def rest(self) -> None:
-        """There is nothing to show for now."""
+        """Show no progress until the next ``show``."""
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays."""
 
     def close(self) -> None:
-        """There is nothing to show any more."""
+        """Remove the progress, for good."""
 
 
 class _Silent:
+    """A display that shows nothing, for ``--quiet``."""
+
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
-        """Nothing: --quiet."""
+        """Ignore the progress."""
 
     def rest(self) -> None:
-        """Nothing: --quiet."""
+        """Do nothing."""
 
     def note(self, text: str) -> None:
-        """Nothing: --quiet."""
+        """Ignore the note."""
 
     def close(self) -> None:
-        """Nothing: --quiet."""
+        """Do nothing."""
 
 
 class _Lines:
+    """A display of plain lines, one every 5 s at most."""
+
     def __init__(self) -> None:
-        self._begun = self._last = time.monotonic()
-        self._at_first: int | None = None  # what was there before is not this one's speed
+        self._started = self._last = time.monotonic()
+        self._done_at_start: int | None = None  # bytes of an earlier run do not count for the rate
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        """Print a line if the last one is 5 s old."""
         now = time.monotonic()
-        if self._at_first is None:
-            self._at_first, self._begun, self._last = done, now, now
+        if self._done_at_start is None:
+            self._done_at_start, self._started, self._last = done, now, now
         if now - self._last < _LINE_INTERVAL:
             return
         self._last = now
         share = f"{done / size:4.0%} of {format_size(size)}" if size else format_size(done)
-        rate = format_rate((done - self._at_first) / (now - self._begun))
+        rate = format_rate((done - self._done_at_start) / (now - self._started))
         click.echo(f"{what}: {share} at {rate}, {detail}", err=True)
 
     def rest(self) -> None:
-        self._at_first = None
+        """Begin a new rate with the next ``show``."""
+        self._done_at_start = None
 
     def note(self, text: str) -> None:
+        """Print a line."""
         click.echo(text, err=True)
 
     def close(self) -> None:
-        """Nothing: the lines are there."""
+        """Do nothing: printed lines stay."""
 
 
 class _Bar:
+    """A display on a terminal: a bar that is redrawn ten times a second."""
+
     def __init__(self) -> None:
         from rich.console import Console
         from rich.progress import (
@@ -107,8 +123,8 @@ class _Bar:
             console=Console(stderr=True),
             transient=True,
             expand=True,
-            auto_refresh=False,  # needs a thread, which a process may not have
-            redirect_stdout=False,  # would print results to stderr
+            auto_refresh=False,  # would need a thread, and a limit of the process may allow none
+            redirect_stdout=False,  # else rich prints results to stderr
             redirect_stderr=False,
         )
         self._task = self._progress.add_task("", total=None, detail="", visible=False)
@@ -116,55 +132,67 @@ class _Bar:
         self._progress.start()
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        """Update the bar, and redraw it if the last frame is 0.1 s old."""
         self._progress.update(
             self._task, description=what, completed=done, total=size, detail=detail, visible=True
         )
         now = time.monotonic()
-        if now - self._drawn >= _FRAME:
+        if now - self._drawn >= _FRAME_INTERVAL:
             self._drawn = now
             self._progress.refresh()
 
     def rest(self) -> None:
+        """Hide the bar."""
         self._progress.update(self._task, visible=False)
         self._progress.refresh()
 
     def note(self, text: str) -> None:
+        """Print a line above the bar."""
         self._progress.console.print(text, highlight=False, markup=False)
 
     def close(self) -> None:
+        """Remove the bar."""
         self._progress.stop()
 
 
 class _Guarded:
-    """A display that shows nothing more once showing has failed: that never ends the work."""
+    """A display whose failure never ends the work: after the first error it shows nothing more."""
 
     def __init__(self, open_display: Callable[[], Display]) -> None:
         self._display: Display = _Silent()
         self._do(lambda: setattr(self, "_display", open_display()))
 
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
+        """Show progress."""
         self._do(lambda: self._display.show(what, done, size, detail))
 
     def rest(self) -> None:
+        """Show no progress until the next ``show``."""
         self._do(lambda: self._display.rest())
 
     def note(self, text: str) -> None:
+        """Print a line that stays."""
         self._do(lambda: self._display.note(text))
 
     def close(self) -> None:
+        """Remove the progress."""
         self._do(lambda: self._display.close())
 
-    def _do(self, tell: Callable[[], object]) -> None:
+    def _do(self, call: Callable[[], object]) -> None:
         try:
-            tell()
-        except Exception as error:  # noqa: BLE001  whatever it is
+            call()
+        except Exception as error:  # noqa: BLE001  a terminal, its description or rich can fail in any way
             log.debug("progress is no longer shown: %r", error)
             self._display = _Silent()
 
 
 @contextlib.contextmanager
 def progress(quiet: bool) -> Iterator[Display]:
-    """The display that fits where stderr goes. Its methods raise nothing."""
+    """Open the display that fits stderr, and close it at the end.
+
+    Yields:
+        The display; its methods raise nothing.
+    """
     display = _Guarded(_Silent if quiet else _Bar if sys.stderr.isatty() else _Lines)
     try:
         yield display
@@ -173,45 +201,47 @@ def progress(quiet: bool) -> Iterator[Display]:
 
 
 def notes(quiet: bool) -> Display:
-    """The display of a command that has notes and no progress."""
+    """Return the display of a command that has notes and no progress."""
     return _Silent() if quiet else _Lines()
 
 
 class ShowTransfer:
-    """Shows a transfer for as long as it runs."""
+    """Shows the progress of one transfer after the other."""
 
     def __init__(self, display: Display) -> None:
         self._display = display
         self._transfer: Transfer | None = None
 
     def watch(self, transfer: Transfer) -> None:
-        """Show this one from now on."""
+        """Show this transfer from now on."""
         self._transfer = transfer
 
     def note(self, text: str) -> None:
-        """Show a line that stays."""
+        """Print a line that stays."""
         self._display.note(text)
 
     def rest(self) -> None:
-        """Show none until the next one."""
+        """Show no transfer until the next ``watch``."""
         self._transfer = None
         self._display.rest()
 
     async def forever(self) -> None:
-        """Until it is cancelled."""
+        """Show the progress ten times a second, until cancelled."""
         while True:
             if self._transfer:
-                now = self._transfer.progress
-                what = self._transfer.manifest.version
-                self._display.show(what, now.done, now.size, _detail(now))
-            await asyncio.sleep(_FRAME)
+                state = self._transfer.progress
+                version = self._transfer.manifest.version
+                self._display.show(version, state.done, state.size, _detail(state))
+            await asyncio.sleep(_FRAME_INTERVAL)
 
 
-def _detail(now: Progress) -> str:
-    shards = f"shard {now.shards_done}/{now.shards}"
+def _detail(state: Progress) -> str:
+    """Return the number of shards and the fastest servers that send now."""
+    shards = f"shard {state.shards_done}/{state.shards}"
     busy = sorted(
-        ((one.rate, url) for url, one in now.servers.items() if one.under_way), key=lambda one: -one[0]
+        ((server.rate, url) for url, server in state.servers.items() if server.under_way),
+        key=lambda rate_and_url: -rate_and_url[0],
     )
-    named = [f"{urlsplit(url).netloc} {format_rate(rate)}" for rate, url in busy[:_MOST_SERVERS]]
-    more = [f"and {len(busy) - _MOST_SERVERS} more"] if len(busy) > _MOST_SERVERS else []
+    named = [f"{urlsplit(url).netloc} {format_rate(rate)}" for rate, url in busy[:_MAX_SERVERS]]
+    more = [f"and {len(busy) - _MAX_SERVERS} more"] if len(busy) > _MAX_SERVERS else []
     return ", ".join([shards, *named, *more])

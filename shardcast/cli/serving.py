@@ -1,4 +1,4 @@
-"""What the commands of nodes that serve have in common: say where they listen, end when they are told to."""
+"""A node in the foreground: print its address, serve, and end by a signal or with the parent process."""
 
 from __future__ import annotations
 
@@ -21,37 +21,51 @@ class Running(Protocol):
     """A node that runs."""
 
     @property
-    def url(self) -> str: ...
+    def url(self) -> str:
+        """Base URL that the node listens on."""
 
 
 Node = TypeVar("Node", bound=Running)
 
 
 class ForegroundNode:
-    """Serves until SIGINT, SIGTERM or the end of the process that started this one; a start is cut off then,
-    and running answers have 5 s left."""
+    """A node that serves until SIGINT, SIGTERM or the end of the process that started this one.
+
+    A start that still waits is cancelled then; running answers have 5 s left.
+    """
 
     def __init__(self, ready_fd: int | None, parent: int | None) -> None:
+        """Remember who started this process.
+
+        Args:
+            ready_fd: descriptor that gets the node's URL or the error of its start; None for none.
+            parent: process whose end ends the node; None for none.
+        """
         self._ready_fd = ready_fd
         self._parent = parent
 
     async def serve(
         self, node: AbstractAsyncContextManager[Node], started: object = None, until: object = None
     ) -> None:
-        """Run a node; ``started(node)`` is awaited once it listens. It ends when ``until(node)`` does, too.
+        """Run a node until a signal, the end of the parent, or the end of ``until``.
+
+        Args:
+            node: the node; entering it starts it.
+            started: coroutine function that gets the node once it listens; None for none.
+            until: coroutine function that gets the node, and whose end ends it; None for none.
 
         Raises:
-            ShardcastError: it can't start, or ``started`` failed.
+            ShardcastError: the node can't start, or ``started`` failed.
         """
-        loop, told = asyncio.get_running_loop(), asyncio.Event()
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def end() -> None:
-            told.set()
-            ENDING.set()
+            ended.set()
+            ENDING.set()  # threads that wait for a lock see only this
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
-        watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(told.wait())]
+        watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(ended.wait())]
         if self._parent:
             watching.append(asyncio.ensure_future(process_gone(self._parent)))
         try:
@@ -79,12 +93,17 @@ class ForegroundNode:
                 task.cancel()
 
     def _report(self, url: str | None, error: ShardcastError | None = None) -> None:
+        """Report the URL, or the error of the start, to the process that started this one."""
         if self._ready_fd is not None:
             report_ready(self._ready_fd, url, error)
 
 
 async def _unless(ends: list[asyncio.Future[Any]], start: Coroutine[Any, Any, Node]) -> Node | None:
-    """Await ``start``, which may wait for a file, a lock or a disk; None where one of ``ends`` came first."""
+    """Await ``start``, which may wait for a file, a lock or a disk, unless one of ``ends`` comes first.
+
+    Returns:
+        The node; None where the start was cancelled, or failed since it was.
+    """
     starting = asyncio.ensure_future(start)
     try:
         await asyncio.wait([starting, *ends], return_when=asyncio.FIRST_COMPLETED)
@@ -92,11 +111,13 @@ async def _unless(ends: list[asyncio.Future[Any]], start: Coroutine[Any, Any, No
             return starting.result()
     finally:
         await cancel([starting])
-    ended = starting.cancelled() or starting.exception() is not None  # waits that end are errors
-    return None if ended else starting.result()
+    # A wait for a lock that ENDING cuts off raises an error; the signal is the reason, so it is not reported.
+    failed = starting.cancelled() or starting.exception() is not None
+    return None if failed else starting.result()
 
 
 async def _then_forever(work: object) -> None:
+    """Await ``work``, and never return: only its failure ends the node."""
     assert asyncio.iscoroutine(work)
     await work
     await asyncio.Event().wait()

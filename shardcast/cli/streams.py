@@ -1,5 +1,6 @@
-"""stdin, stdout and stderr of a command. Telling never decides about doing: whatever is printed, by whichever
-way, whether it arrives or not changes nothing about the work. Only what ``print_answer`` prints is the work.
+"""Streams of a command: stdin, stdout and stderr whose readers can't make its work fail or hang.
+
+Whether printed text arrives never decides about the work. Only the text of ``print_answer`` is the work.
 """
 
 from __future__ import annotations
@@ -18,17 +19,17 @@ import click
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.filesystem import in_words
 
-_PATIENCE = 1.0
-"""Seconds for which a reader that has fallen behind is waited for, once until it takes something again."""
-_AGAIN = 0.01
-"""Seconds until a full descriptor that looks as if it had room is tried again."""
+_READER_TIMEOUT = 1.0
+"""Seconds to wait for a reader that has fallen behind; after that, not again until it reads on."""
+_RETRY_INTERVAL = 0.01
+"""Seconds until the next write to a descriptor that polls ready and takes nothing."""
 _UNREAD = (errno.EAGAIN, "it is not read")
 
 
 def guard_streams() -> None:
-    """Put streams in the place of stdin, stdout and stderr that fail nobody who prints.
+    """Replace stdin, stdout and stderr by streams that never fail a caller who prints.
 
-    One that keeps what is printed in this process stays.
+    A stream that keeps its text in this process (of a test, for instance) stays.
     """
     codecs.register_error("shardcast", _encode_anyway)
     if sys.stdin is None:
@@ -40,11 +41,13 @@ def guard_streams() -> None:
 
 
 def print_answer(text: str) -> None:
-    """Print what a command was asked for, and nothing else was done for: a list, a description.
+    """Print the answer of a command that does nothing but answer: a list, a description.
+
+    Waits for the reader as long as it takes.
 
     Raises:
         BrokenPipeError: the reader has gone.
-        LocalDiskError: it can't be written.
+        LocalDiskError: stdout can't be written.
     """
     sink = _sink_of(sys.stdout)
     if sink:
@@ -57,20 +60,20 @@ def print_answer(text: str) -> None:
 
 
 def input_descriptor() -> int:
-    """Return the descriptor of stdin.
+    """Return the descriptor of stdin, which blocks.
 
     Raises:
-        UsageError: it is closed.
+        UsageError: stdin is closed.
     """
     os.set_blocking(sys.stdin.fileno(), True)
     return sys.stdin.fileno()
 
 
 def answer_descriptor() -> int:
-    """Return the descriptor of stdout, for bytes that a command was asked for.
+    """Return the descriptor of stdout, for an answer in bytes.
 
     Raises:
-        UsageError: it is closed.
+        UsageError: stdout is closed.
     """
     sink = _sink_of(sys.stdout)
     if sink and sink.missing:
@@ -79,49 +82,57 @@ def answer_descriptor() -> int:
 
 
 def untold() -> str | None:
-    """Return why a result could not be printed to stdout, in words; None when it could."""
+    """Return in words why a result could not be printed to stdout; None when it could."""
     sink = _sink_of(sys.stdout)
     return in_words(sink.failure) if sink and sink.failure else None
 
 
 def _sink_of(stream: Any) -> _Sink | None:
+    """Return the sink of a guarded stream; None for another stream."""
     buffer = getattr(stream, "buffer", None)
     return buffer if isinstance(buffer, _Sink) else None
 
 
 def _is_on(descriptor: int, stream: Any) -> bool:
-    """Return whether a stream writes to a descriptor, or is missing since that was closed at the start."""
+    """Return whether a stream writes to a descriptor, or is missing because that was closed at the start."""
     try:
         return stream is None or stream.fileno() == descriptor
-    except (OSError, ValueError, AttributeError):  # it is kept in memory
+    except (OSError, ValueError, AttributeError):  # it keeps its text in memory
         return False
 
 
 def _guarded(descriptor: int, stream: io.TextIOBase | Any, errors: str) -> io.TextIOWrapper[Any]:
+    """Return a stream to a descriptor over a sink, in its encoding, or in UTF-8 instead of ASCII."""
     sink = _Sink(descriptor, missing=stream is None, notices=descriptor == 2)
     encoding = stream.encoding if stream is not None else "utf-8"
-    if codecs.lookup(encoding).name == "ascii":  # of a locale that nobody has set up
+    if codecs.lookup(encoding).name == "ascii":  # of a locale that was never set up
         encoding = "utf-8"
     return io.TextIOWrapper(cast(Any, sink), encoding, errors, write_through=True)
 
 
 class _Sink(io.BufferedIOBase):
-    """A descriptor that takes whatever is written to it, and keeps what went wrong to itself.
+    """Binary stream to a descriptor that accepts every write and remembers failures instead of raising them.
 
-    A reader that stands still (of a pipe, or a terminal after Ctrl-S) would keep a writer, and with it the
-    event loop of a node, for ever. It is waited for at most ``patience`` seconds, and then the text is lost.
+    A reader that stands still (of a pipe, or a terminal after Ctrl-S) would block a writer, and with it the
+    event loop of a node, for ever. After ``patience`` seconds the sink drops the text instead.
 
     Attributes:
         missing: whether the descriptor was closed at the start.
-        failure: what went wrong last.
-        patience: seconds that a reader is waited for; None for as long as it takes.
+        failure: the last error; None when there was none.
+        patience: maximum seconds to wait for the reader; None for as long as it takes.
     """
 
     def __init__(self, descriptor: int, missing: bool, notices: bool) -> None:
-        """``notices``: whether a line tells how many texts were lost before it."""
+        """Open the sink.
+
+        Args:
+            descriptor: the descriptor to write to.
+            missing: whether it was closed at the start.
+            notices: whether the text after dropped ones begins with a line that says how many those were.
+        """
         self.missing = missing
         self.failure: OSError | None = None
-        self.patience: float | None = _PATIENCE
+        self.patience: float | None = _READER_TIMEOUT
         self._descriptor = descriptor
         self._target = _own_terminal(descriptor)
         self._notices = notices
@@ -129,15 +140,19 @@ class _Sink(io.BufferedIOBase):
         self._lost = 0
 
     def fileno(self) -> int:
+        """Return the descriptor."""
         return self._descriptor
 
     def isatty(self) -> bool:
+        """Return whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def write(self, data: Any) -> int:
+        """Write the bytes or drop them; return their number in either case."""
         text = bytes(data)
         lost = f"[lost: {self._lost}; {in_words(self.failure)}]\n" if self._lost and self.failure else ""
         try:
@@ -150,18 +165,28 @@ class _Sink(io.BufferedIOBase):
         return len(text)
 
     def _send(self, text: bytes) -> None:
+        """Write all bytes, as far as the reader takes them in time.
+
+        Raises:
+            OSError: it does not, or the descriptor can't be written.
+        """
         left = memoryview(text)
         while left:
             self._wait_for_reader()
             try:
-                # A pipe that has room has it for so much, so that it does not make us wait.
+                # A pipe that polls ready takes PIPE_BUF bytes without blocking.
                 left = left[os.write(self._target, left[: select.PIPE_BUF]) :]
             except BlockingIOError:  # another process made the descriptor non-blocking, or took the room
                 if self.patience is not None:
                     raise
-                time.sleep(_AGAIN)
+                time.sleep(_RETRY_INTERVAL)
 
     def _wait_for_reader(self) -> None:
+        """Wait until the descriptor takes bytes.
+
+        Raises:
+            BlockingIOError: it does not in time; at once, where the last wait failed already.
+        """
         poll = select.poll()
         poll.register(self._target, select.POLLOUT)
         patience = 0.0 if self._unread and self.patience is not None else self.patience
@@ -171,9 +196,10 @@ class _Sink(io.BufferedIOBase):
 
 
 def _own_terminal(descriptor: int) -> int:
-    """Return a descriptor that doesn't block for the terminal at ``descriptor``; itself where there is none.
+    """Return a non-blocking descriptor for the terminal at ``descriptor``; itself where there is no terminal.
 
-    It is opened anew: to be non-blocking belongs to what a process shares with those that it was started by.
+    The terminal is opened anew, since O_NONBLOCK belongs to the open file, which this process shares with
+    those that started it.
     """
     try:
         name = os.ttyname(descriptor)
@@ -183,23 +209,25 @@ def _own_terminal(descriptor: int) -> int:
 
 
 class _ClosedInput(io.RawIOBase):
-    """A stdin that was closed before the start: who reads it is told so."""
+    """Stdin of a process that was started with stdin closed; reading it raises ``UsageError``."""
 
     name = "<stdin>"
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, _: Any) -> NoReturn:
+        """Raise ``UsageError``."""
         raise UsageError("stdin is closed")
 
     def fileno(self) -> NoReturn:
+        """Raise ``UsageError``."""
         raise UsageError("stdin is closed")
 
 
 def _encode_anyway(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Give the bytes of a file's name that are not UTF-8 out as they are, and write what an encoding lacks as
-    ``\\u0161``."""
+    r"""Encode a character that the encoding lacks: a file name's byte as it is, another as ``\u0161``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     error.end = error.start + 1  # a character at a time: the next one may be of the other kind

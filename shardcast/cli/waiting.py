@@ -1,4 +1,4 @@
-"""Tells a person what a command waits for, before that looks like a hang."""
+"""Notes about waits: what a command waits for, said before it looks like a hang."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from shardcast.waits import Waits
 
 TOLD_AFTER = 2.0
-"""Seconds of waiting after which it is told."""
-_TOLD_AGAIN = 30.0
-"""Seconds until it is told again that it goes on."""
-_LOOK = 0.25
-"""Seconds between two looks."""
+"""Seconds of waiting before the first note."""
+_REPEAT_INTERVAL = 30.0
+"""Seconds between two notes about the same wait."""
+_POLL_INTERVAL = 0.25
+"""Seconds between two looks at ``waits``."""
 
 
 async def tell_waits(
@@ -24,18 +24,24 @@ async def tell_waits(
     note: Callable[[str], None],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Note what is waited for, and when that is over; for ever."""
-    told_at: float | None = None  # seconds of this wait at which it was told last
+    """Note each wait of more than 2 s, again every 30 s, and its end; runs until cancelled.
+
+    Args:
+        waits: the waits of the work that runs.
+        note: prints a line.
+        sleep: waits for seconds; tests hand in their own.
+    """
+    noted_at: float | None = None  # seconds of this wait at the last note
     longest = 0.0
     while True:
         wait = waits.now(TOLD_AFTER)
         if wait is None:
-            if told_at is not None:
+            if noted_at is not None:
                 note(f"it goes on, after {format_count(round(longest), 'second')}")
-            told_at, longest = None, 0.0
+            noted_at, longest = None, 0.0
         else:
             longest = max(longest, wait.seconds)
-            if told_at is None or longest - told_at >= _TOLD_AGAIN:
+            if noted_at is None or longest - noted_at >= _REPEAT_INTERVAL:
                 note(f"waiting for {wait.what}, for {longest:.0f} s now")
-                told_at = longest
-        await sleep(_LOOK)
+                noted_at = longest
+        await sleep(_POLL_INTERVAL)

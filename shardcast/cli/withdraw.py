@@ -1,4 +1,4 @@
-"""``shardcast withdraw``."""
+"""``shardcast withdraw``: take a published version back."""
 
 from __future__ import annotations
 
@@ -34,11 +34,12 @@ def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
     from shardcast.nodes.runtime import run
     from shardcast.nodes.withdrawing import withdraw_in
 
-    done = beside_or_alone(
+    withdrawal = beside_or_alone(
         data_dir,
         lambda: control.withdraw(data_dir, version, reason),
         lambda: run(withdraw_in(data_dir, version, reason)),
     )
-    click.echo(f"{done.version} is withdrawn from {data_dir}", err=True)
+    click.echo(f"{withdrawal.version} is withdrawn from {data_dir}", err=True)
     if as_json:
-        click.echo(json.dumps({"version": done.version, "digest": done.digest, "reason": done.reason}))
+        result = {"version": withdrawal.version, "digest": withdrawal.digest, "reason": withdrawal.reason}
+        click.echo(json.dumps(result))

@@ -217,7 +217,7 @@ FAULTS = [
     Fault(
         name="message-forges-lines-of-the-log",
         file="shardcast/cli/log_format.py",
-        old="record.message = one_line(record.message, _LONGEST_LINE)",
+        old="record.message = one_line(record.message, _MAX_LINE)",
         new="pass",
         tests=["tests/unit/base/test_plain_text.py::test_a_message_is_one_line_of_the_log"],
     ),
