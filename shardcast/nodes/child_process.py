@@ -18,9 +18,12 @@ from typing import Any
 
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
+from shardcast.policy.backoff import Backoff
 
 _START_SECONDS = 60.0
 _KILLED_SECONDS = 5.0
+_POLL = Backoff(first=0.001, longest=0.05)
+"""Pauses between two looks at whether the child has ended."""
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 _PROGRAM = f"""\
 import sys
@@ -177,7 +180,7 @@ class NodeProcess:
         ``Popen.wait`` is not used: an exception of a signal handler that hits ``Popen.poll`` between two
         instructions leaves its lock taken for ever, and Ctrl-C at the end of a program comes just then.
         """
-        deadline, pause = time.monotonic() + within, 0.001
+        deadline, looks = time.monotonic() + within, 0
         while True:
             try:
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
@@ -187,8 +190,8 @@ class NodeProcess:
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
-            time.sleep(min(pause, left))
-            pause = min(2 * pause, 0.05)
+            time.sleep(min(_POLL.pause(looks), left))
+            looks += 1
 
     def _wait(self, ready: int) -> str:
         said, deadline = b"", time.monotonic() + _START_SECONDS

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from random import Random
 
+from shardcast.policy.backoff import Backoff
+
 ALPHA = 0.3
 """The share of the newest observation in a moving average."""
 HEAL = 0.01
@@ -18,6 +20,7 @@ LEAST_SUCCESS = 0.01
 FIRST_REST = 1.0
 """Seconds that a server is left alone after a failure, where another can serve; doubled each time."""
 LONGEST_REST = 60.0
+_REST = Backoff(FIRST_REST, LONGEST_REST)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +52,8 @@ class Score:
         success = max(LEAST_SUCCESS, (1 - ALPHA) * self.success)
         if now < self.rests_until:  # answers that were under way together fail together
             return replace(self, success=success)
-        rest = min(FIRST_REST * 2.0 ** min(self.failures, 30), LONGEST_REST)
-        return replace(self, success=success, failures=self.failures + 1, rests_until=now + rest)
+        rests_until = now + _REST.pause(self.failures)
+        return replace(self, success=success, failures=self.failures + 1, rests_until=rests_until)
 
     def healed(self) -> Score:
         return replace(self, success=min(1.0, self.success + HEAL))

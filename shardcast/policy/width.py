@@ -7,6 +7,8 @@ connection is held back by its window, and more bring more. Which it is, trying 
 
 from __future__ import annotations
 
+from shardcast.policy.backoff import Backoff
+
 FEWEST = 3
 """Answers under way at first; two for each server where there are more servers."""
 STEP = 1.5
@@ -19,6 +21,7 @@ GAIN = 0.5
 """The share of what a trial adds to the width that it must add to the rate, to be kept."""
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds until the next trial after one that brought too little; doubled each time."""
+_REST = Backoff(FIRST_REST, LONGEST_REST)
 
 
 class ConcurrencyLimit:
@@ -33,7 +36,7 @@ class ConcurrencyLimit:
         self._servers = servers
         self._kept = self.value = self._least
         self._kept_rate = 0.0
-        self._rest = FIRST_REST
+        self._vain_trials = 0
         self._rest_until = 0.0
         self._not_before = 0.0
         self._since: float | None = None  # when the measurement began
@@ -73,12 +76,12 @@ class ConcurrencyLimit:
             if now >= self._rest_until:
                 self._try()
         elif rate >= self._kept_rate * (1 + GAIN * (self.value / self._kept - 1)):
-            self._kept, self._kept_rate, self._rest = self.value, rate, FIRST_REST
+            self._kept, self._kept_rate, self._vain_trials = self.value, rate, 0
             self._try()
         else:
             self.value = self._kept
-            self._rest_until = now + self._rest
-            self._rest = min(2 * self._rest, LONGEST_REST)
+            self._rest_until = now + _REST.pause(self._vain_trials)
+            self._vain_trials += 1
 
     def _try(self) -> None:
         self.value = min(self._most, int(self._kept * STEP + 0.5))

@@ -27,6 +27,7 @@ from shardcast.errors import (
 )
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
+from shardcast.policy.backoff import Backoff
 from shardcast.policy.selection import Ranking, ServerCandidate, choose
 from shardcast.policy.stealing import Range, steal
 from shardcast.policy.width import ConcurrencyLimit
@@ -43,8 +44,8 @@ _SETTLED = 0.2
 """Seconds after which an answer's rate says something."""
 _BUSY_PAUSE = 0.2
 """Seconds until a server is asked again for a shard that had not begun to arrive there."""
-_LONGEST_PAUSE = 8.0
-"""Seconds between two attempts at a shard."""
+_BACKOFF = Backoff(first=0.5, longest=8.0)
+"""Pauses between two attempts at a shard."""
 
 
 class Servers:
@@ -342,8 +343,7 @@ class Servers:
         now, failures = self._clock(), claim.arriving.failures
         if any(url not in failures and not self._ranking.rests(url, now) for url in self._peers):
             return 0.0
-        longest = min(_LONGEST_PAUSE, 0.25 * 2.0**state.attempt_number)
-        return longest * self._random.uniform(0.5, 1.0)
+        return _BACKOFF.spread(state.attempt_number - 1, self._random)
 
     def _failure(self, claim: RangeTask, error: PeerError) -> ShardcastError:
         shard = claim.arriving.landing.shard

@@ -14,6 +14,7 @@ from shardcast.constants import FEED_DEAD
 from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
 from shardcast.peer.server import Peer
 from shardcast.policy.authority import ServerView
+from shardcast.policy.backoff import Backoff
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import ABORTED, COMPLETE, KNOWN, OPEN, WITHDRAWN, Event, Hello
 
@@ -95,6 +96,7 @@ class Follower:
         self.failure: PeerError | None = None
         self.heard_at: float | None = None
         self._interval = interval
+        self._backoff = Backoff(_FIRST_PAUSE, min(_LONGEST_PAUSE, interval))
         self._tell = tell
         self._clock = clock
         self._random = random
@@ -160,9 +162,9 @@ class Follower:
                 self._lost(error)
             if self._clock() - begun > _LONGEST_PAUSE:
                 self._failures = 0
-            pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)
-            self._failures = min(self._failures + 1, 30)
-            await self._sleep(pause * self._random.uniform(0.5, 1.0))
+            pause = self._backoff.spread(self._failures, self._random)
+            self._failures += 1
+            await self._sleep(pause)
 
     async def look_again(self) -> None:
         """Ask it now for its list, if it has no feed."""

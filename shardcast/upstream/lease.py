@@ -20,11 +20,13 @@ from shardcast.errors import (
     VersionNotOffered,
 )
 from shardcast.peer.server import Peer
+from shardcast.policy.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a server that was lost is asked again; doubled each time, and spread."""
+_BACKOFF = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 _PACE = 0.01
 """Seconds between two readings of an answer: one that floods is read no faster."""
 
@@ -108,9 +110,9 @@ class Lease:
                 self._lost(peer, error)
             if loop.time() - begun > _LONGEST_PAUSE:
                 failures = 0
-            pause = min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE)
-            failures = min(failures + 1, 30)
-            await self._sleep(pause * self._random.uniform(0.5, 1.0))
+            pause = _BACKOFF.spread(failures, self._random)
+            failures += 1
+            await self._sleep(pause)
 
     async def _hold(self, peer: Peer) -> None:
         """

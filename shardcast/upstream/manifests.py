@@ -26,14 +26,15 @@ from shardcast.errors import (
     TransferFailed,
 )
 from shardcast.peer.server import Peer
+from shardcast.policy.backoff import Backoff
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, provisional
 from shardcast.protocol.wire import MAX_SHARDS
 from shardcast.store.live_manifest import LiveManifest
 
 _OLD_DIGITS, _DIGITS = 5, 3
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-"""Seconds until all servers are asked again for a manifest that broke off."""
+_BACKOFF = Backoff(first=0.1, longest=5.0)
+"""Pauses until all servers are asked again for a manifest that broke off."""
 _LONGEST_PATIENCE = 16.0
 """Seconds of silence beyond which a server is not left for another: all of them together are few beside those
 after which a version is stalled."""
@@ -80,7 +81,7 @@ async def describe(
         LocalLimit: this machine can't ask.
         TransferFailed: no server describes it.
     """
-    loop, pause = asyncio.get_running_loop(), _FIRST_PAUSE
+    loop, rounds = asyncio.get_running_loop(), 0
     deadline = loop.time() + patience
     while True:
         failures: list[PeerError] = []
@@ -100,8 +101,8 @@ async def describe(
             told = f"{listing.version} is offered, but no server says what it is: {why}"
             gone = all(isinstance(one, ServerUnreachable) for one in failures)
             raise NoServerReachable(told) if failures and gone else TransferFailed(told)
-        await sleep(max(0.0, min(pause, deadline - loop.time())))
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        await sleep(max(0.0, min(_BACKOFF.pause(rounds), deadline - loop.time())))
+        rounds += 1
 
 
 async def _ask_all(
@@ -153,7 +154,7 @@ async def read_live(
 
     One that says nothing is left soon when there are others. Perhaps there is nothing to say, so each time
     that is done later."""
-    heard, pause, patience = clock(), _FIRST_PAUSE, STALL_WHEN_OTHERS_CAN
+    heard, vain_rounds, patience = clock(), 0, STALL_WHEN_OTHERS_CAN
     while not live.ended:
         failures: list[PeerError] = []
         length = len(live.raw)
@@ -177,13 +178,13 @@ async def read_live(
             live.abort("no server has it any more")
             return
         if len(live.raw) > length:
-            heard, pause = clock(), _FIRST_PAUSE
+            heard, vain_rounds = clock(), 0
         if clock() - heard > ORIGIN_SILENT:
             told = "; ".join(map(str, failures)) or "the servers have no news of it"
             live.fail(TransferFailed(f"{live.version} is stalled: for {ORIGIN_SILENT:g} s {told}"))
             return
-        await sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE)
+        await sleep(_BACKOFF.pause(vain_rounds))
+        vain_rounds += 1
 
 
 async def _silent(

@@ -67,14 +67,14 @@ FAULTS = [
     Fault(
         name="widening-rests-for-ever",
         file=WIDENING,
-        old="self._rest = min(2 * self._rest, LONGEST_REST)",
-        new="self._rest = 2 * self._rest",
+        old="_REST = Backoff(FIRST_REST, LONGEST_REST)",
+        new="_REST = Backoff(FIRST_REST, 1e9)",
         tests=["tests/unit/policy/test_widening.py"],
     ),
     Fault(
         name="widening-rests-never-longer",
         file=WIDENING,
-        old="self._rest = min(2 * self._rest, LONGEST_REST)",
+        old="self._vain_trials += 1",
         new="pass",
         tests=["tests/unit/policy/test_widening.py"],
     ),
@@ -144,8 +144,8 @@ FAULTS = [
     Fault(
         name="rest-without-a-bound",
         file="shardcast/policy/selection.py",
-        old="rest = min(FIRST_REST * 2.0 ** min(self.failures, 30), LONGEST_REST)",
-        new="rest = FIRST_REST * 2.0 ** min(self.failures, 30)",
+        old="_REST = Backoff(FIRST_REST, LONGEST_REST)",
+        new="_REST = Backoff(FIRST_REST, 1e9)",
         tests=["tests/unit/policy/test_ranking.py"],
     ),
     Fault(

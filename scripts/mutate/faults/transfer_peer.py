@@ -330,8 +330,8 @@ FAULTS = [
     Fault(
         name="follower-pauses-without-a-bound",
         file="shardcast/upstream/follower.py",
-        old="pause = min(_FIRST_PAUSE * 2.0**self._failures, _LONGEST_PAUSE, self._interval)",
-        new="pause = _FIRST_PAUSE * 2.0**self._failures",
+        old="Backoff(_FIRST_PAUSE, min(_LONGEST_PAUSE, interval))",
+        new="Backoff(_FIRST_PAUSE, 1e9)",
         tests=["tests/integration/test_following.py"],
     ),
     Fault(
@@ -351,7 +351,7 @@ FAULTS = [
     Fault(
         name="lease-ends-at-the-first-pause",
         file="shardcast/upstream/lease.py",
-        old="pause = min(_FIRST_PAUSE * 2.0**failures, _LONGEST_PAUSE)",
+        old="pause = _BACKOFF.spread(failures, self._random)",
         new="return",
         tests=["tests/integration/test_leases.py"],
     ),

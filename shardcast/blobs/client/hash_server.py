@@ -19,6 +19,7 @@ from shardcast.errors import BadAnswer, ServerLacks, ServerStalled
 from shardcast.filesystem import disk_errors
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload, paced
+from shardcast.policy.backoff import Backoff
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 
 OTHER_UPLOAD = 600.0
@@ -26,6 +27,7 @@ OTHER_UPLOAD = 600.0
 _PRESENT, _OTHER_UPLOAD_RUNS = 201, 202
 """Statuses of an upload: the blob is there already; another upload of it is under way."""
 _MIN_PAUSE, _MAX_PAUSE = 0.1, 5.0
+_BACKOFF = Backoff(_MIN_PAUSE, _MAX_PAUSE)
 """Seconds between two uploads of a blob when another upload of it failed, or began anew."""
 _PROBE = hashlib.sha256(b"").hexdigest()
 """Asked for to learn whether a server is a hash server; stores of every digest answer."""
@@ -105,7 +107,7 @@ class HashServerClient:
             LocalDiskError: the file can't be read.
             PeerError: the server doesn't keep the blob.
         """
-        loop, length, pause = asyncio.get_running_loop(), file.seek(0, os.SEEK_END), _MIN_PAUSE
+        loop, length, attempts = asyncio.get_running_loop(), file.seek(0, os.SEEK_END), 0
         deadline, was_missing = loop.time() + self._patience, False
         while (status := await self._put(digest, file)) in (_PRESENT, _OTHER_UPLOAD_RUNS):
             if status == _OTHER_UPLOAD_RUNS:
@@ -126,8 +128,8 @@ class HashServerClient:
                     f"PUT /{digest}: it is not kept: others uploaded it for {self._patience:g} s, "
                     "and it isn't there; push it again",
                 )
-            await asyncio.sleep(pause)
-            pause = min(2 * pause, _MAX_PAUSE)
+            await asyncio.sleep(_BACKOFF.pause(attempts))
+            attempts += 1
 
     async def _put(self, digest: str, file: BufferedRandom) -> int:
         """Upload a blob once, and return the status: 200, 201 or 202.
