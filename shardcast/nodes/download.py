@@ -153,7 +153,7 @@ class Downloads:
         filling = await asyncio.to_thread(OutputFile, output, live)
         filling.confirm = confirm
         try:
-            transfer = Transfer(live, peers, filling, digits, limits=self.limits)
+            transfer = Transfer(live, peers, filling, digits=digits, limits=self.limits)
             self.under_way.append(transfer)
             if watch:
                 watch(transfer)

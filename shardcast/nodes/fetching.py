@@ -96,7 +96,9 @@ class VersionFetcher:
                         live = LiveManifest.of(manifest)
                         beside = await self._folders.begin_beside(origin, live, listed)
                     survey = not manifest.verifiable
-                    transfer = Transfer(beside.live, described.peers, beside, described.digits, survey=survey)
+                    transfer = Transfer(
+                        beside.live, described.peers, beside, digits=described.digits, survey=survey
+                    )
                     await self._carry_out(transfer, beside, None)
                     return True
                 except NoRoom:
@@ -203,7 +205,7 @@ class VersionFetcher:
         opened.being_made = False
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
         survey = not manifest.verifiable
-        transfer = Transfer(opened.live, described.peers, opened, described.digits, survey=survey)
+        transfer = Transfer(opened.live, described.peers, opened, digits=described.digits, survey=survey)
         await self._carry_out(transfer, opened, None if survey else list(described.peers))
 
     async def _begin(self, number: int, manifest: Manifest, listed: str) -> OpenVersion:

@@ -1,4 +1,4 @@
-"""Shards under way, and the ranges of them that workers see to."""
+"""Shards under way, the ranges of them that workers fetch, and the requests for these ranges."""
 
 from __future__ import annotations
 
@@ -8,45 +8,75 @@ from dataclasses import dataclass, field
 from shardcast.errors import WrongBytes
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
+from shardcast.policy.stalls import AnswerProgress
 from shardcast.store.landing import Landing
 
 
-@dataclass
+@dataclass(eq=False)
 class ShardDownload:
-    """A shard under way."""
+    """A shard under way.
+
+    Attributes:
+        landing: where its pieces go.
+        failures: failed answers, by the URL of the server.
+        attempts: failed answers that count against ``Limits.attempts``.
+        wrong: the last answer with wrong bytes.
+        committing: whether a worker is committing the whole shard, or has.
+        committed: whether the sink has it.
+        hashed: whether the whole digest has read it.
+    """
 
     landing: Landing
     failures: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
     wrong: WrongBytes | None = None
-    shelving: bool = False
-    shelved: bool = False
+    committing: bool = False
+    committed: bool = False
     hashed: bool = False
 
 
-@dataclass
+@dataclass(eq=False)
 class RangeTask:
-    """A range of a shard that one worker sees to; another may take its second half over."""
+    """A range of a shard that one worker fetches.
 
-    key: int
-    arriving: ShardDownload
+    Attributes:
+        download: the shard.
+        start: the first byte in the shard.
+        end: the byte after the last; it falls when another worker takes over the second half.
+    """
+
+    download: ShardDownload
     start: int
     end: int
-    peer: Peer | None = None
-    order: RangeRequest | None = None
-    since: float = 0.0
-    answer: asyncio.Future[None] | None = None
-    stalled: str = ""
-    taken_over: bool = False
-    # What the watch saw last: bytes received then, when any came, when a piece's worth had come.
-    seen: int = 0
-    byte_at: float = 0.0
-    piece_at: float = 0.0
-    piece_seen: int = 0
 
-    def left(self) -> tuple[int, int] | None:
-        """The first range in it that is not there."""
-        for start, end in self.arriving.landing.missing():
+    def missing(self) -> tuple[int, int] | None:
+        """Return the first missing part of the range as ``(start, end)``; None when all of it has landed."""
+        for start, end in self.download.landing.missing():
             if start < self.end and end > self.start:
                 return max(start, self.start), min(end, self.end)
         return None
+
+
+@dataclass(eq=False)
+class ActiveRequest:
+    """A request for a part of a range, while its answer arrives.
+
+    Attributes:
+        task: the range.
+        peer: the server.
+        request: the bytes asked for, and how many of them have come.
+        answer: ends when the answer does.
+        started_at: time of the request.
+        progress: what the stall monitor saw last.
+        stalled: why the stall monitor cancelled the answer.
+        taken_over: whether another worker took over all that was left, and cancelled the answer.
+    """
+
+    task: RangeTask
+    peer: Peer
+    request: RangeRequest
+    answer: asyncio.Future[None]
+    started_at: float
+    progress: AnswerProgress
+    stalled: str = ""
+    taken_over: bool = False

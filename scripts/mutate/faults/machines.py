@@ -138,15 +138,15 @@ FAULTS = [
     ),
     Fault(
         name="few-threads-end-a-download",
-        file="shardcast/transfer/servers.py",
-        old="        if not self._running:\n            raise limit",
+        file="shardcast/transfer/scheduler.py",
+        old="        if not running:\n            raise limit",
         new="        if True:\n            raise limit",
         tests=["tests/faults/test_few_resources.py::test_a_client_with_few_threads_does_less_at_once"],
     ),
     Fault(
         name="few-descriptors-for-shards-end-a-download",
-        file="shardcast/transfer/workers.py",
-        old="if all(number > shard.number for number in self._arriving):",
+        file="shardcast/transfer/open_shards.py",
+        old="if all(number > shard.number for number in self._downloads):",
         new="if True:",
         tests=[
             "tests/faults/test_few_resources.py::test_files_that_can_not_be_opened_for_now_end_no_download"

@@ -49,9 +49,9 @@ FAULTS = [
     ),
     Fault(
         name="silent-server-is-left-only-after-a-first-byte",
-        file="shardcast/transfer/servers.py",
-        old="known = self._begun or self._manifest.whole is not None",
-        new="known = self._begun",
+        file="shardcast/transfer/stall_monitor.py",
+        old="known = self._retries.started or self._manifest.whole is not None",
+        new="known = self._retries.started",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(

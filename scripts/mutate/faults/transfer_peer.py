@@ -6,7 +6,10 @@ from fault import Fault
 
 BULK = "shardcast/peer/bulk.py"
 CHECKING = "shardcast/peer/requests.py"
-SERVERS = "shardcast/transfer/servers.py"
+SCHEDULER = "shardcast/transfer/scheduler.py"
+RETRY_STATE = "shardcast/transfer/retry_state.py"
+STALLS = "shardcast/policy/stalls.py"
+RETRIES = "shardcast/policy/retries.py"
 MANIFESTS = "shardcast/upstream/manifests.py"
 FOLLOWING = "shardcast/upstream/follow.py"
 
@@ -14,23 +17,23 @@ FAULTS = [
     # Second lines of defence
     Fault(
         name="slow-server-is-never-left",
-        file=SERVERS,
-        old="if slow >= self._limits.timeout:",
-        new="if silent >= self._limits.timeout:",
+        file=STALLS,
+        old="if now - self.piece_at >= timeout:",
+        new="if now - self.byte_at >= timeout:",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(
         name="silent-server-is-not-left-for-another",
-        file=SERVERS,
-        old="elif silent >= self._limits.stall and not queued and self._another_can(claim, now):",
-        new="elif False:",
+        file=STALLS,
+        old="if now - self.byte_at >= patience and can_move():",
+        new="if False:",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(
         name="slow-disk-is-the-servers-fault",
-        file=SERVERS,
-        old="claim.byte_at = claim.piece_at = now\n        if order.received - claim.piece_seen",
-        new="pass\n        if order.received - claim.piece_seen",
+        file=STALLS,
+        old="        if writing:\n",
+        new="        if False:\n",
         tests=["tests/integration/test_transfer.py::test_a_slow_disk_is_not_the_servers_fault"],
     ),
     Fault(
@@ -128,16 +131,16 @@ FAULTS = [
     # Elsewhere in transfers
     Fault(
         name="wrong-bytes-are-no-attempt",
-        file="shardcast/transfer/servers.py",
-        old="vain = not brought or isinstance(error, WrongBytes)",
-        new="vain = not brought",
+        file=RETRIES,
+        old="if useful and not wrong:",
+        new="if useful:",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(
         name="attempts-one-too-many",
-        file="shardcast/transfer/servers.py",
-        old="return claim.arriving.attempts >= self._limits.attempts",
-        new="return claim.arriving.attempts > self._limits.attempts",
+        file=RETRY_STATE,
+        old="return download.attempts >= self._limits.attempts",
+        new="return download.attempts > self._limits.attempts",
         tests=[
             "tests/integration/test_transfer.py::test_attempts_at_a_shard_are_bounded",
             "tests/integration/test_transfer.py::test_a_failing_shard_leaves_the_others_alone",
@@ -145,17 +148,17 @@ FAULTS = [
     ),
     Fault(
         name="lacking-costs-success",
-        file="shardcast/transfer/servers.py",
-        old="if not isinstance(error, ServerLacks):\n            self._ranking.failed",
-        new="if True:\n            self._ranking.failed",
+        file=RETRY_STATE,
+        old="if not isinstance(error, ServerLacks):\n            self._servers.ranking.failed",
+        new="if True:\n            self._servers.ranking.failed",
         tests=[
             "tests/integration/test_answers.py",
         ],
     ),
     Fault(
         name="unreachable-for-ever",
-        file="shardcast/transfer/servers.py",
-        old="return tried and since is not None and self._clock() - since >= budget",
+        file=RETRIES,
+        old="return asked_all and since is not None and now - since >= budget",
         new="return False",
         tests=[
             "tests/integration/test_transfer.py::test_nobody_reachable_at_the_start_is_told_within_its_budget"
@@ -164,8 +167,8 @@ FAULTS = [
     Fault(
         name="one-dead-server-is-all",
         file="shardcast/transfer/servers.py",
-        old="tried = all(url in claim.arriving.failures for url in self._peers)",
-        new="tried = True",
+        old="return all(url in download.failures for url in self.peers)",
+        new="return True",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(
@@ -184,16 +187,16 @@ FAULTS = [
     ),
     Fault(
         name="outage-is-not-said",
-        file=SERVERS,
-        old="if self._unreachable_since is not None and self._last_failure is not None:",
-        new="if False:",
+        file=SCHEDULER,
+        old="if outage := self._retries.outage:",
+        new="if outage := None:",
         tests=["tests/integration/test_waits.py"],
     ),
     Fault(
         name="large-pieces-arrive-all-at-once",
-        file="shardcast/transfer/servers.py",
-        old="ConcurrencyLimit(len(peers), limits.answers_for(manifest.header.piece_size))",
-        new="ConcurrencyLimit(len(peers), limits.at_once)",
+        file="shardcast/transfer/workers.py",
+        old="max_width = limits.answers_for(manifest.header.piece_size)",
+        new="max_width = limits.at_once",
         tests=["tests/unit/transfer/test_transfer_memory.py"],
     ),
     Fault(
@@ -357,7 +360,7 @@ FAULTS = [
     ),
     Fault(
         name="look-ahead-without-a-bound",
-        file="shardcast/transfer/workers.py",
+        file="shardcast/transfer/open_shards.py",
         old="if len(self._todo) < _READY and shard.number <= self._reach:",
         new="if True:",
         tests=["tests/integration/test_transfer.py::test_never_more_shards_are_open_than_the_look_ahead"],

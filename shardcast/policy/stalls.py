@@ -1,0 +1,57 @@
+"""When an answer has stalled: what it brought, when, and for how long its server may be silent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class AnswerProgress:
+    """What one answer had brought at the last look.
+
+    Attributes:
+        byte_at: time of the last byte.
+        piece_at: time at which the last piece's worth of bytes was complete.
+        received: bytes.
+        piece_received: bytes at ``piece_at``.
+    """
+
+    byte_at: float
+    piece_at: float
+    received: int = 0
+    piece_received: int = 0
+
+    def observed(self, now: float, received: int, piece_size: int, *, writing: bool) -> int:
+        """Take a look at the answer, and return how many bytes are new.
+
+        Args:
+            now: time of the look.
+            received: bytes received by now.
+            piece_size: bytes of a piece.
+            writing: whether the answer waits for this machine's disk, which is not its server's fault.
+        """
+        new = max(0, received - self.received)
+        if new:
+            self.received, self.byte_at = received, now
+        if writing:
+            self.byte_at = self.piece_at = now
+        if received - self.piece_received >= piece_size:
+            self.piece_received, self.piece_at = received, now
+        return new
+
+    def stall(self, now: float, timeout: float, patience: float, can_move: Callable[[], bool]) -> str | None:
+        """Return in words why to cancel the answer; None while it goes on.
+
+        Args:
+            now: time of the look.
+            timeout: seconds without a piece after which an answer is cancelled in any case. One byte a second
+                is no progress.
+            patience: seconds without a byte after which it is cancelled where the rest can move elsewhere.
+            can_move: whether another server can serve the rest now; asked only when it matters.
+        """
+        if now - self.piece_at >= timeout:  # and so where no byte comes
+            return f"no piece within {timeout:g} s"
+        if now - self.byte_at >= patience and can_move():
+            return f"nothing came for {patience:g} s, and another server can serve"
+        return None

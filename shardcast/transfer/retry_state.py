@@ -1,0 +1,139 @@
+"""What the failed answers of a transfer have come to: attempts, the outage, pauses and the final error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+from shardcast.errors import (
+    CannotAsk,
+    IntegrityError,
+    LocalLimit,
+    NoServerReachable,
+    PeerError,
+    ServerBusy,
+    ServerLacks,
+    ServerUnreachable,
+    ShardcastError,
+    TransferFailed,
+    WrongBytes,
+)
+from shardcast.policy.backoff import Backoff
+from shardcast.policy.retries import counts_as_attempt, outage_exceeds
+from shardcast.store.live_manifest import LiveManifest
+from shardcast.transfer.limits import Limits
+from shardcast.transfer.ranges import ShardDownload
+from shardcast.transfer.servers import Servers
+
+_BUSY_PAUSE = 0.2
+"""Seconds until a server is asked again for a shard that had not begun to arrive there."""
+_BACKOFF = Backoff(first=0.5, longest=8.0)
+"""Pauses between two attempts at a shard."""
+
+
+class RetryState:
+    """The failures of one transfer, of all its shards and servers.
+
+    Attributes:
+        started: whether a byte has come. From then on an outage may last longer.
+        progress_at: when the last bytes came; at first, when the transfer was made.
+        outage: the last failure, while no server can be reached; else None.
+    """
+
+    def __init__(
+        self,
+        servers: Servers,
+        manifest: LiveManifest,
+        limits: Limits,
+        *,
+        clock: Callable[[], float],
+        random: Random,
+    ) -> None:
+        self.started = False
+        self.progress_at = clock()
+        self._servers = servers
+        self._manifest = manifest
+        self._limits = limits
+        self._clock = clock
+        self._random = random
+        self._unreachable_since: float | None = None
+        self._last_failure: PeerError | None = None
+
+    @property
+    def outage(self) -> PeerError | None:
+        return self._last_failure if self._unreachable_since is not None else None
+
+    def answered(self) -> None:
+        """Note that a server was reached: bytes came, or a whole answer, perhaps an empty one."""
+        self._unreachable_since, self.started = None, True
+
+    def failed(self, download: ShardDownload, url: str, error: PeerError, *, useful: bool) -> None:
+        """Count a failed answer, lower the score of its server, and note the outage that it shows.
+
+        Args:
+            download: the shard.
+            url: of the server.
+            error: how the answer failed.
+            useful: whether it brought a verified piece before.
+        """
+        now = self._clock()
+        self._last_failure = error
+        download.failures[url] = download.failures.get(url, 0) + 1
+        if isinstance(error, WrongBytes):
+            download.wrong = error
+        if isinstance(error, ServerUnreachable):
+            self._unreachable_since = now if self._unreachable_since is None else self._unreachable_since
+        else:
+            self._unreachable_since = None
+            download.attempts += counts_as_attempt(
+                useful=useful,
+                wrong=isinstance(error, WrongBytes),
+                lacking=isinstance(error, ServerLacks),
+                too_early=self._is_too_early(error, now),
+                asked_all=len(download.failures) >= len(self._servers.peers),
+            )
+        if not isinstance(error, ServerLacks):
+            self._servers.ranking.failed(url, now)
+
+    def _is_too_early(self, error: PeerError, now: float) -> bool:
+        """Return whether a server may get the shard yet, while other answers still bring bytes. Of an open
+        version the manifest tells whether its publisher aborted it, so a missing shard says nothing."""
+        is_open = self._manifest.whole is None and isinstance(error, ServerLacks)
+        may_come = is_open or isinstance(error, ServerBusy)
+        return may_come and now - self.progress_at < self._limits.timeout
+
+    def is_exhausted(self, download: ShardDownload, error: BaseException | None) -> bool:
+        """Return whether to give up a shard after this error."""
+        if isinstance(error, ServerUnreachable):
+            limits = self._limits
+            budget = limits.unreachable_once_begun if self.started else limits.unreachable_at_start
+            asked_all = self._servers.asked_all(download)
+            return outage_exceeds(budget, self._unreachable_since, self._clock(), asked_all=asked_all)
+        return download.attempts >= self._limits.attempts
+
+    def pause(self, download: ShardDownload, error: BaseException | None, failures: int) -> float:
+        """Return the seconds to pause after an error that followed so many earlier ``failures``: none before
+        a server is asked that has not failed at this shard."""
+        if isinstance(error, ServerBusy):
+            return _BUSY_PAUSE  # the server waited for the shard itself
+        return 0.0 if self._servers.has_untried(download) else _BACKOFF.spread(failures, self._random)
+
+    def final_error(self, download: ShardDownload, error: PeerError) -> ShardcastError:
+        """Return the error with which the transfer ends: shard, last server, and what to do."""
+        shard = download.landing.shard
+        where = f"{self._manifest.version} shard {shard.number} of {len(self._manifest.shards)}"
+        if isinstance(error, CannotAsk):
+            return LocalLimit(error.what)
+        if isinstance(error, ServerUnreachable):
+            return NoServerReachable(
+                f"{where}: no server could be reached any more ({error}); what is here is kept, so try again"
+            )
+        if download.wrong:
+            return IntegrityError(
+                f"{where}: {download.wrong}; after {download.attempts} failed answers no server "
+                "sent the right bytes; name other servers, or broadcast it again"
+            )
+        return TransferFailed(
+            f"{where}: given up after {download.attempts} failed answers, the last from {error}; "
+            "what is here is kept, so try again, or name other servers"
+        )
