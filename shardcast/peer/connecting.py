@@ -28,7 +28,8 @@ async def connect(host: str, port: int, first: Place | None = None) -> tuple[soc
         OSError: none can be connected to; the error of the last one.
     """
     try:
-        return await asyncio.wait_for(_race(host, port, first), CONNECT_TIMEOUT)
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            return await _race(host, port, first)
     except TimeoutError:
         raise TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 
 import aiohttp
 
@@ -11,6 +11,19 @@ from shardcast.errors import ServerStalled
 
 PORTION = 64 << 10
 """Bytes of a body that must come, or be taken, within the time-out, where there are so many."""
+
+
+async def read_by(deadline: float, read: Callable[..., Awaitable[bytes]], *words: int) -> bytes:
+    """Return what ``read(*words)`` gives by a deadline, a time of the loop's clock.
+
+    Raises:
+        TimeoutError: nothing came in time.
+    """
+    # Where bytes are there already, reading does not suspend, and no timeout would ever end a flood of them.
+    if asyncio.get_running_loop().time() >= deadline:
+        raise TimeoutError
+    async with asyncio.timeout_at(deadline):
+        return await read(*words)
 
 
 async def paced(
@@ -25,7 +38,7 @@ async def paced(
     while True:
         begun = loop.time()
         try:
-            chunk = await asyncio.wait_for(response.content.readany(), left)
+            chunk = await read_by(begun + left, response.content.readany)
         except TimeoutError:
             raise ServerStalled(server, f"{what}: too little came within {timeout:g} s") from None
         if not chunk:

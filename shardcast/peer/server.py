@@ -14,7 +14,7 @@ import aiohttp
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.peer.bulk import Bulk, HandOver
-from shardcast.peer.pace import PORTION, paced
+from shardcast.peer.pace import PORTION, paced, read_by
 from shardcast.peer.pouring import LandingWriter
 from shardcast.peer.requests import Answer, RangeRequest, request_headers
 from shardcast.peer.session import Session, answer
@@ -87,7 +87,9 @@ class Peer:
 
     async def _distribution(self) -> Distribution:
         try:
-            return parse(await asyncio.wait_for(self._read_distribution(), self._timeout))
+            async with asyncio.timeout(self._timeout):
+                body = await self._read_distribution()
+            return parse(body)
         except TimeoutError:
             raise ServerStalled(
                 self.url, f"GET {DISTRIBUTION_PATH}: no whole answer within {self._timeout:g} s"
@@ -122,7 +124,7 @@ class Peer:
             loop = asyncio.get_running_loop()
             dead_at = loop.time() + FEED_DEAD
             content = response.content
-            while chunk := await asyncio.wait_for(content.read(_FEED_PORTION), dead_at - loop.time()):
+            while chunk := await read_by(dead_at, content.read, _FEED_PORTION):
                 if len(chunk) == _FEED_PORTION:
                     await asyncio.sleep(_FEED_PACE)
                 try:
@@ -149,7 +151,7 @@ class Peer:
                 raise ServerLacks(self.url, f"{what}: it holds nothing")
             loop, content = asyncio.get_running_loop(), response.content
             dead_at = loop.time() + FEED_DEAD
-            while chunk := await asyncio.wait_for(content.read(_LEASE_PORTION), dead_at - loop.time()):
+            while chunk := await read_by(dead_at, content.read, _LEASE_PORTION):
                 *lines, rest = (rest + chunk).split(b"\n")
                 if len(rest) > MAX_LINE:
                     raise BadAnswer(self.url, f"{what}: a line of more than {MAX_LINE} bytes")
@@ -208,7 +210,7 @@ class Peer:
                 self._head(response).check_status(200)
                 begun, loop, content = True, asyncio.get_running_loop(), response.content
                 dead_at = loop.time() + self._timeout
-                while chunk := await asyncio.wait_for(content.readany(), dead_at - loop.time()):
+                while chunk := await read_by(dead_at, content.readany):
                     pending += chunk
                     again = min(len(known) - position, len(pending))
                     if pending[:again] != known[position : position + again]:

@@ -154,7 +154,8 @@ class Following:
             self.standing()
             left = self._look_at - self._clock()
             try:
-                await asyncio.wait_for(self.change(seen), None if left == math.inf else max(left, 0.01))
+                async with asyncio.timeout(None if left == math.inf else max(left, 0.01)):
+                    await self.change(seen)
             except TimeoutError:
                 self.tell()
 
@@ -218,9 +219,9 @@ class Following:
                     f"{manifest.version} is not the version that the first-named server lists: expected "
                     f"{one.digest}, got {', '.join(sorted(digests))}"
                 )
-            left = deadline - asyncio.get_running_loop().time()
             try:
-                await asyncio.wait_for(self.change(seen), max(left, 0))
+                async with asyncio.timeout_at(deadline):
+                    await self.change(seen)
             except TimeoutError:
                 raise TransferFailed(
                     f"{manifest.version} is here, and the first-named server does not list it"
@@ -235,9 +236,8 @@ class Following:
             if deadline is None and any(one.told for one in self._followers.values()):
                 deadline = loop.time() + STALL_WHEN_OTHERS_CAN
             try:
-                await asyncio.wait_for(
-                    self.change(self.changes), None if deadline is None else deadline - loop.time()
-                )
+                async with asyncio.timeout_at(deadline):
+                    await self.change(self.changes)
             except TimeoutError:
                 return
 

@@ -68,10 +68,9 @@ class Lease:
         self._tasks = [asyncio.ensure_future(self._keep(peer)) for peer in self._peers]
         try:
             await self._notifier.wait_for(lambda: bool(self.servers) or self._all_answered)
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(
-                    self._notifier.wait_for(lambda: self._all_answered), STALL_WHEN_OTHERS_CAN
-                )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STALL_WHEN_OTHERS_CAN):
+                    await self._notifier.wait_for(lambda: self._all_answered)
             if not self.servers:
                 raise VersionNotOffered(
                     f"{self.version} is held by no server: {'; '.join(map(str, self._failures.values()))}"
@@ -123,7 +122,8 @@ class Lease:
             begun = False
             while True:
                 try:
-                    await (anext(held) if begun else asyncio.wait_for(anext(held), FEED_DEAD))
+                    async with asyncio.timeout(None if begun else FEED_DEAD):
+                        await anext(held)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:

@@ -54,7 +54,8 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
         if not retry or loop.time() >= deadline:
             break
         try:
-            await asyncio.wait_for(following.change(following.changes), deadline - loop.time())
+            async with asyncio.timeout_at(deadline):
+                await following.change(following.changes)
         except TimeoutError:
             break
     await following.settled()

@@ -36,8 +36,8 @@ FAULTS = [
     Fault(
         name="trickled-line-keeps-a-lease",
         file="shardcast/peer/server.py",
-        old="content.read(_LEASE_PORTION), dead_at - loop.time()",
-        new="content.read(_LEASE_PORTION), FEED_DEAD",
+        old="read_by(dead_at, content.read, _LEASE_PORTION)",
+        new="read_by(loop.time() + FEED_DEAD, content.read, _LEASE_PORTION)",
         tests=["tests/faults/test_slow_servers.py"],
     ),
     Fault(
@@ -86,8 +86,8 @@ FAULTS = [
     Fault(
         name="trickled-body-is-read-for-ever",
         file=PACE,
-        old="asyncio.wait_for(response.content.readany(), left)",
-        new="asyncio.wait_for(response.content.readany(), timeout)",
+        old="read_by(begun + left, response",
+        new="read_by(begun + timeout, response",
         tests=["tests/unit/peer/test_pace.py::test_pieces_that_are_no_portion_share_its_time"],
     ),
     Fault(

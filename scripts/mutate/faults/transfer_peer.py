@@ -46,8 +46,8 @@ FAULTS = [
     Fault(
         name="connecting-has-no-time-out",
         file="shardcast/peer/connecting.py",
-        old="await asyncio.wait_for(_race(host, port, first), CONNECT_TIMEOUT)",
-        new="await _race(host, port, first)",
+        old="asyncio.timeout(CONNECT_TIMEOUT)",
+        new="asyncio.timeout(None)",
         tests=["tests/integration/test_answers.py::test_connecting_has_a_time_out"],
     ),
     Fault(
