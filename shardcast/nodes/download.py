@@ -28,9 +28,10 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
+from shardcast.upstream.abandon import Stop, if_withdrawn, unless
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import Stop, if_withdrawn, unless
 from shardcast.upstream.manifests import Described, describe, read_live
+from shardcast.upstream.offers import join_servers
 from shardcast.waits import Waits
 
 Watch = Callable[[Transfer], None]
@@ -75,7 +76,7 @@ class Downloads:
             LocalDiskError: the file can't be written.
         """
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
-        described_by = describe(listing, peers, origin, self.limits.unreachable_at_start)
+        described_by = describe(listing, peers, origin, patience=self.limits.unreachable_at_start)
         async for described in self._waited_for(listing.version, peers, described_by):
             _check_kind(described.manifest.header)
             live = LiveManifest.of(described.manifest)
@@ -161,7 +162,7 @@ class Downloads:
                 async with AsyncExitStack() as stack:
                     if joins:
                         number = version_number(live.version) or 0
-                        joining = following.join(number, peers, transfer.join)
+                        joining = join_servers(following, number, peers, transfer.join)
                         await stack.enter_async_context(beside(joining))
                     stack.enter_context(self.waits.watching(lambda: transfer.wait))
                     manifest = await unless(stop, transfer.run(), following)

@@ -31,6 +31,7 @@ from shardcast.store.versions import VersionFolders
 from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follow import Following
 from shardcast.upstream.manifests import Described, describe, read_live
+from shardcast.upstream.offers import join_servers
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +244,9 @@ class VersionFetcher:
                     await room.begin_fetch(number)
                     stack.callback(room.end_fetch, number)
                 if peers is not None:
-                    joining = self._following.join(number, peers, transfer.join, nearer_than)
+                    joining = join_servers(
+                        self._following, number, peers, transfer.join, nearer_than=nearer_than
+                    )
                     await stack.enter_async_context(beside(joining))
                 manifest = await transfer.run()
         finally:

@@ -26,8 +26,9 @@ from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 from shardcast.transfer.workers import Transfer
+from shardcast.upstream.abandon import NoProgress, unless
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import NoProgress, offered, unless
+from shardcast.upstream.offers import offered
 
 log = logging.getLogger(__name__)
 

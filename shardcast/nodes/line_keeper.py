@@ -14,8 +14,8 @@ from shardcast.policy.standing import LineChange, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.feed import Place
 from shardcast.store.versions import VersionFolders
+from shardcast.upstream.abandon import NoProgress, unless
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import NoProgress, unless
 
 log = logging.getLogger(__name__)
 

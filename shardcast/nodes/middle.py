@@ -41,8 +41,9 @@ from shardcast.server.routes.lease import add_lease
 from shardcast.server.routes.pins import add_pins
 from shardcast.server.routes.versions import add_versions
 from shardcast.store.versions import VersionFolders
+from shardcast.upstream.abandon import NoProgress, if_withdrawn, unless
 from shardcast.upstream.follow import Following
-from shardcast.upstream.leaving import NoProgress, if_withdrawn, unless
+from shardcast.upstream.offers import open_versions
 from shardcast.upstream.report import report
 
 log = logging.getLogger(__name__)
@@ -252,7 +253,7 @@ class Middle:
         window, here = self._window(standing), self.folders.complete_numbers
         self._relaying.forget_room_of({*self._relaying.no_room} - {*window, *standing.opened})
         self._begin_open(standing)
-        opened = self._following.opened()
+        opened = open_versions(self._following)
         for number in self.folders.open_numbers - {*window, *self._making}:
             made = self.folders.opened(number)
             given_up = made and not made.live.whole and number not in opened
@@ -326,7 +327,7 @@ class Middle:
         """Fetch versions while they are being made, beside everything else. No upstream of several takes all
         places."""
         distance, passed_over = standing.place.distance or 0, self._passed_over()
-        opened = self._following.opened(distance)
+        opened = open_versions(self._following, distance)
         makers = {n: [one.url for one in peers] for n, peers in opened.items() if n not in passed_over}
         share = _MOST_OPEN - 1 if len(self._peers) > 1 else _MOST_OPEN
         here = self.folders.complete_numbers

@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from random import Random
 from types import TracebackType
+from typing import Self
 
 from shardcast.concurrency import Notifier, cancel
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT, STALL_WHEN_OTHERS_CAN
@@ -47,10 +48,10 @@ class Following:
         self,
         peers: Sequence[Peer],
         interval: float,
+        *,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        *,
         node_id: str | None = None,
         memory: Memory | None = None,
         accepted: str | None = None,
@@ -65,7 +66,16 @@ class Following:
         self._clock = clock
         self._notifier = Notifier()
         self._followers = {
-            peer.url: Follower(peer, interval, self.tell, clock, random, sleep, first_line) for peer in peers
+            peer.url: Follower(
+                peer,
+                interval,
+                self.tell,
+                clock=clock,
+                random=random,
+                sleep=sleep,
+                first_line=first_line,
+            )
+            for peer in peers
         }
         self._memory = memory or LineMemory()
         self._tracker = LineTracker(node_id, self._memory, clock(), random, accepted, patience)
@@ -76,7 +86,7 @@ class Following:
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._timekeeper: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Following:
+    async def __aenter__(self) -> Self:
         self._tasks = {url: asyncio.ensure_future(one.run()) for url, one in self._followers.items()}
         for task in self._tasks.values():
             task.add_done_callback(lambda _: self.tell())
@@ -158,42 +168,6 @@ class Following:
                     await self.change(seen)
             except TimeoutError:
                 self.tell()
-
-    # Which servers have what
-
-    def having(self, number: int) -> list[Peer]:
-        """Return the servers of this node's line that serve a version whole."""
-        servers = self.standing().group.complete.get(number, ())
-        return [one.peer for one in self._followers.values() if one.peer.url in servers]
-
-    def opened(self, nearer_than: int | None = None) -> dict[int, list[Peer]]:
-        """Return the versions that are being made, as the authority tells, and the servers that have a part
-        of them; of a node that serves itself only servers ``nearer_than`` so many hops to the origin, so
-        that no two nodes wait for each other."""
-        standing = self.standing()
-        found: dict[int, list[Peer]] = {}
-        for one in self._followers.values():
-            far = one.hello is None or one.hello.distance is None
-            if one.peer.url not in standing.group.servers or (nearer_than is not None and far):
-                continue
-            if nearer_than is not None and one.hello and (one.hello.distance or 0) >= nearer_than:
-                continue
-            for number in one.opened & standing.opened:
-                found.setdefault(number, []).append(one.peer)
-        return found
-
-    async def join(
-        self, number: int, peers: list[Peer], join: Callable[[Peer], None], nearer_than: int | None = None
-    ) -> None:
-        """Add the servers of this node's line to ``peers``, as they tell that they have a version, open or
-        complete, and tell ``join`` of them; for ever."""
-        while True:
-            seen = self.changes
-            for peer in [*self.having(number), *self.opened(nearer_than).get(number, [])]:
-                if peer not in peers:
-                    peers.append(peer)
-                    join(peer)
-            await self.change(seen)
 
     # Waiting
 

@@ -84,6 +84,7 @@ class Follower:
         peer: Peer,
         interval: float,
         tell: Callable[[], None],
+        *,
         clock: Callable[[], float],
         random: Random,
         sleep: Callable[[float], Awaitable[None]],

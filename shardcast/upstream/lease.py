@@ -8,6 +8,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from types import TracebackType
+from typing import Self
 
 from shardcast.concurrency import Notifier, cancel
 from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
@@ -45,6 +46,7 @@ class Lease:
         version: str,
         peers: Sequence[Peer],
         holder: str,
+        *,
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -60,7 +62,7 @@ class Lease:
         self._notifier = Notifier()
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def __aenter__(self) -> Lease:
+    async def __aenter__(self) -> Self:
         """
         Raises:
             VersionNotOffered: no server holds it.

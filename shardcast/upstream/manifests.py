@@ -63,6 +63,7 @@ async def describe(
     listing: Listing,
     peers: Sequence[Peer],
     origin: str | None = None,
+    *,
     patience: float = UNREACHABLE_AT_START,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Described]:
@@ -146,6 +147,7 @@ async def read_live(
     live: LiveManifest,
     peers: Sequence[Peer],
     take: Callable[[bytes], Awaitable[None]],
+    *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:

@@ -59,6 +59,7 @@ async def report(
     following: Following,
     me: Callable[[], Node],
     below: Downstream | None = None,
+    *,
     clock: Callable[[], float] = time.monotonic,
     random: Random | None = None,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,

@@ -36,6 +36,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream import follow as module
 from shardcast.upstream.follow import Following
+from shardcast.upstream.offers import open_versions
 from tests.support import bad_servers as bad
 from tests.support import payloads
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
@@ -613,9 +614,9 @@ async def test_open_versions_are_taken_only_from_servers_nearer_to_the_origin(tm
     with FeedServer(tmp_path) as relay:
         relay.tell("e1d4", [], Event(1, OPEN, "v1"), distance=1)
         async with follow(relay) as following:
-            await until(lambda: 1 in following.opened())
-            assert 1 in following.opened(nearer_than=2)
-            assert following.opened(nearer_than=1) == {}
+            await until(lambda: 1 in open_versions(following))
+            assert 1 in open_versions(following, nearer_than=2)
+            assert open_versions(following, nearer_than=1) == {}
 
 
 async def test_only_what_the_authority_lists_is_confirmed(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ RETRY_STATE = "shardcast/transfer/retry_state.py"
 STALLS = "shardcast/policy/stalls.py"
 RETRIES = "shardcast/policy/retries.py"
 MANIFESTS = "shardcast/upstream/manifests.py"
-FOLLOWING = "shardcast/upstream/follow.py"
+OFFERS = "shardcast/upstream/offers.py"
 
 FAULTS = [
     # Second lines of defence
@@ -101,7 +101,7 @@ FAULTS = [
     ),
     Fault(
         name="relays-at-one-distance-wait-for-each-other",
-        file=FOLLOWING,
+        file=OFFERS,
         old="if nearer_than is not None and one.hello and (one.hello.distance or 0) >= nearer_than:",
         new="if nearer_than is not None and one.hello and (one.hello.distance or 0) > nearer_than:",
         tests=["tests/integration/test_following.py"],

@@ -51,7 +51,7 @@ async def outcome(peers: Sequence[Peer], time: Time) -> ShardcastError | None:
     async def take(lines: bytes) -> None:
         live.add(lines)
 
-    await asyncio.wait_for(read_live(live, peers, take, time.clock, time.sleep), 60)
+    await asyncio.wait_for(read_live(live, peers, take, clock=time.clock, sleep=time.sleep), 60)
     return live.error
 
 

@@ -82,7 +82,14 @@ class Reporter:
     async def running(self) -> AsyncIterator[None]:
         following = cast(Following, SimpleNamespace(followers=self.followers))
         work = asyncio.ensure_future(
-            report(following, lambda: self.me, self.below, self.clock, Random(1), self.clock.sleep)
+            report(
+                following,
+                lambda: self.me,
+                self.below,
+                clock=self.clock,
+                random=Random(1),
+                sleep=self.clock.sleep,
+            )
         )
         try:
             yield
