@@ -11,22 +11,22 @@ from dataclasses import dataclass, replace
 from shardcast import constants
 
 _OTHER_DESCRIPTORS = 6
-"""Descriptors that a transfer leaves for what is open beside its shards and requests: lists, feeds, …"""
-_LEAST_BUFFER = 1 << 20
+"""File descriptors left for what is open beside the shards and requests of a transfer: lists, feeds, …"""
+_MIN_BUFFER = 1 << 20
 """Bytes of a buffer that receives small pieces (``peer.bulk``, ``peer.pouring``)."""
 _READ_AHEAD = 2 << 20
-"""Bytes that a connection reads ahead at the most, where aiohttp reads it."""
+"""Bytes that aiohttp reads ahead on a connection, at the most."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much at once, how long, how often.
+    """Limits of a transfer: how much at once, how long, how often.
 
     Attributes:
         attempts: failed answers to one shard after which the transfer gives up.
         at_once: requests under way, over all servers.
-        timeout: seconds without a piece after which an answer is given up.
-        stall: seconds without a byte after which it is when another server can serve.
+        timeout: seconds without a piece after which an answer is cancelled.
+        stall: seconds without a byte after which it is cancelled where another server can serve.
         memory: bytes that the transfer may take, for its manifest and the pieces that it receives.
         look_ahead: shards open beyond the last one hashed.
         unreachable_at_start: seconds that no server may be reachable before the first byte.
@@ -43,15 +43,19 @@ class Limits:
     unreachable_once_begun: float = constants.UNREACHABLE_ONCE_BEGUN
 
     def within(self, descriptors: int) -> Limits:
-        """Return these limits with no more at once than can be open: each shard takes a descriptor, and each
-        request another."""
-        most = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
-        return replace(self, at_once=min(self.at_once, most), look_ahead=min(self.look_ahead, most))
+        """Return these limits with no more at once than can be open.
+
+        Each shard takes a descriptor, and each request another.
+        """
+        share = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
+        return replace(self, at_once=min(self.at_once, share), look_ahead=min(self.look_ahead, share))
 
     def answers_for(self, piece_size: int) -> int:
-        """Return how many answers may arrive at once: each holds two buffers, of a whole piece at least, and
-        half of the memory is for them."""
-        each = 2 * max(piece_size, _LEAST_BUFFER) + _READ_AHEAD
+        """Return how many answers may arrive at once.
+
+        Each holds two buffers, of a whole piece at least, and half of the memory is for them.
+        """
+        each = 2 * max(piece_size, _MIN_BUFFER) + _READ_AHEAD
         return max(1, min(self.at_once, self.memory // 2 // each))
 
 
@@ -61,9 +65,9 @@ class ServerProgress:
 
     Attributes:
         rate: bytes a second.
-        under_way: answers that it is sending.
+        under_way: answers that the server is sending.
         received: bytes that it sent.
-        failures: in a row.
+        failures: failed answers in a row.
     """
 
     rate: float
@@ -78,10 +82,10 @@ class Progress:
 
     Attributes:
         size: bytes of the payload.
-        done: bytes that are here.
-        shards: how many there are.
-        shards_done: those that are whole.
-        servers: what each server does.
+        done: verified bytes that are here.
+        shards: how many shards the manifest has by now.
+        shards_done: how many of them are whole.
+        servers: what each server does, by URL.
     """
 
     size: int

@@ -130,8 +130,10 @@ class OpenShards:
         return self._todo.popleft()
 
     def may_lose(self, download: ShardDownload) -> bool:
-        """Return whether to split a shard's ranges. As long as shards wait for the look-ahead, only the one
-        that keeps it from moving on matters."""
+        """Return whether to split a shard's ranges.
+
+        As long as shards wait for the look-ahead, only the shard that keeps it from moving on matters.
+        """
         return self._opened_all or download.landing.shard.number == self._hashed + 1
 
     async def landing(self, number: int) -> Landing:

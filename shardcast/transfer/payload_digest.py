@@ -15,12 +15,18 @@ async def hash_whole(
     shards: AsyncIterable[Shard],
     landing_of: Callable[[int], Awaitable[Landing]],
     hashed: Callable[[int], None],
-    survey: PayloadHasher,
+    hasher: PayloadHasher,
 ) -> None:
-    """Feed the shards' bytes to ``survey`` in their order; ``hashed`` is called after each shard.
+    """Feed the shards' bytes to a hasher in their order.
 
     A thread of its own follows each landing, so that between two pieces nothing goes by way of the event
     loop: late by as little as a switch of threads, it would be half a payload behind at the end.
+
+    Args:
+        shards: the shards, as the manifest names them.
+        landing_of: returns the landing of a shard once it is open.
+        hashed: called with the number of each shard that has been read.
+        hasher: takes the bytes.
 
     Raises:
         LocalDiskError: what landed can't be read.
@@ -30,15 +36,15 @@ async def hash_whole(
     try:
         async for shard in shards:
             landing = await landing_of(shard.number)
-            await landing.in_thread(_follow, landing, buffer, survey, executor=thread)
-            survey.end_shard()
+            await landing.in_thread(_follow, landing, buffer, hasher, executor=thread)
+            hasher.end_shard()
             hashed(shard.number)
     finally:
         thread.shutdown(wait=False)
 
 
-def _follow(landing: Landing, buffer: memoryview, survey: PayloadHasher) -> None:
-    """Read a landing as it grows, until it is whole or closed."""
+def _follow(landing: Landing, buffer: memoryview, hasher: PayloadHasher) -> None:
+    """Hash a landing as it grows, until it is whole or closed; in a thread."""
     position = 0
     while position < landing.shard.size:
         end = landing.prefix_beyond(position)
@@ -48,5 +54,5 @@ def _follow(landing: Landing, buffer: memoryview, survey: PayloadHasher) -> None
             count = landing.read_into(position, buffer[: min(len(buffer), end - position)])
             if not count:
                 raise AssertionError(f"what landed of shard {landing.shard.number} is not there")
-            survey.update(buffer[:count])
+            hasher.update(buffer[:count])
             position += count

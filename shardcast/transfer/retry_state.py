@@ -37,7 +37,6 @@ class RetryState:
     Attributes:
         started: whether a byte has come. From then on an outage may last longer.
         progress_at: when the last bytes came; at first, when the transfer was made.
-        outage: the last failure, while no server can be reached; else None.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class RetryState:
 
     @property
     def outage(self) -> PeerError | None:
+        """The last failure, while no server can be reached."""
         return self._last_failure if self._unreachable_since is not None else None
 
     def answered(self) -> None:
@@ -96,8 +96,10 @@ class RetryState:
             self._servers.ranking.failed(url, now)
 
     def _is_too_early(self, error: PeerError, now: float) -> bool:
-        """Return whether a server may get the shard yet, while other answers still bring bytes. Of an open
-        version the manifest tells whether its publisher aborted it, so a missing shard says nothing."""
+        """Return whether a server may get the shard yet, while other answers still bring bytes.
+
+        Of an open version the manifest tells whether its publisher aborted it: a missing shard says nothing.
+        """
         is_open = self._manifest.whole is None and isinstance(error, ServerLacks)
         may_come = is_open or isinstance(error, ServerBusy)
         return may_come and now - self.progress_at < self._limits.timeout
@@ -112,8 +114,10 @@ class RetryState:
         return download.attempts >= self._limits.attempts
 
     def pause(self, download: ShardDownload, error: BaseException | None, failures: int) -> float:
-        """Return the seconds to pause after an error that followed so many earlier ``failures``: none before
-        a server is asked that has not failed at this shard."""
+        """Return the seconds to pause after an error that followed so many earlier ``failures``.
+
+        There is no pause before a server is asked that has not failed at this shard.
+        """
         if isinstance(error, ServerBusy):
             return _BUSY_PAUSE  # the server waited for the shard itself
         return 0.0 if self._servers.has_untried(download) else _BACKOFF.spread(failures, self._random)

@@ -182,8 +182,10 @@ class Scheduler:
             await self._notifier.change()
 
     def steal(self, may_lose: Callable[[ShardDownload], bool]) -> RangeTask | None:
-        """Take over a part of the slowest range under way as a task of its own; None when no range is worth
-        it. ``may_lose``: whether a shard's ranges may be split."""
+        """Take over a part of the slowest range under way, as a task of its own; None when none is worth it.
+
+        ``may_lose`` tells whether a shard's ranges may be split.
+        """
         servers = self._servers
         slowest = self._slowest(may_lose)
         if slowest is None:

@@ -69,8 +69,10 @@ class Servers:
         return busy
 
     def choose(self, download: ShardDownload, excluded: Collection[str] = ()) -> str | None:
-        """Return the best server for a request of a shard now, but for those ``excluded``; None when all have
-        as many requests as they can take."""
+        """Return the best server for a request of a shard now, but for those ``excluded``.
+
+        None when each has as many requests as it can take.
+        """
         under_way, now = self.under_way(), self._clock()
         return choose(
             (
@@ -89,8 +91,10 @@ class Servers:
         )
 
     def _limit(self, url: str) -> int:
-        """Return how many requests a server may have; after a failure it is on probation, where there are
-        others."""
+        """Return how many requests a server may have at once.
+
+        After a failure it is on probation, where there are others.
+        """
         limit = self.peers[url].limit
         return self.ranking.limit(url, limit) if len(self.peers) > 1 else limit
 

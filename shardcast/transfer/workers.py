@@ -102,8 +102,9 @@ class Transfer:
             self._notifier.notify()
 
     async def run(self) -> Manifest:
-        """Fetch, verify and complete the version, and return its manifest. Where that still grows, so does
-        what is fetched.
+        """Fetch, verify and complete the version, and return its manifest.
+
+        Shards are fetched as the manifest names them: an open version's still grows.
 
         Raises:
             VersionAborted: the publisher gave it up.
@@ -130,8 +131,11 @@ class Transfer:
         return manifest
 
     def _algorithms(self) -> set[str]:
-        """Return the algorithms of the whole digest: those of the manifest, or SHA-256 alone where that is
-        among them. A surveyed manifest needs SHA-256 in any case."""
+        """Return the algorithms of the whole digest.
+
+        They are those of the manifest, or SHA-256 alone where that is among them. A surveyed manifest needs
+        SHA-256 in any case.
+        """
         known = set(self.manifest.whole.digests) if self.manifest.whole else {"sha256"}
         if self._survey:
             return known | {"sha256"}
@@ -175,8 +179,9 @@ def _in_words(digests: Mapping[str, str]) -> str:
 async def _run_together(
     *parts: Coroutine[Any, Any, None], background: Iterable[Coroutine[Any, Any, None]]
 ) -> None:
-    """Run all parts at once, and more in the ``background`` until all parts have ended. The first error
-    cancels the others and is raised.
+    """Run all parts at once, and more in the ``background`` until all parts have ended.
+
+    The first error cancels the others and is raised.
 
     A ``TaskGroup`` would cancel each task once. Before Python 3.12 ``asyncio.wait_for`` may swallow that, so
     ``cancel`` repeats it; and an error is raised as it is here, in no group.

@@ -1,4 +1,4 @@
-"""The servers of a node, followed together: what they offer, and what to believe of it."""
+"""The servers of a node, followed together: what they offer, and what this node believes of that."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from shardcast.waits import Wait
 
 log = logging.getLogger(__name__)
 
-_MOST_NOTES = 1000
-"""Different warnings about servers that are logged, each once."""
+_MAX_NOTES = 1000
+"""Distinct warnings about servers that are logged, each once; bounded, since servers choose their text."""
 
 
 class Following:
-    """All servers of a node, followed for as long as it is entered.
+    """All servers of a node, followed for as long as the context is entered.
 
     Attributes:
-        changes: counts what happened.
+        changes: a counter that rises with each change of what the servers offer; ``change`` waits for that.
     """
 
     def __init__(
@@ -58,9 +58,20 @@ class Following:
         patience: Patience | None = None,
         first_line: float = FEED_DEAD,
     ) -> None:
-        """``interval``: seconds between two looks at a server without a feed. ``node_id``: this node's,
-        where it serves. ``memory``: what it remembers of its line. ``accepted``: the only origin id that
-        counts. ``first_line``: see ``Follower``."""
+        """Prepare to follow ``peers``, in the order of their authority.
+
+        Args:
+            peers: the servers, as they were named.
+            interval: seconds between two requests to a server without a feed.
+            clock: gives seconds; a test's or a simulator's, as are ``random`` and ``sleep``.
+            random: spreads pauses.
+            sleep: pauses.
+            node_id: of this node, where it serves.
+            memory: what this node remembers of its line.
+            accepted: the only origin id to follow; None for any.
+            patience: how long other lines and silent authorities are waited for.
+            first_line: seconds without a line of a feed after which the list is asked for instead.
+        """
         self.changes = 0
         random = random or Random()
         self._clock = clock
@@ -100,15 +111,15 @@ class Following:
         await cancel([*self._tasks.values(), self._timekeeper])
         for task in self._tasks.values():
             if not task.cancelled():
-                task.exception()  # told by standing(), if anybody asked
+                task.exception()  # standing() has raised it
 
     @property
     def followers(self) -> tuple[Follower, ...]:
-        """In the order in which the servers were named."""
+        """The followers, in the order in which their servers were named."""
         return tuple(self._followers.values())
 
     async def drop(self, url: str) -> None:
-        """Follow a server no more."""
+        """Stop following a server."""
         self._followers.pop(url, None)
         task = self._tasks.pop(url, None)
         if task:
@@ -116,13 +127,16 @@ class Following:
         self.tell()
 
     async def look_again(self) -> None:
-        """Ask those without a feed now."""
+        """Ask the servers without a feed for their lists now."""
         await asyncio.gather(*(one.look_again() for one in self.followers))
 
     # What to believe
 
     def standing(self) -> Standing:
-        """Return what to believe now, also while no server tells anything."""
+        """Return what to believe now, also while no server tells anything.
+
+        The answer is kept until a server tells something, or until time alone changes it.
+        """
         self._check_followers()
         now = self._clock()
         if self._standing is None or now >= self._look_at:
@@ -130,7 +144,7 @@ class Following:
             wait = self._standing.wait
             self._look_at = math.inf if wait is None else now + wait
             for note in self._standing.notes:
-                if note not in self._noted and len(self._noted) < _MOST_NOTES:
+                if note not in self._noted and len(self._noted) < _MAX_NOTES:
                     self._noted.add(note)
                     log.warning("%s", note)
             if self._standing.confirm:
@@ -138,9 +152,10 @@ class Following:
         return self._standing
 
     def _check_followers(self) -> None:
+        """Raise the error of a follower that ended: a bug, since none ends otherwise."""
         for task in self._tasks.values():
             if task.done():
-                task.result()  # it never ends but by an error of our own
+                task.result()
 
     def heard(self) -> Standing:
         """Return what to believe now.
@@ -153,12 +168,12 @@ class Following:
         return self.standing()
 
     def changed(self, left: str | None) -> None:
-        """Begin with the line that the node's memory has now, after it left the line ``left`` for it."""
+        """Begin with the line that the node's memory names now, after the node left the line ``left``."""
         self._tracker.changed(self._clock(), left)
         self.tell()
 
     async def _keep_time(self) -> None:
-        """Tell when time alone changes what is believed; for ever."""
+        """Notify when time alone changes what to believe; for ever."""
         while True:
             seen = self.changes
             self.standing()
@@ -172,26 +187,28 @@ class Following:
     # Waiting
 
     async def confirm(self, manifest: Manifest, patience: float = HTTP_TIMEOUT) -> None:
-        """Wait until this node's line lists the version with this manifest. Until then any server of the line
-        may have made up what came of it: what is being made has no digest yet.
+        """Wait until this node's line lists the version with this manifest.
+
+        An open version has no digest yet, so that until then any server of the line may have made its bytes
+        up.
 
         Raises:
             IntegrityError: the line lists other bytes under this number.
-            TransferFailed: it did not list the version for ``patience`` seconds.
+            TransferFailed: the line did not list the version for ``patience`` seconds.
         """
         number, digests = int(manifest.version[1:]), set(manifest.digests.values())
         deadline = asyncio.get_running_loop().time() + patience
         while True:
-            seen, one = self.changes, self.standing().listed.get(number)
-            if one is None and self._memory.digests.get(number) in digests:
+            seen, listing = self.changes, self.standing().listed.get(number)
+            if listing is None and self._memory.digests.get(number) in digests:
                 return  # listed earlier, and retired by now
-            if one is not None:
-                same = None in (one.manifest, manifest.identity) or one.manifest == manifest.identity
-                if one.digest in digests and same:
+            if listing is not None:
+                same = None in (listing.manifest, manifest.identity) or listing.manifest == manifest.identity
+                if listing.digest in digests and same:
                     return
                 raise IntegrityError(
                     f"{manifest.version} is not the version that the first-named server lists: expected "
-                    f"{one.digest}, got {', '.join(sorted(digests))}"
+                    f"{listing.digest}, got {', '.join(sorted(digests))}"
                 )
             try:
                 async with asyncio.timeout_at(deadline):
@@ -202,7 +219,7 @@ class Following:
                 ) from None
 
     async def settled(self) -> None:
-        """Wait until all have told what they offer or failed to; once one has told, not for long."""
+        """Wait until each server has told what it offers or failed to; 2 s at most once one has told."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None
         while not all(one.answered for one in self._followers.values()):
@@ -227,11 +244,11 @@ class Following:
         return Wait(self._clock() - self._silent_since, f"an answer of {silent or 'a server'}")
 
     async def change(self, since: int) -> None:
-        """Wait until more has happened than ``since``, a value of ``changes``."""
+        """Wait until ``changes`` differs from ``since``, an earlier value of it."""
         await self._notifier.wait_for(lambda: self.changes != since)
 
     def tell(self) -> None:
-        """Something changed: wake who waits for it."""
+        """Count a change and wake all that wait for one."""
         self.changes += 1
         self._standing = None
         if any(one.told for one in self._followers.values()):
@@ -242,15 +259,15 @@ class Following:
 
 
 def no_news(failures: Mapping[str, PeerError]) -> ShardcastError:
-    """Return the error that says why no server tells anything."""
+    """Return the error that says why no server tells anything; ``failures`` by URL."""
     if not failures:
         return NoServerReachable("no server is left to ask")
-    for one in failures.values():
-        if isinstance(one, CannotAsk):
-            return LocalLimit(one.what)
-    told = "; ".join(map(str, failures.values()))
-    if all(isinstance(one, (ServerUnreachable, ServerStalled)) for one in failures.values()):
+    for failure in failures.values():
+        if isinstance(failure, CannotAsk):
+            return LocalLimit(failure.what)
+    reasons = "; ".join(map(str, failures.values()))
+    if all(isinstance(failure, (ServerUnreachable, ServerStalled)) for failure in failures.values()):
         return NoServerReachable(
-            f"no server could be reached: {told}; check the addresses and that the servers run"
+            f"no server could be reached: {reasons}; check the addresses and that the servers run"
         )
-    return TransferFailed(f"no server has a list of versions: {told}; are these shardcast's servers?")
+    return TransferFailed(f"no server has a list of versions: {reasons}; are these shardcast's servers?")

@@ -1,4 +1,4 @@
-"""One server, followed: told by its feed, or asked again and again where it has none."""
+"""One server, followed: by its feed, or by its list at intervals where it has no feed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,24 @@ from shardcast.protocol.feed import ABORTED, COMPLETE, KNOWN, OPEN, WITHDRAWN, E
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
-"""Seconds until a server that was lost is asked again; doubled each time, and spread, so that one that
-comes back is not stormed."""
+"""Seconds until a lost server is asked again; doubled each time, and spread (``Backoff``)."""
 _PACE, _PACE_EACH = 0.01, 1e-5
-"""Seconds between two readings of a feed, and more for each version of it: one that floods is read no
-faster, since each reading has all versions compared."""
-_MOST_VERSIONS = 10_000
-"""Versions of one server that are kept in mind."""
+"""Seconds between two readings of a feed, and more for each version of it: each reading compares all
+versions, and a flood is read no faster."""
+_MAX_VERSIONS = 10_000
+"""Versions of one server that are kept in memory."""
 
 
 @dataclass
 class _Versions:
-    """What a server told of its versions, while its feed is read."""
+    """The versions of a server, by number, as its feed or its list has them.
+
+    Attributes:
+        complete: those that the server has whole.
+        known: those that its authority lists and the server does not have yet.
+        opened: those that are being made.
+        withdrawn: those that their publisher withdrew.
+    """
 
     complete: dict[int, Listing] = field(default_factory=dict)
     known: dict[int, Listing] = field(default_factory=dict)
@@ -43,7 +49,7 @@ class _Versions:
         return len(self.complete) + len(self.known) + len(self.opened) + len(self.withdrawn)
 
     def apply(self, event: Event) -> None:
-        """Take an event of the feed."""
+        """Apply an event of the feed."""
         number = int(event.version[1:])
         if event.kind == OPEN:
             if number not in self.complete:
@@ -65,18 +71,19 @@ class _Versions:
             (self.complete if event.kind == COMPLETE else self.known)[number] = event.listing
 
     def copy(self) -> _Versions:
+        """Return a copy that further events leave as it is."""
         return _Versions(dict(self.complete), dict(self.known), set(self.opened), dict(self.withdrawn))
 
 
 class Follower:
-    """One server, followed.
+    """One server, followed by ``run``.
 
     Attributes:
         peer: the server.
         told: whether its versions are known now.
         hello: the last hello of its feed, also after the feed was lost; None where it has no feed.
         failure: why its versions are not known.
-        heard_at: when it told its versions last; lines that never come to an end are no news.
+        heard_at: when the server told its versions last; lines that never come to an end are no news.
     """
 
     def __init__(
@@ -90,7 +97,17 @@ class Follower:
         sleep: Callable[[float], Awaitable[None]],
         first_line: float = FEED_DEAD,
     ) -> None:
-        """``first_line``: seconds without a line of the feed after which the list is asked for instead."""
+        """Prepare to follow ``peer``.
+
+        Args:
+            peer: the server.
+            interval: seconds between two requests for its list, where it has no feed.
+            tell: called after each change.
+            clock: gives seconds.
+            random: spreads pauses.
+            sleep: pauses.
+            first_line: seconds without a line of the feed after which the list is asked for instead.
+        """
         self.peer = peer
         self.told = False
         self.hello: Hello | None = None
@@ -107,28 +124,28 @@ class Follower:
         self._after = ""
         self._reading = 0
         self._failures = 0
-        self._spoke = False  # whether this connection to its feed brought a line
-        self._counted = False  # and whether it told the versions
+        self._spoke = False  # whether this connection to the feed brought a line
+        self._counted = False  # whether it told the versions
         self._again: asyncio.Future[None] | None = None
 
     @property
     def answered(self) -> bool:
-        """Return whether the server told its versions, or failed to."""
+        """Whether the server told its versions, or failed to."""
         return self.told or self.failure is not None
 
     @property
     def listings(self) -> tuple[Listing, ...] | None:
-        """The complete versions that it offers, oldest first; None while they are not known."""
+        """The complete versions that the server offers, oldest first; None while they are not known."""
         return tuple(one for _, one in sorted(self._versions.complete.items())) if self.told else None
 
     @property
     def opened(self) -> frozenset[int]:
-        """The numbers of the versions that are being made there."""
+        """The numbers of the versions that are open at the server."""
         return frozenset(self._versions.opened) if self.told else frozenset()
 
     @property
     def view(self) -> ServerView:
-        """What is known of it now."""
+        """The server as policy sees it now."""
         versions = self._versions if self.told else _Versions()
         return ServerView(
             url=self.peer.url,
@@ -144,9 +161,9 @@ class Follower:
         )
 
     async def run(self) -> None:
-        """Follow it for ever."""
+        """Follow the server for ever, by its feed where it has one, and again after each failure."""
         while True:
-            begun = self._clock()
+            started = self._clock()
             try:
                 if await self._hear():
                     continue
@@ -161,14 +178,14 @@ class Follower:
                     self._lost(error)
             except PeerError as error:
                 self._lost(error)
-            if self._clock() - begun > _LONGEST_PAUSE:
+            if self._clock() - started > _LONGEST_PAUSE:
                 self._failures = 0
             pause = self._backoff.spread(self._failures, self._random)
             self._failures += 1
             await self._sleep(pause)
 
     async def look_again(self) -> None:
-        """Ask it now for its list, if it has no feed."""
+        """Ask now for the list of a server without a feed."""
         if self.hello is None and self.told:
             try:
                 await self._ask()
@@ -176,24 +193,37 @@ class Follower:
                 self._lost(error)
 
     def reconnect(self) -> None:
-        """Have its feed told anew over another connection, once this one told anything; what it told counts
-        meanwhile."""
+        """Read the feed anew over another connection, once this one told the versions.
+
+        Until the new connection tells them, the old ones count. A second connection shows whether an address
+        leads to two origins.
+        """
         if self._again and not self._again.done() and self._counted:
             self._again.set_result(None)
 
     async def _ask(self) -> None:
+        """Take the server's list.
+
+        Raises:
+            PeerError: there is none now.
+        """
         listings = await self.peer.listings()
         self._after = ""
         self._known(None, _Versions({one.number: one for one in listings}))
 
     async def _hear(self) -> bool:
-        """Read its feed to the end; return whether ``reconnect`` ended it."""
+        """Read the feed to its end, and return whether ``reconnect`` ended it.
+
+        Raises:
+            ServerLacks: there is no feed, or no line of it in time.
+            PeerError: the feed broke off, or is wrong.
+        """
         self._again, self._spoke, self._counted = asyncio.get_running_loop().create_future(), False, False
         reading = asyncio.ensure_future(self._read_feed())
         ends: list[asyncio.Future[None]] = [reading, self._again]
         try:
             await asyncio.wait(ends, timeout=self._first_line, return_when=asyncio.FIRST_COMPLETED)
-            if not self._spoke and not any(one.done() for one in ends):
+            if not self._spoke and not any(end.done() for end in ends):
                 raise ServerLacks(self.peer.url, f"nothing of its feed within {self._first_line:g} s")
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
@@ -207,34 +237,40 @@ class Follower:
                 reading.exception()  # raised above, or of no more interest
 
     async def _read_feed(self) -> None:
+        """Read the feed, and take its hello and versions in one step each time that they are up to date.
+
+        Raises:
+            ServerLacks: there is no feed, or not one line of it came.
+            PeerError: the feed broke off, or is wrong.
+        """
         versions, hello = self._versions.copy(), self.hello
         try:
             async with contextlib.aclosing(self.peer.feed(self._after)) as feed:
-                async for said in feed:
+                async for message in feed:
                     self._spoke = True
-                    if isinstance(said, Hello):
-                        if not said.now and said.feed != self._after.partition(":")[0]:
+                    if isinstance(message, Hello):
+                        if not message.now and message.feed != self._after.partition(":")[0]:
                             raise BadAnswer(self.peer.url, "its feed goes on with another one")
-                        hello = said
-                        versions = _Versions() if said.now else versions
-                    elif isinstance(said, Event):
-                        versions.apply(said)
-                        if len(versions) > _MOST_VERSIONS:
-                            raise BadAnswer(self.peer.url, f"more than {_MOST_VERSIONS} versions")
+                        hello = message
+                        versions = _Versions() if message.now else versions
+                    elif isinstance(message, Event):
+                        versions.apply(message)
+                        if len(versions) > _MAX_VERSIONS:
+                            raise BadAnswer(self.peer.url, f"more than {_MAX_VERSIONS} versions")
                     else:
-                        assert hello  # the reader of the feed sees to that
+                        assert hello  # FeedReader refuses a feed that begins otherwise
                         self._reading += not self._counted
                         self._counted = True
-                        self._after = f"{hello.feed}:{said.seq}"
+                        self._after = f"{hello.feed}:{message.seq}"
                         self._known(hello, versions.copy())
                         await self._sleep(_PACE + _PACE_EACH * len(versions))
         except ServerStalled as error:
-            if not self._spoke:  # a proxy holds it back, perhaps
+            if not self._spoke:  # perhaps a proxy buffers the feed
                 raise ServerLacks(self.peer.url, error.what) from error
             raise
 
     def _known(self, hello: Hello | None, versions: _Versions) -> None:
-        """Take a hello and all versions in one step."""
+        """Take a hello and all versions in one step; ``hello`` is None for a list."""
         self.heard_at = self._clock()
         if hello is None:
             same = self.told and self.hello is None and versions == self._versions
@@ -245,8 +281,9 @@ class Follower:
             self._tell()
 
     def _lost(self, error: PeerError) -> None:
+        """Note that the versions are not known any more; readers are woken by the first failure only."""
         log.debug("%s is followed no more for now: %s", self.peer.url, error)
         news = self.failure is None
-        self.told, self.failure, self._after = False, error, self._after
+        self.told, self.failure = False, error
         if news:
             self._tell()

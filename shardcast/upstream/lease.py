@@ -1,4 +1,4 @@
-"""A version held at its servers while somebody needs it."""
+"""Leases: a version held at its servers while a local reader needs it."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ from shardcast.policy.backoff import Backoff
 log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
-"""Seconds until a server that was lost is asked again; doubled each time, and spread."""
+"""Seconds until a lost server is asked again; doubled each time, and spread."""
 _BACKOFF = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
 _PACE = 0.01
-"""Seconds between two readings of an answer: one that floods is read no faster."""
+"""Seconds between two readings of an answer: a flood is read no faster."""
 
 
 class Lease:
-    """A version that stays at its servers while this is entered; a lost connection is made again. Remote
-    holders can keep a version at most ten minutes beyond its time; see ``servers``.
+    """A version that stays at its servers while the context is entered.
+
+    A lost connection is made again. A server lets remote readers keep a version at most ten minutes beyond
+    its time, so that ``servers`` may become empty.
 
     Attributes:
         version: its name.
-        servers: the URLs of those that hold it now.
+        servers: the URLs of the servers that hold it now.
     """
 
     def __init__(
@@ -50,7 +52,15 @@ class Lease:
         random: Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``holder``: what the servers' people are to see."""
+        """Prepare to hold ``version`` at ``peers``.
+
+        Args:
+            version: its name.
+            peers: the servers.
+            holder: the reader's name, which the servers show to their operators.
+            random: spreads pauses.
+            sleep: pauses.
+        """
         self.version = version
         self.servers: set[str] = set()
         self._peers = list(peers)
@@ -63,7 +73,8 @@ class Lease:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """
+        """Wait until a server holds the version, and 2 s at most for the others.
+
         Raises:
             VersionNotOffered: no server holds it.
         """
@@ -93,10 +104,10 @@ class Lease:
         return len(self.servers | self._failures.keys()) == len(self._peers)
 
     async def _keep(self, peer: Peer) -> None:
-        """Hold it at one server, until that has it no more."""
+        """Hold the version at one server, until that has it no more."""
         failures, loop = 0, asyncio.get_running_loop()
         while True:
-            begun = loop.time()
+            started = loop.time()
             try:
                 await self._hold(peer)
                 self._lost(peer, ServerUnreachable(peer.url, "it ended the lease"))
@@ -109,30 +120,31 @@ class Lease:
                 return
             except PeerError as error:
                 self._lost(peer, error)
-            if loop.time() - begun > _LONGEST_PAUSE:
+            if loop.time() - started > _LONGEST_PAUSE:
                 failures = 0
             pause = _BACKOFF.spread(failures, self._random)
             failures += 1
             await self._sleep(pause)
 
     async def _hold(self, peer: Peer) -> None:
-        """
+        """Read the server's lease to its end.
+
         Raises:
-            PeerError: it holds it not, or not any more.
+            PeerError: the server does not hold the version, or not any more.
         """
-        async with contextlib.aclosing(peer.lease(self.version, self._holder)) as held:
-            begun = False
+        async with contextlib.aclosing(peer.lease(self.version, self._holder)) as lines:
+            held = False
             while True:
                 try:
-                    async with asyncio.timeout(None if begun else FEED_DEAD):
-                        await anext(held)
+                    async with asyncio.timeout(None if held else FEED_DEAD):
+                        await anext(lines)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
                     raise ServerStalled(
                         peer.url, f"{self.version}: no lease within {FEED_DEAD:g} s"
                     ) from None
-                begun = True
+                held = True
                 self.servers.add(peer.url)
                 self._ever.add(peer.url)
                 self._failures.pop(peer.url, None)
@@ -140,6 +152,7 @@ class Lease:
                 await self._sleep(_PACE)
 
     def _lost(self, peer: Peer, error: PeerError) -> None:
+        """Note that a server does not hold the version now."""
         self._failures[peer.url] = error
         self.servers.discard(peer.url)
         self._notifier.notify()

@@ -1,4 +1,4 @@
-"""What servers offer, asked for once: the lists, and the version that a reader means."""
+"""The first news of a node's servers, and the version that a reader means by a name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shardcast.upstream.follow import Following
 log = logging.getLogger(__name__)
 
 LATEST = "latest"
-"""The newest version that is on offer."""
+"""Names the newest version on offer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class FoundVersion:
 
     Attributes:
         listing: the version.
-        servers: the URLs of the servers that have it.
+        servers: the URLs of the servers that have it complete.
         origin: the origin id of its line; None where its servers name none.
     """
 
@@ -35,12 +35,14 @@ class FoundVersion:
 
 
 async def first_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
-    """Return what to believe as soon as all servers answered, or one did and the others had 2 s more. While
-    none can be reached, or those that can say "not now", wait for ``patience`` seconds.
+    """Return what to believe as soon as all servers answered, or one did and the others had 2 s more.
+
+    While no server can be reached, or those that can say "not now", wait for ``patience`` seconds.
 
     Raises:
         NoServerReachable: no server answered.
         TransferFailed: some did, but not with a list.
+        LocalLimit: this machine can't ask.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
@@ -49,8 +51,8 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
         return following.heard()
     while not any(one.told for one in following.followers):
         failures = [one.failure for one in following.followers if one.failure]
-        passing = (one for one in failures if isinstance(one, (ServerUnreachable, ServerBusy)))
-        retry = any(not isinstance(one, CannotAsk) for one in passing)
+        passing = (error for error in failures if isinstance(error, (ServerUnreachable, ServerBusy)))
+        retry = any(not isinstance(error, CannotAsk) for error in passing)
         if not retry or loop.time() >= deadline:
             break
         try:
@@ -63,7 +65,9 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
 
 
 def find(standing: Standing, version: str) -> FoundVersion:
-    """Return the version with this name, or the newest one (``LATEST``), and the servers that have it.
+    """Return the version with this name, or the newest (``LATEST``), and the servers that have it.
+
+    A version that only servers of another line have is taken, with a warning: the reader named it.
 
     Raises:
         VersionWithdrawn: its publisher took it back.
@@ -97,7 +101,7 @@ def find(standing: Standing, version: str) -> FoundVersion:
 
 
 def withdrawn_error(standing: Standing, number: int) -> VersionWithdrawn:
-    """Return the error that a reader of a withdrawn version is told."""
+    """Return the error of a withdrawn version: its reason, and the newest version instead."""
     withdrawal, newest = standing.withdrawals[number], standing.newest
     return VersionWithdrawn.of(withdrawal.version, withdrawal.reason, newest.version if newest else None)
 

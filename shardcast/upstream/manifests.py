@@ -1,4 +1,4 @@
-"""What a version is: a manifest from one of the servers, or what old nodes let one find out."""
+"""Manifests from the servers: whole ones, open ones as they grow, and what the answers of old nodes tell."""
 
 from __future__ import annotations
 
@@ -33,15 +33,16 @@ from shardcast.protocol.wire import MAX_SHARDS
 from shardcast.store.live_manifest import LiveManifest
 
 _OLD_DIGITS, _DIGITS = 5, 3
+"""Digits of the shards' numbers at 0.3.x, and else."""
 _BACKOFF = Backoff(first=0.1, longest=5.0)
 """Pauses until all servers are asked again for a manifest that broke off."""
 _LONGEST_PATIENCE = 16.0
-"""Seconds of silence beyond which a server is not left for another: all of them together are few beside those
-after which a version is stalled."""
-_LIVES = 1.0
-"""Seconds that an answer without news must have lasted to be a sign of life."""
+"""Seconds of silence beyond which a server is not left for another; doubled up to here, all of these waits
+together are short beside ``ORIGIN_SILENT``."""
+_MIN_ANSWER = 1.0
+"""Seconds that an answer without news must last to be a sign of life."""
 _AT_ONCE = 4
-"""Sizes asked for at once; old servers answer one after the other."""
+"""Shard sizes asked for at once; old servers answer one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +51,8 @@ class Described:
 
     Attributes:
         manifest: what the version is.
-        digits: of the shards' names: three; five at 0.3.x.
-        peers: whom to ask.
+        digits: of the numbers in the shards' names: three; five at 0.3.x.
+        peers: the servers to ask.
     """
 
     manifest: Manifest
@@ -67,15 +68,21 @@ async def describe(
     patience: float = UNREACHABLE_AT_START,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[Described]:
-    """The descriptions of a version, to be tried one after the other: the servers' manifests, each once;
-    where none has one, what the answers of old nodes tell. A server that lets it wait is passed over, and may
-    answer later. ``origin``: the origin id of its line, where that is known.
+    """Yield the descriptions of a version, to be tried one after the other.
 
-    Old nodes' shards can't be verified one by one, so when a whole payload was wrong there is one thing
-    left to do: take it from each server alone.
+    They are the servers' manifests, each once; where no server has a manifest, what the answers of old nodes
+    tell. A server that does not answer soon is passed over, and may answer later.
 
-    Servers that can't be reached, or say "not now", are asked again for ``patience`` seconds while no other
-    one describes it.
+    Old nodes' shards can't be verified one by one. When a whole payload was wrong, the only thing left is to
+    take it from each server alone.
+
+    Args:
+        listing: the version.
+        peers: its servers.
+        origin: the origin id of its line; None where that is unknown.
+        patience: seconds for which servers that can't be reached, or say "not now", are asked again while no
+            other server describes the version.
+        sleep: pauses.
 
     Raises:
         NoServerReachable: none could be reached.
@@ -93,15 +100,15 @@ async def describe(
                 yield described
         if found:
             return
-        for one in failures:
-            if isinstance(one, CannotAsk):
-                raise LocalLimit(one.what)
-        passing = any(isinstance(one, (ServerUnreachable, ServerBusy)) for one in failures)
+        for failure in failures:
+            if isinstance(failure, CannotAsk):
+                raise LocalLimit(failure.what)
+        passing = any(isinstance(failure, (ServerUnreachable, ServerBusy)) for failure in failures)
         if not passing or loop.time() >= deadline:
-            why = "; ".join(map(str, failures))
-            told = f"{listing.version} is offered, but no server says what it is: {why}"
-            gone = all(isinstance(one, ServerUnreachable) for one in failures)
-            raise NoServerReachable(told) if failures and gone else TransferFailed(told)
+            reasons = "; ".join(map(str, failures))
+            message = f"{listing.version} is offered, but no server says what it is: {reasons}"
+            gone = all(isinstance(failure, ServerUnreachable) for failure in failures)
+            raise NoServerReachable(message) if failures and gone else TransferFailed(message)
         await sleep(max(0.0, min(_BACKOFF.pause(rounds), deadline - loop.time())))
         rounds += 1
 
@@ -109,7 +116,7 @@ async def describe(
 async def _ask_all(
     listing: Listing, peers: Sequence[Peer], origin: str | None, failures: list[PeerError]
 ) -> AsyncGenerator[Described, None]:
-    """What the servers describe when each is asked once; those that don't add to ``failures``."""
+    """Yield the servers' descriptions, each server asked once; those without one add to ``failures``."""
     seen: set[bytes] = set()
     without: list[Peer] = []
 
@@ -124,7 +131,7 @@ async def _ask_all(
     async with aclosing(staggered([partial(ask, peer) for peer in peers], STALL_WHEN_OTHERS_CAN)) as asked:
         async for asking in asked:
             if asking is None and without:
-                break  # what those without a manifest tell may come sooner
+                break  # what servers without a manifest tell may come sooner
             try:
                 manifest = asking.result() if asking else None
             except PeerError as error:
@@ -133,12 +140,13 @@ async def _ask_all(
             if manifest and (digest := sha256(manifest.raw).digest()) not in seen:
                 seen.add(digest)
                 yield Described(manifest, _DIGITS, peers)
-            del manifest, asking  # a large one need not lie beside the next
+            del manifest, asking  # a large manifest need not lie in memory beside the next
     if seen:
         return
-    for some in [without, *([[peer] for peer in without] if len(without) > 1 else [])] if without else []:
+    together = [without] if without else []
+    for group in [*together, *([[peer] for peer in without] if len(without) > 1 else [])]:
         try:
-            yield await _find_out(listing, some)
+            yield await _find_out(listing, group)
         except PeerError as error:
             failures.append(error)
 
@@ -151,24 +159,31 @@ async def read_live(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> None:
-    """Read the manifest of an open version to its end, from one server after the other, of which there may
-    come more; ``take`` adds lines to ``live``. What goes wrong for good is told to ``live``.
+    """Read the manifest of an open version to its end, from one server after the other.
 
-    One that says nothing is left soon when there are others. Perhaps there is nothing to say, so each time
-    that is done later."""
+    A silent server is soon left for another. Perhaps there are no new lines, so that the patience doubles
+    each time, up to a bound.
+
+    Args:
+        live: the manifest; a failure for good is told to it, and ends the reading.
+        peers: the servers, to which others may be added meanwhile.
+        take: adds lines to ``live``.
+        clock: gives seconds.
+        sleep: pauses.
+    """
     heard, vain_rounds, patience = clock(), 0, STALL_WHEN_OTHERS_CAN
     while not live.ended:
         failures: list[PeerError] = []
         length = len(live.raw)
         for peer in list(peers):
-            begun = clock()
+            started = clock()
             try:
                 reading = asyncio.ensure_future(peer.follow_manifest(live.version, bytes(live.raw), take))
-                leaves = patience <= _LONGEST_PATIENCE
-                if await _silent(reading, live, patience, peers if leaves else ()):
+                others = peers if patience <= _LONGEST_PATIENCE else ()
+                if await _is_silent(reading, live, patience, others):
                     failures.append(ServerStalled(peer.url, f"nothing of {live.version} for {patience:g} s"))
                     patience *= 2
-                elif clock() - begun > _LIVES:  # it has nothing to tell, but it answers
+                elif clock() - started > _MIN_ANSWER:  # no news, but the server answers
                     heard = clock()
             except PeerError as error:
                 failures.append(error)
@@ -176,23 +191,29 @@ async def read_live(
                 live.fail(error)
             if live.whole or live.error:
                 return
-        if len(failures) >= len(peers) and all(type(one) is ServerLacks for one in failures):
+        if len(failures) >= len(peers) and all(type(failure) is ServerLacks for failure in failures):
             live.abort("no server has it any more")
             return
         if len(live.raw) > length:
             heard, vain_rounds = clock(), 0
         if clock() - heard > ORIGIN_SILENT:
-            told = "; ".join(map(str, failures)) or "the servers have no news of it"
-            live.fail(TransferFailed(f"{live.version} is stalled: for {ORIGIN_SILENT:g} s {told}"))
+            reasons = "; ".join(map(str, failures)) or "the servers have no news of it"
+            live.fail(TransferFailed(f"{live.version} is stalled: for {ORIGIN_SILENT:g} s {reasons}"))
             return
         await sleep(_BACKOFF.pause(vain_rounds))
         vain_rounds += 1
 
 
-async def _silent(
+async def _is_silent(
     reading: asyncio.Future[None], live: LiveManifest, patience: float, peers: Sequence[Peer]
 ) -> bool:
-    """Read a manifest to its end; true when no line came for so long, and there are several ``peers``."""
+    """Read a manifest to its end; return whether silence ended the reading before.
+
+    It does when no line came for ``patience`` seconds, and there are several ``peers``.
+
+    Raises:
+        PeerError, LocalDiskError: of the reading.
+    """
     try:
         while not reading.done():
             length = len(live.raw)
@@ -206,15 +227,16 @@ async def _silent(
 
 
 def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str | None) -> None:
-    """Check that a server's manifest is that of a version of the line ``origin`` (None: of any line).
+    """Check that a server's manifest is that of a listed version of the line ``origin`` (None: of any line).
 
     Raises:
         BadAnswer: it is not.
     """
-    told = manifest.header.origin
-    if None not in (origin, told) and told != origin:
+    own_origin = manifest.header.origin
+    if None not in (origin, own_origin) and own_origin != origin:
         raise BadAnswer(
-            peer.url, f"its manifest of {listing.version} is of another line: {told} instead of {origin}"
+            peer.url,
+            f"its manifest of {listing.version} is of another line: {own_origin} instead of {origin}",
         )
     if None not in (listing.manifest, manifest.identity) and listing.manifest != manifest.identity:
         raise BadAnswer(
@@ -227,8 +249,12 @@ def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str
 
 
 async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
-    """The sizes of an old node's shards, asked one by one."""
-    order = list(peers)  # one that answered comes first
+    """Describe an old node's version by the sizes of its shards, asked one by one.
+
+    Raises:
+        PeerError: no server tells a size.
+    """
+    order = list(peers)  # a server that answered comes first
 
     async def size(shard: int, digits: int) -> int:
         failure: PeerError | None = None
@@ -239,7 +265,7 @@ async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
                     if asking:
                         return asking.result()
                 except PeerError as error:
-                    # That a server doesn't have it says less than that it could not be asked.
+                    # A server without the shard says less than a server that could not be asked.
                     failure = error if failure is None or isinstance(failure, ServerLacks) else failure
         assert failure
         raise failure

@@ -20,7 +20,7 @@ from shardcast.upstream.follow import Following
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
-"""Longest pause, in seconds, between two checks for news; also the delay that a hop adds to news."""
+"""Longest pause, in seconds, between two checks for news: the delay that each hop adds to news."""
 _PROGRESS = 5.0
 """Seconds between two reports that differ only in bytes under way or in the ages of nodes below."""
 _STILL_HERE = 15.0
@@ -66,8 +66,16 @@ async def report(
 ) -> None:
     """Report for ever to each upstream that has a feed.
 
-    A report goes out within a second after this node or one ``below`` got or lost a version, else rarely. The
+    A report goes out within a second after this node or a node below got or lost a version, else rarely. The
     pauses are random, so that the reports of many nodes spread.
+
+    Args:
+        following: the upstreams.
+        me: describes this node now.
+        below: the nodes below, where this node serves.
+        clock: gives seconds; a test's, as are ``random`` and ``sleep``.
+        random: spreads the pauses.
+        sleep: pauses.
     """
     random = random or Random()
     reported: dict[str, _Reported] = {}
@@ -76,27 +84,27 @@ async def report(
         while True:
             await sleep(_LOOK * random.uniform(0.75, 1.0))
             node, raw = me(), b""
-            for one in following.followers:
-                url = one.peer.url
-                if one.hello is None or url in sending:
+            for follower in following.followers:
+                url = follower.peer.url
+                if follower.hello is None or url in sending:
                     continue
                 changes, reports = (below.changes, below.reports) if below else (0, 0)
-                now = _Reported(one.hello.node, node, changes, reports, clock())
+                now = _Reported(follower.hello.node, node, changes, reports, clock())
                 if url in reported and not reported[url].is_old(now):
                     continue
                 raw = raw or await _written(node, below)
                 reported[url] = now
-                sending[url] = asyncio.ensure_future(_send(one.peer, raw))
+                sending[url] = asyncio.ensure_future(_send(follower.peer, raw))
                 sending[url].add_done_callback(partial(_forget, sending, url))
     finally:
         await cancel(list(sending.values()))
 
 
 async def _written(me: Node, below: Downstream | None) -> bytes:
-    """Return the report of a node, and leave others their turn while it is made."""
+    """Return the report of a node, and let other tasks run between its portions."""
     raw = b""
-    for some in written(me, below.one_by_one() if below else ()):
-        raw += some
+    for portion in written(me, below.one_by_one() if below else ()):
+        raw += portion
         await asyncio.sleep(0)
     return raw
 
@@ -106,6 +114,7 @@ def _forget(sending: dict[str, asyncio.Task[None]], url: str, _: asyncio.Task[No
 
 
 async def _send(peer: Peer, raw: bytes) -> None:
+    """Send a report; a failure is only logged, since the next one tells everything again."""
     try:
         await peer.report(raw)
     except PeerError as error:

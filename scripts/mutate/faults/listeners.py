@@ -299,8 +299,8 @@ FAULTS = [
     Fault(
         name="silent-upstream-is-told-again-and-again",
         file="shardcast/upstream/report.py",
-        old="if one.hello is None or url in sending:",
-        new="if one.hello is None:",
+        old="if follower.hello is None or url in sending:",
+        new="if follower.hello is None:",
         tests=[
             "tests/unit/upstream/test_reporting.py::test_an_upstream_that_does_not_answer_delays_no_other"
         ],

@@ -132,7 +132,7 @@ FAULTS = [
     Fault(
         name="few-descriptors-change-nothing",
         file="shardcast/transfer/limits.py",
-        old="return replace(self, at_once=min(self.at_once, most), look_ahead=min(self.look_ahead, most))",
+        old="return replace(self, at_once=min(self.at_once, share), look_ahead=min(self.look_ahead, share))",
         new="return self",
         tests=["tests/faults/test_few_resources.py::test_limits_fit_the_descriptors_that_are_free"],
     ),
@@ -155,7 +155,7 @@ FAULTS = [
     Fault(
         name="limit-of-this-machine-is-waited-out",
         file="shardcast/upstream/lists.py",
-        old="retry = any(not isinstance(one, CannotAsk) for one in passing)",
+        old="retry = any(not isinstance(error, CannotAsk) for error in passing)",
         new="retry = any(passing)",
         tests=["tests/faults/test_few_resources.py::test_a_client_with_too_few_descriptors_says_so"],
     ),
