@@ -1,8 +1,8 @@
-"""A range of a shard from a plain answer into its landing, at the speed of the machine.
+"""The bytes of shards from plain answers into their landings, at the speed of the machine.
 
-A thread for each answer receives into a buffer, verifies and writes it: three calls that let go of the
-interpreter, and no byte is copied in between. What is not plain (a redirect, a chunked answer, a proxy) is
-handed over to aiohttp.
+A thread for each answer receives into a buffer, verifies and writes it: three calls that release the
+interpreter lock, and no byte is copied in between. An answer that is not plain (a redirect, a chunked body, a
+proxy) is handed over to aiohttp.
 """
 
 from __future__ import annotations
@@ -22,56 +22,72 @@ from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreach
 from shardcast.peer.connecting import Place, connect
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
-from shardcast.peer.pouring import BUFFER_SIZE, receive_buffer
+from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer, RangeRequest
 from shardcast.store.landing import Landing
 
-_LEAST_READ = 16 * 1024
-"""Bytes waited for at once where they come slowly, so that slowness is told from silence."""
+_MIN_READ = 16 * 1024
+"""Bytes of one read where they come slowly, so that a slow server is not taken for a silent one."""
 _FAST, _SLOW = 0.005, 0.05
 """Seconds for one read, below which the next one is larger, and above which it is smaller."""
 
 
 class HandOver(Exception):
-    """This answer is for aiohttp."""
+    """An answer that only aiohttp can read."""
 
 
 @dataclass(eq=False)
-class _Line:
-    """A connection, and whether who waits for its answer has given up."""
+class _PooledConnection:
+    """A connection that is kept, and whether its request was cancelled.
+
+    Attributes:
+        connection: as http.client has it.
+        fresh: whether no request has gone over it yet.
+        cancelled: whether the waiting task was cancelled.
+    """
 
     connection: http.client.HTTPConnection
     fresh: bool
-    cut: bool = False
+    cancelled: bool = False
 
-    def cut_off(self) -> None:
-        """End it, whatever its thread is waiting for."""
-        self.cut = True
+    def shutdown(self) -> None:
+        """End the connection, whatever its thread is waiting for."""
+        self.cancelled = True
         if self.connection.sock:
             try:
                 self.connection.sock.shutdown(socket.SHUT_RDWR)
             except OSError:
-                pass  # it ended by itself meanwhile
+                pass  # the connection ended by itself meanwhile
 
 
 class Bulk:
-    """Plain answers from one server, over connections that are kept and used again."""
+    """Plain answers from one server, over pooled connections.
+
+    Attributes:
+        direct: whether no proxy stands between; else every answer is for aiohttp.
+    """
 
     def __init__(self, server: str, threads: Threads, timeout: float) -> None:
-        """``timeout``: seconds without a byte."""
+        """Prepare to ask ``server``, a URL, in ``threads``; ``timeout`` in seconds without a byte."""
         self._server = server
         self._url: SplitResult = urlsplit(server)
         self._threads = threads
         self._timeout = timeout
-        self._idle: deque[_Line] = deque()
+        self._idle: deque[_PooledConnection] = deque()
         self._place: Place | None = None
         self.direct = proxy_of(server) is None
 
     async def receive(
-        self, path: str, headers: dict[str, str], landing: Landing, order: RangeRequest
+        self, path: str, headers: dict[str, str], landing: Landing, request: RangeRequest
     ) -> Answer:
-        """Ask, verify and write. What landed before an error stays.
+        """Ask for a range of a shard, verify and write it. What landed before an error stays.
+
+        Args:
+            path: of the shard, below the server's URL.
+            headers: of the request.
+            landing: of the shard.
+            request: the range; its ``end`` may fall meanwhile.
 
         Raises:
             HandOver: the answer is not plain; nothing was taken of it.
@@ -80,63 +96,83 @@ class Bulk:
             LocalDiskError: it can't be written.
         """
         while True:
-            line = self._idle.pop() if self._idle else await self._connect()
-            reused, line.fresh = not line.fresh, False
-            work = _Work(self._server, self._url.path + path, headers, landing, order, line)
+            pooled = self._idle.pop() if self._idle else await self._connect()
+            reused, pooled.fresh = not pooled.fresh, False
+            exchange = _Exchange(
+                server=self._server,
+                path=self._url.path + path,
+                headers=headers,
+                landing=landing,
+                request=request,
+                pooled=pooled,
+            )
             try:
-                answer = await landing.in_thread(work.carry_out, executor=self._threads)
+                answer = await landing.in_thread(exchange.run, executor=self._threads)
             except _Stale:
                 if reused:
-                    continue  # the server had closed it meanwhile; ask again
+                    continue  # the server had closed the idle connection; ask again
                 raise broken_error(self._server, f"GET {path}", answered=False) from None
-            except LocalLimit:  # it has no thread; should one come to it later, it finds the connection cut
-                line.cut_off()
-                line.connection.close()
+            except (
+                LocalLimit
+            ):  # no thread can be started; one that comes later finds the connection cancelled
+                pooled.shutdown()
+                pooled.connection.close()
                 raise
             except asyncio.CancelledError:
-                line.cut_off()
-                # It never begins where the threads are at their end, or has just ended well.
-                if not work.begun or work.kept:
-                    line.connection.close()
+                pooled.shutdown()
+                # The thread closes the connection, unless it never starts, or has just ended well.
+                if not exchange.started or exchange.kept:
+                    pooled.connection.close()
                 raise
-            if work.kept:
-                self._idle.append(line)
+            if exchange.kept:
+                self._idle.append(pooled)
             return answer
 
-    async def _connect(self) -> _Line:
+    async def _connect(self) -> _PooledConnection:
+        """Return a new connection.
+
+        Raises:
+            LocalLimit: this machine can't open one.
+            ServerUnreachable: none of the server's addresses accepts one.
+        """
         host, port = self._url.hostname or "", self._url.port or 80
         try:
-            plug, self._place = await connect(host, port, self._place)
+            sock, self._place = await connect(host, port, self._place)
         except ShardcastError:
             raise
         except OSError as error:
             if limit := LocalLimit.of(error):
                 raise limit from error
             raise ServerUnreachable(self._server, f"no connection ({error.strerror or error})") from error
-        plug.settimeout(self._timeout)
-        plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        return _Line(self._over(plug, host, port), fresh=True)
+        sock.settimeout(self._timeout)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return _PooledConnection(self._over(sock, host, port), fresh=True)
 
-    def _over(self, plug: socket.socket, host: str, port: int) -> http.client.HTTPConnection:
+    def _over(self, sock: socket.socket, host: str, port: int) -> http.client.HTTPConnection:
+        """Return an HTTP connection over a connected socket; TLS shakes hands later, in the thread."""
         if self._url.scheme == "https":
             connection: http.client.HTTPConnection = SecureConnection(host, port)
-            plug = ssl.create_default_context().wrap_socket(
-                plug, server_hostname=host, do_handshake_on_connect=False
+            sock = ssl.create_default_context().wrap_socket(
+                sock, server_hostname=host, do_handshake_on_connect=False
             )
         else:
             connection = Connection(host, port)
         connection.response_class = _WholeHead
-        connection.sock = plug
+        connection.sock = sock
         return connection
 
     def close(self) -> None:
-        """Close the connections that are idle."""
+        """Close the idle connections."""
         while self._idle:
             self._idle.pop().connection.close()
 
 
-class _Lines(io.BufferedReader):
-    """A connection's bytes; ``ended``: whether the last line that was read has no end."""
+class _LineReader(io.BufferedReader):
+    """The bytes of a connection.
+
+    Attributes:
+        ended: whether the connection ended in the middle of the last line read.
+    """
 
     ended = False
 
@@ -147,11 +183,11 @@ class _Lines(io.BufferedReader):
 
 
 class _WholeHead(BoundedResponse):
-    """An answer whose head must be whole; http.client takes the end of the connection for the head's."""
+    """An answer whose head must be whole: http.client takes the end of a connection for the end of a head."""
 
     def begin(self) -> None:
         assert isinstance(self.fp, io.BufferedReader)
-        self.fp = lines = _Lines(self.fp.detach())
+        self.fp = lines = _LineReader(self.fp.detach())
         try:
             super().begin()
         except http.client.BadStatusLine as error:
@@ -164,64 +200,82 @@ class _WholeHead(BoundedResponse):
 
 
 class _Stale(Exception):
-    """The connection had ended before an answer began."""
+    """A connection that had ended before an answer began."""
 
 
-class _Work:
-    """One answer, in a thread of its own."""
+class _Exchange:
+    """One request and its answer, in a thread of its own.
+
+    Attributes:
+        started: whether the thread runs, and so closes the connection in the end.
+        kept: whether the connection can be used again.
+    """
 
     def __init__(
         self,
+        *,
         server: str,
         path: str,
         headers: dict[str, str],
         landing: Landing,
-        order: RangeRequest,
-        line: _Line,
+        request: RangeRequest,
+        pooled: _PooledConnection,
     ) -> None:
         self._server = server
-        self._request = f"GET {path}"
+        self._request_line = f"GET {path}"
         self._path = path
         self._headers = headers
         self._landing = landing
-        self._order = order
-        self._line = line
-        self.begun = False
+        self._request = request
+        self._pooled = pooled
+        self.started = False
         self.kept = False
 
-    def carry_out(self) -> Answer:
-        connection, answered = self._line.connection, False
-        self.begun = True
+    def run(self) -> Answer:
+        """Ask, verify and write, and return the head of the answer.
+
+        Raises:
+            _Stale: the connection had ended before an answer began.
+            HandOver, ShardcastError: as for ``Bulk.receive``.
+        """
+        connection, answered = self._pooled.connection, False
+        self.started = True
         try:
-            if self._line.cut:
+            if self._pooled.cancelled:
                 raise _Stale
-            with self._ask(
-                connection
-            ) as response:  # an answer that is the last of its connection has its socket
+            # The last answer of a connection owns its socket, so that it is closed here in any case.
+            with self._ask(connection) as response:
                 answered = True
                 answer = Answer(
-                    self._server, self._request, response.status, response.headers, response.reason
+                    self._server, self._request_line, response.status, response.headers, response.reason
                 )
                 if (300 <= response.status < 400 and response.status != 304) or response.chunked:
                     raise HandOver
-                self._pour(response, answer.check_body(self._landing.shard, self._order))
+                self._receive_body(response, answer.check_body(self._landing.shard, self._request))
                 self.kept = not response.will_close and response.isclosed()
                 return answer
-        except ShardcastError:  # LocalDiskError is an OSError: no server is to blame for it
+        except ShardcastError:  # LocalDiskError is an OSError, and no server is to blame
             raise
         except MemoryError as error:
             raise LocalLimit.of(error) or error from error
         except TimeoutError as error:
-            raise ServerStalled(self._server, f"{self._request}: nothing came for too long") from error
+            raise ServerStalled(self._server, f"{self._request_line}: nothing came for too long") from error
         except OSError as error:
-            raise broken_error(self._server, self._request, answered, error) from error
+            raise broken_error(self._server, self._request_line, answered, error) from error
         except (http.client.HTTPException, ValueError) as error:
-            raise BadAnswer(self._server, f"{self._request}: that is no usable answer ({error})") from error
+            raise BadAnswer(
+                self._server, f"{self._request_line}: that is no usable answer ({error})"
+            ) from error
         finally:
-            if not self.kept or self._line.cut:  # nobody waits for it, and nobody else closes it
+            if not self.kept or self._pooled.cancelled:  # `receive` has left it, and will not close it
                 connection.close()
 
     def _ask(self, connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+        """Send the request, and return the answer once its head is here.
+
+        Raises:
+            _Stale: the connection had ended before.
+        """
         try:
             if isinstance(connection.sock, ssl.SSLSocket):
                 connection.sock.do_handshake()
@@ -230,48 +284,55 @@ class _Work:
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             raise _Stale from error
 
-    def _pour(self, response: http.client.HTTPResponse, skip: int) -> None:
-        order, piece_size = self._order, self._landing.piece_size
+    def _receive_body(self, response: http.client.HTTPResponse, skip: int) -> None:
+        """Receive, verify and write the body, after ``skip`` bytes that were not asked for.
+
+        The size of a read follows the speed. A fast body fills the buffer before it is verified and written;
+        a slow one lands piece by piece, so that readers here get it soon.
+        """
+        request, piece_size = self._request, self._landing.piece_size
         buffer = receive_buffer(piece_size)
-        start, filled, read_size = order.start, 0, _LEAST_READ
-        while skip and not self._line.cut:
+        start, filled, read_size = request.start, 0, _MIN_READ
+        while skip and not self._pooled.cancelled:
             count = response.readinto(buffer[: min(skip, len(buffer))])
-            self._count(count, skip)
+            self._check_came(count, skip)
             skip -= count
-        while start < order.end and not self._line.cut:
-            room = min(len(buffer) - filled, read_size, max(0, order.end - start - filled))
-            if read_size <= piece_size:  # bytes come slowly: a piece counts when its last one is here
+        while start < request.end and not self._pooled.cancelled:
+            room = min(len(buffer) - filled, read_size, max(0, request.end - start - filled))
+            if read_size <= piece_size:  # bytes come slowly: a piece lands as soon as its last one is here
                 room = min(room, piece_size - filled % piece_size)
-            begun = time.perf_counter()
+            started = time.perf_counter()
             count = response.readinto(buffer[filled : filled + room]) if room else 0
-            seconds = time.perf_counter() - begun
+            seconds = time.perf_counter() - started
             filled += count
-            end = order.end  # it may have come nearer: another connection took the rest over
+            end = request.end  # it falls when another connection takes the rest over; read it once a round
             if room and not count:
-                self._land(start, buffer[: filled - filled % piece_size])
-                self._count(count, end - start - filled)
-            order.received += count
+                self._write(start, buffer[: filled - filled % piece_size])
+                self._check_came(count, end - start - filled)
+            request.received += count
             read_size = _next_read_size(read_size, seconds)
             whole = filled if start + filled >= end else filled - filled % piece_size
             whole = max(0, min(whole, end - start))
             slow = seconds > _FAST or read_size <= piece_size
             if whole and (filled == len(buffer) or start + filled >= end or slow):
-                self._land(start, buffer[:whole])
+                self._write(start, buffer[:whole])
                 start, filled = start + whole, filled - whole
                 buffer[:filled] = buffer[whole : whole + filled]
 
-    def _count(self, count: int, missing: int) -> None:
+    def _check_came(self, count: int, missing: int) -> None:
+        """Raise BadAnswer when a read brought no bytes although some are ``missing``."""
         if not count:
-            raise BadAnswer(self._server, f"{self._request}: it ended {missing} bytes too early")
+            raise BadAnswer(self._server, f"{self._request_line}: it ended {missing} bytes too early")
 
-    def _land(self, start: int, data: memoryview) -> None:
+    def _write(self, start: int, data: memoryview) -> None:
         if data:
-            self._order.landing = True
+            self._request.landing = True
             self._landing.land_here(start, data)
-            self._order.landing = False
+            self._request.landing = False
 
 
 def _next_read_size(size: int, seconds: float) -> int:
+    """Return the bytes of the next read, after one of ``size`` bytes took so many seconds."""
     if seconds < _FAST:
         return min(size * 2, BUFFER_SIZE)
-    return max(size // 2, _LEAST_READ) if seconds > _SLOW else size
+    return max(size // 2, _MIN_READ) if seconds > _SLOW else size

@@ -1,4 +1,4 @@
-"""A connection to a name that has several addresses: they are raced, not waited for one by one (RFC 8305)."""
+"""Connections to names with several addresses, which are raced instead of tried one by one (RFC 8305)."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from shardcast.concurrency import cancel
 from shardcast.constants import CONNECT_TIMEOUT
 
 _HEAD_START = 0.25
-"""Seconds that an address has before the next one is tried beside it."""
+"""Seconds before the next address is tried beside one that has not answered."""
 
 Place = tuple[Any, ...]
 """The family, type, protocol and address of a socket."""
 
 
 async def connect(host: str, port: int, first: Place | None = None) -> tuple[socket.socket, Place]:
-    """Connect to whichever address of a host answers first; return the socket, which does not block, and its
-    place. ``first``: the place that answered last time, which is tried before the others.
+    """Connect to whichever address of a host answers first; return the socket and its place.
+
+    Args:
+        host: name or address.
+        port: of the server.
+        first: the place that answered last time, which is tried before the others.
+
+    Returns:
+        A socket that does not block, and the place that it is connected to.
 
     Raises:
-        TimeoutError: none answered within ``CONNECT_TIMEOUT``, the look-up of the name included.
-        OSError: none can be connected to; the error of the last one.
+        TimeoutError: no address answered within ``CONNECT_TIMEOUT``, the look-up of the name included.
+        OSError: no address can be connected to; the error of the last one.
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
@@ -35,6 +42,7 @@ async def connect(host: str, port: int, first: Place | None = None) -> tuple[soc
 
 
 async def _race(host: str, port: int, first: Place | None) -> tuple[socket.socket, Place]:
+    """Connect as ``connect`` does, for as long as it takes."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     places = [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
     left = deque(sorted(_families_in_turn(places), key=lambda place: place != first))
@@ -45,40 +53,47 @@ async def _race(host: str, port: int, first: Place | None) -> tuple[socket.socke
             if left:
                 place = left.popleft()
                 racing[asyncio.ensure_future(_connect_to(place))] = place
-            ended, _ = await asyncio.wait(
+            done, _ = await asyncio.wait(
                 racing, timeout=_HEAD_START if left else None, return_when=asyncio.FIRST_COMPLETED
             )
-            for one in ended:
-                place = racing.pop(one)
-                error = one.exception()
+            for attempt in done:
+                place = racing.pop(attempt)
+                error = attempt.exception()
                 if error is None:
-                    return one.result(), place
+                    return attempt.result(), place
                 if not isinstance(error, OSError):
                     raise error
                 failure = error
         raise failure
     finally:
         await cancel(racing)
-        for one in racing:
+        for attempt in racing:
             with suppress(asyncio.CancelledError, OSError):
-                one.result().close()  # it lost by a hair
+                attempt.result().close()  # connected as well, a moment later
 
 
 async def _connect_to(place: Place) -> socket.socket:
+    """Connect to one address.
+
+    Raises:
+        OSError: it can't be connected to.
+    """
     family, kind, protocol, address = place
-    plug = socket.socket(family, kind, protocol)
+    sock = socket.socket(family, kind, protocol)
     try:
-        plug.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(plug, address)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
     except BaseException:
-        plug.close()
+        sock.close()
         raise
-    return plug
+    return sock
 
 
 def _families_in_turn(places: list[Place]) -> list[Place]:
-    """Return the places with their families in turn, and else in the order that the system prefers: where one
-    family leads nowhere, the second attempt is of the other."""
+    """Return the places with their families in turn, and else in the order that the system prefers.
+
+    Where one family leads nowhere, the second attempt is of the other.
+    """
     families: dict[int, list[Place]] = {}
     for place in places:
         families.setdefault(place[0], []).append(place)

@@ -1,6 +1,6 @@
-"""The head of an answer: a deadline for all of it, however its bytes come, and a bound on their number.
+"""Heads of answers: a deadline for the whole head, however its bytes come, and a bound on their number.
 
-A time-out between two bytes is none: a server that sends a byte of the head now and then, or ``100
+A time-out between two bytes does not bound a head: a server that sends a byte now and then, or ``100
 Continue`` again and again, never trips it. ``head`` bounds requests by aiohttp, ``BoundedResponse`` those by
 ``http.client``.
 """
@@ -22,18 +22,18 @@ from shardcast.concurrency import cancel
 from shardcast.peer.pace import Upload
 
 MAX_HEAD = 256 * 1024
-"""Bytes of a head, with the informational answers (1xx) before it."""
+"""Bytes of a head, including the informational answers (1xx) before it."""
 MAX_INFORMATIONAL = 100
 """Informational answers before the answer itself, where they are counted one by one."""
 MAX_CONTROL_LINE = 1 << 20
-"""Bytes of a line that the node of a data directory says."""
+"""Bytes of a line from the socket of a data directory."""
 
 
 class HeadLate(Exception):
-    """The head of an answer was not whole in time.
+    """A head that was not whole in time.
 
     Attributes:
-        seconds: the time that it had.
+        seconds: the time that the server had.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -44,33 +44,41 @@ class HeadLate(Exception):
 async def head(
     asking: Coroutine[Any, Any, aiohttp.ClientResponse], seconds: float, upload: Upload | None = None
 ) -> aiohttp.ClientResponse:
-    """Return the answer to a request once its head is whole. The time for it begins with the request, or
-    anew with each portion of an ``upload`` that the server takes.
+    """Return the answer to a request once its head is whole.
+
+    Args:
+        asking: the request.
+        seconds: for the head, from the request on, or anew from each portion of the ``upload`` that the
+            server takes.
+        upload: the body of the request, where it is long.
 
     Raises:
-        HeadLate: it did not come in time.
+        HeadLate: the head did not come in time.
     """
     loop, task = asyncio.get_running_loop(), asyncio.ensure_future(asking)
-    begun = loop.time()
+    started = loop.time()
     try:
         while not task.done():
-            left = seconds + (upload.begun_before(begun) if upload else begun) - loop.time()
+            left = seconds + (upload.begun_before(started) if upload else started) - loop.time()
             if left <= 0:
                 raise HeadLate(seconds)
             await asyncio.wait([task], timeout=left)
     except BaseException:
         await cancel([task])
-        if not task.cancelled() and task.exception() is None:  # it came at this very moment
+        if not task.cancelled() and task.exception() is None:  # the answer came at this very moment
             task.result().close()
         raise
     return task.result()
 
 
 class CountedResponse(aiohttp.ClientResponse):
-    """An answer of aiohttp before which only so many informational ones may come. A flood of them would keep
-    the event loop parsing until the deadline."""
+    """An answer of aiohttp with a bound on the informational answers (1xx) before it.
+
+    A flood of them would keep the event loop parsing until the deadline.
+    """
 
     async def start(self, connection: Any) -> aiohttp.ClientResponse:
+        """Read the head, as aiohttp does, from a protocol that counts."""
         protocol = connection.protocol
         read, left = protocol.read, MAX_INFORMATIONAL + 1
 
@@ -89,41 +97,43 @@ class CountedResponse(aiohttp.ClientResponse):
 
 
 class _Source(io.RawIOBase):
-    """What a socket receives; within ``bounded``, in so much time and so many bytes."""
+    """The bytes that a socket receives; within ``bounded``, in so much time and so many bytes."""
 
-    def __init__(self, plug: socket.socket) -> None:
-        self._plug = plug
-        self._raw = plug.makefile("rb", buffering=0)
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._raw = sock.makefile("rb", buffering=0)
         self._deadline: float | None = None
         self._left = 0
         self._bounded = False
 
     def makefile(self, mode: str) -> io.BufferedReader:
-        """Return a reader with a buffer, as a socket does."""
+        """Return a buffered reader, as a socket does."""
         return io.BufferedReader(self)
 
     @contextmanager
-    def bounded(self, most: int, what: str) -> Iterator[None]:
-        """Bound what is read in this block by the time-out of the socket, in all, and by ``most`` bytes.
+    def bounded(self, max_bytes: int, what: str) -> Iterator[None]:
+        """Bound all that is read in this block by the time-out of the socket, and by ``max_bytes``.
 
         Raises:
-            TimeoutError: it took too long.
-            http.client.HTTPException: it is too much.
+            TimeoutError: ``what`` took too long.
+            http.client.HTTPException: ``what`` is too long.
         """
-        silence = self._plug.gettimeout()
+        silence = self._sock.gettimeout()
         self._deadline = None if silence is None else time.monotonic() + silence
-        self._left, self._bounded, self._what = most, True, what
+        self._left, self._bounded, self._what = max_bytes, True, what
         try:
             yield
         finally:
             self._bounded = False
             if self._deadline is not None:
-                self._plug.settimeout(silence)
+                self._sock.settimeout(silence)
 
     def readable(self) -> bool:
+        """Return True."""
         return True
 
     def readinto(self, buffer: Any) -> int | None:
+        """Receive bytes into a buffer, within the bounds of the block."""
         if self._bounded:
             if self._left <= 0:
                 raise http.client.HTTPException(f"{self._what} is too long")
@@ -131,19 +141,20 @@ class _Source(io.RawIOBase):
                 left = self._deadline - time.monotonic()
                 if left <= 0:
                     raise TimeoutError(f"{self._what} took too long")
-                self._plug.settimeout(left)
+                self._sock.settimeout(left)
         count = self._raw.readinto(buffer)
         if self._bounded:
             self._left -= count or 0
         return count
 
     def close(self) -> None:
+        """Close the reader; the socket is its connection's."""
         self._raw.close()
         super().close()
 
 
 class BoundedResponse(http.client.HTTPResponse):
-    """An answer whose head comes within the socket's time-out as a whole, and so does each of ``lines``."""
+    """An answer whose head, and each of its ``lines``, must be whole within the socket's time-out."""
 
     def __init__(
         self, sock: socket.socket, debuglevel: int = 0, method: str | None = None, url: str | None = None
@@ -152,17 +163,33 @@ class BoundedResponse(http.client.HTTPResponse):
         super().__init__(cast(socket.socket, self._source), debuglevel, method, url)
 
     def begin(self) -> None:
+        """Read the head.
+
+        Raises:
+            TimeoutError: the head was not whole in time.
+            http.client.HTTPException: the head is too long, or no head.
+        """
         with self._source.bounded(MAX_HEAD, "the head"):
             super().begin()
 
-    def text(self, most: int) -> str:
-        """Return the beginning of the body."""
-        with self._source.bounded(most + io.DEFAULT_BUFFER_SIZE, "the answer"):
-            return self.read(most).decode(errors="replace").strip()
+    def text(self, max_bytes: int) -> str:
+        """Return the beginning of the body as text.
+
+        Raises:
+            TimeoutError: it was not there in time.
+        """
+        with self._source.bounded(max_bytes + io.DEFAULT_BUFFER_SIZE, "the answer"):
+            return self.read(max_bytes).decode(errors="replace").strip()
 
     def lines(self) -> Iterator[bytes]:
-        """Yield the lines of the body. A time-out that is set on the socket meanwhile counts from the next
-        line on."""
+        """Yield the lines of the body.
+
+        A time-out that is set on the socket meanwhile counts from the next line on.
+
+        Raises:
+            TimeoutError: a line was not whole in time.
+            http.client.HTTPException: a line is too long.
+        """
         while True:
             with self._source.bounded(MAX_CONTROL_LINE, "a line"):
                 line = self.readline(MAX_CONTROL_LINE)
@@ -172,7 +199,7 @@ class BoundedResponse(http.client.HTTPResponse):
 
 
 class Connection(http.client.HTTPConnection):
-    """A connection whose answers are bounded."""
+    """A plain connection with bounded answers."""
 
     response_class = BoundedResponse
 
@@ -184,6 +211,6 @@ class Connection(http.client.HTTPConnection):
 
 
 class SecureConnection(http.client.HTTPSConnection):
-    """The same over TLS."""
+    """A TLS connection with bounded answers."""
 
     response_class = BoundedResponse

@@ -1,4 +1,4 @@
-"""Bodies that must go on: what comes, and what goes out, in portions that each have a deadline."""
+"""Bodies that must make progress: received and sent in portions that each have a deadline."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import aiohttp
 from shardcast.errors import ServerStalled
 
 PORTION = 64 << 10
-"""Bytes of a body that must come, or be taken, within the time-out, where there are so many."""
+"""Bytes of a body that must come, or be taken, within each time-out, where so many are left."""
 
 
 async def read_by(deadline: float, read: Callable[..., Awaitable[bytes]], *words: int) -> bytes:
-    """Return what ``read(*words)`` gives by a deadline, a time of the loop's clock.
+    """Return what ``read(*words)`` gives, by a deadline of the loop's clock.
 
     Raises:
         TimeoutError: nothing came in time.
     """
-    # Where bytes are there already, reading does not suspend, and no timeout would ever end a flood of them.
+    # Reading bytes that are buffered does not suspend, so that no timer would ever end a flood of them.
     if asyncio.get_running_loop().time() >= deadline:
         raise TimeoutError
     async with asyncio.timeout_at(deadline):
@@ -29,21 +29,27 @@ async def read_by(deadline: float, read: Callable[..., Awaitable[bytes]], *words
 async def paced(
     response: aiohttp.ClientResponse, server: str, what: str, timeout: float
 ) -> AsyncGenerator[bytes, None]:
-    """What an answer holds, as it comes; of which 64 KiB must come within ``timeout`` seconds of waiting.
+    """Yield the body of an answer as it comes, at least 64 KiB in each ``timeout`` seconds of waiting.
+
+    Args:
+        response: the answer.
+        server: the URL of the server, for errors.
+        what: the request, for errors.
+        timeout: seconds; the time that the caller takes between two chunks does not count.
 
     Raises:
-        ServerStalled: it comes too slowly.
+        ServerStalled: the body comes too slowly.
     """
     loop, left, progress = asyncio.get_running_loop(), timeout, 0
     while True:
-        begun = loop.time()
+        started = loop.time()
         try:
-            chunk = await read_by(begun + left, response.content.readany)
+            chunk = await read_by(started + left, response.content.readany)
         except TimeoutError:
             raise ServerStalled(server, f"{what}: too little came within {timeout:g} s") from None
         if not chunk:
             return
-        left -= loop.time() - begun
+        left -= loop.time() - started
         progress += len(chunk)
         if progress >= PORTION:
             left, progress = timeout, 0
@@ -51,24 +57,31 @@ async def paced(
 
 
 class Upload:
-    """A body that goes out in portions, each of which must be taken in time."""
+    """A body that goes out in portions, each of which the server must take in time."""
 
     def __init__(self, chunks: AsyncIterable[bytes], keeping: Callable[[], float] = lambda: 0.0) -> None:
-        """``keeping``: seconds that the server may take, beyond its time, to keep what went out."""
+        """Send ``chunks``.
+
+        Args:
+            chunks: the body.
+            keeping: returns the seconds that the server may take, beyond its time, to store what went out.
+        """
         self._chunks = chunks
         self._keeping = keeping
         self._handed_over: float | None = None
         self._reading = False
 
     def begun_before(self, begun: float) -> float:
-        """Return since when, by the loop's clock, the server has been to take a portion or to answer: now,
-        while the next portion is being read; ``begun``, before the first one."""
+        """Return since when, by the loop's clock, the server is due to take a portion or to answer.
+
+        That is now, while the next portion is read here, and ``begun`` before the first one.
+        """
         if self._reading:
             return asyncio.get_running_loop().time()
         return (begun if self._handed_over is None else self._handed_over) + self._keeping()
 
     async def portions(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body."""
+        """Yield the body in portions, and note when each is handed over."""
         loop = asyncio.get_running_loop()
         self._reading = True
         try:

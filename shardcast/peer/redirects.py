@@ -1,8 +1,8 @@
-"""A request as it leaves this machine: redirected within its server's host alone, by the proxy that is set.
+"""Requests as they leave this machine: through the proxy that is set, redirected only within a host.
 
-A server chooses where a redirect leads. What is followed anywhere reaches hosts that only this machine can
-reach, and what is followed after a POST repeats there what was meant for the server. So GET and HEAD alone
-are followed, to the same host and never from https to http. Every other answer is handed on as it is, and
+A server chooses where a redirect leads. Followed anywhere, it would reach hosts that only this machine can
+reach; followed after a POST, it would repeat there what was meant for the server. So only GET and HEAD are
+followed, to the same host and never from https to http. Every other answer is returned as it is, and
 `failures.status_error` says where it leads.
 """
 
@@ -18,14 +18,21 @@ from shardcast.errors import BadAnswer
 from shardcast.protocol.wire import REDIRECTS
 
 MAX_REDIRECTS = 5
+"""Redirects of one request that are followed."""
 _FOLLOWED = frozenset({"GET", "HEAD"})
 
 
 async def requested(
     session: aiohttp.ClientSession, server: str, path: str, method: str, **more: Any
 ) -> aiohttp.ClientResponse:
-    """Ask a server, follow its redirects where they are followed, and return the answer once its head is
-    here; ``more`` is for aiohttp.
+    """Send a request, follow its redirects within the host, and return the answer once its head is here.
+
+    Args:
+        session: sends it.
+        server: the URL of the server.
+        path: of the request.
+        method: of the request.
+        **more: for aiohttp.
 
     Raises:
         BadAnswer: there are too many redirects.
@@ -43,7 +50,7 @@ async def requested(
 
 
 def _target(server: str, url: str, response: aiohttp.ClientResponse) -> str | None:
-    """Return where a redirect of this server leads; None for an answer that is none, or is not followed."""
+    """Return the URL of a redirect to follow; None for any other answer."""
     location = response.headers.get("Location")
     if response.status not in REDIRECTS or not location:
         return None
@@ -55,6 +62,7 @@ def _target(server: str, url: str, response: aiohttp.ClientResponse) -> str | No
 
 
 def _may_follow(server: SplitResult, asked: SplitResult, target: SplitResult) -> bool:
+    """Return whether a target is of the server's host, as safe as the URL asked, and without credentials."""
     if target.username is not None or target.password is not None:
         return False
     safe = target.scheme == "https" or (target.scheme, asked.scheme) == ("http", "http")
@@ -62,8 +70,10 @@ def _may_follow(server: SplitResult, asked: SplitResult, target: SplitResult) ->
 
 
 def proxy_of(url: str) -> str | None:
-    """Return the proxy that the environment names for a URL. Its credentials are those in its own address;
-    no ``.netrc`` is read."""
+    """Return the proxy that the environment names for a URL; None for none, or for one that is not HTTP.
+
+    Its credentials are those in its own address; no ``.netrc`` is read.
+    """
     parts, proxies = urlsplit(url), getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     if not proxy or proxy_bypass(parts.netloc):

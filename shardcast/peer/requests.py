@@ -1,4 +1,4 @@
-"""Is an answer what was asked for? The same questions for both ways that bytes come."""
+"""Requests for ranges of shards, and the checks of their answers, for both ways that bytes come."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class RangeRequest:
     Attributes:
         start: its first byte in the shard, at a piece's start.
         end: the byte after its last; another connection may take the rest over, and then it falls.
-        received: bytes of it that came so far.
-        landing: whether it waits for bytes to be verified and written.
-        passed_on: whether the server sends what is only just landing there.
+        received: bytes received so far.
+        landing: whether the receiver waits for bytes to be verified and written here.
+        passed_on: whether the shard is still landing at the server.
     """
 
     start: int
@@ -37,11 +37,11 @@ class Answer:
     """The head of an answer.
 
     Attributes:
-        server: who answers.
-        request: what was asked, ``GET /v1/shard_001.bin``.
+        server: the URL of the server.
+        request: such as ``GET /v1/shard_001.bin``.
         status: such as 200.
         headers: of the answer.
-        reason: the words beside the status.
+        reason: the phrase beside the status.
     """
 
     server: str
@@ -50,53 +50,58 @@ class Answer:
     headers: Headers
     reason: str | None = None
 
-    def check_status(self, *right: int) -> None:
-        """
+    def check_status(self, *accepted: int) -> None:
+        """Check that the status is among ``accepted``, and the body not encoded.
+
         Raises:
             PeerError: another status, as `failures.status_error` reads it.
             BadAnswer: an encoding that was not asked for.
         """
-        if self.status not in right:
-            raise status_error(self.server, self.request, self.status, self.headers, self.reason)
+        if self.status not in accepted:
+            raise status_error(self.server, self.request, self.status, self.headers, reason=self.reason)
         if self.headers.get("Content-Encoding", "identity") != "identity":
             raise BadAnswer(self.server, f"{self.request}: the answer is compressed")
 
     @property
     def length(self) -> int | None:
-        """Bytes of the body; None where the answer doesn't say."""
+        """Bytes of the body; None where the answer doesn't tell."""
         text = self.headers.get("Content-Length", "")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
 
-    def check_body(self, shard: Shard, order: RangeRequest) -> int:
-        """How many bytes of the body come before the order's first.
+    def check_body(self, shard: Shard, request: RangeRequest) -> int:
+        """Return how many bytes of the body come before the first one asked for.
 
         Raises:
-            ServerUnreachable, ServerLacks, BadAnswer: this is not that range of this shard.
+            ServerUnreachable, ServerLacks, BadAnswer: the answer is not that range of this shard.
         """
         self.check_status(200, 206)
-        order.passed_on = self.headers.get(STATE, WHOLE) == LANDING
+        request.passed_on = self.headers.get(STATE, WHOLE) == LANDING
         start, end = 0, shard.size
         if self.status == 206:
-            said = self.headers.get("Content-Range", "nothing")
-            span = parse_content_range(said)
-            if span is None or span[0] > order.start or span[1] < order.end:
-                asked = f"bytes {order.start}-{order.end - 1}"
-                raise BadAnswer(self.server, f"{self.request}: {asked} were asked for, and it says {said}")
+            content_range = self.headers.get("Content-Range", "nothing")
+            span = parse_content_range(content_range)
+            if span is None or span[0] > request.start or span[1] < request.end:
+                asked = f"bytes {request.start}-{request.end - 1}"
+                raise BadAnswer(
+                    self.server, f"{self.request}: {asked} were asked for, and it says {content_range}"
+                )
             start, end = span
         if self.length not in (None, end - start):
             page = ", a web page" if self.headers.get("Content-Type", "").startswith("text/html") else ""
             raise BadAnswer(
                 self.server, f"{self.request}: it sends {self.length} bytes instead of {end - start}{page}"
             )
-        return order.start - start
+        return request.start - start
 
 
-def request_headers(shard: Shard, order: RangeRequest, is_shardcast: bool) -> dict[str, str]:
-    """The headers that ask for a range of a shard. Servers that are not shardcast's have entity tags of
-    their own, so that they aren't asked for ours."""
+def request_headers(shard: Shard, request: RangeRequest, is_shardcast: bool) -> dict[str, str]:
+    """Return the headers that ask for a range of a shard.
+
+    Only shardcast nodes are asked to match its digest: other servers have entity tags of their own.
+    """
     headers = {"Accept-Encoding": "identity"}
     if shard.sha256 and is_shardcast:
         headers |= {"If-Match": etag(shard.sha256), ACCEPT: LANDING}
-    if (order.start, order.end) != (0, shard.size):
-        headers["Range"] = f"bytes={order.start}-{order.end - 1}"
+    if (request.start, request.end) != (0, shard.size):
+        headers["Range"] = f"bytes={request.start}-{request.end - 1}"
     return headers

@@ -1,4 +1,4 @@
-"""A server as typed calls."""
+"""A server as typed calls: lists, feeds, leases, reports, manifests and shards."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import aiohttp
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.peer.bulk import Bulk, HandOver
+from shardcast.peer.landing_writer import write_body
 from shardcast.peer.pace import PORTION, paced, read_by
-from shardcast.peer.pouring import LandingWriter
 from shardcast.peer.requests import Answer, RangeRequest, request_headers
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.distribution import Distribution, Listing, parse
@@ -39,24 +39,25 @@ _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""
 _FEED_PORTION = 16 * 1024
 _FEED_PACE = 0.01
-"""Bytes of a feed that are looked at at a time, and seconds until the next when there are more: who floods
-is not worth more."""
+"""Bytes of a feed that are parsed at a time, and seconds until the next where there are more: a flood gets no
+more of the loop's time."""
 _LEASE_PORTION = 1024
-"""Bytes of a lease that are looked at at a time: who floods is not worth more."""
+"""Bytes of a lease that are parsed at a time: a flood gets no more of the loop's time."""
 _LIMIT_SERIAL = 2
-"""Requests at once to a server that answers one after the other: the next waits at its door."""
+"""Requests at once to a server that answers one after the other: the next one waits there already."""
 
 
 class Peer:
-    """One server.
+    """One server, as typed calls.
 
     Attributes:
         url: its base URL.
-        node_id: what a shardcast node calls itself; None for old and static servers.
-        serial: whether it speaks HTTP/1.0, and so perhaps answers one request after the other.
+        node_id: the id of a shardcast node; None for old and static servers.
+        serial: whether the server speaks HTTP/1.0, and so perhaps answers one request after the other.
     """
 
     def __init__(self, url: str, session: Session, timeout: float = HTTP_TIMEOUT) -> None:
+        """Prepare to ask the server at ``url``; ``timeout`` is the ``HTTP_TIMEOUT`` of its requests."""
         self.url = url
         self.node_id: str | None = None
         self.serial = False
@@ -67,15 +68,16 @@ class Peer:
 
     @property
     def limit(self) -> int:
-        """Requests that it can usefully have at once."""
+        """Requests that the server can usefully have at once."""
         return _LIMIT_SERIAL if self.serial else 1_000_000
 
     async def listings(self) -> tuple[Listing, ...]:
-        """The complete versions that it offers, oldest first. A list that may have been caught while an
-        old node wrote it is read twice.
+        """Return the complete versions that the server offers, oldest first.
+
+        A list that may have been caught while an old node wrote it is read twice.
 
         Raises:
-            PeerError: it can't be had, or is no distribution list.
+            PeerError: there is none, or what came is no distribution list.
         """
         first = await self._distribution()
         if first.doubtful:
@@ -86,10 +88,23 @@ class Peer:
         return first.listings
 
     async def _distribution(self) -> Distribution:
+        """Read the distribution list once.
+
+        Raises:
+            PeerError: it can't be had, or is no text.
+        """
+        body = bytearray()
         try:
-            async with asyncio.timeout(self._timeout):
-                body = await self._read_distribution()
-            return parse(body)
+            async with (
+                asyncio.timeout(self._timeout),
+                answer(self._session, self.url, DISTRIBUTION_PATH) as response,
+            ):
+                self._head(response).check_status(200)
+                async for chunk in response.content.iter_any():
+                    body += chunk
+                    if len(body) > MAX_DISTRIBUTION_SIZE:
+                        break
+            return parse(bytes(body))
         except TimeoutError:
             raise ServerStalled(
                 self.url, f"GET {DISTRIBUTION_PATH}: no whole answer within {self._timeout:g} s"
@@ -97,23 +112,15 @@ class Peer:
         except ValueError as error:
             raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: {error}") from None
 
-    async def _read_distribution(self) -> bytes:
-        async with answer(self._session, self.url, DISTRIBUTION_PATH) as response:
-            self._head(response).check_status(200)
-            body = bytearray()
-            async for chunk in response.content.iter_any():
-                body += chunk
-                if len(body) > MAX_DISTRIBUTION_SIZE:
-                    break
-            return bytes(body)
-
     async def feed(self, after: str) -> AsyncGenerator[Hello | Event | UpTo, None]:
-        """What happens to its versions, after ``<feed id>:<seq>`` where that is still known; ends when the
-        server ends it.
+        """Yield what happens to the server's versions, until the server ends its feed.
+
+        Args:
+            after: ``<feed id>:<seq>``; where the server still knows it, its feed goes on from there.
 
         Raises:
-            ServerLacks: it has no feed (old and static servers).
-            PeerError: it can't be had, broke off, is wrong, or is dead.
+            ServerLacks: there is no feed (old and static servers).
+            PeerError: the feed can't be had, broke off, is wrong, or is dead.
         """
         reader = FeedReader()
         path = f"{FEED_PATH}?after={after}" if after else FEED_PATH
@@ -128,20 +135,27 @@ class Peer:
                 if len(chunk) == _FEED_PORTION:
                     await asyncio.sleep(_FEED_PACE)
                 try:
-                    for said in reader.feed(chunk):
-                        if isinstance(said, UpTo):
+                    for message in reader.feed(chunk):
+                        if isinstance(message, UpTo):
                             dead_at = loop.time() + FEED_DEAD
-                        yield said
+                        yield message
                 except FeedError as error:
                     raise BadAnswer(self.url, f"GET {FEED_PATH}: {error}") from None
 
     async def lease(self, version: str, holder: str) -> AsyncGenerator[None, None]:
-        """Hold a version for as long as this is read: something comes each time that the server says so.
-        Ends when the server ends.
+        """Hold a version for as long as this is iterated, until the server ends it.
+
+        Args:
+            version: its name.
+            holder: the reader's name, for the server's operators.
+
+        Yields:
+            None, each time that the server says that the version is held.
 
         Raises:
-            ServerLacks: it doesn't have the version (any more), or can hold none (old and static servers).
-            PeerError: it can't be had, broke off, is wrong, or is dead.
+            ServerLacks: the server doesn't have the version (any more), or can hold none (old and static
+                servers).
+            PeerError: the lease can't be had, broke off, is wrong, or is dead.
         """
         path = f"{lease_path(version)}?holder={quote(holder, safe='')}"
         what, rest = f"GET {lease_path(version)}", b""
@@ -156,33 +170,37 @@ class Peer:
                 if len(rest) > MAX_LINE:
                     raise BadAnswer(self.url, f"{what}: a line of more than {MAX_LINE} bytes")
                 for line in lines:
-                    said = _json_object(line)
-                    if said is None:
+                    message = _json_object(line)
+                    if message is None:
                         raise BadAnswer(self.url, f"{what}: a line that is no JSON object")
-                    if "ended" in said:
-                        raise ServerLacks(self.url, f"{what}: {str(said['ended'])[:200]!r}")
+                    if "ended" in message:
+                        raise ServerLacks(self.url, f"{what}: {str(message['ended'])[:200]!r}")
                 if lines:
                     yield None
                     dead_at = loop.time() + FEED_DEAD
 
     async def report(self, body: bytes) -> None:
-        """Tell it what this node has.
+        """Tell the server what this node and the nodes below it have.
 
         Raises:
-            PeerError: it can't be told, or doesn't want to know.
+            PeerError: the server can't be reached, or refuses the report.
         """
-        headers = {"Content-Type": "application/json", "Connection": "close"}  # for minutes there is no more
+        # The next report is minutes away, and the server need not keep a connection until then.
+        headers = {"Content-Type": "application/json", "Connection": "close"}
         async with answer(
-            self._session, self.url, REPORT_PATH, "POST", headers, self._timeout, body
+            self._session, self.url, REPORT_PATH, "POST", headers=headers, silence=self._timeout, body=body
         ) as response:
             self._head(response).check_status(204)
 
     async def manifest(self, version: str, memory: int = MAX_MEMORY) -> Manifest | None:
-        """A version's manifest, which may take ``memory`` bytes; None where it has none (old and static
-        servers).
+        """Return a version's manifest; None where the server has none (old and static servers).
+
+        Args:
+            version: its name.
+            memory: bytes that the manifest may take.
 
         Raises:
-            PeerError: it can't be had, or is wrong.
+            PeerError: the manifest can't be had, or is wrong.
         """
         reader = await self._read_manifest(version, lambda reader: False, memory)
         if reader is None:
@@ -195,20 +213,25 @@ class Peer:
     async def follow_manifest(
         self, version: str, known: bytes, take: Callable[[bytes], Awaitable[None]]
     ) -> None:
-        """Read a manifest as it grows: lines that are ``known`` must come again, those that follow go to
-        ``take``. Returns when the answer ends, or has no more lines for as long as other answers may take;
-        bytes that end no line are none.
+        """Read a manifest as it grows, until the answer ends or brings no line within the time-out.
+
+        Bytes that end no line are no progress.
+
+        Args:
+            version: its name.
+            known: the lines known by now, which must come again.
+            take: takes the lines that follow.
 
         Raises:
-            ServerLacks: it doesn't have it, or not any more.
+            ServerLacks: the server doesn't have the manifest, or not any more.
             PeerError: it can't be had, broke off, contradicts what is known, or is wrong.
         """
         path = manifest_path(version)
-        pending, position, progress, begun = bytearray(), 0, 0, False
+        pending, position, progress, answered = bytearray(), 0, 0, False
         try:
             async with answer(self._session, self.url, path) as response:
                 self._head(response).check_status(200)
-                begun, loop, content = True, asyncio.get_running_loop(), response.content
+                answered, loop, content = True, asyncio.get_running_loop(), response.content
                 dead_at = loop.time() + self._timeout
                 while chunk := await read_by(dead_at, content.readany):
                     pending += chunk
@@ -231,14 +254,14 @@ class Peer:
                     if lines or progress >= PORTION:
                         progress, dead_at = 0, loop.time() + self._timeout
         except ServerStalled:
-            if not begun:
+            if not answered:
                 raise
 
     async def header(self, version: str) -> Header | None:
-        """The first line of a version's manifest; None where it has none.
+        """Return the first line of a version's manifest; None where the server has none.
 
         Raises:
-            PeerError: it can't be had, or is wrong.
+            PeerError: the manifest can't be had, or is wrong.
         """
         reader = await self._read_manifest(version, lambda reader: reader.header is not None)
         return reader.header if reader else None
@@ -246,6 +269,11 @@ class Peer:
     async def _read_manifest(
         self, version: str, enough: Callable[[ManifestReader], bool], memory: int = MAX_MEMORY
     ) -> ManifestReader | None:
+        """Read a manifest until it is ``enough``, or to its end; None where the server has none.
+
+        Raises:
+            PeerError: the manifest can't be had, or is wrong.
+        """
         path = manifest_path(version)
         reader = ManifestReader(version, memory)
         try:
@@ -258,7 +286,7 @@ class Peer:
                             response.close()
                             break
                 return reader
-        except ServerBusy:  # it may have one, and does not say now
+        except ServerBusy:  # a ServerLacks, but the server may have a manifest
             raise
         except ServerLacks:
             return None
@@ -268,11 +296,16 @@ class Peer:
             raise BadAnswer(self.url, f"GET {path}: a wrong manifest: {error}") from None
 
     async def shard_size(self, version: str, shard: int, digits: int) -> int:
-        """Bytes of a shard.
+        """Return the bytes of a shard, by HEAD, or by GET where a server knows no HEAD.
+
+        Args:
+            version: its name.
+            shard: its number.
+            digits: of the number in the shard's name.
 
         Raises:
-            ServerLacks: it doesn't have the shard.
-            PeerError: it doesn't say.
+            ServerLacks: the server doesn't have the shard.
+            PeerError: the server doesn't say.
         """
         path = shard_path(version, shard, digits)
         for method in ("HEAD", "GET"):
@@ -288,8 +321,11 @@ class Peer:
                 return head.length
         raise BadAnswer(self.url, f"HEAD {path}: it doesn't say how many bytes there are")
 
-    async def receive(self, version: str, landing: Landing, order: RangeRequest, digits: int = 3) -> None:
-        """Ask for a range of a shard, verify and write it as it comes. What landed before an error stays.
+    async def receive(self, version: str, landing: Landing, request: RangeRequest, digits: int = 3) -> None:
+        """Ask for a range of a shard, verify and write it as it comes.
+
+        What landed before an error stays. Plain answers are received in a thread (``Bulk``), the others by
+        aiohttp.
 
         Raises:
             ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
@@ -298,23 +334,24 @@ class Peer:
         """
         shard = landing.shard
         path = shard_path(version, shard.number, digits)
-        headers = request_headers(shard, order, self.node_id is not None)
+        headers = request_headers(shard, request, self.node_id is not None)
         try:
             if self._bulk.direct:
                 try:
-                    self._learn(await self._bulk.receive(path, headers, landing, order))
+                    self._learn(await self._bulk.receive(path, headers, landing, request))
                     return
                 except HandOver:
-                    order.received = 0
+                    request.received = 0
             async with answer(self._session, self.url, path, headers=headers) as response:
-                skip = self._head(response).check_body(shard, order)
-                await self._pour(response, landing, order, skip, path)
+                skip = self._head(response).check_body(shard, request)
+                await write_body(response, landing, request, server=self.url, path=path, skip=skip)
         except WrongPiece as error:
             raise WrongBytes(
                 self.url, f"{version} shard {shard.number}: wrong bytes in the piece at {error.offset}"
             ) from None
 
     def _head(self, response: aiohttp.ClientResponse) -> Answer:
+        """Return the head of an answer, and learn from it what the server is."""
         request = f"{response.method} {response.url.path}"
         headers = response.headers
         head = Answer(self.url, request, response.status, headers, response.reason)
@@ -325,34 +362,11 @@ class Peer:
     def _learn(self, head: Answer) -> None:
         self.node_id = head.headers.get(NODE_ID, "") or None
 
-    async def _pour(
-        self, response: aiohttp.ClientResponse, landing: Landing, order: RangeRequest, skip: int, path: str
-    ) -> None:
-        """The body ─▶ the landing. While one buffer is verified and written, the next one fills."""
-        pouring = LandingWriter(landing, order.start)
-        rest = memoryview(b"")
-        try:
-            while pouring.position < order.end:
-                if not rest:
-                    rest = memoryview(await response.content.readany())
-                    order.received += max(0, len(rest) - skip)
-                    if not rest:
-                        missing = order.end - pouring.position
-                        raise BadAnswer(self.url, f"GET {path}: it ended {missing} bytes too early")
-                if skip:
-                    skip, rest = skip - min(skip, len(rest)), rest[skip:]
-                    continue
-                # The end may have come nearer while this waited: another connection took the rest over.
-                order.landing = True
-                rest = rest[await pouring.pour(rest[: max(0, order.end - pouring.position)], order.end) :]
-                order.landing = False
-        finally:
-            await pouring.finish(order.end)
-
 
 def _json_object(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object of a line; None for anything else."""
     try:
-        said = json.loads(line)
+        value = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return said if isinstance(said, dict) else None
+    return value if isinstance(value, dict) else None

@@ -1,6 +1,6 @@
-"""The aiohttp session that peers share, and the one seam where aiohttp's errors become ours.
+"""The aiohttp session that peers share, and the one place where aiohttp's errors become PeerErrors.
 
-Sessions are made here alone: without cookies, without ``~/.netrc``, asked by way of `redirects.requested`.
+Sessions are made only here, without cookies and ``~/.netrc``. Requests go through `redirects.requested`.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from shardcast.peer.pace import Upload
 from shardcast.peer.redirects import requested
 from shardcast.protocol.manifest_reader import ManifestError
 
-_MOST_ANSWERS = 1000
-"""Answers at once; threads are made only as they are needed."""
+_MAX_ANSWERS = 1000
+"""Answers at once in threads, which are started only as they are needed."""
 
 _NICENESS = 3
-"""By how much receiving threads are nicer: a share of half against who isn't (sched(7))."""
+"""Nice increment of receiver threads: half the CPU share of the digest thread (sched(7))."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """What the peers of one node share.
+    """The connections and threads that the peers of one node share.
 
     Attributes:
-        http: for everything that isn't bulk.
-        threads: for bulk, one for each answer.
-        closing: what is called at the end.
+        http: for everything but the bytes of shards.
+        threads: for the bytes of shards, a thread for each answer.
+        closing: called at the end.
     """
 
     http: aiohttp.ClientSession
@@ -55,7 +55,7 @@ class Session:
 
 @asynccontextmanager
 async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
-    """A session for any number of servers; ``timeout`` in seconds without a byte."""
+    """Open a session for any number of servers; ``timeout`` in seconds without a byte."""
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
@@ -68,7 +68,7 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
     ) as session:
-        threads = Threads(_MOST_ANSWERS, "shardcast-bulk", _give_way, alone=True)
+        threads = Threads(_MAX_ANSWERS, "shardcast-bulk", _give_way, alone=True)
         closing: list[Callable[[], None]] = []
         try:
             yield Session(session, threads, closing)
@@ -79,13 +79,17 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
 
 
 def _limits(silence: float | None) -> aiohttp.ClientTimeout:
+    """Return time-outs of a connection, and between two bytes; None for no bound on these."""
     return aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT, sock_read=silence)
 
 
 def _give_way() -> None:
-    """Receiving threads are several, the one that computes the whole digest behind them is alone, and what it
-    lags behind is waited for at the end: where the processor is short, it goes first."""
-    if sys.platform == "linux":  # elsewhere niceness is a process's
+    """Lower the priority of this receiver thread.
+
+    Receivers are several, the thread of the whole digest behind them is alone, and its lag is waited for at
+    the end. Where the processor is short, the digest goes first.
+    """
+    if sys.platform == "linux":  # elsewhere niceness belongs to the process
         thread = threading.get_native_id()
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, thread, os.getpriority(os.PRIO_PROCESS, thread) + _NICENESS)
@@ -97,23 +101,32 @@ async def answer(
     server: str,
     path: str,
     method: str = "GET",
+    *,
     headers: dict[str, str] | None = None,
     silence: float | None = None,
     body: bytes | Upload | None = None,
 ) -> AsyncIterator[aiohttp.ClientResponse]:
-    """One request to a server; what goes wrong in it, also while its body is read, is a PeerError.
-    ``silence``: seconds until the head is whole, and then without a byte, where it is not the session's.
+    """Send a request, and yield the answer; a failure, also while the body is read, is a PeerError.
+
+    Args:
+        session: sends it.
+        server: the URL of the server.
+        path: of the request.
+        method: of the request.
+        headers: of the request.
+        silence: seconds until the head is whole, and then without a byte; None: those of the session.
+        body: of the request.
 
     Raises:
         ServerUnreachable: no connection, or it broke before an answer.
-        CannotAsk: this machine can't make one.
+        CannotAsk: this machine can't make a connection.
         ServerStalled: the head was not whole in time, or nothing came for too long.
-        BadAnswer: it is not HTTP, goes round in circles, or was cut off.
+        BadAnswer: the answer is not HTTP, is redirected in circles, or was cut off.
     """
     what = f"{method} {path}"
     upload = body if isinstance(body, Upload) else None
     silence = silence or session.timeout.sock_read or HTTP_TIMEOUT
-    begun = False
+    answered = False
     request = requested(
         session,
         server,
@@ -121,17 +134,17 @@ async def answer(
         method,
         headers=headers,
         data=upload.portions() if upload else body,
-        timeout=_limits(None if upload else silence),  # that of an upload depends on what is taken of it
+        timeout=_limits(None if upload else silence),  # `head` times an upload by what the server takes
     )
     try:
         async with await head(request, silence, upload) as response:
-            begun = True
+            answered = True
             yield response
     except LocalLimit as error:
-        if begun:
+        if answered:
             raise
         raise CannotAsk(server, str(error)) from error
-    except (ManifestError, ShardcastError):  # LocalDiskError is an OSError: no server is to blame for it
+    except (ManifestError, ShardcastError):  # LocalDiskError is an OSError, and no server is to blame
         raise
     except aiohttp.ConnectionTimeoutError as error:
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
@@ -146,9 +159,9 @@ async def answer(
     except (aiohttp.ClientConnectionError, OSError) as error:
         if limit := LocalLimit.of(error):
             raise CannotAsk(server, str(limit)) from error
-        if isinstance(error.__cause__, ShardcastError):  # the body that was to be sent could not be read
+        if isinstance(error.__cause__, ShardcastError):  # the body to send could not be read
             raise error.__cause__ from error
-        raise broken_error(server, what, begun) from error
+        raise broken_error(server, what, answered) from error
     except aiohttp.ClientPayloadError as error:
         raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
     except (aiohttp.ClientError, ValueError) as error:

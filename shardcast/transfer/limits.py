@@ -13,7 +13,7 @@ from shardcast import constants
 _OTHER_DESCRIPTORS = 6
 """File descriptors left for what is open beside the shards and requests of a transfer: lists, feeds, …"""
 _MIN_BUFFER = 1 << 20
-"""Bytes of a buffer that receives small pieces (``peer.bulk``, ``peer.pouring``)."""
+"""Bytes of a buffer that receives small pieces (``peer.bulk``, ``peer.landing_writer``)."""
 _READ_AHEAD = 2 << 20
 """Bytes that aiohttp reads ahead on a connection, at the most."""
 

@@ -177,7 +177,7 @@ ASKING = ("control/client.py:Asking.lines",)
 
 REQUESTS: dict[str, Request] = {
     "list": Request(
-        ("peer/server.py:Peer._read_distribution",),
+        ("peer/server.py:Peer._distribution",),
         "/distribution.txt",
         Reply(f"v1: {DIGEST}|1\nv2: {DIGEST}|1\n".encode(), "text/plain"),
         lambda asked: asked.peer.listings(),
@@ -211,7 +211,7 @@ REQUESTS: dict[str, Request] = {
         Reply(BLOB),
         lambda asked: asked.peer.shard_size("v1", 1, 3),
     ),
-    "shard": Request(("peer/bulk.py:_Work._ask",), "/v1/shard", Reply(BLOB), fetch),
+    "shard": Request(("peer/bulk.py:_Exchange._ask",), "/v1/shard", Reply(BLOB), fetch),
     "shard by aiohttp": Request(
         ("peer/server.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
     ),

@@ -144,11 +144,11 @@ def test_what_statuses_say() -> None:
         (200, True): BadAnswer,
     }
     for (status, node), kind in said.items():
-        error = status_error("http://one", "GET /v1", status, NODE if node else {}, "Why")
+        error = status_error("http://one", "GET /v1", status, NODE if node else {}, reason="Why")
         assert type(error) is kind, (status, node)
         assert error.what.startswith(f"GET /v1: the answer is {status} Why")
     for reason in ("Why" * 1000, "\x1b" * 1000):
-        error = status_error("http://one", "GET /v1", 502, {}, reason)
+        error = status_error("http://one", "GET /v1", 502, {}, reason=reason)
         assert error.what.endswith("…, of what stands before the server"), "the reason hides it"
     assert type(refused_error("http://one", "PUT /ab", 503, NODE)) is BadAnswer
     assert type(refused_error("http://one", "PUT /ab", 503, {})) is ServerUnreachable

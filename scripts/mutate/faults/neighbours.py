@@ -63,7 +63,7 @@ FAULTS = [
     ),
     Fault(
         name="large-buffer-takes-its-memory-at-once",
-        file="shardcast/peer/pouring.py",
+        file="shardcast/peer/landing_writer.py",
         old="if size <= BUFFER_SIZE else",
         new="if True else",
         tests=["tests/faults/test_slow_servers.py"],
@@ -86,8 +86,8 @@ FAULTS = [
     Fault(
         name="trickled-body-is-read-for-ever",
         file=PACE,
-        old="read_by(begun + left, response",
-        new="read_by(begun + timeout, response",
+        old="read_by(started + left, response",
+        new="read_by(started + timeout, response",
         tests=["tests/unit/peer/test_pace.py::test_pieces_that_are_no_portion_share_its_time"],
     ),
     Fault(
@@ -160,7 +160,7 @@ FAULTS = [
     Fault(
         name="long-reason-hides-what-it-means",
         file=FAILURES,
-        old="one_line(reason or '', _LONGEST_REASON)",
+        old="one_line(reason or '', _MAX_REASON)",
         new="one_line(reason or '', 100_000)",
         tests=STATUSES,
     ),

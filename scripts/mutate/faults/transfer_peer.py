@@ -110,22 +110,22 @@ FAULTS = [
     Fault(
         name="cancelled-answer-that-ends-well-stays-open",
         file=BULK,
-        old="if not self.kept or self._line.cut:",
+        old="if not self.kept or self._pooled.cancelled:",
         new="if not self.kept:",
         tests=["tests/faults/test_cancelling.py"],
     ),
     Fault(
         name="cancelled-answer-asks-all-the-same",
         file=BULK,
-        old="            if self._line.cut:\n                raise _Stale\n",
+        old="            if self._pooled.cancelled:\n                raise _Stale\n",
         new="",
         tests=["tests/faults/test_cancelling.py"],
     ),
     Fault(
         name="cancelled-answer-without-a-thread-stays-open",
         file=BULK,
-        old="if not work.begun or work.kept:",
-        new="if work.kept:",
+        old="if not exchange.started or exchange.kept:",
+        new="if exchange.kept:",
         tests=["tests/faults/test_cancelling.py"],
     ),
     # Elsewhere in transfers
@@ -223,14 +223,14 @@ FAULTS = [
     Fault(
         name="range-of-another-part-is-taken",
         file="shardcast/peer/requests.py",
-        old="if span is None or span[0] > order.start or span[1] < order.end:",
+        old="if span is None or span[0] > request.start or span[1] < request.end:",
         new="if span is None:",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(
         name="short-range-is-taken",
         file="shardcast/peer/requests.py",
-        old="or span[1] < order.end:",
+        old="or span[1] < request.end:",
         new="or False:",
         tests=["tests/integration/test_answers.py"],
     ),
@@ -251,15 +251,15 @@ FAULTS = [
     Fault(
         name="range-is-not-asked-for",
         file="shardcast/peer/requests.py",
-        old="if (order.start, order.end) != (0, shard.size):",
+        old="if (request.start, request.end) != (0, shard.size):",
         new="if False:",
         tests=["tests/integration/test_transfer.py::test_what_came_before_a_connection_broke_is_kept"],
     ),
     Fault(
         name="whole-range-ends-one-late",
         file="shardcast/peer/requests.py",
-        old='headers["Range"] = f"bytes={order.start}-{order.end - 1}"',
-        new='headers["Range"] = f"bytes={order.start}-{order.end}"',
+        old='headers["Range"] = f"bytes={request.start}-{request.end - 1}"',
+        new='headers["Range"] = f"bytes={request.start}-{request.end}"',
         tests=["tests/integration/test_transfer.py::test_what_came_before_a_connection_broke_is_kept"],
     ),
     Fault(
@@ -282,8 +282,8 @@ FAULTS = [
     Fault(
         name="tail-without-a-whole-piece-is-written",
         file="shardcast/peer/bulk.py",
-        old="self._land(start, buffer[: filled - filled % piece_size])\n                self._count",
-        new="self._count",
+        old="self._write(start, buffer[: filled - filled % piece_size])\n                self._check_came",
+        new="self._check_came",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(

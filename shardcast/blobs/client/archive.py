@@ -129,12 +129,14 @@ class ArchiveClient:
         what, reader = f"POST {PULL_PATH}", PullReader(wanted)
         headers = {"Content-Type": BYTES} | ({VIA: ", ".join(via)} if via else {})
         body = write_pull(wanted.items())
-        async with answer(self._http, self.url, PULL_PATH, "POST", headers, self._timeout, body) as response:
+        async with answer(
+            self._http, self.url, PULL_PATH, "POST", headers=headers, silence=self._timeout, body=body
+        ) as response:
             self.node_id = response.headers.get(NODE_ID)
             if response.status in _NO_ARCHIVE:
                 raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
             if response.status != 200:
-                raise refused_error(self.url, what, response.status, response.headers, response.reason)
+                raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)
             async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
                 async for chunk in chunks:
                     right: list[Part] = []
@@ -168,7 +170,7 @@ class ArchiveClient:
         body = Upload(sending.body(), sending.keeping)
         try:
             async with answer(
-                self._http, self.url, PUSH_PATH, "POST", headers, self._timeout, body
+                self._http, self.url, PUSH_PATH, "POST", headers=headers, silence=self._timeout, body=body
             ) as response:
                 self.node_id = response.headers.get(NODE_ID)
                 self._check_pushed(response)
@@ -193,7 +195,7 @@ class ArchiveClient:
                 "use the archive's authorized port, or a token",
             )
         if response.status != 200:
-            raise refused_error(self.url, what, response.status, response.headers, response.reason)
+            raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)
 
 
 class _Sending:

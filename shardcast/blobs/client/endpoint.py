@@ -58,5 +58,5 @@ class Endpoint:
 
     def unavailable(self, what: str, response: aiohttp.ClientResponse) -> PeerError:
         """Return the error of an answer of status 500 and above to the request ``what``."""
-        error = refused_error(self.url, what, response.status, response.headers, response.reason)
+        error = refused_error(self.url, what, response.status, response.headers, reason=response.reason)
         return error if isinstance(error, ServerUnreachable) else Unavailable(self.url, error.what)

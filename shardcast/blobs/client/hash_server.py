@@ -142,7 +142,9 @@ class HashServerClient:
         async with self._endpoint.request(f"/{digest}", "PUT", headers=headers, body=body) as response:
             if response.status not in (200, _PRESENT, _OTHER_UPLOAD_RUNS):
                 what, status = f"PUT /{digest}", response.status
-                raise refused_error(self._endpoint.url, what, status, response.headers, response.reason)
+                raise refused_error(
+                    self._endpoint.url, what, status, response.headers, reason=response.reason
+                )
             return response.status
 
     async def _ask(self, path: str, digests: Sequence[str], silence: float | None = None) -> Any:
