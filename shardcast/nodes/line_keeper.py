@@ -94,7 +94,7 @@ class LineKeeper:
             await self._check_provisional(standing)
             coming = sorted(standing.listed)[-folders.keep :]
             folders.set_known({number: standing.listed[number] for number in coming})
-            folders.room.evicting.offered = standing.group.complete.keys()
+            folders.room.candidates.offered = standing.group.complete.keys()
             self._stand(standing)
             return standing
 

@@ -21,108 +21,135 @@ from shardcast.store.aside import (
     read_aside,
     record_of,
 )
-from shardcast.store.filled import withdrawn_error
-from shardcast.store.line_record import LineRecord
-from shardcast.store.line_versions import LineVersions
+from shardcast.store.directory_writer import DirectoryWriter
+from shardcast.store.filled import FilledVersions
+from shardcast.store.inventory import Inventory
+from shardcast.store.line_record import LineRecord, withdrawn_error
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.version_place import VersionPlace
 
 
-class BesideVersions(LineVersions):
-    """The versions of a line, with those of another one that are received before it takes their place."""
+class BesideVersions:
+    """Receives versions of a line before it takes the place of the current one."""
 
-    # Beside the current line
+    def __init__(self, inventory: Inventory, writer: DirectoryWriter, filled: FilledVersions) -> None:
+        self._inventory = inventory
+        self._writer = writer
+        self._filled = filled
 
     def has_of(self, origin: str | None, listing: Listing) -> bool:
         """Return whether a version of a line is complete here, listed or put aside."""
-        complete = self._complete.get(listing.version)
-        if self.line.origin == origin and complete and complete.listing.digest == listing.digest:
+        inventory = self._inventory
+        complete = inventory.complete.get(listing.version)
+        if inventory.line.origin == origin and complete and complete.listing.digest == listing.digest:
             return True
-        place = aside_place(self.data_dir, origin, listing.number, listing.digest)
-        aside = self.aside.get(place)
+        place = aside_place(inventory.data_dir, origin, listing.number, listing.digest)
+        aside = inventory.aside.get(place)
         return aside is not None and aside.finished
 
     async def begin_beside(
         self, origin: str | None, live: LiveManifest, listed: str = "sha256"
     ) -> OpenVersion:
-        """Receive a version of another line, whose manifest is whole. It is neither listed nor told of. What
-        is here of it already counts. Once complete it lies aside, and ``change_line`` brings it in by a
-        rename.
+        """Receive a version of another line. It is neither listed nor told of. What is here of it already
+        counts. Once complete it lies aside, and a change of line brings it in by a rename.
+
+        Args:
+            origin: the origin id of its line.
+            live: its manifest, which must be whole.
+            listed: the algorithm whose digest of the payload the list has.
 
         Raises:
             VersionWithdrawn: its publisher took it back.
             UsageError: its manifest is not whole.
             LocalDiskError: its folder can't be made.
         """
-        manifest = live.whole
+        manifest, aside = live.whole, self._inventory.aside
         if manifest is None:
             raise UsageError(f"{live.version} can't be received beside another line before it is complete")
         number, digest = int(live.version[1:]), manifest.digests[listed]
-        place = aside_place(self.data_dir, origin, number, digest)
-        async with self._exclusive():
-            known = self.aside.beside.get(place)
+        place = aside_place(self._inventory.data_dir, origin, number, digest)
+        async with self._writer.exclusive():
+            known = aside.beside.get(place)
             if known is not None and known.live.raw == live.raw:
                 return known
-            withdrawal = self.aside.record(origin).withdrawal(number, set(manifest.digests.values()))
+            withdrawal = aside.record(origin).withdrawal(number, set(manifest.digests.values()))
             if withdrawal is not None:
                 raise withdrawn_error(withdrawal)
             if known is not None:
                 await in_thread(known.stop, TransferFailed(f"{live.version} is described anew"))
-            aside = self.aside.get(place)
-            whole = aside is not None and aside.finished and aside.complete.manifest == manifest
-            opened = await asyncio.to_thread(self._open_beside, origin, place, live, listed, whole)
-            self.aside.records.setdefault(line_name(origin), LineRecord(origin))
-            self.aside.begin(place, opened, whole)
+            earlier = aside.get(place)
+            whole = earlier is not None and earlier.finished and earlier.complete.manifest == manifest
+            await asyncio.to_thread(self._make_place, origin, place, whole=whole)
+            opened = await asyncio.to_thread(self._open, place, live, listed)
+            aside.records.setdefault(line_name(origin), LineRecord(origin))
+            aside.begin(place, opened, whole)
             return opened
 
-    def _open_beside(
-        self, origin: str | None, place: VersionPlace, live: LiveManifest, listed: str, whole: bool
-    ) -> OpenVersion:
-        self.data_dir.check_held()
-        record = record_of(self.data_dir, origin)
+    def _make_place(self, origin: str | None, place: VersionPlace, *, whole: bool) -> None:
+        """Make the folder of a line, with its record, and the mark of a version that is not ``whole`` here;
+        blocks on the disk."""
+        data_dir = self._inventory.data_dir
+        data_dir.check_held()
+        record = record_of(data_dir, origin)
         make_folder(record.parent)
         if not record.exists():  # says which line it is, where the folder's name can't
             replace_file(record, LineRecord(origin).to_bytes())
         if not whole:
             # Before the first shard: all shards can be here before the whole digest was found right.
             replace_file(open_mark(place), b"")
-        hooks = replace(self._hooks, completed=self._completed_beside, reserve=self._reserve_beside)
-        self.usage.drop(place.folder)
+
+    def _open(self, place: VersionPlace, live: LiveManifest, listed: str) -> OpenVersion:
+        """Take over the folder of a version; blocks on the disk."""
+        hooks = replace(self._filled.hooks, completed=self._complete, reserve=self._reserve)
+        self._inventory.usage.drop(place.folder)
         return OpenVersion(int(live.version[1:]), place, hooks, live, listed)
 
-    async def _reserve_beside(self, opened: OpenVersion, shard: Shard) -> bool:
-        self.aside.touch(opened.place)
-        return await self._reserve(opened, shard)
+    async def _reserve(self, opened: OpenVersion, shard: Shard) -> bool:
+        self._inventory.aside.touch(opened.place)
+        return await self._filled.reserve(opened, shard)
 
-    async def _completed_beside(self, opened: OpenVersion, manifest: Manifest) -> None:
-        async with self._exclusive():
-            if self.aside.beside.get(opened.place) is opened:
-                aside = await asyncio.to_thread(self._finish_beside, opened.place)
-                self.aside.end(opened.place)
-                self.aside.put(aside)
+    async def _complete(self, opened: OpenVersion, manifest: Manifest) -> None:
+        aside = self._inventory.aside
+        async with self._writer.exclusive():
+            if aside.beside.get(opened.place) is opened:
+                finished = await asyncio.to_thread(self._finish, opened.place)
+                aside.end(opened.place)
+                aside.put(finished)
 
-    def _finish_beside(self, place: VersionPlace) -> AsideVersion:
+    def _finish(self, place: VersionPlace) -> AsideVersion:
+        """Have a version count as whole, durably; blocks on the disk."""
         finish_aside(place)
-        return self._read_aside(place, self._clock())
+        return self._read(place, self._inventory.clock())
 
-    def _read_aside(self, place: VersionPlace, since: float) -> AsideVersion:
-        record = self.aside.records.get(place.folder.parent.name, LineRecord())
-        self.usage.measure(place.folder)
+    def _read(self, place: VersionPlace, since: float) -> AsideVersion:
+        """Return the version that lies in a place, put aside at ``since``; blocks on the disk."""
+        record = self._inventory.aside.records.get(place.folder.parent.name, LineRecord())
+        self._inventory.usage.measure(place.folder)
         return read_aside(place, record, since)
 
-    async def tidy(self) -> None:
-        """Retire and remove what has had its time."""
-        for place in self.aside.abandoned():
-            async with self._exclusive():
-                await self._end_beside(place)
-        await super().tidy()
+    async def end_abandoned(self) -> None:
+        """Stop receiving versions of which nothing came for a day.
 
-    async def _end_beside(self, place: VersionPlace) -> None:
-        """Receive a version no longer; what there is of it lies aside. Under the lock."""
-        since = self.aside.touched(place)
-        opened = self.aside.end(place)
+        Raises:
+            LocalDiskError: the directory at the path is another one.
+        """
+        for place in self._inventory.aside.abandoned():
+            async with self._writer.exclusive():
+                await self._end(place)
+
+    async def end_line(self, origin: str | None) -> None:
+        """Stop receiving the versions of a line; under the lock."""
+        name = line_name(origin)
+        for place in [place for place in self._inventory.aside.beside if place.folder.parent.name == name]:
+            await self._end(place)
+
+    async def _end(self, place: VersionPlace) -> None:
+        """Stop receiving a version; what there is of it lies aside. Under the lock."""
+        aside = self._inventory.aside
+        since = aside.touched(place)
+        opened = aside.end(place)
         if opened is not None:
             error = TransferFailed(f"{version_name(opened.number)} is no longer received beside")
             await in_thread(opened.stop, error)
-            self.aside.put(await in_thread(self._read_aside, place, since))
+            aside.put(await in_thread(self._read, place, since))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
@@ -103,11 +103,9 @@ class CompleteVersions:
         distribution: the list, as it is on the disk.
     """
 
-    def __init__(self, data_dir: DataDir, changed: Callable[[int], None]) -> None:
-        """``changed`` is told of a version whose adopted payload does not look as it did."""
+    def __init__(self, data_dir: DataDir) -> None:
         self.distribution = b""
         self._data_dir = data_dir
-        self._changed = changed
         self._versions: dict[int, Complete] = {}
 
     def __contains__(self, number: int) -> bool:
@@ -118,38 +116,22 @@ class CompleteVersions:
         return set(self._versions)
 
     @property
-    def listings(self) -> tuple[Listing, ...]:
-        """Oldest first."""
-        return tuple(one.listing for _, one in sorted(self._versions.items()))
+    def versions(self) -> list[Complete]:
+        """The versions, oldest first."""
+        return [complete for _, complete in sorted(self._versions.items())]
 
     @property
-    def sizes(self) -> dict[int, int]:
-        """Bytes of each."""
-        return {number: one.size for number, one in self._versions.items()}
+    def listings(self) -> tuple[Listing, ...]:
+        """The lines of the list, oldest first."""
+        return tuple(complete.listing for complete in self.versions)
 
     def get(self, version: str) -> Complete | None:
         return self._versions.get(version_number(version) or 0)
-
-    def shard(self, version: str, shard: int) -> Span | None:
-        """Where a shard lies; None where there is none, or its payload was changed."""
-        complete = self.get(version)
-        if complete is None:
-            return None
-        span = complete.shard(shard)
-        if span is None and complete.changed:
-            self._changed(complete.listing.number)
-        return span
 
     def find(self, sha256: str) -> Path | None:
         """The file of a shard with this digest, unchanged since it was kept."""
         found = (one.find(sha256) for one in self._versions.values())
         return next((file for file in found if file), None)
-
-    def check_payloads(self) -> None:
-        """Look whether adopted payloads look as they did."""
-        for number, one in self._versions.items():
-            if one.changed:
-                self._changed(number)
 
     # How they change
 

@@ -60,13 +60,11 @@ class BlobReader(Protocol):
 
 
 class Shelf(Protocol):
-    """What a node serves.
+    """What a node serves."""
 
-    Attributes:
-        events: what happens to its versions.
-    """
-
-    events: Events
+    @property
+    def events(self) -> Events:
+        """What happens to its versions."""
 
     def versions_now(self) -> list[Event]:
         """An event for every version that is here, as the last one that happened to it."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardcast.digest import is_digest
-from shardcast.errors import LocalDiskError
+from shardcast.errors import LocalDiskError, VersionWithdrawn
 from shardcast.filesystem import disk_errors
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import printable
@@ -35,6 +35,12 @@ T = TypeVar("T")
 def origin_words(origin: str | None) -> str:
     """Return a line as messages name it: manifests choose origin ids, which can be any text."""
     return f"the origin {printable(origin)}" if origin else "an origin without an id"
+
+
+def withdrawn_error(withdrawal: Withdrawal) -> VersionWithdrawn:
+    """Return the error for the readers of a version that its publisher withdrew."""
+    reason = f": {withdrawal.reason}" if withdrawal.reason else ""
+    return VersionWithdrawn(f"{withdrawal.version} was withdrawn by its publisher{reason}")
 
 
 class LineRecordError(ValueError):

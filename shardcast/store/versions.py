@@ -1,143 +1,173 @@
-"""The version folders of a data directory: taken up when its node starts."""
+"""The version folders of a data directory: the parts of its store put together for nodes."""
 
 from __future__ import annotations
 
-import logging
-from dataclasses import replace as replace_fields
+import time
+from collections.abc import Callable
 
-from shardcast.errors import LocalDiskError
-from shardcast.filesystem import PART, disk_errors, replace
+from shardcast.constants import MAX_DISTRIBUTION_FOLDERS
 from shardcast.protocol.distribution import Listing
-from shardcast.protocol.manifest_reader import ManifestError
-from shardcast.protocol.wire import version_name
-from shardcast.sizes import format_count
-from shardcast.store.changing import ChangingVersions
-from shardcast.store.completed import read_complete
-from shardcast.store.line_change import finish_change
-from shardcast.store.line_record import LineRecord, origin_words, read_record
-from shardcast.store.pins import pinned
-from shardcast.store.recovery import check, lines_of, listed
-from shardcast.store.verified import VerificationRecord
-from shardcast.store.version_place import is_versions_file, remove_version
+from shardcast.store.aside import AsideVersions
+from shardcast.store.beside import BesideVersions
+from shardcast.store.changing import LineChanger
+from shardcast.store.data_dir import DataDir
+from shardcast.store.directory_writer import DirectoryWriter
+from shardcast.store.filled import FilledVersions
+from shardcast.store.holds import Holds
+from shardcast.store.inventory import Inventory
+from shardcast.store.line_change import AfterStep
+from shardcast.store.line_record import LineRecord
+from shardcast.store.line_versions import LineVersions
+from shardcast.store.loading import Loading
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.payload_checks import PayloadChecks
+from shardcast.store.quota import DiskQuota
+from shardcast.store.retirement import Retirement
+from shardcast.store.served import ServedVersions
+from shardcast.store.space_ledger import SpaceLedger
+from shardcast.store.version_retention import VersionRetention
+from shardcast.store.withdrawals import Withdrawals
 
-log = logging.getLogger(__name__)
 
+class VersionFolders(ServedVersions):
+    """What a data directory holds, served as it is and filled version by version.
 
-class VersionFolders(ChangingVersions):
-    """What a data directory holds, served as it is and filled version by version."""
+    A Shelf, and beside it the operations of the parts, as attributes: this class has no logic of its own.
+    All parts share one ``Inventory``; each uses only parts that are made before it.
+
+    ============================ =====================================================================
+    part                         operations
+    ============================ =====================================================================
+    ``Loading``                  ``load``
+    ``FilledVersions``           ``begin``, ``open``, ``surveyed``, ``check_room``, ``make_room``
+    ``Retirement``               ``discard``, ``retire``, ``drop_aside``
+    ``VersionRetention``         ``pin``, ``unpin``, ``tidy``, ``try_tidy``, ``keep``
+    ``LineVersions``             ``record_listed``, ``unlist``, ``set_known``
+    ``Withdrawals``              ``withdraw``, ``withdraw_own``
+    ``BesideVersions``           ``has_of``, ``begin_beside``
+    ``LineChanger``              ``change_line``, ``after_step``
+    ============================ =====================================================================
+
+    Attributes:
+        data_dir: the directory.
+        inventory: the versions, by their state.
+        holds: who holds which version.
+        aside: versions of other lines.
+        room: what the versions take, and may take.
+    """
+
+    def __init__(
+        self,
+        data_dir: DataDir,
+        keep: int = MAX_DISTRIBUTION_FOLDERS,
+        clock: Callable[[], float] = time.monotonic,
+        max_bytes: int | None = None,
+    ) -> None:
+        """Put the parts together; ``load`` takes up what the directory holds.
+
+        Args:
+            data_dir: the directory, held by this process.
+            keep: how many versions to keep.
+            clock: seconds, for ages and holds.
+            max_bytes: bytes that the versions may take; None for no bound.
+        """
+        inventory = Inventory(data_dir, clock)
+        writer = DirectoryWriter(inventory)
+        ledger = SpaceLedger(inventory)
+        retirement = Retirement(inventory, writer, ledger)
+        quota = DiskQuota(inventory, ledger, retirement, max_bytes)
+        filled = FilledVersions(
+            inventory, writer, quota=quota, retirement=retirement, tidy=lambda: self._retention.try_tidy()
+        )
+        checks = PayloadChecks(inventory, writer, retirement)
+        lines = LineVersions(inventory, writer, filled, retirement)
+        withdrawals = Withdrawals(inventory, writer, retirement)
+        beside = BesideVersions(inventory, writer, filled)
+        self._changer = LineChanger(inventory, writer, filled=filled, beside=beside, retirement=retirement)
+        self._loading = Loading(inventory, filled)
+        self._retention = VersionRetention(
+            inventory, writer, keep=keep, quota=quota,
+            retirement=retirement, withdrawals=withdrawals, beside=beside, checks=checks,
+        )  # fmt: skip
+        super().__init__(inventory, checks)
+
+        self.data_dir: DataDir = data_dir
+        self.inventory: Inventory = inventory
+        self.holds: Holds = inventory.holds
+        self.aside: AsideVersions = inventory.aside
+        self.room: DiskQuota = quota
+
+        self.begin, self.open, self.surveyed = filled.begin, filled.open, filled.surveyed
+        self.check_room, self.make_room = filled.check_room, filled.make_room
+        self.discard, self.retire, self.drop_aside = (
+            retirement.discard,
+            retirement.retire,
+            retirement.drop_aside,
+        )
+        self.pin, self.unpin = self._retention.pin, self._retention.unpin
+        self.tidy, self.try_tidy = self._retention.tidy, self._retention.try_tidy
+        self.record_listed, self.unlist, self.set_known = (
+            lines.record_listed,
+            lines.unlist,
+            lines.set_known,
+        )
+        self.withdraw, self.withdraw_own = withdrawals.withdraw, withdrawals.withdraw_own
+        self.has_of, self.begin_beside = beside.has_of, beside.begin_beside
+        self.change_line = self._changer.change_line
 
     def load(self, resume: bool) -> list[str]:
-        """Take up what the directory holds; blocks on the disk. Returns what is worth telling.
+        """Take up what the directory holds; blocks on the disk.
 
-        What was open when the node ended goes on (``resume``, a middle) or is given up (an origin).
+        Args:
+            resume: whether what was open when the node ended goes on (a middle) or is aborted (an origin).
+
+        Returns:
+            Messages for the log.
 
         Raises:
             LocalDiskError: the directory can't be read or written.
         """
-        told: list[str] = []
-        self.own_line = not resume
-        with disk_errors("could not take up", self.data_dir.root):
-            changed_to = finish_change(self.data_dir, self.after_step)
-            if changed_to is not None:
-                told.append(f"finished the change to the versions of {changed_to}")
-            self.data_dir.clear_leftovers()
-            told += self.aside.load()
-            record = read_record(self.data_dir.line)
-            self.line = record or LineRecord()
-            listings = listed(self.data_dir)
-            numbers = {*self.data_dir.numbers(), *(one.number for one in listings), *self.line.withdrawn}
-            # Before anything is given up: a folder that goes now was a version that had its number.
-            self.data_dir.never_again(max(self.line.highest, *numbers, 0))
-            for listing in listings:
-                told += self._take_up_listed(listing)
-            for number in self.data_dir.numbers():
-                if number not in self._complete and all(number != one.number for one in self.untrusted):
-                    told += self._take_up_unlisted(number)
-            told += self._settle_line(listings, first=record is None)
-            self._complete.write_list()
-            here = self.complete_numbers | {one.number for one in self.untrusted}
-            self.holds.pinned = pinned(self.data_dir) & here
-        return told
+        return self._loading.load(resume, self.after_step)
 
-    def _take_up_listed(self, listing: Listing) -> list[str]:
-        place = self.data_dir.place(listing.number)
-        try:
-            manifest = check(place, listing)
-        except (LocalDiskError, ManifestError) as error:
-            return [f"{listing.version} is not complete here any more: {error}"]
-        if manifest is None and not self.own_line:
-            self.untrusted.append(listing)
-            return []
-        complete = read_complete(place, listing, manifest)
-        if self.line.withdrawal(listing.number, complete.digests):  # a kill came before the list was written
-            self._withdrawn[listing.number] = complete
-        else:
-            self._complete.take_up(complete)
-        self.usage.measure(place.folder)
-        for part in place.folder.glob(f"*{PART}"):
-            part.unlink()
-        return []
+    @property
+    def after_step(self) -> AfterStep:
+        """Called after each step of a change of line with its name; a test's place to kill the node."""
+        return self._changer.after_step
 
-    def _take_up_unlisted(self, number: int) -> list[str]:
-        place, version = self.data_dir.place(number), version_name(number)
-        if number in self._withdrawn or self._take_up_withdrawn(number):
-            return []
-        if not self.own_line and place.manifest.exists() and number not in self.line.withdrawn:
-            try:
-                opened = self.open(number, lines_of(place, version))
-            except ManifestError:
-                pass  # it is asked for again
-            else:
-                whole = opened.live.whole
-                if (
-                    whole
-                    and len(opened.had) == len(whole.shards)
-                    and self._is_provisional(number, set(whole.digests.values()))
-                ):
-                    self._hidden.add(number)
-                return [f"going on with {version}: {format_count(len(opened.had), 'shard')} here"]
-        if all(is_versions_file(entry) for entry in place.folder.iterdir()):
-            remove_version(place.folder)
-            VerificationRecord(place.verified).remove()
-            return [f"gave up {version}, which was not complete"]
-        return [f"left alone {place.folder}, which is not listed and holds other files"]
+    @after_step.setter
+    def after_step(self, after_step: AfterStep) -> None:
+        self._changer.after_step = after_step
 
-    def _take_up_withdrawn(self, number: int) -> bool:
-        """Keep the files of a withdrawn version, if they are all here."""
-        withdrawal, place = self.line.withdrawn.get(number), self.data_dir.place(number)
-        if withdrawal is None or not place.manifest.exists():
-            return False
-        listing = Listing(withdrawal.version, withdrawal.digest, None)
-        try:
-            self._withdrawn[number] = read_complete(place, listing, check(place, listing))
-            self.usage.measure(place.folder)
-        except (LocalDiskError, ManifestError):
-            return False
-        return True
+    @property
+    def keep(self) -> int:
+        """How many versions to keep; older ones retire."""
+        return self._retention.keep
 
-    def _settle_line(self, listings: tuple[Listing, ...], first: bool) -> list[str]:
-        """Make the record agree with the versions here. They differ in a directory without a record
-        (``first``), in one that an older shardcast wrote to since, and where an origin takes a middle's."""
-        told: list[str] = []
-        manifests = [one for listing in self.listings if (one := self.manifest_of(listing.version))]
-        newest = manifests[-1].header.origin if manifests else None
-        origin = newest if first else self.line.origin or newest
-        record = replace_fields(self.line, origin=origin)
-        if first or self.own_line:
-            here = {one.number: one.digest for one in listings if one.number not in record.withdrawn}
-            kept = {number: digest for number, digest in record.digests.items() if number not in here}
-            record = record.with_digests(kept).listing(listings)
-            record = record.listing((), self.data_dir.next - 1)
-        if self.own_line:
-            if origin not in (None, self.data_dir.origin_id):
-                assert origin
-                self.data_dir.adopt_origin_id(origin)
-                told.append(
-                    f"the versions in {self.data_dir.root} are those of {origin_words(origin)}; "
-                    "publishing goes on under that id"
-                )
-            record = replace_fields(record, origin=self.data_dir.origin_id)
-        if record != self.line or first:
-            replace(self.data_dir.line, record.to_bytes())
-            self.line = record
-        return told
+    @property
+    def unready(self) -> str | None:
+        """Why the directory can't be relied on, for ``/ready``; None where it can."""
+        return None if self.held else self.data_dir.lost
+
+    @property
+    def line(self) -> LineRecord:
+        """The record of the line that is here."""
+        return self.inventory.line
+
+    @property
+    def untrusted(self) -> list[Listing]:
+        """Versions that an old middle left here, which verified nothing; not served."""
+        return self.inventory.untrusted
+
+    @property
+    def provisional(self) -> set[int]:
+        """The complete versions that were taken on another server's word than the authority's."""
+        return self.inventory.provisional
+
+    @property
+    def hidden_numbers(self) -> set[int]:
+        """The versions that are here, whole or in part, though the authority does not list them."""
+        return set(self.inventory.hidden)
+
+    def opened(self, number: int) -> OpenVersion | None:
+        """Return the version under way with this number, hidden or not."""
+        return self.inventory.open.get(number)

@@ -113,7 +113,7 @@ def assert_kept(root: Path, said: Said, role: str, times: int = 1) -> VersionFol
         assert set(withdrawn) <= set(folders.line.withdrawn), "a withdrawal is forgotten"
         assert folders.holds.pinned >= pinned, "a pin is forgotten"
         assert folders.holds.pinned.isdisjoint(said_numbers(said, "unpinned")), "a pin came back"
-        for number in list(folders._open):
+        for number in list(folders.inventory.open):
             assert_open_right(folders, number, payload(number))
         used = [*said_numbers(said, "numbered"), *published]
         assert folders.data_dir.next > max(used, default=0), "a number can be given again"

@@ -443,7 +443,7 @@ async def test_who_comes_back_from_elsewhere_is_told_everything(node: Node, afte
 
 
 async def test_who_missed_more_than_is_kept_is_told_everything(folders: VersionFolders) -> None:
-    folders.events = Events(kept=3)
+    folders.inventory.events = Events(kept=3)
     async with Node(folders).serving() as node:
         for _ in range(3):
             await node.publish()
@@ -456,7 +456,7 @@ async def test_reader_too_slow_for_what_is_kept_is_sent_away_and_told_everything
     folders: VersionFolders,
 ) -> None:
     """Events that it missed are never passed over in silence."""
-    folders.events = Events(kept=3)
+    folders.inventory.events = Events(kept=3)
     async with Node(folders).serving() as node:
         await node.publish()
         async with listen(node) as ear:

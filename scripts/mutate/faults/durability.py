@@ -9,7 +9,7 @@ OPEN_VERSION = "shardcast/store/open_version.py"
 DATA_DIR = "shardcast/store/data_dir.py"
 LINE_CHANGE = "shardcast/store/line_change.py"
 OUTPUT = "shardcast/store/output_file.py"
-FILLED = "shardcast/store/filled.py"
+RETIREMENT = "shardcast/store/retirement.py"
 INCOMING = "shardcast/blobs/directory/blob_writer.py"
 STAGING = "shardcast/blobs/directory/staging.py"
 ALGORITHM_RECORD = "shardcast/blobs/directory/algorithm_record.py"
@@ -19,21 +19,19 @@ REGISTRY = "shardcast/registry/directory.py"
 VERSIONS = ("tests/faults/test_power_cuts.py",)
 STORES = ("tests/faults/test_power_cuts_of_stores.py",)
 
-_RETIRE = """            await self._spare.lent_to(partial(self._complete.remove, number))
-            self.holds.pinned.discard(number)
-            self.events.tell(RETIRED, version_name(number))
-            await self._removing.remove(here.place)
-            self._let_go(number)
+_RETIRE = """            await self._writer.remove_from_list(number)
+            holds.pinned.discard(number)
+            self._inventory.events.tell(RETIRED, version_name(number))
+            await self.remove(number, found.place)
 """
-_RETIRE_FOLDER_FIRST = """            await self._removing.remove(here.place)
-            await self._spare.lent_to(partial(self._complete.remove, number))
-            self.holds.pinned.discard(number)
-            self.events.tell(RETIRED, version_name(number))
-            self._let_go(number)
+_RETIRE_FOLDER_FIRST = """            await self.remove(number, found.place)
+            await self._writer.remove_from_list(number)
+            holds.pinned.discard(number)
+            self._inventory.events.tell(RETIRED, version_name(number))
 """
-_WITHDRAW = """            await self._put_record(self.line.withdrawing(withdrawal))
+_WITHDRAW = """            await self._writer.put_record(inventory.line.withdrawing(withdrawal))
             withdrawal ="""
-_WITHDRAW_UNRECORDED = """            self.line = self.line.withdrawing(withdrawal)
+_WITHDRAW_UNRECORDED = """            inventory.line = inventory.line.withdrawing(withdrawal)
             withdrawal ="""
 _CERTAIN = "if folder.make_parent(digest) or parent not in self._certain:"
 
@@ -146,14 +144,14 @@ FAULTS = [
     ),
     Fault(
         name="retired version's folder goes before the list is written",
-        file=FILLED,
+        file=RETIREMENT,
         old=_RETIRE,
         new=_RETIRE_FOLDER_FIRST,
         tests=VERSIONS,
     ),
     Fault(
         name="withdrawal is not written down",
-        file="shardcast/store/line_versions.py",
+        file="shardcast/store/withdrawals.py",
         old=_WITHDRAW,
         new=_WITHDRAW_UNRECORDED,
         tests=VERSIONS,

@@ -81,7 +81,7 @@ FAULTS = [
     Fault(
         name="own-claim-counts-twice",
         file=ROOM,
-        old="bounds = await self._bounds(self._open.get(number))",
+        old="bounds = await self._bounds(self._inventory.open.get(number))",
         new="bounds = await self._bounds(None)",
         tests=["tests/unit/store/test_accounting.py"],
     ),

@@ -187,33 +187,33 @@ def node(tmp_path: Path) -> Iterator[StoredNode]:
 
 async def test_only_the_loop_changes_which_versions_are_here(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
-    folders._open = folders.room._open = opened = LoopOnly(folders._open)
-    folders._withdrawn = LoopOnly(folders._withdrawn)
+    folders.inventory.open = opened = LoopOnly(folders.inventory.open)
+    folders.inventory.withdrawn = LoopOnly(folders.inventory.withdrawn)
     coming = manifest(random_bytes(3 * PIECE), "v7", PIECE, origin=A)
     await folders.begin(7, LiveManifest.of(coming))  # opens a version
     await change(folders, B, NEW)  # discards it
     await change(folders, A, OLD)
     await folders.change_line(A, {}, 0)  # puts all aside
-    assert folders._open is opened
+    assert folders.inventory.open is opened
 
 
 async def test_only_the_loop_hides_a_version(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
-    folders._open = folders.room._open = LoopOnly(folders._open)
-    folders.line = folders.line.with_digests({})  # as on a stand-in's word
+    folders.inventory.open = LoopOnly(folders.inventory.open)
+    folders.inventory.line = folders.line.with_digests({})  # as on a stand-in's word
     await folders.unlist(max(OLD))
     assert folders.hidden_numbers == {max(OLD)}
 
 
 async def test_a_thread_that_looks_for_a_shard_meets_no_change(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
-    here = [folders._complete.get(one.version) for one in folders.listings]
-    with hammering(lambda: folders._find("0" * 64)) as time_left:
+    here = [folders.inventory.complete.get(one.version) for one in folders.listings]
+    with hammering(lambda: folders.inventory.find("0" * 64)) as time_left:
         while time_left():
             for complete in here:
                 assert complete
-                folders._complete._versions = {}
-                folders._complete.take_up(complete)
+                folders.inventory.complete._versions = {}
+                folders.inventory.complete.take_up(complete)
 
 
 async def test_what_is_removed_while_graves_are_emptied_is_emptied_next(

@@ -1,0 +1,246 @@
+"""What a change of line consists of: which versions stay, leave, come back whole and come back in part."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+
+from shardcast.protocol.distribution import Listing, write
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.store.aside import AsideVersion, aside_place, record_of
+from shardcast.store.completed import Complete
+from shardcast.store.data_dir import DataDir
+from shardcast.store.inventory import Inventory
+from shardcast.store.line_change import Move, Plan
+from shardcast.store.line_record import LineRecord
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.recovery import check
+from shardcast.store.version_place import VersionPlace, is_versions_file
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class NewLine:
+    """The line to change over to.
+
+    Attributes:
+        origin: its origin id.
+        listed: payload digests that its authority lists, by number.
+        highest: the highest number that the line had.
+    """
+
+    origin: str | None
+    listed: Mapping[int, str]
+    highest: int
+
+
+@dataclass(frozen=True)
+class Returning:
+    """Versions of the new line that lie aside.
+
+    Attributes:
+        whole: complete versions, with their lines in the new list.
+        partial: versions of which not all is here.
+    """
+
+    whole: Sequence[tuple[AsideVersion, Listing]]
+    partial: Sequence[AsideVersion]
+
+    @property
+    def versions(self) -> list[AsideVersion]:
+        """All of them."""
+        return [*(version for version, _ in self.whole), *self.partial]
+
+    def only(self, numbers: Iterable[int]) -> Returning:
+        """Return those with these numbers."""
+        kept = set(numbers)
+        whole = [(version, listing) for version, listing in self.whole if version.number in kept]
+        return Returning(whole, [version for version in self.partial if version.number in kept])
+
+    def without(self, numbers: Iterable[int]) -> Returning:
+        """Return those with other numbers."""
+        return self.only({version.number for version in self.versions} - set(numbers))
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of line, and what is so once it is carried out.
+
+    Attributes:
+        plan: its steps.
+        leaving: where each version that leaves lies then, by where it lies now.
+        staying: versions that are of both lines.
+        returning: versions that come back, as they lie now.
+    """
+
+    plan: Plan
+    leaving: Mapping[VersionPlace, VersionPlace]
+    staying: Sequence[Complete]
+    returning: Returning
+
+
+def record_to_be(inventory: Inventory, line: NewLine) -> LineRecord:
+    """Return the record of the new line. What is remembered of it counts up to the first number that it has
+    otherwise by now: it was restored there, and what came later will come anew."""
+    current = inventory.line
+    known = current if current.origin in (None, line.origin) else inventory.aside.record(line.origin)
+    parted = min(
+        (number for number, digest in line.listed.items() if known.digests.get(number, digest) != digest),
+        default=line.highest + 1,
+    )
+    kept = {number: digest for number, digest in known.digests.items() if number < parted}
+    record = replace(known, origin=line.origin, highest=line.highest)
+    return record.with_digests({**kept, **line.listed})
+
+
+def returning(versions: Iterable[AsideVersion], record: LineRecord, listed: Mapping[int, str]) -> Returning:
+    """Return the versions of the new line that come back; blocks on the disk.
+
+    Args:
+        versions: what lies aside of the line.
+        record: the record of the line to be.
+        listed: payload digests that its authority lists, by number.
+    """
+    whole: dict[int, tuple[AsideVersion, Listing]] = {}
+    partial: dict[int, AsideVersion] = {}
+    for version in versions:
+        number, complete = version.number, version.complete
+        digest, manifest = record.digests.get(number), complete.manifest
+        withdrawn = record.withdrawal(number, complete.digests) is not None
+        if digest is None or digest not in complete.digests or manifest is None or withdrawn:
+            continue
+        listing = Listing(complete.listing.version, digest, len(manifest.shards), manifest.identity)
+        if version.finished and _is_whole(version, listing):
+            whole[number] = version, listing
+        elif number in listed:
+            partial[number] = version
+    rest = [version for number, version in partial.items() if number not in whole]
+    return Returning(list(whole.values()), rest)
+
+
+def _is_whole(version: AsideVersion, listing: Listing) -> bool:
+    try:
+        return check(version.place, listing) is not None
+    except (OSError, ManifestError) as error:
+        log.warning("%s is not complete any more: %s", version.place.folder, error)
+        return False
+
+
+def stays(inventory: Inventory, complete: Complete, line: NewLine) -> bool:
+    """Return whether a complete version is of the new line too, and stays where it is."""
+    if line.listed.get(complete.listing.number) not in complete.digests:
+        return False
+    if complete.place.folder.parent != inventory.data_dir.root:
+        return False
+    own = complete.manifest.header.origin if complete.manifest else None
+    return line.origin in (None, inventory.line.origin) or own in (None, line.origin)
+
+
+def stays_open(inventory: Inventory, opened: OpenVersion, line: NewLine) -> bool:
+    """Return whether an open version is of the new line too, and goes on."""
+    live = opened.live
+    own = live.header.origin if live.begun else None
+    if live.whole:
+        of_line = line.origin in (None, inventory.line.origin) or own in (None, line.origin)
+        return of_line and line.listed.get(opened.number) in live.whole.digests.values()
+    # The new line's, since this directory was of none so far.
+    return inventory.line.origin is None and own == line.origin and opened.number not in line.listed
+
+
+def leaving(inventory: Inventory, staying: Sequence[Complete]) -> dict[VersionPlace, VersionPlace]:
+    """Return where each version that leaves goes, by where it lies: all that is here, is not open and does
+    not stay."""
+    data_dir = inventory.data_dir
+    versions = [*inventory.complete.versions, *inventory.withdrawn.values()]
+    here = [(one.listing.number, one.listing.digest, one.place) for one in versions]
+    here += [(one.number, one.digest, data_dir.place(one.number)) for one in inventory.untrusted]
+    kept = {complete.place for complete in staying}
+    origin = inventory.line.origin
+    return {
+        place: aside_place(data_dir, origin, number, digest)
+        for number, digest, place in here
+        if place not in kept
+    }
+
+
+class ChangePlanner:
+    """Plans the renames of a change of line; blocks on the disk."""
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._data_dir = inventory.data_dir
+
+    def plan(
+        self,
+        record: LineRecord,
+        leaving: Mapping[VersionPlace, VersionPlace],
+        staying: Sequence[Complete],
+        returning: Returning,
+    ) -> Change:
+        """Return the change to a line, by its record to be. A version whose place holds other people's files
+        does not come back, and is fetched."""
+        vacated = self._vacated(returning.versions, leaving)
+        returning = returning.only(vacated)
+        listings = [*(one.listing for one in staying), *(listing for _, listing in returning.whole)]
+        back = [(version.place, self._data_dir.place(version.number)) for version in returning.versions]
+        plan = Plan(
+            aside=self._moves(leaving.items()) + tuple(chain.from_iterable(vacated.values())),
+            back=self._moves(back),
+            time=time.time(),
+            left=self._left(),
+            record=record,
+            distribution=write(sorted(listings, key=lambda listing: listing.number)),
+        )
+        return Change(plan, leaving, staying, returning)
+
+    def _left(self) -> tuple[str, LineRecord] | None:
+        """Return where the record of the current line goes; None where nothing was ever of it."""
+        line = self._inventory.line
+        if line == LineRecord():
+            return None
+        return _relative(self._data_dir, record_of(self._data_dir, line.origin)), line
+
+    def _vacated(
+        self, versions: Iterable[AsideVersion], leaving: Mapping[VersionPlace, VersionPlace]
+    ) -> dict[int, list[Move]]:
+        """Return what is in the way of versions that come back, and goes to the graves, by number. A version
+        whose place has other people's files is not among them."""
+        found: dict[int, list[Move]] = {}
+        for version in versions:
+            place = self._data_dir.place(version.number)
+            if place in leaving:
+                found[version.number] = []
+                continue
+            if place.folder.exists() and not all(map(is_versions_file, place.folder.iterdir())):
+                log.warning("left alone %s, which holds other files; its version is fetched", place.folder)
+                continue
+            graves = [
+                (file, self._data_dir.retired / f"{file.name}-{secrets.token_hex(8)}")
+                for file in (place.folder, *place.records)
+                if file.exists()
+            ]
+            found[version.number] = [_move(self._data_dir, file, grave) for file, grave in graves]
+        return found
+
+    def _moves(self, places: Iterable[tuple[VersionPlace, VersionPlace]]) -> tuple[Move, ...]:
+        """Return the renames that bring versions from place to place, records last. A record that is not
+        there when this is planned is not moved: its name may get another version's."""
+        moves: list[Move] = []
+        for source, target in places:
+            pairs = ((source.folder, target.folder), *zip(source.records, target.records, strict=True))
+            moves += [_move(self._data_dir, one, other) for one, other in pairs if one.exists()]
+        return tuple(moves)
+
+
+def _move(data_dir: DataDir, source: Path, target: Path) -> Move:
+    return _relative(data_dir, source), _relative(data_dir, target)
+
+
+def _relative(data_dir: DataDir, path: Path) -> str:
+    return str(path.relative_to(data_dir.root))

@@ -1,0 +1,120 @@
+"""What a data directory holds of the current line of versions: the state that the store's parts share."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from pathlib import Path
+
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.wire import version_name, version_number
+from shardcast.store.aside import AsideVersions
+from shardcast.store.completed import Complete, CompleteVersions
+from shardcast.store.data_dir import DataDir
+from shardcast.store.disk_usage import DiskUsage
+from shardcast.store.events import Events
+from shardcast.store.holds import Holds
+from shardcast.store.line_record import LineRecord
+from shardcast.store.open_version import OpenVersion
+
+log = logging.getLogger(__name__)
+
+
+class Inventory:
+    """The versions of a data directory, by their state.
+
+    The event loop alone changes all of it, once the directory is loaded: a thread makes a value, and the loop
+    puts the value in its place. ``find``, which threads call, reads only collections that are replaced as a
+    whole.
+
+    Attributes:
+        data_dir: the directory.
+        clock: seconds, for ages and holds.
+        events: what happens to the versions.
+        holds: who holds which version.
+        usage: what all versions take on the disk; threads add to it.
+        complete: the complete versions, which the list offers.
+        open: versions that are being published or received, by number.
+        hidden: numbers of open versions that neither list nor feed tells of.
+        withdrawn: versions that were withdrawn and whose files are still here, by number.
+        aside: versions of other lines.
+        line: the record of the current line.
+        own_line: whether versions are published here, so that no other node decides what the line has.
+        known: versions that the authority lists and that are not complete here, by number.
+        untrusted: versions that an old middle left here, which verified nothing; not served.
+    """
+
+    def __init__(self, data_dir: DataDir, clock: Callable[[], float]) -> None:
+        self.data_dir = data_dir
+        self.clock = clock
+        self.events = Events()
+        self.holds = Holds(clock)
+        self.usage = DiskUsage()
+        self.complete = CompleteVersions(data_dir)
+        self.open: dict[int, OpenVersion] = {}
+        self.hidden: set[int] = set()
+        self.withdrawn: dict[int, Complete] = {}
+        self.aside = AsideVersions(data_dir, clock, self.usage)
+        self.line = LineRecord()
+        self.own_line = True
+        self.known: dict[int, Listing] = {}
+        self.untrusted: list[Listing] = []
+        self._was_held = True
+
+    @property
+    def held(self) -> bool:
+        """Whether the directory at the path is the one that is held. A change restarts the feed, so that all
+        followers learn anew what is here."""
+        held = self.data_dir.held
+        if held != self._was_held:
+            self._was_held = held
+            if held:
+                log.warning("the data directory %s is back, and is served again", self.data_dir.root)
+            else:
+                log.error("%s", self.data_dir.lost)
+            self.events.restart()
+        return held
+
+    @property
+    def provisional(self) -> set[int]:
+        """Numbers of complete versions that another server than the authority vouched for."""
+        listings = self.complete.listings
+        return {one.number for one in listings if self.is_provisional(one.number, {one.digest})}
+
+    @property
+    def unlisted(self) -> set[int]:
+        """Numbers of versions that are here and not listed: files of withdrawn versions, and open versions
+        that the authority does not list."""
+        return {*self.withdrawn, *(self.hidden & self.open.keys())}
+
+    def number_of(self, version: str) -> int | None:
+        """Return the number of a version that is complete or open here; None for any other name."""
+        number = version_number(version) or 0
+        return number if number in self.complete or number in self.open else None
+
+    def has(self, number: int) -> bool:
+        """Return whether a version is complete or open here."""
+        return self.number_of(version_name(number)) is not None
+
+    def find(self, sha256: str) -> Path | None:
+        """Return the file of a verified shard with this digest, in a complete version of any line."""
+        return self.complete.find(sha256) or self.aside.find(sha256)
+
+    def is_known(self, number: int) -> bool:
+        """Return whether the authority lists a version, or did."""
+        return number in self.line.digests
+
+    def is_provisional(self, number: int, digests: Collection[str]) -> bool:
+        """Return whether the authority has not vouched for a version with one of these payload digests."""
+        return not self.own_line and not any(self.line.vouches(number, digest) for digest in digests)
+
+    def may_evict_firm(self, number: int) -> bool:
+        """Return whether an open version may have versions retired that the authority listed; else only
+        provisional ones make room for it."""
+        opened = self.open.get(number)
+        whole = opened.live.whole if opened else None
+        if number in self.hidden:
+            return False
+        if opened is None or whole is None or (opened.being_made and not self.is_known(number)):
+            return opened is None or opened.makes_room  # its digest is not known yet, or not listed yet
+        return not self.is_provisional(number, set(whole.digests.values()))

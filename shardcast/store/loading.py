@@ -1,0 +1,171 @@
+"""The versions of a data directory, taken up when its node starts."""
+
+from __future__ import annotations
+
+from dataclasses import replace as replace_fields
+
+from shardcast.errors import LocalDiskError
+from shardcast.filesystem import PART, disk_errors, replace
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.wire import version_name
+from shardcast.sizes import format_count
+from shardcast.store.completed import read_complete
+from shardcast.store.filled import FilledVersions
+from shardcast.store.inventory import Inventory
+from shardcast.store.line_change import AfterStep, finish_change
+from shardcast.store.line_record import LineRecord, origin_words, read_record
+from shardcast.store.pins import pinned
+from shardcast.store.recovery import check, lines_of, listed
+from shardcast.store.verified import VerificationRecord
+from shardcast.store.version_place import is_versions_file, remove_version
+
+
+class Loading:
+    """Fills an inventory from the disk, before the event loop uses it."""
+
+    def __init__(self, inventory: Inventory, filled: FilledVersions) -> None:
+        self._inventory = inventory
+        self._filled = filled
+
+    def load(self, resume: bool, after_step: AfterStep) -> list[str]:
+        """Take up what the directory holds; blocks on the disk.
+
+        Args:
+            resume: whether what was open when the node ended goes on (a middle) or is aborted (an origin).
+            after_step: called after each step of a change of line that is finished here.
+
+        Returns:
+            Messages for the log.
+
+        Raises:
+            LocalDiskError: the directory can't be read or written.
+        """
+        messages: list[str] = []
+        inventory, data_dir = self._inventory, self._inventory.data_dir
+        inventory.own_line = not resume
+        with disk_errors("could not take up", data_dir.root):
+            changed_to = finish_change(data_dir, after_step)
+            if changed_to is not None:
+                messages.append(f"finished the change to the versions of {changed_to}")
+            data_dir.clear_leftovers()
+            messages += inventory.aside.load()
+            record = read_record(data_dir.line)
+            inventory.line = record or LineRecord()
+            listings = listed(data_dir)
+            numbers = {
+                *data_dir.numbers(),
+                *(listing.number for listing in listings),
+                *inventory.line.withdrawn,
+            }
+            # Before anything is given up: a folder that goes now was a version that had its number.
+            data_dir.never_again(max(inventory.line.highest, *numbers, 0))
+            for listing in listings:
+                messages += self._take_up_listed(listing)
+            taken = inventory.complete.numbers | {listing.number for listing in inventory.untrusted}
+            for number in data_dir.numbers():
+                if number not in taken:
+                    messages += self._take_up_unlisted(number)
+            messages += self._settle_line(listings, first=record is None)
+            inventory.complete.write_list()
+            inventory.holds.pinned = pinned(data_dir) & taken
+        return messages
+
+    def _take_up_listed(self, listing: Listing) -> list[str]:
+        """Take up a version that the list names; return messages for the log."""
+        inventory = self._inventory
+        place = inventory.data_dir.place(listing.number)
+        try:
+            manifest = check(place, listing)
+        except (LocalDiskError, ManifestError) as error:
+            return [f"{listing.version} is not complete here any more: {error}"]
+        if manifest is None and not inventory.own_line:
+            inventory.untrusted.append(listing)
+            return []
+        complete = read_complete(place, listing, manifest)
+        if inventory.line.withdrawal(listing.number, complete.digests):
+            # A kill came between the record of the withdrawal and the list.
+            inventory.withdrawn[listing.number] = complete
+        else:
+            inventory.complete.take_up(complete)
+        inventory.usage.measure(place.folder)
+        for part in place.folder.glob(f"*{PART}"):
+            part.unlink()
+        return []
+
+    def _take_up_unlisted(self, number: int) -> list[str]:
+        """Take up a version's folder that the list does not name, or remove it; return messages for the
+        log."""
+        inventory = self._inventory
+        place, version = inventory.data_dir.place(number), version_name(number)
+        if number in inventory.withdrawn or self._take_up_withdrawn(number):
+            return []
+        if not inventory.own_line and place.manifest.exists() and number not in inventory.line.withdrawn:
+            try:
+                return [self._resume(number)]
+            except ManifestError:
+                pass  # it is asked for again
+        if all(is_versions_file(entry) for entry in place.folder.iterdir()):
+            remove_version(place.folder)
+            VerificationRecord(place.verified).remove()
+            return [f"gave up {version}, which was not complete"]
+        return [f"left alone {place.folder}, which is not listed and holds other files"]
+
+    def _resume(self, number: int) -> str:
+        """Go on with a version that was open; return a message for the log.
+
+        Raises:
+            ManifestError: its manifest is none.
+        """
+        inventory, version = self._inventory, version_name(number)
+        opened = self._filled.open(number, lines_of(inventory.data_dir.place(number), version))
+        whole = opened.live.whole
+        is_whole = whole is not None and len(opened.had) == len(whole.shards)
+        if whole and is_whole and inventory.is_provisional(number, set(whole.digests.values())):
+            inventory.hidden.add(number)
+        return f"going on with {version}: {format_count(len(opened.had), 'shard')} here"
+
+    def _take_up_withdrawn(self, number: int) -> bool:
+        """Keep the files of a withdrawn version; return whether all of them are here."""
+        inventory = self._inventory
+        withdrawal, place = inventory.line.withdrawn.get(number), inventory.data_dir.place(number)
+        if withdrawal is None or not place.manifest.exists():
+            return False
+        listing = Listing(withdrawal.version, withdrawal.digest, None)
+        try:
+            inventory.withdrawn[number] = read_complete(place, listing, check(place, listing))
+            inventory.usage.measure(place.folder)
+        except (LocalDiskError, ManifestError):
+            return False
+        return True
+
+    def _settle_line(self, listings: tuple[Listing, ...], *, first: bool) -> list[str]:
+        """Make the record of the line agree with the versions here; return messages for the log.
+
+        They differ in a directory without a record (``first``), in one that an older shardcast wrote to
+        since, and where an origin takes a middle's.
+        """
+        messages: list[str] = []
+        inventory, data_dir = self._inventory, self._inventory.data_dir
+        manifests = [complete.manifest for complete in inventory.complete.versions if complete.manifest]
+        newest = manifests[-1].header.origin if manifests else None
+        origin = newest if first else inventory.line.origin or newest
+        record = replace_fields(inventory.line, origin=origin)
+        if first or inventory.own_line:
+            here = {one.number: one.digest for one in listings if one.number not in record.withdrawn}
+            kept = {number: digest for number, digest in record.digests.items() if number not in here}
+            record = record.with_digests(kept).listing(listings)
+            record = record.listing((), data_dir.next - 1)
+        if inventory.own_line:
+            if origin not in (None, data_dir.origin_id):
+                assert origin
+                data_dir.adopt_origin_id(origin)
+                messages.append(
+                    f"the versions in {data_dir.root} are those of {origin_words(origin)}; "
+                    "publishing goes on under that id"
+                )
+            record = replace_fields(record, origin=data_dir.origin_id)
+        if record != inventory.line or first:
+            replace(data_dir.line, record.to_bytes())
+            inventory.line = record
+        return messages

@@ -1,0 +1,68 @@
+"""Payloads that were published without a copy and look otherwise than when they were verified."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from dataclasses import replace
+
+from shardcast.protocol.wire import version_name, version_number
+from shardcast.store.directory_writer import DirectoryWriter
+from shardcast.store.inventory import Inventory
+from shardcast.store.recovery import recall_payload
+from shardcast.store.retirement import Retirement
+
+log = logging.getLogger(__name__)
+
+
+class PayloadChecks:
+    """Hashes payloads in doubt. Meanwhile their versions are not served; then a version is served again, or
+    retired."""
+
+    def __init__(self, inventory: Inventory, writer: DirectoryWriter, retirement: Retirement) -> None:
+        self._inventory = inventory
+        self._writer = writer
+        self._retirement = retirement
+        self._in_doubt: dict[int, asyncio.Future[None]] = {}
+
+    def in_doubt(self, version: str) -> bool:
+        """Return whether a version is not served until its payload was hashed."""
+        return (version_number(version) or 0) in self._in_doubt
+
+    def start(self, number: int) -> None:
+        """Hash the payload of a version in the background, unless that is under way."""
+        if number not in self._in_doubt:
+            task = asyncio.ensure_future(self._check(number))
+            self._in_doubt[number] = task
+            task.add_done_callback(lambda _: self._in_doubt.pop(number))
+
+    def start_changed(self) -> None:
+        """Hash the payloads of all versions that look otherwise."""
+        for complete in self._inventory.complete.versions:
+            if complete.changed:
+                self.start(complete.listing.number)
+
+    async def _check(self, number: int) -> None:
+        version, stop = version_name(number), threading.Event()
+        complete = self._inventory.complete.get(version)
+        try:
+            if complete is None or complete.manifest is None:
+                return
+            looks = await asyncio.to_thread(recall_payload, complete.place, complete.manifest, stop.is_set)
+            async with self._writer.exclusive():
+                if self._inventory.complete.get(version) is not complete:
+                    return
+                if looks:
+                    self._inventory.complete.take_up(replace(complete, looks=looks))
+                    return
+            log.error(
+                "%s is retired: its file was changed after it was published without a copy; publish it "
+                "again, or with a copy",
+                version,
+            )
+            await self._retirement.retire(number, even_pinned=True)
+        except OSError as error:
+            log.error("%s is in doubt, and not served: %s", version, error)
+        finally:
+            stop.set()  # a thread that still hashes ends, also when this task was cancelled

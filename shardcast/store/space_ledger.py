@@ -1,0 +1,90 @@
+"""What the versions of a data directory take on the disk, and what they may yet take."""
+
+from __future__ import annotations
+
+import asyncio
+
+from shardcast.store.disk_usage import DiskSpace, disk_space
+from shardcast.store.inventory import Inventory
+from shardcast.store.open_version import OpenVersion
+
+
+class SpaceLedger:
+    """Bytes on the disk that are taken, claimed and fetched.
+
+    Only the event loop uses it. What threads count is in ``usage`` and in each open version's ``space``, as
+    running totals with locks of their own.
+    """
+
+    def __init__(self, inventory: Inventory) -> None:
+        self._inventory = inventory
+        self._claimed: dict[int, int] = {}  # bytes on the disk that versions may take which are published
+        self._fetched: dict[int, int] = {}  # bytes that others had on the disk when each fetch began
+
+    @property
+    def used(self) -> int:
+        """Bytes on the disk that the versions take or may take: open ones claim theirs before they come.
+
+        At a middle older versions, and those aside, go as bytes come, so that this can exceed the bound
+        meanwhile.
+        """
+        return self.taken + sum(self.to_come(number) for number in self._inventory.open)
+
+    @property
+    def taken(self) -> int:
+        """Bytes that are on the disk, or reserved there for shards that are arriving."""
+        opened = (*self._inventory.open.values(), *self._inventory.aside.beside.values())
+        return self._inventory.usage.total + sum(version.space.arriving for version in opened)
+
+    def to_come(self, number: int) -> int:
+        """Return the bytes that an open version may take beside those that it has."""
+        space = self._inventory.open[number].space
+        if number in self._fetched and space.sized:
+            return space.lacking
+        return max(0, self._claimed.get(number, 0) - space.settled)
+
+    def promised(self, opened: OpenVersion | None) -> int:
+        """Return the bytes that open versions except ``opened`` may take beside those that they have."""
+        versions = self._inventory.open.items()
+        return sum(self.to_come(number) for number, version in versions if version is not opened)
+
+    def foreign(self, space: DiskSpace) -> int:
+        """Return the bytes of a disk that others take."""
+        return space.used - self.taken
+
+    # Claims of versions that are published
+
+    def claimed(self, number: int) -> int:
+        """Return the bytes on the disk that a version has claimed."""
+        return self._claimed.get(number, 0)
+
+    def claim(self, number: int, size: int) -> None:
+        """Count ``size`` bytes on the disk as claimed by a version, instead of its claim before."""
+        self._claimed[number] = size
+
+    # Versions that are fetched
+
+    async def begin_fetch(self, number: int) -> None:
+        """Remember what other users of the disk have as a version begins to be fetched."""
+        self._fetched[number] = self.foreign(
+            await asyncio.to_thread(disk_space, self._inventory.data_dir.root)
+        )
+
+    def end_fetch(self, number: int) -> None:
+        """Count a version as fetched no more; it claims nothing."""
+        self._fetched.pop(number, None)
+
+    def grown(self, number: int, space: DiskSpace | None) -> int:
+        """Return the bytes by which other users of the disk grew since a version began to be fetched."""
+        return self.foreign(space) - self._fetched[number] if space and number in self._fetched else 0
+
+    def keep_held(self, size: int) -> None:
+        """Count bytes of removed files that readers still have open, or that clones share, as foreign from
+        now on: they are not what others filled meanwhile."""
+        for number in self._fetched:
+            self._fetched[number] += size
+
+    def drop(self, number: int) -> None:
+        """Forget the claim of a version that is not open any more."""
+        self._claimed.pop(number, None)
+        self._fetched.pop(number, None)
