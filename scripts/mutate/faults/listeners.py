@@ -244,7 +244,7 @@ FAULTS = [
     Fault(
         name="ended-hashing-answers-who-comes-later",
         file=HASHING,
-        old="                del self._flights[place]  # who comes now begins anew\n",
+        old="                del self._flights[place]  # the next caller begins anew\n",
         new="",
         tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
     ),

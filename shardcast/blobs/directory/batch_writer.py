@@ -1,4 +1,4 @@
-"""Blobs that come in parts ─▶ a store: small ones several at a time, since each waits for the disk."""
+"""Blobs that arrive in parts ─▶ a store: small ones several at a time, since each waits for the disk."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from shardcast.blobs.interface import BlobStore, BlobWriter
 from shardcast.concurrency import cancel
 
 _SMALL = 1 << 20
-"""Bytes of a blob that is held in memory until it is whole."""
+"""Bytes of the largest blob that is held in memory until it is whole."""
 _AT_ONCE = 8
+"""Small blobs that are put at the same time."""
 
 
 class Putting:
-    """Puts what comes, while it is entered; all of it is kept when it is left, but for a blob that isn't
-    whole then. What ``BlobWriter`` raises comes when a later part is taken, or at the end."""
+    """A context that puts blobs as their parts arrive.
+
+    When the context is left, every whole blob is stored, and a blob that isn't whole is discarded. An error
+    of ``BlobWriter`` is raised when a later part is taken, or when the context is left.
+    """
 
     def __init__(self, store: BlobStore, kept: Callable[[str, int], None]) -> None:
-        """``kept`` is told of each blob that is: its digest and length."""
+        """Put into ``store``, and call ``kept`` with the digest and length of each stored blob."""
         self._store = store
         self._kept = kept
         self._gathered = bytearray()
@@ -33,7 +37,12 @@ class Putting:
         return self
 
     async def take(self, part: Part) -> None:
-        """Take the next part."""
+        """Take the next part; the parts of a blob come in order, without parts of others in between.
+
+        Raises:
+            IntegrityError: this blob, or one before it, has another digest than its key.
+            LocalDiskError: this blob, or one before it, can't be kept.
+        """
         if part.length <= _SMALL:
             self._gathered += part.data
             if part.last:
@@ -53,12 +62,14 @@ class Putting:
             self._kept(digest, part.length)
 
     async def _put(self, key: str, blob: bytes) -> None:
+        """Put a small blob."""
         async with self._store.put(key or None) as writer:
             if blob:
                 await writer.write(blob)
             self._kept(await writer.commit(), len(blob))
 
     async def _wait(self, until: str) -> None:
+        """Wait for the puts of small blobs as ``asyncio.wait`` does, and raise their first error."""
         done, self._tasks = await asyncio.wait(self._tasks, return_when=until)
         for task in done:
             task.result()
@@ -66,7 +77,7 @@ class Putting:
     async def __aexit__(self, *_: object) -> None:
         try:
             await self._stack.aclose()
-            while self._tasks:  # also when something else went wrong: these are whole
+            while self._tasks:  # also after another error: these blobs are whole
                 await self._wait(asyncio.ALL_COMPLETED)
         finally:
             await cancel(self._tasks)

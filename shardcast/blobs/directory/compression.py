@@ -1,4 +1,4 @@
-"""Bytes that are kept coded (zstd, gzip): decoded a little at a time, whatever they were made to become."""
+"""Coded blobs (zstd, gzip), decoded in bounded memory whatever their bytes expand to; and their digests."""
 
 from __future__ import annotations
 
@@ -17,66 +17,74 @@ if TYPE_CHECKING:
 HAS_ZSTD = importlib.util.find_spec("zstandard") is not None
 """Whether zstd can be decoded here: it comes with ``shardcast[store]``."""
 CODINGS: tuple[str, ...] = ("zstd", "gzip") if HAS_ZSTD else ("gzip",)
-"""The codings that blobs can have here, by their names in HTTP."""
+"""The codings that can be decoded here, by their names in HTTP."""
 
 SEAL = "blake3"
-"""By which a file that was verified is known again: several times as fast as SHA-256, and as sure."""
+"""The digest by which a verified file is recognised: several times as fast as SHA-256, and as sure."""
 _OUTPUT = 1 << 20
+"""Bytes that gzip returns at a time."""
 _ZSTD_INPUT = 1 << 10
-"""Bytes handed to zstd at a time: they can become 32 MiB at most (a block of 128 KiB takes 4 bytes)."""
+"""Bytes fed to zstd at a time; they expand to 32 MiB at most, since a block of 128 KiB takes 4 bytes."""
 _ZSTD_WINDOW = 8 << 20
-"""The largest window that zstd may have in HTTP (RFC 9659); it is allocated as the sender says."""
+"""The largest window of zstd in HTTP (RFC 9659); the sender decides how much of it is allocated."""
 
 
 class Malformed(ValueError):
-    """These bytes are not of the coding that they are said to have, or not whole."""
+    """Bytes that are not of their coding, or not whole."""
 
 
 class Decoder(Protocol):
-    """Decodes what it is handed."""
+    """A decoder of one stream of bytes."""
 
     def decode(self, data: Buffer) -> Iterator[bytes]:
-        """What these bytes become, in parts of bounded size.
+        """Yield the decoded bytes, in parts of bounded size.
 
         Raises:
-            Malformed: they are not of this coding.
+            Malformed: the bytes are not of this coding.
         """
 
     def finish(self) -> None:
-        """
+        """Check that the stream is whole.
+
         Raises:
-            Malformed: something is missing at the end.
+            Malformed: its end is missing.
         """
 
 
 def decoder(coding: str | None) -> Decoder:
-    """A decoder; without a coding, one that hands on what it gets."""
+    """Return a decoder; without a coding, one that yields its input."""
     if coding is None:
         return _AsItIs()
     return _Zstd() if coding == "zstd" else _Gzip()
 
 
 class _AsItIs:
+    """A decoder of bytes that are not coded."""
+
     def decode(self, data: Buffer) -> Iterator[bytes]:
+        """Yield the bytes."""
         yield bytes(data)
 
     def finish(self) -> None:
-        pass
+        """Accept any end."""
 
 
 class _Gzip:
+    """A decoder of gzip, several streams in a row included."""
+
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(wbits=31)
         self._begun = False
 
     def decode(self, data: Buffer) -> Iterator[bytes]:
+        """See ``Decoder``."""
         left = bytes(data)
         while left:
-            if self._stream.eof:  # several streams, one after another, are one
+            if self._stream.eof:  # several streams in a row are one (RFC 1952)
                 self._stream = zlib.decompressobj(wbits=31)
             self._begun = True
             going_on = True
-            while going_on and not self._stream.eof:  # it may hold some back, having taken all its input
+            while going_on and not self._stream.eof:  # zlib may hold output back, having taken all its input
                 try:
                     part = self._stream.decompress(left, _OUTPUT)
                 except zlib.error as error:
@@ -88,11 +96,14 @@ class _Gzip:
             left = self._stream.unused_data
 
     def finish(self) -> None:
+        """See ``Decoder``."""
         if not (self._begun and self._stream.eof):
             raise Malformed("this gzip is cut short")
 
 
 class _Zstd:
+    """A decoder of zstd, several frames in a row included."""
+
     def __init__(self) -> None:
         import zstandard
 
@@ -102,6 +113,7 @@ class _Zstd:
         self._whole = False
 
     def decode(self, data: Buffer) -> Iterator[bytes]:
+        """See ``Decoder``."""
         view = memoryview(data)
         for start in range(0, len(view), _ZSTD_INPUT):
             left = bytes(view[start : start + _ZSTD_INPUT])
@@ -120,26 +132,28 @@ class _Zstd:
                     self._stream, self._whole = None, True
 
     def finish(self) -> None:
+        """See ``Decoder``."""
         if not self._whole:
             raise Malformed("this zstd is cut short")
 
 
 class Check:
-    """The digest and the length of what bytes, as they come, decode to.
+    """The digest and the length of a blob, computed from its bytes as they arrive, coded or not.
 
     Attributes:
-        length: bytes that it was so far, decoded.
+        length: decoded bytes so far.
     """
 
     def __init__(self, algorithm: str, coding: str | None = None, sealing: bool = False) -> None:
-        """``sealing``: whether what ``read`` takes is sealed as well; see ``seal``."""
+        """Decode ``coding`` and digest by ``algorithm``; with ``sealing``, ``read`` computes the seal."""
         self._hasher: Any = new_hasher(algorithm)
         self._decoder = decoder(coding) if coding else None
         self._seal = new_hasher(SEAL) if sealing else None
         self.length = 0
 
     def update(self, data: Buffer) -> None:
-        """
+        """Take the next bytes.
+
         Raises:
             Malformed: they are not of this coding.
         """
@@ -152,11 +166,19 @@ class Check:
             self.length += len(part)
 
     def read(self, descriptor: int, position: int, end: int, ahead: bool = False) -> int:
-        """Take a file's bytes from ``position`` to ``end``, reading ``ahead`` or not; where it got to, less
-        where the file ends.
+        """Take a file's bytes from ``position`` to ``end``, and return the position that was reached.
+
+        Returns:
+            ``end``, or less where the file is shorter.
+
+        Args:
+            descriptor: the file.
+            position: the offset of the first byte.
+            end: the offset behind the last byte.
+            ahead: whether a thread reads the next bytes while these are digested.
 
         Raises:
-            Malformed: they are not of this coding.
+            Malformed: the bytes are not of this coding.
             OSError: they can't be read.
         """
         beside = self._seal.update if self._seal else None
@@ -167,10 +189,10 @@ class Check:
         return position
 
     def finish(self) -> str:
-        """The digest, in hex.
+        """Return the digest, in hex.
 
         Raises:
-            Malformed: something is missing at the end.
+            Malformed: the end of the coded bytes is missing.
         """
         if self._decoder is not None:
             self._decoder.finish()
@@ -179,10 +201,10 @@ class Check:
 
     @property
     def is_sealing(self) -> bool:
-        """Whether it seals what it reads."""
+        """Whether ``read`` computes the seal."""
         return self._seal is not None
 
     @property
     def seal(self) -> str | None:
-        """The digest by ``SEAL`` of a file's own bytes, coded as they are; None where none was wanted."""
+        """The digest by ``SEAL`` of a file's own bytes, not decoded; None unless it was to be computed."""
         return self._seal.hexdigest() if self._seal else None

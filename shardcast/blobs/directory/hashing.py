@@ -1,7 +1,7 @@
-"""Hashing of files in threads of its own, once for all who want the same at a time.
+"""Hashing of files in threads of its own, once for all requests that want the same file at a time.
 
-Anybody may ask for any blob. The threads that all else waits for (a broadcast, a list that is written) are
-never taken by that, and what nobody waits for any more is hashed no further.
+Any client may ask for any blob. So hashing never occupies the default threads, which broadcasts and lists
+need, and it stops when the last request that waits for it has gone.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from shardcast.concurrency import Threads, cancel, in_pool
 T = TypeVar("T")
 
 HASHING_THREADS = max(2, min(8, os.cpu_count() or 1))
-"""Threads of one store that hash, for everybody who asks together."""
+"""Threads that hash in one store, for all its requests together."""
 
 
 class Hashing:
-    """The threads, and what is being hashed. ``_flights`` are the event loop's alone."""
+    """A pool of hashing threads, and the hashes under way; ``_flights`` is of event loops alone."""
 
     def __init__(self, threads: int = HASHING_THREADS) -> None:
         self._pool = Threads(threads, "shardcast-hash")
         self._flights: dict[tuple[asyncio.AbstractEventLoop, Hashable], _Flight] = {}
 
     async def run(self, work: Callable[..., T], *words: object) -> T:
-        """Do a portion of work in one of the threads; it has ended, or was not begun, when this has ended."""
+        """Call ``work`` in a thread of the pool, and return its result.
+
+        Also when this is cancelled, the call has ended then, or was never begun.
+        """
         return await in_pool(self._pool, work, *words)
 
     async def once(self, key: Hashable, begin: Callable[[], asyncio.Future[T]]) -> T:
-        """Return what comes of a work, done once for all who want it at a time, and given up when the last of
-        them has gone. ``begin`` starts it; ``key`` tells it from others."""
+        """Return the result of work that concurrent callers with the same ``key`` share.
+
+        The work is cancelled when the last of its callers is cancelled. ``begin`` starts it.
+        """
         place = asyncio.get_running_loop(), key
         flight = self._flights.get(place)
         if flight is None:
@@ -45,13 +50,13 @@ class Hashing:
         finally:
             flight.waiting -= 1
             if not flight.waiting:
-                del self._flights[place]  # who comes now begins anew
+                del self._flights[place]  # the next caller begins anew
                 await cancel([flight.work])
 
 
 @dataclass(slots=True)
 class _Flight:
-    """Work that is under way, and how many wait for it."""
+    """Work under way, and the number of callers that wait for it."""
 
     work: asyncio.Future[Any]
     waiting: int = 0

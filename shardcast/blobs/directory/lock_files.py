@@ -1,4 +1,4 @@
-"""Lock files, by which programs that write into a directory of blobs on their own ask its readers to wait."""
+"""Lock files, by which programs that write into a directory of blobs ask its readers to wait."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from shardcast.blobs.directory.layout import Folder
 
 LOCK = ".LOCK"
 _POLL = 1.0
+"""Seconds between two looks at a lock."""
 
 
 def lock_files(folder: Folder, digest: str) -> tuple[str, str]:
-    """The locks that hold for a blob: the one of its whole folder, and its own."""
+    """Return the paths of the locks that hold for a blob: its folder's, and its own."""
     return os.path.join(folder.parent(digest), LOCK), folder.path(digest) + LOCK  # noqa: PTH118
 
 
 class ExternalLocks:
-    """The locks that this process meets."""
+    """The locks of other programs, which hold for a bounded time after they were last touched."""
 
     def __init__(
         self,
@@ -29,13 +30,16 @@ class ExternalLocks:
         steady: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``seconds``: how long a lock holds from when it was last touched; one whose time lies ahead, from
-        when it was first seen so."""
+        """Let a lock hold for ``seconds`` after it was last touched.
+
+        A lock whose time lies ahead holds for as long after it was first seen so. ``clock`` is in seconds
+        since 1970, ``steady`` is monotonic.
+        """
         self._seconds, self._sleep = seconds, sleep
         self._ages = AgesSeen(clock, steady)
 
     def holds(self, lock: str) -> bool:
-        """Whether somebody made or touched a lock less than so many seconds ago."""
+        """Return whether a lock exists and was touched less than the bound ago."""
         try:
             touched = os.stat(lock).st_mtime  # noqa: PTH116
         except OSError:
@@ -44,7 +48,7 @@ class ExternalLocks:
         return self._ages.age(lock, touched) <= self._seconds
 
     async def released(self, folder: Folder, digest: str) -> None:
-        """Wait until the locks that hold for a blob are gone or too old: first the folder's, then its own."""
+        """Wait until a blob's locks are gone or too old: first the folder's, then its own."""
         for lock in lock_files(folder, digest):
             while self.holds(lock):
                 await self._sleep(_POLL)

@@ -1,7 +1,7 @@
-"""A file's bytes in order, read by a thread of its own while the ones before are worked on.
+"""A file's bytes in order, read by a second thread while the caller works on the bytes before.
 
-Reading takes a fifth of the time that hashing takes, also where the bytes are in memory already. Where the
-processor has nothing else to do meanwhile, that is saved.
+Reading takes a fifth of the time that hashing takes, also where the bytes are in the page cache. That time is
+saved where a second processor is idle.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator
 from shardcast.concurrency import Threads
 
 PART = 512 << 10
-"""Bytes of a part: two of them are still in the processor's cache when they are worked on."""
+"""Bytes of a part: two of them stay in the processor's cache until they are used."""
 _WORTH_IT = 4 << 20
 """Bytes from which on a thread is worth its start."""
 
@@ -25,12 +25,20 @@ def parts(
     ahead: bool,
     beside: Callable[[memoryview], object] | None = None,
 ) -> Generator[memoryview, None, None]:
-    """The bytes from ``position`` to ``end``, less where the file ends before, read ``ahead`` or as they are
-    asked for; whoever reads them also hands them to ``beside``. A part is good until the next one is asked
-    for. To be closed where it isn't used up: until then the file may be read.
+    """Yield a file's bytes from ``position`` to ``end``, or to the end of the file.
+
+    A part is valid until the next one is requested. Close the generator unless it is exhausted: until then
+    the thread may read the descriptor.
+
+    Args:
+        descriptor: the file.
+        position: the offset of the first byte.
+        end: the offset behind the last byte.
+        ahead: whether a thread reads the next part in advance.
+        beside: called with each part, in the thread that reads it.
 
     Raises:
-        OSError: they can't be read.
+        OSError: the bytes can't be read.
     """
 
     def read(buffer: memoryview, start: int) -> int:

@@ -1,4 +1,4 @@
-"""What there is of a blob in a directory, told without reading it."""
+"""The files of a blob in a directory, described without reading their contents."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Form:
     """A file of a blob.
 
     Attributes:
-        path: where it is.
-        coding: None where it holds the blob as it is.
-        looks: what it looks like.
+        path: its path.
+        coding: its coding; None where it holds the blob as it is.
+        looks: its stat result.
     """
 
     path: str
@@ -27,7 +27,11 @@ class Form:
 
 
 def forms_of(folder: Folder, digest: str) -> list[Form]:
-    """The files of a blob, first the one that isn't coded; blocks on the disk."""
+    """Return the files of a blob, first the one that isn't coded; blocks on the disk.
+
+    Raises:
+        OSError: a file can't be looked at.
+    """
     found = []
     for coding in (None, *SUFFIXES):
         path = folder.path(digest, coding)
@@ -40,12 +44,12 @@ def forms_of(folder: Folder, digest: str) -> list[Form]:
 
 @dataclass(frozen=True, slots=True)
 class BlobDescription:
-    """A blob that is here.
+    """A blob in a directory.
 
     Attributes:
         digest: its name.
-        size: its bytes; None where it is only here coded, and nobody wrote them down.
-        stored: bytes that its files take.
+        size: its bytes; None for a blob that is only here coded, without a record of its length.
+        stored: bytes of its files together.
         modified: when it was put, in seconds since 1970.
         forms: how it is kept: ``raw``, ``zstd``, ``gzip``.
         path: its first file.
@@ -60,16 +64,16 @@ class BlobDescription:
 
 
 def describe(folder: Folder, digest: str) -> BlobDescription | None:
-    """What is here of a blob; None where nothing is. Blocks on the disk.
+    """Return the description of a blob, or None where it is absent; blocks on the disk.
 
     Raises:
-        OSError: it can't be looked at.
+        OSError: a file can't be looked at.
     """
     forms = forms_of(folder, digest)
     if not forms:
         return None
     first = forms[0]
-    size = first.looks.st_size if first.coding is None else _said_length(folder, digest)
+    size = first.looks.st_size if first.coding is None else _recorded_length(folder, digest)
     return BlobDescription(
         digest,
         size,
@@ -80,9 +84,10 @@ def describe(folder: Folder, digest: str) -> BlobDescription | None:
     )
 
 
-def _said_length(folder: Folder, digest: str) -> int | None:
+def _recorded_length(folder: Folder, digest: str) -> int | None:
+    """Return the recorded length of a coded blob, or None without a record."""
     try:
-        said = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
+        recorded = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
     except OSError:
         return None
-    return int(said) if said.isdigit() else None
+    return int(recorded) if recorded.isdigit() else None
