@@ -1,4 +1,4 @@
-"""Blobs that are arriving: temporary files, which disappear with the process that they are arriving in."""
+"""Arriving blobs: temporary files in a folder of their process, which goes when the process ends."""
 
 from __future__ import annotations
 
@@ -39,22 +39,25 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 SMALL = 64 << 10
-"""Bytes up to which a blob is handled in the event loop: handing it to a thread would take longer."""
+"""Bytes of the largest blob that is handled in the event loop: handing it to a thread would take longer."""
 _PIECE = 1 << 20
 """Bytes that are hashed and written at a time."""
 _SLOW = 0.002
-"""Seconds for a small blob from which on they are kept in threads, several at a time."""
+"""Seconds: when storing a small blob takes longer, the next ones are stored in threads, several at a time."""
 _LOCK = "lock"
 _STALE = 86400.0
-"""Seconds without a change after which a folder is taken for a dead process's where no lock tells."""
+"""Seconds without a change after which a folder counts as a dead process's where no lock tells."""
 
 
 class Incoming:
-    """A process's own folder for temporary files in a directory of blobs. The folders of processes that have
-    ended, which nobody has locked, are removed. One that somebody removed, or its lock, is made again."""
+    """A process's own folder for temporary files in a directory of blobs.
+
+    A lock in the folder, which dies with the process, shows that the folder is in use. A new process removes
+    the folders that are not locked. A folder whose name or lock was removed is made again.
+    """
 
     def __init__(self, root: str, prepare: Callable[[], object] = lambda: None) -> None:
-        """``prepare`` is called before the folder is made, now and again.
+        """Make the folder; ``prepare`` is called before, now and each time that it is made again.
 
         Raises:
             LocalDiskError: it can't be made.
@@ -71,7 +74,8 @@ class Incoming:
             self._make()
 
     def _make(self) -> None:
-        """
+        """Make the folder with its lock, and remove the folders of processes that have ended.
+
         Raises:
             OSError, LocalDiskError: it can't be made.
         """
@@ -86,23 +90,23 @@ class Incoming:
             folder.mkdir()
             _, lock = _try_lock(folder)
         self._folder, self._lock = folder, lock
-        for one, its_lock in dead:  # nobody else removes it: we have it locked
-            remove_tree(one)
-            close(its_lock)
+        for dead_folder, dead_lock in dead:  # no other process removes it: we hold its lock
+            remove_tree(dead_folder)
+            close(dead_lock)
 
     def _make_again(self) -> None:
-        """Make it again, where somebody removed it, or the lock that tells others that it is in use."""
+        """Make the folder again where its name, or the lock that shows others its use, was removed."""
         with self._making:
             if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
                 return
             log.warning("%s was removed, and is made again", self._folder)
             before, lock = self._folder, self._lock
             self._make()
-            self._left.append(before)  # what is arriving there may still come to its end
+            self._left.append(before)  # blobs that are arriving there may still be completed
             close(lock)
 
     def create(self) -> tuple[str, int]:
-        """Make a temporary file; its name, which nobody has, and its descriptor.
+        """Make a temporary file, and return its name and its descriptor.
 
         Raises:
             OSError, LocalDiskError: it can't be made.
@@ -110,7 +114,7 @@ class Incoming:
         return self._with_new_name(create_private)
 
     def create_folder(self) -> Path:
-        """Make a temporary folder, to be removed by ``remove_folder``.
+        """Make a temporary folder, which the caller removes with ``remove_folder``.
 
         Raises:
             OSError, LocalDiskError: it can't be made.
@@ -119,11 +123,12 @@ class Incoming:
         return Path(name)
 
     def _with_new_name(self, make: Callable[[str], T]) -> tuple[str, T]:
+        """Return an unused name in the folder, and what ``make`` returned for it."""
         self._make_again()
         try:
             name = self._new_name()
             return name, make(name)
-        except FileNotFoundError:  # it went in this very moment
+        except FileNotFoundError:  # the folder was removed since the check
             self._make_again()
             name = self._new_name()
             return name, make(name)
@@ -132,8 +137,10 @@ class Incoming:
         return f"{self._folder}/{next(self._numbers)}{PART}"
 
     def make_parent(self, folder: Folder, digest: str) -> None:
-        """Make the folder of a blob's file, durably. Its name is synced once, whoever made it: another thread
-        or process may not have come to that yet.
+        """Make the folder of a blob's file, durably.
+
+        Its name is synced once in this process, also where another thread or process made it: that one may
+        not have synced it yet.
 
         Raises:
             OSError: it can't be made.
@@ -144,10 +151,10 @@ class Incoming:
             self._certain.add(parent)
 
     def replace(self, path: Path, data: bytes) -> None:
-        """Put a few bytes under a name in one step; blocks on the disk.
+        """Replace a small file in one step; blocks on the disk.
 
         Raises:
-            OSError: they can't be kept.
+            OSError: the bytes can't be kept.
         """
         name, descriptor = self.create()
         part = Path(name)
@@ -159,30 +166,33 @@ class Incoming:
             close(descriptor)
 
     def is_quick(self, size: int) -> bool:
-        """Whether so many bytes are kept sooner in the event loop than a thread is told to."""
+        """Return whether a blob of so many bytes is stored in the event loop rather than in a thread."""
         return size <= SMALL and not self._slow
 
     def took(self, size: int, seconds: float) -> None:
-        """So many bytes were made durable in so many seconds."""
+        """Learn from a blob of so many bytes that took so many seconds to store."""
         if size <= SMALL:
             self._slow = seconds > _SLOW
 
     def remove_folder(self, place: Path) -> None:
-        """Remove a folder that got a name here; blocks on the disk. What can't be removed is tried again with
-        the next one."""
+        """Remove a folder that ``create_folder`` made; blocks on the disk.
+
+        A folder that can't be removed now is tried again with the next one.
+        """
         left, self._left = [*self._left, place], []
-        self._left += [one for one in left if not remove_tree(one)]
+        self._left += [folder for folder in left if not remove_tree(folder)]
 
     def close(self) -> None:
-        for one in (*self._left, self._folder):
-            remove_tree(one)  # the next who starts removes what is left
+        """Remove the folder and all that is arriving there, then release its lock."""
+        for folder in (*self._left, self._folder):
+            remove_tree(folder)  # the next process that starts removes what is left
         if self._lock >= 0:
             close(self._lock)
             self._lock = -1
 
 
 def _try_lock(folder: Path) -> tuple[Lock, int]:
-    """Try to lock a process's folder; the lock is held as long as the descriptor is open."""
+    """Try to lock a process's folder; the lock is held for as long as the descriptor is open."""
     descriptor = open_lock_file(folder / _LOCK)
     try:
         return try_lock(descriptor), descriptor
@@ -192,8 +202,11 @@ def _try_lock(folder: Path) -> tuple[Lock, int]:
 
 
 def _dead(place: Path) -> list[tuple[Path, int]]:
-    """Return the folders that belong to no living process, with the descriptors that lock them. Where a lock
-    doesn't tell, as without locks and over a network, those count in which nothing changed for a day."""
+    """Return the folders that belong to no living process, with the descriptors that lock them.
+
+    Where a lock doesn't tell, on file systems without locks and over a network, a folder counts as dead when
+    nothing in it has changed for a day.
+    """
     found: list[tuple[Path, int]] = []
     for folder in place.iterdir():
         if not folder.is_dir():
@@ -214,17 +227,22 @@ def _dead(place: Path) -> list[tuple[Path, int]]:
 
 
 def _is_stale(folder: Path) -> bool:
+    """Return whether neither a folder nor a file in it, but for the lock, has changed for a day."""
     try:
         return (
-            min(age_of(one, one.stat()) for one in (folder, *folder.iterdir()) if one.name != _LOCK) > _STALE
+            min(age_of(file, file.stat()) for file in (folder, *folder.iterdir()) if file.name != _LOCK)
+            > _STALE
         )
-    except OSError:  # its process is at work just now
+    except OSError:  # a file went meanwhile: its process is at work
         return False
 
 
 class FileWriter:
-    """A blob that is being put into a folder (a ``BlobWriter``). What comes is hashed and written in a thread
-    while more comes; a small one is not written before it is whole."""
+    """A blob that is being put into a folder (a ``BlobWriter``).
+
+    A thread digests and writes one piece while the event loop gathers the next; the next thread starts only
+    when that one has ended. A small blob is written when it is whole.
+    """
 
     def __init__(
         self,
@@ -237,7 +255,10 @@ class FileWriter:
         coding: str | None,
         after: Callable[[str, int], None],
     ) -> None:
-        """``after(digest, length)`` is called, in a thread or not, when the file has its name."""
+        """Write a blob of a coding, whose decoded bytes have ``digest``, or any digest where None is given.
+
+        ``after(digest, length)`` is called, in a thread or not, when the file has its name.
+        """
         self._folder, self._incoming, self._verified = folder, incoming, verified
         self._digest, self._coding, self._after = digest, coding, after
         self._algorithm = algorithm
@@ -250,6 +271,12 @@ class FileWriter:
         self._under_way: asyncio.Future[Any] | None = None
 
     async def write(self, data: bytes | memoryview, /) -> None:
+        """See ``BlobWriter``; ``data`` is kept until its piece is written.
+
+        Raises:
+            LocalDiskError: bytes that came before can't be kept.
+            MalformedBlob: they are not of the coding.
+        """
         self._gathered.append(data)
         self._waiting += len(data)
         if self._waiting >= _PIECE:
@@ -258,6 +285,7 @@ class FileWriter:
             self._under_way = asyncio.ensure_future(asyncio.to_thread(self._take, piece))
 
     async def commit(self) -> str:
+        """See ``BlobWriter``; also MalformedBlob, an IntegrityError."""
         await self._settle()
         size, begun = self._size + self._waiting, time.perf_counter()
         if self._incoming.is_quick(size):
@@ -270,7 +298,7 @@ class FileWriter:
         return digest
 
     async def abandon(self) -> None:
-        """Leave nothing behind, unless it was kept."""
+        """Wait for the thread, and remove the temporary file unless the blob was committed."""
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
         if self._descriptor >= 0:
@@ -281,10 +309,11 @@ class FileWriter:
                 os.unlink(self._part)  # noqa: PTH108
 
     async def _settle(self) -> None:
-        """
+        """Wait for the thread that is at work.
+
         Raises:
-            LocalDiskError: what came so far can't be kept.
-            IntegrityError: it is not of its coding.
+            LocalDiskError: the bytes so far can't be kept.
+            MalformedBlob: they are not of the coding.
         """
         if self._under_way is not None:
             await asyncio.wait([self._under_way])
@@ -292,6 +321,7 @@ class FileWriter:
             under_way.result()
 
     def _take(self, piece: list[bytes | memoryview]) -> None:
+        """Digest and write a piece; blocks on the disk."""
         with disk_errors("could not keep a blob in", Path(self._folder.root)):
             if self._descriptor < 0:
                 self._part, self._descriptor = self._incoming.create()
@@ -307,6 +337,7 @@ class FileWriter:
                     left = left[written:]
 
     def _finish(self) -> str:
+        """Write the rest, check the digest, and give the file its name; blocks on the disk."""
         if self._gathered or self._descriptor < 0:
             self._take(self._gathered)
         try:
@@ -320,9 +351,12 @@ class FileWriter:
             self._incoming.make_parent(self._folder, digest)
             try:
                 give_name(self._descriptor, self._part, name, mode=FINAL)
-            except PermissionError:  # another user of our group has put it, and who else can't replace it
-                waits = os.path.lexists(self._part)  # else it has its name, and the folder can't be synced
-                if not waits or not self._is_right(name, digest) or not note_put(self._folder, digest):
+            except (
+                PermissionError
+            ):  # another user of our group has put the blob, and we can't replace the file
+                # Without the temporary name the file has its name, and only the folder couldn't be synced.
+                is_unnamed = os.path.lexists(self._part)
+                if not is_unnamed or not self._is_right(name, digest) or not note_put(self._folder, digest):
                     raise
                 return digest
             self._part = ""
@@ -331,7 +365,7 @@ class FileWriter:
         return digest
 
     def _is_right(self, name: str, digest: str) -> bool:
-        """Return whether a file has this blob, in the coding that it comes in."""
+        """Return whether a file holds this blob, in the coding of this writer."""
         check = Check(self._algorithm, self._coding)
         try:
             with Path(name).open("rb") as file:
@@ -343,7 +377,7 @@ class FileWriter:
 
 
 class MalformedBlob(IntegrityError):
-    """What was put is not of the coding that it was said to have."""
+    """Bytes that were put are not of their coding."""
 
 
 def _malformed(error: Malformed) -> MalformedBlob:

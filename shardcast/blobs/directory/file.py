@@ -1,4 +1,4 @@
-"""One file that may hold a blob: opened, verified, read."""
+"""A file that may hold a blob: opening, verifying and reading it."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from shardcast.store.file_errors import UnreadableFile, file_errors, says_absent
 from shardcast.store.interfaces import Span
 
 PORTION = 16 << 20
-"""Bytes that are hashed before it is looked whether they are still wanted."""
+"""Bytes that are hashed in one job; a cancelled hash ends after its job."""
 _CHUNK = 1 << 20
 
 
 class BlobFile:
-    """A file, opened; nothing is known of what is in it.
+    """An open file; its content is not verified. A context that closes the file.
 
     Attributes:
-        path: where it is.
+        path: its path.
         coding: its coding; None where it holds a blob's bytes as they are.
-        descriptor: what it is read by.
-        size: its bytes.
-        looks: what it looked like when it was opened.
+        descriptor: its descriptor.
+        size: its bytes when it was opened.
+        looks: its stat result when it was opened.
         length: bytes of the blob, decoded; None where that isn't known.
         seal: see ``VerifiedFile``; None where that isn't known.
     """
@@ -46,14 +46,16 @@ class BlobFile:
 
     @classmethod
     def open(cls, path: str, coding: str | None) -> Self | None:
-        """Open a file; None where there is none.
+        """Open a file, or return None where there is none.
 
         Raises:
-            UnreadableFile: it can't be opened, for a reason of its own.
+            UnreadableFile: the file can't be opened, for a reason of its own.
             LocalDiskError: it can't be opened.
         """
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+            descriptor = os.open(
+                path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+            )  # else opening a pipe waits
         except OSError as error:
             if says_absent(error):
                 return None
@@ -68,15 +70,16 @@ class BlobFile:
 
     @property
     def is_regular(self) -> bool:
+        """Whether it is a regular file."""
         return stat.S_ISREG(self.looks.st_mode)
 
     @property
     def is_changed(self) -> bool:
-        """Whether it looks otherwise by now than when it was opened."""
+        """Whether it has changed since it was opened."""
         return FileIdentity.from_stat(self.looks) != FileIdentity.from_stat(os.fstat(self.descriptor))
 
     def whole(self) -> bytes:
-        """All its bytes.
+        """Return all its bytes, and one more where it has grown, so that it can't verify.
 
         Raises:
             LocalDiskError: they can't be read.
@@ -85,10 +88,10 @@ class BlobFile:
             return os.pread(self.descriptor, self.size + 1, 0)
 
     def read_small(self, most: int) -> bytes | None:
-        """The blob's bytes, unverified; None where it has more than ``most``, or can't be decoded.
+        """Return the blob's bytes, unverified, or None where they are too many or can't be decoded.
 
         Raises:
-            LocalDiskError: they can't be read.
+            LocalDiskError: the file can't be read.
         """
         if not self.is_regular or (self.coding is None and self.size > most):
             return None
@@ -105,18 +108,17 @@ class BlobFile:
         return bytes(data)
 
     def read(self, check: Check, position: int, end: int, ahead: bool = False) -> int:
-        """``check`` takes its bytes from ``position`` to ``end``, read ``ahead`` or not; where it got to,
-        less where the file ends.
+        """Have ``check`` take its bytes from ``position`` to ``end``; see ``Check.read``.
 
         Raises:
-            Malformed: they are not of its coding.
-            LocalDiskError: they can't be read.
+            Malformed: the bytes are not of its coding.
+            LocalDiskError: the file can't be read.
         """
         with file_errors("could not read", self.path):
             return check.read(self.descriptor, position, end, ahead)
 
     def decoded(self) -> Iterator[bytes]:
-        """The blob's bytes, in parts; blocks on the disk.
+        """Yield the blob's bytes, in parts; blocks on the disk.
 
         Raises:
             Malformed: the file is not of its coding, or not whole.
@@ -133,10 +135,10 @@ class BlobFile:
         decoding.finish()
 
     def decoded_length(self) -> int:
-        """Bytes of the blob; blocks on the disk.
+        """Return the bytes of the blob, counted by decoding it once; blocks on the disk.
 
         Raises:
-            BlobCorrupt: it can't be decoded, or read, for a reason of its own.
+            BlobCorrupt: the file can't be decoded, or can't be read for a reason of its own.
             LocalDiskError: it can't be read.
         """
         if self.length is None:
@@ -147,11 +149,11 @@ class BlobFile:
         return self.length
 
     def reader(self, digest: str) -> FileReader:
-        """Read it as the blob that it was verified to be."""
+        """Return a reader of the blob that the file was verified to hold."""
         return FileReader(self, digest)
 
     def again(self) -> BlobFile:
-        """The same file, opened once more, to be closed for itself.
+        """Return the same file with a descriptor of its own, which the caller closes.
 
         Raises:
             LocalDiskError: there are no descriptors left.
@@ -160,6 +162,7 @@ class BlobFile:
             return BlobFile(self.path, self.coding, os.dup(self.descriptor))
 
     def close(self) -> None:
+        """Close the file, once."""
         if self.descriptor >= 0:
             close(self.descriptor)
             self.descriptor = -1
@@ -172,7 +175,7 @@ class BlobFile:
 
 
 class FileReader:
-    """A verified blob that is being read (a ``BlobReader``)."""
+    """Reader of a verified blob (a ``BlobReader``); the file stays its opener's to close."""
 
     def __init__(self, file: BlobFile, digest: str) -> None:
         self.size = file.decoded_length()
@@ -183,6 +186,12 @@ class FileReader:
         self._position = 0
 
     async def read(self, most: int) -> bytes:
+        """Return the next bytes, at most ``most``; empty at the end.
+
+        Raises:
+            BlobCorrupt: the file changed, and can't be decoded any more.
+            LocalDiskError: the file can't be read.
+        """
         data = (
             self._next(most)
             if most <= SMALL and not self._parts
@@ -192,6 +201,7 @@ class FileReader:
         return data
 
     def _next(self, most: int) -> bytes:
+        """Read or decode the next bytes; blocks on the disk."""
         if self._parts is None:
             with file_errors("could not read", self._file.path):
                 return os.pread(self._file.descriptor, most, self._position)
@@ -205,11 +215,13 @@ class FileReader:
 
 
 async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: BlobFile) -> bool:
-    """Whether a file holds this blob: as was seen before, or by hashing all of it now, once for all who ask
-    meanwhile.
+    """Return whether a file holds this blob: as was verified before, or by hashing all of it now.
+
+    Concurrent callers share the hashing of a large file. Where the file is right, its ``length`` and ``seal``
+    are set.
 
     Raises:
-        UnreadableFile: it can't be read, for a reason of its own.
+        UnreadableFile: the file can't be read, for a reason of its own.
         LocalDiskError: it can't be read.
     """
     if not file.is_regular:
@@ -230,13 +242,14 @@ async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: Blo
 
 
 def _is_small(file: BlobFile) -> bool:
+    """Return whether hashing a file takes less time than handing it to a thread."""
     return file.size <= SMALL and file.coding is None
 
 
 def _begin_hashing(
     algorithm: str, digest: str, file: BlobFile, hashing: Hashing
 ) -> asyncio.Future[VerifiedFile | None]:
-    """Hash a file on behalf of several, of whom the one that it is from may go first."""
+    """Hash a file for several callers; the descriptor is its own, since the first may leave early."""
     own = file.again()
     task = asyncio.ensure_future(_look_into(algorithm, digest, own, hashing))
     task.add_done_callback(lambda _: own.close())
@@ -244,7 +257,7 @@ def _begin_hashing(
 
 
 async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashing) -> VerifiedFile | None:
-    """What there is to know of a file; None where it holds something else."""
+    """Hash a file, and return its record, or None where it holds another blob or changed meanwhile."""
     check, position = Check(algorithm, file.coding), 0
     try:
         while position < file.size:

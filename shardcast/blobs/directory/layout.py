@@ -1,15 +1,15 @@
-"""Where a directory of blobs keeps which file.
+"""The layout of a directory of blobs: which file lies where.
 
 ::
 
     DIRECTORY/
       .HASHSERVER_PREFIX          marks the prefix layout
       ab/ab3f…                    a blob; in the flat layout DIRECTORY/ab3f…
-      ab/ab3f….zst, ….gz          the same one as zstd or gzip, as it came
-      ab/ab3f….BUFFERLENGTH       its bytes then, in decimal
+      ab/ab3f….zst, ….gz          the same blob coded as zstd or gzip, as it arrived
+      ab/ab3f….BUFFERLENGTH       the decoded length of a coded blob, in decimal
       .shardcast-store/           our own: digest, incoming/
 
-All but the last is how hashserver keeps them, so that both can work on one directory.
+All but the last are as hashserver keeps them, so that both can work on one directory.
 """
 
 from __future__ import annotations
@@ -33,16 +33,17 @@ SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
 """The end of a coded blob's name, by the name of its coding in HTTP."""
 
 _SHARED = 0o3775
-"""Folders may be written by their group, whose files are then the group's, and removed by their owners
-alone."""
+"""The mode of a shared folder: its group may write, new files are the group's (setgid), and only the owner of
+a file removes it (sticky)."""
 OWN_SHARED = 0o2775
-"""The same of folders whose files each member of the group replaces and removes: records, pins, notes."""
+"""The same for folders whose files every member of the group replaces and removes: records, pins, notes."""
 FINAL = 0o444
+"""The mode of a blob's file: no one writes to it again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Folder:
-    """A directory of blobs.
+    """A directory of blobs in one layout.
 
     Attributes:
         root: its path, as it was given.
@@ -53,19 +54,19 @@ class Folder:
     layout: str
 
     def path(self, digest: str, coding: str | None = None) -> str:
-        """The file of a blob, coded or as it is."""
+        """Return the path of a blob's file, coded or as it is."""
         return os.path.join(self.parent(digest), digest + SUFFIXES[coding] if coding else digest)  # noqa: PTH118
 
     def parent(self, digest: str) -> str:
-        """The folder that a blob's file is in."""
+        """Return the folder of a blob's file."""
         return os.path.join(self.root, digest[:2]) if self.layout == PREFIX else self.root  # noqa: PTH118
 
     def parents(self) -> list[str]:
-        """The folders that blobs' files can be in."""
+        """Return the folders that blobs' files can be in."""
         return [self.parent(f"{first:02x}") for first in range(256)] if self.layout == PREFIX else [self.root]
 
     def make_parent(self, digest: str) -> bool:
-        """Make that folder; whether it wasn't there.
+        """Make the folder of a blob's file, and return whether it was missing.
 
         Raises:
             OSError: it can't be made.
@@ -81,28 +82,31 @@ class Folder:
         return made
 
     def entries(self) -> Iterator[list[str]]:
-        """The digests of its files, some at a time, in no order; blocks on the disk.
+        """Yield the digests of its files in batches, in no order; blocks on the disk.
+
+        A blob with several forms is yielded once.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: a folder can't be read.
         """
         if self.layout == FLAT:
             yield from _digests_in(self.root)
             return
         for parent in self.parents():
-            for some in _digests_in(parent):
-                yield [digest for digest in some if digest.startswith(parent[-2:])]
+            for batch in _digests_in(parent):
+                yield [digest for digest in batch if digest.startswith(parent[-2:])]
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What tells the layout of a directory: where blobs lie, and its marker. Nothing else in it counts.
+    """The evidence of a directory's layout: where blobs lie, and its marker. Other files count for nothing.
 
     Attributes:
-        flat: the name of a blob in the directory itself; None where there is none.
-        prefix: that of one in a folder of the prefix layout.
+        flat: the name of some blob in the directory itself, or None.
+        prefix: the name of some blob in a folder of the prefix layout, or None.
         marked: whether the prefix layout is marked.
-        used: whether blobs were to be put here before: where the prefix layout isn't marked, in the flat one.
+        used: whether a process opened it to put blobs before; in the flat layout, unless the prefix layout is
+            marked.
     """
 
     flat: str | None
@@ -112,8 +116,10 @@ class Look:
 
     @property
     def layout(self) -> str | None:
-        """The layout that it has: the one in which its blobs lie. Where they lie in both, or there are none,
-        the marker tells; None where nothing does."""
+        """The layout in which its blobs lie, or None where nothing shows it.
+
+        Where blobs lie in both layouts, or in none, the marker decides.
+        """
         if bool(self.flat) != bool(self.prefix):
             return FLAT if self.flat else PREFIX
         if self.marked:
@@ -122,10 +128,10 @@ class Look:
 
 
 def look_at(root: str) -> Look:
-    """What tells the layout of a directory now; blocks on the disk.
+    """Return the evidence of a directory's layout now; blocks on the disk.
 
     Raises:
-        LocalDiskError: it can't be looked into.
+        LocalDiskError: the directory can't be read.
     """
     with disk_errors("could not look into", root):
         marked, used = (_is_there(os.path.join(root, name)) for name in (MARKER, f"{OWN}/digest"))  # noqa: PTH118
@@ -138,19 +144,18 @@ def look_at(root: str) -> Look:
         return Look(_first_blob(root), prefix, marked, used)
 
 
-def decide(root: str, said: str | None = None) -> Look:
-    """See which layout a directory has, or is to have: what is ``said``, or else the prefix one, only where
-    nothing tells.
+def decide(root: str, requested: str | None = None) -> Look:
+    """Return the evidence of a directory's layout, which must not contradict the ``requested`` one.
 
     Raises:
-        UsageError: it has another layout than was said.
-        LocalDiskError: it can't be looked into.
+        UsageError: the directory has another layout.
+        LocalDiskError: it can't be read.
     """
     found = look_at(root)
-    if said not in (None, found.layout or said):
+    if requested not in (None, found.layout or requested):
         blob = found.flat if found.layout == FLAT else found.prefix
         raise UsageError(
-            f"the layout of {root} is {found.layout}, not {said}: "
+            f"the layout of {root} is {found.layout}, not {requested}: "
             + (f"{blob} lies there so" if blob else f"its {MARKER if found.marked else OWN} says so")
             + f"; leave the layout out, or say {found.layout}: blobs would not be found otherwise"
         )
@@ -158,17 +163,17 @@ def decide(root: str, said: str | None = None) -> Look:
 
 
 class Layouts:
-    """Which layouts directories have that others write into; remembered as long as they look the same."""
+    """The layouts of directories that other processes write into, cached until the mtime changes."""
 
     def __init__(self) -> None:
         self._known: dict[str, tuple[int, str]] = {}
 
     def of(self, root: str) -> tuple[str, ...]:
-        """The layouts in which a directory may have blobs at the time: one, unless that can't be seen."""
+        """Return the layouts to look for blobs in: one, or both where the directory can't be read."""
         try:
             changed = os.stat(root).st_mtime_ns  # noqa: PTH116
         except OSError:
-            return (FLAT,)  # who looks for a blob there meets the same
+            return (FLAT,)  # looking for a blob there meets the same error, and reports it
         known = self._known.get(root)
         if known and known[0] == changed:
             return (known[1],)
@@ -182,11 +187,12 @@ class Layouts:
 
 
 def prepare(folder: Folder) -> None:
-    """Share a directory with its group, and mark its layout, where that is allowed, and where no blobs lie in
-    the other one.
+    """Share a directory with its group and mark the prefix layout, as far as permissions allow.
+
+    A directory with blobs in the flat layout gets no marker.
 
     Raises:
-        LocalDiskError: it can't be looked into.
+        LocalDiskError: the directory can't be read.
     """
     share(folder.root)
     marker = Path(folder.root, MARKER)
@@ -198,6 +204,7 @@ def prepare(folder: Folder) -> None:
 
 
 def _is_there(path: str) -> bool:
+    """Return whether a path exists; errors but that it doesn't are raised."""
     try:
         os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -206,52 +213,59 @@ def _is_there(path: str) -> bool:
 
 
 def _first_blob(folder: str, prefix: str = "") -> str | None:
-    """The name of some blob in a folder, of those whose names begin like this.
+    """Return the name of some blob in a folder that begins with ``prefix``, or None.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the folder can't be read.
     """
     try:
         entries = os.scandir(folder)
     except (FileNotFoundError, NotADirectoryError):
         return None
     with entries:
-        return next((one.name for one in entries if one.name.startswith(prefix) and _is_blob(one)), None)
+        names = (entry.name for entry in entries if entry.name.startswith(prefix) and _is_blob(entry))
+        return next(names, None)
 
 
 def share(path: str, mode: int = _SHARED) -> None:
-    """Let a folder's group write there, where that is allowed."""
-    with contextlib.suppress(OSError):  # somebody else's: it is as they want it
+    """Let a folder's group write there, if the folder is ours."""
+    with contextlib.suppress(OSError):  # another user's folder stays as its owner set it
         os.chmod(path, mode)  # noqa: PTH101
 
 
 def make_own(place: Path) -> None:
-    """Make a folder in ``OWN``, durably, that the others who work on the directory find there.
+    """Make a folder in ``OWN``, durably, and share it with the group.
 
     Raises:
         OSError: it can't be made.
     """
     make_folder(place)
-    for one in (place, *place.parents):
-        share(str(one), _SHARED if one.name == OWN else OWN_SHARED)
-        if one.name == OWN:
+    for folder in (place, *place.parents):
+        share(str(folder), _SHARED if folder.name == OWN else OWN_SHARED)
+        if folder.name == OWN:
             break
 
 
 def seal(path_or_descriptor: str | int) -> None:
-    """Nobody is to write to a blob's file any more.
+    """Make a blob's file read-only, which also takes a mark of gc away.
 
     Raises:
-        OSError: it is somebody else's.
+        OSError: the file is another user's.
     """
     os.chmod(path_or_descriptor, FINAL)  # noqa: PTH101
 
 
 _BATCH = 1000
+"""Digests that are listed at a time."""
 _FORMS = ("", *SUFFIXES.values())
 
 
 def _digests_in(folder: str) -> Iterator[list[str]]:
+    """Yield the digests of the blobs in one folder, in batches.
+
+    Raises:
+        LocalDiskError: the folder can't be read.
+    """
     found: list[str] = []
     with disk_errors("could not list", folder):
         try:
@@ -270,7 +284,7 @@ def _digests_in(folder: str) -> Iterator[list[str]]:
 
 
 def _is_blob(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a file with a blob's name."""
+    """Return whether an entry is a regular file with a blob's name."""
     try:
         return entry.name[64:] in _FORMS and is_digest(entry.name[:64]) and entry.is_file()
     except OSError:  # links that go round in a circle
@@ -278,6 +292,6 @@ def _is_blob(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_first(folder: str, digest: str, form: str) -> bool:
-    """Whether the blob isn't there in a form that comes before this one."""
+    """Return whether a blob has no file of a form that comes before this one."""
     before = _FORMS[: _FORMS.index(form)]
-    return not any(os.path.exists(os.path.join(folder, digest + one)) for one in before)  # noqa: PTH110, PTH118
+    return not any(os.path.exists(os.path.join(folder, digest + end)) for end in before)  # noqa: PTH110, PTH118

@@ -1,21 +1,20 @@
-"""Which blobs gc marked, and since when.
+"""The blobs that gc marked, and since when; and how a put takes a mark away.
 
-A mark is a permission of a blob's file: that others may execute it, and nobody else. Whoever puts the blob
-again takes it away by what they do in any case, hashserver too: the file is replaced, or it gets the
-permissions of a blob.
+A blob is marked by setting only the others-execute bit of its files. Every put of the blob clears the bit by
+what it does in any case, a put by hashserver too: the file is replaced, or gets the mode of a blob.
 
-But an inode's permissions are not this directory's alone: a copy by hard links shares them, ``chmod -R`` sets
-them, ``rsync -p`` and ``tar`` bring them along. So each run writes down what it marked, when, and what the
-files looked like then, to their change time. A mark counts as long as they look exactly so. Whatever was done
-to them in between begins the grace time anew.
+But the mode of an inode is not this directory's alone: a copy by hard links shares it, ``chmod -R`` sets it,
+``rsync -p`` and ``tar`` copy it. So each run of gc records which blobs it marked, when, and the files' stat
+results after that, change time included. A mark counts for as long as the stat results are the same; any
+change in between begins the grace time anew.
 
 ::
 
     DIRECTORY/.shardcast-store/gc/
-      marks                     <digest> <seconds since 1970> <looks>, a line each
-      put/ab3f…                 its time is when the blob was put by somebody who may not touch its file
+      marks                     <digest> <seconds since 1970> <hash of the stat results>, a line each
+      put/ab3f…                 a note: its mtime is when a user who may not change the blob's file put it
 
-``marks`` is never written in place: a copy by hard links shares it, too.
+``marks`` is never written in place, since a copy by hard links shares it, too.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ _EXECUTE = 0o111
 
 
 def is_marked(looks: os.stat_result) -> bool:
-    """Whether a file has the permission that is a mark."""
+    """Return whether a file has the mode that marks it."""
     return looks.st_mode & _EXECUTE == _MARK
 
 
@@ -48,27 +47,36 @@ class Marks:
     """The marks of a directory.
 
     Attributes:
-        file: where they are written down.
+        file: their record on the disk.
     """
 
     def __init__(self, folder: Folder) -> None:
-        """
+        """Read the record.
+
         Raises:
-            LocalDiskError: they can't be read.
+            LocalDiskError: it can't be read.
         """
         self._folder = folder
         self.file = _place(folder) / "marks"
         self._known: dict[bytes, tuple[float, bytes]] = {}
-        self._live: set[bytes] = set()  # of those, the ones that this run saw
+        self._live: set[bytes] = set()  # the known blobs that this run has seen
         with disk_errors("could not read", self.file), contextlib.suppress(FileNotFoundError):
             for line in self.file.read_bytes().splitlines():
-                with contextlib.suppress(ValueError):  # a line that is damaged is a mark less
+                with contextlib.suppress(
+                    ValueError
+                ):  # a damaged line is a mark less: its blob is marked again
                     digest, when, looks = line.split()
                     self._known[bytes.fromhex(digest.decode())] = float(when), bytes.fromhex(looks.decode())
 
     def since(self, digest: str, forms: Sequence[Form]) -> float | None:
-        """When a blob that looks like this was marked, in seconds since 1970; None where it isn't, or the
-        mark counts no more."""
+        """Return when a blob with these files was marked, in seconds since 1970.
+
+        Returns:
+            None where it is not marked, where its files have changed since, or where it was put again.
+
+        Raises:
+            OSError: the notes of puts can't be looked at.
+        """
         known = self._known.get(bytes.fromhex(digest))
         if known is None or not all(is_marked(form.looks) for form in forms) or known[1] != _looks(forms):
             return None
@@ -76,12 +84,14 @@ class Marks:
         return None if put is not None and put >= known[0] else known[0]
 
     def keep(self, digest: str) -> None:
-        """A blob stays marked."""
+        """Leave a blob marked."""
         self._live.add(bytes.fromhex(digest))
 
     def set(self, digest: str, forms: Sequence[Form]) -> None:
-        """Mark a blob. A file that has the permission already, by somebody else, is left as it is: the mark
-        of a copy that shares it goes on to count.
+        """Mark a blob.
+
+        A file that has the mode already is left as it is, so that the mark of a copy that shares it by a hard
+        link goes on to count.
 
         Raises:
             OSError: its files can't be changed.
@@ -95,7 +105,7 @@ class Marks:
         self._live.add(key)
 
     def drop(self, digest: str, forms: Sequence[Form]) -> None:
-        """Take a blob's mark away.
+        """Unmark a blob.
 
         Raises:
             OSError: its files can't be changed.
@@ -106,11 +116,13 @@ class Marks:
         self._known.pop(bytes.fromhex(digest), None)
 
     def save(self, whole: bool) -> None:
-        """Write them down; where the ``whole`` directory was gone through, without those of blobs that are
-        no more.
+        """Write the record.
+
+        Args:
+            whole: whether this run saw the whole directory; then blobs that it did not see are left out.
 
         Raises:
-            LocalDiskError: they can't be written down.
+            LocalDiskError: the record can't be written.
         """
         kept = {key: self._known[key] for key in self._live & self._known.keys()} if whole else self._known
         if kept or self.file.exists():
@@ -119,8 +131,10 @@ class Marks:
 
 
 def _looks(forms: Sequence[Form]) -> bytes:
-    """What tells whether a blob's files were touched: the change time tells of everything that changes a file
-    or its permissions, of links that are made, and of copies."""
+    """Return a hash that changes whenever one of a blob's files is touched.
+
+    The change time covers writes, changes of the mode, new hard links, and copies.
+    """
     identities = [(form.coding, FileIdentity.from_stat(form.looks)) for form in forms]
     parts = [f"{coding} {file.size} {file.mtime_ns} {file.ctime_ns}" for coding, file in identities]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
@@ -161,8 +175,11 @@ def unmark(folder: Folder, digest: str) -> bool:
 
 
 def note_put(folder: Folder, digest: str) -> bool:
-    """Write down that a blob was put that is there, by somebody who may not touch its file; whether that
-    could be written down, and the file is there still."""
+    """Record that an existing blob was put now by a user who may not change its file.
+
+    Returns:
+        Whether the note could be written durably, and the blob still exists after that.
+    """
     place = _place(folder) / "put"
     try:
         make_own(place)
@@ -177,14 +194,14 @@ def note_put(folder: Folder, digest: str) -> bool:
         sync_folder(place)
     except OSError:
         return False
-    return bool(forms_of(folder, digest))  # in this order: gc looks for the note after it took the file
+    return bool(forms_of(folder, digest))  # last: gc looks for a note after it took the file away
 
 
 def when_put(folder: Folder, digest: str) -> float | None:
-    """When that was written down of a blob, in seconds since 1970; None where it wasn't.
+    """Return the time of the note of a blob's put, in seconds since 1970, or None without one.
 
     Raises:
-        OSError: it can't be looked for.
+        OSError: the note can't be looked at.
     """
     try:
         return (_place(folder) / "put" / digest).stat().st_mtime
@@ -193,7 +210,7 @@ def when_put(folder: Folder, digest: str) -> float | None:
 
 
 def forget_puts(folder: Folder, before: float) -> None:
-    """Remove what was written down before a time, where that is allowed."""
+    """Remove the notes of puts ``before`` a time, in seconds since 1970, as far as permissions allow."""
     with contextlib.suppress(FileNotFoundError):
         for note in _notes(folder):
             with contextlib.suppress(OSError):
@@ -204,8 +221,10 @@ def forget_puts(folder: Folder, before: float) -> None:
 
 
 def _notes(folder: Folder) -> Iterator[Path]:
+    """Yield the notes of puts."""
     return (note for note in (_place(folder) / "put").iterdir() if is_digest(note.name))
 
 
 def _place(folder: Folder) -> Path:
+    """Return the folder of gc."""
     return Path(folder.root) / OWN / "gc"

@@ -1,14 +1,14 @@
-"""Taking files out of a directory of blobs while others put some there: what is set aside, and why.
+"""Taking files out of a directory of blobs while other processes put blobs: quarantine and trash.
 
 ::
 
     DIRECTORY/.shardcast-store/quarantine/
-      ab3f…-5c01d2e7            a file that is not what its name says, as it was found
+      ab3f…-5c01d2e7            a file whose bytes have another digest than its name, as it was found
       ab3f…-5c01d2e7.json       why it is here, and since when
     DIRECTORY/.shardcast-store/gc/trash/
                                 a file that is being removed
     DIRECTORY/ab/.quarantine/, .trash/
-                                the same where ab is on another disk, until it is seen what the file is
+                                the same where ab is on another disk, until the file is identified
 """
 
 from __future__ import annotations
@@ -37,10 +37,19 @@ _UNFINISHED = "it was being set aside when that was interrupted, and its place w
 
 
 def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]) -> Path | None:
-    """Move a file to ``place``, in another folder, if it still ``is_meant``; return where it is then.
+    """Move a file to ``place`` in another folder if it ``is_meant``, and return its path there.
 
-    Whoever puts a blob may replace the file at any moment: then the new one goes back where it was. Where the
-    ``place`` is on another disk, the file is moved no further than ``waiting`` tells.
+    A put may replace the file at any moment. So the file is moved first and identified then; a new file goes
+    back where it was. Where ``place`` is on another disk, the file is moved to a folder beside it on its own
+    disk, which ``waiting`` finds.
+
+    Args:
+        path: the file.
+        place: its new path.
+        is_meant: tells from a stat result whether it is the file to take out.
+
+    Returns:
+        None where the file is gone, or another one.
 
     Raises:
         OSError: it can't be moved.
@@ -62,20 +71,23 @@ def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]
 
 
 def waiting(folder: Folder, place: Path) -> Iterator[Path]:
-    """All that was taken out into a folder, and what has got no further than the ``.NAME`` of a prefix folder
-    on another disk; a folder with the prefix folder's name tells that there may be some.
+    """Yield what was taken out into the folder ``place``, also what is still on another disk.
+
+    Files on another disk lie in the folder ``.NAME`` of their prefix folder, NAME being that of ``place``; a
+    folder in ``place`` with the prefix folder's name shows that there may be some.
 
     Raises:
-        OSError: it can't be looked into.
+        OSError: a folder can't be read.
     """
     for name in _names(place):
         yield place / name
         if (parent := Path(folder.root) / name).is_dir():  # taken out there, on another disk
-            yield from (parent / f".{place.name}" / one for one in _names(parent / f".{place.name}"))
+            beside = parent / f".{place.name}"
+            yield from (beside / file for file in _names(beside))
 
 
 def _beside(path: Path, place: Path) -> Path:
-    """The name that a file has on its own disk until it is seen what it is, in a folder that is made."""
+    """Return a path on the file's own disk, for the time until the file is identified; make its folder."""
     make_folder(place.parent / path.parent.name)  # tells ``waiting`` of it
     beside = path.parent / f".{place.parent.name}"
     make_folder(beside)
@@ -84,6 +96,7 @@ def _beside(path: Path, place: Path) -> Path:
 
 
 def _names(place: Path) -> list[str]:
+    """Return the names in a folder; none where there is no folder."""
     try:
         return os.listdir(place)  # noqa: PTH208
     except (FileNotFoundError, NotADirectoryError):
@@ -91,7 +104,10 @@ def _names(place: Path) -> list[str]:
 
 
 def put_back(place: Path, path: Path) -> bool:
-    """Move a file back, unless something has its name by now; whether it did, it has left ``place`` anyway.
+    """Move a file back to ``path``, or delete it where ``path`` is taken by now.
+
+    Returns:
+        Whether the file is at ``path``.
 
     Raises:
         OSError: it can't be moved.
@@ -103,16 +119,17 @@ def put_back(place: Path, path: Path) -> bool:
 
 
 def collecting(folder: Folder) -> Path:
-    """The folder of gc, one at a time."""
+    """Return the folder of gc, whose lock admits one gc at a time."""
     return Path(folder.root) / OWN / "gc"
 
 
 def undo_removals(folder: Folder) -> None:
-    """Put back what a gc that was killed was about to remove, which the next one decides anew. The caller
-    sees to it that no gc is at work.
+    """Put back the files that a killed gc was about to remove; the next gc decides about them anew.
+
+    The caller ensures that no gc is at work.
 
     Raises:
-        OSError: something can't be put back.
+        OSError: a file can't be put back.
     """
     for file in waiting(folder, collecting(folder) / TRASH):
         digest = file.name[:64]
@@ -123,11 +140,12 @@ def undo_removals(folder: Folder) -> None:
 
 
 def recover(folder: Folder) -> None:
-    """Put back what was taken out when that was killed, for it may have been put in that moment. Blocks on
-    the disk.
+    """Put back the files that a killed process had taken out; blocks on the disk.
+
+    Such a file may be a blob that was put in that very moment, and acknowledged.
 
     Raises:
-        LocalDiskError: something can't be put back.
+        LocalDiskError: a file can't be put back.
     """
     place = collecting(folder)
     with disk_errors("could not put back from", place):
@@ -140,7 +158,7 @@ def recover(folder: Folder) -> None:
 
 @contextlib.contextmanager
 def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
-    """Entered by one process at a time; without ``wait``, False when another one is there.
+    """Hold a folder's lock, and yield True; without ``wait``, yield False while another process holds it.
 
     Raises:
         OSError: the folder can't be locked.
@@ -161,12 +179,12 @@ class SetAside:
     """A file in quarantine.
 
     Attributes:
-        digest: of the blob that it should have been.
-        file: where it lies now.
-        was: where it lay.
+        digest: the blob that it should have been.
+        file: its path now.
+        was: its path before.
         size: its bytes.
-        reason: why it is there.
-        since: seconds since 1970.
+        reason: what is wrong with it.
+        since: when it was set aside, in seconds since 1970.
     """
 
     digest: str
@@ -178,17 +196,20 @@ class SetAside:
 
 
 class Quarantine:
-    """Files that were set aside from a directory of blobs. None of them is served, and none is removed."""
+    """The files that were set aside from a directory of blobs; they are neither served nor removed."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
         self._place = Path(folder.root) / OWN / "quarantine"
 
     def take(self, path: str, digest: str, looks: os.stat_result, reason: str) -> SetAside | None:
-        """Set a file aside that looks like this; None when it is another one by now. Blocks on the disk.
+        """Set a file aside, if it still has this stat result; blocks on the disk.
+
+        Returns:
+            None where the file is another one by now.
 
         Raises:
-            LocalDiskError: it can't be moved.
+            LocalDiskError: the file can't be moved.
         """
         was, name = Path(path), f"{Path(path).name}-{secrets.token_hex(4)}"
         with disk_errors("could not set aside", was), self._alone():
@@ -202,19 +223,21 @@ class Quarantine:
             return self._write_record(digest, name, was, size=looks.st_size, reason=reason)
 
     def finish(self) -> None:
-        """See to what was being set aside when that was interrupted: it goes back, and is looked at again.
-        Blocks on the disk.
+        """Undo or finish what a killed process left half set aside; blocks on the disk.
+
+        A file goes back to its place, where it will be verified again. Where its place is taken by now, the
+        file stays in quarantine and gets a record.
 
         Raises:
-            LocalDiskError: it can't be moved.
+            LocalDiskError: a file can't be moved.
         """
         with disk_errors("could not look into", self._place):
             if not self._unfinished() and not self._parts():
                 return
         with disk_errors("could not put back from", self._place), self._alone():
-            for part in self._parts():  # of records, which are written alone, and of copies
+            for part in self._parts():  # of records and of copies; both are written only under this lock
                 part.unlink(missing_ok=True)
-            for file in self._unfinished():  # by now: it may have been at work just then
+            for file in self._unfinished():  # again: before the lock, a living process may have been at work
                 name = file.name.removeprefix(".").partition("~")[0]
                 was = Path(self._folder.parent(name)) / name.rpartition("-")[0]
                 if was.exists():
@@ -225,15 +248,15 @@ class Quarantine:
                     put_back(file, was)
 
     def _bring(self, file: Path, name: str) -> None:
-        """Move a file that was taken out on another disk here."""
+        """Move a file that was taken out on another disk into the quarantine."""
         if file.parent != self._place:
             rename(file, self._place / name, durable=False)
 
     def entries(self) -> Iterator[SetAside]:
-        """All of it; blocks on the disk.
+        """Yield the files in quarantine; blocks on the disk.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: a record can't be read.
         """
         with disk_errors("could not look into", self._place):
             for record in self._records():
@@ -243,16 +266,19 @@ class Quarantine:
                     raise OSError(f"{record.name} is no record of a file set aside ({error})") from None
 
     def _records(self) -> list[Path]:
-        """(``glob`` passes over a folder that can't be read.)"""
+        """Return the records."""
         try:
+            # No ``glob``: it passes over a folder that can't be read.
             return sorted(file for file in self._place.iterdir() if file.suffix == _RECORD)
         except FileNotFoundError:
             return []
 
     def _parts(self) -> list[Path]:
+        """Return the temporary files."""
         return list(self._place.glob(f"*{PART}"))
 
     def _unfinished(self) -> list[Path]:
+        """Return the files that were taken out and have no record yet."""
         return [
             file
             for file in waiting(self._folder, self._place)
@@ -264,6 +290,7 @@ class Quarantine:
         return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
 
     def _write_record(self, digest: str, name: str, was: Path, *, size: int, reason: str) -> SetAside:
+        """Write the record of the file ``name`` in quarantine, and return it."""
         file = self._place / name
         aside = SetAside(digest, str(file), str(was), size, reason, round(time.time(), 3))
         replace(Path(f"{file}{_RECORD}"), json.dumps(asdict(aside)).encode() + b"\n")
@@ -271,6 +298,7 @@ class Quarantine:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
+        """Make the folder, and hold its lock."""
         make_own(self._place)
         with one_at_a_time(self._place):
             yield

@@ -1,7 +1,7 @@
-"""Blobs that are put together: none has its name before all of them are on the disk, right.
+"""Blobs that are put together: no blob gets its name before all of them are verified and on the disk.
 
-Meanwhile they are in a directory of blobs of their own, on the same disk, which goes with its process. Then
-each is renamed, which copies nothing.
+Meanwhile they lie in a directory of blobs of their own, on the same disk, which goes when its process ends.
+Then each file is renamed, which copies nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class Staged:
     """Blobs that wait for each other.
 
     Attributes:
-        blobs: where they are put.
+        blobs: the store that they are put into; its blobs are not visible in the target.
     """
 
     def __init__(self, target: BlobDirectory, place: Path) -> None:
-        """``place``: a folder for them, on the disk of the ``target``.
+        """Stage blobs for ``target`` in the folder ``place``, which is on the same disk.
 
         Raises:
-            LocalDiskError: it can't be used.
+            LocalDiskError: the folder can't be used.
         """
         self._target = target
         self._unpublished: set[bytes] = set()
@@ -43,45 +43,54 @@ class Staged:
         )
 
     async def publish(self) -> AsyncGenerator[list[str], None]:
-        """Give all of them their names, some at a time; the digests of those that have them, durably. What is
-        there under such a name, and may be wrong, is replaced.
+        """Rename all blobs into the target, in batches, and yield the digests that are durable there.
+
+        A file that has a blob's name already, and may be wrong, is replaced.
 
         Raises:
-            LocalDiskError: one is gone, or can't have its name; those before it have theirs.
+            LocalDiskError: a blob is gone, or can't be renamed; those yielded before have their names.
         """
         await asyncio.to_thread(self._prepare)
         while self._unpublished:
             yield await asyncio.to_thread(self._publish_some)
 
     def _prepare(self) -> None:
-        """See to all that may be wrong before the first of them has its name: each has to be there, and the
-        disk to have room for their folders."""
+        """Check what can be checked before the first rename: every blob is here, every folder can be made.
+
+        A program may have swept out what looks temporary. Then the push must fail as a whole, so that its
+        sender sends all of it again: hence the digests that were put are compared with the files.
+
+        Raises:
+            LocalDiskError: a blob is gone, or a folder can't be made.
+        """
         folder, staging = self._target.folder, self.blobs.folder
         with disk_errors("could not make folders in", Path(folder.root)):
             gone, parents = set(self._unpublished), {}
-            for digest in (one for some in staging.entries() for one in some):
+            for digest in (digest for batch in staging.entries() for digest in batch):
                 gone.discard(bytes.fromhex(digest))
                 parents[folder.parent(digest)] = digest
             if gone:
                 raise _gone(len(gone), staging.root)
             for digest in parents.values():
                 folder.make_parent(digest)
-            sync_folder(Path(folder.root))  # also for those that another process has just made
+            sync_folder(Path(folder.root))  # also for folders that another process has just made
 
     def _publish_some(self) -> list[str]:
+        """Rename one batch, sync its folders, and return its digests."""
         folder = self._target.folder
         with disk_errors("could not keep blobs in", Path(folder.root)):
-            some = next(self.blobs.folder.entries(), None)  # of those that are left
-            if not some:
+            batch = next(self.blobs.folder.entries(), None)  # of the blobs that are still staged
+            if not batch:
                 raise _gone(len(self._unpublished), self.blobs.folder.root)
-            for digest in some:
+            for digest in batch:
                 self._publish(digest)
                 self._unpublished.discard(bytes.fromhex(digest))
-            for parent in {folder.parent(digest) for digest in some}:
+            for parent in {folder.parent(digest) for digest in batch}:
                 sync_folder(Path(parent))
-        return some
+        return batch
 
     def _publish(self, digest: str) -> None:
+        """Rename a blob; its folder is synced later. Its verification counts for the new name, too."""
         staged, name = self.blobs.folder.path(digest), self._target.folder.path(digest)
         with Path(staged).open("rb") as file:
             known = self.blobs.verified.known(digest, os.fstat(file.fileno()))
@@ -92,16 +101,22 @@ class Staged:
 
 
 def _gone(count: int, place: str) -> OSError:
+    """Return the error for blobs that were removed while they were staged."""
     return OSError(f"{count} of the blobs that waited in {place} are gone: somebody removed them")
 
 
 @asynccontextmanager
 async def staged(target: BlobDirectory, incoming: Incoming) -> AsyncIterator[Staged]:
-    """A place for blobs that are to be put into a directory together, in the folder of ``incoming``, which is
-    on the same disk. What isn't published when it is left is gone.
+    """Yield a place for blobs that are put into a directory together.
+
+    Blobs that are not published when the context is left are discarded.
+
+    Args:
+        target: the directory.
+        incoming: a folder for temporary files on the same disk, in which the place is made.
 
     Raises:
-        LocalDiskError: it can't be made.
+        LocalDiskError: the place can't be made.
     """
     with disk_errors("could not make a place for blobs in", target.folder.root):
         place = await in_thread(incoming.create_folder, undo=incoming.remove_folder)
