@@ -1,13 +1,13 @@
-"""Removing the blobs of a directory that nobody refers to, while others put and read some there.
+"""Garbage collection of a directory of blobs, beside processes that put and read blobs there.
 
-What is marked, and since when, ``marks`` tells.
+Unreferenced blobs are marked first, and removed by a later run; see ``gc_policy`` and ``marks``.
 
 ::
 
     DIRECTORY/.shardcast-store/gc/
-      roots.json                who was asked for references, to be asked again the next time
+      roots.json                the roots of the last run, which the next run must name again
       marks, put/               see ``marks``
-      trash/                    a file that is being removed; see ``set_aside``
+      trash/                    a file that is being removed; see ``quarantine``
 """
 
 from __future__ import annotations
@@ -33,38 +33,40 @@ from shardcast.file_systems import NO_PERMISSIONS
 from shardcast.filesystem import PART, clear_leftovers, disk_errors, is_temporary_of, make_folder, replace
 
 _MARKED = 0o445
+"""The mode of a marked file."""
 _STALE = 86400.0
-"""Seconds after which nobody works on a temporary file any more."""
+"""Seconds without a change after which a temporary file counts as left by a kill."""
 _MOST_FAILURES = 20
-"""Failures that are told of one by one."""
+"""Failures that are reported one by one."""
 
 
 @dataclass
 class Tally:
-    """Blobs, and the bytes that their files take."""
+    """A number of blobs, and the bytes of their files."""
 
     blobs: int = 0
     bytes: int = 0
 
     def add(self, size: int) -> None:
+        """Count a blob whose files have ``size`` bytes."""
         self.blobs += 1
         self.bytes += size
 
 
 @dataclass
 class Collected:
-    """What a run did, or would do.
+    """The result of a run: what it did, or would do.
 
     Attributes:
-        all: what is here.
-        referenced: what somebody refers to.
-        unreferenced: what nobody refers to.
-        marked: what is to go after the grace time.
-        waiting: what was marked before, and whose grace time isn't over.
-        unmarked: what was marked, and stays now.
-        removed: what is gone.
-        failed: blobs that couldn't be marked or removed.
-        failures: why, for some of them.
+        all: the blobs of the directory.
+        referenced: the blobs that a root refers to.
+        unreferenced: the other blobs.
+        marked: the blobs that were marked now, to be removed after the grace time.
+        waiting: the blobs that were marked before, and whose grace time isn't over.
+        unmarked: the blobs that were marked, and stay now.
+        removed: the blobs that were removed.
+        failed: the number of blobs that couldn't be marked or removed.
+        failures: the errors of some of them.
     """
 
     all: Tally = field(default_factory=Tally)
@@ -82,14 +84,24 @@ class Collection:
     """One run over a directory.
 
     Attributes:
-        result: how far it is.
+        result: the result so far.
     """
 
     def __init__(
         self, folder: Folder, referenced: AbstractSet[bytes], rules: Rules, *, now: float, delete: bool
     ) -> None:
-        """``referenced``: the digests, as bytes, that somebody named; they began to be read ``now``, in
-        seconds since 1970. Unless it is to ``delete``, nothing is changed."""
+        """Prepare a run.
+
+        Args:
+            folder: the directory.
+            referenced: the digests that the roots name, as bytes.
+            rules: the ages at which blobs may go.
+            now: when the roots began to be read, in seconds since 1970.
+            delete: whether to mark and remove; else nothing is changed.
+
+        Raises:
+            LocalDiskError: the marks can't be read.
+        """
         self.result = Collected()
         self._folder, self._referenced, self._rules = folder, referenced, rules
         self._now, self._delete = now, delete
@@ -97,11 +109,13 @@ class Collection:
         self._marks = Marks(folder)
 
     def run(self) -> Iterator[None]:
-        """Goes through all blobs, some at a time; blocks on the disk. It can be left at any moment.
+        """Go through all blobs, and yield after each batch; blocks on the disk.
+
+        The caller may close the generator at any moment; the marks that were made are recorded then, too.
 
         Raises:
             DataDirInUse: another run is under way here.
-            LocalDiskError: the directory can't be read, or keeps no marks.
+            LocalDiskError: the directory can't be read, or its file system keeps no marks.
         """
         whole = False
         with contextlib.ExitStack() as stack:
@@ -114,40 +128,44 @@ class Collection:
                 self._try_marks()
                 undo_removals(self._folder)
                 self._clear_copies()
-                self._marks = Marks(self._folder)  # nobody else changes them now
+                self._marks = Marks(
+                    self._folder
+                )  # again: only now, under the lock, no other run changes them
                 stack.callback(lambda: self._marks.save(whole))
-            for some in self._folder.entries():
-                for digest in some:
-                    self._see_to(digest)
+            for batch in self._folder.entries():
+                for digest in batch:
+                    self._process(digest)
                 yield
             whole = True
             if self._delete:
                 rules = self._rules
                 forget_puts(self._folder, self._now - max(rules.grace, rules.older_than or 0.0))
 
-    def _see_to(self, digest: str) -> None:
+    def _process(self, digest: str) -> None:
+        """Decide about a blob and act on it; an error with one blob does not end the run."""
         try:
             forms = forms_of(self._folder, digest)
             if forms:
-                self._carry_out(digest, forms)
+                self._act(digest, forms)
         except FileNotFoundError:
-            pass  # somebody else removed it
+            pass  # another process removed it
         except OSError as error:
             self.result.failed += 1
             if len(self.result.failures) < _MOST_FAILURES:
                 self.result.failures.append(f"{digest}: {error.strerror or error}")
 
-    def _carry_out(self, digest: str, forms: Sequence[Form]) -> None:
+    def _act(self, digest: str, forms: Sequence[Form]) -> None:
+        """Decide about a blob, act on it where the run may change anything, and count it."""
         result, size = self.result, sum(form.looks.st_size for form in forms)
         referenced = bytes.fromhex(digest) in self._referenced
         since = self._marks.since(digest, forms)
-        if self._delete and not referenced and self._set_right(forms):
+        if self._delete and not referenced and self._correct_times(forms):
             forms, since = forms_of(self._folder, digest), None
         decision = decide(self._blob(digest, forms, since), referenced, self._rules, self._now)
         if self._delete:
             if decision is Decision.REMOVE:
                 if not self._remove(digest, forms, since or 0.0):
-                    decision = Decision.UNMARK  # it was put again at this moment
+                    decision = Decision.UNMARK  # a put replaced or renewed it in this moment
             elif decision is Decision.MARK:
                 self._marks.set(digest, forms)
             elif decision is Decision.WAIT:
@@ -165,25 +183,32 @@ class Collection:
         if decision in tallies:
             tallies[decision].add(size)
 
-    def _set_right(self, forms: Sequence[Form]) -> bool:
-        """Set times that lie ahead back to now, so that their blob grows old from here on; whether there were
-        any. Those of somebody else's file can't be set."""
-        wrong = [
+    def _correct_times(self, forms: Sequence[Form]) -> bool:
+        """Set file times that lie ahead to now, and return whether there were any.
+
+        Else the blob would not age until the clock has passed them. The times of another user's file can't be
+        set.
+        """
+        ahead = [
             form for form in forms if lies_ahead(max(form.looks.st_mtime, form.looks.st_ctime), self._now)
         ]
-        for form in wrong:
+        for form in ahead:
             with contextlib.suppress(PermissionError):
                 os.utime(form.path)
-        return bool(wrong)
+        return bool(ahead)
 
     def _blob(self, digest: str, forms: Sequence[Form], since: float | None) -> Blob:
+        """Return the ages of a blob, for the policy."""
         written = max(form.looks.st_mtime for form in forms)
         put = when_put(self._folder, digest) or written
         touched = max(written, put, since or 0.0, *(form.looks.st_ctime for form in forms))
         return Blob(written, touched, since is not None)
 
     def _remove(self, digest: str, forms: Sequence[Form], since: float) -> bool:
-        """Whether nobody put it in this very moment."""
+        """Remove a blob that was marked ``since`` a time, and return whether all its files are gone.
+
+        A file that was put in this very moment goes back to its place.
+        """
 
         def is_meant(looks: os.stat_result) -> bool:
             put = when_put(self._folder, digest)
@@ -201,7 +226,7 @@ class Collection:
         return gone
 
     def _clear_copies(self) -> None:
-        """Remove what kills left of copies to other disks: nobody works on one for a day."""
+        """Remove what kills left of copies from other disks; a copy in progress changes within a day."""
         home = os.stat(self._trash).st_dev  # noqa: PTH116
         for parent in self._folder.parents():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -213,7 +238,8 @@ class Collection:
                         part.unlink()
 
     def _try_marks(self) -> None:
-        """
+        """Check that a mark can be set and read back here.
+
         Raises:
             LocalDiskError: the file system keeps no permissions.
         """
@@ -232,11 +258,11 @@ class Collection:
 
 
 def check_roots(folder: Folder, names: Some[str], forget: Some[str] = ()) -> None:
-    """See to it that whoever was asked for references the last time is asked this time.
+    """Check that every root of the last run is among ``names``, or among those to ``forget``.
 
     Raises:
-        UsageError: somebody isn't.
-        LocalDiskError: it can't be read who was.
+        UsageError: a root is missing.
+        LocalDiskError: the record of the last run can't be read.
     """
     lacking = sorted(known_roots(folder) - {*names, *forget})
     if lacking:
@@ -247,10 +273,10 @@ def check_roots(folder: Folder, names: Some[str], forget: Some[str] = ()) -> Non
 
 
 def known_roots(folder: Folder) -> set[str]:
-    """Who was asked the last time.
+    """Return the names of the last run's roots.
 
     Raises:
-        LocalDiskError: that can't be read.
+        LocalDiskError: the record can't be read.
     """
     record = collecting(folder) / "roots.json"
     with disk_errors("could not read", record):
@@ -263,10 +289,10 @@ def known_roots(folder: Folder) -> set[str]:
 
 
 def remember_roots(folder: Folder, names: Some[str]) -> None:
-    """Have ``check_roots`` ask for these from now on.
+    """Record the names of this run's roots, durably, for ``check_roots``.
 
     Raises:
-        LocalDiskError: it can't be written down.
+        LocalDiskError: they can't be written.
     """
     place = collecting(folder)
     with disk_errors("could not use", place):
@@ -276,6 +302,11 @@ def remember_roots(folder: Folder, names: Some[str]) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Folder) -> Iterator[None]:
+    """Hold the lock that admits one gc at a time.
+
+    Raises:
+        DataDirInUse: another gc is under way.
+    """
     place = collecting(folder)
     make_own(place)
     with one_at_a_time(place, wait=False) as is_alone:

@@ -1,7 +1,8 @@
-"""Which blobs of a store can go, and when.
+"""The decision which blobs of a store are removed, and when.
 
-A blob goes in two phases, two runs that are a grace time apart: the first marks it, the second removes it
-when nobody put it again or refers to it by then. So whoever was about to refer to it has that time to do so.
+A blob is removed in two phases, by two runs that are a grace time apart: the first marks it; the second
+removes it, unless it was put again or is referenced by then. So a program that was about to refer to it has
+the grace time to do so.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ class Decision(Enum):
     KEEP = "keep"
     MARK = "mark"
     WAIT = "wait"
-    """It is marked, and the grace time isn't over."""
+    """Leave it marked: the grace time isn't over."""
     UNMARK = "unmark"
     REMOVE = "remove"
 
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """What is known of a blob. Times are in seconds since 1970.
+    """The ages of a blob; times are in seconds since 1970.
 
     Attributes:
         written: when its bytes were written.
-        touched: when it was written, put again or marked, whichever was last.
+        touched: when it was last written, put again or marked.
         marked: whether it is marked, and was not put again since.
     """
 
@@ -38,11 +39,11 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What a run goes by, in seconds.
+    """The times that a run applies, in seconds.
 
     Attributes:
-        older_than: how old a blob must be to go that nobody refers to; None when none of them goes.
-        grace: between the two phases, and in which what was put is left alone.
+        older_than: the age from which an unreferenced blob is removed; None when none is.
+        grace: the time between the two phases, and the time for which a blob that was put is left alone.
     """
 
     older_than: float | None
@@ -50,7 +51,7 @@ class Rules:
 
 
 def decide(blob: Blob, referenced: bool, rules: Rules, now: float) -> Decision:
-    """What becomes of a blob, ``now`` being when its references began to be read."""
+    """Return what becomes of a blob; ``now`` is when the roots began to be read."""
     if referenced or rules.older_than is None or blob.written > now - rules.older_than:
         return Decision.UNMARK if blob.marked else Decision.KEEP
     if blob.marked:

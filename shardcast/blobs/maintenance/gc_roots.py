@@ -1,7 +1,7 @@
-"""Who refers to the blobs of a store: named sources of digests.
+"""Roots of garbage collection: named sources of the digests of blobs in use.
 
-A source that can't be read to its end, or understood, is an error: what it would have named would look as if
-nobody referred to it.
+A source that can't be read to its end, or understood, is an error: the blobs that it would have named would
+count as unreferenced.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from shardcast.store.data_dir import own_folder
 
 @dataclass(frozen=True, slots=True)
 class Root:
-    """One source.
+    """A source of digests.
 
     Attributes:
-        name: what it is, and where.
-        algorithm: of the digests that it names; None where it can name any.
-        read: gives them.
+        name: its kind and place.
+        algorithm: the algorithm of its digests; None where it may name digests of any.
+        read: returns its digests; raises LocalDiskError.
     """
 
     name: str
@@ -41,12 +41,12 @@ class Root:
 
 
 def pins(folder: Folder) -> Root:
-    """The blobs that are pinned in their directory."""
+    """Return the root of the blobs that are pinned in their directory."""
     return Root("pins", None, lambda: _pinned(folder))
 
 
 def snapshot(file: Path, algorithm: str | None = None) -> Root:
-    """A file with digests, one a line, as ``read_digests`` takes them."""
+    """Return the root of a file with digests, in the formats of ``read_digests``."""
 
     def read() -> Iterator[str]:
         with disk_errors("could not read", file), file.open(**AS_TEXT) as lines:
@@ -56,22 +56,24 @@ def snapshot(file: Path, algorithm: str | None = None) -> Root:
 
 
 def registry_references(file: Path) -> Root:
-    """A file of what ``put_hash`` returned, one JSON object a line."""
+    """Return the root of a file with the results of ``put_hash``, one JSON object a line."""
     return Root(f"registry-references {file.resolve()}", "sha256", lambda: _as_disk_errors(_referenced(file)))
 
 
 def data_dir(root: Path) -> Root:
-    """The shards and payloads of a data directory's versions, complete and open ones, whether or not a node
-    works on it."""
+    """Return the root of a data directory: the shards and payloads of its complete and open versions.
+
+    A node may be at work on the directory, or not.
+    """
     return Root(f"data-dir {root.resolve()}", "sha256", lambda: _of_versions(root))
 
 
 def read_all(roots: Iterable[Root], algorithm: str) -> set[bytes]:
-    """The digests, as bytes, that any of these names.
+    """Return the digests of all roots, as bytes, for a store of this ``algorithm``.
 
     Raises:
-        UsageError: one names digests of another algorithm than the store's.
-        LocalDiskError: one can't be read.
+        UsageError: a root names digests of another algorithm.
+        LocalDiskError: a root can't be read.
     """
     found: set[bytes] = set()
     for root in roots:
@@ -82,10 +84,10 @@ def read_all(roots: Iterable[Root], algorithm: str) -> set[bytes]:
 
 
 def pin(folder: Folder, digest: str) -> None:
-    """Keep a blob, durably, until it is unpinned, also one that isn't here yet.
+    """Pin a blob durably, so that gc keeps it until it is unpinned; the blob need not be here yet.
 
     Raises:
-        LocalDiskError: it can't be written down.
+        LocalDiskError: the pin can't be written.
     """
     place = _pins(folder)
     with disk_errors("could not pin in", place):
@@ -96,10 +98,10 @@ def pin(folder: Folder, digest: str) -> None:
 
 
 def unpin(folder: Folder, digest: str) -> bool:
-    """Let a blob go its way again; whether it was pinned.
+    """Remove a blob's pin durably, and return whether there was one.
 
     Raises:
-        LocalDiskError: it can't be written down.
+        LocalDiskError: the pin can't be removed.
     """
     name = _pins(folder) / digest
     with disk_errors("could not unpin", name):
@@ -111,20 +113,23 @@ def unpin(folder: Folder, digest: str) -> bool:
 
 
 def _pins(folder: Folder) -> Path:
+    """Return the folder of the pins: empty files named by digests."""
     return Path(folder.root) / OWN / "pinned"
 
 
 def _pinned(folder: Folder) -> Iterator[str]:
+    """Yield the pinned digests."""
     place = _pins(folder)
     with disk_errors("could not read", place):
         try:
             names = [entry.name for entry in place.iterdir()]
-        except FileNotFoundError:  # nothing was ever pinned; whatever else is wrong ends the run
+        except FileNotFoundError:  # no blob was ever pinned; every other error ends the run
             return
     yield from filter(is_digest, names)
 
 
 def _as_disk_errors(digests: Iterator[str]) -> Iterator[str]:
+    """Yield digests, and raise LocalDiskError instead of UsageError."""
     try:
         yield from digests
     except UsageError as error:
@@ -132,6 +137,7 @@ def _as_disk_errors(digests: Iterator[str]) -> Iterator[str]:
 
 
 def _referenced(file: Path) -> Iterator[str]:
+    """Yield the SHA-256 of each result of ``put_hash`` in a file; a result of None names no blob."""
     with disk_errors("could not read", file), file.open("rb") as lines:
         for number, line in enumerate(bounded_lines(lines, str(file)), 1):
             if not line.strip():
@@ -151,10 +157,11 @@ def _referenced(file: Path) -> Iterator[str]:
 
 
 def _of_versions(root: Path) -> Iterator[str]:
+    """Yield the digests of a data directory's versions."""
     with disk_errors("could not read", root):
         if not own_folder(root).is_dir() and not (root / DISTRIBUTION_FILE).is_file():
             raise LocalDiskError(f"{root} is no data directory")
-        # A version may leave its place or come back meanwhile, when the node changes over to another line.
+        # Other lines first and last: a version moves there, or back, when the node changes its line.
         yield from _of_other_lines(root)
         listed = _listed(root)
         numbers = {version_number(entry.name) or 0 for entry in root.iterdir()} - {0}
@@ -164,7 +171,7 @@ def _of_versions(root: Path) -> Iterator[str]:
 
 
 def _of_other_lines(root: Path) -> Iterator[str]:
-    """The digests of versions that were put aside, and may come back."""
+    """Yield the digests of the versions of other lines, which may come back."""
     for line in _names_in(own_folder(root) / "lines"):
         for version in _names_in(line):
             number = version_number(version.name.partition("-")[0])
@@ -173,10 +180,12 @@ def _of_other_lines(root: Path) -> Iterator[str]:
 
 
 def _names_in(folder: Path) -> list[Path]:
-    """What is in a folder; nothing where there is none. (``glob`` passes over what can't be read.)
+    """Return the paths in a folder; none where there is no folder.
+
+    ``glob`` would pass over a folder that can't be read.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the folder can't be read.
     """
     try:
         return sorted(folder.iterdir())
@@ -185,18 +194,24 @@ def _names_in(folder: Path) -> list[Path]:
 
 
 def _of_version(root: Path, number: int, listed: bool) -> Iterator[str]:
+    """Yield the digests of a version of the current line."""
     yield from _of_manifest(root / version_name(number) / MANIFEST_FILE, root, number, listed)
 
 
 def _of_manifest(file: Path, root: Path, number: int, listed: bool) -> Iterator[str]:
+    """Yield the SHA-256 of a manifest's shards and payload; a ``listed`` version must have all of them.
+
+    Raises:
+        LocalDiskError: the manifest can't be understood, or lacks digests.
+    """
     try:
         raw = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        if listed and number in _listed(root):  # it wasn't retired meanwhile
+        if listed and number in _listed(root):  # still: else it was retired meanwhile
             raise LocalDiskError(
                 f"{file} isn't there, so that nobody knows the version's shards; run a node on {root} once"
             ) from None
-        return  # it has gone, or nothing is known of it yet
+        return  # the version has gone, or has no manifest yet
     reader = ManifestReader(version_name(number))
     try:
         reader.feed(raw[: raw.rfind(b"\n") + 1])  # an open version's last line is still being written
@@ -215,7 +230,7 @@ def _of_manifest(file: Path, root: Path, number: int, listed: bool) -> Iterator[
 
 
 def _listed(root: Path) -> set[int]:
-    """The numbers of the versions that are offered."""
+    """Return the numbers of the versions in the distribution list."""
     try:
         raw = (root / DISTRIBUTION_FILE).read_bytes()
     except FileNotFoundError:
@@ -224,4 +239,4 @@ def _listed(root: Path) -> set[int]:
         found = parse(raw)
     except ValueError as error:
         raise LocalDiskError(f"{root / DISTRIBUTION_FILE} is {error}") from None
-    return {one.number for one in found.settled(found).listings}
+    return {listing.number for listing in found.settled(found).listings}

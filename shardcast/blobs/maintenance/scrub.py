@@ -1,4 +1,4 @@
-"""Looking whether the blobs of a directory are what their names say, and what is done where they aren't."""
+"""Verification of all blobs of a directory, and repair or quarantine of the wrong ones."""
 
 from __future__ import annotations
 
@@ -34,26 +34,26 @@ class Outcome(StrEnum):
 
 
 Repair = Callable[[str], Awaitable[str | None]]
-"""Puts a blob's right bytes into the store; says where they came from, or None where nobody has them."""
+"""Puts a blob's right bytes into the store, and returns their source, or None where no server has them."""
 
 _PORTION = 8 << 20
-"""Bytes that are hashed before it is looked whether that is still wanted."""
+"""Bytes that are hashed in one job; a cancelled scrub ends after its job."""
 _TRIES = 5
-"""Looks at a file that others change meanwhile."""
+"""Attempts at a file that other processes change meanwhile."""
 _MOST_CREDIT = 1.0
-"""Seconds of a rate that can be made up for."""
+"""Seconds of unused rate that may be made up for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A file that is not what its name says, or that can't be read.
+    """A file whose bytes have another digest than its name, or that can't be read.
 
     Attributes:
-        digest: of the blob that it should be.
+        digest: the blob that it should be.
         path: the file.
         reason: what is wrong with it.
         outcome: what became of it.
-        detail: where the right bytes came from, where the file is now, or why it stayed.
+        detail: the source of the right bytes, the file in quarantine, or why the file stayed.
     """
 
     digest: str
@@ -64,7 +64,7 @@ class Found:
 
 
 class Pace:
-    """Holds a rate."""
+    """A limiter of the rate at which bytes are read."""
 
     def __init__(
         self,
@@ -72,12 +72,12 @@ class Pace:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """``rate``: bytes a second; None for no bound."""
+        """Hold ``rate`` bytes a second, or any rate where it is None; ``clock`` is monotonic."""
         self._rate, self._clock, self._sleep = rate, clock, sleep
         self._due = clock()
 
     async def spent(self, count: int) -> None:
-        """So many bytes were read; comes back when it is time for more."""
+        """Account for ``count`` bytes that were read, and wait until more may be read."""
         if self._rate is None:
             return
         now = self._clock()
@@ -87,12 +87,12 @@ class Pace:
 
 
 class Scrub:
-    """Reads and hashes every blob of a directory, beside those who use it.
+    """A run that reads and hashes every blob of a directory, beside the processes that use it.
 
     Attributes:
         folder: the directory.
-        blobs: files that were looked at.
-        bytes: theirs that were read.
+        blobs: files that were read so far.
+        bytes: bytes that were read so far.
         unknown: files of a coding that can't be decoded here.
     """
 
@@ -105,29 +105,38 @@ class Scrub:
         repair: Repair | None = None,
         pace: Pace | None = None,
     ) -> None:
+        """Verify the blobs of ``folder``, which are of ``algorithm``.
+
+        Args:
+            folder: the directory.
+            algorithm: the digest of its blobs.
+            quarantine: takes the wrong files that can't be repaired; without it they are left.
+            repair: fetches the right bytes; without it nothing is repaired.
+            pace: the limiter of the rate; by default none.
+        """
         self.blobs = self.bytes = self.unknown = 0
         self.folder, self._algorithm = folder, algorithm
         self._quarantine, self._repair = quarantine, repair
         self._pace = pace or Pace(None)
 
     async def run(self) -> AsyncGenerator[Found, None]:
-        """What is not right, as it is found and dealt with.
+        """Yield each file that is not right, once it was dealt with.
 
         Raises:
-            LocalDiskError: the directory can't be read.
+            LocalDiskError: the directory or the quarantine can't be read.
         """
-        async for one in self._look_again():
-            yield one
+        async for aside in self._retry_quarantined():
+            yield aside
         batches = self.folder.entries()
-        while (some := await asyncio.to_thread(next, batches, None)) is not None:
-            for digest in some:
+        while (batch := await asyncio.to_thread(next, batches, None)) is not None:
+            for digest in batch:
                 for coding in (None, *SUFFIXES):
-                    found = await self._look(digest, coding)
+                    found = await self._verify(digest, coding)
                     if found is not None:
                         yield found
 
-    async def _look_again(self) -> AsyncIterator[Found]:
-        """What was set aside before, and isn't here."""
+    async def _retry_quarantined(self) -> AsyncIterator[Found]:
+        """Try to repair the blobs that were set aside before and are still absent, and yield each."""
         if self._quarantine is None:
             return
         await asyncio.to_thread(self._quarantine.finish)
@@ -148,8 +157,8 @@ class Scrub:
                 source or detail,
             )
 
-    async def _look(self, digest: str, coding: str | None) -> Found | None:
-        """What is wrong with a file, after something was done about it."""
+    async def _verify(self, digest: str, coding: str | None) -> Found | None:
+        """Verify one file of a blob, deal with it, and return it where it isn't right."""
         path = self.folder.path(digest, coding)
         if coding not in AS_IT_IS_FIRST:
             self.unknown += Path(path).exists()
@@ -169,9 +178,9 @@ class Scrub:
                 self.blobs += not counted
                 counted = True
                 try:
-                    reason = await self._wrong(digest, file)
+                    reason = await self._find_fault(digest, file)
                 except UnreadableFile as error:
-                    if not unreadable:  # what a disk or a network could not do once may have passed
+                    if not unreadable:  # an error of a disk or a network may have passed
                         unreadable = True
                         continue
                     reason = f"the disk can't read it ({getattr(error.__cause__, 'strerror', error)})"
@@ -181,23 +190,23 @@ class Scrub:
                     return None
                 if file.is_changed:
                     continue
-                found = await self._mend(digest, file, reason)
+                found = await self._repair_or_set_aside(digest, file, reason)
                 if found is not None:
                     return found
         return Found(digest, path, "it changes all the time", Outcome.UNREADABLE)
 
     async def _try_repair(self, digest: str) -> str | None:
-        """Who repaired a blob; None where nobody could."""
+        """Repair a blob, and return the source, or None where that is not possible."""
         try:
             return await self._repair(digest) if self._repair else None
         except LocalDiskError:
             return None
 
-    async def _wrong(self, digest: str, file: BlobFile) -> str | None:
-        """Why a file isn't this blob; None where it is.
+    async def _find_fault(self, digest: str, file: BlobFile) -> str | None:
+        """Hash a file, and return why it isn't this blob, or None where it is.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the file can't be read.
         """
         if not file.is_regular:
             return "it is no file"
@@ -214,13 +223,13 @@ class Scrub:
                 if reach < end:
                     return "it became shorter while it was read"
                 position = reach
-            is_now = check.finish()
+            actual = check.finish()
         except Malformed as error:
             return str(error)
-        return None if is_now == digest else f"its digest is {is_now}, of {check.length} bytes"
+        return None if actual == digest else f"its digest is {actual}, of {check.length} bytes"
 
-    async def _mend(self, digest: str, file: BlobFile, reason: str) -> Found | None:
-        """Repair a file or set it aside; None where it is another one by now."""
+    async def _repair_or_set_aside(self, digest: str, file: BlobFile, reason: str) -> Found | None:
+        """Repair a file or set it aside, and return it, or None where it is another file by now."""
         detail = "nothing was to be done about it"
         if self._repair:
             try:
@@ -230,7 +239,7 @@ class Scrub:
             else:
                 detail = "nobody who was asked has it"
             if source:
-                if file.coding and self._quarantine:  # the right bytes are beside it
+                if file.coding and self._quarantine:  # the right bytes did not replace it: they lie beside it
                     await self._set_aside(self._quarantine, digest, file, reason)
                 return Found(digest, file.path, reason, Outcome.REPAIRED, source)
         if self._quarantine:
@@ -244,8 +253,10 @@ class Scrub:
     async def _set_aside(
         self, quarantine: Quarantine, digest: str, file: BlobFile, reason: str
     ) -> SetAside | None:
+        """Set a file aside in a thread."""
         return await asyncio.to_thread(quarantine.take, file.path, digest, file.looks, reason)
 
 
 def _by_digest(quarantine: Quarantine) -> dict[str, SetAside]:
-    return {one.digest: one for one in quarantine.entries()}
+    """Return one record for each digest in quarantine."""
+    return {aside.digest: aside for aside in quarantine.entries()}
