@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from shardcast.blobs.directory.verify_cache import VerifiedFile
-from shardcast.blobs.server.hash_routes.answers import Asked
+from shardcast.blobs.server.hash_routes.answers import AnswerHead
 from shardcast.blobs.server.hash_routes.requests import (
     Refused,
     accepted_forms,
@@ -131,7 +131,7 @@ async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(sealed: bool, t
     async with StoreServer.running(StoreSettings(tmp_path)) as server:
         port = int(server.url.rsplit(":", 1)[1])
         get = lambda: asyncio.to_thread(ask, port, "GET", f"/{LARGE_DIGEST}")  # noqa: E731
-        verified = server.door.store.verified
+        verified = server.state.store.verified
         for seal in (None, blake3(LARGE).hexdigest(), blake3(LARGE).hexdigest()):
             assert (await get()).body == LARGE
             known = verified.known(LARGE_DIGEST, file.stat())
@@ -320,12 +320,12 @@ async def test_a_promise_ends(tmp_path: Path) -> None:
     now = 1000.0
     async with StoreServer.running(StoreSettings(tmp_path, writable=True)) as server:
         port, digest = int(server.url.rsplit(":", 1)[1]), digest_of(b"never")
-        server.door.promises = Promises(clock=lambda: now)
+        server.state.promises = Promises(clock=lambda: now)
         await asyncio.to_thread(ask, port, "PUT", f"/promise/{digest}")
         now += 599
         assert await asyncio.to_thread(listed, port, "/has", [digest]) == [True]
         reading = Later(port, "GET", f"/{digest}")
-        await asyncio.to_thread(wait, lambda: server.door.activity.requests, "the request")
+        await asyncio.to_thread(wait, lambda: server.state.activity.requests, "the request")
         await asyncio.sleep(0.1)
         assert reading.under_way
         now += 2
@@ -354,7 +354,7 @@ async def test_external_locks_are_waited_for(tmp_path: Path) -> None:
             lock.parent.mkdir(exist_ok=True)
             lock.touch()
             reading = Later(port, "GET", f"/{digest}")
-            await asyncio.to_thread(wait, lambda: server.door.activity.requests, "the request")
+            await asyncio.to_thread(wait, lambda: server.state.activity.requests, "the request")
             await asyncio.sleep(0.1)
             assert reading.under_way
             place_file(tmp_path, name.encode())
@@ -721,8 +721,9 @@ def test_a_host_that_is_none_makes_it_fail_nowhere(shared: tuple[int, Path], hos
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, True), (1e12, False), (-1e12, False), (1e300, False)])
 def test_a_file_can_have_any_time(seconds: float, told: bool) -> None:
-    asked = Asked(make_mocked_request("GET", "/"), "0" * 64, 1, seconds, None, ranges=True)
-    assert ("Last-Modified" in asked.headers) == told
+    request = make_mocked_request("GET", "/")
+    head = AnswerHead(request, "0" * 64, length=1, mtime=seconds, coding=None, ranges=True)
+    assert ("Last-Modified" in head.headers) == told
 
 
 @QUIET

@@ -16,6 +16,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from aiohttp import web
@@ -23,7 +24,8 @@ from aiohttp import web
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import HAS_ZSTD
 from shardcast.blobs.directory.layout import LAYOUTS, prepare
-from shardcast.blobs.server.hash_routes.routes import LOCK_SECONDS, HashDoor
+from shardcast.blobs.server.hash_routes.routes import add_hash_routes
+from shardcast.blobs.server.hash_routes.state import LOCK_SECONDS, HashServerState
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.errors import AddressTaken, NodeFailed, UsageError
 from shardcast.filesystem import disk_errors
@@ -75,25 +77,23 @@ class StoreSettings:
         if not self.lock_seconds > 0:
             raise UsageError(f"the lock timeout must be longer than 0 s, not {self.lock_seconds:g} s")
 
-    def door(self) -> HashDoor:
-        """
+    def open(self) -> HashServerState:
+        """Open the directory, and return the state of a hash server over it.
+
         Raises:
-            UsageError: they make no sense, or there is no such directory.
-            WrongStore: it is of another digest.
-            LocalDiskError: it can't be used.
+            UsageError: a setting makes no sense, or there is no such directory.
+            WrongStore: the directory's blobs are of another digest.
+            LocalDiskError: the directory can't be used.
         """
         self.check()
         with disk_errors("could not use", self.directory):
-            return self._door()
-
-    def _door(self) -> HashDoor:
-        store = BlobDirectory(
-            self.directory, self.algorithm, self.layout, extra=self.extra, writable=self.writable
-        )
-        prepare(store.folder)
+            store = BlobDirectory(
+                self.directory, self.algorithm, self.layout, extra=self.extra, writable=self.writable
+            )
+            prepare(store.folder)
         if not HAS_ZSTD:
             log.info("blobs that are kept as zstd are not seen here: install shardcast[store]")
-        return HashDoor(store, self.lock_seconds)
+        return HashServerState(store, self.lock_seconds)
 
 
 def extra_directories(text: str) -> tuple[str, ...]:
@@ -138,16 +138,17 @@ def settings_from(environ: Mapping[str, str]) -> StoreSettings:
 
 
 def app() -> web.Application:
-    """The application for a server that others run, as gunicorn does, from the environment.
+    """Return the application for a server that others run, as gunicorn does, from the environment.
 
     Raises:
-        ShardcastError: as in ``settings_from`` and ``StoreSettings.door``.
+        ShardcastError: as in ``settings_from`` and ``StoreSettings.open``.
     """
-    return _application(settings_from(os.environ).door())
+    return _application(settings_from(os.environ).open())
 
 
-def _application(door: HashDoor, bounds: Bounds | None = None) -> web.Application:
-    return application(secrets.token_hex(8), door.add, as_sent=True, bounds=bounds)
+def _application(state: HashServerState, bounds: Bounds | None = None) -> web.Application:
+    routes = partial(add_hash_routes, state=state)
+    return application(secrets.token_hex(8), routes, as_sent=True, bounds=bounds)
 
 
 @dataclass(frozen=True)
@@ -156,18 +157,17 @@ class StoreServer:
 
     Attributes:
         url: where it listens.
-        door: what it serves.
+        state: its blobs, uploads and requests.
         timeout: seconds without a request after which it is to end.
     """
 
     url: str
-    door: HashDoor
-
+    state: HashServerState
     timeout: float | None
 
     async def idle(self) -> None:
         """Wait until nobody wanted anything for ``timeout`` seconds, if ever."""
-        while self.timeout is None or self.door.activity.idle() < self.timeout:  # noqa: ASYNC110
+        while self.timeout is None or self.state.activity.idle() < self.timeout:  # noqa: ASYNC110
             await asyncio.sleep(_CHECK)
 
     @classmethod
@@ -195,18 +195,18 @@ class StoreServer:
             try:
                 if timeout is not None and not timeout > 0:
                     raise UsageError(f"the inactivity timeout must be longer than 0 s, not {timeout:g} s")
-                door = settings.door()
+                state = settings.open()
                 taken = bind_one_of(host, *ports)
-                url = await stack.enter_async_context(listening_on(_application(door, bounds), taken))
+                url = await stack.enter_async_context(listening_on(_application(state, bounds), taken))
                 if status:
                     status.running(taken.port)
             except BaseException:
                 if status:
                     status.failed()
                 raise
-            with door.activity.request():  # it begins to be idle now
+            with state.activity.request():  # it begins to be idle now
                 pass
-            yield cls(url, door, timeout)
+            yield cls(url, state, timeout)
 
 
 def bind_one_of(host: str, first: int, last: int) -> Bound:

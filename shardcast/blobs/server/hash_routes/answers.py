@@ -1,4 +1,4 @@
-"""A blob's file ─▶ an answer, whose bytes are verified before its last ones leave."""
+"""A blob's file ─▶ an answer; its last bytes leave only when all are verified."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from email.utils import formatdate
 
 from aiohttp import web
 
+from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import SEAL, Check, Malformed
 from shardcast.blobs.directory.file import PORTION, BlobFile
-from shardcast.blobs.directory.hashing import Hashing
-from shardcast.blobs.directory.verify_cache import WORTH_A_SEAL, VerifiedFiles
-from shardcast.concurrency import cancel
+from shardcast.blobs.directory.verify_cache import WORTH_A_SEAL
+from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.wire import TEXT, etag
 from shardcast.server.conditional import select
@@ -28,28 +28,48 @@ log = logging.getLogger(__name__)
 
 _HELD_BACK = 64 << 10
 """Bytes at the end of an answer that leave only when its digest is right."""
-_LEAST = 1 << 20
+_MIN_PORTION = 1 << 20
 """Bytes that are hashed at a time of a blob that isn't large."""
-_AHEAD = 64 << 20
+_MAX_AHEAD = 64 << 20
 """Bytes that may be hashed and not sent yet."""
 _OF_304 = ("ETag", "Cache-Control", "Vary")
-"""Heads of the whole answer that stand in the one that says that it is still right, too."""
+"""Headers of the whole answer that a 304 repeats."""
 
 
-class Asked:
-    """What a request wants of a blob, and the head of its answer.
+class AnswerHead:
+    """The head of an answer to a request for a blob, and the bytes that follow it.
 
     Attributes:
-        answer: the answer that needs none of its bytes; None where some are to be sent.
-        start: the first.
+        request: the request.
+        digest: of the blob.
+        status: of the answer.
+        headers: of the answer.
+        answer: the whole answer where it needs no bytes of the blob; else None.
+        start: the first byte to send.
         end: the byte after the last.
     """
 
     def __init__(
-        self, request: web.Request, digest: str, length: int, mtime: float, coding: str | None, ranges: bool
+        self,
+        request: web.Request,
+        digest: str,
+        *,
+        length: int,
+        mtime: float,
+        coding: str | None,
+        ranges: bool,
     ) -> None:
-        """``coding`` is that of the answer, ``length`` its bytes when it is whole."""
-        self.request = request
+        """Evaluate a request.
+
+        Args:
+            request: a GET or HEAD of the blob.
+            digest: of the blob.
+            length: bytes of the whole answer.
+            mtime: when the blob's file was written, in seconds since 1970.
+            coding: the content coding of the answer; None for the blob as it is.
+            ranges: whether a part can be sent.
+        """
+        self.request, self.digest = request, digest
         tag = f"{digest}-{coding}" if coding else digest
         self.headers = {
             "Content-Type": TEXT,
@@ -69,7 +89,7 @@ class Asked:
         self.start, self.end, self.status = selected.start, selected.end, selected.status
         self.answer: web.Response | None = None
         if self.status == 304:
-            kept = {key: value for key, value in self.headers.items() if key in _OF_304}
+            kept = {name: value for name, value in self.headers.items() if name in _OF_304}
             self.answer = web.Response(status=304, headers=kept)
             return
         if ranges:
@@ -79,14 +99,14 @@ class Asked:
         self.headers |= selected.headers
 
     def with_body(self, data: bytes) -> web.Response:
-        """The answer, of a blob whose bytes are in memory."""
+        """Return the answer with a blob whose bytes are in memory."""
         return self.answer or web.Response(
             body=data[self.start : self.end], status=self.status, headers=self.headers
         )
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[web.StreamResponse]:
-        """Entered with the head sent, to send the body in; breaks the connection off when that fails."""
+        """Send the head, yield the response for its body, and end it; break the connection off on failure."""
         request = self.request
         response = web.StreamResponse(status=self.status, headers=self.headers)
         response.content_length = self.end - self.start
@@ -95,117 +115,120 @@ class Asked:
             yield response
             await response.write_eof()
         except (TimeoutError, ConnectionError, LocalDiskError) as error:
-            if isinstance(error, (WrongOnTheWay, LocalDiskError)):
+            if isinstance(error, (CorruptOnTheWay, LocalDiskError)):
                 log.error("broke off an answer to %s: %s", request.remote, error)
             if request.transport:
                 request.transport.abort()
 
 
-class WrongOnTheWay(ConnectionError):
-    """Bytes turned out to be wrong while they were sent."""
+class CorruptOnTheWay(ConnectionError):
+    """Bytes of a blob that turned out to be wrong while they were sent."""
 
 
 async def send_file(
-    asked: Asked, file: BlobFile, digest: str, algorithm: str, verified: VerifiedFiles, fresh: bool
+    head: AnswerHead, file: BlobFile, store: BlobDirectory, *, fresh: bool
 ) -> web.StreamResponse:
-    """The answer with a verified file's bytes as they are. Unless it was verified just now (``fresh``), a
-    whole one is hashed again while it is sent; what was changed meanwhile is broken off before its end."""
-    if asked.answer:
-        return asked.answer
-    reader = Reader(READ, asked.request.remote or "")
-    async with asked.answering() as response:
-        if asked.request.method == "HEAD":
+    """Answer with the bytes of a verified file as they are.
+
+    A whole file is hashed again while it is sent, unless it was verified for this request (``fresh``). An
+    answer whose file changed meanwhile breaks off before its end.
+    """
+    if head.answer:
+        return head.answer
+    reader = Reader(READ, head.request.remote or "")
+    async with head.answering() as response:
+        if head.request.method == "HEAD":
             return response
         with os.fdopen(file.descriptor, "rb", buffering=0, closefd=False) as source:
-            position, most = asked.start, LEAST_PORTION
+            position, portion = head.start, LEAST_PORTION
 
             async def send(end: int) -> None:
-                nonlocal position, most
+                nonlocal position, portion
                 if end > position:
-                    begin, position = position, end
-                    count = end - begin
-                    most = await send_part(asked.request, response, source, begin, count, reader, most)
+                    start, position = position, end
+                    count = end - start
+                    portion = await send_part(head.request, response, source, start, count, reader, portion)
 
             try:
-                if fresh or asked.status == 206:
-                    await send(asked.end - _HELD_BACK)
+                if fresh or head.status == 206:
+                    await send(head.end - _HELD_BACK)
                 else:
-                    file.seal = await _hashed_meanwhile(file, digest, algorithm, send, verified.hashing)
+                    file.seal = await _send_hashed(file, head.digest, store, send)
                 if file.is_changed:
-                    raise WrongOnTheWay(f"{file.path} was changed while it was sent")
+                    raise CorruptOnTheWay(f"{file.path} was changed while it was sent")
                 if file.seal:
-                    verified.seal(digest, file.looks, file.seal)
-            except WrongOnTheWay:
-                verified.forget(digest, file.looks)
+                    store.verified.seal(head.digest, file.looks, file.seal)
+            except CorruptOnTheWay:
+                store.verified.forget(head.digest, file.looks)
                 raise
-            await send(asked.end)
+            await send(head.end)
     return response
 
 
-async def _hashed_meanwhile(
-    file: BlobFile,
-    digest: str,
-    algorithm: str,
-    send: Callable[[int], Awaitable[None]],
-    hashing: Hashing,
+async def _send_hashed(
+    file: BlobFile, digest: str, store: BlobDirectory, send: Callable[[int], Awaitable[None]]
 ) -> str | None:
-    """Send all but the last bytes of a file while they are hashed, a little ahead: what is sent is in memory
-    by then, and the event loop does not wait for the disk. A file with a seal is known again by that; one
-    without gets one if it is worth it. Returns the seal.
+    """Send all but the last bytes of a file while they are hashed, and return the file's seal.
+
+    Hashing runs a little ahead, so that the bytes are in memory when they are sent, and the event loop does
+    not wait for the disk. A file with a seal is verified by the seal; a file without one gets a seal if its
+    size makes that worth it.
 
     Raises:
-        WrongOnTheWay: they are not what the digest says.
+        CorruptOnTheWay: the bytes are not what the digest says.
     """
-    check = Check(SEAL) if file.seal else Check(algorithm, file.coding, sealing=file.size >= WORTH_A_SEAL)
-    hashed, sent, news = 0, 0, asyncio.Event()
-    end, portion = max(0, file.size - _HELD_BACK), min(PORTION, max(_LEAST, file.size // 16))
+    check = (
+        Check(SEAL) if file.seal else Check(store.algorithm, file.coding, sealing=file.size >= WORTH_A_SEAL)
+    )
+    hashed, sent, progress = 0, 0, Notifier()
+    end, portion = max(0, file.size - _HELD_BACK), min(PORTION, max(_MIN_PORTION, file.size // 16))
+
+    def is_near() -> bool:
+        return hashed - sent <= _MAX_AHEAD
+
+    def is_ahead() -> bool:
+        return hashed > sent
 
     async def hash_all() -> None:
         nonlocal hashed
         while hashed < file.size:
             due = min(hashed + portion, file.size)
-            reach = await hashing.run(file.read, check, hashed, due, check.is_sealing)
+            reach = await store.verified.hashing.run(file.read, check, hashed, due, check.is_sealing)
             if reach < due:
-                raise WrongOnTheWay(f"{file.path} became shorter while it was sent")
+                raise CorruptOnTheWay(f"{file.path} became shorter while it was sent")
             hashed = reach
-            news.set()
-            while hashed - sent > _AHEAD:
-                news.clear()
-                await news.wait()
+            progress.notify()
+            await progress.wait_for(is_near)
 
     async def send_all() -> None:
         nonlocal sent
         while sent < end:
-            while hashed <= sent:
-                news.clear()
-                await news.wait()
+            await progress.wait_for(is_ahead)
             due = min(hashed, end)
             await send(due)
             sent = due
-            news.set()
+            progress.notify()
 
-    both = [asyncio.ensure_future(hash_all()), asyncio.ensure_future(send_all())]
+    tasks = [asyncio.ensure_future(hash_all()), asyncio.ensure_future(send_all())]
     try:
-        await asyncio.gather(*both)
+        await asyncio.gather(*tasks)
         if check.finish() != (file.seal or digest):
-            raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
+            raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
         return file.seal or check.seal
     except Malformed as error:
-        raise WrongOnTheWay(f"{file.path}: {error}") from None
+        raise CorruptOnTheWay(f"{file.path}: {error}") from None
     finally:
-        await cancel(both)
+        await cancel(tasks)
 
 
-async def send_decoded(
-    asked: Asked, file: BlobFile, digest: str, algorithm: str, verified: VerifiedFiles
-) -> web.StreamResponse:
-    """The answer with what a verified file decodes to, which is hashed while it is sent."""
-    if asked.answer:
-        return asked.answer
-    async with asked.answering() as response:
-        if asked.request.method == "HEAD":
+async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -> web.StreamResponse:
+    """Answer with the bytes that a verified file decodes to, hashed while they are sent."""
+    if head.answer:
+        return head.answer
+    async with head.answering() as response:
+        if head.request.method == "HEAD":
             return response
-        check, parts, last = Check(algorithm), file.decoded(), b""
+        check, parts, last = Check(store.algorithm), file.decoded(), b""
 
         def next_part() -> bytes:
             part = next(parts, b"")
@@ -213,16 +236,16 @@ async def send_decoded(
             return part
 
         try:
-            while part := await verified.hashing.run(next_part):
-                await write(asked.request, response, last)
+            while part := await store.verified.hashing.run(next_part):
+                await write(head.request, response, last)  # the last part only when the digest is right
                 last = part
-            if check.finish() != digest:
-                raise WrongOnTheWay(f"the bytes of {file.path} are not what its name says")
+            if check.finish() != head.digest:
+                raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
         except Malformed as error:
-            verified.forget(digest, file.looks)
-            raise WrongOnTheWay(f"{file.path}: {error}") from None
-        except WrongOnTheWay:
-            verified.forget(digest, file.looks)
+            store.verified.forget(head.digest, file.looks)
+            raise CorruptOnTheWay(f"{file.path}: {error}") from None
+        except CorruptOnTheWay:
+            store.verified.forget(head.digest, file.looks)
             raise
-        await write(asked.request, response, last)
+        await write(head.request, response, last)
     return response

@@ -136,6 +136,19 @@ def _weight(parameters: str) -> float:
     return 1.0
 
 
+def checksum_of(request: web.Request) -> str:
+    """Return the checksum in a request's path, in lower case.
+
+    Raises:
+        InvalidData: the path's part is no checksum.
+        HTTPNotFound: the part has a slash in it, which the URL encodes.
+    """
+    text = request.match_info["checksum"]
+    if "/" in text:
+        raise web.HTTPNotFound(body=b'{"detail":"Not Found"}', content_type="application/json")
+    return parse_checksum(text, "path", "checksum")
+
+
 def coding_of(request: web.Request) -> str | None:
     """How a body is coded that is to be kept as it is; None where it is the blob itself.
 

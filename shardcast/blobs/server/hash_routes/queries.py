@@ -1,0 +1,102 @@
+"""``/has``, ``/has-now`` and ``/buffer-length``: lists of checksums, and what is known of their blobs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+from aiohttp import web
+
+from shardcast.blobs.server.hash_routes.lists import Lists
+from shardcast.blobs.server.hash_routes.requests import said
+from shardcast.blobs.server.hash_routes.state import HashServerState
+from shardcast.errors import BlobCorrupt
+from shardcast.server.hang_ups import while_wanted
+
+log = logging.getLogger(__name__)
+
+_FEW = 16
+"""Checksums that are looked up on the event loop; more of them in a thread."""
+_BATCH = 1000
+"""Checksums that a thread looks up in one go, before the next waiter has its turn."""
+
+
+class Queries:
+    """Answers to lists of checksums."""
+
+    def __init__(self, state: HashServerState) -> None:
+        self._state = state
+        self._lists = Lists()
+
+    async def has(self, request: web.Request) -> web.StreamResponse:
+        """Tell which blobs are here, are arriving, or are promised."""
+        state, digests = self._state, await self._lists.read(request)
+        present = await while_wanted(request, self._present(digests))
+        return said(
+            [
+                local or state.uploads.has(digest) or state.promises.has(digest)
+                for local, digest in zip(present, digests, strict=True)
+            ]
+        )
+
+    async def has_now(self, request: web.Request) -> web.StreamResponse:
+        """Tell which blobs are here."""
+        digests = await self._lists.read(request)
+        return said(await while_wanted(request, self._present(digests)))
+
+    async def lengths(self, request: web.Request) -> web.StreamResponse:
+        """Tell the lengths of blobs: true for a promised one, 0 for a missing one."""
+        digests = await self._lists.read(request)
+        lengths = await while_wanted(request, self._settled_lengths(digests))
+        return said(
+            [
+                (self._state.promises.has(digest) or 0) if length is None else length
+                for length, digest in zip(lengths, digests, strict=True)
+            ]
+        )
+
+    async def _present(self, digests: list[str]) -> list[bool]:
+        """Return for each blob whether it is here, in whatever state.
+
+        Raises:
+            LocalDiskError: the disk can't be read.
+        """
+        store = self._state.store
+        if len(digests) <= _FEW:
+            return store.lookup.present(digests)
+        present: list[bool] = []
+        for batch in _batches(digests, _BATCH):
+            present += await store.verified.hashing.run(store.lookup.present, batch)
+        return present
+
+    async def _settled_lengths(self, digests: list[str]) -> list[int | None]:
+        """Return the lengths of blobs, once no missing one is arriving any more; None for a missing one.
+
+        Raises:
+            LocalDiskError: the disk can't be read.
+        """
+        hashing, uploads = self._state.store.verified.hashing, self._state.uploads
+        lengths: list[int | None] = []
+        for batch in _batches(digests, _FEW):
+            lengths += await hashing.run(self._lengths_of, batch)
+        for index, digest in enumerate(digests):
+            if lengths[index] is None and uploads.has(digest):
+                await uploads.ended(digest)
+                lengths[index] = await hashing.run(self._length, digest)
+        return lengths
+
+    def _lengths_of(self, digests: list[str]) -> list[int | None]:
+        return [self._length(digest) for digest in digests]
+
+    def _length(self, digest: str) -> int | None:
+        """Return the length of a blob; None for a missing or corrupt one. Blocks on the disk."""
+        try:
+            return self._state.store.lookup.length(digest)
+        except BlobCorrupt as error:
+            log.warning("%s", error)
+            return None
+
+
+def _batches(digests: list[str], size: int) -> Iterator[list[str]]:
+    """Yield the digests in lists of at most ``size``."""
+    return (digests[start : start + size] for start in range(0, len(digests), size))

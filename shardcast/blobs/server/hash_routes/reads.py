@@ -1,0 +1,131 @@
+"""``GET /<checksum>``: a blob, verified, as soon as it is here."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import NamedTuple
+
+from aiohttp import web
+
+from shardcast.blobs.directory.blob_writer import SMALL
+from shardcast.blobs.directory.compression import CODINGS, Check
+from shardcast.blobs.directory.file import BlobFile
+from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
+from shardcast.blobs.server.hash_routes.answers import AnswerHead, send_decoded, send_file
+from shardcast.blobs.server.hash_routes.failures import CorruptFile, corruption
+from shardcast.blobs.server.hash_routes.requests import BareResponse, accepted_forms, checksum_of
+from shardcast.blobs.server.hash_routes.state import HashServerState
+from shardcast.errors import LocalDiskError
+from shardcast.server.hang_ups import while_wanted
+from shardcast.store.file_errors import Search
+
+_POLL = 1.0
+"""Seconds between two looks at the disk for a promised blob: another process may put it there."""
+
+
+class _Found(NamedTuple):
+    """A verified file of a blob.
+
+    Attributes:
+        file: open; whoever gets it closes it.
+        data: its bytes when they are few, else None.
+        fresh: whether it was verified for this request.
+    """
+
+    file: BlobFile
+    data: bytes | None
+    fresh: bool
+
+
+class Reads:
+    """Answers to requests for a blob."""
+
+    def __init__(self, state: HashServerState) -> None:
+        self._state = state
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Send a blob in a form that the reader takes; 404 when it isn't here and isn't coming."""
+        digest, store = checksum_of(request), self._state.store
+        forms, decoded = accepted_forms(request.headers.get("Accept-Encoding"), CODINGS)
+        all_forms = (*forms, *(form for form in AS_IT_IS_FIRST if form not in forms))
+        found = await while_wanted(request, self._wait_for(digest, all_forms))
+        if found is None:
+            return BareResponse(body=b"Not found", status=404)
+        with found.file as file:
+            mtime = file.looks.st_mtime
+            if file.coding is None or file.coding in forms or not decoded:
+                head = AnswerHead(
+                    request, digest, length=file.size, mtime=mtime, coding=file.coding, ranges=True
+                )
+                if found.data is not None:
+                    return head.with_body(found.data)
+                return await send_file(head, file, store, fresh=found.fresh)
+            length = file.decoded_length()
+            head = AnswerHead(request, digest, length=length, mtime=mtime, coding=None, ranges=False)
+            return await send_decoded(head, file, store)
+
+    async def _wait_for(self, digest: str, forms: tuple[str | None, ...]) -> _Found | None:
+        """Return a blob's file when it is here; None when the blob isn't here and isn't coming.
+
+        Raises:
+            CorruptFile: its files are wrong, and another program's lock on them ended.
+            LocalDiskError: a file can't be read.
+        """
+        state = self._state
+        while True:
+            try:
+                found = await self._find(digest, forms)
+            except CorruptFile:
+                found = None
+            if found is None and state.uploads.has(digest):
+                await state.uploads.ended(digest)
+                continue
+            if found is None:
+                await state.locks.released(state.store.folder, digest)
+                found = await self._find(digest, forms)
+            if found is not None or not state.promises.has(digest):
+                return found
+            await state.promises.kept(digest, _POLL)
+
+    async def _find(self, digest: str, forms: tuple[str | None, ...]) -> _Found | None:
+        """Return the first verified file of a blob; None where it has no file.
+
+        Raises:
+            CorruptFile: it has files, and none is right.
+            LocalDiskError: a file can't be read.
+        """
+        search, store = Search(), self._state.store
+        for file in store.lookup.files(digest, search, forms):
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(file)
+                if file.is_regular and file.size <= SMALL and file.coding is None:
+                    data = _whole(file, search)
+                    if data is not None and _digest_of(store.algorithm, data) == digest:
+                        stack.pop_all()
+                        return _Found(file, data, fresh=True)
+                elif file.is_regular:
+                    fresh = store.verified.known(digest, file.looks) is None
+                    if await store.is_right(digest, file, search):
+                        stack.pop_all()
+                        return _Found(file, None, fresh)
+            search.met_wrong(corruption(file, store.algorithm))
+        search.check()
+        if search.wrong is not None:
+            raise CorruptFile(search.wrong)
+        return None
+
+
+def _whole(file: BlobFile, search: Search) -> bytes | None:
+    """Return a file's bytes; None where it can't be read, which ``search`` records."""
+    try:
+        return file.whole()
+    except LocalDiskError as error:
+        search.met(error)
+        return None
+
+
+def _digest_of(algorithm: str, data: bytes) -> str:
+    """Return the digest of bytes."""
+    check = Check(algorithm)
+    check.update(data)
+    return check.finish()
