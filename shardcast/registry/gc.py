@@ -1,9 +1,9 @@
-"""Garbage collection: what no reference names any more goes, in two phases and after a grace time.
+"""Garbage collection: content without a reference is deleted, in two phases and after a grace time.
 
-What is referenced is told by the caller, so the references can be in any database. Content is set aside when
-nobody refers to it and it is older than ``min_age``; a later collection deletes it, when it has been aside
-for ``quarantine`` and still nobody refers to it. Until then ``get_hash`` reads it as before, and a collection
-that meets a reference to it brings it back.
+The caller says which content is referenced, so the references can be in any database. Content without a
+reference that is older than ``min_age`` is put into quarantine: it is renamed, with ``ASIDE`` at its end. A
+later collection deletes what has been there for ``quarantine`` seconds and still has no reference. Until then
+``get_hash`` reads it as before, and a collection that meets a reference to it restores it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import posixpath
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
 from shardcast.ages import age, lies_ahead
@@ -27,13 +27,13 @@ from shardcast.registry.references import References, key_of, read_references
 from shardcast.sizes import format_count, format_size
 
 MIN_AGE = 3600.0
-"""Seconds that content stays although nobody refers to it: its row may not be committed yet."""
+"""Seconds for which content stays without a reference: its row may not be committed yet."""
 
 QUARANTINE = 24 * 3600.0
-"""Seconds that content is set aside before it is deleted."""
+"""Seconds between quarantine and deletion."""
 
 _LEFT_OVER = 24 * 3600.0
-"""Seconds after which nobody writes a temporary file any more."""
+"""Seconds after which a temporary file is one of a killed put."""
 
 _PART = re.compile(r"\.[0-9a-f]{16}" + re.escape(PART))
 
@@ -41,33 +41,58 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class _Found:
-    """What lies below the schemas of a store: paths with their bytes."""
+class _Listing:
+    """The files below the schemas of a store.
+
+    Attributes:
+        contents: bytes of each content, by its path.
+        quarantined: bytes of each content in quarantine, by the path that it had.
+        parts: paths of temporary files.
+    """
 
     contents: dict[str, int] = field(default_factory=dict)
-    aside: dict[str, int] = field(default_factory=dict)
-    """By the paths that they had."""
+    quarantined: dict[str, int] = field(default_factory=dict)
     parts: list[str] = field(default_factory=list)
 
 
-@dataclass
-class _Marked:
-    """What is there, and who refers to it."""
+@dataclass(frozen=True, kw_only=True)
+class _Survey:
+    """The files of a store, and which of them are referenced.
+
+    Attributes:
+        backend: the store.
+        files: its files.
+        referenced: keys of the referenced paths (``references.key_of``).
+        references: how many of these lie in the schemas.
+        now: the time of the survey, in seconds since 1970.
+        young: paths of unreferenced content younger than the minimum age.
+        ahead: paths of unreferenced content whose time lies ahead.
+        orphaned: paths of the other unreferenced content.
+    """
 
     backend: StorageBackend
-    found: _Found
+    files: _Listing
     referenced: set[str]
-    """The keys of the paths that are referenced."""
     references: int
-    """How many of those lie in the schemas."""
     now: float
     young: list[str]
     ahead: list[str]
-    """Of the young ones, those whose time lies ahead."""
     orphaned: list[str]
 
     def is_referenced(self, path: str) -> bool:
+        """Return whether a path is referenced, in any spelling."""
         return key_of(path) in self.referenced
+
+    def age(self, path: str) -> float:
+        """Return the seconds since a file was written; a time that lies ahead is set to now.
+
+        Raises:
+            RegistryError: the file can't be looked at.
+        """
+        modified = self.backend.modified(path)
+        if lies_ahead(modified, self.now):
+            self.backend.set_right(path)
+        return age(modified, self.now)
 
 
 def scan(
@@ -79,16 +104,16 @@ def scan(
     registry: Registry | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
-    """Say what could be collected; nothing is touched.
+    """Return what a collection would find; nothing is changed.
 
     Args:
-        schemas: the schemas to look at. No other is listed, or counted, or touched.
-        references: every row's metadata of these schemas, in a list say, or a callable that returns it. More
-            of it does no harm. An iterator is refused: read a second time, it would have nothing.
+        *schemas: the schemas to look at. No other schema is listed, counted or changed.
+        references: the metadata of every row of these schemas: a list, say, or a callable that returns it.
+            Rows of other schemas do no harm. An iterator is refused: read a second time, it would be empty.
         store_name: the store to look at; None for the default.
-        verbose: log what is done, at ``INFO``.
-        min_age: seconds; content that is younger is no orphan yet.
-        registry: whose stores; None for those of ``configure``.
+        verbose: whether each step is logged, at ``INFO``.
+        min_age: seconds; younger content is no orphan yet.
+        registry: the registry whose stores are used; None for the one of ``configure``.
         clock: the time, in seconds since 1970.
 
     Returns:
@@ -96,15 +121,25 @@ def scan(
         ``orphaned_hashes`` (paths, in order), the totals ``referenced``, ``stored``, ``orphaned``,
         ``orphaned_bytes``, and ``schema_paths_…`` and ``orphaned_paths``, which are 0 and empty, since there
         is no schema-addressed content here. Besides ``hash_young`` (unreferenced, and younger than
-        ``min_age``), ``hash_quarantined`` and ``hash_quarantined_bytes`` (set aside until now).
+        ``min_age``), ``hash_quarantined`` and ``hash_quarantined_bytes`` (in quarantine now).
 
     Raises:
-        UsageError: no schema was named, one can't be, an age is not a number of seconds, or references is an
-            iterator.
-        ReferencesUnreadable: it isn't sure what is referenced.
+        UsageError: no schema is named, a schema's name can't be one, an age is not a number of seconds, or
+            references is an iterator.
+        ReferencesUnreadable: the references can't be read, or not be understood.
         StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
     """
-    return _figures(_mark(schemas, references, store_name, verbose, min_age, registry, clock))
+    return _figures(
+        _survey(
+            schemas,
+            references,
+            store_name=store_name,
+            verbose=verbose,
+            min_age=min_age,
+            registry=registry,
+            clock=clock,
+        )
+    )
 
 
 def collect(
@@ -118,68 +153,73 @@ def collect(
     registry: Registry | None = None,
     clock: Callable[[], float] = time.time,
 ) -> dict[str, Any]:
-    """Set orphans aside, and delete for good what was set aside ``quarantine`` seconds ago.
+    """Put orphans into quarantine, and delete what has been in quarantine for ``quarantine`` seconds.
 
     Args:
-        dry_run: touch nothing, and say what would be. That is the default.
-        min_age: seconds. Less than the longest time between a put and its row's commit is safe only while
-            nobody puts.
+        *schemas: as of ``scan``.
+        references: as of ``scan``.
+        store_name: as of ``scan``.
+        dry_run: whether nothing is changed, and only the figures are returned.
+        verbose: as of ``scan``.
+        min_age: seconds. Less than the longest time between a put and the commit of its row is safe only
+            while nothing is put.
         quarantine: seconds. 0 deletes orphans at once, as DataJoint does.
-
-    The others are those of ``scan``.
+        registry: as of ``scan``.
+        clock: as of ``scan``.
 
     Returns:
         As in DataJoint ``referenced``, ``stored``, ``orphaned``, ``hash_orphaned``, ``hash_deleted`` and
-        ``deleted`` (for good, both), ``bytes_freed``, ``errors`` (files that could not be dealt with; each is
-        logged), ``dry_run``, and ``schema_paths_orphaned`` and ``schema_paths_deleted``, which are 0. Besides
-        ``orphaned_bytes``, ``hash_young``, ``hash_quarantined`` and ``hash_restored`` (set aside, and brought
-        back, by this collection), and ``leftovers_deleted`` (temporary files of puts that were killed).
+        ``deleted`` (for good, both), ``bytes_freed``, ``errors`` (files that failed; each is logged),
+        ``dry_run``, and ``schema_paths_orphaned`` and ``schema_paths_deleted``, which are 0. Besides
+        ``orphaned_bytes``, ``hash_young``, ``hash_quarantined`` and ``hash_restored`` (put into quarantine,
+        and taken out of it, by this collection), and ``leftovers_deleted`` (temporary files of killed puts).
 
     Raises:
-        UsageError: no schema was named, one can't be, an age is not a number of seconds, or references is an
-            iterator.
-        ReferencesUnreadable: it isn't sure what is referenced; nothing was touched.
+        UsageError: no schema is named, a schema's name can't be one, an age is not a number of seconds, or
+            references is an iterator.
+        ReferencesUnreadable: the references can't be read, or not be understood; nothing was changed.
         StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used or listed; nothing was
-            touched.
+            changed.
     """
     _check_seconds("quarantine", quarantine)
-    marked = _mark(schemas, references, store_name, verbose, min_age, registry, clock)
-    done = _Done()
+    survey = _survey(
+        schemas,
+        references,
+        store_name=store_name,
+        verbose=verbose,
+        min_age=min_age,
+        registry=registry,
+        clock=clock,
+    )
+    collection = _Collection(survey, min_age, quarantine)
     if not dry_run:
-        for path in marked.ahead:
-            done.careful(path, marked.backend.set_right, path)
-        for path in sorted(marked.found.aside):
-            done.careful(path, _sift, marked, path, quarantine, done)
-        for path in marked.orphaned:
-            done.careful(path, _take, marked, path, min_age, quarantine, done)
-        for path in marked.found.parts:
-            done.careful(path, _clear, marked, path, done)
+        collection.run()
     if verbose:
-        for line in done.said:
+        for line in collection.report:
             log.info("%s", line)
-    figures = _figures(marked)
+    figures = _figures(survey)
     return {
         "referenced": figures["referenced"],
         "stored": figures["stored"],
         "orphaned": figures["orphaned"],
-        "hash_deleted": done.deleted,
+        "hash_deleted": collection.deleted,
         "schema_paths_deleted": 0,
-        "deleted": done.deleted,
-        "bytes_freed": done.freed,
-        "errors": done.errors,
+        "deleted": collection.deleted,
+        "bytes_freed": collection.freed,
+        "errors": collection.errors,
         "dry_run": dry_run,
         "hash_orphaned": figures["hash_orphaned"],
         "schema_paths_orphaned": 0,
         "orphaned_bytes": figures["orphaned_bytes"],
         "hash_young": figures["hash_young"],
-        "hash_quarantined": done.set_aside,
-        "hash_restored": done.restored,
-        "leftovers_deleted": done.cleared,
+        "hash_quarantined": collection.quarantined,
+        "hash_restored": collection.restored,
+        "leftovers_deleted": collection.cleared,
     }
 
 
 def format_stats(stats: Mapping[str, Any]) -> str:
-    """What ``scan`` or ``collect`` returned, as a few lines to read."""
+    """Return what ``scan`` or ``collect`` returned, as a few lines to read."""
     lines = [f"stored       {format_count(stats['stored'], 'item')}"]
     lines.append(f"referenced   {format_count(stats['referenced'], 'item')}")
     orphaned = format_count(stats["orphaned"], "item")
@@ -206,82 +246,106 @@ def format_stats(stats: Mapping[str, Any]) -> str:
 
 
 @dataclass
-class _Done:
-    """What a collection did so far."""
+class _Collection:
+    """A collection that changes files, and what it has done so far.
 
+    Attributes:
+        survey: the files, and which are referenced.
+        min_age: seconds for which content stays without a reference.
+        quarantine: seconds between quarantine and deletion; 0 deletes at once.
+        deleted: files deleted for good.
+        freed: their bytes.
+        quarantined: files put into quarantine.
+        restored: files taken out of it.
+        cleared: temporary files removed.
+        errors: files that failed.
+        report: a line for each file.
+    """
+
+    survey: _Survey
+    min_age: float
+    quarantine: float
+    _: KW_ONLY
     deleted: int = 0
     freed: int = 0
-    set_aside: int = 0
+    quarantined: int = 0
     restored: int = 0
     cleared: int = 0
     errors: int = 0
-    said: list[str] = field(default_factory=list)
+    report: list[str] = field(default_factory=list)
 
-    def careful(self, path: str, do: Callable[..., None], *given: Any) -> None:
-        """Deal with one file; one that fails is counted and logged, and keeps no other from its turn."""
+    def run(self) -> None:
+        """Deal with each file of the survey."""
+        for path in self.survey.ahead:
+            self._try(self.survey.backend.set_right, path)
+        for path in sorted(self.survey.files.quarantined):
+            self._try(self._sift, path)
+        for path in self.survey.orphaned:
+            self._try(self._set_aside, path)
+        for path in self.survey.files.parts:
+            self._try(self._clear, path)
+
+    def _try(self, step: Callable[[str], None], path: str) -> None:
+        """Deal with a file; a failure is counted and logged, and the next file has its turn."""
         try:
-            do(*given)
+            step(path)
         except MissingExternalFile:
-            pass  # it went meanwhile, by another collection or delete_path
+            pass  # removed meanwhile, by another collection or delete_path
         except RegistryError as error:
             self.errors += 1
             log.warning("could not collect %s: %s", path, error)
 
+    def _set_aside(self, path: str) -> None:
+        """Put an orphan into quarantine; delete it where there is none."""
+        survey = self.survey
+        if not survey.backend.set_aside(path, path + ASIDE, survey.now - self.min_age, survey.now):
+            return
+        if self.quarantine:
+            self.quarantined += 1
+            self.report.append(f"set aside {path}")
+            return
+        survey.backend.remove(path + ASIDE)
+        self._count_deleted(path, survey.files.contents[path])
 
-def _take(marked: _Marked, path: str, min_age: float, quarantine: float, done: _Done) -> None:
-    """Set an orphan aside, and delete it at once where there is no quarantine."""
-    if not marked.backend.set_aside(path, path + ASIDE, marked.now - min_age, marked.now):
-        return
-    if quarantine:
-        done.set_aside += 1
-        done.said.append(f"set aside {path}")
-        return
-    marked.backend.remove(path + ASIDE)
-    _count_deleted(done, path, marked.found.contents[path])
+    def _sift(self, path: str) -> None:
+        """Restore content that is referenced again; delete what was in quarantine for long enough."""
+        survey, aside = self.survey, path + ASIDE
+        if survey.is_referenced(path) and survey.backend.bring_back(aside, path):
+            self.restored += 1
+            self.report.append(f"brought back {path}")
+        elif survey.age(aside) >= self.quarantine:
+            survey.backend.remove(aside)
+            self._count_deleted(aside, survey.files.quarantined[path])
 
+    def _clear(self, path: str) -> None:
+        """Remove the temporary file of a put that was killed."""
+        if self.survey.age(path) >= _LEFT_OVER:
+            self.survey.backend.remove(path)
+            self.cleared += 1
 
-def _sift(marked: _Marked, path: str, quarantine: float, done: _Done) -> None:
-    """Bring back what is referenced again; delete for good what was aside for long enough."""
-    aside = path + ASIDE
-    if marked.is_referenced(path) and marked.backend.bring_back(aside, path):
-        done.restored += 1
-        done.said.append(f"brought back {path}")
-    elif _age(marked, aside) >= quarantine:
-        marked.backend.remove(aside)
-        _count_deleted(done, aside, marked.found.aside[path])
-
-
-def _clear(marked: _Marked, path: str, done: _Done) -> None:
-    """Remove the temporary file of a put that was killed."""
-    if _age(marked, path) >= _LEFT_OVER:
-        marked.backend.remove(path)
-        done.cleared += 1
-
-
-def _age(marked: _Marked, path: str) -> float:
-    """The seconds since a file was written; a time that lies ahead is set right, and counts from now on."""
-    when = marked.backend.modified(path)
-    if lies_ahead(when, marked.now):
-        marked.backend.set_right(path)
-    return age(when, marked.now)
+    def _count_deleted(self, path: str, size: int) -> None:
+        self.deleted += 1
+        self.freed += size
+        self.report.append(f"deleted {path} ({format_size(size)})")
 
 
-def _count_deleted(done: _Done, path: str, size: int) -> None:
-    done.deleted += 1
-    done.freed += size
-    done.said.append(f"deleted {path} ({format_size(size)})")
-
-
-def _mark(
+def _survey(
     schemas: tuple[str, ...],
     references: References,
+    *,
     store_name: str | None,
     verbose: bool,
     min_age: float,
     registry: Registry | None,
     clock: Callable[[], float],
-) -> _Marked:
-    """Find what is there, and then who refers to it: in this order, what is put meanwhile is in no danger."""
+) -> _Survey:
+    """List the files, and then read the references.
+
+    In this order content that is put meanwhile is in no danger: it isn't listed.
+
+    Raises:
+        UsageError, ReferencesUnreadable, RegistryError: as ``scan`` does.
+    """
     if not schemas:
         raise UsageError("at least one schema must be named; only the content of those is collected")
     _check_seconds("min_age", min_age)
@@ -290,79 +354,99 @@ def _mark(
     backend = registry.get_store_backend(store_name)
     now = clock()
     folders = [f"{spec.hash_prefix}/{checked_schema(schema)}" for schema in dict.fromkeys(schemas)]
-    found = _find(backend, folders)
+    files = _list(backend, folders)
     if verbose:
         log.info(
-            "store %s: %s below %s", spec.name, format_count(len(found.contents), "item"), ", ".join(folders)
+            "store %s: %s below %s", spec.name, format_count(len(files.contents), "item"), ", ".join(folders)
         )
     paths = read_references(registry, spec, references)
     referenced = {key_of(path) for path in paths}
     inside = tuple(key_of(folder) + "/" for folder in folders)
-    unreferenced = sorted(path for path in found.contents if key_of(path) not in referenced)
+    unreferenced = sorted(path for path in files.contents if key_of(path) not in referenced)
     young, ahead, orphaned = _by_age(backend, unreferenced, now, min_age)
-    counted = sum(1 for key in referenced if key.startswith(inside))
-    return _Marked(backend, found, referenced, counted, now, young, ahead, orphaned)
+    return _Survey(
+        backend=backend,
+        files=files,
+        referenced=referenced,
+        references=sum(1 for key in referenced if key.startswith(inside)),
+        now=now,
+        young=young,
+        ahead=ahead,
+        orphaned=orphaned,
+    )
 
 
-def _figures(marked: _Marked) -> dict[str, Any]:
-    contents = marked.found.contents
-    stored, orphaned = len(contents), len(marked.orphaned)
-    orphaned_bytes = sum(contents[path] for path in marked.orphaned)
+def _figures(survey: _Survey) -> dict[str, Any]:
+    """Return what ``scan`` returns."""
+    contents, quarantined = survey.files.contents, survey.files.quarantined
+    stored, orphaned = len(contents), len(survey.orphaned)
+    orphaned_bytes = sum(contents[path] for path in survey.orphaned)
     return {
-        "hash_referenced": marked.references,
+        "hash_referenced": survey.references,
         "hash_stored": stored,
         "hash_orphaned": orphaned,
         "hash_orphaned_bytes": orphaned_bytes,
-        "orphaned_hashes": marked.orphaned,
+        "orphaned_hashes": survey.orphaned,
         "schema_paths_referenced": 0,
         "schema_paths_stored": 0,
         "schema_paths_orphaned": 0,
         "schema_paths_orphaned_bytes": 0,
         "orphaned_paths": [],
-        "referenced": marked.references,
+        "referenced": survey.references,
         "stored": stored,
         "orphaned": orphaned,
         "orphaned_bytes": orphaned_bytes,
-        "hash_young": len(marked.young),
-        "hash_quarantined": len(marked.found.aside),
-        "hash_quarantined_bytes": sum(marked.found.aside.values()),
+        "hash_young": len(survey.young),
+        "hash_quarantined": len(quarantined),
+        "hash_quarantined_bytes": sum(quarantined.values()),
     }
 
 
-def _find(backend: StorageBackend, folders: list[str]) -> _Found:
-    """What lies below the folders: only what the registry put there, by its name."""
-    found = _Found()
+def _list(backend: StorageBackend, folders: list[str]) -> _Listing:
+    """Return the files below the folders that the registry put there, known by their names.
+
+    Raises:
+        StoreInaccessible: a folder can't be listed.
+    """
+    files = _Listing()
     for folder in folders:
         for path, size in backend.files(folder).items():
             name = posixpath.basename(path)
             if is_hash(name):
-                found.contents[path] = size
+                files.contents[path] = size
             elif name.endswith(ASIDE) and is_hash(name.removesuffix(ASIDE)):
-                found.aside[path.removesuffix(ASIDE)] = size
+                files.quarantined[path.removesuffix(ASIDE)] = size
             elif _PART.fullmatch(name):
-                found.parts.append(path)
-    return found
+                files.parts.append(path)
+    return files
 
 
 def _by_age(
     backend: StorageBackend, paths: list[str], now: float, min_age: float
 ) -> tuple[list[str], list[str], list[str]]:
-    """The paths whose files are younger than an age, those whose time lies ahead, and the others. What
-    went meanwhile is none of these."""
+    """Return the paths younger than an age, those among all whose time lies ahead, and the old paths.
+
+    A file that was removed meanwhile is in none of the lists.
+    """
     young: list[str] = []
     ahead: list[str] = []
     old: list[str] = []
     for path in paths:
         try:
-            when = backend.modified(path)
+            modified = backend.modified(path)
         except MissingExternalFile:
             continue
-        (young if when > now - min_age else old).append(path)
-        if lies_ahead(when, now):
+        (young if modified > now - min_age else old).append(path)
+        if lies_ahead(modified, now):
             ahead.append(path)
     return young, ahead, old
 
 
-def _check_seconds(what: str, seconds: float) -> None:
+def _check_seconds(name: str, seconds: float) -> None:
+    """Refuse an age that is no number of seconds.
+
+    Raises:
+        UsageError: it is none, or less than 0.
+    """
     if not isinstance(seconds, int | float) or not seconds >= 0:
-        raise UsageError(f"{what} must be a number of seconds, 0 or more, not {seconds!r}")
+        raise UsageError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")
