@@ -62,7 +62,9 @@ class Archive:
         async def pull() -> None:
             try:
                 async with open_session(self._timeout) as session:
-                    there = peer.ArchiveClient(self.url, session, self._token, self._keys, self._timeout)
+                    there = peer.ArchiveClient(
+                        self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
+                    )
                     async with aclosing(there.pull_some(wanted)) as batches:
                         async for batch in batches:
                             await room.take()
@@ -101,7 +103,9 @@ class Archive:
             loops.append(asyncio.get_running_loop())
             begun.set()
             async with open_session(self._timeout) as session:
-                there = peer.ArchiveClient(self.url, session, self._token, self._keys, self._timeout)
+                there = peer.ArchiveClient(
+                    self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
+                )
                 return await there.push(each())
 
         work = Background(push())

@@ -592,7 +592,9 @@ def test_the_environment_sets_it_up() -> None:
             "HASHSERVER_LOCK_TIMEOUT": "3.5",
         }
     )
-    assert found == StoreSettings(Path("blobs"), "sha3-256", "flat", ("a", "b"), True, 3.5)
+    assert found == StoreSettings(
+        Path("blobs"), "sha3-256", "flat", ("a", "b"), writable=True, lock_seconds=3.5
+    )
     assert extra_directories("''") == extra_directories('""') == extra_directories("") == ()
     plain = settings_from({"HASHSERVER_DIRECTORY": "x", "HASHSERVER_WRITABLE": ""})
     assert plain == StoreSettings(Path("x"))

@@ -68,6 +68,7 @@ class ArchiveClient:
         url: str,
         session: Session,
         token: str | None = None,
+        *,
         keys_per_request: int = MAX_KEYS,
         timeout: float = HTTP_TIMEOUT,
     ) -> None:

@@ -90,6 +90,7 @@ class ArchiveNode:
         store: BlobStore,
         stage: Callable[[], AbstractAsyncContextManager[Staging]] | None,
         own: Path,
+        *,
         host: str = EVERY_ADDRESS,
         port: int = 3000,
         authorized_port: int | None = None,
@@ -120,7 +121,7 @@ class ArchiveNode:
                 servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
                 reading = MirrorStore(store, servers, node_id, most=max_blob)
                 stack.push_async_callback(reading.close)
-            holdings = ArchiveContext(store, ledger, stage, max_blob, token, reading)
+            holdings = ArchiveContext(store, ledger, stage, max_blob=max_blob, token=token, upstream=reading)
 
             def status() -> dict[str, Any]:
                 return {

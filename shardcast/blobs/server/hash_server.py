@@ -15,7 +15,7 @@ import random
 import secrets
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -64,6 +64,7 @@ class StoreSettings:
     algorithm: str = "sha256"
     layout: str | None = None
     extra: tuple[str, ...] = ()
+    _: KW_ONLY
     writable: bool = False
     lock_seconds: float = LOCK_SECONDS
 
@@ -132,8 +133,8 @@ def settings_from(environ: Mapping[str, str]) -> StoreSettings:
         ALGORITHMS[algorithm],
         setting("LAYOUT") or None,
         extra_directories(setting("EXTRA_DIRS")),
-        writable in _TRUE,
-        lock_seconds,
+        writable=writable in _TRUE,
+        lock_seconds=lock_seconds,
     )
 
 
@@ -177,6 +178,7 @@ class StoreServer:
         settings: StoreSettings,
         host: str = "127.0.0.1",
         ports: tuple[int, int] = DYNAMIC_PORTS,
+        *,
         status_file: Path | None = None,
         timeout: float | None = None,
         bounds: Bounds | None = None,

@@ -64,6 +64,7 @@ def archive() -> None:
 @options.node_options
 def serve(
     directory: Path,
+    *,
     host: str,
     port: int,
     authorized_port: int | None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import AsyncExitStack
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -39,7 +40,7 @@ _FRAME = 0.1
 @options.json_option
 @options.logging_options
 def pull(
-    url: str, digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as_json: bool
+    url: str, digests: tuple[str, ...], *, directory: Path, from_file: IO[str] | None, as_json: bool
 ) -> int:
     """Get blobs from the server at URL, a hash server, an archive or a node.
 
@@ -47,7 +48,7 @@ def pull(
     server lacks one.
     """
     options.start_logging()
-    return _copy(directory, url, digests_of(digests, from_file), True, None, as_json)
+    return _run(_Job(directory, url, digests_of(digests, from_file), pulling=True), as_json)
 
 
 @click.command(context_settings=SETTINGS)
@@ -66,6 +67,7 @@ def pull(
 def push(
     url: str,
     digests: tuple[str, ...],
+    *,
     directory: Path,
     from_file: IO[str] | None,
     token_file: Path | None,
@@ -77,18 +79,42 @@ def push(
     """
     options.start_logging()
     token = options.read_token(token_file) if token_file else None
-    return _copy(directory, url, digests_of(digests, from_file), False, token, as_json)
+    job = _Job(directory, url, digests_of(digests, from_file), pulling=False, token=token)
+    return _run(job, as_json)
 
 
-def _copy(
-    directory: Path, url: str, digests: list[str], pulling: bool, token: str | None, as_json: bool
-) -> int:
+@dataclass(frozen=True)
+class _Job:
+    """Blobs to copy between a directory and a server.
+
+    Attributes:
+        directory: the store's.
+        url: the server's.
+        digests: of the blobs.
+        pulling: whether the server is the source.
+        token: allows pushes to an archive; None where it isn't needed.
+    """
+
+    directory: Path
+    url: str
+    digests: list[str]
+    _: KW_ONLY
+    pulling: bool
+    token: str | None = None
+
+
+def _run(job: _Job, as_json: bool) -> int:
+    """Copy blobs, print what became of them, and return the exit code.
+
+    Raises:
+        ShardcastError: the worst failure of a blob.
+    """
     from shardcast.blobs.copy import Copied, failure
     from shardcast.nodes.runtime import run
 
     state = Copied()
     with progress(options.is_quiet()) as display:
-        run(_work(directory, url, digests, pulling, token, state, display))
+        run(_copy(job, state, display))
     if as_json:
         failed = {digest: str(error) for digest, error in state.failed.items()}
         told = {"copied": state.copied, "bytes": state.bytes, "there": state.there}
@@ -100,36 +126,31 @@ def _copy(
             click.echo(f"{digest}  failed: {error}")
     if not options.is_quiet():
         what = f"{format_count(state.copied, 'blob')}, {format_size(state.bytes)}, {state.there} there before"
-        click.echo(f"{'pulled' if pulling else 'pushed'} {what}", err=True)
+        click.echo(f"{'pulled' if job.pulling else 'pushed'} {what}", err=True)
     worst = failure(state)
     if worst is not None:
         raise worst
     return NOT_OFFERED if state.missing else DONE
 
 
-async def _work(
-    directory: Path,
-    url: str,
-    digests: list[str],
-    pulling: bool,
-    token: str | None,
-    state: Copied,
-    display: Display,
-) -> None:
+async def _copy(job: _Job, state: Copied, display: Display) -> None:
+    """Copy blobs, and show how far it is."""
     from shardcast.blobs.copy import copy, remote
 
     async with AsyncExitStack() as stack:
-        store = open_store(directory, writable=pulling)
+        store = open_store(job.directory, writable=job.pulling)
         stack.push_async_callback(store.close)
-        server = await stack.enter_async_context(remote(url, store.algorithm, token))
-        await stack.enter_async_context(beside(_show(state, len(digests), pulling, display)))
-        if pulling:
-            await copy(server, store, digests, state)
+        server = await stack.enter_async_context(remote(job.url, store.algorithm, job.token))
+        await stack.enter_async_context(beside(_show(job, state, display)))
+        if job.pulling:
+            await copy(server, store, job.digests, state)
         else:
-            await copy(store, server, digests, state)
+            await copy(store, server, job.digests, state)
 
 
-async def _show(state: Copied, count: int, pulling: bool, display: Display) -> None:
+async def _show(job: _Job, state: Copied, display: Display) -> None:
+    """Show how far the copy is, until cancelled."""
+    name, count = "pull" if job.pulling else "push", len(job.digests)
     while True:
-        display.show("pull" if pulling else "push", state.bytes, None, f"{state.seen} of {count} blobs")
+        display.show(name, state.bytes, None, f"{state.seen} of {count} blobs")
         await asyncio.sleep(_FRAME)

@@ -85,6 +85,7 @@ _FILE = click.Path(path_type=Path, readable=False)
 @options.logging_options
 def gc(
     directory: Path,
+    *,
     data_dirs: tuple[Path, ...],
     snapshots: tuple[Path, ...],
     references: tuple[Path, ...],
@@ -111,7 +112,7 @@ def gc(
     names = {root.name for root in asked}
     check_roots(store.folder, names, forget)
     with progress(options.is_quiet()) as display:
-        result = _collect(store, asked, Rules(older_than, grace), delete, display)
+        result = _collect(store, asked, Rules(older_than, grace), delete=delete, display=display)
     if as_json:
         click.echo(json.dumps({"dry_run": not delete, "roots": sorted(names), **asdict(result)}))
     else:
@@ -124,7 +125,7 @@ def gc(
 
 
 def _collect(
-    store: BlobDirectory, asked: list[roots.Root], rules: Rules, delete: bool, display: Display
+    store: BlobDirectory, asked: list[roots.Root], rules: Rules, *, delete: bool, display: Display
 ) -> Collected:
     now, names = time.time(), {root.name for root in asked}
     referenced = roots.read_all(asked, store.algorithm)

@@ -122,7 +122,7 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
 @options.json_option
 @options.logging_options
 def put(
-    files: tuple[str, ...], directory: Path, algorithm: str | None, layout: str | None, as_json: bool
+    files: tuple[str, ...], directory: Path, *, algorithm: str | None, layout: str | None, as_json: bool
 ) -> None:
     """Put FILES, and print their digests, one a line; - is stdin."""
     options.start_logging()
@@ -187,23 +187,23 @@ def get(digest: str, directory: Path, output: Path | None) -> None:
 async def _get(store: BlobDirectory, digest: str, output: Path | None, display: Display) -> None:
     async with store.open(digest) as reader:
         if output is None or str(output) == "-":
-            await _pour(reader, answer_descriptor(), store, digest, display)
+            await _pour(reader, answer_descriptor(), store.algorithm, digest, display=display)
             return
         with disk_errors("could not write", output):
             target = resolve_output(output)
             with new_file(target) as descriptor:
-                await _pour(reader, descriptor, store, digest, display)
+                await _pour(reader, descriptor, store.algorithm, digest, display=display)
             clear_killed(target)
 
 
 async def _pour(
-    reader: BlobReader, descriptor: int, store: BlobDirectory, digest: str, display: Display
+    reader: BlobReader, descriptor: int, algorithm: str, digest: str, *, display: Display
 ) -> None:
     """
     Raises:
         BlobCorrupt: the blob changed after it was verified.
     """
-    hasher, done = new_hasher(store.algorithm), 0
+    hasher, done = new_hasher(algorithm), 0
     while data := await reader.read(_CHUNK):
         hasher.update(data)
         await write_all(descriptor, data)

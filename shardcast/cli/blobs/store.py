@@ -82,6 +82,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 @options.node_options
 def serve(
     directory: str,
+    *,
     writable: bool,
     hash_algorithm: str,
     layout: str | None,
@@ -115,9 +116,11 @@ def serve(
     algorithm, extra = ALGORITHMS[hash_algorithm], extra_directories(extra_dirs)
     if not directory:
         raise _Refused("the name of the directory is empty; the current one is .")
-    settings = StoreSettings(Path(directory), algorithm, layout or None, extra, writable, lock_timeout)
+    settings = StoreSettings(
+        Path(directory), algorithm, layout or None, extra, writable=writable, lock_seconds=lock_timeout
+    )
     bounds = Bounds(trusted=trusted_proxy or ())
-    node = StoreServer.running(settings, host, ports, status_file, timeout, bounds)
+    node = StoreServer.running(settings, host, ports, status_file=status_file, timeout=timeout, bounds=bounds)
     try:
         run(ForegroundNode(ready_fd, parent).serve(node, until=StoreServer.idle))
     except AddressTaken as error:

@@ -48,7 +48,7 @@ _FRAME = 0.1
 @options.json_option
 @options.logging_options
 def verify(
-    directory: Path, repair_from: tuple[list[str], ...], rate: int | None, quarantine: bool, as_json: bool
+    directory: Path, *, repair_from: tuple[list[str], ...], rate: int | None, quarantine: bool, as_json: bool
 ) -> int:
     """Read every blob in DIRECTORY, and see whether it is what its name says.
 
@@ -62,7 +62,9 @@ def verify(
     store = open_store(directory)
     servers = [server for some in repair_from for server in some]
     with progress(options.is_quiet()) as display:
-        scrub, outcomes = run(_verify(store, servers, rate, quarantine, as_json, display))
+        scrub, outcomes = run(
+            _verify(store, servers, rate=rate, quarantine=quarantine, as_json=as_json, display=display)
+        )
     bad = sum(outcomes.values())
     if as_json:
         told = {name.replace(" ", "_"): outcomes[name] for name in Outcome}
@@ -83,6 +85,7 @@ def verify(
 async def _verify(
     store: BlobDirectory,
     servers: list[str],
+    *,
     rate: int | None,
     quarantine: bool,
     as_json: bool,

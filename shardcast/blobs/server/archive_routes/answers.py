@@ -53,6 +53,7 @@ def failure(
     status: int,
     message: str,
     more: Mapping[str, Any] | None = None,
+    *,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """A failure: as JSON for who would rather have that than HTML."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Protocol
 
 from shardcast.blobs.access_stats import AccessStats
@@ -61,6 +61,7 @@ class ArchiveContext:
     store: BlobStore
     ledger: AccessStats
     stage: Callable[[], AbstractAsyncContextManager[Staging]] | None
+    _: KW_ONLY
     max_blob: int
     token: str | None = field(default=None, repr=False)
     upstream: Upstream | None = None

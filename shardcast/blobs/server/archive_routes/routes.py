@@ -53,7 +53,7 @@ async def _in_casas_words(
         return response
     except web.HTTPMethodNotAllowed as error:
         headers = {"Allow": ",".join(sorted(error.allowed_methods))}
-        return failure(request, 405, "Bad method", {"method": request.method}, headers)
+        return failure(request, 405, "Bad method", {"method": request.method}, headers=headers)
     except web.HTTPNotFound:
         return failure(request, 404, NOT_HERE)
     except LocalDiskError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.lock_files import ExternalLocks
@@ -28,6 +28,7 @@ class HashServerState:
 
     store: BlobDirectory
     lock_seconds: float = LOCK_SECONDS
+    _: KW_ONLY
     promises: Promises = field(default_factory=Promises)
     uploads: Uploads = field(default_factory=Uploads)
     activity: Activity = field(default_factory=Activity)
