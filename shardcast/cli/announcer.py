@@ -10,17 +10,11 @@ from pathlib import Path
 import click
 
 from shardcast.cli.client import release_as_dict
-from shardcast.nodes.outputs import OutputFolder, output_name
+from shardcast.nodes.hook import NEW_LINE, WITHDRAWN, WITHDRAWN_REASON, run_hook
+from shardcast.nodes.output_names import output_name
+from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release, origin_name
-from shardcast.nodes.release_folder import (
-    NEW_LINE,
-    WITHDRAWN,
-    WITHDRAWN_REASON,
-    announce,
-    announced,
-    go_back,
-    run_hook,
-)
+from shardcast.nodes.release_folder import announce, announced, go_back
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 

@@ -19,7 +19,7 @@ from shardcast.errors import PeerError, UsageError
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.follow import Follow
 from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
-from shardcast.nodes.outputs import output_name
+from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
 from shardcast.peer.server import Peer

@@ -52,12 +52,18 @@ class FollowedLine:
     announced: dict[int, str] = field(default_factory=dict)
     withdrawn: dict[tuple[int, str], bool] = field(default_factory=dict)
 
-    def contradiction(self, listed: Mapping[int, str]) -> int | None:
-        """Return the lowest number that was seen with another digest than is ``listed`` now, if any."""
+    def conflict(self, listed: Mapping[int, str]) -> int | None:
+        """Return the lowest number that was noted with another digest than is ``listed`` now, if any."""
         known = self.announced | self.seen
         return min(
             (number for number in listed if known.get(number, listed[number]) != listed[number]), default=None
         )
+
+    def forget_from(self, first: int, listed: Mapping[int, str]) -> None:
+        """Forget the numbers from ``first`` on whose digests are not ``listed``."""
+        for numbers in (self.seen, self.announced):
+            for number in [n for n in numbers if n >= first and numbers[n] != listed.get(n)]:
+                del numbers[number]
 
     def bound(self) -> None:
         """Forget all but the newest numbers."""

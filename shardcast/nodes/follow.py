@@ -19,7 +19,7 @@ from shardcast.errors import (
 )
 from shardcast.nodes.download import Downloads, Watch
 from shardcast.nodes.followed import FollowedFolder, line_origin
-from shardcast.nodes.outputs import output_name
+from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Release
 from shardcast.policy.fetch_order import FetchQueue
 from shardcast.policy.standing import LineChange, LineMemory, Standing

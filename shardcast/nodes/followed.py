@@ -50,7 +50,7 @@ class FollowedFolder:
         Raises:
             LocalDiskError: the folder can't be read.
         """
-        return await asyncio.to_thread(self.outputs.remembered)
+        return await asyncio.to_thread(self.outputs.lines.remembered)
 
     async def enter(
         self, origin: str | None, listings: Sequence[Listing], firm: Collection[int]
@@ -66,7 +66,7 @@ class FollowedFolder:
         stop = threading.Event()
 
         def look() -> int | None:
-            self.outputs.see(origin, {one.number: one.digest for one in listings if one.number in firm})
+            self.outputs.lines.see(origin, {one.number: one.digest for one in listings if one.number in firm})
             self.outputs.identify(listings, origin, stop.is_set)
             return resume_point(self.outputs, origin)
 
@@ -100,9 +100,9 @@ class FollowedFolder:
         origin, number, digest = release.origin, release.number, release.digest
 
         def record() -> bool:
-            self.outputs.add(release.path, origin, number, digest, file)
-            self.outputs.see(origin, {number: digest})
-            return self.outputs.is_new_line(origin)
+            self.outputs.add(release.path, origin, number, digest, file=file)
+            self.outputs.lines.see(origin, {number: digest})
+            return self.outputs.lines.is_new_line(origin)
 
         if not await asyncio.to_thread(record):
             return release
@@ -119,7 +119,9 @@ class FollowedFolder:
         Raises:
             LocalDiskError: the note can't be written.
         """
-        await asyncio.to_thread(self.outputs.mark_announced, release.origin, release.number, release.digest)
+        await asyncio.to_thread(
+            self.outputs.lines.mark_announced, release.origin, release.number, release.digest
+        )
 
     async def withdrawn(self, origin: str | None, withdrawal: Withdrawal) -> None:
         """Note that the publisher took a version of a line back. Whoever follows is told of each version that
@@ -129,14 +131,14 @@ class FollowedFolder:
             LocalDiskError: the note can't be written.
         """
         number, digest = withdrawal.number, withdrawal.digest
-        if not await asyncio.to_thread(self.outputs.mark_withdrawn, origin, number, digest):
+        if not await asyncio.to_thread(self.outputs.lines.mark_withdrawn, origin, number, digest):
             return
         known = await asyncio.to_thread(self.outputs.knows, origin, number, digest)
         if known and self._on_withdrawn:
             told = self._on_withdrawn(withdrawal)
             if inspect.isawaitable(told):
                 await told
-        await asyncio.to_thread(self.outputs.mark_told, origin, number, digest)
+        await asyncio.to_thread(self.outputs.lines.mark_told, origin, number, digest)
 
 
 async def line_origin(standing: Standing, peers: Mapping[str, Peer]) -> str | None:

@@ -163,11 +163,6 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return file.read(limit + 1)
 
 
-def record_path(path: Path) -> Path:
-    """Return where the record of an output lies."""
-    return path.with_name(f".{path.name}.record")
-
-
 def hashed(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
     """Return a record without a version for a file; None when it can't be read, changes or work stops."""
     try:

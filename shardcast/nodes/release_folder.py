@@ -1,53 +1,22 @@
-"""What a following client does with a version that is here: the ``latest`` link, old versions, the hook."""
+"""The folder of a following client: the ``latest`` link, and which versions stay in it."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import logging
-import os
-import re
-import shlex
-import signal
-import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from shardcast.ages import age_of
 from shardcast.errors import LocalDiskError
 from shardcast.filesystem import can_point, disk_errors, make_folder
+from shardcast.nodes.output_names import LATEST_LINK, UNDER_WAY_LINK, output_name, part_version
 from shardcast.nodes.output_records import OutputRecord
-from shardcast.nodes.outputs import LATEST_LINK, UNDER_WAY_LINK, OutputFolder, output_name, output_number
+from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release
 from shardcast.protocol.distribution import Withdrawal
-from shardcast.protocol.wire import version_name, version_number
+from shardcast.protocol.wire import version_number
 from shardcast.store.output_part import clear_abandoned
 
-log = logging.getLogger(__name__)
-
-NEW_LINE, WITHDRAWN, WITHDRAWN_REASON = HOOK_VARIABLES = (
-    "SHARDCAST_NEW_LINE",
-    "SHARDCAST_WITHDRAWN",
-    "SHARDCAST_WITHDRAWN_REASON",
-)
-"""What the hook finds in its environment: the origin id of a line that is new, or "none"; the version that
-was withdrawn, and why. None of them is the variable of an option: a hook may run shardcast itself."""
-_LEFT = re.compile(
-    r"\.download_(v[1-9][0-9]{0,17})\.bin(\.part(-[0-9a-f]+)*(\.manifest)?|~[0-9a-f]{16}\.part)", re.ASCII
-)
 _OLD = 24 * 3600.0
 """Seconds after which what an interrupted download left goes whatever its number is."""
-_GRACE = 5.0
-"""Seconds that a hook has left when the client ends."""
-
-
-def versions_in(output_dir: Path) -> list[str]:
-    """The versions whose files are in a folder, oldest first."""
-    try:
-        found = sorted(filter(None, (output_number(entry.name) for entry in output_dir.iterdir())))
-    except OSError:  # it isn't there yet, or can't be read just now
-        return []
-    return [version_name(number) for number in found]
 
 
 def check_folder(output_dir: Path) -> None:
@@ -105,9 +74,9 @@ def _clear_leftovers(folder: Path, number: int) -> None:
     version of the line that is followed now may ever have that number."""
     with disk_errors("could not tidy", folder):
         for entry in folder.iterdir():
-            found = _LEFT.fullmatch(entry.name)
-            if found and ((version_number(found[1]) or 0) < number or _is_old(entry)):
-                clear_abandoned(folder / output_name(found[1]))
+            version = part_version(entry.name)
+            if version and ((version_number(version) or 0) < number or _is_old(entry)):
+                clear_abandoned(folder / output_name(version))
 
 
 def _is_old(entry: Path) -> bool:
@@ -146,7 +115,7 @@ def announced(outputs: OutputFolder, release: Release) -> None:
     """
     # The note first: a kill between the two has the hook run again, and never leaves a line whose first
     # version was announced but that is told of as new again.
-    outputs.mark_announced(release.origin, release.number, release.digest)
+    outputs.lines.mark_announced(release.origin, release.number, release.digest)
     with disk_errors("could not remove", outputs.folder / UNDER_WAY_LINK):
         (outputs.folder / UNDER_WAY_LINK).unlink(missing_ok=True)
 
@@ -165,10 +134,10 @@ def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] |
     latest = outputs.version_at(link)
     if latest and latest.number and not latest.withdrawn:
         return latest.number, outputs.folder / link.readlink()
-    lines = outputs.withdrawn_from(number, withdrawal.digest)
+    lines = outputs.lines.withdrawn_from(number, withdrawal.digest)
     if not lines:
         return None
-    announced = outputs.announced(lines[-1])
+    announced = outputs.lines.announced(lines[-1])
     good = outputs.good(lines[-1])
     found = next((one for one in reversed(good) if one[0] < number or one[0] in announced), None)
     if found:
@@ -177,51 +146,3 @@ def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] |
         with disk_errors("could not remove", link):
             link.unlink(missing_ok=True)
     return found
-
-
-async def run_hook(
-    command: str, path: Path, version: str, variables: Mapping[str, str] | None = None
-) -> None:
-    """Run a command by ``sh -c``, with ``{path}`` and ``{version}`` replaced, and wait for it. What it
-    prints goes to stderr. That it fails is told, and ends nothing.
-
-    ``variables``: of ``HOOK_VARIABLES``, those that are set for this run.
-    """
-    placeholders = {"{path}": shlex.quote(str(path)), "{version}": shlex.quote(version)}
-    filled = re.sub(r"\{path\}|\{version\}", lambda found: placeholders[found[0]], command)
-    environment = {name: value for name, value in os.environ.items() if name not in HOOK_VARIABLES}
-    environment |= variables or {}
-    starting = asyncio.ensure_future(
-        asyncio.create_subprocess_exec(
-            "sh", "-c", filled, stdout=sys.stderr.fileno(), start_new_session=True, env=environment
-        )
-    )
-    try:
-        hook = await asyncio.shield(starting)
-        code = await hook.wait()
-    except asyncio.CancelledError:
-        await asyncio.shield(asyncio.ensure_future(_end(starting)))
-        raise
-    if code:
-        how = f"was ended by {_signal(-code)}" if code < 0 else f"ended with exit code {code}"
-        log.error("the hook for %s %s: %s", version, how, filled)
-
-
-def _signal(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time one
-        return f"signal {number}"
-
-
-async def _end(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
-    """End a hook and what it started: they are a process group of their own."""
-    hook = await starting
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        try:
-            os.killpg(hook.pid, signal.SIGTERM)
-            await asyncio.wait_for(hook.wait(), _GRACE)
-        except TimeoutError:
-            pass
-        finally:
-            os.killpg(hook.pid, signal.SIGKILL)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from shardcast.filesystem import replace_soon
-from shardcast.nodes.outputs import OutputFolder, output_name
+from shardcast.nodes.output_names import output_name
+from shardcast.nodes.outputs import OutputFolder
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.store.versions import VersionFolders
@@ -249,7 +250,7 @@ def test_follower_keeps_what_it_announced(records: dict[str, Record]) -> None:
         if (folder / "latest").is_symlink():
             assert (folder / "latest").exists(), "latest names a file that is not there"
         for number in announced[-1:]:
-            assert number in outputs.announced(said[0]["origin"]), f"v{number} is announced again"
+            assert number in outputs.lines.announced(said[0]["origin"]), f"v{number} is announced again"
         outputs.tidy()
 
     replay(records["follow"], check)

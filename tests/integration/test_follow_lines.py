@@ -281,7 +281,7 @@ def latest(outputs: OutputFolder) -> str | None:
 
 
 def withdraw(outputs: OutputFolder, number: int, origin: str | None = ONE) -> tuple[int, Path] | None:
-    outputs.mark_withdrawn(origin, number, digest(number, origin))
+    outputs.lines.mark_withdrawn(origin, number, digest(number, origin))
     return go_back(outputs, Withdrawal(f"v{number}", digest(number, origin)))
 
 
@@ -458,7 +458,7 @@ async def test_entering_a_line_identifies_files_and_says_where_to_go_on(outputs:
     (outputs.folder / "latest").symlink_to("download_v4.bin")
     followed = await FollowedFolder.of(outputs.folder)
     assert await followed.enter(ONE, [listing(4), listing(5)], {4, 5}) == 4
-    assert outputs.seen(ONE) == {4: digest(4), 5: digest(5)}
+    assert outputs.lines.seen(ONE) == {4: digest(4), 5: digest(5)}
     assert set(outputs.had(ONE)) == {4, 5}
     restored = [listing(3), Listing("v4", digest(4, OTHER), 1)]
     assert await followed.enter(ONE, restored, {one.number for one in restored}) is None, (
@@ -488,7 +488,7 @@ async def test_hook_and_json_tell_of_a_withdrawal(
         await announcer.release(release(outputs, number))
     capfd.readouterr()
     for number, reason in ((7, "loss was NaN; $(id)"), (6, "")):
-        outputs.mark_withdrawn(ONE, number, digest(number))
+        outputs.lines.mark_withdrawn(ONE, number, digest(number))
         await announcer.withdrawn(Withdrawal(f"v{number}", digest(number), reason))
     assert (tmp_path / "hooked").read_text().splitlines() == [
         f"v6 {out}/download_v6.bin no no",
@@ -541,7 +541,7 @@ async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
     announcer = Announcer(outputs.folder, None, hook)
     loading = asyncio.ensure_future(announcer.release(release(outputs, 7)))
     await until(lambda: (tmp_path / "hooked").exists())
-    outputs.mark_withdrawn(ONE, 7, digest(7))
+    outputs.lines.mark_withdrawn(ONE, 7, digest(7))
     telling = asyncio.ensure_future(announcer.withdrawn(Withdrawal("v7", digest(7))))
     try:
         await until(lambda: latest(outputs) == "download_v6.bin")
@@ -556,4 +556,4 @@ async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
 def test_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalDiskError, match="file"):
-        OutputFolder(tmp_path / "file").see(ONE, {1: digest(1)})
+        OutputFolder(tmp_path / "file").lines.see(ONE, {1: digest(1)})

@@ -181,8 +181,8 @@ def use_registry(place: Path, turn: int) -> None:
 
 def follow(place: Path, turn: int) -> None:
     outputs = OutputFolder(place / "followed")
-    outputs.see("0123", {turn + 1: hashlib.sha256(b"%d" % turn).hexdigest()})
-    assert len(outputs.seen("0123")) == turn + 1
+    outputs.lines.see("0123", {turn + 1: hashlib.sha256(b"%d" % turn).hexdigest()})
+    assert len(outputs.lines.seen("0123")) == turn + 1
 
 
 @pytest.mark.root

@@ -29,8 +29,9 @@ from shardcast.blobs.directory.quarantine import one_at_a_time
 from shardcast.cli.exit_codes import INTERRUPTED
 from shardcast.errors import DataDirInUse, LocalDiskError
 from shardcast.file_locks import Lock, locked, open_lock_file
-from shardcast.nodes import outputs
-from shardcast.nodes.outputs import LOCK_FILE, OutputFolder
+from shardcast.nodes import output_storage
+from shardcast.nodes.output_names import LOCK_FILE
+from shardcast.nodes.outputs import OutputFolder
 from shardcast.store.directory_lock import DirectoryLock
 from tests.support.processes import command, environment
 
@@ -83,7 +84,7 @@ def test_link_in_the_place_of_a_lock_file_is_not_followed(tmp_path: Path) -> Non
 
 def test_data_directory_and_followed_folder_lock_closed_files(tmp_path: Path) -> None:
     DirectoryLock(tmp_path / "lock", tmp_path, "origin").release()
-    OutputFolder(tmp_path).see("0123", {1: "ab" * 32})
+    OutputFolder(tmp_path).lines.see("0123", {1: "ab" * 32})
     assert mode(tmp_path / "lock") == mode(tmp_path / LOCK_FILE) == 0o600
 
 
@@ -174,11 +175,11 @@ def test_data_directory_behind_a_lock_is_in_use(tmp_path: Path) -> None:
 def test_follower_goes_on_behind_a_lock_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(outputs, "LOCK_WAIT", 0.02)
+    monkeypatch.setattr(output_storage, "LOCK_WAIT", 0.02)
     folder = OutputFolder(tmp_path)
     with held(tmp_path / LOCK_FILE):
-        folder.see("0123", {1: "ab" * 32})
-    assert folder.seen("0123") == {1: "ab" * 32}
+        folder.lines.see("0123", {1: "ab" * 32})
+    assert folder.lines.seen("0123") == {1: "ab" * 32}
     assert "going on without the lock" in caplog.text
 
 

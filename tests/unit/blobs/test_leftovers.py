@@ -13,7 +13,8 @@ from shardcast.blobs.maintenance.gc import Collection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.filesystem import temporary_name
-from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder
+from shardcast.nodes.output_names import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK
+from shardcast.nodes.outputs import OutputFolder
 
 
 def collect(root: Path) -> None:

@@ -22,8 +22,9 @@ from shardcast.nodes.folder_lines import (
     FollowedLine,
     parse_lines,
 )
-from shardcast.nodes.output_records import OutputRecord, parse_record, record_path
-from shardcast.nodes.outputs import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, OutputFolder, resume_point
+from shardcast.nodes.output_names import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK, record_path
+from shardcast.nodes.output_records import OutputRecord, parse_record
+from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.protocol.distribution import Listing
 
 ONE, OTHER = "0123abcd", "4567cdef"
@@ -108,7 +109,7 @@ def test_record_is_not_written_when_another_process_replaced_verified_file(outpu
     path = put(outputs.folder, 1)
     verified = path.stat()
     receive(outputs, 1, origin=OTHER)
-    outputs.add(path, ONE, 1, digest(1), verified)
+    outputs.add(path, ONE, 1, digest(1), file=verified)
     assert outputs.had(ONE) == {}
     assert outputs.had(OTHER) == listed(1, origin=OTHER)
 
@@ -126,7 +127,7 @@ def test_folder_pipe_and_other_names_are_no_outputs(outputs: OutputFolder) -> No
 
 def test_missing_folder_has_nothing(tmp_path: Path) -> None:
     outputs = OutputFolder(tmp_path / "nowhere")
-    assert (outputs.had(ONE), outputs.unrecorded(), outputs.seen(ONE)) == ({}, [], {})
+    assert (outputs.had(ONE), outputs.unrecorded(), outputs.lines.seen(ONE)) == ({}, [], {})
     assert resume_point(outputs, ONE) is None
     assert not (tmp_path / "nowhere").exists()
 
@@ -194,61 +195,61 @@ def test_identifying_stops_when_told(outputs: OutputFolder) -> None:
 
 
 def test_listed_digests_are_remembered_per_line(outputs: OutputFolder) -> None:
-    assert outputs.see(ONE, listed(1, 2)) is False
-    assert outputs.see(None, listed(1, origin=None)) is False
-    assert outputs.see(ONE, listed(3)) is False
+    assert outputs.lines.see(ONE, listed(1, 2)) is False
+    assert outputs.lines.see(None, listed(1, origin=None)) is False
+    assert outputs.lines.see(ONE, listed(3)) is False
     again = OutputFolder(outputs.folder)
-    assert again.seen(ONE) == listed(1, 2, 3)
-    assert again.seen(None) == listed(1, origin=None)
+    assert again.lines.seen(ONE) == listed(1, 2, 3)
+    assert again.lines.seen(None) == listed(1, origin=None)
 
 
 def test_only_newest_numbers_and_lines_are_remembered(outputs: OutputFolder) -> None:
-    outputs.see(ONE, dict.fromkeys(range(1, MAX_NUMBERS + 4), "0" * 64))
-    assert set(outputs.seen(ONE)) == set(range(4, MAX_NUMBERS + 4))
+    outputs.lines.see(ONE, dict.fromkeys(range(1, MAX_NUMBERS + 4), "0" * 64))
+    assert set(outputs.lines.seen(ONE)) == set(range(4, MAX_NUMBERS + 4))
     for line in range(MAX_LINES - 1):
-        outputs.see(f"line{line}", listed(1))
-    assert outputs.seen(ONE)
-    outputs.see(ONE, listed(MAX_NUMBERS + 9))
-    outputs.see("another", listed(1))
-    assert outputs.seen("line0") == {}, "the line that was used first"
-    assert outputs.seen(ONE)
+        outputs.lines.see(f"line{line}", listed(1))
+    assert outputs.lines.seen(ONE)
+    outputs.lines.see(ONE, listed(MAX_NUMBERS + 9))
+    outputs.lines.see("another", listed(1))
+    assert outputs.lines.seen("line0") == {}, "the line that was used first"
+    assert outputs.lines.seen(ONE)
 
 
 def test_restored_directory_is_another_line_under_the_same_id(outputs: OutputFolder) -> None:
     receive(outputs, 1, 3, 4, 6)
-    outputs.see(ONE, listed(1, 2, 3, 4, 5, 6))
-    outputs.mark_announced(ONE, 6, digest(6))
-    assert not outputs.is_new_line(ONE)
+    outputs.lines.see(ONE, listed(1, 2, 3, 4, 5, 6))
+    outputs.lines.mark_announced(ONE, 6, digest(6))
+    assert not outputs.lines.is_new_line(ONE)
     restored = {**listed(1, 2, 3), 4: digest(4, OTHER)}
-    assert outputs.see(ONE, restored) is True
-    assert outputs.seen(ONE) == restored
+    assert outputs.lines.see(ONE, restored) is True
+    assert outputs.lines.seen(ONE) == restored
     assert outputs.had(ONE) == listed(1, 3)
-    assert outputs.is_new_line(ONE)
+    assert outputs.lines.is_new_line(ONE)
     assert [path.name for path in outputs.unrecorded()] == ["download_v6.bin", "download_v4.bin"]
-    assert outputs.see(ONE, restored) is False
-    assert outputs.see(ONE, listed(1, 2, 3, 4, 5, 6)) is True
+    assert outputs.lines.see(ONE, restored) is False
+    assert outputs.lines.see(ONE, listed(1, 2, 3, 4, 5, 6)) is True
     outputs.identify(map(listing, range(1, 7)), ONE)
     assert outputs.had(ONE) == listed(1, 3, 4, 6), "nothing was lost when the directory came back"
 
 
 def test_line_is_new_after_another_was_announced(outputs: OutputFolder) -> None:
-    assert not outputs.is_new_line(ONE), "nothing was announced before"
-    outputs.mark_announced(ONE, 1, digest(1))
-    assert not outputs.is_new_line(ONE)
-    assert outputs.is_new_line(OTHER)
-    assert outputs.is_new_line(None)
+    assert not outputs.lines.is_new_line(ONE), "nothing was announced before"
+    outputs.lines.mark_announced(ONE, 1, digest(1))
+    assert not outputs.lines.is_new_line(ONE)
+    assert outputs.lines.is_new_line(OTHER)
+    assert outputs.lines.is_new_line(None)
     again = OutputFolder(outputs.folder)
-    assert again.is_new_line(OTHER)
-    again.mark_announced(OTHER, 1, digest(1, OTHER))
-    assert not again.is_new_line(OTHER)
-    assert again.is_new_line(ONE)
+    assert again.lines.is_new_line(OTHER)
+    again.lines.mark_announced(OTHER, 1, digest(1, OTHER))
+    assert not again.lines.is_new_line(OTHER)
+    assert again.lines.is_new_line(ONE)
 
 
 def test_each_of_two_followers_is_told_that_line_is_new(outputs: OutputFolder) -> None:
-    outputs.mark_announced(ONE, 1, digest(1))
+    outputs.lines.mark_announced(ONE, 1, digest(1))
     two = [OutputFolder(outputs.folder) for _ in range(2)]
-    two[0].mark_announced(OTHER, 1, digest(1, OTHER))
-    assert two[1].is_new_line(OTHER)
+    two[0].lines.mark_announced(OTHER, 1, digest(1, OTHER))
+    assert two[1].lines.is_new_line(OTHER)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"[1]", b'{"lines": 3}', b'{"lines": [{"seen": {"x": 1}}]}'])
@@ -257,24 +258,24 @@ def test_garbage_lines_are_ignored_with_a_warning(
 ) -> None:
     (tmp_path / LINES_FILE).write_bytes(garbage)
     outputs = OutputFolder(tmp_path)
-    assert outputs.seen(ONE) == {}
+    assert outputs.lines.seen(ONE) == {}
     assert LINES_FILE in caplog.text
-    outputs.see(ONE, listed(1))
-    assert OutputFolder(tmp_path).seen(ONE) == listed(1)
+    outputs.lines.see(ONE, listed(1))
+    assert OutputFolder(tmp_path).lines.seen(ONE) == listed(1)
 
 
 def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
     def follow(start: int) -> None:
         mine = OutputFolder(outputs.folder)
         for number in range(start, start + 40):
-            mine.see(ONE, listed(number))
+            mine.lines.see(ONE, listed(number))
 
     threads = [threading.Thread(target=follow, args=(start,)) for start in (1, 101, 201)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(outputs.seen(ONE)) == 120
+    assert len(outputs.lines.seen(ONE)) == 120
 
 
 # Withdrawals -----------------------------------------------------------------------------------------
@@ -282,31 +283,31 @@ def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
 
 def test_withdrawn_version_is_not_good_and_stays(outputs: OutputFolder) -> None:
     receive(outputs, 6, 7)
-    assert outputs.mark_withdrawn(ONE, 7, digest(7)) is True
+    assert outputs.lines.mark_withdrawn(ONE, 7, digest(7)) is True
     assert [number for number, _ in OutputFolder(outputs.folder).good(ONE)] == [6]
     assert outputs.had(ONE) == listed(6, 7)
     assert json.loads(record_path(outputs.folder / "download_v7.bin").read_bytes())["withdrawn"] is True
 
 
 def test_withdrawal_is_told_once_and_again_after_a_kill_before_it_was_told(outputs: OutputFolder) -> None:
-    assert outputs.mark_withdrawn(ONE, 7, digest(7)) is True
-    assert OutputFolder(outputs.folder).mark_withdrawn(ONE, 7, digest(7)) is True
-    outputs.mark_told(ONE, 7, digest(7))
-    assert OutputFolder(outputs.folder).mark_withdrawn(ONE, 7, digest(7)) is False
-    assert outputs.mark_withdrawn(OTHER, 7, digest(7)) is True, "another line's v7"
-    assert outputs.mark_withdrawn(ONE, 7, digest(8)) is True, "another v7 of this line"
+    assert outputs.lines.mark_withdrawn(ONE, 7, digest(7)) is True
+    assert OutputFolder(outputs.folder).lines.mark_withdrawn(ONE, 7, digest(7)) is True
+    outputs.lines.mark_told(ONE, 7, digest(7))
+    assert OutputFolder(outputs.folder).lines.mark_withdrawn(ONE, 7, digest(7)) is False
+    assert outputs.lines.mark_withdrawn(OTHER, 7, digest(7)) is True, "another line's v7"
+    assert outputs.lines.mark_withdrawn(ONE, 7, digest(8)) is True, "another v7 of this line"
 
 
 def test_withdrawal_concerns_only_its_line_and_digest(outputs: OutputFolder) -> None:
     receive(outputs, 7)
-    outputs.mark_withdrawn(OTHER, 7, digest(7))
-    outputs.mark_withdrawn(ONE, 7, digest(7, OTHER))
+    outputs.lines.mark_withdrawn(OTHER, 7, digest(7))
+    outputs.lines.mark_withdrawn(ONE, 7, digest(7, OTHER))
     assert [number for number, _ in outputs.good(ONE)] == [7]
 
 
 @pytest.mark.parametrize("how", ["received", "identified"])
 def test_version_that_comes_after_its_withdrawal_is_not_good(how: str, outputs: OutputFolder) -> None:
-    outputs.mark_withdrawn(ONE, 7, digest(7))
+    outputs.lines.mark_withdrawn(ONE, 7, digest(7))
     if how == "received":
         receive(outputs, 7)
     else:
@@ -337,19 +338,19 @@ def test_withdrawn_version_that_was_cut_off_is_not_announced_again(outputs: Outp
     link(outputs, LATEST_LINK, 3)
     link(outputs, UNDER_WAY_LINK, 7)
     assert resume_point(outputs, ONE) == 6
-    outputs.mark_withdrawn(ONE, 7, digest(7))
+    outputs.lines.mark_withdrawn(ONE, 7, digest(7))
     assert resume_point(outputs, ONE) == 3
 
 
 def test_resume_point_belongs_to_a_line(outputs: OutputFolder) -> None:
     receive(outputs, 6)
     link(outputs, LATEST_LINK, 6)
-    outputs.mark_announced(ONE, 6, digest(6))
+    outputs.lines.mark_announced(ONE, 6, digest(6))
     assert resume_point(outputs, OTHER) is None, "its v5 is news"
     receive(outputs, 1, origin=OTHER)
     (outputs.folder / LATEST_LINK).unlink()
     link(outputs, LATEST_LINK, 1)
-    outputs.mark_announced(OTHER, 1, digest(1, OTHER))
+    outputs.lines.mark_announced(OTHER, 1, digest(1, OTHER))
     assert resume_point(outputs, OTHER) == 1
     assert resume_point(outputs, ONE) == 5, "v6 is announced again when the first line is back"
 
@@ -450,9 +451,9 @@ def test_what_another_user_could_change_does_not_count(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_lines_that_another_user_wrote_do_not_count(outputs: OutputFolder) -> None:
     outputs.folder.chmod(0o1777)
-    outputs.see(OTHER, {1: digest(1, OTHER)})
+    outputs.lines.see(OTHER, {1: digest(1, OTHER)})
     os.chown(outputs.folder / LINES_FILE, 12345, -1)
-    assert OutputFolder(outputs.folder).remembered() == (None, {})
+    assert OutputFolder(outputs.folder).lines.remembered() == (None, {})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")

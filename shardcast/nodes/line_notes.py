@@ -1,0 +1,120 @@
+"""What a followed folder remembers of each line: versions listed, announced and withdrawn.
+
+All calls block on the disk; coroutines make them in threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from shardcast.nodes.folder_lines import Announced
+from shardcast.nodes.output_storage import OutputStorage
+
+
+class LineNotes:
+    """The notes about lines in one folder, kept in ``.shardcast-lines``."""
+
+    def __init__(self, storage: OutputStorage) -> None:
+        self._storage = storage
+        self._last: Announced | None = storage.read_lines().announced
+
+    def remembered(self) -> tuple[str | None, dict[int, str]]:
+        """Return the origin id of the line to go on with, and the digests that the line was seen to list.
+
+        That is the line that was announced last, or else used last; (None, {}) in a new folder.
+        """
+        lines = self._storage.read_lines()
+        if lines.announced is None and not lines.lines:
+            return None, {}
+        origin = lines.announced.origin if lines.announced else lines.lines[-1].origin
+        return origin, self.seen(origin)
+
+    # Versions that a line lists
+
+    def seen(self, origin: str | None) -> dict[int, str]:
+        """Return the digests of the newest 1000 numbers that a line was seen to list."""
+        return dict(self._storage.read_lines().find(origin).seen)
+
+    def see(self, origin: str | None, listed: Mapping[int, str]) -> bool:
+        """Note what a line lists, and return whether that contradicts what it listed before.
+
+        Where a number has another digest, the publisher's directory was restored or copied: this number and
+        the later ones belonged to another line with the same id. Their notes are dropped, and their files
+        become files of unknown version again.
+
+        Raises:
+            LocalDiskError: the note can't be written.
+        """
+        with self._storage.changed_lines() as lines:
+            line = lines.use(origin)
+            conflict = line.conflict(listed)
+            if conflict is not None:
+                line.forget_from(conflict, listed)
+                for number, path, record in self._storage.versions(origin):
+                    if number >= conflict and record.digest != listed.get(number):
+                        self._storage.write_record(path, replace(record, origin=None, number=None))
+            line.seen.update(listed)
+        return conflict is not None
+
+    # Versions that were announced
+
+    def announced(self, origin: str | None) -> dict[int, str]:
+        """Return the digests of the versions of a line that a program or a hook has taken, by number."""
+        return dict(self._storage.read_lines().find(origin).announced)
+
+    def mark_announced(self, origin: str | None, number: int, digest: str) -> None:
+        """Note that the program or the hook has taken a version.
+
+        Raises:
+            LocalDiskError: the note can't be written.
+        """
+        last = Announced(origin, number, digest)
+        if self._last == last and self.announced(origin).get(number) == digest:
+            return
+        with self._storage.changed_lines() as lines:
+            lines.use(origin).announced[number] = digest
+            lines.announced = self._last = last
+
+    def is_new_line(self, origin: str | None) -> bool:
+        """Return whether the version that was announced last is of another line.
+
+        That is the last one in the folder when this object was made, or the last one of this object: each of
+        two followers of one folder tells its own program that the line is new.
+        """
+        if self._last is None:
+            return False
+        of_line = self.announced(self._last.origin)
+        return self._last.origin != origin or of_line.get(self._last.number) != self._last.digest
+
+    # Versions that were withdrawn
+
+    def mark_withdrawn(self, origin: str | None, number: int, digest: str) -> bool:
+        """Note that the publisher withdrew a version.
+
+        Returns:
+            Whether the follower is still to be told; False after ``mark_told``.
+
+        Raises:
+            LocalDiskError: the note can't be written.
+        """
+        with self._storage.changed_lines() as lines:
+            told = lines.use(origin).withdrawn.setdefault((number, digest), False)
+            for local, path, record in self._storage.versions(origin):
+                if (local, record.digest) == (number, digest) and not record.withdrawn:
+                    self._storage.write_record(path, replace(record, withdrawn=True))
+        return not told
+
+    def mark_told(self, origin: str | None, number: int, digest: str) -> None:
+        """Note that the follower was told of a withdrawal, so that it is not told again.
+
+        Raises:
+            LocalDiskError: the note can't be written.
+        """
+        with self._storage.changed_lines() as lines:
+            lines.use(origin).withdrawn[number, digest] = True
+
+    def withdrawn_from(self, number: int, digest: str) -> list[str | None]:
+        """Return the origin ids of the lines that withdrew a version, the line used last at the end."""
+        lines = self._storage.read_lines().lines
+        return [line.origin for line in lines if (number, digest) in line.withdrawn]
