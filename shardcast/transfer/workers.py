@@ -22,6 +22,7 @@ from shardcast.transfer.ranges import RangeTask
 from shardcast.transfer.retry_state import RetryState
 from shardcast.transfer.scheduler import Scheduler
 from shardcast.transfer.servers import Servers
+from shardcast.transfer.shard_opener import ShardOpener
 from shardcast.transfer.stall_monitor import StallMonitor
 from shardcast.waits import Wait
 
@@ -78,7 +79,8 @@ class Transfer:
         self._monitor = StallMonitor(
             servers, retries, manifest, limits, notifier=notifier, clock=clock, sleep=sleep
         )
-        self._shards = OpenShards(manifest, sink, limits.look_ahead, notifier)
+        self._shards = OpenShards(sink, limits.look_ahead, notifier)
+        self._opener = ShardOpener(manifest, sink, self._shards, notifier)
 
     @property
     def progress(self) -> Progress:
@@ -146,10 +148,10 @@ class Transfer:
         shards = self._shards
         try:
             await _run_together(
-                shards.open_ahead(),
+                self._opener.open_ahead(),
                 hash_whole(self.manifest.as_they_come(), shards.landing, shards.mark_hashed, hasher),
                 *(self._work() for _ in range(self._limits.at_once)),
-                background=(shards.open_wanted(), self._monitor.run(), self.manifest.broken()),
+                background=(self._opener.open_wanted(), self._monitor.run(), self.manifest.broken()),
             )
         finally:
             await shards.close()

@@ -19,7 +19,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
-from shardcast.transfer import open_shards
+from shardcast.transfer import shard_opener
 from tests.support import payloads
 from tests.support.bad_servers import BadServer, Exchange
 from tests.support.payloads import manifest, random_bytes
@@ -30,7 +30,7 @@ SHARD = 20_000
 SHARDS = 60
 DATA = random_bytes(SHARDS * SHARD)
 LANDING = {"Shardcast-Accept": "landing"}
-EARLY = open_shards._MAX_WANTED
+EARLY = shard_opener._MAX_WANTED
 
 
 async def until(condition: Callable[[], object], what: str = "the condition", seconds: float = 30) -> None:

@@ -145,8 +145,8 @@ FAULTS = [
     ),
     Fault(
         name="few-descriptors-for-shards-end-a-download",
-        file="shardcast/transfer/open_shards.py",
-        old="if all(number > shard.number for number in self._downloads):",
+        file="shardcast/transfer/shard_opener.py",
+        old="if all(number > shard.number for number in shards.numbers):",
         new="if True:",
         tests=[
             "tests/faults/test_few_resources.py::test_files_that_can_not_be_opened_for_now_end_no_download"

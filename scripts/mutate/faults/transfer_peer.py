@@ -360,8 +360,8 @@ FAULTS = [
     ),
     Fault(
         name="look-ahead-without-a-bound",
-        file="shardcast/transfer/open_shards.py",
-        old="if len(self._todo) < _READY and shard.number <= self._reach:",
+        file="shardcast/transfer/shard_opener.py",
+        old="if shards.ranges_ready < _READY and shard.number <= shards.reach:",
         new="if True:",
         tests=["tests/integration/test_transfer.py::test_never_more_shards_are_open_than_the_look_ahead"],
     ),
