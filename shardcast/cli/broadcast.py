@@ -19,7 +19,8 @@ from shardcast.cli.streams import input_descriptor
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_count
-from shardcast.store.data_dir import DataDir, own_folder
+from shardcast.store.data_dir import DataDir
+from shardcast.store.data_dir_layout import own_folder
 
 if TYPE_CHECKING:
     from shardcast.nodes.publisher import PendingBroadcast, Publisher

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from shardcast.constants import DISTRIBUTION_FILE
 from shardcast.errors import DataDirInUse, LocalDiskError, NoNode
-from shardcast.store.data_dir import own_folder
+from shardcast.store.data_dir_layout import own_folder
 
 T = TypeVar("T")
 

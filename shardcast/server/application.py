@@ -22,7 +22,7 @@ from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.unframed import end_in_order, expect_reset
-from shardcast.store.data_dir import own_folder
+from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.special_files import clear_sockets, known_elsewhere, place_elsewhere, short_name
 
 _BACKLOG = 1024

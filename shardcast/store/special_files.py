@@ -18,7 +18,7 @@ from pathlib import Path
 from shardcast.errors import LocalDiskError
 from shardcast.file_systems import NO_SPECIAL_FILES, tell_lack
 from shardcast.filesystem import replace
-from shardcast.store.data_dir import own_folder
+from shardcast.store.data_dir_layout import own_folder
 
 _LONGEST_SOCKET_NAME = 100
 """Bytes; Linux takes 107, macOS 103."""

@@ -29,7 +29,7 @@ from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.protocol.manifest import Shard, provisional
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
-from shardcast.store.data_dir import own_folder
+from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile

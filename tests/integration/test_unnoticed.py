@@ -12,7 +12,7 @@ import pytest
 from shardcast.cli.exit_codes import USAGE
 from shardcast.nodes.origin import Origin
 from shardcast.server.application import application, listening_on_socket
-from shardcast.store.data_dir import own_folder
+from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads
 from tests.support.archives import until

@@ -22,7 +22,7 @@ from shardcast.filesystem import disk_errors, sync_folder
 from shardcast.protocol.distribution import parse
 from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader
 from shardcast.protocol.wire import version_name, version_number
-from shardcast.store.data_dir import own_folder
+from shardcast.store.data_dir_layout import own_folder
 
 
 @dataclass(frozen=True, slots=True)
