@@ -51,8 +51,10 @@ class BesideVersions:
     async def begin_beside(
         self, origin: str | None, live: LiveManifest, listed: str = "sha256"
     ) -> OpenVersion:
-        """Receive a version of another line. It is neither listed nor told of. What is here of it already
-        counts. Once complete it lies aside, and a change of line brings it in by a rename.
+        """Receive a version of another line.
+
+        It is neither listed nor told of. What is here of it already counts. Once complete it lies aside, and
+        a change of line brings it in by a rename.
 
         Args:
             origin: the origin id of its line.
@@ -87,8 +89,10 @@ class BesideVersions:
             return opened
 
     def _make_place(self, origin: str | None, place: VersionPlace, *, whole: bool) -> None:
-        """Make the folder of a line, with its record, and the mark of a version that is not ``whole`` here;
-        blocks on the disk."""
+        """Make the folder of a line, with its record; blocks on the disk.
+
+        A version that is not ``whole`` here is marked as open.
+        """
         data_dir = self._inventory.data_dir
         data_dir.check_held()
         record = record_of(data_dir, origin)

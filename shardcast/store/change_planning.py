@@ -86,8 +86,11 @@ class Change:
 
 
 def record_to_be(inventory: Inventory, line: NewLine) -> LineRecord:
-    """Return the record of the new line. What is remembered of it counts up to the first number that it has
-    otherwise by now: it was restored there, and what came later will come anew."""
+    """Return the record of the new line.
+
+    What is remembered of it counts up to the first number that it has otherwise by now: it was restored
+    there, and what came later will come anew.
+    """
     current = inventory.line
     known = current if current.origin in (None, line.origin) else inventory.aside.record(line.origin)
     parted = min(
@@ -125,6 +128,7 @@ def returning(versions: Iterable[AsideVersion], record: LineRecord, listed: Mapp
 
 
 def _is_whole(version: AsideVersion, listing: Listing) -> bool:
+    """Return whether all of a version aside is still here and right; blocks on the disk."""
     try:
         return check(version.place, listing) is not None
     except (OSError, ManifestError) as error:
@@ -154,12 +158,16 @@ def stays_open(inventory: Inventory, opened: OpenVersion, line: NewLine) -> bool
 
 
 def leaving(inventory: Inventory, staying: Sequence[Complete]) -> dict[VersionPlace, VersionPlace]:
-    """Return where each version that leaves goes, by where it lies: all that is here, is not open and does
-    not stay."""
+    """Return where each version that leaves goes, by where it lies.
+
+    Every version leaves that is here, is not open and does not stay.
+    """
     data_dir = inventory.data_dir
     versions = [*inventory.complete.versions, *inventory.withdrawn.values()]
-    here = [(one.listing.number, one.listing.digest, one.place) for one in versions]
-    here += [(one.number, one.digest, data_dir.place(one.number)) for one in inventory.untrusted]
+    here = [(version.listing.number, version.listing.digest, version.place) for version in versions]
+    here += [
+        (listing.number, listing.digest, data_dir.place(listing.number)) for listing in inventory.untrusted
+    ]
     kept = {complete.place for complete in staying}
     origin = inventory.line.origin
     return {
@@ -183,11 +191,13 @@ class ChangePlanner:
         staying: Sequence[Complete],
         returning: Returning,
     ) -> Change:
-        """Return the change to a line, by its record to be. A version whose place holds other people's files
-        does not come back, and is fetched."""
+        """Return the change to a line, by its record to be.
+
+        A version whose place holds other people's files does not come back, and is fetched.
+        """
         vacated = self._vacated(returning.versions, leaving)
         returning = returning.only(vacated)
-        listings = [*(one.listing for one in staying), *(listing for _, listing in returning.whole)]
+        listings = [*(complete.listing for complete in staying), *(listing for _, listing in returning.whole)]
         back = [(version.place, self._data_dir.place(version.number)) for version in returning.versions]
         plan = Plan(
             aside=self._moves(leaving.items()) + tuple(chain.from_iterable(vacated.values())),
@@ -209,8 +219,10 @@ class ChangePlanner:
     def _vacated(
         self, versions: Iterable[AsideVersion], leaving: Mapping[VersionPlace, VersionPlace]
     ) -> dict[int, list[Move]]:
-        """Return what is in the way of versions that come back, and goes to the graves, by number. A version
-        whose place has other people's files is not among them."""
+        """Return what is in the way of versions that come back, and goes to the graves, by number.
+
+        A version whose place has other people's files is not among them.
+        """
         found: dict[int, list[Move]] = {}
         for version in versions:
             place = self._data_dir.place(version.number)
@@ -229,12 +241,14 @@ class ChangePlanner:
         return found
 
     def _moves(self, places: Iterable[tuple[VersionPlace, VersionPlace]]) -> tuple[Move, ...]:
-        """Return the renames that bring versions from place to place, records last. A record that is not
-        there when this is planned is not moved: its name may get another version's."""
+        """Return the renames that bring versions from place to place, records last.
+
+        A record that is not there when this is planned is not moved: its name may get another version's.
+        """
         moves: list[Move] = []
         for source, target in places:
             pairs = ((source.folder, target.folder), *zip(source.records, target.records, strict=True))
-            moves += [_move(self._data_dir, one, other) for one, other in pairs if one.exists()]
+            moves += [_move(self._data_dir, old, new) for old, new in pairs if old.exists()]
         return tuple(moves)
 
 

@@ -66,8 +66,10 @@ class LineChanger:
         writer.finish_change = self.finish
 
     async def change_line(self, origin: str | None, listed: Mapping[int, str], highest: int) -> None:
-        """Change over to another line. Versions here that its authority lists stay. The others are put aside,
-        and those of the new line that were put aside before, or received beside, are complete here at once.
+        """Change over to another line.
+
+        Versions here that its authority lists stay. The others are put aside, and those of the new line that
+        were put aside before, or received beside, are complete here at once.
 
         It happens in one step for whoever reads, and is finished at the next start after a kill.
 
@@ -95,8 +97,8 @@ class LineChanger:
         aside = inventory.aside.of_line(record.origin)
         coming = await asyncio.to_thread(returning, aside, record, line.listed)
         await self._discard_others(line, {version.number for version, _ in coming.whole})
-        staying = [one for one in inventory.complete.versions if stays(inventory, one, line)]
-        coming = coming.without({one.listing.number for one in staying} | inventory.open.keys())
+        staying = [complete for complete in inventory.complete.versions if stays(inventory, complete, line)]
+        coming = coming.without({complete.listing.number for complete in staying} | inventory.open.keys())
         targets = leaving(inventory, staying)
         await asyncio.to_thread(self._clear_targets, targets)
         planner = ChangePlanner(inventory)
@@ -191,7 +193,9 @@ class LineChanger:
         for version in left:
             inventory.aside.put(version)
             inventory.holds.forget(version.number)
-        inventory.holds.pinned = {one.listing.number for one in here if one.place.pinned.exists()}
+        inventory.holds.pinned = {
+            complete.listing.number for complete in here if complete.place.pinned.exists()
+        }
         log.warning(
             "changed over to the versions of %s: %s here, %s put aside",
             origin_words(inventory.line.origin),

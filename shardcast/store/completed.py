@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from dataclasses import replace as replace_fields
 from pathlib import Path
 
@@ -24,27 +24,28 @@ class Complete:
 
     Attributes:
         listing: its line in the list.
-        manifest: None for what an old node left here, until it was surveyed.
+        manifest: its manifest; None for a version that an old node left here, until it was surveyed.
         size: bytes of its payload.
         place: where it lies.
-        looks: what an adopted payload looked like when it was published; None where shards are files.
-        verified: shard number and state of the file of each verified shard, by SHA-256.
+        looks: the identity of an adopted payload when it was verified; None where shards are files.
+        verified: number and file identity of each verified shard, by SHA-256.
     """
 
     listing: Listing
     manifest: Manifest | None
     size: int
     place: VersionPlace
+    _: KW_ONLY
     looks: FileIdentity | None = None
     verified: Mapping[str, tuple[int, FileIdentity]] = field(default_factory=dict)
 
     @property
     def digests(self) -> set[str]:
-        """The payload's digests, by every algorithm that is known of it."""
+        """The payload's digests, by all algorithms of its listing and its manifest."""
         return {self.listing.digest, *(self.manifest.digests.values() if self.manifest else ())}
 
     def shard(self, shard: int) -> Span | None:
-        """Return where a shard lies; None where there is none, or an adopted payload looks otherwise."""
+        """Return where a shard lies; None where there is none, or the adopted payload was changed."""
         if self.manifest is None:
             return _file_span(self.place.shard(shard))
         if not 1 <= shard <= len(self.manifest.shards):
@@ -56,18 +57,18 @@ class Complete:
 
     @property
     def changed(self) -> bool:
-        """Whether its adopted payload does not look as it did when it was verified."""
+        """Whether its adopted payload has another identity than when it was verified; blocks on the disk."""
         return self.looks is not None and recorded_identity(self.place.payload) != self.looks
 
     def find(self, sha256: str) -> Path | None:
-        """Return the file of a shard with this digest, unchanged since it was verified."""
-        shard, looks = self.verified.get(sha256, (0, None))
+        """Return the file of a shard with this SHA-256, unchanged since it was verified."""
+        shard, identity = self.verified.get(sha256, (0, None))
         file = self.place.shard(shard) if shard else None
-        return file if file and recorded_identity(file) == looks else None
+        return file if file and recorded_identity(file) == identity else None
 
 
 def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:
-    """Return the shards' files of a version without a manifest, as far as they are here."""
+    """Return the shards' files of a version without a manifest, up to the first that is missing."""
     spans: list[Span] = []
     while listing.shards is None or len(spans) < listing.shards:
         span = _file_span(place.shard(len(spans) + 1))
@@ -78,6 +79,7 @@ def unsurveyed_spans(place: VersionPlace, listing: Listing) -> list[Span]:
 
 
 def _file_span(file: Path) -> Span | None:
+    """Return a whole file as a span without a digest; None where it can't be looked at."""
     try:
         return Span(file, 0, file.stat().st_size, None)
     except OSError:
@@ -85,22 +87,28 @@ def _file_span(file: Path) -> Span | None:
 
 
 def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | None) -> Complete:
-    """Return a version whose files were checked, as it counts from now on; blocks on the disk."""
-    size = manifest.size if manifest else sum(one.length for one in unsurveyed_spans(place, listing))
+    """Return the complete version in a place whose files were checked; blocks on the disk.
+
+    Args:
+        place: where it lies.
+        listing: its line in the list; that of the result has the manifest's identity.
+        manifest: its manifest; None for a version of an old node.
+    """
+    size = manifest.size if manifest else sum(span.length for span in unsurveyed_spans(place, listing))
     listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
     record = VerificationRecord(place.verified).read()
-    verified = {sha256: (shard, looks) for shard, (sha256, looks) in record.items()}
-    return Complete(listing, manifest, size, place, place.looks, verified)
+    verified = {sha256: (shard, identity) for shard, (sha256, identity) in record.items()}
+    return Complete(listing, manifest, size, place, looks=place.looks, verified=verified)
 
 
 class CompleteVersions:
-    """They and their list, which is on the disk before a version counts.
+    """The complete versions and their list, which is on the disk before a version counts.
 
     The event loop changes them while threads look for shards (``find``): ``_versions`` is replaced by a
-    changed copy, so that a thread goes on with the versions that were there when it began.
+    changed copy, so that a thread goes on with the versions that were here when it began.
 
     Attributes:
-        distribution: the list, as it is on the disk.
+        distribution: the bytes of the list, as they are on the disk.
     """
 
     def __init__(self, data_dir: DataDir) -> None:
@@ -113,6 +121,7 @@ class CompleteVersions:
 
     @property
     def numbers(self) -> set[int]:
+        """The numbers of the versions."""
         return set(self._versions)
 
     @property
@@ -126,11 +135,12 @@ class CompleteVersions:
         return tuple(complete.listing for complete in self.versions)
 
     def get(self, version: str) -> Complete | None:
+        """Return the version with this name."""
         return self._versions.get(version_number(version) or 0)
 
     def find(self, sha256: str) -> Path | None:
-        """The file of a shard with this digest, unchanged since it was kept."""
-        found = (one.find(sha256) for one in self._versions.values())
+        """Return the file of a shard with this SHA-256, unchanged since it was verified; for any thread."""
+        found = (complete.find(sha256) for complete in self._versions.values())
         return next((file for file in found if file), None)
 
     # How they change
@@ -140,25 +150,31 @@ class CompleteVersions:
         self._versions = {**self._versions, complete.listing.number: complete}
 
     def take_up_all(self, versions: Iterable[Complete], distribution: bytes) -> None:
-        """Count these and no others; the list that offers them is on the disk."""
-        self._versions = {one.listing.number: one for one in versions}
+        """Count these versions and no others; the list that offers them is on the disk."""
+        self._versions = {complete.listing.number: complete for complete in versions}
         self.distribution = distribution
 
     def write_list(self) -> None:
-        """Put the list on the disk where it isn't there as it is; blocks."""
+        """Replace the list on the disk where it differs; blocks.
+
+        Raises:
+            LocalDiskError: the list could not be written.
+        """
         self.distribution = write(self.listings)
         file = self._data_dir.distribution
         if not file.exists() or file.read_bytes() != self.distribution:
             replace(file, self.distribution)
 
     async def add(self, complete: Complete) -> None:
-        """List a version; it takes the place of one with the same number.
+        """List a version, in the place of a listed version with the same number.
 
         Raises:
             LocalDiskError: the list could not be written.
         """
         number = complete.listing.number
-        await self._write([*(one for one in self.listings if one.number != number), complete.listing])
+        await self._write(
+            [*(listing for listing in self.listings if listing.number != number), complete.listing]
+        )
         self.take_up(complete)
 
     async def remove(self, number: int) -> Complete:
@@ -167,12 +183,12 @@ class CompleteVersions:
         Raises:
             LocalDiskError: the list could not be written.
         """
-        await self._write([one for one in self.listings if one.number != number])
+        await self._write([listing for listing in self.listings if listing.number != number])
         removed = self._versions[number]
-        self._versions = {one: complete for one, complete in self._versions.items() if one != number}
+        self._versions = {other: complete for other, complete in self._versions.items() if other != number}
         return removed
 
     async def _write(self, listings: list[Listing]) -> None:
-        distribution = write(sorted(listings, key=lambda one: one.number))
+        distribution = write(sorted(listings, key=lambda listing: listing.number))
         await replace_soon(self._data_dir.distribution, distribution)
         self.distribution = distribution

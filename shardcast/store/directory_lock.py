@@ -1,12 +1,13 @@
-"""The lock of a data directory, which holds also where the file system's locks reach one machine only.
+"""The lock of a data directory, also where the file system's locks reach one machine only.
 
 ::
 
     .shardcast/lock   {"role": "middle", "pid": 4711, "machine": "5f0c39d2a1b4e877"}
 
-The file is locked (flock(2)). Where such a lock may not keep everybody away, as on a network file system,
-the process that holds the directory also renews the file's mtime, and nobody else takes the directory before
-that is old. Times are compared as the file system gives them, so that the machines' clocks may differ.
+The file is locked (flock(2)). Where such a lock may not keep all machines away, as on a network file system,
+the process that holds the directory also renews the file's mtime, and no other process takes the directory
+before the mtime is old. Times are compared as the file system gives them, so that the machines' clocks may
+differ.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from shardcast.filesystem import close, create_private, temporary_name
 log = logging.getLogger(__name__)
 
 RENEWED_EVERY = 10.0
-"""Seconds between two renewals where locks don't reach everybody."""
+"""Seconds between two renewals where locks don't reach all machines."""
 OLD_AFTER = 60.0
-"""Seconds without a renewal after which a directory is free, where a lock doesn't say so."""
+"""Seconds without a renewal after which a directory is free, where a lock can't tell."""
 _SETTLING = 1.0
-"""Seconds in which two machines that take a directory at once come to see which of them wrote last."""
+"""Seconds after which two machines that take a directory at once see which of them wrote last."""
 _LOCK_SECONDS = 1.0
-"""Seconds that a process has from taking the lock to writing down who it is."""
+"""Seconds that a process has from taking the lock to writing its name into the file."""
 _LOOK_AGAIN = 0.01
 
 
@@ -43,6 +44,12 @@ class DirectoryLock:
 
     def __init__(self, path: Path, root: Path, role: str, settling: float = _SETTLING) -> None:
         """Take the lock.
+
+        Args:
+            path: the lock file.
+            root: the data directory, for messages.
+            role: what takes it, for the messages of other processes.
+            settling: seconds to wait for another machine that takes the directory at once.
 
         Raises:
             DataDirInUse: another process has it.
@@ -83,16 +90,29 @@ class DirectoryLock:
         close(self._descriptor)
 
     def _lock(self) -> Lock:
+        """Lock the file; return whether the file system did.
+
+        Raises:
+            DataDirInUse: another process has locked it.
+        """
         deadline = time.monotonic() + _LOCK_SECONDS
         while (lock := try_lock(self._descriptor)) is Lock.HELD:
             role, pid, _ = self._read()
             if role or time.monotonic() >= deadline:
                 raise self._in_use(role, pid)
-            time.sleep(_LOOK_AGAIN)  # it has the lock, and has not written down yet who it is
+            time.sleep(_LOOK_AGAIN)  # the holder has not written its name yet
         return lock
 
     def _take_over(self, keeps_machine_away: bool, settling: float) -> None:
-        """Take a directory whose lock does not keep everybody away."""
+        """Take a directory whose lock does not keep all machines away.
+
+        Args:
+            keeps_machine_away: whether the lock keeps other processes of this machine away.
+            settling: seconds until it is checked that no other machine wrote since.
+
+        Raises:
+            DataDirInUse: another process has the directory.
+        """
         role, pid, machine = self._read()
         if role and machine == machine_id():
             if not keeps_machine_away and pid != os.getpid() and _is_alive(pid):
@@ -108,7 +128,7 @@ class DirectoryLock:
         self._renewing.start()
 
     def renew(self) -> None:
-        """Show others that this process still has the directory, or see that another one took it.
+        """Renew the file's mtime, or notice that another process took the directory.
 
         Raises:
             OSError: the lock file can't be read or written.
@@ -119,6 +139,7 @@ class DirectoryLock:
             self._lost = True  # only ever set, so that the other threads need no lock to read it
 
     def _keep_renewing(self) -> None:
+        """Renew the lock until it is released or lost; in a thread of its own."""
         while not self._lost and not self._released.wait(RENEWED_EVERY):
             try:
                 self.renew()
@@ -126,8 +147,10 @@ class DirectoryLock:
                 log.warning("could not renew the lock of %s: %s", self._root, error.strerror)
 
     def _is_mine(self) -> bool:
-        """Return whether the file still says that this process has it; opened anew, since over NFS only that
-        asks the server."""
+        """Return whether the file still names this process.
+
+        The file is opened anew, because over NFS only an open asks the server.
+        """
         return self._read(self._path.read_bytes()) == (self._role, os.getpid(), machine_id())
 
     def _age(self) -> float:
@@ -145,7 +168,7 @@ class DirectoryLock:
             probe.unlink(missing_ok=True)
 
     def _read(self, record: bytes | None = None) -> tuple[str, int, str]:
-        """Return the role, the process id and the machine in the file; empty when it says nobody's."""
+        """Return the role, the process id and the machine in the file; empty where it names no process."""
         try:
             holder = json.loads(os.pread(self._descriptor, 1000, 0) if record is None else record)
             return str(holder["role"]), int(holder["pid"]), str(holder.get("machine", ""))
@@ -153,17 +176,20 @@ class DirectoryLock:
             return "", 0, ""
 
     def _write(self) -> None:
+        """Write the name of this process into the file."""
         record = {"role": self._role, "pid": os.getpid(), "machine": machine_id()}
         os.ftruncate(self._descriptor, 0)
         os.pwrite(self._descriptor, json.dumps(record).encode(), 0)
 
     def _in_use(self, role: str, pid: int, where: str = "") -> DataDirInUse:
+        """Return the error that names the process which has the directory."""
         who = f"a shardcast {role}{f' (process {pid})' if pid else ''}" if role else holder(self._descriptor)
         hint = "stop it, or choose another --data-dir"
         return DataDirInUse(f"the data directory {self._root} is in use by {who}{where}; {hint}", role)
 
 
 def _is_alive(pid: int) -> bool:
+    """Return whether a process of this machine runs."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What versions take on the disk, in blocks, and what would come free without them."""
+"""The blocks that versions take on the disk, and those that would come free without them."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ from shardcast.constants import MANIFEST_FILE
 from shardcast.file_identity import FileIdentity
 
 BLOCK = 4096
-"""Bytes in which file systems give room."""
+"""Bytes of a block, the unit in which file systems give room."""
 _UNIT = 512
 """Bytes of ``st_blocks``, on every system."""
 _FIEMAP = 0xC020660B
-"""The request's number, from linux/fs.h."""
+"""The number of the ioctl FS_IOC_FIEMAP, from linux/fs.h."""
 _SHARED, _LAST = 0x2000, 0x1
+"""Flags of an extent, from linux/fiemap.h: other files share it; it is the file's last."""
 _EXTENTS = 64
+"""Extents that are asked for at once."""
 _HEAD, _EXTENT = struct.Struct("=QQLLLL"), struct.Struct("=QQQQQLLLL")
+"""struct fiemap and struct fiemap_extent, from linux/fiemap.h."""
 
 
 def space_of(size: int) -> int:
-    """Return the bytes that a file of so many takes on the disk."""
+    """Return the bytes that a file of ``size`` bytes takes on the disk."""
     return -(-size // BLOCK) * BLOCK
 
 
@@ -38,21 +41,26 @@ def taken_by(found: os.stat_result) -> int:
 
 @dataclass
 class _Folder:
-    """One version's files: bytes of those with one name, and of the others by inode."""
+    """The files of one version.
+
+    Attributes:
+        alone: bytes of the files with one name.
+        shared: bytes of the files with several names, by inode.
+    """
 
     alone: int = 0
     shared: dict[int, int] = field(default_factory=dict)
 
 
 class DiskUsage:
-    """Bytes on the disk of the shards and payloads in a directory's versions, those with several names once.
+    """Counts bytes on the disk of the shards and payloads of versions, a file with several names once.
 
     Threads that store shards add to it, and the event loop reads it at any time. Every change is made under
-    one lock, which nobody holds while touching the disk; ``total`` is an int, replaced in one step, and so is
-    read without it.
+    one lock, which no thread holds while it touches the disk; ``total`` is an int, replaced in one step, and
+    so is read without the lock.
 
     Attributes:
-        total: bytes of all of them.
+        total: bytes of all versions.
     """
 
     def __init__(self) -> None:
@@ -62,7 +70,7 @@ class DiskUsage:
         self._folders_with: dict[int, int] = {}  # how many folders have a shared file, by inode
 
     def of(self, folder: Path) -> int:
-        """Return the bytes of one version's files, shared ones too."""
+        """Return the bytes of one version's files, including those that others share."""
         with self._lock:
             known = self._folders.get(folder)
             return known.alone + sum(known.shared.values()) if known else 0
@@ -73,11 +81,11 @@ class DiskUsage:
             self._add(self._folders.setdefault(folder, _Folder()), found)
 
     def remove(self, folder: Path, found: os.stat_result) -> None:
-        """Count a file no more, which lost its name in a version's folder."""
+        """Count a file with several names no more, which lost its name in a version's folder."""
         with self._lock:
             known = self._folders.get(folder, _Folder())
             if known.shared.pop(found.st_ino, None) is not None:
-                self._let_go(found.st_ino, taken_by(found))
+                self._drop_shared(found.st_ino, taken_by(found))
 
     def share(self, folder: Path, found: os.stat_result) -> None:
         """Count a file of a version's folder, counted before, as one with several names from now on."""
@@ -89,6 +97,7 @@ class DiskUsage:
                 self._add(known, found)
 
     def _add(self, known: _Folder, found: os.stat_result) -> None:
+        """Count a file of a folder; under the lock."""
         size, inode = taken_by(found), found.st_ino
         if inode in known.shared:
             return
@@ -103,7 +112,7 @@ class DiskUsage:
             self.total += size
 
     def measure(self, folder: Path) -> None:
-        """Count what lies in a version's folder, instead of what was counted of it; blocks on the disk."""
+        """Count what lies in a version's folder now, instead of its count so far; blocks on the disk."""
         files = list(_payload_files(folder))
         with self._lock:
             self._drop(folder)
@@ -133,14 +142,16 @@ class DiskUsage:
             return Freeable(known.alone, shared, names)
 
     def _drop(self, folder: Path) -> None:
+        """Count the files of a version no more; under the lock."""
         known = self._folders.pop(folder, None)
         if known is None:
             return
         self.total -= known.alone
         for inode, size in known.shared.items():
-            self._let_go(inode, size)
+            self._drop_shared(inode, size)
 
-    def _let_go(self, inode: int, size: int) -> None:
+    def _drop_shared(self, inode: int, size: int) -> None:
+        """Count one folder less that has a shared file; under the lock."""
         self._folders_with[inode] -= 1
         if not self._folders_with[inode]:
             del self._folders_with[inode]
@@ -148,7 +159,7 @@ class DiskUsage:
 
 
 def _payload_files(folder: Path) -> Iterator[os.stat_result]:
-    """Yield what the file system says of a version's shards and payload, whole or in part."""
+    """Yield the status of each file of a version's shards and payload, whole or in part."""
     with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
             if entry.name != MANIFEST_FILE:
@@ -161,12 +172,12 @@ def _payload_files(folder: Path) -> Iterator[os.stat_result]:
 
 @dataclass
 class Freeable:
-    """What comes free with a version's folder.
+    """The bytes that come free with a version's folder.
 
     Attributes:
         alone: bytes of files with no other name.
-        shared: bytes of files with several, by inode.
-        names: how many these have.
+        shared: bytes of files with several names, by inode.
+        names: how many names these have, by inode.
     """
 
     alone: int = 0
@@ -175,9 +186,13 @@ class Freeable:
 
 
 def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: bool = True) -> Freeable:
-    """Return the blocks that come free when a version's folder is removed; blocks on the disk. Files that are
-    ``held`` open (device and inode) don't, nor do extents that other files share by a clone, which are looked
-    for with ``clones``."""
+    """Return the bytes that come free when a version's folder is removed; blocks on the disk.
+
+    Args:
+        folder: the version's.
+        held: device and inode of files that are open, and so keep their blocks.
+        clones: whether to leave out extents that other files share by a clone.
+    """
     alone, shared, names = 0, dict[Hashable, int](), dict[Hashable, int]()
     try:
         entries = list(os.scandir(folder))
@@ -185,17 +200,17 @@ def freeable(folder: Path, held: Collection[tuple[int | None, int]], clones: boo
         return Freeable()
     for entry in entries:
         try:
-            looks = entry.stat(follow_symlinks=False)
+            status = entry.stat(follow_symlinks=False)
         except OSError:
             continue
-        if FileIdentity.from_stat(looks).file_key in held:
+        if FileIdentity.from_stat(status).file_key in held:
             continue
-        size = max(0, taken_by(looks) - (cloned(Path(entry.path)) if clones else 0))
-        if looks.st_nlink == 1:
+        size = max(0, taken_by(status) - (cloned(Path(entry.path)) if clones else 0))
+        if status.st_nlink == 1:
             alone += size
         else:
-            shared[looks.st_ino] = size
-            names[looks.st_ino] = looks.st_nlink
+            shared[status.st_ino] = size
+            names[status.st_ino] = status.st_nlink
     return Freeable(alone, shared, names)
 
 
@@ -203,14 +218,16 @@ def held_open() -> set[tuple[int | None, int]]:
     """Return device and inode of every file that this process has open; blocks on the disk."""
     held = set[tuple[int | None, int]]()
     for entry in Path("/dev/fd").iterdir():
-        with contextlib.suppress(OSError):  # the one of this very listing is closed by now
+        with contextlib.suppress(OSError):  # the listing's own descriptor is closed by now
             held.add(FileIdentity.from_stat(os.fstat(int(entry.name))).file_key)
     return held
 
 
 def cloned(file: Path) -> int:
-    """Return the bytes of a file that share their extents with other files (FIEMAP, ioctl_fiemap); none where
-    the file system doesn't tell."""
+    """Return the bytes of a file whose extents other files share; 0 where the file system doesn't tell.
+
+    They are asked for with FIEMAP, as in the kernel's Documentation/filesystems/fiemap.rst.
+    """
     shared: int = 0
     start: int = 0
     try:
@@ -223,7 +240,9 @@ def cloned(file: Path) -> int:
             answer = array.array("B", question + bytes(_EXTENT.size * _EXTENTS))
             fcntl.ioctl(descriptor, _FIEMAP, answer, True)
             count = _HEAD.unpack_from(answer)[3]
-            extents = [_EXTENT.unpack_from(answer, _HEAD.size + _EXTENT.size * one) for one in range(count)]
+            extents = [
+                _EXTENT.unpack_from(answer, _HEAD.size + _EXTENT.size * index) for index in range(count)
+            ]
             shared += sum(extent[2] for extent in extents if extent[5] & _SHARED)
             if not extents or extents[-1][5] & _LAST:
                 return shared
@@ -236,8 +255,14 @@ def cloned(file: Path) -> int:
 
 @dataclass(frozen=True)
 class DiskSpace:
-    """The disk of a directory: bytes that it has, that are free for us, and that are used; whether it takes
-    another file."""
+    """The disk of a directory.
+
+    Attributes:
+        size: bytes of the disk.
+        free: bytes that are free for this process.
+        used: bytes that are used.
+        takes_files: whether the disk has an inode for another file.
+    """
 
     size: int
     free: int
@@ -246,10 +271,10 @@ class DiskSpace:
 
 
 def disk_space(root: Path) -> DiskSpace:
-    """Return what the file system says of a disk; blocks.
+    """Return size and free space of the disk of a directory; blocks on the disk.
 
     Raises:
-        OSError: it can't tell.
+        OSError: the file system can't tell.
     """
     disk = os.statvfs(root)
     unit = disk.f_frsize

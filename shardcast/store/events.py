@@ -1,4 +1,4 @@
-"""What happened to the versions here, in order, for whoever follows."""
+"""The events of a node's versions, numbered, for the feeds that followers read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import Event
 
 _KEPT = 1000
-"""Events that who was away can catch up on; who missed more is told everything."""
+"""Events that a follower can catch up on after a break; one that missed more is told everything."""
 
 
 class Events:
@@ -32,25 +32,34 @@ class Events:
         self._notifier = Notifier()
 
     def tell(self, kind: str, version: str, listing: Listing | None = None, reason: str = "") -> None:
-        """Something happened to a version."""
+        """Add an event of a version, and wake the readers.
+
+        Args:
+            kind: one of the kinds in ``protocol.feed``.
+            version: whose event it is.
+            listing: the version's line in the list, for kinds that carry one.
+            reason: why, for kinds that carry a reason.
+        """
         self.seq += 1
         self._past.append(Event(self.seq, kind, version, listing, reason))
         self._notifier.notify()
 
     def restart(self) -> None:
-        """Begin a new feed, since the versions here are now of another line: every reader is told anew
-        who speaks and what is here."""
+        """Begin a new feed, since the versions here are now of another line.
+
+        Every reader gets a new hello, and an event for each version that is here.
+        """
         self.feed = secrets.token_hex(8)
         self.seq += 1
         self._past.clear()
         self._notifier.notify()
 
     def touch(self) -> None:
-        """Wake the readers without an event: what the hello says of this node has changed."""
+        """Wake the readers without an event: the hello of this node has changed."""
         self._notifier.notify()
 
     def since(self, seq: int) -> list[Event] | None:
-        """The events after ``seq``; None when they are not all known any more."""
+        """Return the events after ``seq``; None when some of them were forgotten, or lie ahead."""
         if seq > self.seq or self.seq - seq > len(self._past):
             return None
         return [event for event in self._past if event.seq > seq]
@@ -69,6 +78,6 @@ class Events:
         await self._notifier.wait_for(lambda: self.closed)
 
     def close(self) -> None:
-        """Send everybody who follows away: the node ends."""
+        """End all feeds, because the node ends."""
         self.closed = True
         self._notifier.notify()

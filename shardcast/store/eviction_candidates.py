@@ -59,23 +59,23 @@ class EvictionCandidates:
         """Return what else may go for a version: what is not listed, then older versions."""
         inventory, holds = self._inventory, self._inventory.holds
         found = [
-            EvictionCandidate(("unlisted", one), (UNLISTED, one), inventory.data_dir.folder(one))
-            for one in sorted(inventory.unlisted - {number})
+            EvictionCandidate(("unlisted", other), (UNLISTED, other), inventory.data_dir.folder(other))
+            for other in sorted(inventory.unlisted - {number})
         ]
         here = inventory.complete.numbers
         free = here if inventory.may_evict_firm(number) else here & inventory.provisional
         pinned, read = holds.pinned, holds.read()
         if inventory.own_line:  # its publisher decides, whoever reads
-            newest, last = 0, max((one for one in free if one < number), default=0)
+            newest, last = 0, max((other for other in free if other < number), default=0)
             order = may_go(number, free, pinned, (), read, here)
-            order = {one: (rank[0], one == last, *rank[1:]) for one, rank in order.items()}
+            order = {other: (rank[0], other == last, *rank[1:]) for other, rank in order.items()}
         else:
             newest = max(here, default=0)
             order = may_go(number, free, pinned, holds.leased(), read, self.offered)
-        for one, rank in order.items():
-            complete = inventory.complete.get(version_name(one))
+        for other, rank in order.items():
+            complete = inventory.complete.get(version_name(other))
             assert complete
-            found.append(EvictionCandidate(one, rank, complete.place.folder, one == newest))
+            found.append(EvictionCandidate(other, rank, complete.place.folder, other == newest))
         return found
 
     async def measured(self, candidates: list[EvictionCandidate], *, on_disk: bool) -> list[Removable]:
@@ -83,7 +83,7 @@ class EvictionCandidates:
         if on_disk:
             return await asyncio.to_thread(_measure_on_disk, candidates)
         usage = self._inventory.usage
-        return [_removable(one, usage.freeable(one.folder)) for one in candidates]
+        return [_removable(candidate, usage.freeable(candidate.folder)) for candidate in candidates]
 
     def surplus(self, taken: int, max_bytes: int, provisional: Collection[int]) -> list[int]:
         """Return the versions to retire until they take no more than ``max_bytes``, provisional ones first.

@@ -45,13 +45,13 @@ class FilledVersions:
     ) -> None:
         """Fill an inventory; ``tidy`` is awaited after each version that was listed."""
         self.hooks = OpenVersionHooks(
-            inventory.find,
-            self._complete,
-            self.reserve,
-            quota.extend,
-            quota.full,
-            inventory.data_dir.check_held,
-            inventory.usage,
+            find=inventory.find,
+            completed=self._complete,
+            reserve=self.reserve,
+            extend=quota.extend,
+            full=quota.full,
+            check=inventory.data_dir.check_held,
+            usage=inventory.usage,
         )
         self._inventory = inventory
         self._writer = writer
@@ -95,8 +95,9 @@ class FilledVersions:
         return opened
 
     def make(self, number: int, live: LiveManifest | None, listed: str) -> OpenVersion:
-        """Take over the folder of a version; blocks on the disk, so in a thread. A version that can't be
-        begun leaves nothing.
+        """Take over the folder of a version; blocks on the disk, so in a thread.
+
+        A version that can't be begun leaves nothing.
 
         Raises:
             LocalDiskError: its folder can't be made.
@@ -158,8 +159,10 @@ class FilledVersions:
         return sum(space_of(shard.size) for shard in shards)
 
     async def reserve(self, opened: OpenVersion, shard: Shard) -> bool:
-        """Reserve room for the next shard of a version, as ``DiskQuota.reserve`` does. What is here of the
-        version is linked before any other version goes."""
+        """Reserve room for the next shard of a version, as ``DiskQuota.reserve`` does.
+
+        What is here of the version is linked before any other version goes.
+        """
         if opened.live.whole and not opened.space.linked_all:
             await in_thread(opened.link_known)
             opened.space.linked_all = True
@@ -239,4 +242,4 @@ class FilledVersions:
                     inventory.withdrawn[listing.number] = complete
         if manifest is None:
             await self._retirement.retire(listing.number, even_pinned=True)
-        inventory.untrusted = [one for one in inventory.untrusted if one != listing]
+        inventory.untrusted = [other for other in inventory.untrusted if other != listing]

@@ -10,8 +10,10 @@ from shardcast.errors import ShardcastError
 
 
 class Gate:
-    """Lets threads touch a version's files until it is closed, and waits for them then: afterwards its names
-    may be another version's."""
+    """A gate that lets threads touch a version's files until it is closed.
+
+    Closing waits for the threads inside, because the names may be another version's afterwards.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -20,9 +22,10 @@ class Gate:
 
     @contextmanager
     def passed(self) -> Iterator[None]:
-        """
+        """Stay inside the gate, which can't be closed meanwhile.
+
         Raises:
-            ShardcastError: it is closed, and why.
+            ShardcastError: the gate is closed; the error it was closed with.
         """
         with self._changed:
             if self._error:
@@ -36,7 +39,10 @@ class Gate:
                 self._changed.notify_all()
 
     def close(self, error: ShardcastError) -> None:
-        """Let nobody in any more, and wait until nobody is inside."""
+        """Refuse further threads with ``error``, and wait until no thread is inside; blocks.
+
+        The first error stays where the gate is closed twice.
+        """
         with self._changed:
             self._error = self._error or error
             self._changed.wait_for(lambda: not self._inside)

@@ -1,4 +1,4 @@
-"""What keeps a version here beyond its time: its readers, leases and pins."""
+"""The holds on versions: readers, leases and pins, which keep a version beyond retention."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from shardcast.policy.retention import retirable
 
 READ, LEASE, PIN = "read", "lease", "pin"
 _LEAST_AGE = 0.01
-"""Seconds that an answer counts as having taken at the least."""
+"""Seconds that an answer counts as having taken at the least, so that a rate is finite."""
 
 
 @dataclass(eq=False)
 class Reader:
-    """Somebody who reads from a version, or holds a lease on it.
+    """An answer that reads from a version, or a lease on it.
 
     Attributes:
         kind: ``READ`` or ``LEASE``.
-        by: who it is, in words.
-        sent: bytes that it got.
-        begun: when it began, by the clock of the holds.
+        by: the client, in words.
+        sent: bytes of payload that were sent.
+        begun: when it began, in seconds by the clock of the holds.
     """
 
     kind: str
@@ -38,9 +38,9 @@ class Hold:
 
     Attributes:
         kind: ``READ``, ``LEASE`` or ``PIN``.
-        by: who holds it, in words.
-        seconds: for how long at most from now; None for no limit, which only pins have, and readers as long
-            as nothing newer takes the version's place.
+        by: the holder, in words.
+        seconds: how much longer it holds at most; None for no limit, which pins have, and readers as long as
+            no newer version takes this one's place.
     """
 
     kind: str
@@ -50,7 +50,14 @@ class Hold:
 
 @dataclass
 class _Held:
-    """One version's."""
+    """The holds on one version.
+
+    Attributes:
+        readers: answers and leases that are open.
+        sent: bytes of the answers that have ended.
+        last_read: when the last answer ended.
+        surplus_since: when the version fell out of retention; None while it is within.
+    """
 
     readers: list[Reader] = field(default_factory=list)
     sent: int = 0
@@ -59,7 +66,7 @@ class _Held:
 
 
 class Holds:
-    """Who holds which version of a node.
+    """The holds on all versions of a node, by number.
 
     Attributes:
         pinned: versions that stay until they are unpinned.
@@ -72,7 +79,7 @@ class Holds:
 
     @contextlib.contextmanager
     def held(self, number: int, kind: str, by: str) -> Iterator[Reader]:
-        """Entered by a reader, or by who holds a lease."""
+        """Enter an answer (``READ``) or a lease (``LEASE``) of a client ``by``."""
         version, reader = self._versions.setdefault(number, _Held()), Reader(kind, by, begun=self._clock())
         version.readers.append(reader)
         try:
@@ -84,11 +91,15 @@ class Holds:
                 version.last_read = self._clock()
 
     def forget(self, number: int) -> None:
-        """The version has gone; answers that still run end well."""
+        """Forget a version that has gone; answers that still run end well."""
         self._versions.pop(number, None)
 
     def retirable(self, surplus: Collection[int]) -> list[int]:
-        """Which of the versions beyond retention can go."""
+        """Return which of the versions beyond retention can go.
+
+        A version that is pinned stays, and so does one that is being read or was read within
+        ``RECENTLY_READ``, for ``LONGEST_HOLD`` after it fell out of retention at most.
+        """
         now = self._clock()
         for number, version in self._versions.items():
             if number not in surplus:
@@ -103,44 +114,48 @@ class Holds:
         return retirable(free, last_read, since, now, RECENTLY_READ, LONGEST_HOLD)
 
     def read(self) -> set[int]:
-        """The versions that somebody reads, read a moment ago, or holds a lease on."""
+        """Return the versions that are being read or leased, or were within ``RECENTLY_READ``."""
         recently = self._clock() - RECENTLY_READ
         return {number for number, version in self._versions.items() if self._last_read(version) > recently}
 
     def leased(self) -> set[int]:
-        """Return the versions on which somebody holds a lease."""
+        """Return the versions with an open lease."""
         return {
             number
             for number, version in self._versions.items()
-            if any(one.kind == LEASE for one in version.readers)
+            if any(reader.kind == LEASE for reader in version.readers)
         }
 
     def seconds_since_read(self) -> float:
-        """Return how long ago the last answer with bytes of any version ended: 0 while one is under way,
-        infinity when there was none."""
-        reading = any(one.kind == READ for version in self._versions.values() for one in version.readers)
+        """Return the seconds since the last answer of any version ended.
+
+        It is 0 while an answer is under way, and infinity when there was none.
+        """
+        reading = any(
+            reader.kind == READ for version in self._versions.values() for reader in version.readers
+        )
         last = max((version.last_read for version in self._versions.values()), default=-math.inf)
         return 0.0 if reading else self._clock() - last
 
     def sent_in_all(self) -> int:
-        """Return the bytes of all versions that went out since the node began."""
+        """Return the bytes of all versions that were sent since the node began."""
         return sum(map(self.sent, self._versions))
 
     def _last_read(self, version: _Held) -> float:
         return math.inf if version.readers else version.last_read
 
     def sent(self, number: int) -> int:
-        """Bytes of the version that went out since the node began."""
+        """Return the bytes of a version that were sent since the node began."""
         version = self._versions.get(number, _Held())
         return version.sent + sum(reader.sent for reader in version.readers)
 
     def rate(self, number: int) -> float:
-        """Bytes of the version that go out in a second: of the answers under way, each since it began."""
+        """Return the bytes of a version sent a second: the sum over open answers, each since it began."""
         now, version = self._clock(), self._versions.get(number, _Held())
         return sum(reader.sent / max(now - reader.begun, _LEAST_AGE) for reader in version.readers)
 
     def of(self, number: int) -> list[Hold]:
-        """Why a version stays, now."""
+        """Return the holds on a version now."""
         now, version = self._clock(), self._versions.get(number, _Held())
         since = version.surplus_since
         left = None if since is None else max(0.0, since + LONGEST_HOLD - now)

@@ -1,4 +1,4 @@
-"""What an open version asks of the directory in which it lies."""
+"""The hooks by which an open version asks the directory in which it lies."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ if TYPE_CHECKING:
     from shardcast.store.open_version import OpenVersion
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OpenVersionHooks:
-    """What an open version asks of the directory in which it lies.
+    """The calls of an open version to its directory.
 
     Attributes:
-        find: returns where a shard with this digest lies already; None where it lies nowhere.
-        completed: called once everything of a version is durable.
-        reserve: called with the version and its next shard, before the shard comes; returns whether all of it
-            has room, else ``extend`` is called for each part.
-        extend: called with bytes that come, and what takes room for them on the disk, in a thread.
-        full: called with the bytes that did not fit on a full disk, and the error; returns whether to try
-            again.
+        find: returns the file of a shard with this SHA-256 that is here already; None where there is none.
+        completed: awaited once everything of a version is durable.
+        reserve: awaited with the version and its next shard, before the shard comes; returns whether all of
+            the shard has room, else ``extend`` is awaited for each part.
+        extend: awaited with the number of bytes that come, and a function that takes room for them on the
+            disk, which runs in a thread.
+        full: awaited with the number of bytes that did not fit on a full disk, and the error; returns whether
+            to try again.
         check: called before anything is written; raises where the directory at the path is another one.
         usage: counts the files that get their names.
     """

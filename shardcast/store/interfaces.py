@@ -20,18 +20,18 @@ from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 
 Confirm = Callable[[Manifest], Awaitable[None]]
-"""Awaited before a version gets its name, once all of it is verified; raises where it must not."""
+"""Awaited once all of a version is verified, before it gets its name; raises to refuse the name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where bytes lie.
+    """A range of a file.
 
     Attributes:
         path: the file.
-        offset: where in it they begin.
-        length: how many they are.
-        digest: their SHA-256 in hex, where it is known.
+        offset: the first byte.
+        length: the number of bytes.
+        digest: their SHA-256 in hex; None where it is not known.
     """
 
     path: Path
@@ -44,18 +44,18 @@ class BlobReader(Protocol):
     """A blob that is being read; its bytes were verified.
 
     Attributes:
-        size: its bytes.
-        span: where they lie, whole and as they are; None where they lie in no file.
+        size: bytes of the blob.
+        span: where all of them lie, as they are; None where they lie in no file.
     """
 
     size: int
     span: Span | None
 
     async def read(self, most: int) -> bytes:
-        """The next bytes, ``most`` at the most; none at its end.
+        """Return the next bytes, ``most`` at the most; none at the end of the blob.
 
         Raises:
-            IntegrityError: they are not what the digest says (only where they come from elsewhere).
+            IntegrityError: the bytes don't have the blob's digest (only where they come from elsewhere).
         """
 
 
@@ -64,68 +64,79 @@ class Shelf(Protocol):
 
     @property
     def events(self) -> Events:
-        """What happens to its versions."""
+        """The events of its versions."""
 
     def versions_now(self) -> list[Event]:
-        """An event for every version that is here, as the last one that happened to it."""
+        """Return an event for every version that is here: the last one of that version."""
 
     def distribution(self) -> bytes:
-        """The distribution list, as it goes out."""
+        """Return the bytes of the distribution list."""
 
     def manifest(self, version: str) -> bytes | None:
-        """A complete version's manifest, verbatim; None where there is none."""
+        """Return a complete version's manifest, verbatim; None where there is none."""
 
     def live(self, version: str) -> LiveManifest | None:
-        """An open version's manifest, as it grows; None where there is none."""
+        """Return an open version's manifest, as it grows; None where there is none."""
 
     def shard(self, version: str, number: int) -> Span | None:
-        """Where a shard lies that is whole and verified; None where it isn't (yet)."""
+        """Return where a whole and verified shard lies; None where there is none (yet)."""
 
     def shard_of_another_line(self, version: str, number: int, if_match: str) -> Span | None:
-        """Return the shard that an ``If-Match`` names by its digest, of a version with this name that is not
-        of the current line any more; None where there is none."""
+        """Return where the shard lies that an ``If-Match`` names, of a version of another line.
+
+        Args:
+            version: the version's name, which a version of the current line may have too.
+            number: the shard's.
+            if_match: the header, with the shard's digest.
+
+        Returns:
+            The shard's span; None where no version here with that name has such a shard.
+        """
 
     def in_doubt(self, version: str) -> bool:
-        """Whether a complete version is not served until its bytes have been looked into."""
+        """Return whether a complete version is not served until its payload was hashed."""
 
     def landing(self, version: str, number: int) -> Landing | None:
-        """A shard that is arriving; None where it isn't."""
+        """Return a shard that is arriving; None for others."""
 
     async def arrival(self, version: str, number: int) -> None:
-        """Wait until a shard of an open version is there, or begins to arrive; it goes before others."""
+        """Wait until a shard of an open version is here or begins to arrive; it is fetched before others."""
 
     def has(self, version: str) -> bool:
-        """Whether the version is here, complete or open."""
+        """Return whether a version is here, complete or open."""
 
     def reading(self, version: str, by: str) -> AbstractContextManager[Reader]:
-        """Entered while somebody reads from the version, which then stays; the reader counts what it got."""
+        """Enter an answer of a client ``by`` that reads from a version, which stays meanwhile.
+
+        The answer adds the bytes that it sent to the reader.
+        """
 
     def leased(self, version: str, by: str) -> AbstractContextManager[bool]:
-        """Entered by somebody for whom the version is to stay; False when it isn't here."""
+        """Enter a lease of a client ``by`` on a version, which stays meanwhile; False where it isn't here."""
 
 
 class ShardSink(Protocol):
-    """One version that is being filled, by a transfer."""
+    """A version that a transfer fills."""
 
     async def landing(self, shard: Shard) -> Landing:
-        """Where a shard goes, with what is there of it already.
+        """Return the landing of a shard, with what is here of the shard already.
 
         Raises:
-            LocalDiskError: there is no room for it.
+            LocalDiskError: there is no room for the shard.
         """
 
     async def wanted(self) -> Shard:
-        """Wait for somebody to wait for a shard: which one."""
+        """Wait for the next shard that a local reader has requested, and return it."""
 
     async def shelve(self, landing: Landing) -> None:
-        """Take a shard all of whose pieces are there.
+        """Keep a shard whose pieces are all verified.
 
         Raises:
             LocalDiskError: the disk failed.
         """
 
     async def complete(self, manifest: Manifest) -> None:
-        """Give the version its final name: the whole payload is right.
+        """Give the version its final name, once the whole payload was verified.
 
         Raises:
             LocalDiskError: the disk failed.

@@ -63,8 +63,10 @@ class Inventory:
 
     @property
     def held(self) -> bool:
-        """Whether the directory at the path is the one that is held. A change restarts the feed, so that all
-        followers learn anew what is here."""
+        """Whether the directory at the path is the one that is held.
+
+        A change restarts the feed, so that all followers learn anew what is here.
+        """
         held = self.data_dir.held
         if held != self._was_held:
             self._was_held = held
@@ -79,12 +81,13 @@ class Inventory:
     def provisional(self) -> set[int]:
         """Numbers of complete versions that another server than the authority vouched for."""
         listings = self.complete.listings
-        return {one.number for one in listings if self.is_provisional(one.number, {one.digest})}
+        return {
+            listing.number for listing in listings if self.is_provisional(listing.number, {listing.digest})
+        }
 
     @property
     def unlisted(self) -> set[int]:
-        """Numbers of versions that are here and not listed: files of withdrawn versions, and open versions
-        that the authority does not list."""
+        """Numbers of withdrawn versions with files here, and of hidden open versions."""
         return {*self.withdrawn, *(self.hidden & self.open.keys())}
 
     def number_of(self, version: str) -> int | None:
@@ -109,8 +112,10 @@ class Inventory:
         return not self.own_line and not any(self.line.vouches(number, digest) for digest in digests)
 
     def may_evict_firm(self, number: int) -> bool:
-        """Return whether an open version may have versions retired that the authority listed; else only
-        provisional ones make room for it."""
+        """Return whether versions that the authority listed may be retired for an open version.
+
+        Only provisional versions make room for it otherwise.
+        """
         opened = self.open.get(number)
         whole = opened.live.whole if opened else None
         if number in self.hidden:

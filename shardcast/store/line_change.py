@@ -20,19 +20,19 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
 Move = tuple[str, str]
-"""What is renamed to what, as paths below the data directory; the second one was free when it was planned."""
+"""A rename from one path to another, below the data directory; the second was free when it was planned."""
 AfterStep = Callable[[str], None]
 """Called after each step with its name; a test's place to kill the node."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """A change of line.
+    """The steps of a change of line.
 
     Attributes:
-        aside: what leaves the current line's places. Versions' folders are stamped with ``time`` first.
-        back: what comes to these places.
-        time: of the change, in seconds since 1970 (UTC).
+        aside: renames out of the current line's places. Versions' folders are stamped with ``time`` first.
+        back: renames into these places.
+        time: the time of the change, in seconds since 1970 (UTC).
         left: where the record of the line that is left goes, and that record; None where it has none.
         record: the record of the line that comes.
         distribution: the list of the line that comes.
@@ -46,6 +46,7 @@ class Plan:
     distribution: bytes
 
     def to_bytes(self) -> bytes:
+        """Return the plan as a line of JSON."""
         left = None if self.left is None else [self.left[0], self.left[1].to_bytes().decode()]
         values = {
             "aside": self.aside,
@@ -59,10 +60,10 @@ class Plan:
 
 
 def parse_plan(data: bytes) -> Plan:
-    """Return the plan that these bytes hold.
+    """Return the plan that a line of JSON holds.
 
     Raises:
-        ValueError: they hold none.
+        ValueError: it holds none. Other errors of the types of its values are possible too.
     """
     values = json.loads(data)
     if not isinstance(values, dict):
@@ -71,20 +72,20 @@ def parse_plan(data: bytes) -> Plan:
     if not isinstance(time, (int, float)) or not abs(time) < 1e12:
         raise ValueError("its time is none")
     return Plan(
-        _moves(values.get("aside")),
-        _moves(values.get("back")),
-        float(time),
-        None if left is None else (_path(left[0]), _record(left[1])),
-        _record(values.get("record")),
-        _text(values.get("distribution")).encode(),
+        aside=_moves(values.get("aside")),
+        back=_moves(values.get("back")),
+        time=float(time),
+        left=None if left is None else (_path(left[0]), _record(left[1])),
+        record=_record(values.get("record")),
+        distribution=_text(values.get("distribution")).encode(),
     )
 
 
 def read_plan(data_dir: DataDir) -> Plan | None:
-    """Return the plan of a change that did not come to its end; None where there is none.
+    """Return the plan of a change that was not finished; None where there is none.
 
     Raises:
-        LocalDiskError: it can't be read.
+        LocalDiskError: the plan can't be read, or is damaged.
     """
     file = data_dir.changing
     with disk_errors("could not read", file):
@@ -102,7 +103,7 @@ def read_plan(data_dir: DataDir) -> Plan | None:
 
 
 def write_plan(data_dir: DataDir, plan: Plan) -> None:
-    """Have a plan on the disk, so that it is carried out whatever happens from now on.
+    """Write a plan, durably: from now on it is carried out, whatever happens.
 
     Raises:
         LocalDiskError: it could not be written.
@@ -167,8 +168,12 @@ def bring_back(data_dir: DataDir, plan: Plan, after_step: AfterStep) -> None:
 
 
 def finish_change(data_dir: DataDir, after_step: AfterStep = lambda step: None) -> str | None:
-    """Carry out a change of line that a kill interrupted, before anything else is done with the directory;
-    blocks on the disk. Returns which line came, in words; None when nothing was to be done.
+    """Carry out a change of line that a kill interrupted; blocks on the disk.
+
+    It comes before anything else is done with the directory.
+
+    Returns:
+        The line that came, in words; None where no change was interrupted.
 
     Raises:
         LocalDiskError: the plan is damaged, or a step failed.
@@ -182,7 +187,7 @@ def finish_change(data_dir: DataDir, after_step: AfterStep = lambda step: None) 
 
 
 def empty_graves(data_dir: DataDir, plan: Plan) -> None:
-    """Remove what a plan moved out of the way; blocks on the disk."""
+    """Remove what a plan moved to the graves; blocks on the disk."""
     for _, target in _paths(data_dir, plan.aside):
         if target.parent == data_dir.retired:
             remove_tree(target)
@@ -196,6 +201,7 @@ def _paths(data_dir: DataDir, moves: Sequence[Move]) -> Iterator[tuple[Path, Pat
 
 
 def _is_to_move(source: Path, target: Path) -> bool:
+    """Return whether a rename is still to be done, and finish one of which a cut left both names."""
     if not source.exists():
         return False
     if not target.exists():
@@ -209,7 +215,10 @@ def _is_to_move(source: Path, target: Path) -> bool:
 
 
 def _sync(data_dir: DataDir, folders: Iterable[Path]) -> None:
-    """Make renames durable before the list tells of them; a line's folder may be new."""
+    """Sync folders, so that renames are durable before the list depends on them.
+
+    The folder of a line may be new, so its parents are synced too.
+    """
     for folder in folders:
         sync_folder(folder)
     if data_dir.lines.is_dir():
@@ -218,7 +227,7 @@ def _sync(data_dir: DataDir, folders: Iterable[Path]) -> None:
 
 
 def _moves(values: Any) -> tuple[Move, ...]:
-    if not isinstance(values, list) or not all(isinstance(one, list) and len(one) == 2 for one in values):
+    if not isinstance(values, list) or not all(isinstance(move, list) and len(move) == 2 for move in values):
         raise ValueError("its moves are none")
     return tuple((_path(source), _path(target)) for source, target in values)
 

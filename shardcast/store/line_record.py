@@ -1,4 +1,4 @@
-"""The durable record of a line of versions: what its authority listed, and what was withdrawn.
+"""The durable record of a line of versions: the digests that its authority listed, and withdrawals.
 
 The file is JSON, replaced in one step::
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +49,7 @@ class LineRecordError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LineRecord:
-    """What is known of a line of versions, beyond the versions that are here.
+    """The facts about a line of versions, beyond the versions that are here.
 
     Attributes:
         origin: the origin id; None for the versions of 0.1.0, which have none.
@@ -64,19 +64,22 @@ class LineRecord:
     origin: str | None = None
     highest: int = 0
     digests: Mapping[int, str] = field(default_factory=dict)
+    _: KW_ONLY
     withdrawn: Mapping[int, Withdrawal] = field(default_factory=dict)
     superseded: tuple[Withdrawal, ...] = ()
 
     def listing(
         self, listings: Iterable[Listing], highest: int | None = None, origin: str | None = None
     ) -> LineRecord:
-        """Return the record after the authority listed these. A record without an origin id takes the
-        authority's. A number that has a digest keeps it: a list
-        that says otherwise is a conflict, for whoever reads that list to see. An authority that tells no
-        highest number (0.4.0) means the highest that it lists."""
-        told = {one.number: one.digest for one in listings}
-        top = max(told, default=0) if highest is None else highest
-        digests = _newest({**told, **self.digests})
+        """Return the record after the authority listed these.
+
+        A record without an origin id takes the authority's. A number that has a digest keeps it: a list that
+        says otherwise is a conflict, for whoever reads that list to see. An authority that tells no highest
+        number (0.4.0) means the highest that it lists.
+        """
+        listed = {listing.number: listing.digest for listing in listings}
+        top = max(listed, default=0) if highest is None else highest
+        digests = _newest({**listed, **self.digests})
         origin = self.origin or origin
         if (origin, digests) == (self.origin, self.digests) and top <= self.highest:
             return self
@@ -94,12 +97,19 @@ class LineRecord:
         kept = replace(withdrawal, reason=printable(withdrawal.reason))
         withdrawn = _newest({**self.withdrawn, withdrawal.number: kept})
         older = [*self.superseded, *([known] if known else ())]
-        superseded = [one for one in older if (one.number, one.digest) != (kept.number, kept.digest)]
+        superseded = [
+            withdrawal
+            for withdrawal in older
+            if (withdrawal.number, withdrawal.digest) != (kept.number, kept.digest)
+        ]
         return replace(self, withdrawn=withdrawn, superseded=tuple(superseded[-MAX_REMEMBERED:]))
 
     def vouches(self, number: int, digest: str) -> bool:
-        """Return whether the authority listed this version. It counts as listed where the number is older
-        than all that are remembered, once older ones had to be forgotten."""
+        """Return whether the authority listed this version.
+
+        It counts as listed where the number is older than all that are remembered, once older ones had to be
+        forgotten.
+        """
         forgotten = len(self.digests) >= MAX_REMEMBERED and number < min(self.digests)
         return forgotten or self.digests.get(number) == digest
 
@@ -108,13 +118,14 @@ class LineRecord:
         found = self.withdrawn.get(number)
         if found is not None and found.digest in digests:
             return found
-        others = (one for one in self.superseded if one.number == number and one.digest in digests)
+        others = (other for other in self.superseded if other.number == number and other.digest in digests)
         return next(others, None)
 
     def to_bytes(self) -> bytes:
+        """Return the record as a line of JSON."""
         withdrawn = {
-            str(number): {"digest": one.digest, "reason": one.reason}
-            for number, one in sorted(self.withdrawn.items())
+            str(number): {"digest": withdrawal.digest, "reason": withdrawal.reason}
+            for number, withdrawal in sorted(self.withdrawn.items())
         }
         digests = {str(number): digest for number, digest in sorted(self.digests.items())}
         known: dict[str, Any] = {
@@ -125,17 +136,17 @@ class LineRecord:
         }
         if self.superseded:
             known["superseded"] = [
-                {"version": one.version, "digest": one.digest, "reason": one.reason}
-                for one in self.superseded
+                {"version": withdrawal.version, "digest": withdrawal.digest, "reason": withdrawal.reason}
+                for withdrawal in self.superseded
             ]
         return json.dumps(known, separators=(",", ":")).encode() + b"\n"
 
 
 def parse_record(data: bytes) -> LineRecord:
-    """Return the record that these bytes hold; unknown keys are ignored.
+    """Return the record that a line of JSON holds; unknown keys are ignored.
 
     Raises:
-        LineRecordError: they are none, or break a bound.
+        LineRecordError: it holds none, or breaks a bound.
     """
     try:
         values = json.loads(data)
@@ -151,7 +162,7 @@ def parse_record(data: bytes) -> LineRecord:
     digests = {number: _digest(value) for number, value in _by_number(values, "digests")}
     withdrawn = {number: _withdrawal(number, value) for number, value in _by_number(values, "withdrawn")}
     superseded = tuple(map(_superseded, _list(values.get("superseded", []))[-MAX_REMEMBERED:]))
-    return LineRecord(origin, highest, _newest(digests), _newest(withdrawn), superseded)
+    return LineRecord(origin, highest, _newest(digests), withdrawn=_newest(withdrawn), superseded=superseded)
 
 
 def read_record(path: Path) -> LineRecord | None:
@@ -181,6 +192,7 @@ def _newest(known: Mapping[int, T]) -> dict[int, T]:
 
 
 def _by_number(values: Mapping[str, Any], key: str) -> list[tuple[int, Any]]:
+    """Return the items of an object whose keys are version numbers."""
     found = values.get(key)
     if not isinstance(found, dict):
         raise LineRecordError(f"its {key} are no JSON object")

@@ -1,4 +1,4 @@
-"""A manifest as it grows: whoever reads it waits for its next lines."""
+"""A manifest as it grows, whose readers wait for its next lines."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ class LiveManifest:
 
     A thread adds lines while the event loop reads. What is read only grows, and only by lines that were found
     right: ``raw`` is extended in one step, the table behind ``shards`` by one shard at a time, ``header`` and
-    ``whole`` are set once. Lines are parsed in ``_reader``, which nobody else looks at: some lines of a wrong
-    portion are taken there before it is found wrong, and then it begins anew. ``_adding`` lets one thread at
-    a time add. The shards of lines are there before the lines are, and ``whole`` is last.
+    ``whole`` are set once. Lines are parsed in ``_reader``, which only ``add`` uses: some lines of a wrong
+    portion are taken there before the portion is found wrong, and then a new reader begins. ``_adding`` lets
+    one thread at a time add. The shards of lines are set before the lines, and ``whole`` is last.
 
     Attributes:
-        version: whose it is.
-        raw: the lines that are there, verbatim; empty for what was put together from old nodes' answers.
+        version: the version's name.
+        raw: the lines so far, verbatim; empty for a manifest that was put together from old nodes' answers.
         whole: the manifest; None until its closing line is there.
-        error: why no more lines come.
-        aborted: why its publisher gave it up, if it did.
+        error: why no more lines come; None while they may.
+        aborted: why its publisher aborted the version; None where it did not.
     """
 
     def __init__(self, version: str) -> None:
@@ -43,7 +43,7 @@ class LiveManifest:
 
     @classmethod
     def of(cls, manifest: Manifest) -> LiveManifest:
-        """One that is whole already."""
+        """Return a live manifest that is whole already."""
         live = cls(manifest.version)
         live.raw = manifest.raw
         live.whole = manifest
@@ -51,7 +51,7 @@ class LiveManifest:
 
     @property
     def header(self) -> Header:
-        """Its first line, which must be there."""
+        """The first line, which must be there."""
         whole = self.whole
         header = whole.header if whole else self._header
         assert header
@@ -59,18 +59,18 @@ class LiveManifest:
 
     @property
     def begun(self) -> bool:
-        """Whether its first line is there."""
+        """Whether the first line is there."""
         return self.whole is not None or self._header is not None
 
     @property
     def shards(self) -> Sequence[Shard]:
-        """Those whose lines are there."""
+        """The shards whose lines are there."""
         whole = self.whole
         return whole.shards if whole else self._shards
 
     @property
     def size(self) -> int:
-        """Bytes of the payload, as far as is known."""
+        """Bytes of the payload: of all of it where its size is known, else of the shards so far."""
         if self.begun and self.header.size is not None:
             return self.header.size
         shards = self.shards
@@ -78,14 +78,15 @@ class LiveManifest:
 
     @property
     def ended(self) -> bool:
+        """Whether the manifest is whole, or no more lines come."""
         return self.whole is not None or self.error is not None
 
     def add(self, lines: bytes) -> None:
-        """Take whole lines.
+        """Add whole lines, and wake the readers; for any thread.
 
         Raises:
-            ManifestError: they are not a manifest's, or break a bound.
-            Aborted: they say that publishing was given up.
+            ManifestError: they are not the next lines of a manifest, or break a bound; none of them counts.
+            Aborted: they say that publishing was aborted.
         """
         with self._adding:
             reader = self._reader
@@ -94,7 +95,7 @@ class LiveManifest:
             except Aborted as error:
                 self.abort(error.why)
                 raise
-            except ManifestError:  # others may have the right lines
+            except ManifestError:  # another server may have the right lines
                 self._reader = ManifestReader(self.version)
                 self._reader.feed(bytes(self.raw))
                 raise
@@ -106,27 +107,28 @@ class LiveManifest:
         self._notifier.notify()
 
     def abort(self, why: str) -> None:
-        """Its publisher gave it up."""
+        """End the manifest because its publisher aborted the version."""
         if not self.ended:
             self.aborted = why
             self.fail(VersionAborted(f"{self.version} was given up by its publisher: {why}"))
 
     def fail(self, error: ShardcastError) -> None:
-        """No more lines come, and this is why."""
+        """End the manifest with the ``error`` for which no more lines come."""
         if not self.ended:
             self.error = error
             self._notifier.notify()
 
     def resume(self) -> None:
-        """Lines come again."""
+        """Expect lines again, after ``fail``."""
         self.error = None
 
     async def change(self, length: int) -> None:
-        """Wait until there is more than so many bytes, or the end."""
+        """Wait until there are more than ``length`` bytes, or the manifest has ended."""
         await self._notifier.wait_for(lambda: len(self.raw) > length or self.ended)
 
     async def first_line(self) -> Header:
-        """
+        """Wait for the first line, and return it.
+
         Raises:
             ShardcastError: none comes.
         """
@@ -137,20 +139,20 @@ class LiveManifest:
         return self.header
 
     async def broken(self) -> None:
-        """Wait until it is known that it will never be whole.
+        """Wait until no more lines come, though the manifest is not whole.
 
         Raises:
-            ShardcastError: why.
+            ShardcastError: always; why no more lines come.
         """
         await self._notifier.wait_for(lambda: self.error is not None)
         assert self.error
         raise self.error
 
     async def as_they_come(self) -> AsyncIterator[Shard]:
-        """The shards, each as soon as its line is there.
+        """Yield the shards, each as soon as its line is there.
 
         Raises:
-            ShardcastError: no more lines come, though it is not whole.
+            ShardcastError: no more lines come, though the manifest is not whole.
         """
         count = 0
         while True:

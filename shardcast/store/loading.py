@@ -94,8 +94,11 @@ class Loading:
         return []
 
     def _take_up_unlisted(self, number: int) -> list[str]:
-        """Take up a version's folder that the list does not name, or remove it; return messages for the
-        log."""
+        """Take up a version's folder that the list does not name, or remove it.
+
+        Returns:
+            Messages for the log.
+        """
         inventory = self._inventory
         place, version = inventory.data_dir.place(number), version_name(number)
         if number in inventory.withdrawn or self._take_up_withdrawn(number):
@@ -104,7 +107,7 @@ class Loading:
             try:
                 return [self._resume(number)]
             except ManifestError:
-                pass  # it is asked for again
+                pass  # the folder goes, and the version is fetched anew
         if all(is_versions_file(entry) for entry in place.folder.iterdir()):
             remove_version(place.folder)
             VerificationRecord(place.verified).remove()
@@ -152,7 +155,11 @@ class Loading:
         origin = newest if first else inventory.line.origin or newest
         record = replace_fields(inventory.line, origin=origin)
         if first or inventory.own_line:
-            here = {one.number: one.digest for one in listings if one.number not in record.withdrawn}
+            here = {
+                listing.number: listing.digest
+                for listing in listings
+                if listing.number not in record.withdrawn
+            }
             kept = {number: digest for number, digest in record.digests.items() if number not in here}
             record = record.with_digests(kept).listing(listings)
             record = record.listing((), data_dir.next - 1)

@@ -17,8 +17,10 @@ log = logging.getLogger(__name__)
 
 
 class PayloadChecks:
-    """Hashes payloads in doubt. Meanwhile their versions are not served; then a version is served again, or
-    retired."""
+    """Hashes payloads in doubt.
+
+    Meanwhile their versions are not served; then a version is served again, or retired.
+    """
 
     def __init__(self, inventory: Inventory, writer: DirectoryWriter, retirement: Retirement) -> None:
         self._inventory = inventory
@@ -49,12 +51,12 @@ class PayloadChecks:
         try:
             if complete is None or complete.manifest is None:
                 return
-            looks = await asyncio.to_thread(recall_payload, complete.place, complete.manifest, stop.is_set)
+            identity = await asyncio.to_thread(recall_payload, complete.place, complete.manifest, stop.is_set)
             async with self._writer.exclusive():
                 if self._inventory.complete.get(version) is not complete:
                     return
-                if looks:
-                    self._inventory.complete.take_up(replace(complete, looks=looks))
+                if identity:
+                    self._inventory.complete.take_up(replace(complete, looks=identity))
                     return
             log.error(
                 "%s is retired: its file was changed after it was published without a copy; publish it "

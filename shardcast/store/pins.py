@@ -1,4 +1,4 @@
-"""Versions that stay in a data directory until they are unpinned; blocks on the disk."""
+"""The pins of a data directory: files that keep a version until it is unpinned. All of it blocks."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from shardcast.store.recovery import listed
 
 
 def pinned(data_dir: DataDir) -> set[int]:
-    """The numbers of those that are pinned.
+    """Return the numbers of the pinned versions.
 
     Raises:
-        LocalDiskError: it can't be read.
+        LocalDiskError: the folder of pins can't be read.
     """
     with disk_errors("could not read", data_dir.pinned):
         return {version_number(entry.name) or 0 for entry in data_dir.pinned.iterdir()} - {0}
 
 
 def pin(data_dir: DataDir, version: str) -> int:
-    """Keep a version, durably; its number.
+    """Pin a version, durably, and return its number.
 
     Raises:
-        VersionNotOffered: it is not here, or not complete.
-        LocalDiskError: it could not be written down.
+        VersionNotOffered: the version is not here, or not complete.
+        LocalDiskError: the pin could not be written.
     """
     with disk_errors("could not read", data_dir.distribution):
-        here = {one.version: one.number for one in listed(data_dir)}
+        here = {listing.version: listing.number for listing in listed(data_dir)}
     if version not in here:
-        there = ", ".join(here) or "nothing"
-        raise VersionNotOffered(f"{version} is not complete in {data_dir.root}, which holds {there}")
+        names = ", ".join(here) or "nothing"
+        raise VersionNotOffered(f"{version} is not complete in {data_dir.root}, which holds {names}")
     replace(data_dir.pinned / version, b"")
     return here[version]
 
 
 def unpin(data_dir: DataDir, version: str) -> int:
-    """Let a version go its way again; its number.
+    """Unpin a version, durably, and return its number.
 
     Raises:
-        VersionNotOffered: it is not pinned.
-        LocalDiskError: it could not be written down.
+        VersionNotOffered: the version is not pinned.
+        LocalDiskError: the pin could not be removed.
     """
     number = version_number(version) or 0
     known = pinned(data_dir)

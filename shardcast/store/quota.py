@@ -79,8 +79,9 @@ class DiskQuota:
     # A publisher's
 
     async def claim(self, number: int, size: int) -> None:
-        """Claim room for the payload of a version that is published, at the cost of older versions that are
-        not pinned.
+        """Claim room for the payload of a version that is published.
+
+        Older versions that are not pinned make room.
 
         Args:
             number: the version's; nothing is claimed for a version that is not open.
@@ -144,8 +145,10 @@ class DiskQuota:
         self.ledger.end_fetch(number)
 
     def ran_out(self, opened: OpenVersion) -> None:
-        """Have nothing go again for a version that ran out of room. One that was still being made gets
-        another chance when it is listed."""
+        """Have nothing go again for a version that ran out of room.
+
+        One that was still being made gets another chance when it is listed.
+        """
         self._failed.add((opened.number, self._is_listed(opened)))
 
     def forget(self) -> None:

@@ -1,4 +1,4 @@
-"""What a data directory holds when its node starts: which of its versions are still whole."""
+"""The checks by which a start tells what a data directory holds: its list, whole versions, open manifests."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from shardcast.store.version_place import VersionPlace
 
 
 def listed(data_dir: DataDir) -> tuple[Listing, ...]:
-    """The versions of its distribution list.
+    """Return the versions of a directory's distribution list; blocks on the disk.
 
     Raises:
-        LocalDiskError: that is no distribution list.
-        OSError: it can't be read.
+        LocalDiskError: the file is no distribution list.
+        OSError: the file can't be read.
     """
     try:
         found = parse(data_dir.distribution.read_bytes() if data_dir.distribution.exists() else b"")
@@ -33,11 +33,17 @@ def listed(data_dir: DataDir) -> tuple[Listing, ...]:
 
 
 def check(place: VersionPlace, listing: Listing) -> Manifest | None:
-    """Return the manifest of a listed version whose shards are all here; None where it has none. What looks
-    otherwise than it did when it was verified is hashed; if it is right, its looks are remembered.
+    """Check that all shards of a listed version are here; blocks on the disk.
+
+    A file that has another identity than when it was verified is hashed; if its bytes are right, the new
+    identity is remembered.
+
+    Returns:
+        The manifest; None where the version has none.
 
     Raises:
-        LocalDiskError, ManifestError: a shard is missing, or something here was changed.
+        LocalDiskError: a shard is missing or was changed.
+        ManifestError: the manifest is none, or of another payload.
         OSError: a file can't be read.
     """
     manifest = (
@@ -45,9 +51,9 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
     )
     if manifest and listing.digest not in manifest.digests.values():
         raise ManifestError("its manifest has another digest")
-    looks = place.looks
-    if looks:
-        unchanged = recorded_identity(place.payload) == looks
+    identity = place.looks
+    if identity:
+        unchanged = recorded_identity(place.payload) == identity
         if manifest is None or not (unchanged or recall_payload(place, manifest)):
             raise LocalDiskError("its file was changed after it was published without a copy")
         return manifest
@@ -60,9 +66,9 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
             raise LocalDiskError(f"{path.name} has {path.stat().st_size} bytes")
     record = VerificationRecord(place.verified)
     verified = record.read()
-    for shard, (sha256, looks) in list(verified.items()):
+    for shard, (sha256, identity) in list(verified.items()):
         path = place.shard(shard)
-        if not path.exists() or recorded_identity(path) == looks:
+        if not path.exists() or recorded_identity(path) == identity:
             continue
         now = identity_if_right(path, [(0, path.stat().st_size, sha256)])
         if now is None:
@@ -76,30 +82,37 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
 def recall_payload(
     place: VersionPlace, manifest: Manifest, stop: Callable[[], bool] = lambda: False
 ) -> FileIdentity | None:
-    """Hash a payload that was published without a copy and looks otherwise than it did; return its looks,
-    remembered, if it is right, else None. Blocks on the disk.
+    """Hash a payload that was published without a copy and has another identity now; blocks on the disk.
+
+    Args:
+        place: where its version lies.
+        manifest: the version's.
+        stop: returns whether to end early.
+
+    Returns:
+        The new identity, which is remembered, if the bytes are right; else None.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the payload can't be read.
     """
     try:
         if place.payload.stat().st_size != manifest.size:
             return None
         spans = ((shard.offset, shard.size, shard.sha256) for shard in manifest.shards)
-        looks = identity_if_right(place.payload, spans, stop)
+        identity = identity_if_right(place.payload, spans, stop)
     except FileNotFoundError:
         return None
-    if looks:
-        replace(place.linked, looks.text.encode())
-    return looks
+    if identity:
+        replace(place.linked, identity.text.encode())
+    return identity
 
 
 def lines_of(place: VersionPlace, version: str) -> LiveManifest:
-    """Return the manifest of a version that was open, as far as its lines are whole.
+    """Return the manifest of a version that was open, up to its last whole line; blocks on the disk.
 
     Raises:
-        ManifestError: they are no manifest's, or not even a first line is whole.
-        OSError: it can't be read.
+        ManifestError: the lines are no manifest's, or not even the first one is whole.
+        OSError: the manifest can't be read.
     """
     raw = place.manifest.read_bytes()
     live = LiveManifest(version)

@@ -1,4 +1,4 @@
-"""Removing what a retired version left in its data directory."""
+"""The removal of folders and records of versions that are off the list."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ log = logging.getLogger(__name__)
 
 
 class Removing:
-    """Removes the folders and records of versions that are off the list.
+    """Removes folders and records in two steps.
 
-    ``remove`` is quick and done under the lock of whoever writes the list, so that the place is free before
-    another version can get it; ``empty`` takes its time.
+    ``remove`` renames a folder into a grave; it is quick, and done under the lock of the list, so that the
+    place is free before another version can get it. ``empty`` removes the files, and takes its time.
     """
 
     def __init__(self, data_dir: DataDir, usage: DiskUsage) -> None:
-        """``usage`` counts what is removed until its bytes are free."""
+        """Remove versions of a directory; ``usage`` counts them until their bytes are free."""
         self._data_dir = data_dir
         self._usage = usage
         self._left: set[VersionPlace] = set()
         self._graves: list[Path] = []
 
     async def remove(self, place: VersionPlace) -> None:
-        """Remove a version. What can't be removed now is kept in mind for ``again``."""
+        """Remove a version from its place. What can't be removed now is left for ``again``."""
         grave = _grave(place, self._data_dir.retired)
         try:
             await in_thread(self._bury, place, grave)
@@ -46,13 +46,13 @@ class Removing:
             self._graves.append(grave)  # also when only a record couldn't be removed
 
     async def again(self, used: Collection[VersionPlace]) -> None:
-        """Try once more to remove what couldn't be, but for places that are ``used`` again."""
+        """Remove once more what couldn't be, except at places that are ``used`` again."""
         self._left -= set(used)
         for place in list(self._left):
             await self.remove(place)
 
     async def empty(self) -> None:
-        """Free the bytes of what was removed; what can't be is left for the next time."""
+        """Remove the files in graves; what can't be removed is left for the next time."""
         graves, self._graves = self._graves, []
         left = await asyncio.to_thread(_empty, graves)
         self._graves += left  # `+= await` would add to the list as it was before the pause
@@ -60,6 +60,7 @@ class Removing:
             self._usage.drop(grave)
 
     def _bury(self, place: VersionPlace, grave: Path) -> None:
+        """Move a version to its grave; blocks on the disk."""
         self._data_dir.check_held()
         if place.folder.exists():
             if _move(place, grave):
@@ -70,9 +71,13 @@ class Removing:
 
 
 def bury(place: VersionPlace, graves: Path) -> list[Path]:
-    """Remove a version's folder in one rename, then its records, and return the grave to be emptied; blocks
-    on the disk. A kill in between leaves records without a folder, which the next start removes; never a
-    folder without its pin.
+    """Remove a version's folder in one rename, then its records; blocks on the disk.
+
+    A kill in between leaves records without a folder, which the next start removes; never a folder without
+    its pin.
+
+    Returns:
+        The grave, to be emptied.
 
     Raises:
         OSError: the folder can't be moved, or a record not be removed.
@@ -85,12 +90,15 @@ def bury(place: VersionPlace, graves: Path) -> list[Path]:
 
 
 def _grave(place: VersionPlace, graves: Path) -> Path:
+    """Return a new name for a version's folder among the graves."""
     return graves / f"{place.folder.name}-{secrets.token_hex(4)}"
 
 
 def _move(place: VersionPlace, grave: Path) -> bool:
-    """Move a version's folder to its grave, or where that can't be remove it in its place; return whether it
-    was moved."""
+    """Move a version's folder to its grave; return False where it was removed in its place instead.
+
+    An overlay file system can't rename a folder of an image below it (EXDEV).
+    """
     try:
         rename(place.folder, grave, durable=False, copy=False)
     except OSError as error:
@@ -107,8 +115,13 @@ def _remove_records(place: VersionPlace) -> None:
 
 
 def _remove_in_place(place: VersionPlace) -> None:
-    """Remove a version's folder that can't be renamed, as one of an image below an overlay. It takes longer,
-    and needs no room as a copy would. Without its manifest, what a kill leaves of it is no version."""
+    """Remove a version's folder that can't be renamed, which needs no room, as a copy would.
+
+    The manifest goes first: without it, what a kill leaves of the folder is no version.
+
+    Raises:
+        OSError: something in the folder can't be removed.
+    """
     place.manifest.unlink(missing_ok=True)
     if not remove_tree(place.folder):
         raise OSError(errno.ENOTEMPTY, "something in it can't be removed", str(place.folder))

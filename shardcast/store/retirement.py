@@ -22,8 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class Retirement:
-    """Takes versions off the list and off the disk. Answers that are running end well: they have the files
-    open."""
+    """Takes versions off the list and off the disk.
+
+    Answers that are running end well: they have the files open.
+    """
 
     def __init__(self, inventory: Inventory, writer: DirectoryWriter, ledger: SpaceLedger) -> None:
         self._inventory = inventory
@@ -81,8 +83,9 @@ class Retirement:
                 await self._inventory.aside.drop(version, why)
 
     async def discard(self, number: int, withdrawal: Withdrawal | None = None) -> None:
-        """Abort an open version, because of a ``withdrawal`` where there is one, and remove its files. A
-        transfer that still fills it fails with its next shard.
+        """Abort an open version, because of a ``withdrawal`` where there is one, and remove its files.
+
+        A transfer that still fills it fails with its next shard.
 
         Raises:
             LocalDiskError: its files can't be removed.

@@ -21,8 +21,11 @@ from shardcast.store.payload_checks import PayloadChecks
 
 
 class ServedVersions:
-    """A Shelf over an inventory. Nothing of it changes a version; a payload that looks changed when a shard
-    is asked for is handed to the payload checks."""
+    """A Shelf over an inventory.
+
+    Nothing of it changes a version; a payload that looks changed when a shard is asked for is handed to the
+    payload checks.
+    """
 
     def __init__(self, inventory: Inventory, payload_checks: PayloadChecks) -> None:
         self._inventory = inventory
@@ -128,8 +131,7 @@ class ServedVersions:
         return span
 
     def shard_of_another_line(self, version: str, number: int, if_match: str) -> Span | None:
-        """Return the shard that an ``If-Match`` names by its digest, of a version with this name that is not
-        of the current line any more; None where there is none."""
+        """Return where the shard lies that an ``If-Match`` names, of a version of another line."""
         return self._inventory.aside.shard(version, number, if_match) if self.held else None
 
     def spans(self, listing: Listing) -> list[Span]:

@@ -1,4 +1,4 @@
-"""Who has how much of something, and who has most."""
+"""Counts per owner, with the owner that has most."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ Owner = TypeVar("Owner", bound=Hashable)
 
 
 class Shares(Generic[Owner]):
-    """Counts per owner. Every operation takes constant time, so that inventing owners slows nothing."""
+    """Counts per owner.
+
+    Every operation takes constant time, so that a client that invents owners slows nothing.
+    """
 
     def __init__(self) -> None:
         self._counts: dict[Owner, int] = {}
@@ -28,7 +31,7 @@ class Shares(Generic[Owner]):
         self._set(owner, self._counts[owner] - 1)
 
     def largest(self) -> Owner:
-        """Return the owner with most; of several, the one that has had so many for longest."""
+        """Return the owner with the highest count; of several, the one that reached it first."""
         return next(iter(self._owners[self._most]))
 
     def _set(self, owner: Owner, count: int) -> None:

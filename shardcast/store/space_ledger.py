@@ -79,8 +79,10 @@ class SpaceLedger:
         return self.foreign(space) - self._fetched[number] if space and number in self._fetched else 0
 
     def keep_held(self, size: int) -> None:
-        """Count bytes of removed files that readers still have open, or that clones share, as foreign from
-        now on: they are not what others filled meanwhile."""
+        """Count ``size`` bytes of removed files as foreign from the beginning of each fetch.
+
+        Readers still have them open, or clones share them: other users of the disk did not fill it with them.
+        """
         for number in self._fetched:
             self._fetched[number] += size
 

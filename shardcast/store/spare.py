@@ -19,14 +19,16 @@ _SIZE = 128 * 1024
 
 
 class Spare:
-    """A file that is there only to be removed. Without it a full disk would keep a node from taking a version
-    off its list, which makes room. Used by one task at a time."""
+    """A file that exists only to be removed, used by one task at a time.
+
+    Without it a full disk would keep a node from taking a version off its list, which makes room.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
 
     def keep(self) -> None:
-        """Have it there, if there is room; blocks on the disk."""
+        """Make the file where it is missing and the disk has room; blocks on the disk."""
         with contextlib.suppress(OSError):
             if self._file.exists() and self._file.stat().st_blocks:
                 return
@@ -40,7 +42,7 @@ class Spare:
                 close(descriptor)
 
     def give(self) -> bool:
-        """Remove it; returns whether it was there. Blocks on the disk."""
+        """Remove the file, and return whether it was there; blocks on the disk."""
         try:
             self._file.unlink()
         except OSError:
@@ -48,10 +50,10 @@ class Spare:
         return True
 
     async def lent_to(self, work: Callable[[], Awaitable[T]]) -> T:
-        """Do what writes small files, once more with its blocks where the disk is full.
+        """Await ``work``, which writes small files; on a full disk once more, with the file's blocks.
 
         Raises:
-            LocalDiskError: they could not be written.
+            LocalDiskError: the files could not be written.
         """
         try:
             return await work()

@@ -1,4 +1,4 @@
-"""Where one version lies in a data directory: its folder and the records beside it."""
+"""The place of one version in a data directory: its folder and the records beside it."""
 
 from __future__ import annotations
 
@@ -39,10 +39,12 @@ class VersionPlace:
 
     @property
     def manifest(self) -> Path:
+        """The manifest."""
         return self.folder / MANIFEST_FILE
 
     @property
     def payload(self) -> Path:
+        """The payload of a version that was published without a copy."""
         return self.folder / PAYLOAD_FILE
 
     @property
@@ -57,7 +59,7 @@ class VersionPlace:
             return None
 
     def shard(self, shard: int) -> Path:
-        """Return the file of a shard; 0.3.x left names of five digits."""
+        """Return the file of a shard; names that 0.3.x left have five digits."""
         file = self.folder / shard_name(shard)
         if shard < 10_000 and not file.exists():
             older = self.folder / shard_name(shard, 5)
@@ -65,10 +67,10 @@ class VersionPlace:
         return file
 
     def adopt(self, payload: Path) -> bool:
-        """Have a payload here as a clone or a hard link; False where neither can be.
+        """Bring a payload here as a clone or a hard link; return False where neither is possible.
 
         Raises:
-            OSError: it can't be read.
+            OSError: the payload can't be read.
         """
         real = payload.resolve(strict=True)  # of a symbolic link, link(2) would link the link
         if not clone(real, self.payload) and not link(real, self.payload):
@@ -84,7 +86,7 @@ class VersionPlace:
 
 
 def remove_version(folder: Path) -> None:
-    """Remove a version's folder, but for files in it that are not shardcast's.
+    """Remove a version's folder, except for files in it that are not shardcast's; blocks on the disk.
 
     Raises:
         OSError: something in it can't be removed.
@@ -97,7 +99,7 @@ def remove_version(folder: Path) -> None:
 
 
 def is_versions_file(entry: Path) -> bool:
-    """Whether this is a file of a version's folder, temporary or not."""
+    """Return whether a file has a name of a version's folder, temporary or not."""
     name, files = entry.name.removesuffix(PART), (MANIFEST_FILE, PAYLOAD_FILE)
     if name in files or shard_number(name) is not None:
         return True
@@ -105,7 +107,10 @@ def is_versions_file(entry: Path) -> bool:
 
 
 def clone(original: Path, copy: Path) -> bool:
-    """Copy a file so that both share their blocks until one is written to; False where the file system can't.
+    """Copy a file so that both share their blocks until one is written to.
+
+    Returns:
+        False where the file system can't.
 
     Raises:
         OSError: the original can't be read, or something has the name of the copy.

@@ -94,8 +94,10 @@ class VersionRetention:
         self._checks.start_changed()
 
     async def _retire_surplus(self) -> None:
-        """Retire versions that are beyond retention and not held. Provisional ones take no place from
-        others."""
+        """Retire versions that are beyond retention and not held.
+
+        Provisional ones take no place from others.
+        """
         inventory = self._inventory
         provisional = inventory.provisional
         free = inventory.complete.numbers - inventory.holds.pinned

@@ -25,8 +25,9 @@ class Withdrawals:
         self._retirement = retirement
 
     async def withdraw(self, withdrawal: Withdrawal) -> None:
-        """Stop offering a version for good: durably in the line's record first, then off the list. Its files
-        stay until newer versions take its place.
+        """Stop offering a version for good: durably in the line's record first, then off the list.
+
+        Its files stay until newer versions take its place.
 
         Raises:
             LocalDiskError: it could not be written down.
@@ -58,8 +59,7 @@ class Withdrawals:
                 await self._retirement.discard_locked(number, withdrawal)
 
     async def finish(self) -> None:
-        """Take off the list the withdrawn versions that are still listed, since the list could not be
-        written.
+        """Take withdrawn versions off the list that stayed there because it could not be written.
 
         Raises:
             LocalDiskError: the list could not be written once more.
