@@ -91,6 +91,7 @@ class AccessStats:
             self._timer = loop.call_later(_WRITE_INTERVAL, self._start_write)
 
     def _start_write(self) -> None:
+        """Start writing the pending counts, and cancel the timer for it."""
         if self._timer:
             self._timer.cancel()
             self._timer = None
@@ -154,6 +155,7 @@ class AccessStats:
         return [Access(key.hex(), pulls, last) for key, pulls, last in rows]
 
     async def _select(self, query: str, parameter: object) -> list[tuple[Any, ...]]:
+        """Return the rows of a query with one parameter."""
         return await self._database.run(lambda database: database.execute(query, (parameter,)).fetchall())
 
     async def forget_missing(self, present: Callable[[Sequence[str]], Sequence[bool]]) -> int:

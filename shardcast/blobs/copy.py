@@ -82,8 +82,8 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
         ReadOnlyStore: the target takes nothing.
     """
     left = iter(dict.fromkeys(digests))
-    while some := list(islice(left, _BATCH)):
-        lacking = await _lacking(source, target, some, state)
+    while batch := list(islice(left, _BATCH)):
+        lacking = await _lacking(source, target, batch, state)
         if isinstance(target, RemoteStore) and await target.pulls():
             lacking = await _send_small(source, target, lacking, state)
         await _in_lanes(lacking, lambda digest: _copy_one(source, target, digest, state))
@@ -249,6 +249,7 @@ async def repairing(
         servers = [RemoteStore(server_url(url), session, algorithm) for url in urls]
 
         async def repair(digest: str) -> str | None:
+            """Fetch a blob into the target, and return the URL of its server, or None."""
             copied = Copied()
 
             async def ask(server: RemoteStore) -> str:

@@ -174,6 +174,7 @@ class PullReader:
         self._stream.end()
 
     def _parse_key(self, head: bytes) -> tuple[str, int]:
+        """Return the key in a head and its requested length, and begin the digest of its blob."""
         key = head.hex()
         length = self.missing.pop(key, None)
         if length is None:
@@ -207,6 +208,7 @@ class PushReader:
         self._stream.end()
 
     def _parse_length(self, head: bytes) -> tuple[str, int]:
+        """Return an empty key and the length in a head."""
         length = int.from_bytes(head, "big")
         if length > self._most:
             raise TooLong(length, self._most)

@@ -70,6 +70,7 @@ class SqliteFile:
         self._thread.shutdown()
 
     def _try(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Call ``work``, and once more with a reopened database where an error may lie in the file."""
         try:
             return work(self._database)
         except sqlite3.Error as error:
@@ -81,6 +82,7 @@ class SqliteFile:
             return work(self._database)
 
     def _open(self) -> sqlite3.Connection:
+        """Open the database: from the file, from a new file, or in memory."""
         try:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             try:

@@ -103,8 +103,8 @@ FAULTS = [
     Fault(
         name="each-request-hashes-for-itself",
         file="shardcast/blobs/directory/hashing.py",
-        old="flight = self._flights.get(place)",
-        new="flight = None",
+        old="shared = self._shared.get(place)",
+        new="shared = None",
         tests=["tests/unit/blobs/test_hang_ups.py::test_shard_is_hashed_once_for_all_who_ask"],
     ),
     Fault(

@@ -33,7 +33,7 @@ _WITHDRAW = """            await self._writer.put_record(inventory.line.withdraw
             withdrawal ="""
 _WITHDRAW_UNRECORDED = """            inventory.line = inventory.line.withdrawing(withdrawal)
             withdrawal ="""
-_CERTAIN = "if folder.make_parent(digest) or parent not in self._certain:"
+_CERTAIN = "if folder.make_parent(digest) or parent not in self._synced_parents:"
 
 FAULTS = [
     Fault(

@@ -139,6 +139,7 @@ class BlobDirectory:
         return await self.verified.hashing.run(self._read_small, digests, most)
 
     def _read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+        """Read and digest blobs; blocks on the disk."""
         found: dict[str, bytes] = {}
         folders = self.lookup.folders()
         for digest in digests:
@@ -189,7 +190,7 @@ class BlobDirectory:
         try:
             yield writer
         finally:
-            await writer.abandon()
+            await writer.discard()
 
     def _record_length(self, incoming: Incoming, digest: str, coding: str | None, length: int) -> None:
         """Write down the decoded length of a coded blob; a blob as it is needs no record."""
@@ -206,6 +207,7 @@ class BlobDirectory:
         return await asyncio.to_thread(self._delete, digest)
 
     def _delete(self, digest: str) -> bool:
+        """Remove all forms of a blob; blocks on the disk."""
         found = False
         for coding in AS_IT_IS_FIRST:
             name = Path(self.folder.path(digest, coding))
@@ -226,14 +228,17 @@ class BlobDirectory:
             finished.append(folder)
 
     def _absent_from(self, folders: Sequence[Folder], digests: Sequence[str]) -> list[str]:
+        """Return the blobs that have no file in these folders; blocks on the disk."""
         return [digest for digest in digests if self.lookup.find(digest, folders) is None]
 
     async def _opened_incoming(self) -> Incoming:
+        """Return the folder for temporary files, made by the first caller."""
         if self._incoming is not None:
             return self._incoming
         return await asyncio.to_thread(self._open_incoming)
 
     def _open_incoming(self) -> Incoming:
+        """Make the folder for temporary files, and put back what killed processes had taken out."""
         with self._opening_incoming:  # several puts may come first at once, each in its thread
             if self._incoming is None:
                 root = self.folder.root

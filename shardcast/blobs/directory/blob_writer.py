@@ -68,8 +68,8 @@ class Incoming:
         self._folder = self._root
         self._making = threading.Lock()
         self._slow = False
-        self._left: list[Path] = []
-        self._certain: set[str] = set()
+        self._to_remove: list[Path] = []
+        self._synced_parents: set[str] = set()
         with disk_errors("could not prepare to put blobs into", self._root):
             self._make()
 
@@ -100,9 +100,9 @@ class Incoming:
             if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
                 return
             log.warning("%s was removed, and is made again", self._folder)
-            before, lock = self._folder, self._lock
+            previous, lock = self._folder, self._lock
             self._make()
-            self._left.append(before)  # blobs that are arriving there may still be completed
+            self._to_remove.append(previous)  # blobs that are arriving there may still be completed
             close(lock)
 
     def create(self) -> tuple[str, int]:
@@ -134,6 +134,7 @@ class Incoming:
             return name, make(name)
 
     def _new_name(self) -> str:
+        """Return a name that was not used before."""
         return f"{self._folder}/{next(self._numbers)}{PART}"
 
     def make_parent(self, folder: Folder, digest: str) -> None:
@@ -146,9 +147,9 @@ class Incoming:
             OSError: it can't be made.
         """
         parent = folder.parent(digest)
-        if folder.make_parent(digest) or parent not in self._certain:
+        if folder.make_parent(digest) or parent not in self._synced_parents:
             sync_folder(Path(folder.root))
-            self._certain.add(parent)
+            self._synced_parents.add(parent)
 
     def replace(self, path: Path, data: bytes) -> None:
         """Replace a small file in one step; blocks on the disk.
@@ -165,11 +166,11 @@ class Incoming:
         finally:
             close(descriptor)
 
-    def is_quick(self, size: int) -> bool:
+    def stores_inline(self, size: int) -> bool:
         """Return whether a blob of so many bytes is stored in the event loop rather than in a thread."""
         return size <= SMALL and not self._slow
 
-    def took(self, size: int, seconds: float) -> None:
+    def record_duration(self, size: int, seconds: float) -> None:
         """Learn from a blob of so many bytes that took so many seconds to store."""
         if size <= SMALL:
             self._slow = seconds > _SLOW
@@ -179,12 +180,12 @@ class Incoming:
 
         A folder that can't be removed now is tried again with the next one.
         """
-        left, self._left = [*self._left, place], []
-        self._left += [folder for folder in left if not remove_tree(folder)]
+        left, self._to_remove = [*self._to_remove, place], []
+        self._to_remove += [folder for folder in left if not remove_tree(folder)]
 
     def close(self) -> None:
         """Remove the folder and all that is arriving there, then release its lock."""
-        for folder in (*self._left, self._folder):
+        for folder in (*self._to_remove, self._folder):
             remove_tree(folder)  # the next process that starts removes what is left
         if self._lock >= 0:
             close(self._lock)
@@ -263,12 +264,12 @@ class FileWriter:
         self._digest, self._coding, self._after = digest, coding, after
         self._algorithm = algorithm
         self._check = Check(algorithm, coding)
-        self._gathered: list[bytes | memoryview] = []
-        self._waiting = 0  # bytes of what is gathered
+        self._buffer: list[bytes | memoryview] = []
+        self._buffered = 0  # bytes in the buffer
         self._part = ""
         self._descriptor = -1
         self._size = 0
-        self._under_way: asyncio.Future[Any] | None = None
+        self._job: asyncio.Future[Any] | None = None
 
     async def write(self, data: bytes | memoryview, /) -> None:
         """See ``BlobWriter``; ``data`` is kept until its piece is written.
@@ -277,30 +278,30 @@ class FileWriter:
             LocalDiskError: bytes that came before can't be kept.
             MalformedBlob: they are not of the coding.
         """
-        self._gathered.append(data)
-        self._waiting += len(data)
-        if self._waiting >= _PIECE:
-            await self._settle()
-            piece, self._gathered, self._waiting = self._gathered, [], 0
-            self._under_way = asyncio.ensure_future(asyncio.to_thread(self._take, piece))
+        self._buffer.append(data)
+        self._buffered += len(data)
+        if self._buffered >= _PIECE:
+            await self._await_job()
+            piece, self._buffer, self._buffered = self._buffer, [], 0
+            self._job = asyncio.ensure_future(asyncio.to_thread(self._write_piece, piece))
 
     async def commit(self) -> str:
         """See ``BlobWriter``; also MalformedBlob, an IntegrityError."""
-        await self._settle()
-        size, begun = self._size + self._waiting, time.perf_counter()
-        if self._incoming.is_quick(size):
-            digest = self._finish()
+        await self._await_job()
+        size, started = self._size + self._buffered, time.perf_counter()
+        if self._incoming.stores_inline(size):
+            digest = self._store()
         else:
-            finishing = asyncio.ensure_future(asyncio.to_thread(self._finish))
-            self._under_way = finishing
-            digest = await asyncio.shield(finishing)
-        self._incoming.took(size, time.perf_counter() - begun)
+            storing = asyncio.ensure_future(asyncio.to_thread(self._store))
+            self._job = storing
+            digest = await asyncio.shield(storing)
+        self._incoming.record_duration(size, time.perf_counter() - started)
         return digest
 
-    async def abandon(self) -> None:
+    async def discard(self) -> None:
         """Wait for the thread, and remove the temporary file unless the blob was committed."""
-        if self._under_way is not None:
-            await asyncio.wait([self._under_way])
+        if self._job is not None:
+            await asyncio.wait([self._job])
         if self._descriptor >= 0:
             close(self._descriptor)
             self._descriptor = -1
@@ -308,19 +309,19 @@ class FileWriter:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._part)  # noqa: PTH108
 
-    async def _settle(self) -> None:
+    async def _await_job(self) -> None:
         """Wait for the thread that is at work.
 
         Raises:
             LocalDiskError: the bytes so far can't be kept.
             MalformedBlob: they are not of the coding.
         """
-        if self._under_way is not None:
-            await asyncio.wait([self._under_way])
-            under_way, self._under_way = self._under_way, None
-            under_way.result()
+        if self._job is not None:
+            await asyncio.wait([self._job])
+            job, self._job = self._job, None
+            job.result()
 
-    def _take(self, piece: list[bytes | memoryview]) -> None:
+    def _write_piece(self, piece: list[bytes | memoryview]) -> None:
         """Digest and write a piece; blocks on the disk."""
         with disk_errors("could not keep a blob in", Path(self._folder.root)):
             if self._descriptor < 0:
@@ -336,10 +337,10 @@ class FileWriter:
                     self._size += written
                     left = left[written:]
 
-    def _finish(self) -> str:
+    def _store(self) -> str:
         """Write the rest, check the digest, and give the file its name; blocks on the disk."""
-        if self._gathered or self._descriptor < 0:
-            self._take(self._gathered)
+        if self._buffer or self._descriptor < 0:
+            self._write_piece(self._buffer)
         try:
             digest = self._check.finish()
         except Malformed as error:
@@ -381,4 +382,5 @@ class MalformedBlob(IntegrityError):
 
 
 def _malformed(error: Malformed) -> MalformedBlob:
+    """Return the error for bytes that are not of their coding."""
     return MalformedBlob(f"{error}; nothing was kept")

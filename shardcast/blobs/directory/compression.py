@@ -74,7 +74,7 @@ class _Gzip:
 
     def __init__(self) -> None:
         self._stream = zlib.decompressobj(wbits=31)
-        self._begun = False
+        self._started = False
 
     def decode(self, data: Buffer) -> Iterator[bytes]:
         """See ``Decoder``."""
@@ -82,9 +82,9 @@ class _Gzip:
         while left:
             if self._stream.eof:  # several streams in a row are one (RFC 1952)
                 self._stream = zlib.decompressobj(wbits=31)
-            self._begun = True
-            going_on = True
-            while going_on and not self._stream.eof:  # zlib may hold output back, having taken all its input
+            self._started = True
+            more = True
+            while more and not self._stream.eof:  # zlib may hold output back, having taken all its input
                 try:
                     part = self._stream.decompress(left, _OUTPUT)
                 except zlib.error as error:
@@ -92,12 +92,12 @@ class _Gzip:
                 if part:
                     yield part
                 left = self._stream.unconsumed_tail
-                going_on = bool(part)
+                more = bool(part)
             left = self._stream.unused_data
 
     def finish(self) -> None:
         """See ``Decoder``."""
-        if not (self._begun and self._stream.eof):
+        if not (self._started and self._stream.eof):
             raise Malformed("this gzip is cut short")
 
 
@@ -181,8 +181,8 @@ class Check:
             Malformed: the bytes are not of this coding.
             OSError: they can't be read.
         """
-        beside = self._seal.update if self._seal else None
-        with closing(parts(descriptor, position, end, ahead=ahead, beside=beside)) as coming:
+        on_read = self._seal.update if self._seal else None
+        with closing(parts(descriptor, position, end, ahead=ahead, on_read=on_read)) as coming:
             for part in coming:
                 self.update(part)
                 position += len(part)

@@ -21,18 +21,18 @@ HASHING_THREADS = max(2, min(8, os.cpu_count() or 1))
 
 
 class Hashing:
-    """A pool of hashing threads, and the hashes under way; ``_flights`` is of event loops alone."""
+    """A pool of hashing threads, and the hashes under way; ``_shared`` is of event loops alone."""
 
     def __init__(self, threads: int = HASHING_THREADS) -> None:
         self._pool = Threads(threads, "shardcast-hash")
-        self._flights: dict[tuple[asyncio.AbstractEventLoop, Hashable], _Flight] = {}
+        self._shared: dict[tuple[asyncio.AbstractEventLoop, Hashable], _SharedWork] = {}
 
-    async def run(self, work: Callable[..., T], *words: object) -> T:
+    async def run(self, work: Callable[..., T], *args: object) -> T:
         """Call ``work`` in a thread of the pool, and return its result.
 
         Also when this is cancelled, the call has ended then, or was never begun.
         """
-        return await in_pool(self._pool, work, *words)
+        return await in_pool(self._pool, work, *args)
 
     async def once(self, key: Hashable, begin: Callable[[], asyncio.Future[T]]) -> T:
         """Return the result of work that concurrent callers with the same ``key`` share.
@@ -40,22 +40,22 @@ class Hashing:
         The work is cancelled when the last of its callers is cancelled. ``begin`` starts it.
         """
         place = asyncio.get_running_loop(), key
-        flight = self._flights.get(place)
-        if flight is None:
-            flight = self._flights[place] = _Flight(begin())
-        flight.waiting += 1
+        shared = self._shared.get(place)
+        if shared is None:
+            shared = self._shared[place] = _SharedWork(begin())
+        shared.waiting += 1
         try:
-            outcome: T = await asyncio.shield(flight.work)
+            outcome: T = await asyncio.shield(shared.work)
             return outcome
         finally:
-            flight.waiting -= 1
-            if not flight.waiting:
-                del self._flights[place]  # the next caller begins anew
-                await cancel([flight.work])
+            shared.waiting -= 1
+            if not shared.waiting:
+                del self._shared[place]  # the next caller begins anew
+                await cancel([shared.work])
 
 
 @dataclass(slots=True)
-class _Flight:
+class _SharedWork:
     """Work under way, and the number of callers that wait for it."""
 
     work: asyncio.Future[Any]

@@ -116,6 +116,7 @@ class BlobLookup:
 
 
 def _as_disk_error(error: OSError, path: str) -> LocalDiskError:
+    """Return an error of the system as ``file_errors`` translates it."""
     try:
         with file_errors("could not look at", path):
             raise error

@@ -287,6 +287,7 @@ class Quarantine:
         ]
 
     def _lacks_record(self, file: Path) -> bool:
+        """Return whether a file in quarantine is neither a record, nor temporary, nor recorded."""
         return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
 
     def _write_record(self, digest: str, name: str, was: Path, *, size: int, reason: str) -> SetAside:

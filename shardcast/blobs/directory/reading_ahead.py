@@ -23,7 +23,7 @@ def parts(
     end: int,
     *,
     ahead: bool,
-    beside: Callable[[memoryview], object] | None = None,
+    on_read: Callable[[memoryview], object] | None = None,
 ) -> Generator[memoryview, None, None]:
     """Yield a file's bytes from ``position`` to ``end``, or to the end of the file.
 
@@ -35,7 +35,7 @@ def parts(
         position: the offset of the first byte.
         end: the offset behind the last byte.
         ahead: whether a thread reads the next part in advance.
-        beside: called with each part, in the thread that reads it.
+        on_read: called with each part, in the thread that reads it.
 
     Raises:
         OSError: the bytes can't be read.
@@ -43,8 +43,8 @@ def parts(
 
     def read(buffer: memoryview, start: int) -> int:
         got = os.preadv(descriptor, [buffer[: end - start]], start)
-        if beside:
-            beside(buffer[:got])
+        if on_read:
+            on_read(buffer[:got])
         return got
 
     if not ahead or end - position < _WORTH_IT:
@@ -53,14 +53,14 @@ def parts(
             yield buffer[:got]
             position += got
         return
-    now, then = (memoryview(bytearray(PART)) for _ in range(2))
+    current, following = (memoryview(bytearray(PART)) for _ in range(2))
     with Threads(1, "reading") as thread:
-        coming = thread.submit(read, now, position)
+        coming = thread.submit(read, current, position)
         while got := coming.result():
             position += got
             if position < end:
-                coming = thread.submit(read, then, position)
-            yield now[:got]
+                coming = thread.submit(read, following, position)
+            yield current[:got]
             if position >= end:
                 break
-            now, then = then, now
+            current, following = following, current

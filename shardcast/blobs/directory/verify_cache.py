@@ -12,7 +12,7 @@ from typing import NamedTuple
 from shardcast.blobs.directory.hashing import Hashing
 from shardcast.file_identity import FileIdentity
 
-MOST_VERIFIED = 100_000
+MAX_VERIFIED = 100_000
 """Files that are remembered; some 300 bytes of memory each, and another 100 for a seal."""
 WORTH_A_SEAL = 4 << 20
 """Bytes of the smallest file that gets a seal."""
@@ -41,7 +41,7 @@ class VerifiedFiles:
         hashing: the threads that verify files.
     """
 
-    def __init__(self, most: int = MOST_VERIFIED) -> None:
+    def __init__(self, most: int = MAX_VERIFIED) -> None:
         self._most = most
         self._known: dict[bytes, VerifiedFile] = {}
         self.hashing = Hashing()

@@ -116,6 +116,7 @@ class ServerFetcher:
             return {wanted: fetch for wanted, fetch in fetches.items() if not fetch.outcome.done()}
 
         async def ask(server: Server) -> ShardcastError | None:
+            """Ask one server for what remains, unless it is to be skipped."""
             if not remaining():
                 return None
             if server.node_id in via:
