@@ -104,7 +104,7 @@ def collect_blobs(place: Path, turn: int) -> None:
     store = BlobDirectory(place, "sha256", "prefix", writable=True)
     remember_roots(store.folder, [f"root {turn}"])
     assert marks.note_put(store.folder, hashlib.sha256(b"the same").hexdigest()) is False
-    seen = marks.when_put(store.folder, hashlib.sha256(b"the same").hexdigest())
+    seen = marks.put_time(store.folder, hashlib.sha256(b"the same").hexdigest())
     assert seen is not None
     assert time.time() - seen < 60
     marks.Marks(store.folder).save(whole=False)

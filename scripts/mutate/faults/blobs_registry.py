@@ -109,7 +109,7 @@ FAULTS = [
     ),
     Fault(
         name="incoming-is-not-made-again",
-        file="shardcast/blobs/directory/blob_writer.py",
+        file="shardcast/blobs/directory/incoming_folder.py",
         old="if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):",
         new="if True:",
         tests=["tests/unit/blobs/test_swept.py"],

@@ -11,8 +11,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shardcast.blobs.directory.algorithm_record import settle_algorithm
-from shardcast.blobs.directory.blob_writer import FileWriter, Incoming
+from shardcast.blobs.directory.blob_writer import FileWriter
 from shardcast.blobs.directory.file import BlobFile, verify
+from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import FLAT, LENGTH, PREFIX, Folder, decide, prepare
 from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST, BlobLookup
 from shardcast.blobs.directory.quarantine import recover

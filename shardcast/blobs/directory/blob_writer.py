@@ -1,241 +1,25 @@
-"""Arriving blobs: temporary files in a folder of their process, which goes when the process ends."""
+"""A blob that is being put into a directory: digested and written as it arrives, named when it is right."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
-import logging
 import os
-import secrets
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from shardcast.ages import age_of
 from shardcast.blobs.directory.compression import Check, Malformed
-from shardcast.blobs.directory.layout import FINAL, OWN, Folder, share
+from shardcast.blobs.directory.incoming_folder import Incoming
+from shardcast.blobs.directory.layout import FINAL, Folder
 from shardcast.blobs.directory.marks import note_put
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
-from shardcast.constants import LOCK_WAIT
 from shardcast.errors import IntegrityError
-from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
-from shardcast.filesystem import (
-    PART,
-    close,
-    create_private,
-    disk_errors,
-    give_name,
-    is_at,
-    remove_tree,
-    sync_folder,
-    write_all,
-)
+from shardcast.filesystem import close, disk_errors, give_name
 
-log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-
-SMALL = 64 << 10
-"""Bytes of the largest blob that is handled in the event loop: handing it to a thread would take longer."""
 _PIECE = 1 << 20
 """Bytes that are hashed and written at a time."""
-_SLOW = 0.002
-"""Seconds: when storing a small blob takes longer, the next ones are stored in threads, several at a time."""
-_LOCK = "lock"
-_STALE = 86400.0
-"""Seconds without a change after which a folder counts as a dead process's where no lock tells."""
-
-
-class Incoming:
-    """A process's own folder for temporary files in a directory of blobs.
-
-    A lock in the folder, which dies with the process, shows that the folder is in use. A new process removes
-    the folders that are not locked. A folder whose name or lock was removed is made again.
-    """
-
-    def __init__(self, root: str, prepare: Callable[[], object] = lambda: None) -> None:
-        """Make the folder; ``prepare`` is called before, now and each time that it is made again.
-
-        Raises:
-            LocalDiskError: it can't be made.
-        """
-        self._root, self._prepare = Path(root), prepare
-        self._numbers = itertools.count(1)
-        self._lock = -1
-        self._folder = self._root
-        self._making = threading.Lock()
-        self._slow = False
-        self._to_remove: list[Path] = []
-        self._synced_parents: set[str] = set()
-        with disk_errors("could not prepare to put blobs into", self._root):
-            self._make()
-
-    def _make(self) -> None:
-        """Make the folder with its lock, and remove the folders of processes that have ended.
-
-        Raises:
-            OSError, LocalDiskError: it can't be made.
-        """
-        self._prepare()
-        place = self._root / OWN / "incoming"
-        place.mkdir(parents=True, exist_ok=True)
-        share(str(place.parent))
-        share(str(place))
-        with locked(place / _LOCK, LOCK_WAIT):
-            dead = _dead(place)
-            folder = place / secrets.token_hex(8)
-            folder.mkdir()
-            _, lock = _try_lock(folder)
-        self._folder, self._lock = folder, lock
-        for dead_folder, dead_lock in dead:  # no other process removes it: we hold its lock
-            remove_tree(dead_folder)
-            close(dead_lock)
-
-    def _make_again(self) -> None:
-        """Make the folder again where its name, or the lock that shows others its use, was removed."""
-        with self._making:
-            if self._lock < 0 or is_at(self._lock, self._folder / _LOCK):
-                return
-            log.warning("%s was removed, and is made again", self._folder)
-            previous, lock = self._folder, self._lock
-            self._make()
-            self._to_remove.append(previous)  # blobs that are arriving there may still be completed
-            close(lock)
-
-    def create(self) -> tuple[str, int]:
-        """Make a temporary file, and return its name and its descriptor.
-
-        Raises:
-            OSError, LocalDiskError: it can't be made.
-        """
-        return self._with_new_name(create_private)
-
-    def create_folder(self) -> Path:
-        """Make a temporary folder, which the caller removes with ``remove_folder``.
-
-        Raises:
-            OSError, LocalDiskError: it can't be made.
-        """
-        name, _ = self._with_new_name(os.mkdir)
-        return Path(name)
-
-    def _with_new_name(self, make: Callable[[str], T]) -> tuple[str, T]:
-        """Return an unused name in the folder, and what ``make`` returned for it."""
-        self._make_again()
-        try:
-            name = self._new_name()
-            return name, make(name)
-        except FileNotFoundError:  # the folder was removed since the check
-            self._make_again()
-            name = self._new_name()
-            return name, make(name)
-
-    def _new_name(self) -> str:
-        """Return a name that was not used before."""
-        return f"{self._folder}/{next(self._numbers)}{PART}"
-
-    def make_parent(self, folder: Folder, digest: str) -> None:
-        """Make the folder of a blob's file, durably.
-
-        Its name is synced once in this process, also where another thread or process made it: that one may
-        not have synced it yet.
-
-        Raises:
-            OSError: it can't be made.
-        """
-        parent = folder.parent(digest)
-        if folder.make_parent(digest) or parent not in self._synced_parents:
-            sync_folder(Path(folder.root))
-            self._synced_parents.add(parent)
-
-    def replace(self, path: Path, data: bytes) -> None:
-        """Replace a small file in one step; blocks on the disk.
-
-        Raises:
-            OSError: the bytes can't be kept.
-        """
-        name, descriptor = self.create()
-        part = Path(name)
-        try:
-            write_all(descriptor, data)
-            os.fsync(descriptor)
-            give_name(descriptor, part, path, durable=False, mode=FINAL)
-        finally:
-            close(descriptor)
-
-    def stores_inline(self, size: int) -> bool:
-        """Return whether a blob of so many bytes is stored in the event loop rather than in a thread."""
-        return size <= SMALL and not self._slow
-
-    def record_duration(self, size: int, seconds: float) -> None:
-        """Learn from a blob of so many bytes that took so many seconds to store."""
-        if size <= SMALL:
-            self._slow = seconds > _SLOW
-
-    def remove_folder(self, place: Path) -> None:
-        """Remove a folder that ``create_folder`` made; blocks on the disk.
-
-        A folder that can't be removed now is tried again with the next one.
-        """
-        left, self._to_remove = [*self._to_remove, place], []
-        self._to_remove += [folder for folder in left if not remove_tree(folder)]
-
-    def close(self) -> None:
-        """Remove the folder and all that is arriving there, then release its lock."""
-        for folder in (*self._to_remove, self._folder):
-            remove_tree(folder)  # the next process that starts removes what is left
-        if self._lock >= 0:
-            close(self._lock)
-            self._lock = -1
-
-
-def _try_lock(folder: Path) -> tuple[Lock, int]:
-    """Try to lock a process's folder; the lock is held for as long as the descriptor is open."""
-    descriptor = open_lock_file(folder / _LOCK)
-    try:
-        return try_lock(descriptor), descriptor
-    except BaseException:
-        close(descriptor)
-        raise
-
-
-def _dead(place: Path) -> list[tuple[Path, int]]:
-    """Return the folders that belong to no living process, with the descriptors that lock them.
-
-    Where a lock doesn't tell, on file systems without locks and over a network, a folder counts as dead when
-    nothing in it has changed for a day.
-    """
-    found: list[tuple[Path, int]] = []
-    for folder in place.iterdir():
-        if not folder.is_dir():
-            continue
-        try:
-            lock, descriptor = _try_lock(folder)
-        except PermissionError:
-            log.debug("left %s alone, another user's", folder)
-            continue
-        except OSError as error:
-            log.warning("could not look into %s: %s", folder, error.strerror)
-            continue
-        if lock is Lock.HELD or not ((lock is Lock.TAKEN and is_local(descriptor)) or _is_stale(folder)):
-            close(descriptor)
-        else:
-            found.append((folder, descriptor))
-    return found
-
-
-def _is_stale(folder: Path) -> bool:
-    """Return whether neither a folder nor a file in it, but for the lock, has changed for a day."""
-    try:
-        return (
-            min(age_of(file, file.stat()) for file in (folder, *folder.iterdir()) if file.name != _LOCK)
-            > _STALE
-        )
-    except OSError:  # a file went meanwhile: its process is at work
-        return False
 
 
 class FileWriter:

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import Check, Malformed, decoder
 from shardcast.blobs.directory.hashing import Hashing
+from shardcast.blobs.directory.incoming_folder import SMALL
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
 from shardcast.errors import BlobCorrupt
 from shardcast.file_identity import FileIdentity

@@ -246,6 +246,11 @@ def make_own(place: Path) -> None:
             break
 
 
+def gc_folder(folder: Folder) -> Path:
+    """Return the folder of gc, whose lock admits one gc at a time."""
+    return Path(folder.root) / OWN / "gc"
+
+
 def seal(path_or_descriptor: str | int) -> None:
     """Make a blob's file read-only, which also takes a mark of gc away.
 

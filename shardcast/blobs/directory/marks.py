@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shardcast.ages import age_of
-from shardcast.blobs.directory.layout import OWN, Folder, make_own, seal
+from shardcast.blobs.directory.layout import Folder, gc_folder, make_own, seal
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.digest import is_digest
 from shardcast.file_identity import FileIdentity
@@ -57,7 +57,7 @@ class Marks:
             LocalDiskError: it can't be read.
         """
         self._folder = folder
-        self.file = _place(folder) / "marks"
+        self.file = gc_folder(folder) / "marks"
         self._known: dict[bytes, tuple[float, bytes]] = {}
         self._live: set[bytes] = set()  # the known blobs that this run has seen
         with disk_errors("could not read", self.file), contextlib.suppress(FileNotFoundError):
@@ -80,7 +80,7 @@ class Marks:
         known = self._known.get(bytes.fromhex(digest))
         if known is None or not all(is_marked(form.looks) for form in forms) or known[1] != _looks(forms):
             return None
-        put = when_put(self._folder, digest)
+        put = put_time(self._folder, digest)
         return None if put is not None and put >= known[0] else known[0]
 
     def keep(self, digest: str) -> None:
@@ -180,7 +180,7 @@ def note_put(folder: Folder, digest: str) -> bool:
     Returns:
         Whether the note could be written durably, and the blob still exists after that.
     """
-    place = _place(folder) / "put"
+    place = gc_folder(folder) / "put"
     try:
         make_own(place)
         note = place / digest
@@ -197,14 +197,14 @@ def note_put(folder: Folder, digest: str) -> bool:
     return bool(forms_of(folder, digest))  # last: gc looks for a note after it took the file away
 
 
-def when_put(folder: Folder, digest: str) -> float | None:
+def put_time(folder: Folder, digest: str) -> float | None:
     """Return the time of the note of a blob's put, in seconds since 1970, or None without one.
 
     Raises:
         OSError: the note can't be looked at.
     """
     try:
-        return (_place(folder) / "put" / digest).stat().st_mtime
+        return (gc_folder(folder) / "put" / digest).stat().st_mtime
     except FileNotFoundError:
         return None
 
@@ -222,9 +222,4 @@ def forget_puts(folder: Folder, before: float) -> None:
 
 def _notes(folder: Folder) -> Iterator[Path]:
     """Yield the notes of puts."""
-    return (note for note in (_place(folder) / "put").iterdir() if is_digest(note.name))
-
-
-def _place(folder: Folder) -> Path:
-    """Return the folder of gc."""
-    return Path(folder.root) / OWN / "gc"
+    return (note for note in (gc_folder(folder) / "put").iterdir() if is_digest(note.name))

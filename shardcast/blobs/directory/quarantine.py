@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shardcast.blobs.directory.layout import OWN, OWN_SHARED, Folder, make_own, share
+from shardcast.blobs.directory.layout import OWN, OWN_SHARED, Folder, gc_folder, make_own, share
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
 from shardcast.file_identity import FileIdentity
@@ -41,7 +41,7 @@ def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]
 
     A put may replace the file at any moment. So the file is moved first and identified then; a new file goes
     back where it was. Where ``place`` is on another disk, the file is moved to a folder beside it on its own
-    disk, which ``waiting`` finds.
+    disk, which ``taken_out`` finds.
 
     Args:
         path: the file.
@@ -70,7 +70,7 @@ def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]
     return None
 
 
-def waiting(folder: Folder, place: Path) -> Iterator[Path]:
+def taken_out(folder: Folder, place: Path) -> Iterator[Path]:
     """Yield what was taken out into the folder ``place``, also what is still on another disk.
 
     Files on another disk lie in the folder ``.NAME`` of their prefix folder, NAME being that of ``place``; a
@@ -88,7 +88,7 @@ def waiting(folder: Folder, place: Path) -> Iterator[Path]:
 
 def _beside(path: Path, place: Path) -> Path:
     """Return a path on the file's own disk, for the time until the file is identified; make its folder."""
-    make_folder(place.parent / path.parent.name)  # tells ``waiting`` of it
+    make_folder(place.parent / path.parent.name)  # tells ``taken_out`` of it
     beside = path.parent / f".{place.parent.name}"
     make_folder(beside)
     share(str(beside), OWN_SHARED)
@@ -118,11 +118,6 @@ def put_back(place: Path, path: Path) -> bool:
     return back
 
 
-def collecting(folder: Folder) -> Path:
-    """Return the folder of gc, whose lock admits one gc at a time."""
-    return Path(folder.root) / OWN / "gc"
-
-
 def undo_removals(folder: Folder) -> None:
     """Put back the files that a killed gc was about to remove; the next gc decides about them anew.
 
@@ -131,7 +126,7 @@ def undo_removals(folder: Folder) -> None:
     Raises:
         OSError: a file can't be put back.
     """
-    for file in waiting(folder, collecting(folder) / TRASH):
+    for file in taken_out(folder, gc_folder(folder) / TRASH):
         digest = file.name[:64]
         if is_digest(digest):
             if folder.make_parent(digest):
@@ -147,9 +142,9 @@ def recover(folder: Folder) -> None:
     Raises:
         LocalDiskError: a file can't be put back.
     """
-    place = collecting(folder)
+    place = gc_folder(folder)
     with disk_errors("could not put back from", place):
-        if any(waiting(folder, place / TRASH)):
+        if any(taken_out(folder, place / TRASH)):
             with one_at_a_time(place, wait=False) as is_alone:
                 if is_alone:
                     undo_removals(folder)
@@ -281,7 +276,7 @@ class Quarantine:
         """Return the files that were taken out and have no record yet."""
         return [
             file
-            for file in waiting(self._folder, self._place)
+            for file in taken_out(self._folder, self._place)
             if is_digest(file.name.removeprefix(".")[:64])
             and (file.parent != self._place or self._lacks_record(file))
         ]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import FINAL, FLAT, LENGTH
 from shardcast.concurrency import in_thread
 from shardcast.filesystem import disk_errors, give_name, sync_folder

@@ -22,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardcast.ages import age_of, lies_ahead
-from shardcast.blobs.directory.layout import LENGTH, Folder, make_own
-from shardcast.blobs.directory.marks import Marks, forget_puts, is_marked, when_put
-from shardcast.blobs.directory.quarantine import TRASH, collecting, one_at_a_time, take_out, undo_removals
+from shardcast.blobs.directory.layout import LENGTH, Folder, gc_folder, make_own
+from shardcast.blobs.directory.marks import Marks, forget_puts, is_marked, put_time
+from shardcast.blobs.directory.quarantine import TRASH, one_at_a_time, take_out, undo_removals
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
 from shardcast.digest import is_digest
@@ -105,7 +105,7 @@ class Collection:
         self.result = Collected()
         self._folder, self._referenced, self._rules = folder, referenced, rules
         self._now, self._delete = now, delete
-        self._trash = collecting(folder) / TRASH
+        self._trash = gc_folder(folder) / TRASH
         self._marks = Marks(folder)
 
     def run(self) -> Iterator[None]:
@@ -123,7 +123,7 @@ class Collection:
             if self._delete:
                 stack.enter_context(_alone(self._folder))
                 make_folder(self._trash)
-                for file in (self._marks.file, collecting(self._folder) / "roots.json"):
+                for file in (self._marks.file, gc_folder(self._folder) / "roots.json"):
                     clear_leftovers(file)
                 self._try_marks()
                 undo_removals(self._folder)
@@ -200,7 +200,7 @@ class Collection:
     def _blob(self, digest: str, forms: Sequence[Form], since: float | None) -> Blob:
         """Return the ages of a blob, for the policy."""
         written = max(form.looks.st_mtime for form in forms)
-        put = when_put(self._folder, digest) or written
+        put = put_time(self._folder, digest) or written
         touched = max(written, put, since or 0.0, *(form.looks.st_ctime for form in forms))
         return Blob(written, touched, since is not None)
 
@@ -211,7 +211,7 @@ class Collection:
         """
 
         def is_meant(looks: os.stat_result) -> bool:
-            put = when_put(self._folder, digest)
+            put = put_time(self._folder, digest)
             return is_marked(looks) and (put is None or put < since)
 
         gone = True
@@ -278,7 +278,7 @@ def known_roots(folder: Folder) -> set[str]:
     Raises:
         LocalDiskError: the record can't be read.
     """
-    record = collecting(folder) / "roots.json"
+    record = gc_folder(folder) / "roots.json"
     with disk_errors("could not read", record):
         try:
             return {str(name) for name in json.loads(record.read_bytes())}
@@ -294,7 +294,7 @@ def remember_roots(folder: Folder, names: Some[str]) -> None:
     Raises:
         LocalDiskError: they can't be written.
     """
-    place = collecting(folder)
+    place = gc_folder(folder)
     with disk_errors("could not use", place):
         make_own(place)
     replace(place / "roots.json", json.dumps(sorted(names)).encode() + b"\n")
@@ -307,7 +307,7 @@ def _alone(folder: Folder) -> Iterator[None]:
     Raises:
         DataDirInUse: another gc is under way.
     """
-    place = collecting(folder)
+    place = gc_folder(folder)
     make_own(place)
     with one_at_a_time(place, wait=False) as is_alone:
         if not is_alone:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import Check, Malformed
 from shardcast.blobs.directory.file import BlobFile
+from shardcast.blobs.directory.incoming_folder import SMALL
 from shardcast.blobs.directory.layout import SUFFIXES, Folder
 from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
 from shardcast.blobs.directory.quarantine import Quarantine, SetAside

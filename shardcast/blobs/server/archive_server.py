@@ -18,7 +18,7 @@ from typing import Any
 from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import make_own
 from shardcast.blobs.directory.staging import staged
 from shardcast.blobs.interface import BlobStore

@@ -22,8 +22,8 @@ import pytest
 import shardcast
 from shardcast import file_locks, filesystem
 from shardcast.blobs.access_stats import AccessStats
-from shardcast.blobs.directory import blob_writer as incoming
-from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory import incoming_folder as incoming
+from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import OWN
 from shardcast.blobs.directory.quarantine import one_at_a_time
 from shardcast.cli.exit_codes import INTERRUPTED

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.blob_writer import Incoming
+from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import OWN
 from shardcast.blobs.directory.staging import staged
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings

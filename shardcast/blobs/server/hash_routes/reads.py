@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from shardcast.blobs.directory.blob_writer import SMALL
 from shardcast.blobs.directory.compression import CODINGS, Check
 from shardcast.blobs.directory.file import BlobFile
+from shardcast.blobs.directory.incoming_folder import SMALL
 from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
 from shardcast.blobs.server.hash_routes.answers import AnswerHead, send_decoded, send_file
 from shardcast.blobs.server.hash_routes.failures import CorruptFile, corruption
