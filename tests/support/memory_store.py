@@ -1,4 +1,4 @@
-"""Blobs in memory, for tests and for stores that are small and needn't last."""
+"""A store of blobs in memory, which stands in for a directory."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from shardcast.store.interfaces import Span
 
 
 class BlobsInMemory:
-    """A store that ends with the process.
+    """A ``BlobStore`` of bounded size that ends with the process.
 
     Attributes:
         algorithm: one of ``ALGORITHMS``.
-        max_bytes: bytes that its blobs may take together, those that are being put among them.
+        max_bytes: bytes of all its blobs together, those that are being put included.
     """
 
     def __init__(self, algorithm: str = "sha256", max_bytes: int = 64 << 20) -> None:
@@ -31,7 +31,8 @@ class BlobsInMemory:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BytesReader]:
-        """
+        """Open a blob for reading.
+
         Raises:
             BlobMissing: it isn't here.
         """
@@ -62,7 +63,8 @@ class BlobsInMemory:
             yield digest
 
     def take(self, count: int) -> None:
-        """
+        """Reserve bytes for a blob that is being put.
+
         Raises:
             NoRoom: there isn't so much room.
         """
@@ -73,14 +75,14 @@ class BlobsInMemory:
         self._taken += count
 
     def keep(self, digest: str, blob: bytes) -> bool:
-        """Whether it is new."""
+        """Keep a blob, and return whether it is new."""
         new = digest not in self._blobs
         self._blobs.setdefault(digest, blob)
         return new
 
 
 class BytesReader:
-    """Reads bytes that are in memory."""
+    """Reader of bytes in memory (a ``BlobReader``)."""
 
     def __init__(self, blob: bytes) -> None:
         self.size = len(blob)
@@ -93,7 +95,11 @@ class BytesReader:
 
 
 class _Writer:
-    """Puts one blob; ``taken``: bytes that it holds and hasn't handed over."""
+    """A blob that is being put.
+
+    Attributes:
+        taken: bytes that it has reserved, and that are not the store's yet.
+    """
 
     def __init__(self, store: BlobsInMemory, digest: str | None) -> None:
         self.taken = 0

@@ -1,4 +1,4 @@
-"""Several stores as one."""
+"""A store that joins several stores."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from shardcast.store.interfaces import BlobReader
 
 
 class BlobUnion:
-    """The blobs of all its stores. Each is read from the first store that has it right, and put into the
-    first store.
+    """A ``BlobStore`` with the blobs of all its stores.
+
+    A blob is read from the first store that has it right, and put into the first store.
 
     Attributes:
-        algorithm: what all of them are of.
+        algorithm: the digest of all stores.
     """
 
     def __init__(self, stores: Sequence[BlobStore]) -> None:
-        """
+        """Join stores of one algorithm.
+
         Raises:
-            UsageError: there is none, or they are not of one algorithm.
+            UsageError: there is no store, or they are of several algorithms.
         """
         algorithms = {store.algorithm for store in stores}
         if len(algorithms) != 1:
@@ -85,13 +87,13 @@ class BlobUnion:
         return self._stores[0].put(digest)
 
     async def delete(self, digest: str) -> bool:
-        """From every store that has it.
+        """Remove a blob from every store that has it.
 
         Raises:
-            ReadOnlyStore: one that has it gives nothing up; then it is still here.
+            ReadOnlyStore: a store that has it is read-only; then it is still here.
         """
         found = False
-        for store in reversed(self._stores):  # those that give nothing up come last, and are asked first
+        for store in reversed(self._stores):  # read-only stores come last, and must fail first
             if await store.size(digest) is not None:
                 found = await store.delete(digest) or found
         return found

@@ -78,7 +78,7 @@ class FileWriter:
         else:
             storing = asyncio.ensure_future(asyncio.to_thread(self._store))
             self._job = storing
-            digest = await asyncio.shield(storing)
+            digest = await asyncio.shield(storing)  # a thread can't be cancelled; ``discard`` waits for it
         self._incoming.record_duration(size, time.perf_counter() - started)
         return digest
 
@@ -136,10 +136,9 @@ class FileWriter:
             self._incoming.make_parent(self._folder, digest)
             try:
                 give_name(self._descriptor, self._part, name, mode=FINAL)
-            except (
-                PermissionError
-            ):  # another user of our group has put the blob, and we can't replace the file
-                # Without the temporary name the file has its name, and only the folder couldn't be synced.
+            except PermissionError:
+                # Another user of our group has put the blob, and we can't replace the file. Or the temporary
+                # name is gone: then the file has its name, and only the folder couldn't be synced.
                 is_unnamed = os.path.lexists(self._part)
                 if not is_unnamed or not self._is_right(name, digest) or not note_put(self._folder, digest):
                     raise
