@@ -53,9 +53,8 @@ class BlobFile:
             LocalDiskError: it can't be opened.
         """
         try:
-            descriptor = os.open(
-                path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-            )  # else opening a pipe waits
+            # O_NONBLOCK: else opening a pipe waits for its writer.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
             if says_absent(error):
                 return None

@@ -62,9 +62,7 @@ class Marks:
         self._live: set[bytes] = set()  # the known blobs that this run has seen
         with disk_errors("could not read", self.file), contextlib.suppress(FileNotFoundError):
             for line in self.file.read_bytes().splitlines():
-                with contextlib.suppress(
-                    ValueError
-                ):  # a damaged line is a mark less: its blob is marked again
+                with contextlib.suppress(ValueError):  # a damaged line only has its blob marked again
                     digest, when, looks = line.split()
                     self._known[bytes.fromhex(digest.decode())] = float(when), bytes.fromhex(looks.decode())
 
@@ -101,6 +99,7 @@ class Marks:
             if not is_marked(form.looks):
                 Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE | _MARK)
         key = bytes.fromhex(digest)
+        # Looked at again: chmod moved the change time, which a mark must match from now on.
         self._known[key] = when, _looks(forms_of(self._folder, digest))
         self._live.add(key)
 

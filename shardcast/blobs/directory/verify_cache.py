@@ -51,9 +51,8 @@ class VerifiedFiles:
 
     def add(self, digest: str, looks: os.stat_result, found: VerifiedFile) -> None:
         """Remember that the file with this stat result holds, decoded, this blob."""
-        if (
-            len(self._known) >= self._most
-        ):  # the older half at once: removing the first one each time would walk over all the gaps before it
+        if len(self._known) >= self._most:
+            # The older half at once: finding the first entry each time would walk over the removed ones.
             for key in list(islice(self._known, self._most // 2 + 1)):
                 self._known.pop(key, None)  # another thread may make room at the same time
         self._known[_key(digest, looks)] = found

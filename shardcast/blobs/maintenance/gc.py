@@ -128,9 +128,7 @@ class Collection:
                 self._try_marks()
                 undo_removals(self._folder)
                 self._clear_copies()
-                self._marks = Marks(
-                    self._folder
-                )  # again: only now, under the lock, no other run changes them
+                self._marks = Marks(self._folder)  # again: under the lock, no other run changes them
                 stack.callback(lambda: self._marks.save(whole))
             for batch in self._folder.entries():
                 for digest in batch:
