@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -18,15 +17,12 @@ from contextlib import (
 )
 from dataclasses import dataclass, field
 from functools import partial
-from io import FileIO
 
 from shardcast.blobs.directory.file import PORTION
 from shardcast.blobs.directory.hashing import Hashing
 from shardcast.blobs.interface import BlobWriter
-from shardcast.digest import Hasher
+from shardcast.blobs.span_reader import SpanReader
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ReadOnlyStore
-from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Shard
 from shardcast.protocol.wire import version_name
 from shardcast.store.file_errors import Search, file_errors
@@ -34,24 +30,22 @@ from shardcast.store.interfaces import Span
 from shardcast.store.version_place import VersionPlace
 from shardcast.store.versions import VersionFolders
 
-_CHUNK = 1 << 20
-
 
 @dataclass
-class _Known:
+class _ShardIndex:
     """The index of a version's shards.
 
     Attributes:
         shards: the shards of its manifest; the very list that was indexed, compared by identity.
         numbers: the number of each shard, by its SHA-256.
         counted: how many shards are indexed; an open version gets more.
-        vouched: the path and state of a shard's file when it was verified, by SHA-256.
+        verified: the path and state of a shard's file when it was verified, by SHA-256.
     """
 
     shards: Sequence[Shard]
     numbers: dict[str, int] = field(default_factory=dict)
     counted: int = 0
-    vouched: dict[str, str] = field(default_factory=dict)
+    verified: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ class VersionBlobs:
 
     def __init__(self, folders: VersionFolders) -> None:
         self._folders = folders
-        self._known: dict[int | VersionPlace, _Known] = {}
+        self._indexes: dict[int | VersionPlace, _ShardIndex] = {}
         self._hashing = Hashing()
 
     async def size(self, digest: str) -> int | None:
@@ -99,7 +93,7 @@ class VersionBlobs:
     async def open(self, digest: str) -> AsyncIterator[SpanReader]:
         """See ``BlobStore``; a version of the current line is held while its shard is read."""
         search = Search()
-        for known, source, shard in self._places(digest):
+        for index, source, shard in self._places(digest):
             with source.reading("a reader of blobs"):
                 span = source.span(shard)
                 reader = _try_open(span, search) if span else None
@@ -107,7 +101,7 @@ class VersionBlobs:
                     continue
                 try:
                     # Verify the open file that is read, since another file may get its name at any time.
-                    if await self._is_right(known, digest, reader, search):
+                    if await self._is_right(index, digest, reader, search):
                         yield reader
                         return
                 finally:
@@ -117,10 +111,10 @@ class VersionBlobs:
             raise BlobCorrupt(f"{search.wrong}; remove its version")
         raise BlobMissing(f"no shard here has the digest {digest}")
 
-    async def _is_right(self, known: _Known, digest: str, reader: SpanReader, search: Search) -> bool:
+    async def _is_right(self, index: _ShardIndex, digest: str, reader: SpanReader, search: Search) -> bool:
         """Return whether a shard has this digest; ``search`` records the reason why not."""
         looks = f"{reader.path} {reader.looks}"
-        if known.vouched.get(digest) == looks:
+        if index.verified.get(digest) == looks:
             return True
         try:
             place = (digest, looks, reader.span and reader.span.offset)
@@ -131,7 +125,7 @@ class VersionBlobs:
         if not right:
             search.met_wrong(f"the shard with the digest {digest} was changed")
         if right:
-            known.vouched[digest] = looks
+            index.verified[digest] = looks
         return right
 
     async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
@@ -166,32 +160,32 @@ class VersionBlobs:
     async def digests(self) -> AsyncIterator[str]:
         """See ``BlobStore``; a shard of several versions is yielded once."""
         seen: set[str] = set()
-        for source in self._look():
-            for digest, shard in list(self._known[source.key].numbers.items()):
+        for source in self._refresh():
+            for digest, shard in list(self._indexes[source.key].numbers.items()):
                 if digest not in seen and source.span(shard) is not None:
                     seen.add(digest)
                     yield digest
 
-    def _places(self, digest: str) -> list[tuple[_Known, _Source, int]]:
+    def _places(self, digest: str) -> list[tuple[_ShardIndex, _Source, int]]:
         """Return the indexes, versions and numbers of the shards that should have this digest."""
-        indexed = [(self._known[source.key], source) for source in self._look()]
+        indexed = [(self._indexes[source.key], source) for source in self._refresh()]
         return [
-            (known, source, known.numbers[digest]) for known, source in indexed if digest in known.numbers
+            (index, source, index.numbers[digest]) for index, source in indexed if digest in index.numbers
         ]
 
-    def _look(self) -> list[_Source]:
+    def _refresh(self) -> list[_Source]:
         """Index the shards that are new, drop versions that are gone, and return the versions here."""
         sources = self._sources()
-        for key in self._known.keys() - {source.key for source in sources}:
-            del self._known[key]
+        for key in self._indexes.keys() - {source.key for source in sources}:
+            del self._indexes[key]
         for source in sources:
-            known = self._known.get(source.key)
-            if known is None or known.shards is not source.shards:
-                known = self._known[source.key] = _Known(source.shards)
-            for shard in source.shards[known.counted :]:
+            index = self._indexes.get(source.key)
+            if index is None or index.shards is not source.shards:
+                index = self._indexes[source.key] = _ShardIndex(source.shards)
+            for shard in source.shards[index.counted :]:
                 if shard.sha256:
-                    known.numbers.setdefault(shard.sha256, shard.number)
-            known.counted = len(source.shards)
+                    index.numbers.setdefault(shard.sha256, shard.number)
+            index.counted = len(source.shards)
         return sources
 
     def _sources(self) -> list[_Source]:
@@ -247,80 +241,3 @@ async def _sha256(reader: SpanReader, hashing: Hashing) -> str:
     while await hashing.run(reader.hash_into, hasher, PORTION):
         pass
     return hasher.hexdigest()
-
-
-class SpanReader:
-    """Reader of a span (a ``BlobReader``).
-
-    Attributes:
-        size: bytes of the span.
-        span: where its bytes are.
-        path: the file of the span.
-        looks: the state of the file when it was opened.
-    """
-
-    def __init__(self, span: Span, file: FileIO | None = None) -> None:
-        """Open the span's file, or take an open ``file``, which is then closed with this reader.
-
-        Raises:
-            OSError: the file can't be read.
-        """
-        self.size = span.length
-        self.span: Span | None = span
-        self.path = span.path
-        self._left = span.length
-        self._file = file or span.path.open("rb", buffering=0)
-        self._file.seek(span.offset)
-        self.looks = FileIdentity.from_stat(os.fstat(self._file.fileno())).text
-
-    async def read(self, most: int) -> bytes:
-        """Return the next bytes, at most ``most``; empty at the end.
-
-        Raises:
-            LocalDiskError: the file can't be read.
-            BlobCorrupt: the file became shorter.
-        """
-        count = min(most, self._left)
-        if not count:
-            return b""
-        with disk_errors("could not read", self.path):
-            data = await asyncio.to_thread(self._file.read, count)
-        if not data:
-            raise BlobCorrupt(f"{self.path} became shorter while it was read")
-        self._left -= len(data)
-        return data
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-    def again(self) -> SpanReader:
-        """Return a reader with a descriptor of its own, which the caller closes.
-
-        Only for ``hash_into``, which reads by position: both descriptors share one offset.
-
-        Raises:
-            LocalDiskError: there are no descriptors left.
-        """
-        assert self.span
-        with disk_errors("could not open", self.path):
-            return SpanReader(self.span, os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0))
-
-    def hash_into(self, hasher: Hasher, most: int) -> int:
-        """Hash the next bytes, at most ``most``, and return how many those were; blocks on the disk.
-
-        Raises:
-            LocalDiskError: the file can't be read.
-        """
-        assert self.span
-        taken = 0
-        with file_errors("could not read", self.path):
-            while taken < most and self._left:
-                position = self.span.offset + self.size - self._left
-                chunk = os.pread(self._file.fileno(), min(_CHUNK, most - taken, self._left), position)
-                if not chunk:
-                    break
-                hasher.update(chunk)
-                taken += len(chunk)
-                self._left -= len(chunk)
-        return taken

@@ -16,7 +16,7 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.directory.hashing import HASHING_THREADS, Hashing
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
-from shardcast.blobs.version_blobs import SpanReader
+from shardcast.blobs.span_reader import SpanReader
 from shardcast.nodes.origin import Origin
 from tests.support.blob_stores import digest_of
 from tests.support.published import random_bytes

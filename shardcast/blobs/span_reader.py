@@ -1,0 +1,94 @@
+"""Reading and hashing of a span: the bytes of a shard in a file."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from io import FileIO
+
+from shardcast.digest import Hasher
+from shardcast.errors import BlobCorrupt
+from shardcast.file_identity import FileIdentity
+from shardcast.filesystem import disk_errors
+from shardcast.store.file_errors import file_errors
+from shardcast.store.interfaces import Span
+
+_CHUNK = 1 << 20
+"""Bytes that are read at a time for hashing."""
+
+
+class SpanReader:
+    """Reader of a span (a ``BlobReader``).
+
+    Attributes:
+        size: bytes of the span.
+        span: where its bytes are.
+        path: the file of the span.
+        looks: the state of the file when it was opened.
+    """
+
+    def __init__(self, span: Span, file: FileIO | None = None) -> None:
+        """Open the span's file, or take an open ``file``, which is then closed with this reader.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        self.size = span.length
+        self.span: Span | None = span
+        self.path = span.path
+        self._left = span.length
+        self._file = file or span.path.open("rb", buffering=0)
+        self._file.seek(span.offset)
+        self.looks = FileIdentity.from_stat(os.fstat(self._file.fileno())).text
+
+    async def read(self, most: int) -> bytes:
+        """Return the next bytes, at most ``most``; empty at the end.
+
+        Raises:
+            LocalDiskError: the file can't be read.
+            BlobCorrupt: the file became shorter.
+        """
+        count = min(most, self._left)
+        if not count:
+            return b""
+        with disk_errors("could not read", self.path):
+            data = await asyncio.to_thread(self._file.read, count)
+        if not data:
+            raise BlobCorrupt(f"{self.path} became shorter while it was read")
+        self._left -= len(data)
+        return data
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def again(self) -> SpanReader:
+        """Return a reader with a descriptor of its own, which the caller closes.
+
+        Only for ``hash_into``, which reads by position: both descriptors share one offset.
+
+        Raises:
+            LocalDiskError: there are no descriptors left.
+        """
+        assert self.span
+        with disk_errors("could not open", self.path):
+            return SpanReader(self.span, os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0))
+
+    def hash_into(self, hasher: Hasher, most: int) -> int:
+        """Hash the next bytes, at most ``most``, and return how many those were; blocks on the disk.
+
+        Raises:
+            LocalDiskError: the file can't be read.
+        """
+        assert self.span
+        taken = 0
+        with file_errors("could not read", self.path):
+            while taken < most and self._left:
+                position = self.span.offset + self.size - self._left
+                chunk = os.pread(self._file.fileno(), min(_CHUNK, most - taken, self._left), position)
+                if not chunk:
+                    break
+                hasher.update(chunk)
+                taken += len(chunk)
+                self._left -= len(chunk)
+        return taken
