@@ -325,8 +325,8 @@ FAULTS = [
     Fault(
         name="piece-of-a-long-list-has-any-length",
         file=LISTS,
-        old="some = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []",
-        new="some = _strings(text[start:cut])",
+        old="items = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []",
+        new="items = _strings(text[start:cut])",
         tests=["tests/unit/blobs/test_long_lists.py::test_what_is_no_list_of_checksums_is_refused"],
     ),
     # Nonsense and copies

@@ -1,4 +1,4 @@
-"""An archive that runs: a store behind its door, and a mirror of others where it is one."""
+"""The archive as a node: a store behind its routes, and a mirror of other servers where there are any."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from shardcast.server.routes.health import add_health
 log = logging.getLogger(__name__)
 
 MAX_BLOB = 1 << 32
-"""Bytes of a blob that is taken, unless told otherwise."""
+"""Bytes of the largest blob that is taken, by default."""
 
 
 class ArchiveNode:
-    """An archive that runs.
+    """A running archive.
 
     Attributes:
-        url: where it listens for everybody.
-        push_url: where anybody may push; None where that is nowhere.
-        mirror: what it fetches; None for an archive that is no mirror.
+        url: where it listens.
+        push_url: where pushes need no token; None where they need one everywhere.
+        mirror: fetches missing blobs; None for an archive that is no mirror.
     """
 
     def __init__(self, url: str, push_url: str | None, mirror: MirrorStore | None) -> None:
@@ -57,10 +57,11 @@ class ArchiveNode:
     @asynccontextmanager
     async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[ArchiveNode]:
         """Serve a directory of blobs, which is made where it doesn't exist; ``settings`` as of ``running``.
-        On a read-only mount it is served as it is, and takes no pushes.
+
+        A directory on a read-only mount is served as it is, and takes no pushes.
 
         Raises:
-            WrongStore: its blobs are kept under another digest.
+            WrongStore: the directory's blobs are kept under another digest.
             UsageError, LocalDiskError, NodeFailed: as of ``running``.
         """
         async with AsyncExitStack() as stack:
@@ -100,50 +101,61 @@ class ArchiveNode:
         max_blob: int = MAX_BLOB,
         bounds: Bounds | None = None,
     ) -> AsyncIterator[ArchiveNode]:
-        """Serve a store of SHA-256. ``stage`` gives the places in which pushes into it wait to be whole; None
-        for a store that is only read. The folder ``own`` takes its ledger. At ``authorized_port`` anybody may
-        push, elsewhere who bears the ``token``. What isn't here is fetched from the servers ``mirror`` (base
-        URLs) when it is asked for.
+        """Serve a store of SHA-256.
+
+        Args:
+            store: the blobs.
+            stage: opens a place in which a push into the store waits to be whole; None for a store that is
+                only read.
+            own: the folder of the access statistics.
+            host: the address to listen on.
+            port: for everybody; 0 for a free one.
+            authorized_port: where pushes need no token; None for nowhere.
+            authorized_host: the address of that port.
+            token: allows its bearer to push at any port; None for no token.
+            mirror: base URLs of servers from which a missing blob is fetched when it is requested.
+            max_blob: bytes of the largest blob that is taken.
+            bounds: of the listeners.
 
         Raises:
-            UsageError: the store is of another digest, or a server is none.
+            UsageError: the store is of another digest, or ``mirror`` has what is no address.
             NodeFailed: an address can't be bound.
         """
         if store.algorithm != "sha256":
             raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
-        begun, node_id = time.monotonic(), secrets.token_hex(8)
+        started, node_id = time.monotonic(), secrets.token_hex(8)
         async with AsyncExitStack() as stack:
             ledger = AccessStats(ledger_in(own))
             stack.push_async_callback(ledger.close)
-            reading: MirrorStore | None = None
+            upstream: MirrorStore | None = None
             if mirror:
                 session = await stack.enter_async_context(open_session())
                 servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
-                reading = MirrorStore(store, servers, node_id, most=max_blob)
-                stack.push_async_callback(reading.close)
-            holdings = ArchiveContext(store, ledger, stage, max_blob=max_blob, token=token, upstream=reading)
+                upstream = MirrorStore(store, servers, node_id, most=max_blob)
+                stack.push_async_callback(upstream.close)
+            context = ArchiveContext(store, ledger, stage, max_blob=max_blob, token=token, upstream=upstream)
 
             def status() -> dict[str, Any]:
                 return {
                     "role": "archive",
                     "node": node_id,
                     "software": f"shardcast {installed('shardcast')}",
-                    "seconds_up": round(time.monotonic() - begun, 1),
-                    "hits": holdings.hits,
+                    "seconds_up": round(time.monotonic() - started, 1),
+                    "hits": context.hits,
                     "mirror_of": list(mirror),
-                    "mirror": asdict(reading.counts) if reading else None,
+                    "mirror": asdict(upstream.counts) if upstream else None,
                 }
 
             async def listen(host: str, port: int, push: bool) -> str:
-                doors = (
+                routes = (
                     partial(add_health, status=status, behind=lambda: None),
-                    partial(add_archive, holdings=holdings, push=push),
+                    partial(add_archive, holdings=context, push=push),
                 )
-                app = application(node_id, *doors, as_sent=True, bounds=bounds)
+                app = application(node_id, *routes, as_sent=True, bounds=bounds)
                 return await stack.enter_async_context(listening(app, host, port))
 
             url = await listen(host, port, push=False)
             push_url = None
             if authorized_port is not None:
                 push_url = await listen(authorized_host, authorized_port, push=True)
-            yield cls(url, push_url, reading)
+            yield cls(url, push_url, upstream)

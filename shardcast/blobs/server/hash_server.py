@@ -1,4 +1,4 @@
-"""The hash server: a directory of blobs behind its door.
+"""The hash server as a node: settings, the application, and its start and end.
 
 Alone it is ``shardcast store serve``. Under gunicorn, with its settings in the environment::
 
@@ -36,28 +36,29 @@ from shardcast.server.bounds import Bounds
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = ("SHARDCAST_STORE_", "HASHSERVER_")
-"""The beginnings of the variables that set a store up; the first goes before the second."""
+"""Prefixes of the variables with settings; the first takes precedence."""
 ALGORITHMS = {"sha-256": "sha256", "sha3-256": "sha3-256"}
 """The digests of stores, by hashserver's names."""
 DYNAMIC_PORTS = (49152, 65535)
-"""Where a port is picked that nobody named."""
+"""The dynamic ports (RFC 6335), from which a free one is chosen by default."""
 _ANOTHER_PORT = (errno.EADDRINUSE, errno.EACCES)
-"""What keeps from one port, and not from all."""
-_CHECK = 1.0
+"""Errors that concern one port: another may be free."""
+_POLL = 1.0
+"""Seconds between two looks at the time without requests."""
 _TRUE, _FALSE = ("true", "1"), ("false", "0", "")
 
 
 @dataclass(frozen=True)
 class StoreSettings:
-    """What a hash server serves, and how.
+    """The settings of a hash server.
 
     Attributes:
         directory: its blobs; must exist.
         algorithm: the digest of the store, by our name.
-        layout: what it has to be; None for the one that the directory has, or else the prefix one.
+        layout: the layout that the directory must have; None for the one that it has, or else the prefix one.
         extra: directories that are only read.
         writable: whether blobs can be put.
-        lock_seconds: how long lock files hold from when they were last touched.
+        lock_seconds: seconds after its last touch for which a lock file holds.
     """
 
     directory: Path
@@ -69,9 +70,10 @@ class StoreSettings:
     lock_seconds: float = LOCK_SECONDS
 
     def check(self) -> None:
-        """
+        """Refuse settings that can't be right.
+
         Raises:
-            UsageError: this makes no sense.
+            UsageError: the layout is unknown, or the lock time-out isn't positive.
         """
         if self.layout not in (None, *LAYOUTS):
             raise UsageError(f"Layout must be 'flat' or 'prefix', not {self.layout!r}")
@@ -98,16 +100,16 @@ class StoreSettings:
 
 
 def extra_directories(text: str) -> tuple[str, ...]:
-    """The directories in a list with semicolons; a pair of quotes is an empty list."""
+    """Return the directories in a list with semicolons; a pair of quotes is an empty list."""
     names = (name.strip() for name in text.split(";"))
     return tuple(name for name in names if name not in ("", "''", '""'))
 
 
 def settings_from(environ: Mapping[str, str]) -> StoreSettings:
-    """The settings that the environment holds.
+    """Return the settings that environment variables hold.
 
     Raises:
-        UsageError: no directory is named, or one of them makes no sense.
+        UsageError: no directory is named, or a value can't be right.
     """
 
     def setting(name: str, default: str = "") -> str:
@@ -148,18 +150,19 @@ def app() -> web.Application:
 
 
 def _application(state: HashServerState, bounds: Bounds | None = None) -> web.Application:
+    """Return the application over a state."""
     routes = partial(add_hash_routes, state=state)
     return application(secrets.token_hex(8), routes, as_sent=True, bounds=bounds)
 
 
 @dataclass(frozen=True)
 class StoreServer:
-    """A hash server that runs.
+    """A running hash server.
 
     Attributes:
         url: where it listens.
         state: its blobs, uploads and requests.
-        timeout: seconds without a request after which it is to end.
+        timeout: seconds without a request after which it ends; None for never.
     """
 
     url: str
@@ -167,9 +170,9 @@ class StoreServer:
     timeout: float | None
 
     async def idle(self) -> None:
-        """Wait until nobody wanted anything for ``timeout`` seconds, if ever."""
+        """Return once ``timeout`` seconds have passed without a request; never without a ``timeout``."""
         while self.timeout is None or self.state.activity.idle() < self.timeout:  # noqa: ASYNC110
-            await asyncio.sleep(_CHECK)
+            await asyncio.sleep(_POLL)
 
     @classmethod
     @asynccontextmanager
@@ -183,14 +186,22 @@ class StoreServer:
         timeout: float | None = None,
         bounds: Bounds | None = None,
     ) -> AsyncIterator[StoreServer]:
-        """Run a hash server on one of the ports from the first to the last of ``ports``, whichever is free.
+        """Run a hash server.
+
+        Args:
+            settings: what it serves.
+            host: the address to listen on.
+            ports: the first and the last of the ports to choose from.
+            status_file: where the parent program reads the port; None without one.
+            timeout: seconds without a request after which ``idle`` returns; None for never.
+            bounds: of its listener.
 
         Raises:
-            UsageError: what was asked for makes no sense, or there is no such directory.
-            WrongStore: it is of another digest.
-            LocalDiskError: it can't be used.
+            UsageError: a setting can't be right, or there is no such directory.
+            WrongStore: the directory's blobs are of another digest.
+            LocalDiskError: the directory can't be used.
             AddressTaken: the only port can't be bound.
-            NodeFailed: none of them can be, or the status file isn't there.
+            NodeFailed: no port can be bound, or the status file isn't there.
         """
         status = await StatusFile.awaited(status_file) if status_file else None
         async with AsyncExitStack() as stack:
@@ -206,18 +217,18 @@ class StoreServer:
                 if status:
                     status.failed()
                 raise
-            with state.activity.request():  # it begins to be idle now
+            with state.activity.request():  # the idle time begins now
                 pass
             yield cls(url, state, timeout)
 
 
 def bind_one_of(host: str, first: int, last: int) -> Bound:
-    """Take an address with any of these ports.
+    """Bind a host's address with a free port from ``first`` to ``last``, chosen at random.
 
     Raises:
         UsageError: these are no ports.
-        AddressTaken: the only one can't be bound.
-        NodeFailed: none of them can be, or the host is none of this machine.
+        AddressTaken: the only port can't be bound.
+        NodeFailed: no port can be bound, or the host is no address of this machine.
     """
     if not 0 <= first <= last <= 65535:
         raise UsageError(f"{first} to {last} is no range of ports: both from 0 to 65535, the lower first")
@@ -229,5 +240,5 @@ def bind_one_of(host: str, first: int, last: int) -> Bound:
             return bind(host, port)
         except AddressTaken as error:
             if getattr(error.__cause__, "errno", None) not in _ANOTHER_PORT:
-                raise NodeFailed(str(error)) from error  # it is not for the port
+                raise NodeFailed(str(error)) from error  # every port would fail in the same way
     raise NodeFailed(f"no port from {first} to {last} of {host} can be bound; name other ones")

@@ -1,4 +1,4 @@
-"""The door to a node's shards by their digest, whatever version they are of."""
+"""The route to a node's shards by their digest, in whatever version they are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def add_shards_by_digest(app: web.Application, shards: BlobStore) -> None:
-    """Serve ``GET /<SHA-256>``."""
+    """Serve ``GET /<SHA-256>`` from a store of shards."""
 
     async def shard(request: web.Request) -> web.StreamResponse:
         key = request.match_info["key"].lower()

@@ -1,5 +1,4 @@
-"""The file in which a program that was started by another says how that went, and on which port it
-listens."""
+"""The status file: a JSON file in which a parent program reads the port of the server that it started."""
 
 from __future__ import annotations
 
@@ -18,24 +17,28 @@ from shardcast.filesystem import clear_leftovers, close, in_words, replace
 log = logging.getLogger(__name__)
 
 _PATIENCE = 20.0
+"""Seconds for which the file is waited for."""
 _POLL = 0.1
-_MOST = 1 << 20
+"""Seconds between two looks."""
+_MAX_SIZE = 1 << 20
 """Bytes of a status file."""
 
 
 class StatusFile:
-    """A JSON object that whoever starts us writes first, and that we complete; what it says otherwise is
-    kept."""
+    """A JSON object that the parent writes first, and the server completes; other keys are kept."""
 
-    def __init__(self, path: Path, said: dict[str, Any]) -> None:
-        self._path, self._said = path, said
+    def __init__(self, path: Path, content: dict[str, Any]) -> None:
+        self._path, self._content = path, content
 
     @classmethod
     async def awaited(cls, path: Path, patience: float = _PATIENCE) -> StatusFile:
-        """Wait for the file, and for its writer to finish it: it is empty, or half an object, until then.
+        """Wait until the file is there and whole, and return it.
+
+        It is empty, or half an object, while the parent writes it.
 
         Raises:
-            NodeFailed: it doesn't come or stays unfinished, or is no JSON object; it is left as it is.
+            NodeFailed: the file doesn't come within ``patience`` seconds, stays unfinished, or is no JSON
+                object; it is left as it is.
         """
         deadline = time.monotonic() + patience
         while not (text := _read(path)) or (text.startswith(b"{") and not text.endswith(b"}")):
@@ -44,34 +47,36 @@ class StatusFile:
                 raise NodeFailed(f"the status file {path} {what} for {patience:g} s; write {{}} there")
             await asyncio.sleep(_POLL)
         try:
-            said = json.loads(text)
+            content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise NodeFailed(f"the status file {path} can't be read as JSON: {error}") from None
-        if not isinstance(said, dict):
+        if not isinstance(content, dict):
             raise NodeFailed(f"the status file {path} holds no JSON object; write {{}} there")
-        return cls(path, said)
+        return cls(path, content)
 
     def running(self, port: int) -> None:
-        """Tell that the program listens on this port."""
+        """Write that the server listens on a port."""
         self._write({"port": port, "status": "running"})
 
     def failed(self) -> None:
-        """Tell that the program could not start."""
+        """Write that the server could not start."""
         self._write({"status": "failed"})
 
-    def _write(self, news: dict[str, Any]) -> None:
+    def _write(self, changes: dict[str, Any]) -> None:
+        """Replace the file; an error is only logged, and the server runs on."""
         try:
             clear_leftovers(self._path)  # of a run before this one that was killed
-            replace(self._path, json.dumps({**self._said, **news}).encode() + b"\n")
-        except OSError as error:  # telling never decides about doing
-            log.error("the status file does not say %s: %s", json.dumps(news), in_words(error))
+            replace(self._path, json.dumps({**self._content, **changes}).encode() + b"\n")
+        except OSError as error:
+            log.error("the status file does not say %s: %s", json.dumps(changes), in_words(error))
 
 
 def _read(path: Path) -> bytes | None:
-    """Return what a file holds, without blanks around it; None where there is none.
+    """Return a file's bytes without blanks around them; None where there is no file.
 
     Raises:
-        NodeFailed: it can't be read, or is no small file: a pipe is waited for, and a device may never end.
+        NodeFailed: the file can't be read, or is no small regular file: opening a pipe would wait, and a
+            device may never end.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -79,13 +84,13 @@ def _read(path: Path) -> bytes | None:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise NodeFailed(f"the status file {path} can't be read: it is not a file")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
-                text = file.read(_MOST + 1)
+                text = file.read(_MAX_SIZE + 1)
         finally:
             close(descriptor)
     except FileNotFoundError:
         return None
     except OSError as error:
         raise NodeFailed(f"the status file {path} can't be read: {in_words(error)}") from None
-    if len(text) > _MOST:
-        raise NodeFailed(f"the status file {path} can't be read: it is larger than {_MOST} bytes")
+    if len(text) > _MAX_SIZE:
+        raise NodeFailed(f"the status file {path} can't be read: it is larger than {_MAX_SIZE} bytes")
     return text.strip()

@@ -1,0 +1,1 @@
+"""The routes of an archive, which answers as Casa does."""

@@ -1,4 +1,4 @@
-"""What an archive understands of a request, and what it answers where that is no blob: as Casa does."""
+"""Requests to an archive, parsed, and its answers that are no blob: as Casa's."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ T = TypeVar("T", bound=web.StreamResponse)
 
 
 def key_of(request: web.Request) -> str:
-    """The key in a path: its first 64 characters; what follows is passed over.
+    """Return the key in a path: its first 64 characters; the rest is passed over.
 
     Raises:
         HTTPNotFound: they are no key.
@@ -32,7 +32,7 @@ def key_of(request: web.Request) -> str:
 
 
 def compressed(request: web.Request, response: T) -> T:
-    """Sent as gzip to who takes that, as all that Casa sends is."""
+    """Return the response, to be sent as gzip to a client that takes it, as all of Casa's are."""
     response.headers["Vary"] = "Accept-Encoding"
     forms, _ = accepted_forms(request.headers.get("Accept-Encoding"), ("gzip",))
     if "gzip" in forms:
@@ -41,7 +41,7 @@ def compressed(request: web.Request, response: T) -> T:
 
 
 def page(title: str, body: str) -> web.Response:
-    """``body`` is HTML."""
+    """Return an HTML page; ``body`` is HTML."""
     text = (
         f"<!DOCTYPE html>\n<html><head><title>{html.escape(title)}</title></head><body>{body}</body></html>\n"
     )
@@ -56,11 +56,11 @@ def failure(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """A failure: as JSON for who would rather have that than HTML."""
+    """Return a failure, as JSON to a client that prefers JSON to HTML; ``more`` are further keys of it."""
     if _wants_json(request.headers.get("Accept", "")):
         response = web.json_response({"message": message, **(more or {})}, status=status, headers=headers)
     else:
-        details = "; ".join(str(one) for one in (more or {}).get("errors", ()))
+        details = "; ".join(str(error) for error in (more or {}).get("errors", ()))
         response = page(message, f"<h1>{html.escape(message)}</h1><p>{html.escape(details)}</p>")
         response.set_status(status)
         response.headers.update(headers or {})
@@ -68,13 +68,16 @@ def failure(
 
 
 def too_large(length: int, most: int) -> web.Response:
-    """Also ends the connection: what was going to be sent needn't be."""
+    """Return the answer to ``length`` bytes where ``most`` are taken; the connection ends, unread."""
     text = f"Too Large: {length} bytes; at most {most} are taken\n"
     return _last(web.Response(status=413, text=text))
 
 
 def coded(request: web.Request) -> web.Response | None:
-    """What answers a body that would have to be decoded first, to who knows how many bytes; else None."""
+    """Return the refusal of a body with a content coding; None for a body without one.
+
+    Nothing bounds the bytes that it would decode to.
+    """
     coding = request.headers.get("Content-Encoding", "").strip().lower()
     if coding in ("", "identity"):
         return None
@@ -83,19 +86,21 @@ def coded(request: web.Request) -> web.Response | None:
 
 
 def stalled(request: web.Request, error: BodyTooSlow) -> web.Response:
+    """Return the answer to a body that came too slowly."""
     return _last(failure(request, 408, f"Request Timeout: {error}"))
 
 
 def _last(response: web.Response) -> web.Response:
+    """Return the response, and have the connection end after it."""
     response.force_close()
     return response
 
 
 def _wants_json(accept: str) -> bool:
-    """Whether JSON is named with a higher weight than HTML, or before it."""
+    """Return whether an ``Accept`` gives JSON a higher weight than HTML, or names it first."""
     best, json = 0.0, False
-    for one in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in one.split(";"))
+    for item in accept.split(","):
+        kind, *parameters = (part.strip().lower() for part in item.split(";"))
         weight = 1.0
         for parameter in parameters:
             if parameter.startswith("q="):

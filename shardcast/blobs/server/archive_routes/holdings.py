@@ -1,4 +1,4 @@
-"""What an archive's door is to: its blobs, what it writes down of them, and where others come from."""
+"""The context of an archive's routes: its blobs, its access statistics, and where missing blobs come from."""
 
 from __future__ import annotations
 
@@ -12,50 +12,47 @@ from shardcast.blobs.interface import BlobStore
 
 
 class Upstream(Protocol):
-    """Where what isn't here may come from. ``via``: the nodes that asked already."""
+    """A source of missing blobs; ``via`` are the ids of the nodes that asked already."""
 
     def fetch(self, wanted: Mapping[str, int], via: Sequence[str]) -> AsyncGenerator[str, None]:
-        """Have blobs of these lengths come here; the key of each that has, as soon as it has."""
+        """Fetch blobs of these lengths into the store, and yield the key of each once it is there."""
 
     async def obtain(self, key: str, via: Sequence[str]) -> bool:
-        """Have one come here; whether it has.
+        """Fetch a blob into the store, and return whether it is there.
 
         Raises:
-            PeerError: nobody could be asked.
+            PeerError: no server could be asked.
         """
 
 
 class Staging(Protocol):
-    """Blobs that are put together (``store.staging``).
-
-    Attributes:
-        blobs: where they are put; nobody sees them there.
-    """
+    """Blobs that are put together (``directory.staging``)."""
 
     @property
-    def blobs(self) -> BlobStore: ...
+    def blobs(self) -> BlobStore:
+        """The store in which they are put, seen by no reader."""
 
     def publish(self) -> AsyncGenerator[Sequence[str], None]:
-        """Give all of them their names; the digests of those that have them, some at a time.
+        """Name all the blobs, and yield the digests of the named ones, some at a time.
 
         Raises:
-            LocalDiskError: one can't have its name; those before it have theirs.
+            LocalDiskError: a blob can't be named; those before it are.
         """
 
 
 @dataclass
 class ArchiveContext:
-    """All of it.
+    """The context that the routes of an archive share.
 
     Attributes:
         store: the blobs, of SHA-256.
-        ledger: when they were put, and how often they were asked for.
-        stage: a place for the blobs of a push; what isn't published when it is left is gone. None
-            where nothing can be put.
-        max_blob: bytes of a blob that is pushed.
-        token: who bears it may push at any port; None for nobody.
-        upstream: None for an archive that is no mirror.
-        hits: how many blobs were asked for that were here.
+        ledger: when blobs were put, and how often they were pulled.
+        stage: opens a place for the blobs of a push, discarded where it isn't published; None for a store
+            that is only read.
+        max_blob: bytes of the largest blob that is pushed.
+        token: allows its bearer to push at any port; None for no token.
+        upstream: fetches missing blobs; None for an archive that is no mirror.
+        hits: requested blobs that were here.
     """
 
     store: BlobStore

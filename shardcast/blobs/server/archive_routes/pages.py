@@ -1,4 +1,4 @@
-"""What people see of an archive: what is known of a blob, which ones are asked for, which one came last."""
+"""Pages about an archive: the metadata of a blob, the most pulled blobs, and the last upload."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from shardcast.sizes import format_size
 log = logging.getLogger(__name__)
 
 _PREVIEW, _LONG_PREVIEW = 80, 512
-"""Bytes of a blob that are shown."""
+"""Bytes of a blob that its metadata and its page show."""
 _LISTED = 100
-"""Keys in ``/stats``."""
+"""Keys in ``/stats``, and keys that are tried for the last upload."""
 
 # fmt: off
 _NAMES = (
@@ -35,23 +35,25 @@ _NAMES = (
 
 
 class Pages:
-    """Answers who looks at an archive."""
+    """Answers to requests for pages about an archive."""
 
     def __init__(self, holdings: ArchiveContext) -> None:
         self._holdings = holdings
 
     async def metadata(self, request: web.Request) -> web.StreamResponse:
+        """Send a blob's metadata as JSON."""
         key = key_of(request)
         size, shown = await self._look(request, key, _PREVIEW)
-        said = {
+        metadata = {
             "key": key,
             "created": iso(await self._created(key)),
             "length": size,
             "preview": preview(shown),
         }
-        return compressed(request, web.json_response(said))
+        return compressed(request, web.json_response(metadata))
 
     async def page(self, request: web.Request) -> web.StreamResponse:
+        """Send a blob's metadata as a page."""
         key = key_of(request)
         size, shown = await self._look(request, key, _LONG_PREVIEW)
         rows = [
@@ -64,21 +66,24 @@ class Pages:
         return page(f"Metadata of {key}", f"<h1>Metadata</h1>{table(('', ''), rows)}")
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
+        """Send a page with the most pulled blobs."""
         listed = await self._holdings.ledger.most_pulled(_LISTED)
         rows = [
-            (f'<a href="/meta/{one.key}"><code>{one.key}</code></a>', str(one.pulls), iso(one.last))
-            for one in listed
+            (f'<a href="/meta/{entry.key}"><code>{entry.key}</code></a>', str(entry.pulls), iso(entry.last))
+            for entry in listed
         ]
         listing = table(("Key", "Pulls", "Last access"), rows)
         return compressed(request, page("Statistics", f"<h1>Statistics</h1>{listing}"))
 
     async def liveness(self, request: web.Request) -> web.StreamResponse:
-        begun = time.perf_counter()
+        """Send the time that a query of the access statistics takes, in Casa's words."""
+        started = time.perf_counter()
         await self._holdings.ledger.newest(1)
-        seconds = time.perf_counter() - begun
+        seconds = time.perf_counter() - started
         return web.Response(text=f"Database connectivity is OK!Database responded in {seconds:.6f}s")
 
     async def home(self, request: web.Request) -> web.StreamResponse:
+        """Send a page with the last upload that is still here."""
         last = "Never"
         for key, created in await self._holdings.ledger.newest(_LISTED):
             if await self._holdings.store.size(key) is not None:
@@ -89,10 +94,10 @@ class Pages:
         )
 
     async def _look(self, request: web.Request, key: str, most: int) -> tuple[int, bytes]:
-        """The size of a blob, and its first bytes.
+        """Return a blob's size, and its first ``most`` bytes.
 
         Raises:
-            HTTPNotFound: it isn't here.
+            HTTPNotFound: the blob isn't here.
             LocalDiskError: it can't be read.
         """
         try:
@@ -104,10 +109,12 @@ class Pages:
             raise web.HTTPNotFound from None
 
     async def _created(self, key: str) -> float:
-        """When a blob was put; where that isn't known, its file's time, or now, which is kept.
+        """Return when a blob was put, in seconds since 1970.
+
+        Where that isn't recorded, it is the time of the blob's file, or else now, and recorded.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the blob's file can't be looked at.
         """
         known = await self._holdings.ledger.when(key)
         if known is not None:
@@ -123,7 +130,7 @@ class Pages:
 
 
 def preview(data: bytes) -> str:
-    """Bytes as a Haskell string literal: what Casa shows of a blob."""
+    """Return bytes as a Haskell string literal, as Casa shows a blob's."""
     shown = []
     for position, byte in enumerate(data):
         following = data[position + 1 : position + 2]
@@ -145,13 +152,16 @@ _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 
 
 def iso(seconds: float) -> str:
-    """``2019-12-09T11:51:18.123456Z``; the nearest that can be written so, since a file can have any time."""
+    """Return a time as ``2019-12-09T11:51:18.123456Z``.
+
+    A file can have any time; one outside the years 1 to 9999 becomes the nearest that can be written so.
+    """
     moment = datetime.fromtimestamp(min(max(seconds, _EARLIEST), _LATEST), UTC)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; the cells of ``rows`` are HTML."""
-    head = "".join(f"<th>{html.escape(one)}</th>" for one in heads)
+    """Return an HTML table; the cells of ``rows`` are HTML."""
+    head = "".join(f"<th>{html.escape(title)}</th>" for title in heads)
     body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

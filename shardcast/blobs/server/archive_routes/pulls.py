@@ -24,19 +24,24 @@ from shardcast.server.writing import write
 log = logging.getLogger(__name__)
 
 _SMALL, _AT_ONCE = 64 << 10, 64
-"""Blobs up to so many bytes are read so many in one step."""
+"""Bytes of a small blob, and small blobs that are read in one step."""
 _TOGETHER = 256 << 10
-"""Bytes that are read in one step, about: a reader that takes nothing holds them in memory."""
+"""Bytes that are read in one step, about; they stay in memory while the reader takes nothing."""
 _CHUNK = 1 << 20
 
 
 class Pulls:
-    """Answers pulls from what an archive holds."""
+    """Answers to pulls: the blobs that an archive has of those that a client asks for."""
 
     def __init__(self, holdings: ArchiveContext) -> None:
         self._holdings = holdings
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Send the local blobs of a pull, and then those that a mirror fetches, each as soon as it is here.
+
+        Missing blobs, and blobs of another length than asked for, are left out. An answer that fails after
+        its head breaks off.
+        """
         refusal, length = coded(request), request.content_length
         if refusal:
             return refusal
@@ -53,11 +58,11 @@ class Pulls:
             return failure(request, 400, "Invalid Arguments", more)
         self._holdings.ledger.count(key for key, _ in pairs)
         wanted: dict[str, int] = {}
-        for key, said in pairs:
-            wanted.setdefault(key, said)
+        for key, size in pairs:
+            wanted.setdefault(key, size)
         response = compressed(request, web.StreamResponse(headers={"Content-Type": BYTES}))
         try:
-            missing = await self._send_those_here(request, response, wanted)
+            missing = await self._send_local(request, response, wanted)
             await response.prepare(request)
             if missing and self._holdings.upstream:
                 via = parse_via(request.headers.get(VIA))
@@ -67,20 +72,20 @@ class Pulls:
             await response.write_eof()
         except (TimeoutError, ConnectionError, ShardcastError) as error:
             if isinstance(error, LocalDiskError) and not response.prepared:
-                raise  # it can be told still
+                raise  # the head isn't sent: the answer can still be a failure
             log.info("a pull of %s broke off: %s", request.remote, error or "nothing was taken any more")
             if request.transport:
                 request.transport.abort()
         return response
 
-    async def _send_those_here(
+    async def _send_local(
         self, request: web.Request, response: web.StreamResponse, wanted: Mapping[str, int]
     ) -> dict[str, int]:
-        """Send what is here; what isn't. The head goes out with the first of it.
+        """Send the local blobs, after the head, and return the lengths of the missing ones by key.
 
         Raises:
             ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
-            LocalDiskError: it can't be told whether a blob is here.
+            LocalDiskError: the disk can't tell whether a blob is here.
             ShardcastError: a blob can't be read to its end.
         """
         missing = {}
@@ -109,19 +114,19 @@ class Pulls:
     async def _send_one(
         self, request: web.Request, response: web.StreamResponse, key: str, length: int
     ) -> bool:
-        """Send a blob, unless it has another length; whether it is here, and right.
+        """Send a blob, unless it has another length; return whether it is here, and right.
 
         Raises:
             ConnectionError, asyncio.TimeoutError: the reader went away, or takes nothing.
-            LocalDiskError: it can't be told whether it is here.
-            ShardcastError: it can't be read to its end.
+            LocalDiskError: the disk can't tell whether the blob is here.
+            ShardcastError: the blob can't be read to its end.
         """
-        begun = False
+        started = False
         try:
             async with opened_for(request, self._holdings.store.open(key)) as blob:
                 if blob.size != length:
                     return True
-                begun = True
+                started = True
                 await response.prepare(request)
                 await write(request, response, bytes.fromhex(key))
                 left = length
@@ -132,7 +137,7 @@ class Pulls:
                     await write(request, response, data)
                     left -= len(data)
         except (BlobMissing, BlobCorrupt) as error:
-            if begun:
+            if started:
                 raise
             if isinstance(error, BlobCorrupt):
                 log.error("can't serve %s: %s", key, error)
@@ -141,7 +146,7 @@ class Pulls:
 
 
 def _steps(keys: Sequence[str], lengths: Mapping[str, int]) -> Iterator[list[str]]:
-    """Yield the keys of blobs that are read together."""
+    """Yield the keys of blobs that are read in one step."""
     step: list[str] = []
     size = 0
     for key in keys:

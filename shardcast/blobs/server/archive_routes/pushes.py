@@ -1,7 +1,7 @@
-"""Pushes into an archive, by who may: many blobs in one request, framed as ``framing`` tells.
+"""Pushes into an archive: many blobs in one request, framed as in ``blobs.framing``.
 
-The blobs of a push get their names when all of them are on the disk, so that one that breaks off, or that the
-disk can't take, keeps nothing.
+The blobs of a push are named when all of them are on the disk: a push that breaks off, or that the disk can't
+take, leaves nothing.
 """
 
 from __future__ import annotations
@@ -29,18 +29,19 @@ log = logging.getLogger(__name__)
 
 
 _NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
-"""What this machine has none left of just now."""
+"""Errors of a resource that this machine has run out of for now."""
 
 
 class Pushes:
-    """Puts what is pushed into an archive."""
+    """Answers to pushes into an archive."""
 
     def __init__(self, holdings: ArchiveContext, anybody: bool) -> None:
-        """``anybody``: whether anybody may push, or only who bears the token."""
+        """Take pushes of everybody, or of the token's bearer only."""
         self._holdings = holdings
         self._anybody = anybody
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Put the blobs of a push, all or none, and record when."""
         refusal, stage = self._refuse(request) or coded(request), self._holdings.stage
         if refusal:
             return refusal
@@ -52,7 +53,7 @@ class Pushes:
                 now = self._holdings.ledger.now()
                 async with aclosing(staging.publish()) as published:
                     async for keys in published:
-                        await self._write_down(keys, now)
+                        await self._record(keys, now)
         except TooLong as error:
             return too_large(error.length, self._holdings.max_blob)
         except FramingError as error:
@@ -69,13 +70,14 @@ class Pushes:
         return web.Response(body=b"", content_type=BYTES)
 
     def _refuse(self, request: web.Request) -> web.Response | None:
-        token, said = self._holdings.token, request.headers.get("Authorization", "")
+        """Return the refusal of a client that may not push; None for one that may."""
+        token, credentials = self._holdings.token, request.headers.get("Authorization", "")
         if self._anybody:
             return None
         if token is None:
             return failure(request, 403, "Permission Denied. Not authorized on this port")
-        scheme, _, borne = said.partition(" ")
-        right = hmac.compare_digest(borne.strip().encode(errors="replace"), token.encode())
+        scheme, _, bearer = credentials.partition(" ")
+        right = hmac.compare_digest(bearer.strip().encode(errors="replace"), token.encode())
         if scheme.lower() == "bearer" and right:
             return None
         return failure(
@@ -83,12 +85,12 @@ class Pushes:
         )
 
     async def _receive(self, request: web.Request, blobs: BlobStore) -> None:
-        """Put all that comes, and see that it is a whole push.
+        """Put the blobs of a push, and check that the push is whole.
 
         Raises:
-            FramingError: it isn't.
-            BodyTooSlow: it does not keep the least pace.
-            LocalDiskError: it can't be kept.
+            FramingError: the body is no whole push.
+            BodyTooSlow: the body does not keep the minimum rate.
+            LocalDiskError: a blob can't be kept.
         """
         frames = PushReader(self._holdings.max_blob)
         async with Putting(blobs, lambda key, length: None) as putting:
@@ -102,8 +104,8 @@ class Pushes:
                 raise FramingError(f"it broke off: {error}") from error
         frames.end()
 
-    async def _write_down(self, keys: Sequence[str], when: float) -> None:
-        """Write down when blobs were put, which they are in any case."""
+    async def _record(self, keys: Sequence[str], when: float) -> None:
+        """Record when blobs were put; a failure is only logged, since the blobs are kept."""
         try:
             await self._holdings.ledger.created(keys, when)
         except LocalDiskError as error:

@@ -1,4 +1,4 @@
-"""The door of an archive, as Casa's: a blob by its key, many in one pull, and pushes for who may."""
+"""The routes of an archive, as Casa's: a blob by its key, many in one pull, and pushes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def add_archive(app: web.Application, holdings: ArchiveContext, push: bool) -> None:
-    """Serve an archive; ``push``: whether anybody who comes to this port may push."""
+    """Serve an archive; ``push``: whether pushes at this port need no token."""
     app.middlewares.append(_in_casas_words)
     router, pages = app.router, Pages(holdings)
     router.add_post(PULL_PATH, Pulls(holdings).answer)
@@ -47,6 +47,7 @@ def add_archive(app: web.Application, holdings: ArchiveContext, push: bool) -> N
 async def _in_casas_words(
     request: web.Request, handler: Callable[[web.Request], object]
 ) -> web.StreamResponse:
+    """Turn failures of routes into Casa's answers."""
     try:
         response = await handler(request)  # type: ignore[misc]
         assert isinstance(response, web.StreamResponse)
@@ -62,10 +63,13 @@ async def _in_casas_words(
 
 
 class _Blobs:
+    """Answers to requests for a blob by its key."""
+
     def __init__(self, holdings: ArchiveContext) -> None:
         self._holdings = holdings
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Send a blob; one that isn't here is fetched by a mirror first."""
         key = key_of(request)
         self._holdings.ledger.count([key])
         headers = {"Cache-Control": IMMUTABLE}

@@ -1,0 +1,1 @@
+"""The routes of a hash server, which answers as hashserver does."""

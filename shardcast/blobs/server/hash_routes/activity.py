@@ -1,4 +1,4 @@
-"""Whether anybody wants anything of a server."""
+"""The time since a server's last request."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 
 
 class Activity:
-    """When somebody last wanted something.
+    """A count of the requests under way, and the time of the last one.
 
     Attributes:
-        requests: how many are being answered now.
-        last: when one last began or ended, by the clock.
+        requests: requests that are being answered now.
+        last: when a request last began or ended, by the clock (seconds).
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -22,6 +22,7 @@ class Activity:
 
     @contextlib.contextmanager
     def request(self) -> Iterator[None]:
+        """Count a request while the context is entered."""
         self.requests += 1
         self.last = self._clock()
         try:
@@ -31,5 +32,5 @@ class Activity:
             self.last = self._clock()
 
     def idle(self) -> float:
-        """Seconds for which nobody wanted anything."""
+        """Return the seconds since the last request ended; 0 while one is being answered."""
         return 0.0 if self.requests else self._clock() - self.last

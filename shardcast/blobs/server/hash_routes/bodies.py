@@ -1,4 +1,4 @@
-"""The bodies of requests: read when they are wanted, and only then."""
+"""Request bodies that are asked for (100 Continue) only when they are wanted."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from shardcast.server.connections import CONNECTIONS
 
 
 async def when_wanted(request: web.Request) -> None:
-    """A sender who asks before sending a body is told to go on when the body is wanted."""
+    """Delay the 100 Continue of a request that expects it; ``go_on`` sends it."""
     if _waits(request):
+        # The bound on a slow body must not run while this side delays it.
         request.app[CONNECTIONS].of(request).body_awaited = False
 
 
 def _waits(request: web.Request) -> bool:
+    """Return whether the sender waits for a 100 Continue."""
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 
 async def go_on(request: web.Request) -> None:
-    """Tell the sender, if he waits for it, that the body is wanted."""
+    """Send a 100 Continue to a sender that waits for it."""
     if _waits(request) and request.transport:
         request.app[CONNECTIONS].of(request).body_awaited = True
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 async def whole(request: web.Request, most: int) -> bytes:
-    """A body of so many bytes at the most; raises as ``read_body`` does."""
+    """Return a body of at most ``most`` bytes; raises as ``read_body`` does."""
     await go_on(request)
     return await read_body(request, most)
 
 
 async def without_body(request: web.Request, status: int) -> web.StreamResponse:
-    """Answer at once to a body that isn't wanted. Who sends it all the same before it listens can do so."""
+    """Answer a request at once, without reading its body first.
+
+    A sender that waits for a 100 Continue loses the connection instead; the body of any other sender is read
+    and dropped, so that a client which sends before it listens gets the answer.
+    """
     response = BareResponse(status=status)
     if not request.can_read_body:
         return response

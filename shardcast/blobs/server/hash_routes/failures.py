@@ -28,7 +28,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class CorruptFile(Refused):
-    """The files of a blob are there, and none of them is right."""
+    """A request for a blob whose files are there, and none of them is right."""
 
     def __init__(self, message: str) -> None:
         super().__init__({"message": message})

@@ -1,7 +1,7 @@
-"""Long lists of checksums, read piece by piece.
+"""Long lists of checksums, parsed piece by piece.
 
-The JSON module reads all at once, whatever waits: a list of 16 MiB for 0.1 s, and as many empty lists for
-seconds.
+The JSON module parses a body in one go and blocks the event loop meanwhile: 0.1 s for a list of 16 MiB, and
+seconds for as many empty lists.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from shardcast.blobs.server.hash_routes.requests import MOST_BODY, Refused, pars
 from shardcast.server.turns import Turns
 
 _SHORT = 256 << 10
-"""Bytes of a list that is read at once: some 4000 checksums."""
+"""Bytes of a list that is parsed in one go: some 4000 checksums."""
 _PIECE = 32 << 10
+"""Bytes that are parsed in one go of a longer list, up to the next comma."""
 _BLANKS = b" \t\r\n"
 _WRONG = {"detail": "There was an error parsing the body"}
 
 
 class Lists:
-    """Reads the lists that requests to a hash server send."""
+    """The lists in the bodies of requests to a hash server, parsed one long list at a time."""
 
     def __init__(self) -> None:
         self._turns = Turns(rest=1.0)
@@ -32,22 +33,22 @@ class Lists:
         """Return the checksums that a request lists.
 
         Raises:
-            InvalidData: that is no list of checksums.
-            Refused: it is nothing that JSON could be, or a long list of something else.
-            HTTPException, ConnectionError: as of ``read_body``.
+            InvalidData: the body is no list of checksums.
+            Refused: the body is no JSON, or a long list of something else.
+            HTTPException, ConnectionError: as ``read_body`` raises them.
         """
         body = await whole(request, MOST_BODY)
         if len(body) <= _SHORT:
             return parse_checksums(body)
-        return [digest for some in await self._turns.take(listed(body)) for digest in some]
+        return [digest for batch in await self._turns.take(listed(body)) for digest in batch]
 
 
 def listed(body: bytes) -> Iterator[list[str]]:
-    """Yield the checksums of a long list.
+    """Yield the checksums of a long list, some at a time.
 
     Raises:
-        InvalidData: one of them is none.
-        Refused: this is no list, or it has something in it that is longer than a checksum, or has parts.
+        InvalidData: an item is no checksum.
+        Refused: the body is no list, or an item is longer than a checksum or has parts.
     """
     text = body.strip(_BLANKS)
     if not (text.startswith(b"[") and text.endswith(b"]")):
@@ -57,14 +58,19 @@ def listed(body: bytes) -> Iterator[list[str]]:
         cut = text.find(b",", start + _PIECE, start + 2 * _PIECE)
         if cut < 0:
             cut = end
-        some = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []
-        if not some:
+        items = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []
+        if not items:
             raise Refused(_WRONG)
-        yield [parse_checksum(one, "body", index + count) for count, one in enumerate(some)]
-        start, index = cut + 1, index + len(some)
+        yield [parse_checksum(item, "body", index + count) for count, item in enumerate(items)]
+        start, index = cut + 1, index + len(items)
 
 
 def _strings(piece: bytes) -> list[object]:
+    """Return the items of a piece of a list.
+
+    Raises:
+        Refused: the piece is no JSON, or an item has parts.
+    """
     if b"[" in piece or b"{" in piece:
         raise Refused(_WRONG)
     try:

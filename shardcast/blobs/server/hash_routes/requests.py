@@ -1,5 +1,4 @@
-"""What requests to a hash server say, and how it tells what is wrong with them: as hashserver does, to the
-letter."""
+"""Requests to a hash server, parsed, and its words for wrong ones: hashserver's, to the letter."""
 
 from __future__ import annotations
 
@@ -26,10 +25,10 @@ class BareResponse(web.Response):
 
 
 class Refused(Exception):
-    """A request that gets no blob.
+    """A request that is answered with 400.
 
     Attributes:
-        said: what is the matter, as a hash server tells it.
+        said: the answer's body, as JSON.
     """
 
     def __init__(self, said: object) -> None:
@@ -38,32 +37,34 @@ class Refused(Exception):
 
 
 class InvalidData(Refused):
-    """A request that makes no sense."""
+    """A request with a value that can't be right, in pydantic's words."""
 
     def __init__(self, kind: str, where: Sequence[str | int], message: str, value: object) -> None:
+        """Describe the error ``kind`` at a place: ``path`` or ``body``, then keys and indices."""
         wrong = {"type": kind, "loc": list(where), "msg": message, "input": value}
         super().__init__({"message": "Invalid data", "exception": wrong})
 
 
 def said(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
-    """JSON, as closely written as hashserver's."""
+    """Return a JSON answer, without blanks as hashserver's."""
     try:
         text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    except ValueError:  # a number that JSON has none for, as Python reads some: it is told as null
+    except ValueError:  # NaN or an infinity, which Python reads and JSON lacks: null
         return said(json.loads(json.dumps(value), parse_constant=lambda _: None), status, headers)
-    body = text.encode("utf-8", "backslashreplace")  # for half a character, that is JSON's way too
+    body = text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \uXXXX, JSON's own escape
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
 
 def plain(text: str, status: int) -> web.Response:
+    """Return an answer in plain text."""
     return web.Response(body=text.encode(), status=status, headers={"Content-Type": TEXT})
 
 
 def parse_checksum(text: object, *where: str | int) -> str:
-    """A checksum in lower case.
+    """Return a checksum in lower case.
 
     Raises:
-        InvalidData: it is none.
+        InvalidData: ``text`` is no checksum; ``where`` is its place in the request.
     """
     if is_digest(text):
         return str(text)
@@ -71,7 +72,7 @@ def parse_checksum(text: object, *where: str | int) -> str:
         raise InvalidData("string_type", where, "Input should be a valid string", text)
     if len(text) % 2:
         raise InvalidData("value_error", where, "Value error, Wrong length", text)
-    wrong = next((at for at, character in enumerate(text) if character not in _HEX), None)
+    wrong = next((index for index, character in enumerate(text) if character not in _HEX), None)
     if wrong is not None:
         message = f"Value error, non-hexadecimal number found in fromhex() arg at position {wrong}"
         raise InvalidData("value_error", where, message, text)
@@ -81,11 +82,11 @@ def parse_checksum(text: object, *where: str | int) -> str:
 
 
 def parse_checksums(body: bytes) -> list[str]:
-    """The checksums that the body of a request lists.
+    """Return the checksums that a body lists.
 
     Raises:
-        InvalidData: it is no list of checksums.
-        Refused: it is nothing that JSON could be.
+        InvalidData: the body is no list of checksums.
+        Refused: the body is no JSON.
     """
     if not body:
         raise InvalidData("missing", ["body"], "Field required", None)
@@ -99,12 +100,19 @@ def parse_checksums(body: bytes) -> list[str]:
         raise InvalidData("missing", ["body"], "Field required", None)
     if not isinstance(listed, list):
         raise InvalidData("list_type", ["body"], "Input should be a valid list", listed)
-    return [parse_checksum(one, "body", index) for index, one in enumerate(listed)]
+    return [parse_checksum(item, "body", index) for index, item in enumerate(listed)]
 
 
 def accepted_forms(header: str | None, codings: Sequence[str]) -> tuple[tuple[str | None, ...], bool]:
-    """The forms of a blob that a reader takes by its ``Accept-Encoding``, the best first; and whether it
-    takes it decoded. None is the blob as it is."""
+    """Return the forms of a blob that an ``Accept-Encoding`` takes, and whether it takes the blob decoded.
+
+    Args:
+        header: the header's value; None where there is none.
+        codings: content codings that are known here.
+
+    Returns:
+        The forms, the best first (None is the blob as it is), and whether ``identity`` is acceptable.
+    """
     if header is None:
         return (None,), True
     weights: dict[str, float] = {}
@@ -114,18 +122,19 @@ def accepted_forms(header: str | None, codings: Sequence[str]) -> tuple[tuple[st
         if name:
             weights[name] = max(weights.get(name, 0.0), _weight(parameters))
     named = sorted(
-        (coding for coding in codings if weights.get(coding, 0.0) > 0), key=lambda one: -weights[one]
+        (coding for coding in codings if weights.get(coding, 0.0) > 0), key=lambda coding: -weights[coding]
     )
     identity = weights.get("identity", weights.get("*") if "*" in weights else None)
     if identity is None:
         return (*named, None), True
     if not identity:
         return (*named,), False
-    before = [one for one in named if weights[one] >= identity]
-    return (*before, None, *(one for one in named if one not in before)), True
+    before = [coding for coding in named if weights[coding] >= identity]
+    return (*before, None, *(coding for coding in named if coding not in before)), True
 
 
 def _weight(parameters: str) -> float:
+    """Return the weight in the parameters of an ``Accept-Encoding`` item, 0 to 1; 0 for nonsense."""
     for parameter in parameters.split(";"):
         name, _, value = parameter.partition("=")
         if name.strip() == "q":
@@ -150,10 +159,10 @@ def checksum_of(request: web.Request) -> str:
 
 
 def coding_of(request: web.Request) -> str | None:
-    """How a body is coded that is to be kept as it is; None where it is the blob itself.
+    """Return the content coding in which a body is kept; None where the body is the blob itself.
 
     Raises:
-        HTTPUnsupportedMediaType: in a way that can't be decoded here.
+        HTTPUnsupportedMediaType: the coding can't be decoded here.
     """
     named = request.headers.get("Content-Encoding", "").strip().lower().removeprefix("x-")
     if named in SUFFIXES and named not in CODINGS:
@@ -165,17 +174,18 @@ def coding_of(request: web.Request) -> str | None:
 
 
 def elsewhere(request: web.Request, path: str) -> str:
-    """The URL of another path here."""
+    """Return the URL of another path of this server."""
     try:
         return str(request.url.with_path(path, keep_query=True))
     except ValueError:  # the request's Host is no host's name
         return str(request.rel_url.with_path(path, keep_query=True))
 
 
-def preflight(request: web.Request, asked: str) -> web.Response:
-    known = asked in _METHODS.split(", ")
+def preflight(request: web.Request, method: str) -> web.Response:
+    """Answer a preflight request, which asks for ``method``, of a page of another site."""
+    known = method in _METHODS.split(", ")
     response = plain("OK" if known else "Disallowed CORS method", 200 if known else 400)
     response.headers.update({"Access-Control-Allow-Methods": _METHODS, "Access-Control-Max-Age": "600"})
-    if wanted := request.headers.get("Access-Control-Request-Headers"):
-        response.headers["Access-Control-Allow-Headers"] = wanted
+    if names := request.headers.get("Access-Control-Request-Headers"):
+        response.headers["Access-Control-Allow-Headers"] = names
     return response

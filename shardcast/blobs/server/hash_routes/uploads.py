@@ -1,4 +1,4 @@
-"""Blobs that are expected: those that are arriving here now, and those that somebody promised."""
+"""Blobs that are expected: those that arrive now, and those that a client promised."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
 PROMISE_SECONDS = 600.0
-"""How long a promise holds."""
+"""Seconds for which a promise holds."""
 
 
 class Uploads:
-    """The blobs that are arriving through this process, each through one request."""
+    """The blobs that arrive through this process, each in one request."""
 
     def __init__(self) -> None:
         self._ends: dict[str, asyncio.Event] = {}
 
     def has(self, digest: str) -> bool:
+        """Return whether a blob arrives now."""
         return digest in self._ends
 
     @contextlib.contextmanager
     def arriving(self, digest: str) -> Iterator[None]:
-        """Entered while a blob arrives."""
+        """Count a blob as arriving while the context is entered."""
         ended = self._ends[digest] = asyncio.Event()
         try:
             yield
@@ -32,45 +33,48 @@ class Uploads:
             ended.set()
 
     async def ended(self, digest: str) -> None:
-        """Wait until the blob isn't arriving, or no more."""
+        """Wait until a blob does not arrive, or no longer."""
         while ending := self._ends.get(digest):
             await ending.wait()
 
 
 class Promises:
-    """Blobs that somebody said will come, for a while."""
+    """Blobs that a client said will come, for a while."""
 
     def __init__(self, seconds: float = PROMISE_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begin without promises; ``seconds``: how long each holds."""
         self.seconds = seconds
         self._clock = clock
-        self._until: OrderedDict[str, float] = OrderedDict()  # the next to end comes first
+        self._until: OrderedDict[str, float] = OrderedDict()  # in the order in which they end
         self._kept: dict[str, asyncio.Event] = {}
 
     def add(self, digest: str) -> None:
-        """The blob will come, it was said just now."""
-        self._let_go()
+        """Note that a blob was promised now."""
+        self._expire()
         self._until[digest] = self._clock() + self.seconds
         self._until.move_to_end(digest)
 
     def has(self, digest: str) -> bool:
-        self._let_go()
+        """Return whether a blob is promised still."""
+        self._expire()
         return digest in self._until
 
     def keep(self, digest: str) -> None:
-        """The blob has come."""
+        """Drop the promise of a blob that has come, and wake its readers."""
         self._until.pop(digest, None)
         if digest in self._kept:
             self._kept.pop(digest).set()
 
     async def kept(self, digest: str, seconds: float) -> None:
-        """Wait until a blob has come, so many seconds at the most."""
+        """Wait until a blob has come, or its promise ends; at most ``seconds``."""
         event = self._kept.setdefault(digest, asyncio.Event())
         try:
             await asyncio.wait_for(event.wait(), seconds)
         except TimeoutError:
             pass
 
-    def _let_go(self) -> None:
+    def _expire(self) -> None:
+        """Drop the promises that have ended, and wake their readers."""
         now = self._clock()
         while self._until and next(iter(self._until.values())) <= now:
             digest, _ = self._until.popitem(last=False)
