@@ -8,9 +8,9 @@
     metadata = registry.put_hash(b"content", "lab")     # keep it in a database
     registry.get_hash(metadata)                         # b"content"
 
-What is put lies under ``_hash/SCHEMA/HASH`` and stays there until ``registry.gc.collect`` is told that nobody
-refers to it. Functions use the stores of ``configure``, or those of the JSON file that
-``SHARDCAST_REGISTRY_STORES`` names; a ``Registry`` has the same functions over stores of its own.
+Content lies under ``_hash/SCHEMA/HASH`` and stays there until ``registry.gc.collect`` finds no reference to
+it. Functions use the stores of ``configure``, or those of the JSON file that ``SHARDCAST_REGISTRY_STORES``
+names; a ``Registry`` has the same functions over stores of its own.
 """
 
 from __future__ import annotations
@@ -60,25 +60,25 @@ __all__ = [
 
 
 def get_store_backend(store_name: str | None = None) -> StorageBackend:
-    """``Registry.get_store_backend`` of the configured stores."""
+    """Call ``Registry.get_store_backend`` of the configured stores."""
     return current().get_store_backend(store_name)
 
 
 def get_store_subfolding(store_name: str | None = None) -> tuple[int, ...] | None:
-    """``Registry.get_store_subfolding`` of the configured stores."""
+    """Call ``Registry.get_store_subfolding`` of the configured stores."""
     return current().get_store_subfolding(store_name)
 
 
 def put_hash(data: Buffer, schema_name: str, store_name: str | None = None) -> dict[str, Any]:
-    """``Registry.put_hash`` into the configured stores."""
+    """Call ``Registry.put_hash`` of the configured stores."""
     return current().put_hash(data, schema_name, store_name)
 
 
 def get_hash(metadata: Mapping[str, Any]) -> bytes:
-    """``Registry.get_hash`` from the configured stores."""
+    """Call ``Registry.get_hash`` of the configured stores."""
     return current().get_hash(metadata)
 
 
 def delete_path(path: str, store_name: str | None = None) -> bool:
-    """``Registry.delete_path`` in the configured stores."""
+    """Call ``Registry.delete_path`` of the configured stores."""
     return current().delete_path(path, store_name)

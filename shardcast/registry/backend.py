@@ -1,7 +1,7 @@
-"""What the registry asks of a store, and the stores behind fsspec.
+"""The interface of a registry's store, and the stores behind fsspec.
 
 A backend knows paths and bytes, nothing of hashes. Its methods are named as those of DataJoint's
-``StorageBackend``; what comes after ``get_url`` is what the registry and its garbage collection need besides.
+``StorageBackend``; those after ``get_url`` are what the registry and its garbage collection need besides.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from shardcast.registry.stores import StoreSpec
 
 _SCHEMES = {"s3": "s3", "gcs": "gs", "azure": "az", "memory": "memory"}
 _FILESYSTEMS = {"s3": ("s3", "s3fs"), "gcs": ("gcs", "gcsfs"), "azure": ("abfs", "adlfs")}
-"""fsspec's name of a protocol, and the package that has it."""
+"""fsspec's name of each protocol, and the package that implements it."""
 
 _RENEW_AFTER = 600.0
 """Seconds after which an object that is put again is written again, so that it counts as new."""
 
 
 class StorageBackend(ABC):
-    """One store. Paths are relative to it, with ``/`` between folders, and may not lead out of it.
-
-    Attributes:
-        spec: what it is configured as.
-        protocol: ``file``, ``s3``, ``gcs``, ``azure`` or ``memory``.
+    """A store of files. Paths are relative to it, with ``/`` between folders, and may not lead out of it.
 
     Every method raises ``InvalidName`` for a path that leads out of the store, ``StoreInaccessible`` when the
-    store doesn't answer or refuses, and ``MissingExternalFile`` where it reads what isn't there.
+    store doesn't answer or refuses, and ``MissingExternalFile`` where it reads a file that isn't there.
+
+    Attributes:
+        spec: its configuration.
+        protocol: ``file``, ``s3``, ``gcs``, ``azure`` or ``memory``.
     """
 
     def __init__(self, spec: StoreSpec) -> None:
@@ -45,35 +45,35 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
-        """Have ``buffer`` under a path, in one step; what was there is replaced."""
+        """Write ``buffer`` under a path, in one step; a file there is replaced."""
 
     @abstractmethod
     def get_buffer(self, remote_path: str) -> bytes:
-        """What is under a path."""
+        """Return the bytes of a file."""
 
     @abstractmethod
     def put_file(self, local_path: str | Path, remote_path: str) -> None:
-        """Have a local file's bytes under a path, in one step; what was there is replaced."""
+        """Write a local file's bytes under a path, in one step; a file there is replaced."""
 
     @abstractmethod
     def get_file(self, remote_path: str, local_path: str | Path) -> None:
-        """Have what is under a path in a local file, in one step; what was there is replaced."""
+        """Write a file's bytes to a local file, in one step; a file there is replaced."""
 
     @abstractmethod
     def exists(self, remote_path: str) -> bool:
-        """Whether there is a file, or a folder, of this path."""
+        """Return whether a path has a file or a folder."""
 
     @abstractmethod
     def isdir(self, remote_path: str) -> bool:
-        """Whether there is a folder of this path."""
+        """Return whether a path has a folder."""
 
     @abstractmethod
     def remove(self, remote_path: str) -> None:
-        """Remove a file; one that isn't there is fine."""
+        """Remove a file; a missing one is no error."""
 
     @abstractmethod
     def size(self, remote_path: str) -> int:
-        """Bytes of a file."""
+        """Return the bytes of a file."""
 
     @abstractmethod
     def open(self, remote_path: str) -> BinaryIO:
@@ -81,45 +81,47 @@ class StorageBackend(ABC):
 
     @abstractmethod
     def get_url(self, remote_path: str) -> str:
-        """The whole URL of a path: ``file:///data/…``, ``s3://bucket/…``."""
+        """Return the whole URL of a path: ``file:///data/…``, ``s3://bucket/…``."""
 
     @abstractmethod
     def create(self, remote_path: str, data: bytes) -> bool:
-        """Have ``data`` under a path, in one step, unless there is something; whether there was nothing."""
+        """Write ``data`` under a path, in one step, where there is no file; return whether there was none."""
 
     @abstractmethod
     def renew(self, remote_path: str, data: bytes) -> bool:
-        """Have a file, whose bytes are ``data``, count as new; False where it is gone."""
+        """Let a file, whose bytes are ``data``, count as new; return False where it is gone."""
 
     @abstractmethod
     def files(self, folder: str) -> dict[str, int]:
-        """The paths below a folder, each with its bytes; none where there is no such folder."""
+        """Return the bytes of each file below a folder, by its path; none where there is no folder."""
 
     @abstractmethod
     def modified(self, remote_path: str) -> float:
-        """When a file was written or renewed, in seconds since 1970."""
+        """Return when a file was written or renewed, in seconds since 1970."""
 
     @abstractmethod
     def set_aside(self, remote_path: str, aside: str, before: float, now: float) -> bool:
-        """Have a file under the path ``aside``, and as of ``now``, instead of its own.
+        """Rename a file to the path ``aside``, and set its time to ``now``.
 
         Returns:
             Whether it was done: not where the file is gone, or was renewed after ``before``.
         """
 
     def set_right(self, remote_path: str) -> None:  # noqa: B027  most stores set their times themselves
-        """Have a file whose time lies ahead, by a clock that was wrong, count as written now, where the store
-        lets times be set."""
+        """Set the time of a file to now, where the store lets times be set.
+
+        Called where the time lies ahead, by a clock that was wrong.
+        """
 
     @abstractmethod
     def bring_back(self, aside: str, remote_path: str) -> bool:
-        """Undo ``set_aside``; False where there is something under the path by now, which is left alone."""
+        """Undo ``set_aside``; return False where the path has a file by now, which stays as it is."""
 
 
 class ObjectBackend(StorageBackend):
     """A store in a bucket, or in this process's memory, through fsspec.
 
-    A put appears in one step, and its size is compared; the protocol checks that its bytes arrived right.
+    A put appears in one step, and its size is compared; the protocol checks that its bytes arrived unharmed.
     """
 
     def __init__(self, spec: StoreSpec) -> None:
@@ -128,6 +130,7 @@ class ObjectBackend(StorageBackend):
         self._fs = _filesystem(spec)
 
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
+        """Write an object, and compare its size."""
         full = self._full(remote_path)
         with self._failing("write", full):
             self._fs.pipe_file(full, bytes(buffer))
@@ -138,16 +141,19 @@ class ObjectBackend(StorageBackend):
             )
 
     def get_buffer(self, remote_path: str) -> bytes:
+        """Return the bytes of an object."""
         full = self._full(remote_path)
         with self._failing("read", full, reading=True):
             return bytes(self._fs.cat_file(full))
 
     def put_file(self, local_path: str | Path, remote_path: str) -> None:
+        """Upload a local file."""
         full = self._full(remote_path)
         with self._failing("write", full):
             self._fs.put_file(str(local_path), full)
 
     def get_file(self, remote_path: str, local_path: str | Path) -> None:
+        """Download to a temporary file, synced and then renamed."""
         full, local = self._full(remote_path), Path(local_path)
         part = local.with_name(f".{secrets.token_hex(8)}{PART}")
         try:
@@ -160,64 +166,78 @@ class ObjectBackend(StorageBackend):
             part.unlink(missing_ok=True)
 
     def exists(self, remote_path: str) -> bool:
+        """Return whether there is an object, or objects below the path."""
         full = self._full(remote_path)
         with self._failing("look for", full):
             return bool(self._fs.exists(full))
 
     def isdir(self, remote_path: str) -> bool:
+        """Return whether there are objects below the path."""
         full = self._full(remote_path)
         with self._failing("look for", full):
             return bool(self._fs.isdir(full))
 
     def remove(self, remote_path: str) -> None:
+        """Remove an object; a missing one is no error."""
         full = self._full(remote_path)
         with self._failing("remove", full), contextlib.suppress(FileNotFoundError):
-            self._fs.rm_file(full)  # and not rm, which takes * and ? for patterns
+            self._fs.rm_file(full)  # not rm, which takes * and ? for patterns
 
     def size(self, remote_path: str) -> int:
+        """Return the bytes of an object."""
         full = self._full(remote_path)
         with self._failing("look for", full, reading=True):
             return int(self._fs.size(full))
 
     def open(self, remote_path: str) -> BinaryIO:
+        """Open an object for reading."""
         full = self._full(remote_path)
         with self._failing("read", full, reading=True):
             return cast(BinaryIO, self._fs.open(full, "rb"))
 
     def get_url(self, remote_path: str) -> str:
+        """Return the URL of an object: ``s3://bucket/…``."""
         return self._shown(self._full(remote_path))
 
     def create(self, remote_path: str, data: bytes) -> bool:
-        # Not every server can put on condition. Two who find nothing and put at once put the same; other
-        # content of the same MD5 shows by its SHA-256 when it is got.
+        """Write an object and return True, also where there is one."""
+        # Not every server can put on condition. Two processes that find nothing and put at once put the same
+        # bytes; other content of the same MD5 shows by its SHA-256 when it is read.
         self.put_buffer(data, remote_path)
         return True
 
     def renew(self, remote_path: str, data: bytes) -> bool:
+        """Write an object again where its time is old, or lies ahead."""
         try:
             renewed = self.modified(remote_path)
         except MissingExternalFile:
             return False
         now = time.time()
         if age(renewed, now) > _RENEW_AFTER or lies_ahead(renewed, now):
-            self.put_buffer(data, remote_path)  # an object has no time that could be set alone
+            self.put_buffer(data, remote_path)  # an object's time can't be set alone
         return True
 
     def files(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each object below a path."""
         full = self._full(folder)
         with self._failing("list", full):
             found = self._fs.find(full, detail=True)
         below = len(self._root) + 1
         return {
-            name[below:]: int(about["size"]) for name, about in found.items() if name.startswith(f"{full}/")
+            name[below:]: int(info["size"]) for name, info in found.items() if name.startswith(f"{full}/")
         }
 
     def modified(self, remote_path: str) -> float:
+        """Return when an object was written, in seconds since 1970."""
         full = self._full(remote_path)
         with self._failing("look for", full, reading=True):
             return float(self._fs.modified(full).timestamp())
 
     def set_aside(self, remote_path: str, aside: str, before: float, now: float) -> bool:
+        """Copy an object to ``aside`` and remove it, unless it was renewed before or during the copy.
+
+        Object stores have no rename.
+        """
         full, other = self._full(remote_path), self._full(aside)
         try:
             if self.modified(remote_path) > before:
@@ -233,6 +253,7 @@ class ObjectBackend(StorageBackend):
         return True
 
     def bring_back(self, aside: str, remote_path: str) -> bool:
+        """Copy an object back, and remove the copy."""
         if self.exists(remote_path):
             return False
         full, other = self._full(remote_path), self._full(aside)
@@ -242,14 +263,16 @@ class ObjectBackend(StorageBackend):
         return True
 
     def _full(self, path: str) -> str:
+        """Return the full name of an object."""
         return f"{self._root}/{checked_path(path)}"
 
     def _shown(self, full: str) -> str:
+        """Return the URL of an object by its full name."""
         return f"{_SCHEMES[self.protocol]}://{full.lstrip('/')}"
 
     @contextlib.contextmanager
     def _failing(self, doing: str, full: str, reading: bool = False) -> Iterator[None]:
-        """Turn what the protocol's package raises, which can be anything, into the registry's errors."""
+        """Turn any exception of the protocol's package into the registry's errors."""
         try:
             yield
         except RegistryError:
@@ -265,17 +288,17 @@ class ObjectBackend(StorageBackend):
 
 
 def object_root(spec: StoreSpec) -> str:
-    """The full name below which a store's objects lie."""
+    """Return the full name below which a store's objects lie."""
     if spec.protocol == "memory":
         return f"/{spec.location.strip('/')}".rstrip("/")
-    # Slashes at its ends stay, as DataJoint leaves them: they are part of the objects' names.
+    # Slashes at the ends of the location stay, as in DataJoint: they are part of the objects' names.
     return f"{spec.bucket}/{spec.location}" if spec.location else spec.bucket
 
 
 def filesystem_arguments(spec: StoreSpec) -> dict[str, Any]:
-    """What fsspec's file system of a store's protocol is told."""
+    """Return the arguments of fsspec's file system for a store."""
     options = spec.options
-    # Without it a listing would be answered from memory after another process changed what is there.
+    # A cached listing would miss the changes of other processes.
     arguments: dict[str, Any] = {"use_listings_cache": False}
     if spec.protocol == "s3":
         endpoint = str(options["endpoint"])
@@ -292,6 +315,12 @@ def filesystem_arguments(spec: StoreSpec) -> dict[str, Any]:
 
 
 def _filesystem(spec: StoreSpec) -> Any:
+    """Return fsspec's file system for a store.
+
+    Raises:
+        StoreNotConfigured: the protocol's package is not installed.
+        StoreInaccessible: the file system can't be made.
+    """
     name, package = _FILESYSTEMS.get(spec.protocol, (spec.protocol, "fsspec"))
     try:
         import fsspec

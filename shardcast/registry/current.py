@@ -1,4 +1,4 @@
-"""The registry that the module's functions use: the only state that this package keeps."""
+"""The registry of the module's functions: the only state that this package keeps."""
 
 from __future__ import annotations
 
@@ -10,23 +10,30 @@ from shardcast.errors import StoreNotConfigured
 from shardcast.registry.hash_registry import Registry
 
 STORES_VARIABLE = "SHARDCAST_REGISTRY_STORES"
-"""Names a JSON file with the stores; read once, when the first function needs it."""
+"""The variable that names a JSON file with the stores; the file is read once, when it is first needed."""
 
 _current: Registry | None = None
 
 
 def configure(stores: Mapping[str, Any] | Registry | None) -> None:
-    """Say which stores ``put_hash`` and the others use, in the whole process; for None those of the file that
-    ``SHARDCAST_REGISTRY_STORES`` names, read anew."""
+    """Set the stores that ``put_hash`` and the others use, in the whole process.
+
+    Args:
+        stores: the stores by their names, or a registry; None for those of the file that
+            ``SHARDCAST_REGISTRY_STORES`` names, read again when they are needed.
+
+    Raises:
+        StoreNotConfigured: ``stores`` can't be a configuration.
+    """
     global _current
     _current = Registry(stores) if isinstance(stores, Mapping) else stores
 
 
 def current() -> Registry:
-    """The registry that ``put_hash`` and the others use.
+    """Return the registry that ``put_hash`` and the others use.
 
     Raises:
-        StoreNotConfigured: nothing was configured.
+        StoreNotConfigured: no stores are configured.
     """
     global _current
     if _current is None:

@@ -1,4 +1,4 @@
-"""A store in a directory: a name appears only when its bytes are on the disk and were read back."""
+"""A store in a directory: a file is named only when its bytes are on the disk and were read back."""
 
 from __future__ import annotations
 
@@ -34,57 +34,69 @@ _BUFFER = 1 << 20
 
 
 class DirectoryBackend(StorageBackend):
-    """A store in a directory, which must exist.
-
-    Raises:
-        StoreMissing: it does not.
-    """
+    """A store in a directory, which must exist."""
 
     def __init__(self, spec: StoreSpec, folders: DurableFolders | None = None) -> None:
-        """``folders``: makes folders in it, where others use it, too."""
+        """Open a directory.
+
+        Args:
+            spec: the store's configuration.
+            folders: makes folders in the directory, where it is shared with other users of it.
+
+        Raises:
+            StoreMissing: the directory does not exist.
+            StoreInaccessible: it can't be looked at.
+        """
         super().__init__(spec)
         self._root = Path(spec.location).absolute()
         self._folders = folders or DurableFolders(self._root)
         with self._failing("use", self._root):
-            there = self._root.is_dir()
-        if not there:
+            exists = self._root.is_dir()
+        if not exists:
             raise StoreMissing(
                 f"store {spec.name!r}: there is no directory {spec.location}; make it, or mount what it is on"
             )
 
     def put_buffer(self, buffer: Buffer, remote_path: str) -> None:
+        """Write a file, durably, and read it back before it is named."""
         full = self._full(remote_path)
         with self._failing("write", full), self._written(full, buffer) as (part, descriptor):
             give_name(descriptor, part, full)
 
     def get_buffer(self, remote_path: str) -> bytes:
+        """Return the bytes of a file."""
         full = self._full(remote_path)
         with self._failing("read", full, reading=True):
             return full.read_bytes()
 
     def put_file(self, local_path: str | Path, remote_path: str) -> None:
+        """Copy a local file into the store, durably."""
         full = self._full(remote_path)
         with self._failing("write", full):
             self._folders.make(full.parent)
             _copy(Path(local_path), full)
 
     def get_file(self, remote_path: str, local_path: str | Path) -> None:
+        """Copy a file to a local one, durably."""
         full, local = self._full(remote_path), Path(local_path)
         with self._failing("read", full, reading=True):
             make_folder(local.parent)
             _copy(full, local)
 
     def exists(self, remote_path: str) -> bool:
+        """Return whether a path has a file or a folder."""
         full = self._full(remote_path)
         with self._failing("look for", full):
             return _mode(full) is not None
 
     def isdir(self, remote_path: str) -> bool:
+        """Return whether a path has a folder."""
         full = self._full(remote_path)
         with self._failing("look for", full):
             return stat.S_ISDIR(_mode(full) or 0)
 
     def remove(self, remote_path: str) -> None:
+        """Remove a file, durably; a missing one is no error."""
         full = self._full(remote_path)
         with self._failing("remove", full):
             try:
@@ -94,34 +106,40 @@ class DirectoryBackend(StorageBackend):
             sync_folder(full.parent)
 
     def size(self, remote_path: str) -> int:
+        """Return the bytes of a file."""
         full = self._full(remote_path)
         with self._failing("look for", full, reading=True):
             return full.stat().st_size
 
     def open(self, remote_path: str) -> BinaryIO:
+        """Open a file for reading."""
         full = self._full(remote_path)
         with self._failing("read", full, reading=True):
             return full.open("rb")
 
     def get_url(self, remote_path: str) -> str:
+        """Return the ``file:///`` URL of a path."""
         return self._full(remote_path).as_uri()
 
     def create(self, remote_path: str, data: bytes) -> bool:
+        """Write a file as ``put_buffer`` does where there is none; return whether there was none."""
         full = self._full(remote_path)
         with self._failing("write", full), self._written(full, data) as (part, descriptor):
             return give_free_name(descriptor, part, full)
 
     def renew(self, remote_path: str, data: bytes) -> bool:
+        """Set a file's time to now; another user's file is replaced by one of ours."""
         full = self._full(remote_path)
         try:
             os.utime(full)
         except FileNotFoundError:
             return False
-        except PermissionError:  # it is another user's: have one of our own
+        except PermissionError:  # another user's file: replace it by one of ours
             self.put_buffer(data, remote_path)
         return True
 
     def files(self, folder: str) -> dict[str, int]:
+        """Return the bytes of each file below a folder; links are left out."""
         full = self._full(folder)
         found: dict[str, int] = {}
         with self._failing("list", full):
@@ -130,22 +148,25 @@ class DirectoryBackend(StorageBackend):
             for place, _, names in os.walk(full, onerror=_fail):
                 for name in names:
                     file = Path(place, name)
-                    with contextlib.suppress(FileNotFoundError):  # it went meanwhile
+                    with contextlib.suppress(FileNotFoundError):  # removed meanwhile
                         if not file.is_symlink():
                             found[file.relative_to(self._root).as_posix()] = file.stat().st_size
         return found
 
     def modified(self, remote_path: str) -> float:
+        """Return when a file was written, renewed or named, in seconds since 1970."""
         full = self._full(remote_path)
         with self._failing("look for", full, reading=True):
             return _changed(full.stat())
 
     def set_right(self, remote_path: str) -> None:
+        """Set a file's time to now."""
         full = self._full(remote_path)
         with self._failing("set the time of", full, reading=True):
             os.utime(full)
 
     def set_aside(self, remote_path: str, aside: str, before: float, now: float) -> bool:
+        """Rename a file to ``aside``, and undo that where a put renewed the file meanwhile."""
         full, other = self._full(remote_path), self._full(aside)
         with self._failing("set aside", full):
             try:
@@ -159,21 +180,35 @@ class DirectoryBackend(StorageBackend):
                 with contextlib.suppress(PermissionError):  # another user's: the rename changed its ctime
                     os.utime(other, (now, now))
                 return True
-        # A put renewed it between the two: it relies on it.
+        # A put renewed the file between stat and rename, and relies on it.
         self.bring_back(aside, remote_path)
         return False
 
     def bring_back(self, aside: str, remote_path: str) -> bool:
+        """Rename a file back, unless its path has a file by now."""
         full, other = self._full(remote_path), self._full(aside)
         with self._failing("bring back", other, reading=True):
             return rename_free(other, full)
 
     def _full(self, path: str) -> Path:
+        """Return the absolute path of a file."""
         return self._root / checked_path(path)
 
     @contextlib.contextmanager
     def _written(self, full: Path, data: Buffer) -> Iterator[tuple[Path, int]]:
-        """A file beside ``full`` that has ``data``, durable and read back; removed if it isn't renamed."""
+        """Yield a temporary file that has ``data``, durable and read back; remove it unless it was renamed.
+
+        Args:
+            full: the path of the file to be, in the same folder.
+            data: its bytes.
+
+        Yields:
+            The path and the descriptor of the temporary file.
+
+        Raises:
+            StoreInaccessible: other bytes were read back.
+            OSError: the file can't be written.
+        """
         self._folders.make(full.parent)
         part, descriptor = full.with_name(f".{secrets.token_hex(8)}{PART}"), -1
         try:
@@ -193,6 +228,7 @@ class DirectoryBackend(StorageBackend):
 
     @contextlib.contextmanager
     def _failing(self, doing: str, full: Path, reading: bool = False) -> Iterator[None]:
+        """Turn errors of the system into the registry's errors."""
         try:
             yield
         except RegistryError:
@@ -208,16 +244,17 @@ class DirectoryBackend(StorageBackend):
 
 
 def directory_root(spec: StoreSpec) -> str:
-    """Where a store's directory really is, whichever way its location names it."""
+    """Return the real path of a store's directory, whatever links its location goes through."""
     return os.path.realpath(spec.location)
 
 
 def _mode(path: Path) -> int | None:
-    """What there is under a path; None where there is nothing. (``exists`` of Python 3.14 says so of whatever
-    can't be looked at, too.)
+    """Return the mode of a path; None where there is nothing.
+
+    (From Python 3.14 on, ``Path.exists`` is also False for a path that can't be looked at.)
 
     Raises:
-        OSError: it can't be told.
+        OSError: the path can't be looked at.
     """
     try:
         return path.stat().st_mode
@@ -226,7 +263,7 @@ def _mode(path: Path) -> int | None:
 
 
 def _changed(known: os.stat_result) -> float:
-    """When a file was written, renewed, or got its name: one that a backup brought back is new."""
+    """Return when a file was written, renewed, or named: a file that a backup restored counts as new."""
     return max(known.st_mtime, known.st_ctime)
 
 
@@ -243,17 +280,17 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _has(file: Path, data: Buffer) -> bool:
-    """Whether a file has these bytes and no others."""
+    """Return whether a file has these bytes and no others."""
     view = memoryview(data)
-    at = 0
+    position = 0
     with file.open("rb") as opened:
         while chunk := opened.read(_BUFFER):
-            if chunk != view[at : at + len(chunk)]:
+            if chunk != view[position : position + len(chunk)]:
                 return False
-            at += len(chunk)
-    return at == len(view)
+            position += len(chunk)
+    return position == len(view)
 
 
 def _fail(error: OSError) -> None:
-    """A folder that can't be listed hides what is in it; the whole listing fails."""
+    """Raise the error of a folder that can't be listed: a listing without it would be wrong."""
     raise error

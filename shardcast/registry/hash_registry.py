@@ -1,4 +1,4 @@
-"""Content put, got and deleted: the registry over its stores."""
+"""The registry over its stores: content put, read and deleted."""
 
 from __future__ import annotations
 
@@ -24,53 +24,56 @@ from shardcast.registry.hashes import Buffer, build_hash_path, compute_hash
 from shardcast.registry.stores import StoreSpec, read_spec
 
 ASIDE = ".orphan"
-"""The end of the name of what garbage collection set aside, until it is deleted or brought back."""
+"""The end of the name of content in garbage collection's quarantine."""
 
 _ATTEMPTS = 5
-"""How often a put begins anew because what it met was changed under its hands."""
+"""Attempts of a put whose path other processes change meanwhile."""
 
 log = logging.getLogger(__name__)
 
 
 class Registry:
-    """A hash registry over the stores of one configuration.
-
-    Args:
-        stores: each store's keys by its name, and under ``default`` the name of the one that is used when
-            none is named. A store is checked when it is used.
-    """
+    """A hash registry over the stores of one configuration."""
 
     def __init__(self, stores: Mapping[str, Any]) -> None:
+        """Keep a configuration; a store is checked when it is used.
+
+        Args:
+            stores: each store's keys by its name, and under ``default`` the name of the default store.
+
+        Raises:
+            StoreNotConfigured: ``stores`` is no mapping.
+        """
         if not isinstance(stores, Mapping):
             raise StoreNotConfigured(f"stores must be a mapping of names to their keys, not {stores!r}")
         self._stores: dict[str, Any] = copy.deepcopy(dict(stores))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Registry:
-        """A registry from a JSON file of stores, or from a ``datajoint.json``, which has them in ``stores``.
+        """Return a registry of the stores in a JSON file, or of ``stores`` in a ``datajoint.json``.
 
         Raises:
-            StoreNotConfigured: it can't be read, or has no stores.
+            StoreNotConfigured: the file can't be read, or has no stores.
         """
         try:
-            said = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreNotConfigured(f"could not read the registry's stores from {path}: {error}") from error
-        if not isinstance(said, dict):
-            raise StoreNotConfigured(f"{path} must be a JSON object of stores, not {type(said).__name__}")
-        inner = said.get("stores")
-        return cls(inner if isinstance(inner, dict) and "protocol" not in inner else said)
+        if not isinstance(content, dict):
+            raise StoreNotConfigured(f"{path} must be a JSON object of stores, not {type(content).__name__}")
+        inner = content.get("stores")
+        return cls(inner if isinstance(inner, dict) and "protocol" not in inner else content)
 
     def spec(self, store_name: str | None = None) -> StoreSpec:
-        """What a store is configured as; the default's for None.
+        """Return the configuration of a store; of the default store for None.
 
         Raises:
-            StoreNotConfigured: there is no such store, no default, or it can't be meant so.
+            StoreNotConfigured: there is no such store, no default, or its keys can't be right.
         """
         return read_spec(self._stores, store_name)
 
     def get_store_backend(self, store_name: str | None = None) -> StorageBackend:
-        """A store, to be asked for files by their paths; the default for None.
+        """Return a store, as files by their paths; the default store for None.
 
         Raises:
             StoreNotConfigured: there is no such store, no default, or a package is missing for it.
@@ -81,22 +84,24 @@ class Registry:
         return DirectoryBackend(spec) if spec.protocol == "file" else ObjectBackend(spec)
 
     def get_store_subfolding(self, store_name: str | None = None) -> tuple[int, ...] | None:
-        """The subfolding of a store, ``(2, 2)`` say; None for no folders.
+        """Return the subfolding of a store, ``(2, 2)`` say; None for no folders.
 
         Raises:
-            StoreNotConfigured: there is no such store, no default, or it can't be meant so.
+            StoreNotConfigured: there is no such store, no default, or its keys can't be right.
         """
         return self.spec(store_name).subfolding
 
     def put_hash(self, data: Buffer, schema_name: str, store_name: str | None = None) -> dict[str, Any]:
-        """Have content in a store, once per schema.
+        """Put content into a store, once per schema.
 
-        What is there already is compared: equal, it counts as new for garbage collection; corrupt, it is
-        replaced. When this returns, the content is in the store under its path, in a directory durably.
+        Content that is there already is compared: equal content counts as new for garbage collection, corrupt
+        content is replaced. When this returns, the content is in the store under its path, in a directory
+        durably.
 
         Returns:
-            What ``get_hash`` needs, to be kept in a database: ``hash``, ``path``, ``schema``, ``store`` (the
-            store's name, the default's where none was named), ``size`` in bytes, and ``sha256``.
+            The metadata that ``get_hash`` needs, to be kept in a database: ``hash``, ``path``, ``schema``,
+            ``store`` (the store's name, the default's where none was named), ``size`` in bytes, and
+            ``sha256``.
 
         Raises:
             TypeError: ``data`` is not bytes.
@@ -121,13 +126,15 @@ class Registry:
         }
 
     def get_hash(self, metadata: Mapping[str, Any]) -> bytes:
-        """Content by what ``put_hash`` returned for it, here or in DataJoint, from the path stored there.
+        """Return content by the metadata that ``put_hash``, ours or DataJoint's, returned for it.
+
+        It is read from the path in the metadata, whatever the store's subfolding is now.
 
         Raises:
             KeyError: ``path`` or ``hash`` is missing in ``metadata``.
-            InvalidName: the path would lead out of the store.
-            MissingExternalFile: there is nothing at the path.
-            HashMismatch: what is there is not what was put.
+            InvalidName: the path leads out of the store.
+            MissingExternalFile: the path has no file.
+            HashMismatch: the file is not what was put.
             StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
         """
         path, expected = metadata["path"], metadata["hash"]
@@ -148,38 +155,46 @@ class Registry:
         return data
 
     def delete_path(self, path: str, store_name: str | None = None) -> bool:
-        """Delete a file by its stored path, for good, and what was set aside of it. Nothing looks whether it
-        is referenced: that is ``gc.collect``'s work.
+        """Delete a file by its stored path, for good, also from the quarantine of garbage collection.
+
+        References are not looked at: that is ``gc.collect``'s work.
 
         Returns:
-            Whether there was something.
+            Whether there was a file.
 
         Raises:
-            InvalidName: the path would lead out of the store.
+            InvalidName: the path leads out of the store.
             StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
         """
         backend = self.get_store_backend(store_name)
-        there = [one for one in (path, path + ASIDE) if backend.exists(one) and not backend.isdir(one)]
-        for one in there:
-            backend.remove(one)
-        return bool(there)
+        names = (path, path + ASIDE)
+        files = [name for name in names if backend.exists(name) and not backend.isdir(name)]
+        for file in files:
+            backend.remove(file)
+        return bool(files)
 
 
 def _put(backend: StorageBackend, path: str, data: bytes) -> None:
+    """Put content under a path, beside other processes that put, renew and collect it.
+
+    Raises:
+        HashCollision: other content of the same MD5 has the path.
+        StoreInaccessible: the store can't be used, or the path changed at each of ``_ATTEMPTS``.
+    """
     for _ in range(_ATTEMPTS):
         try:
-            there = backend.get_buffer(path)
+            stored = backend.get_buffer(path)
         except MissingExternalFile:
             if backend.create(path, data):
                 return
-            continue  # another process was faster: see what it put
-        if there == data:
+            continue  # another process was faster: compare its content
+        if stored == data:
             if backend.renew(path, data):
                 return
-            continue  # it was set aside in this moment
-        if compute_hash(there) == compute_hash(data):
+            continue  # garbage collection renamed it since it was read
+        if compute_hash(stored) == compute_hash(data):
             raise HashCollision(
-                f"{backend.get_url(path)} has other content of the same MD5 ({len(there)} bytes, not "
+                f"{backend.get_url(path)} has other content of the same MD5 ({len(stored)} bytes, not "
                 f"{len(data)}); nothing was put. Store this one in another schema, and find out who made it"
             )
         log.warning("%s was corrupt; it is replaced by what is put", backend.get_url(path))
@@ -191,6 +206,12 @@ def _put(backend: StorageBackend, path: str, data: bytes) -> None:
 
 
 def _get(backend: StorageBackend, path: str) -> bytes:
+    """Return the bytes of a file, also from the quarantine of garbage collection.
+
+    Raises:
+        MissingExternalFile: the path has no file, in neither place.
+        StoreInaccessible: the store can't be used.
+    """
     try:
         return backend.get_buffer(path)
     except MissingExternalFile:
@@ -204,5 +225,5 @@ def _get(backend: StorageBackend, path: str) -> bytes:
                 backend.get_url(path),
             )
             return data
-        # In the moment between the two, it may have been brought back.
+        # Between the two reads, garbage collection may have restored it.
         return backend.get_buffer(path)

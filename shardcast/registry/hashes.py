@@ -1,4 +1,4 @@
-"""Names: the hash of content, the schemas' names, and the paths below which both lie in a store."""
+"""The hash of content, schemas' names, and the paths of both in a store."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from shardcast.errors import InvalidName
 
 HASH_PREFIX = "_hash"
-"""The section of a store that hash-addressed content lies in, unless its store is configured otherwise."""
+"""The section of a store with hash-addressed content, where the store doesn't name another."""
 
 _HASH = re.compile(r"[a-z2-7]{26}", re.ASCII)
 _HASH_LENGTH = 26
 _LONGEST_NAME = 255
-"""Bytes of a folder's name on the usual file systems."""
+"""Bytes of a folder's name on most file systems."""
 
 Buffer = bytes | bytearray | memoryview
 
 
 def compute_hash(data: Buffer) -> str:
-    """The hash of content: its MD5 in Base32, 26 lower-case characters without padding.
+    """Return the hash of content: its MD5 in Base32, 26 lower-case characters without padding.
 
-    It finds equal content; it proves nothing, since content of a given MD5 can be made.
+    It finds equal content and proves nothing, since content of a given MD5 can be made.
 
     Raises:
         TypeError: ``data`` is not bytes.
@@ -33,7 +33,7 @@ def compute_hash(data: Buffer) -> str:
 
 
 def is_hash(text: str) -> bool:
-    """Whether this can be the hash of content."""
+    """Return whether a text can be the hash of content."""
     return _HASH.fullmatch(text) is not None
 
 
@@ -44,17 +44,17 @@ def build_hash_path(
     *,
     hash_prefix: str = HASH_PREFIX,
 ) -> str:
-    """The path, relative to its store, of content in a schema: ``_hash/SCHEMA/[FOLD/…]HASH``.
+    """Return the path, relative to its store, of content in a schema: ``_hash/SCHEMA/[FOLD/…]HASH``.
 
     Args:
-        content_hash: what ``compute_hash`` gave.
-        schema_name: the schema, whose content is kept apart from every other's.
+        content_hash: what ``compute_hash`` returned.
+        schema_name: the schema, whose content is kept apart from every other schema's.
         subfolding: lengths of the folders' names, which are consecutive parts of the hash: ``(2, 2)`` for
-            ``_hash/lab/l2/3d/l23d…``. None, or none of them, for no folders.
+            ``_hash/lab/l2/3d/l23d…``. None, or an empty one, for no folders.
         hash_prefix: the section of the store.
 
     Raises:
-        InvalidName: the hash, the schema's name or the subfolding can't be one.
+        InvalidName: the hash, the schema's name or the subfolding can't be right.
     """
     if not is_hash(content_hash):
         raise InvalidName(f"{content_hash!r} is not the hash of content: 26 characters of a-z and 2-7")
@@ -67,14 +67,17 @@ def build_hash_path(
 
 
 def checked_subfolding(subfolding: Sequence[int] | None) -> tuple[int, ...] | None:
-    """The subfolding, once it is known that each of its folders gets a name.
+    """Return a subfolding in which each folder has a name.
 
     Raises:
-        InvalidName: a length is not a positive number, or there is no more hash for a folder's name.
+        InvalidName: a length is no positive number, or no characters of the hash are left for a folder's
+            name.
     """
     if subfolding is None:
         return None
-    whole = isinstance(subfolding, Sequence) and all(type(one) is int and one > 0 for one in subfolding)
+    whole = isinstance(subfolding, Sequence) and all(
+        type(length) is int and length > 0 for length in subfolding
+    )
     if not whole:
         raise InvalidName(
             f"{subfolding!r} is not a subfolding: a list of positive whole numbers, like [2, 2]"
@@ -88,10 +91,10 @@ def checked_subfolding(subfolding: Sequence[int] | None) -> tuple[int, ...] | No
 
 
 def checked_schema(name: str) -> str:
-    """A schema's name, once it is known to be the name of one folder.
+    """Return a schema's name that can be the name of one folder.
 
     Raises:
-        InvalidName: it would lead elsewhere, is one of the registry's own, or too long.
+        InvalidName: the name leads elsewhere, is one of the registry's own, or is too long.
     """
     if not isinstance(name, str):
         raise InvalidName(f"a schema's name is text, not {type(name).__name__}")
@@ -110,10 +113,10 @@ def checked_schema(name: str) -> str:
 
 
 def checked_path(path: str) -> str:
-    """A path as it was stored, once it is known not to lead out of its store.
+    """Return a stored path that does not lead out of its store.
 
     Raises:
-        InvalidName: it is empty, absolute, leads up, or has characters that mean something else elsewhere.
+        InvalidName: the path is empty, absolute, leads up, or has characters with another meaning elsewhere.
     """
     if not isinstance(path, str):
         raise InvalidName(f"a path is text, not {type(path).__name__}")
@@ -132,6 +135,7 @@ def checked_path(path: str) -> str:
 
 
 def _wrong(name: str) -> str:
+    """Return what is wrong with the characters of a name; empty when nothing is."""
     if "\\" in name:
         return "it has a backslash in it"
     if any(ord(character) < 32 or ord(character) == 127 for character in name):

@@ -1,4 +1,4 @@
-"""What a database refers to, read so that no doubt deletes anything."""
+"""The references of a database, read so that a doubt deletes nothing."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from shardcast.registry.hash_registry import Registry
 from shardcast.registry.stores import StoreSpec
 
 Reference = Mapping[str, Any] | str | bytes | None
-"""A row's value: what ``put_hash`` returned, as it is or as JSON text; None where the row has none."""
+"""A row's value: the metadata of ``put_hash``, as it is or as JSON text; None where the row has none."""
 
 References = Iterable[Reference] | Callable[[], Iterable[Reference]]
-"""All of them, each time that they are asked for: no iterator, which would have none the second time."""
+"""All references, each time they are read: no iterator, which is empty the second time."""
 
 
 def read_references(registry: Registry, spec: StoreSpec, references: References) -> set[str]:
-    """The paths that are referenced in a store, as they are spelled.
+    """Return the paths that are referenced in a store, as they are spelled.
 
     Raises:
-        UsageError: they are an iterator.
-        ReferencesUnreadable: reading them failed, or one of them can't be understood.
+        UsageError: ``references`` is an iterator.
+        ReferencesUnreadable: reading failed, or a reference can't be understood.
     """
     paths: set[str] = set()
     elsewhere: dict[str | None, bool] = {}
@@ -38,10 +38,10 @@ def read_references(registry: Registry, spec: StoreSpec, references: References)
         )
     try:
         for row in _unread(references()) if callable(references) else references:
-            read = _read(row)
-            if read is None:
+            reference = _read(row)
+            if reference is None:
                 continue
-            path, name = read
+            path, name = reference
             if name not in elsewhere:
                 elsewhere[name] = _is_elsewhere(registry, spec, name)
             if not elsewhere[name]:
@@ -56,14 +56,20 @@ def read_references(registry: Registry, spec: StoreSpec, references: References)
 
 
 def key_of(path: str) -> str:
-    """What the spellings of a path have in common that some file system takes for one. A file is kept when it
-    is referenced in any of them, so this may err towards keeping, and only so."""
+    """Return what all spellings of a path have in common that some file system takes for the same.
+
+    A file is kept when any of its spellings is referenced, so this may err towards keeping, and only so.
+    """
     plain = unicodedata.normalize("NFC", posixpath.normpath(path))
     return unicodedata.normalize("NFC", plain.casefold())
 
 
 def _unread(rows: Iterable[Reference]) -> Iterable[Reference]:
-    """What a callable returned, once it is known not to be a generator that somebody read from before."""
+    """Return the rows that a callable returned, unless they are a generator that was read before.
+
+    Raises:
+        ReferencesUnreadable: they are.
+    """
     if inspect.isgenerator(rows) and inspect.getgeneratorstate(rows) != inspect.GEN_CREATED:
         raise ReferencesUnreadable(
             "the callable returned a generator that was read before; have it make a new one"
@@ -72,7 +78,11 @@ def _unread(rows: Iterable[Reference]) -> Iterable[Reference]:
 
 
 def _read(row: Reference) -> tuple[str, str | None] | None:
-    """The path and the store's name in a row's value; None where it has none."""
+    """Return the path and the store's name in a row's value; None where the row has no reference.
+
+    Raises:
+        ReferencesUnreadable: the value can't be understood.
+    """
     value: Any = row
     if isinstance(row, str | bytes):
         try:
@@ -92,10 +102,10 @@ def _read(row: Reference) -> tuple[str, str | None] | None:
 
 
 def _is_elsewhere(registry: Registry, spec: StoreSpec, name: str | None) -> bool:
-    """Whether a reference to the store of this name refers to another place than ``spec``.
+    """Return whether the store of a reference is another place than ``spec``.
 
-    Places are compared and not names: two stores may be one directory, and None is the default. One that
-    isn't configured any more may be this place too, so what refers to it is kept here.
+    Places are compared and not names: two stores may be one directory, and None is the default. A store that
+    isn't configured any more may be this place too, so that its references count here.
     """
     try:
         other = registry.spec(name)
@@ -105,6 +115,6 @@ def _is_elsewhere(registry: Registry, spec: StoreSpec, name: str | None) -> bool
 
 
 def _place(spec: StoreSpec) -> tuple[str, str]:
-    """Where a store is. Its endpoint is no part of it: one bucket may be reached by several."""
+    """Return where a store is, without its endpoint: a bucket may be reached by several."""
     root = directory_root(spec) if spec.protocol == "file" else object_root(spec)
     return spec.protocol, key_of(root)

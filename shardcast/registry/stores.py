@@ -1,4 +1,4 @@
-"""What a store is configured as, and what can't be meant."""
+"""The configuration of stores, and the checks of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shardcast.errors import InvalidName, StoreNotConfigured
 from shardcast.registry.hashes import HASH_PREFIX, checked_path, checked_subfolding
 
 DEFAULT = "default"
-"""The key whose value is the name of the store that is used when none is named."""
+"""The key whose value is the name of the default store."""
 
 _NOT_STORES = (DEFAULT, "filepath_default")
 
@@ -41,15 +41,15 @@ _SECTIONS = {"hash_prefix": HASH_PREFIX, "schema_prefix": "_schema", "filepath_p
 
 @dataclass(frozen=True)
 class StoreSpec:
-    """A store, as it is configured.
+    """The configuration of a store.
 
     Attributes:
         name: its name in the configuration.
         protocol: ``file``, ``s3``, ``gcs``, ``azure`` or ``memory``.
-        location: the directory, or the part of the bucket's names, that it is in.
+        location: its directory, or the prefix of its objects' names in the bucket.
         subfolding: lengths of the folders' names below a schema; None for no folders.
-        hash_prefix: the section of it that hash-addressed content lies in.
-        options: what else its protocol needs; never shown, since keys are among it.
+        hash_prefix: its section with hash-addressed content.
+        options: the other keys that its protocol needs; never shown, since access keys are among them.
     """
 
     name: str
@@ -66,7 +66,7 @@ class StoreSpec:
 
 
 def resolve_name(stores: Mapping[str, Any], name: str | None) -> str:
-    """The name of the store that is meant; the default's for None.
+    """Return a store's name; the default store's for None.
 
     Raises:
         StoreNotConfigured: there is no default, or no store of this name.
@@ -86,10 +86,10 @@ def resolve_name(stores: Mapping[str, Any], name: str | None) -> str:
 
 
 def read_spec(stores: Mapping[str, Any], name: str | None) -> StoreSpec:
-    """The store of this name, or the default; nothing is asked of the store itself.
+    """Return the configuration of a store, or of the default store; the store itself is not asked.
 
     Raises:
-        StoreNotConfigured: there is none, or its configuration can't be meant.
+        StoreNotConfigured: there is no such store, or its keys can't be right.
     """
     name = resolve_name(stores, name)
     given = stores[name]
@@ -115,6 +115,11 @@ def read_spec(stores: Mapping[str, Any], name: str | None) -> StoreSpec:
 
 
 def _check_keys(name: str, protocol: str, given: Mapping[str, Any]) -> None:
+    """Refuse keys that are missing, unknown to the protocol, or of another type.
+
+    Raises:
+        StoreNotConfigured: there are such keys.
+    """
     missing = [key for key in _REQUIRED[protocol] if key not in given]
     if missing:
         raise StoreNotConfigured(f'stores["{name}"] is missing: {", ".join(missing)}')
@@ -141,19 +146,30 @@ def _check_keys(name: str, protocol: str, given: Mapping[str, Any]) -> None:
 
 
 def _hash_section(given: Mapping[str, Any]) -> str:
+    """Return the section with hash-addressed content.
+
+    Raises:
+        InvalidName: the section leads out of the store.
+    """
     prefix = given.get("hash_prefix", HASH_PREFIX)
     return checked_path(prefix.strip("/") if isinstance(prefix, str) else prefix)
 
 
 def _check_sections(name: str, given: Mapping[str, Any]) -> None:
-    """No section of a store may lie in another: what collects one would take the other's."""
+    """Refuse sections that lie in one another.
+
+    Garbage collection of the outer section would take the files of the inner one.
+
+    Raises:
+        StoreNotConfigured: two sections do.
+    """
     sections = {key: given.get(key, usual) for key, usual in _SECTIONS.items()}
     for key, prefix in sections.items():
         if not isinstance(prefix, str | None):
             raise StoreNotConfigured(f'stores["{name}"].{key} must be text, not {prefix!r}')
     folders = [(key, prefix.strip("/") + "/") for key, prefix in sections.items() if prefix]
-    for at, (key, folder) in enumerate(folders):
-        for other, outer in folders[at + 1 :]:
+    for index, (key, folder) in enumerate(folders):
+        for other, outer in folders[index + 1 :]:
             if folder.startswith(outer) or outer.startswith(folder):
                 raise StoreNotConfigured(
                     f'stores["{name}"]: {key} {folder!r} and {other} {outer!r} lie in one another; '
