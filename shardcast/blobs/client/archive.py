@@ -1,6 +1,7 @@
 """An archive as typed calls: pull many blobs in one request, push many.
 
-Nothing that comes is trusted: no more is read than was asked for, and each blob is checked before it counts.
+Nothing that an archive sends is trusted: no more is read than was asked for, and each blob is verified before
+it counts.
 """
 
 from __future__ import annotations
@@ -49,14 +50,14 @@ Blob = bytes | bytearray | memoryview | Path | BufferedRandom
 """What can be pushed: bytes, or a file, by its path or open."""
 
 _NO_ARCHIVE = frozenset({404, 405, 501})
-"""Statuses of servers that know of no pulls."""
+"""Statuses of servers that are no archive."""
 _KEPT_BLOBS, _KEPT_BYTES = 50, 5_000_000
-"""Blobs and bytes that a busy archive keeps in a second; it answers a push when it has kept all of it."""
+"""Blobs and bytes that a busy archive writes in a second; it answers a push when all are on its disk."""
 _CHUNK = 1 << 20
 
 
 class ArchiveClient:
-    """One archive: Casa, or a shardcast archive.
+    """An archive: Casa, or a shardcast archive.
 
     Attributes:
         url: its base URL.
@@ -72,10 +73,17 @@ class ArchiveClient:
         keys_per_request: int = MAX_KEYS,
         timeout: float = HTTP_TIMEOUT,
     ) -> None:
-        """``token``: what it takes to push beside the port. ``timeout``: seconds without progress.
+        """Name an archive; no request is sent.
+
+        Args:
+            url: its base URL.
+            session: for all requests.
+            token: allows pushes at any port.
+            keys_per_request: keys of one pull, 1 to 1280.
+            timeout: seconds without progress.
 
         Raises:
-            UsageError: that is no address, or no number of keys that an archive takes.
+            UsageError: ``url`` is no address, or an archive takes no such number of keys.
         """
         if not 1 <= keys_per_request <= MAX_KEYS:
             raise UsageError(f"{keys_per_request} keys in a request; it can be 1 to {MAX_KEYS}")
@@ -87,26 +95,30 @@ class ArchiveClient:
         self._timeout = timeout
 
     async def pull(self, wanted: Mapping[str, int]) -> AsyncGenerator[tuple[str, bytes], None]:
-        """The blobs of these keys (64 hex digits) and lengths that the archive has, in any order; the others
-        are left out. Several requests are made where there are many keys, one after the other. Of the blobs,
-        no more than one, and what comes in one go, are in memory.
+        """Yield the blobs that the archive has, in any order, each with its key; the others are left out.
+
+        Many keys make several requests, one after the other. Of the blobs, no more than one, and what comes
+        in one go, are in memory.
+
+        Args:
+            wanted: the length of each blob by its key (64 hex digits).
 
         Raises:
-            UsageError: something is no key, or no length.
-            WrongBytes: a blob is not what its key says.
-            PeerError: the archive can't be asked, or the answer is wrong.
+            UsageError: ``wanted`` has what is no key, or no length.
+            WrongBytes: the bytes of a blob are not what its key says.
+            PeerError: the archive can't be asked, or its answer is wrong.
         """
         async with aclosing(self.pull_some(wanted)) as batches:
             async for batch in batches:
-                for one in batch:
-                    yield one
+                for blob in batch:
+                    yield blob
 
     async def pull_some(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
-        """``pull``, in lists of those that came in one go."""
+        """Yield the blobs of ``pull`` in lists, each of the blobs that came in one go."""
         pairs = iter(_checked(wanted).items())
-        while some := dict(islice(pairs, self._keys)):
+        while request := dict(islice(pairs, self._keys)):
             parts: list[bytes] = []
-            async with aclosing(self.parts(some)) as answers:
+            async with aclosing(self.parts(request)) as answers:
                 async for batch in answers:
                     whole = []
                     for part in batch:
@@ -120,12 +132,16 @@ class ArchiveClient:
     async def parts(
         self, wanted: Mapping[str, int], via: Sequence[str] = ()
     ) -> AsyncGenerator[list[Part], None]:
-        """One request; the parts of blobs as they come. A blob is right when its last part has come.
+        """Pull blobs in one request, and yield their parts as they come, the last of each once verified.
+
+        Args:
+            wanted: the length of each blob by its key; 1280 blobs at most.
+            via: ids of the nodes that asked already.
 
         Raises:
-            ServerLacks: it is no archive.
-            WrongBytes: a blob is not what its key says.
-            PeerError: the archive can't be asked, or the answer is wrong.
+            ServerLacks: the server is no archive.
+            WrongBytes: the bytes of a blob are not what its key says.
+            PeerError: the archive can't be asked, or its answer is wrong.
         """
         what, reader = f"POST {PULL_PATH}", PullReader(wanted)
         headers = {"Content-Type": BYTES} | ({VIA: ", ".join(via)} if via else {})
@@ -140,15 +156,15 @@ class ArchiveClient:
                 raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)
             async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
                 async for chunk in chunks:
-                    right: list[Part] = []
+                    parts: list[Part] = []
                     failure: PeerError | None = None
                     try:
-                        right.extend(reader.feed(chunk))  # what came before something wrong is in it, too
+                        parts.extend(reader.feed(chunk))  # also the parts before the failure
                     except WrongContent as error:
                         failure = WrongBytes(self.url, f"{what}: {error}", error.key)
                     except FramingError as error:
                         failure = BadAnswer(self.url, f"{what}: {error}")
-                    yield right
+                    yield parts
                     if failure:
                         raise failure
             try:
@@ -157,12 +173,13 @@ class ArchiveClient:
                 raise BadAnswer(self.url, f"{what}: {error}") from None
 
     async def push(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> list[str]:
-        """Put blobs, bytes or files, in one request: all of them, or none. Returns their keys, in order.
-        Files are read as they go out.
+        """Push blobs, bytes or files, in one request, all of them or none, and return their keys in order.
+
+        Files are read as they are sent.
 
         Raises:
             PayloadMissing, LocalDiskError: a file can't be read.
-            PayloadChanged: one became shorter or longer meanwhile, or does not end where its size says.
+            PayloadChanged: a file became shorter or longer meanwhile, or does not end where its size says.
             PeerError: the archive can't be reached, or doesn't take them.
         """
         sending, headers = _Sending(blobs), {"Content-Type": BYTES}
@@ -176,7 +193,7 @@ class ArchiveClient:
                 self.node_id = response.headers.get(NODE_ID)
                 self._check_pushed(response)
         except PeerError:
-            if sending.failure:  # that a file can't be read is why the request failed
+            if sending.failure:  # an unreadable file is why the request failed
                 raise sending.failure from None
             raise
         if sending.failure:
@@ -184,9 +201,10 @@ class ArchiveClient:
         return sending.keys
 
     def _check_pushed(self, response: aiohttp.ClientResponse) -> None:
-        """
+        """Check the answer to a push.
+
         Raises:
-            PeerError: it was not taken.
+            PeerError: the blobs were not taken.
         """
         what = f"POST {PUSH_PATH}"
         if response.status in (401, 403):
@@ -203,21 +221,22 @@ class _Sending:
     """The body of a push.
 
     Attributes:
-        keys: of the blobs that have gone out.
-        failure: why there is no more of it.
+        keys: of the blobs that were sent.
+        failure: why the body ended early.
     """
 
     def __init__(self, blobs: Iterable[Blob] | AsyncIterable[Blob]) -> None:
         self.keys: list[str] = []
         self.failure: BaseException | None = None
         self._blobs = blobs
-        self._size: int | None = None  # of all, once all went out
+        self._size: int | None = None  # bytes of the body, once all were sent
 
     def keeping(self) -> float:
-        """Return the seconds that may pass until what went out is kept."""
+        """Return the seconds that the archive may take to keep the blobs that were sent."""
         return 0.0 if self._size is None else len(self.keys) / _KEPT_BLOBS + self._size / _KEPT_BYTES
 
     async def body(self) -> AsyncGenerator[bytes, None]:
+        """Yield the body in portions, and keep the error that ends it early."""
         gathered, size = bytearray(), 0
         try:
             async with aclosing(self._frames()) as frames:
@@ -230,16 +249,16 @@ class _Sending:
             if gathered:
                 yield bytes(gathered)
             self._size = size
-        except (GeneratorExit, asyncio.CancelledError):  # nobody wants the rest
+        except (GeneratorExit, asyncio.CancelledError):  # the request ended first
             raise
         except BaseException as error:
             self.failure = error
             raise
 
     async def _frames(self) -> AsyncGenerator[bytes | memoryview, None]:
-        blobs = self._blobs
-        async with aclosing(_in_turn(blobs)) as each:
-            async for blob in each:
+        """Yield the length of each blob and its bytes, and keep its key."""
+        async with aclosing(_in_turn(self._blobs)) as blobs:
+            async for blob in blobs:
                 hasher = hashlib.sha256()
                 async with aclosing(_parts(blob)) as parts:
                     async for part in parts:
@@ -252,6 +271,7 @@ class _Sending:
 
 
 async def _in_turn(blobs: Iterable[Blob] | AsyncIterable[Blob]) -> AsyncGenerator[Blob, None]:
+    """Yield the blobs of either kind of iterable."""
     if isinstance(blobs, AsyncIterable):
         async for blob in blobs:
             yield blob
@@ -261,6 +281,7 @@ async def _in_turn(blobs: Iterable[Blob] | AsyncIterable[Blob]) -> AsyncGenerato
 
 
 def _parts(blob: Blob) -> AsyncGenerator[int | bytes | memoryview, None]:
+    """Yield the length of a blob, and then its bytes."""
     if isinstance(blob, BufferedRandom):
         return _read(blob, Path(str(blob.name)))
     return _open(blob) if isinstance(blob, Path) else _cut(blob)
@@ -269,7 +290,7 @@ def _parts(blob: Blob) -> AsyncGenerator[int | bytes | memoryview, None]:
 async def _cut(
     blob: bytes | bytearray | memoryview,
 ) -> AsyncGenerator[int | bytes | memoryview, None]:
-    """The length of a blob, and its bytes."""
+    """Yield the length of bytes, and then the bytes in chunks."""
     view = memoryview(blob).cast("B")
     yield len(view)
     for start in range(0, len(view), _CHUNK):
@@ -277,7 +298,11 @@ async def _cut(
 
 
 async def _open(path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
-    """The same of a file."""
+    """Yield the length of a file, and then its bytes.
+
+    Raises:
+        PayloadMissing, LocalDiskError, PayloadChanged: as ``push`` does.
+    """
     if not path.exists():
         raise PayloadMissing(f"there is no {path} to push")
     with disk_errors("could not read", path), path.open("rb") as file:
@@ -287,6 +312,12 @@ async def _open(path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
 
 
 async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | memoryview, None]:
+    """Yield the length of an open file, and then its bytes from the beginning.
+
+    Raises:
+        LocalDiskError: the file can't be read.
+        PayloadChanged: the file does not end where its size says.
+    """
     with disk_errors("could not read", path):
         file.flush()
         left = os.fstat(file.fileno()).st_size  # a file in /proc has no end to seek
@@ -298,14 +329,15 @@ async def _read(file: IO[bytes], path: Path) -> AsyncGenerator[int | bytes | mem
                 raise PayloadChanged(f"{path} became shorter while it was pushed; push it again")
             left -= len(data)
             yield data
-        if await asyncio.to_thread(file.read, 1):  # it is made as it is read, or it grew
+        if await asyncio.to_thread(file.read, 1):  # made as it is read, as in /proc, or it grew
             raise PayloadChanged(f"{path} has more bytes than its size says; push it again once it is whole")
 
 
 def _checked(wanted: Mapping[str, int]) -> dict[str, int]:
-    """
+    """Return the wanted keys in lower case.
+
     Raises:
-        UsageError: something is no key, or no length.
+        UsageError: ``wanted`` has what is no key, or no length.
     """
     checked = {str(key).lower(): length for key, length in wanted.items()}
     for key, length in checked.items():

@@ -1,0 +1,1 @@
+"""The commands of the content store: ``shardcast store`` and ``shardcast archive``."""

@@ -1,4 +1,4 @@
-"""``shardcast archive``."""
+"""``shardcast archive``: blobs under their SHA-256, many in a request."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def serve(
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
-    servers = [server for some in mirror for server in some]
+    servers = [server for group in mirror for server in group]
     node = ArchiveNode.on_directory(
         directory,
         host=host,
@@ -95,8 +95,9 @@ def serve(
         bounds=Bounds(trusted=trusted_proxy or ()),
     )
 
-    async def tell(running: ArchiveNode) -> None:
+    async def announce(running: ArchiveNode) -> None:
+        """Print where pushes need no token."""
         if running.push_url:
             click.echo(f"Taking pushes at {running.push_url}", err=True)
 
-    run(ForegroundNode(ready_fd, parent).serve(node, tell))
+    run(ForegroundNode(ready_fd, parent).serve(node, announce))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from shardcast.blobs.copy import Copied
 
 _FRAME = 0.1
-"""Seconds between two looks at how far it is."""
+"""Seconds between two updates of the progress."""
 
 
 @click.command(context_settings=SETTINGS, short_help="Get blobs from the server at URL.")
@@ -104,7 +104,7 @@ class _Job:
 
 
 def _run(job: _Job, as_json: bool) -> int:
-    """Copy blobs, print what became of them, and return the exit code.
+    """Copy blobs, print the outcome, and return the exit code.
 
     Raises:
         ShardcastError: the worst failure of a blob.
@@ -117,8 +117,8 @@ def _run(job: _Job, as_json: bool) -> int:
         run(_copy(job, state, display))
     if as_json:
         failed = {digest: str(error) for digest, error in state.failed.items()}
-        told = {"copied": state.copied, "bytes": state.bytes, "there": state.there}
-        click.echo(json.dumps({**told, "missing": state.missing, "failed": failed}))
+        counts = {"copied": state.copied, "bytes": state.bytes, "there": state.there}
+        click.echo(json.dumps({**counts, "missing": state.missing, "failed": failed}))
     else:
         for digest in state.missing:
             click.echo(f"{digest}  missing")
@@ -134,7 +134,7 @@ def _run(job: _Job, as_json: bool) -> int:
 
 
 async def _copy(job: _Job, state: Copied, display: Display) -> None:
-    """Copy blobs, and show how far it is."""
+    """Copy blobs, and show the progress."""
     from shardcast.blobs.copy import copy, remote
 
     async with AsyncExitStack() as stack:
@@ -149,7 +149,7 @@ async def _copy(job: _Job, state: Copied, display: Display) -> None:
 
 
 async def _show(job: _Job, state: Copied, display: Display) -> None:
-    """Show how far the copy is, until cancelled."""
+    """Show the progress of a copy, until cancelled."""
     name, count = "pull" if job.pulling else "push", len(job.digests)
     while True:
         display.show(name, state.bytes, None, f"{state.seen} of {count} blobs")

@@ -1,4 +1,4 @@
-"""``shardcast store gc``, ``pin`` and ``unpin``: which blobs of a directory stay."""
+"""``shardcast store gc``, ``pin`` and ``unpin``: which blobs of a directory are kept."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def gc(
     if as_json:
         click.echo(json.dumps({"dry_run": not delete, "roots": sorted(names), **asdict(result)}))
     else:
-        _tell(result, older_than, delete)
+        _print_result(result, older_than, delete)
     for failure in result.failures:
         click.echo(f"could not see to {failure}", err=True)
     if delete:
@@ -127,6 +127,13 @@ def gc(
 def _collect(
     store: BlobDirectory, asked: list[roots.Root], rules: Rules, *, delete: bool, display: Display
 ) -> Collected:
+    """Read the roots, collect, and show the progress.
+
+    All roots are read before anything is changed, so that a root that can't be read ends the run.
+
+    Raises:
+        ShardcastError: a root can't be read, or the store can't be used.
+    """
     now, names = time.time(), {root.name for root in asked}
     referenced = roots.read_all(asked, store.algorithm)
     if delete and names != known_roots(store.folder):
@@ -139,7 +146,7 @@ def _collect(
 
 
 async def _forget_missing(store: BlobDirectory) -> None:
-    """An archive on this directory tells of what is here."""
+    """Remove the blobs that are gone from the access statistics of an archive on this directory."""
     file = ledger_in(archive_folder(Path(store.folder.root)))
     if file.exists():
         ledger = AccessStats(file)
@@ -149,7 +156,8 @@ async def _forget_missing(store: BlobDirectory) -> None:
             await ledger.close()
 
 
-def _tell(result: Collected, older_than: float | None, delete: bool) -> None:
+def _print_result(result: Collected, older_than: float | None, delete: bool) -> None:
+    """Print the result, and the option that would do more."""
     would = "" if delete else "would be "
     lines = [
         ("here", result.all),
@@ -169,6 +177,7 @@ def _tell(result: Collected, older_than: float | None, delete: bool) -> None:
 
 
 def _line(what: str, tally: Tally) -> str:
+    """Return a line about some blobs: how many they are, and their bytes."""
     return f"{what}: {format_count(tally.blobs, 'blob')}, {format_size(tally.bytes)}"
 
 

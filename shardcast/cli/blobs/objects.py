@@ -49,10 +49,9 @@ def ls(directory: Path, long: bool, quarantined: bool, as_json: bool) -> None:
     options.start_logging()
     store = open_store(directory)
     if quarantined:
-        for one in Quarantine(store.folder).entries():
-            print_answer(
-                json.dumps(asdict(one)) if as_json else f"{one.digest}  {_when(one.since)}  {one.reason}"
-            )
+        for entry in Quarantine(store.folder).entries():
+            line = f"{entry.digest}  {_when(entry.since)}  {entry.reason}"
+            print_answer(json.dumps(asdict(entry)) if as_json else line)
         return
     for lines in _listed(store, long, as_json):
         if lines:
@@ -60,13 +59,18 @@ def ls(directory: Path, long: bool, quarantined: bool, as_json: bool) -> None:
 
 
 def _listed(store: BlobDirectory, long: bool, as_json: bool) -> Iterator[list[str]]:
+    """Yield the lines of a listing, some at a time.
+
+    Raises:
+        LocalDiskError: the directory can't be listed.
+    """
     with disk_errors("could not list", Path(store.folder.root)):
-        for some in store.folder.entries():
+        for digests in store.folder.entries():
             if long or as_json:
-                described = (describe(store.folder, digest) for digest in some)
-                yield [_as_json(one) if as_json else _line(one) for one in described if one]
+                described = (describe(store.folder, digest) for digest in digests)
+                yield [_as_json(blob) if as_json else _line(blob) for blob in described if blob]
             else:
-                yield some
+                yield digests
 
 
 @click.command(context_settings=SETTINGS)
@@ -101,13 +105,14 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
     options.start_logging()
     store = open_store(directory)
     asked = digests_of(digests, from_file)
-    here = store.lookup.present(asked)
+    present = store.lookup.present(asked)
     if as_json:
-        print_answer(json.dumps(dict(zip(asked, here, strict=True))))
+        print_answer(json.dumps(dict(zip(asked, present, strict=True))))
     else:
-        lines = [f"{digest}  {'here' if one else 'missing'}" for digest, one in zip(asked, here, strict=True)]
+        flags = zip(asked, present, strict=True)
+        lines = [f"{digest}  {'here' if has_it else 'missing'}" for digest, has_it in flags]
         print_answer("\n".join(lines))
-    return DONE if all(here) else NOT_OFFERED
+    return DONE if all(present) else NOT_OFFERED
 
 
 @click.command(context_settings=SETTINGS)
@@ -131,13 +136,14 @@ def put(
     store = open_store(directory, True, algorithm, layout)
 
     async def work(display: Display) -> None:
+        """Put the files one after the other, and print their digests."""
         try:
             done = 0
             for name in files:
                 digest, size = await _put(store, name, display, done)
                 done += size
-                told = {"file": name, "digest": digest, "size": size}
-                click.echo(json.dumps(told) if as_json else digest)
+                stored = {"file": name, "digest": digest, "size": size}
+                click.echo(json.dumps(stored) if as_json else digest)
         finally:
             await store.close()
 
@@ -146,6 +152,11 @@ def put(
 
 
 async def _put(store: BlobDirectory, name: str, display: Display, before: int) -> tuple[str, int]:
+    """Put a file, and return its digest and size.
+
+    Raises:
+        LocalDiskError: the file can't be read, or the blob can't be kept.
+    """
     size = 0
     with ExitStack() as stack:
         with disk_errors("could not read", Path(name)):
@@ -185,21 +196,29 @@ def get(digest: str, directory: Path, output: Path | None) -> None:
 
 
 async def _get(store: BlobDirectory, digest: str, output: Path | None, display: Display) -> None:
+    """Write a blob to a file, which is named when it is whole and right, or to stdout.
+
+    Raises:
+        BlobMissing: the blob isn't here.
+        BlobCorrupt: its files are wrong, or changed while they were read.
+        LocalDiskError: the blob can't be read, or the file not be written.
+    """
     async with store.open(digest) as reader:
         if output is None or str(output) == "-":
-            await _pour(reader, answer_descriptor(), store.algorithm, digest, display=display)
+            await _write(reader, answer_descriptor(), store.algorithm, digest, display=display)
             return
         with disk_errors("could not write", output):
             target = resolve_output(output)
             with new_file(target) as descriptor:
-                await _pour(reader, descriptor, store.algorithm, digest, display=display)
+                await _write(reader, descriptor, store.algorithm, digest, display=display)
             clear_killed(target)
 
 
-async def _pour(
+async def _write(
     reader: BlobReader, descriptor: int, algorithm: str, digest: str, *, display: Display
 ) -> None:
-    """
+    """Write a blob to a descriptor, and show the progress.
+
     Raises:
         BlobCorrupt: the blob changed after it was verified.
     """
@@ -213,14 +232,17 @@ async def _pour(
         raise BlobCorrupt(f"{digest} changed while it was read; get it again")
 
 
-def _line(one: BlobDescription) -> str:
-    size = "-" if one.size is None else str(one.size)
-    return f"{one.digest}  {size:>14}  {_when(one.modified)}  {','.join(one.forms)}"
+def _line(blob: BlobDescription) -> str:
+    """Return a blob's line in a long listing."""
+    size = "-" if blob.size is None else str(blob.size)
+    return f"{blob.digest}  {size:>14}  {_when(blob.modified)}  {','.join(blob.forms)}"
 
 
-def _as_json(one: BlobDescription) -> str:
-    return json.dumps(asdict(one))
+def _as_json(blob: BlobDescription) -> str:
+    """Return a blob's description as JSON."""
+    return json.dumps(asdict(blob))
 
 
 def _when(seconds: float) -> str:
+    """Return a time as the local date and time."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))

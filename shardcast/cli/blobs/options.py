@@ -1,4 +1,4 @@
-"""What the commands on a store have in common: which store, and which blobs."""
+"""Options and arguments of the commands on a store: which store, and which blobs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ directory_option = click.option(
 
 
 class Digest(click.ParamType[str]):
-    """A blob's digest."""
+    """The type of arguments that are a blob's digest."""
 
     name = "digest"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return a digest in lower case; anything else fails the command."""
         try:
             return parse_digest(str(value))
         except UsageError as error:
@@ -46,13 +47,13 @@ from_file_option = options.option(
 )
 
 
-def digests_of(said: tuple[str, ...], file: IO[str] | None) -> list[str]:
-    """The blobs that a command is about.
+def digests_of(arguments: tuple[str, ...], file: IO[str] | None) -> list[str]:
+    """Return the blobs that a command is about.
 
     Raises:
-        UsageError: there are none, or something is no digest.
+        UsageError: there are none, or a digest is wrong.
     """
-    digests = [*said, *(read_digests(file, file.name) if file else ())]
+    digests = [*arguments, *(read_digests(file, file.name) if file else ())]
     if not digests:
         raise UsageError("name the blobs: their digests, or --from-file with a file of them")
     return digests
@@ -61,12 +62,12 @@ def digests_of(said: tuple[str, ...], file: IO[str] | None) -> list[str]:
 def open_store(
     directory: Path, writable: bool = False, algorithm: str | None = None, layout: str | None = None
 ) -> BlobDirectory:
-    """A store as it is.
+    """Open a directory of blobs.
 
     Raises:
         UsageError: there is no such directory, algorithm or layout.
-        WrongStore: it is of another digest.
-        LocalDiskError: it can't be used.
+        WrongStore: the directory's blobs are of another digest.
+        LocalDiskError: the directory can't be used.
     """
     if layout is not None and layout not in LAYOUTS:
         raise UsageError(f"the layout must be {' or '.join(LAYOUTS)}, not {layout!r}")

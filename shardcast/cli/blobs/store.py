@@ -1,4 +1,4 @@
-"""``shardcast store``: a store of blobs."""
+"""``shardcast store``: the group of its commands, and ``serve``, which takes hashserver's options."""
 
 from __future__ import annotations
 
@@ -29,16 +29,20 @@ for _command in (ls, stat, put, get, has, pull, push, verify, gc, pin, unpin):
 
 
 class _Refused(click.ClickException):
-    """hashserver's exit codes: 1 for what makes no sense, 2 only for what can't be parsed."""
+    """A failure with hashserver's exit code 1, for options that can't be right.
+
+    Only options that can't be parsed have exit code 2.
+    """
 
 
 class _Taken(click.ClickException):
-    """The same for a port that is taken."""
+    """A port that is taken: hashserver's exit code 3."""
 
     exit_code = 3
 
 
 def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Command], options.Command]:
+    """Return an option with a variable of ours and one of hashserver's."""
     variable = name.removeprefix("--").replace("-", "_").upper()
     names = [f"SHARDCAST_STORE_{variable}", f"HASHSERVER_{variable}"]
     return click.option(name, *words, envvar=names, show_envvar=True, **settings)
@@ -109,8 +113,8 @@ def serve(
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
-    asked = click.get_current_context().get_parameter_source("port")
-    if port_range is not None and asked is ParameterSource.COMMANDLINE:
+    source = click.get_current_context().get_parameter_source("port")
+    if port_range is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("--port and --port-range exclude each other")
     ports = port_range or ((port, port) if port is not None else DYNAMIC_PORTS)
     algorithm, extra = ALGORITHMS[hash_algorithm], extra_directories(extra_dirs)

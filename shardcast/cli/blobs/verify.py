@@ -24,7 +24,7 @@ from shardcast.concurrency import beside
 from shardcast.sizes import format_count, format_size
 
 _FRAME = 0.1
-"""Seconds between two looks at how far it is."""
+"""Seconds between two updates of the progress."""
 
 
 @click.command(
@@ -60,15 +60,17 @@ def verify(
     from shardcast.nodes.runtime import run
 
     store = open_store(directory)
-    servers = [server for some in repair_from for server in some]
+    servers = [server for group in repair_from for server in group]
     with progress(options.is_quiet()) as display:
         scrub, outcomes = run(
             _verify(store, servers, rate=rate, quarantine=quarantine, as_json=as_json, display=display)
         )
     bad = sum(outcomes.values())
     if as_json:
-        told = {name.replace(" ", "_"): outcomes[name] for name in Outcome}
-        click.echo(json.dumps({"files": scrub.blobs, "bytes": scrub.bytes, "unknown": scrub.unknown, **told}))
+        counts = {name.replace(" ", "_"): outcomes[name] for name in Outcome}
+        click.echo(
+            json.dumps({"files": scrub.blobs, "bytes": scrub.bytes, "unknown": scrub.unknown, **counts})
+        )
     if not options.is_quiet():
         what = ", ".join(f"{count} {name}" for name, count in sorted(outcomes.items())) or "all right"
         click.echo(f"{format_count(scrub.blobs, 'file')}, {format_size(scrub.bytes)}: {what}", err=True)
@@ -91,13 +93,19 @@ async def _verify(
     as_json: bool,
     display: Display,
 ) -> tuple[Scrub, Counter[str]]:
+    """Verify the blobs, print each wrong one, and return the counts.
+
+    Raises:
+        LocalDiskError: the directory can't be listed.
+    """
     from shardcast.blobs.copy import repairing
 
     outcomes: Counter[str] = Counter()
     opened: list[BlobDirectory] = []
 
     def target() -> BlobDirectory:
-        if not opened:  # only who has something to put writes here
+        """Open the store for writing, once a repaired blob has to be put."""
+        if not opened:  # a scrub that repairs nothing must not write here
             folder = store.folder
             opened.append(BlobDirectory(folder.root, store.algorithm, folder.layout, writable=True))
             stack.push_async_callback(opened[0].close)
@@ -109,17 +117,19 @@ async def _verify(
         scrub = Scrub(store.folder, store.algorithm, quarantine=aside, repair=repair, pace=Pace(rate))
         await stack.enter_async_context(beside(_show(scrub, display)))
         found = await stack.enter_async_context(aclosing(scrub.run()))
-        async for one in found:
-            outcomes[one.outcome] += 1
-            click.echo(json.dumps(asdict(one)) if as_json else _line(one))
+        async for wrong in found:
+            outcomes[wrong.outcome] += 1
+            click.echo(json.dumps(asdict(wrong)) if as_json else _line(wrong))
     return scrub, outcomes
 
 
-def _line(one: Found) -> str:
-    return f"{one.digest}  {one.outcome}: {one.reason}{f' ({one.detail})' if one.detail else ''}"
+def _line(found: Found) -> str:
+    """Return a line about a wrong blob."""
+    return f"{found.digest}  {found.outcome}: {found.reason}{f' ({found.detail})' if found.detail else ''}"
 
 
 async def _show(scrub: Scrub, display: Display) -> None:
+    """Show the progress of a scrub, until cancelled."""
     counting = asyncio.ensure_future(_total(scrub))
     try:
         while True:
@@ -131,12 +141,13 @@ async def _show(scrub: Scrub, display: Display) -> None:
 
 
 async def _total(scrub: Scrub) -> int:
-    """Bytes of all its files."""
+    """Return the bytes of all files of a scrub."""
     size, batches = 0, scrub.folder.entries()
-    while (some := await asyncio.to_thread(next, batches, None)) is not None:
-        size += await asyncio.to_thread(_size, scrub.folder, some)
+    while (digests := await asyncio.to_thread(next, batches, None)) is not None:
+        size += await asyncio.to_thread(_size, scrub.folder, digests)
     return size
 
 
 def _size(folder: Folder, digests: list[str]) -> int:
+    """Return the bytes of all files of some blobs."""
     return sum(form.looks.st_size for digest in digests for form in forms_of(folder, digest))
