@@ -9,7 +9,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shardcast.errors import (
     HashCollision,
@@ -49,7 +49,7 @@ class Registry:
         self._stores: dict[str, Any] = copy.deepcopy(dict(stores))
 
     @classmethod
-    def from_file(cls, path: str | os.PathLike[str]) -> Registry:
+    def from_file(cls, path: str | os.PathLike[str]) -> Self:
         """Return a registry of the stores in a JSON file, or of ``stores`` in a ``datajoint.json``.
 
         Raises:

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version as installed
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
 from shardcast.blobs.client.remote import RemoteStore
@@ -55,7 +55,7 @@ class ArchiveNode:
 
     @classmethod
     @asynccontextmanager
-    async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[ArchiveNode]:
+    async def on_directory(cls, directory: Path, **settings: Any) -> AsyncIterator[Self]:
         """Serve a directory of blobs, which is made where it doesn't exist; ``settings`` as of ``running``.
 
         A directory on a read-only mount is served as it is, and takes no pushes.
@@ -100,7 +100,7 @@ class ArchiveNode:
         mirror: Sequence[str] = (),
         max_blob: int = MAX_BLOB,
         bounds: Bounds | None = None,
-    ) -> AsyncIterator[ArchiveNode]:
+    ) -> AsyncIterator[Self]:
         """Serve a store of SHA-256.
 
         Args:

@@ -18,6 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from aiohttp import web
 
@@ -185,7 +186,7 @@ class StoreServer:
         status_file: Path | None = None,
         timeout: float | None = None,
         bounds: Bounds | None = None,
-    ) -> AsyncIterator[StoreServer]:
+    ) -> AsyncIterator[Self]:
         """Run a hash server.
 
         Args:

@@ -9,7 +9,7 @@ import os
 import stat
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from shardcast.errors import NodeFailed
 from shardcast.filesystem import clear_leftovers, close, in_words, replace
@@ -31,7 +31,7 @@ class StatusFile:
         self._path, self._content = path, content
 
     @classmethod
-    async def awaited(cls, path: Path, patience: float = _PATIENCE) -> StatusFile:
+    async def awaited(cls, path: Path, patience: float = _PATIENCE) -> Self:
         """Wait until the file is there and whole, and return it.
 
         It is empty, or half an object, while the parent writes it.

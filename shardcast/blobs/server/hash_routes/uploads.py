@@ -68,10 +68,9 @@ class Promises:
     async def kept(self, digest: str, seconds: float) -> None:
         """Wait until a blob has come, or its promise ends; at most ``seconds``."""
         event = self._kept.setdefault(digest, asyncio.Event())
-        try:
-            await asyncio.wait_for(event.wait(), seconds)
-        except TimeoutError:
-            pass
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await event.wait()
 
     def _expire(self) -> None:
         """Drop the promises that have ended, and wake their readers."""
