@@ -31,8 +31,8 @@ def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
     reason = check_reason(reason)
     from shardcast.control import client as control
+    from shardcast.nodes.offline_withdrawal import withdraw_in
     from shardcast.nodes.runtime import run
-    from shardcast.nodes.withdrawing import withdraw_in
 
     withdrawal = beside_or_alone(
         data_dir,

@@ -16,9 +16,9 @@ from shardcast.addresses import server_urls
 from shardcast.concurrency import beside, staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import PeerError, UsageError
-from shardcast.nodes.download import Downloads, Watch
-from shardcast.nodes.follow import Follow
-from shardcast.nodes.followed import FollowedFolder, OnWithdrawn
+from shardcast.nodes.download import Destination, Downloads, Watch
+from shardcast.nodes.follow import Follow, FollowOptions
+from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Offered as Offered
 from shardcast.nodes.release import Release as Release
@@ -175,7 +175,7 @@ class Client:
             peers = [self._downloads.peers[url] for url in found.servers]
             listed = listing.number in standing.listed
             return await self._downloads.fetch(
-                listing, peers, output, watch, following, found.origin, listed=listed
+                listing, peers, Destination(output, watch), following, origin=found.origin, listed=listed
             )
 
     async def follow(
@@ -212,9 +212,8 @@ class Client:
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
         followed = await FollowedFolder.of(folder, on_withdrawn)
-        follow = Follow(
-            self._downloads, followed, begin, every, check_interval, watch, resume, self._origin_id
-        )
+        options = FollowOptions(begin, every, check_interval, watch, resume, self._origin_id)
+        follow = Follow(self._downloads, followed, options)
         await follow.remember()
         releases = follow.releases()
         async with (

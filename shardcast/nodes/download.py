@@ -1,4 +1,4 @@
-"""One version from its servers into a file, verified."""
+"""Downloads of one version from its servers into a file, verified."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
-from shardcast.nodes.followed import FollowedFolder
+from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.release import Release
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
@@ -35,7 +35,22 @@ from shardcast.upstream.offers import join_servers
 from shardcast.waits import Waits
 
 Watch = Callable[[Transfer], None]
-"""Given the transfer, whose ``progress`` tells how far it is."""
+"""A callback that gets the transfer, whose ``progress`` has the bytes that are here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """The output of a download, and who watches it.
+
+    Attributes:
+        path: the output.
+        watch: called with the transfer when it begins.
+        folder: the folder in which the output is recorded; None for an output that is not followed.
+    """
+
+    path: Path
+    watch: Watch | None = None
+    folder: FollowedFolder | None = None
 
 
 @dataclass
@@ -44,7 +59,7 @@ class Downloads:
 
     Attributes:
         peers: its servers, by URL.
-        limits: what a transfer may do.
+        limits: bounds of a transfer.
         under_way: the transfers that run now.
         waits: what is waited for now.
     """
@@ -58,52 +73,54 @@ class Downloads:
         self,
         listing: Listing,
         peers: Sequence[Peer],
-        output: Path,
-        watch: Watch | None,
+        destination: Destination,
         following: Following,
+        *,
         origin: str | None = None,
-        followed: FollowedFolder | None = None,
         listed: bool = True,
     ) -> Release:
-        """Download a complete version from ``peers``, and, where the line has it ``listed``, from those that
-        ``following`` finds meanwhile. ``origin``: the origin id of its line, where that is known.
-        ``followed``: the folder where the output is recorded.
+        """Download a complete version.
+
+        Args:
+            listing: the version.
+            peers: its servers.
+            destination: where it goes.
+            following: the servers that are followed meanwhile. They tell of a withdrawal; with ``listed``,
+                those that get the version meanwhile join the transfer.
+            origin: the origin id of its line; None while that is not known.
+            listed: whether the line lists the version.
 
         Raises:
-            VersionWithdrawn: its publisher took it back meanwhile.
+            VersionWithdrawn: its publisher withdrew it meanwhile.
             TransferFailed: the servers answered, but not with its shards.
-            IntegrityError: what they sent is not what its digest says.
+            IntegrityError: the servers' bytes don't have its digest.
             LocalDiskError: the file can't be written.
         """
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
-        described_by = describe(listing, peers, origin, patience=self.limits.unreachable_at_start)
-        async for described in self._waited_for(listing.version, peers, described_by):
+        descriptions = describe(listing, peers, origin, patience=self.limits.unreachable_at_start)
+        async for described in self._waited_for(listing.version, peers, descriptions):
             _check_kind(described.manifest.header)
-            live = LiveManifest.of(described.manifest)
-            stop = if_withdrawn(following, listing.number, listing.digest)
-            joins = listed and described.manifest.verifiable
-            where, some = output.absolute(), list(described.peers)
             try:
                 return await self._receive(
-                    live, some, where, watch, following, stop, followed, described.digits, joins
+                    LiveManifest.of(described.manifest),
+                    list(described.peers),
+                    destination,
+                    following,
+                    stop=if_withdrawn(following, listing.number, listing.digest),
+                    digits=described.digits,
+                    joins=listed and described.manifest.verifiable,
                 )
-            except (IntegrityError, TransferFailed) as error:  # what another server says may be right
+            except (IntegrityError, TransferFailed) as error:  # another server's manifest may be right
                 failure = error if not isinstance(failure, IntegrityError) else failure
         raise failure
 
     async def fetch_open(
-        self,
-        version: str,
-        peers: list[Peer],
-        output: Path,
-        watch: Watch | None,
-        following: Following,
-        followed: FollowedFolder,
+        self, version: str, peers: list[Peer], destination: Destination, following: Following
     ) -> Release:
         """Download a version while it is being made.
 
         Raises:
-            VersionAborted: its publisher gave it up.
+            VersionAborted: its publisher aborted it.
             TransferFailed, IntegrityError, LocalDiskError: as for ``fetch``.
         """
         live = LiveManifest(version)
@@ -114,14 +131,19 @@ class Downloads:
         reading = asyncio.ensure_future(read_live(live, peers, take))
         try:
             try:
-                with self.waits.waiting(lambda: _what_it_is(version, peers)):
-                    header = await asyncio.wait_for(live.first_line(), self.limits.timeout)
+                with self.waits.waiting(lambda: _manifest_from(version, peers)):
+                    async with asyncio.timeout(self.limits.timeout):
+                        header = await live.first_line()
             except TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
-            stop = if_withdrawn(following, version_number(version) or 0, None)
             return await self._receive(
-                live, peers, output.absolute(), watch, following, stop, followed, confirm=following.confirm
+                live,
+                peers,
+                destination,
+                following,
+                stop=if_withdrawn(following, version_number(version) or 0, None),
+                confirm=following.confirm,
             )
         finally:
             await cancel([reading])
@@ -131,7 +153,7 @@ class Downloads:
     ) -> AsyncIterator[Described]:
         """Yield descriptions of a version, each counted as a wait until it is here."""
         while True:
-            with self.waits.waiting(lambda: _what_it_is(version, peers)):
+            with self.waits.waiting(lambda: _manifest_from(version, peers)):
                 described = await anext(descriptions, None)
             if described is None:
                 return
@@ -141,23 +163,35 @@ class Downloads:
         self,
         live: LiveManifest,
         peers: list[Peer],
-        output: Path,
-        watch: Watch | None,
+        destination: Destination,
         following: Following,
+        *,
         stop: Stop,
-        followed: FollowedFolder | None,
         digits: int = 3,
         joins: bool = True,
         confirm: Confirm | None = None,
     ) -> Release:
+        """Transfer a version into its output, and record it.
+
+        Args:
+            live: its manifest, which may still grow.
+            peers: its servers.
+            destination: where it goes.
+            following: the servers that are followed meanwhile.
+            stop: gives the reason to abandon it.
+            digits: of a shard's number in its name.
+            joins: whether servers that get the version meanwhile join the transfer.
+            confirm: awaited before the output gets its name.
+        """
         started = time.monotonic()
-        filling = await asyncio.to_thread(OutputFile, output, live)
-        filling.confirm = confirm
+        output = destination.path.absolute()
+        sink = await asyncio.to_thread(OutputFile, output, live)
+        sink.confirm = confirm
         try:
-            transfer = Transfer(live, peers, filling, digits=digits, limits=self.limits)
+            transfer = Transfer(live, peers, sink, digits=digits, limits=self.limits)
             self.under_way.append(transfer)
-            if watch:
-                watch(transfer)
+            if destination.watch:
+                destination.watch(transfer)
             try:
                 async with AsyncExitStack() as stack:
                     if joins:
@@ -169,20 +203,22 @@ class Downloads:
             finally:
                 self.under_way.remove(transfer)
         except (VersionAborted, VersionWithdrawn):
-            await asyncio.to_thread(filling.discard)
+            await asyncio.to_thread(sink.discard)  # nothing of it is of use to a later run
             raise
         finally:
-            await asyncio.to_thread(filling.close)
-        received = {url: one.received for url, one in transfer.progress.servers.items()}
+            await asyncio.to_thread(sink.close)
+        received = {url: server.received for url, server in transfer.progress.servers.items()}
         release = Release(manifest.version, output, manifest, time.monotonic() - started, received)
-        return await followed.received(release, filling.final) if followed else release
+        return await destination.folder.received(release, sink.final) if destination.folder else release
 
 
-def _what_it_is(version: str, peers: Sequence[Peer]) -> str:
+def _manifest_from(version: str, peers: Sequence[Peer]) -> str:
+    """Return the words for a wait for a manifest."""
     return f"the manifest of {version} from {', '.join(peer.url for peer in peers)}"
 
 
 def _check_kind(header: Header) -> None:
+    """Refuse a payload of a kind that a newer shardcast publishes."""
     if header.kind != FILE:
         raise TransferFailed(
             f"{header.version} is a {header.kind}, which this shardcast can't receive; update it"

@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
 
 from shardcast.concurrency import beside, in_thread
 from shardcast.constants import HTTP_TIMEOUT
@@ -19,7 +20,7 @@ from shardcast.errors import (
     VersionAborted,
 )
 from shardcast.filesystem import is_full
-from shardcast.nodes.holding import end
+from shardcast.nodes.open_data_dir import end
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
@@ -36,34 +37,79 @@ from shardcast.upstream.offers import join_servers
 log = logging.getLogger(__name__)
 
 
-class VersionFetcher:
-    """Fetches the versions that it is told to; that one can't be had is logged and noted, and no error.
+@dataclass
+class FetchFailures:
+    """The versions of a line that could not be fetched lately.
 
     Attributes:
-        failed: versions that could not be had lately, and why.
-        failed_here: those of them that this machine failed, and no server.
-        disk_failure: the last error of this machine's disk; None once a version has come since.
-        given_up: those that their publishers gave up; who says that they are open hasn't heard yet.
-        unserved: those that could not be had from servers that answer, and from which.
-        no_room: those that there was no room for, and why.
-        transfers: what is under way.
+        failed: the numbers to do without until everything is tried again.
+        local: those of them for which this machine is to blame, and no server.
+        aborted: numbers whose publishers aborted them; a server that tells of one as open hasn't heard yet.
+        unserved: numbers that servers answered for but did not serve, and these servers' URLs.
+        no_room: numbers that there was no room for, and why.
+        disk: the last error of this machine's disk; None once a version has come since.
     """
 
-    def __init__(self, folders: VersionFolders, following: Following, tell: Callable[[str], None]) -> None:
-        """``tell``: warns people, of the same thing once."""
+    failed: set[int] = field(default_factory=set)
+    local: set[int] = field(default_factory=set)
+    aborted: set[int] = field(default_factory=set)
+    unserved: dict[int, frozenset[str]] = field(default_factory=dict)
+    no_room: dict[int, str] = field(default_factory=dict)
+    disk: str | None = None
+
+    def note(self, number: int, failure: ShardcastError | OSError) -> None:
+        """Note that a version could not be fetched."""
+        self.failed.add(number)
+        self.local.discard(number)
+        if isinstance(failure, OSError):
+            self.local.add(number)
+            self.disk = str(failure)
+
+    def note_fetched(self, number: int) -> None:
+        """Note that a version has come."""
+        self.disk = None
+        self.no_room.pop(number, None)
+
+    def note_unserved(self, number: int, servers: Collection[str]) -> None:
+        """Note servers that answered, and did not serve a version that they list."""
+        self.unserved[number] = self.unserved.get(number, frozenset()).union(servers)
+
+    def is_unserved(self, number: int, servers: Collection[str]) -> bool:
+        """Return whether all servers of a version were asked for it, and none of them served it."""
+        return bool(servers) and self.unserved.get(number, frozenset()).issuperset(servers)
+
+    def keep_no_room_of(self, numbers: Collection[int]) -> None:
+        """Forget that there was no room for other versions than these, which are not wanted any more."""
+        self.no_room = {number: why for number, why in self.no_room.items() if number in numbers}
+
+    def forget(self) -> None:
+        """Forget all versions, since the numbers are another line's now."""
+        for numbers in (self.failed, self.local, self.aborted, self.unserved, self.no_room):
+            numbers.clear()
+
+
+class VersionFetcher:
+    """Fetches the versions that it is told to; a failure is logged and noted, not raised.
+
+    Attributes:
+        failures: what could not be fetched.
+        transfers: those that run now.
+    """
+
+    def __init__(self, folders: VersionFolders, following: Following) -> None:
         self._folders = folders
         self._following = following
-        self._tell = tell
-        self.failed: dict[str, str] = {}
-        self.failed_here: set[str] = set()
-        self.disk_failure: str | None = None
-        self.given_up: set[int] = set()
-        self.unserved: dict[int, frozenset[str]] = {}
-        self.no_room: dict[int, str] = {}
+        self.failures = FetchFailures()
         self.transfers: list[Transfer] = []
 
     async def fetch(self, listing: Listing, peers: Sequence[Peer], origin: str | None = None) -> None:
-        """Fetch a complete version of the line ``origin`` (None: unknown) from servers that offer it."""
+        """Fetch a complete version from servers that offer it.
+
+        Args:
+            listing: the version.
+            peers: the servers.
+            origin: the origin id of its line; None while that is not known.
+        """
         failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
         try:
             async for described in describe(listing, peers, origin):
@@ -73,7 +119,7 @@ class VersionFetcher:
                 except NoRoom as error:
                     await self._pass_over(listing.number, error)
                     return
-                except (IntegrityError, TransferFailed) as error:  # what another server says may be right
+                except (IntegrityError, TransferFailed) as error:  # another server's manifest may be right
                     failure = error
                     if isinstance(error, IntegrityError):
                         await self._folders.discard(listing.number)
@@ -82,7 +128,10 @@ class VersionFetcher:
         self._note_failure(listing.version, failure)
 
     async def fetch_beside(self, listing: Listing, peers: Sequence[Peer], origin: str | None) -> bool:
-        """Fetch a complete version of another line beside this node's own; False when it can't be had now.
+        """Fetch a complete version of another line beside this node's own.
+
+        Returns:
+            Whether the version is here; False when it can't be fetched now.
 
         Raises:
             NoRoom: both lines do not fit.
@@ -91,11 +140,10 @@ class VersionFetcher:
         try:
             async for described in describe(listing, peers, origin):
                 manifest = described.manifest
-                listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
                 try:
                     with _room_errors():
                         live = LiveManifest.of(manifest)
-                        beside = await self._folders.begin_beside(origin, live, listed)
+                        beside = await self._folders.begin_beside(origin, live, _listed_by(manifest, listing))
                     survey = not manifest.verifiable
                     transfer = Transfer(
                         beside.live, described.peers, beside, digits=described.digits, survey=survey
@@ -113,42 +161,14 @@ class VersionFetcher:
         self._note_failure(listing.version, failure, " of the other line")
         return False
 
-    def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
-        self.failed[version] = str(failure)
-        self.failed_here.discard(version)
-        if isinstance(failure, OSError):
-            self.failed_here.add(version)
-            self.disk_failure = str(failure)
-        log.error("%s%s is tried again later: %s", version, line, failure)
-
-    def forget(self) -> None:
-        """Forget what failed, since the numbers are another line's now."""
-        self.failed.clear()
-        self.failed_here.clear()
-        self.given_up.clear()
-        self.unserved.clear()
-        self.no_room.clear()
-        self._folders.room.forget()
-
-    def forget_room_of(self, numbers: Iterable[int]) -> None:
-        """Forget that there was no room for versions that are not wanted any more."""
-        for number in numbers:
-            self.no_room.pop(number, None)
-
-    async def _pass_over(self, number: int, error: ShardcastError | OSError) -> None:
-        """Do without a version until there is room for it. What it took is given back at once."""
-        opened = self._folders.opened(number)
-        if opened is not None:
-            self._folders.room.ran_out(opened)
-            await self._folders.discard(number)
-        self.failed[version_name(number)] = str(error)
-        if number not in self.no_room:  # else it was said, and only the figures are others by now
-            log.warning("%s", error)
-        self.no_room[number] = str(error)
-
     async def fetch_open(self, number: int, peers: list[Peer], nearer_than: int) -> None:
-        """Fetch a version while it is being made, and from whoever has it later at a distance of less than
-        ``nearer_than`` from its origin."""
+        """Fetch a version while it is being made.
+
+        Args:
+            number: the version's number.
+            peers: the servers that have a part of it.
+            nearer_than: hops from the origin below which servers that get it later join the transfer.
+        """
         version = version_name(number)
         try:
             with _room_errors():
@@ -175,22 +195,44 @@ class VersionFetcher:
                 await _first_line(live)
                 await self._carry_out(Transfer(live, peers, opened), opened, peers, nearer_than)
             finally:
-                await end(reading)  # what is given up next gets no more lines
+                await end(reading)  # before the version is discarded below: it must get no more lines
         except NoRoom as error:
             await self._pass_over(number, error)
         except (VersionAborted, IntegrityError) as error:
             if isinstance(error, VersionAborted):
-                self.given_up.add(number)
+                self.failures.aborted.add(number)
             await self._folders.discard(number)
             log.error("%s: %s", version, error)
-            self.failed[version] = str(error)
+            self.failures.failed.add(number)
         except (ShardcastError, OSError) as error:
             live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
-            if not live.begun:  # whoever said that it is open has nothing of it
+            if not live.begun:  # the servers that tell of it as open have nothing of it
                 await self._folders.discard(number)
             self._note_failure(version, error)
 
+    def forget(self) -> None:
+        """Forget what failed, since the numbers are another line's now."""
+        self.failures.forget()
+        self._folders.room.forget()
+
+    def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
+        """Note a version that is tried again later."""
+        self.failures.note(version_number(version) or 0, failure)
+        log.error("%s%s is tried again later: %s", version, line, failure)
+
+    async def _pass_over(self, number: int, error: ShardcastError | OSError) -> None:
+        """Do without a version until there is room for it. The room that it took is given back at once."""
+        opened = self._folders.opened(number)
+        if opened is not None:
+            self._folders.room.ran_out(opened)
+            await self._folders.discard(number)
+        self.failures.failed.add(number)
+        if number not in self.failures.no_room:  # else it was logged, and only the figures differ by now
+            log.warning("%s", error)
+        self.failures.no_room[number] = str(error)
+
     async def _receive(self, listing: Listing, described: Described) -> None:
+        """Fetch a complete version as one server describes it, going on with what is here of it."""
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self._folders.opened(number)
@@ -200,9 +242,8 @@ class VersionFetcher:
                     await in_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
             else:
                 await self._folders.check_room(manifest)
-                listed = next(name for name, digest in manifest.digests.items() if digest == listing.digest)
-                opened = await self._begin(number, manifest, listed)
-        opened.live.resume()  # what ended it while it was made, this disk's error say, may be over
+                opened = await self._begin(number, manifest, _listed_by(manifest, listing))
+        opened.live.resume()  # what ended it while it was made, an error of this disk say, may be over
         opened.being_made = False
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
         survey = not manifest.verifiable
@@ -210,6 +251,7 @@ class VersionFetcher:
         await self._carry_out(transfer, opened, None if survey else list(described.peers))
 
     async def _begin(self, number: int, manifest: Manifest, listed: str) -> OpenVersion:
+        """Open a version, making room for its first bytes on a full disk."""
         while True:
             try:
                 return await self._folders.begin(number, LiveManifest.of(manifest), listed)
@@ -224,11 +266,17 @@ class VersionFetcher:
         peers: list[Peer] | None,
         nearer_than: int | None = None,
     ) -> None:
-        """Fetch a version from ``peers``, and from those that have it later; None where only from some.
+        """Run a transfer into an open version.
+
+        Args:
+            transfer: the transfer.
+            opened: the version.
+            peers: its servers, to which those that get it later are added; None to add none.
+            nearer_than: hops from the origin below which servers may be added; None for any.
 
         Raises:
             NoRoom: there was no room for it.
-            ShardcastError, OSError: it can't be had now.
+            ShardcastError, OSError: it can't be fetched now.
         """
         started, version = time.monotonic(), transfer.manifest.version
         header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
@@ -240,7 +288,7 @@ class VersionFetcher:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 stack.enter_context(_room_errors(opened))
-                if self._folders.opened(number) is opened:  # what comes beside takes nobody's room
+                if self._folders.opened(number) is opened:  # a version of another line promises no room
                     await room.begin_fetch(number)
                     stack.callback(room.end_fetch, number)
                 if peers is not None:
@@ -251,16 +299,22 @@ class VersionFetcher:
                 manifest = await transfer.run()
         finally:
             self.transfers.remove(transfer)
-        self.disk_failure = None
-        self.no_room.pop(number, None)
+        self.failures.note_fetched(number)
         rate = manifest.size / max(time.monotonic() - started, 1e-3)
         log.info("%s is complete: %s at %s", version, format_size(manifest.size), format_rate(rate))
 
 
+def _listed_by(manifest: Manifest, listing: Listing) -> str:
+    """Return the name of the whole digest that the distribution list shows."""
+    return next(name for name, digest in manifest.digests.items() if digest == listing.digest)
+
+
 @contextlib.contextmanager
 def _room_errors(opened: OpenVersion | None = None) -> Iterator[None]:
-    """Turn what failed for want of room, ``opened``'s or on a full disk, into ``NoRoom``: a transfer that is
-    refused room fails in many ways."""
+    """Turn failures for want of room, of ``opened`` or on a full disk, into ``NoRoom``.
+
+    A transfer that is refused room fails in many ways.
+    """
     try:
         yield
     except (ShardcastError, OSError) as error:
@@ -272,12 +326,14 @@ def _room_errors(opened: OpenVersion | None = None) -> Iterator[None]:
 
 
 async def _first_line(live: LiveManifest) -> None:
-    """
+    """Wait for the first line of a manifest.
+
     Raises:
-        TransferFailed: it doesn't come.
+        TransferFailed: the line doesn't come within ``HTTP_TIMEOUT``.
         ShardcastError: it can't be had.
     """
     try:
-        await asyncio.wait_for(live.first_line(), HTTP_TIMEOUT)
+        async with asyncio.timeout(HTTP_TIMEOUT):
+            await live.first_line()
     except TimeoutError:
         raise TransferFailed(f"{live.version} is open, but no server says what it is") from None

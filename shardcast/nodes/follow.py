@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.constants import STALL_WHEN_OTHERS_CAN
+from shardcast.concurrency import cancel
+from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     LocalDiskError,
     NoServerReachable,
@@ -17,10 +19,11 @@ from shardcast.errors import (
     VersionAborted,
     VersionWithdrawn,
 )
-from shardcast.nodes.download import Downloads, Watch
-from shardcast.nodes.followed import FollowedFolder, line_origin
+from shardcast.nodes.download import Destination, Downloads, Watch
+from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Release
+from shardcast.peer.server import Peer
 from shardcast.policy.fetch_order import FetchQueue
 from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
@@ -32,64 +35,81 @@ from shardcast.upstream.offers import offered
 
 log = logging.getLogger(__name__)
 
+_HEADER_TIMEOUT = 5.0
+"""Seconds that servers have to answer with the header of their newest version; without an answer the line
+counts as one of nodes without an origin id."""
+
+
+@dataclass(frozen=True, slots=True)
+class FollowOptions:
+    """What a run of ``Client.follow`` downloads, and when.
+
+    Attributes:
+        first: the number to begin with; None for the newest.
+        every: whether each version is downloaded; else the newest, where several came meanwhile.
+        check_interval: seconds until what failed is tried again, and servers without a feed are asked.
+        watch: called with each transfer when it begins.
+        resume: whether to begin after the last version that was announced in the folder.
+        accepted: the only origin id that counts; None for any.
+    """
+
+    first: int | None = None
+    every: bool = False
+    check_interval: float = CHECK_INTERVAL
+    watch: Watch | None = None
+    resume: bool = False
+    accepted: str | None = None
+
 
 class Follow:
     """A run of ``Client.follow``.
 
     Attributes:
         memory: what it remembers of its line.
+        following: its servers, to be entered around ``releases``.
     """
 
-    def __init__(
-        self,
-        downloads: Downloads,
-        followed: FollowedFolder,
-        first: int | None,
-        every: bool,
-        check_interval: float,
-        watch: Watch | None,
-        resume: bool = False,
-        accepted: str | None = None,
-    ) -> None:
-        """``first``: the number to begin with; None for the newest. ``resume``: whether to begin after the
-        last version that was announced in the folder. ``accepted``: the only origin id that counts."""
+    def __init__(self, downloads: Downloads, folder: FollowedFolder, options: FollowOptions) -> None:
         self.memory = LineMemory()
         self.following = Following(
-            list(downloads.peers.values()), check_interval, memory=self.memory, accepted=accepted
+            list(downloads.peers.values()),
+            options.check_interval,
+            memory=self.memory,
+            accepted=options.accepted,
         )
         self._downloads = downloads
-        self._followed = followed
-        self._folder = followed.outputs.folder
-        self._every = every
-        self._interval = check_interval
-        self._watch = watch
-        self._resume = resume
-        self._agenda = FetchQueue(None if first is None else first - 1, every)
-        self._entered_for: tuple[str | None] | None = None  # the line whose resume point is known
-        self._entered: tuple[str | None] | None = None  # and its id, where only manifests name it
-        self._had: set[int] = set()  # of this line, and perhaps here
-        self._digests: dict[int, str] = {}  # of the versions of this line that this run downloaded
+        self._folder = folder
+        self._options = options
+        self._resume = options.resume
+        first = options.first
+        self._queue = FetchQueue(None if first is None else first - 1, options.every)
+        # Both are tuples of one id, since None is an origin id too: that of a line of 0.1.0.
+        self._entered: tuple[str | None] | None = None  # the line whose resume point is known
+        self._entered_origin: tuple[str | None] | None = None  # its id, where only its manifests name it
+        self._local: set[int] = set()  # versions of this line whose files are, or were, in the folder
+        self._downloaded: dict[int, str] = {}  # digests of the versions of this line that this run downloaded
         self._withdrawn: set[Withdrawal] = set()
-        self._told = ""
+        self._warned = ""
 
     async def remember(self) -> None:
-        """Take up, before the servers are followed, the line that was followed here last: else whoever
-        answers first after a restart could have this folder change over at once.
+        """Take up the line that was followed here last, before the servers are followed.
+
+        Else the server that answers first after a restart could make this folder change over at once.
 
         Raises:
             LocalDiskError: the folder can't be read.
         """
         if self._resume:
-            self.memory.origin, self.memory.digests = await self._followed.remembered()
+            self.memory.origin, self.memory.digests = await self._folder.remembered()
 
     @property
     def origin(self) -> str | None:
         """The origin id of its line; None while that is not known, and for a line of 0.1.0."""
-        return self._entered[0] if self._entered else self.memory.origin
+        return self._entered_origin[0] if self._entered_origin else self.memory.origin
 
     def here(self) -> list[str]:
         """Return the versions of its line whose files are here, oldest first."""
-        return [version_name(number) for number in sorted(self._had) if self._output(number).exists()]
+        return [version_name(number) for number in sorted(self._local) if self._output(number).exists()]
 
     async def releases(self) -> AsyncGenerator[Release, None]:
         """Yield each version once its file has its name; for ever.
@@ -98,10 +118,10 @@ class Follow:
             LocalDiskError: a file can't be written.
         """
         loop = asyncio.get_running_loop()
-        again_at = loop.time() + self._interval
+        retry_at = loop.time() + self._options.check_interval
         await self.following.settled()
         while True:
-            seen, number = self.following.changes, None
+            changes, number = self.following.changes, None
             try:
                 standing, complete, opened = offered(self.following)
                 if standing.change:
@@ -111,51 +131,52 @@ class Follow:
                 if complete or opened:
                     await self._enter(standing)
                 self._forget_replaced(standing)
-                number = self._agenda.next(complete, opened)
+                number = self._queue.next(complete, opened)
                 if number is not None:
                     release = await self._fetch(number, standing, complete, opened)
-                    self._told = ""
-                    self._agenda.had(number)
-                    self._had.add(number)
-                    self._digests[number] = release.digest
+                    self._warned = ""
+                    self._queue.had(number)
+                    self._local.add(number)
+                    self._downloaded[number] = release.digest
                     yield release
-                    await self._followed.announced(release)
+                    await self._folder.announced(release)
                     continue
             except LocalDiskError:
                 raise
             except ShardcastError as error:
-                self._say(error)
+                self._warn(error)
                 if number is not None:
-                    continue  # another version may be right
-                self._agenda.try_again()
+                    continue  # another version may succeed
+                self._queue.try_again()
             try:
-                await asyncio.wait_for(self.following.change(seen), again_at - loop.time())
+                async with asyncio.timeout_at(retry_at):
+                    await self.following.change(changes)
             except TimeoutError:
-                again_at = loop.time() + self._interval
-                self._agenda.try_again()
+                retry_at = loop.time() + self._options.check_interval
+                self._queue.try_again()
 
     async def _enter(self, standing: Standing) -> None:
-        """Find out, once for each line, which of its versions were had in the folder before."""
-        if self._entered_for == (standing.origin,):
+        """Find out, once for each line, which of its versions the folder had before this run."""
+        if self._entered == (standing.origin,):
             return
-        origin = standing.origin or await line_origin(standing, self._downloads.peers)
-        listings = [one for _, one in sorted(standing.listed.items())]
-        last = await self._followed.enter(origin, listings, standing.firm)
+        origin = standing.origin or await _manifest_origin(standing, self._downloads.peers)
+        listings = [listing for _, listing in sorted(standing.listed.items())]
+        last = await self._folder.enter(origin, listings, standing.firm)
         if last is not None and self._resume:
-            self._agenda = FetchQueue(last, self._every)
-        self._had |= await self._followed.had(origin)
-        self._entered_for, self._entered, self._resume = (standing.origin,), (origin,), False
+            self._queue = FetchQueue(last, self._options.every)
+        self._local |= await self._folder.had(origin)
+        self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
 
     def _forget_replaced(self, standing: Standing) -> None:
         """Fetch again what was downloaded on a stand-in's word, where the authority has another version."""
-        for number, digest in list(self._digests.items()):
+        for number, digest in list(self._downloaded.items()):
             if number in standing.firm and standing.listed[number].digest != digest:
                 log.warning("v%d is replaced: the first-named server has another one", number)
-                del self._digests[number]
-                self._agenda.withdrawn(number, number)
+                del self._downloaded[number]
+                self._queue.withdrawn(number, number)
 
     def _change_line(self, change: LineChange) -> None:
-        """Begin with another line: its newest version is next, unless that was had already."""
+        """Begin with another line: its newest version is next, unless the folder had that already."""
         left, unnamed = self.memory.origin, "one without an origin id"
         log.warning(
             "%s publishes another line of versions now: %s instead of %s",
@@ -163,48 +184,50 @@ class Follow:
         )  # fmt: skip
         self.memory.change(change)
         self.following.changed(left)
-        self._had, self._entered_for, self._entered, self._resume = set(), None, None, True
-        self._digests = {}
-        self._agenda = FetchQueue(None, self._every)
+        self._local, self._entered, self._entered_origin, self._resume = set(), None, None, True
+        self._downloaded = {}
+        self._queue = FetchQueue(None, self._options.every)
 
     async def watch_withdrawals(self) -> None:
-        """Tell of versions that are withdrawn, also while the caller works on a release; for ever. The newest
-        good one is next, unless its file is here."""
+        """Tell of versions that are withdrawn, also while the caller works on a release; for ever.
+
+        The newest good version is next, unless its file is here.
+        """
         while True:
-            seen = self.following.changes
+            changes = self.following.changes
             standing = self.following.standing()
             for withdrawal in sorted(set(standing.withdrawals.values()) - self._withdrawn, key=_by_number):
                 self._withdrawn.add(withdrawal)
                 try:
-                    await self._followed.withdrawn(standing.origin, withdrawal)
+                    await self._folder.withdrawn(standing.origin, withdrawal)
                     await self._go_back(standing, withdrawal.number)
                 except LocalDiskError as error:
                     log.error(
                         "%s was withdrawn, and the folder can't be changed: %s", withdrawal.version, error
                     )
-            await self.following.change(seen)
+            await self.following.change(changes)
 
     async def _go_back(self, standing: Standing, number: int) -> None:
-        if not self._agenda.has_had(number):
+        """Have the newest good version fetched after the withdrawal of one that was downloaded."""
+        if not self._queue.has_had(number):
             return
-        good = max(
-            (one for one in standing.listed if one < number or self._agenda.has_had(one)), default=None
-        )
-        here = good is not None and await self._followed.is_here(standing.origin, good)
+        good = max((n for n in standing.listed if n < number or self._queue.has_had(n)), default=None)
+        local = good is not None and await self._folder.is_here(standing.origin, good)
         if self.memory.origin != standing.origin:
-            return  # the line changed meanwhile
-        self._agenda.withdrawn(number, None if here else good)
-        self._had.discard(number)
-        self.following.tell()
+            return  # the line changed while the folder was read
+        self._queue.withdrawn(number, None if local else good)
+        self._local.discard(number)
+        self.following.tell()  # wakes releases()
 
-    def _say(self, error: ShardcastError) -> None:
-        if str(error) != self._told:
-            self._told = str(error)
+    def _warn(self, error: ShardcastError) -> None:
+        """Log a failure, unless it was logged last."""
+        if str(error) != self._warned:
+            self._warned = str(error)
             again = "" if isinstance(error, (VersionAborted, VersionWithdrawn)) else "; it is tried again"
-            log.warning("%s%s", self._told, again)
+            log.warning("%s%s", self._warned, again)
 
     def _output(self, number: int) -> Path:
-        return self._folder / output_name(version_name(number))
+        return self._folder.outputs.folder / output_name(version_name(number))
 
     async def _fetch(
         self,
@@ -213,49 +236,62 @@ class Follow:
         complete: Mapping[int, Sequence[str]],
         opened: Mapping[int, Sequence[str]],
     ) -> Release:
-        """Download what is next on the agenda, and note there when it fails."""
+        """Download the next version of the queue, and note there when it fails."""
         version, transfers = version_name(number), list[Transfer]()
 
-        def watching(transfer: Transfer) -> None:
+        def watch(transfer: Transfer) -> None:
             transfers.append(transfer)
-            if self._watch:
-                self._watch(transfer)
+            if self._options.watch:
+                self._options.watch(transfer)
 
-        def leave() -> ShardcastError | None:
-            if any(one.progress.done for one in transfers):
+        def abandon() -> ShardcastError | None:
+            """Return why to abandon the version: it makes no progress, and others offer another version."""
+            if any(transfer.progress.done for transfer in transfers):
                 return None
             with contextlib.suppress(NoServerReachable, TransferFailed):  # no server tells anything now
                 now, complete, opened = offered(self.following)
-                if now.change or self._agenda.next_elsewhere(complete, opened, servers) is not None:
+                if now.change or self._queue.next_elsewhere(complete, opened, servers) is not None:
                     return NoProgress(f"nothing of {version} comes, and others have other versions")
             return None
 
-        whole, peers = number in complete, self._downloads.peers
-        servers = complete[number] if whole else opened[number]
-        some, output = [peers[url] for url in servers], self._output(number)
-        if whole:
+        is_complete = number in complete
+        servers = complete[number] if is_complete else opened[number]
+        peers = [self._downloads.peers[url] for url in servers]
+        destination = Destination(self._output(number), watch, self._folder)
+        if is_complete:
+            listing = standing.listed[number]
             fetching = self._downloads.fetch(
-                standing.listed[number],
-                some,
-                output,
-                watching,
-                self.following,
-                standing.origin,
-                self._followed,
+                listing, peers, destination, self.following, origin=standing.origin
             )
         else:
-            fetching = self._downloads.fetch_open(
-                version, some, output, watching, self.following, self._followed
-            )
+            fetching = self._downloads.fetch_open(version, peers, destination, self.following)
         try:
-            return await unless(leave, fetching, self.following, STALL_WHEN_OTHERS_CAN)
+            return await unless(abandon, fetching, self.following, STALL_WHEN_OTHERS_CAN)
         except ShardcastError as error:
             if not isinstance(error, (VersionAborted, VersionWithdrawn)):
-                self._agenda.doubt(servers)
+                self._queue.doubt(servers)
             if not isinstance(error, NoProgress):
-                self._agenda.failed(number, whole)
+                self._queue.failed(number, is_complete)
             raise
 
 
 def _by_number(withdrawal: Withdrawal) -> int:
     return withdrawal.number
+
+
+async def _manifest_origin(standing: Standing, peers: Mapping[str, Peer]) -> str | None:
+    """Return the origin id in the manifest of a line's newest version; None where that has none.
+
+    Servers without a feed (static ones) tell no origin id themselves.
+    """
+    number = max(standing.group.complete, default=None)
+    if number is None:
+        return None
+    servers = standing.group.complete[number]
+    requests = [asyncio.ensure_future(peers[url].header(version_name(number))) for url in servers]
+    try:
+        await asyncio.wait(requests, timeout=_HEADER_TIMEOUT)
+        headers = [request.result() for request in requests if request.done() and not request.exception()]
+        return next((header.origin for header in headers if header and header.origin), None)
+    finally:
+        await cancel(requests)

@@ -30,18 +30,22 @@ class LineOnDisk:
 
     @property
     def origin(self) -> str | None:
+        """The line's origin id; None for a line of 0.1.0, and before there is a line."""
         return self._folders.line.origin
 
     @property
     def highest(self) -> int:
+        """The highest version number that the line ever had."""
         return self._folders.line.highest
 
     @property
     def digests(self) -> Mapping[int, str]:
+        """Payload digests of the numbers that an authority listed."""
         return self._folders.line.digests
 
     @property
     def withdrawn(self) -> Mapping[int, Withdrawal]:
+        """The line's withdrawn versions, by number."""
         return self._folders.line.withdrawn
 
 
@@ -52,33 +56,42 @@ class LineKeeper:
         self,
         folders: VersionFolders,
         following: Following,
-        relaying: VersionFetcher,
+        fetcher: VersionFetcher,
         peers: Mapping[str, Peer],
+        *,
         stop_open: Callable[[], Awaitable[None]],
     ) -> None:
-        """``stop_open`` ends the transfers of open versions."""
-        self._stood = Place(silent=True)
+        """Keep the line of ``folders``.
+
+        Args:
+            folders: what the middle keeps and serves.
+            following: its upstreams.
+            fetcher: fetches the newest version of another line.
+            peers: the upstreams by URL.
+            stop_open: ends the transfers of open versions.
+        """
+        self._position = Place(silent=True)
         self._folders = folders
         self._following = following
-        self._relaying = relaying
+        self._fetcher = fetcher
         self._peers = peers
         self._stop_open = stop_open
-        self._working = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     @property
     def place(self) -> Place:
         """Where the middle stands. The line is that of its list, so that both change in one step."""
         line = self._folders.line
-        return replace(self._stood, origin=line.origin, highest=line.highest)
+        return replace(self._position, origin=line.origin, highest=line.highest)
 
     async def believe(self) -> Standing:
-        """Take over what the authority says of the line that the middle is on, and return what was believed.
+        """Take over what the authority says of the middle's line, and return what was believed.
 
         Raises:
             LocalDiskError: it could not be written down.
         """
         folders = self._folders
-        async with self._working:
+        async with self._lock:
             # Only now: while this waited, the line may have changed, and what was believed of the old one
             # must not get into the new one's record.
             standing = self._following.standing()
@@ -95,42 +108,46 @@ class LineKeeper:
             coming = sorted(standing.listed)[-folders.keep :]
             folders.set_known({number: standing.listed[number] for number in coming})
             folders.room.candidates.offered = standing.group.complete.keys()
-            self._stand(standing)
+            self._update_position(standing)
             return standing
 
     async def _check_provisional(self, standing: Standing) -> None:
         """Drop versions that were taken on another server's word and that the authority does not list."""
         folders = self._folders
         for listing in folders.listings:
-            number, counts = listing.number, standing.listed.get(listing.number)
+            number, believed = listing.number, standing.listed.get(listing.number)
             if number not in folders.provisional:
                 continue
-            if counts and counts.digest != listing.digest and number in standing.firm:
+            if believed and believed.digest != listing.digest and number in standing.firm:
                 log.warning("%s is replaced: the first-named server has another one", listing.version)
                 await folders.retire(number, even_pinned=True)
-            elif not counts and standing.settled:
+            elif not believed and standing.settled:
                 log.warning("%s goes off the list: the first-named server has none", listing.version)
                 await folders.unlist(number)
 
-    def _stand(self, standing: Standing) -> None:
+    def _update_position(self, standing: Standing) -> None:
+        """Note where the middle stands, and wake the feeds of the nodes below if that changed."""
         # Nodes below must not take for firm what only a stand-in's word is here.
         doubtful = not self._folders.provisional <= standing.firm
         place = replace(standing.place, silent=standing.place.silent or doubtful)
-        if place != self._stood:
-            self._stood = place
+        if place != self._position:
+            self._position = place
             self._folders.events.touch()
 
     async def change(self, change: LineChange) -> bool:
-        """Fetch the newest version of another line beside this one, and change over once it is here; False
-        when it could not be had."""
+        """Fetch the newest version of another line beside this one, and change over once it is here.
+
+        Returns:
+            False when the version can't be fetched now.
+        """
         listing = change.listed[max(change.complete)]
         if not self._folders.has_of(change.origin, listing):
-            if listing.version in self._relaying.failed:
+            if listing.number in self._fetcher.failures.failed:
                 return False
             peers = [self._peers[url] for url in change.complete[listing.number] if url in self._peers]
-            fetching = self._relaying.fetch_beside(listing, peers, change.origin)
+            fetching = self._fetcher.fetch_beside(listing, peers, change.origin)
             try:
-                if not await unless(self._undone(change), fetching, self._following):
+                if not await unless(self._if_undone(change), fetching, self._following):
                     return False
             except NoProgress as error:
                 log.warning("%s", error)
@@ -142,7 +159,9 @@ class LineKeeper:
             await self._change_over(now)
         return True
 
-    def _undone(self, change: LineChange) -> Callable[[], ShardcastError | None]:
+    def _if_undone(self, change: LineChange) -> Callable[[], ShardcastError | None]:
+        """Return the reason to stop that there is when the other line is not offered any more."""
+
         def undone() -> ShardcastError | None:
             now = self._following.standing().change
             if now is not None and now.origin == change.origin:
@@ -155,11 +174,11 @@ class LineKeeper:
         """Put the versions of the old line aside, and list those of the new one."""
         left = self._folders.line.origin
         await self._stop_open()
-        async with self._working:
-            listed = {number: one.digest for number, one in change.listed.items()}
+        async with self._lock:
+            listed = {number: listing.digest for number, listing in change.listed.items()}
             await self._folders.change_line(change.origin, listed, change.highest)
             self._following.changed(left)
-        self._relaying.forget()
+        self._fetcher.forget()
         log.warning(
             "changed over to the line %s; the line %s is put aside in %s for a day",
             change.origin or _UNNAMED, left or _UNNAMED, self._folders.data_dir.own / "lines",

@@ -14,8 +14,8 @@ from typing import Any, BinaryIO
 from shardcast.blobs.server.shards import add_shards_by_digest
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
-from shardcast.nodes.adopting import adopt
-from shardcast.nodes.holding import end, holding
+from shardcast.nodes.legacy_import import import_legacy_versions
+from shardcast.nodes.open_data_dir import end, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
 from shardcast.nodes.status import Status
 from shardcast.nodes.waiting import Copies, Finish
@@ -49,7 +49,7 @@ async def publishing(data_dir: Path) -> AsyncIterator[Publisher]:
         DataDirInUse: another process holds it.
         LocalDiskError: it can't be used.
     """
-    async with holding(data_dir, "broadcast") as folders:
+    async with open_data_dir(data_dir, "broadcast") as folders:
         publisher = Publisher(folders)
         try:
             yield publisher
@@ -58,7 +58,7 @@ async def publishing(data_dir: Path) -> AsyncIterator[Publisher]:
 
 
 class Origin:
-    """An origin that runs.
+    """A running origin.
 
     Attributes:
         url: where it listens.
@@ -98,6 +98,7 @@ class Origin:
         data_dir: Path,
         host: str = EVERY_ADDRESS,
         port: int = HTTP_PORT,
+        *,
         keep: int = MAX_DISTRIBUTION_FOLDERS,
         shard_size: int = SHARD_SIZE,
         first_version: int = 1,
@@ -105,57 +106,71 @@ class Origin:
         max_bytes: int | None = None,
         bounds: Bounds | None = None,
     ) -> AsyncIterator[Origin]:
-        """Run an origin. ``max_bytes`` bounds what all its versions take together,
-        ``bounds`` what its clients may.
+        """Run an origin while the block runs.
+
+        Args:
+            data_dir: its data directory.
+            host: the address to listen at.
+            port: the port to listen at; 0 for any.
+            keep: complete versions to keep.
+            shard_size: bytes of a shard, unless a broadcast names another size.
+            first_version: the lowest number to give; later numbers follow the highest one ever given.
+            listed_digest: a key of ``DIGESTS``.
+            max_bytes: that all its versions may take together; None for no bound.
+            bounds: on what its clients may do.
 
         Raises:
             DataDirInUse: another process holds the data directory.
-            LocalDiskError: it can't be used.
+            LocalDiskError: the data directory can't be used.
             NodeFailed: the address can't be bound.
         """
         async with AsyncExitStack() as stack:
-            folders = await stack.enter_async_context(holding(data_dir, "origin", keep, max_bytes))
+            folders = await stack.enter_async_context(
+                open_data_dir(data_dir, "origin", keep=keep, max_bytes=max_bytes)
+            )
             publisher = Publisher(folders, shard_size, first_version, DIGESTS[listed_digest])
-            node_id, held = secrets.token_hex(8), folders.data_dir
-            if held.is_new:
+            node_id, directory = secrets.token_hex(8), folders.data_dir
+            if directory.is_new:
                 log.warning(
                     "new data directory %s: its line of versions has the origin id %s",
-                    held.root,
-                    held.origin_id,
+                    directory.root,
+                    directory.origin_id,
                 )
-            below = Downstream(node_id)
-            status = Status("origin", node_id, folders, below)
-            doors = (
+            downstream = Downstream(node_id)
+            status = Status("origin", node_id, folders, downstream)
+            routes = (
                 partial(add_versions, shelf=folders),
                 partial(add_shards_by_digest, shards=VersionBlobs(folders)),
                 partial(
                     add_feed,
                     shelf=folders,
                     node_id=node_id,
-                    place=lambda: Place(held.origin_id, 0, highest=folders.line.highest),
+                    place=lambda: Place(directory.origin_id, 0, highest=folders.line.highest),
                 ),
                 partial(add_lease, shelf=folders),
-                partial(add_below, below=below),
+                partial(add_below, below=downstream),
                 partial(
-                    add_health, status=lambda: status.now(held.origin_id, 0), behind=lambda: folders.unready
+                    add_health,
+                    status=lambda: status.now(directory.origin_id, 0),
+                    behind=lambda: folders.unready,
                 ),
             )
-            # Nobody sends reports that grow when unpacked.
-            app = application(node_id, *doors, as_sent=True, bounds=bounds)
+            # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
+            app = application(node_id, *routes, as_sent=True, bounds=bounds)
             url = await stack.enter_async_context(listening(app, host, port))
-            local = (
-                partial(add_publish, publisher=publisher, pipes=held.checked_own),
+            control_routes = (
+                partial(add_publish, publisher=publisher, pipes=directory.checked_own),
                 partial(add_pins, versions=folders),
                 partial(add_withdraw, versions=folders),
                 partial(
                     add_waiting,
-                    finish=lambda wait: Finish(folders, below, wait).look,
-                    copies=lambda version, copies: Copies(folders, below, version, copies).look,
+                    finish=lambda wait: Finish(folders, downstream, wait).look,
+                    copies=lambda version, copies: Copies(folders, downstream, version, copies).look,
                 ),
             )
-            control = application(node_id, *local, bounds=for_owner())
+            control = application(node_id, *control_routes, bounds=for_owner())
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
-            adopting = asyncio.ensure_future(adopt(folders, folders.unsurveyed))
-            stack.push_async_callback(end, adopting)
+            importing = asyncio.ensure_future(import_legacy_versions(folders, folders.unsurveyed))
+            stack.push_async_callback(end, importing)
             stack.push_async_callback(publisher.close)
             yield cls(url, folders, publisher)

@@ -18,7 +18,7 @@ from shardcast.cli.announcer import Announcer
 from shardcast.concurrency import cancel
 from shardcast.errors import LocalDiskError
 from shardcast.nodes.client import Client
-from shardcast.nodes.followed import FollowedFolder
+from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release
 from shardcast.nodes.release_folder import announce, announced, can_resume, go_back

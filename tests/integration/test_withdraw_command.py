@@ -27,8 +27,8 @@ from shardcast import (
 from shardcast.control import client as control
 from shardcast.control.client import ControlConnection, NoNode
 from shardcast.errors import NodeFailed
+from shardcast.nodes.offline_withdrawal import withdraw_in
 from shardcast.nodes.origin import Origin
-from shardcast.nodes.withdrawing import withdraw_in
 from shardcast.protocol.feed import MAX_REASON, check_reason
 from shardcast.server.application import application, listening_on_socket
 from shardcast.server.routes.withdraw import add_withdraw

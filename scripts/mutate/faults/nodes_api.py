@@ -11,9 +11,9 @@ BACKGROUND = "shardcast/api/background.py"
 FAULTS = [
     Fault(
         name="what-is-listed-and-not-served-is-waited-for",
-        file="shardcast/nodes/middle.py",
-        old="missing_versions(newest, here, (), self.folders.keep)) - passed_over - doubted)",
-        new="missing_versions(newest, here, (), self.folders.keep)) - passed_over)",
+        file="shardcast/nodes/fetch_loop.py",
+        old="missing_versions(newest, local, (), keep)) - passed_over - unserved)",
+        new="missing_versions(newest, local, (), keep)) - passed_over)",
         tests=["tests/integration/test_ready.py"],
     ),
     Fault(

@@ -43,7 +43,7 @@ class MiddleOperation(Operation):
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
         self.versions = Versions()
-        self.origin = self.nodes.start(Origin.running(self.data, "127.0.0.1", 0, KEEP, SHARD))
+        self.origin = self.nodes.start(Origin.running(self.data, "127.0.0.1", 0, keep=KEEP, shard_size=SHARD))
         for _ in range(KEEP):
             self.publish()
         self.start()
@@ -52,7 +52,9 @@ class MiddleOperation(Operation):
     def start(self) -> None:
         assert self.origin
         upstream = [self.origin.node.url]
-        self.middle = self.nodes.start(Middle.running(upstream, self.folder, "127.0.0.1", 0, _INTERVAL, KEEP))
+        self.middle = self.nodes.start(
+            Middle.running(upstream, self.folder, "127.0.0.1", 0, check_interval=_INTERVAL, keep=KEEP)
+        )
 
     def end(self) -> None:
         nodes = self.middle, self.origin

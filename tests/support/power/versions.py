@@ -143,7 +143,9 @@ async def relay(base: Path) -> None:
     async with Origin.running(upstream, "127.0.0.1", 0, shard_size=SHARD) as origin:
         under_way = await origin.publish(file_of(base, 1))
         await under_way.result()
-        async with Middle.running([origin.url], base / "data", "127.0.0.1", 0, 0.5, keep=2) as middle:
+        async with Middle.running(
+            [origin.url], base / "data", "127.0.0.1", 0, check_interval=0.5, keep=2
+        ) as middle:
             mark(keep=2)
             events = middle.folders.events
             tell = events.tell

@@ -1,4 +1,4 @@
-"""What old nodes left in a data directory gets its manifests."""
+"""Import of versions that older nodes left in a data directory without manifests."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ from shardcast.store.versions import VersionFolders
 log = logging.getLogger(__name__)
 
 
-async def adopt(folders: VersionFolders, listings: Sequence[Listing]) -> None:
-    """Read the shards of each of these versions, and keep its manifest if the whole digest is right; a
-    version that is not what its digest says goes."""
+async def import_legacy_versions(folders: VersionFolders, listings: Sequence[Listing]) -> None:
+    """Read the shards of each of these versions, and keep its manifest if the whole digest is right.
+
+    A version whose bytes don't have its digest is dropped.
+    """
     stop = threading.Event()
     try:
         for listing in listings:
@@ -28,15 +30,16 @@ async def adopt(folders: VersionFolders, listings: Sequence[Listing]) -> None:
             except LocalDiskError as error:
                 log.error("%s has no manifest yet: %s", listing.version, error)
     finally:
-        stop.set()
+        stop.set()  # the thread that hashes goes on when this is cancelled
 
 
 async def _survey(folders: VersionFolders, listing: Listing, stop: threading.Event) -> Manifest | None:
+    """Return the manifest of a version, made from its shards; None when these are not the version's."""
     spans = folders.spans(listing)
     try:
         if not spans:
             raise LocalDiskError("it has no shards")
-        # Five digits are 0.3.x's, which lists BLAKE3.
+        # Names with five digits are 0.3.x's, which lists BLAKE3.
         digests = {"sha256"} if spans[0].path.name == shard_name(1) else {"sha256", "blake3"}
         manifest = await asyncio.to_thread(survey, listing.version, spans, digests, stop.is_set)
         if listing.digest not in manifest.digests.values():

@@ -1,4 +1,4 @@
-"""What following asks of its folder and tells whoever follows, in coroutines."""
+"""The folder of a following client in coroutines: what is recorded there, and whom that is told to."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ import inspect
 import logging
 import os
 import threading
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shardcast.concurrency import cancel
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release, origin_name
-from shardcast.peer.server import Peer
-from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.protocol.wire import version_name
 
 log = logging.getLogger(__name__)
 
 OnWithdrawn = Callable[[Withdrawal], Awaitable[None] | None]
-
-_ASKING = 5.0
-"""Seconds that servers have to say of which line their newest version is; without an answer it counts as one
-of nodes without an origin id."""
+"""The follower's callback for a withdrawal; a coroutine is awaited."""
 
 
 class FollowedFolder:
@@ -55,25 +48,30 @@ class FollowedFolder:
     async def enter(
         self, origin: str | None, listings: Sequence[Listing], firm: Collection[int]
     ) -> int | None:
-        """Note that a line is followed from now on, and return its resume point (``resume_point``). Only the
-        ``firm`` numbers among its ``listings`` are what the line itself lists.
+        """Note that a line is followed from now on, and return its resume point (``resume_point``).
 
         Files without a record are hashed here, once, and known by their digests.
+
+        Args:
+            origin: the origin id of the line.
+            listings: its versions.
+            firm: the numbers among them that the line itself lists; only these are noted.
 
         Raises:
             LocalDiskError: the folder can't be read or written.
         """
         stop = threading.Event()
 
-        def look() -> int | None:
-            self.outputs.lines.see(origin, {one.number: one.digest for one in listings if one.number in firm})
+        def identify() -> int | None:
+            firm_digests = {listing.number: listing.digest for listing in listings if listing.number in firm}
+            self.outputs.lines.see(origin, firm_digests)
             self.outputs.identify(listings, origin, stop.is_set)
             return resume_point(self.outputs, origin)
 
         try:
-            return await asyncio.to_thread(look)
+            return await asyncio.to_thread(identify)
         finally:
-            stop.set()
+            stop.set()  # the thread goes on when this is cancelled; hashing takes minutes for large files
 
     async def had(self, origin: str | None) -> set[int]:
         """Return the versions of a line whose files are here.
@@ -84,7 +82,7 @@ class FollowedFolder:
         return set(await asyncio.to_thread(self.outputs.had, origin))
 
     async def is_here(self, origin: str | None, number: int) -> bool:
-        """Return whether the file of a version is here, and good.
+        """Return whether the file of a version is here, and the version not withdrawn.
 
         Raises:
             LocalDiskError: the folder can't be read.
@@ -92,7 +90,14 @@ class FollowedFolder:
         return number in dict(await asyncio.to_thread(self.outputs.good, origin))
 
     async def received(self, release: Release, file: os.stat_result | None) -> Release:
-        """Record a version whose file has its name; return the release, which tells whether its line is new.
+        """Record a version whose file has its name.
+
+        Args:
+            release: the version.
+            file: the state of the file that was verified (``OutputFolder.add``).
+
+        Returns:
+            The release, which says whether its line is new in this folder.
 
         Raises:
             LocalDiskError: the record can't be written.
@@ -114,44 +119,29 @@ class FollowedFolder:
         return replace(release, new_line=True)
 
     async def announced(self, release: Release) -> None:
-        """Note that whoever follows has had a version.
+        """Note that the follower has taken a version.
 
         Raises:
             LocalDiskError: the note can't be written.
         """
-        await asyncio.to_thread(
-            self.outputs.lines.mark_announced, release.origin, release.number, release.digest
-        )
+        mark_announced = self.outputs.lines.mark_announced
+        await asyncio.to_thread(mark_announced, release.origin, release.number, release.digest)
 
     async def withdrawn(self, origin: str | None, withdrawal: Withdrawal) -> None:
-        """Note that the publisher took a version of a line back. Whoever follows is told of each version that
-        is here or was announced here, once; again when a kill cut that off.
+        """Note that the publisher of a line withdrew a version, and tell the follower.
+
+        The follower is told once of each version that is here or was announced here; again when a kill came
+        before the callback had ended.
 
         Raises:
             LocalDiskError: the note can't be written.
         """
-        number, digest = withdrawal.number, withdrawal.digest
-        if not await asyncio.to_thread(self.outputs.lines.mark_withdrawn, origin, number, digest):
+        number, digest, lines = withdrawal.number, withdrawal.digest, self.outputs.lines
+        if not await asyncio.to_thread(lines.mark_withdrawn, origin, number, digest):
             return
         known = await asyncio.to_thread(self.outputs.knows, origin, number, digest)
         if known and self._on_withdrawn:
-            told = self._on_withdrawn(withdrawal)
-            if inspect.isawaitable(told):
-                await told
-        await asyncio.to_thread(self.outputs.lines.mark_told, origin, number, digest)
-
-
-async def line_origin(standing: Standing, peers: Mapping[str, Peer]) -> str | None:
-    """Return the origin id of a line whose servers tell none, as the manifest of its newest version says
-    (static servers); None where that has none either."""
-    number = max(standing.group.complete, default=None)
-    if number is None:
-        return None
-    servers = standing.group.complete[number]
-    asking = [asyncio.ensure_future(peers[url].header(version_name(number))) for url in servers]
-    try:
-        await asyncio.wait(asking, timeout=_ASKING)
-        answered = [one.result() for one in asking if one.done() and not one.exception()]
-        return next((header.origin for header in answered if header and header.origin), None)
-    finally:
-        await cancel(asking)
+            result = self._on_withdrawn(withdrawal)
+            if inspect.isawaitable(result):
+                await result
+        await asyncio.to_thread(lines.mark_told, origin, number, digest)

@@ -1,4 +1,4 @@
-"""A data directory in the hands of a node: taken, tidied, let go."""
+"""A data directory in the hands of a node: locked, loaded, tidied and closed."""
 
 from __future__ import annotations
 
@@ -21,21 +21,29 @@ _TIDY_INTERVAL = 2.0
 
 
 @asynccontextmanager
-async def holding(
-    data_dir: Path, role: str, keep: int | None = None, max_bytes: int | None = None, resume: bool = False
+async def open_data_dir(
+    data_dir: Path, role: str, *, keep: int | None = None, max_bytes: int | None = None, resume: bool = False
 ) -> AsyncIterator[VersionFolders]:
-    """The version folders of a data directory, held by this process and tidied as time goes by. ``keep`` and
-    ``max_bytes`` are remembered there; without ``keep`` both are as they were the last time.
+    """Yield the version folders of a data directory, locked by this process and tidied every 2 s.
+
+    Args:
+        data_dir: the directory, which is made if it does not exist.
+        role: of this process, for the error that another process gets.
+        keep: complete versions to keep; None for as many as the last time. Remembered in the directory.
+        max_bytes: that all versions may take together; None for no bound, or without ``keep`` for the bound
+            of the last time. Remembered too.
+        resume: whether versions that were fetched halfway are kept and gone on with.
 
     Raises:
-        DataDirInUse: another process holds it.
-        LocalDiskError: it can't be used.
+        DataDirInUse: another process holds the directory.
+        LocalDiskError: the directory can't be used.
     """
-    held = await asyncio.to_thread(DataDir, data_dir, role)
+    directory = await asyncio.to_thread(DataDir, data_dir, role)
     try:
         with disk_errors("could not take up", data_dir):
-            bound = await asyncio.to_thread(held.bounded, max_bytes, keep is not None)
-            folders = VersionFolders(held, await asyncio.to_thread(held.kept, keep), max_bytes=bound)
+            bound = await asyncio.to_thread(directory.bounded, max_bytes, keep is not None)
+            kept = await asyncio.to_thread(directory.kept, keep)
+            folders = VersionFolders(directory, kept, max_bytes=bound)
             for line in await asyncio.to_thread(folders.load, resume):
                 log.warning("%s", line)
         await folders.try_tidy()
@@ -45,7 +53,7 @@ async def holding(
         finally:
             await end(tidying)
     finally:
-        held.close()
+        directory.close()
 
 
 async def _tidy(folders: VersionFolders) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from shardcast.errors import UsageError, VersionNotOffered
 from shardcast.filesystem import disk_errors
-from shardcast.nodes.holding import holding
+from shardcast.nodes.open_data_dir import open_data_dir
 from shardcast.nodes.output_records import read_bounded
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.manifest import MAX_LINE
@@ -31,7 +31,7 @@ async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
     """
     # Before the directory is taken up as an origin's, which would cost a middle what is landing there.
     await asyncio.to_thread(_check_own, data_dir, version)
-    async with holding(data_dir, _ROLE) as folders:
+    async with open_data_dir(data_dir, _ROLE) as folders:
         return await folders.withdraw_own(version, reason)
 
 

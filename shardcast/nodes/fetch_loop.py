@@ -1,0 +1,271 @@
+"""What a middle fetches of what its upstreams offer, and when."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from functools import partial
+
+from shardcast.concurrency import beside, cancel
+from shardcast.constants import STALL_WHEN_OTHERS_CAN
+from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
+from shardcast.nodes.fetching import VersionFetcher
+from shardcast.nodes.legacy_import import import_legacy_versions
+from shardcast.nodes.line_keeper import LineKeeper
+from shardcast.peer.server import Peer
+from shardcast.policy.fetch_order import missing_versions, versions_to_fetch, versions_to_start
+from shardcast.policy.standing import Standing
+from shardcast.protocol.feed import Place
+from shardcast.protocol.wire import version_name
+from shardcast.store.versions import VersionFolders
+from shardcast.upstream.abandon import NoProgress, if_withdrawn, unless
+from shardcast.upstream.follow import Following
+from shardcast.upstream.offers import open_versions
+
+log = logging.getLogger(__name__)
+
+_MAX_OPEN = 3
+"""Open versions that are fetched at once."""
+
+
+class FetchLoop:
+    """Fetches complete versions one after the other, and beside them those that are being made.
+
+    Attributes:
+        fetcher: fetches single versions, and knows which of them failed.
+        suspect: URLs of upstreams that offered a version and did not serve it; their versions come last until
+            everything is tried again.
+    """
+
+    def __init__(
+        self, folders: VersionFolders, following: Following, peers: Sequence[Peer], node_id: str
+    ) -> None:
+        """Fetch into ``folders`` for the node ``node_id``; ``following`` follows its upstreams ``peers``."""
+        self._folders = folders
+        self._following = following
+        self._peers = {peer.url: peer for peer in peers}
+        self._node_id = node_id
+        self.fetcher = VersionFetcher(folders, following)
+        self._line = LineKeeper(folders, following, self.fetcher, self._peers, stop_open=self.stop)
+        self.suspect: set[str] = set()
+        self._logged: set[str] = set()
+        self._open_tasks: dict[int, asyncio.Task[None]] = {}  # open versions that are fetched now
+        self._open_servers: dict[int, list[str]] = {}  # and from which upstreams
+
+    @property
+    def place(self) -> Place:
+        """Where the middle stands, as far as is known."""
+        return self._line.place
+
+    async def run(self, interval: float) -> None:
+        """Fetch what the upstreams offer, for as long as ``following`` is entered; for ever.
+
+        ``interval``: seconds until what failed is tried again.
+        """
+        following = self._following
+        async with beside(self._keep_up()):
+            await following.settled()
+            tried_at = time.monotonic()
+            while True:
+                changes = following.changes
+                try:
+                    await import_legacy_versions(self._folders, list(self._folders.untrusted))
+                    while await self._fetch_next():
+                        await following.look_again()
+                        changes = following.changes
+                except (NoServerReachable, TransferFailed) as error:
+                    self._warn_once(f"what is here is served on, and the upstreams are asked again: {error}")
+                except ShardcastError as error:
+                    log.error("%s", error)
+                except Exception:
+                    log.exception("a look at the upstreams failed")
+                try:
+                    async with asyncio.timeout(tried_at + interval - time.monotonic()):
+                        await following.change(changes)
+                except TimeoutError:
+                    tried_at = time.monotonic()
+                    self.fetcher.failures.failed.clear()
+                    self.suspect.clear()
+
+    async def stop(self) -> None:
+        """End the transfers of open versions."""
+        await cancel(list(self._open_tasks.values()))
+
+    def behind(self) -> str | None:
+        """Return what the middle has yet to get, in words; None when it has caught up."""
+        try:
+            standing = self._following.heard()
+        except ShardcastError as error:
+            return f"no news of what there is: {error}"
+        if standing.change:
+            return f"changing over to the line {standing.change.origin or 'without an origin id'}"
+        failures, keep = self.fetcher.failures, self._folders.keep
+        newest = sorted(standing.listed)[-keep:]
+        local = self._folders.complete_numbers
+        # What has no room beside newer versions is not waited for.
+        passed_over = {number for number in failures.no_room if number < max(local, default=0)}
+        # Nor is what an upstream lists and does not serve, until another one offers it or it comes.
+        unserved = {n for n, servers in _offers(standing).items() if failures.is_unserved(n, servers)}
+        missing = sorted(set(missing_versions(newest, local, (), keep)) - passed_over - unserved)
+        if not missing:
+            return None
+        reasons = (f": {failures.no_room[n]}" for n in reversed(missing) if n in failures.no_room)
+        return f"{', '.join(map(version_name, missing))} not here yet{next(reasons, '')}"
+
+    # Beside what is fetched: news and open versions
+
+    async def _keep_up(self) -> None:
+        """Take over withdrawals and new numbers, and start open versions, beside other fetches; for ever."""
+        while True:
+            changes = self._following.changes
+            try:
+                if self._folders.held:
+                    standing = await self._line.believe()  # also while none tells: then this node is silent
+                    if not standing.change:
+                        self._start_open(standing)
+            except ShardcastError as error:
+                log.error("%s", error)
+            except Exception:
+                log.exception("a look at what the upstreams tell failed")
+            await self._following.change(changes)
+
+    def _start_open(self, standing: Standing) -> None:
+        """Start to fetch versions that are being made. No upstream of several takes all places."""
+        failures, distance = self.fetcher.failures, standing.place.distance or 0
+        passed_over = failures.aborted | failures.failed | failures.no_room.keys()
+        opened = open_versions(self._following, distance)
+        servers = {n: [peer.url for peer in peers] for n, peers in opened.items() if n not in passed_over}
+        for number in versions_to_start(
+            servers,
+            _offers(standing),
+            here=self._folders.complete_numbers,
+            fetching=self._open_servers,
+            places=_MAX_OPEN,
+            share=_MAX_OPEN - 1 if len(self._peers) > 1 else _MAX_OPEN,
+        ):
+            task = asyncio.ensure_future(self.fetcher.fetch_open(number, opened[number], distance))
+            self._open_tasks[number], self._open_servers[number] = task, servers[number]
+            task.add_done_callback(partial(self._open_done, number))
+
+    def _open_done(self, number: int, task: asyncio.Task[None]) -> None:
+        """Free the place of an open version, and have both loops look again."""
+        del self._open_tasks[number], self._open_servers[number]
+        if not task.cancelled() and task.exception():
+            log.error("fetching %s failed", version_name(number), exc_info=task.exception())
+        self._following.tell()
+
+    # Complete versions, one after the other
+
+    async def _fetch_next(self) -> bool:
+        """Fetch the first version on offer that is wanted, or change over to another line.
+
+        Returns:
+            False when there is nothing to do now.
+
+        Raises:
+            NoServerReachable, TransferFailed: no server tells anything.
+            LocalDiskError: what the servers tell can't be written down.
+        """
+        if not self._folders.held:
+            return False
+        await self._drop_self()
+        self._following.heard()
+        standing = await self._line.believe()
+        if standing.change:
+            return await self._line.change(standing.change)
+        window = self._window(standing)
+        self.fetcher.failures.keep_no_room_of({*window, *standing.opened})
+        self._start_open(standing)
+        await self._discard_unwanted(window, standing)
+        for number in self._complete_to_fetch(standing):
+            await self._fetch_or_abandon(number, standing)
+            return True
+        return False
+
+    async def _drop_self(self) -> None:
+        """Follow no upstream that turned out to be this very node."""
+        for url, peer in list(self._peers.items()):
+            if peer.node_id == self._node_id:
+                log.warning("%s is this very middle, and is not asked", url)
+                del self._peers[url]
+                await self._following.drop(url)
+
+    async def _discard_unwanted(self, window: Sequence[int], standing: Standing) -> None:
+        """Discard versions that were fetched halfway and that nothing will be fetched of any more."""
+        folders, opened, offers = self._folders, open_versions(self._following), _offers(standing)
+        oldest = max(folders.complete_numbers, default=0) - folders.keep
+        for number in folders.open_numbers - {*window, *self._open_tasks}:
+            version = folders.opened(number)
+            aborted = version and not version.live.whole and number not in opened
+            if aborted or number < oldest or number in offers:
+                await folders.discard(number)
+
+    def _window(self, standing: Standing) -> list[int]:
+        """Return the complete versions that are wanted and not here, the first one first."""
+        folders = self._folders
+        return versions_to_fetch(
+            _offers(standing),
+            folders.complete_numbers,
+            folders.open_numbers,
+            keep=folders.keep,
+            suspect=self.suspect,
+        )
+
+    def _complete_to_fetch(self, standing: Standing) -> list[int]:
+        """Return the complete versions to fetch now, the first one first."""
+        passed_over = {*self._open_tasks, *self.fetcher.failures.failed}
+        return [number for number in self._window(standing) if number not in passed_over]
+
+    async def _fetch_or_abandon(self, number: int, standing: Standing) -> None:
+        """Fetch a complete version, unless it is withdrawn or makes no progress while others have another."""
+        servers, listing = _offers(standing)[number], standing.listed[number]
+
+        def abandon() -> ShardcastError | None:
+            opened = self._folders.opened(number)
+            if opened and opened.bytes_here:
+                return None
+            now, without = self._following.standing(), {*servers, *self.suspect}
+            offers = _offers(now)
+            if now.change or any(not without.issuperset(offers[n]) for n in self._complete_to_fetch(now)):
+                return NoProgress(f"nothing of {listing.version} comes, and others have other versions")
+            return None
+
+        withdrawn = if_withdrawn(self._following, number, listing.digest)
+        fetching = self.fetcher.fetch(listing, [self._peers[url] for url in servers], standing.origin)
+        patient = unless(abandon, fetching, self._following, STALL_WHEN_OTHERS_CAN)
+        try:
+            await unless(withdrawn, patient, self._following)
+        except NoProgress as error:
+            self.suspect.update(servers)
+            log.warning("%s", error)
+        except VersionWithdrawn as error:
+            await self._folders.discard(number)
+            log.warning("%s", error)
+        if number in self.fetcher.failures.failed - self.fetcher.failures.local:
+            self.suspect.update(servers)
+        self._note_served(number, servers)
+
+    def _note_served(self, number: int, servers: Sequence[str]) -> None:
+        """Note, after a version was asked for, whether its servers have it.
+
+        Servers that can't be reached may have it all the same.
+        """
+        failures = self.fetcher.failures
+        if number in self._folders.complete_numbers:
+            failures.unserved.pop(number, None)
+        elif self.suspect.issuperset(servers) and number not in failures.no_room:
+            followers = [one for one in self._following.followers if one.peer.url in servers]
+            if any(follower.told for follower in followers):
+                failures.note_unserved(number, servers)
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._logged:
+            self._logged.add(message)
+            log.warning("%s", message)
+
+
+def _offers(standing: Standing) -> dict[int, tuple[str, ...]]:
+    """Return the servers that have each of the line's versions whole."""
+    return {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}
