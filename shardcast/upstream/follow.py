@@ -89,7 +89,9 @@ class Following:
             for peer in peers
         }
         self._memory = memory or LineMemory()
-        self._tracker = LineTracker(node_id, self._memory, clock(), random, accepted, patience)
+        self._tracker = LineTracker(
+            node_id, self._memory, clock(), random, accepted=accepted, patience=patience
+        )
         self._standing: Standing | None = None
         self._look_at = -math.inf
         self._noted: set[str] = set()

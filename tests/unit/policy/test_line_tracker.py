@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from shardcast.policy.line_tracker import LARGEST_JUMP
+from shardcast.policy.line_lists import LARGEST_JUMP
 from tests.support.line_model import Liar, Network, Node, Origin, listing
 
 X, Y, Z = "0a" * 16, "0b" * 16, "0c" * 16

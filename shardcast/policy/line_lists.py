@@ -1,0 +1,117 @@
+"""The versions of a node's line, as its authority and the servers that stand in for it list them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from shardcast.policy.authority import ServerView
+from shardcast.policy.own_line import is_own_line
+from shardcast.policy.standing import REMEMBERED, Memory
+from shardcast.protocol.distribution import Listing, Withdrawal
+
+LARGEST_JUMP = 10**6
+"""Numbers by which a version may exceed the highest one of its line."""
+UNLISTED_AFTER = 10.0
+"""Seconds after the return of the authority at which versions go off the list that it does not list."""
+
+
+class LineLists:
+    """The lists of one line that count.
+
+    Attributes:
+        firm: versions that the authority listed last, by number; they stay when it falls silent.
+        provisional: versions that count on another server's word, while the authority is silent.
+    """
+
+    def __init__(self, memory: Memory) -> None:
+        self.firm: dict[int, Listing] = {}
+        self.provisional: dict[int, Listing] = {}
+        self._memory = memory
+        self._highest = memory.highest
+        self._url: str | None = None  # of the authority
+        self._heard_since: float | None = None  # without a break
+
+    @property
+    def highest(self) -> int:
+        """The highest version number of the line."""
+        return max(self._highest, self._memory.highest)
+
+    @property
+    def settles_at(self) -> float | None:
+        """When what the authority does not list stops to count; None while it is not heard."""
+        return None if self._heard_since is None else self._heard_since + UNLISTED_AFTER
+
+    def restart(self) -> None:
+        """Begin with the line that the memory has now."""
+        self.firm, self.provisional, self._url = {}, {}, None
+        self._heard_since, self._highest = None, self._memory.highest
+
+    def hear(self, authority: ServerView, now: float, notes: list[str]) -> None:
+        """Take the list of the authority, which has news of the node's line.
+
+        ``notes`` gets what people should be told.
+        """
+        if self._url != authority.url:
+            self._url, self._heard_since = authority.url, None
+        self._heard_since = now if self._heard_since is None else self._heard_since
+        reported = authority.hello.highest if authority.hello and authority.hello.highest else 0
+        first = not self._memory.digests and not self.firm
+        known = 0 if first else self.highest
+        self.firm = _believable(authority, known, notes)
+        if first or reported <= known + LARGEST_JUMP:
+            self._highest = max(self._highest, reported, *self.firm, 0)
+
+    def hear_stand_in(
+        self, speaker: ServerView | None, authority: ServerView | None, notes: list[str]
+    ) -> None:
+        """Take the lists that count while the authority has no news.
+
+        Args:
+            speaker: the server that speaks for the authority; its numbers are added.
+            authority: the authority, if its list is known; what it lists comes first, as it was when the
+                silence began.
+            notes: gets what people should be told.
+        """
+        memory = self._memory
+        known = max(self.highest, *self.firm, 0)
+        oldest = min(memory.digests, default=0) if len(memory.digests) >= REMEMBERED else 0
+        self.provisional = {}
+        for server in (authority, speaker):
+            if server is None or not is_own_line(server, memory):
+                continue
+            for number, listing in _believable(server, known, notes).items():
+                if number not in self.firm and number >= oldest:  # digests of older ones were forgotten
+                    self.provisional.setdefault(number, listing)
+
+    def interrupt(self) -> None:
+        """Note that the authority is not heard now."""
+        self._heard_since = None
+
+    def settle(self, now: float) -> bool:
+        """Return whether the authority has been heard for long enough that what it does not list is not.
+
+        Provisional versions are forgotten then.
+        """
+        settled = self.settles_at is not None and now >= self.settles_at
+        if settled:
+            self.provisional.clear()
+        return settled
+
+    def without(self, withdrawn: Mapping[int, Withdrawal]) -> dict[int, Listing]:
+        """Return the versions that count, by number, but for those that were ``withdrawn``."""
+        return {
+            number: listing
+            for number, listing in {**self.provisional, **self.firm}.items()
+            if number not in withdrawn or withdrawn[number].digest != listing.digest
+        }
+
+
+def _believable(server: ServerView, highest: int, notes: list[str]) -> dict[int, Listing]:
+    """Return what a server lists, but for numbers that jump too far beyond ``highest`` (0: none known)."""
+    limit = highest + LARGEST_JUMP if highest else None
+    refused = {number for number in server.listed if limit is not None and number > limit}
+    if refused:
+        notes.append(
+            f"{server.url} lists v{max(refused)}, more than {LARGEST_JUMP} beyond v{highest}: refused"
+        )
+    return {number: listing for number, listing in server.listed.items() if number not in refused}

@@ -1,0 +1,45 @@
+"""Whether a server offers the line of versions that a node is on: pure functions of both."""
+
+from __future__ import annotations
+
+from shardcast.policy.authority import ServerView
+from shardcast.policy.groups import Offer, agree
+from shardcast.policy.standing import Memory
+
+
+def is_fresh(memory: Memory) -> bool:
+    """Return whether a node is on no line yet."""
+    return memory.origin is None and not memory.digests and not memory.withdrawn
+
+
+def conflicts(server: ServerView, memory: Memory) -> set[int]:
+    """Return the numbers to which a server gives another digest than the authority did."""
+    digests = memory.digests
+    return {
+        number
+        for number, listing in server.listed.items()
+        if digests.get(number, listing.digest) != listing.digest
+    }
+
+
+def is_own_line(server: ServerView, memory: Memory) -> bool:
+    """Return whether a server offers the line that the node is on."""
+    if is_fresh(memory):
+        return True
+    if None not in (server.origin, memory.origin) and server.origin != memory.origin:
+        return False
+    return not conflicts(server, memory)
+
+
+def is_same_line(server: ServerView, other: ServerView) -> bool:
+    """Return whether two servers name the same origin id, or none, and agree on all that both list."""
+    if None not in (server.origin, other.origin) and server.origin != other.origin:
+        return False
+    return all(agree(other.listed[n], mine) for n, mine in server.listed.items() if n in other.listed)
+
+
+def offer_of(server: ServerView) -> Offer:
+    """Return the versions of a server, to be grouped with others'."""
+    return Offer(
+        server.url, tuple(server.complete.values()), server.origin, known=tuple(server.known.values())
+    )
