@@ -11,7 +11,7 @@ from shardcast.filesystem import disk_errors
 from shardcast.nodes.open_data_dir import open_data_dir
 from shardcast.nodes.output_records import read_bounded
 from shardcast.protocol.distribution import Withdrawal
-from shardcast.protocol.manifest import MAX_LINE
+from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest_reader import ManifestReader
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir

@@ -20,7 +20,8 @@ from shardcast.peer.requests import Answer, RangeRequest, request_headers
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.distribution import Distribution, Listing, parse
 from shardcast.protocol.feed import Event, FeedError, FeedReader, Hello, UpTo
-from shardcast.protocol.manifest import MAX_LINE, Header, Manifest
+from shardcast.protocol.lines import LineReader, LineTooLong
+from shardcast.protocol.manifest import Header, Manifest
 from shardcast.protocol.manifest_reader import MAX_MEMORY, Aborted, ManifestError, ManifestReader
 from shardcast.protocol.wire import (
     DISTRIBUTION_PATH,
@@ -158,7 +159,7 @@ class Peer:
             PeerError: the lease can't be had, broke off, is wrong, or is dead.
         """
         path = f"{lease_path(version)}?holder={quote(holder, safe='')}"
-        what, rest = f"GET {lease_path(version)}", b""
+        what, reader = f"GET {lease_path(version)}", LineReader()
         async with answer(self._session, self.url, path, silence=FEED_DEAD) as response:
             self._head(response).check_status(200)
             if response.content_type != NDJSON:
@@ -166,9 +167,10 @@ class Peer:
             loop, content = asyncio.get_running_loop(), response.content
             dead_at = loop.time() + FEED_DEAD
             while chunk := await read_by(dead_at, content.read, _LEASE_PORTION):
-                *lines, rest = (rest + chunk).split(b"\n")
-                if len(rest) > MAX_LINE:
-                    raise BadAnswer(self.url, f"{what}: a line of more than {MAX_LINE} bytes")
+                try:
+                    lines = list(reader.feed(chunk))
+                except LineTooLong as error:
+                    raise BadAnswer(self.url, f"{what}: {error}") from None
                 for line in lines:
                     message = _json_object(line)
                     if message is None:
@@ -227,28 +229,25 @@ class Peer:
             PeerError: it can't be had, broke off, contradicts what is known, or is wrong.
         """
         path = manifest_path(version)
-        pending, position, progress, answered = bytearray(), 0, 0, False
+        reader, position, progress, answered = LineReader(), 0, 0, False
         try:
             async with answer(self._session, self.url, path) as response:
                 self._head(response).check_status(200)
                 answered, loop, content = True, asyncio.get_running_loop(), response.content
                 dead_at = loop.time() + self._timeout
                 while chunk := await read_by(dead_at, content.readany):
-                    pending += chunk
-                    again = min(len(known) - position, len(pending))
-                    if pending[:again] != known[position : position + again]:
+                    again = min(len(known) - position, len(chunk))
+                    if chunk[:again] != known[position : position + again]:
                         raise BadAnswer(self.url, f"GET {path}: it is not the manifest that others have")
-                    del pending[:again]
                     position, progress = position + again, progress + again
-                    lines = bytes(pending[: pending.rfind(b"\n") + 1])
-                    del pending[: len(lines)]
-                    if len(pending) > MAX_LINE:
-                        raise BadAnswer(self.url, f"GET {path}: a line of more than {MAX_LINE} bytes")
                     try:
+                        lines = b"".join(line + b"\n" for line in reader.feed(chunk[again:]))
                         if lines:
                             await take(lines)
                     except Aborted:
                         return
+                    except LineTooLong as error:
+                        raise BadAnswer(self.url, f"GET {path}: {error}") from None
                     except ManifestError as error:
                         raise BadAnswer(self.url, f"GET {path}: a wrong manifest: {error}") from None
                     if lines or progress >= PORTION:

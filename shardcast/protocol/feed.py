@@ -26,6 +26,7 @@ from shardcast.digest import is_digest
 from shardcast.errors import UsageError
 from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import Listing
+from shardcast.protocol.lines import LineReader, LineTooLong
 from shardcast.protocol.wire import MAX_SHARDS, MAX_VERSION, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
@@ -39,8 +40,6 @@ MAX_CHAIN = 16
 MAX_REASON = 500
 """Characters of the reason of a withdrawal."""
 
-MAX_LINE = 64 * 1024
-"""Bytes of a line that a reader takes."""
 _MAX_SEQ = 10**15
 
 
@@ -142,26 +141,24 @@ class FeedReader:
     """Bytes, in chunks of any length ─▶ what a feed says."""
 
     def __init__(self) -> None:
-        self._rest = bytearray()
-        self._begun = False
+        self._lines = LineReader()
+        self._started = False
 
     def feed(self, chunk: bytes) -> Iterator[Hello | Event | UpTo]:
         """
         Raises:
             FeedError: this is no feed.
         """
-        self._rest += chunk
-        *lines, rest = bytes(self._rest).split(b"\n") if b"\n" in chunk else (bytes(self._rest),)
-        self._rest = bytearray(rest)
-        if any(len(line) > MAX_LINE for line in (*lines, rest)):
-            raise FeedError(f"a line of more than {MAX_LINE} bytes")
-        for line in lines:
-            said = _parse(line)
-            if not self._begun and not isinstance(said, Hello):
-                raise FeedError("it doesn't begin with a hello")
-            self._begun = True
-            if said:
-                yield said
+        try:
+            for line in self._lines.feed(chunk):
+                message = _parse(line)
+                if not self._started and not isinstance(message, Hello):
+                    raise FeedError("it doesn't begin with a hello")
+                self._started = True
+                if message:
+                    yield message
+        except LineTooLong as error:
+            raise FeedError(str(error)) from None
 
 
 def _parse(line: bytes) -> Hello | Event | UpTo | None:

@@ -22,10 +22,9 @@ from typing import Any
 from shardcast.constants import PIECE_SIZE
 from shardcast.digest import PIECE_DIGEST_SIZE
 from shardcast.errors import UsageError
+from shardcast.protocol.lines import MAX_LINE
 
 FORMAT = 1
-MAX_LINE = 64 * 1024
-"""Bytes of a line."""
 MAX_METADATA = 16 * 1024
 """Bytes of the metadata as JSON."""
 MAX_PIECE_SIZE = 64 << 20

@@ -14,9 +14,9 @@ from typing import Any
 from shardcast.constants import ENVIRONMENT_PREFIX, TRANSFER_MEMORY
 from shardcast.digest import PIECE_DIGEST_SIZE, is_digest
 from shardcast.plain_text import short_name
+from shardcast.protocol.lines import MAX_LINE, LineReader, LineTooLong
 from shardcast.protocol.manifest import (
     FORMAT,
-    MAX_LINE,
     MAX_METADATA,
     MAX_PIECE_SIZE,
     Header,
@@ -68,8 +68,9 @@ class ManifestReader:
         ``memory`` bytes."""
         self._version = version
         self._memory = memory
-        self._lines = io.BytesIO()  # whole lines that were taken; its bytes are had without a copy
-        self._pending = bytearray()
+        self._received = 0
+        self._lines = LineReader()
+        self._raw = io.BytesIO()  # the lines that were read; its bytes are had without a copy
         self._strange = 0
         self.header: Header | None = None
         self.shards = ShardTable()
@@ -82,20 +83,16 @@ class ManifestReader:
             ManifestError: they are not a manifest's, or break a bound.
             Aborted: publishing was given up.
         """
-        pending, position = self._pending, 0
-        pending += data
-        if self._lines.tell() + len(pending) > MAX_MANIFEST:
+        self._received += len(data)
+        if self._received > MAX_MANIFEST:
             raise ManifestError(f"more than {MAX_MANIFEST} bytes")
-        while (end := pending.find(b"\n", position)) >= 0:
-            if end - position > MAX_LINE:
-                raise ManifestError(f"a line of more than {MAX_LINE} bytes")
-            self._take(bytes(pending[position:end]))
-            position = end + 1
-        self._lines.write(bytes(pending[:position]))
-        del pending[:position]
-        if len(pending) > MAX_LINE:
-            raise ManifestError(f"a line of more than {MAX_LINE} bytes")
-        if self._lines.tell() + self.shards.memory > self._memory:
+        try:
+            for line in self._lines.feed(data):
+                self._read_line(line)
+                self._raw.write(line + b"\n")
+        except LineTooLong as error:
+            raise ManifestError(str(error)) from None
+        if self._raw.tell() + self.shards.memory > self._memory:
             raise ManifestError(
                 f"its {len(self.shards)} shards take more than {self._memory} bytes of memory; "
                 f"{ENVIRONMENT_PREFIX}TRANSFER_MEMORY sets how much there may be"
@@ -109,9 +106,9 @@ class ManifestReader:
         """
         if self.header is None or self.digests is None:
             raise ManifestError("it ends without its closing line")
-        return Manifest(self.header, self.shards, self.digests, self._lines.getvalue())
+        return Manifest(self.header, self.shards, self.digests, self._raw.getvalue())
 
-    def _take(self, line: bytes) -> None:
+    def _read_line(self, line: bytes) -> None:
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):

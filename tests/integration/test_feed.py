@@ -24,7 +24,6 @@ from shardcast.protocol.feed import (
     COMPLETE,
     KNOWN,
     MAX_CHAIN,
-    MAX_LINE,
     MAX_REASON,
     OPEN,
     RETIRED,
@@ -37,6 +36,7 @@ from shardcast.protocol.feed import (
     UpTo,
     printable,
 )
+from shardcast.protocol.lines import MAX_LINE
 from shardcast.server import writing
 from shardcast.server.application import application, listening
 from shardcast.server.bounds import Bounds

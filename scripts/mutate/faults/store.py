@@ -239,11 +239,11 @@ FAULTS = [
         tests=["tests/unit/protocol/test_report.py"],
     ),
     Fault(
-        name="manifest-line-without-a-bound",
-        file="shardcast/protocol/manifest_reader.py",
-        old="if len(pending) > MAX_LINE:",
+        name="line-without-a-bound",
+        file="shardcast/protocol/lines.py",
+        old="if length > self._max_length:",
         new="if False:",
-        tests=["tests/unit/protocol/test_manifest.py"],
+        tests=["tests/unit/protocol/test_lines.py", "tests/unit/protocol/test_manifest.py"],
     ),
     Fault(
         name="shards-with-a-gap",

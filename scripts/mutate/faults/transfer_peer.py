@@ -202,7 +202,7 @@ FAULTS = [
     Fault(
         name="manifest-without-a-budget",
         file="shardcast/protocol/manifest_reader.py",
-        old="if self._lines.tell() + self.shards.memory > self._memory:",
+        old="if self._raw.tell() + self.shards.memory > self._memory:",
         new="if False:",
         tests=["tests/unit/transfer/test_transfer_memory.py"],
     ),
@@ -296,7 +296,7 @@ FAULTS = [
     Fault(
         name="manifest-of-others-is-not-compared",
         file="shardcast/peer/server.py",
-        old="if pending[:again] != known[position : position + again]:",
+        old="if chunk[:again] != known[position : position + again]:",
         new="if False:",
         tests=[
             "tests/integration/test_live.py::test_a_manifest_that_begins_otherwise_when_it_is_asked_again_is_not_taken"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from shardcast.errors import UsageError
 from shardcast.protocol import manifest_reader as manifests
+from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest import (
-    MAX_LINE,
     MAX_METADATA,
     MAX_PIECE_SIZE,
     Header,
