@@ -29,11 +29,11 @@ from shardcast.server.application import application, listening, listening_on_so
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds, for_owner
 from shardcast.server.downstream import Downstream
-from shardcast.server.routes.below import add_below
 from shardcast.server.routes.feed import add_feed
 from shardcast.server.routes.health import add_health
 from shardcast.server.routes.lease import add_lease
 from shardcast.server.routes.pins import add_pins
+from shardcast.server.routes.report import add_below
 from shardcast.server.routes.versions import add_versions
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.follow import Following

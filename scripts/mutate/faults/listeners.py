@@ -204,7 +204,7 @@ FAULTS = [
     ),
     Fault(
         name="large-report-is-taken-at-once",
-        file="shardcast/server/routes/below.py",
+        file="shardcast/server/routes/report.py",
         old="if len(raw) <= _SMALL:",
         new="if True:",
         tests=[
