@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from typing import BinaryIO
 
 from aiohttp import web
 
@@ -22,8 +21,8 @@ from shardcast.protocol.wire import (
     etag,
     repr_digest,
 )
-from shardcast.server.bounds import bounds_of
 from shardcast.server.conditional import select
+from shardcast.server.file_sender import FileSender
 from shardcast.server.writing import UNBUFFERED, write
 from shardcast.store.file_errors import is_of_file, says_absent
 from shardcast.store.holds import Reader
@@ -32,13 +31,8 @@ from shardcast.store.landing import Landing
 
 log = logging.getLogger(__name__)
 
-LEAST_PORTION, _MOST_PORTION = 256 << 10, 16 << 20
-"""Bytes after which a reader must have shown that it still takes any: few where it takes them slowly, so that
-slowness is told from silence."""
-_SOON, _LATE = 0.5, 2.0
-"""Seconds for one portion, below which the next one is larger, and above which it is smaller."""
-_FALLBACK_CHUNK = 256 << 10
-"""Bytes read at a time where there is no sendfile (TLS, uvloop)."""
+_CHUNK = 256 << 10
+"""Bytes of a blob that are read and written at a time."""
 
 
 async def send_span(
@@ -65,9 +59,8 @@ async def send_span(
             return web.Response(status=404, text="404: it is gone\n")
 
         async def send(response: web.StreamResponse) -> None:
-            await send_part(
-                request, response, file, span.offset + asked.start, asked.end - asked.start, reader
-            )
+            sender = FileSender(request, response, file, reader)
+            await sender.send(span.offset + asked.start, asked.end - asked.start)
 
         return await asked.respond(WHOLE, send)
 
@@ -77,6 +70,7 @@ async def send_blob(
     blob: BlobReader,
     digest: str,
     reader: Reader,
+    *,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
     """The same with a blob (``digest``: its SHA-256), also one that lies in no file. When it turns out to be
@@ -91,7 +85,7 @@ async def send_blob(
     async def send(response: web.StreamResponse) -> None:
         position = 0
         while position < asked.end:
-            data = await blob.read(min(_FALLBACK_CHUNK, asked.end - position))
+            data = await blob.read(min(_CHUNK, asked.end - position))
             if not data:
                 raise ConnectionResetError("it is shorter than it was said to be")
             part = data[max(0, asked.start - position) :]
@@ -123,7 +117,8 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
                 end = min(reach, asked.end)
-                await send_part(request, response, file, base + position, end - position, reader)
+                # A sender of its own each time: how fast few bytes leave says nothing of a large portion.
+                await FileSender(request, response, file, reader).send(base + position, end - position)
                 position = end
 
         return await asked.respond(LANDING, send)
@@ -175,55 +170,3 @@ class _Asked:
             if request.transport:
                 request.transport.abort()
         return response
-
-
-async def send_part(
-    request: web.Request,
-    response: web.StreamResponse,
-    file: BinaryIO,
-    offset: int,
-    count: int,
-    reader: Reader,
-    most: int = LEAST_PORTION,
-) -> int:
-    """Send a file's bytes from ``offset`` on, of an answer that is prepared. ``most`` is what the last such
-    call for the same reader gave: the bytes that it takes at a time by now.
-
-    Raises:
-        ConnectionResetError: the reader went away, or took nothing for too long.
-    """
-    loop, transport = asyncio.get_running_loop(), request.transport
-    by_sendfile, stalled = True, bounds_of(request).reader_seconds
-    while count:
-        if transport is None or transport.is_closing():
-            raise ConnectionResetError("the reader went away")
-        portion = min(count, most if by_sendfile else _FALLBACK_CHUNK)
-        begun = loop.time()
-        try:
-            if by_sendfile:
-                work = loop.sendfile(transport, file, offset, portion, fallback=False)
-                await asyncio.wait_for(work, stalled)
-            else:
-                file.seek(offset)
-                chunk = await asyncio.to_thread(file.read, portion)
-                await write(request, response, chunk)
-        except (NotImplementedError, asyncio.SendfileNotAvailableError):
-            by_sendfile = False
-            continue
-        except RuntimeError as error:  # sendfile's, when the reader went away since we looked
-            if not transport.is_closing():
-                raise
-            raise ConnectionResetError("the reader went away") from error
-        except TimeoutError:
-            log.info("%s took nothing for %g s, and was dropped", request.remote, stalled)
-            transport.abort()
-            raise ConnectionResetError("the reader stalled") from None
-        offset += portion
-        count -= portion
-        reader.sent += portion
-        seconds = loop.time() - begun
-        if seconds < _SOON:
-            most = min(2 * most, _MOST_PORTION)
-        elif seconds > _LATE:
-            most = max(most // 2, LEAST_PORTION)
-    return most

@@ -65,7 +65,7 @@ FAULTS = [
     ),
     Fault(
         name="stalled-reader-is-kept",
-        file="shardcast/server/sending.py",
+        file="shardcast/server/file_sender.py",
         old="await asyncio.wait_for(work, stalled)",
         new="await work",
         tests=["tests/integration/test_sending.py"],

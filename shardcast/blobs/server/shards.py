@@ -24,7 +24,7 @@ def add_shards_by_digest(app: web.Application, shards: BlobStore) -> None:
         try:
             async with opened_for(request, shards.open(key)) as blob:
                 reader = Reader(READ, request.remote or "")
-                return await send_blob(request, blob, key, reader, {"Cache-Control": IMMUTABLE})
+                return await send_blob(request, blob, key, reader, headers={"Cache-Control": IMMUTABLE})
         except BlobCorrupt as error:
             log.error("can't serve %s: %s", key, error)
         except LocalDiskError as error:

@@ -77,7 +77,9 @@ class _Blobs:
             try:
                 async with opened_for(request, self._holdings.store.open(key)) as blob:
                     self._holdings.hits += may_fetch
-                    return await send_blob(request, blob, key, Reader(READ, request.remote or ""), headers)
+                    return await send_blob(
+                        request, blob, key, Reader(READ, request.remote or ""), headers=headers
+                    )
             except (BlobMissing, BlobCorrupt) as error:
                 if isinstance(error, BlobCorrupt):
                     log.error("can't serve %s: %s", key, error)

@@ -20,7 +20,7 @@ from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.wire import TEXT, etag
 from shardcast.server.conditional import select
-from shardcast.server.sending import LEAST_PORTION, send_part
+from shardcast.server.file_sender import FileSender
 from shardcast.server.writing import write
 from shardcast.store.holds import READ, Reader
 
@@ -140,14 +140,13 @@ async def send_file(
         if head.request.method == "HEAD":
             return response
         with os.fdopen(file.descriptor, "rb", buffering=0, closefd=False) as source:
-            position, portion = head.start, LEAST_PORTION
+            position, sender = head.start, FileSender(head.request, response, source, reader)
 
             async def send(end: int) -> None:
-                nonlocal position, portion
+                nonlocal position
                 if end > position:
                     start, position = position, end
-                    count = end - start
-                    portion = await send_part(head.request, response, source, start, count, reader, portion)
+                    await sender.send(start, end - start)
 
             try:
                 if fresh or head.status == 206:
