@@ -13,19 +13,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from aiohttp import hdrs, web
+from aiohttp import web
 
 from shardcast.concurrency import beside
-from shardcast.server.bounds import Address, BodyMemory, Bounds, Reservation
-from shardcast.server.writing import PORTION, write
+from shardcast.server.bounds import Address, BodyMemory, Bounds
+from shardcast.server.watch import Watch
+from shardcast.server.writing import write_body
 
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
 """Longest pause, in seconds, between two looks at all connections."""
-_MOST_AHEAD = 64 << 10
-"""Bytes of further requests that a client may send while one is being answered. Parsed heads take more memory
-than their bytes, and nothing else bounds them while an answer stays open."""
 _REPEAT = 60.0
 """Seconds between two log lines about one address with too many connections."""
 
@@ -34,92 +32,6 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 class BodyTooSlow(ConnectionResetError):
     """A request's body does not keep the least pace."""
-
-
-class Watch(asyncio.Protocol):
-    """Hands everything on to aiohttp's protocol, and remembers what the bounds need.
-
-    Attributes:
-        transport: the connection.
-        request: the request that is being answered; None between two.
-        head_since: when the head that is expected began to come; None between two requests.
-        ahead: bytes that came while the whole request was here already.
-        reserved: the memory for the request's body.
-        body_awaited: whether the body may come: false while the sender waits to be told to go on.
-        body_at: when the current look at the body's pace began, and the bytes that were here then.
-        taken_at: when the reader had last taken all that was to be sent, or a good part of it.
-        address: under which it is counted; None where it is not.
-    """
-
-    def __init__(
-        self,
-        transport: asyncio.Transport,
-        address: Address | None,
-        lost: Callable[[Watch], None],
-        clock: Callable[[], float],
-    ) -> None:
-        """Take the place of the transport's protocol. ``lost`` is called when the connection has ended."""
-        inner = transport.get_protocol()
-        assert isinstance(inner, asyncio.Protocol)
-        self._inner = inner
-        self._lost = lost
-        self._clock = clock
-        self.transport = transport
-        self.address = address
-        self.request: web.Request | None = None
-        now = clock()
-        self.head_since: float | None = now
-        self.ahead = 0
-        self.reserved: Reservation | None = None
-        self.body_awaited = True
-        self.body_at = (now, 0)
-        self.taken_at = now
-        transport.set_protocol(self)
-
-    # What the transport calls
-
-    def data_received(self, data: bytes) -> None:
-        request = self.request
-        if request is None:
-            if self.head_since is None:
-                self.head_since = self._clock()
-        elif request.content.is_eof():
-            self.ahead += len(data)
-            if self.ahead > _MOST_AHEAD:
-                log.info("%s sends requests ahead of the answers, and was dropped", request.remote)
-                self.transport.abort()
-                return
-        self._inner.data_received(data)
-
-    def resume_writing(self) -> None:
-        self.taken_at = self._clock()
-        self._inner.resume_writing()
-
-    def pause_writing(self) -> None:
-        self._inner.pause_writing()
-
-    def eof_received(self) -> bool | None:
-        return self._inner.eof_received()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost(self)
-        self._inner.connection_lost(error)
-
-    # What the middleware calls
-
-    def begins(self, request: web.Request) -> None:
-        """A head has come."""
-        self.request, self.head_since, self.ahead = request, None, 0
-        self.body_at = (self._clock(), 0)
-
-    def ends(self) -> None:
-        """The answer has been handed over."""
-        self.request, self.body_awaited = None, True
-
-    @property
-    def unsent(self) -> int:
-        """Bytes of answers that are in memory, since the reader has not taken them."""
-        return self.transport.get_write_buffer_size()
 
 
 class Connections:
@@ -186,7 +98,7 @@ class Connections:
             with self._memory.reservation() as watch.reserved:
                 response = await handler(request)
                 if isinstance(response, web.Response) and not response.prepared:
-                    await _send(request, response)
+                    await write_body(request, response)
                 return response
         except BodyTooSlow as error:
             if request.writer.output_size:
@@ -274,25 +186,6 @@ class Connections:
                 "%s was dropped: unsent answers fill the memory", watch.transport.get_extra_info("peername")
             )
             watch.transport.abort()
-
-
-async def _send(request: web.Request, response: web.Response) -> None:
-    """Send an answer whose body is in memory, piece by piece, so that a reader that does not take it costs no
-    copy of it.
-
-    Raises:
-        ConnectionError: the reader went away.
-    """
-    body = response.body
-    await response.prepare(request)
-    if isinstance(body, (bytes, bytearray)) and len(body) > PORTION and not response.compression:
-        if request.method != hdrs.METH_HEAD:
-            try:
-                await write(request, response, bytes(body))
-            except TimeoutError:
-                raise ConnectionResetError("the reader stalled") from None
-        response.body = None
-    await response.write_eof()
 
 
 CONNECTIONS = web.AppKey("connections", Connections)

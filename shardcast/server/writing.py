@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from shardcast.server.bounds import bounds_of
 
@@ -27,3 +27,22 @@ async def write(request: web.Request, response: web.StreamResponse, data: bytes)
         async with asyncio.timeout(seconds):  # not wait_for, whose task costs more than a feed's line
             await response.write(view[start : start + PORTION])
             await request.writer.drain()  # aiohttp itself waits only each 64 KiB
+
+
+async def write_body(request: web.Request, response: web.Response) -> None:
+    """Send an answer whose body is in memory, piece by piece, so that a reader that does not take it costs no
+    copy of it.
+
+    Raises:
+        ConnectionError: the reader went away.
+    """
+    body = response.body
+    await response.prepare(request)
+    if isinstance(body, (bytes, bytearray)) and len(body) > PORTION and not response.compression:
+        if request.method != hdrs.METH_HEAD:
+            try:
+                await write(request, response, bytes(body))
+            except TimeoutError:
+                raise ConnectionResetError("the reader stalled") from None
+        response.body = None
+    await response.write_eof()

@@ -23,7 +23,8 @@ from shardcast.nodes import middle, origin
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.server.bounds import BOUNDS
-from shardcast.server.connections import CONNECTIONS, Connections, Watch
+from shardcast.server.connections import CONNECTIONS, Connections
+from shardcast.server.watch import Watch
 from shardcast.store.special_files import short_name, socket_path
 from tests.support import slow_clients as slow
 from tests.support.archives import pulled, pushed, until

@@ -16,7 +16,8 @@ from aiohttp import web
 
 from shardcast.server.application import application
 from shardcast.server.bounds import Bounds
-from shardcast.server.connections import CONNECTIONS, Watch
+from shardcast.server.connections import CONNECTIONS
+from shardcast.server.watch import Watch
 
 QUICK = {"head_seconds": 0.5, "idle_seconds": 0.5, "body_seconds": 0.5, "reader_seconds": 0.5}
 """Bounds as short as a test wants them."""

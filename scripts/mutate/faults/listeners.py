@@ -11,6 +11,7 @@ CONNECTIONS = "shardcast/server/connections.py"
 HASHING = "shardcast/blobs/directory/hashing.py"
 LISTS = "shardcast/blobs/server/hash_routes/lists.py"
 TURNS = "shardcast/server/turns.py"
+WATCH = "shardcast/server/watch.py"
 
 CLOSED_UNREAD = [
     "tests/faults/test_first_requests.py::test_connections_over_which_no_request_comes_are_closed"
@@ -74,28 +75,28 @@ FAULTS = [
     # Heads and requests ahead
     Fault(
         name="second-head-is-waited-for-for-ever",
-        file=CONNECTIONS,
+        file=WATCH,
         old="if self.head_since is None:",
         new="if False:",
         tests=["tests/faults/test_first_requests.py::test_a_second_head_has_its_time_too"],
     ),
     Fault(
         name="answered-connection-counts-as-one-without-a-head",
-        file=CONNECTIONS,
+        file=WATCH,
         old="self.request, self.head_since, self.ahead = request, None, 0",
         new="self.request, self.ahead = request, 0",
         tests=CLOSED_UNREAD,
     ),
     Fault(
         name="requests-ahead-without-a-bound",
-        file=CONNECTIONS,
-        old="if self.ahead > _MOST_AHEAD:",
+        file=WATCH,
+        old="if self.ahead > _MAX_AHEAD:",
         new="if False:",
         tests=["tests/faults/test_connections.py::test_requests_ahead_of_an_open_answer_are_bounded"],
     ),
     Fault(
         name="requests-ahead-add-up-over-answers",
-        file=CONNECTIONS,
+        file=WATCH,
         old="self.request, self.head_since, self.ahead = request, None, 0",
         new="self.request, self.head_since = request, None",
         tests=[
