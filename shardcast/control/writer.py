@@ -4,31 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
-import fcntl
 import io
-import os
-import select
-import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from shardcast.control.client import answers, connect, is_published, node_errors
+from shardcast.control.pipe import PATIENCE, PORTION, PipeWriter
 from shardcast.errors import NodeFailed, TransferFailed
-from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import check_metadata
 from shardcast.protocol.wire import STREAM_PATH
-
-_PORTION = 1 << 20
-"""Bytes that are handed over at a time; what is written in smaller parts is gathered."""
-_LONGEST_WAIT = 600.0
-"""Seconds that the origin may take nothing, behind earlier broadcasts, say."""
-_LOOK_AGAIN = 0.2
-"""Seconds between two looks at whether it was given up meanwhile."""
 
 
 class BroadcastWriter(io.RawIOBase):
@@ -65,8 +51,7 @@ class BroadcastWriter(io.RawIOBase):
         self._data_dir = data_dir
         self._gathered = bytearray()
         self._written = 0
-        self._pipe = -1
-        self._writing = threading.Lock()
+        self._pipe: PipeWriter | None = None
         self.version = "the version"
         self._connection = connect(data_dir)
         said = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
@@ -75,8 +60,8 @@ class BroadcastWriter(io.RawIOBase):
             self._said: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
             begun = next(self._said)
             self.version = str(begun["version"])
-            self._pipe = _open_pipe(str(begun["pipe"]))
-            self._connection.sock.settimeout(_LONGEST_WAIT)
+            self._pipe = PipeWriter(str(begun["pipe"]), self.version, data_dir)
+            self._connection.sock.settimeout(PATIENCE)
         self._ended = False
 
     def writable(self) -> bool:
@@ -97,7 +82,7 @@ class BroadcastWriter(io.RawIOBase):
             raise ValueError(f"{self.version} takes no more bytes: it was completed or given up")
         view = memoryview(data).cast("B")
         self._written += len(view)
-        if len(self._gathered) + len(view) < _PORTION:
+        if len(self._gathered) + len(view) < PORTION:
             self._gathered += view
         else:
             self.flush()
@@ -127,8 +112,8 @@ class BroadcastWriter(io.RawIOBase):
             self._ended = True
             try:
                 with self._told():
-                    os.close(self._pipe)
-                    self._pipe = -1
+                    assert self._pipe
+                    self._pipe.close()
                     self._connection.send_line({"end": self._written})
                     self._wait_until_complete()
             except NodeFailed:
@@ -151,10 +136,8 @@ class BroadcastWriter(io.RawIOBase):
         """Give the version up."""
         self._ended = True
         self._connection.close()
-        with self._writing:  # a thread that is in the middle of it sees that it has ended
-            if self._pipe >= 0:
-                os.close(self._pipe)
-                self._pipe = -1
+        if self._pipe:
+            self._pipe.abort()
 
     def close(self) -> None:
         """Without ``complete`` before it, this gives the version up."""
@@ -171,7 +154,7 @@ class BroadcastWriter(io.RawIOBase):
         finally:
             self.close()
 
-    async def __aenter__(self) -> BroadcastWriter:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(
@@ -181,29 +164,13 @@ class BroadcastWriter(io.RawIOBase):
 
     def _hand_over(self, data: bytearray | memoryview) -> None:
         with self._told():
+            assert self._pipe
             try:
-                with self._writing:
-                    self._write_all(memoryview(data))
+                self._pipe.write(data)
             except BrokenPipeError:
                 for _ in self._said:  # it says why it takes no more
                     pass
                 raise
-
-    def _write_all(self, view: memoryview) -> None:
-        room = select.poll()
-        room.register(self._pipe, select.POLLOUT)
-        deadline = time.monotonic() + _LONGEST_WAIT
-        while view:
-            if self._ended:
-                raise TransferFailed(f"{self.version} was given up")
-            if not room.poll(_LOOK_AGAIN * 1000):
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"nothing was taken for {_LONGEST_WAIT:g} s")
-                continue
-            with contextlib.suppress(BlockingIOError):
-                with _pipe_errors(f"could not hand {self.version} over to", self._data_dir):
-                    view = view[os.write(self._pipe, view) :]
-                deadline = time.monotonic() + _LONGEST_WAIT
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:
@@ -213,26 +180,3 @@ class BroadcastWriter(io.RawIOBase):
         except BaseException:
             self.abort()
             raise
-
-
-@contextlib.contextmanager
-def _pipe_errors(doing: str, path: Path | str) -> Iterator[None]:
-    """Turn errors of this machine into ``LocalDiskError``; those that say that the origin has gone, or that
-    it takes nothing just now, pass."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.EPIPE, errno.ENOENT, errno.ENXIO, errno.EAGAIN):
-            raise
-        with disk_errors(doing, path):
-            raise
-
-
-def _open_pipe(path: str) -> int:
-    """The writing end of a named pipe, as large as the system lets it be."""
-    with _pipe_errors("could not open", path):
-        pipe = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError):
-            fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PORTION)
-    return pipe
