@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 from aiohttp import web
 
@@ -79,6 +81,23 @@ def _no_room() -> web.HTTPException:
     )
     refusal.force_close()  # the rest is not read
     return refusal
+
+
+async def read_json_line(request: web.Request, seconds: float | None) -> Any:
+    """Return the value in the next line of a body that stays open.
+
+    aiohttp bounds the line, by twice the ``read_bufsize`` of the application.
+
+    Args:
+        request: the request.
+        seconds: time for the line; None without bound.
+
+    Raises:
+        TimeoutError: no whole line came in time.
+        OSError, aiohttp.ClientError, web.RequestPayloadError: the sender went away.
+        ValueError: the line is too long, or is no JSON.
+    """
+    return json.loads(await asyncio.wait_for(request.content.readline(), seconds))
 
 
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import select
@@ -13,7 +12,7 @@ from aiohttp import ClientError, web
 
 from shardcast.errors import NodeFailed, ShardcastError, to_wire
 from shardcast.protocol.wire import CONFIRMED, NDJSON
-from shardcast.server.bodies import read_body
+from shardcast.server.bodies import read_body, read_json_line
 from shardcast.server.bounds import bounds_of
 from shardcast.server.writing import write
 
@@ -93,8 +92,7 @@ class Caller:
             return
         try:
             await self.say({"ready": True})
-            line = await asyncio.wait_for(self.request.content.readline(), CONFIRM_SECONDS)
-            confirmed = json.loads(line)["confirm"] is True
+            confirmed = (await read_json_line(self.request, CONFIRM_SECONDS))["confirm"] is True
         except TimeoutError:
             raise NodeFailed(
                 f"nothing was done: the caller did not confirm it within {CONFIRM_SECONDS:g} s"
@@ -130,17 +128,15 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
     """
     confirms = request.path.startswith(CONFIRMED)
     try:
-        by_line = by_line or confirms
-        asked = json.loads(await (_first_line(request) if by_line else read_body(request, _MOST_ASKED)))
+        if by_line or confirms:
+            asked = await read_json_line(request, bounds_of(request).body_seconds)
+        else:
+            asked = json.loads(await read_body(request, _MOST_ASKED))
     except (TimeoutError, OSError, ClientError, web.RequestPayloadError) as error:
         raise ValueError(f"the request broke off: {error}") from None
     if not isinstance(asked, dict):
         raise ValueError("a request is a JSON object")
     return Caller(request, confirms or asked.get("confirm") is True), asked
-
-
-async def _first_line(request: web.Request) -> bytes:
-    return await asyncio.wait_for(request.content.readline(), bounds_of(request).body_seconds)
 
 
 def add_change(app: web.Application, path: str, handler: Handler) -> None:

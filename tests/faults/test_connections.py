@@ -329,8 +329,8 @@ class Clock:
 @pytest.mark.parametrize(
     ("call", "only_in"),
     [
-        (r"request\.(read|json|text|post|multipart)\(\)|content\.(read|readany|iter_\w+)\(", {"bodies.py"}),
-        (r"content\.readline\(\)", {"callers.py", "publish.py"}),  # at the owner's socket, which stays open
+        (r"request\.(read|json|text|post|multipart)\(\)|content\.(read\w*|iter_\w+)\(", {"bodies.py"}),
+        (r"await read_json_line\(", {"callers.py", "publish.py"}),  # at the owner's socket, which stays open
         (r"response\.write\(", {"writing.py"}),
     ],
 )

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import secrets
@@ -30,6 +29,7 @@ from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.filesystem import PART, close, disk_errors
 from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
+from shardcast.server.bodies import read_json_line
 from shardcast.server.callers import Caller, add_change, read_request
 from shardcast.store.special_files import place_elsewhere
 
@@ -58,6 +58,7 @@ class PublishTarget(Protocol):
         self,
         path: Path,
         shard_size: int | None = None,
+        *,
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Callable[[], Awaitable[None]] | None = None,
@@ -68,6 +69,7 @@ class PublishTarget(Protocol):
         source: BinaryIO,
         name: str,
         shard_size: int | None = None,
+        *,
         metadata: Mapping[str, Any] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
     ) -> Publishing: ...
@@ -82,7 +84,11 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
             path, shard_size, metadata = Path(asked["path"]), asked.get("shard_size"), asked.get("metadata")
             caller.check()
             under_way = await publisher.publish(
-                path, shard_size, metadata, asked.get("copy") is not False, caller.confirm
+                path,
+                shard_size,
+                metadata=metadata,
+                copy=asked.get("copy") is not False,
+                confirm=caller.confirm,
             )
         except ShardcastError as error:
             return web.json_response(_failure(error), content_type=NDJSON)
@@ -103,7 +109,7 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
                 source = pipe.take_source()
                 try:
                     under_way = await publisher.publish_stream(
-                        source, name, shard_size, metadata, caller.confirm
+                        source, name, shard_size, metadata=metadata, confirm=caller.confirm
                     )
                 except BaseException:
                     source.close()
@@ -174,8 +180,8 @@ class _Pipe:
 async def _end(request: web.Request, pipe: _Pipe, under_way: Publishing) -> None:
     """Wait for the line that says how much there is, and close the pipe. Without it, it is given up."""
     try:
-        said = json.loads(await request.content.readline())
-        under_way.end(int(said["end"]))
+        last_line = await read_json_line(request, None)
+        under_way.end(int(last_line["end"]))
     except (OSError, ClientError, web.RequestPayloadError, ValueError, KeyError, TypeError) as error:
         log.debug("%s ends before its end: %r", under_way.version, error)
         under_way.cancel()  # before the publisher sees an end
