@@ -104,7 +104,7 @@ class Broadcast:
             raise self._failure
 
     def _count(self, copies: int, timeout: float | None, since: float) -> None:
-        for have in wait_for_copies(self._data_dir, self.version, copies, timeout, since):
+        for have in wait_for_copies(self._data_dir, self.version, copies, timeout=timeout, since=since):
             self._progress = replace(self._progress, copies=have)
 
     def _listen(self, said: Iterator[Mapping[str, Any]]) -> None:

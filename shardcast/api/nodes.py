@@ -128,7 +128,9 @@ class OriginServer:
         told = None if wait else copies
 
         def begin() -> Broadcast:
-            return Broadcast(publish(data_dir, path, shard_size, metadata, copy), data_dir, told, timeout)
+            return Broadcast(
+                publish(data_dir, path, shard_size, metadata=metadata, copy=copy), data_dir, told, timeout
+            )
 
         handle = self._ask(begin)
         if not wait:

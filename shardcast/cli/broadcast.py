@@ -278,7 +278,8 @@ def _wait_for_copies(
 
     shown, have = -1, 0
     try:
-        for have in wait_for_copies(data_dir, version, wanted.count, wanted.timeout, wanted.since):
+        counts = wait_for_copies(data_dir, version, wanted.count, timeout=wanted.timeout, since=wanted.since)
+        for have in counts:
             if have != shown:
                 shown = have
                 display.note(f"{version}: {have} of {wanted.count} copies")

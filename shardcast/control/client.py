@@ -72,6 +72,7 @@ def publish(
     data_dir: Path,
     path: Path,
     shard_size: int | None = None,
+    *,
     metadata: Mapping[str, Any] | None = None,
     copy: bool = True,
 ) -> Iterator[Mapping[str, Any]]:

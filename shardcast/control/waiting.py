@@ -31,7 +31,7 @@ def finish(data_dir: Path, wait: float | None = None) -> None:
 
 
 def wait_for_copies(
-    data_dir: Path, version: str, copies: int, timeout: float | None = None, since: float | None = None
+    data_dir: Path, version: str, copies: int, *, timeout: float | None = None, since: float | None = None
 ) -> Iterator[int]:
     """Wait until so many nodes below the origin have a version; yields how many have it, as that changes and
     every few seconds.
@@ -109,13 +109,18 @@ def _ask(
     connection = connect(data_dir)
     try:
         with node_errors(f"the origin of {data_dir} went away"):
-            yield from _lines(connection, data_dir, path, body, deadline)
+            yield from _lines(connection, data_dir, path, body, deadline=deadline)
     finally:
         connection.close()
 
 
 def _lines(
-    connection: ControlConnection, data_dir: Path, path: str, body: Mapping[str, Any], deadline: float | None
+    connection: ControlConnection,
+    data_dir: Path,
+    path: str,
+    body: Mapping[str, Any],
+    *,
+    deadline: float | None,
 ) -> Iterator[Mapping[str, Any]]:
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
     plug, lines = connection.sock, answers(connection, data_dir)

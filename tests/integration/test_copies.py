@@ -189,7 +189,7 @@ def test_a_version_that_is_retired_meanwhile_is_an_error(payload: Path, tmp_path
             handle.wait_for(copies=2, timeout=30)
         timer.join()
         with pytest.raises(VersionNotOffered):
-            list(wait_for_copies(tmp_path / "data", "v9", 1, 30))
+            list(wait_for_copies(tmp_path / "data", "v9", 1, timeout=30))
     finally:
         origin.shutdown(wait=0)
 
