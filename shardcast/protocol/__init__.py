@@ -1,0 +1,1 @@
+"""The formats on the wire: paths and headers, lists, manifests, feeds and reports."""

@@ -1,7 +1,7 @@
 """``distribution.txt``: the complete versions that a node offers, oldest first.
 
-A line is ``v1: <digest of the payload>|<number of shards>``; before 0.1.0 the count was missing. Old
-nodes rewrite the file in place, so that it can be read empty or cut off in the middle.
+A line is ``v1: <digest of the payload>|<number of shards>``; before 0.1.0 the count was missing. Old nodes
+rewrite the file in place, so a reader can catch it empty or cut off in the middle.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ class Listing:
     Attributes:
         version: its name, ``v3``.
         digest: of the payload, 64 lower-case hex digits. SHA-256; from a 0.3.x origin BLAKE3.
-        shards: how many there are; None where the list doesn't say.
-        manifest: SHA-256 of the bytes of its manifest, in hex; None where the manifest names no origin
-            or the server tells none. Only feeds carry it, the list does not.
+        shards: number of shards; None where the list omits it.
+        manifest: SHA-256 of the manifest's bytes, in hex; None where the manifest names no origin or the
+            server tells none. Only feeds carry it, the list does not.
     """
 
     version: str
@@ -34,17 +34,18 @@ class Listing:
 
     @property
     def number(self) -> int:
+        """Number of the version."""
         return int(self.version[1:])
 
     @property
     def value(self) -> str:
-        """What stands after the colon."""
+        """Text after the colon."""
         return self.digest if self.shards is None else f"{self.digest}|{self.shards}"
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawal:
-    """A version that its publisher took back: offered by no node any more, its number never used again.
+    """A version that its publisher withdrew: no node offers it any more, and its number is never used again.
 
     Attributes:
         version: its name, ``v7``.
@@ -58,18 +59,19 @@ class Withdrawal:
 
     @property
     def number(self) -> int:
+        """Number of the version."""
         return int(self.version[1:])
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """A distribution list as it was read.
+    """A distribution list as a reader received it.
 
     Attributes:
-        listings: the versions of whole lines, by number.
+        listings: the versions of complete lines, by number.
         tail: the version of a last line without its newline, which may have been cut off.
         cut: whether there is text after the last newline.
-        strange: whether there was text that is no line of a list, and no line that is.
+        strange: whether there was text, and no line of a list in it.
     """
 
     listings: tuple[Listing, ...]
@@ -79,12 +81,15 @@ class Distribution:
 
     @property
     def doubtful(self) -> bool:
-        """Whether it may have been caught while it was written, so that a second reading is wanted."""
+        """Whether the list may have been caught half-written, so that a second reading is needed."""
         return not self.listings or self.cut
 
     def settled(self, second: Distribution) -> Distribution:
-        """What two readings, this one before ``second``, say together: the second one's whole lines,
-        and its last one without newline where both agree on that."""
+        """Return what this reading and a later one, ``second``, say together.
+
+        The complete lines of the second count, and its last line without a newline where both readings have
+        the same.
+        """
         listings = second.listings
         if second.tail is not None and second.tail == self.tail:
             listings = _by_number((*listings, second.tail))
@@ -92,10 +97,10 @@ class Distribution:
 
 
 def parse(body: bytes) -> Distribution:
-    """Read a distribution list. Lines that are none are passed over.
+    """Parse a distribution list; lines in another format are ignored.
 
     Raises:
-        ValueError: it is longer than 1 MiB.
+        ValueError: the list is longer than 1 MiB.
     """
     if len(body) > MAX_DISTRIBUTION_SIZE:
         raise ValueError(f"a distribution list of more than {MAX_DISTRIBUTION_SIZE} bytes")
@@ -107,26 +112,29 @@ def parse(body: bytes) -> Distribution:
 
 
 def _parse_line(line: bytes) -> Listing | None:
-    found = _LINE.fullmatch(line)
-    if not found:
+    match = _LINE.fullmatch(line)
+    if not match:
         return None
-    shards = None if found[3] is None else int(found[3])
+    shards = None if match[3] is None else int(match[3])
     if shards is not None and shards > MAX_SHARDS:
         return None
-    return Listing(found[1].decode(), found[2].decode().lower(), shards)
+    return Listing(match[1].decode(), match[2].decode().lower(), shards)
 
 
 def _by_number(listings: Iterable[Listing]) -> tuple[Listing, ...]:
     return tuple(
-        sorted({listing.version: listing for listing in listings}.values(), key=lambda one: one.number)
+        sorted(
+            {listing.version: listing for listing in listings}.values(), key=lambda listing: listing.number
+        )
     )
 
 
 def write(listings: Sequence[Listing]) -> bytes:
-    """The file's bytes, oldest version first."""
-    return b"".join(f"{one.version}: {one.value}\n".encode() for one in _by_number(listings))
+    """Return the bytes of a distribution list, oldest version first."""
+    lines = (f"{listing.version}: {listing.value}\n" for listing in _by_number(listings))
+    return "".join(lines).encode()
 
 
 def is_version(text: str) -> bool:
-    """Whether this is a version's name: ``v`` and a number from 1, in ASCII, without leading zeros."""
+    """Return whether a text is a version's name: ``v`` and a number from 1, ASCII, without leading zeros."""
     return version_number(text) is not None

@@ -1,8 +1,8 @@
-"""The feed: what happens to a node's versions, line by line, as it goes over the wire.
+"""The feed: the events of a node's versions, a line of JSON each, as they go over the wire.
 
-A hello comes first, then the versions that are there (``now``) or the events since the one that was asked
-for, then a line with nothing but a sequence number: everything before it counts from then on. Such a line
-comes every few seconds too, which tells silence from death::
+A hello comes first, then the present versions (``now``) or the events since the one that the reader named,
+then a line with nothing but a sequence number: everything before it counts from then on. The node repeats
+such a line every few seconds, which tells silence from death::
 
     {"feed": "5f0c…", "node": "81ab…", "origin": "e1d4…", "distance": 0, "now": true,
      "chain": [], "silent": false, "highest": 2}                                          (one line)
@@ -12,7 +12,7 @@ comes every few seconds too, which tells silence from death::
     {"seq": 5, "event": "retired", "version": "v1"}
     {"seq": 6, "event": "withdrawn", "version": "v2", "digest": "6030…", "reason": "loss was NaN"}
 
-Unknown keys and events are ignored.
+Readers ignore unknown keys and events.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from shardcast.protocol.wire import MAX_SHARDS, MAX_VERSION, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
 KNOWN = "known"
-"""A version that the node's authority lists and the node does not have yet."""
+"""Event: the node's authority lists a version that the node does not have yet."""
 WITHDRAWN = "withdrawn"
-"""A version that its publisher took back. Comes after ``retired``, which readers of 0.4.0 understand."""
+"""Event: the publisher withdrew a version. Follows ``retired``, which readers of 0.4.0 understand."""
 
 MAX_CHAIN = 16
-"""Authorities between a node and its origin, at most."""
+"""Maximum authorities between a node and its origin."""
 MAX_REASON = 500
 """Characters of the reason of a withdrawal."""
 
@@ -44,24 +44,24 @@ _MAX_SEQ = 10**15
 
 
 class FeedError(ValueError):
-    """This is no feed."""
+    """The bytes are no feed, or one that breaks a bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """Who speaks.
+    """The first line of a feed: the node that sends it.
 
     Attributes:
         feed: names this run of the feed: sequence numbers mean something only within it.
         node: the node's id.
-        origin: the origin id of the versions; None where it isn't known.
-        distance: hops to the origin; None where it isn't known.
-        now: whether all versions that are there follow, rather than what happened since.
-        chain: node ids of the authorities above the node, nearest first, up to the origin; empty at an
-            origin and below a server without an id; None where the node tells none (0.4.0).
+        origin: the origin id of the versions; None where the node does not know it.
+        distance: hops to the origin; None where the node does not know them.
+        now: whether all present versions follow, rather than the events since the one that the reader named.
+        chain: node ids of the authorities above the node, nearest first, up to the origin; empty at an origin
+            and below a server without an id; None where the node tells none (0.4.0).
         silent: whether the node has no news of its own authority.
-        highest: the highest version number that the line ever had, as the authority tells; None where
-            the node tells none (0.4.0).
+        highest: the highest version number that the line ever had, as the authority tells; None where the
+            node tells none (0.4.0).
     """
 
     feed: str
@@ -74,13 +74,14 @@ class Hello:
     highest: int | None = None
 
     def line(self) -> bytes:
+        """Return the line on the wire."""
         keys = ("feed", "node", "origin", "distance", "now", "chain", "silent", "highest")
         return _line({key: getattr(self, key) for key in keys})
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a node stands in its network; the attributes are those of ``Hello``."""
+    """Position of a node in its network; the attributes are those of ``Hello``."""
 
     origin: str | None = None
     distance: int | None = None
@@ -89,20 +90,20 @@ class Place:
     highest: int | None = None
 
     def hello(self, feed: str, node: str, now: bool) -> Hello:
-        """Return the hello of a node that stands there."""
+        """Return the hello of a node at this position."""
         return Hello(feed, node, self.origin, self.distance, now, self.chain, self.silent, self.highest)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened to a version.
+    """A change of a version.
 
     Attributes:
         seq: counts the events of a feed.
         kind: ``OPEN``, ``COMPLETE``, ``KNOWN``, ``ABORTED``, ``RETIRED`` or ``WITHDRAWN``.
         version: its name.
-        listing: its line in the distribution list; of a withdrawn version only the digest counts. None
-            where the event has none.
+        listing: its line in the distribution list; of a withdrawn version only the digest counts. None where
+            the event has none.
         reason: why a version was withdrawn, in its publisher's words.
     """
 
@@ -113,41 +114,44 @@ class Event:
     reason: str = ""
 
     def line(self) -> bytes:
-        said: dict[str, Any] = {"seq": self.seq, "event": self.kind, "version": self.version}
+        """Return the line on the wire."""
+        values: dict[str, Any] = {"seq": self.seq, "event": self.kind, "version": self.version}
         if self.listing:
-            said |= {"digest": self.listing.digest, "shards": self.listing.shards}
+            values |= {"digest": self.listing.digest, "shards": self.listing.shards}
             if self.listing.manifest:
-                said["manifest"] = self.listing.manifest
+                values["manifest"] = self.listing.manifest
         if self.reason:
-            said["reason"] = self.reason
-        return _line(said)
+            values["reason"] = self.reason
+        return _line(values)
 
 
 @dataclass(frozen=True, slots=True)
 class UpTo:
-    """The line after a batch: everything up to ``seq`` was told, and counts from now on."""
+    """The line after a batch: all events up to ``seq`` were sent, and count from now on."""
 
     seq: int
 
     def line(self) -> bytes:
+        """Return the line on the wire."""
         return _line({"seq": self.seq})
 
 
-def _line(said: dict[str, Any]) -> bytes:
-    return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+def _line(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
 class FeedReader:
-    """Bytes, in chunks of any length ─▶ what a feed says."""
+    """Parses a feed from chunks of any length."""
 
     def __init__(self) -> None:
         self._lines = LineReader()
         self._started = False
 
     def feed(self, chunk: bytes) -> Iterator[Hello | Event | UpTo]:
-        """
+        """Yield the messages that ``chunk`` completes.
+
         Raises:
-            FeedError: this is no feed.
+            FeedError: the bytes are no feed.
         """
         try:
             for line in self._lines.feed(chunk):
@@ -162,66 +166,71 @@ class FeedReader:
 
 
 def _parse(line: bytes) -> Hello | Event | UpTo | None:
+    """Return the message of a line; None for an unknown event.
+
+    Raises:
+        FeedError: the line is none of a feed.
+    """
     try:
-        said = json.loads(line)
+        values = json.loads(line)
     except (ValueError, RecursionError):
         raise FeedError("a line that is no JSON") from None
-    if not isinstance(said, dict):
+    if not isinstance(values, dict):
         raise FeedError("a line that is no JSON object")
-    if "feed" in said:
-        return _hello(said)
-    seq = said.get("seq")
+    if "feed" in values:
+        return _hello(values)
+    seq = values.get("seq")
     if type(seq) is not int or not 0 <= seq <= _MAX_SEQ:
         raise FeedError("a line without a sequence number")
-    if "event" not in said:
+    if "event" not in values:
         return UpTo(seq)
-    version, kind = said.get("version"), said["event"]
+    version, kind = values.get("version"), values["event"]
     if kind not in (OPEN, COMPLETE, KNOWN, ABORTED, RETIRED, WITHDRAWN):
         return None
     if not isinstance(version, str) or version_number(version) is None:
         raise FeedError("an event without a version")
-    listing = _listing(version, said) if kind in (COMPLETE, KNOWN, WITHDRAWN) else None
-    return Event(seq, kind, version, listing, _reason(said) if kind == WITHDRAWN else "")
+    listing = _listing(version, values) if kind in (COMPLETE, KNOWN, WITHDRAWN) else None
+    return Event(seq, kind, version, listing, _reason(values) if kind == WITHDRAWN else "")
 
 
-def _hello(said: dict[str, Any]) -> Hello:
-    origin, distance, highest = said.get("origin"), said.get("distance"), said.get("highest")
+def _hello(values: dict[str, Any]) -> Hello:
+    origin, distance, highest = values.get("origin"), values.get("distance"), values.get("highest")
     if distance is not None and (type(distance) is not int or not 0 <= distance <= 1000):
         raise FeedError("a hello with a distance that is no number of hops")
     if highest is not None and (type(highest) is not int or not 0 <= highest <= MAX_VERSION):
         raise FeedError("a hello with a highest version that is no number")
     return Hello(
-        feed=_id(said.get("feed")),
-        node=_id(said.get("node")),
+        feed=_id(values.get("feed")),
+        node=_id(values.get("node")),
         origin=None if origin is None else _id(origin),
         distance=distance,
-        now=said.get("now") is True,
-        chain=_chain(said.get("chain")),
-        silent=said.get("silent") is True,
+        now=values.get("now") is True,
+        chain=_chain(values.get("chain")),
+        silent=values.get("silent") is True,
         highest=highest,
     )
 
 
-def _chain(said: object) -> tuple[str, ...] | None:
-    if said is None:
+def _chain(ids: object) -> tuple[str, ...] | None:
+    if ids is None:
         return None
-    if not isinstance(said, list) or len(said) > MAX_CHAIN:
+    if not isinstance(ids, list) or len(ids) > MAX_CHAIN:
         raise FeedError(f"a hello with a chain that is no list of at most {MAX_CHAIN} ids")
-    return tuple(map(_id, said))
+    return tuple(map(_id, ids))
 
 
-def _reason(said: dict[str, Any]) -> str:
-    reason = said.get("reason", "")
+def _reason(values: dict[str, Any]) -> str:
+    reason = values.get("reason", "")
     if not isinstance(reason, str):
         raise FeedError("a withdrawal with a reason that is no text")
     return printable(reason)
 
 
 def check_origin_id(text: str) -> str:
-    """Return an origin id that people gave.
+    """Return an origin id that a person gave.
 
     Raises:
-        UsageError: it can be none.
+        UsageError: the text can be no origin id.
     """
     try:
         return _id(text)
@@ -235,10 +244,10 @@ def printable(reason: str) -> str:
 
 
 def check_reason(reason: str) -> str:
-    """Return a reason that fits a feed as it is, without blanks around it.
+    """Return a reason that fits a feed unchanged, without surrounding blanks.
 
     Raises:
-        UsageError: the reason is longer, has several lines or characters that can't be printed.
+        UsageError: the reason is longer, has several lines or characters that cannot be printed.
     """
     reason = reason.strip()
     if printable(reason) != reason:
@@ -254,13 +263,13 @@ def _id(text: object) -> str:
     return text
 
 
-def _listing(version: str, said: dict[str, Any]) -> Listing:
-    digest, shards = said.get("digest"), said.get("shards")
+def _listing(version: str, values: dict[str, Any]) -> Listing:
+    digest, shards = values.get("digest"), values.get("shards")
     if not isinstance(digest, str) or not is_digest(digest):
         raise FeedError(f"{version} without a digest")
     if shards is not None and (type(shards) is not int or not 0 <= shards <= MAX_SHARDS):
         raise FeedError(f"{version} with {shards!r} shards")
-    manifest = said.get("manifest")
+    manifest = values.get("manifest")
     if manifest is not None and (not isinstance(manifest, str) or not is_digest(manifest)):
         raise FeedError(f"{version} with a manifest's digest that is none")
     return Listing(version, digest, shards, manifest)

@@ -6,8 +6,7 @@
     {"shard": 1, "size": 50000000, "sha256": "…", "blake3": "<base64 of its pieces' digests>"}
     {"complete": true, "size": 123, "shards": 1, "sha256": "…"}
 
-The bytes are kept and passed on verbatim; keys and lines that are not known here are ignored
-(``manifest_reading``).
+Nodes keep and forward the bytes verbatim, and ignore unknown keys and lines (``manifest_reader``).
 """
 
 from __future__ import annotations
@@ -28,16 +27,16 @@ FORMAT = 1
 MAX_METADATA = 16 * 1024
 """Bytes of the metadata as JSON."""
 MAX_PIECE_SIZE = 64 << 20
-"""Bytes of a piece: what a receiver must hold to verify one."""
+"""Bytes of a piece, all of which a receiver holds to verify it."""
 FILE = "file"
 
 _LINE_OVERHEAD = 1024
-"""Bytes of a shard's line beside its pieces' digests, generously."""
+"""Bytes of a shard's line beside its pieces' digests, a generous bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What is known of a version when it opens.
+    """The facts about a version that its publisher knows from the start.
 
     Attributes:
         version: ``v3``.
@@ -45,10 +44,10 @@ class Header:
         name: the payload's file name, for people; never a path.
         kind: ``file``.
         size: bytes of the payload; None while unknown.
-        shard_size: bytes of a shard, but for the last; None where that is not known.
-        piece_size: bytes of a piece, but for a shard's last.
+        shard_size: bytes of each shard but the last; None where unknown.
+        piece_size: bytes of each piece but the last of a shard.
         created: seconds since the epoch; None where an old node published it.
-        metadata: whatever the publisher adds.
+        metadata: JSON values that the publisher adds.
     """
 
     version: str
@@ -68,10 +67,10 @@ class Shard:
 
     Attributes:
         number: from 1.
-        offset: where it begins in the payload: the sum of the sizes before it.
+        offset: its first byte in the payload: the sum of the sizes before it.
         size: its bytes.
-        sha256: its digest in hex; None where it isn't known (old nodes).
-        pieces: the BLAKE3 digests of its pieces, 32 bytes each; empty where they aren't known.
+        sha256: its digest in hex; None where unknown (old nodes).
+        pieces: the BLAKE3 digests of its pieces, 32 bytes each; empty where unknown.
     """
 
     number: int
@@ -82,18 +81,19 @@ class Shard:
 
     @property
     def end(self) -> int:
+        """Byte of the payload after its last one."""
         return self.offset + self.size
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole manifest.
+    """A complete manifest.
 
     Attributes:
         header: its first line.
         shards: in order.
-        digests: of the payload, by algorithm: ``sha256``, and ``blake3`` for 0.3.x's readers.
-        raw: its bytes, verbatim; empty for one that was put together from what an old node tells.
+        digests: of the payload, by algorithm: ``sha256``, and ``blake3`` for readers of 0.3.x.
+        raw: its bytes, verbatim; empty for a manifest that was derived from an old node's answers.
     """
 
     header: Header
@@ -103,16 +103,21 @@ class Manifest:
 
     @property
     def version(self) -> str:
+        """Name of the version."""
         return self.header.version
 
     @property
     def size(self) -> int:
+        """Bytes of the payload."""
         return self.shards[-1].end if self.shards else 0
 
     @property
     def identity(self) -> str | None:
-        """SHA-256 of its bytes, in hex, by which servers are told to mean the same version; None where it
-        names no origin, since each node makes such a manifest by itself of what an old node left."""
+        """SHA-256 of its bytes, in hex, by which servers are known to mean the same version.
+
+        None where the manifest names no origin: each node derives such a manifest by itself from the files of
+        an old node.
+        """
         return sha256(self.raw).hexdigest() if self.header.origin and self.raw else None
 
     @property
@@ -122,10 +127,12 @@ class Manifest:
 
 
 def piece_size_for(shard_size: int) -> int:
-    """Bytes of a piece for shards of this size: 256 KiB, doubled until a shard's line fits its bound.
+    """Return the bytes of a piece for shards of this size.
+
+    A piece has 256 KiB, doubled until a shard's line fits its bound.
 
     Raises:
-        UsageError: the shard is so large that its pieces would be too large to hold.
+        UsageError: the shard is so large that its pieces would be too large to hold in memory.
     """
     piece_size = PIECE_SIZE
     while -(-shard_size // piece_size) * PIECE_DIGEST_SIZE * 4 // 3 > MAX_LINE - _LINE_OVERHEAD:
@@ -136,9 +143,10 @@ def piece_size_for(shard_size: int) -> int:
 
 
 def check_metadata(metadata: object) -> None:
-    """
+    """Check that metadata fit a manifest.
+
     Raises:
-        UsageError: it is no JSON object, or is too long.
+        UsageError: they are no JSON object, or too long.
     """
     if not isinstance(metadata, Mapping):
         raise UsageError(f"metadata must be a JSON object, not {type(metadata).__name__}")
@@ -151,10 +159,10 @@ def check_metadata(metadata: object) -> None:
 
 
 def header_line(header: Header) -> bytes:
-    """The first line.
+    """Return the first line.
 
     Raises:
-        UsageError: the metadata is no JSON object, or is too long.
+        UsageError: the metadata are no JSON object, or too long.
     """
     check_metadata(header.metadata)
     return _line(
@@ -174,7 +182,7 @@ def header_line(header: Header) -> bytes:
 
 
 def shard_line(shard: Shard) -> bytes:
-    """The line of one shard, whose digests are known."""
+    """Return the line of a shard whose digests are known."""
     return _line(
         {
             "shard": shard.number,
@@ -186,13 +194,13 @@ def shard_line(shard: Shard) -> bytes:
 
 
 def closing_line(size: int, shards: int, digests: Mapping[str, str]) -> bytes:
-    """The last line of a complete version."""
+    """Return the last line of a complete version."""
     return _line({"complete": True, "size": size, "shards": shards, **digests})
 
 
-def aborted_line(why: str) -> bytes:
-    """The last line of a version that was given up."""
-    return _line({"aborted": why[:1000]})
+def aborted_line(reason: str) -> bytes:
+    """Return the last line of an aborted version."""
+    return _line({"aborted": reason[:1000]})
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
@@ -200,7 +208,7 @@ def _line(values: Mapping[str, Any]) -> bytes:
 
 
 def provisional(version: str, sizes: Sequence[int], digests: Mapping[str, str]) -> Manifest:
-    """What is known of a version that an old node serves: its shards' sizes and its whole digest."""
+    """Return the manifest of a version on an old node: sizes of its shards and the whole digest."""
     shards, offset = [], 0
     for number, size in enumerate(sizes, 1):
         shards.append(Shard(number, offset, size))
@@ -210,7 +218,7 @@ def provisional(version: str, sizes: Sequence[int], digests: Mapping[str, str]) 
 
 
 def complete(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
-    """A whole manifest from its parts, with the bytes that say so."""
+    """Return a manifest from its parts, with its bytes."""
     size = shards[-1].end if shards else 0
     raw = header_line(header) + b"".join(map(shard_line, shards)) + closing_line(size, len(shards), digests)
     return Manifest(header, tuple(shards), dict(digests), raw)

@@ -1,6 +1,6 @@
-"""Manifests that come from elsewhere: read as they grow.
+"""Manifests from other nodes, read while they grow.
 
-A reader is fed bytes as they come and checks every bound, so that a manifest from a stranger can do no harm.
+A reader takes bytes as they arrive and checks each bound, so that a stranger's manifest does no harm.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from shardcast.protocol.wire import MAX_SHARDS, version_number
 
 MAX_MANIFEST = 256 << 20
 """Bytes of a manifest: some 1.5 TB of payload in shards of 50 MB."""
-_LONGEST_REASON = 200
-"""Characters of why a version was given up."""
+_MAX_REASON = 200
+"""Characters of the reason for which a version was aborted."""
 MAX_SIZE = 1 << 62
 """Bytes of a payload."""
 MAX_MEMORY = TRANSFER_MEMORY * 7 // 8
-"""Bytes that a manifest may take, its lines and its shards; the rest is for the pieces that are received."""
+"""Bytes of memory for a manifest, its lines and its shards; the rest is for pieces in reception."""
 MAX_STRANGE_LINES = 1000
-"""Lines of a kind not known here."""
+"""Lines of an unknown kind."""
 
 
 class ManifestError(ValueError):
@@ -43,10 +43,10 @@ class ManifestError(ValueError):
 
 
 class Aborted(ManifestError):
-    """The manifest says that publishing was given up.
+    """The manifest ends with the line of an aborted version.
 
     Attributes:
-        why: in the publisher's words.
+        why: the reason in the publisher's words.
     """
 
     def __init__(self, why: str) -> None:
@@ -55,33 +55,37 @@ class Aborted(ManifestError):
 
 
 class ManifestReader:
-    """Reads a manifest as it grows: feed it bytes, take shards and, at the end, the whole.
+    """Parses a manifest while it grows.
 
     Attributes:
-        header: None until its line has come.
-        shards: those whose lines have come.
-        digests: of the payload; None until the closing line has come.
+        header: None until its line has arrived.
+        shards: those whose lines have arrived.
+        digests: of the payload; None until the closing line has arrived.
     """
 
     def __init__(self, version: str | None = None, memory: int = MAX_MEMORY) -> None:
-        """``version`` is the one asked for; a manifest of another is refused, and one that takes more than
-        ``memory`` bytes."""
+        """Read the manifest of a version.
+
+        Args:
+            version: the version requested, any other is refused; None for any.
+            memory: maximum bytes of the lines and the shards together.
+        """
         self._version = version
         self._memory = memory
         self._received = 0
         self._lines = LineReader()
-        self._raw = io.BytesIO()  # the lines that were read; its bytes are had without a copy
+        self._raw = io.BytesIO()  # complete lines, verbatim; getvalue() does not copy
         self._strange = 0
         self.header: Header | None = None
         self.shards = ShardTable()
         self.digests: dict[str, str] | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes.
+        """Parse the next bytes.
 
         Raises:
             ManifestError: they are not a manifest's, or break a bound.
-            Aborted: publishing was given up.
+            Aborted: the publisher aborted the version.
         """
         self._received += len(data)
         if self._received > MAX_MANIFEST:
@@ -99,10 +103,10 @@ class ManifestReader:
             )
 
     def manifest(self) -> Manifest:
-        """The whole manifest.
+        """Return the complete manifest.
 
         Raises:
-            ManifestError: its closing line has not come.
+            ManifestError: its closing line has not arrived.
         """
         if self.header is None or self.digests is None:
             raise ManifestError("it ends without its closing line")
@@ -116,7 +120,7 @@ class ManifestReader:
         if not isinstance(values, dict):
             raise ManifestError("a line that is no JSON object")
         if self.digests is not None:
-            self._pass_over()
+            self._skip_line()
         elif self.header is None:
             self.header = self._header(values)
         elif "shard" in values:
@@ -124,19 +128,22 @@ class ManifestReader:
         elif "complete" in values:
             self.digests = self._closing(values, self.header)
         elif "aborted" in values:
-            raise Aborted(short_name(str(values["aborted"]), _LONGEST_REASON))
+            raise Aborted(short_name(str(values["aborted"]), _MAX_REASON))
         else:
-            self._pass_over()
+            self._skip_line()
 
-    def _pass_over(self) -> None:
+    def _skip_line(self) -> None:
         self._strange += 1
         if self._strange > MAX_STRANGE_LINES:
             raise ManifestError(f"more than {MAX_STRANGE_LINES} lines of an unknown kind")
 
     def _header(self, values: dict[str, Any]) -> Header:
-        known = _integer(values, "format", 1, MAX_SIZE)
-        if known > FORMAT:
-            raise ManifestError(f"its format is {known}, and this shardcast reads up to {FORMAT}; update it")
+        """Return the header, every bound checked."""
+        format_number = _integer(values, "format", 1, MAX_SIZE)
+        if format_number > FORMAT:
+            raise ManifestError(
+                f"its format is {format_number}, and this shardcast reads up to {FORMAT}; update it"
+            )
         version, name, kind = (_text(values, key, 255) for key in ("version", "name", "kind"))
         if version_number(version) is None or self._version not in (None, version):
             raise ManifestError(f"it is the manifest of {version!r}")
@@ -169,6 +176,7 @@ class ManifestReader:
         )
 
     def _shard(self, values: dict[str, Any], header: Header) -> Shard:
+        """Return the next shard, every bound checked."""
         number = len(self.shards) + 1
         if number > MAX_SHARDS:
             raise ManifestError(f"more than {MAX_SHARDS} shards")
@@ -189,6 +197,7 @@ class ManifestReader:
         return Shard(number, offset, size, _digest(values, "sha256"), pieces)
 
     def _closing(self, values: dict[str, Any], header: Header) -> dict[str, str]:
+        """Return the payload's digests, every sum checked."""
         size = self.shards.end
         if not self.shards or _integer(values, "shards", 1, MAX_SHARDS) != len(self.shards):
             raise ManifestError(
@@ -203,27 +212,27 @@ class ManifestReader:
 
 
 def parse(raw: bytes, version: str | None = None) -> Manifest:
-    """A whole manifest from its bytes.
+    """Return the manifest in ``raw``.
 
     Raises:
-        ManifestError: they are none, or are not complete.
+        ManifestError: the bytes are no manifest, or an incomplete one.
     """
     reader = ManifestReader(version)
     reader.feed(raw)
     return reader.manifest()
 
 
-def _integer(values: Mapping[str, Any], key: str, least: int, most: int) -> int:
+def _integer(values: Mapping[str, Any], key: str, minimum: int, maximum: int) -> int:
     value = values.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-        raise ManifestError(f"{key!r} is {str(value)[:40]!r}, no whole number from {least} to {most}")
+    if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
+        raise ManifestError(f"{key!r} is {str(value)[:40]!r}, no whole number from {minimum} to {maximum}")
     return value
 
 
-def _text(values: Mapping[str, Any], key: str, longest: int) -> str:
+def _text(values: Mapping[str, Any], key: str, max_length: int) -> str:
     value = values.get(key)
-    if not isinstance(value, str) or len(value) > longest:
-        raise ManifestError(f"{key!r} is no text of at most {longest} characters")
+    if not isinstance(value, str) or len(value) > max_length:
+        raise ManifestError(f"{key!r} is no text of at most {max_length} characters")
     return value
 
 

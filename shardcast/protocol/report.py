@@ -1,4 +1,4 @@
-"""What a node tells its upstreams: what it has, and who is below it; as it goes over the wire.
+"""Reports: a node tells its upstreams which versions it has, and which nodes are below it.
 
 ::
 
@@ -23,34 +23,37 @@ from shardcast.protocol.wire import version_number
 MAX_REPORT = 1 << 20
 """Bytes of a report."""
 MOST_NODES = 5000
-"""Nodes that one report tells of."""
+"""Nodes in a report."""
 FARTHEST = 16
-"""Hops that a node is below at the most; also what keeps reports from going round in circles."""
+"""Maximum hops to a node below; also keeps reports from going round in circles."""
 SLICE = 100
-"""Nodes that are read or written at once; between two slices others have their turn."""
-_MOST_BRACKETS = 10 * MOST_NODES
-_MOST_VERSIONS = 100
-_LONGEST_NAME = 100
+"""Nodes that are read or written at a time; between two slices the event loop serves other requests."""
+_MAX_BRACKETS = 10 * MOST_NODES
+"""Lists and objects in a report."""
+_MAX_VERSIONS = 100
+"""Versions of a node in a report."""
+_MAX_NAME = 100
+"""Characters of a node's name."""
 _ROLES = ("middle", "client")
 
 
 class ReportError(ValueError):
-    """This is no report."""
+    """The bytes are no report, or one that breaks a bound."""
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """One node, as it was told of.
+    """One node in a report.
 
     Attributes:
         node: its id.
         role: ``middle`` or ``client``.
-        name: what its people call it, its host for instance.
-        has: the versions that it has whole, the newest last.
-        coming: bytes that it has of those under way.
-        hops: how far below it is: 0 for who tells of itself.
-        via: the node above it; None where it told of itself.
-        age: seconds since it told.
+        name: its name for people, its host for instance.
+        has: its complete versions, the newest last.
+        coming: bytes that it has of incomplete versions.
+        hops: hops below the reader of the report; 0 in a node's own report.
+        via: the node above it; None where it reported itself.
+        age: seconds since it reported.
         origin: the origin id of the versions in ``has``; None while unknown, and in reports of 0.4.0.
     """
 
@@ -65,6 +68,7 @@ class Node:
     origin: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
+        """Return its JSON object on the wire."""
         return {
             "node": self.node,
             "role": self.role,
@@ -79,66 +83,67 @@ class Node:
 
 
 def write(me: Node, below: Sequence[Node]) -> bytes:
-    """The report of a node; of those below it as many as there is room for."""
+    """Return the report of a node, with as many of the nodes below it as there is room for."""
     return b"".join(written(me, below))
 
 
 def written(me: Node, below: Iterable[Node]) -> Iterator[bytes]:
     """Yield the report of a node in slices of few milliseconds' work."""
     begin = json.dumps(me.as_dict())[:-1] + ', "below": ['
-    room, between, left = MAX_REPORT - len(begin) - len("]}"), "", MOST_NODES
+    room, separator, left = MAX_REPORT - len(begin) - len("]}"), "", MOST_NODES
     yield begin.encode()
     nodes = iter(below)
-    while left and room > 0 and (some := list(islice(nodes, min(SLICE, left)))):
+    while left and room > 0 and (batch := list(islice(nodes, min(SLICE, left)))):
         text = ""
-        for one in some:
-            if one.hops < FARTHEST:
-                there = between + json.dumps(one.as_dict())
-                room -= len(there)
+        for node in batch:
+            if node.hops < FARTHEST:
+                item = separator + json.dumps(node.as_dict())
+                room -= len(item)
                 if room < 0:
                     break
-                text, between = text + there, ", "
-        left -= len(some)
+                text, separator = text + item, ", "
+        left -= len(batch)
         yield text.encode()
     yield b"]}"
 
 
 def parse(raw: bytes) -> list[Node]:
-    """Who reports, and then who is below it; each one hop farther than was said.
+    """Return the reporting node and then the nodes below it, each a hop farther than reported.
 
     Raises:
-        ReportError: it is none.
+        ReportError: the bytes are no report.
     """
-    return [node for some in parsed(raw) for node in some]
+    return [node for batch in parsed(raw) for node in batch]
 
 
 def parsed(raw: bytes) -> Iterator[list[Node]]:
     """Yield the nodes of a report in slices of few milliseconds' work.
 
     Raises:
-        ReportError: it is none.
+        ReportError: the bytes are no report.
     """
-    if raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:
-        raise ReportError("too many lists and objects")  # a megabyte of them takes long to read
+    if raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:
+        # json.loads would block the event loop on a megabyte of brackets.
+        raise ReportError("too many lists and objects")
     try:
-        said = json.loads(raw)
+        report = json.loads(raw)
     except (ValueError, RecursionError):
         raise ReportError("no JSON") from None
-    me = replace(_node(said), hops=1, via=None, age=0.0)
-    below = said.get("below", [])
+    me = replace(_node(report), hops=1, via=None, age=0.0)
+    below = report.get("below", [])
     if not isinstance(below, list) or len(below) > MOST_NODES:
         raise ReportError("below is no list, or too long")
     yield [me]
     for start in range(0, len(below), SLICE):
-        others = (_node(one) for one in below[start : start + SLICE])
-        yield [replace(one, hops=one.hops + 1, via=one.via or me.node) for one in others]
+        nodes = map(_node, below[start : start + SLICE])
+        yield [replace(node, hops=node.hops + 1, via=node.via or me.node) for node in nodes]
 
 
-def _node(said: object) -> Node:
-    if not isinstance(said, dict):
+def _node(values: object) -> Node:
+    if not isinstance(values, dict):
         raise ReportError("a node that is no JSON object")
-    role, name, via = said.get("role"), said.get("name", ""), said.get("via")
-    hops, age, origin = said.get("hops", 0), said.get("age", 0), said.get("origin")
+    role, name, via = values.get("role"), values.get("name", ""), values.get("via")
+    hops, age, origin = values.get("hops", 0), values.get("age", 0), values.get("origin")
     if role not in _ROLES:
         raise ReportError(f"a node that is none of {', '.join(_ROLES)}")
     if not isinstance(name, str):
@@ -148,11 +153,11 @@ def _node(said: object) -> Node:
     if type(age) not in (int, float) or not 0 <= age <= 86_400:
         raise ReportError("an age that is none")
     return Node(
-        _id(said.get("node")),
+        _id(values.get("node")),
         role,
-        short_name(name, _LONGEST_NAME),
-        _versions(said.get("has", [])),
-        _coming(said.get("coming", {})),
+        short_name(name, _MAX_NAME),
+        _versions(values.get("has", [])),
+        _coming(values.get("coming", {})),
         hops,
         None if via is None else _id(via),
         float(age),
@@ -167,22 +172,23 @@ def _id(text: object) -> str:
 
 
 def _versions(names: object) -> list[str]:
-    if not isinstance(names, list) or len(names) > _MOST_VERSIONS:
+    if not isinstance(names, list) or len(names) > _MAX_VERSIONS:
         raise ReportError("versions that are no list, or too many")
-    if not all(isinstance(one, str) and version_number(one) for one in names):
+    if not all(isinstance(name, str) and version_number(name) for name in names):
         raise ReportError("a version that is none")
     return names
 
 
-def _coming(said: object) -> dict[str, int]:
-    if not isinstance(said, dict):
+def _coming(sizes: object) -> dict[str, int]:
+    """Return bytes by version, checked."""
+    if not isinstance(sizes, dict):
         raise ReportError("versions under way that are no JSON object")
-    _versions(list(said))
-    if not all(type(count) is int and 0 <= count < 1 << 62 for count in said.values()):
+    _versions(list(sizes))
+    if not all(type(count) is int and 0 <= count < 1 << 62 for count in sizes.values()):
         raise ReportError("a count of bytes that is none")
-    return said
+    return sizes
 
 
 def newest(names: Sequence[str]) -> Sequence[str]:
-    """As many versions as a report may carry."""
-    return names[-_MOST_VERSIONS:]
+    """Return as many of the versions, the last ones, as a report may carry."""
+    return names[-_MAX_VERSIONS:]

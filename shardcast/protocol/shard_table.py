@@ -1,4 +1,4 @@
-"""The shards of a manifest as they are kept: some 90 bytes each beside their pieces' digests.
+"""The shards of a manifest in memory: some 90 bytes each beside their pieces' digests.
 
 A million ``Shard`` objects take 350 MB, and any server can list a million shards of one byte.
 """
@@ -15,7 +15,7 @@ from shardcast.protocol.manifest import Shard
 class ShardTable(Sequence[Shard]):
     """Shards in their order, from the first byte of the payload on, without gaps.
 
-    One thread adds while others read: a shard is there once its end is, which is written last.
+    One thread adds while others read: a shard is visible once its end is, which is appended last.
     """
 
     def __init__(self, shards: Iterable[Shard] = ()) -> None:
@@ -33,7 +33,7 @@ class ShardTable(Sequence[Shard]):
 
     @property
     def memory(self) -> int:
-        """Bytes that it takes."""
+        """Bytes of memory that the table takes."""
         return len(self._sha256) + len(self._pieces) + 8 * (len(self._piece_ends) + len(self._ends))
 
     def append(self, shard: Shard) -> None:
@@ -75,7 +75,7 @@ class ShardTable(Sequence[Shard]):
         if not isinstance(other, Sequence):
             return NotImplemented
         return len(self) == len(other) and all(
-            one == another for one, another in zip(self, other, strict=True)
+            mine == theirs for mine, theirs in zip(self, other, strict=True)
         )
 
     __hash__ = None  # type: ignore[assignment]

@@ -1,4 +1,4 @@
-"""What is on the wire: every path, header and media type, and what the statuses mean.
+"""Paths, headers, media types and statuses on the wire.
 
 ``docs/protocol.md`` tells the same in prose.
 """
@@ -17,37 +17,37 @@ STATUS_PATH = "/status"
 FEED_PATH = "/feed"
 REPORT_PATH = "/report"
 PROBE_PATH = "/data1.bin"
-"""What 0.3.x fetches first to measure a server."""
+"""The file that 0.3.x fetches first to measure a server."""
 PROBE_SIZE = 1 << 20
 """Bytes of the answer to ``PROBE_PATH``; zero bytes break 0.3.x."""
 CONFIRMED = "/confirmed"
-"""On the data directory's socket, before the path of a change: the caller is asked at the last moment whether
-it still waits."""
+"""On the data directory's socket, before the path of a change: the node asks its caller to confirm just
+before it makes the change."""
 PUBLISH_PATH = "/publish"
-"""On the data directory's socket only: hands a payload to the origin."""
+"""On the data directory's socket only: publish a payload."""
 STREAM_PATH = "/stream"
-"""There too: hands it bytes as they are made."""
+"""On the socket: publish bytes while the caller makes them."""
 FINISH_PATH, COPIES_PATH = "/finish", "/copies"
-"""There too: wait until the origin may end, or until so many nodes have a version."""
+"""On the socket: wait until the origin may end, or until a number of nodes have a version."""
 MAX_FINISH_WAIT = 7 * 86_400.0
 """Seconds that an origin can be asked to wait before it ends."""
 PIN_PATH, UNPIN_PATH = "/pin", "/unpin"
-"""There too, and at a middle: keep a version, let it go."""
+"""On the socket, of a middle too: keep a version, release it."""
 WITHDRAW_PATH = "/withdraw"
-"""There too, at an origin only: take a version back."""
+"""On the socket, of an origin only: withdraw a version."""
 
 HAS_PATH, HAS_NOW_PATH, LENGTH_PATH = "/has", "/has-now", "/buffer-length"
-"""At a hash server, which has its blobs under ``/<checksum>``: which of these are there, how long they
-are."""
+"""At a hash server, which serves each blob under ``/<checksum>``: which of these blobs are present, and how
+long they are."""
 PROMISE_PATH = "/promise"
-"""There too, and the checksum: its blob will come."""
+"""At a hash server, followed by ``/<checksum>``: announce a blob that will be uploaded."""
 
 MAX_VERSION = 10**18 - 1
 VERSION_PATTERN = "v[1-9][0-9]{0,17}"
-"""A version's name in a path, as a regular expression."""
+"""Regular expression of a version's name in a path."""
 
 RETRY_AFTER = "5"
-"""Seconds after which who met 503 may ask again: of what this machine can't do just now."""
+"""Seconds of ``Retry-After`` in a 503 about a lack of this machine: memory, descriptors, disk."""
 
 TEXT = "text/plain; charset=utf-8"
 NDJSON = "application/x-ndjson"
@@ -56,31 +56,32 @@ BYTES = "application/octet-stream"
 REPR_DIGEST = "Repr-Digest"
 ACCEPT = "Shardcast-Accept"
 LANDING = "landing"
-"""Its value: a shard that is arriving may be sent as it arrives."""
+"""Value of ``ACCEPT``: a shard may be sent while it lands. Value of ``STATE``: the answer is such a shard."""
 STATE, WHOLE = "Shardcast-State", "whole"
 NODE_ID = "Shardcast-Node"
-"""Names the node that answers, so that one which finds itself among its upstreams knows."""
+"""Header with the id of the answering node, by which a node finds itself among its upstreams."""
 
 PULL_PATH, PUSH_PATH = "/v1/pull", "/v1/push"
-"""An archive's: many blobs in one answer, or in one request."""
+"""At an archive: fetch many blobs in one answer, push many in one request."""
 METADATA_PATH = "/v1/metadata"
 VIA = "Shardcast-Via"
-"""Names the nodes that ask on, the last one last, so that mirrors of each other don't go round in circles."""
+"""Header with the ids of the nodes that forwarded a request, the last one last, so that mirrors of each other
+do not forward in circles."""
 MAX_VIA = 16
-"""Nodes that it names; who finds so many asks nobody."""
+"""Maximum ``VIA`` hops; a request that reaches it is not forwarded."""
 IMMUTABLE = "public, max-age=31536000, immutable"
-"""``Cache-Control`` of what has its digest for a name."""
+"""``Cache-Control`` of bytes whose name is their digest."""
 
 MAX_SHARDS = 10**6
 MAX_DISTRIBUTION_SIZE = 1 << 20
 """Bytes of a distribution list that a reader takes."""
 
 LACKING = frozenset({404, 410, 412, 416, 503})
-"""Statuses that say "not here" or "not now": they cost a server no success."""
+"""Statuses that mean "not here" or "not now": they do not lower the success of a server."""
 GATEWAY = frozenset({502, 503, 504})
-"""Statuses of a gateway or balancer that can't reach the server behind it; 503 only without ``NODE_ID``."""
+"""Statuses of a gateway or balancer that cannot reach the server behind it; 503 only without ``NODE_ID``."""
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-"""Statuses that lead to another place."""
+"""Statuses that redirect to another URL."""
 
 _NODE = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _VERSION = re.compile(VERSION_PREFIX + r"([1-9][0-9]{0,17})", re.ASCII)
@@ -88,49 +89,52 @@ _SHARD = re.compile(r"shard_([0-9]{3,7})\.bin", re.ASCII)
 
 
 def version_number(version: str) -> int | None:
-    """7 for ``v7``; None when this is not a version's name."""
-    found = _VERSION.fullmatch(version)
-    return int(found[1]) if found else None
+    """Return 7 for ``v7``; None for text that is no version's name."""
+    match = _VERSION.fullmatch(version)
+    return int(match[1]) if match else None
 
 
 def version_name(number: int) -> str:
-    """``v7`` for 7."""
+    """Return ``v7`` for 7."""
     return f"{VERSION_PREFIX}{number}"
 
 
 def shard_name(shard: int, digits: int = 3) -> str:
-    """``shard_001.bin`` for 1: three digits, more when there are more; 0.3.x has five."""
+    """Return ``shard_001.bin`` for 1: ``digits`` digits, or as many as the number needs; 0.3.x has five."""
     return f"shard_{shard:0{digits}d}.bin"
 
 
 def shard_number(name: str) -> int | None:
-    """1 for ``shard_001.bin`` and for 0.3.x's ``shard_00001.bin``; None when it is no shard's name."""
-    found = _SHARD.fullmatch(name)
-    if not found:
+    """Return 1 for ``shard_001.bin`` and 0.3.x's ``shard_00001.bin``; None for other text."""
+    match = _SHARD.fullmatch(name)
+    if not match:
         return None
-    shard = int(found[1])
+    shard = int(match[1])
     return shard if shard and name in (shard_name(shard), shard_name(shard, 5)) else None
 
 
 def manifest_path(version: str) -> str:
+    """Return the path of a version's manifest."""
     return f"/{version}/{MANIFEST_FILE}"
 
 
 def lease_path(version: str) -> str:
+    """Return the path of a version's lease."""
     return f"/{version}/lease"
 
 
 def shard_path(version: str, shard: int, digits: int = 3) -> str:
+    """Return the path of a shard."""
     return f"/{version}/{shard_name(shard, digits)}"
 
 
 def etag(digest: str) -> str:
-    """The entity tag of bytes with this digest."""
+    """Return the entity tag of bytes with this digest."""
     return f'"{digest}"'
 
 
 def repr_digest(sha256: str) -> str:
-    """The value of ``Repr-Digest`` (RFC 9530) for a SHA-256 in hex."""
+    """Return the value of ``Repr-Digest`` (RFC 9530) for a SHA-256 in hex."""
     return f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
 
 
@@ -141,19 +145,22 @@ _CONTENT_RANGE = re.compile(
 
 
 class Unsatisfiable(ValueError):
-    """A range that begins behind the end."""
+    """A range whose first byte lies beyond the end."""
 
 
 def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
-    """The first byte and the byte after the last that ``Range`` asks for, of ``size``; None when it asks
-    for everything, or in a way that a server may pass over (RFC 9110, 14.2): several ranges, nonsense.
+    """Parse a ``Range`` header.
+
+    Returns:
+        The first byte and the byte after the last, of ``size`` bytes; None where the whole is to be sent: no
+        header, several ranges, or a header that RFC 9110, 14.2, lets a server ignore.
 
     Raises:
-        Unsatisfiable: there is no such byte (416).
+        Unsatisfiable: the range selects no byte (416).
     """
-    # Split, and not one expression: blanks between digits that may be missing are matched in quadratic time.
+    # Split, since one regular expression matches blanks between optional digits in quadratic time.
     unit, _, positions = (value or "").partition("=")
-    first, dash, last = (one.strip(" \t") for one in positions.partition("-"))
+    first, dash, last = (position.strip(" \t") for position in positions.partition("-"))
     if unit.rstrip().lower() != "bytes" or not dash or first == last == "":
         return None
     if not (_POSITION.fullmatch(first) and _POSITION.fullmatch(last)):
@@ -170,23 +177,23 @@ def parse_range(value: str | None, size: int) -> tuple[int, int] | None:
 
 
 def parse_content_range(value: str | None) -> tuple[int, int] | None:
-    """The first byte and the byte after the last that an answer says it holds."""
-    found = _CONTENT_RANGE.fullmatch(value) if value else None
-    return (int(found[1]), int(found[2]) + 1) if found else None
+    """Return the first byte and the byte after the last of ``Content-Range``; None where it names none."""
+    match = _CONTENT_RANGE.fullmatch(value) if value else None
+    return (int(match[1]), int(match[2]) + 1) if match else None
 
 
 def parse_via(value: str | None) -> tuple[str, ...]:
-    """The ids in ``VIA``; what is none is passed over."""
-    ids = (one.strip() for one in (value or "").split(",")[: MAX_VIA + 1])
-    return tuple(one for one in ids if _NODE.fullmatch(one))
+    """Return the node ids in ``VIA``, without malformed ones; at most ``MAX_VIA`` + 1."""
+    ids = (node_id.strip() for node_id in (value or "").split(",")[: MAX_VIA + 1])
+    return tuple(node_id for node_id in ids if _NODE.fullmatch(node_id))
 
 
 def is_same(header: str, tag: str | None) -> bool:
-    """Whether an ``If-Range`` names just this entity tag, so that a part fits what its sender has."""
+    """Return whether ``If-Range`` names exactly this entity tag, so that a part fits its sender's bytes."""
     return tag is not None and header.strip() == etag(tag)
 
 
 def matches(header: str, digest: str | None) -> bool:
-    """Whether an ``If-Match`` or ``If-None-Match`` names this digest, or anything."""
+    """Return whether ``If-Match`` or ``If-None-Match`` names this digest, or ``*``."""
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
     return "*" in tags or (digest is not None and etag(digest) in tags)

@@ -291,7 +291,7 @@ FAULTS = [
     Fault(
         name="report-of-nothing-but-lists-is-read",
         file="shardcast/protocol/report.py",
-        old='if raw.count(b"[") + raw.count(b"{") > _MOST_BRACKETS:',
+        old='if raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:',
         new="if False:",
         tests=[
             "tests/unit/protocol/test_report.py::test_a_report_of_nothing_but_lists_is_refused_before_it_is_read"
