@@ -1,4 +1,4 @@
-"""An aiohttp application on an address or a Unix socket, begun and ended cleanly."""
+"""The aiohttp application of a node, served on addresses or a Unix socket, started and stopped cleanly."""
 
 from __future__ import annotations
 
@@ -26,22 +26,28 @@ from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.special_files import clear_sockets, known_elsewhere, place_elsewhere, short_name
 
 _BACKLOG = 1024
-"""Connections that may wait to be accepted; a whole cluster may come at once."""
+"""Connections that may wait to be accepted; a whole cluster may connect at once."""
 
 _LINGER = 10.0
-"""Seconds for which the rest of a body that nobody wants is passed over, after its answer."""
+"""Seconds for which the rest of a refused request's body is read and dropped after the answer."""
 _READ_AHEAD = 64 << 10
-"""Bytes of a request's body that are read before somebody wants it."""
+"""Bytes of a request's body that are read before a handler reads it."""
 
 
 def application(
     node_id: str,
-    *doors: Callable[[web.Application], None],
+    *routes: Callable[[web.Application], None],
     as_sent: bool = False,
     bounds: Bounds | None = None,
 ) -> web.Application:
-    """An application with these doors, whose answers name the node. Bodies of requests are read ``as_sent``,
-    or decoded first as their ``Content-Encoding`` says."""
+    """Return an application with these routes, whose answers name the node.
+
+    Args:
+        node_id: the value of the header that names the node.
+        routes: functions that add routes to the application.
+        as_sent: read bodies of requests as they are sent; otherwise decode their ``Content-Encoding``.
+        bounds: of the listener; the defaults where None.
+    """
     bounds = bounds or Bounds()
     connections = Connections(bounds, BodyMemory(bounds.all_bytes))
     app = web.Application(
@@ -59,12 +65,12 @@ def application(
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[NODE_ID] = node_id
         if request.version < HttpVersion10 and request.transport:
-            request.transport.abort()  # HTTP/0.9 has no heads, and nobody who speaks it is a client of ours
+            request.transport.abort()  # HTTP/0.9 has no head, and none of our clients speaks it
 
     app.on_response_prepare.append(name_node)
     app.on_response_prepare.append(expect_reset)
-    for add in doors:
-        add(app)
+    for add_routes in routes:
+        add_routes(app)
     return app
 
 
@@ -72,8 +78,10 @@ def application(
 async def tell_disk_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Answer with 503 where this machine's disk fails, or break the answer off that has begun: that says
-    nothing of what is here, and others may have it."""
+    """Answer with 503 where this machine's disk fails, or abort an answer that has started.
+
+    A failed disk does not mean that the version is missing: other nodes may have it.
+    """
     try:
         return await handler(request)
     except ConnectionError:
@@ -87,7 +95,7 @@ async def tell_disk_errors(
 
 @asynccontextmanager
 async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
-    """Serve on an address; gives the URL. At the end running answers have 5 s left.
+    """Serve on an address inside the block, and yield the URL; running answers have 5 s at the end.
 
     Raises:
         AddressTaken: the address can't be bound.
@@ -99,11 +107,11 @@ async def listening(app: web.Application, host: str, port: int) -> AsyncIterator
 
 @asynccontextmanager
 async def listening_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
-    """Serve on addresses that were taken; gives the URL. They are released at the end, however it comes."""
+    """Serve on bound addresses inside the block, and yield the URL; the addresses are released at its end."""
     try:
         async with _running(app) as runner:
-            for one in bound.sockets:
-                await web.SockSite(runner, one, backlog=_BACKLOG).start()
+            for sock in bound.sockets:
+                await web.SockSite(runner, sock, backlog=_BACKLOG).start()
             yield bound.url
     finally:
         bound.close()
@@ -111,7 +119,7 @@ async def listening_on(app: web.Application, bound: Bound) -> AsyncIterator[str]
 
 @asynccontextmanager
 async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
-    """Serve on the data directory's Unix socket, which only its owner may connect to.
+    """Serve inside the block on the data directory's Unix socket, to which only its owner may connect.
 
     Raises:
         LocalDiskError: the socket can't be made.
@@ -132,14 +140,15 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
                     made = path.stat()
                 yield
     finally:
-        # Another node's socket has that name by now, if another directory is at the path. One that can't be
-        # removed is replaced by the next node.
+        # Where another directory was moved to this path meanwhile, the name belongs to another node's socket.
+        # The next node replaces a socket that can't be removed.
         with contextlib.suppress(OSError):
             if made is not None and path.parent == own and os.path.samestat(made, path.stat()):
                 path.unlink()
 
 
 async def _bind_path(runner: web.AppRunner, path: Path) -> None:
+    """Start a site on a Unix socket that only its owner may connect to."""
     with short_name(path) as name:
         before = os.umask(0o177)
         try:
@@ -149,18 +158,21 @@ async def _bind_path(runner: web.AppRunner, path: Path) -> None:
 
 
 def notice_death(request: web.Request) -> None:
-    """Have an answer that stays open break off when its reader's machine is gone: of the little that is said
-    there, all fits into buffers, and the system waits a quarter of an hour for it to be taken (tcp(7))."""
-    plug = request.transport.get_extra_info("socket") if request.transport else None
-    if plug is not None and sys.platform == "linux":
-        plug.setsockopt(
+    """Have an answer that stays open break off when its reader's machine is gone.
+
+    The few bytes of such an answer fit into buffers, and the system waits a quarter of an hour for an
+    acknowledgement (tcp(7)).
+    """
+    sock = request.transport.get_extra_info("socket") if request.transport else None
+    if sock is not None and sys.platform == "linux":
+        sock.setsockopt(
             socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(bounds_of(request).reader_seconds * 1000)
         )
 
 
 @asynccontextmanager
 async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
-    """Have an application answer whatever sites bring it."""
+    """Run an application inside the block, on the sites that the caller adds."""
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -179,10 +191,13 @@ async def _running(app: web.Application) -> AsyncIterator[web.AppRunner]:
 
 
 class _NoNonsense(logging.Filter):
-    """What is no HTTP at all is answered with 400 and is not worth a traceback: anybody can send it. Nor is
-    who goes away in the middle of a request."""
+    """A filter that keeps tracebacks of malformed requests and of clients that went away out of the log.
+
+    Any client can send bytes that are no HTTP; the answer is 400.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a record; such errors count as debug messages, without a traceback."""
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, (HttpProcessingError, ConnectionError, web.RequestPayloadError)):
             record.levelno, record.levelname = logging.DEBUG, "DEBUG"

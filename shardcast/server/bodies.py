@@ -14,11 +14,11 @@ from shardcast.server.bounds import SMALL_BODY, bounds_of
 from shardcast.server.connections import CONNECTIONS, BodyTooSlow
 
 _BULK = 1 << 20
-"""Bytes that are read ahead of a large body, once it is wanted."""
+"""Bytes that are read ahead of a large body once its handler reads it."""
 
 
 class BodyTooLarge(web.HTTPRequestEntityTooLarge):
-    """A body of more bytes than are taken.
+    """A body has more bytes than its route takes.
 
     Attributes:
         length: its bytes, as far as they are known.
@@ -34,8 +34,8 @@ async def read_body(request: web.Request, most: int) -> bytes:
     """Return a body of at most ``most`` bytes.
 
     Raises:
-        BodyTooLarge: it is longer.
-        HTTPServiceUnavailable: other bodies take all the memory there is for them.
+        BodyTooLarge: the body is longer.
+        HTTPServiceUnavailable: other bodies take all the memory for bodies.
         ConnectionError: the sender went away, or is too slow.
     """
     seconds = bounds_of(request).body_seconds
@@ -51,31 +51,32 @@ async def read_body(request: web.Request, most: int) -> bytes:
 async def _read(request: web.Request, most: int) -> bytes | web.HTTPException:
     """Return a body, or the refusal.
 
-    Nothing of the body may be left in this frame: aiohttp keeps an exception that is the answer, with the
-    frames of its traceback, while it passes over what still comes.
+    No byte of the body may be left in this frame: aiohttp keeps an exception that is the answer, with the
+    frames of its traceback, while it reads and drops the rest of the body.
     """
     if (request.content_length or 0) > most:
         return BodyTooLarge(most, request.content_length or 0)
-    size, room = 0, request.app[CONNECTIONS].of(request).reserved
-    assert room
-    parts: list[bytearray] = []  # one growing buffer would be moved again and again, and leave holes
+    size, reservation = 0, request.app[CONNECTIONS].of(request).reserved
+    assert reservation
+    parts: list[bytearray] = []  # one growing buffer would be moved again and again, and fragment the heap
     try:
-        async for some in chunks(request):
-            size += len(some)
+        async for chunk in chunks(request):
+            size += len(chunk)
             if size > most:
                 return BodyTooLarge(most, size)
-            if size > SMALL_BODY and not room.grow(size):
+            if size > SMALL_BODY and not reservation.grow(size):
                 return _no_room()
             if parts and len(parts[-1]) < SMALL_BODY:
-                parts[-1] += some
+                parts[-1] += chunk
             else:
-                parts.append(bytearray(some))
+                parts.append(bytearray(chunk))
         return b"".join(parts)
     finally:
         parts.clear()
 
 
 def _no_room() -> web.HTTPException:
+    """Return the refusal of a body for which there is no memory."""
     refusal = web.HTTPServiceUnavailable(
         text="503: too many large requests at once\n", headers={"Retry-After": RETRY_AFTER}
     )
@@ -101,7 +102,7 @@ async def read_json_line(request: web.Request, seconds: float | None) -> Any:
 
 
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:
-    """Yield a body as it comes. ``Connections`` has this fail when it comes too slowly.
+    """Yield a body as it arrives. ``Connections`` fails this when the body is too slow.
 
     Raises:
         ConnectionError: the sender went away, or is too slow.
@@ -111,7 +112,7 @@ async def chunks(request: web.Request) -> AsyncIterator[bytes]:
     if read_ahead:
         read_ahead(_BULK)
     while not content.at_eof():
-        # To wait for what is here already would take longer than to receive it.
-        some = content.read_nowait() or await content.readany()
-        if some:
-            yield some
+        # read_nowait first: awaiting bytes that have arrived would take longer than receiving them.
+        chunk = content.read_nowait() or await content.readany()
+        if chunk:
+            yield chunk

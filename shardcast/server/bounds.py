@@ -1,6 +1,6 @@
 """The bounds of a listener: what one client, and all clients together, can cost a node.
 
-Each field is a setting (``SHARDCAST_*`` in ``constants``), but for the proxies, which an option names.
+Each field is a setting (``SHARDCAST_*`` in ``constants``) except the proxies, which an option names.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from shardcast.addresses import Network, parse_networks
 Address = IPv4Address | IPv6Address
 
 SMALL_BODY = 64 << 10
-"""Bytes of a body that are read without asking for room: a full node still takes small requests."""
+"""Bytes of a body that are read without a reservation: a node without free memory still takes small
+requests."""
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a listener allows.
+    """Bounds of a listener.
 
     Attributes:
         head_seconds: seconds for the head of a request, from its first byte or the connection's beginning.
@@ -33,7 +34,7 @@ class Bounds:
             bodies stay open on purpose.
         reader_seconds: seconds after which a reader that takes nothing is dropped.
         body_bytes: bytes of one body in memory.
-        all_bytes: bytes of bodies and of answers not taken yet in memory, of all connections together.
+        all_bytes: bytes of bodies and of unsent answers in memory, of all connections together.
         connections: open connections of one address.
         trusted: networks whose connections are not counted; those of this machine never are.
     """
@@ -49,7 +50,7 @@ class Bounds:
     trusted: tuple[Network, ...] = field(default_factory=lambda: parse_networks(constants.TRUSTED_PROXY))
 
     def counted(self, host: str) -> Address | None:
-        """Return the address under which a connection from ``host`` counts; None where it does not."""
+        """Return the address under which a connection from ``host`` counts; None where it does not count."""
         try:
             address = ip_address(host.partition("%")[0])
         except ValueError:
@@ -66,7 +67,7 @@ class BodyMemory:
     """The memory that request bodies of a listener take together.
 
     Attributes:
-        most: bytes for all.
+        most: maximum bytes.
         used: bytes that are reserved.
     """
 
@@ -75,7 +76,7 @@ class BodyMemory:
 
     @contextmanager
     def reservation(self) -> Iterator[Reservation]:
-        """Reserve memory inside the block; all is released at its end."""
+        """Yield a reservation of no bytes yet; all of it is released at the end of the block."""
         reservation = Reservation(self)
         try:
             yield reservation
@@ -84,7 +85,7 @@ class BodyMemory:
 
 
 class Reservation:
-    """The part of one request.
+    """The memory of one request's body.
 
     Attributes:
         size: bytes that are reserved.
@@ -113,5 +114,5 @@ def for_owner() -> Bounds:
 
 
 def bounds_of(request: web.Request) -> Bounds:
-    """Return the bounds of the listener that a request came to."""
+    """Return the bounds of the listener that received a request."""
     return request.app[BOUNDS]

@@ -1,4 +1,4 @@
-"""Callers at a data directory's socket: a change is made only for one that still waits for it."""
+"""Callers at a data directory's socket: the node makes a change only for a caller that still waits for it."""
 
 from __future__ import annotations
 
@@ -19,49 +19,51 @@ from shardcast.server.writing import write
 log = logging.getLogger(__name__)
 
 CONFIRM_SECONDS = 60.0
-"""Seconds that a caller has to confirm: others wait for their turn meanwhile."""
+"""Seconds that a caller has to confirm: other callers wait for their turn meanwhile."""
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
+"""Event of poll(2) for a peer that has closed its end; only Linux tells it before the request is read."""
 
-_MOST_ASKED = 1 << 20
+_MAX_REQUEST = 1 << 20
 """Bytes of a request."""
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Caller:
-    """Who asked for a change.
+    """The sender of a request for a change.
 
-    A caller may have left long before its request is read: the node was stopped, or had no descriptor for its
-    connection. One that asks under ``/confirmed`` is asked at the last moment whether it still waits, so that
-    it knows what became of its request whenever it leaves. Callers of earlier versions can't say; there the
-    connection is looked at.
+    A caller may have left long before the node reads its request: the node was stopped, or had no descriptor
+    for the connection. The node asks a caller under ``/confirmed`` just before the change whether it still
+    waits, so that the caller knows the outcome whenever it leaves. Callers of earlier versions cannot
+    confirm; for them the node looks at the connection.
 
     Attributes:
-        request: what it sent.
+        request: the request.
         response: the answer, as far as it was sent.
     """
 
     def __init__(self, request: web.Request, confirms: bool) -> None:
-        """``confirms``: whether it answers when it is asked."""
+        """Answer a request; ``confirms`` is whether the caller confirms when values."""
         self.request = request
         self._confirms = confirms
         self.response = web.StreamResponse(headers={"Content-Type": NDJSON})
 
     @property
     def gone(self) -> bool:
-        """Whether it has closed its connection."""
+        """Whether the caller has closed its connection."""
         transport = self.request.transport
         if transport is None or transport.is_closing():
             return True
-        # Its end may still be in the kernel, behind the request.
+        # asyncio may not have read the end of the connection yet: it lies in the kernel, behind the request.
         poll = select.poll()
         poll.register(transport.get_extra_info("socket").fileno(), _HUNG_UP)
         return bool(poll.poll(0))
 
     def check(self) -> None:
-        """
+        """Check that the caller is there, before work for it starts.
+
         Raises:
-            NodeFailed: it is gone, and nothing is to be begun for it.
+            NodeFailed: the caller has gone.
         """
         if self.gone:
             raise NodeFailed("nothing was done: the caller did not wait for it")
@@ -70,22 +72,22 @@ class Caller:
         """Send a line of the answer.
 
         Raises:
-            ConnectionError: the caller is gone.
+            ConnectionError: the caller has gone.
         """
         if not self.response.prepared:
             await self.response.prepare(self.request)
         await write(self.request, self.response, json.dumps(line).encode() + b"\n")
 
     async def end(self) -> web.StreamResponse:
-        """End the answer."""
+        """End the answer and return it."""
         await self.response.write_eof()
         return self.response
 
     async def confirm(self) -> None:
-        """Return when the caller has said that it still waits, and wants what is ready.
+        """Wait until the caller confirms that it still waits for the change.
 
         Raises:
-            NodeFailed: it is gone, or does not say so in time; nothing may be done for it any more.
+            NodeFailed: the caller has gone, or does not confirm in time; the change must not be made.
         """
         self.check()
         if not self._confirms:
@@ -103,7 +105,7 @@ class Caller:
             raise NodeFailed("nothing was done: the caller went away before it confirmed it")
 
     async def carry_out(self, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> web.StreamResponse:
-        """Do something that the caller confirms, and tell it the outcome."""
+        """Make a change once the caller has confirmed it, and send the outcome."""
         try:
             await self.confirm()
             outcome = await work()
@@ -121,25 +123,29 @@ class Caller:
 
 
 async def read_request(request: web.Request, by_line: bool = False) -> tuple[Caller, dict[str, Any]]:
-    """Return who asks, and what for: the body, or its first line where the body stays open (``by_line``).
+    """Return the caller and the JSON object in the body of its request.
+
+    Args:
+        request: the request.
+        by_line: take the first line of a body that stays open, as a caller that confirms sends it.
 
     Raises:
-        ValueError: that is no JSON object.
+        ValueError: the request is no JSON object, or broke off.
     """
     confirms = request.path.startswith(CONFIRMED)
     try:
         if by_line or confirms:
-            asked = await read_json_line(request, bounds_of(request).body_seconds)
+            values = await read_json_line(request, bounds_of(request).body_seconds)
         else:
-            asked = json.loads(await read_body(request, _MOST_ASKED))
+            values = json.loads(await read_body(request, _MAX_REQUEST))
     except (TimeoutError, OSError, ClientError, web.RequestPayloadError) as error:
         raise ValueError(f"the request broke off: {error}") from None
-    if not isinstance(asked, dict):
+    if not isinstance(values, dict):
         raise ValueError("a request is a JSON object")
-    return Caller(request, confirms or asked.get("confirm") is True), asked
+    return Caller(request, confirms or values.get("confirm") is True), values
 
 
 def add_change(app: web.Application, path: str, handler: Handler) -> None:
-    """Answer a path under which callers ask for a change, with and without their confirmation."""
+    """Route a path of a change, with and without ``/confirmed`` before it."""
     app.router.add_post(path, handler)
     app.router.add_post(CONFIRMED + path, handler)

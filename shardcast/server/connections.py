@@ -1,8 +1,8 @@
-"""The connections of a listener, each watched from its first byte to its last.
+"""The connections of a listener, kept within its bounds.
 
-Every connection has a ``Watch`` between its transport and aiohttp's protocol. A task looks at all of them
-each second, and ends those that are over a bound: no head in time, a body that is too slow, an answer that
-is not taken. So a route needs no time-outs of its own, and can't forget one.
+Each connection has a ``Watch`` between its transport and aiohttp's protocol. A task checks all of them each
+second, and ends those over a bound: no head in time, a body that is too slow, an answer that the reader does
+not take. So a route needs no time-outs of its own, and cannot forget one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from shardcast.server.writing import write_body
 log = logging.getLogger(__name__)
 
 _LOOK = 1.0
-"""Longest pause, in seconds, between two looks at all connections."""
+"""Maximum seconds between two checks of all connections."""
 _REPEAT = 60.0
 """Seconds between two log lines about one address with too many connections."""
 
@@ -31,7 +31,7 @@ _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class BodyTooSlow(ConnectionResetError):
-    """A request's body does not keep the least pace."""
+    """The body of a request is slower than the minimum pace."""
 
 
 class Connections:
@@ -45,13 +45,13 @@ class Connections:
         self._clock = clock
         self._watches: dict[asyncio.BaseTransport, Watch] = {}
         self._open: Counter[Address] = Counter()
-        self._told: dict[Address, float] = {}
+        self._logged_at: dict[Address, float] = {}
 
     def watch_server(self, server: web.Server) -> None:
-        """Watch every connection to a server from its beginning.
+        """Watch each connection to a server from its start.
 
-        A server that others run (gunicorn) does not come here: its connections are watched from their first
-        request on.
+        A server that another program runs (gunicorn) does not call this: its connections are watched from
+        their first request on.
         """
         made = server.connection_made
 
@@ -62,6 +62,7 @@ class Connections:
         server.connection_made = connection_made  # type: ignore[method-assign]
 
     def _watch(self, transport: asyncio.Transport) -> Watch:
+        """Watch a connection, and refuse it where its address has too many."""
         peer = transport.get_extra_info("peername")
         address = self._bounds.counted(peer[0]) if isinstance(peer, tuple) else None
         self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock)
@@ -79,9 +80,11 @@ class Connections:
                 del self._open[watch.address]
 
     def _refuse(self, transport: asyncio.Transport, address: Address) -> None:
+        """Abort a connection, and log its address once a minute."""
         now = self._clock()
-        if now - self._told.get(address, -_REPEAT) >= _REPEAT:
-            self._told = {one: at for one, at in self._told.items() if now - at < _REPEAT} | {address: now}
+        if now - self._logged_at.get(address, -_REPEAT) >= _REPEAT:
+            recent = {other: at for other, at in self._logged_at.items() if now - at < _REPEAT}
+            self._logged_at = recent | {address: now}
             log.warning(
                 "%s has %d connections, and gets no more; if it is a proxy, name it by --trusted-proxy",
                 address,
@@ -120,11 +123,11 @@ class Connections:
         return self._watches.get(request.transport) or self._watch(request.transport)
 
     async def in_background(self, app: web.Application) -> AsyncIterator[None]:
-        """Look at the connections for as long as the application runs (for ``cleanup_ctx``)."""
-        async with beside(self._look_on()):
+        """Check the connections while the application runs (for ``cleanup_ctx``)."""
+        async with beside(self._check_forever()):
             yield
 
-    async def _look_on(self) -> None:
+    async def _check_forever(self) -> None:
         bounds = self._bounds
         pause = min(_LOOK, bounds.head_seconds / 4, bounds.body_seconds / 4, bounds.reader_seconds / 4)
         while True:
@@ -148,7 +151,7 @@ class Connections:
             self._shed(excess)
 
     def _over(self, watch: Watch, now: float) -> str | None:
-        """Return the bound that a connection is over, in words."""
+        """Return the bound that a connection is over, in words; None within all bounds."""
         bounds = self._bounds
         if watch.head_since is not None and now - watch.head_since >= bounds.head_seconds:
             return f"no head of a request came within {bounds.head_seconds:g} s"
@@ -161,24 +164,24 @@ class Connections:
         return None
 
     def _check_pace(self, watch: Watch, request: web.Request, now: float) -> None:
-        """Have the reading of a body fail that is too slow. Time in which nobody reads it does not count."""
+        """Fail the reading of a body that is too slow. Time without a reader does not count."""
         content, (since, before) = request.content, watch.body_at
         if content.is_eof():
             return
         if not watch.transport.is_reading() or not watch.body_awaited:
             watch.body_at = (now, content.total_bytes)
         elif now - since >= self._bounds.body_seconds:
-            least = (self._bounds.body_pace or 0) * (now - since)
-            if content.total_bytes - before < least:
+            minimum = (self._bounds.body_pace or 0) * (now - since)
+            if content.total_bytes - before < minimum:
                 content.set_exception(
                     BodyTooSlow(f"less than {self._bounds.body_pace:g} bytes a second came of the body")
                 )
             watch.body_at = (now, content.total_bytes)
 
     def _shed(self, excess: int) -> None:
-        """Drop the readers that took nothing for the longest time, until so many bytes are free."""
-        waiting = sorted((one for one in self._watches.values() if one.unsent), key=lambda one: one.taken_at)
-        for watch in waiting:
+        """Drop the readers that took nothing for the longest time, until ``excess`` bytes are free."""
+        unread = (watch for watch in self._watches.values() if watch.unsent)
+        for watch in sorted(unread, key=lambda watch: watch.taken_at):
             if excess <= 0:
                 return
             excess -= watch.unsent

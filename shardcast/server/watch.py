@@ -1,4 +1,4 @@
-"""What the bounds of a listener need to know of one connection."""
+"""The watch over one connection: the facts that the bounds of a listener are checked against."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from shardcast.server.bounds import Address, Reservation
 log = logging.getLogger(__name__)
 
 _MAX_AHEAD = 64 << 10
-"""Bytes of further requests that a client may send while one is being answered. Parsed heads take more memory
-than their bytes, and nothing else bounds them while an answer stays open."""
+"""Bytes of further requests that a client may send before an answer ends. Parsed heads take more memory than
+their bytes, and nothing else bounds them while an answer stays open."""
 
 
 class Watch(asyncio.Protocol):
-    """Hands everything on to aiohttp's protocol, and remembers what the bounds need.
+    """A protocol that forwards events to aiohttp's protocol and records when they happened.
 
     Attributes:
         transport: the connection.
         request: the request that is being answered; None between two.
-        head_since: when the head that is expected began to come; None between two requests.
-        ahead: bytes that came while the whole request was here already.
+        head_since: when the expected head began to arrive; None between two requests.
+        ahead: bytes that arrived after the whole request.
         reserved: the memory for the request's body.
-        body_awaited: whether the body may come: false while the sender waits to be told to go on.
-        body_at: when the current look at the body's pace began, and the bytes that were here then.
-        taken_at: when the reader had last taken all that was to be sent, or a good part of it.
-        address: under which it is counted; None where it is not.
+        body_awaited: whether the body may arrive: False while the sender waits for ``100 Continue``.
+        body_at: start of the current interval of the body's pace, and the bytes that had arrived then.
+        taken_at: when the reader had last taken all of the unsent bytes, or a good part of them.
+        address: the address under which the connection counts; None where it does not.
     """
 
     def __init__(
@@ -57,9 +57,10 @@ class Watch(asyncio.Protocol):
         self.taken_at = now
         transport.set_protocol(self)
 
-    # What the transport calls
+    # Called by the transport
 
     def data_received(self, data: bytes) -> None:
+        """Forward bytes, and note a head that begins; abort on too many bytes ahead of the answers."""
         request = self.request
         if request is None:
             if self.head_since is None:
@@ -73,31 +74,35 @@ class Watch(asyncio.Protocol):
         self._inner.data_received(data)
 
     def resume_writing(self) -> None:
+        """Forward, and note that the reader took bytes."""
         self.taken_at = self._clock()
         self._inner.resume_writing()
 
     def pause_writing(self) -> None:
+        """Forward."""
         self._inner.pause_writing()
 
     def eof_received(self) -> bool | None:
+        """Forward."""
         return self._inner.eof_received()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Forward, and forget the connection."""
         self._lost(self)
         self._inner.connection_lost(error)
 
-    # What the middleware calls
+    # Called by the middleware
 
     def begins(self, request: web.Request) -> None:
-        """A head has come."""
+        """Note that the head of a request has arrived."""
         self.request, self.head_since, self.ahead = request, None, 0
         self.body_at = (self._clock(), 0)
 
     def ends(self) -> None:
-        """The answer has been handed over."""
+        """Note that the answer was handed to the transport."""
         self.request, self.body_awaited = None, True
 
     @property
     def unsent(self) -> int:
-        """Bytes of answers that are in memory, since the reader has not taken them."""
+        """Bytes of answers in memory that the reader has not taken."""
         return self.transport.get_write_buffer_size()

@@ -61,7 +61,7 @@ FAULTS = [
     Fault(
         name="each-refused-connection-is-logged",
         file=CONNECTIONS,
-        old="if now - self._told.get(address, -_REPEAT) >= _REPEAT:",
+        old="if now - self._logged_at.get(address, -_REPEAT) >= _REPEAT:",
         new="if True:",
         tests=LIMITED,
     ),
@@ -107,7 +107,7 @@ FAULTS = [
     Fault(
         name="body-that-comes-too-slowly-is-read-on",
         file=CONNECTIONS,
-        old="if content.total_bytes - before < least:",
+        old="if content.total_bytes - before < minimum:",
         new="if False:",
         tests=SLOW_CLIENTS,
     ),
@@ -121,8 +121,8 @@ FAULTS = [
     Fault(
         name="small-body-needs-memory",
         file=BODIES,
-        old="if size > SMALL_BODY and not room.grow(size):",
-        new="if not room.grow(size):",
+        old="if size > SMALL_BODY and not reservation.grow(size):",
+        new="if not reservation.grow(size):",
         tests=LARGE_BODY,
     ),
     Fault(
@@ -174,8 +174,8 @@ FAULTS = [
     Fault(
         name="newest-reader-goes-first",
         file=CONNECTIONS,
-        old="key=lambda one: one.taken_at)",
-        new="key=lambda one: -one.taken_at)",
+        old="key=lambda watch: watch.taken_at)",
+        new="key=lambda watch: -watch.taken_at)",
         tests=[
             "tests/faults/test_connections.py::"
             "test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short"

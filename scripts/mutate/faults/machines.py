@@ -26,14 +26,14 @@ FAULTS = [
     Fault(
         name="ipv4-comes-in-by-ipv6",
         file=BINDING,
-        old="one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)",
-        new="one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)",
+        old="sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)",
+        new="sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)",
         tests=FAMILIES,
     ),
     Fault(
         name="free-port-is-another-in-each-family",
         file=BINDING,
-        old="                port = one.getsockname()[1]\n",
+        old="                port = sock.getsockname()[1]\n",
         new="",
         tests=FAMILIES,
     ),
