@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 CONFIRM_SECONDS = 60.0
 """Seconds that a caller has to confirm: other callers wait for their turn meanwhile."""
 _HUNG_UP = getattr(select, "POLLRDHUP", select.POLLHUP)
-"""Event of poll(2) for a peer that has closed its end; only Linux tells it before the request is read."""
+"""Event of poll(2) for a peer that closed its end; ``POLLRDHUP`` (Linux) comes although bytes before the end
+are unread."""
 
 _MAX_REQUEST = 1 << 20
 """Bytes of a request."""

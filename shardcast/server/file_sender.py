@@ -24,7 +24,7 @@ _FALLBACK_CHUNK = 256 << 10
 
 
 class FileSender:
-    """Sends parts of one file in an answer whose head is sent, and adapts portions to the reader's speed."""
+    """Sends parts of one file in a prepared answer, in portions that fit the speed of its reader."""
 
     def __init__(
         self, request: web.Request, response: web.StreamResponse, file: BinaryIO, reader: Reader
@@ -90,6 +90,7 @@ class FileSender:
         return portion
 
     def _adapt(self, seconds: float) -> None:
+        """Choose the next portion by the seconds that the last one took."""
         if seconds < _FAST:
             self._portion = min(2 * self._portion, _MAX_PORTION)
         elif seconds > _SLOW:

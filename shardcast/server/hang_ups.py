@@ -1,7 +1,7 @@
-"""Work for a request that ends when its client hangs up.
+"""Work for a request that ends when the client hangs up.
 
-aiohttp goes on with a request whose connection is gone, and notices when the answer is sent. What takes long
-before that (hashing a shard, waiting for an upload) is watched here.
+aiohttp continues a request whose connection is gone, and notices that only when it sends the answer. Handlers
+whose work takes long before that (hashing a shard, waiting for an upload) run it here.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from shardcast.concurrency import cancel
 T = TypeVar("T")
 
 _LOOK = 0.25
-"""Seconds between two looks whether the client is there still."""
+"""Seconds between two checks of the connection."""
 
 
 async def while_wanted(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
-    """Do work for as long as the client is connected.
+    """Run ``work`` while the client is connected, and return its result.
 
     Raises:
-        ConnectionResetError: it hung up; the work was cancelled, and has ended.
+        ConnectionResetError: the client hung up; the work was cancelled, and has ended.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -39,10 +39,10 @@ async def while_wanted(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
 
 @asynccontextmanager
 async def opened_for(request: web.Request, opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
-    """Enter what takes long to be entered, for as long as the client is connected.
+    """Enter a context manager that takes long to enter, while the client is connected.
 
     Raises:
-        ConnectionResetError: it hung up.
+        ConnectionResetError: the client hung up.
     """
     async with AsyncExitStack() as stack:
         yield await while_wanted(request, stack.enter_async_context(opening))

@@ -1,4 +1,4 @@
-"""A span of a file, or a blob, ─▶ the socket, by sendfile where the event loop has it."""
+"""Answers with the bytes of a span, a blob or a landing."""
 
 from __future__ import annotations
 
@@ -38,11 +38,17 @@ _CHUNK = 256 << 10
 async def send_span(
     request: web.Request, span: Span, reader: Reader, headers: Mapping[str, str] | None = None
 ) -> web.StreamResponse:
-    """Answer the GET or HEAD of a reader with the bytes of a span: whole or a range, if the preconditions
-    hold. ``headers`` go out beside the usual ones."""
-    asked = _Asked(request, span.digest, span.length, headers)
-    if asked.answer:
-        return asked.answer
+    """Answer a GET or HEAD with the bytes of a span: all, a range, or none where a precondition fails.
+
+    Args:
+        request: the request.
+        span: bytes of a file.
+        reader: counts the bytes that were sent.
+        headers: further headers of the answer.
+    """
+    answer = _Answer(request, span.digest, span.length, headers)
+    if answer.bodiless:
+        return answer.bodiless
     try:
         file = span.path.open("rb", buffering=0)
     except OSError as error:
@@ -60,9 +66,9 @@ async def send_span(
 
         async def send(response: web.StreamResponse) -> None:
             sender = FileSender(request, response, file, reader)
-            await sender.send(span.offset + asked.start, asked.end - asked.start)
+            await sender.send(span.offset + answer.start, answer.end - answer.start)
 
-        return await asked.respond(WHOLE, send)
+        return await answer.respond(WHOLE, send)
 
 
 async def send_blob(
@@ -73,37 +79,41 @@ async def send_blob(
     *,
     headers: Mapping[str, str] | None = None,
 ) -> web.StreamResponse:
-    """The same with a blob (``digest``: its SHA-256), also one that lies in no file. When it turns out to be
-    something else, the answer breaks off."""
+    """Answer a GET or HEAD with the bytes of a blob, like ``send_span``, also where it lies in no file.
+
+    A blob that turns out to be shorter or wrong breaks the answer off. ``digest`` is its SHA-256.
+    """
     if blob.span:
         span = Span(blob.span.path, blob.span.offset, blob.span.length, digest)
         return await send_span(request, span, reader, headers)
-    asked = _Asked(request, digest, blob.size, headers)
-    if asked.answer:
-        return asked.answer
+    answer = _Answer(request, digest, blob.size, headers)
+    if answer.bodiless:
+        return answer.bodiless
 
     async def send(response: web.StreamResponse) -> None:
         position = 0
-        while position < asked.end:
-            data = await blob.read(min(_CHUNK, asked.end - position))
+        while position < answer.end:
+            data = await blob.read(min(_CHUNK, answer.end - position))
             if not data:
                 raise ConnectionResetError("it is shorter than it was said to be")
-            part = data[max(0, asked.start - position) :]
+            part = data[max(0, answer.start - position) :]
             position += len(data)
             if part:
                 await write(request, response, part)
                 reader.sent += len(part)
 
-    return await asked.respond(WHOLE, send)
+    return await answer.respond(WHOLE, send)
 
 
 async def send_landing(request: web.Request, landing: Landing, reader: Reader) -> web.StreamResponse:
-    """The same with a shard that is arriving: its verified pieces in order, as they come. When they stop
-    coming, the answer breaks off."""
+    """Answer a GET or HEAD with the verified pieces of a landing, in order, as they arrive.
+
+    The answer breaks off when no piece arrives for ``HTTP_TIMEOUT``, or the landing ends.
+    """
     shard = landing.shard
-    asked = _Asked(request, shard.sha256, shard.size, UNBUFFERED)
-    if asked.answer:
-        return asked.answer
+    answer = _Answer(request, shard.sha256, shard.size, UNBUFFERED)
+    if answer.bodiless:
+        return answer.bodiless
     with contextlib.ExitStack() as stack:
         try:
             file, base = stack.enter_context(landing.read_along())
@@ -111,25 +121,25 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
             return web.Response(status=503, text="503: it is not here yet\n", headers={"Retry-After": "1"})
 
         async def send(response: web.StreamResponse) -> None:
-            position = asked.start
-            while position < asked.end:
+            position = answer.start
+            while position < answer.end:
                 reach = await asyncio.wait_for(landing.reach_beyond(position), HTTP_TIMEOUT)
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
-                end = min(reach, asked.end)
-                # A sender of its own each time: how fast few bytes leave says nothing of a large portion.
+                end = min(reach, answer.end)
+                # A new sender each time: few bytes that leave fast do not justify a large portion.
                 await FileSender(request, response, file, reader).send(base + position, end - position)
                 position = end
 
-        return await asked.respond(LANDING, send)
+        return await answer.respond(LANDING, send)
 
 
-class _Asked:
-    """Which bytes a request wants of those with a digest and a length.
+class _Answer:
+    """The bytes that a request selects, and the head of its answer.
 
     Attributes:
-        answer: the answer that needs none of them; None where some are to be sent.
-        start: the first.
+        bodiless: the answer that needs no bytes; None where bytes are to be sent.
+        start: the first byte.
         end: the byte after the last.
     """
 
@@ -145,7 +155,7 @@ class _Asked:
         self._status = selected.status
         self.start, self.end = selected.start, selected.end
         self._headers |= selected.headers
-        self.answer = None if selected.has_bytes else self._without_bytes()
+        self.bodiless = None if selected.has_bytes else self._without_bytes()
 
     def _without_bytes(self) -> web.Response:
         names = ("Content-Range",) if self._status == 416 else ("ETag",)
@@ -156,7 +166,7 @@ class _Asked:
     async def respond(
         self, state: str, send: Callable[[web.StreamResponse], Awaitable[None]]
     ) -> web.StreamResponse:
-        """The head, and the bytes by ``send``."""
+        """Send the head, and the bytes by ``send``; an error on the way aborts the connection."""
         request = self._request
         response = web.StreamResponse(status=self._status, headers={**self._headers, STATE: state})
         response.content_length = self.end - self.start

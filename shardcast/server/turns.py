@@ -1,4 +1,4 @@
-"""Work in the event loop that is not small: done in slices, and never all the time."""
+"""Long work in the event loop, done in slices and with pauses."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from shardcast.protocol.wire import RETRY_AFTER
 T = TypeVar("T")
 
 _REST = 4.0
-"""How many times as long as a piece of work took, nothing like it begins: it has a fifth of the loop."""
+"""Pause after long work, in multiples of the time it took: such work gets a fifth of the loop."""
 _MOST_WAITING = 8
-"""Requests that wait for their turn; more are told to come again."""
+"""Requests that wait for their turn; further ones are refused."""
 
 
 class Turns:
-    """Lets one request after another do what takes long."""
+    """Lets one request after another do long work."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, rest: float | None = None) -> None:
-        """``rest``: how many times as long as work took nothing begins; 4 without it."""
+        """``rest``: pause after work, in multiples of the time it took; 4 where None."""
         self._clock = clock
         self._rest = rest
         self._turn = asyncio.Lock()
@@ -31,10 +31,10 @@ class Turns:
         self._rest_until = 0.0
 
     async def take(self, slices: Iterable[T]) -> list[T]:
-        """Return all ``slices``, with a pause for others after each, and for longer after all.
+        """Return all ``slices``, and let other tasks run after each, and for longer after all.
 
         Raises:
-            HTTPServiceUnavailable: too many wait already.
+            HTTPServiceUnavailable: too many requests wait.
         """
         if self._waiting >= _MOST_WAITING:
             raise web.HTTPServiceUnavailable(text="503: busy\n", headers={"Retry-After": RETRY_AFTER})
@@ -42,21 +42,22 @@ class Turns:
         try:
             async with self._turn:
                 await asyncio.sleep(max(0.0, self._rest_until - self._clock()))
-                return await self._done(slices)
+                return await self._run(slices)
         finally:
             self._waiting -= 1
 
-    async def _done(self, slices: Iterable[T]) -> list[T]:
+    async def _run(self, slices: Iterable[T]) -> list[T]:
+        """Return all slices, and set the time until which nothing like them starts."""
         done, busy, each = [], 0.0, iter(slices)
         try:
             while True:
-                begun = self._clock()
+                started = self._clock()
                 try:
                     done.append(next(each))
                 except StopIteration:
                     return done
                 finally:
-                    busy += self._clock() - begun
+                    busy += self._clock() - started
                 await asyncio.sleep(0)
         finally:
             self._rest_until = self._clock() + (_REST if self._rest is None else self._rest) * busy

@@ -1,9 +1,9 @@
-"""Answers without a length and without chunks (HTTP/1.0): only the connection's end tells where they end.
+"""Answers without a length and without chunks (HTTP/1.0), which end where the connection ends.
 
 An orderly end says that the answer is whole. So from its head on such a connection is set to end in a reset
-(``SO_LINGER`` of no seconds, socket(7)), and set back when the last byte has left for the system. Then the
-reader is told that an answer was cut, whatever cut it: a handler that breaks off, an exception, the end of
-the node, or a kill of its process.
+(``SO_LINGER`` of no seconds, socket(7)), and set back when the last byte has left for the system. So the
+reader learns of an answer that was cut, by whatever cause: a handler that breaks off, an exception, the end
+of the node, or a kill of its process.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from aiohttp import hdrs, web
 from shardcast.server.bounds import bounds_of
 
 _RESET, _ORDERLY = struct.pack("ii", 1, 0), struct.pack("ii", 0, 0)
-"""Values of ``SO_LINGER``: what closing the socket does."""
+"""Values of ``SO_LINGER``: the effect of closing the socket."""
 _BODILESS = (204, 304)
+"""Statuses of answers without a body."""
 
 
 async def expect_reset(request: web.Request, response: web.StreamResponse) -> None:
@@ -32,7 +33,7 @@ async def expect_reset(request: web.Request, response: web.StreamResponse) -> No
 async def end_in_order(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Have the connection of an unframed answer end in order when the whole answer was sent."""
+    """End the connection of an unframed answer in order once the whole answer was sent."""
     response = await handler(request)
     if response.prepared and _is_unframed(request, response):
         try:
@@ -46,13 +47,14 @@ async def end_in_order(
 
 
 def _is_unframed(request: web.Request, response: web.StreamResponse) -> bool:
+    """Return whether only the end of the connection ends an answer."""
     if request.method == hdrs.METH_HEAD or response.status in _BODILESS:
         return False
     return hdrs.CONTENT_LENGTH not in response.headers and hdrs.TRANSFER_ENCODING not in response.headers
 
 
 async def _send_all(request: web.Request, response: web.StreamResponse) -> None:
-    """Send what is left of an answer, and wait until the system has all of it.
+    """Send the rest of an answer, and wait until the system has all of it.
 
     Raises:
         ConnectionError: the reader went away.
@@ -64,6 +66,7 @@ async def _send_all(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _end_in(request: web.Request, how: bytes) -> None:
-    plug = request.transport.get_extra_info("socket") if request.transport else None
-    if plug is not None:
-        plug.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)
+    """Set what closing the connection of a request does."""
+    sock = request.transport.get_extra_info("socket") if request.transport else None
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, how)

@@ -1,4 +1,4 @@
-"""Lines and blobs ─▶ an answer that is under way, in portions that its reader takes in time."""
+"""Bytes ─▶ an answer that has started, in portions that its reader takes in time."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from aiohttp import hdrs, web
 from shardcast.server.bounds import bounds_of
 
 UNBUFFERED = {"X-Accel-Buffering": "no"}
-"""Headers of an answer that is made while it is sent. Of others nginx keeps back the head and up to 8 KiB
-until more comes, and the reader takes that for a stall."""
+"""Headers of an answer that is made while it is sent. nginx holds the head and up to 8 KiB of other answers
+back until more arrives, which its reader takes for a stall."""
 PORTION = 64 << 10
-"""Bytes that are handed to the transport at once: it copies what the socket does not take."""
+"""Bytes that are handed to the transport at a time: it copies what the socket does not take."""
 
 
 async def write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
@@ -20,7 +20,7 @@ async def write(request: web.Request, response: web.StreamResponse, data: bytes)
 
     Raises:
         ConnectionError: the reader went away.
-        asyncio.TimeoutError: it takes nothing for ``Bounds.reader_seconds``.
+        TimeoutError: the reader takes nothing for ``Bounds.reader_seconds``.
     """
     seconds, view = bounds_of(request).reader_seconds, memoryview(data)
     for start in range(0, len(data), PORTION):
@@ -30,8 +30,9 @@ async def write(request: web.Request, response: web.StreamResponse, data: bytes)
 
 
 async def write_body(request: web.Request, response: web.Response) -> None:
-    """Send an answer whose body is in memory, piece by piece, so that a reader that does not take it costs no
-    copy of it.
+    """Send an answer whose body is in memory, portion by portion.
+
+    Handed over at once, the body would be copied for a reader that does not take it.
 
     Raises:
         ConnectionError: the reader went away.

@@ -268,7 +268,7 @@ FAULTS = [
     Fault(
         name="versions-of-nodes-below-without-a-bound",
         file=BELOW,
-        old="if _names(node) <= room:",
+        old="if _name_count(node) <= room:",
         new="if True:",
         tests=[
             "tests/unit/protocol/test_report.py::test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many"
@@ -277,15 +277,15 @@ FAULTS = [
     Fault(
         name="silent-node-stays-below",
         file=BELOW,
-        old="if now - told.at > _FORGOTTEN]",
+        old="if now - entry.at > _FORGOTTEN]",
         new="if False]",
         tests=["tests/unit/protocol/test_report.py::test_who_told_of_itself_is_below_for_a_minute"],
     ),
     Fault(
         name="node-is-below-itself",
         file=BELOW,
-        old="if node.node == self._node_id or (known and known.at > told_at):",
-        new="if known and known.at > told_at:",
+        old="if node.node == self._node_id or (known and known.at > reported_at):",
+        new="if known and known.at > reported_at:",
         tests=["tests/unit/protocol/test_report.py::test_a_node_is_never_below_itself"],
     ),
     Fault(

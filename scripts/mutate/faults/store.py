@@ -234,7 +234,7 @@ FAULTS = [
     Fault(
         name="older-report-counts",
         file="shardcast/server/downstream.py",
-        old="if node.node == self._node_id or (known and known.at > told_at):",
+        old="if node.node == self._node_id or (known and known.at > reported_at):",
         new="if node.node == self._node_id:",
         tests=["tests/unit/protocol/test_report.py"],
     ),
