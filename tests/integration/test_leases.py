@@ -317,12 +317,12 @@ async def test_a_holder_that_takes_nothing_is_dropped(shelf: Shelf, monkeypatch:
     """Its connection is there, and nobody reads it: what is said to it piles up."""
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.001)
     monkeypatch.setattr(writing, "bounds_of", lambda request: Bounds(reader_seconds=0.5))
-    say = door._say
+    send_line = door._send_line
 
     async def at_length(request: Any, response: Any, **said: str) -> None:
-        await say(request, response, **{key: value + " " * 100_000 for key, value in said.items()})
+        await send_line(request, response, **{key: value + " " * 100_000 for key, value in said.items()})
 
-    monkeypatch.setattr(door, "_say", at_length)
+    monkeypatch.setattr(door, "_send_line", at_length)
     with socket.create_connection(("127.0.0.1", shelf.port)) as holder:
         holder.sendall(b"GET /v1/lease HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: holders(shelf.folders), "the lease")

@@ -21,8 +21,8 @@ FAULTS = [
     Fault(
         name="feed-passes-missed-events-over",
         file=FEED,
-        old="news = shelf.versions_now() if anew else events.since(seq)",
-        new="news = shelf.versions_now() if anew else events.since(seq) or []",
+        old="events_since = shelf.versions_now() if new_line else events.since(seq)",
+        new="events_since = shelf.versions_now() if new_line else events.since(seq) or []",
         tests=["tests/integration/test_feed.py"],
     ),
     Fault(

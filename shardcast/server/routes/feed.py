@@ -1,4 +1,4 @@
-"""The door for those who want to be told: an answer that stays open."""
+"""``GET /feed``: an answer that stays open, and sends events as they happen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", **UNBUFFERED}
 
 
 def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[], Place]) -> None:
-    """Tell of what happens to a Shelf's versions. ``place()``: where the node stands now."""
+    """Send the events of a Shelf's versions. ``place()`` returns the node's position in its network."""
     events = shelf.events
 
     def hello(now: bool) -> Hello:
@@ -37,25 +37,25 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
         notice_death(request)
         missed = _missed(request.query.get("after", ""), events)
         known, feed_id, seq = place(), events.feed, events.seq
-        told: Iterable[Event] = shelf.versions_now() if missed is None else missed
+        batch: Iterable[Event] = shelf.versions_now() if missed is None else missed
         events.feeds += 1
         try:
             begin = hello(now=missed is None).line()
-            await _write(request, response, begin, *(event.line() for event in told), UpTo(seq).line())
+            await _write(request, response, begin, *(event.line() for event in batch), UpTo(seq).line())
             while not events.closed:
                 if events.seq == seq and place() == known:
-                    with contextlib.suppress(asyncio.TimeoutError):
+                    with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(FEED_HEARTBEAT):
                             await events.wake()
-                anew = events.feed != feed_id  # the node changed over to another line
-                news = shelf.versions_now() if anew else events.since(seq)
-                if news is None:
-                    break  # too slow; asking again it is told everything
-                lines = [event.line() for event in news]
-                if anew or place() != known:
+                new_line = events.feed != feed_id  # the node changed over to another line of versions
+                events_since = shelf.versions_now() if new_line else events.since(seq)
+                if events_since is None:
+                    break  # this reader is too slow; its next request gets all versions
+                lines = [event.line() for event in events_since]
+                if new_line or place() != known:
                     known, feed_id = place(), events.feed
-                    lines.insert(0, hello(now=anew).line())
-                seq = events.seq if anew or not news else news[-1].seq
+                    lines.insert(0, hello(now=new_line).line())
+                seq = events.seq if new_line or not events_since else events_since[-1].seq
                 await _write(request, response, *lines, UpTo(seq).line())
             await response.write_eof()
         except (TimeoutError, ConnectionError) as error:
@@ -74,7 +74,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
 
 
 def _missed(after: str, events: Events) -> list[Event] | None:
-    """The events since ``<feed id>:<seq>``; None when everything is to be told."""
+    """Return the events since ``<feed id>:<seq>``; None when the reader needs all versions."""
     feed, _, seq = after.partition(":")
     if feed != events.feed or not (seq.isascii() and seq.isdigit()) or len(seq) > 15:
         return None
@@ -82,4 +82,5 @@ def _missed(after: str, events: Events) -> list[Event] | None:
 
 
 async def _write(request: web.Request, response: web.StreamResponse, *lines: bytes) -> None:
+    """Write lines at once."""
     await write(request, response, b"".join(lines))

@@ -1,4 +1,4 @@
-"""The door for operators: is it alive, has it caught up, and what is it doing."""
+"""``/healthcheck``, ``/ready`` and ``/status``, for operators."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from aiohttp import web
 from shardcast.protocol.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
 
 _SLICE = 100
-"""Rows of a list that are written at once; between two slices others have their turn."""
+"""Rows of a list that are encoded at a time; between two slices the event loop serves other requests."""
 _CHEAP = 0.005
-"""Seconds of the event loop that a status may take each time it is asked for."""
+"""Seconds of the event loop that a status may take for each request."""
 _VALID = 20.0
-"""How many times as long as it took a larger one is given again: it takes a twentieth of the loop at most."""
+"""Validity of a costlier status, in multiples of the time it took: such statuses take a twentieth of the loop
+at most."""
 _LONGEST_VALID = 5.0
-"""Seconds for which one is given at the most."""
+"""Maximum validity in seconds."""
 
 
 def add_health(
     app: web.Application, status: Callable[[], Mapping[str, Any]], behind: Callable[[], str | None]
 ) -> None:
-    """Say that the node lives, ``status()`` as JSON, and whether it has caught up: ``behind()`` says what is
-    missing, None when nothing is."""
-    shared = _Shared(status)
+    """Answer that the node lives, whether it has caught up, and ``status()`` as JSON.
+
+    ``behind()`` returns what the node lacks; None when it has all versions that it should have.
+    """
+    shared = _SharedStatus(status)
 
     async def healthcheck(request: web.Request) -> web.StreamResponse:
         return web.Response(text="OK")
@@ -46,8 +49,8 @@ def add_health(
     app.router.add_get(STATUS_PATH, report)
 
 
-class _Shared:
-    """A status as JSON, made once for all who ask at the same time."""
+class _SharedStatus:
+    """A status as JSON, made once for all requests at the same time."""
 
     def __init__(
         self, status: Callable[[], Mapping[str, Any]], clock: Callable[[], float] = time.perf_counter
@@ -59,7 +62,7 @@ class _Shared:
         self._valid_until = 0.0
 
     async def now(self) -> bytes:
-        """Return the status; one that was costly is some seconds old at the most."""
+        """Return the status; a costly one is some seconds old at most."""
         if self._clock() < self._valid_until:
             return self._made
         if self._making is None or self._making.done():
@@ -67,23 +70,24 @@ class _Shared:
         return await asyncio.shield(self._making)
 
     async def _make(self) -> bytes:
-        text, busy, begun = "", 0.0, self._clock()
+        """Encode the status, with a pause after each slice."""
+        text, busy, started = "", 0.0, self._clock()
         for piece in _json(self._status()):
             text += piece
             now = self._clock()
-            busy += now - begun
+            busy += now - started
             await asyncio.sleep(0)
-            begun = self._clock()
+            started = self._clock()
         self._made = text.encode()
         if busy > _CHEAP:
             self._valid_until = self._clock() + min(_VALID * busy, _LONGEST_VALID)
         return self._made
 
 
-def _json(said: Mapping[str, Any]) -> Iterator[str]:
+def _json(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield an object as JSON in slices of few milliseconds' work."""
     piece = "{"
-    for key, value in said.items():
+    for key, value in values.items():
         piece += ("" if piece == "{" else ", ") + json.dumps(key) + ": "
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > _SLICE:
             for start in range(0, len(value), _SLICE):

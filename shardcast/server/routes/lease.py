@@ -1,7 +1,7 @@
-"""The door for those who need a version for longer: while the answer is open, the version stays.
+"""``GET /<version>/lease``: while the answer is open, the version stays.
 
-The first line, ``{"lease": "v3"}``, says that it does; ``{"held": "v3"}`` comes every few seconds, so that
-silence is told from death; ``{"ended": "why"}`` comes last when the version goes all the same.
+The first line, ``{"lease": "v3"}``, grants the lease; ``{"held": "v3"}`` comes every few seconds, which tells
+silence from death; ``{"ended": "why"}`` comes last when the version goes all the same.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from shardcast.store.interfaces import Shelf
 
 log = logging.getLogger(__name__)
 
-_LONGEST_NAME = 100
-"""Characters of what a holder calls itself."""
+_MAX_NAME = 100
+"""Characters of a holder's name."""
 
 
 def add_lease(app: web.Application, shelf: Shelf) -> None:
-    """Hold a Shelf's versions for who asks."""
+    """Grant leases on a Shelf's versions."""
 
     async def lease(request: web.Request) -> web.StreamResponse:
         version = request.match_info["version"]
-        with shelf.leased(version, _who(request)) as leased:
+        with shelf.leased(version, _holder(request)) as leased:
             if not leased:
                 raise web.HTTPNotFound(text="404: no such version\n")
             response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED})
             await response.prepare(request)
-            if request.method == "HEAD":  # holds nothing
+            if request.method == "HEAD":  # grants no lease
                 return response
             notice_death(request)
             try:
-                await _say(request, response, lease=version)
+                await _send_line(request, response, lease=version)
                 await _hold(request, response, version, shelf)
                 await response.write_eof()
             except (TimeoutError, ConnectionError) as error:
@@ -52,25 +52,27 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
 
 
 async def _hold(request: web.Request, response: web.StreamResponse, version: str, shelf: Shelf) -> None:
+    """Send lines while the Shelf has the version and the node runs."""
     events = shelf.events
-    heard = asyncio.get_running_loop().time()
+    sent_at = asyncio.get_running_loop().time()
     while not events.closed:
         if not shelf.has(version):
-            await _say(request, response, ended=f"{version} has gone")
+            await _send_line(request, response, ended=f"{version} has gone")
             return
-        left = heard + FEED_HEARTBEAT - asyncio.get_running_loop().time()
+        seconds = sent_at + FEED_HEARTBEAT - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait_for(events.change(events.seq), left)
+            await asyncio.wait_for(events.change(events.seq), seconds)
         except TimeoutError:
-            heard = asyncio.get_running_loop().time()
-            await _say(request, response, held=version)
+            sent_at = asyncio.get_running_loop().time()
+            await _send_line(request, response, held=version)
 
 
-def _who(request: web.Request) -> str:
-    """Its address, and what it calls itself."""
-    name = short_name(request.query.get("holder", ""), _LONGEST_NAME)
+def _holder(request: web.Request) -> str:
+    """Return the holder's address and name."""
+    name = short_name(request.query.get("holder", ""), _MAX_NAME)
     return f"{request.remote} ({name})" if name else str(request.remote)
 
 
-async def _say(request: web.Request, response: web.StreamResponse, **said: str) -> None:
-    await write(request, response, json.dumps(said).encode() + b"\n")
+async def _send_line(request: web.Request, response: web.StreamResponse, **values: str) -> None:
+    """Send a line."""
+    await write(request, response, json.dumps(values).encode() + b"\n")

@@ -1,7 +1,6 @@
-"""The door on the data directory's Unix socket through which versions are pinned there.
+"""``POST /pin`` and ``POST /unpin`` on the data directory's Unix socket.
 
-``POST /pin`` and ``POST /unpin`` with ``{"version": "v3"}`` are answered with ``{"done": "v3"}`` or
-``{"error": …}``.
+``{"version": "v3"}`` is answered with ``{"done": "v3"}`` or ``{"error": …}``.
 """
 
 from __future__ import annotations
@@ -16,10 +15,13 @@ from shardcast.server.callers import Handler, add_change, read_request
 
 
 class Pinning(Protocol):
-    """What holds versions."""
+    """The versions of a node that can be pinned."""
 
-    async def pin(self, version: str) -> None: ...
-    async def unpin(self, version: str) -> None: ...
+    async def pin(self, version: str) -> None:
+        """Keep a version until it is unpinned."""
+
+    async def unpin(self, version: str) -> None:
+        """Release a version."""
 
 
 def add_pins(app: web.Application, versions: Pinning) -> None:

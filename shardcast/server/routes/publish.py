@@ -1,14 +1,14 @@
-"""The door on the data directory's Unix socket: hands the origin a payload to broadcast.
+"""``POST /publish`` and ``POST /stream`` on the data directory's Unix socket: hand the origin a payload.
 
 ``POST /publish`` with ``{"path": …, "shard_size": …, "metadata": …, "copy": …}`` is answered line by line:
-``{"version": "v7"}`` at once, ``{"progress": …}`` as it goes, at last ``{"complete": …}`` or
-``{"error": …}``. A caller that goes away before gives the version up.
+``{"version": "v7"}`` at once, ``{"progress": …}`` meanwhile, at last ``{"complete": …}`` or ``{"error": …}``.
+A caller that goes away before aborts the version.
 
 ``POST /stream`` with ``{"name": …, "shard_size": …, "metadata": …}`` in the first line of its body is
-answered with ``{"version": "v7", "pipe": …}``. The payload's bytes are written to that named pipe as they are
-made, straight into the publisher's hands; ``{"end": …}``, their number, is the last line of the body, which
-stays open meanwhile. Then comes ``{"complete": …}`` or ``{"error": …}``. A body that ends without that line
-gives the version up.
+answered with ``{"version": "v7", "pipe": …}``. The caller writes the payload's bytes to that named pipe as it
+makes them, straight into the publisher's hands; ``{"end": …}``, their number, is the last line of the body,
+which stays open meanwhile. Then comes ``{"complete": …}`` or ``{"error": …}``. A body that ends without that
+line aborts the version.
 """
 
 from __future__ import annotations
@@ -40,19 +40,35 @@ _REPORT_INTERVAL = 0.2
 
 
 class Publishing(Protocol):
-    """A broadcast under way; ``cancel`` gives it up, ``end`` says how many bytes a stream has."""
+    """A broadcast that runs."""
 
     @property
-    def version(self) -> str: ...
-    def progress(self) -> Mapping[str, Any]: ...
-    def cancel(self) -> None: ...
-    def end(self, size: int) -> None: ...
-    async def result(self) -> None: ...
+    def version(self) -> str:
+        """Name of the version."""
+
+    def progress(self) -> Mapping[str, Any]:
+        """Return how many bytes are published, and of how many."""
+
+    def cancel(self) -> None:
+        """Abort the version, unless it is complete."""
+
+    def end(self, size: int) -> None:
+        """Set the number of bytes of a stream, which ends there."""
+
+    async def result(self) -> None:
+        """Wait until the version is complete.
+
+        Raises:
+            ShardcastError: publishing failed.
+        """
 
 
 class PublishTarget(Protocol):
-    """What takes payloads to publish; several queue. ``confirm`` is awaited before a version is complete, and
-    raises where its caller has gone."""
+    """The publisher of a data directory; several broadcasts queue.
+
+    It awaits ``confirm`` before a version is complete; ``confirm`` raises ``NodeFailed`` where its caller has
+    gone.
+    """
 
     async def publish(
         self,
@@ -62,7 +78,8 @@ class PublishTarget(Protocol):
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Callable[[], Awaitable[None]] | None = None,
-    ) -> Publishing: ...
+    ) -> Publishing:
+        """Start to broadcast a file."""
 
     async def publish_stream(
         self,
@@ -72,18 +89,19 @@ class PublishTarget(Protocol):
         *,
         metadata: Mapping[str, Any] | None = None,
         confirm: Callable[[], Awaitable[None]] | None = None,
-    ) -> Publishing: ...
+    ) -> Publishing:
+        """Start to broadcast the bytes that ``source`` gives until its end."""
 
 
 def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[[], Path]) -> None:
-    """Take payloads for ``publisher``; named pipes are made in the folder ``pipes()``."""
+    """Publish payloads by ``publisher``; named pipes are made in the folder ``pipes()``."""
 
     async def publish(request: web.Request) -> web.StreamResponse:
         try:
             caller, asked = await read_request(request)
             path, shard_size, metadata = Path(asked["path"]), asked.get("shard_size"), asked.get("metadata")
             caller.check()
-            under_way = await publisher.publish(
+            publishing = await publisher.publish(
                 path,
                 shard_size,
                 metadata=metadata,
@@ -94,7 +112,7 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
             return web.json_response(_failure(error), content_type=NDJSON)
         except (ValueError, KeyError, TypeError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
-        return await _report(caller, under_way)
+        return await _report(caller, publishing)
 
     async def stream(request: web.Request) -> web.StreamResponse:
         try:
@@ -108,7 +126,7 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
                 pipe = stack.enter_context(_Pipe(pipes()))
                 source = pipe.take_source()
                 try:
-                    under_way = await publisher.publish_stream(
+                    publishing = await publisher.publish_stream(
                         source, name, shard_size, metadata=metadata, confirm=caller.confirm
                     )
                 except BaseException:
@@ -116,9 +134,9 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
                     raise
             except ShardcastError as error:
                 return web.json_response(_failure(error), content_type=NDJSON)
-            ending = asyncio.ensure_future(_end(request, pipe, under_way))
+            ending = asyncio.ensure_future(_await_end(request, pipe, publishing))
             try:
-                return await _report(caller, under_way, str(pipe.path))
+                return await _report(caller, publishing, str(pipe.path))
             finally:
                 await cancel([ending])
 
@@ -127,13 +145,16 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
 
 
 class _Pipe:
-    """A named pipe in ``folder``, and a hold on its writing end: there is no end to read before the pipe is
-    closed here, whatever becomes of who writes."""
+    """A named pipe in ``folder``, with its writing end kept open here.
+
+    So its reader sees no end before this end is closed, whatever happens to the writer.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """
+        """Make the pipe, elsewhere where the file system of ``folder`` has none.
+
         Raises:
-            LocalDiskError: none can be made there.
+            LocalDiskError: no pipe can be made.
         """
         self.path = folder / f"stream-{secrets.token_hex(8)}{PART}"
         self._elsewhere: TemporaryDirectory[str] | None = None
@@ -153,13 +174,13 @@ class _Pipe:
                 raise
 
     def take_source(self) -> BinaryIO:
-        """Its reading end, which the publisher closes."""
+        """Return the reading end, which the publisher closes."""
         os.set_blocking(self._source, True)
         source, self._source = os.fdopen(self._source, "rb", buffering=0), -1
         return source
 
     def close(self) -> None:
-        """Who reads comes to the end, once nobody else has it open for writing."""
+        """Close this end, so that the reader comes to the end once the writer has closed its own."""
         with contextlib.suppress(OSError):  # the next start removes it
             self.path.unlink()
         for descriptor in (self._source, self._sink):
@@ -177,47 +198,51 @@ class _Pipe:
         self.close()
 
 
-async def _end(request: web.Request, pipe: _Pipe, under_way: Publishing) -> None:
-    """Wait for the line that says how much there is, and close the pipe. Without it, it is given up."""
+async def _await_end(request: web.Request, pipe: _Pipe, publishing: Publishing) -> None:
+    """Wait for the line with the number of bytes, and close the pipe; abort the version without that line."""
     try:
         last_line = await read_json_line(request, None)
-        under_way.end(int(last_line["end"]))
+        publishing.end(int(last_line["end"]))
     except (OSError, ClientError, web.RequestPayloadError, ValueError, KeyError, TypeError) as error:
-        log.debug("%s ends before its end: %r", under_way.version, error)
-        under_way.cancel()  # before the publisher sees an end
+        log.debug("%s ends before its end: %r", publishing.version, error)
+        publishing.cancel()  # first, else the end of the pipe would pass for the end of the payload
     except BaseException:
-        under_way.cancel()
+        publishing.cancel()
         raise
     finally:
         pipe.close()
 
 
-async def _report(caller: Caller, under_way: Publishing, pipe: str = "") -> web.StreamResponse:
-    """Send how it ends, and meanwhile how far it is; not to a caller that writes to a ``pipe``, and reads
-    nothing. What is not complete when this ends, whose caller went away, is given up."""
-    result = asyncio.ensure_future(under_way.result())
+async def _report(caller: Caller, publishing: Publishing, pipe: str = "") -> web.StreamResponse:
+    """Send progress and the final result, and return the answer.
+
+    A caller that writes to a ``pipe`` does not read the answer, so it gets no progress. A version that is not
+    complete when this ends, whose caller went away, is aborted.
+    """
+    result = asyncio.ensure_future(publishing.result())
     result.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        await caller.say({"version": under_way.version} | ({"pipe": pipe} if pipe else {}))
+        await caller.say({"version": publishing.version} | ({"pipe": pipe} if pipe else {}))
         while not result.done():
             if not pipe:
-                await caller.say({"progress": under_way.progress()})
+                await caller.say({"progress": publishing.progress()})
             await asyncio.wait([result], timeout=None if pipe else _REPORT_INTERVAL)
-        await caller.say({"progress": under_way.progress()})
+        await caller.say({"progress": publishing.progress()})
         failure = result.exception()
         if isinstance(failure, ShardcastError):
             await caller.say(_failure(failure))
         elif failure is not None:
-            await caller.say(_failure(ShardcastError(f"{under_way.version} failed: {failure!r}")))
+            await caller.say(_failure(ShardcastError(f"{publishing.version} failed: {failure!r}")))
         else:
-            await caller.say({"complete": under_way.version})
+            await caller.say({"complete": publishing.version})
         await caller.end()
     except ConnectionError as error:
-        log.debug("the caller that published %s went away: %s", under_way.version, error)
+        log.debug("the caller that published %s went away: %s", publishing.version, error)
     finally:
-        under_way.cancel()
+        publishing.cancel()
     return caller.response
 
 
 def _failure(error: ShardcastError) -> dict[str, Any]:
+    """Return the line of an error."""
     return {"error": to_wire(error)}

@@ -1,4 +1,4 @@
-"""The door through which the nodes below say what they have."""
+"""``POST /report``: the nodes below this one report their versions."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from shardcast.server.downstream import Downstream
 from shardcast.server.turns import Turns
 
 _SMALL = 16 << 10
-"""Bytes of a report that is taken at once."""
+"""Bytes of a report that is recorded at once."""
 
 
-def _take(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
-    """Take a report, slice by slice.
+def _record(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
+    """Record a report, slice by slice.
 
     Raises:
-        ReportError: it is none; then nothing of it counts.
+        ReportError: the bytes are no report; then no part of it counts.
     """
     nodes: list[Node] = []
-    for some in parsed(raw):
-        nodes += some
+    for batch in parsed(raw):
+        nodes += batch
         yield
     yield from below.hear(nodes, address)
 
 
 def add_below(app: web.Application, below: Downstream) -> None:
-    """Take the reports of nodes."""
+    """Record the reports of nodes in ``below``."""
 
     turns = Turns()
 
@@ -41,7 +41,7 @@ def add_below(app: web.Application, below: Downstream) -> None:
             if len(raw) <= _SMALL:
                 below.heard(parse(raw), address)
             else:
-                await turns.take(_take(raw, below, address))
+                await turns.take(_record(raw, below, address))
         except ReportError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         return web.Response(status=204)

@@ -1,4 +1,4 @@
-"""The door that shardcast is for: the distribution list, manifests and shards of a Shelf."""
+"""The distribution list, manifests and shards of a Shelf: the routes that shardcast is for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _PROBE = bytes(PROBE_SIZE)
 
 
 def add_versions(app: web.Application, shelf: Shelf) -> None:
-    """Serve what a Shelf holds."""
+    """Serve the versions of a Shelf."""
 
     async def distribution(request: web.Request) -> web.StreamResponse:
         headers = {"Content-Type": TEXT, "Cache-Control": "no-cache", **_ANYWHERE}
@@ -54,7 +54,7 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         await response.prepare(request)
         if request.method == "HEAD":
             return response
-        with contextlib.suppress(ConnectionError, asyncio.TimeoutError):
+        with contextlib.suppress(ConnectionError, TimeoutError):
             await _write_as_it_grows(request, response, live, shelf)
             return response
         if request.transport:
@@ -67,11 +67,12 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
             span = shelf.shard(version, number) if number else None
             if_match = request.headers.get("If-Match")
             if number and if_match and (span is None or not matches(if_match, span.digest)):
-                # A download that was under way when this node changed over to another line goes on.
+                # A download that had started when this node changed over to another line goes on.
                 span = shelf.shard_of_another_line(version, number, if_match) or span
             if span is None and number and shelf.live(version) and request.headers.get(ACCEPT) == LANDING:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(shelf.arrival(version, number), LANDING_WAIT)
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(LANDING_WAIT):
+                        await shelf.arrival(version, number)
                 landing, span = shelf.landing(version, number), shelf.shard(version, number)
                 if span is None and landing is not None:
                     return await send_landing(request, landing, reader)
@@ -95,10 +96,11 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
 async def _write_as_it_grows(
     request: web.Request, response: web.StreamResponse, live: LiveManifest, shelf: Shelf
 ) -> None:
-    """
+    """Send the lines of a manifest as they come, until the version ends or the node does.
+
     Raises:
         ConnectionError: the reader went away.
-        asyncio.TimeoutError: it takes nothing.
+        TimeoutError: the reader takes nothing.
     """
     sent = 0
     while True:
@@ -109,15 +111,15 @@ async def _write_as_it_grows(
         elif live.ended or shelf.events.closed:
             break
         else:
-            await _first(live.change(sent), shelf.events.end())
+            await _wait_for_first(live.change(sent), shelf.events.end())
     if live.aborted is not None:
         await write(request, response, aborted_line(live.aborted))
     await response.write_eof()
 
 
-async def _first(*waits: Coroutine[Any, Any, None]) -> None:
-    """Wait until one of them ends."""
-    tasks = [asyncio.ensure_future(one) for one in waits]
+async def _wait_for_first(*waits: Coroutine[Any, Any, None]) -> None:
+    """Wait until the first of several coroutines ends."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:

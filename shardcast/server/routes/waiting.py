@@ -1,7 +1,7 @@
-"""The door on the data directory's Unix socket for callers that wait for the nodes below.
+"""``POST /finish`` and ``POST /copies`` on the data directory's Unix socket: wait for the nodes below.
 
 ``POST /finish`` with ``{"wait": null}``, or seconds, is answered with ``{"waiting": "v7: gpu3 lacks it"}``
-each time that changes, and with ``{"done": true}`` when the origin may be ended.
+each time that changes, and with ``{"done": true}`` when the origin may end.
 
 ``POST /copies`` with ``{"version": "v7", "copies": 3}`` is answered with ``{"copies": 2}`` each time that
 changes, and with ``{"done": true}`` when so many nodes have the version, or ``{"error": …}``.
@@ -13,6 +13,7 @@ ended.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -27,13 +28,13 @@ from shardcast.server.bodies import read_body
 from shardcast.server.writing import write
 
 _LOOK = 0.2
-"""Seconds between two looks."""
-_MOST_ASKED = 4096
+"""Seconds between two calls of a ``Look``."""
+_MAX_REQUEST = 4096
 """Bytes of a request."""
 _DONE = {"done": True}
 
 Look = Callable[[], Mapping[str, Any] | None]
-"""Returns the line that says what is still waited for; None when the wait is over."""
+"""Returns the line that tells what the caller still waits for; None when the wait is over."""
 
 
 def add_waiting(
@@ -41,13 +42,18 @@ def add_waiting(
     finish: Callable[[float | None], Callable[[], str | None]],
     copies: Callable[[str, int], Callable[[], int]],
 ) -> None:
-    """Answer callers that wait. ``finish(wait)`` returns a function that returns what the origin waits for;
-    ``copies(version, copies)`` one that returns how many nodes have the version."""
+    """Answer callers that wait.
+
+    Args:
+        app: the application.
+        finish: ``finish(wait)`` returns a function that returns what the origin waits for, None at the end.
+        copies: ``copies(version, copies)`` returns a function that returns how many nodes have the version.
+    """
     ended = asyncio.Event()
 
     async def answer_finish(request: web.Request) -> web.StreamResponse:
         try:
-            wait = json.loads(await read_body(request, _MOST_ASKED))["wait"]
+            wait = json.loads(await read_body(request, _MAX_REQUEST))["wait"]
             if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
                 raise ValueError("no number of seconds")
             waiting = finish(wait)
@@ -62,19 +68,20 @@ def add_waiting(
 
     async def answer_copies(request: web.Request) -> web.StreamResponse:
         try:
-            asked = json.loads(await read_body(request, _MOST_ASKED))
-            version, most = asked["version"], asked["copies"]
-            if not isinstance(version, str) or not is_version(version) or type(most) is not int or most < 1:
+            values = json.loads(await read_body(request, _MAX_REQUEST))
+            version, enough = values["version"], values["copies"]
+            fits = isinstance(version, str) and is_version(version)
+            if not fits or type(enough) is not int or enough < 1:
                 raise ValueError("no version, or no number of copies")
         except (ValueError, KeyError, TypeError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
-        counting, last = copies(version, most), -1
+        count, last = copies(version, enough), -1
 
         def look() -> Mapping[str, Any] | None:
             nonlocal last
-            if last >= most:
+            if last >= enough:
                 return None
-            last = counting()
+            last = count()
             return {"copies": last}
 
         return await _answer(request, look, ended)
@@ -88,27 +95,26 @@ def add_waiting(
 
 
 async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web.StreamResponse:
-    """Send what ``look`` returns, until it returns None, the caller goes away, or the node has ``ended``."""
+    """Send the lines that ``look`` returns, until None, the caller goes away, or the node has ``ended``."""
     response = web.StreamResponse(headers={"Content-Type": NDJSON})
     await response.prepare(request)
     loop = asyncio.get_running_loop()
-    said: Mapping[str, Any] = {}
-    said_at = loop.time()
+    sent: Mapping[str, Any] = {}
+    sent_at = loop.time()
     try:
         while not ended.is_set() and request.transport and not request.transport.is_closing():
             try:
                 line = look() or _DONE
             except ShardcastError as error:
                 line = {"error": to_wire(error)}
-            if line != said or loop.time() - said_at >= FEED_HEARTBEAT:
+            if line != sent or loop.time() - sent_at >= FEED_HEARTBEAT:
                 await write(request, response, json.dumps(line).encode() + b"\n")
-                said, said_at = line, loop.time()
+                sent, sent_at = line, loop.time()
             if "done" in line or "error" in line:
                 break
-            try:
-                await asyncio.wait_for(ended.wait(), _LOOK)
-            except TimeoutError:
-                pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK):
+                    await ended.wait()
         await response.write_eof()
     except (TimeoutError, ConnectionError):
         pass  # the caller went away, or takes nothing

@@ -1,7 +1,7 @@
-"""The door on an origin's Unix socket through which its versions are withdrawn.
+"""``POST /withdraw`` on an origin's Unix socket.
 
-``POST /withdraw`` with ``{"version": "v7", "reason": "loss was NaN"}`` is answered with
-``{"done": {"version": "v7", "digest": …, "reason": …}}`` or ``{"error": …}``.
+``{"version": "v7", "reason": "loss was NaN"}`` is answered with ``{"done": {"version": "v7", "digest": …,
+"reason": …}}`` or ``{"error": …}``.
 """
 
 from __future__ import annotations
@@ -21,11 +21,16 @@ from shardcast.server.callers import add_change, read_request
 class Withdrawing(Protocol):
     """The versions of an origin."""
 
-    async def withdraw_own(self, version: str, reason: str) -> Withdrawal: ...
+    async def withdraw_own(self, version: str, reason: str) -> Withdrawal:
+        """Withdraw a version.
+
+        Raises:
+            ShardcastError: the version is not there, or the withdrawal can't be written down.
+        """
 
 
 def add_withdraw(app: web.Application, versions: Withdrawing) -> None:
-    """Withdraw some of ``versions``."""
+    """Withdraw ``versions`` on request."""
 
     async def withdraw(request: web.Request) -> web.StreamResponse:
         try:

@@ -82,7 +82,7 @@ async def test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew
         clock.now += cost
         return {"made": made, "rows": [{"row": number} for number in range(250)], "none": [], "few": [1]}
 
-    shared = health._Shared(status, clock)
+    shared = health._SharedStatus(status, clock)
     asked = await asyncio.gather(*(shared.now() for _ in range(8)))
     assert len(set(asked)) == 1
     assert json.loads(asked[0])["rows"] == [{"row": number} for number in range(250)]
@@ -103,7 +103,7 @@ async def test_a_status_that_fails_fails_for_that_time_only() -> None:
             raise answer
         return answer
 
-    shared = health._Shared(status)
+    shared = health._SharedStatus(status)
     with pytest.raises(OSError, match="no disk"):
         await shared.now()
     assert json.loads(await shared.now()) == {"role": "origin"}
