@@ -1,0 +1,1 @@
+"""The clients of the Unix socket in a data directory, through which its node takes requests of its owner."""

@@ -1,7 +1,7 @@
-"""The origin of a data directory, reached through its Unix socket: hand it a payload to broadcast.
+"""Requests to the node of a data directory, through its Unix socket: publish, pin, withdraw.
 
-Blocking, with nothing but the standard library, so that it serves from any thread, inside a running
-event loop and after a fork.
+Blocking, with the standard library only, so that it works from any thread, inside a running event loop and
+after a fork.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from shardcast.protocol.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PAT
 from shardcast.store.special_files import short_name, socket_path
 
 _CONNECT_SECONDS = 5.0
+"""Seconds for the node to accept a connection."""
 _SILENCE_SECONDS = 60.0
-"""The origin says how far it is several times a second."""
+"""Seconds without a line after which the node is stuck; it reports progress several times a second."""
 
 
 class ControlConnection(Connection):
@@ -36,6 +37,11 @@ class ControlConnection(Connection):
         self._data_dir = data_dir
 
     def connect(self) -> None:
+        """Connect to the socket.
+
+        Raises:
+            OSError: no node listens, or it does not accept.
+        """
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_CONNECT_SECONDS)
         try:
@@ -54,14 +60,21 @@ class ControlConnection(Connection):
         self.send_line(body)
 
     def send_line(self, line: Mapping[str, Any]) -> None:
-        """Send the next line of the body."""
-        if self.sock is None:  # else it would connect anew, and end a request that it never began
+        """Send the next line of the body.
+
+        Raises:
+            http.client.NotConnected: the connection was closed.
+        """
+        if self.sock is None:  # http.client would connect again, and end a request that it never began
             raise http.client.NotConnected
         data = json.dumps(line).encode() + b"\n"
         self.send(b"%x\r\n%s\r\n" % (len(data), data))
 
     def confirm(self) -> None:
-        """Say that this caller still waits, with the last line of the body. It then waits without bound."""
+        """Confirm with the last line of the body that this caller still waits.
+
+        From then on it waits for the answer without bound.
+        """
         if self.sock:
             self.sock.settimeout(None)
         self.send_line({"confirm": True})
@@ -76,15 +89,16 @@ def publish(
     metadata: Mapping[str, Any] | None = None,
     copy: bool = True,
 ) -> Iterator[Mapping[str, Any]]:
-    """Hand a payload to the origin; yields what it says: ``{"version": …}`` first, then ``{"progress":
-    {"done": …, "size": …}}``, at last ``{"complete": …}``. An error means that the version is not published,
-    and will not be.
+    """Publish a payload through the origin, and yield the lines of its answer.
+
+    ``{"version": …}`` comes first, then ``{"progress": {"done": …, "size": …}}`` repeatedly, at last
+    ``{"complete": …}``. An error means that the version is not published, and will not be.
 
     Raises:
-        NoNode: none runs there.
-        NodeFailed: it ended meanwhile, or said nothing any more.
-        UsageError: the metadata is no JSON object, or is too long.
-        ShardcastError: publishing failed; of the type that it failed with there.
+        NoNode: no origin runs on the data directory.
+        NodeFailed: the origin ended meanwhile, or fell silent.
+        UsageError: the metadata are no JSON object, or too long.
+        ShardcastError: publishing failed; of the type that the origin reports.
     """
     check_metadata(metadata or {})
     body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
@@ -92,10 +106,10 @@ def publish(
     with closing(Asking(data_dir, PUBLISH_PATH, body)) as asking:
         try:
             with node_errors(f"the origin of {data_dir} went away while it published {path}"):
-                for said in asking.lines():
-                    version = str(said.get("version", version))
-                    yield said
-                    if "complete" in said:
+                for line in asking.lines():
+                    version = str(line.get("version", version))
+                    yield line
+                    if "complete" in line:
                         return
             raise NodeFailed(f"the origin of {data_dir} ended while it published {path}")
         except NodeFailed:
@@ -105,13 +119,13 @@ def publish(
 
 
 def change_pin(data_dir: Path, version: str, keep: bool) -> None:
-    """Pin a version, or (``keep`` false) unpin it.
+    """Pin a version, or unpin it where ``keep`` is false.
 
     Raises:
-        NoNode: none runs there.
-        NodeFailed: it ended meanwhile.
+        NoNode: no node runs on the data directory.
+        NodeFailed: the node ended meanwhile.
         VersionNotOffered: the version is not complete there, or not pinned.
-        LocalDiskError: it could not be written down.
+        LocalDiskError: the pin can't be written down.
     """
     asking = Asking(data_dir, PIN_PATH if keep else UNPIN_PATH, {"version": version})
     with closing(asking), node_errors(f"the node of {data_dir} went away"):
@@ -119,14 +133,14 @@ def change_pin(data_dir: Path, version: str, keep: bool) -> None:
 
 
 def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
-    """Take a version of the origin back.
+    """Withdraw a version of the origin.
 
     Raises:
-        NoNode: none runs there.
         NodeFailed: the origin ended meanwhile.
-        UsageError: ``version`` is no version's name, ``reason`` does not fit, or no origin runs there.
+        UsageError: ``version`` is no version's name, ``reason`` does not fit, or no origin runs on the data
+            directory.
         VersionNotOffered: the version is not there.
-        LocalDiskError: the withdrawal could not be written down.
+        LocalDiskError: the withdrawal can't be written down.
     """
     if not is_version(version):
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
@@ -145,20 +159,21 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
 class Asking:
     """A request for a change, which the node makes only once this caller has confirmed that it still waits.
 
-    Until it is confirmed, leaving means that nothing was done, and nothing will be. From then on the answer
-    is waited for as long as the node has the connection open, however long that is: a caller that left then
-    would not know what became of it.
+    Until the confirmation a caller may leave: nothing was done, and nothing will be. From then on it waits
+    for the answer for as long as the node keeps the connection open, because a caller that left then would
+    not know the outcome.
 
     Attributes:
-        confirmed: whether this caller has said that it waits.
+        confirmed: whether this caller has confirmed.
     """
 
     def __init__(self, data_dir: Path, path: str, body: Mapping[str, Any]) -> None:
-        """
+        """Connect to the node.
+
         Raises:
-            NoNode: none runs there.
-            NodeFailed: it does not answer.
-            LocalDiskError: it is somebody else's.
+            NoNode: no node runs on the data directory.
+            NodeFailed: the node does not answer.
+            LocalDiskError: the socket belongs to another user.
         """
         self.confirmed = False
         self._data_dir = data_dir
@@ -167,38 +182,42 @@ class Asking:
         self._connection = connect(data_dir)
 
     def lines(self) -> Iterator[Mapping[str, Any]]:
-        """Yield the lines of the answer, and confirm the change where that is asked for.
+        """Yield the lines of the answer, and confirm the change when the node asks.
 
         Raises:
-            ShardcastError: the node refused, or reports what went wrong.
-            OSError, http.client.HTTPException, ValueError: it went away.
+            ShardcastError: the node refused, or reports a failure.
+            OSError, http.client.HTTPException, ValueError: the node went away.
         """
         self._connection.begin(CONFIRMED + self._path, self._body)
         response = self._connection.answer()
-        if response.status == 404:  # a node of an earlier version, or of another role
+        if (
+            response.status == 404
+        ):  # a node of an earlier version, which asks for no confirmation, or of another role
             self._connection.close()
             self._connection = connect(self._data_dir)
             headers = {"Content-Type": "application/json"}
             self._connection.request("POST", self._path, json.dumps(self._body), headers)
             response = self._connection.answer()
-        for said in read_lines(response, self._data_dir):
-            if "ready" in said:
+        for line in read_lines(response, self._data_dir):
+            if "ready" in line:
                 self.confirmed = True
                 self._connection.confirm()
             else:
-                yield said
+                yield line
 
     def close(self) -> None:
+        """Close the connection; an unconfirmed change is not made."""
         self._connection.close()
 
 
 def is_published(data_dir: Path, version: str) -> bool:
-    """Return whether the list of a data directory has a version, when its node has gone."""
+    """Return whether a data directory lists a version, after its node has gone."""
     try:
-        found = parse((data_dir / DISTRIBUTION_FILE).read_bytes())
+        distribution = parse((data_dir / DISTRIBUTION_FILE).read_bytes())
     except (OSError, ValueError):
         return False
-    return any(one.version == version for one in found.settled(found).listings)
+    listings = distribution.settled(distribution).listings
+    return any(listing.version == version for listing in listings)
 
 
 @contextmanager
@@ -218,12 +237,12 @@ def node_errors(message: str) -> Iterator[None]:
 
 
 def connect(data_dir: Path) -> ControlConnection:
-    """A connection to the origin.
+    """Return a connection to the node.
 
     Raises:
-        NoNode: none runs there.
-        NodeFailed: it does not answer.
-        LocalDiskError: it is somebody else's.
+        NoNode: no node runs on the data directory.
+        NodeFailed: the node does not answer.
+        LocalDiskError: the socket belongs to another user.
     """
     connection = ControlConnection(data_dir)
     try:
@@ -240,23 +259,28 @@ def connect(data_dir: Path) -> ControlConnection:
 
 
 def answers(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-    """The lines of an answer.
+    """Yield the lines of the answer to the request that was sent.
 
     Raises:
-        ShardcastError: the origin refused, or said what went wrong.
-        OSError, http.client.HTTPException, ValueError: it went away.
+        ShardcastError: the node refused, or reports a failure.
+        OSError, http.client.HTTPException, ValueError: the node went away.
     """
     yield from read_lines(connection.answer(), data_dir)
 
 
 def read_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mapping[str, Any]]:
-    """The same of an answer that has begun."""
+    """Yield the lines of an answer whose head has arrived.
+
+    Raises:
+        ShardcastError: the node refused, or reports a failure.
+        OSError, http.client.HTTPException, ValueError: the node went away.
+    """
     if response.status != 200:
         if response.status == 404:
             raise NoNode(f"what runs on {data_dir} is no origin")
         raise NodeFailed(f"the origin of {data_dir} refused: {response.text(1000)}")
-    for line in response.lines():
-        said = json.loads(line)
-        if "error" in said:
-            raise from_wire(said["error"])
-        yield said
+    for raw in response.lines():
+        line = json.loads(raw)
+        if "error" in line:
+            raise from_wire(line["error"])
+        yield line

@@ -13,16 +13,17 @@ from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageErr
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
 
 _FIRST_LINE_SECONDS = 10.0
+"""Seconds for the first line, which the origin sends at once."""
 _SILENCE_SECONDS = 60.0
-"""Seconds without a line after which the origin is stuck; it says something every 5 s."""
+"""Seconds without a line after which the origin is stuck; it sends a line every 5 s."""
 
 
 def finish(data_dir: Path, wait: float | None = None) -> None:
-    """Wait until the origin may be ended; it says on its stderr what it waits for.
+    """Wait until the origin may end; the origin tells on its stderr what it waits for.
 
     Raises:
         NoNode: no origin runs on the data directory.
-        NodeFailed: it ended meanwhile.
+        NodeFailed: the origin ended meanwhile.
     """
     for line in _ask(data_dir, FINISH_PATH, {"wait": wait}, None):
         if "done" in line:
@@ -33,14 +34,23 @@ def finish(data_dir: Path, wait: float | None = None) -> None:
 def wait_for_copies(
     data_dir: Path, version: str, copies: int, *, timeout: float | None = None, since: float | None = None
 ) -> Iterator[int]:
-    """Wait until so many nodes below the origin have a version; yields how many have it, as that changes and
-    every few seconds.
+    """Wait until ``copies`` nodes below the origin have a version.
+
+    Args:
+        data_dir: the origin's.
+        version: name of the version.
+        copies: number of nodes.
+        timeout: seconds to wait, without bound where None.
+        since: start of the time-out, by ``time.monotonic``; now where None.
+
+    Yields:
+        How many nodes have the version, as that changes and every few seconds.
 
     Raises:
-        CopiesMissing: they did not within ``timeout`` seconds, from now on or ``since`` (monotonic).
-        VersionNotOffered: the origin doesn't have the version (any more).
+        CopiesMissing: too few nodes had it in time.
+        VersionNotOffered: the origin does not have the version (any more).
         NoNode: no origin runs on the data directory.
-        NodeFailed: it ended meanwhile.
+        NodeFailed: the origin ended meanwhile.
     """
     have = 0
     deadline = None if timeout is None else (time.monotonic() if since is None else since) + timeout
@@ -72,9 +82,10 @@ def copies_missing(version: str, have: int, copies: int, timeout: float) -> Copi
 
 
 def check_copies(copies: int | None, timeout: float | None) -> None:
-    """
+    """Check a number of copies and of seconds to wait for them.
+
     Raises:
-        UsageError: the number of copies, or of seconds, makes no sense.
+        UsageError: a number makes no sense.
     """
     if copies is not None and (not isinstance(copies, int) or isinstance(copies, bool) or copies < 1):
         raise UsageError(f"{copies!r} copies make no sense; wait for at least 1")
@@ -85,9 +96,10 @@ def check_copies(copies: int | None, timeout: float | None) -> None:
 
 
 def check_wait(wait: float | None) -> None:
-    """
+    """Check the seconds for which an origin waits before it ends.
+
     Raises:
-        UsageError: that is no number of seconds for which an origin could wait.
+        UsageError: the number makes no sense.
     """
     if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
         raise UsageError(f"an origin can't wait for {wait!r} seconds before it ends")
@@ -100,7 +112,7 @@ class _OutOfTime(Exception):
 def _ask(
     data_dir: Path, path: str, body: Mapping[str, Any], deadline: float | None
 ) -> Iterator[Mapping[str, Any]]:
-    """Yield the lines of an answer.
+    """Send a request and yield the lines of the answer.
 
     Raises:
         _OutOfTime: the deadline passed before its end.
@@ -122,11 +134,12 @@ def _lines(
     *,
     deadline: float | None,
 ) -> Iterator[Mapping[str, Any]]:
+    """Send a request on a connection and yield the lines of the answer until the deadline."""
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    plug, lines = connection.sock, answers(connection, data_dir)
-    patience = _FIRST_LINE_SECONDS  # the origin says at once how it is, also when there is no time left
+    sock, lines = connection.sock, answers(connection, data_dir)
+    seconds = _FIRST_LINE_SECONDS  # also when there is no time left: the origin answers at once
     while True:
-        plug.settimeout(patience)
+        sock.settimeout(seconds)
         try:
             line = next(lines, None)
         except ShardcastError:
@@ -141,4 +154,4 @@ def _lines(
         left = _SILENCE_SECONDS if deadline is None else deadline - time.monotonic()
         if left <= 0:
             raise _OutOfTime
-        patience = min(left, _SILENCE_SECONDS)
+        seconds = min(left, _SILENCE_SECONDS)

@@ -1,4 +1,4 @@
-"""A version written like a file: its shards go out while the rest is still being made."""
+"""A version written like a file: its shards go out while the program makes the rest."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ from shardcast.protocol.wire import STREAM_PATH
 
 
 class BroadcastWriter(io.RawIOBase):
-    """Bytes on their way to the origin of a data directory. Leaving the block completes the version, an
-    exception in it gives it up, everywhere::
+    """A file that publishes what is written to it as a version of an origin.
+
+    Leaving the block completes the version; an exception in it aborts the version, on every node::
 
         with shardcast.open_broadcast("step-1200.safetensors") as out:
             torch.save(model, out)
@@ -37,14 +38,15 @@ class BroadcastWriter(io.RawIOBase):
         shard_size: int | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        """
+        """Open a version at the origin of a data directory.
+
         Raises:
-            NoNode: none runs on the data directory.
-            NodeFailed: it went away.
-            UsageError: the shard size or the metadata is no good.
+            NoNode: no origin runs on the data directory.
+            NodeFailed: the origin went away.
+            UsageError: the shard size or the metadata make no sense.
         """
         super().__init__()
-        self._ended = True  # until it has begun
+        self._ended = True  # until the origin has opened the version
         self._complete = False
         self._confirmed = False
         check_metadata(metadata or {})
@@ -54,29 +56,30 @@ class BroadcastWriter(io.RawIOBase):
         self._pipe: PipeWriter | None = None
         self.version = "the version"
         self._connection = connect(data_dir)
-        said = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
-        with self._told():
-            self._connection.begin(STREAM_PATH, said)
-            self._said: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
-            begun = next(self._said)
-            self.version = str(begun["version"])
-            self._pipe = PipeWriter(str(begun["pipe"]), self.version, data_dir)
+        request = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
+        with self._abort_on_error():
+            self._connection.begin(STREAM_PATH, request)
+            self._lines: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
+            opened = next(self._lines)
+            self.version = str(opened["version"])
+            self._pipe = PipeWriter(str(opened["pipe"]), self.version, data_dir)
             self._connection.sock.settimeout(PATIENCE)
         self._ended = False
 
     def writable(self) -> bool:
+        """Return True."""
         return True
 
     def tell(self) -> int:
-        """Bytes written so far."""
+        """Return the bytes written so far."""
         return self._written
 
     def write(self, data: Any, /) -> int:
-        """Hand over the next bytes; waits while the origin is slower.
+        """Publish the next bytes; waits while the origin is slower.
 
         Raises:
             ShardcastError: publishing failed, and why.
-            ValueError: it was completed or given up.
+            ValueError: the version was completed or aborted.
         """
         if self._ended:
             raise ValueError(f"{self.version} takes no more bytes: it was completed or given up")
@@ -90,17 +93,17 @@ class BroadcastWriter(io.RawIOBase):
         return len(view)
 
     async def write_async(self, data: Any) -> int:
-        """``write``, without keeping the event loop waiting."""
+        """Like ``write``, in a thread, without blocking the event loop."""
         return await asyncio.to_thread(self.write, data)
 
     def flush(self) -> None:
-        """Hand over what was gathered."""
+        """Send the bytes that were gathered."""
         if self._gathered and not self._ended:
             gathered, self._gathered = self._gathered, bytearray()
             self._hand_over(gathered)
 
     def complete(self) -> str:
-        """That was all: wait until the version is complete; returns its name.
+        """Wait until the version, whose bytes are all written, is complete, and return its name.
 
         Raises:
             ShardcastError: publishing failed, and why.
@@ -111,7 +114,7 @@ class BroadcastWriter(io.RawIOBase):
             self.flush()
             self._ended = True
             try:
-                with self._told():
+                with self._abort_on_error():
                     assert self._pipe
                     self._pipe.close()
                     self._connection.send_line({"end": self._written})
@@ -124,23 +127,28 @@ class BroadcastWriter(io.RawIOBase):
         return self.version
 
     def _wait_until_complete(self) -> None:
-        for said in self._said:
-            if "ready" in said:
+        """Read the answer to its end, and confirm when the origin asks.
+
+        Raises:
+            NodeFailed: the origin ended.
+        """
+        for line in self._lines:
+            if "ready" in line:
                 self._confirmed = True
                 self._connection.confirm()
-            if "complete" in said:
+            if "complete" in line:
                 return
         raise NodeFailed(f"the origin of {self._data_dir} ended while it published {self.version}")
 
     def abort(self) -> None:
-        """Give the version up."""
+        """Abort the version."""
         self._ended = True
         self._connection.close()
         if self._pipe:
             self._pipe.abort()
 
     def close(self) -> None:
-        """Without ``complete`` before it, this gives the version up."""
+        """Close the file; aborts a version that is not complete."""
         if not self._ended:
             self.abort()
         super().close()
@@ -163,17 +171,23 @@ class BroadcastWriter(io.RawIOBase):
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
     def _hand_over(self, data: bytearray | memoryview) -> None:
-        with self._told():
+        """Write bytes to the pipe.
+
+        Raises:
+            ShardcastError: publishing failed, and why.
+        """
+        with self._abort_on_error():
             assert self._pipe
             try:
                 self._pipe.write(data)
             except BrokenPipeError:
-                for _ in self._said:  # it says why it takes no more
+                for _ in self._lines:  # raises the error with which the origin closed the pipe
                     pass
                 raise
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
+    def _abort_on_error(self) -> Iterator[None]:
+        """Abort where the block raises, and turn the errors of a node that went away into ``NodeFailed``."""
         try:
             with node_errors(f"the origin of {self._data_dir} went away while it published {self.version}"):
                 yield

@@ -31,7 +31,6 @@ def _record(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
 
 def add_below(app: web.Application, below: Downstream) -> None:
     """Record the reports of nodes in ``below``."""
-
     turns = Turns()
 
     async def report(request: web.Request) -> web.StreamResponse:
