@@ -24,14 +24,14 @@ class BodyTooLarge(web.HTTPRequestEntityTooLarge):
         length: its bytes, as far as they are known.
     """
 
-    def __init__(self, most: int, length: int) -> None:
-        super().__init__(most, length)
+    def __init__(self, max_bytes: int, length: int) -> None:
+        super().__init__(max_bytes, length)
         self.length = length
         self.force_close()  # the rest is not read
 
 
-async def read_body(request: web.Request, most: int) -> bytes:
-    """Return a body of at most ``most`` bytes.
+async def read_body(request: web.Request, max_bytes: int) -> bytes:
+    """Return a body of at most ``max_bytes``.
 
     Raises:
         BodyTooLarge: the body is longer.
@@ -40,7 +40,8 @@ async def read_body(request: web.Request, most: int) -> bytes:
     """
     seconds = bounds_of(request).body_seconds
     try:
-        body = await asyncio.wait_for(_read(request, min(most, bounds_of(request).body_bytes)), seconds)
+        async with asyncio.timeout(seconds):
+            body = await _read(request, min(max_bytes, bounds_of(request).body_bytes))
     except TimeoutError:
         raise BodyTooSlow(f"the body took longer than {seconds:g} s") from None
     if isinstance(body, web.HTTPException):
@@ -48,22 +49,22 @@ async def read_body(request: web.Request, most: int) -> bytes:
     return body
 
 
-async def _read(request: web.Request, most: int) -> bytes | web.HTTPException:
+async def _read(request: web.Request, max_bytes: int) -> bytes | web.HTTPException:
     """Return a body, or the refusal.
 
     No byte of the body may be left in this frame: aiohttp keeps an exception that is the answer, with the
     frames of its traceback, while it reads and drops the rest of the body.
     """
-    if (request.content_length or 0) > most:
-        return BodyTooLarge(most, request.content_length or 0)
+    if (request.content_length or 0) > max_bytes:
+        return BodyTooLarge(max_bytes, request.content_length or 0)
     size, reservation = 0, request.app[CONNECTIONS].of(request).reserved
     assert reservation
     parts: list[bytearray] = []  # one growing buffer would be moved again and again, and fragment the heap
     try:
         async for chunk in chunks(request):
             size += len(chunk)
-            if size > most:
-                return BodyTooLarge(most, size)
+            if size > max_bytes:
+                return BodyTooLarge(max_bytes, size)
             if size > SMALL_BODY and not reservation.grow(size):
                 return _no_room()
             if parts and len(parts[-1]) < SMALL_BODY:
@@ -98,7 +99,9 @@ async def read_json_line(request: web.Request, seconds: float | None) -> Any:
         OSError, aiohttp.ClientError, web.RequestPayloadError: the sender went away.
         ValueError: the line is too long, or is no JSON.
     """
-    return json.loads(await asyncio.wait_for(request.content.readline(), seconds))
+    async with asyncio.timeout(seconds):
+        line = await request.content.readline()
+    return json.loads(line)
 
 
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:

@@ -69,10 +69,9 @@ class FileSender:
         stalled = bounds_of(request).reader_seconds
         try:
             if self._by_sendfile:
-                work = asyncio.get_running_loop().sendfile(
-                    transport, self._file, offset, portion, fallback=False
-                )
-                await asyncio.wait_for(work, stalled)
+                loop = asyncio.get_running_loop()
+                async with asyncio.timeout(stalled):
+                    await loop.sendfile(transport, self._file, offset, portion, fallback=False)
             else:
                 self._file.seek(offset)
                 chunk = await asyncio.to_thread(self._file.read, portion)

@@ -123,7 +123,8 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
         async def send(response: web.StreamResponse) -> None:
             position = answer.start
             while position < answer.end:
-                reach = await asyncio.wait_for(landing.reach_beyond(position), HTTP_TIMEOUT)
+                async with asyncio.timeout(HTTP_TIMEOUT):
+                    reach = await landing.reach_beyond(position)
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
                 end = min(reach, answer.end)

@@ -35,9 +35,12 @@ async def end_in_order(
 ) -> web.StreamResponse:
     """End the connection of an unframed answer in order once the whole answer was sent."""
     response = await handler(request)
+    if request.transport is None or request.transport.is_closing():
+        return response  # the handler aborted the answer, and its socket closes with a reset in a moment
     if response.prepared and _is_unframed(request, response):
         try:
-            await asyncio.wait_for(_send_all(request, response), bounds_of(request).reader_seconds)
+            async with asyncio.timeout(bounds_of(request).reader_seconds):
+                await _send_all(request, response)
         except (TimeoutError, ConnectionError):
             if request.transport:
                 request.transport.abort()

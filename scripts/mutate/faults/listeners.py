@@ -142,7 +142,7 @@ FAULTS = [
     Fault(
         name="body-that-says-it-is-too-long-is-read",
         file=BODIES,
-        old="if (request.content_length or 0) > most:",
+        old="if (request.content_length or 0) > max_bytes:",
         new="if False:",
         tests=["tests/faults/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
     ),

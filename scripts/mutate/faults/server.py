@@ -12,8 +12,8 @@ FAULTS = [
     Fault(
         name="reader-waits-for-a-stopped-landing-for-ever",
         file=SENDING,
-        old="reach = await asyncio.wait_for(landing.reach_beyond(position), HTTP_TIMEOUT)",
-        new="reach = await landing.reach_beyond(position)",
+        old="async with asyncio.timeout(HTTP_TIMEOUT):",
+        new="async with asyncio.timeout(None):",
         tests=[
             "tests/integration/test_live.py::test_reader_of_a_landing_that_stops_is_let_go_after_the_time_out"
         ],
@@ -66,8 +66,8 @@ FAULTS = [
     Fault(
         name="stalled-reader-is-kept",
         file="shardcast/server/file_sender.py",
-        old="await asyncio.wait_for(work, stalled)",
-        new="await work",
+        old="async with asyncio.timeout(stalled):",
+        new="async with asyncio.timeout(None):",
         tests=["tests/integration/test_sending.py"],
     ),
     Fault(
@@ -157,7 +157,7 @@ FAULTS = [
     Fault(
         name="body-without-a-bound",
         file="shardcast/server/bodies.py",
-        old="if size > most:",
+        old="if size > max_bytes:",
         new="if False:",
         tests=["tests/faults/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
     ),

@@ -61,7 +61,8 @@ async def _hold(request: web.Request, response: web.StreamResponse, version: str
             return
         seconds = sent_at + FEED_HEARTBEAT - asyncio.get_running_loop().time()
         try:
-            await asyncio.wait_for(events.change(events.seq), seconds)
+            async with asyncio.timeout(seconds):
+                await events.change(events.seq)
         except TimeoutError:
             sent_at = asyncio.get_running_loop().time()
             await _send_line(request, response, held=version)

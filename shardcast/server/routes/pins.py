@@ -30,8 +30,8 @@ def add_pins(app: web.Application, versions: Pinning) -> None:
     def answering(change: Callable[[str], Awaitable[None]]) -> Handler:
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
-                caller, asked = await read_request(request)
-                version = str(asked["version"])
+                caller, values = await read_request(request)
+                version = str(values["version"])
             except (ValueError, KeyError) as error:
                 raise web.HTTPBadRequest(text=f"400: {error}\n") from None
 

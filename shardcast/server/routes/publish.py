@@ -98,14 +98,15 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
 
     async def publish(request: web.Request) -> web.StreamResponse:
         try:
-            caller, asked = await read_request(request)
-            path, shard_size, metadata = Path(asked["path"]), asked.get("shard_size"), asked.get("metadata")
+            caller, values = await read_request(request)
+            path = Path(values["path"])
+            shard_size, metadata = values.get("shard_size"), values.get("metadata")
             caller.check()
             publishing = await publisher.publish(
                 path,
                 shard_size,
                 metadata=metadata,
-                copy=asked.get("copy") is not False,
+                copy=values.get("copy") is not False,
                 confirm=caller.confirm,
             )
         except ShardcastError as error:
@@ -116,8 +117,8 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
 
     async def stream(request: web.Request) -> web.StreamResponse:
         try:
-            caller, asked = await read_request(request, by_line=True)
-            name, shard_size, metadata = str(asked["name"]), asked.get("shard_size"), asked.get("metadata")
+            caller, values = await read_request(request, by_line=True)
+            name, shard_size, metadata = str(values["name"]), values.get("shard_size"), values.get("metadata")
         except (ValueError, KeyError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         with contextlib.ExitStack() as stack:

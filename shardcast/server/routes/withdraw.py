@@ -34,8 +34,8 @@ def add_withdraw(app: web.Application, versions: Withdrawing) -> None:
 
     async def withdraw(request: web.Request) -> web.StreamResponse:
         try:
-            caller, asked = await read_request(request)
-            version, reason = str(asked["version"]), str(asked.get("reason", ""))
+            caller, values = await read_request(request)
+            version, reason = str(values["version"]), str(values.get("reason", ""))
         except (ValueError, KeyError) as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
 
