@@ -20,7 +20,7 @@ PORTION = 1 << 20
 """Bytes that the pipe holds where the system allows it, and that are worth a write."""
 PATIENCE = 600.0
 """Seconds for which the origin may take nothing, behind earlier broadcasts for example."""
-_LOOK_AGAIN = 0.2
+_CHECK_SECONDS = 0.2
 """Seconds between two looks at whether another thread aborted the version."""
 
 
@@ -65,7 +65,7 @@ class PipeWriter:
             deadline = time.monotonic() + PATIENCE
             while view:
                 self._check_aborted()
-                if not room.poll(_LOOK_AGAIN * 1000):
+                if not room.poll(_CHECK_SECONDS * 1000):
                     if time.monotonic() > deadline:
                         raise TimeoutError(f"nothing was taken for {PATIENCE:g} s")
                     continue
@@ -75,6 +75,11 @@ class PipeWriter:
                     deadline = time.monotonic() + PATIENCE
 
     def _check_aborted(self) -> None:
+        """Raise where another thread aborted.
+
+        Raises:
+            TransferFailed: it did.
+        """
         if self._aborted:
             raise TransferFailed(f"{self._version} was given up")
 
@@ -90,7 +95,7 @@ class PipeWriter:
                 os.close(descriptor)
 
     def abort(self) -> None:
-        """Close the pipe from any thread; a write that is under way ends within ``_LOOK_AGAIN``."""
+        """Close the pipe from any thread; a write that is under way ends within ``_CHECK_SECONDS``."""
         self._aborted = True
         self.close()
 

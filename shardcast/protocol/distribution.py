@@ -112,6 +112,7 @@ def parse(body: bytes) -> Distribution:
 
 
 def _parse_line(line: bytes) -> Listing | None:
+    """Return the version in a line; None for a line in another format."""
     match = _LINE.fullmatch(line)
     if not match:
         return None
@@ -122,6 +123,7 @@ def _parse_line(line: bytes) -> Listing | None:
 
 
 def _by_number(listings: Iterable[Listing]) -> tuple[Listing, ...]:
+    """Return listings by number; of several with one version the last counts."""
     return tuple(
         sorted(
             {listing.version: listing for listing in listings}.values(), key=lambda listing: listing.number

@@ -27,7 +27,7 @@ from shardcast.errors import UsageError
 from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.lines import LineReader, LineTooLong
-from shardcast.protocol.wire import MAX_SHARDS, MAX_VERSION, version_number
+from shardcast.protocol.wire import MAX_SHARDS, MAX_VERSION, is_id, version_number
 
 OPEN, COMPLETE, ABORTED, RETIRED = "open", "complete", "aborted", "retired"
 KNOWN = "known"
@@ -137,6 +137,7 @@ class UpTo:
 
 
 def _line(values: dict[str, Any]) -> bytes:
+    """Return an object as a line of compact JSON."""
     return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
@@ -194,6 +195,7 @@ def _parse(line: bytes) -> Hello | Event | UpTo | None:
 
 
 def _hello(values: dict[str, Any]) -> Hello:
+    """Return the hello in a line, every bound checked."""
     origin, distance, highest = values.get("origin"), values.get("distance"), values.get("highest")
     if distance is not None and (type(distance) is not int or not 0 <= distance <= 1000):
         raise FeedError("a hello with a distance that is no number of hops")
@@ -212,6 +214,7 @@ def _hello(values: dict[str, Any]) -> Hello:
 
 
 def _chain(ids: object) -> tuple[str, ...] | None:
+    """Return the chain of a hello; None where the node tells none."""
     if ids is None:
         return None
     if not isinstance(ids, list) or len(ids) > MAX_CHAIN:
@@ -220,6 +223,7 @@ def _chain(ids: object) -> tuple[str, ...] | None:
 
 
 def _reason(values: dict[str, Any]) -> str:
+    """Return a withdrawal's reason as printable text."""
     reason = values.get("reason", "")
     if not isinstance(reason, str):
         raise FeedError("a withdrawal with a reason that is no text")
@@ -258,12 +262,14 @@ def check_reason(reason: str) -> str:
 
 
 def _id(text: object) -> str:
-    if not isinstance(text, str) or not 1 <= len(text) <= 64 or not (text.isascii() and text.isalnum()):
+    """Return an id, checked."""
+    if not is_id(text):
         raise FeedError("a hello without ids")
     return text
 
 
 def _listing(version: str, values: dict[str, Any]) -> Listing:
+    """Return the listing of an event, every bound checked."""
     digest, shards = values.get("digest"), values.get("shards")
     if not isinstance(digest, str) or not is_digest(digest):
         raise FeedError(f"{version} without a digest")

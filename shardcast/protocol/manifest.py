@@ -204,6 +204,7 @@ def aborted_line(reason: str) -> bytes:
 
 
 def _line(values: Mapping[str, Any]) -> bytes:
+    """Return an object as a line of compact JSON."""
     return json.dumps(values, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 

@@ -113,6 +113,12 @@ class ManifestReader:
         return Manifest(self.header, self.shards, self.digests, self._raw.getvalue())
 
     def _read_line(self, line: bytes) -> None:
+        """Take the next line.
+
+        Raises:
+            ManifestError: the line is none of a manifest, or breaks a bound.
+            Aborted: the publisher aborted the version.
+        """
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
@@ -133,6 +139,7 @@ class ManifestReader:
             self._skip_line()
 
     def _skip_line(self) -> None:
+        """Count an unknown line."""
         self._strange += 1
         if self._strange > MAX_STRANGE_LINES:
             raise ManifestError(f"more than {MAX_STRANGE_LINES} lines of an unknown kind")
@@ -223,6 +230,7 @@ def parse(raw: bytes, version: str | None = None) -> Manifest:
 
 
 def _integer(values: Mapping[str, Any], key: str, minimum: int, maximum: int) -> int:
+    """Return an integer within bounds."""
     value = values.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or not minimum <= value <= maximum:
         raise ManifestError(f"{key!r} is {str(value)[:40]!r}, no whole number from {minimum} to {maximum}")
@@ -230,6 +238,7 @@ def _integer(values: Mapping[str, Any], key: str, minimum: int, maximum: int) ->
 
 
 def _text(values: Mapping[str, Any], key: str, max_length: int) -> str:
+    """Return text of bounded length."""
     value = values.get(key)
     if not isinstance(value, str) or len(value) > max_length:
         raise ManifestError(f"{key!r} is no text of at most {max_length} characters")
@@ -237,6 +246,7 @@ def _text(values: Mapping[str, Any], key: str, max_length: int) -> str:
 
 
 def _digest(values: Mapping[str, Any], key: str) -> str:
+    """Return a digest in hex."""
     value = values.get(key)
     if not is_digest(value):
         raise ManifestError(f"{key!r} is no digest of 64 hex digits")

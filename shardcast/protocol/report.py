@@ -18,7 +18,7 @@ from itertools import islice
 from typing import Any
 
 from shardcast.plain_text import short_name
-from shardcast.protocol.wire import version_number
+from shardcast.protocol.wire import is_id, version_number
 
 MAX_REPORT = 1 << 20
 """Bytes of a report."""
@@ -140,6 +140,7 @@ def parsed(raw: bytes) -> Iterator[list[Node]]:
 
 
 def _node(values: object) -> Node:
+    """Return a node, every bound checked."""
     if not isinstance(values, dict):
         raise ReportError("a node that is no JSON object")
     role, name, via = values.get("role"), values.get("name", ""), values.get("via")
@@ -166,12 +167,14 @@ def _node(values: object) -> Node:
 
 
 def _id(text: object) -> str:
-    if not isinstance(text, str) or not 1 <= len(text) <= 64 or not (text.isascii() and text.isalnum()):
+    """Return an id, checked."""
+    if not is_id(text):
         raise ReportError("a node, or an origin, without an id")
     return text
 
 
 def _versions(names: object) -> list[str]:
+    """Return names of versions, checked."""
     if not isinstance(names, list) or len(names) > _MAX_VERSIONS:
         raise ReportError("versions that are no list, or too many")
     if not all(isinstance(name, str) and version_number(name) for name in names):

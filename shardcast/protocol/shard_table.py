@@ -66,6 +66,7 @@ class ShardTable(Sequence[Shard]):
         return self._shard(at)
 
     def _shard(self, at: int) -> Shard:
+        """Return the shard at an index from 0."""
         offset, piece_start = (self._ends[at - 1], self._piece_ends[at - 1]) if at else (0, 0)
         sha256 = self._sha256[32 * at : 32 * at + 32].hex()
         pieces = bytes(self._pieces[piece_start : self._piece_ends[at]])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import re
+from typing import TypeGuard
 
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE, VERSION_PREFIX
 
@@ -83,9 +84,15 @@ GATEWAY = frozenset({502, 503, 504})
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 """Statuses that redirect to another URL."""
 
+_MAX_ID = 64
 _NODE = re.compile(r"[A-Za-z0-9-]{1,64}", re.ASCII)
 _VERSION = re.compile(VERSION_PREFIX + r"([1-9][0-9]{0,17})", re.ASCII)
 _SHARD = re.compile(r"shard_([0-9]{3,7})\.bin", re.ASCII)
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Return whether a value is the id of a node, a feed or an origin: 1 to 64 ASCII letters and digits."""
+    return isinstance(value, str) and 1 <= len(value) <= _MAX_ID and value.isascii() and value.isalnum()
 
 
 def version_number(version: str) -> int | None:

@@ -22,9 +22,9 @@ from shardcast.server.writing import write_body
 
 log = logging.getLogger(__name__)
 
-_LOOK = 1.0
+_CHECK_SECONDS = 1.0
 """Maximum seconds between two checks of all connections."""
-_REPEAT = 60.0
+_LOG_SECONDS = 60.0
 """Seconds between two log lines about one address with too many connections."""
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -73,6 +73,7 @@ class Connections:
         return watch
 
     def _forget(self, watch: Watch) -> None:
+        """Stop counting a connection that has ended."""
         self._watches.pop(watch.transport, None)
         if watch.address is not None:
             self._open[watch.address] -= 1
@@ -82,8 +83,8 @@ class Connections:
     def _refuse(self, transport: asyncio.Transport, address: Address) -> None:
         """Abort a connection, and log its address once a minute."""
         now = self._clock()
-        if now - self._logged_at.get(address, -_REPEAT) >= _REPEAT:
-            recent = {other: at for other, at in self._logged_at.items() if now - at < _REPEAT}
+        if now - self._logged_at.get(address, -_LOG_SECONDS) >= _LOG_SECONDS:
+            recent = {other: at for other, at in self._logged_at.items() if now - at < _LOG_SECONDS}
             self._logged_at = recent | {address: now}
             log.warning(
                 "%s has %d connections, and gets no more; if it is a proxy, name it by --trusted-proxy",
@@ -128,8 +129,10 @@ class Connections:
             yield
 
     async def _check_forever(self) -> None:
+        """Check the connections at least four times within each bound of seconds."""
         bounds = self._bounds
-        pause = min(_LOOK, bounds.head_seconds / 4, bounds.body_seconds / 4, bounds.reader_seconds / 4)
+        shortest = min(bounds.head_seconds, bounds.body_seconds, bounds.reader_seconds)
+        pause = min(_CHECK_SECONDS, shortest / 4)
         while True:
             await asyncio.sleep(pause)
             self.look()

@@ -15,7 +15,7 @@ _FORGOTTEN = 60.0
 """Seconds after its last report until a node is forgotten."""
 _MAX_NAMES = 100_000
 """Versions of all nodes together that are kept."""
-_LOOK = 1.0
+_CLEAN_SECONDS = 1.0
 """Minimum seconds between two searches for silent nodes while reports arrive."""
 _SLICE = 250
 """Nodes of a report that are recorded at a time."""
@@ -58,7 +58,8 @@ class Downstream:
         self._nodes: dict[str, _Entry] = {}
         self._addresses = Shares[str]()
         self._reporters: defaultdict[str, Shares[str]] = defaultdict(Shares)  # by address
-        self._of: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)  # the oldest first
+        # Node ids by address and reporter, oldest first.
+        self._reported_by: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)
         self._cleaned_at = clock()
         self._name_count = 0  # versions in all of them
         self.reports = self.changes = 0
@@ -71,7 +72,7 @@ class Downstream:
     def hear(self, nodes: Sequence[Node], address: str) -> Iterator[None]:
         """Record a report in slices of few milliseconds' work."""
         now = self._clock()
-        if now - self._cleaned_at >= _LOOK:  # not for each of thousands of reports
+        if now - self._cleaned_at >= _CLEAN_SECONDS:  # not for each of thousands of reports
             self._forget(now)
         self.reports += 1
         changed = False
@@ -126,25 +127,27 @@ class Downstream:
     def _crowded_out(self) -> str:
         """Return the node that gives way to another."""
         address = self._addresses.largest()
-        return next(iter(self._of[address, self._reporters[address].largest()]))
+        return next(iter(self._reported_by[address, self._reporters[address].largest()]))
 
     def _add(self, entry: _Entry) -> None:
+        """Record an entry of a node without one."""
         self._nodes[entry.node.node] = entry
         self._name_count += _name_count(entry.node)
         self._addresses.add(entry.address)
         self._reporters[entry.address].add(entry.reporter)
-        self._of[entry.address, entry.reporter][entry.node.node] = None
+        self._reported_by[entry.address, entry.reporter][entry.node.node] = None
 
     def _drop(self, name: str) -> None:
+        """Drop the entry of a node, if any."""
         entry = self._nodes.pop(name, None)
         if entry is None:
             return
         self._name_count -= _name_count(entry.node)
         self._addresses.remove(entry.address)
         self._reporters[entry.address].remove(entry.reporter)
-        del self._of[entry.address, entry.reporter][name]
-        if not self._of[entry.address, entry.reporter]:
-            del self._of[entry.address, entry.reporter]
+        del self._reported_by[entry.address, entry.reporter][name]
+        if not self._reported_by[entry.address, entry.reporter]:
+            del self._reported_by[entry.address, entry.reporter]
         if not self._reporters[entry.address]:
             del self._reporters[entry.address]
 

@@ -17,7 +17,7 @@ from shardcast.concurrency import cancel
 
 T = TypeVar("T")
 
-_LOOK = 0.25
+_CHECK_SECONDS = 0.25
 """Seconds between two checks of the connection."""
 
 
@@ -29,7 +29,7 @@ async def while_wanted(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     """
     task = asyncio.ensure_future(work)
     try:
-        while not (await asyncio.wait([task], timeout=_LOOK))[0]:
+        while not (await asyncio.wait([task], timeout=_CHECK_SECONDS))[0]:
             if request.transport is None or request.transport.is_closing():
                 raise ConnectionResetError("the client hung up before it was answered")
         return task.result()

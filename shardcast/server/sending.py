@@ -159,6 +159,7 @@ class _Answer:
         self.bodiless = None if selected.has_bytes else self._without_bytes()
 
     def _without_bytes(self) -> web.Response:
+        """Return the answer 304, 412 or 416."""
         names = ("Content-Range",) if self._status == 416 else ("ETag",)
         kept = {name: self._headers[name] for name in names if name in self._headers}
         text = "412: other bytes are here\n" if self._status == 412 else None

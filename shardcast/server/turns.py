@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 _REST = 4.0
 """Pause after long work, in multiples of the time it took: such work gets a fifth of the loop."""
-_MOST_WAITING = 8
+_MAX_WAITING = 8
 """Requests that wait for their turn; further ones are refused."""
 
 
@@ -36,7 +36,7 @@ class Turns:
         Raises:
             HTTPServiceUnavailable: too many requests wait.
         """
-        if self._waiting >= _MOST_WAITING:
+        if self._waiting >= _MAX_WAITING:
             raise web.HTTPServiceUnavailable(text="503: busy\n", headers={"Retry-After": RETRY_AFTER})
         self._waiting += 1
         try:

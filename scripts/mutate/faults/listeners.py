@@ -61,7 +61,7 @@ FAULTS = [
     Fault(
         name="each-refused-connection-is-logged",
         file=CONNECTIONS,
-        old="if now - self._logged_at.get(address, -_REPEAT) >= _REPEAT:",
+        old="if now - self._logged_at.get(address, -_LOG_SECONDS) >= _LOG_SECONDS:",
         new="if True:",
         tests=LIMITED,
     ),
@@ -199,7 +199,7 @@ FAULTS = [
     Fault(
         name="any-number-waits-for-a-turn",
         file=TURNS,
-        old="if self._waiting >= _MOST_WAITING:",
+        old="if self._waiting >= _MAX_WAITING:",
         new="if False:",
         tests=["tests/unit/server/test_turns.py::test_those_that_would_wait_for_long_are_told_to_come_again"],
     ),
@@ -254,14 +254,14 @@ FAULTS = [
         name="invented-nodes-hide-others",
         file=BELOW,
         old="address = self._addresses.largest()\n"
-        "        return next(iter(self._of[address, self._reporters[address].largest()]))",
+        "        return next(iter(self._reported_by[address, self._reporters[address].largest()]))",
         new="return next(iter(self._nodes))",
         tests=["tests/unit/protocol/test_report.py::test_invented_nodes_hide_no_others"],
     ),
     Fault(
         name="nodes-of-an-address-hide-each-other",
         file=BELOW,
-        old="return next(iter(self._of[address, self._reporters[address].largest()]))",
+        old="return next(iter(self._reported_by[address, self._reporters[address].largest()]))",
         new="return next(name for name, told in self._nodes.items() if told.address == address)",
         tests=["tests/unit/protocol/test_report.py::test_invented_nodes_hide_no_others"],
     ),

@@ -14,12 +14,12 @@ from shardcast.protocol.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
 
 _SLICE = 100
 """Rows of a list that are encoded at a time; between two slices the event loop serves other requests."""
-_CHEAP = 0.005
+_CHEAP_SECONDS = 0.005
 """Seconds of the event loop that a status may take for each request."""
-_VALID = 20.0
+_VALID_FACTOR = 20.0
 """Validity of a costlier status, in multiples of the time it took: such statuses take a twentieth of the loop
 at most."""
-_LONGEST_VALID = 5.0
+_MAX_VALID_SECONDS = 5.0
 """Maximum validity in seconds."""
 
 
@@ -79,8 +79,8 @@ class _SharedStatus:
             await asyncio.sleep(0)
             started = self._clock()
         self._made = text.encode()
-        if busy > _CHEAP:
-            self._valid_until = self._clock() + min(_VALID * busy, _LONGEST_VALID)
+        if busy > _CHEAP_SECONDS:
+            self._valid_until = self._clock() + min(_VALID_FACTOR * busy, _MAX_VALID_SECONDS)
         return self._made
 
 

@@ -25,7 +25,7 @@ from shardcast.protocol.wire import (
 )
 from shardcast.server.sending import send_landing, send_span
 from shardcast.server.writing import PORTION, UNBUFFERED, write
-from shardcast.store.interfaces import Shelf
+from shardcast.store.interfaces import Shelf, Span
 from shardcast.store.live_manifest import LiveManifest
 
 _ANYWHERE = {"Access-Control-Allow-Origin": "*"}
@@ -64,11 +64,7 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
     async def shard(request: web.Request) -> web.StreamResponse:
         version, number = request.match_info["version"], shard_number(request.match_info["shard"])
         with shelf.reading(version, request.remote or "") as reader:
-            span = shelf.shard(version, number) if number else None
-            if_match = request.headers.get("If-Match")
-            if number and if_match and (span is None or not matches(if_match, span.digest)):
-                # A download that had started when this node changed over to another line goes on.
-                span = shelf.shard_of_another_line(version, number, if_match) or span
+            span = _find_shard(shelf, version, number, request.headers.get("If-Match")) if number else None
             if span is None and number and shelf.live(version) and request.headers.get(ACCEPT) == LANDING:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LANDING_WAIT):
@@ -91,6 +87,17 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
     app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{MANIFEST_FILE}", manifest)
     app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{{shard:{_SHARD_PATTERN}}}", shard)
     app.router.add_get(PROBE_PATH, probe)
+
+
+def _find_shard(shelf: Shelf, version: str, number: int, if_match: str | None) -> Span | None:
+    """Return the bytes of a shard; of another line's version where ``If-Match`` names those.
+
+    So a download that had started when this node changed over to another line goes on.
+    """
+    span = shelf.shard(version, number)
+    if if_match and (span is None or not matches(if_match, span.digest)):
+        return shelf.shard_of_another_line(version, number, if_match) or span
+    return span
 
 
 async def _write_as_it_grows(

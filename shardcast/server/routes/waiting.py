@@ -27,7 +27,7 @@ from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, N
 from shardcast.server.bodies import read_body
 from shardcast.server.writing import write
 
-_LOOK = 0.2
+_CHECK_SECONDS = 0.2
 """Seconds between two calls of a ``Look``."""
 _MAX_REQUEST = 4096
 """Bytes of a request."""
@@ -113,7 +113,7 @@ async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web
             if "done" in line or "error" in line:
                 break
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK):
+                async with asyncio.timeout(_CHECK_SECONDS):
                     await ended.wait()
         await response.write_eof()
     except (TimeoutError, ConnectionError):

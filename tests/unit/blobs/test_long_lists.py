@@ -86,7 +86,7 @@ async def test_a_hash_server_answers_long_lists(tmp_path: Path) -> None:
 async def test_long_lists_take_turns_and_short_ones_are_read_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "_MOST_WAITING", 0)
+    monkeypatch.setattr(turns, "_MAX_WAITING", 0)
     async with (
         StoreServer.running(StoreSettings(tmp_path), ports=(0, 0)) as server,
         aiohttp.ClientSession(server.url) as session,

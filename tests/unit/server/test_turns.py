@@ -134,7 +134,7 @@ async def test_five_thousand_invented_nodes_hide_no_other_in_status(tmp_path: Pa
 async def test_large_reports_take_turns_and_small_ones_are_taken_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(turns, "_MOST_WAITING", 0)
+    monkeypatch.setattr(turns, "_MAX_WAITING", 0)
     others = [Node(f"a{number}", "client") for number in range(300)]
     async with (
         Origin.running(tmp_path, "127.0.0.1", 0) as origin,
