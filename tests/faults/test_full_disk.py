@@ -22,7 +22,8 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from tests.integration.test_room import streaming, until, write
-from tests.support.bad_servers import BadServer, throttled
+from tests.support.bad_answers import throttled
+from tests.support.bad_servers import BadServer
 from tests.support.payloads import random_bytes
 from tests.support.published import publish as publish_here
 from tests.support.small_disks import SmallDisk, small_disk

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from hashlib import sha256
 from pathlib import Path
 
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Exchange
 from tests.support.payloads import cut

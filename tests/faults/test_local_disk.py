@@ -28,7 +28,8 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from tests.support import processes
-from tests.support.bad_servers import BadServer, Behaviour, chunked, good
+from tests.support.bad_answers import chunked, good
+from tests.support.bad_servers import BadServer, Behaviour
 from tests.support.memory_store import BlobsInMemory
 from tests.support.processes import wait_until
 from tests.support.published import Published, publish, random_bytes, sha256

@@ -18,7 +18,7 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer.session import open_session
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support.archives import archive, keep
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 from tests.support.memory_store import BlobsInMemory

@@ -27,7 +27,7 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support.bad_servers import BadServer, Behaviour
 from tests.support.published import Published, publish, random_bytes, sha256
 

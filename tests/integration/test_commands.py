@@ -31,7 +31,7 @@ from blake3 import blake3
 from shardcast.control.client import publish as hand_over
 from shardcast.control.writer import BroadcastWriter
 from shardcast.store.data_dir import DataDir
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address
 from tests.support.legacy import get, listed

@@ -23,9 +23,10 @@ from typing import Any
 import pytest
 
 from shardcast import Client, LocalDiskError, UsageError
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import legacy, processes
-from tests.support.bad_servers import BadServer, gate
+from tests.support.bad_answers import gate
+from tests.support.bad_servers import BadServer, dead_address
 from tests.support.legacy import OldShardcast, listed
 from tests.support.processes import marked, wait_until
 from tests.support.published import Published, publish, random_bytes, sha256
@@ -325,7 +326,7 @@ def test_a_hook_that_heeds_no_signal_is_killed(
 def test_a_follower_ends_when_it_is_told_to(
     moment: str, number: signal.Signals, source: Source, folder: Path
 ) -> None:
-    with bad.dead_address() as dead:
+    with dead_address() as dead:
         if moment == "receiving":
             source.server.set("/v1/shard_003.bin", bad.stall(10))
             source.publish()
@@ -503,7 +504,7 @@ def test_it_may_start_before_any_server_runs_and_before_any_version_exists(
     folder: Path, tmp_path: Path, port: str
 ) -> None:
     with (
-        bad.dead_address() as dead,
+        dead_address() as dead,
         follower(f"{dead},127.0.0.1:{port}", folder, env=TOLD) as one,
     ):
         one.wait_for_log("no server could be reached")

@@ -37,9 +37,9 @@ from shardcast.store.versions import VersionFolders
 from shardcast.upstream import follow as module
 from shardcast.upstream.follow import Following
 from shardcast.upstream.offers import open_versions
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import payloads
-from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
+from tests.support.bad_servers import CHUNK, BadServer, Behaviour, Exchange, dead_address
 from tests.support.feeds import FeedServer
 from tests.support.payloads import publish
 
@@ -423,7 +423,7 @@ async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) 
     async def endless(exchange: Exchange) -> None:
         await exchange.start(200, None, NDJSON)
         while True:
-            await exchange.send(b"x" * bad.CHUNK)
+            await exchange.send(b"x" * CHUNK)
 
     server.set(FEED, endless)
     async with follow(server, sleep=Sleeps()) as following:

@@ -39,7 +39,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream import lease as leasing
 from shardcast.upstream.lease import Lease
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 from tests.support.payloads import publish, random_bytes

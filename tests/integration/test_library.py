@@ -36,7 +36,7 @@ from shardcast import (
     ShardcastError,
     UsageError,
 )
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address
 from tests.support.published import publish, random_bytes, sha256

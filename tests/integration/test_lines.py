@@ -23,7 +23,7 @@ from shardcast.errors import NoNode
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import WITHDRAWN, Event
 from tests.support import processes
-from tests.support.bad_servers import gate
+from tests.support.bad_answers import gate
 from tests.support.feeds import FeedServer, forged, listings_in, origin_id
 from tests.support.processes import Node, wait_until
 from tests.support.published import publish as publish_into

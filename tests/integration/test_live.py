@@ -48,7 +48,7 @@ from shardcast.store.versions import VersionFolders
 from shardcast.transfer.workers import Transfer
 from shardcast.upstream import manifests
 from shardcast.upstream.manifests import read_live
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import payloads, processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 from tests.support.legacy import get, listed

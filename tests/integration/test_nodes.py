@@ -17,9 +17,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import nginx, processes
-from tests.support.bad_servers import BadServer, dead_address, gate
+from tests.support.bad_answers import gate
+from tests.support.bad_servers import BadServer, dead_address
 from tests.support.legacy import get, listed
 from tests.support.published import publish, random_bytes, sha256
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour
 from tests.support.legacy import get

@@ -24,7 +24,7 @@ from shardcast.peer.redirects import MAX_REDIRECTS, proxy_of, requested
 from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.transfer.limits import Limits
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support.bad_servers import BadServer, Exchange, Part
 from tests.support.published import Published, publish, random_bytes, sha256
 

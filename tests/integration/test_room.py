@@ -29,7 +29,8 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.integration.test_live import Pipe, live_server
 from tests.support import payloads, processes
-from tests.support.bad_servers import BadServer, throttled
+from tests.support.bad_answers import throttled
+from tests.support.bad_servers import BadServer
 from tests.support.folders import fetch, receive
 from tests.support.payloads import manifest, publish, random_bytes
 from tests.support.published import publish as publish_here

@@ -30,8 +30,9 @@ from shardcast.server.downstream import Downstream
 from shardcast.upstream import report as reporting
 from tests.integration.test_following import complete, hello, tells, v
 from tests.integration.test_live import Pipe
-from tests.support import bad_servers as bad
-from tests.support.bad_servers import BadServer, dead_address, throttled
+from tests.support import bad_answers as bad
+from tests.support.bad_answers import throttled
+from tests.support.bad_servers import BadServer, dead_address
 from tests.support.payloads import publish, random_bytes
 from tests.support.published import publish as publish_here
 

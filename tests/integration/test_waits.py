@@ -18,7 +18,7 @@ from shardcast.nodes.client import Client
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
 from shardcast.waits import Wait, Waits
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address
 from tests.support.published import Published, publish, random_bytes, sha256

@@ -14,7 +14,7 @@ from shardcast import errors
 from shardcast.cli.log_format import LogFormat
 from shardcast.errors import PeerError, ShardcastError
 from shardcast.plain_text import one_line, short_name
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import processes
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 from tests.support.published import Published, publish, random_bytes

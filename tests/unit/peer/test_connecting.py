@@ -20,7 +20,7 @@ from shardcast.peer.session import open_session
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.workers import Transfer
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support.bad_servers import BadServer
 from tests.support.published import publish
 

@@ -16,7 +16,7 @@ from shardcast.peer.session import open_session
 from shardcast.protocol.distribution import Listing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.upstream.manifests import describe, read_live
-from tests.support import bad_servers as bad
+from tests.support import bad_answers as bad
 from tests.support import payloads
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
 
