@@ -1,4 +1,4 @@
-"""What holds for all tests."""
+"""Settings and fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ _stderr = pytest.StashKey[int]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Have an interrupt end what the tests start, as it does at a terminal: a shell has what it runs in the
-    background ignore it, and so has whatever is started there."""
+    """Let an interrupt end the processes that the tests start, as at a terminal.
+
+    A shell has its background jobs ignore SIGINT, and so do the processes that those start.
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[_stderr] = os.dup(2)  # before it is captured
@@ -49,7 +51,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """End the process, with the stacks of its threads on stderr, if a test ignores its time-out.
 
     pytest-timeout raises in the main thread, once. A test whose clean-up hangs as well, or that waits where
-    no signal handler runs, would go on for ever; xdist names the test whose worker ended."""
+    no signal handler runs, would go on for ever; xdist names the test whose worker ended.
+    """
     mark = item.get_closest_marker("timeout")
     limit = mark.args[0] if mark and mark.args else item.config.getoption("timeout", None)
     limit = float(limit or item.config.getini("timeout") or 0)
@@ -63,7 +66,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[pytest.TestReport]:
-    """Show where tasks wait when a test hung: its own stack ends in the event loop."""
+    """Add the stacks of all tasks where a test hung: its own stack ends in the event loop."""
     report: pytest.TestReport = yield
     if call.excinfo and "from pytest-timeout" in str(call.excinfo.value):
         report.sections.append(("tasks", _stacks_of_tasks()))
@@ -71,6 +74,7 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Iterator[pytest.Te
 
 
 def _stacks_of_tasks() -> str:
+    """Return the stacks of the tasks of this thread's loop."""
     try:
         tasks = asyncio.all_tasks(asyncio.get_event_loop_policy().get_event_loop())
     except RuntimeError:
@@ -83,18 +87,19 @@ def _stacks_of_tasks() -> str:
 
 @pytest.hookimpl(trylast=True)
 def pytest_exception_interact(node: pytest.Item | pytest.Collector) -> None:
-    """Bound the clean-up of a test that failed: pytest has just called the end of the process off."""
+    """Bound the clean-up of a test that failed: pytest has just cancelled the end of the process."""
     if isinstance(node, pytest.Item):
         _end_after(GRACE, node)
 
 
 def _end_after(seconds: float, item: pytest.Item) -> None:
+    """End the process after ``seconds``, unless that is cancelled."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[_stderr])
 
 
 @pytest.fixture(scope="session")
 def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library that has calls fail; skipped, with the reason, where it can't be built."""
+    """Build the library that makes system calls fail; skip, with the reason, where it can't be built."""
     from tests.support.faults.building import NoShim, build  # this file also serves tests elsewhere
 
     try:

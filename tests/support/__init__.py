@@ -1,0 +1,1 @@
+"""What tests of several folders share: nodes as processes, wrong and slow servers, payloads, disks."""

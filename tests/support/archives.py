@@ -1,4 +1,4 @@
-"""Archives in this process, on real ports, and requests to them as they are written."""
+"""Archives in this process, on real ports, and requests to them byte by byte."""
 
 from __future__ import annotations
 
@@ -19,27 +19,34 @@ from tests.support.payloads import sha256
 
 
 @asynccontextmanager
-async def archive(own: Path, store: BlobStore | None = None, **said: Any) -> AsyncIterator[ArchiveNode]:
-    """An archive on free ports of 127.0.0.1; of memory, where no store is given."""
-    settings: dict[str, Any] = {"authorized_port": 0, "host": "127.0.0.1", "port": 0} | said
+async def archive(own: Path, store: BlobStore | None = None, **settings: Any) -> AsyncIterator[ArchiveNode]:
+    """Run an archive on free ports of 127.0.0.1.
+
+    Args:
+        own: folder for the archive's own files.
+        store: the blobs; a store in memory where it is None.
+        **settings: further settings of ``ArchiveNode.running``.
+    """
+    running: dict[str, Any] = {"authorized_port": 0, "host": "127.0.0.1", "port": 0} | settings
     blobs = BlobsInMemory() if store is None else store
 
     @asynccontextmanager
     async def stage() -> AsyncIterator[_InMemory]:
         yield _InMemory(blobs)
 
-    async with ArchiveNode.running(blobs, stage, own, **settings) as node:
+    async with ArchiveNode.running(blobs, stage, own, **running) as node:
         yield node
 
 
 class _InMemory:
-    """Blobs of a push into a store that is not a directory."""
+    """Stage of a push into a store that is not a directory."""
 
     def __init__(self, store: BlobStore) -> None:
         self.blobs = BlobsInMemory()
         self._store = store
 
     async def publish(self) -> AsyncGenerator[list[str], None]:
+        """Store the pushed blobs, and yield their keys."""
         async for key in self.blobs.digests():
             found = await self.blobs.read_small([key], self.blobs.max_bytes)
             await keep(self._store, found[key])
@@ -47,10 +54,11 @@ class _InMemory:
 
 
 class Failing(BlobsInMemory):
-    """The bytes of its blobs turn out to be damaged at their end."""
+    """Store in memory whose blobs turn out to be damaged at their last byte."""
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BytesReader]:
+        """Open a blob whose last read raises ``BlobCorrupt``."""
         async with super().open(digest) as reader:
             read, left = reader.read, reader.size
 
@@ -68,6 +76,7 @@ class Failing(BlobsInMemory):
 
 @asynccontextmanager
 async def http() -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a session that neither decodes answers nor waits longer than 60 s."""
     timeout = aiohttp.ClientTimeout(total=60)
     as_it_is = {"Accept-Encoding": "identity"}
     async with aiohttp.ClientSession(timeout=timeout, headers=as_it_is) as session:
@@ -75,7 +84,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def keep(store: BlobStore, *blobs: bytes) -> list[str]:
-    """Put blobs; their digests."""
+    """Store blobs, and return their digests."""
     for blob in blobs:
         async with store.put() as writer:
             await writer.write(blob)
@@ -84,17 +93,17 @@ async def keep(store: BlobStore, *blobs: bytes) -> list[str]:
 
 
 def pushed(blobs: Iterable[bytes]) -> bytes:
-    """The body of a push."""
+    """Return the body of a push."""
     return b"".join(write_length(len(blob)) + blob for blob in blobs)
 
 
 def pulled(blobs: Iterable[bytes]) -> bytes:
-    """The body of a pull."""
+    """Return the body of a pull."""
     return write_pull((sha256(blob), len(blob)) for blob in blobs)
 
 
 def parse_answer(body: bytes, lengths: dict[str, int]) -> list[tuple[str, bytes]]:
-    """An answer to a pull, as a client of Casa reads it."""
+    """Read an answer to a pull as a client of Casa does, and return keys and blobs."""
     found, position = [], 0
     while position < len(body):
         key = body[position : position + 32].hex()
@@ -106,7 +115,7 @@ def parse_answer(body: bytes, lengths: dict[str, int]) -> list[tuple[str, bytes]
 
 
 async def until(condition: Any, seconds: float = 30) -> None:
-    """Wait until a condition holds."""
+    """Wait until ``condition()`` is true, at most ``seconds``."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():
         assert asyncio.get_running_loop().time() < deadline, "waited in vain"

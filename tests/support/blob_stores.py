@@ -1,5 +1,7 @@
-"""The stores of blobs that the contract's tests run over. Another store joins them with a line in
-``KINDS``."""
+"""Stores of blobs that the tests of the contract run over.
+
+Another store joins them with a line in ``KINDS``.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,10 @@ class Kind:
     """A kind of store.
 
     Attributes:
-        name: what the tests call it.
-        open: opens one in an empty folder, or again in one that it filled, for a digest of ``ALGORITHMS``.
-        spoil: makes other bytes of a blob that is in such a folder; None where nobody can.
+        name: the kind's name in test ids.
+        open: opens a store in an empty folder, or again in a folder that it filled, for a digest of
+            ``ALGORITHMS``.
+        spoil: changes the bytes of a stored blob; None where a store has no file to change.
     """
 
     name: str
@@ -32,13 +35,14 @@ class Kind:
 
 
 def digest_of(data: bytes, algorithm: str = "sha256") -> str:
+    """Return the digest of bytes by an algorithm of the stores."""
     return hashlib.new(
         algorithm.replace("-", "_") if algorithm == "sha3-256" else algorithm, data
     ).hexdigest()
 
 
 def spoil_file(file: Path) -> None:
-    """Change a file's bytes, and keep their number, as a bad disk would."""
+    """Change a byte of a file, and keep their number, as a bad disk would."""
     mode = file.stat().st_mode
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
@@ -48,6 +52,8 @@ def spoil_file(file: Path) -> None:
 
 
 def _directory(layout: str) -> Kind:
+    """Return the kind of a directory in a layout."""
+
     @asynccontextmanager
     async def opened(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
         store = BlobDirectory(place, algorithm, layout, writable=True)
@@ -66,7 +72,7 @@ KINDS = [_directory("prefix"), _directory("flat")]
 
 
 def _in_memory(place: Path, algorithm: str) -> BlobsInMemory:
-    """The one of this folder: what it holds is there when it is opened again."""
+    """Return the memory of a folder, which keeps its blobs until it is opened again."""
     return _MEMORIES.setdefault((place, algorithm), BlobsInMemory(algorithm))
 
 
@@ -75,16 +81,19 @@ _MEMORIES: dict[tuple[Path, str], BlobsInMemory] = {}
 
 @asynccontextmanager
 async def _memory(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+    """Open a store in memory."""
     yield _in_memory(place, algorithm)
 
 
 @asynccontextmanager
 async def _union(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+    """Open a union of two stores in memory."""
     yield BlobUnion([_in_memory(place, algorithm), BlobsInMemory(algorithm)])
 
 
 @asynccontextmanager
 async def _mirror(place: Path, algorithm: str) -> AsyncIterator[BlobStore]:
+    """Open a mirror without upstreams over a directory."""
     store = BlobDirectory(place, algorithm, "prefix", writable=True)
     mirror = MirrorStore(store, [], "mirror")
     try:

@@ -1,4 +1,4 @@
-"""A server that tells whatever a test wants in its feed, over a folder of real versions."""
+"""Servers whose feed a test decides, over a folder of real versions."""
 
 from __future__ import annotations
 
@@ -24,8 +24,17 @@ def telling(
     *more: Event,
     later: Later | None = None,
 ) -> Behaviour:
-    """A feed that tells these versions as complete, stays open with a heartbeat a second, and tells one event
-    more once a test sets ``later``."""
+    """Return the behaviour of a feed that sends versions as complete and stays open.
+
+    Args:
+        hello: the first line.
+        listings: the versions, each sent as a complete one.
+        more: events after them.
+        later: an event of the feed, sent once its trigger is set.
+
+    Returns:
+        The behaviour; it sends a heartbeat every 50 ms.
+    """
 
     async def behave(exchange: Exchange) -> None:
         await exchange.start(200, None, {"Content-Type": NDJSON})
@@ -44,7 +53,7 @@ def telling(
 
 
 def listings_in(data_dir: Path) -> list[Listing]:
-    """The versions of a data directory, with the digests of their manifests."""
+    """Return the versions of a data directory with the digests of their manifests."""
     found = []
     for one in parse((data_dir / "distribution.txt").read_bytes()).listings:
         file = data_dir / one.version / "manifest.jsonl"
@@ -54,12 +63,12 @@ def listings_in(data_dir: Path) -> list[Listing]:
 
 
 def origin_id(data_dir: Path) -> str:
-    """The origin id of a data directory."""
+    """Return the origin id of a data directory."""
     return (data_dir / ".shardcast" / "origin").read_text().strip()
 
 
 class FeedServer(BadServer):
-    """A server of versions that says of itself what it wants."""
+    """Server of versions with a feed that the test decides."""
 
     def tell(
         self,
@@ -71,6 +80,7 @@ class FeedServer(BadServer):
         node: str = "bad0",
         later: Later | None = None,
     ) -> FeedServer:
+        """Send this feed from now on, and return the server; see ``telling``."""
         highest = max((one.number for one in listings), default=0)
         hello = Hello("feed", node, origin, distance, True, chain, False, highest)
         self.set("/feed*", telling(hello, listings, *more, later=later))
@@ -78,7 +88,7 @@ class FeedServer(BadServer):
 
 
 def forged(manifest: Path, name: str) -> bytes:
-    """A manifest with another name and other metadata in its header."""
+    """Return a manifest with another name and other metadata in its header."""
     first, _, rest = manifest.read_bytes().partition(b"\n")
     header = json.loads(first) | {"name": name, "metadata": {"forged": True}}
     return json.dumps(header, separators=(",", ":")).encode() + b"\n" + rest

@@ -1,4 +1,4 @@
-"""An output file that is filled with a version, without a network."""
+"""An output file that a test fills with a version, without a network."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ MANIFEST = payloads.manifest(DATA)
 
 @contextlib.contextmanager
 def filling(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]:
+    """Open an output file, and close it at the end of the block."""
     opened = OutputFile(output, LiveManifest.of(manifest))
     try:
         yield opened
@@ -28,7 +29,7 @@ def filling(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]
 async def fill(
     opened: OutputFile, data: bytes = DATA, manifest: Manifest = MANIFEST, stop: int = 1 << 62
 ) -> int:
-    """Land what is missing of the payload's first ``stop`` bytes; how many bytes were."""
+    """Land the missing bytes below ``stop`` of the payload, and return their number."""
     fetched = 0
     for shard in manifest.shards:
         landing = await opened.landing(shard)
@@ -46,4 +47,5 @@ async def fill(
 
 
 def names(folder: Path) -> set[str]:
+    """Return the names in a folder."""
     return {path.name for path in folder.iterdir()}

@@ -1,4 +1,4 @@
-"""A data directory over the restarts of its node, in this process."""
+"""A data directory over restarts of its node, in this process."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tests.support import payloads
 
 
 class Clock:
+    """A clock that a test sets, in seconds."""
+
     now = 1000.0
 
     def __call__(self) -> float:
@@ -22,7 +24,13 @@ class Clock:
 
 
 class StoredNode:
-    """The data directory of a node. ``told`` is what its last start found worth telling."""
+    """Data directory of a node that can start again.
+
+    Attributes:
+        root: the folder.
+        clock: the clock of the version folders.
+        told: warnings of the last start.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -37,6 +45,7 @@ class StoredNode:
         max_bytes: int | None = None,
         after_step: Callable[[str], None] | None = None,
     ) -> VersionFolders:
+        """Start, after the end of an earlier start, and return the version folders."""
         self.stop()
         self._held = DataDir(self.root, role)
         folders = VersionFolders(self._held, keep, self.clock, max_bytes)
@@ -46,18 +55,19 @@ class StoredNode:
         return folders
 
     def stop(self) -> None:
+        """Release the data directory."""
         if self._held:
             self._held.close()
             self._held = None
 
     @property
     def list(self) -> list[str]:
-        """The versions in ``distribution.txt``."""
+        """Versions in ``distribution.txt``."""
         return [line.partition(":")[0] for line in (self.root / "distribution.txt").read_text().splitlines()]
 
 
 async def receive(opened: OpenVersion, manifest: Manifest, data: bytes, shards: int | None = None) -> int:
-    """Land what is missing of the first shards, as a transfer does; how many bytes were."""
+    """Land the missing bytes of the first ``shards``, as a transfer does, and return their number."""
     fetched = 0
     for shard in manifest.shards[:shards]:
         landing = await opened.landing(shard)
@@ -78,7 +88,7 @@ async def fetch(
     origin: str | None = payloads.ORIGIN,
     shard_size: int = payloads.SHARD,
 ) -> int:
-    """Receive a whole version; how many of its bytes were missing here."""
+    """Receive a whole version, and return how many of its bytes were missing."""
     manifest = payloads.manifest(data, version, shard_size, origin=origin)
     opened = folders.opened(int(version[1:]))
     if opened is None or opened.live.raw != manifest.raw:
@@ -89,14 +99,15 @@ async def fetch(
 
 
 def told(folders: VersionFolders, since: int) -> list[str]:
-    """What the feed told since then: ``complete v1``."""
+    """Return the events since a number as the feed sends them: ``complete v1``."""
     return list(map(_words, folders.events.since(since) or []))
 
 
 def snapshot(folders: VersionFolders) -> list[str]:
-    """What the feed tells a new reader."""
+    """Return the events that the feed sends to a new reader."""
     return list(map(_words, folders.versions_now()))
 
 
 def _words(event: Event) -> str:
+    """Return an event as two words."""
     return f"{event.kind} {event.version}"

@@ -1,4 +1,4 @@
-"""Hash servers, ours and hashserver 1.0.2, as real processes; and requests to them."""
+"""Hash servers, ours and hashserver 1.0.2, as real processes, and requests to them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _UP = re.compile(r"(?:running on|Listening on|Listening at:) http://[^:]+:(\d+)"
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; ``cut`` where it ended before its end."""
+    """Answer of a server; ``cut`` where the body ended before its announced length."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -48,6 +48,7 @@ class Answer:
     cut: bool = False
 
     def json(self) -> object:
+        """Return the body, parsed."""
         return json.loads(self.body)
 
 
@@ -59,7 +60,7 @@ def ask(
     headers: Mapping[str, str] | None = None,
     timeout: float = 30,
 ) -> Answer:
-    """One request over a connection of its own."""
+    """Send a request, and return the answer, or the part of the answer that came."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
@@ -76,14 +77,14 @@ def ask(
 
 
 def listed(port: int, path: str, digests: list[str]) -> object:
-    """What a server says of a list of checksums."""
+    """Return the server's answer about a list of checksums."""
     answer = ask(port, "GET", path, json.dumps(digests).encode())
     assert answer.status == 200, answer
     return answer.json()
 
 
 class Later:
-    """A request that is under way in a thread."""
+    """A request that runs in a thread."""
 
     def __init__(self, port: int, method: str, path: str, body: bytes | None = None) -> None:
         self._answer: Answer | None = None
@@ -96,9 +97,11 @@ class Later:
 
     @property
     def under_way(self) -> bool:
+        """Whether the answer has not come yet."""
         return self._thread.is_alive()
 
     def answer(self, timeout: float = 30) -> Answer:
+        """Wait for the answer and return it."""
         self._thread.join(timeout)
         assert self._answer is not None, "no answer"
         return self._answer
@@ -106,7 +109,7 @@ class Later:
 
 @dataclass
 class Ended:
-    """How a command ended that was to serve."""
+    """End of a server's process: exit code and output."""
 
     code: int
     said: str
@@ -116,7 +119,7 @@ class Ended:
 def started(
     words: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> Iterator[Running]:
-    """Start a server and wait until it listens, or has ended; killed at the end if it still runs."""
+    """Start a server, wait until it listens or has ended, and kill it at the end of the block."""
     process = subprocess.Popen(
         words,
         env=processes.environment(**(env or {})),
@@ -142,7 +145,7 @@ def started(
 
 @dataclass
 class Running:
-    """A server; ``port`` is 0 where it doesn't listen."""
+    """Process of a server; ``port`` is 0 where it does not listen."""
 
     process: subprocess.Popen[str]
     port: int = 0
@@ -150,6 +153,7 @@ class Running:
     up: threading.Event = field(default_factory=threading.Event)
 
     def read(self) -> None:
+        """Read the output until it ends; the thread's function."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             self.said += line
@@ -159,30 +163,32 @@ class Running:
         self.up.set()
 
     def ended(self, timeout: float = 30) -> Ended:
-        """Wait until it has ended."""
+        """Wait until the process has ended."""
         code = self.process.wait(timeout)
         self.up.wait(5)
         return Ended(code, self.said)
 
 
 def ours(*words: str) -> list[str]:
+    """Return the command that starts our hash server."""
     return processes.command("store", "serve", *words)
 
 
 def theirs(folder: Path, *words: str) -> list[str]:
+    """Return the command that starts hashserver from its folder."""
     return [sys.executable, "-I", "-c", HASHSERVER, str(folder), *words]
 
 
 @contextlib.contextmanager
 def serving(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Our hash server on a free port."""
+    """Run our hash server on a free port."""
     with started(ours(*words), env) as running:
         assert running.port, running.said
         yield running
 
 
 def wait(condition: object, what: str, timeout: float = 20) -> None:
-    """Wait until ``condition()`` is true."""
+    """Wait until ``condition()`` is true, at most ``timeout`` seconds."""
     assert callable(condition)
     deadline = time.monotonic() + timeout
     while not condition():
@@ -191,7 +197,7 @@ def wait(condition: object, what: str, timeout: float = 20) -> None:
 
 
 class Upload:
-    """A PUT whose body comes as the test says."""
+    """A PUT whose body the test sends in parts."""
 
     def __init__(self, port: int, digest: str, length: int, *headers: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=20)
@@ -199,9 +205,11 @@ class Upload:
         self.socket.sendall("\r\n".join([*lines, "", ""]).encode())
 
     def send(self, data: bytes) -> None:
+        """Send bytes of the body."""
         self.socket.sendall(data)
 
     def status(self) -> int:
+        """Wait for the head of the answer, and return its status."""
         data = b""
         while b"\r\n\r\n" not in data:
             more = self.socket.recv(4096)
@@ -210,11 +218,13 @@ class Upload:
         return int(data.split(b" ")[1])
 
     def close(self) -> None:
+        """Close the connection."""
         self.socket.close()
 
 
 @contextlib.contextmanager
 def uploading(port: int, digest: str, length: int, *headers: str) -> Iterator[Upload]:
+    """Open a PUT, and close its connection at the end of the block."""
     upload = Upload(port, digest, length, *headers)
     try:
         yield upload

@@ -1,4 +1,4 @@
-"""The published older shardcasts as real processes, and a server that shows what they get wrong.
+"""Published older shardcasts as real processes, and a server that shows what they get wrong.
 
 A test module takes the fixtures by name: ``old = legacy.old``.
 """
@@ -68,7 +68,7 @@ DIRECTLY = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"
 
 
 def peer_folder(name: str) -> Path:
-    """The folder of a published peer, installed if it is missing; skips where it can't be had."""
+    """Return the folder of a published peer, installed if it is missing; skip where it can't be had."""
     peers = [sys.executable, str(ROOT / "scripts" / "peers")]
     made = subprocess.run(
         [*peers, "install", "--quiet", name], capture_output=True, text=True, timeout=400, check=False
@@ -87,13 +87,17 @@ class OldShardcast:
     one_client_at_a_time: bool = False
 
     def _words(self, folder: Path, role: str, *words: str) -> list[str]:
+        """Return the command that runs a role of the old package."""
         # -I: neither the working directory nor PYTHONPATH may put our package before theirs.
         return [sys.executable, "-I", "-c", RUN, str(folder), role, *words]
 
     @contextlib.contextmanager
     def _copy(self) -> Iterator[Path]:
-        """A copy of the package for one process: it keeps a temporary list beside its package, and its
-        shards in the working directory, under names that two processes would share."""
+        """Copy the package for one process.
+
+        It keeps a temporary list beside its package, and its shards in the working directory, under names
+        which two processes would share.
+        """
         with tempfile.TemporaryDirectory(prefix="old-shardcast-") as place:
             shutil.copytree(self.folder / "shardcast", Path(place) / "shardcast")
             yield Path(place)
@@ -109,7 +113,7 @@ class OldShardcast:
             yield
 
     def broadcast(self, data_dir: Path, *payloads: Path, shard_size: int) -> list[str]:
-        """Let an old origin publish payloads into a data directory, whether one serves it now or not."""
+        """Publish payloads with an old origin into a data directory, whether a node serves it or not."""
         done = subprocess.run(
             self._words(self.folder, "broadcast", str(data_dir), str(shard_size), *map(str, payloads)),
             env=processes.environment(**DIRECTLY),
@@ -123,14 +127,14 @@ class OldShardcast:
 
     @contextlib.contextmanager
     def origin(self, data_dir: Path) -> Iterator[processes.Node]:
-        """An old origin that serves a data directory."""
+        """Run an old origin that serves a data directory."""
         with processes.started(self._words(self.folder, "origin", str(data_dir)), env=DIRECTLY) as running:
             assert running.url, f"did not listen:\n{running.log}"
             yield running
 
     @contextlib.contextmanager
     def middle(self, upstream: str, data_dir: Path, check_interval: int = 1) -> Iterator[processes.Node]:
-        """An old middle below the servers in ``upstream`` (comma-separated URLs)."""
+        """Run an old middle below the servers in ``upstream`` (comma-separated URLs)."""
         with self._copy() as folder:
             words = self._words(folder, "middle", str(data_dir), str(check_interval), *upstream.split(","))
             with processes.started(words, env=DIRECTLY) as running:
@@ -138,7 +142,7 @@ class OldShardcast:
                 yield running
 
     def client(self, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run the old client's command to its end; never raises for its exit code."""
+        """Run the old client's command to its end, whatever its exit code."""
         with self._turn(), self._copy() as folder:
             return subprocess.run(
                 self._words(folder, "client", *words),
@@ -153,13 +157,13 @@ class OldShardcast:
 
 @pytest.fixture(scope="session")
 def old() -> OldShardcast:
-    """shardcast 0.1.0, whose protocol ours keeps."""
+    """Return shardcast 0.1.0, whose protocol ours keeps."""
     return OldShardcast(peer_folder("shardcast-0.1.0"))
 
 
 @pytest.fixture(scope="session")
 def newer_old() -> OldShardcast:
-    """shardcast 0.3.2: five-digit shards, BLAKE3, and a client that runs wget."""
+    """Return shardcast 0.3.2: five-digit shards, BLAKE3, and a client that runs wget."""
     # Its client looks there alone, and would install what it misses.
     if not all(shutil.which(tool, path="/bin:/usr/bin") for tool in ("which", "wget")):
         pytest.skip("shardcast 0.3.2's client needs wget in /usr/bin")
@@ -168,7 +172,7 @@ def newer_old() -> OldShardcast:
 
 
 def get(url: str, path: str = "") -> tuple[int, bytes]:
-    """The status and body of one GET, without proxies or redirects."""
+    """Return the status and body of one GET, without proxies or redirects."""
     address = urlsplit(url)
     connection = http.client.HTTPConnection(address.hostname or "", address.port, timeout=10)
     try:
@@ -180,7 +184,7 @@ def get(url: str, path: str = "") -> tuple[int, bytes]:
 
 
 def listed(url: str) -> dict[str, str]:
-    """A server's distribution list now, in its order: version to ``<digest>|<count>``."""
+    """Return a server's distribution list in its order: version to ``<digest>|<count>``."""
     try:
         status, body = get(url, "/distribution.txt")
     except (OSError, http.client.HTTPException):
@@ -191,15 +195,19 @@ def listed(url: str) -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
+    """Return the digest of a file."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @dataclass
 class PlainServer:
-    """A static server over a data directory whose distribution list can be falsified.
+    """Static server over a data directory whose distribution list can be falsified.
 
-    ``lists`` are the answers to the next readings of ``distribution.txt``; when they are used up,
-    ``steady`` is, or the file itself while that is None. ``asked`` has every path asked for so far.
+    Attributes:
+        url: base URL.
+        lists: answers to the next requests of ``distribution.txt``.
+        steady: the answer when ``lists`` is used up; None for the file itself.
+        asked: every requested path, in order.
     """
 
     url: str = ""
@@ -210,12 +218,12 @@ class PlainServer:
 
     @property
     def readings(self) -> int:
-        """How often the list was read."""
+        """Number of requests of the list."""
         with self._lock:
             return self.asked.count("/distribution.txt")
 
     def falsified(self, path: str) -> bytes | None:
-        """Note that ``path`` is asked for; the body to answer with instead of the file's."""
+        """Note the request of a path, and return the body to answer with instead of the file's."""
         with self._lock:
             self.asked.append(path)
             if path != "/distribution.txt":
@@ -224,13 +232,14 @@ class PlainServer:
 
 
 class _PlainHandler(SimpleHTTPRequestHandler):
-    """HTTP/1.0 without Range, as the old server speaks it."""
+    """Handler of HTTP/1.0 without Range, as the old server speaks it."""
 
     def __init__(self, plain: PlainServer, *words: object, directory: str) -> None:
         self.plain = plain
         super().__init__(*words, directory=directory)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
+        """Answer the file, or the falsified list."""
         body = self.plain.falsified(self.path)
         if body is None:
             super().do_GET()
@@ -242,16 +251,17 @@ class _PlainHandler(SimpleHTTPRequestHandler):
         self.wfile.write(body)
 
     def do_HEAD(self) -> None:
+        """Note the request, and answer the head."""
         self.plain.falsified(self.path)
         super().do_HEAD()
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def plain_server(data_dir: Path) -> Iterator[PlainServer]:
-    """A static server over ``data_dir`` on a free port, in this process."""
+    """Run a static server over ``data_dir`` on a free port, in this process."""
     plain = PlainServer()
     handler: Callable[..., _PlainHandler] = partial(_PlainHandler, plain, directory=str(data_dir))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

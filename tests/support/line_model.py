@@ -17,19 +17,19 @@ TICK = 0.5
 
 
 def listing(number: int, content: str) -> Listing:
-    """A version whose payload is told by ``content``."""
+    """Return a listing of a version whose payload is given by ``content``."""
     digest = hashlib.sha256(content.encode()).hexdigest()
     return Listing(f"v{number}", digest, 1, hashlib.sha256(b"manifest" + digest.encode()).hexdigest())
 
 
 @dataclass
 class Server:
-    """What every server of the model has.
+    """A server of the model.
 
     Attributes:
         name: its URL.
         alive: whether it answers.
-        run: counts its starts and the connections that were made anew.
+        run: number of its starts and of the connections that were made anew.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Server:
     run: int = 1
 
     def view(self) -> ServerView:
+        """Return what a node below sees."""
         raise NotImplementedError
 
 
@@ -52,7 +53,7 @@ class Origin(Server):
     feed: bool = True
 
     def publish(self) -> Listing:
-        """Publish the next version; its content tells the directory, so that copies differ."""
+        """Publish the next version; its content names the directory, so that copies differ."""
         one = listing(self.next, f"{self.name} {self.origin} {self.next} {self.run}")
         self.versions[self.next] = one
         self.next += 1
@@ -61,6 +62,7 @@ class Origin(Server):
         return one
 
     def withdraw(self, number: int) -> None:
+        """Withdraw a version."""
         one = self.versions.pop(number)
         self.withdrawn[number] = Withdrawal(one.version, one.digest, "bad")
 
@@ -76,6 +78,7 @@ class Origin(Server):
         self.run += 1
 
     def view(self) -> ServerView:
+        """Return the listed versions and a hello without a chain."""
         hello = Hello(
             "feed", self.name.removeprefix("http://"), self.origin, 0, True, (), False, self.next - 1
         )
@@ -87,7 +90,7 @@ class Origin(Server):
 
 @dataclass
 class Liar(Server):
-    """A server that says whatever it wants."""
+    """A server whose versions and hello the test invents."""
 
     origin: str | None = None
     chain: tuple[str, ...] | None = ()
@@ -96,6 +99,7 @@ class Liar(Server):
     highest: int = 0
 
     def view(self) -> ServerView:
+        """Return the invented versions and hello."""
         hello = Hello("feed", "liar", self.origin, 0, True, self.chain, False, self.highest)
         return ServerView(
             self.name, self.alive, not self.alive, None, hello, self.run,
@@ -105,15 +109,15 @@ class Liar(Server):
 
 @dataclass
 class Node(Server):
-    """A middle: fetches at once what its servers have.
+    """A middle that fetches at once what its servers have.
 
     Attributes:
-        upstreams: the names of its servers, in order.
-        keep: versions that it keeps.
-        here: the versions that it has and lists, by number.
+        upstreams: names of its servers, in order.
+        keep: number of versions that it keeps.
+        here: versions that it has and lists, by number.
         aside: versions of lines that it left.
-        standing: what it believed at its last look.
-        changes: the origin ids of the lines that it changed over to.
+        standing: its conclusions at the last look.
+        changes: origin ids of the lines that it changed over to.
     """
 
     upstreams: tuple[str, ...] = ()
@@ -130,16 +134,18 @@ class Node(Server):
 
     @property
     def node_id(self) -> str:
+        """Node id, as its hello has it."""
         return self.name.removeprefix("http://")
 
     def start(self, now: float) -> None:
-        """Start, or start again: only what is on the disk is remembered."""
+        """Start, or start again with only what is on the disk."""
         self.alive, self.standing = True, None
         self.run += 1
         self.heard = {}
         self.tracker = LineTracker(self.node_id, self.memory, now, Random(self.seed + self.run))
 
     def view(self) -> ServerView:
+        """Return the versions and the hello that the node sends to those below."""
         standing = self.standing
         place = standing.place if standing else Place(self.memory.origin, silent=True)
         firm = standing.firm if standing else frozenset[int]()
@@ -154,10 +160,11 @@ class Node(Server):
 
     @property
     def provisional(self) -> set[int]:
+        """Numbers of the versions whose digest no authority has confirmed."""
         return {n for n, one in self.here.items() if self.memory.digests.get(n) != one.digest}
 
     def look(self, now: float, servers: dict[str, Server]) -> None:
-        """Do what a middle does at each look."""
+        """Look at the servers, and do what a middle does then."""
         assert self.tracker
         views = []
         for name in self.upstreams:
@@ -202,6 +209,7 @@ class Node(Server):
                 del self.here[number]
 
     def _change_over(self, now: float) -> None:
+        """Change over to another line, and put the versions of the old one aside."""
         assert self.tracker and self.standing and self.standing.change
         change, left = self.standing.change, self.memory.origin
         stays = {
@@ -216,7 +224,7 @@ class Node(Server):
 
 
 class Network:
-    """All servers of one model, and its clock."""
+    """All servers of a model, and its clock."""
 
     def __init__(self, *servers: Server) -> None:
         self.now = 1000.0
@@ -227,10 +235,11 @@ class Network:
 
     @property
     def nodes(self) -> list[Node]:
+        """The middles."""
         return [one for one in self.servers.values() if isinstance(one, Node)]
 
     def run(self, seconds: float) -> None:
-        """Let time go by; each node looks at its servers twice a second."""
+        """Let time pass; each node looks at its servers twice a second."""
         end = self.now + seconds
         while self.now < end:
             self.now += TICK

@@ -1,5 +1,7 @@
-"""The links of a network: between a node and each of its servers one that can be slow, counts, and is never
-there while the server is not."""
+"""Links between the nodes of a network, which can be slow and count what passes.
+
+Each lies between a node and one of its servers, and refuses connections while the server is down.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,10 @@ _SHARD = re.compile(r"GET /v([1-9][0-9]*)/shard_([0-9]+)\.bin HTTP/1\.1")
 
 
 class Port:
-    """A port of 127.0.0.1 that is kept for a node while nobody listens there: connections are refused
-    then, and nobody else gets it."""
+    """A port of 127.0.0.1 reserved for a node that may be down.
+
+    Connections are refused while no process listens there, and the system gives the port to no other process.
+    """
 
     def __init__(self) -> None:
         self._kept = socket.socket()
@@ -39,13 +43,22 @@ class Port:
         return f"127.0.0.1:{self.number}"
 
     def close(self) -> None:
+        """Release the port."""
         self._kept.close()
 
 
 @dataclass
 class Asked:
-    """Bytes of a shard that a node asked for (``end`` is None where it wanted all), and how many of them were
-    ``sent`` to it."""
+    """A request for bytes of a shard.
+
+    Attributes:
+        reader: the node that asked.
+        version: number of the version.
+        shard: number of the shard.
+        start: first byte.
+        end: byte after the last one; None for the rest of the shard.
+        sent: bytes sent so far.
+    """
 
     reader: str
     version: int
@@ -57,6 +70,8 @@ class Asked:
 
 @dataclass
 class _Link:
+    """A link from a node to a server at the port ``to``."""
+
     reader: str
     server: str
     port: Port
@@ -70,7 +85,7 @@ class Links:
 
     Attributes:
         rate: bytes a second of each answer with bytes of a shard.
-        asked: what was asked for, in this order.
+        asked: requests for shards, in order.
     """
 
     rate: float
@@ -81,26 +96,33 @@ class Links:
     _failures: list[BaseException] = field(default_factory=list)
 
     def lay(self, reader: str, server: str, to: Port) -> str:
-        """A link from a node to one of its servers, which listens at ``to``; the address to be used instead.
-        Connections are refused until it is opened."""
+        """Make a link from a node to one of its servers, which listens at ``to``.
+
+        Returns:
+            The address for the node to use instead; it refuses connections until ``open``.
+        """
         link = _Link(reader, server, Port(), to.number)
         self._links.append(link)
         return link.port.address
 
     def open(self, server: str) -> None:
-        """The server listens."""
+        """Accept connections to a server, which listens now."""
         self._run(self._open(server))
 
     def close(self, server: str) -> None:
-        """The server is about to go: nobody reaches it any more. Connections live as long as it does."""
+        """Refuse new connections to a server that is about to end; open ones live as long as it does."""
         self._run(self._close(server))
 
     def settle(self, reader: str | None = None) -> None:
-        """Wait until what has been asked for is written down; of a node that is dead, until all of it is."""
+        """Wait until all requests are recorded.
+
+        Args:
+            reader: a node that is dead, whose connections must have ended too; None for none.
+        """
         self._run(self._settle(reader))
 
     def check(self) -> None:
-        """Fail now, if a link was used as it must not be."""
+        """Fail now if a link was used wrongly."""
         if self._failures:
             raise self._failures[0]
 
@@ -117,16 +139,19 @@ class Links:
         self._loop.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine in the thread, and return its result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     # In the thread
 
     async def _open(self, server: str) -> None:
+        """Listen on the links to a server."""
         for link in self._links:
             if link.server == server and link.listening is None:
                 link.listening = await self._listen(link)
 
     async def _listen(self, link: _Link) -> asyncio.Server:
+        """Listen on a link."""
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
@@ -142,17 +167,20 @@ class Links:
         return await asyncio.start_server(connected, sock=listener)
 
     async def _close(self, server: str) -> None:
+        """Stop listening on the links to a server."""
         for link in self._links:
             if link.server == server and link.listening:
                 link.listening.close()
                 link.listening = None
 
     async def _settle(self, reader: str | None) -> None:
+        """Wait for the system's queues, and for the end of a reader's connections."""
         await asyncio.sleep(_SETTLES)
         while reader and self._connections[reader]:
             await asyncio.sleep(0.01)
 
     async def _end(self) -> None:
+        """End all connections, and release the ports."""
         for link in self._links:
             if link.listening:
                 link.listening.close()
@@ -165,6 +193,7 @@ class Links:
     async def _connected(
         self, link: _Link, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
+        """Read the requests of a connection, and answer them beside that."""
         writer.transport.set_write_buffer_limits(0)
         heads: asyncio.Queue[bytes] = asyncio.Queue()
         answering = asyncio.ensure_future(self._answer(link, heads, writer))
@@ -181,7 +210,7 @@ class Links:
             self._connections[link.reader] -= 1
 
     async def _answer(self, link: _Link, heads: asyncio.Queue[bytes], writer: asyncio.StreamWriter) -> None:
-        """Answer what is asked on a connection until either side ends it."""
+        """Answer the requests of a connection until either side ends it."""
         server: asyncio.StreamWriter | None = None
         try:
             answers, server = await asyncio.open_connection("127.0.0.1", link.to)
@@ -207,6 +236,7 @@ class Links:
                 server.close()
 
     async def _pass_on(self, head: bytes, heads: asyncio.Queue[bytes], server: asyncio.StreamWriter) -> None:
+        """Pass requests on that are not for shards."""
         while True:
             if _SHARD.match(head.decode("latin-1")):
                 self._failures.append(AssertionError("a shard is asked for where it can't be counted"))
@@ -222,6 +252,7 @@ class Links:
         server: asyncio.StreamWriter,
         writer: asyncio.StreamWriter,
     ) -> None:
+        """Answer a request for a shard, at the link's rate, and count the bytes."""
         text = request.decode("latin-1")
         path = _SHARD.match(text)
         assert path, f"another request on a connection for shards: {text}"
@@ -251,6 +282,7 @@ class Links:
 
 
 async def _pour(answers: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy bytes until either side ends."""
     with contextlib.suppress(ConnectionError):
         while chunk := await answers.read(_CHUNK):
             writer.write(chunk)

@@ -1,4 +1,4 @@
-"""Hosts with links of their own, and what may happen to a link: the benchmark's network, with faults.
+"""Hosts with links of their own, and faults of a link, over the benchmark's network.
 
 Each network is made of network namespaces that carry this process's id, so that several workers may have
 one each, and what a killed one left is removed before the next network is made.
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Unavailable(Exception):
-    """Networks can't be made here, and why."""
+    """This machine can't make networks; the text says why."""
 
 
 class Network:
@@ -40,10 +40,11 @@ class Network:
         self._ports = {name: f"port{number}" for number, name in enumerate(made.hosts)}
 
     def address(self, host: str) -> str:
+        """Return a host's address."""
         return str(self._made.hosts[host].address)
 
     def url(self, host: str) -> str:
-        """Where the node of a host listens."""
+        """Return the base URL of a host's node."""
         return f"http://{self.address(host)}:{PORT}"
 
     def inside(self, host: str, act: Callable[[], T]) -> T:
@@ -52,12 +53,12 @@ class Network:
         return found
 
     def received(self, host: str) -> int:
-        """Bytes that have come to a host so far, with their headers."""
+        """Return the bytes that a host has received so far, headers included."""
         asked = ("-s", "-j", "link", "show", "dev", self._ports[host])
         return int(json.loads(self._ip_at_switch(*asked))[0]["stats64"]["tx"]["bytes"])
 
     def sent(self, host: str) -> int:
-        """Bytes that a host has sent so far, with their headers."""
+        """Return the bytes that a host has sent so far, headers included."""
         return int(self._made.sent()[host])
 
     # What runs
@@ -79,6 +80,7 @@ class Network:
 
     @contextlib.contextmanager
     def _listening(self, start: contextlib.AbstractContextManager[Node]) -> Iterator[Node]:
+        """Check that a node listens."""
         with start as node:
             assert node.url, f"did not listen:\n{node.log}"
             yield node
@@ -94,7 +96,7 @@ class Network:
     def download(
         self, host: str, servers: str, output: Path, env: Mapping[str, str] | None = None
     ) -> Iterator[subprocess.Popen[str]]:
-        """Start a client on a host that downloads v1; what it says is JSON."""
+        """Start a client on a host that downloads v1, and prints JSON."""
         words = ("client", "--servers", servers, "--version", "v1", "--output-file", str(output), "--json")
         process = subprocess.Popen(
             self._made.hosts[host].words(*processes.command(*words)),
@@ -112,17 +114,18 @@ class Network:
     # What happens to links
 
     def take_down(self, *hosts: str) -> None:
-        """The links lose their carrier."""
+        """Take the carrier from the links of hosts."""
         for host in hosts:
             self._ip_at_switch("link", "set", self._ports[host], "down")
 
     def bring_up(self, *hosts: str) -> None:
+        """Give the links of hosts their carrier back."""
         for host in hosts:
             self._ip_at_switch("link", "set", self._ports[host], "up")
 
     @contextlib.contextmanager
     def down(self, *hosts: str) -> Iterator[None]:
-        """The links have no carrier for as long as the block runs, and nothing passes."""
+        """Take the carrier from links while the block runs, and check that nothing passed."""
         before = {host: self.received(host) for host in hosts}
         self.take_down(*hosts)
         yield
@@ -131,8 +134,10 @@ class Network:
         self.bring_up(*hosts)
 
     def swallow(self, host: str) -> None:
-        """What is sent to a host disappears, and nothing says so: its link and everybody else's are up, and
-        everybody knows where it is."""
+        """Drop every packet to a host without a sign.
+
+        Its link and all others stay up, and all hosts go on knowing its hardware address.
+        """
         hardware = self._hardware_address(host)
         for other in self._ports:
             if other != host:
@@ -141,12 +146,15 @@ class Network:
         self._set_state(host, BLOCKED)
 
     def let_pass(self, host: str) -> None:
-        """What is sent to a host arrives again."""
+        """Pass the packets to a host again."""
         self._set_state(host, FORWARDING)
 
     def replace(self, host: str, by: str) -> None:
-        """Let another host take a host's place and address: to the rest it is as if the machine had lost its
-        power and started again, for not one packet says that its connections have ended."""
+        """Let another host take a host's place and address.
+
+        To the rest that is a machine that lost its power and started again: not one packet says that its
+        connections have ended.
+        """
         hardware, address = self._hardware_address(host), self.address(host)
         self.take_down(host)
         self._ip_at(by, "link", "set", DEVICE, "down")
@@ -157,23 +165,29 @@ class Network:
         self._made.hosts[by].address = address
 
     def _set_state(self, host: str, state: str) -> None:
+        """Set the state of a host's port at the switch."""
         switch = self._made.switch.namespace
         _run("bridge", "-n", switch, "link", "set", "dev", self._ports[host], "state", state)
 
     def _hardware_address(self, host: str) -> str:
+        """Return the hardware address of a host."""
         return str(json.loads(self._ip_at(host, "-j", "link", "show", "dev", DEVICE))[0]["address"])
 
     def _ip_at(self, host: str, *words: str) -> str:
+        """Run ``ip`` in a host's namespace."""
         return _run("ip", "-n", self._made.hosts[host].namespace, *words)
 
     def _ip_at_switch(self, *words: str) -> str:
+        """Run ``ip`` in the switch's namespace."""
         return _run("ip", "-n", self._made.switch.namespace, *words)
 
 
 @contextlib.contextmanager
 def network(**rates: float | None) -> Iterator[Network]:
-    """A network of hosts with links of so many Mbit/s each way (None: as fast as they can be). At its end
-    what runs on them is killed.
+    """Make a network of hosts, and kill at its end what runs on them.
+
+    Args:
+        rates: for each host the rate of its link in Mbit/s each way; None for as fast as it can be.
 
     Raises:
         Unavailable: this machine can't make it; says why.
@@ -202,7 +216,7 @@ def check() -> None:
 
 
 def _namespaces() -> Any:
-    """The benchmark's module, which finds its neighbours only in its own folder."""
+    """Import the benchmark's module, which finds its neighbours only in its own folder."""
     before = set(sys.modules)
     sys.path.insert(0, str(BENCH))
     try:
@@ -215,6 +229,7 @@ def _namespaces() -> Any:
 
 
 def _run(*words: str) -> str:
+    """Run a command, and return its output."""
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
     return done.stdout

@@ -17,21 +17,29 @@ _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 @contextlib.contextmanager
 def static(data_dir: Path) -> Iterator[str]:
-    """nginx over a data directory; gives its URL."""
+    """Run nginx over a data directory, and yield its URL."""
     with _running(data_dir.with_name("nginx"), f"root {data_dir}; sendfile on;") as url:
         yield url
 
 
 @contextlib.contextmanager
 def before(upstream: str, place: Path, settings: str = "") -> Iterator[str]:
-    """nginx before a server, with what it does by default: HTTP/1.0 to the upstream, a connection a request,
-    answers buffered. Gives its URL. ``settings`` of its ``location`` come on top."""
+    """Run nginx as a proxy with its defaults, and yield its URL.
+
+    Those are HTTP/1.0 to the upstream, a connection a request, answers buffered.
+
+    Args:
+        upstream: base URL of the server behind it.
+        place: a folder to make for its files.
+        settings: further settings of its ``location``.
+    """
     with _running(place, f"location / {{ proxy_pass {upstream}; {settings} }}") as url:
         yield url
 
 
 @contextlib.contextmanager
 def _running(place: Path, server: str) -> Iterator[str]:
+    """Run nginx with a ``server`` block, and yield its URL."""
     program = peer_folder("nginx") / "bin" / "nginx"
     with processes.own_port() as port:
         place.mkdir()
@@ -57,5 +65,6 @@ def _running(place: Path, server: str) -> Iterator[str]:
 
 
 def _listens(port: int) -> bool:
+    """Return whether a process listens on a port."""
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0

@@ -23,25 +23,27 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:
+    """Return bytes that are the same for the same seed."""
     return random.Random(seed).randbytes(size)
 
 
 def cut(data: bytes, size: int) -> list[bytes]:
-    """``data`` in parts of ``size`` bytes; nothing is one empty part."""
+    """Cut ``data`` into parts of ``size`` bytes; nothing is one empty part."""
     return [data[start : start + size] for start in range(0, len(data), size)] or [b""]
 
 
 def sha256(data: bytes) -> str:
+    """Return the digest of bytes."""
     return hashlib.sha256(data).hexdigest()
 
 
 def pieces(shard: bytes, piece_size: int = PIECE) -> bytes:
-    """The digests of a shard's pieces."""
+    """Return the digests of a shard's pieces, one after the other."""
     return b"".join(blake3(piece).digest() for piece in cut(shard, piece_size)) if shard else b""
 
 
 def shards(parts: Iterable[bytes], piece_size: int = PIECE) -> list[Shard]:
-    """The shards that these bytes make."""
+    """Return the shards that these parts make."""
     found: list[Shard] = []
     for number, part in enumerate(parts, 1):
         offset = found[-1].end if found else 0
@@ -57,6 +59,7 @@ def manifest(
     name: str = "model.bin",
     origin: str | None = ORIGIN,
 ) -> Manifest:
+    """Return the manifest of a payload."""
     header = Header(version, origin, name, "file", len(data), shard_size, piece_size, created=1.5)
     return complete(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
 
@@ -64,7 +67,14 @@ def manifest(
 async def publish(
     folders: VersionFolders, data: bytes, shard_size: int = SHARD, origin: str | None = None
 ) -> str:
-    """Publish bytes as the next version, of the line ``origin`` or the directory's own; returns its name."""
+    """Publish bytes as the next version, and return its name.
+
+    Args:
+        folders: the version folders of an origin.
+        data: the payload.
+        shard_size: bytes of a shard.
+        origin: id of the version's line; None for the directory's own.
+    """
     opened = folders.open(folders.data_dir.allot())
     for number, part in enumerate(cut(data, shard_size), 1):
         opened.part(number).write_bytes(part)
@@ -75,5 +85,5 @@ async def publish(
 
 
 def read_shards(folder: Path) -> bytes:
-    """A version's payload, from its shards' files."""
+    """Return a version's payload from its shards' files."""
     return b"".join(file.read_bytes() for file in sorted(folder.glob("shard_*.bin")))

@@ -19,20 +19,20 @@ LISTENING = re.compile(r"Listening on (http://\S+)")
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without the settings that would change a node's behaviour."""
+    """Return this process's environment without the settings that would change a node's behaviour."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("SHARDCAST_") and k != "IP_ADDR_LIST"}
     return {**kept, "PYTHONUNBUFFERED": "1", **extra}
 
 
 def command(*words: str) -> list[str]:
-    """``shardcast WORDS…`` as this environment's interpreter runs it."""
+    """Return ``shardcast WORDS…`` as this environment's interpreter runs it."""
     return [sys.executable, "-m", "shardcast", *words]
 
 
 def run(
     *words: str, env: Mapping[str, str] | None = None, timeout: float = 120, cwd: Path | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end and return it with its output; never raises for its exit code."""
+    """Run a command to its end and return it with its output, whatever its exit code."""
     return subprocess.run(
         command(*words),
         env=environment(**(env or {})),
@@ -46,7 +46,13 @@ def run(
 
 @dataclass
 class Node:
-    """A running node. ``url`` is where it listens; ``log`` is what it wrote on stderr so far."""
+    """A node that runs.
+
+    Attributes:
+        process: its process.
+        url: base URL that it listens on; empty before it listens.
+        lines: lines of its stderr so far.
+    """
 
     process: subprocess.Popen[str]
     url: str = ""
@@ -55,13 +61,16 @@ class Node:
 
     @property
     def log(self) -> str:
+        """The stderr so far."""
         return "".join(self.lines)
 
     @property
     def port(self) -> int:
+        """Port that the node listens on."""
         return int(self.url.rsplit(":", 1)[1])
 
     def _read(self) -> None:
+        """Read stderr until it ends; the thread's function."""
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
@@ -79,12 +88,12 @@ class Node:
             time.sleep(0.02)
 
     def stop(self, timeout: float = 30) -> int:
-        """End it as an operator would (SIGTERM); returns its exit code."""
+        """End the node as an operator would (SIGTERM), and return its exit code."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout)
 
     def kill(self) -> None:
-        """End it as a crash would (SIGKILL)."""
+        """End the node as a crash would (SIGKILL)."""
         self.process.kill()
         self.process.wait(30)
 
@@ -101,6 +110,7 @@ def node(*words: str, env: Mapping[str, str] | None = None, timeout: float = 60)
 def started(
     arguments: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = 60
 ) -> Iterator[Node]:
+    """Start a process, wait until it listens or ends or ``timeout`` seconds pass, and kill it at the end."""
     process = subprocess.Popen(
         arguments,
         env=environment(**(env or {})),
@@ -126,14 +136,14 @@ def started(
 def origin(
     data_dir: Path, *words: str, env: Mapping[str, str] | None = None
 ) -> contextlib.AbstractContextManager[Node]:
-    """An origin on a free port of 127.0.0.1."""
+    """Run an origin on a free port of 127.0.0.1."""
     return node("origin", "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0", *words, env=env)
 
 
 def middle(
     upstream: str, data_dir: Path, *words: str, env: Mapping[str, str] | None = None
 ) -> contextlib.AbstractContextManager[Node]:
-    """A middle on a free port of 127.0.0.1 that asks its upstreams every second."""
+    """Run a middle on a free port of 127.0.0.1 that asks its upstreams every second."""
     return node(
         "middle", "--upstream", upstream, "--data-dir", str(data_dir), "--host", "127.0.0.1", "--port", "0",
         "--check-interval", "1", *words, env=env,
@@ -142,8 +152,10 @@ def middle(
 
 @contextlib.contextmanager
 def own_port() -> Iterator[int]:
-    """A port of this machine that nobody else is given while the block runs, whoever listens there now or
-    nobody: for a node that must be on a port that is known before it runs, or on the same one again."""
+    """Reserve a port of this machine for the block, whether a process listens there or not.
+
+    For a node whose port must be known before it runs, or be the same one after a restart.
+    """
     with socket.socket() as held:
         # It does not listen, so that others who say the same may; who only asks for a free port gets another.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -152,7 +164,7 @@ def own_port() -> Iterator[int]:
 
 
 def marked(mark: str) -> set[int]:
-    """The processes that have a mark in their environment, which they hand on to those they start."""
+    """Return the processes that have a mark in their environment, which their children inherit."""
     found = set()
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -15,12 +15,12 @@ from shardcast.protocol.manifest_reader import parse
 
 
 def random_bytes(size: int, seed: int = 1) -> bytes:
-    """Bytes that no compression makes smaller, the same for the same seed."""
+    """Return bytes that no compression makes smaller, the same for the same seed."""
     return Random(seed).randbytes(size)
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file, read a little at a time."""
+    """Return the digest of a file, read a little at a time."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -30,7 +30,7 @@ def sha256(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Published:
-    """A version in a data directory, and what it was made of."""
+    """A version in a data directory, and the payload that it was made of."""
 
     data_dir: Path
     version: str
@@ -38,16 +38,20 @@ class Published:
 
     @property
     def sha256(self) -> str:
+        """Digest of the payload."""
         return hashlib.sha256(self.payload).hexdigest()
 
     @property
     def manifest(self) -> Manifest:
+        """Manifest of the version, read from its folder."""
         return parse((self.data_dir / self.version / "manifest.jsonl").read_bytes(), self.version)
 
 
 def publish(data_dir: Path, payload: bytes, shard_size: int) -> Published:
-    """Publish ``payload`` into a data directory that no node uses now, as its next version; also from
-    inside a running event loop, which waits meanwhile."""
+    """Publish ``payload`` as the next version of a data directory that no node uses now.
+
+    Works inside a running event loop too, which waits meanwhile.
+    """
 
     async def carry_out(file: Path) -> str:
         async with publishing(data_dir) as publisher:

@@ -27,13 +27,13 @@ _BUCKETS = itertools.count(1)
 
 
 def lacks(module: str) -> bool:
-    """Whether a module is not installed."""
+    """Return whether a module is not installed."""
     return importlib.util.find_spec(module) is None
 
 
 @dataclass(frozen=True)
 class DataJoint:
-    """DataJoint's own modules, without the database that the rest of it talks to."""
+    """DataJoint's own modules, without the database that the rest of it needs."""
 
     hash_registry: Any
     settings: Any
@@ -46,18 +46,19 @@ class DataJoint:
 
 
 class _Settings:
-    """What its configuration class is built on here: it reads no environment and checks no types."""
+    """Base of DataJoint's configuration class that reads no environment and checks no types."""
 
     def __init__(self, **given: Any) -> None:
         self.__dict__.update(given)
 
 
 def _field(default: Any = None, default_factory: Callable[[], Any] | None = None, **_: Any) -> Any:
+    """Return the default of a field, as ``pydantic.Field`` would."""
     return default_factory() if default_factory else default
 
 
 def _stand_ins(folder: Path) -> dict[str, types.ModuleType]:
-    """For its package, so that only those modules run that are asked for, and for what reads its settings."""
+    """Return stand-ins for DataJoint's package, so that only the needed modules run, and for pydantic."""
     package = types.ModuleType("datajoint")
     package.__path__ = [str(folder / "datajoint")]
     pydantic, pydantic_settings = types.ModuleType("pydantic"), types.ModuleType("pydantic_settings")
@@ -68,6 +69,7 @@ def _stand_ins(folder: Path) -> dict[str, types.ModuleType]:
 
 @contextlib.contextmanager
 def _standing_in(modules: dict[str, types.ModuleType]) -> Iterator[None]:
+    """Put modules into ``sys.modules`` while the block runs."""
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
@@ -82,7 +84,7 @@ def _standing_in(modules: dict[str, types.ModuleType]) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def datajoint() -> Iterator[DataJoint]:
-    """DataJoint 2.0.0; skipped where it can't be had."""
+    """Import DataJoint 2.0.0; skip where it can't be had."""
     folder = legacy.peer_folder("datajoint")
     with _standing_in(_stand_ins(folder)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has no configuration file
@@ -94,12 +96,12 @@ def datajoint() -> Iterator[DataJoint]:
 
 @dataclass(frozen=True)
 class S3:
-    """An S3 server, and how stores in it are configured."""
+    """An S3 server, and the configuration of stores in it."""
 
     endpoint: str
 
     def store(self, **more: Any) -> dict[str, Any]:
-        """A store in a bucket of its own."""
+        """Make a bucket, and return the configuration of a store in it."""
         import s3fs
 
         bucket = f"bucket-{next(_BUCKETS)}"
@@ -118,7 +120,7 @@ class S3:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[S3]:
-    """moto's S3, over HTTP on 127.0.0.1."""
+    """Run moto's S3 over HTTP on 127.0.0.1."""
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 
     application = DomainDispatcherApplication(create_backend_app)

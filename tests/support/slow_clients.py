@@ -36,8 +36,8 @@ class Example:
     """A request to a route.
 
     Attributes:
-        path: of the request.
-        body: of the request; where it is empty, the slow ones say that they send one all the same.
+        path: path of the request.
+        body: body of the request; where it is empty, the slow clients announce a body all the same.
         stays_open: whether the answer ends only with its reader.
     """
 
@@ -52,8 +52,8 @@ class Listener:
 
     Attributes:
         app: the application.
-        address: of its socket; a path where it is a Unix socket.
-        seen: the addresses of all that ever connected.
+        address: address of its socket; a path where it is a Unix socket.
+        seen: addresses of all clients that ever connected.
     """
 
     app: web.Application
@@ -62,17 +62,18 @@ class Listener:
 
     @property
     def routes(self) -> set[Route]:
-        """All that its router knows."""
+        """Routes of the application's router."""
         return {
             (route.method, route.resource.canonical) for route in self.app.router.routes() if route.resource
         }
 
     @property
     def watches(self) -> list[Watch]:
+        """Watches of the open connections."""
         return list(self.app[CONNECTIONS]._watches.values())
 
     async def connect(self, folder: Path) -> tuple[socket.socket, object]:
-        """A connection that takes as little as can be, and the name that the listener has for it."""
+        """Open a connection that takes as little as can be, and return it with its address."""
         loop = asyncio.get_running_loop()
         if isinstance(self.address, str):
             client = socket.socket(socket.AF_UNIX)
@@ -86,7 +87,7 @@ class Listener:
 
 
 def recorded(applications: list[web.Application]) -> object:
-    """An ``application`` with quick bounds, which is written down."""
+    """Return an ``application`` that uses quick bounds and adds itself to ``applications``."""
 
     def make(node_id: str, *doors: Callable[[web.Application], None], **settings: object) -> web.Application:
         bounds = settings.pop("bounds", None)
@@ -99,16 +100,16 @@ def recorded(applications: list[web.Application]) -> object:
 
 
 async def in_connection(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Stops after the connection."""
+    """Stop after the connection."""
 
 
 async def in_head(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Stops in the head."""
+    """Stop in the head."""
     await _send(client, head[:-10])
 
 
 async def trickled_head(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Sends the head byte by byte, and never its end."""
+    """Send the head byte by byte, and never its end."""
     await _send(client, head[:-4])
     while True:
         await _send(client, b"X")
@@ -116,17 +117,17 @@ async def trickled_head(client: socket.socket, head: bytes, body: bytes) -> None
 
 
 async def after_head(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Stops after the head."""
+    """Stop after the head."""
     await _send(client, head)
 
 
 async def in_body(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Stops in the body."""
+    """Stop in the body."""
     await _send(client, head + body[:-1])
 
 
 async def trickled_body(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Sends the body byte by byte, and never its end."""
+    """Send the body byte by byte, and never its end."""
     await _send(client, head.replace(b"Content-Length: ", b"Content-Length: 9999"))
     for byte in body + b" " * 10_000:
         await _send(client, bytes([byte]))
@@ -134,7 +135,7 @@ async def trickled_body(client: socket.socket, head: bytes, body: bytes) -> None
 
 
 async def takes_nothing(client: socket.socket, head: bytes, body: bytes) -> None:
-    """Sends the request, and takes nothing of the answer."""
+    """Send the request, and take nothing of the answer."""
     await _send(client, head + body)
 
 
@@ -143,6 +144,7 @@ BEFORE_THE_ANSWER = (in_connection, in_head, trickled_head)
 
 
 async def _send(client: socket.socket, data: bytes) -> None:
+    """Send bytes."""
     await asyncio.get_running_loop().sock_sendall(client, data)
 
 

@@ -1,4 +1,4 @@
-"""A slow way to a server: a relay of bytes, of which only so many a second come back."""
+"""A slow link to a server: a relay of bytes that returns only so many a second."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ _SOCKET_BUFFER = 64 * 1024
 
 @contextlib.contextmanager
 def slow_link(port: int, rate: float) -> Iterator[str]:
-    """Yield the address of a relay to a port of 127.0.0.1, through which ``rate`` bytes a second come back
-    over all its connections."""
+    """Yield the address of a relay to a port of 127.0.0.1 that returns ``rate`` bytes a second in all."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()

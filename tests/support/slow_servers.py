@@ -1,4 +1,4 @@
-"""Servers that stop, or trickle for ever, at each place of an answer where one can.
+"""Servers that stop, or trickle for ever, at each place of an answer.
 
 `SlowServer` answers one path so, and the others right. ``WAYS`` are the ways;
 `tests/faults/test_slow_servers.py` runs every request that shardcast makes against each of them.
@@ -28,13 +28,13 @@ class Reply:
 
     @property
     def head(self) -> bytes:
-        """The head; without an end, the body goes on for as long as the connection is open."""
+        """Head of the answer; without ``ends`` the body goes on for as long as the connection is open."""
         length = f"Content-Length: {len(self.body)}\r\n" if self.ends else ""
         return f"HTTP/1.1 {self.status}\r\nContent-Type: {self.content_type}\r\n{length}\r\n".encode()
 
     @property
     def line(self) -> bytes:
-        """The first line of the body, or half of it where that has none."""
+        """First line of the body, or half of it where the body has no line."""
         end = self.body.find(b"\n") + 1
         return self.body[: end or len(self.body) // 2]
 
@@ -45,10 +45,12 @@ Way = Callable[[Send, Reply], Awaitable[None]]
 
 
 async def _hold() -> None:
+    """Wait for ever."""
     await asyncio.Event().wait()
 
 
 async def _trickle(send: Send, data: bytes = b"", filler: bytes = b"x") -> None:
+    """Send ``data`` byte by byte, then ``filler`` for ever."""
     for start in range(len(data)):
         await send(data[start : start + 1])
         await asyncio.sleep(TICK)
@@ -58,6 +60,7 @@ async def _trickle(send: Send, data: bytes = b"", filler: bytes = b"x") -> None:
 
 
 async def _flood(send: Send, data: bytes) -> None:
+    """Send ``data`` again and again, for ever."""
     while True:
         await send(data)
         await asyncio.sleep(0.001)  # others have their turn, and what comes at once doesn't depend on them
@@ -140,12 +143,13 @@ WAYS: Mapping[str, Way] = {
 
 
 class SlowServer:
-    """A server on a free port of 127.0.0.1, or on a Unix socket, that answers the paths that begin with
-    ``slow`` in a way, and has nothing else.
+    """Server on a free port of 127.0.0.1, or on a Unix socket, that is slow in one way.
+
+    It answers the paths that begin with ``slow`` in that way, and 404 for all others.
 
     Attributes:
-        url: its base URL.
-        asked: how often it was asked for a slow path.
+        url: base URL.
+        asked: number of requests for a slow path.
     """
 
     def __init__(self, way: Way, slow: str, reply: Reply, unix: Path | None = None) -> None:
@@ -172,6 +176,7 @@ class SlowServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answer one request."""
         task = asyncio.current_task()
         assert task
         self._tasks.add(task)

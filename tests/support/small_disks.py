@@ -1,4 +1,4 @@
-"""Small disks of their own: a tmpfs that is mounted for a test, and gone whatever becomes of it."""
+"""Small disks: a tmpfs that is mounted for a test and unmounted whatever becomes of the test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class SmallDisk:
     """A disk of a few megabytes.
 
     Attributes:
-        path: where it is mounted.
+        path: the mount point.
     """
 
     def __init__(self, path: Path) -> None:
@@ -32,18 +32,18 @@ class SmallDisk:
 
     @property
     def free(self) -> int:
-        """Bytes that are free."""
+        """Free bytes."""
         found = os.statvfs(self.path)
         return found.f_bavail * found.f_frsize
 
     @property
     def used(self) -> int:
-        """Bytes that are not."""
+        """Used bytes."""
         found = os.statvfs(self.path)
         return (found.f_blocks - found.f_bfree) * found.f_frsize
 
     def fill(self, leaving: int, name: str = "ballast") -> Path:
-        """Take all but so many bytes by a file."""
+        """Fill the disk with a file, except for ``leaving`` bytes, and return the file."""
         ballast = self.path / name
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, max(1, self.free - leaving))
@@ -52,15 +52,17 @@ class SmallDisk:
 
 @contextlib.contextmanager
 def small_disk(path: Path, size: str) -> Iterator[SmallDisk]:
-    """Mount a disk; the test is skipped where none can be mounted."""
+    """Mount a disk; skip where none can be mounted."""
     with mounted(path, "tmpfs", f"size={size}"):
         yield SmallDisk(path)
 
 
 @contextlib.contextmanager
 def overlay(path: Path, lower: Path) -> Iterator[None]:
-    """Mount an overlay, whose lower layer is as the layers of a container's image; skipped where none can be.
-    What is written lies beside the path."""
+    """Mount an overlay over a lower layer, as a container's image has them; skip where none can be mounted.
+
+    Written files lie beside the path.
+    """
     upper, work = path.with_name(f"{path.name}-upper"), path.with_name(f"{path.name}-work")
     upper.mkdir()
     work.mkdir()
@@ -71,8 +73,10 @@ def overlay(path: Path, lower: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def mounted(path: Path, kind: str, options: str) -> Iterator[None]:
-    """Mount a file system; the test is skipped where it can't be. A process of its own unmounts it, also when
-    this one is killed."""
+    """Mount a file system; skip where it can't be mounted.
+
+    A process of its own unmounts it, also when this one is killed.
+    """
     if os.geteuid() != 0 or shutil.which("mount") is None:
         pytest.skip(f"only root can mount a {kind}")
     path.mkdir()

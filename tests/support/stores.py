@@ -1,4 +1,4 @@
-"""Directories of blobs, made, damaged and looked at."""
+"""Directories of blobs: made, damaged and inspected."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from tests.support.processes import environment
 
 
 def blob_file(root: Path, digest: str) -> Path:
+    """Return the path of a blob in the prefix layout."""
     return root / digest[:2] / digest
 
 
 def fill(root: Path, *blobs: bytes) -> list[str]:
-    """Blobs as they lie in a store of the prefix layout; their digests."""
+    """Write blobs as they lie in a store of the prefix layout, and return their digests."""
     root.mkdir(exist_ok=True)
     (root / MARKER).write_text("1\n")
     for blob in blobs:
@@ -32,7 +33,7 @@ def fill(root: Path, *blobs: bytes) -> list[str]:
 
 
 def damage(file: Path, position: int = 0) -> bytes:
-    """Change one byte of a file that nobody may write to; what it is now."""
+    """Change one byte of a write-protected file, and return its new content."""
     file.chmod(0o644)
     data = bytearray(file.read_bytes())
     data[position] ^= 1
@@ -42,6 +43,7 @@ def damage(file: Path, position: int = 0) -> bytes:
 
 
 def random_blobs(seed: int, count: int, most: int = 3000) -> list[bytes]:
+    """Return ``count`` blobs of 1 to ``most`` bytes."""
     rng = random.Random(seed)
     return [rng.randbytes(rng.randint(1, most)) for _ in range(count)]
 
@@ -65,8 +67,11 @@ json.dump(outcomes, sys.stdout)
 
 
 def run_many(cases: list[list[str]]) -> list[tuple[int, str, str]]:
-    """``shardcast`` with each of these words, in a process of its own that is forked from one interpreter:
-    the exit codes, stdouts and stderrs."""
+    """Run ``shardcast`` with each list of words, in processes forked from one interpreter.
+
+    Returns:
+        For each the exit code, stdout and stderr.
+    """
     with tempfile.TemporaryDirectory() as folder:
         done = subprocess.run(
             [sys.executable, "-c", _MANY, folder],
@@ -82,7 +87,7 @@ def run_many(cases: list[list[str]]) -> list[tuple[int, str, str]]:
 
 
 def assert_refused(cases: list[tuple[list[str], int, str]], names: dict[str, object]) -> None:
-    """Each of these fails with its exit code and says this on stderr, and nothing on stdout."""
+    """Check that each command fails with its exit code, and its text on stderr alone."""
     filled = [["store", *(word.format(**names) for word in words)] for words, _, _ in cases]
     for words, (_, code, said), outcome in zip(filled, cases, run_many(filled), strict=True):
         assert outcome[:2] == (code, ""), (words, outcome)
@@ -91,7 +96,7 @@ def assert_refused(cases: list[tuple[list[str], int, str]], names: dict[str, obj
 
 
 def content(root: Path) -> dict[str, bytes]:
-    """The blobs of a store by their names, coded ones by their whole names."""
+    """Return the blobs of a store by their names; compressed ones by their whole names."""
     files = (Path(folder) / name for folder, _, names in os.walk(root) for name in names if OWN not in folder)
     suffixes = ("", *SUFFIXES.values())
     return {

@@ -1,4 +1,4 @@
-"""What versions should be, and a watcher that looks all along whether they are."""
+"""Expected versions, and a watcher that compares them with what is there, again and again."""
 
 from __future__ import annotations
 
@@ -22,31 +22,33 @@ _LEAST_LOOKS = 10
 
 @dataclass(frozen=True)
 class Expected:
-    """What a version should be, without its bytes."""
+    """Digests of a version's payload and shards, without the bytes."""
 
     sha256: str
     shards: tuple[bytes, ...]
 
     @classmethod
     def of(cls, payload: bytes, shard_size: int) -> Expected:
+        """Return the digests of a payload."""
         shards = tuple(sha256(shard).digest() for shard in cut(payload, shard_size))
         return cls(sha256(payload).hexdigest(), shards)
 
 
 @dataclass
 class Numbers:
-    """Which version each number is, from the moment it opens. ``current`` is what is being published."""
+    """The version of each number, from the moment it opens; ``current`` is the one being published."""
 
     given: dict[int, Expected] = field(default_factory=dict)
     current: Expected | None = None
 
     def expected(self, number: int) -> Expected:
+        """Return the version of a number."""
         found = self.given.get(number) or self.current
         assert found, f"v{number} was never published"
         return found
 
     def give(self, number: int) -> None:
-        """This number was seen for what is being published."""
+        """Note that a number was seen for the version being published, and check that numbers grow."""
         assert self.current
         if self.given.get(number) is not self.current:
             before = max(self.given, default=0)
@@ -55,7 +57,7 @@ class Numbers:
 
 
 def numbers_of(data_dir: Path) -> set[int]:
-    """The versions that have a folder."""
+    """Return the versions that have a folder."""
     return {int(folder.name[1:]) for folder in data_dir.glob("v*") if folder.name[1:].isdigit()}
 
 
@@ -63,7 +65,7 @@ def numbers_of(data_dir: Path) -> set[int]:
 
 
 class Watcher:
-    """Looks again and again, in a thread, until the block ends; the first thing wrong fails the test."""
+    """A thread that looks again and again until the block ends; the first failure fails the test."""
 
     def __init__(self, *looks: Callable[[], None]) -> None:
         self._looks = looks
@@ -73,6 +75,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def _run(self) -> None:
+        """Look every 20 ms; the thread's function."""
         try:
             while not self._stop.wait(0.02):
                 for look in self._looks:
@@ -82,7 +85,7 @@ class Watcher:
             self._failure = error
 
     def check(self) -> None:
-        """Fail now, if anything was wrong so far."""
+        """Fail now if anything was wrong so far."""
         if self._failure:
             raise self._failure
 
@@ -99,12 +102,13 @@ class Watcher:
 
 
 def looks_of(file: Path) -> tuple[int, int, int]:
+    """Return inode, size and time of change of a file."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def shards_in(data_dir: Path) -> list[Path]:
-    """The shards under their final names; a version's folder may be given up while it is looked into."""
+    """Return the shards under their final names; a version's folder may vanish meanwhile."""
     found: list[Path] = []
     for folder in data_dir.glob("v*"):
         with contextlib.suppress(FileNotFoundError):
@@ -113,7 +117,7 @@ def shards_in(data_dir: Path) -> list[Path]:
 
 
 def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
-    """No final name of a shard, in a complete version or an open one, holds a wrong byte."""
+    """Return a look that checks that no final name of a shard holds a wrong byte."""
     known: dict[Path, tuple[int, int, int]] = {}
 
     def look() -> None:
@@ -134,12 +138,13 @@ def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
 
 
 def get(url: str) -> bytes:
+    """Return the body of a GET."""
     with urllib.request.urlopen(url, timeout=30) as answer:
         return bytes(answer.read())
 
 
 def listed(url: str) -> dict[int, tuple[str, int]]:
-    """Digest and number of shards of every version that a node lists."""
+    """Return digest and number of shards of every version that a node lists."""
     try:
         lines = get(f"{url}/distribution.txt").decode().splitlines()
     except urllib.error.HTTPError as error:
@@ -151,6 +156,7 @@ def listed(url: str) -> dict[int, tuple[str, int]]:
 
 
 def read_whole(url: str, number: int, offered: dict[int, tuple[str, int]], numbers: Numbers) -> None:
+    """Fetch a version, and check its shards and its payload."""
     right = numbers.expected(number)
     assert offered[number] == (right.sha256, len(right.shards)), f"v{number} is listed as another payload"
     whole = sha256()
@@ -160,6 +166,7 @@ def read_whole(url: str, number: int, offered: dict[int, tuple[str, int]], numbe
 
 
 def read_shard(url: str, number: int, shard: int, numbers: Numbers) -> bytes:
+    """Fetch a shard, check it, and return its bytes."""
     found = get(f"{url}/v{number}/shard_{shard:03d}.bin")
     right = numbers.expected(number).shards[shard - 1]
     assert sha256(found).digest() == right, f"{url} sent a wrong byte in shard {shard} of v{number}"
@@ -167,7 +174,7 @@ def read_shard(url: str, number: int, shard: int, numbers: Numbers) -> bytes:
 
 
 def assert_tidy(url: str, data_dir: Path, numbers: Numbers) -> None:
-    """Every version that is listed is whole and right, and nothing else is left."""
+    """Check that every listed version is whole and right, and that nothing else is left."""
     offered = listed(url)
     for number in offered:
         read_whole(url, number, offered, numbers)

@@ -1,6 +1,6 @@
 """One role's matrix, in a process with the shim: a line of JSON for each recorded call and each cell.
 
-``python -m tests.support.faults ROLE PLACE [COUNT]``: of all cells, or so many of them, always the same ones.
+``python -m tests.support.faults ROLE PLACE [COUNT]`` runs all cells, or COUNT of them, always the same.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ _LONGEST = 90.0
 
 
 def main(role: str, place: Path, count: int | None, only: str = "") -> None:
+    """Run the matrix of a role.
+
+    Args:
+        role: name of the role's module.
+        place: folder for all files.
+        count: cells of each operation; None for all.
+        only: text that an operation's name must contain.
+    """
     os.environ.pop("LD_PRELOAD", None)  # what is started here is as it is
     told, stderr = sys.stdout, sys.stderr
     vars(holds)["RECENTLY_READ"] = 0.0  # what was looked at is retired at once

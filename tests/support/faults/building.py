@@ -1,4 +1,4 @@
-"""The shim that has file-system calls fail, built once where a compiler is found."""
+"""The shim that makes file-system calls fail, built where a compiler is found."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 
 class NoShim(Exception):
-    """Why the shim can't be had on this machine."""
+    """The shim can't be built on this machine; the text says why."""
 
 
 def build(folder: Path) -> Path:
-    """Compile the shim into a folder.
+    """Compile the shim into a folder, and return the library.
 
     Raises:
-        NoShim: no compiler is found, or it fails.
+        NoShim: there is no compiler, or it fails.
     """
     if sys.platform != "linux":
         raise NoShim(f"the shim is for Linux's libc, and this is {sys.platform}")

@@ -1,4 +1,4 @@
-"""The cells of the matrix: one operation, one call of it that fails, one errno; and what must hold then."""
+"""Cells of the matrix (an operation, a call that fails in it, an errno), and what must hold in each."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Cell:
     """One circumstance.
 
     Attributes:
-        operation: what is done.
-        call: the call that fails in it.
-        place: the name for which it does, without numbers, or a pattern; ``*`` for all below the folder.
-        error: the errno's name, or ``SHORT``.
-        times: how often it fails; 0 while the operation runs.
-        skip: how often it succeeds first.
+        operation: name of the operation.
+        call: the call that fails.
+        place: the name whose call fails, without numbers, or a pattern; ``*`` for all below the folder.
+        error: name of the errno, or ``SHORT``.
+        times: number of failures; 0 for as long as the operation runs.
+        skip: number of calls that succeed before the first failure.
     """
 
     operation: str
@@ -50,13 +50,13 @@ class Cell:
 
     @property
     def rank(self) -> int:
-        """Its place in an order that mixes all operations, calls and errnos, and is the same in each run."""
+        """Place in an order that mixes all operations, calls and errnos, the same in each run."""
         return zlib.crc32(str(self).encode())
 
 
 @dataclass
 class Result:
-    """What became of a cell: what was wrong with it, if anything, and how it ended."""
+    """Outcome of a cell: exit code, number of failed calls, and the problems found."""
 
     cell: Cell
     code: int
@@ -66,14 +66,14 @@ class Result:
 
 
 class Operation(ABC):
-    """Something that a role does, done again and again in one process.
+    """Something that a role does, repeated in one process.
 
     Attributes:
-        name: what it is, ``origin: publish a copy``.
-        folder: where its calls fail.
-        cell: the circumstance, while there is one.
-        failures: the exit codes with which it may fail.
-        left: what of ``Operation.tree`` it may leave behind beyond a run without faults, as a regular
+        name: name of the operation, ``origin: publish a copy``.
+        folder: folder whose calls fail.
+        cell: the circumstance; None outside of one.
+        failures: exit codes with which it may fail.
+        left: names of ``Operation.tree`` that it may leave behind beyond a run without faults, as a regular
             expression.
     """
 
@@ -93,31 +93,31 @@ class Operation(ABC):
 
     @property
     def call(self) -> str:
-        """The call that fails."""
+        """Call that fails."""
         return self.cell.call if self.cell else ""
 
     @abstractmethod
     def prepare(self) -> None:
-        """Make ready for the next cell."""
+        """Prepare the next cell."""
 
     def end(self) -> None:
-        """Stop what was begun."""
+        """Stop the nodes that ``begin`` started."""
         return
 
     @abstractmethod
     def act(self) -> Outcome:
-        """Do it, while calls fail."""
+        """Run the operation, while calls fail."""
 
     @abstractmethod
     def check(self, outcome: Outcome) -> None:
-        """Assert that it did what it says, or nothing, and that nothing was lost."""
+        """Assert that it did what it reports, or nothing, and that nothing was lost."""
 
     @abstractmethod
     def recover(self) -> None:
-        """Assert that it works when the fault is gone."""
+        """Assert that it works once the fault is gone."""
 
     def tree(self) -> set[str]:
-        """The names below its folder, without numbers and digests."""
+        """Return the names below its folder, without numbers and digests."""
         found = {_class_of(os.path.relpath(folder, self.folder)) for folder, _, _ in os.walk(self.folder)}
         for folder, _, names in os.walk(self.folder):  # which passes over what goes meanwhile
             found |= {_class_of(os.path.relpath(Path(folder, name), self.folder)) for name in names}
@@ -125,7 +125,7 @@ class Operation(ABC):
 
 
 def _told(error: Exception) -> str:
-    """An error of a check, and where it was."""
+    """Return an error of a check, and the line where it was raised."""
     where = error.__traceback__
     while where and where.tb_next and where.tb_next.tb_frame.f_code.co_filename.startswith(_HERE):
         where = where.tb_next
@@ -134,12 +134,13 @@ def _told(error: Exception) -> str:
 
 
 def _class_of(name: str) -> str:
+    """Return a name with its numbers and digests replaced."""
     name = re.sub(r"\b[0-9a-z]{20,}\b|\b[0-9a-f]{8,}\b|(?<![^/])[0-9a-f]{2}(?![^/])", "@", name)
     return re.sub(r"[0-9]+", "#", name)
 
 
 class Matrix:
-    """All cells of some operations, and how they are run."""
+    """The cells of an operation, and their runs."""
 
     def __init__(self, operation: Operation, control: Control, watch: Watch) -> None:
         self.operation = operation
@@ -150,7 +151,7 @@ class Matrix:
         self._open: list[str] = []
 
     def record(self) -> None:
-        """Do it without faults: its calls, and what it leaves."""
+        """Run the operation without faults, and record its calls and the names that it leaves."""
         operation = self.operation
         operation.begin()
         for _ in range(3):  # the first ones make what stays
@@ -167,8 +168,11 @@ class Matrix:
         assert "Traceback" not in said and not unhandled, (said, unhandled)
 
     def cells(self) -> Iterator[Cell]:
-        """Each call at each name once, the first time and the last time, and each call everywhere for as long
-        as the operation runs."""
+        """Yield the cells.
+
+        Each call at each name fails once, the first time and the last time, and each call everywhere for as
+        long as the operation runs.
+        """
         name = self.operation.name
         for (call, place), count in sorted(self.calls.items()):
             for error in ERRNOS.get(call, ()):
@@ -180,6 +184,7 @@ class Matrix:
                     yield Cell(name, call, EVERYWHERE, error, 0)
 
     def run(self, cells: Iterable[Cell]) -> Iterator[Result]:
+        """Run cells, and begin anew after each one that had a problem."""
         for cell in cells:
             result = self._run(cell)
             yield result
@@ -191,6 +196,7 @@ class Matrix:
                 self._open = self._descriptors()
 
     def _run(self, cell: Cell) -> Result:
+        """Run a cell."""
         operation = self.operation
         operation.prepare()
         operation.cell = cell
@@ -221,7 +227,7 @@ class Matrix:
         return result
 
     def _wrong(self, cell: Cell, outcome: Outcome, hits: int) -> Iterator[str]:
-        """What is wrong with how it failed."""
+        """Yield the faults of the way in which the operation failed."""
         usage = outcome.code == USAGE and cell.call == "access"  # an argument that may not be read
         if outcome.code not in self.operation.failures and not usage:
             yield f"it ends with {outcome.code}"
@@ -233,7 +239,7 @@ class Matrix:
             yield "no clear error"
 
     def _left(self, cell: Cell) -> list[str]:
-        """What it left behind although it went well afterwards."""
+        """Return what the operation left behind although it went well afterwards."""
         deadline = time.monotonic() + _SETTLING
         while True:
             left, opened = self._new_names(cell), self._descriptors()
@@ -245,10 +251,12 @@ class Matrix:
             time.sleep(0.02)
 
     def _new_names(self, cell: Cell) -> set[str]:
+        """Return the names that a run without faults does not leave."""
         left = self.operation.tree() - self._tree
         if cell.call in ("unlink", "rmdir"):  # what could not be removed has a temporary name
             left = {name for name in left if not name.endswith(PART)}
         return {name for name in left if not re.fullmatch(self.operation.left, name)}
 
     def _descriptors(self) -> list[str]:
+        """Return the open descriptors below the folder."""
         return descriptors(self.operation.folder)

@@ -1,4 +1,4 @@
-"""What a client does: a version into an output file, or a blob into one."""
+"""Operations of a client: a version into an output file, or a blob into one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _TIDYING = ("unlink", "opendir", "readdir")
 
 
 class ClientOperation(Operation):
-    """A download from an origin whose disk is sound, into a folder whose isn't."""
+    """A download from an origin with a sound disk into a folder on a failing one."""
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
         super().__init__(place, nodes)
@@ -54,6 +54,7 @@ class ClientOperation(Operation):
 
     @property
     def url(self) -> str:
+        """Base URL of the origin."""
         assert self.running
         return self.running.node.url
 
@@ -62,6 +63,7 @@ class ClientOperation(Operation):
         shutil.copytree(self.kept, self.folder)
 
     def download(self, version: str = "v1") -> Outcome:
+        """Run the client's command."""
         return command(
             "client", "--servers", self.url, "--version", version, "--output-file", self.output, "-q"
         )
@@ -82,14 +84,19 @@ class ClientOperation(Operation):
         self.assert_is("v1")
 
     def assert_is(self, version: str) -> None:
+        """Assert that the output is a version."""
         assert self.output.read_bytes() == self.versions[version], f"the output is not {version}"
 
 
 class Download(ClientOperation):
+    """A download into an empty folder."""
+
     name = "client: download"
 
 
 class DownloadIntoNewFolder(ClientOperation):
+    """A download into folders that the client makes."""
+
     name = "client: download into a new folder"
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
@@ -98,7 +105,7 @@ class DownloadIntoNewFolder(ClientOperation):
 
 
 class Resume(ClientOperation):
-    """With the parts of a download that its disk ended."""
+    """A download that continues with the parts of an interrupted one."""
 
     name = "client: resume"
 
@@ -109,7 +116,7 @@ class Resume(ClientOperation):
         shutil.copytree(self.folder, self.kept, dirs_exist_ok=True)
 
     def leave_parts(self) -> None:
-        """Download most of it: what is verified stays, as after a kill."""
+        """Leave most of a download behind, verified, as a kill would."""
         self.download()
         part, manifest = self.folder / ".model.bin.part", self.folder / ".model.bin.part.manifest"
         data = self.output.read_bytes()
@@ -121,7 +128,7 @@ class Resume(ClientOperation):
 
 
 class Replace(ClientOperation):
-    """Over another version, which stays until the new one is whole."""
+    """A download over another version, which stays until the new one is whole."""
 
     name = "client: replace"
 
@@ -146,7 +153,7 @@ class Replace(ClientOperation):
 
 
 class Follow(ClientOperation):
-    """Of two versions each, behind a link that names the newest one here."""
+    """Following two versions, behind a link that names the newest one."""
 
     name = "client: follow"
 
@@ -178,6 +185,8 @@ class Follow(ClientOperation):
 
 
 class GetBlob(Operation):
+    """A blob of a store into a file."""
+
     name = "client: store get"
 
     def begin(self) -> None:

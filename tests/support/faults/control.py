@@ -1,4 +1,4 @@
-"""What is told to the shim, through a file that it maps: which call fails next, and how."""
+"""Control of the shim through a file that it maps: which call fails next, and how."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make_file(path: Path) -> None:
 
 
 class Control:
-    """This process's shim."""
+    """Control of this process's shim."""
 
     def __init__(self) -> None:
         descriptor = os.open(os.environ[VARIABLE], os.O_RDWR | os.O_CLOEXEC)
@@ -39,7 +39,7 @@ class Control:
 
     @contextmanager
     def recording(self, folder: Path) -> Iterator[dict[tuple[str, str], int]]:
-        """Record the calls below a folder while the block runs: how often each, and for which name."""
+        """Record how often each call is made below a folder, and for which name, while the block runs."""
         found: dict[tuple[str, str], int] = {}
         self._set(_RECORDING, folder=folder)
         try:
@@ -56,8 +56,7 @@ class Control:
     def failing(
         self, folder: Path, call: str, place: str, error: int, times: int, skip: int = 0
     ) -> Iterator[None]:
-        """Have a call fail while the block runs, so many ``times`` (0: always), after it succeeded ``skip``
-        times."""
+        """Let a call fail ``times`` times (0: always) while the block runs, after ``skip`` successes."""
         self._set(_ARMED, error, skip, times, call, place, folder)
         try:
             yield
@@ -66,10 +65,11 @@ class Control:
 
     @property
     def hits(self) -> int:
-        """How often the call failed since it was armed."""
+        """Number of failures since the call was armed."""
         return self._counts()[1]
 
     def _counts(self) -> tuple[int, int, int]:
+        """Return the shim's numbers of seen, failed and recorded calls."""
         seen, hits, recorded = _COUNTS.unpack_from(self._map, _AT_COUNTS)
         return seen, hits, recorded
 
@@ -83,6 +83,7 @@ class Control:
         place: str = "",
         folder: Path | None = None,
     ) -> None:
+        """Write the next order of the shim, its mode last."""
         self._map[0:4] = bytes(4)
         words = (call.encode(), place.encode(), os.fsencode(folder or ""))
         _HEAD.pack_into(self._map, 0, 0, error, skip, times, 0, 0, 0, 0, *words)
@@ -90,4 +91,5 @@ class Control:
 
 
 def _text(name: bytes) -> str:
+    """Return a name that ends with a zero byte."""
     return name.partition(b"\0")[0].decode(errors="replace")

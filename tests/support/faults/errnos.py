@@ -1,6 +1,6 @@
-"""Which errors each file-system call gives on real systems: local disks, quotas, NFS, FUSE, full tables.
+"""Errors that each file-system call gives on real systems: local disks, quotas, NFS, FUSE, full tables.
 
-The names of calls are those that the shim reports: several of libc's calls that do the same have one name.
+The names of calls are those that the shim reports: several calls of libc that do the same have one name.
 """
 
 from __future__ import annotations
@@ -65,5 +65,5 @@ HARMLESS = frozenset({"EINTR", "SHORT"})
 
 
 def number(name: str) -> int:
-    """The errno of a name, or ``SHORT``."""
+    """Return the errno of a name, or ``SHORT``."""
     return SHORT if name == "SHORT" else int(getattr(errno, name))

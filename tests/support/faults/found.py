@@ -1,4 +1,4 @@
-"""Cells that were wrong once. Each run has them, whatever its sample is."""
+"""Cells that failed once. Each run has them, whatever its sample is."""
 
 from __future__ import annotations
 

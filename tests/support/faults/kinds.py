@@ -1,7 +1,7 @@
 """One role's operations on a kind of file system, in a process with the shim and its rules.
 
-``python -m tests.support.faults.kinds ROLE PLACE``: a line of JSON for each operation, with how it ended and
-what was said. What is lacked stays so from the first call to the last.
+``python -m tests.support.faults.kinds ROLE PLACE`` prints a line of JSON for each operation, with its outcome
+and messages. What is lacking stays lacking from the first call to the last.
 """
 
 from __future__ import annotations
@@ -43,12 +43,13 @@ KINDS: dict[str, dict[str, int]] = {
 
 
 def environment(kind: dict[str, int], below: Path) -> dict[str, str]:
-    """Return the variables that have the shim take what lies below a folder for such a file system."""
+    """Return the variables that make the shim treat a folder as such a file system."""
     rules = ",".join(f"{call}={number}" for call, number in kind.items())
     return {"FAULTS_RULES": rules, "FAULTS_BELOW": str(below)}
 
 
 def main(role: str, place: Path) -> None:
+    """Run a role's operations."""
     os.environ.pop("LD_PRELOAD", None)  # what is started here is as it is
     told = sys.stdout
     vars(holds)["RECENTLY_READ"] = 0.0  # what was looked at is retired at once
@@ -74,6 +75,7 @@ def main(role: str, place: Path) -> None:
 
 
 def _run(operation: Operation) -> Outcome:
+    """Run an operation, without faults beyond those of the file system."""
     operation.begin()
     operation.prepare()
     outcome = operation.act()

@@ -1,4 +1,4 @@
-"""What a middle does: it receives versions, passes them on and lets them go; and it starts again."""
+"""Operations of a middle: it receives versions, passes them on, retires them, and starts again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _SEEDS = itertools.count(5000)
 
 
 class MiddleOperation(Operation):
-    """Something at a middle below an origin whose disk is sound."""
+    """An operation of a middle below an origin with a sound disk."""
 
     failures = frozenset({OTHER_FAILURE})
 
@@ -50,6 +50,7 @@ class MiddleOperation(Operation):
         self.assert_fetched()
 
     def start(self) -> None:
+        """Start the middle."""
         assert self.origin
         upstream = [self.origin.node.url]
         self.middle = self.nodes.start(
@@ -65,11 +66,12 @@ class MiddleOperation(Operation):
 
     @property
     def url(self) -> str:
+        """Base URL of the middle."""
         assert self.middle
         return self.middle.node.url
 
     def publish(self) -> str:
-        """Publish at the origin; the version."""
+        """Publish at the origin, and return the version's name."""
         data = payload(next(_SEEDS))
         self.file.write_bytes(data)
         outcome = command("broadcast", self.file, "--data-dir", self.data, "-q")
@@ -78,7 +80,7 @@ class MiddleOperation(Operation):
         return outcome.out.strip()
 
     def wait(self, deadline: float) -> bool:
-        """Wait until the middle lists the newest versions; whether it does."""
+        """Wait until the middle lists the newest versions; return whether it does."""
         newest = [f"{version}:".encode() for version in list(self.versions.digests)[-KEEP:]]
         while True:
             status, listed = get(self.url, "/distribution.txt")
@@ -89,7 +91,7 @@ class MiddleOperation(Operation):
             time.sleep(0.01)
 
     def prepare(self) -> None:
-        """Nothing to do."""
+        """Do nothing."""
 
     def check(self, outcome: Outcome) -> None:
         self.versions.assert_served(self.url, KEEP)
@@ -100,7 +102,7 @@ class MiddleOperation(Operation):
         self.assert_fetched()
 
     def assert_fetched(self) -> None:
-        """Assert that it gets what it lacks, now that nothing fails."""
+        """Assert that the middle gets what it lacks, now that nothing fails."""
         assert self.wait(time.monotonic() + _LONGEST), (
             f"it still lacks a version: {self.versions.digests.keys()}"
         )
@@ -108,6 +110,8 @@ class MiddleOperation(Operation):
 
 
 class Relay(MiddleOperation):
+    """A version that passes through the middle."""
+
     name = "middle: relay"
 
     def act(self) -> Outcome:
@@ -128,6 +132,8 @@ class Relay(MiddleOperation):
 
 
 class Restart(MiddleOperation):
+    """A restart on versions that are there."""
+
     name = "middle: start"
     left = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
     failures = frozenset({LOCAL_DISK})
@@ -145,7 +151,7 @@ class Restart(MiddleOperation):
 
 
 class Serve(MiddleOperation):
-    """What it has is read while its disk fails."""
+    """Reading the middle's versions while its disk fails."""
 
     name = "middle: serve"
 

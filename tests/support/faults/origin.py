@@ -1,4 +1,4 @@
-"""What an origin does, and what is done to its data directory."""
+"""Operations of an origin, and of commands on its data directory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SEEDS = itertools.count(1)
 
 
 class OriginOperation(Operation):
-    """Something at an origin that runs all the time."""
+    """An operation at an origin that runs all the time."""
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
         super().__init__(place, nodes)
@@ -39,6 +39,7 @@ class OriginOperation(Operation):
             self.publish()
 
     def start(self) -> None:
+        """Start the origin."""
         self.running = self.nodes.start(
             Origin.running(self.data, "127.0.0.1", 0, keep=KEEP, shard_size=SHARD)
         )
@@ -50,6 +51,7 @@ class OriginOperation(Operation):
 
     @property
     def url(self) -> str:
+        """Base URL of the origin."""
         assert self.running
         return self.running.node.url
 
@@ -63,6 +65,7 @@ class OriginOperation(Operation):
         self.assert_published(command("broadcast", self.file, "--data-dir", self.data, "-q"))
 
     def assert_published(self, outcome: Outcome) -> None:
+        """Assert that a broadcast succeeded, and note its version."""
         assert outcome.code == DONE, outcome
         self.versions.add(outcome.out.strip(), self.payload)
 
@@ -78,6 +81,8 @@ class OriginOperation(Operation):
 
 
 class PublishCopy(OriginOperation):
+    """A broadcast of a file, copied."""
+
     name = "origin: publish a copy"
 
     def act(self) -> Outcome:
@@ -85,7 +90,7 @@ class PublishCopy(OriginOperation):
 
 
 class ReadPayload(PublishCopy):
-    """The same, with the payload's disk at fault."""
+    """A broadcast of a file that lies on the failing disk."""
 
     name = "origin: read a payload"
 
@@ -95,6 +100,8 @@ class ReadPayload(PublishCopy):
 
 
 class PublishLink(OriginOperation):
+    """A broadcast of a file, linked."""
+
     name = "origin: publish a link"
 
     def act(self) -> Outcome:
@@ -102,6 +109,8 @@ class PublishLink(OriginOperation):
 
 
 class PublishPipe(OriginOperation):
+    """A broadcast of stdin."""
+
     name = "origin: publish from a pipe"
 
     def act(self) -> Outcome:
@@ -110,7 +119,7 @@ class PublishPipe(OriginOperation):
 
 
 class PublishAlone(OriginOperation):
-    """Into a directory on which no origin runs; one is started to look at it."""
+    """A broadcast into a directory without an origin; an origin is started to look at it."""
 
     name = "origin: publish without an origin"
 
@@ -126,6 +135,8 @@ class PublishAlone(OriginOperation):
 
 
 class Start(OriginOperation):
+    """A restart on versions that are there."""
+
     name = "origin: start"
     left = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
 
@@ -140,6 +151,8 @@ class Start(OriginOperation):
 
 
 class PinAndUnpin(OriginOperation):
+    """A version that is pinned and unpinned."""
+
     name = "origin: pin and unpin"
 
     def act(self) -> Outcome:
@@ -159,6 +172,8 @@ class PinAndUnpin(OriginOperation):
 
 
 class WithdrawVersion(OriginOperation):
+    """A version that is withdrawn."""
+
     name = "origin: withdraw"
 
     def act(self) -> Outcome:
@@ -180,6 +195,8 @@ class WithdrawVersion(OriginOperation):
 
 
 class Serve(OriginOperation):
+    """Reading the origin's versions while its disk fails."""
+
     name = "origin: serve"
     failures = frozenset({OTHER_FAILURE})
 
@@ -198,11 +215,12 @@ class Serve(OriginOperation):
 
 
 class ServeLinks(Serve):
-    """Versions that are the publisher's own files."""
+    """Reading versions that are the publisher's own files."""
 
     name = "origin: serve links"
 
     def publish(self) -> None:
+        """Publish a link without a fault."""
         words = ("--link", "--data-dir", self.data, "-q")
         self.assert_published(command("broadcast", self.file, *words))
 

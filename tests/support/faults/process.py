@@ -1,4 +1,4 @@
-"""This process as the machine whose disk fails: commands run in it, nodes beside them, and what both said."""
+"""This process as the machine with the failing disk: commands run in it, nodes beside them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ BARE = 1000
 
 @dataclass(frozen=True)
 class Outcome:
-    """How something ended: the exit code, and what it printed."""
+    """End of a command: the exit code, and what it printed."""
 
     code: int
     out: str = ""
@@ -39,9 +39,10 @@ class Outcome:
 
 
 class Said(io.StringIO):
-    """What all of this process says on stderr, until it is taken."""
+    """Stderr of this process, kept until it is taken."""
 
     def take(self) -> str:
+        """Return the text so far, and forget it."""
         text = self.getvalue()
         self.seek(0)
         self.truncate()
@@ -50,11 +51,11 @@ class Said(io.StringIO):
 
 @dataclass
 class Watch:
-    """What must not happen in this process.
+    """Watch for what must not happen in this process.
 
     Attributes:
         said: stderr.
-        unhandled: exceptions that came to their end nowhere.
+        unhandled: exceptions that no code handled.
     """
 
     said: Said
@@ -62,7 +63,7 @@ class Watch:
 
     @classmethod
     def begin(cls) -> Watch:
-        """Take stderr, and the hooks for what nobody handled."""
+        """Take over stderr, and the hooks for unhandled exceptions."""
         watch = cls(Said(), [])
         sys.stderr = watch.said
         threading.excepthook = lambda what: watch.unhandled.append(repr(what.exc_value))
@@ -72,17 +73,26 @@ class Watch:
         return watch
 
     def take(self) -> tuple[str, list[str]]:
+        """Return stderr and the unhandled exceptions so far, and forget them."""
         unhandled, self.unhandled[:] = list(self.unhandled), []
         return self.said.take(), unhandled
 
     def on_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """The exception handler of a loop."""
+        """Note an unhandled exception of a loop."""
         self.unhandled.append(f"{context.get('message')}: {context.get('exception')!r}")
 
 
 def command(*words: object, stdin: bytes | None = None, until: Until | None = None) -> Outcome:
-    """Run ``shardcast WORDS…`` in this process, as its ``main`` does, and return how it ended. One that goes
-    on is interrupted when ``until`` says so of what it printed."""
+    """Run ``shardcast WORDS…`` in this process, as its ``main`` does.
+
+    Args:
+        words: the command and its options.
+        stdin: its input.
+        until: gets what was printed so far; the command is interrupted once it returns true.
+
+    Returns:
+        The exit code and the output.
+    """
     said = sys.stderr
     assert isinstance(said, Said)
     begin = len(said.getvalue())
@@ -104,6 +114,7 @@ def command(*words: object, stdin: bytes | None = None, until: Until | None = No
 
 @contextlib.contextmanager
 def _stdin(data: bytes | None) -> Iterator[None]:
+    """Put bytes at stdin while the block runs."""
     if data is None:
         yield
         return
@@ -124,6 +135,7 @@ def _stdin(data: bytes | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _interrupting(out: io.StringIO, until: Until | None) -> Iterator[None]:
+    """Interrupt this process once ``until`` is true of what was printed."""
     if until is None:
         yield
         return
@@ -145,7 +157,7 @@ def _interrupting(out: io.StringIO, until: Until | None) -> Iterator[None]:
 
 
 def outcome_of(work: Callable[[], object]) -> Outcome:
-    """Call something of the library, and say how a command would have ended."""
+    """Call a function of the library, and return how a command would have ended."""
     try:
         work()
     except ShardcastError as error:
@@ -165,7 +177,7 @@ class Nodes:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine there to its end."""
+        """Run a coroutine in the thread to its end."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
     def start(self, node: AbstractAsyncContextManager[T]) -> Running[T]:
@@ -179,6 +191,7 @@ class Nodes:
         return running
 
     def close(self) -> None:
+        """End the loop and the thread."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
@@ -196,7 +209,7 @@ class Running(Generic[T]):
         self._task: asyncio.Task[None] | None = None
 
     async def begin(self, node: AbstractAsyncContextManager[T]) -> None:
-        """Enter it, in a task of its own that leaves it, too."""
+        """Enter the node in a task of its own, which also leaves it."""
         self._ended, up = asyncio.Event(), asyncio.get_running_loop().create_future()
         self._task = asyncio.ensure_future(self._run(node, self._ended, up))
         await up
@@ -204,6 +217,7 @@ class Running(Generic[T]):
     async def _run(
         self, node: AbstractAsyncContextManager[T], ended: asyncio.Event, up: asyncio.Future[None]
     ) -> None:
+        """Enter the node, wait for the order to end, and leave it."""
         try:
             async with node as self.node:
                 up.set_result(None)
@@ -214,7 +228,7 @@ class Running(Generic[T]):
             up.set_exception(error)
 
     def stop(self) -> None:
-        """End it."""
+        """Stop the node."""
 
         async def end() -> None:
             assert self._ended and self._task
@@ -225,7 +239,7 @@ class Running(Generic[T]):
 
 
 def get(url: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
-    """One request to a node; 0 and what came where the answer breaks off."""
+    """Send a request to a node; return 0 and the part that came where the answer breaks off."""
     connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=20)
     try:
         connection.request("GET", path, headers=headers or {})
@@ -238,7 +252,7 @@ def get(url: str, path: str, headers: dict[str, str] | None = None) -> tuple[int
 
 
 def descriptors(below: Path) -> list[str]:
-    """What this process has open below a folder."""
+    """Return what this process has open below a folder."""
     found = []
     for entry in Path("/proc/self/fd").iterdir():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A node with versions, as its readers see it: what it lists, and whether every byte is right."""
+"""Versions of a node as its readers see them: which it lists, and whether every byte is right."""
 
 from __future__ import annotations
 
@@ -14,24 +14,34 @@ SIZE = 3 * SHARD - 7
 
 
 def payload(seed: int) -> bytes:
-    """A version's bytes."""
+    """Return a version's bytes."""
     return random.Random(seed).randbytes(SIZE)
 
 
 class Versions:
-    """What was published, by version."""
+    """Published payloads, by version."""
 
     def __init__(self) -> None:
         self.digests: dict[str, str] = {}
 
     def add(self, version: str, data: bytes) -> None:
+        """Note a version."""
         self.digests[version] = hashlib.sha256(data).hexdigest()
 
     def assert_served(
         self, url: str, keep: int, without: frozenset[str] = frozenset(), doubtful: str = ""
     ) -> list[str]:
-        """Assert that a node offers the newest versions, right, and no others (but perhaps a ``doubtful``
-        one), and return which."""
+        """Assert that a node offers the newest versions, right, and no others.
+
+        Args:
+            url: base URL of the node.
+            keep: number of versions that it must offer.
+            without: versions that it must not offer.
+            doubtful: a version that it may offer or not.
+
+        Returns:
+            The versions that it offers.
+        """
         status, answer = get(url, "/distribution.txt")
         assert status == 200, f"the list is answered with {status}"
         listed = {one.version: one.digest for one in parse(answer).listings}
@@ -52,7 +62,7 @@ class Versions:
 
 
 def is_right(url: str, version: str, digest: str) -> bool:
-    """Whether a node gives all of a version; what it gives must be right."""
+    """Return whether a node sends all of a version; every byte that it sends must be right."""
     hasher = hashlib.sha256()
     for shard in range(1, -(-SIZE // SHARD) + 1):
         status, data = get(url, shard_path(version, shard))
@@ -66,4 +76,4 @@ def is_right(url: str, version: str, digest: str) -> bool:
 
 
 class WrongBytes(Exception):
-    """The worst that can happen."""
+    """A node sent wrong bytes: the worst that can happen."""

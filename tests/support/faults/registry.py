@@ -1,4 +1,4 @@
-"""What is done to a hash registry in a directory."""
+"""Operations of a hash registry in a directory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEEDS = itertools.count(20_000)
 
 
 class RegistryOperation(Operation):
-    """Something in a hash registry on a directory; it raises instead of ending with a code."""
+    """An operation of a hash registry on a directory; it raises instead of ending with a code."""
 
     failures = frozenset({OTHER_FAILURE})
 
@@ -36,18 +36,22 @@ class RegistryOperation(Operation):
         self.blob = payload(next(_SEEDS))
 
     def attempt(self, work: Callable[[], object]) -> Outcome:
-        """Do it; it may fail with the registry's errors only."""
+        """Run the operation, which may fail with the registry's errors only."""
         return outcome_of(work)
 
     def assert_kept(self) -> None:
+        """Assert that the content from before is there."""
         for data, metadata in self.kept:
             assert self.registry.get_hash(metadata) == data
 
 
 class RegistryPut(RegistryOperation):
+    """Content put into a schema."""
+
     name = "registry: put"
 
     def put(self) -> None:
+        """Put the content."""
         self.metadata = self.registry.put_hash(self.blob, "lab")
 
     def act(self) -> Outcome:
@@ -65,6 +69,8 @@ class RegistryPut(RegistryOperation):
 
 
 class RegistryPutIntoNewSchema(RegistryPut):
+    """Content put into a schema without a folder."""
+
     name = "registry: put into a new schema"
 
     def prepare(self) -> None:
@@ -72,10 +78,13 @@ class RegistryPutIntoNewSchema(RegistryPut):
         shutil.rmtree(self.folder / "_hash" / "new", ignore_errors=True)
 
     def put(self) -> None:
+        """Put the content."""
         self.metadata = self.registry.put_hash(self.blob, "new")
 
 
 class RegistryGet(RegistryOperation):
+    """Content read."""
+
     name = "registry: get"
 
     def act(self) -> Outcome:
@@ -89,9 +98,12 @@ class RegistryGet(RegistryOperation):
 
 
 class RegistryCollect(RegistryPut):
+    """Content without a reference, collected."""
+
     name = "registry: gc"
 
     def collect(self) -> None:
+        """Collect what has no reference."""
         references = [metadata for _, metadata in self.kept]
         done = registry_gc.collect(
             "lab", references=references, registry=self.registry, dry_run=False, min_age=0, quarantine=0

@@ -1,4 +1,4 @@
-"""What is done to a store of blobs, by commands, by the servers on it, and by the hash registry."""
+"""Operations of a store of blobs: commands, the servers on it, and maintenance."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ _SEEDS = itertools.count(9000)
 
 
 class StoreOperation(Operation):
-    """Something in a directory of blobs, which has some that must stay. The next who puts removes the empty
-    folders of those before."""
+    """An operation in a directory with blobs that must stay.
+
+    The next put removes the empty folders that earlier ones left.
+    """
 
     left = r"\.shardcast-store/incoming/@(/lock)?"
 
@@ -52,6 +54,7 @@ class StoreOperation(Operation):
 
     @property
     def digest(self) -> str:
+        """Digest of the blob."""
         return hashlib.sha256(self.blob).hexdigest()
 
     def put(self, store: Path) -> None:
@@ -87,6 +90,8 @@ class StoreOperation(Operation):
 
 
 class Put(StoreOperation):
+    """A blob put into a store."""
+
     name = "store: put"
 
     def act(self) -> Outcome:
@@ -94,6 +99,8 @@ class Put(StoreOperation):
 
 
 class PutIntoNewStore(Put):
+    """A blob put into an empty folder."""
+
     name = "store: put into a new store"
 
     def prepare(self) -> None:
@@ -104,7 +111,7 @@ class PutIntoNewStore(Put):
 
 
 class Pull(StoreOperation):
-    """From a hash server whose disk is sound."""
+    """A blob pulled from a hash server with a sound disk."""
 
     name = "store: pull"
 
@@ -134,7 +141,7 @@ class Pull(StoreOperation):
 
 
 class PushToHashServer(StoreOperation):
-    """Into a hash server whose disk fails; what it says it has is there."""
+    """A blob pushed to a hash server whose disk fails; what it acknowledges is there."""
 
     name = "store: push to a hash server"
     failures = frozenset({OTHER_FAILURE})
@@ -151,10 +158,12 @@ class PushToHashServer(StoreOperation):
         self.server = self.nodes.start(self.serve())
 
     def serve(self) -> AbstractAsyncContextManager[Any]:
+        """Return the server to start."""
         return _hash_server(self.folder)
 
     @property
     def url(self) -> str:
+        """Base URL of the server."""
         assert self.server
         return str(self.server.node.url)
 
@@ -172,23 +181,25 @@ class PushToHashServer(StoreOperation):
 
 
 class PushToArchive(PushToHashServer):
-    """What a push that failed left is removed by the next one that brings something."""
+    """A blob pushed to an archive; the next push removes what a failed one left."""
 
     name = "store: push to an archive"
     left = r"\.shardcast-store/(archive/\.shardcast-store/)?incoming/@(/lock|/#\.part(/.*)?)?"
 
     def serve(self) -> AbstractAsyncContextManager[Any]:
+        """Return the archive to start."""
         own = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
         return ArchiveNode.on_directory(self.folder, **own)
 
     @property
     def url(self) -> str:
+        """Base URL for pushes."""
         assert self.server
         return str(self.server.node.push_url)
 
 
 class ServeBlobs(PushToHashServer):
-    """What a hash server has is asked for while its disk fails."""
+    """A blob pulled from a hash server while its disk fails."""
 
     name = "store: serve from a hash server"
 
@@ -214,11 +225,15 @@ class ServeBlobs(PushToHashServer):
 
 
 class ServeBlobsOfArchive(ServeBlobs):
+    """A blob pulled from an archive while its disk fails."""
+
     name = "store: serve from an archive"
     serve = PushToArchive.serve
 
 
 class StartArchive(PushToArchive):
+    """A restart of an archive on its directory."""
+
     name = "store: start an archive"
     failures = frozenset({LOCAL_DISK})
 
@@ -227,6 +242,7 @@ class StartArchive(PushToArchive):
         return outcome_of(self.start)
 
     def start(self) -> None:
+        """Start the server."""
         self.server = self.nodes.start(self.serve())
 
     def check(self, outcome: Outcome) -> None:
@@ -244,17 +260,20 @@ class StartArchive(PushToArchive):
 
 
 class StartHashServer(StartArchive):
+    """A restart of a hash server on its directory."""
+
     name = "store: start a hash server"
     serve = PushToHashServer.serve
     url = PushToHashServer.url
 
 
 def _hash_server(folder: Path) -> AbstractAsyncContextManager[StoreServer]:
+    """Return a hash server that may be written to."""
     return StoreServer.running(StoreSettings(folder, writable=True))
 
 
 class Verify(StoreOperation):
-    """With a blob that is damaged, which is set aside."""
+    """A look through a store with a damaged blob, which goes into quarantine."""
 
     name = "store: verify"
     left = r"\.shardcast-store/(quarantine|incoming)/@(/lock)?|@/\.quarantine"
@@ -262,6 +281,7 @@ class Verify(StoreOperation):
 
     @property
     def aside(self) -> Path:
+        """Folder of the quarantine."""
         return self.folder / OWN / "quarantine"
 
     def prepare(self) -> None:
@@ -306,7 +326,7 @@ class Verify(StoreOperation):
 
 
 class Collect(StoreOperation):
-    """A blob that nobody refers to, and two that are referred to."""
+    """A collection with one blob that nothing refers to, and two with references."""
 
     name = "store: gc"
     left = r"\.shardcast-store/(gc/trash|incoming)/@(/lock)?|@/\.trash"
@@ -318,6 +338,7 @@ class Collect(StoreOperation):
         (self.files / "snapshot").write_text(names)
 
     def collect(self) -> Outcome:
+        """Run the collection."""
         words = ("--snapshot", self.files / "snapshot", "--unreferenced-older-than", "0", "--grace", "0")
         return command("store", "gc", self.folder, *words, "--delete", "-q")
 

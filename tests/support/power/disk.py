@@ -1,9 +1,9 @@
-"""What a disk may hold after a power cut, by no more than POSIX promises.
+"""States of a disk after a power cut, by no more than POSIX promises.
 
 A file's bytes are certain as of its last fsync. What was written later may be there, lost, or there in part;
 where the file grew, it may have zeros instead. A name (made, renamed, linked, removed) is certain once its
 folder was synced; until then each change of a name is there or not, whatever happened to the others. Times
-and modes are certain with the bytes. Only this is taken for granted of a file system: a rename happens or
+and modes are certain with the bytes. One more promise of a file system is assumed: a rename happens or
 doesn't, also from one folder to another, where the old name of a file may remain until its own folder was
 synced.
 """
@@ -25,7 +25,7 @@ cut: left out of what is compared and restored."""
 
 @dataclass(eq=False)
 class File:
-    """An inode with bytes: as it is, and as it was when it was last synced."""
+    """An inode with bytes: as it is, and as of its last sync."""
 
     inode: int
     data: bytearray = field(default_factory=bytearray)
@@ -36,10 +36,12 @@ class File:
 
     @property
     def is_dirty(self) -> bool:
+        """Whether something of the file is not certain."""
         now: tuple[bytes, int, int] = bytes(self.data), self.mtime, self.mode
         return bool(self.writes) or self.synced != now
 
     def sync(self) -> None:
+        """Make the file certain."""
         self.synced, self.writes = (bytes(self.data), self.mtime, self.mode), []
 
     def after(self, fate: str) -> tuple[bytes, int, int]:
@@ -72,6 +74,7 @@ class Folder:
 
     @property
     def is_dirty(self) -> bool:
+        """Whether a name of the folder is not certain."""
         return self.mtime != self.synced_mtime
 
 
@@ -95,6 +98,7 @@ class Change:
     gone: Name | None = None
 
     def apply(self, names: Callable[[Folder], dict[str, Node]]) -> None:
+        """Apply the change to names."""
         if self.made:
             names(self.made[0])[self.made[1]] = self.node
         if self.gone and names(self.gone[0]).get(self.gone[1]) is self.node:
@@ -103,24 +107,30 @@ class Change:
 
 @dataclass(frozen=True)
 class State:
-    """What a cut left: changes of names that were lost, and what became of the files that had unsynced bytes
-    (``KEPT``, where a file is not named)."""
+    """The outcome of a cut.
+
+    Attributes:
+        lost: changes of names that were lost.
+        fates: what became of the files that had unsynced bytes; ``KEPT`` where a file is missing here.
+        words: the state in words.
+        is_all: whether all names, and all bytes, had the same fate.
+        is_random: whether the state was drawn at random.
+    """
 
     lost: frozenset[Change]
     fates: Mapping[File | Folder, str]
     words: str
     is_all: bool = False
-    """Whether all names, and all bytes, had the same fate."""
     is_random: bool = False
 
     @property
     def loses_folder(self) -> bool:
-        """Whether it has all but one name, that of a folder."""
+        """Whether everything is there but one name, that of a folder."""
         return not self.fates and [type(one.node) for one in self.lost] == [Folder]
 
     @property
     def alone(self) -> set[int]:
-        """The inodes of which one must be synced to make the only thing certain that was lost."""
+        """Inodes of which one must be synced to make the only lost thing certain."""
         things = [*self.lost, *self.fates]
         if len(things) != 1:
             return set()
@@ -142,7 +152,7 @@ class Entry:
 
 
 class Disk:
-    """A folder, from its beginning on: what each recorded call made of it."""
+    """A folder from its beginning on: the effect of each recorded call."""
 
     def __init__(self, base: str, inode: int) -> None:
         self.base = base
@@ -153,7 +163,7 @@ class Disk:
     # What is recorded
 
     def apply(self, call: str, values: list[str]) -> bool:
-        """Take a recorded call; whether it changed anything here."""
+        """Apply a recorded call; return whether it changed anything here."""
         return bool(getattr(self, f"_{call}")(*values))
 
     def _open(self, inode: str, size: str, mtime: str, mode: str, cut: str, path: str) -> bool:
@@ -313,8 +323,11 @@ class Disk:
         return [one for one in self._inodes.values() if not isinstance(one, Link) and one.is_dirty]
 
     def states(self, chance: Random, some: int) -> Iterator[State]:
-        """Yield what a cut may leave now: all or nothing of what is not certain, all but one thing, one thing
-        alone, and ``some`` at random."""
+        """Yield what a cut may leave now.
+
+        That is all or nothing of what is not certain, all but one thing, one thing alone, and ``some``
+        states at random.
+        """
         changes, dirty = self.changes, self.dirty
         none: frozenset[Change] = frozenset()
         yield State(none, {}, "all kept", True)
@@ -336,7 +349,7 @@ class Disk:
             yield State(lost, fates, f"at random, lost: {', '.join(told)}", is_random=True)
 
     def entries(self, state: State) -> list[Entry]:
-        """Return what there is after a cut."""
+        """Return the names after a cut."""
         after: dict[Folder, dict[str, Node]] = {}
 
         def names(folder: Folder) -> dict[str, Node]:
@@ -363,7 +376,7 @@ class Disk:
         return found
 
     def now(self) -> dict[str, bytes | None]:
-        """Return what there is without a cut: bytes by path, None for folders."""
+        """Return what is there without a cut: bytes by path, None for folders."""
         entries = self.entries(State(frozenset(), {}, "all kept"))
         return {one.path: None if isinstance(one.node, Folder) else one.data for one in entries}
 
@@ -377,7 +390,7 @@ class Disk:
         return f"{self._name(name[0])}/{name[1]}".lstrip("/")
 
     def _name(self, node: Node) -> str:
-        """Return a path of a node, for people."""
+        """Return a path of a node, for messages."""
         pending: list[tuple[Folder, str]] = [(self.root, "")]
         if node is self.root:
             return ""

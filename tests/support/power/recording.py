@@ -1,4 +1,4 @@
-"""Work whose calls to the system are recorded, in a process of its own."""
+"""Work whose system calls are recorded, in a process of its own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 
 class Unavailable(Exception):
-    """Nothing can be recorded here, and why."""
+    """Nothing can be recorded here; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Step:
     """A moment in a recording.
 
     Attributes:
-        disk: as it is then.
-        index: of the call.
+        disk: the disk at that moment.
+        index: index of the call.
         call: its name.
-        said: what the work said then.
-        before_mark: whether something is said next, or the work ends.
-        synced: the inode that the next call syncs; None when it is another call.
+        said: messages of the work so far.
+        before_mark: whether the next record is a message, or the end of the work.
+        synced: inode that the next call syncs; None where it is another call.
     """
 
     disk: Disk
@@ -48,13 +48,13 @@ class Step:
 
 @dataclass
 class Record:
-    """What was recorded of one piece of work.
+    """The recording of one piece of work.
 
     Attributes:
-        base: the folder in which it happened, which was empty.
-        inode: that folder's.
-        calls: the name of each call and what it was given; ``mark`` for what the work said itself.
-        failure: why it did not come to its end, if so.
+        base: folder of the work, empty before it.
+        inode: that folder's inode.
+        calls: name and arguments of each call; ``mark`` for a message of the work.
+        failure: why the work did not reach its end; None where it did.
     """
 
     base: str
@@ -63,7 +63,7 @@ class Record:
     failure: str = ""
 
     def steps(self) -> Iterator[Step]:
-        """Replay it, and stop after each call that changed something, and each mark."""
+        """Replay the record, and yield after each call that changed something, and each message."""
         disk = Disk(self.base, self.inode)
         for index, (call, values) in enumerate(self.calls):
             following, given = self.calls[index + 1] if index + 1 < len(self.calls) else ("", [])
@@ -73,7 +73,7 @@ class Record:
                 yield Step(disk, index, call, said, following in ("mark", ""), synced)
 
     def check(self) -> None:
-        """Replayed to its end, it is what lies on the disk: no call was missed."""
+        """Check that the replayed record is what lies on the disk: no call was missed."""
         assert not self.failure, self.failure
         disk = Disk(self.base, self.inode)
         for call, values in self.calls:
@@ -83,8 +83,7 @@ class Record:
 
 
 def record(module: str, place: Path, names: Sequence[str]) -> dict[str, Record]:
-    """Have a module do the work that is named, in a process of its own, and return what was recorded of each
-    piece.
+    """Run pieces of work of a module in a process, and return the recording of each.
 
     Raises:
         Unavailable: nothing can be recorded here.
@@ -124,7 +123,7 @@ def _compiled(folder: Path) -> Path:
     """Compile the recorder.
 
     Raises:
-        Unavailable: it can't be.
+        Unavailable: it can't be compiled.
     """
     if not sys.platform.startswith("linux"):
         raise Unavailable("calls are recorded by a library that is preloaded, which is made for Linux")
@@ -140,6 +139,7 @@ def _compiled(folder: Path) -> Path:
 
 
 def _on_disk(base: Path) -> dict[str, bytes | None]:
+    """Return what lies in a folder: bytes by path, None for folders."""
     found: dict[str, bytes | None] = {}
     for folder, folders, files in os.walk(base):
         for name in (*folders, *files):

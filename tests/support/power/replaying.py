@@ -1,4 +1,4 @@
-"""Power cuts, one after the other: what each may leave is restored, and a restart looks at it."""
+"""Power cuts, one after the other: each state that a cut may leave is restored, and a restart looks at it."""
 
 from __future__ import annotations
 
@@ -31,13 +31,12 @@ Case = tuple[list[Entry], Said, str]
 
 
 def cuts(record: Record) -> list[Case]:
-    """Return the different states that a cut at any moment may leave, with what was said until then.
+    """Return the different states that a cut at any moment may leave, with the messages until then.
 
-    What isn't certain only grows until the next sync, and what a cut before it may leave, one then may, too.
-    First come the moments at which something was said, with all or nothing of what is not certain, and those
-    that lose a folder just after something was moved; then, in
-    any order, the other states at these moments, those in which the thing is lost that the next call would
-    sync, and those that lose a folder.
+    What isn't certain only grows until the next sync, and what a cut before it may leave, a cut then may
+    leave, too. First come the moments of a message, with all or nothing of what is not certain, and those
+    that lose a folder just after a rename; then, in any order, the other states at these moments, those that
+    lose the thing that the next call would sync, and those that lose a folder.
     """
     seen: set[tuple[bytes, int]] = set()
     ranked: list[tuple[int, float, Case]] = []
@@ -68,10 +67,10 @@ def cuts(record: Record) -> list[Case]:
 
 
 def replay(record: Record, check: Check) -> int:
-    """Look at what cuts may leave; return how many states there were.
+    """Check what cuts may leave, and return the number of states.
 
     Raises:
-        AssertionError: a promise is broken, in a state that is told.
+        AssertionError: a promise is broken; the text describes the state.
     """
     cases = cuts(record)
     for entries, said, words in cases[:SOME]:
@@ -87,7 +86,7 @@ def replay(record: Record, check: Check) -> int:
 
 @contextlib.contextmanager
 def restored(entries: list[Entry]) -> Iterator[Path]:
-    """A folder with what a cut left. Files have the inodes that they had, which records may name."""
+    """Make a folder with what a cut left; files get the inodes that they had, which records may name."""
     memory = Path("/dev/shm")  # where a restart's own syncs take no time
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
         place = Path(folder)
@@ -105,6 +104,8 @@ def restored(entries: list[Entry]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _inodes(inodes: dict[int, int]) -> Iterator[None]:
+    """Let the code under test see the old inodes."""
+
     def seen(look: Callable[..., os.stat_result]) -> Callable[..., os.stat_result]:
         def looking(*given: Any, **named: Any) -> os.stat_result:
             found = look(*given, **named)
@@ -131,7 +132,7 @@ def _inodes(inodes: dict[int, int]) -> Iterator[None]:
 
 
 def signature(entries: list[Entry]) -> bytes:
-    """Return what tells two states apart."""
+    """Return what distinguishes two states."""
     digest = sha256()
     for one in entries:
         inode = one.node.inode if isinstance(one.node, (File, Folder)) else 0
@@ -141,7 +142,7 @@ def signature(entries: list[Entry]) -> bytes:
 
 
 def restore(entries: list[Entry], place: Path) -> dict[int, int]:
-    """Make what a cut left, and return the inode that each file had by the one that it has now."""
+    """Make what a cut left, and return the former inode of each file by its present one."""
     files: dict[Node, Path] = {}
     inodes: dict[int, int] = {}
     for one in entries:

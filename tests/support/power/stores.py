@@ -1,4 +1,4 @@
-"""Blobs and content that are put, collected and looked through, to be recorded."""
+"""Recorded work on blobs and content: put, collected and looked through."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.stores import blob_file, damage
 
 @work
 async def put(base: Path) -> None:
-    """Blobs, each in a request to a hash server. One comes where another process was killed just before."""
+    """Put blobs, each in a request to a hash server, one just after another process was killed."""
     store = made(base / "store")
     settings = StoreSettings(store, "sha256", writable=True)
     async with StoreServer.running(settings) as server, http() as session:
@@ -37,7 +37,7 @@ async def put(base: Path) -> None:
 
 @work
 async def push(base: Path) -> None:
-    """Blobs, several in each request to an archive."""
+    """Push blobs, several in each request to an archive."""
     async with (
         ArchiveNode.on_directory(
             base / "new" / "archive", authorized_port=0, host="127.0.0.1", port=0
@@ -56,7 +56,7 @@ async def push(base: Path) -> None:
 
 @work
 async def digest_of_store(base: Path) -> None:
-    """The first blob of a store of SHA3-256, whose digest only the store itself tells later."""
+    """Put the first blob of a store of SHA3-256, whose digest only the store itself tells later."""
     store = BlobDirectory(made(base / "store"), "sha3-256", PREFIX, writable=True)
     async with store.put() as writer:
         await writer.write(blob(1))
@@ -67,7 +67,7 @@ async def digest_of_store(base: Path) -> None:
 
 @work
 async def collect(base: Path) -> None:
-    """Blobs are marked and removed; one is put again between the two, one in the very moment."""
+    """Mark blobs and remove them; one is put again in between, one at the very moment of its removal."""
     root = made(base / "store")
     store = BlobDirectory(root, "sha256", PREFIX, writable=True)
     for number in (1, 2, 3, 4):
@@ -91,7 +91,7 @@ async def collect(base: Path) -> None:
 
 @work
 async def scrub(base: Path) -> None:
-    """A blob is damaged, set aside and put again; another one was being set aside when that was killed."""
+    """Damage a blob, move it to quarantine and put it again, after a kill in the middle of another one."""
     root = made(base / "store")
     store = BlobDirectory(root, "sha256", PREFIX, writable=True)
     for number in (1, 2):
@@ -116,8 +116,10 @@ async def scrub(base: Path) -> None:
 
 @work
 async def insert(base: Path) -> None:
-    """Content into the registry, in schemas that are new and one whose folder another process just made;
-    then it is collected, and brought back."""
+    """Insert content into the registry, collect it, and bring it back.
+
+    The schemas are new, and one whose folder another process just made.
+    """
     made(base / "store")
     kept = registry(base)
     for number in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""Versions that are published, received and changed, to be recorded."""
+"""Recorded work on versions: published, received and changed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def file_of(base: Path, number: int) -> Path:
 
 
 async def broadcast(publisher: Publisher | Origin, base: Path, number: int, **how: Any) -> None:
-    """Broadcast a version, and say which number it got and that it is complete."""
+    """Broadcast a version, and mark its number and its completion."""
     under_way = await publisher.publish(how.pop("file", None) or file_of(base, number), SHARD, **how)
     assert under_way.version == f"v{number}"
     mark(numbered=number)
@@ -47,7 +47,7 @@ async def broadcast(publisher: Publisher | Origin, base: Path, number: int, **ho
 
 @work
 async def publish(base: Path) -> None:
-    """Files into a new directory; one is called off, and the publisher begins anew."""
+    """Publish files into a new directory; one is aborted, and the publisher starts again."""
     async with publishing(base / "new" / "data") as publisher:
         await broadcast(publisher, base, 1)
         await broadcast(publisher, base, 2)
@@ -61,7 +61,7 @@ async def publish(base: Path) -> None:
 
 @work
 async def publish_links(base: Path) -> None:
-    """Files without a copy, which whoever wrote them synced as little as trainers do."""
+    """Publish files without a copy, which their writer synced as little as trainers do."""
     async with publishing(base / "data") as publisher:
         for number in (1, 2):
             file = base / f"model-{number}.bin"
@@ -71,7 +71,7 @@ async def publish_links(base: Path) -> None:
 
 @work
 async def publish_pipe(base: Path) -> None:
-    """What comes out of a pipe."""
+    """Publish what comes out of a pipe."""
     async with publishing(base / "data") as publisher:
         for number in (1, 2):
             with writing(payload(number)) as source:
@@ -83,7 +83,7 @@ async def publish_pipe(base: Path) -> None:
 
 @contextmanager
 def writing(data: bytes, pause: threading.Event | None = None) -> Iterator[Any]:
-    """A pipe into which a thread writes; in the middle it waits for ``pause``."""
+    """Yield a pipe into which a thread writes; in the middle it waits for ``pause``."""
     reading, sink = os.pipe()
 
     def write() -> None:
@@ -102,7 +102,7 @@ def writing(data: bytes, pause: threading.Event | None = None) -> Iterator[Any]:
 
 @work
 async def retire(base: Path) -> None:
-    """More versions than are kept; one is pinned, and unpinned later."""
+    """Publish more versions than are kept, with one that is pinned and later unpinned."""
     async with Origin.running(base / "data", "127.0.0.1", 0, keep=2, shard_size=SHARD) as origin:
         mark(keep=2)
         await broadcast(origin, base, 1)
@@ -123,6 +123,7 @@ async def retire(base: Path) -> None:
 
 @work
 async def withdraw(base: Path) -> None:
+    """Withdraw a version."""
     async with publishing(base / "data") as publisher:
         await broadcast(publisher, base, 1)
         await broadcast(publisher, base, 2)
@@ -138,7 +139,7 @@ async def withdraw(base: Path) -> None:
 
 @work
 async def relay(base: Path) -> None:
-    """A middle: versions that are complete, one that is being made, some that retire."""
+    """Run a middle over complete versions, one that is being made, and some that retire."""
     upstream = base.with_name("relay.upstream")
     async with Origin.running(upstream, "127.0.0.1", 0, shard_size=SHARD) as origin:
         under_way = await origin.publish(file_of(base, 1))
@@ -177,7 +178,7 @@ async def relay(base: Path) -> None:
 
 @work
 async def change(base: Path) -> None:
-    """A node that changes between two lines; its versions came long ago."""
+    """Change a node between two lines whose versions came long ago."""
     node, one, other = StoredNode(base / "data"), *LINES
     folders = node.start(keep=1000)
     await folders.change_line(one, {}, 0)
@@ -208,7 +209,7 @@ async def change(base: Path) -> None:
 
 
 def stamp(folder: Path) -> None:
-    """Have a version's folder look as if its last shard came long ago, durably."""
+    """Make a version's folder look as if its last shard came long ago, durably."""
     then = folder.stat().st_mtime - LONG_AGO
     os.utime(folder, (then, then))
     sync(folder)
@@ -216,7 +217,7 @@ def stamp(folder: Path) -> None:
 
 @work
 async def download(base: Path) -> None:
-    """A version into a file of a new folder, then the next one into the same file."""
+    """Download a version into a file of a new folder, then the next one into the same file."""
     async with (
         Origin.running(base.with_name("download.upstream"), "127.0.0.1", 0, shard_size=SHARD) as origin,
         Client([origin.url]) as client,
@@ -230,7 +231,7 @@ async def download(base: Path) -> None:
 
 @work
 async def follow(base: Path) -> None:
-    """Versions into a folder, announced as ``shardcast-client --follow --keep 2`` does."""
+    """Download versions into a folder, announced as ``shardcast-client --follow --keep 2`` does."""
     folder = base / "new" / "versions"
     upstream = base.with_name("follow.upstream")
     async with Origin.running(upstream, "127.0.0.1", 0, shard_size=SHARD) as origin:  # noqa: SIM117

@@ -1,4 +1,4 @@
-"""All that is recorded: each kind of work whose acknowledgement must outlast a power cut."""
+"""All recorded work: each kind whose acknowledgement must outlast a power cut."""
 
 from __future__ import annotations
 

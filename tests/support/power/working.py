@@ -1,4 +1,4 @@
-"""What pieces of recorded work have in common: their names, their payloads, and what they say."""
+"""Common parts of recorded work: names, payloads and messages."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ WORK: dict[str, Work] = {}
 
 
 def work(does: Work) -> Work:
+    """Register a piece of work under its name."""
     WORK[does.__name__] = does
     return does
 
 
 def mark(**said: Any) -> None:
-    """Say in the record what was acknowledged at this moment."""
+    """Write into the record what was acknowledged at this moment."""
     ctypes.CDLL(None).recorder_mark(json.dumps(said).encode())
 
 
 def payload(number: int) -> bytes:
-    """Return the payload of a version: three shards, of which all versions have the first one."""
+    """Return the payload of a version: three shards, of which all versions share the first one."""
     return Random(0).randbytes(SHARD) + Random(number).randbytes(SHARD + 100 + number)
 
 
@@ -45,12 +46,13 @@ def blob(number: int) -> bytes:
 
 
 def registry(base: Path) -> Registry:
+    """Return a registry on a folder."""
     main = {"protocol": "file", "location": str(base / "store"), "subfolding": (2, 2)}
     return Registry({"default": "main", "main": main})
 
 
 def made(folder: Path) -> Path:
-    """Make a folder, durably, as people do who were told to."""
+    """Make a folder durably, as the documentation tells people to."""
     folder.mkdir()
     for one in (folder, folder.parent):
         sync(one)
@@ -58,6 +60,7 @@ def made(folder: Path) -> Path:
 
 
 def sync(folder: Path) -> None:
+    """Sync a folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     os.fsync(descriptor)
     os.close(descriptor)
