@@ -25,6 +25,16 @@ NO_PERMISSIONS = (*_NOT_THERE, errno.EPERM)
 """Errors that say of a file of ours that its file system keeps no permissions (chmod(2))."""
 NO_SPECIAL_FILES = (*_NOT_THERE, errno.EPERM)
 """Errors that say that a file system has no symbolic links, sockets or named pipes."""
+NO_LINKS = (
+    errno.EPERM,
+    errno.EOPNOTSUPP,
+    errno.ENOSYS,
+    errno.EMLINK,
+    errno.EACCES,
+    errno.EXDEV,
+    errno.ELOOP,
+)
+"""Errors that say that a file can't have a second name."""
 NO_LOCKS = (*_NOT_THERE, errno.ENOLCK, errno.EINVAL)
 """Errors that say that a file system has no locks (flock(2))."""
 

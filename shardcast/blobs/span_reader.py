@@ -7,9 +7,9 @@ import os
 from io import FileIO
 
 from shardcast.digest import Hasher
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import disk_errors
 from shardcast.store.file_errors import file_errors
 from shardcast.store.interfaces import Span
 

@@ -18,7 +18,7 @@ from typing import TypeVar
 from shardcast.concurrency import Threads
 from shardcast.errors import LocalDiskError
 from shardcast.file_locks import open_lock_file
-from shardcast.filesystem import rename
+from shardcast.file_moves import rename
 
 log = logging.getLogger(__name__)
 

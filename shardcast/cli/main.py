@@ -12,8 +12,8 @@ import click
 
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
 from shardcast.cli.streams import guard_streams, untold
+from shardcast.disk_errors import in_words
 from shardcast.errors import LocalLimit, ShardcastError
-from shardcast.filesystem import in_words
 
 _COMMANDS = {
     "origin": "Publish files and serve them.",

@@ -16,8 +16,8 @@ from typing import Any, NoReturn, cast
 
 import click
 
+from shardcast.disk_errors import in_words
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import in_words
 
 _READER_TIMEOUT = 1.0
 """Seconds to wait for a reader that has fallen behind; after that, not again until it reads on."""

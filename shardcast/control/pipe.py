@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import TransferFailed
-from shardcast.filesystem import disk_errors
 
 PORTION = 1 << 20
 """Bytes that the pipe holds where the system allows it, and that are worth a write."""

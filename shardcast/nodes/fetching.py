@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from shardcast.concurrency import beside, in_thread
 from shardcast.constants import HTTP_TIMEOUT
+from shardcast.disk_errors import is_full
 from shardcast.errors import (
     IntegrityError,
     LocalDiskError,
@@ -19,7 +20,6 @@ from shardcast.errors import (
     TransferFailed,
     VersionAborted,
 )
-from shardcast.filesystem import is_full
 from shardcast.nodes.open_data_dir import end
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing

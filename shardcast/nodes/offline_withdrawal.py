@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from pathlib import Path
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import UsageError, VersionNotOffered
-from shardcast.filesystem import disk_errors
 from shardcast.nodes.open_data_dir import open_data_dir
 from shardcast.nodes.output_records import read_bounded
 from shardcast.protocol.distribution import Withdrawal

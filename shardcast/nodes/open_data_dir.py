@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.concurrency import cancel
-from shardcast.filesystem import disk_errors
+from shardcast.disk_errors import disk_errors
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 

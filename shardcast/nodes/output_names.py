@@ -6,8 +6,8 @@ import os
 import re
 from pathlib import Path
 
-from shardcast.filesystem import PART, is_temporary_of
 from shardcast.protocol.wire import VERSION_PATTERN, version_number
+from shardcast.temporary_files import PART, is_temporary_of
 
 LATEST_LINK = "latest"
 """The link to the version that was announced last."""

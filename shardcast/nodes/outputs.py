@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import disk_errors, point
+from shardcast.filesystem import point
 from shardcast.nodes.line_notes import LineNotes
 from shardcast.nodes.output_names import (
     LATEST_LINK,

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 from shardcast.concurrency import cancel
 from shardcast.constants import SHARD_SIZE
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import ShardcastError, UsageError
-from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Manifest, check_metadata, piece_size_for
 from shardcast.protocol.wire import version_name
 from shardcast.sharding.publication import (

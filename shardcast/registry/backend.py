@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from shardcast.ages import age, lies_ahead
+from shardcast.disk_errors import is_full
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreNotConfigured
-from shardcast.filesystem import PART, give_name, is_full
+from shardcast.filesystem import give_name
 from shardcast.registry.hashes import Buffer, checked_path
 from shardcast.registry.stores import StoreSpec
+from shardcast.temporary_files import PART
 
 _SCHEMES = {"s3": "s3", "gcs": "gs", "azure": "az", "memory": "memory"}
 _FILESYSTEMS = {"s3": ("s3", "s3fs"), "gcs": ("gcs", "gcsfs"), "azure": ("abfs", "adlfs")}

@@ -11,24 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from shardcast.durable_folders import DurableFolders
+from shardcast.disk_errors import is_full
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
-from shardcast.filesystem import (
-    PART,
-    close,
-    create_private,
-    give_free_name,
-    give_name,
-    is_full,
-    make_folder,
-    rename,
-    rename_free,
-    sync_folder,
-    write_all,
-)
+from shardcast.file_moves import rename, rename_free
+from shardcast.filesystem import give_free_name, give_name
+from shardcast.folders import DurableFolders, make_folder, sync_folder
+from shardcast.open_files import close, write_all
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.hashes import Buffer, checked_path
 from shardcast.registry.stores import StoreSpec
+from shardcast.temporary_files import PART, create_private
 
 _BUFFER = 1 << 20
 

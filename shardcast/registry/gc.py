@@ -18,13 +18,13 @@ from typing import Any
 
 from shardcast.ages import age, lies_ahead
 from shardcast.errors import MissingExternalFile, RegistryError, UsageError
-from shardcast.filesystem import PART
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.current import current
 from shardcast.registry.hash_registry import ASIDE, Registry
 from shardcast.registry.hashes import checked_schema, is_hash
 from shardcast.registry.references import References, key_of, read_references
 from shardcast.sizes import format_count, format_size
+from shardcast.temporary_files import PART
 
 MIN_AGE = 3600.0
 """Seconds for which content stays without a reference: its row may not be committed yet."""

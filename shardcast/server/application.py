@@ -16,7 +16,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.concurrency import in_thread
 from shardcast.constants import SHUTDOWN_GRACE
-from shardcast.filesystem import disk_errors, in_words
+from shardcast.disk_errors import disk_errors, in_words
 from shardcast.protocol.wire import NODE_ID
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of

@@ -12,11 +12,12 @@ from typing import BinaryIO
 
 from shardcast.concurrency import Threads
 from shardcast.digest import Hasher, PieceDigests, new_hasher
-from shardcast.filesystem import create_private, disk_errors, is_full
+from shardcast.disk_errors import disk_errors, is_full
 from shardcast.protocol.manifest import Header, Shard, header_line, shard_line
 from shardcast.sharding.chunks import Ring
 from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress, ReserveBytes
 from shardcast.store.open_version import OpenVersion
+from shardcast.temporary_files import create_private
 
 _MOST_SETTLING = 4
 """Shards that become durable while the next one is cut."""

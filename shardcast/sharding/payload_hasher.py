@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from shardcast.digest import PieceDigests, new_hasher
-from shardcast.filesystem import disk_errors
+from shardcast.disk_errors import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, Shard, complete, piece_size_for
 from shardcast.sharding.chunks import CHUNK_SIZE
 from shardcast.sharding.publication import Cancelled

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, complete, piece_size_for
 from shardcast.protocol.wire import MAX_SHARDS, version_name
 from shardcast.sharding.cutter import at_end, cut

@@ -25,7 +25,7 @@ from pathlib import Path
 from shardcast.ages import age_of
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import PART, remove_tree, sync_folder
+from shardcast.folders import remove_tree, sync_folder
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import ManifestError
@@ -40,6 +40,7 @@ from shardcast.store.open_version import OpenVersion
 from shardcast.store.recovery import check
 from shardcast.store.removing import bury
 from shardcast.store.version_place import VersionPlace
+from shardcast.temporary_files import PART
 
 log = logging.getLogger(__name__)
 

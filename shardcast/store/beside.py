@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import TransferFailed, UsageError
-from shardcast.filesystem import make_folder
 from shardcast.filesystem import replace as replace_file
+from shardcast.folders import make_folder
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name

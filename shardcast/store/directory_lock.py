@@ -24,7 +24,8 @@ from shardcast.ages import age_of
 from shardcast.errors import DataDirInUse
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import Lock, holder, is_local, keeps_away, machine_id, open_lock_file, try_lock
-from shardcast.filesystem import close, create_private, temporary_name
+from shardcast.open_files import close
+from shardcast.temporary_files import create_private, temporary_name
 
 log = logging.getLogger(__name__)
 

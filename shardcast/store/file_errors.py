@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
-from shardcast.filesystem import disk_errors
 
 _DENIED = (errno.EACCES, errno.EPERM)
 _NAMES = ("EIO", "EUCLEAN", "EBADMSG", "ESTALE", "ENXIO", "ENODEV", "EISDIR", "EOVERFLOW")

@@ -14,7 +14,8 @@ from typing import Any, BinaryIO, TypeVar
 
 from shardcast.concurrency import Notifier
 from shardcast.digest import PIECE_DIGEST_SIZE, Buffer, piece_digest, pieces_of
-from shardcast.filesystem import close, disk_errors, is_full
+from shardcast.disk_errors import disk_errors, is_full
+from shardcast.open_files import close
 from shardcast.protocol.manifest import Shard
 
 T = TypeVar("T")

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import disk_errors, make_folder, remove_tree, rename, replace, sync_folder
+from shardcast.file_moves import rename
+from shardcast.filesystem import replace
+from shardcast.folders import make_folder, remove_tree, sync_folder
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 

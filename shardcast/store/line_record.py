@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, VersionWithdrawn
-from shardcast.filesystem import disk_errors
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import printable
 from shardcast.protocol.wire import MAX_VERSION, version_name, version_number

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace as replace_fields
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import PART, disk_errors, replace
+from shardcast.filesystem import replace
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.wire import version_name
@@ -19,6 +20,7 @@ from shardcast.store.pins import pinned
 from shardcast.store.recovery import check, lines_of, listed
 from shardcast.store.verified import VerificationRecord
 from shardcast.store.version_place import is_versions_file, remove_version
+from shardcast.temporary_files import PART
 
 
 class Loading:

@@ -13,22 +13,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from shardcast.concurrency import Notifier, in_thread
+from shardcast.disk_errors import disk_errors, is_full
 from shardcast.errors import LocalDiskError, PayloadChanged, ShardcastError
 from shardcast.file_copies import link
 from shardcast.file_identity import FileIdentity
+from shardcast.file_moves import rename
 from shardcast.file_systems import reserve
-from shardcast.filesystem import (
-    PART,
-    append,
-    close,
-    disk_errors,
-    is_full,
-    new_folder,
-    rename,
-    replace,
-    sync_file,
-    sync_folder,
-)
+from shardcast.filesystem import append, replace
+from shardcast.folders import new_folder, sync_folder
+from shardcast.open_files import close, sync_file
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import shard_name, shard_number, version_name
 from shardcast.store.disk_usage import space_of, taken_by
@@ -41,6 +34,7 @@ from shardcast.store.open_space import OpenSpace
 from shardcast.store.shard_part import name_shard, open_shard_part
 from shardcast.store.verified import VerificationRecord, recorded_identity
 from shardcast.store.version_place import VersionPlace, remove_version
+from shardcast.temporary_files import PART
 
 T = TypeVar("T")
 

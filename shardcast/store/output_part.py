@@ -25,20 +25,10 @@ from shardcast.errors import LocalDiskError
 from shardcast.file_copies import copy_bytes
 from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, try_lock
 from shardcast.file_owners import is_ours, is_trusted
-from shardcast.file_systems import set_permissions
-from shardcast.filesystem import (
-    NO_LINKS,
-    NOT_OURS,
-    PART,
-    close,
-    create_private,
-    give_name,
-    is_at,
-    leftovers,
-    new_file,
-    stem_of,
-    temporary_name,
-)
+from shardcast.file_systems import NO_LINKS, set_permissions
+from shardcast.filesystem import give_name, new_file
+from shardcast.open_files import close, is_at
+from shardcast.temporary_files import NOT_OURS, PART, create_private, leftovers, stem_of, temporary_name
 
 MANIFEST = ".manifest"
 """The end of the name of the manifest that lies beside a temporary file."""

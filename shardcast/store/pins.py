@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import VersionNotOffered
-from shardcast.filesystem import disk_errors, replace, sync_folder
+from shardcast.filesystem import replace
+from shardcast.folders import sync_folder
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.data_dir import DataDir
 from shardcast.store.recovery import listed

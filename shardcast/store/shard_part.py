@@ -10,7 +10,9 @@ from pathlib import Path
 from shardcast.file_copies import copy_bytes
 from shardcast.file_owners import is_ours
 from shardcast.file_systems import set_permissions
-from shardcast.filesystem import NOT_OURS, close, create_private, give_name
+from shardcast.filesystem import give_name
+from shardcast.open_files import close
+from shardcast.temporary_files import NOT_OURS, create_private
 
 
 def open_shard_part(path: Path) -> int:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from shardcast.concurrency import in_thread
+from shardcast.disk_errors import is_full
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import close, create_private, is_full
+from shardcast.open_files import close
+from shardcast.temporary_files import create_private
 
 T = TypeVar("T")
 

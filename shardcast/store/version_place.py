@@ -10,8 +10,9 @@ from pathlib import Path
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
 from shardcast.file_copies import clone_bytes, link
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import PART, create_private, give_name, is_temporary_of, temporary_name
+from shardcast.filesystem import give_name
 from shardcast.protocol.wire import shard_name, shard_number
+from shardcast.temporary_files import PART, create_private, is_temporary_of, temporary_name
 
 _NO_FILE = FileIdentity(inode=-1, size=-1, mtime_ns=-1)
 

@@ -16,19 +16,22 @@ from pathlib import Path
 
 import pytest
 
-from shardcast import filesystem
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
 from shardcast.control.client import NoNode, connect
 from shardcast.errors import LocalDiskError
+from shardcast.file_moves import rename, rename_free
 from shardcast.file_systems import reserve, set_permissions
-from shardcast.filesystem import give_free_name, give_name, rename, rename_free
+from shardcast.filesystem import can_point, give_free_name, give_name
+from shardcast.folders import make_folder, sync_folder
 from shardcast.nodes.release_folder import check_folder
+from shardcast.open_files import write_all
 from shardcast.server.application import application, listening_on_socket
 from shardcast.store import holds
 from shardcast.store.special_files import place_elsewhere
+from shardcast.temporary_files import create_private
 from tests.support import payloads, processes
 from tests.support.faults.kinds import KINDS, environment
 from tests.support.folders import StoredNode, fetch
@@ -73,15 +76,15 @@ def test_disk_that_fails_is_never_one_that_lacks(
     def fails(*_: object, **__: object) -> None:
         raise OSError(error, os.strerror(error))
 
-    descriptor = filesystem.create_private(tmp_path / "file")
+    descriptor = create_private(tmp_path / "file")
     try:
         for call in ("fsync", "fchmod", "symlink"):
             monkeypatch.setattr(os, call, fails)
         for work in (
-            lambda: filesystem.sync_folder(tmp_path),
-            lambda: filesystem.make_folder(tmp_path / "folder"),
+            lambda: sync_folder(tmp_path),
+            lambda: make_folder(tmp_path / "folder"),
             lambda: set_permissions(descriptor, 0o600, tmp_path / "file"),
-            lambda: filesystem.can_point(tmp_path / "latest"),
+            lambda: can_point(tmp_path / "latest"),
             lambda: place_elsewhere(tmp_path, OSError(error, os.strerror(error))),
         ):
             with pytest.raises(OSError) as raised:
@@ -173,9 +176,9 @@ def test_link_moves_to_another_disk_as_a_link(tmp_path: Path, other: Path) -> No
 @pytest.mark.parametrize("give", [give_name, give_free_name])
 def test_temporary_file_gets_its_name_on_another_disk(tmp_path: Path, other: Path, give: object) -> None:
     part = tmp_path / "part"
-    descriptor = filesystem.create_private(part)
+    descriptor = create_private(part)
     try:
-        filesystem.write_all(descriptor, b"123")
+        write_all(descriptor, b"123")
         give(descriptor, part, other / "name", mode=0o444)  # type: ignore[operator]
     finally:
         os.close(descriptor)
@@ -192,7 +195,7 @@ def test_copy_that_fails_leaves_the_old_name(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     part = tmp_path / "part"
-    descriptor = filesystem.create_private(part)
+    descriptor = create_private(part)
     try:
         monkeypatch.setattr(os, "fsync", fails)
         with pytest.raises(OSError, match="Input/output"):

@@ -273,11 +273,11 @@ def test_what_is_deleted_by_hand_is_not_found_aside(ours: Registry) -> None:
 def test_a_put_in_the_moment_of_setting_aside_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
     metadata = ours.put_hash(b"data", "lab")
-    from shardcast import filesystem
+    from shardcast import file_moves
 
     def rename(part: Path, final: Path) -> None:
         assert ours.put_hash(b"data", "lab") == metadata  # it is there and right, so that it isn't written
-        filesystem.rename(part, final)
+        file_moves.rename(part, final)
 
     monkeypatch.setattr("shardcast.registry.directory.rename", rename)
     done = collect(ours, quarantine=0)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from fault import Fault
 
 FILESYSTEM = "shardcast/filesystem.py"
+FILE_MOVES = "shardcast/file_moves.py"
+FOLDERS = "shardcast/folders.py"
 OPEN_VERSION = "shardcast/store/open_version.py"
 DATA_DIR = "shardcast/store/data_dir.py"
 LINE_CHANGE = "shardcast/store/line_change.py"
@@ -45,14 +47,14 @@ FAULTS = [
     ),
     Fault(
         name="new name of what had one is not synced",
-        file=FILESYSTEM,
+        file=FILE_MOVES,
         old="        _move_across(known, name)\n    if durable:\n        sync_folder(name.parent)\n",
         new="        _move_across(known, name)\n",
         tests=(*VERSIONS, *STORES),
     ),
     Fault(
         name="free name is not synced before the other one goes",
-        file=FILESYSTEM,
+        file=FILE_MOVES,
         old="    sync_folder(name.parent)  # before",
         new="    # before",
         tests=(*VERSIONS, *STORES),
@@ -115,14 +117,14 @@ FAULTS = [
     ),
     Fault(
         name="name of a new folder is not synced",
-        file=FILESYSTEM,
+        file=FOLDERS,
         old="    for one in dict.fromkeys((*new_folders(folder), folder)):\n        sync_name(one)\n",
         new="    new_folders(folder)\n",
         tests=VERSIONS,
     ),
     Fault(
         name="folder that another process made is taken for synced",
-        file="shardcast/durable_folders.py",
+        file=FOLDERS,
         old="if one in missing or one not in self._certain:",
         new="if one in missing:",
         tests=STORES,

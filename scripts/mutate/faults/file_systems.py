@@ -7,7 +7,8 @@ from fault import Fault
 FILE_LOCKS = "shardcast/file_locks.py"
 FILE_OWNERS = "shardcast/file_owners.py"
 FILE_SYSTEMS = "shardcast/file_systems.py"
-FILESYSTEM = "shardcast/filesystem.py"
+FILE_MOVES = "shardcast/file_moves.py"
+TEMPORARY_FILES = "shardcast/temporary_files.py"
 SPECIAL = "shardcast/store/special_files.py"
 
 DISK_FAILS = ["tests/faults/test_odd_file_systems.py::test_disk_that_fails_is_never_one_that_lacks"]
@@ -68,21 +69,21 @@ FAULTS = [
     ),
     Fault(
         name="rename-to-another-disk-fails",
-        file=FILESYSTEM,
+        file=FILE_MOVES,
         old="if error.errno != errno.EXDEV or not copy:",
         new="if True:",
         tests=["tests/faults/test_odd_file_systems.py::test_file_moves_to_another_disk"],
     ),
     Fault(
         name="copy-on-another-disk-is-of-now",
-        file=FILESYSTEM,
+        file=FILE_MOVES,
         old="        os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))\n",
         new="",
         tests=["tests/faults/test_odd_file_systems.py::test_file_moves_to_another_disk"],
     ),
     Fault(
         name="taken-name-is-replaced-where-there-are-no-links",
-        file=FILESYSTEM,
+        file=FILE_MOVES,
         old="        if os.path.lexists(name):\n            return False\n",
         new="",
         tests=[
@@ -198,21 +199,21 @@ FAULTS = [
     # Names
     Fault(
         name="longest-names-have-no-temporary-ones",
-        file=FILESYSTEM,
+        file=TEMPORARY_FILES,
         old="if len(encoded) <= limit:",
         new="if True:",
         tests=["tests/unit/base/test_file_names.py::test_file_is_replaced_and_its_leftovers_are_found"],
     ),
     Fault(
         name="long-names-that-begin-alike-share-a-temporary-one",
-        file=FILESYSTEM,
+        file=TEMPORARY_FILES,
         old="digest = hashlib.sha256(encoded).hexdigest()[:_STEM_DIGEST]",
         new='digest = "0" * _STEM_DIGEST',
         tests=["tests/unit/base/test_file_names.py::test_leftovers_of_a_long_name_are_not_those_of_another"],
     ),
     Fault(
         name="temporary-name-ends-within-a-character",
-        file=FILESYSTEM,
+        file=TEMPORARY_FILES,
         old="    try:\n        encoded.decode()\n    except UnicodeDecodeError:\n",
         new="    if True:\n",
         tests=["tests/unit/base/test_file_names.py::test_temporary_name_has_whole_characters"],

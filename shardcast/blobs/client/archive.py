@@ -31,6 +31,7 @@ from shardcast.blobs.framing import (
 )
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import (
     BadAnswer,
     PayloadChanged,
@@ -40,7 +41,6 @@ from shardcast.errors import (
     UsageError,
     WrongBytes,
 )
-from shardcast.filesystem import disk_errors
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import PORTION, Upload, paced
 from shardcast.peer.session import Session, answer

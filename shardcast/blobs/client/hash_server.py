@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from shardcast.blobs.client.endpoint import Endpoint, Unavailable
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled
-from shardcast.filesystem import disk_errors
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload, paced
 from shardcast.policy.backoff import Backoff

@@ -18,8 +18,8 @@ from shardcast.blobs.client.hash_server import OTHER_UPLOAD, HashServerClient
 from shardcast.blobs.framing import Part
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest, new_hasher
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobMissing, IntegrityError, ReadOnlyStore, ServerLacks, UsageError, WrongBytes
-from shardcast.filesystem import disk_errors
 from shardcast.peer.session import Session
 from shardcast.protocol.wire import MAX_VIA
 from shardcast.store.interfaces import Span

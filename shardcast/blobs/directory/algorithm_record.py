@@ -6,16 +6,12 @@ from pathlib import Path
 
 from shardcast.blobs.directory.layout import OWN, share
 from shardcast.blobs.interface import ALGORITHMS
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import WrongStore
-from shardcast.filesystem import (
-    close,
-    create_private,
-    disk_errors,
-    give_free_name,
-    sync_folder,
-    temporary_name,
-    write_all,
-)
+from shardcast.filesystem import give_free_name
+from shardcast.folders import sync_folder
+from shardcast.open_files import close, write_all
+from shardcast.temporary_files import create_private, temporary_name
 
 
 def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:

@@ -20,8 +20,8 @@ from shardcast.blobs.directory.quarantine import recover
 from shardcast.blobs.directory.verify_cache import VerifiedFiles
 from shardcast.blobs.interface import ALGORITHMS, BlobWriter
 from shardcast.digest import new_hasher
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, ReadOnlyStore, UsageError
-from shardcast.filesystem import disk_errors
 from shardcast.store.file_errors import Search
 from shardcast.store.interfaces import BlobReader
 

@@ -15,8 +15,10 @@ from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import FINAL, Folder
 from shardcast.blobs.directory.marks import note_put
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError
-from shardcast.filesystem import close, disk_errors, give_name
+from shardcast.filesystem import give_name
+from shardcast.open_files import close
 
 _PIECE = 1 << 20
 """Bytes that are hashed and written at a time."""

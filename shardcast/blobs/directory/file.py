@@ -13,9 +13,10 @@ from shardcast.blobs.directory.compression import Check, Malformed, decoder
 from shardcast.blobs.directory.hashing import Hashing
 from shardcast.blobs.directory.incoming_folder import SMALL
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import close, disk_errors
+from shardcast.open_files import close
 from shardcast.store.file_errors import UnreadableFile, file_errors, says_absent
 from shardcast.store.interfaces import Span
 

@@ -14,18 +14,12 @@ from typing import TypeVar
 from shardcast.ages import age_of
 from shardcast.blobs.directory.layout import FINAL, OWN, Folder, share
 from shardcast.constants import LOCK_WAIT
+from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
-from shardcast.filesystem import (
-    PART,
-    close,
-    create_private,
-    disk_errors,
-    give_name,
-    is_at,
-    remove_tree,
-    sync_folder,
-    write_all,
-)
+from shardcast.filesystem import give_name
+from shardcast.folders import remove_tree, sync_folder
+from shardcast.open_files import close, is_at, write_all
+from shardcast.temporary_files import PART, create_private
 
 log = logging.getLogger(__name__)
 

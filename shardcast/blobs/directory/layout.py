@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import disk_errors, make_folder
+from shardcast.folders import make_folder
 
 PREFIX, FLAT = "prefix", "flat"
 LAYOUTS = (PREFIX, FLAT)

@@ -31,8 +31,11 @@ from shardcast.ages import age_of
 from shardcast.blobs.directory.layout import Folder, gc_folder, make_own, seal
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import disk_errors, replace, sync_file, sync_folder
+from shardcast.filesystem import replace
+from shardcast.folders import sync_folder
+from shardcast.open_files import sync_file
 
 _MARK = 0o001
 _EXECUTE = 0o111

@@ -26,9 +26,13 @@ from pathlib import Path
 from shardcast.blobs.directory.layout import OWN, OWN_SHARED, Folder, gc_folder, make_own, share
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import locked
-from shardcast.filesystem import PART, disk_errors, make_folder, rename, rename_free, replace, sync_folder
+from shardcast.file_moves import rename, rename_free
+from shardcast.filesystem import replace
+from shardcast.folders import make_folder, sync_folder
+from shardcast.temporary_files import PART
 
 TRASH = "trash"
 _RECORD = ".json"

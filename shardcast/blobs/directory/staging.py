@@ -16,7 +16,9 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.incoming_folder import Incoming
 from shardcast.blobs.directory.layout import FINAL, FLAT, LENGTH
 from shardcast.concurrency import in_thread
-from shardcast.filesystem import disk_errors, give_name, sync_folder
+from shardcast.disk_errors import disk_errors
+from shardcast.filesystem import give_name
+from shardcast.folders import sync_folder
 
 
 class Staged:

@@ -28,9 +28,12 @@ from shardcast.blobs.directory.quarantine import TRASH, one_at_a_time, take_out,
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.file_systems import NO_PERMISSIONS
-from shardcast.filesystem import PART, clear_leftovers, disk_errors, is_temporary_of, make_folder, replace
+from shardcast.filesystem import replace
+from shardcast.folders import make_folder
+from shardcast.temporary_files import PART, clear_leftovers, is_temporary_of
 
 _MARKED = 0o445
 """The mode of a marked file."""

@@ -17,8 +17,9 @@ from shardcast.blobs.digest_lists import AS_TEXT, bounded_lines, read_digests
 from shardcast.blobs.directory.layout import OWN, Folder, make_own
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import disk_errors, sync_folder
+from shardcast.folders import sync_folder
 from shardcast.protocol.distribution import parse
 from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader
 from shardcast.protocol.wire import version_name, version_number

@@ -25,8 +25,9 @@ from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.blobs.server.archive_routes.holdings import ArchiveContext, Staging
 from shardcast.blobs.server.archive_routes.routes import add_archive
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
-from shardcast.filesystem import disk_errors, make_folder
+from shardcast.folders import make_folder
 from shardcast.peer.session import open_session
 from shardcast.server.application import application, listening
 from shardcast.server.binding import EVERY_ADDRESS

@@ -28,8 +28,8 @@ from shardcast.blobs.directory.layout import LAYOUTS, prepare
 from shardcast.blobs.server.hash_routes.routes import add_hash_routes
 from shardcast.blobs.server.hash_routes.state import LOCK_SECONDS, HashServerState
 from shardcast.blobs.server.status_file import StatusFile
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import AddressTaken, NodeFailed, UsageError
-from shardcast.filesystem import disk_errors
 from shardcast.server.application import application, listening_on
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import Bounds

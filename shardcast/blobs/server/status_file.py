@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
+from shardcast.disk_errors import in_words
 from shardcast.errors import NodeFailed
-from shardcast.filesystem import clear_leftovers, close, in_words, replace
+from shardcast.filesystem import replace
+from shardcast.open_files import close
+from shardcast.temporary_files import clear_leftovers
 
 log = logging.getLogger(__name__)
 

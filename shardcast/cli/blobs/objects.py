@@ -30,8 +30,10 @@ from shardcast.cli.pipes import open_input, read_some, write_all
 from shardcast.cli.progress import Display, progress
 from shardcast.cli.streams import answer_descriptor, input_descriptor, print_answer
 from shardcast.digest import new_hasher
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
-from shardcast.filesystem import close, disk_errors, new_file
+from shardcast.filesystem import new_file
+from shardcast.open_files import close
 from shardcast.store.interfaces import BlobReader
 from shardcast.store.output_part import clear_killed, resolve_output
 

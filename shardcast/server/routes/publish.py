@@ -26,12 +26,14 @@ from typing import Any, BinaryIO, Protocol
 from aiohttp import ClientError, web
 
 from shardcast.concurrency import cancel
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import ShardcastError, to_wire
-from shardcast.filesystem import PART, close, disk_errors
+from shardcast.open_files import close
 from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 from shardcast.server.bodies import read_json_line
 from shardcast.server.callers import Caller, add_change, read_request
 from shardcast.store.special_files import place_elsewhere
+from shardcast.temporary_files import PART
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK, USAGE
-from shardcast.filesystem import PART
+from shardcast.temporary_files import PART
 from tests.support.faults.control import EVERYWHERE, Control
 from tests.support.faults.errnos import ERRNOS, HARMLESS, number
 from tests.support.faults.process import BARE, Nodes, Outcome, Watch, descriptors

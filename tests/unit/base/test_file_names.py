@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.filesystem import is_temporary_of, leftovers, new_file, replace, stem_of, temporary_name
+from shardcast.filesystem import new_file, replace
 from shardcast.store.data_dir import DataDir
 from shardcast.store.output_part import resolve_output
+from shardcast.temporary_files import is_temporary_of, leftovers, stem_of, temporary_name
 from tests.support import processes
 from tests.support.filling import DATA, MANIFEST, fill, filling, names
 

@@ -12,9 +12,9 @@ from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance.gc import Collection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.server.status_file import StatusFile
-from shardcast.filesystem import temporary_name
 from shardcast.nodes.output_names import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK
 from shardcast.nodes.outputs import OutputFolder
+from shardcast.temporary_files import temporary_name
 
 
 def collect(root: Path) -> None:

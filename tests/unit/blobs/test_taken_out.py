@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from shardcast import filesystem
+from shardcast import file_moves
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import OWN
 from shardcast.blobs.directory.quarantine import Quarantine, one_at_a_time, take_out
 from shardcast.blobs.maintenance.gc import Collection
 from shardcast.blobs.maintenance.gc_policy import Rules
-from shardcast.filesystem import temporary_name
+from shardcast.temporary_files import temporary_name
 from tests.support.small_disks import small_disk
 
 BLOB = b"a blob"
@@ -118,7 +118,7 @@ async def test_a_copy_into_quarantine_that_was_killed_is_made_again(
     store = BlobDirectory(root, "sha256", "prefix")
     looks = file.stat()
     with monkeypatch.context() as patch:
-        patch.setattr(filesystem, "copy_bytes", killed)
+        patch.setattr(file_moves, "copy_bytes", killed)
         patch.setattr(Quarantine, "_write_record", killed)
         with pytest.raises(Killed):
             Quarantine(store.folder).take(str(file), DIGEST, looks, "a test")

@@ -13,8 +13,8 @@ from aiohttp import web
 
 from shardcast.blobs.server.archive_routes.answers import compressed, key_of, page
 from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
+from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
-from shardcast.filesystem import disk_errors
 from shardcast.server.hang_ups import opened_for
 from shardcast.sizes import format_size
 

@@ -19,8 +19,8 @@ from shardcast.blobs.framing import FramingError, PushReader, TooLong
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.server.archive_routes.answers import coded, failure, stalled, too_large
 from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
+from shardcast.disk_errors import is_full
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import is_full
 from shardcast.protocol.wire import BYTES, RETRY_AFTER
 from shardcast.server.bodies import chunks
 from shardcast.server.connections import BodyTooSlow

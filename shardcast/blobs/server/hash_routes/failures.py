@@ -12,8 +12,8 @@ from aiohttp.http_exceptions import HttpProcessingError
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.server.hash_routes.activity import Activity
 from shardcast.blobs.server.hash_routes.requests import Refused, said
+from shardcast.disk_errors import is_full
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import is_full
 from shardcast.protocol.wire import RETRY_AFTER
 from shardcast.server.connections import BodyTooSlow
 

@@ -1,0 +1,102 @@
+"""Renames of what has a name already, also across disks and where file systems can't rename."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from shardcast.file_copies import copy_bytes
+from shardcast.file_systems import NO_LINKS, set_permissions
+from shardcast.folders import new_folder, sync_folder
+from shardcast.open_files import close
+from shardcast.temporary_files import PART, create_private, stem_of, temporary_name
+
+
+def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> None:
+    """Give a durable link or folder, or a file that has a name already, another one.
+
+    Unless ``durable`` is false, the folder of the new name is synced after; else the caller does it. Where it
+    can't be renamed, it is copied, unless ``copy`` is false.
+
+    Raises:
+        OSError: it can't have the name; with ``EXDEV`` where it could be copied, and is not to be.
+    """
+    try:
+        known.rename(name)
+    except OSError as error:
+        if error.errno != errno.EXDEV or not copy:
+            raise
+        _move_across(known, name)
+    if durable:
+        sync_folder(name.parent)
+
+
+def rename_free(known: Path, name: Path) -> bool:
+    """Give a file another name, durably, unless something has that; return whether nothing had.
+
+    Raises:
+        OSError: the file can't have the name.
+    """
+    try:
+        os.link(known, name, follow_symlinks=False)  # a rename would replace what came meanwhile
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        if os.path.lexists(name):
+            return False
+        rename(known, name)
+        return True
+    sync_folder(name.parent)  # before the other name goes, so that a power cut leaves one of them
+    known.unlink(missing_ok=True)
+    return True
+
+
+def copy_across(descriptor: int, final: Path) -> None:
+    """Give a name on another disk to a copy of an open file, durably but for the name."""
+    found = os.fstat(descriptor)
+    part = temporary_name(final)
+    copy = create_private(part)
+    try:
+        copy_bytes(descriptor, copy)
+        set_permissions(copy, stat.S_IMODE(found.st_mode), part)
+        os.utime(copy, ns=(found.st_atime_ns, found.st_mtime_ns))
+        os.fsync(copy)
+        part.rename(final)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    finally:
+        close(copy)
+
+
+def _move_across(known: Path, name: Path) -> None:
+    """Move a file to another disk, or a folder that its file system can't rename (an overlay's, of an image).
+
+    A folder is emptied into one with a temporary name, which a second try goes on with after a kill; a
+    symbolic link is made anew.
+    """
+    if known.is_symlink():
+        part = temporary_name(name)
+        part.symlink_to(os.readlink(known))  # noqa: PTH115
+        part.rename(name)
+        known.unlink()
+        return
+    if not stat.S_ISDIR(known.lstat().st_mode):
+        taken = temporary_name(known)  # so that what gets the old name meanwhile stays
+        known.rename(taken)
+        with taken.open("rb") as file:
+            copy_across(file.fileno(), name)
+        taken.unlink()
+        return
+    found, moving = known.stat(), name.with_name(f".{stem_of(name.name)}~moving{PART}")
+    new_folder(moving, exist_ok=True)
+    for entry in list(known.iterdir()):
+        rename(entry, moving / entry.name, durable=False)
+    os.utime(moving, ns=(found.st_atime_ns, found.st_mtime_ns))
+    sync_folder(moving)
+    moving.rename(name)
+    known.rmdir()
