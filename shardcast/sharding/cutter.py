@@ -85,9 +85,9 @@ def cut(
                 break
             sha256 = hashing.submit(single.hexdigest).result()
             shards.append(Shard(number, offset, length, sha256, pieces.finish()))
-            if not opened.linked:
-                opened.take(number, sha256)
-                settling.append(disk_thread.submit(opened.settle, number, sha256))
+            if not opened.adopted.present:
+                opened.files.publish_shard(number, sha256)
+                settling.append(disk_thread.submit(opened.files.fsync_shard, number, sha256))
             opened.live.add(shard_line(shards[-1]))
             progress.shards = number
             offset += length
@@ -129,10 +129,10 @@ def at_end(payload: BinaryIO) -> bool:
 @contextmanager
 def _part(opened: OpenVersion, number: int) -> Iterator[BinaryIO | None]:
     """Where a shard is written; None where it is a part of an adopted payload."""
-    if opened.linked:
+    if opened.adopted.present:
         yield None
         return
-    file = opened.part(number)
+    file = opened.files.part(number)
     with disk_errors("could not write", file):
         file.unlink(missing_ok=True)
         with os.fdopen(create_private(file), "wb", 0) as part:

@@ -69,8 +69,8 @@ def publish(
     claim(check_payload(path).st_size)
     adopted = not description.copy and opened.adopt(path)
     if not description.copy and not adopted:
-        log.warning("%s can't be linked into %s, and is copied", path, opened.payload.parent)
-    file = opened.payload if adopted else path
+        log.warning("%s can't be linked into %s, and is copied", path, opened.place.folder)
+    file = opened.adopted.path if adopted else path
     with disk_errors("could not read", path), file.open("rb", buffering=0) as payload:
         before = os.fstat(payload.fileno())
         progress.size = before.st_size
@@ -79,7 +79,7 @@ def publish(
         header = _header(path.name, before.st_size, opened, description)
         shards, digests = cut(payload, before.st_size, opened, header, description, progress, freely)
         _check_whole(path, payload, before, progress.done)
-        opened.linked_looks = FileIdentity.from_stat(before).recorded
+        opened.adopted.identity = FileIdentity.from_stat(before).recorded
     return complete(header, shards, digests)
 
 

@@ -167,8 +167,8 @@ class FilledVersions:
             await in_thread(opened.link_known)
             opened.space.linked_all = True
         elif not opened.space.linked_all and opened.space.coming(shard):
-            await in_thread(opened.link_one, shard)
-        return await self._quota.reserve(opened, shard, partial(opened.reserve_part, shard))
+            await in_thread(opened.files.link_shard, shard)
+        return await self._quota.reserve(opened, shard, partial(opened.files.reserve_part, shard))
 
     # How a version becomes complete
 

@@ -246,8 +246,8 @@ async def test_shards_of_open_versions_are_blobs_once_they_are_right(folders: Ve
     opened.grow(lines.replace(sha256(parts[1]).encode(), sha256(b"a lie").encode()))
     assert [key async for key in store.digests()] == []
     for number, part in enumerate(parts[:2], 1):
-        opened.part(number).write_bytes(part)
-        opened.store(number, sha256(part))
+        opened.files.part(number).write_bytes(part)
+        opened.files.commit_shard(number, sha256(part))
     assert await read(store, sha256(b"first")) == b"first"
     for key in (sha256(b"a lie"), sha256(b"lied of")):
         with pytest.raises((BlobCorrupt, BlobMissing)):

@@ -297,8 +297,8 @@ class Node:
 
     async def publish(self) -> str:
         opened = await self.folders.begin(self.folders.data_dir.allot())
-        opened.part(1).write_bytes(b"something")
-        opened.store(1, sha256(b"something"), link=False)
+        opened.files.part(1).write_bytes(b"something")
+        opened.files.commit_shard(1, sha256(b"something"), link=False)
         await opened.complete(manifest(b"something", f"v{opened.number}"))
         return f"v{opened.number}"
 

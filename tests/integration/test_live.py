@@ -44,6 +44,7 @@ from shardcast.server.routes.versions import add_versions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
+from shardcast.store.shard_files import ShardFiles
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.workers import Transfer
 from shardcast.upstream import manifests
@@ -246,18 +247,18 @@ async def test_what_is_given_up_while_a_shard_is_put_away_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A thread of the middle gives a shard its name while others say that the version is no more."""
-    begun, under_way, done = threading.Event(), set[OpenVersion](), list[str]()
-    store, discard = OpenVersion.store, OpenVersion.discard
+    begun, under_way, done = threading.Event(), set[ShardFiles](), list[str]()
+    commit_shard, discard = ShardFiles.commit_shard, OpenVersion.discard
 
-    def slowly(self: OpenVersion, *words: Any) -> None:
+    def slowly(self: ShardFiles, *words: Any) -> None:
         under_way.add(self)
         begun.set()
         time.sleep(0.1)
-        store(self, *words)
+        commit_shard(self, *words)
         under_way.discard(self)
 
     def after_it(self: OpenVersion) -> None:
-        done.append("meanwhile" if self in under_way else "after it")
+        done.append("meanwhile" if self.files in under_way else "after it")
         discard(self)
 
     async with (
@@ -265,7 +266,7 @@ async def test_what_is_given_up_while_a_shard_is_put_away_leaves_nothing(
         Middle.running([origin.url], tmp_path / "m", *HTTP, check_interval=600) as middle,
     ):
         async with streaming(origin) as (broadcast, pipe):
-            monkeypatch.setattr(OpenVersion, "store", slowly)
+            monkeypatch.setattr(ShardFiles, "commit_shard", slowly)
             monkeypatch.setattr(OpenVersion, "discard", after_it)
             await pipe.write(DATA)
             await until(begun.is_set)

@@ -640,8 +640,8 @@ async def test_what_is_used_can_be_asked_for_while_threads_open_versions_and_sto
 
             def store() -> None:
                 for shard in range(1, 401):
-                    opened.part(shard).write_bytes(b"x")
-                    opened.take(shard, "")
+                    opened.files.part(shard).write_bytes(b"x")
+                    opened.files.publish_shard(shard, "")
 
             looks = [found.room.used]
             working = asyncio.gather(

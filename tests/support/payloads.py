@@ -77,8 +77,8 @@ async def publish(
     """
     opened = folders.open(folders.data_dir.allot())
     for number, part in enumerate(cut(data, shard_size), 1):
-        opened.part(number).write_bytes(part)
-        opened.store(number, sha256(part))
+        opened.files.part(number).write_bytes(part)
+        opened.files.commit_shard(number, sha256(part))
     described = manifest(data, f"v{opened.number}", shard_size, origin=origin or folders.data_dir.origin_id)
     await opened.complete(described)
     return described.version

@@ -7,7 +7,6 @@ from fault import Fault
 LANDING = "shardcast/store/landing.py"
 ROOM = "shardcast/store/quota.py"
 OUTPUT = "shardcast/store/output_file.py"
-OPEN_VERSION = "shardcast/store/open_version.py"
 
 FAULTS = [
     # Cancelling and races
@@ -48,12 +47,12 @@ FAULTS = [
     ),
     Fault(
         name="lines-reach-the-disk-unchecked",
-        file=OPEN_VERSION,
-        old="""            self.live.add(lines)
-            append(file, lines)
+        file="shardcast/store/manifest_file.py",
+        old="""            self._live.add(lines)
+            append(self.path, lines)
 """,
-        new="""            append(file, lines)
-            self.live.add(lines)
+        new="""            append(self.path, lines)
+            self._live.add(lines)
 """,
         tests=["tests/faults/test_cancelling.py"],
     ),
@@ -187,7 +186,7 @@ FAULTS = [
     ),
     Fault(
         name="linked-shard-is-written-into",
-        file="shardcast/store/open_version.py",
+        file="shardcast/store/shard_files.py",
         old="if final.stat().st_nlink > 1:",
         new="if False:",
         explained="a temporary file with another link is copied before it is written to",
@@ -196,7 +195,7 @@ FAULTS = [
     Fault(
         name="missing-shard-is-no-obstacle",
         file="shardcast/store/open_version.py",
-        old="if shard.number not in self.had and not self.linked:",
+        old="if shard.number not in self.had and not self.adopted.present:",
         new="if False:",
         tests=[
             "tests/unit/store/test_versions.py",

@@ -49,7 +49,7 @@ async def published(
     opened = folders.open(folders.data_dir.allot())
     manifest = publish(file, opened, described(**changes), PublishProgress())
     await opened.complete(manifest)
-    return manifest, [opened.file(shard.number).read_bytes() for shard in manifest.shards]
+    return manifest, [opened.files.final(shard.number).read_bytes() for shard in manifest.shards]
 
 
 @pytest.mark.parametrize(
@@ -145,13 +145,13 @@ async def test_progress_is_told_while_it_goes_on(folders: VersionFolders, tmp_pa
     progress = PublishProgress()
     seen: list[tuple[int | None, int, int]] = []
     opened = folders.open(1)
-    take = opened.take
+    publish_shard = opened.files.publish_shard
 
     def watch(shard: int, digest: str) -> None:
-        take(shard, digest)
+        publish_shard(shard, digest)
         seen.append((progress.size, progress.done, progress.shards))
 
-    opened.take = watch  # type: ignore[method-assign]
+    opened.files.publish_shard = watch  # type: ignore[method-assign]
     publish(tmp_path / "model.bin", opened, described(), progress)
     assert (progress.size, progress.done, progress.shards) == (2 * SHARD + 1, 2 * SHARD + 1, 3)
     assert [size for size, _, _ in seen] == [2 * SHARD + 1] * 3
@@ -201,14 +201,14 @@ async def test_a_payload_that_changes_while_it_is_read_is_no_version(
     file = tmp_path / "model.bin"
     file.write_bytes(random_bytes(3 * SHARD + 17))
     opened = folders.open(1)
-    part = opened.part
+    part = opened.files.part
 
     def part_and_change(shard: int) -> Path:
         if shard == when + 1:
             change(file)
         return part(shard)
 
-    opened.part = part_and_change  # type: ignore[method-assign]
+    opened.files.part = part_and_change  # type: ignore[method-assign]
     with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
         publish(file, opened, described(), PublishProgress())
     await folders.discard(1)
@@ -232,7 +232,7 @@ async def test_a_linked_payload_that_changes_while_it_is_read_is_no_version(
     opened.live.add = add_and_change  # type: ignore[method-assign]
     with pytest.raises(PayloadChanged, match=r"model\.bin: it changed while it was read"):
         publish(file, opened, described(copy=False), PublishProgress())
-    assert opened.linked
+    assert opened.adopted.present
 
 
 @pytest.mark.parametrize("copy", [True, False], ids=["copied", "linked"])
@@ -264,34 +264,34 @@ async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders,
     (tmp_path / "model.bin").write_bytes(random_bytes(30_000))
     progress = PublishProgress()
     opened = folders.open(1)
-    take = opened.take
+    publish_shard = opened.files.publish_shard
 
-    def take_and_cancel(shard: int, digest: str) -> None:
+    def publish_and_cancel(shard: int, digest: str) -> None:
         progress.cancelled = True
-        take(shard, digest)
+        publish_shard(shard, digest)
 
-    opened.take = take_and_cancel  # type: ignore[method-assign]
+    opened.files.publish_shard = publish_and_cancel  # type: ignore[method-assign]
     with pytest.raises(Cancelled, match="v1"):
         publish(tmp_path / "model.bin", opened, described(shard_size=1000), progress)
     assert 0 < progress.done < 20_000
     assert threads() == []
 
 
-@pytest.mark.parametrize("method", ["part", "take", "settle"])
+@pytest.mark.parametrize("method", ["part", "publish_shard", "fsync_shard"])
 @pytest.mark.parametrize("shard", [1, 3])
 async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
     shard: int, method: str, folders: VersionFolders, tmp_path: Path
 ) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(3 * SHARD))
     opened = folders.open(1)
-    works = getattr(opened, method)
+    works = getattr(opened.files, method)
 
     def fail(number: int, *rest: object) -> object:
         if number == shard:
             raise LocalDiskError("no space left on device")
         return works(number, *rest)
 
-    setattr(opened, method, fail)
+    setattr(opened.files, method, fail)
     with pytest.raises(LocalDiskError, match="no space left"):
         publish(tmp_path / "model.bin", opened, described(), PublishProgress())
     assert threads() == []

@@ -238,8 +238,8 @@ async def test_a_lease_on_an_open_version_holds_it_when_it_is_complete(
     with contextlib.ExitStack() as holder:
         assert holder.enter_context(folders.leased("v1", "somebody"))
         made = manifest(b"one", "v1")
-        opened.part(1).write_bytes(b"one")
-        opened.store(1, made.shards[0].sha256)
+        opened.files.part(1).write_bytes(b"one")
+        opened.files.commit_shard(1, made.shards[0].sha256)
         await opened.complete(made)
         await publish(folders, b"two")
         assert folders.complete_numbers == {1, 2}

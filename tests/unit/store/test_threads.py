@@ -121,7 +121,7 @@ async def test_a_shard_that_is_waited_for_is_one_whose_line_stays(tmp_path: Path
             waiting = [asyncio.ensure_future(opened.arrival(number)) for number in (1499, 1500, 1501, 1550)]
             wanted = [await asyncio.wait_for(opened.wanted(), 5) for _ in range(2)]
             assert [shard.number for shard in wanted] == [1499, 1500]
-            assert not opened._wanted
+            assert not opened._requests._wanted
             for one in waiting:
                 one.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)

@@ -115,8 +115,8 @@ async def test_a_published_version_is_listed_and_served(node: Node) -> None:
 async def test_nothing_of_a_version_is_seen_while_it_is_published(node: Node) -> None:
     folders = node.start()
     opened = folders.open(folders.data_dir.allot())
-    opened.part(1).write_bytes(DATA[:SHARD])
-    opened.store(1, sha256(DATA[:SHARD]))
+    opened.files.part(1).write_bytes(DATA[:SHARD])
+    opened.files.commit_shard(1, sha256(DATA[:SHARD]))
     assert folders.distribution() == b""
     assert folders.manifest("v1") is None
     assert spans(folders, "v1") == [None] * 4
@@ -126,8 +126,8 @@ async def test_nothing_of_a_version_is_seen_while_it_is_published(node: Node) ->
 async def test_a_version_that_is_given_up_leaves_only_its_number_behind(node: Node) -> None:
     folders = node.start()
     opened = folders.open(folders.data_dir.allot())
-    opened.part(1).write_bytes(DATA[:SHARD])
-    opened.store(1, sha256(DATA[:SHARD]))
+    opened.files.part(1).write_bytes(DATA[:SHARD])
+    opened.files.commit_shard(1, sha256(DATA[:SHARD]))
     await folders.discard(opened.number)
     assert node.names(".") == {".shardcast", "distribution.txt"}
     assert node.names(".shardcast/verified") == set()
@@ -362,9 +362,9 @@ async def test_an_origin_gives_up_what_was_open(node: Node) -> None:
     folders = node.start()
     await publish(folders, DATA)
     opened = folders.open(folders.data_dir.allot())
-    opened.part(1).write_bytes(DATA[:SHARD])
-    opened.store(1, sha256(DATA[:SHARD]))
-    opened.part(2).write_bytes(DATA[:5])
+    opened.files.part(1).write_bytes(DATA[:SHARD])
+    opened.files.commit_shard(1, sha256(DATA[:SHARD]))
+    opened.files.part(2).write_bytes(DATA[:5])
     folders = node.start()
     assert "gave up v2" in node.told[0]
     assert node.names(".") == {".shardcast", "distribution.txt", "v1"}
