@@ -129,7 +129,7 @@ class Publisher:
 
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
-            return publish(path, opened, description, state, claim)
+            return publish(path, opened, description, state, reserve=claim)
 
         return await self._begin(str(path), cut, confirm)
 
@@ -152,7 +152,7 @@ class Publisher:
 
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
-            return publish_stream(source, name, opened, description, state, claim)
+            return publish_stream(source, name, opened, description, progress=state, reserve=claim)
 
         broadcast = await self._begin(name, cut, confirm)
         assert broadcast.task

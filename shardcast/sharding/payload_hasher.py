@@ -1,34 +1,90 @@
-"""Shards that are here already ─▶ their digests, and the manifest of those that old nodes gave."""
+"""Digests and manifests of shards that are here already, and the buffers that hashers read."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 
 from shardcast.digest import PieceDigests, new_hasher
 from shardcast.disk_errors import disk_errors
 from shardcast.protocol.manifest import Header, Manifest, Shard, complete, piece_size_for
-from shardcast.sharding.chunks import CHUNK_SIZE
 from shardcast.sharding.publication import Cancelled
 from shardcast.store.interfaces import Span
 
+CHUNK_SIZE = 1 << 20
+"""Bytes read, hashed and written at a time."""
+_CHUNKS = 16
+"""Chunks in memory at once: read, hashed or written."""
+
+
+class ChunkRing:
+    """A bounded number of buffers, each used again once the work on it has ended: fresh memory is slow.
+
+    One thread takes buffers, fills them and hands them in with the work that reads them; at most
+    ``_CHUNKS`` of ``CHUNK_SIZE`` bytes exist, so that a fast reader waits for slow hashers.
+    """
+
+    def __init__(self) -> None:
+        """Allocate nothing yet."""
+        self._busy: deque[tuple[memoryview, list[Future[None]]]] = deque()
+        self._allocated = 0
+        self._current = memoryview(b"")
+
+    def take(self) -> memoryview:
+        """Return a free buffer, and wait for the oldest work where all buffers are in use.
+
+        Raises:
+            Exception: whatever that work raised.
+        """
+        if self._allocated < _CHUNKS:
+            self._allocated += 1
+            self._current = memoryview(bytearray(CHUNK_SIZE))
+        else:
+            self._current, work = self._busy.popleft()
+            for future in work:
+                future.result()
+        return self._current
+
+    def put(self, work: list[Future[None]]) -> None:
+        """Hand the buffer that was taken last in, to be used again once ``work`` has ended."""
+        self._busy.append((self._current, work))
+
+    def wait(self) -> None:
+        """Wait for all work.
+
+        Raises:
+            Exception: whatever the work raised.
+        """
+        for _, work in self._busy:
+            for future in work:
+                future.result()
+
 
 class PayloadHasher:
-    """The digests of shards that are here already, as their bytes are read in order.
+    """The digests of a payload whose shards are here already, from its bytes in order.
 
-    ``digests`` are the algorithms of the whole digest. Where ``piece_size`` is given, each shard's own
-    digests are computed too, so that a manifest can be made of what old nodes gave.
+    Attributes:
+        shards: the shards that have ended, with their digests; empty without a piece size.
     """
 
     def __init__(self, digests: Iterable[str], piece_size: int | None = None) -> None:
+        """Begin a payload.
+
+        Args:
+            digests: algorithms of the whole digest.
+            piece_size: bytes of a piece, where each shard's own digests are computed too, so that a manifest
+                can be made of shards that old nodes gave.
+        """
+        self.shards: list[Shard] = []
         self._whole = {name: new_hasher(name) for name in digests}
         self._piece_size = piece_size
         self._single = new_hasher("sha256")
         self._pieces = PieceDigests(piece_size or 1)
         self._length = 0
-        self.shards: list[Shard] = []
 
     def update(self, chunk: memoryview) -> None:
-        """Take the next bytes of a shard."""
+        """Hash the next bytes of a shard."""
         for hasher in self._whole.values():
             hasher.update(chunk)
         if self._piece_size:
@@ -37,7 +93,7 @@ class PayloadHasher:
         self._length += len(chunk)
 
     def end_shard(self) -> None:
-        """The shard ends here."""
+        """End a shard; the next bytes are those of the next shard."""
         if self._piece_size:
             offset = self.shards[-1].end if self.shards else 0
             digests = self._single.hexdigest(), self._pieces.finish()
@@ -46,12 +102,15 @@ class PayloadHasher:
         self._length = 0
 
     def digests(self) -> dict[str, str]:
-        """The whole digests so far."""
+        """Return the whole digests so far, in hex, by their algorithms."""
         return {name: hasher.hexdigest() for name, hasher in self._whole.items()}
 
     def manifest(self, version: str) -> Manifest:
-        """A manifest of what was read. It says nothing that two nodes could say differently of the same
-        bytes, so that every middle below an old origin makes the same one."""
+        """Return the manifest of what was hashed.
+
+        The manifest holds nothing that two nodes could write differently for the same bytes, so that every
+        middle below an old origin makes the same manifest.
+        """
         assert self._piece_size
         shard_size = self.shards[0].size or None
         header = Header(
@@ -66,14 +125,20 @@ class PayloadHasher:
 
 
 def survey(version: str, spans: Iterable[Span], digests: Iterable[str], stop: Callable[[], bool]) -> Manifest:
-    """Read shards that are here and make their manifest; blocks on the disk.
+    """Read shards that are here, and return their manifest; blocks on the disk.
+
+    Args:
+        version: the version's name.
+        spans: where its shards lie, in their order.
+        digests: algorithms of the whole digest.
+        stop: asked after each chunk whether to end.
 
     Raises:
-        LocalDiskError: one can't be read.
-        Cancelled: ``stop()`` said so.
+        LocalDiskError: a shard can't be read.
+        Cancelled: ``stop()`` was true, or a file became shorter.
     """
     spans = list(spans)
-    work = PayloadHasher(digests, piece_size_for(max(span.length for span in spans)))
+    hasher = PayloadHasher(digests, piece_size_for(max(span.length for span in spans)))
     buffer = memoryview(bytearray(CHUNK_SIZE))
     for span in spans:
         with disk_errors("could not read", span.path), span.path.open("rb", buffering=0) as file:
@@ -83,7 +148,7 @@ def survey(version: str, spans: Iterable[Span], digests: Iterable[str], stop: Ca
                 count = file.readinto(buffer[: min(left, CHUNK_SIZE)])
                 if not count or stop():
                     raise Cancelled(f"the survey of {version} was called off")
-                work.update(buffer[:count])
+                hasher.update(buffer[:count])
                 left -= count
-        work.end_shard()
-    return work.manifest(version)
+        hasher.end_shard()
+    return hasher.manifest(version)

@@ -1,4 +1,4 @@
-"""What a publisher asks for, and how far it has come: plain values."""
+"""Plain values of publishing: the description of a payload, and the progress."""
 
 from __future__ import annotations
 
@@ -10,28 +10,31 @@ from shardcast.constants import SHARD_SIZE
 from shardcast.errors import ShardcastError
 
 ReserveBytes = Callable[[int], None]
-"""Told how many bytes a version takes before they are stored; raises ``NoRoom`` where it may not."""
+"""Called with the bytes that a version takes so far, before they are stored.
+
+Raises ``NoRoom`` where there is no room for them."""
 
 
 class Cancelled(ShardcastError):
-    """Publishing was called off."""
+    """Publishing was cancelled."""
 
 
 def freely(size: int) -> None:
-    """A ``RangeTask`` where there is no bound."""
+    """Reserve bytes where there is no bound (a ``ReserveBytes``)."""
 
 
 @dataclass
 class PublishProgress:
-    """How far publishing has come; read by anybody, written by the thread that publishes. Plain values, each
-    written in one step, and none is read together with another one. The event loop writes ``cancelled`` and
-    the ``size`` of a stream, once each.
+    """The progress of publishing: written by the thread that publishes, read by any thread.
+
+    Each value is written in one step, and no reader relates one to another. The event loop writes
+    ``cancelled`` and the ``size`` of a stream, once each.
 
     Attributes:
         size: bytes of the payload; None until it is open, and for a stream until its writer has ended.
         done: bytes read, hashed and stored.
         shards: shards that are whole.
-        cancelled: set to call it off.
+        cancelled: set to cancel publishing.
     """
 
     size: int | None = None
@@ -42,14 +45,14 @@ class PublishProgress:
 
 @dataclass(frozen=True, slots=True)
 class PayloadDescription:
-    """What a publisher says of a payload.
+    """A publisher's description of a payload.
 
     Attributes:
         origin: the origin id.
         shard_size: bytes of a shard.
         digests: the algorithms of the whole digest, ``sha256`` among them.
         copy: whether the shards are files of their own.
-        metadata: whatever the publisher adds.
+        metadata: the publisher's own entries of the manifest.
     """
 
     origin: str

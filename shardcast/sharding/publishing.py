@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 
 
 def check_payload(path: Path) -> os.stat_result:
-    """What the file system says of a payload.
+    """Return the state of a payload that can be published.
 
     Raises:
-        PayloadMissing: there is none.
+        PayloadMissing: nothing has the path.
         LocalDiskError: it is not a file, or can't be read.
     """
     try:
@@ -54,10 +54,23 @@ def publish(
     opened: OpenVersion,
     description: PayloadDescription,
     progress: PublishProgress,
-    claim: ReserveBytes = freely,
+    *,
+    reserve: ReserveBytes = freely,
 ) -> Manifest:
-    """Cut a file into the shards of an open version; blocks until they are durable. Without a copy
-    (``description.copy``) the shards are parts of the file itself, where it can be linked or cloned.
+    """Cut a file into the shards of an open version; blocks until they are durable.
+
+    Without a copy (``description.copy``) the shards are parts of the file itself, where the file system
+    can link or clone it.
+
+    Args:
+        path: the file.
+        opened: the version.
+        description: how the file is cut and hashed.
+        progress: kept up to date.
+        reserve: called with the file's size before it is read.
+
+    Returns:
+        The version's manifest.
 
     Raises:
         NoRoom: the version may not take so many bytes.
@@ -66,7 +79,7 @@ def publish(
         LocalDiskError: it can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set.
     """
-    claim(check_payload(path).st_size)
+    reserve(check_payload(path).st_size)
     adopted = not description.copy and opened.adopt(path)
     if not description.copy and not adopted:
         log.warning("%s can't be linked into %s, and is copied", path, opened.place.folder)
@@ -77,7 +90,15 @@ def publish(
         if before.st_size > MAX_SHARDS * description.shard_size:
             raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
         header = _header(path.name, before.st_size, opened, description)
-        shards, digests = cut(payload, before.st_size, opened, header, description, progress, freely)
+        shards, digests = cut(
+            payload,
+            before.st_size,
+            opened,
+            header,
+            description=description,
+            progress=progress,
+            reserve=freely,
+        )
         _check_whole(path, payload, before, progress.done)
         opened.adopted.identity = FileIdentity.from_stat(before).recorded
     return complete(header, shards, digests)
@@ -109,10 +130,22 @@ def publish_stream(
     name: str,
     opened: OpenVersion,
     description: PayloadDescription,
+    *,
     progress: PublishProgress,
-    claim: ReserveBytes = freely,
+    reserve: ReserveBytes = freely,
 ) -> Manifest:
-    """The same with bytes that come from a pipe or a terminal, unbuffered, until it ends.
+    """Cut the bytes of a pipe or a terminal into shards, while they come, until it ends; see ``publish``.
+
+    Args:
+        source: the pipe, unbuffered.
+        name: the payload's name in the manifest.
+        opened: the version.
+        description: how the payload is cut and hashed.
+        progress: kept up to date; its ``size`` is set once the writer has ended.
+        reserve: called before each chunk is stored.
+
+    Returns:
+        The version's manifest.
 
     Raises:
         NoRoom: the version may not take so many bytes.
@@ -120,10 +153,18 @@ def publish_stream(
         Cancelled: ``progress.cancelled`` was set, also after its end.
     """
     header = _header(name, None, opened, description)
-    most = MAX_SHARDS * description.shard_size
+    max_size = MAX_SHARDS * description.shard_size
     with disk_errors("could not read", Path(name)):
-        shards, digests = cut(source, most, opened, header, description, progress, claim)
-        if progress.done == most and progress.size != most and source.read(1):
+        shards, digests = cut(
+            source,
+            max_size,
+            opened,
+            header,
+            description=description,
+            progress=progress,
+            reserve=reserve,
+        )
+        if progress.done == max_size and progress.size != max_size and source.read(1):
             raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
     if progress.cancelled or progress.size not in (None, progress.done):
         raise Cancelled(f"{header.version} was called off")
@@ -131,6 +172,7 @@ def publish_stream(
 
 
 def _header(name: str, size: int | None, opened: OpenVersion, description: PayloadDescription) -> Header:
+    """Return the first line of a manifest; the ``size`` of a stream is None."""
     return Header(
         version=version_name(opened.number),
         origin=description.origin,
@@ -144,6 +186,6 @@ def _header(name: str, size: int | None, opened: OpenVersion, description: Paylo
 
 
 def _safe_name(name: str) -> str:
-    """A file's name as a manifest can carry it."""
-    printable = "".join(one if one.isprintable() and one not in "/\\" else "_" for one in name)
+    """Return a file's name as a manifest can carry it."""
+    printable = "".join(char if char.isprintable() and char not in "/\\" else "_" for char in name)
     return printable.encode("utf-8", "replace").decode()[:255]

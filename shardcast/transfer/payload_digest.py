@@ -6,8 +6,7 @@ from collections.abc import AsyncIterable, Awaitable, Callable
 
 from shardcast.concurrency import Threads
 from shardcast.protocol.manifest import Shard
-from shardcast.sharding.chunks import CHUNK_SIZE
-from shardcast.sharding.payload_hasher import PayloadHasher
+from shardcast.sharding.payload_hasher import CHUNK_SIZE, PayloadHasher
 from shardcast.store.landing import Landing
 
 

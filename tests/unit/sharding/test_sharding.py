@@ -14,7 +14,7 @@ from blake3 import blake3
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing, UsageError
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import parse
-from shardcast.sharding import chunks
+from shardcast.sharding import payload_hasher
 from shardcast.sharding.cutter import at_end
 from shardcast.sharding.payload_hasher import survey
 from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress
@@ -72,7 +72,7 @@ async def test_shards_are_slices_of_the_payload_and_their_digests_are_right(
 async def test_chunks_of_any_length_make_the_same_shards(
     chunk: int, folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(chunks, "CHUNK_SIZE", chunk)
+    monkeypatch.setattr(payload_hasher, "CHUNK_SIZE", chunk)
     data = random_bytes(2 * SHARD + 17)
     manifest, files = await published(folders, data, tmp_path)
     assert files == cut(data, SHARD)
