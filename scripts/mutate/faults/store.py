@@ -95,13 +95,13 @@ FAULTS = [
     Fault(
         name="wrong-piece-is-written",
         file="shardcast/store/landing.py",
-        old="if not self._right((start + good) // self.piece_size, piece):",
+        old="if not self._is_right((start + good) // self.piece_size, piece):",
         new="if False:",
         tests=["tests/unit/store/test_landing.py"],
     ),
     Fault(
         name="prefix-goes-beyond-a-hole",
-        file="shardcast/store/landing.py",
+        file="shardcast/store/piece_map.py",
         old="following = self._landed.find(0, self._prefix)",
         new="following = self._landed.find(0, self._prefix + 1)",
         tests=["tests/unit/store/test_landing.py"],
@@ -109,7 +109,7 @@ FAULTS = [
     Fault(
         name="pieces-of-holes-are-right",
         file="shardcast/store/landing.py",
-        old="if index in present and self._right(",
+        old="if index in present and self._is_right(",
         new="if index in present or self._right(",
         tests=["tests/unit/store/test_landing.py"],
     ),
@@ -122,9 +122,9 @@ FAULTS = [
     ),
     Fault(
         name="closed-landing-wakes-nobody",
-        file="shardcast/store/landing.py",
-        old="            self._closing = True\n            self._advanced.notify_all()\n",
-        new="            self._closing = True\n",
+        file="shardcast/store/piece_map.py",
+        old="            self._closed = True\n            self._advanced.notify_all()\n",
+        new="            self._closed = True\n",
         tests=["tests/unit/store/test_landing.py"],
     ),
     Fault(

@@ -15,13 +15,12 @@ from typing import Any
 import pytest
 
 from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
-from shardcast.protocol.manifest import Shard
 from shardcast.protocol.manifest_reader import ManifestError, ManifestReader
 from shardcast.store import removing
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
-from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
+from shardcast.store.piece_map import PieceMap
 from shardcast.store.removing import Removing
 from shardcast.store.versions import VersionFolders
 from tests.integration.test_put_aside import NEW, OLD, A, B, change, started_with
@@ -140,12 +139,12 @@ class LandsMeanwhile(bytearray):
 
 
 def test_a_piece_that_lands_between_two_looks_is_counted_in_both_or_in_none() -> None:
-    landing = Landing(Shard(1, 0, PIECE + 1, "0" * 64, b""), PIECE, Path("x"), -1, 0)
-    landing._mark(0, 1)
-    landing._landed = LandsMeanwhile(landing._landed)
-    assert landing.landed == PIECE
-    assert landing._landed[-1] == 1
-    assert landing.landed == PIECE + 1
+    pieces = PieceMap(PIECE + 1, PIECE)
+    pieces.mark(0, 1)
+    pieces._landed = LandsMeanwhile(pieces._landed)
+    assert pieces.byte_count == PIECE
+    assert pieces._landed[-1] == 1
+    assert pieces.byte_count == PIECE + 1
 
 
 # What the loop changes
