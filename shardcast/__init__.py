@@ -62,8 +62,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.4.0"
 
-# Where each public name lives. They are fetched when they are used, so that `shardcast-client --help`
-# does not wait for what only a transfer needs.
+# The module of each public name. A name is imported at its first use, so that `shardcast-client --help` does
+# not wait for modules that only a transfer needs.
 _HOMES = {
     "shardcast.api": (
         "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
@@ -88,6 +88,11 @@ _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name at its first use, and keep it.
+
+    Raises:
+        AttributeError: there is no such name.
+    """
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(_HOME_OF[name]), name)
@@ -96,6 +101,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
+    """Return all names, those not imported yet too."""
     return sorted({*globals(), *_HOME_OF})
 
 

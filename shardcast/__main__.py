@@ -1,4 +1,4 @@
-"""``python -m shardcast`` is ``shardcast``."""
+"""The command line as ``python -m shardcast``."""
 
 from shardcast.cli.main import main
 

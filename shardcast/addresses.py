@@ -1,7 +1,7 @@
-"""Servers as people write them ─▶ base URLs.
+"""Addresses of servers as people write them ─▶ base URLs.
 
-``1.2.3.4``, ``host:9000``, ``[::1]:9000``, ``https://host/prefix``: http and port 8000 where nothing
-is said, 443 for https; a path prefix is kept.
+``1.2.3.4``, ``host:9000``, ``[::1]:9000``, ``https://host/prefix``: http without a scheme, port 8000 (443 for
+https) without a port; a path prefix is kept.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _QUOTED = re.compile(r"""\s*(?:"([^"']*)"|'([^"']*)'|([^\s,"']+))(?:[\s,]+|$)"""
 
 
 def server_url(address: str) -> str:
-    """The base URL of one server, without a slash at its end: ``http://1.2.3.4:8000``.
+    """Return the base URL of one server, without a slash at its end: ``http://1.2.3.4:8000``.
 
     Raises:
-        UsageError: it is not an address.
+        UsageError: the text is not an address.
     """
     text = address.strip()
     scheme, separator, _ = text.partition("://")
     try:
-        if any(one.isspace() or not one.isprintable() for one in text):
-            raise ValueError("there is white space in it")  # which urlsplit would quietly drop
+        if any(char.isspace() or not char.isprintable() for char in text):
+            raise ValueError("there is white space in it")  # urlsplit drops white space silently
         parts = urlsplit(text if separator else f"http://{text}")
         port = parts.port
         host = parts.hostname or ""
@@ -64,10 +64,10 @@ def server_url(address: str) -> str:
 
 
 def server_urls(addresses: Iterable[str]) -> list[str]:
-    """The base URLs of several servers, in their order, each once.
+    """Return the base URLs of several servers, in their order, each once.
 
     Raises:
-        UsageError: one of them is not an address, or there is none.
+        UsageError: a text is not an address, or there is none.
     """
     urls = list(dict.fromkeys(server_url(address) for address in addresses))
     if not urls:
@@ -76,20 +76,22 @@ def server_urls(addresses: Iterable[str]) -> list[str]:
 
 
 def parse_servers(text: str) -> list[str]:
-    """Base URLs from a comma-separated list, as the options take it.
+    """Return the base URLs in a list with commas or white space, as options take it.
 
     Raises:
-        UsageError: one of them is not an address, or there is none.
+        UsageError: a word is not an address, or there is none.
     """
     return server_urls(address for address in re.split(r"[,\s]+", text) if address)
 
 
 def parse_ip_addr_list(text: str) -> list[str]:
-    """Base URLs from ``IP_ADDR_LIST``: words separated by spaces, newlines or commas, quoted or not,
-    also as a bash array prints them: ``("10.0.0.1" "10.0.0.2")``.
+    """Return the base URLs in ``IP_ADDR_LIST``.
+
+    Words are separated by spaces, newlines or commas, quoted or not, also as bash prints an array:
+    ``("10.0.0.1" "10.0.0.2")``.
 
     Raises:
-        UsageError: the list is malformed, names what is not an address, or is empty.
+        UsageError: the list is malformed or empty, or a word is not an address.
     """
     words = text.strip()
     if words.startswith("(") != words.endswith(")"):
@@ -113,11 +115,11 @@ def parse_networks(text: str) -> tuple[Network, ...]:
     """Return the networks in a list with commas: ``10.0.0.7, 10.1.0.0/16, fd00::/8``.
 
     Raises:
-        UsageError: one of them is none.
+        UsageError: an item is neither an address nor a network.
     """
     try:
         return tuple(
-            ipaddress.ip_network(one.strip(), strict=False) for one in text.split(",") if one.strip()
+            ipaddress.ip_network(item.strip(), strict=False) for item in text.split(",") if item.strip()
         )
     except ValueError as error:
         raise UsageError(f"{error}; write addresses or networks: 10.0.0.7, 10.1.0.0/16") from None

@@ -1,7 +1,7 @@
 """Ages by the wall clock, which jumps, and which every machine has for itself.
 
-No age is negative: a time that lies ahead comes from a clock that was wrong. Taken as it is, it would keep
-what it stands for (a lock, a temporary file) for as long as it lies ahead.
+No age is negative: a time in the future comes from a clock that was wrong. Taken as it is, it would keep a
+lock or a temporary file until that time has come.
 """
 
 from __future__ import annotations
@@ -15,23 +15,29 @@ from pathlib import Path
 
 CLOCK_SKEW = 60.0
 """Seconds by which the clocks of two machines may differ without either being wrong."""
-_MOST_SEEN = 1000
+_MAX_SEEN = 1000
+"""Names that ``AgesSeen`` remembers."""
 
 
 def age(then: float, now: float) -> float:
-    """Return the seconds since a time; none since one that lies ahead."""
+    """Return the seconds since a time; 0 for a time in the future."""
     return max(0.0, now - then)
 
 
 def lies_ahead(then: float, now: float) -> bool:
-    """Return whether a time lies further ahead than clocks may differ."""
+    """Return whether a time is further in the future than the clocks of two machines may differ."""
     return then > now + CLOCK_SKEW
 
 
 def age_of(path: Path, found: os.stat_result, clock: Callable[[], float] = time.time) -> float:
-    """Return the seconds since something of ours was last written.
+    """Return the seconds since a file was last written.
 
-    A time that lies ahead is set back to now, where that is allowed, so that it grows old from here on.
+    An mtime in the future is set back to now, where that is allowed, so that the file grows old from now on.
+
+    Args:
+        path: the file.
+        found: its state.
+        clock: the wall clock.
     """
     now = clock()
     if lies_ahead(found.st_mtime, now):
@@ -41,17 +47,21 @@ def age_of(path: Path, found: os.stat_result, clock: Callable[[], float] = time.
 
 
 class AgesSeen:
-    """Ages of what may not be touched. Those of times that lie ahead count from when they were first seen, by
-    a clock that doesn't jump."""
+    """Ages of files that may not be touched.
+
+    The age of a time in the future counts from the moment in which it was first seen, by a clock that doesn't
+    jump.
+    """
 
     def __init__(
         self, clock: Callable[[], float] = time.time, steady: Callable[[], float] = time.monotonic
     ) -> None:
+        """Have seen nothing yet; ``steady`` is a clock that never jumps."""
         self._clock, self._steady = clock, steady
         self._seen: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def age(self, name: str, then: float) -> float:
-        """Return the seconds since a time that ``name`` has."""
+        """Return the seconds since the time of ``name``."""
         now = self._clock()
         if then <= now:
             self.forget(name)
@@ -60,10 +70,10 @@ class AgesSeen:
         if known != then:
             since = self._steady()
             self._seen[name] = then, since
-            while len(self._seen) > _MOST_SEEN:
+            while len(self._seen) > _MAX_SEEN:
                 self._seen.popitem(last=False)
         return self._steady() - since
 
     def forget(self, name: str) -> None:
-        """Forget what is gone."""
+        """Forget a name that is gone."""
         self._seen.pop(name, None)

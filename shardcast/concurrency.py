@@ -1,4 +1,4 @@
-"""Tasks that are ended for good, threads, and waking those who wait."""
+"""Tasks run to completion or cancelled for good, threads, and the notifier between them."""
 
 from __future__ import annotations
 
@@ -17,30 +17,33 @@ P = ParamSpec("P")
 
 log = logging.getLogger(__name__)
 
-_AGAIN = 0.5
-"""Seconds until a task that goes on is cancelled again."""
+_CANCEL_AGAIN = 0.5
+"""Seconds until a task that is still running is cancelled again."""
 
 
 async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
-    """Cancel tasks and wait until they have ended, however they do.
+    """Cancel tasks, and wait until they have ended, with whatever result.
 
-    One that goes on is cancelled again: before Python 3.12, ``asyncio.wait_for`` forgets that it was
-    cancelled when what it waits for ends at that very moment.
+    A task that is still running is cancelled again: before Python 3.12, ``asyncio.wait_for`` swallows a
+    cancellation that comes in the very moment in which its inner task ends.
     """
     left = {task for task in tasks if not task.done()}
     while left:
         for task in left:
             task.cancel()
-        _, left = await asyncio.wait(left, timeout=_AGAIN)
+        _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN)
 
 
 async def in_thread(work: Callable[..., T], *words: object, undo: Callable[[T], object] | None = None) -> T:
-    """Work done in a thread, which has ended when this has; see ``to_its_end``."""
+    """Run ``work(*words)`` in a thread, to completion even if the caller is cancelled; see ``to_its_end``."""
     return await to_its_end(asyncio.to_thread(work, *words), undo)
 
 
 async def in_pool(pool: Executor, work: Callable[..., T], *words: object) -> T:
-    """Work done in a thread of a pool: it has ended when this has, or was never begun."""
+    """Run ``work(*words)`` in a thread of a pool, and return its result.
+
+    A caller who is cancelled waits for work that has started; work that has not is never done.
+    """
     job = pool.submit(work, *words)
     try:
         return await asyncio.shield(asyncio.wrap_future(job))
@@ -51,17 +54,28 @@ async def in_pool(pool: Executor, work: Callable[..., T], *words: object) -> T:
 
 
 async def _ended(job: Future[Any]) -> None:
+    """Wait until a job has ended."""
     await asyncio.wait([asyncio.wrap_future(job)])
 
 
 async def to_its_end(work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None) -> T:
-    """Work that has ended when this has, also when this is cancelled. What came of it then, which nobody
-    wants any more, is handed to ``undo``."""
+    """Run ``work`` to completion even if the caller is cancelled.
+
+    Args:
+        work: the coroutine.
+        undo: called with the result that a cancelled caller can't take, such as an open file to close.
+
+    Returns:
+        The result of ``work``.
+
+    Raises:
+        asyncio.CancelledError: the caller was cancelled; ``work`` has ended all the same.
+    """
     task = asyncio.ensure_future(work)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        while not task.done():  # also when it is cancelled again
+        while not task.done():  # the caller may be cancelled again while it waits
             with suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
         if task.exception() is None and undo:
@@ -74,9 +88,18 @@ async def staggered(
     patience: float,
     progress: Callable[[], object] = lambda: None,
 ) -> AsyncGenerator[asyncio.Task[T] | None, None]:
-    """Begin one work after the other, and yield each once it has ended. The next one begins when one has
-    ended, or when ``progress`` has not changed for ``patience`` seconds; None is yielded then when all have
-    begun. What still runs at the end is cancelled.
+    """Start works one after the other, each as soon as the ones before let the caller wait.
+
+    The next work starts when a work has ended, or when ``progress()`` has not changed for ``patience``
+    seconds. Works that are still running at the end are cancelled.
+
+    Args:
+        works: functions that start a work; taken one at a time.
+        patience: seconds without progress until the next work starts.
+        progress: returns a value that changes with any progress.
+
+    Yields:
+        The task of each work that has ended; None after ``patience`` without progress once all have started.
     """
     left, running, done = iter(works), set[asyncio.Task[T]](), set[asyncio.Task[T]]()
     due = silent = False
@@ -93,20 +116,20 @@ async def staggered(
             done, running = await asyncio.wait(running, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             silent = not done and progress() == seen
             due = silent or bool(done)
-            while done:  # what came of one is not kept until the next
+            while done:  # popped, so that no result is kept while the caller uses the next
                 yield done.pop()
     finally:
         await cancel(running)
         for task in running | done:
             if not task.cancelled():
-                task.exception()  # it was told to whoever wanted to know
+                task.exception()  # retrieved, so that asyncio logs no warning
 
 
 @asynccontextmanager
 async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Have work done in the background while this is entered; that it fails is told, and ends nothing."""
+    """Run ``work`` in the background while the block runs, then cancel it; log its failure."""
     task = asyncio.ensure_future(work)
-    task.add_done_callback(_tell_failure)
+    task.add_done_callback(_log_failure)
     try:
         yield
     finally:
@@ -114,14 +137,15 @@ async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 
 class Notifier:
-    """Wakes coroutines, of any loop and from any thread, to look again."""
+    """A condition variable between threads and event loops: wakes coroutines of any loop, from any thread."""
 
     def __init__(self) -> None:
+        """Have no waiter yet."""
         self._lock = threading.Lock()
         self._waiting: set[asyncio.Future[None]] = set()
 
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
-        """Wait until the predicate holds; it is asked at once, and after each notification."""
+        """Wait until the predicate holds; it is evaluated at once, and after each notification."""
         while not predicate():
             await self._wait(predicate)
 
@@ -134,28 +158,30 @@ class Notifier:
         with self._lock:
             self._waiting.add(waiting)
         try:
-            if not predicate():  # a thread may have notified between the last look and this wait
+            if (
+                not predicate()
+            ):  # a thread may have notified after the last look, before this future was there
                 await waiting
         finally:
             with self._lock:
                 self._waiting.discard(waiting)
 
     def notify(self) -> None:
-        """Wake all who wait now."""
+        """Wake all coroutines that wait now, to evaluate their predicates; callable from any thread."""
         if not self._waiting:
             return
         with self._lock:
             waiting, self._waiting = self._waiting, set()
         try:
-            here = asyncio.get_running_loop()
+            running = asyncio.get_running_loop()
         except RuntimeError:
-            here = None
-        for one in waiting:
-            if one.get_loop() is here:
-                _wake(one)
+            running = None
+        for future in waiting:
+            if future.get_loop() is running:
+                _wake(future)
             else:
-                with suppress(RuntimeError):  # its loop has ended, and nobody waits any more
-                    one.get_loop().call_soon_threadsafe(_wake, one)
+                with suppress(RuntimeError):  # the waiter's loop has ended
+                    future.get_loop().call_soon_threadsafe(_wake, future)
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
@@ -164,31 +190,43 @@ def _wake(waiting: asyncio.Future[None]) -> None:
 
 
 class Threads(ThreadPoolExecutor):
-    """Threads for work, started as they are needed.
+    """A thread pool that copes with a system that starts no more threads.
 
-    Where the system gives no more of them, work waits for those that there are. With ``alone`` it doesn't: it
-    has a thread from the start, or fails.
+    Work then waits for a thread that is there. With ``alone`` no work waits for another: it gets a thread at
+    once, or fails.
     """
 
     def __init__(
         self, most: int, name: str, begin: Callable[[], object] | None = None, alone: bool = False
     ) -> None:
-        """``begin``: what each thread does first."""
+        """Start no thread yet.
+
+        Args:
+            most: threads at most.
+            name: prefix of the threads' names.
+            begin: called by each thread first.
+            alone: whether each work has a thread of its own from the start.
+        """
         super().__init__(most, name, begin)
         self._alone = alone
-        self._under_way: set[Future[Any]] = set()
+        self._running: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+        """Run ``fn`` in a thread.
+
+        Raises:
+            LocalLimit: no thread can be started for it.
+        """
         future = super().submit(fn, *args, **kwargs)
-        self._under_way.add(future)
-        future.add_done_callback(self._under_way.discard)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
         return future
 
     def _adjust_thread_count(self) -> None:
-        """Start a thread when none is idle; ``submit`` calls it when the work is in the queue already.
+        """Start a thread when none is idle; ``submit`` calls this when the work is in the queue already.
 
         Raises:
-            LocalLimit: it can't be started, and no other thread does the work.
+            LocalLimit: the thread can't be started, and no other thread does the work.
         """
         try:
             super()._adjust_thread_count()
@@ -196,11 +234,11 @@ class Threads(ThreadPoolExecutor):
             limit = LocalLimit.of(error)
             if limit is None:
                 raise
-            # A thread whose work has ended counts as idle only a moment after others learn of that.
-            if not self._threads or (self._alone and len(self._under_way) >= len(self._threads)):
+            # A thread counts as idle only a moment after the result of its work is known.
+            if not self._threads or (self._alone and len(self._running) >= len(self._threads)):
                 raise limit from error
 
 
-def _tell_failure(task: asyncio.Future[None]) -> None:
+def _log_failure(task: asyncio.Future[None]) -> None:
     if not task.cancelled() and task.exception():
         log.error("what was done beside failed", exc_info=task.exception())

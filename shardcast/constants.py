@@ -20,6 +20,11 @@ IP_ADDR_LIST = "IP_ADDR_LIST"
 
 
 def _setting(name: str, default: T, parse: Callable[[str], T]) -> T:
+    """Return a setting from the environment, or its default where the variable is missing or empty.
+
+    Raises:
+        UsageError: the variable's text can't be parsed.
+    """
     text = os.environ.get(ENVIRONMENT_PREFIX + name, "").strip()
     if not text:
         return default
@@ -29,17 +34,24 @@ def _setting(name: str, default: T, parse: Callable[[str], T]) -> T:
         raise UsageError(f"{ENVIRONMENT_PREFIX}{name}={text!r} in the environment: {error}") from None
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
+def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
+    """Return a parser of whole numbers within bounds."""
+
     def parse(text: str) -> int:
         number = int(text) if text.isascii() and text.isdigit() else -1
-        if not least <= number <= most:
-            raise ValueError(f"must be a whole number from {least} to {most}")
+        if not minimum <= number <= maximum:
+            raise ValueError(f"must be a whole number from {minimum} to {maximum}")
         return number
 
     return parse
 
 
 def _seconds(text: str) -> float:
+    """Parse a time-out, of less than a day.
+
+    Raises:
+        ValueError: the text is not such a number.
+    """
     try:
         seconds = float(text)
     except ValueError:
@@ -54,7 +66,7 @@ SHARD_SIZE: int = _setting("SHARD_SIZE", 50_000_000, parse_size)
 MAX_DISTRIBUTION_FOLDERS: int = _setting("MAX_DISTRIBUTION_FOLDERS", 15, _whole(1, 1_000_000))
 """Versions that a node keeps."""
 HTTP_PORT: int = _setting("HTTP_PORT", 8000, _whole(0, 65_535))
-"""The port that servers listen on, and the one meant by an address without a port."""
+"""Port that servers listen on, and port of an address without one."""
 RETRY_ATTEMPTS: int = _setting("RETRY_ATTEMPTS", 5, _whole(1, 1000))
 """Failed answers to one shard after which a transfer gives up."""
 MAX_CONCURRENT_DOWNLOADS: int = _setting("MAX_CONCURRENT_DOWNLOADS", 10, _whole(1, 1000))
@@ -64,37 +76,38 @@ HTTP_TIMEOUT: float = _setting("HTTP_TIMEOUT", 30.0, _seconds)
 TRANSFER_MEMORY: int = _setting("TRANSFER_MEMORY", 512 * 1024 * 1024, parse_size)
 """Bytes of memory that one transfer may take: its manifest, and the pieces that it receives."""
 CHECK_INTERVAL: float = _setting("CHECK_INTERVAL", 30.0, _seconds)
-"""Seconds between two looks of a middle at its upstreams."""
+"""Seconds between two polls of a middle's upstreams."""
 AUTHORITY_SILENT: float = _setting("AUTHORITY_SILENT", 60.0, _seconds)
-"""Seconds without news of the first-named server after which the next one speaks for it."""
+"""Seconds without news of the first-named server until the next server speaks for it."""
 LINE_CONFIRMED: float = _setting("LINE_CONFIRMED", 10.0, _seconds)
 """Seconds for which the first-named server must offer another line of versions before a node changes over."""
 LISTS_CONFIRMED: float = _setting("LISTS_CONFIRMED", 60.0, _seconds)
-"""The same of a server without a feed (0.1.0, static), which must tell so three times."""
+"""The same for a server without a feed (0.1.0, static), whose list must say so three times."""
 LINE_PAUSE: float = _setting("LINE_PAUSE", 60.0, _seconds)
-"""Seconds between two changes of line."""
+"""Seconds between two changes of line at least."""
 LOCK_WAIT: float = _setting("LOCK_WAIT", 10.0, _seconds)
-"""Seconds to wait for another process that works at the same place of a store or an output folder."""
+"""Seconds to wait for another process's lock in a store or an output folder."""
 HEAD_TIMEOUT: float = _setting("HEAD_TIMEOUT", 60.0, _seconds)
 """Seconds that a server waits for the head of a request."""
 KEEP_ALIVE: float = _setting("KEEP_ALIVE", 75.0, _seconds)
 """Seconds after which a server closes a connection without a request; more than proxies keep theirs."""
 BODY_TIMEOUT: float = _setting("BODY_TIMEOUT", 60.0, _seconds)
-"""Seconds that a server waits for a whole body that it keeps in memory; also the time over which the pace of
-larger ones is measured."""
+"""Seconds that a server waits for a whole body that it keeps in memory, and over which it measures the pace
+of larger bodies."""
 BODY_PACE: int = _setting("BODY_PACE", 1024, parse_size)
-"""Bytes a second that a request's body must bring."""
+"""Bytes a second that a request's body must bring at least."""
 STALLED_READER: float = _setting("STALLED_READER", 60.0, _seconds)
-"""Seconds after which a server drops a reader that takes nothing."""
+"""Seconds after which a server drops a reader that takes no bytes."""
 BODY_MEMORY: int = _setting("BODY_MEMORY", 16 << 20, parse_size)
 """Bytes of one request's body that a server keeps in memory."""
 LISTENER_MEMORY: int = _setting("LISTENER_MEMORY", 64 << 20, parse_size)
-"""Bytes that the bodies of requests and the answers that wait for their readers take in a server together."""
+"""Bytes of memory for all request bodies and unsent answers of a server together."""
 CONNECTIONS_PER_ADDRESS: int = _setting("CONNECTIONS_PER_ADDRESS", 1024, _whole(1, 10_000_000))
 """Open connections that a server takes from one address."""
 TRUSTED_PROXY: str = _setting("TRUSTED_PROXY", "", str)
 """Addresses and networks whose connections are not counted."""
 LOG_LEVEL: str = _setting("LOG_LEVEL", "INFO", str).upper()
+"""Level of the log: ``DEBUG``, ``INFO``, ``WARNING`` or ``ERROR``."""
 MAX_MIDDLE_NODE_LAYERS = 2
 """Layers of middles that 0.1.0 advised; more work as well. Kept because its users import it."""
 
@@ -111,11 +124,11 @@ LOOK_AHEAD = 10
 CONNECT_TIMEOUT = 5.0
 """Seconds for one connection to be made."""
 UNREACHABLE_AT_START: float = _setting("UNREACHABLE_AT_START", 10.0, _seconds)
-"""Seconds that no server may be reachable before a transfer's first byte."""
+"""Seconds without any reachable server until a transfer fails that has no byte yet."""
 UNREACHABLE_ONCE_BEGUN: float = _setting("UNREACHABLE_ONCE_BEGUN", 120.0, _seconds)
-"""The same once a transfer has begun."""
+"""The same for a transfer that has some."""
 STALL_WHEN_OTHERS_CAN = 2.0
-"""Seconds without a piece after which a server is left when another can serve."""
+"""Seconds without a byte after which a server is abandoned when another can serve."""
 
 FEED_HEARTBEAT = 5.0
 """Seconds between two lines of a feed at most."""
@@ -123,13 +136,13 @@ FEED_DEAD = 15.0
 """Seconds without a line after which a feed is dead."""
 
 LANDING_WAIT = 2.0
-"""Seconds that a request waits for a shard that has not begun to arrive."""
+"""Seconds that a request waits at most for a shard that has not begun to arrive."""
 ORIGIN_SILENT = 60.0
 """Seconds without news of its origin after which an open version is stalled."""
 
 SHUTDOWN_GRACE = 5.0
-"""Seconds that running answers have left when a server ends."""
+"""Seconds that running answers have to finish when a server ends."""
 RECENTLY_READ = 60.0
 """Seconds after the last read during which a version is not retired."""
 LONGEST_HOLD = 600.0
-"""Seconds beyond retention that remote readers can hold a version."""
+"""Seconds that remote readers can hold a version beyond retention."""

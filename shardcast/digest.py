@@ -1,4 +1,4 @@
-"""Digests: of payloads and shards (SHA-256, hex) and of pieces (BLAKE3, 32 bytes each)."""
+"""Digests of payloads and shards (SHA-256, hex) and of pieces (BLAKE3, 32 bytes each)."""
 
 from __future__ import annotations
 
@@ -18,44 +18,53 @@ Buffer = bytes | bytearray | memoryview
 
 
 class Hasher(Protocol):
-    """What hashlib's objects and blake3's have in common."""
+    """The interface that hashlib's hash objects and blake3's share."""
 
-    def update(self, data: Buffer, /) -> object: ...
-    def hexdigest(self) -> str: ...
+    def update(self, data: Buffer, /) -> object:
+        """Hash the next bytes."""
+
+    def hexdigest(self) -> str:
+        """Return the digest of the bytes so far, in hex."""
 
 
 def is_digest(text: object) -> bool:
-    """Whether this is a 256-bit digest in lower-case hex."""
+    """Return whether a value is a 256-bit digest in lower-case hex."""
     return isinstance(text, str) and _HEX_256.fullmatch(text) is not None
 
 
 def new_hasher(algorithm: str) -> Hasher:
-    """A hasher by its name in a manifest or a store: ``sha256``, ``blake3``, ``sha3-256``."""
+    """Return a hasher by its name in a manifest or a store: ``sha256``, ``blake3``, ``sha3-256``.
+
+    Raises:
+        ValueError: hashlib knows no such algorithm.
+    """
     return blake3() if algorithm == "blake3" else hashlib.new(algorithm.replace("sha3-", "sha3_"))
 
 
 def piece_digest(piece: Buffer) -> bytes:
-    """The BLAKE3 digest of one piece."""
+    """Return the BLAKE3 digest of one piece."""
     return blake3(piece).digest()
 
 
 def pieces_of(data: Buffer, piece_size: int) -> Iterator[memoryview]:
-    """``data`` cut into pieces; the last one may be shorter."""
+    """Yield the pieces of ``data``, without a copy; the last piece may be shorter."""
     view = memoryview(data)
     for start in range(0, len(view), piece_size):
         yield view[start : start + piece_size]
 
 
 class PieceDigests:
-    """The digests of the pieces of one shard, whose bytes come in chunks of any length."""
+    """The digests of a shard's pieces, from bytes in chunks of any length."""
 
     def __init__(self, piece_size: int) -> None:
+        """Begin the first shard."""
         self._piece_size = piece_size
         self._digests = bytearray()
         self._open = blake3()
         self._length = 0  # of the piece that is open
 
     def update(self, data: Buffer) -> None:
+        """Hash the next bytes of the shard."""
         view = memoryview(data)
         while view:
             part = view[: self._piece_size - self._length]
@@ -66,12 +75,13 @@ class PieceDigests:
             view = view[len(part) :]
 
     def _close(self) -> None:
+        """End a piece."""
         self._digests += self._open.digest()
         self._open = blake3()
         self._length = 0
 
     def finish(self) -> bytes:
-        """The digests one after another, 32 bytes each; begins anew with the next shard."""
+        """End a shard, and return the digests of its pieces one after another, 32 bytes each."""
         if self._length:
             self._close()
         digests = bytes(self._digests)

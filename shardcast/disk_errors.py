@@ -1,4 +1,4 @@
-"""The system's errors about a disk, put into words."""
+"""Errors of the system about a disk, put into words that name the file and a way out."""
 
 from __future__ import annotations
 
@@ -10,11 +10,22 @@ from pathlib import Path
 from shardcast.errors import LocalDiskError, LocalLimit, ShardcastError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Errors of a full disk, or of a quota that is used up."""
 
 
 @contextlib.contextmanager
 def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
-    """Turn the system's errors into ``LocalDiskError``, which says what was done to which file."""
+    """Turn errors of the system into ``LocalDiskError``, with the operation and the file in its text.
+
+    Args:
+        doing: what is done, as the text begins: ``could not write``.
+        path: the file that it is done to.
+
+    Raises:
+        LocalDiskError: the block raised an ``OSError`` of the system; ``LocalLimit`` where this machine
+            allows the process too little.
+        ShardcastError: the block raised one, which passes as it is.
+    """
     try:
         yield
     except ShardcastError:
@@ -31,12 +42,12 @@ def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
 
 
 def in_words(error: OSError) -> str:
-    """Return what an error of the system says, and of which file, without its number."""
+    """Return the text of an error of the system and its file, without the number."""
     if isinstance(error, ShardcastError) or not error.strerror:
         return str(error)
     return f"could not use {error.filename}: {error.strerror}" if error.filename else error.strerror
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether an error says that the disk is full."""
-    return any(isinstance(one, OSError) and one.errno in _FULL for one in (error, error.__cause__))
+    """Return whether an error, or its cause, says that the disk is full."""
+    return any(isinstance(cause, OSError) and cause.errno in _FULL for cause in (error, error.__cause__))

@@ -1,4 +1,4 @@
-"""What can go wrong. Everything that shardcast raises on purpose is a ``ShardcastError``.
+"""The tree of errors. Every error that shardcast raises on purpose is a ``ShardcastError``.
 
 ::
 
@@ -57,64 +57,74 @@ _LONGEST_PEER_TEXT = 500
 
 
 class ShardcastError(Exception):
-    """The base of every error that shardcast raises on purpose. Its text is one printable line, whatever a
-    server or a file's name put into it."""
+    """The base of every error that shardcast raises on purpose.
+
+    Its text is one printable line, whatever a server or a file's name put into it.
+    """
 
     def __str__(self) -> str:
+        """Return the text, made safe to show."""
         return one_line(super().__str__(), _LONGEST_TEXT)
 
 
 class UsageError(ShardcastError, ValueError):
-    """What was asked for makes no sense: an address, a size, a version's name."""
+    """An argument that makes no sense: an address, a size, a version's name."""
 
 
 class NotInitialized(ShardcastError, RuntimeError):
-    """``broadcast`` was called before ``initialize``."""
+    """A call of ``broadcast`` before ``initialize``."""
 
 
 class VersionNotOffered(ShardcastError):
-    """The servers answered, and none of them offers this version."""
+    """A version that none of the servers, which answered, offers."""
 
 
 class VersionWithdrawn(VersionNotOffered):
-    """The publisher of this version took it back."""
+    """A version that its publisher took back."""
 
     @classmethod
     def of(cls, version: str, reason: str = "", newest: str | None = None) -> VersionWithdrawn:
-        """Return the error of a download of ``version``; ``newest``: the newest good version on offer."""
-        told = f"{version} was withdrawn by its publisher"
+        """Return the error of a download.
+
+        Args:
+            version: the version's name.
+            reason: the publisher's; may be empty.
+            newest: the newest good version on offer; None where there is none.
+        """
+        message = f"{version} was withdrawn by its publisher"
         good = f"newest good version: {newest}" if newest else "no other version is offered yet"
-        return cls(f"{told}: {reason}; {good}" if reason else f"{told}; {good}")
+        return cls(f"{message}: {reason}; {good}" if reason else f"{message}; {good}")
 
 
 class NoServerReachable(ShardcastError):
-    """No server could be reached for as long as it was worth trying."""
+    """No reachable server for the whole time in which a transfer tries."""
 
 
 class IntegrityError(ShardcastError):
-    """Bytes are not what their digest says. Nothing was put under a final name."""
+    """Bytes that don't match their digest. None of them got a final name."""
 
 
 class BlobCorrupt(IntegrityError):
-    """What a store has of a blob is not what its digest says. It is not given to anybody."""
+    """A blob in a store whose bytes don't match its digest. The store serves it to no reader."""
 
 
 class BlobMissing(ShardcastError):
-    """The blob isn't here."""
+    """A blob that the store doesn't have."""
 
 
 class ReadOnlyStore(ShardcastError):
-    """Nothing can be put into this store, or removed from it."""
+    """A change of a store that takes no blobs and removes none."""
 
 
 class WrongStore(ShardcastError):
-    """The store keeps its blobs under another digest than was said."""
+    """A store that keeps its blobs under another digest than the caller named."""
 
 
 class LocalDiskError(ShardcastError, OSError):
-    """This machine can't do it: its disk is full, no permission, not a file.
+    """A failure of this machine's disk: it is full, denies permission, has no such file.
 
-    It is an ``OSError`` too: code that translates errors of connections lets each ``ShardcastError`` pass.
+    The class is an ``OSError`` too: code that translates errors of connections lets each ``ShardcastError``
+    pass.
 
     Attributes:
         errno: the system's number of the error; None where the system reported none.
@@ -122,11 +132,11 @@ class LocalDiskError(ShardcastError, OSError):
 
 
 class LocalLimit(LocalDiskError):
-    """This machine allows the process too few open files, too few threads or too little memory."""
+    """A limit of this machine: too few open files, too few threads or too little memory for the process."""
 
     @classmethod
     def of(cls, error: BaseException) -> LocalLimit | None:
-        """Return this error where such a limit was the cause of ``error``; else None."""
+        """Return the error of the limit that caused ``error``; None where no limit did."""
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.EMFILE:
             limit = cls("too many open files; allow this process more of them (ulimit -n)")
@@ -147,51 +157,53 @@ class LocalLimit(LocalDiskError):
 
 
 class NoRoom(LocalDiskError):
-    """The version would take more bytes than its data directory may have."""
+    """A version that would take more bytes than its data directory may have."""
 
 
 class PayloadMissing(LocalDiskError, FileNotFoundError):
-    """The file to broadcast does not exist."""
+    """A file to broadcast that does not exist."""
 
 
 class PayloadChanged(LocalDiskError):
-    """The file to broadcast changed while it was read."""
+    """A file to broadcast that changed while it was read."""
 
 
 class DataDirInUse(ShardcastError):
-    """Another process works on this data directory.
+    """A data directory that another process works on.
 
     Attributes:
-        role: what it is there: ``origin``, ``middle``, ``broadcast``; empty where that isn't known.
+        role: of that process: ``origin``, ``middle``, ``broadcast``; empty where it isn't known.
     """
 
     def __init__(self, message: str, role: str = "") -> None:
+        """Keep the role beside the message."""
         super().__init__(message)
         self.role = role
 
 
 class NodeFailed(ShardcastError):
-    """A node could not start, or ended before its work was done."""
+    """A node that could not start, or ended before its work was done."""
 
 
 class AddressTaken(NodeFailed):
-    """The address that a node was to listen on can't be bound."""
+    """An address that a node was to listen on and that can't be bound."""
 
 
 class NoNode(NodeFailed):
-    """No node that could do it runs on this data directory."""
+    """A data directory without a running node that could do the work."""
 
 
 class CopiesMissing(ShardcastError, TimeoutError):
-    """Fewer nodes than were asked for had a version in time. The version stays published.
+    """Fewer copies of a version in time than were asked for. The version stays published.
 
     Attributes:
         version: its name, ``v7``.
         have: nodes that had it.
-        copies: nodes that should.
+        copies: nodes that were to have it.
     """
 
     def __init__(self, message: str, version: str = "", have: int = 0, copies: int = 0) -> None:
+        """Keep the numbers beside the message."""
         super().__init__(message)
         self.version = version
         self.have = have
@@ -199,19 +211,19 @@ class CopiesMissing(ShardcastError, TimeoutError):
 
 
 class TransferFailed(ShardcastError):
-    """The servers answered, but not with the shards that they offer."""
+    """A transfer whose servers answered, but not with the shards that they offer."""
 
 
 class VersionAborted(TransferFailed):
-    """The publisher gave the version up before it was complete."""
+    """A version that its publisher aborted before it was complete."""
 
 
 class RegistryError(ShardcastError):
-    """The hash registry can't do it. Where DataJoint raises a ``DataJointError``, this is raised."""
+    """A failure of the hash registry, raised where DataJoint raises a ``DataJointError``."""
 
 
 class StoreNotConfigured(RegistryError, UsageError):
-    """There is no store of this name, no default, or its configuration makes no sense."""
+    """A store that is not configured, has no default, or whose configuration makes no sense."""
 
 
 class InvalidName(RegistryError, UsageError):
@@ -219,11 +231,11 @@ class InvalidName(RegistryError, UsageError):
 
 
 class MissingExternalFile(RegistryError):
-    """There is nothing at the path that was stored when the content was put."""
+    """A stored path with no content any more."""
 
 
 class HashMismatch(RegistryError, IntegrityError):
-    """What is at a path is not what was put there."""
+    """Content at a path that is not the content that was put there."""
 
 
 class HashCollision(RegistryError, IntegrityError):
@@ -231,19 +243,19 @@ class HashCollision(RegistryError, IntegrityError):
 
 
 class StoreInaccessible(RegistryError, OSError):
-    """A store doesn't answer, or refuses: the network, credentials, permissions, a full disk."""
+    """A store that doesn't answer, or refuses: the network, credentials, permissions, a full disk."""
 
 
 class StoreMissing(StoreInaccessible, FileNotFoundError):
-    """The directory of a store does not exist."""
+    """A store whose directory does not exist."""
 
 
 class ReferencesUnreadable(RegistryError):
-    """Garbage collection can't tell what is referenced; nothing was touched."""
+    """References that garbage collection can't read; nothing was touched."""
 
 
 class PeerError(ShardcastError):
-    """One server failed.
+    """A failure of one server.
 
     Attributes:
         server: its URL.
@@ -251,6 +263,7 @@ class PeerError(ShardcastError):
     """
 
     def __init__(self, server: str, what: str) -> None:
+        """Cut what happened to a bounded length."""
         what = one_line(what, _LONGEST_PEER_TEXT)
         super().__init__(f"{server}: {what}")
         self.server = server
@@ -258,54 +271,57 @@ class PeerError(ShardcastError):
 
 
 class ServerUnreachable(PeerError):
-    """No connection could be made, by this machine or by a gateway before the server (502, 504), or it broke
-    before an answer."""
+    """A server without a connection, from this machine or from a gateway before the server (502, 504).
+
+    A connection that broke before an answer counts too.
+    """
 
 
 class CannotAsk(ServerUnreachable):
-    """No connection could be made, for a limit of this machine (``LocalLimit``). No server is to blame."""
+    """A connection that a limit of this machine prevented (``LocalLimit``). No server is to blame."""
 
 
 class ServerStalled(PeerError):
-    """The server stopped sending."""
+    """A server that stopped sending."""
 
 
 class ServerLacks(PeerError):
-    """The server answered that it doesn't have this, or not now (404, 412, 416, 503)."""
+    """An answer that the server doesn't have this, or not now (404, 412, 416, 503)."""
 
 
 class ServerBusy(ServerLacks):
-    """The server answered that it doesn't have this now (503)."""
+    """An answer that the server doesn't have this now (503)."""
 
 
 class BadAnswer(PeerError):
-    """The answer is not what was asked for: a wrong status, too few bytes, a web page."""
+    """An answer to something else than the request: a wrong status, too few bytes, a web page."""
 
 
 class WrongBytes(PeerError):
-    """The server sent a piece, or a blob, whose digest is not right.
+    """A piece or a blob with a wrong digest, from a server.
 
     Attributes:
-        key: the blob's digest; None where it is no blob.
+        key: the blob's digest; None for a piece.
     """
 
     def __init__(self, server: str, what: str, key: str | None = None) -> None:
+        """Keep the blob's digest beside the server and the text."""
         super().__init__(server, what)
         self.key = key
 
 
 def to_wire(error: ShardcastError) -> dict[str, Any]:
-    """An error as another process of this machine is told of it."""
+    """Return an error as JSON for another process of this machine."""
     number = error.errno if isinstance(error, LocalDiskError) else None
     return {"kind": type(error).__name__, "message": str(error)} | ({"errno": number} if number else {})
 
 
-def from_wire(said: Mapping[str, Any]) -> ShardcastError:
-    """The error that another process told of, of the same type where that is one of these."""
-    kind, message = globals().get(str(said.get("kind"))), str(said.get("message"))
+def from_wire(payload: Mapping[str, Any]) -> ShardcastError:
+    """Return the error that another process sent, of the same type where that is in this module."""
+    kind, message = globals().get(str(payload.get("kind"))), str(payload.get("message"))
     if not isinstance(kind, type) or not issubclass(kind, ShardcastError) or issubclass(kind, PeerError):
         return ShardcastError(message)
     error = kind(message)
-    if isinstance(error, LocalDiskError) and isinstance(said.get("errno"), int):
-        error.errno = said["errno"]
+    if isinstance(error, LocalDiskError) and isinstance(payload.get("errno"), int):
+        error.errno = payload["errno"]
     return error

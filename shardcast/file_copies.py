@@ -1,4 +1,4 @@
-"""Copies of files, which share their blocks or their inode with the original where the file system can."""
+"""Copies of files that share blocks or the inode with the original where the file system can."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import os
 from pathlib import Path
 
 _FICLONE = 0x40049409
-"""The request's number, from linux/fs.h."""
+"""Number of the ioctl that clones a file, from linux/fs.h."""
 _NO_COPY_RANGE = (errno.ENOSYS, errno.EXDEV, errno.EINVAL, errno.EOPNOTSUPP, errno.EPERM, errno.ETXTBSY)
+"""Errors that say that copy_file_range(2) can't copy between these two files."""
 _CHUNK = 8 << 20
 """Bytes that are copied at a time."""
 
 
 def link(known: Path, name: Path) -> bool:
-    """Give a file another name; False where the file system can't."""
+    """Give a file a second name (a hard link); return False where that fails."""
     try:
         name.hardlink_to(known)
     except OSError:
@@ -24,8 +25,15 @@ def link(known: Path, name: Path) -> bool:
 
 
 def clone_bytes(source: int, target: int) -> bool:
-    """Have an empty file share the blocks of another until one is written to; False where the file system
-    can't (FICLONE, ioctl_ficlonerange(2))."""
+    """Have an empty file share the blocks of another until one is written to (ioctl_ficlonerange(2)).
+
+    Args:
+        source: descriptor of the file with the blocks.
+        target: descriptor of the empty file.
+
+    Returns:
+        False where the file system can't share blocks.
+    """
     try:
         fcntl.ioctl(target, _FICLONE, source)
     except OSError:
@@ -34,7 +42,7 @@ def clone_bytes(source: int, target: int) -> bool:
 
 
 def copy_bytes(source: int, target: int) -> None:
-    """Copy a whole file into an empty one, sharing blocks where the file system can.
+    """Copy a whole file into an empty one; share blocks, or copy in the kernel, where the file system can.
 
     Raises:
         OSError: the source can't be read, or the target can't be written.

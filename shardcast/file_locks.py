@@ -1,4 +1,4 @@
-"""Locks on files, and how far they reach: on many network file systems no further than one machine."""
+"""File locks, and their reach: on many network file systems no further than one machine."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from shardcast.file_systems import NO_LOCKS, tell_lack
 log = logging.getLogger(__name__)
 
 ENDING = threading.Event()
-"""Set when this process was told to end: none of its threads waits for a lock any more."""
+"""Set when this process is to end: none of its threads waits for a lock any more."""
 
 _LOCAL = frozenset(
     {
@@ -52,30 +52,30 @@ _LOCAL = frozenset(
     }
 )
 """Types of file systems whose locks reach every process that can see the file (statfs(2), linux/magic.h).
-Others are taken for network file systems, FUSE among them, since nothing tells who is at its other end."""
+Others count as network file systems, FUSE among them, since nothing tells what is at its other end."""
 _STATFS_BYTES = 256
-"""Bytes for a ``struct statfs``; the largest is 120. It begins with the type, a word of the machine."""
-_TOLD_AFTER = 1.0
-"""Seconds of waiting for a lock after which that is told."""
-_LOOK_AGAIN = 0.01
-"""Seconds between two looks at whether a lock is free."""
+"""Bytes for a ``struct statfs``, of which the largest takes 120; its first word is the type."""
+_WARN_AFTER = 1.0
+"""Seconds of waiting for a lock until a warning is logged."""
+_POLL_INTERVAL = 0.01
+"""Seconds between two attempts to lock."""
 
 
 class Lock(Enum):
-    """What came of trying to lock a file."""
+    """The outcome of an attempt to lock a file."""
 
     TAKEN = "taken"
     HELD = "held"
-    """Another process has it."""
+    """Another process has the lock."""
     NONE = "none"
     """The file system has no locks."""
 
 
 def open_lock_file(path: Path | str) -> int:
-    """Return the descriptor of a file that is there to be locked, made where it is not.
+    """Open a lock file, made where there is none, and return its descriptor.
 
-    Only this user can open it, or the group where that may write the folder: who can open a file can lock it,
-    and keep its users waiting.
+    Any process that can open the file can lock it and keep others waiting. So only this user may open it, or
+    the group where the group may write the folder.
 
     Raises:
         OSError: the file can't be opened, or a link has its name.
@@ -84,7 +84,9 @@ def open_lock_file(path: Path | str) -> int:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
         found = os.fstat(descriptor)
-        if found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode:  # the umask, an earlier node
+        if (
+            found.st_uid == os.geteuid() and stat.S_IMODE(found.st_mode) != mode
+        ):  # for the umask, or an earlier version's
             with contextlib.suppress(OSError):
                 os.fchmod(descriptor, mode)
     except BaseException:
@@ -95,15 +97,22 @@ def open_lock_file(path: Path | str) -> int:
 
 @contextlib.contextmanager
 def locked(path: Path, seconds: float) -> Iterator[Lock]:
-    """Hold the lock of a file, and yield ``TAKEN``, or ``NONE`` where the file system has no locks.
+    """Hold the lock of a file.
+
+    Args:
+        path: the lock file, made where there is none.
+        seconds: how long to wait for another process.
+
+    Yields:
+        ``TAKEN``, or ``NONE`` where the file system has no locks.
 
     Raises:
-        BlockingIOError: another process had it for all these seconds, or this one is to end.
+        BlockingIOError: another process kept the lock all the time, or this process is to end.
         OSError: the file can't be opened, or the disk failed.
     """
     try:
         descriptor = open_lock_file(path)
-    except PermissionError:  # an earlier node's, of another user in our group: enough to lock it
+    except PermissionError:  # another user's in our group, of an earlier version: reading is enough to lock
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield _wait_for(descriptor, path, seconds)
@@ -113,7 +122,8 @@ def locked(path: Path, seconds: float) -> Iterator[Lock]:
 
 
 def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
-    started, told = time.monotonic(), False
+    """Lock an open file, and warn when that takes long; see ``locked``."""
+    started, warned = time.monotonic(), False
     while (lock := try_lock(descriptor)) is Lock.HELD:
         waited = time.monotonic() - started
         if waited >= seconds or ENDING.is_set():
@@ -121,17 +131,17 @@ def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
                 errno.EAGAIN,
                 f"{path} is locked by {holder(descriptor)}; end it, or try again when it is done",
             )
-        if waited >= _TOLD_AFTER and not told:
-            told = True
+        if waited >= _WARN_AFTER and not warned:
+            warned = True
             log.warning("waiting for %s, which locks %s", holder(descriptor), path)
-        time.sleep(min(_LOOK_AGAIN, seconds - waited))
+        time.sleep(min(_POLL_INTERVAL, seconds - waited))
     if lock is Lock.NONE:
         tell_lack(path, "has no locks: have only one process write there at a time")
     return lock
 
 
 def holder(descriptor: int) -> str:
-    """Return who has a file locked, as far as the system tells (proc_locks(5))."""
+    """Return the process that has a file locked, as far as the system shows it (proc_locks(5))."""
     inode = os.fstat(descriptor).st_ino
     with contextlib.suppress(OSError):
         found = re.search(rf"FLOCK.* (\d+) \S+:{inode} ", Path("/proc/locks").read_text())
@@ -141,7 +151,7 @@ def holder(descriptor: int) -> str:
 
 
 def try_lock(descriptor: int) -> Lock:
-    """Lock an open file for as long as its descriptor is open, unless another has it locked.
+    """Lock an open file for as long as its descriptor is open, unless another process has it locked.
 
     Raises:
         OSError: the disk failed.
@@ -158,10 +168,10 @@ def try_lock(descriptor: int) -> Lock:
 
 
 def keeps_away(path: Path | str) -> bool:
-    """Return whether the lock that this process has on a file keeps a second descriptor of it away.
+    """Return whether this process's lock on a file keeps a second descriptor of the file from locking.
 
-    It is tried, since a mount option or a layer in between may have every lock succeed. Over NFS a lock is
-    one of the whole process, so the answer is no there too, which is only careful.
+    Only an attempt tells: a mount option or a layer in between may let every lock succeed. Over NFS a lock
+    belongs to the whole process, so the answer is no there too, which errs on the safe side.
 
     Raises:
         OSError: the file can't be opened again.
@@ -174,7 +184,7 @@ def keeps_away(path: Path | str) -> bool:
 
 
 def is_local(descriptor: int) -> bool:
-    """Return whether an open file is on a disk or in memory of this machine, and locks reach everybody."""
+    """Return whether an open file is on a disk or in memory of this machine: locks reach all users."""
     if sys.platform != "linux":
         return True
     found = ctypes.create_string_buffer(_STATFS_BYTES)
@@ -186,10 +196,10 @@ def is_local(descriptor: int) -> bool:
 
 @functools.cache
 def machine_id() -> str:
-    """Return 16 hex digits that two machines don't share, nor two starts of one machine.
+    """Return 16 hex digits that no two machines share, nor two starts of one machine.
 
-    Images are copied with their machine-id, and containers share a kernel: each of the sources alone may be
-    the same on two machines. A different id costs a copy of what is there; the same one could cost the file.
+    Images are copied with their machine-id, and containers share a kernel: each source alone may be the same
+    on two machines. A different id costs a copy of a temporary file; the same id could cost the file.
     """
     known = hashlib.sha256(socket.gethostname().encode())
     for source in ("/etc/machine-id", "/proc/sys/kernel/random/boot_id"):

@@ -1,4 +1,4 @@
-"""Renames of what has a name already, also across disks and where file systems can't rename."""
+"""Renames of files and folders that have a name already, also across disks."""
 
 from __future__ import annotations
 
@@ -15,13 +15,16 @@ from shardcast.temporary_files import PART, create_private, stem_of, temporary_n
 
 
 def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> None:
-    """Give a durable link or folder, or a file that has a name already, another one.
+    """Give a file, a folder or a link that is durable under one name another name.
 
-    Unless ``durable`` is false, the folder of the new name is synced after; else the caller does it. Where it
-    can't be renamed, it is copied, unless ``copy`` is false.
+    Args:
+        known: the name that it has.
+        name: the new name; what has it is replaced.
+        durable: whether the folder of the new name is synced after; else the caller does that.
+        copy: whether what can't be renamed, such as to another disk, is copied.
 
     Raises:
-        OSError: it can't have the name; with ``EXDEV`` where it could be copied, and is not to be.
+        OSError: the rename failed; with ``EXDEV`` where only a copy would do, and ``copy`` is false.
     """
     try:
         known.rename(name)
@@ -34,7 +37,7 @@ def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> 
 
 
 def rename_free(known: Path, name: Path) -> bool:
-    """Give a file another name, durably, unless something has that; return whether nothing had.
+    """Give a file another name, durably, unless something has the name; return whether the name was free.
 
     Raises:
         OSError: the file can't have the name.
@@ -56,7 +59,13 @@ def rename_free(known: Path, name: Path) -> bool:
 
 
 def copy_across(descriptor: int, final: Path) -> None:
-    """Give a name on another disk to a copy of an open file, durably but for the name."""
+    """Give a name on another disk to a copy of an open file.
+
+    The copy's bytes are durable; the caller syncs the folder.
+
+    Raises:
+        OSError: the copy can't be made.
+    """
     found = os.fstat(descriptor)
     part = temporary_name(final)
     copy = create_private(part)
@@ -76,8 +85,8 @@ def copy_across(descriptor: int, final: Path) -> None:
 def _move_across(known: Path, name: Path) -> None:
     """Move a file to another disk, or a folder that its file system can't rename (an overlay's, of an image).
 
-    A folder is emptied into one with a temporary name, which a second try goes on with after a kill; a
-    symbolic link is made anew.
+    A symbolic link is made anew. A folder's entries move into a folder with a temporary name; after a kill a
+    second call goes on with that.
     """
     if known.is_symlink():
         part = temporary_name(name)
@@ -86,7 +95,7 @@ def _move_across(known: Path, name: Path) -> None:
         known.unlink()
         return
     if not stat.S_ISDIR(known.lstat().st_mode):
-        taken = temporary_name(known)  # so that what gets the old name meanwhile stays
+        taken = temporary_name(known)  # a file that gets the old name meanwhile stays
         known.rename(taken)
         with taken.open("rb") as file:
             copy_across(file.fileno(), name)

@@ -1,4 +1,4 @@
-"""Whose a file is, and who else may write it."""
+"""Owners of files, and the users who may write them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def is_ours(found: os.stat_result) -> bool:
-    """Return whether a file is a regular one that only this user can write, under one name only."""
+    """Return whether a file is regular, has one name, and only this user can write it."""
     return (
         stat.S_ISREG(found.st_mode)
         and found.st_uid == os.geteuid()
@@ -20,22 +20,26 @@ def is_ours(found: os.stat_result) -> bool:
 
 
 def is_trusted(found: os.stat_result, folder: os.stat_result) -> bool:
-    """Return whether what lies in a folder was put there by somebody whom that folder's owner trusts.
+    """Return whether a user whom the folder's owner trusts put a file there.
 
-    Who may replace a file may as well write it, so in most folders everything is. In a sticky one, as
-    ``/tmp`` is, each user can change just their own: there only files of this user, of the folder's owner and
-    of root are (the rule of ``fs.protected_symlinks`` in proc(5)).
+    In most folders a user who may replace a file may as well write it, so every file is trusted. In a sticky
+    folder such as ``/tmp`` each user can change only their own files: only those of this user, of the
+    folder's owner and of root are trusted (the rule of ``fs.protected_symlinks`` in proc(5)).
     """
     return not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid, 0)
 
 
 def is_shared(folder: os.stat_result) -> bool:
-    """Return whether a folder was made to be written by all of its group: setgid, and writable by it."""
+    """Return whether a folder is shared with its group: setgid, and writable by the group."""
     return bool(folder.st_mode & stat.S_ISGID and folder.st_mode & stat.S_IWGRP)
 
 
 def share_like(folder: Path) -> None:
-    """Have a folder that was just made be written by its group, if that may write the folder around it."""
+    """Let the group write a folder that was just made, if the folder around it is shared with its group.
+
+    Raises:
+        OSError: the folder around it can't be read.
+    """
     above = folder.parent.stat()
     if is_shared(above):
         with contextlib.suppress(OSError):  # it stays usable for its owner
@@ -44,7 +48,11 @@ def share_like(folder: Path) -> None:
 
 
 def share_file(descriptor: int, path: Path) -> None:
-    """Have an open file of ours be written by the group that may write its folder (``is_shared``)."""
+    """Let the group write an open file of this user, if the file's folder is shared with its group.
+
+    Raises:
+        OSError: the folder can't be read.
+    """
     found = os.fstat(descriptor)
     mode, rights = stat.S_IMODE(found.st_mode), stat.S_IRGRP | stat.S_IWGRP
     is_to_share = found.st_uid == os.geteuid() and mode & rights != rights
@@ -56,8 +64,8 @@ def share_file(descriptor: int, path: Path) -> None:
 def umask() -> int:
     """Return the permissions that new files of this process lack.
 
-    Reading them where the system shows them changes nothing; elsewhere they are those of the start, since
-    asking means setting them for every thread.
+    umask(2) can only be read by setting it, for every thread at once; so it is read from ``/proc``, and
+    elsewhere once at the start.
     """
     try:
         status = Path("/proc/self/status").read_bytes()

@@ -1,8 +1,8 @@
-"""What some file systems lack, and how work goes on without it.
+"""Features that some file systems lack, and how work goes on without them.
 
 SMB and many FUSE file systems sync no folders; SMB, FAT and NFS with mapped users refuse permissions; some
 have no links, no sockets, no named pipes; a rename may not lead to another disk, nor a folder out of a lower
-layer of an overlay. What is missing is told once for each file system. No other error is ever taken for that,
+layer of an overlay. Each lack is logged once for each file system. No other error is ever taken for a lack,
 EIO least of all.
 """
 
@@ -40,7 +40,12 @@ NO_LOCKS = (*_NOT_THERE, errno.ENOLCK, errno.EINVAL)
 
 
 def tell_lack(path: Path | str, lack: str) -> None:
-    """Log what the file system of a path lacks, once for each file system and lack."""
+    """Log a feature that the file system of a path lacks, once for each file system and lack.
+
+    Args:
+        path: a path on it.
+        lack: the end of the message: ``syncs no folders: …``.
+    """
     try:
         device = Path(path).lstat().st_dev
     except OSError:
@@ -64,7 +69,7 @@ def sync_open_folder(descriptor: int, folder: Path) -> None:
 
 
 def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
-    """Give an open file, which this process made, its permissions, where its file system keeps any.
+    """Set the permissions of an open file of this process, where its file system keeps any.
 
     Raises:
         OSError: the disk failed.
@@ -78,7 +83,13 @@ def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
 
 
 def reserve(descriptor: int, offset: int, size: int) -> None:
-    """Make sure that the disk has room for these bytes, and keep it."""
+    """Reserve room on the disk for bytes of an open file.
+
+    Where the file system can't reserve, the room is only checked.
+
+    Raises:
+        OSError: the disk has no room (ENOSPC), or failed.
+    """
     try:
         if sys.platform == "darwin":  # has no such call
             raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
@@ -93,5 +104,5 @@ def reserve(descriptor: int, offset: int, size: int) -> None:
 
 @functools.cache
 def _first(device: int, lack: str) -> threading.Lock:
-    """Return a lock for each lack, which the first to tell of it takes for good."""
+    """Return the lock of a lack, which its first reporter takes for good."""
     return threading.Lock()

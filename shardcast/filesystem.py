@@ -1,6 +1,7 @@
-"""Files that get their names: a name appears only when its bytes are on the disk.
+"""Atomic files: a name appears only when its bytes are on the disk.
 
-There is one way of giving a name (``give_name``: the file that was written is the one that gets the name).
+Write to a temporary name, fsync the file, rename it, fsync the folder. Every temporary file gets its name
+through ``give_name``, which makes sure that the file that was written is the file that gets the name.
 """
 
 from __future__ import annotations
@@ -23,18 +24,27 @@ from shardcast.temporary_files import create_private, temporary_name
 
 
 def give_name(
-    descriptor: int, part: Path | str, final: Path | str, durable: bool = True, mode: int | None = None
+    descriptor: int,
+    part: Path | str,
+    final: Path | str,
+    durable: bool = True,
+    *,
+    mode: int | None = None,
 ) -> None:
-    """Rename a temporary file, which its descriptor tells, to its final name, in place of what has that.
+    """Rename an open temporary file to its final name, and replace the file that has it.
 
-    The file gets the permissions ``mode`` first, by default those of a new file. Unless ``durable`` is false,
-    its bytes are synced before and its folder after; else the caller does both.
+    Args:
+        descriptor: the open file.
+        part: its temporary name.
+        final: its final name; on another disk it goes to a copy.
+        durable: whether to sync the bytes before and the folder after; else the caller does both.
+        mode: permissions of the file; None for those of any new file.
 
     Raises:
-        FileNotFoundError: the temporary name is another file's, or nobody's, and nothing was renamed.
+        FileNotFoundError: the temporary name is gone or another file's, and nothing was renamed.
         OSError: the file can't have the name.
     """
-    _open_up(descriptor, part, durable, mode)
+    _prepare(descriptor, part, durable, mode)
     try:
         os.rename(part, final)  # noqa: PTH104
     except OSError as error:
@@ -47,17 +57,17 @@ def give_name(
 
 
 def give_free_name(descriptor: int, part: Path, final: Path, mode: int | None = None) -> bool:
-    """``give_name`` where nothing has the final name; return whether nothing had.
+    """Rename an open temporary file durably, unless something has the final name; return whether it was free.
 
     Raises:
         OSError: the file can't have the name.
     """
-    _open_up(descriptor, part, True, mode)
+    _prepare(descriptor, part, True, mode)
     return rename_free(part, final)
 
 
-def _open_up(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
-    """Have a temporary file ready for its name."""
+def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
+    """Give a temporary file its permissions, sync it, and check that its name is still its own."""
     set_permissions(descriptor, 0o666 & ~umask() if mode is None else mode, part)
     if durable:
         os.fsync(descriptor)
@@ -67,8 +77,10 @@ def _open_up(descriptor: int, part: Path | str, durable: bool, mode: int | None)
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[int]:
-    """Yield the descriptor of a temporary file, which gets the name ``path`` at the end, durably; after an
-    error it is removed instead.
+    """Make a temporary file that gets the name ``path`` at the end, durably; after an error it is removed.
+
+    Yields:
+        Its descriptor.
 
     Raises:
         OSError: the file can't be made, or can't have the name.
@@ -76,7 +88,7 @@ def new_file(path: Path) -> Iterator[int]:
     part = temporary_name(path)
     descriptor = create_private(part)
     try:
-        try_lock(descriptor)  # shows others that a process works on it
+        try_lock(descriptor)  # shows other processes that this file is being written
         yield descriptor
         give_name(descriptor, part, path)
     except BaseException:
@@ -88,7 +100,7 @@ def new_file(path: Path) -> Iterator[int]:
 
 
 def replace(path: Path, data: bytes) -> None:
-    """Put ``data`` under ``path`` in one step.
+    """Replace the content of ``path`` by ``data`` in one step, durably.
 
     Raises:
         LocalDiskError: the disk is full, or may not be written.
@@ -98,12 +110,12 @@ def replace(path: Path, data: bytes) -> None:
 
 
 async def replace_soon(path: Path, data: bytes) -> None:
-    """``replace`` without keeping the event loop waiting; when it is cancelled, it is done all the same."""
+    """Replace a file's content in a thread, to completion even if the caller is cancelled."""
     await in_thread(replace, path, data)
 
 
 def append(path: Path, data: bytes) -> None:
-    """Write bytes at the end of a file, which is made if it isn't there.
+    """Write bytes at the end of a file, and make the file if there is none.
 
     Raises:
         OSError: they can't be written, or a link has the name.
@@ -118,10 +130,11 @@ def append(path: Path, data: bytes) -> None:
 
 
 def point(link: Path, target: str) -> None:
-    """Have a symbolic link name ``target`` from one moment to the next.
+    """Set a symbolic link to ``target`` in one step, durably.
 
     Raises:
-        OSError: it can't be; FileExistsError when something else than a link has its name.
+        FileExistsError: something else than a link has its name.
+        OSError: the link can't be made.
     """
     if link.exists() and not link.is_symlink():
         raise FileExistsError(errno.EEXIST, "it is there and is no symbolic link")
@@ -134,10 +147,10 @@ def point(link: Path, target: str) -> None:
 
 
 def can_point(link: Path) -> bool:
-    """Return whether the file system where a symbolic link is to be has such links; it is tried beside it.
+    """Return whether a symbolic link can be made at a path, by making one beside it.
 
     Raises:
-        OSError: nothing can be made there.
+        OSError: nothing can be made there, for another reason than the kind of file system.
     """
     probe = temporary_name(link)
     try:
@@ -146,5 +159,5 @@ def can_point(link: Path) -> bool:
         if error.errno not in NO_SPECIAL_FILES:
             raise
         return False
-    probe.unlink(missing_ok=True)  # another process may be tidying
+    probe.unlink(missing_ok=True)  # another process may remove leftovers now
     return True

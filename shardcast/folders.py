@@ -1,4 +1,4 @@
-"""Folders: made durably and shared with their group, synced, removed."""
+"""Folders: making them durably and for their group, syncing the names in them, removing them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,15 @@ from shardcast.file_systems import sync_open_folder
 from shardcast.open_files import close
 
 _NO_SYNC = (errno.EACCES, errno.EPERM, errno.EROFS)
-"""What is said where a folder may only be passed through."""
+"""Errors of a folder that this user may only pass through."""
 
 
 def sync_folder(folder: Path) -> None:
-    """Make names that appeared in a folder durable, where its file system can."""
+    """Make names that appeared in a folder durable, where its file system can.
+
+    Raises:
+        OSError: the folder can't be opened, or the disk failed.
+    """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         sync_open_folder(descriptor, folder)
@@ -26,7 +30,11 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_name(folder: Path) -> None:
-    """Make the name of a folder durable, where that can be."""
+    """Make the name of a folder durable, unless this user may not open the folder around it.
+
+    Raises:
+        OSError: the disk failed.
+    """
     try:
         sync_folder(folder.parent)
     except OSError as error:
@@ -35,10 +43,11 @@ def sync_name(folder: Path) -> None:
 
 
 def new_folder(folder: Path, exist_ok: bool = False) -> None:
-    """Make a folder, which the group may write that may write the folder it is in, where that is setgid.
+    """Make a folder, and share it with the group that shares the folder around it.
 
     Raises:
-        OSError: it can't be made; FileExistsError, unless ``exist_ok``, when it is there.
+        FileExistsError: something has the name; not a folder, where ``exist_ok`` is set.
+        OSError: the folder can't be made.
     """
     try:
         folder.mkdir()
@@ -50,59 +59,64 @@ def new_folder(folder: Path, exist_ok: bool = False) -> None:
 
 
 def new_folders(folder: Path) -> list[Path]:
-    """Make a folder and those above it that are missing, and return those that were."""
-    missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
-    for one in reversed(missing):
-        new_folder(one, exist_ok=True)
-    return missing
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, durably.
-
-    The name of ``folder`` itself is synced in any case: another process may have made it, and been killed
-    before it came to that.
+    """Make a folder and the missing ones above it, and return the folders that were missing, lowest first.
 
     Raises:
         OSError: a folder can't be made.
     """
-    for one in dict.fromkeys((*new_folders(folder), folder)):
-        sync_name(one)
+    missing = [path for path in (folder, *folder.parents) if not path.is_dir()]
+    for path in reversed(missing):
+        new_folder(path, exist_ok=True)
+    return missing
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and the missing ones above it, durably.
+
+    The name of ``folder`` itself is synced in any case: another process may have made it, and been killed
+    before it synced the name.
+
+    Raises:
+        OSError: a folder can't be made.
+    """
+    for path in dict.fromkeys((*new_folders(folder), folder)):
+        sync_name(path)
 
 
 class DurableFolders:
-    """Makes folders below a root, durably; threads may share it.
+    """A maker of durable folders below a root, which remembers the folders it synced; threads may share it.
 
-    The name of each is synced once, whoever made it: another process may have been killed before it came to
-    that, or be about to.
+    The name of each folder is synced once by this process, whichever process made the folder: another one may
+    have been killed before it synced the name, or may be about to sync it.
     """
 
     def __init__(self, root: Path) -> None:
+        """Take the root itself for durable."""
         self._root = root
-        self._certain = {root}
+        self._synced = {root}
 
     def make(self, folder: Path) -> None:
-        """Make a folder, and those above it that are missing.
+        """Make a folder, and the missing ones above it, durably.
 
         Raises:
             OSError: a folder can't be made.
         """
-        above = [one for one in (folder, *folder.parents) if one.is_relative_to(self._root)]
+        below_root = [path for path in (folder, *folder.parents) if path.is_relative_to(self._root)]
         missing = new_folders(folder)
-        for one in above:
-            if one in missing or one not in self._certain:
-                sync_name(one)
-                self._certain.add(one)
+        for path in below_root:
+            if path in missing or path not in self._synced:
+                sync_name(path)
+                self._synced.add(path)
 
 
 def remove_tree(path: Path | str) -> bool:
-    """Remove a folder and all in it, as far as that can be; return whether nothing is left."""
-    with contextlib.suppress(OSError):  # before Python 3.12 some errors come although they are to be ignored
+    """Remove a folder and all in it, as far as possible; return whether nothing is left."""
+    with contextlib.suppress(OSError):  # before Python 3.12 ignore_errors misses some
         shutil.rmtree(path, ignore_errors=True)
     try:
         os.lstat(path)
     except FileNotFoundError:
         return True
-    except OSError:  # nobody knows
+    except OSError:  # the folder around it can't be read: unknown
         return False
     return False

@@ -1,4 +1,4 @@
-"""Open files: written whole, synced, closed, and compared with what a path names."""
+"""Open files: writing all bytes, syncing, closing, and comparing with the file that a path names."""
 
 from __future__ import annotations
 
@@ -8,24 +8,32 @@ from pathlib import Path
 
 
 def close(descriptor: int) -> None:
-    """Close a descriptor, whatever the system says of it.
+    """Close a descriptor, and ignore an error.
 
-    It is closed in any case (close(2)), so that a second try would close another file that has its number by
-    then; and what was to be durable was synced before.
+    The descriptor is closed in any case (close(2)): a second try would close another file that has its number
+    by then. Whatever must be durable was synced before.
     """
     with contextlib.suppress(OSError):
         os.close(descriptor)
 
 
 def write_all(descriptor: int, data: bytes | memoryview) -> None:
-    """Write all of ``data`` where the descriptor stands."""
+    """Write all of ``data`` at the descriptor's position; write(2) may take a part of it.
+
+    Raises:
+        OSError: the disk failed.
+    """
     view = memoryview(data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def sync_file(file: Path) -> None:
-    """Make a file's bytes durable."""
+    """Make a file's bytes durable.
+
+    Raises:
+        OSError: the file can't be opened, or the disk failed.
+    """
     descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
@@ -34,7 +42,7 @@ def sync_file(file: Path) -> None:
 
 
 def is_at(descriptor: int, path: Path | str) -> bool:
-    """Return whether a path names the open file itself, no link to it and no other file."""
+    """Return whether a path names the open file itself, neither a symbolic link to it nor another file."""
     try:
         return os.path.samestat(os.fstat(descriptor), os.lstat(path))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Sizes, rates and times: read from what people write, written as people read them."""
+"""Sizes, rates and counts: parsed from text that people write, formatted as people read them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _SIZE = re.compile(r"([0-9](?:_?[0-9]){0,30}(?:\.[0-9]{1,30})?)\s*([kmgt]i?)?b?"
 
 
 def parse_size(text: str) -> int:
-    """Bytes from ``50000000``, ``50MB`` (decimal, 10**6), ``48MiB`` (binary, 2**20) or ``1.5GB``.
+    """Return the bytes of ``50000000``, ``50MB`` (decimal, 10**6), ``48MiB`` (binary, 2**20) or ``1.5GB``.
 
     Raises:
-        UsageError: it is not a size, or it is less than one byte.
+        UsageError: the text is not a size, or the size is less than one byte.
     """
     found = _SIZE.fullmatch(text.strip())
     if not found:
@@ -31,7 +31,7 @@ def parse_size(text: str) -> int:
 
 
 def format_size(size: float) -> str:
-    """A size as people read it, in decimal units: ``53.7 MB``."""
+    """Format a size of so many bytes in decimal units: ``53.7 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
@@ -40,10 +40,10 @@ def format_size(size: float) -> str:
 
 
 def format_rate(bytes_per_second: float) -> str:
-    """A rate as people read it: ``53.7 MB/s``."""
+    """Format a rate: ``53.7 MB/s``."""
     return f"{format_size(bytes_per_second)}/s"
 
 
 def format_count(number: int, what: str) -> str:
-    """``1 shard``, ``2 shards``."""
+    """Format a count: ``1 shard``, ``2 shards``."""
     return f"{number} {what}{'' if number == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""What a reader waits for now, for whoever tells a person."""
+"""The current waits of a client, to be shown to a person."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from itertools import count
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Something that is waited for.
+    """One wait.
 
     Attributes:
-        seconds: for how long.
-        what: what, and from whom: ``an answer of http://10.0.0.1:8000 (no connection)``.
+        seconds: how long it has lasted.
+        what: what is awaited, and from which server: ``an answer of http://10.0.0.1:8000 (no connection)``.
     """
 
     seconds: float
@@ -23,19 +23,20 @@ class Wait:
 
 
 WaitSource = Callable[[], Wait | None]
-"""Tells what is waited for; None while nothing is."""
+"""Returns the current wait; None while there is none."""
 
 
 class Waits:
-    """All that one client waits for; what was begun last is what holds it up."""
+    """The waits of one client; the one that started last is the one that holds it up."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """Wait for nothing yet."""
         self._clock = clock
         self._keys = count()
         self._sources: dict[int, WaitSource] = {}
 
     def now(self, least: float = 0.0) -> Wait | None:
-        """Return what has been waited for these ``least`` seconds or longer; None where nothing has."""
+        """Return the latest wait of ``least`` seconds or more; None where there is none."""
         for source in reversed(self._sources.values()):
             wait = source()
             if wait is not None and wait.seconds >= least:
@@ -44,7 +45,7 @@ class Waits:
 
     @contextmanager
     def watching(self, source: WaitSource) -> Iterator[None]:
-        """Ask ``source`` too while the block runs."""
+        """Consult ``source`` while the block runs."""
         key = next(self._keys)
         self._sources[key] = source
         try:
@@ -54,7 +55,7 @@ class Waits:
 
     @contextmanager
     def waiting(self, what: Callable[[], str]) -> Iterator[None]:
-        """Count what happens in the block as one wait."""
+        """Show the block as one wait, described by ``what()``."""
         started = self._clock()
         with self.watching(lambda: Wait(self._clock() - started, what())):
             yield

@@ -118,15 +118,15 @@ FAULTS = [
     Fault(
         name="name of a new folder is not synced",
         file=FOLDERS,
-        old="    for one in dict.fromkeys((*new_folders(folder), folder)):\n        sync_name(one)\n",
+        old="    for path in dict.fromkeys((*new_folders(folder), folder)):\n        sync_name(path)\n",
         new="    new_folders(folder)\n",
         tests=VERSIONS,
     ),
     Fault(
         name="folder that another process made is taken for synced",
         file=FOLDERS,
-        old="if one in missing or one not in self._certain:",
-        new="if one in missing:",
+        old="if path in missing or path not in self._synced:",
+        new="if path in missing:",
         tests=STORES,
     ),
     Fault(

@@ -122,7 +122,7 @@ FAULTS = [
     Fault(
         name="waiting-for-a-lock-is-not-told",
         file=FILE_LOCKS,
-        old="if waited >= _TOLD_AFTER and not told:",
+        old="if waited >= _WARN_AFTER and not warned:",
         new="if False:",
         tests=["tests/unit/base/test_file_locks.py::test_waiting_is_told_and_ends"],
     ),

@@ -10,7 +10,7 @@ CONCURRENCY = "shardcast/concurrency.py"
 PROCESS = "shardcast/nodes/child_process.py"
 STREAMS = "shardcast/cli/streams.py"
 
-WAITS = "if not self._threads or (self._alone and len(self._under_way) >= len(self._threads)):"
+WAITS = "if not self._threads or (self._alone and len(self._running) >= len(self._threads)):"
 FAMILIES = ["tests/integration/test_binding.py::test_a_host_is_listened_on_in_its_families_at_one_port"]
 PRINTED = ["tests/integration/test_binding.py"]
 
@@ -211,7 +211,7 @@ FAULTS = [
     Fault(
         name="names-from-the-future-without-a-bound",
         file=AGES,
-        old="while len(self._seen) > _MOST_SEEN:",
+        old="while len(self._seen) > _MAX_SEEN:",
         new="while False:",
         tests=["tests/unit/base/test_ages.py::test_times_of_others_that_lie_ahead_take_little_memory"],
     ),

@@ -59,7 +59,7 @@ FAULTS = [
     Fault(
         name="cancelled-thread-is-not-waited-for",
         file="shardcast/concurrency.py",
-        old="while not task.done():  # also when it is cancelled again",
+        old="while not task.done():  # the caller may be cancelled again while it waits",
         new="if not task.done():",
         tests=["tests/unit/base/test_concurrency.py"],
     ),

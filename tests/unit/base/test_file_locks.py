@@ -109,7 +109,7 @@ async def test_ledger_opens_only_for_those_who_may_write_it(tmp_path: Path, ther
 def test_waiting_is_told_and_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(file_locks, "_TOLD_AFTER", 0.0)
+    monkeypatch.setattr(file_locks, "_WARN_AFTER", 0.0)
     with (
         held(tmp_path / "lock"),
         pytest.raises(BlockingIOError, match=f"lock is locked by process {os.getpid()}"),
