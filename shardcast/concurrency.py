@@ -154,6 +154,7 @@ class Notifier:
         await self._wait(lambda: False)
 
     async def _wait(self, predicate: Callable[[], bool]) -> None:
+        """Wait for one notification, unless the predicate holds already."""
         waiting = asyncio.get_running_loop().create_future()
         with self._lock:
             self._waiting.add(waiting)
@@ -185,6 +186,7 @@ class Notifier:
 
 
 def _wake(waiting: asyncio.Future[None]) -> None:
+    """Resolve a waiting future, unless its coroutine was cancelled; on its own loop."""
     if not waiting.done():
         waiting.set_result(None)
 
@@ -240,5 +242,6 @@ class Threads(ThreadPoolExecutor):
 
 
 def _log_failure(task: asyncio.Future[None]) -> None:
+    """Log the exception that ended a background task, if any."""
     if not task.cancelled() and task.exception():
         log.error("what was done beside failed", exc_info=task.exception())

@@ -38,6 +38,7 @@ def _whole(minimum: int, maximum: int) -> Callable[[str], int]:
     """Return a parser of whole numbers within bounds."""
 
     def parse(text: str) -> int:
+        """Parse a whole number of ASCII digits within the bounds."""
         number = int(text) if text.isascii() and text.isdigit() else -1
         if not minimum <= number <= maximum:
             raise ValueError(f"must be a whole number from {minimum} to {maximum}")

@@ -212,4 +212,5 @@ def machine_id() -> str:
 
 @functools.cache
 def _libc() -> ctypes.CDLL:
+    """Return the C library, for fstatfs(2), which the standard library lacks."""
     return ctypes.CDLL(None, use_errno=True)

@@ -76,6 +76,7 @@ def umask() -> int:
 
 
 def _first_umask() -> int:
+    """Return the umask at the start, before other threads make files."""
     known = os.umask(0o077)
     os.umask(known)
     return known

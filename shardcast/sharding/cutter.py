@@ -131,6 +131,7 @@ def _fill(payload: BinaryIO, chunk: memoryview, position: int, progress: Publish
     poll.register(payload, select.POLLIN)
 
     def over() -> bool:
+        """Return whether to read no more: cancelled, or at the payload's known end."""
         return progress.cancelled or progress.size == position + filled
 
     while filled < len(chunk):

@@ -1,9 +1,8 @@
-"""What an error of the system says about a blob: that its file is no good, or nothing but that this machine
-can't tell now.
+"""Errors of the system about a blob's file, sorted into faults of the file and troubles of this machine.
 
-A file that can't be opened or read, for a reason of its own, is as good as a corrupt one: the blob is looked
-for elsewhere, and what is put repairs it. Anything else (descriptors or memory run out, a folder that may not
-be looked into) says nothing of the blob, and is never told as its absence.
+A file that can't be opened or read for a reason of its own counts as corrupt: the blob is looked for
+elsewhere, and a put repairs it. Any other error (no descriptors or memory left, a folder that may not be
+read) says nothing about the blob, and is never reported as its absence.
 """
 
 from __future__ import annotations
@@ -19,36 +18,45 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
 
 _DENIED = (errno.EACCES, errno.EPERM)
+"""Errors of the file itself, unless its folder denies the access."""
 _NAMES = ("EIO", "EUCLEAN", "EBADMSG", "ESTALE", "ENXIO", "ENODEV", "EISDIR", "EOVERFLOW")
 _OF_THE_FILE = {getattr(errno, name) for name in _NAMES if hasattr(errno, name)}
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-"""ELOOP: links that go round in a circle."""
+"""Errors that say that there is no such file; ELOOP: links in a circle."""
 
 
 class UnreadableFile(LocalDiskError):
-    """A blob's file can't be opened or read, for a reason of its own."""
+    """A blob's file that can't be opened or read, for a reason of its own."""
 
 
 def says_absent(error: OSError) -> bool:
-    """Whether an error says that there is no such file."""
+    """Return whether an error says that there is no such file."""
     return error.errno in _ABSENT
 
 
 def is_of_file(error: OSError, path: Path | str) -> bool:
-    """Whether an error that came of opening or reading a file says something about that file alone."""
+    """Return whether an error from opening or reading a file is about that file alone."""
     if error.errno in _DENIED:
         try:
             os.stat(path)  # noqa: PTH116
         except OSError:
-            return False  # the folder may not be looked into
+            return False  # the folder denies the access, not the file
         return True
     return error.errno in _OF_THE_FILE
 
 
 @contextlib.contextmanager
 def file_errors(doing: str, path: Path | str) -> Iterator[None]:
-    """``disk_errors`` of what is done to a blob's file; of those, ``UnreadableFile`` where it is the file's
-    own fault."""
+    """Turn errors of the system about a blob's file into ``LocalDiskError``, as ``disk_errors`` does.
+
+    Args:
+        doing: what is done, as the text begins.
+        path: the file.
+
+    Raises:
+        UnreadableFile: the error is about the file alone.
+        LocalDiskError: any other error of the system.
+    """
     try:
         with disk_errors(doing, path):
             yield
@@ -60,43 +68,48 @@ def file_errors(doing: str, path: Path | str) -> Iterator[None]:
 
 
 class Search:
-    """What was in the way of finding a blob.
+    """The obstacles that the search for a blob met.
 
     Attributes:
-        wrong: what is the matter with the first file that is there and isn't it.
-        failure: why it can't be told that it isn't there.
+        wrong: the fault of the first file that should hold the blob and doesn't.
+        failure: the first error that hides whether the blob is there.
     """
 
     def __init__(self) -> None:
+        """Have met no obstacle yet."""
         self.wrong: str | None = None
         self.failure: LocalDiskError | None = None
 
     def met(self, error: LocalDiskError) -> None:
-        """A file couldn't be looked into."""
+        """Note that a file couldn't be read."""
         if isinstance(error, UnreadableFile):
             self.wrong = self.wrong or str(error)
         else:
             self.failure = self.failure or error
 
     def met_wrong(self, what: str) -> None:
-        """A file is not what its name says."""
+        """Note that a file doesn't hold the blob of its name."""
         self.wrong = self.wrong or what
 
     def check(self) -> None:
-        """
+        """Make sure that no error hides whether the blob is there.
+
         Raises:
-            LocalDiskError: it can't be told that the blob isn't there.
+            LocalDiskError: one does.
         """
         if self.failure:
             raise self.failure
 
     def end(self, missing: str) -> NoReturn:
-        """No right file was found.
+        """End a search that found no right file.
+
+        Args:
+            missing: the text where the blob is just not there.
 
         Raises:
-            LocalDiskError: it can't be told that there is none.
-            BlobCorrupt: what is there is no good.
-            BlobMissing: there is none; ``missing`` says so.
+            LocalDiskError: an error hides whether the blob is there.
+            BlobCorrupt: a file is there, and wrong.
+            BlobMissing: no file is there.
         """
         self.check()
         if self.wrong:

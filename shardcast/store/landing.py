@@ -177,6 +177,7 @@ class Landing:
         return good
 
     def _is_right(self, index: int, piece: Buffer) -> bool:
+        """Return whether a piece has its digest; any piece of a shard without digests has."""
         digests = self.shard.pieces
         if not digests:
             return True
@@ -276,6 +277,7 @@ class Landing:
         return await asyncio.shield(under_way)
 
     def _ended(self, under_way: asyncio.Future[T]) -> None:
+        """Forget a thread that has ended, and close the file after the last one."""
         self._at_work.discard(under_way)
         if not under_way.cancelled():
             under_way.exception()  # retrieved, so that a caller who was cancelled leaves no warning

@@ -1,4 +1,4 @@
-"""How much of an open version is here, counted as its shards come."""
+"""The bytes of an open version that are here, counted as its shards come."""
 
 from __future__ import annotations
 
@@ -13,25 +13,29 @@ from shardcast.store.live_manifest import LiveManifest
 
 
 class OpenSpace:
-    """What an open version has and what of it is arriving, as running totals, so that a look costs the same
-    with any number of shards.
+    """Running totals of the shards that an open version has and that are arriving.
 
-    Threads that name shards call ``keep`` and ``link``; the event loop opens landings (``arrive``) and gives
-    room to those that write (``extend``). Every change, and every look at more than one value, is made under
-    one lock, which nobody holds while touching the disk.
+    A total costs the same with any number of shards. Threads that name shards call ``keep`` and ``link``; the
+    event loop opens landings (``arrive``) and gives room to threads that write (``extend``). Every change,
+    and every read of more than one value, holds one lock, never while the disk is used.
 
     Attributes:
-        had: numbers of the shards that are whole. Threads add to it; nobody iterates over it, and a look-up
+        had: numbers of the shards that are whole. Threads add to the set and none iterates over it; a look-up
             needs no lock.
-        as_it_comes: whether room is taken for what comes only once it is verified; the event loop's.
-        measured: whether it was decided how room is taken; the event loop's.
-        linked_all: whether shards that are here were linked for all of it; the event loop's.
-        shard_size: bytes of the shards that a payload is cut into; 0 where nothing is cut.
-        refused: why there was no room; None while there was.
+        as_it_comes: whether room is taken for verified bytes only, not for whole shards; the event loop's.
+        measured: whether the way of taking room was decided; the event loop's.
+        linked_all: whether all shards that other versions have were linked; the event loop's.
+        shard_size: bytes of the shards that a payload is cut into; 0 where none is cut.
+        refused: the error where there was no room; None while there was.
     """
 
     def __init__(self, live: LiveManifest, landings: Mapping[int, Landing]) -> None:
-        """``live``: the version's manifest; ``landings``: its shards that are arriving, the event loop's."""
+        """Count nothing yet.
+
+        Args:
+            live: the version's manifest.
+            landings: its shards that are arriving, by number; the event loop's.
+        """
         self.had: set[int] = set()
         self.as_it_comes = False
         self.measured = False
@@ -51,7 +55,7 @@ class OpenSpace:
         self._linked_space = 0
 
     def keep(self, shard: int, size: int) -> bool:
-        """A shard is whole; returns whether it wasn't before."""
+        """Count a whole shard of ``size`` bytes; return whether it is newly whole."""
         with self._lock:
             if shard in self.had:
                 return False
@@ -63,37 +67,39 @@ class OpenSpace:
             return True
 
     def link(self, shard: int, size: int) -> None:
-        """A shard lies here as a link, and needs no room."""
+        """Count a shard of ``size`` bytes that lies here as a link, and needs no room."""
         with self._lock:
             if shard not in self.had:
                 self._linked_space += space_of(size) - self._linked.get(shard, 0)
                 self._linked[shard] = space_of(size)
 
     def unlink(self, shard: int) -> bool:
-        """A shard lies here as a link no more; returns whether it did."""
+        """Count a shard that is a link no more; return whether it was."""
         with self._lock:
             was = shard in self._linked
             self._linked_space -= self._linked.pop(shard, 0)
             return was
 
     def is_linked(self, shard: int) -> bool:
+        """Return whether a shard lies here as a link that was not verified yet."""
         return shard in self._linked
 
     def arrive(self, shard: int, space: int) -> None:
-        """So many bytes on the disk are those of a shard that is not whole."""
+        """Count ``space`` bytes on the disk for a shard that is not whole."""
         with self._lock:
             if shard not in self.had:
                 self._arriving_space += space - self._arriving.get(shard, 0)
                 self._arriving[shard] = space
 
     def extend(self, shard: int, size: int) -> None:
-        """They are so many more."""
+        """Count ``size`` more bytes on the disk for a shard that is not whole."""
         with self._lock:
             if shard not in self.had:
                 self._arriving_space += size
                 self._arriving[shard] = self._arriving.get(shard, 0) + size
 
     def arriving_of(self, shard: int) -> int:
+        """Return the bytes on the disk of a shard that is not whole."""
         return self._arriving.get(shard, 0)
 
     @property
@@ -103,25 +109,25 @@ class OpenSpace:
 
     @property
     def settled(self) -> int:
-        """Space of the shards that are here, are arriving, or need none."""
+        """Bytes on the disk of all shards that are whole, arriving or linked."""
         with self._lock:
             return self._had_space + self._arriving_space + self._linked_space
 
     @property
     def bytes_here(self) -> int:
         """Bytes of the payload that are verified; for the event loop."""
-        landed = {number: one.landed for number, one in self._landings.items()}
+        landed = {number: landing.landed for number, landing in self._landings.items()}
         with self._lock:
             return self._had_bytes + sum(size for shard, size in landed.items() if shard not in self.had)
 
     @property
     def sized(self) -> bool:
-        """Whether the size of its payload is known."""
+        """Whether the size of the payload is known."""
         return self._live.whole is not None or (self._live.begun and self._live.header.size is not None)
 
     @property
     def lacking(self) -> int:
-        """Bytes on the disk that it takes from now on, as far as is known; for the event loop."""
+        """Bytes on the disk that the version still takes, as far as is known; for the event loop."""
         shards = self._live.shards
         if len(shards) < self._counted:
             self._counted = self._all_space = 0
@@ -135,15 +141,19 @@ class OpenSpace:
     def filled(self) -> bool:
         """Whether all room that was reserved for its shards holds verified bytes."""
         landings = self._landings.items()
-        return all(one.whole or one.extend is not None for number, one in landings if number not in self.had)
+        return all(
+            landing.whole or landing.extend is not None
+            for number, landing in landings
+            if number not in self.had
+        )
 
     def coming(self, shard: Shard) -> int:
-        """Return the bytes on the disk that a shard is about to take; none where it is here, or arriving."""
+        """Return the bytes on the disk that a shard is about to take; 0 where it is here, or arriving."""
         if shard.number in self.had or shard.number in self._landings or self.is_linked(shard.number):
             return 0
         return max(0, space_of(shard.size) - self.arriving_of(shard.number))
 
     def space_for(self, size: int) -> int:
-        """Return the bytes on the disk that a payload of ``size`` bytes takes in its shards."""
+        """Return the bytes on the disk of a payload of ``size`` bytes, cut into shards."""
         shards, rest = divmod(size, self.shard_size or max(size, 1))
         return shards * space_of(self.shard_size or size) + space_of(rest)

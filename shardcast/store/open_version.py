@@ -139,9 +139,11 @@ class OpenVersion:
         return self.live.shards[await self._requests.next() - 1]
 
     def _is_known(self, number: int) -> bool:
+        """Return whether the manifest has a shard's line."""
         return 1 <= number <= len(self.live.shards)
 
     def _is_here(self, number: int) -> bool:
+        """Return whether a shard is verified, or arriving."""
         return number in self.had or number in self.landings
 
     # What arrives
@@ -195,6 +197,7 @@ class OpenVersion:
         return landing
 
     async def _open_landing(self, shard: Shard, reserved: bool) -> Landing:
+        """Open a shard's final file, a link to another version's shard, or else its temporary file."""
         if shard.number in self.had:
             landing = await in_thread(self.files.open_final, shard, undo=Landing.close)
             landing.take_whole()
@@ -228,6 +231,7 @@ class OpenVersion:
         """Take room for verified bytes of a landing; called in the thread that writes them."""
 
         def take() -> None:
+            """Reserve and count the bytes; on the loop, once the quota has room."""
             reserve(landing.descriptor, start, size)
             self.space.extend(landing.shard.number, space_of(size))  # before anybody else asks
 
@@ -307,6 +311,7 @@ class OpenVersion:
 
 
 async def _recall(landing: Landing) -> None:
+    """Verify the pieces that a landing's file has, and close the landing if that fails."""
     try:
         await landing.recall()
     except BaseException:

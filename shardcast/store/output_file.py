@@ -21,28 +21,34 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_part import OutputPart, resolve_output, seeds
 
 _SAMPLES = 16
-"""Pieces of another file that are looked at to see whether any of it can serve again."""
+"""Pieces of another file that are compared before the whole file is taken for a seed."""
 _MAX_SEEDS = 4
+"""Other files whose pieces may serve again, open at once."""
 
 
 class OutputFile:
-    """A version on its way into a file (a ``ShardSink``).
+    """A version that is received into one file (a ``ShardSink``).
 
     Pieces are written at their offsets in a temporary file next to the output (``output_part``), with the
-    manifest beside it; a later run verifies what is there and goes on. Several processes may write the same
-    output, each in a temporary file of its own. Where the output is a link, the file that it leads to is
-    written.
+    manifest beside it; a later run verifies the pieces that are there and goes on. Several processes may
+    write the same output, each in a temporary file of its own. Where the output is a link, the file at its
+    end is written.
 
     Attributes:
-        output: where it goes.
+        output: the path of the output.
         final: the state of the verified file when it got its name; None before.
-        confirm: awaited before it gets its name; raises where it must not.
+        confirm: awaited before the file gets its name; raises where it must not.
     """
 
     def __init__(self, output: Path, live: LiveManifest) -> None:
-        """
+        """Open the temporary file, and the other files whose pieces may serve again.
+
+        Args:
+            output: the path of the output.
+            live: the version's manifest, as it grows.
+
         Raises:
-            LocalDiskError: the output can't be written there.
+            LocalDiskError: the output can't be written there, or has no room.
         """
         self.output = output
         self.final: os.stat_result | None = None
@@ -65,18 +71,30 @@ class OutputFile:
                 raise
 
     def _check_room(self) -> None:
-        """Say now that there is no room rather than when the disk is full. The room is not taken in advance:
-        that keeps all writers of the file waiting, and for long where memory is the disk."""
+        """Fail now rather than when the disk is full.
+
+        The room is not reserved: reserving keeps all writers of the file waiting, 15 ms a shard where memory
+        is the disk.
+
+        Raises:
+            OSError: there is no room (ENOSPC).
+        """
         part = self._part.descriptor
-        room, here = os.fstatvfs(part), os.fstat(part).st_blocks * 512
-        if room.f_bavail * room.f_frsize + here < self._live.size:
+        room, written = os.fstatvfs(part), os.fstat(part).st_blocks * 512
+        if room.f_bavail * room.f_frsize + written < self._live.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     async def wanted(self) -> Shard:
-        nobody: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
-        return await nobody  # reads from it before it is whole
+        """Wait for ever: no reader requests shards of a file that is not whole."""
+        never: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
+        return await never
 
     async def landing(self, shard: Shard) -> Landing:
+        """Open the place where a shard arrives, with the pieces that are here already.
+
+        Raises:
+            LocalDiskError: the file can't be read or written.
+        """
         with disk_errors("could not write", self.output):
             descriptor = os.dup(self._part.descriptor)
         piece_size = self._live.header.piece_size
@@ -89,30 +107,36 @@ class OutputFile:
         return landing
 
     async def shelve(self, landing: Landing) -> None:
-        """Nothing to do: its bytes are where they belong."""
+        """Do nothing: the shard's bytes are where they belong."""
 
     async def complete(self, manifest: Manifest) -> None:
+        """Give the file the name of the output, durably, and close it.
+
+        Raises:
+            LocalDiskError: the file can't have the name.
+        """
         if self.confirm:
             await self.confirm(manifest)
         under_way = asyncio.ensure_future(asyncio.to_thread(self._complete, manifest))
         try:
             await asyncio.shield(under_way)
         finally:
-            await asyncio.wait([under_way])  # it uses the file, which is closed next
+            await asyncio.wait([under_way])  # the thread uses the file, which is closed next
 
     def _complete(self, manifest: Manifest) -> None:
+        """Cut the file to its size and name it; blocks on the disk."""
         with disk_errors("could not finish", self.output):
             os.ftruncate(self._part.descriptor, manifest.size)
             self.final = self._part.give_name()
         self.close()
 
     def discard(self) -> None:
-        """Give it up: what landed is of no use any more."""
+        """Remove the temporary file: the pieces that landed are of no use any more."""
         self._part.discard()
         self.close()
 
     def close(self) -> None:
-        """Let go of it. What landed stays for the next run, if anything did."""
+        """Close the files. The pieces that landed stay for the next run; an empty temporary file goes."""
         if self._part.descriptor >= 0:
             with contextlib.suppress(OSError):
                 if _is_hole(self._part.descriptor):
@@ -123,7 +147,7 @@ class OutputFile:
 
 
 def _is_hole(descriptor: int) -> bool:
-    """Whether nothing was ever written to a file."""
+    """Return whether no byte was ever written to a file."""
     try:
         os.lseek(descriptor, 0, os.SEEK_DATA)
     except OSError as error:
@@ -132,8 +156,11 @@ def _is_hole(descriptor: int) -> bool:
 
 
 def _open_seeds(part: OutputPart, manifest: Manifest) -> list[int]:
-    """Open the files of which pieces can serve again: the one that the output replaces, if it begins like the
-    version, and what others left of the version."""
+    """Open the files whose pieces can serve again: the output itself, and temporary files of other runs.
+
+    Returns:
+        Descriptors of at most ``_MAX_SEEDS`` files that have right pieces.
+    """
     found: list[int] = []
     if not manifest.size or not manifest.verifiable:
         return found
@@ -150,7 +177,7 @@ def _open_seeds(part: OutputPart, manifest: Manifest) -> list[int]:
 
 
 def _is_seed(descriptor: int, manifest: Manifest) -> bool:
-    """Return whether one of some pieces of a file, spread over the version, can be read and is right."""
+    """Return whether any of ``_SAMPLES`` pieces of a file, spread over the version, is right."""
     for shard in manifest.shards[:: max(1, len(manifest.shards) // _SAMPLES)]:
         try:
             piece = os.pread(descriptor, min(manifest.header.piece_size, shard.size), shard.offset)

@@ -1,4 +1,4 @@
-"""The temporary file of an output: found or made, written by this process alone, named at the end.
+"""The temporary file of an output: taken over or made, written by this process alone, named at the end.
 
 ::
 
@@ -6,8 +6,8 @@
     .model.bin.part-<machine id>          on a network file system, whose locks may hold on one machine only
     .model.bin.part-<machine id>-<8 hex>  where no locks hold
 
-What another machine, another user or an unknown program left is never written to. Its pieces can serve again,
-copied once they are verified.
+A file of another machine, another user or an unknown program is never written to. Its pieces can serve again:
+they are verified and copied.
 """
 
 from __future__ import annotations
@@ -31,28 +31,30 @@ from shardcast.open_files import close, is_at
 from shardcast.temporary_files import NOT_OURS, PART, create_private, leftovers, stem_of, temporary_name
 
 MANIFEST = ".manifest"
-"""The end of the name of the manifest that lies beside a temporary file."""
+"""Suffix of the manifest beside a temporary file."""
 
 _MAX_PARTS = 1000
+"""Temporary names that are tried; as many processes can write one output."""
 _MAX_STEM = 190
 """Bytes of the output's name that the names of its temporary files and of their manifests repeat."""
 _STALE = 86400.0
-"""Seconds after which the temporary file of another machine is taken for abandoned: no lock can tell."""
+"""Seconds without a write after which another machine's temporary file counts as abandoned: no lock tells."""
 
 
 class OutputPart:
     """A temporary file that no other process writes to.
 
     Attributes:
+        output: the path of the output.
         path: its name.
         descriptor: the file, open for reading and writing; -1 once it is closed.
     """
 
     def __init__(self, output: Path) -> None:
-        """Take over what an ended process left, or make a new file.
+        """Take over the file of an ended process, or make a new one.
 
         Raises:
-            LocalDiskError: too many write this output.
+            LocalDiskError: too many processes write this output.
             OSError: it can't be made.
         """
         self.output = output
@@ -66,19 +68,22 @@ class OutputPart:
         return _manifest(self.path)
 
     def give_name(self) -> os.stat_result:
-        """Give the file the name of the output, durably, and return its state; then remove what others left.
+        """Give the file the name of the output, durably, then remove abandoned files of the output.
+
+        Returns:
+            The state of the file that got the name.
 
         Raises:
             OSError: it can't have the name.
         """
         final = _give_name(self.descriptor, self.path, self.output)
-        with contextlib.suppress(OSError):  # it has its name, whatever can't be removed any more
+        with contextlib.suppress(OSError):  # the output is complete, even where a leftover can't be removed
             self.manifest.unlink(missing_ok=True)
             clear_abandoned(self.output)
         return final
 
     def discard(self) -> None:
-        """Remove the file, unless another one has its name."""
+        """Remove the file, unless another file has its name."""
         if is_at(self.descriptor, self.path):
             self.path.unlink(missing_ok=True)
             self.manifest.unlink(missing_ok=True)
@@ -91,10 +96,10 @@ class OutputPart:
 
 
 def resolve_output(output: Path) -> Path:
-    """Return where an output is written: the end of the links that it names.
+    """Return the path at which an output is written: the end of its links.
 
     Raises:
-        LocalDiskError: nothing can be written there.
+        LocalDiskError: the path is a folder, a device, or a stranger's file or link.
     """
     found = _lstat(output)
     if found is None:
@@ -106,7 +111,7 @@ def resolve_output(output: Path) -> Path:
             f"could not write {output}: it is another user's {'link' if is_link else 'file'}, "
             "in a folder that everybody writes; remove it or name another file"
         )
-    with contextlib.suppress(FileNotFoundError):  # a link may lead to what is not there yet
+    with contextlib.suppress(FileNotFoundError):  # a link may lead to a file that is not there yet
         mode = output.stat().st_mode
         if stat.S_ISDIR(mode):
             raise LocalDiskError(f"could not write {output}: it is a directory; name a file in it")
@@ -116,8 +121,7 @@ def resolve_output(output: Path) -> Path:
 
 
 def seeds(own: OutputPart) -> Iterator[Path]:
-    """Yield the files whose pieces may serve again: the output itself, then the temporary files that others
-    left, those written last first."""
+    """Yield files whose pieces may serve again: the output, then others' temporary files, newest first."""
     yield own.output
     others = [(found.st_mtime, part) for part, found in _parts(_entries(own.output)) if part != own.path]
     for _, part in sorted(others, reverse=True):
@@ -127,8 +131,8 @@ def seeds(own: OutputPart) -> Iterator[Path]:
 def clear_abandoned(output: Path) -> None:
     """Remove the temporary files that interrupted runs left of this output.
 
-    One that this user made goes when no process has it locked; where locks don't tell, and where it is
-    another user's, when nothing was written to it for a day.
+    A file of this user goes when no process has it locked. Where locks don't tell, and of another user, a
+    file goes when no byte was written to it for a day.
     """
     clear_killed(output)
     for part, found in _parts(_entries(output)):
@@ -142,21 +146,22 @@ def clear_abandoned(output: Path) -> None:
 
 
 def clear_killed(output: Path) -> None:
-    """Remove the temporary files that killed processes left of this output, and nothing goes on with."""
+    """Remove private temporary files of killed processes, which no later run takes over."""
     for part, found in _parts(leftovers(output)):
         if _is_abandoned(part, found):
             _remove(part)
 
 
 def _acquire(output: Path) -> tuple[Path, int]:
+    """Return the name and the descriptor of a temporary file that is this process's alone."""
     suffix = "" if _is_local_folder(output.parent) else f"-{machine_id()}"
     for attempt in range(1, _MAX_PARTS):
         path = _part_name(output, suffix if attempt == 1 else f"{suffix}-{attempt}")
-        taken = _take(path, output)
-        if taken is Lock.NONE:
+        opened = _take(path, output)
+        if opened is Lock.NONE:
             break
-        if not isinstance(taken, Lock):
-            return path, taken
+        if not isinstance(opened, Lock):
+            return path, opened
     else:
         raise LocalDiskError(f"could not write {output}: a thousand others are writing it")
     path = _part_name(output, f"-{machine_id()}-{secrets.token_hex(4)}")
@@ -164,6 +169,7 @@ def _acquire(output: Path) -> tuple[Path, int]:
 
 
 def _is_local_folder(folder: Path) -> bool:
+    """Return whether a folder is on a disk or in memory of this machine."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         return is_local(descriptor)
@@ -172,8 +178,11 @@ def _is_local_folder(folder: Path) -> bool:
 
 
 def _take(path: Path, output: Path) -> int | Lock:
-    """Return the descriptor of a temporary file that is ours and locked; ``HELD`` when the name is somebody
-    else's, ``NONE`` when no locks hold there."""
+    """Open, or make, a temporary file and lock it.
+
+    Returns:
+        Its descriptor; ``HELD`` when another process or user has the name, ``NONE`` when no locks hold there.
+    """
     while True:
         created = False
         try:
@@ -183,7 +192,7 @@ def _take(path: Path, output: Path) -> int | Lock:
             try:
                 descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
             except FileNotFoundError:
-                continue  # its process has just ended
+                continue  # its process has just named or removed it
             except OSError as error:
                 if error.errno not in NOT_OURS:
                     raise
@@ -192,7 +201,7 @@ def _take(path: Path, output: Path) -> int | Lock:
         try:
             lock = try_lock(descriptor)
             if lock is Lock.TAKEN and not is_at(descriptor, path):
-                continue  # who had it gave it its name just before the lock was free
+                continue  # the process that had the lock gave the file its final name just before
             if lock is Lock.TAKEN and not keeps_away(path):
                 lock = Lock.NONE
             if lock is Lock.NONE and created:
@@ -212,39 +221,45 @@ def _take(path: Path, output: Path) -> int | Lock:
 
 
 def _drop_second_names(descriptor: int, path: Path, output: Path) -> bool:
-    """Remove the names that a kill left a locked file, just before or after it got its final one.
+    """Remove the second names of a locked file, which a kill left just before or after its final naming.
 
-    Return whether it is ours to write to then, or no file has the name any more."""
+    Returns:
+        Whether this process may write to the file, or the name is free now.
+    """
     if os.fstat(descriptor).st_nlink > 1:
         for other in leftovers(output):
             if is_at(descriptor, other):
                 other.unlink(missing_ok=True)
-        if is_at(descriptor, output):  # it is finished, and what is left is a name of it
+        if is_at(descriptor, output):  # complete: the temporary name is a second name of the output
             path.unlink(missing_ok=True)
             return True
     return is_ours(os.fstat(descriptor))
 
 
 def _part_name(output: Path, suffix: str) -> Path:
+    """Return a temporary name of an output."""
     return output.with_name(f".{stem_of(output.name, _MAX_STEM)}{PART}{suffix}")
 
 
 def _manifest(part: Path) -> Path:
+    """Return the name of the manifest beside a temporary file."""
     return part.with_name(part.name + MANIFEST)
 
 
 def _entries(output: Path, end: str = "") -> list[Path]:
-    """Return what in the folder of an output is named as its temporary files are, with ``end``; nothing
-    where it can't be listed."""
+    """Return the paths that are named as the output's temporary files, followed by ``end``.
+
+    The list is empty where the folder can't be listed.
+    """
     name = re.escape(_part_name(output, "").name)
-    ours = re.compile(rf"{name}(-[0-9a-f]{{16}})?(-[0-9a-f]+)?{end}")
+    pattern = re.compile(rf"{name}(-[0-9a-f]{{16}})?(-[0-9a-f]+)?{end}")
     with contextlib.suppress(OSError):
-        return [entry for entry in output.parent.iterdir() if ours.fullmatch(entry.name)]
+        return [entry for entry in output.parent.iterdir() if pattern.fullmatch(entry.name)]
     return []
 
 
 def _parts(entries: list[Path]) -> Iterator[tuple[Path, os.stat_result]]:
-    """Yield those that are regular files, with their states."""
+    """Yield the regular files among paths, with their states."""
     for entry in entries:
         found = _lstat(entry)
         if found and stat.S_ISREG(found.st_mode):
@@ -252,7 +267,7 @@ def _parts(entries: list[Path]) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def _lstat(path: Path) -> os.stat_result | None:
-    """Return the state of what has a name; None when nothing has it."""
+    """Return the state of a path, of a link itself; None when nothing has the name."""
     try:
         return path.lstat()
     except FileNotFoundError:
@@ -285,11 +300,13 @@ def _remove(path: Path) -> None:
 
 
 def _give_name(descriptor: int, part: Path, final: Path) -> os.stat_result:
-    """Give a name to a temporary file whose own name other processes choose too; return the state of the file
-    that got it, which is not that of another one that replaced it since.
+    """Give the final name to a temporary file whose own name other processes choose too.
 
-    One of them may have removed or replaced the name at any moment. So the file gets a name that no other
-    process chooses, by way of its descriptor; where it has no name left, it is copied.
+    Another process may remove or replace the temporary name at any moment. So the file first gets a name that
+    no other process chooses, by way of its descriptor; a file without any name left is copied.
+
+    Returns:
+        The state of the file that got the name, not of a file that replaced it since.
 
     Raises:
         OSError: the file can't have the name.
@@ -313,7 +330,7 @@ def _give_name(descriptor: int, part: Path, final: Path) -> os.stat_result:
 
 
 def _link_descriptor(descriptor: int, name: Path) -> bool:
-    """Link an open file to a name; False where it has no name any more, or the system can't."""
+    """Give an open file another name; return False where it has no name left, or the system can't."""
     try:
         os.link(f"/proc/self/fd/{descriptor}", name, follow_symlinks=True)
     except FileNotFoundError:

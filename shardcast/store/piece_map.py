@@ -31,6 +31,7 @@ class PieceMap:
         self._notifier = Notifier()
 
     def __len__(self) -> int:
+        """Return the number of pieces."""
         return len(self._landed)
 
     @property

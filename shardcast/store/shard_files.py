@@ -168,6 +168,7 @@ class ShardFiles:
         self._record.remove()
 
     def _name(self, shard: int, sha256: str | None, *, sync: bool) -> None:
+        """Give a shard its final name: of a link to a known shard, or of the temporary file."""
         part, final = self.part(shard), self.final(shard)
         if self._link(sha256, final):
             part.unlink(missing_ok=True)
@@ -175,6 +176,7 @@ class ShardFiles:
             name_shard(part, final, sync)
 
     def _link(self, sha256: str | None, final: Path) -> bool:
+        """Link the file of a known shard with this digest; return whether there was one."""
         known = self._hooks.find(sha256) if sha256 else None
         if known is None or known == final:
             return False
@@ -191,6 +193,7 @@ class ShardFiles:
         self._on_verified()
 
     def _count(self, shard: int) -> None:
+        """Count a shard that has its final name as here."""
         found = self.final(shard).stat()
         if self._space.keep(shard, found.st_size):
             self._hooks.usage.add(self._place.folder, found)
@@ -249,4 +252,5 @@ class ShardFiles:
             close(self.open_part(shard, reserved=True).descriptor)
 
     def _landing(self, shard: Shard, path: Path, descriptor: int) -> Landing:
+        """Return a landing at the start of an open file."""
         return Landing(shard, self._live.header.piece_size, path, descriptor, 0)

@@ -1,4 +1,4 @@
-"""The temporary file of a shard: how it is made, or gone on with, and gets its name."""
+"""The temporary file of a shard: made or taken over from an earlier process, and named."""
 
 from __future__ import annotations
 
@@ -16,10 +16,16 @@ from shardcast.temporary_files import NOT_OURS, create_private
 
 
 def open_shard_part(path: Path) -> int:
-    """Open a temporary file in a folder of ours for reading and writing, new or with what an earlier process
-    left in it.
+    """Open a shard's temporary file for reading and writing, with the bytes of an earlier process if any.
 
-    What others could write to by now is copied, so that nobody does later; what can't be read is removed.
+    A file that other users could have open for writing by now is copied, so that none writes to it later; a
+    file that can't be opened, a link or a device is removed.
+
+    Args:
+        path: its name, in a folder of this user.
+
+    Returns:
+        The descriptor.
 
     Raises:
         OSError: it can't be made.
@@ -52,8 +58,14 @@ def open_shard_part(path: Path) -> int:
 
 
 def name_shard(part: Path, final: Path, sync: bool) -> None:
-    """Give a shard its name; if it is to ``sync``, make its bytes durable before. The name is durable once
-    the folder is synced, which is done for all shards together.
+    """Give a shard's temporary file its final name.
+
+    The name is durable once the folder is synced, which happens once for all shards.
+
+    Args:
+        part: the temporary name.
+        final: the final name.
+        sync: whether to make the bytes durable before.
 
     Raises:
         OSError: the shard can't have the name.

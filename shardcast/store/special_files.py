@@ -1,4 +1,4 @@
-"""A data directory's Unix socket and its named pipes, which not every file system can have.
+"""The Unix socket and the named pipes of a data directory, which some file systems can't have.
 
 ::
 
@@ -23,20 +23,24 @@ from shardcast.store.data_dir_layout import own_folder
 _LONGEST_SOCKET_NAME = 100
 """Bytes; Linux takes 107, macOS 103."""
 _PREFIX = "shardcast-"
+"""Beginning of the names of folders for sockets and pipes elsewhere."""
 
 
 def socket_path(root: Path) -> Path:
-    """Return where the socket of a data directory is: in it, or where a node had to make it elsewhere."""
+    """Return the path of a data directory's socket, which may be elsewhere on this machine."""
     own = own_folder(root.absolute())
     return _elsewhere(own) or own / "socket"
 
 
 @contextlib.contextmanager
 def short_name(path: Path) -> Iterator[str]:
-    """A name of a socket that is short enough to bind and connect.
+    """Make a path of a socket short enough to bind and connect, by way of a link in ``/tmp`` if need be.
+
+    Yields:
+        The short path, which is gone after the block.
 
     Raises:
-        LocalDiskError: no shorter name could be made.
+        LocalDiskError: no path is short enough.
     """
     if len(os.fsencode(path)) <= _LONGEST_SOCKET_NAME:
         yield str(path)
@@ -50,8 +54,14 @@ def short_name(path: Path) -> Iterator[str]:
 
 
 def place_elsewhere(folder: Path, error: OSError) -> tempfile.TemporaryDirectory[str]:
-    """Return a folder of this machine that only this user may enter, for a socket or a pipe that could not be
-    made in ``folder``; it goes when it is cleaned up.
+    """Make a folder of this machine, which only this user may enter, for a socket or a pipe.
+
+    Args:
+        folder: where the socket or pipe could not be made.
+        error: the error of making it there.
+
+    Returns:
+        The folder, which is removed when it is cleaned up.
 
     Raises:
         OSError: the ``error``, unless it says that the file system has no such files.
@@ -64,23 +74,23 @@ def place_elsewhere(folder: Path, error: OSError) -> tempfile.TemporaryDirectory
 
 @contextlib.contextmanager
 def known_elsewhere(root: Path, socket: Path) -> Iterator[None]:
-    """Have others find a socket that is not in its data directory, while this is entered.
+    """Record the path of a socket that is not in its data directory, while the block runs.
 
     Raises:
-        LocalDiskError: it can't be written down.
+        LocalDiskError: the record can't be written.
     """
     own = own_folder(root.absolute())
     replace(_record(own), os.fsencode(socket) + b"\n")
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the next node writes its own
+        with contextlib.suppress(OSError):  # the next node replaces the record
             if _elsewhere(own) == socket:
                 _record(own).unlink()
 
 
 def clear_sockets(root: Path) -> None:
-    """Remove what an ended node left of its socket, also elsewhere.
+    """Remove the socket that an ended node left, also elsewhere.
 
     Raises:
         OSError: it can't be removed.
@@ -88,7 +98,7 @@ def clear_sockets(root: Path) -> None:
     own = own_folder(root.absolute())
     left = _elsewhere(own)
     if left is not None:
-        with contextlib.suppress(OSError):  # it is no more than litter in /tmp
+        with contextlib.suppress(OSError):  # what stays is litter in /tmp, and harms nothing
             left.unlink(missing_ok=True)
             left.parent.rmdir()
     _record(own).unlink(missing_ok=True)
@@ -96,12 +106,16 @@ def clear_sockets(root: Path) -> None:
 
 
 def _record(own: Path) -> Path:
+    """Return the file that holds the path of a socket elsewhere."""
     return own / "socket-at"
 
 
 def _elsewhere(own: Path) -> Path | None:
-    """Return where the socket is when it is not in the data directory: a folder that its user made and nobody
-    else can have put in its place."""
+    """Return the path of a socket that is not in the data directory; None where the record can't be trusted.
+
+    The socket's folder must belong to this user or to the directory's owner and be closed to all others: a
+    third user could have put any other folder in its place.
+    """
     try:
         path = Path(os.fsdecode(_record(own).read_bytes().rstrip(b"\n")))
         found, owner = path.parent.lstat(), own.stat().st_uid

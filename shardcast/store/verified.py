@@ -1,4 +1,4 @@
-"""What verified files looked like, so that unchanged ones need no second look after a restart."""
+"""The record of verified files, so that unchanged files are not hashed again after a restart."""
 
 from __future__ import annotations
 
@@ -12,17 +12,25 @@ from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import append, replace
 
 _CHUNK = 1 << 20
+"""Bytes that are hashed at a time."""
 _LINE = re.compile(r"([1-9][0-9]*) ([0-9a-f]{64}) ([0-9]+ [0-9]+ -?[0-9]+)", re.ASCII)
 
 
 class VerificationRecord:
-    """The record of a version: a line for each of its shards, with number, SHA-256, inode, size, mtime."""
+    """The record of a version: a line a shard with its number, SHA-256, inode, size and mtime."""
 
     def __init__(self, path: Path) -> None:
+        """Read nothing yet."""
         self._path = path
 
     def add(self, shard: int, sha256: str | None, file: Path) -> None:
-        """A shard was verified just now. The line begins anew, whatever a full disk left of the last one."""
+        """Record a shard that was verified just now.
+
+        The line starts with a line end, in case a full disk cut the last line short.
+
+        Raises:
+            OSError: the line can't be written.
+        """
         identity = FileIdentity.at(file)
         if identity:
             append(self._path, f"\n{shard} {sha256} {identity.text}\n".encode())
@@ -40,11 +48,20 @@ class VerificationRecord:
         }
 
     def write(self, shards: Mapping[int, tuple[str, FileIdentity]]) -> None:
-        """Keep these, and no others."""
+        """Replace the record by these shards.
+
+        Raises:
+            LocalDiskError: it can't be written.
+        """
         lines = (f"{shard} {sha256} {identity.text}\n" for shard, (sha256, identity) in shards.items())
         replace(self._path, "".join(lines).encode())
 
     def remove(self) -> None:
+        """Remove the record.
+
+        Raises:
+            OSError: it can't be removed.
+        """
         self._path.unlink(missing_ok=True)
 
 
@@ -63,7 +80,7 @@ def identity_if_right(
     another identity need not have other bytes: a copy of the directory has other inodes. Blocks on the disk.
 
     Raises:
-        OSError: it can't be read.
+        OSError: the file can't be read.
     """
     with file.open("rb", buffering=0) as opened:
         before = FileIdentity.from_stat(os.fstat(opened.fileno())).recorded
@@ -76,5 +93,5 @@ def identity_if_right(
             if left or sha256 not in (None, hasher.hexdigest()):
                 return None
         after = FileIdentity.from_stat(os.fstat(opened.fileno())).recorded
-    # The name is still that of the file that was read.
+    # The last look is by name: another file may have got the name while this one was read.
     return before if before == after == recorded_identity(file) else None

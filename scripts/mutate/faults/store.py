@@ -34,7 +34,7 @@ FAULTS = [
     Fault(
         name="completing-goes-on-after-an-interrupt",
         file=OUTPUT,
-        old="await asyncio.wait([under_way])  # it uses the file, which is closed next",
+        old="await asyncio.wait([under_way])  # the thread uses the file, which is closed next",
         new="pass",
         tests=["tests/faults/test_cancelling.py"],
     ),
@@ -73,7 +73,7 @@ FAULTS = [
     Fault(
         name="resuming-needs-room-for-all-of-it",
         file=OUTPUT,
-        old="if room.f_bavail * room.f_frsize + here < self._live.size:",
+        old="if room.f_bavail * room.f_frsize + written < self._live.size:",
         new="if room.f_bavail * room.f_frsize < self._live.size:",
         tests=["tests/unit/store/test_accounting.py"],
     ),
