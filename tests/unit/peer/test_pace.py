@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from shardcast.errors import ServerStalled
-from shardcast.peer.pace import PORTION, Upload, paced
+from shardcast.peer.pace import PORTION, Upload, paced, read_by
 
 
 class Clock:
@@ -77,3 +77,26 @@ async def test_time_in_which_an_upload_is_read_here_is_not_the_servers(clock: Cl
     assert upload.begun_before(1000) == clock.now
     clock.now += 7
     assert upload.begun_before(1000) == clock.now - 7, "the server answers"
+
+
+async def test_bytes_that_are_there_are_not_read_after_the_deadline(clock: Clock) -> None:
+    """Reading them never suspends, so that no timer could end a flood."""
+
+    async def flood(count: int) -> bytes:
+        clock.now += 1
+        return bytes(count)
+
+    deadline = clock.now + 10
+    with pytest.raises(TimeoutError):
+        while await read_by(deadline, flood, 16):
+            pass
+    assert clock.now == deadline
+
+
+async def test_reading_ends_at_the_deadline() -> None:
+    async def silence() -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    with pytest.raises(TimeoutError):
+        await read_by(asyncio.get_running_loop().time() + 0.05, silence)
