@@ -112,9 +112,8 @@ class Bulk:
                 if reused:
                     continue  # the server had closed the idle connection; ask again
                 raise broken_error(self._server, f"GET {path}", answered=False) from None
-            except (
-                LocalLimit
-            ):  # no thread can be started; one that comes later finds the connection cancelled
+            except LocalLimit:
+                # No thread can be started. One that comes later finds the connection cancelled.
                 pooled.shutdown()
                 pooled.connection.close()
                 raise

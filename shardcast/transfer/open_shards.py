@@ -42,17 +42,17 @@ class OpenShards:
     @property
     def bytes_done(self) -> int:
         """Bytes that are verified and here."""
-        return self._released_bytes + sum(one.landing.landed for one in self._downloads.values())
+        return self._released_bytes + sum(download.landing.landed for download in self._downloads.values())
 
     @property
     def shards_done(self) -> int:
         """Whole shards."""
-        return self._released_shards + sum(one.landing.whole for one in self._downloads.values())
+        return self._released_shards + sum(download.landing.whole for download in self._downloads.values())
 
     @property
     def all_whole(self) -> bool:
         """Whether every shard of the version is whole."""
-        return self.opened_all and all(one.landing.whole for one in self._downloads.values())
+        return self.opened_all and all(download.landing.whole for download in self._downloads.values())
 
     @property
     def reach(self) -> int:
@@ -64,7 +64,7 @@ class OpenShards:
         """Whether the whole digest lags so far behind that it needs the processor more than new shards do."""
         # Shards that readers wait for are opened before their turn, so that one between may not be open.
         following = map(self._downloads.get, range(self._hashed + 1, self._hashed + _MAX_LAG + 1))
-        return all(one is not None and one.landing.whole for one in following)
+        return all(download is not None and download.landing.whole for download in following)
 
     # Ranges and landings
 

@@ -100,7 +100,9 @@ class Following:
         self._timekeeper: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._tasks = {url: asyncio.ensure_future(one.run()) for url, one in self._followers.items()}
+        self._tasks = {
+            url: asyncio.ensure_future(follower.run()) for url, follower in self._followers.items()
+        }
         for task in self._tasks.values():
             task.add_done_callback(lambda _: self.tell())
         self._timekeeper = asyncio.ensure_future(self._keep_time())
@@ -120,6 +122,11 @@ class Following:
         """The followers, in the order in which their servers were named."""
         return tuple(self._followers.values())
 
+    @property
+    def has_news(self) -> bool:
+        """Whether the versions of any server are known now."""
+        return any(follower.told for follower in self._followers.values())
+
     async def drop(self, url: str) -> None:
         """Stop following a server."""
         self._followers.pop(url, None)
@@ -130,7 +137,7 @@ class Following:
 
     async def look_again(self) -> None:
         """Ask the servers without a feed for their lists now."""
-        await asyncio.gather(*(one.look_again() for one in self.followers))
+        await asyncio.gather(*(follower.look_again() for follower in self.followers))
 
     # What to believe
 
@@ -142,7 +149,7 @@ class Following:
         self._check_followers()
         now = self._clock()
         if self._standing is None or now >= self._look_at:
-            self._standing = self._tracker.look(now, [one.view for one in self._followers.values()])
+            self._standing = self._tracker.look(now, [follower.view for follower in self._followers.values()])
             wait = self._standing.wait
             self._look_at = math.inf if wait is None else now + wait
             for note in self._standing.notes:
@@ -165,8 +172,14 @@ class Following:
         Raises:
             NoServerReachable, TransferFailed: no server tells anything.
         """
-        if not any(one.told for one in self._followers.values()):
-            raise no_news({one.peer.url: one.failure for one in self._followers.values() if one.failure})
+        if not self.has_news:
+            raise no_news(
+                {
+                    follower.peer.url: follower.failure
+                    for follower in self._followers.values()
+                    if follower.failure
+                }
+            )
         return self.standing()
 
     def changed(self, left: str | None) -> None:
@@ -224,9 +237,9 @@ class Following:
         """Wait until each server has told what it offers or failed to; 2 s at most once one has told."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None
-        while not all(one.answered for one in self._followers.values()):
+        while not all(follower.answered for follower in self._followers.values()):
             self._check_followers()
-            if deadline is None and any(one.told for one in self._followers.values()):
+            if deadline is None and self.has_news:
                 deadline = loop.time() + STALL_WHEN_OTHERS_CAN
             try:
                 async with asyncio.timeout_at(deadline):
@@ -240,8 +253,8 @@ class Following:
         if self._silent_since is None:
             return None
         silent = ", ".join(
-            f"{one.peer.url} ({one.failure.what if one.failure else 'no answer yet'})"
-            for one in self.followers
+            f"{follower.peer.url} ({follower.failure.what if follower.failure else 'no answer yet'})"
+            for follower in self.followers
         )
         return Wait(self._clock() - self._silent_since, f"an answer of {silent or 'a server'}")
 
@@ -253,7 +266,7 @@ class Following:
         """Count a change and wake all that wait for one."""
         self.changes += 1
         self._standing = None
-        if any(one.told for one in self._followers.values()):
+        if self.has_news:
             self._silent_since = None
         elif self._silent_since is None:
             self._silent_since = self._clock()

@@ -136,7 +136,7 @@ class Follower:
     @property
     def listings(self) -> tuple[Listing, ...] | None:
         """The complete versions that the server offers, oldest first; None while they are not known."""
-        return tuple(one for _, one in sorted(self._versions.complete.items())) if self.told else None
+        return tuple(listing for _, listing in sorted(self._versions.complete.items())) if self.told else None
 
     @property
     def opened(self) -> frozenset[int]:
@@ -209,7 +209,7 @@ class Follower:
         """
         listings = await self.peer.listings()
         self._after = ""
-        self._known(None, _Versions({one.number: one for one in listings}))
+        self._known(None, _Versions({listing.number: listing for listing in listings}))
 
     async def _hear(self) -> bool:
         """Read the feed to its end, and return whether ``reconnect`` ended it.

@@ -47,10 +47,10 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
     await following.settled()
-    if any(one.told for one in following.followers):
+    if following.has_news:
         return following.heard()
-    while not any(one.told for one in following.followers):
-        failures = [one.failure for one in following.followers if one.failure]
+    while not following.has_news:
+        failures = [follower.failure for follower in following.followers if follower.failure]
         passing = (error for error in failures if isinstance(error, (ServerUnreachable, ServerBusy)))
         retry = any(not isinstance(error, CannotAsk) for error in passing)
         if not retry or loop.time() >= deadline:
@@ -96,7 +96,7 @@ def find(standing: Standing, version: str) -> FoundVersion:
         raise VersionNotOffered(
             f"{version} is listed by {standing.speaker}, and no server has it yet; try again"
         )
-    offered = ", ".join(one.version for _, one in sorted(standing.listed.items())) or "nothing yet"
+    offered = ", ".join(listing.version for _, listing in sorted(standing.listed.items())) or "nothing yet"
     raise VersionNotOffered(f"{version} is not offered by {_names(standing)}; on offer: {offered}")
 
 

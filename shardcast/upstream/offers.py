@@ -20,7 +20,7 @@ def offered(following: Following) -> tuple[Standing, Offered, Offered]:
     """
     standing = following.heard()
     complete = {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}
-    opened = {number: [one.url for one in peers] for number, peers in open_versions(following).items()}
+    opened = {number: [peer.url for peer in peers] for number, peers in open_versions(following).items()}
     return standing, complete, opened
 
 
@@ -32,14 +32,15 @@ def open_versions(following: Following, nearer_than: int | None = None) -> dict[
     """
     standing = following.standing()
     found: dict[int, list[Peer]] = {}
-    for one in following.followers:
-        far = one.hello is None or one.hello.distance is None
-        if one.peer.url not in standing.group.servers or (nearer_than is not None and far):
+    for follower in following.followers:
+        if follower.peer.url not in standing.group.servers:
             continue
-        if nearer_than is not None and one.hello and (one.hello.distance or 0) >= nearer_than:
-            continue
-        for number in one.opened & standing.opened:
-            found.setdefault(number, []).append(one.peer)
+        if nearer_than is not None:
+            distance = follower.hello.distance if follower.hello else None
+            if distance is None or distance >= nearer_than:
+                continue
+        for number in follower.opened & standing.opened:
+            found.setdefault(number, []).append(follower.peer)
     return found
 
 
@@ -63,7 +64,7 @@ async def join_servers(
     while True:
         seen = following.changes
         complete_at = following.standing().group.complete.get(number, ())
-        having = [one.peer for one in following.followers if one.peer.url in complete_at]
+        having = [follower.peer for follower in following.followers if follower.peer.url in complete_at]
         for peer in [*having, *open_versions(following, nearer_than).get(number, [])]:
             if peer not in peers:
                 peers.append(peer)

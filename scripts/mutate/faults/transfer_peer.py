@@ -102,8 +102,8 @@ FAULTS = [
     Fault(
         name="relays-at-one-distance-wait-for-each-other",
         file=OFFERS,
-        old="if nearer_than is not None and one.hello and (one.hello.distance or 0) >= nearer_than:",
-        new="if nearer_than is not None and one.hello and (one.hello.distance or 0) > nearer_than:",
+        old="if distance is None or distance >= nearer_than:",
+        new="if distance is None or distance > nearer_than:",
         tests=["tests/integration/test_following.py"],
     ),
     # Cancelling and races
