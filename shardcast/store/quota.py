@@ -1,8 +1,8 @@
 """The quota of a data directory's versions: within ``--max-bytes``, and on the disk.
 
 A publisher claims what a version takes before it is stored. A middle takes room as bytes come, so that
-nothing goes for what is only said to exist. ``space_ledger`` counts, ``policy.eviction`` decides what goes,
-``evicting`` removes it; here they are asked in turn, one removal at a time.
+nothing goes for what is only said to exist. ``SpaceLedger`` counts, ``EvictionDecisions`` decides what goes,
+``Evicting`` removes it; here they are asked in turn, one removal at a time.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from shardcast.concurrency import in_thread
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.errors import NoRoom
 from shardcast.policy.eviction import (
-    NOISE,
     Decision,
     Fill,
     Fits,
@@ -24,7 +23,6 @@ from shardcast.policy.eviction import (
     Removable,
     Remove,
     Why,
-    begin,
     decide,
     feasible,
     freed,
@@ -33,11 +31,12 @@ from shardcast.policy.eviction import (
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.disk_usage import disk_space
 from shardcast.store.evicting import Evicting
-from shardcast.store.eviction_candidates import EvictionCandidate, EvictionCandidates
+from shardcast.store.eviction_candidates import EvictionCandidates
+from shardcast.store.eviction_decisions import EvictionDecisions
 from shardcast.store.inventory import Inventory
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.retirement import Retirement
-from shardcast.store.room_bounds import RoomBounds, RoomShortage, bounds_of
+from shardcast.store.room_bounds import RoomBounds, RoomShortage
 from shardcast.store.space_ledger import SpaceLedger
 
 _LOOK_AGAIN = 0.05
@@ -60,9 +59,9 @@ class DiskQuota:
         self.candidates = EvictionCandidates(inventory)
         self.ledger = ledger
         self._inventory = inventory
+        self._decisions = EvictionDecisions(inventory, ledger, self.candidates, most)
         self._evicting = Evicting(inventory, retirement)
         self._relieved: dict[int, int] = {}  # bytes that were on the full disk before something went for each
-        self._failed: set[tuple[int, bool]] = set()  # what ran out of room, and whether it was listed
         self._claiming = asyncio.Lock()
 
     @property
@@ -99,12 +98,12 @@ class DiskQuota:
                 async with self._claiming:  # what is in the way may be pinned at any moment
                     coming = self.ledger.to_come(number)
                     bounds = RoomBounds(self.most - self.ledger.taken - self.ledger.promised(opened))
-                    facts = await self._facts(number, bounds)
+                    facts = await self._decisions.facts(number, bounds)
                     decision = decide(Need(coming, coming, whole=False), bounds.available, facts)
                     if isinstance(decision, Fits):
                         return
                     if isinstance(decision, Refuse):
-                        raise self._error(RoomShortage(number, size, size, bounds, decision.why))
+                        raise self._decisions.error(RoomShortage(number, size, size, bounds, decision.why))
                     assert isinstance(decision, Remove)
                     await self._remove(decision, facts, "its room is needed")
         except BaseException:
@@ -127,14 +126,14 @@ class DiskQuota:
         """
         async with self._claiming:
             # What is open under its number gives way to it.
-            bounds = await self._bounds(self._inventory.open.get(number))
+            bounds = await self._decisions.bounds(self._inventory.open.get(number))
             if bounds is None or lacking <= bounds.available:
                 return
-            failed = (number, True) in self._failed
+            failed = self._decisions.has_failed(number, listed=True)
             need = Need(lacking, lacking, takes_newest=manifest.verifiable, failed=failed)
-            why = feasible(need, bounds.available, await self._facts(number, bounds))
+            why = feasible(need, bounds.available, await self._decisions.facts(number, bounds))
             if why is not None:
-                raise self._error(RoomShortage(number, manifest.size, lacking, bounds, why))
+                raise self._decisions.error(RoomShortage(number, manifest.size, lacking, bounds, why))
 
     async def begin_fetch(self, number: int) -> None:
         """Begin to fetch a version: other users of the disk may not grow by much from now on."""
@@ -149,11 +148,11 @@ class DiskQuota:
 
         One that was still being made gets another chance when it is listed.
         """
-        self._failed.add((opened.number, self._is_listed(opened)))
+        self._decisions.ran_out(opened)
 
     def forget(self) -> None:
         """Forget what ran out of room: the numbers are another line's now."""
-        self._failed.clear()
+        self._decisions.forget()
         self._relieved.clear()
 
     async def reserve(self, opened: OpenVersion, shard: Shard, take: Callable[[], None]) -> bool:
@@ -224,13 +223,13 @@ class DiskQuota:
         if await self._is_in_vain(number, first, error):
             return False
         async with self._claiming:
-            bounds = await self._bounds(None, full=True)
+            bounds = await self._decisions.bounds(None, full=True)
             assert bounds
             need = Need(
                 first, max(lacking, first), whole=False, takes_newest=manifest.verifiable,
-                failed=(number, True) in self._failed,
+                failed=self._decisions.has_failed(number, listed=True),
             )  # fmt: skip
-            facts = await self._facts(number, bounds)
+            facts = await self._decisions.facts(number, bounds)
             decision = decide(need, bounds.available, facts)
             if isinstance(decision, Remove):
                 await self._relieve(number, decision, facts)
@@ -263,12 +262,12 @@ class DiskQuota:
         deadline = asyncio.get_running_loop().time() + HTTP_TIMEOUT
         while True:
             async with self._claiming:
-                bounds = await self._bounds(opened, full=full)
+                bounds = await self._decisions.bounds(opened, full=full)
                 facts: list[Removable] = []
                 decision: Decision = Fits()
-                if bounds is not None and self._is_short(opened, coming, whole, bounds):
-                    facts = await self._facts(opened.number, bounds, older=self._is_received(opened))
-                    decision = self._decide(self._need(opened, coming, whole, bounds), bounds, facts)
+                if bounds is not None and self._decisions.is_short(opened, coming, whole, bounds):
+                    facts = await self._decisions.facts_for(opened, bounds)
+                    decision = self._decisions.decide(opened, coming, whole, bounds, facts=facts)
                 if isinstance(decision, Fits):
                     if take is not None:
                         await in_thread(take)
@@ -288,56 +287,14 @@ class DiskQuota:
                 if late or isinstance(decision, Refuse):
                     reason = decision.why if isinstance(decision, Refuse) else Why.TOO_LARGE
                     lacking = max(opened.space.lacking, coming)
-                    opened.space.refused = self._error(
+                    opened.space.refused = self._decisions.error(
                         RoomShortage(opened.number, opened.live.size, lacking, bounds, reason)
                     )
                     raise opened.space.refused
             # Outside the lock, so that what was reserved can be verified meanwhile.
             await asyncio.sleep(_LOOK_AGAIN)
 
-    # What a decision rests on
-
-    async def _bounds(self, opened: OpenVersion | None, *, full: bool = False) -> RoomBounds | None:
-        return await bounds_of(self.ledger, self._inventory, opened, max_bytes=self.most, full=full)
-
-    async def _facts(self, number: int, bounds: RoomBounds, *, older: bool = True) -> list[Removable]:
-        """Return what may go for a version, measured: what is aside, and what else is ``older``."""
-        candidates: list[EvictionCandidate] = self.candidates.aside()
-        if older:
-            candidates += self.candidates.older(number)
-        return await self.candidates.measured(candidates, on_disk=bounds.by_disk)
-
-    def _is_short(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> bool:
-        """Return whether candidates matter: the next bytes do not fit, or at first all that is lacking."""
-        first, opened.space.measured = not opened.space.measured, True
-        return coming > bounds.available or (first and whole and opened.space.lacking > bounds.available)
-
-    def _need(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> Need:
-        number, space, manifest = opened.number, bounds.space, opened.live.whole
-        known, listed = opened.space.sized and self._is_received(opened), self._is_listed(opened)
-        return Need(
-            next=coming,
-            lacking=max(opened.space.lacking, coming) if known else coming,
-            whole=whole,
-            takes_newest=known and listed and manifest is not None and manifest.verifiable,
-            filled=opened.space.filled,
-            failed=(number, listed) in self._failed,
-            grown=self.ledger.grown(number, space),
-            noise=max(NOISE, reserve_of(space.size)) if space else NOISE,
-        )
-
-    def _decide(self, need: Need, bounds: RoomBounds, facts: list[Removable]) -> Decision:
-        fits = need.next <= bounds.available
-        return (begin if fits else decide)(need, bounds.available, facts)
-
-    def _is_listed(self, opened: OpenVersion) -> bool:
-        """Return whether a version has all of its manifest, and is not made any more."""
-        made = opened.being_made and not self._inventory.is_known(opened.number)
-        return opened.live.whole is not None and not made
-
-    def _is_received(self, opened: OpenVersion) -> bool:
-        """Return whether a version is received for the current line, not published nor received beside."""
-        return self._inventory.open.get(opened.number) is opened and not self._inventory.own_line
+    # How it is carried out
 
     async def _is_in_vain(self, number: int, size: int, error: OSError) -> bool:
         """Return whether a removal would not help a version that has no room for ``size`` bytes.
@@ -350,8 +307,6 @@ class DiskQuota:
             return space.takes_files and space.free - reserve_of(space.size) >= size
         return self.ledger.taken + size <= self._relieved.get(number, 0)
 
-    # How it is carried out
-
     async def _relieve(self, number: int, decision: Remove, facts: list[Removable]) -> None:
         """Remove a candidate because the disk is full."""
         before = self.ledger.taken
@@ -362,6 +317,3 @@ class DiskQuota:
         """Remove the candidate that a decision chose."""
         expected = freed(fact for fact in facts if fact.key == decision.key)
         self.ledger.keep_held(await self._evicting.remove(decision.key, expected, why))
-
-    def _error(self, shortage: RoomShortage) -> NoRoom:
-        return shortage.error(self._inventory, self.candidates, self.most)

@@ -80,8 +80,8 @@ FAULTS = [
     Fault(
         name="own-claim-counts-twice",
         file=ROOM,
-        old="bounds = await self._bounds(self._inventory.open.get(number))",
-        new="bounds = await self._bounds(None)",
+        old="bounds = await self._decisions.bounds(self._inventory.open.get(number))",
+        new="bounds = await self._decisions.bounds(None)",
         tests=["tests/unit/store/test_accounting.py"],
     ),
     Fault(

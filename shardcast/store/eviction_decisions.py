@@ -1,0 +1,111 @@
+"""The facts of a version that needs room, and what they decide: what goes for it, or why nothing goes."""
+
+from __future__ import annotations
+
+from shardcast.errors import NoRoom
+from shardcast.policy.eviction import NOISE, Decision, Need, Removable, begin, decide, reserve_of
+from shardcast.store.eviction_candidates import EvictionCandidates
+from shardcast.store.inventory import Inventory
+from shardcast.store.open_version import OpenVersion
+from shardcast.store.room_bounds import RoomBounds, RoomShortage, bounds_of
+from shardcast.store.space_ledger import SpaceLedger
+
+
+class EvictionDecisions:
+    """Measures, and asks ``policy.eviction``; removes nothing. Only the event loop uses it."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        ledger: SpaceLedger,
+        candidates: EvictionCandidates,
+        max_bytes: int | None,
+    ) -> None:
+        self._inventory = inventory
+        self._ledger = ledger
+        self._candidates = candidates
+        self._max_bytes = max_bytes
+        self._failed: set[tuple[int, bool]] = set()  # what ran out of room, and whether it was listed
+
+    # Versions that ran out of room
+
+    def ran_out(self, opened: OpenVersion) -> None:
+        """Have nothing go again for a version that ran out of room."""
+        self._failed.add((opened.number, self._is_listed(opened)))
+
+    def has_failed(self, number: int, *, listed: bool) -> bool:
+        """Return whether a version ran out of room, as one that was ``listed`` then."""
+        return (number, listed) in self._failed
+
+    def forget(self) -> None:
+        """Forget what ran out of room."""
+        self._failed.clear()
+
+    # Facts
+
+    async def bounds(self, opened: OpenVersion | None, *, full: bool = False) -> RoomBounds | None:
+        """Return what a version may take now, as ``bounds_of`` does."""
+        return await bounds_of(self._ledger, self._inventory, opened, max_bytes=self._max_bytes, full=full)
+
+    async def facts(self, number: int, bounds: RoomBounds) -> list[Removable]:
+        """Return what may go for a version, measured: what is aside, then older versions."""
+        candidates = [*self._candidates.aside(), *self._candidates.older(number)]
+        return await self._candidates.measured(candidates, on_disk=bounds.by_disk)
+
+    async def facts_for(self, opened: OpenVersion, bounds: RoomBounds) -> list[Removable]:
+        """Return what may go for an open version, measured.
+
+        For a version that is not received for the current line, that is only what is aside.
+        """
+        if self._is_received(opened):
+            return await self.facts(opened.number, bounds)
+        return await self._candidates.measured(self._candidates.aside(), on_disk=bounds.by_disk)
+
+    def is_short(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> bool:
+        """Return whether candidates matter: the next bytes do not fit, or at first all that is lacking."""
+        first, opened.space.measured = not opened.space.measured, True
+        return coming > bounds.available or (first and whole and opened.space.lacking > bounds.available)
+
+    # Decisions
+
+    def decide(
+        self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds, *, facts: list[Removable]
+    ) -> Decision:
+        """Return what to do for the next bytes of an open version.
+
+        Args:
+            opened: the version.
+            coming: how many bytes are next.
+            whole: whether room is reserved for them before they come.
+            bounds: what the version may take now.
+            facts: what may go.
+        """
+        need = self._need(opened, coming, whole, bounds)
+        return (begin if coming <= bounds.available else decide)(need, bounds.available, facts)
+
+    def error(self, shortage: RoomShortage) -> NoRoom:
+        """Return the error of a version that finds no room."""
+        return shortage.error(self._inventory, self._candidates, self._max_bytes)
+
+    def _need(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> Need:
+        number, space, manifest = opened.number, bounds.space, opened.live.whole
+        known, listed = opened.space.sized and self._is_received(opened), self._is_listed(opened)
+        return Need(
+            next=coming,
+            lacking=max(opened.space.lacking, coming) if known else coming,
+            whole=whole,
+            takes_newest=known and listed and manifest is not None and manifest.verifiable,
+            filled=opened.space.filled,
+            failed=self.has_failed(number, listed=listed),
+            grown=self._ledger.grown(number, space),
+            noise=max(NOISE, reserve_of(space.size)) if space else NOISE,
+        )
+
+    def _is_listed(self, opened: OpenVersion) -> bool:
+        """Return whether a version has all of its manifest, and is not made any more."""
+        made = opened.being_made and not self._inventory.is_known(opened.number)
+        return opened.live.whole is not None and not made
+
+    def _is_received(self, opened: OpenVersion) -> bool:
+        """Return whether a version is received for the current line, not published nor received beside."""
+        return self._inventory.open.get(opened.number) is opened and not self._inventory.own_line
