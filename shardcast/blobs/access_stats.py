@@ -69,8 +69,8 @@ class AccessStats:
         Args:
             file: the file; made where it lacks.
             clock: the time, in seconds since the epoch.
-            most: keys that are counted. Anybody can ask for any key, so of more keys the least requested are
-                forgotten.
+            most: keys that are counted. Any client may ask for any key, so of more keys the least requested
+                are forgotten.
         """
         self._clock = clock
         self._max_keys = most

@@ -70,7 +70,7 @@ class BlobStore(Protocol):
         """
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
-        """Put a blob with a known ``digest``, or with the digest of what is written.
+        """Put a blob with a known ``digest``, or with the digest of the written bytes.
 
         The context keeps nothing when it is left without ``commit``. Concurrent puts of the same blob run
         side by side, and one of them is kept.

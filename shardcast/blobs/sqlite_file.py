@@ -1,4 +1,4 @@
-"""A SQLite database in one file and one thread, for what may be lost: it is recreated where it is damaged.
+"""A SQLite database in one file and one thread, for data that may be lost: a damaged file is recreated.
 
 A kill at any moment leaves the last whole transaction, and several processes can share the file. A damaged
 file is moved aside and a new one begun; where no file can be had, the database is in memory.

@@ -91,7 +91,7 @@ class BlobDirectory:
             prepare(self.folder)
 
     async def begin(self) -> None:
-        """Prepare to put blobs, and remove what processes that have ended left unfinished.
+        """Prepare to put blobs, and remove the temporary files of processes that have ended.
 
         Without this call, the first put does so.
 
@@ -239,7 +239,7 @@ class BlobDirectory:
         return await asyncio.to_thread(self._open_incoming)
 
     def _open_incoming(self) -> Incoming:
-        """Make the folder for temporary files, and put back what killed processes had taken out."""
+        """Make the folder for temporary files, and put back files that killed processes had taken out."""
         with self._opening_incoming:  # several puts may come first at once, each in its thread
             if self._incoming is None:
                 root = self.folder.root

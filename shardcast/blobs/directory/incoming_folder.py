@@ -109,7 +109,7 @@ class Incoming:
         return Path(name)
 
     def _with_new_name(self, make: Callable[[str], T]) -> tuple[str, T]:
-        """Return an unused name in the folder, and what ``make`` returned for it."""
+        """Return an unused name in the folder, and the result of ``make`` for it."""
         self._make_again()
         try:
             name = self._new_name()
@@ -172,7 +172,7 @@ class Incoming:
     def close(self) -> None:
         """Remove the folder and all that is arriving there, then release its lock."""
         for folder in (*self._to_remove, self._folder):
-            remove_tree(folder)  # the next process that starts removes what is left
+            remove_tree(folder)  # the next process that starts removes the rest
         if self._lock >= 0:
             close(self._lock)
             self._lock = -1

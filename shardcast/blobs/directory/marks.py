@@ -1,7 +1,7 @@
 """The blobs that gc marked, and since when; and how a put takes a mark away.
 
-A blob is marked by setting only the others-execute bit of its files. Every put of the blob clears the bit by
-what it does in any case, a put by hashserver too: the file is replaced, or gets the mode of a blob.
+A blob is marked by setting only the others-execute bit of its files. Every put of the blob clears the bit, a
+put by hashserver too, which knows no marks: the file is replaced, or gets the mode of a blob.
 
 But the mode of an inode is not this directory's alone: a copy by hard links shares it, ``chmod -R`` sets it,
 ``rsync -p`` and ``tar`` copy it. So each run of gc records which blobs it marked, when, and the files' stat
@@ -145,8 +145,8 @@ def _looks(forms: Sequence[Form]) -> bytes:
 def count_as_put(folder: Folder, digest: str, coding: str | None = None) -> bool:
     """Have an existing blob count as put now, and return whether that was possible.
 
-    Nobody but the owner may write to its file from now on, the group may write to its folder, and gc leaves
-    the blob alone for the grace time.
+    Its file becomes read-only, the group may write to its folder, and gc leaves the blob alone for the grace
+    time.
 
     Returns:
         False where the file has gone meanwhile, or belongs to another user and no note can be written.

@@ -75,7 +75,7 @@ def take_out(path: Path, place: Path, is_meant: Callable[[os.stat_result], bool]
 
 
 def taken_out(folder: Folder, place: Path) -> Iterator[Path]:
-    """Yield what was taken out into the folder ``place``, also what is still on another disk.
+    """Yield the files that were taken out into the folder ``place``, also those still on another disk.
 
     Files on another disk lie in the folder ``.NAME`` of their prefix folder, NAME being that of ``place``; a
     folder in ``place`` with the prefix folder's name shows that there may be some.
@@ -182,7 +182,7 @@ class SetAside:
         file: its path now.
         was: its path before.
         size: its bytes.
-        reason: what is wrong with it.
+        reason: why it was set aside.
         since: when it was set aside, in seconds since 1970.
     """
 
@@ -222,7 +222,7 @@ class Quarantine:
             return self._write_record(digest, name, was, size=looks.st_size, reason=reason)
 
     def finish(self) -> None:
-        """Undo or finish what a killed process left half set aside; blocks on the disk.
+        """Put back or record the files that a killed process was setting aside; blocks on the disk.
 
         A file goes back to its place, where it will be verified again. Where its place is taken by now, the
         file stays in quarantine and gets a record.

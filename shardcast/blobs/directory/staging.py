@@ -57,9 +57,9 @@ class Staged:
             yield await asyncio.to_thread(self._publish_some)
 
     def _prepare(self) -> None:
-        """Check what can be checked before the first rename: every blob is here, every folder can be made.
+        """Check, before the first rename, that every blob is here and every folder can be made.
 
-        A program may have swept out what looks temporary. Then the push must fail as a whole, so that its
+        A program may have swept out temporary files. Then the push must fail as a whole, so that its
         sender sends all of it again: hence the digests that were put are compared with the files.
 
         Raises:

@@ -19,7 +19,7 @@ WORTH_A_SEAL = 4 << 20
 
 
 class VerifiedFile(NamedTuple):
-    """What is known of a verified file.
+    """The record of a verified file.
 
     Attributes:
         length: bytes of its blob, decoded.
@@ -69,7 +69,7 @@ class VerifiedFiles:
         self._known.pop(_key(digest, looks), None)
 
     def known(self, digest: str, looks: os.stat_result) -> VerifiedFile | None:
-        """Return what is known of a file with this stat result, or None where it wasn't verified."""
+        """Return the record of the file with this stat result, or None where it wasn't verified."""
         return self._known.get(_key(digest, looks))
 
     async def together(

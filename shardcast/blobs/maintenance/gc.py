@@ -58,7 +58,7 @@ class Tally:
 
 @dataclass
 class Collected:
-    """The result of a run: what it did, or would do.
+    """The result of a run, or of a dry run.
 
     Attributes:
         all: the blobs of the directory.
@@ -227,7 +227,7 @@ class Collection:
         return gone
 
     def _clear_copies(self) -> None:
-        """Remove what kills left of copies from other disks; a copy in progress changes within a day."""
+        """Remove copies from other disks that kills left unfinished; one in progress changes within a day."""
         home = os.stat(self._trash).st_dev  # noqa: PTH116
         for parent in self._folder.parents():
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):

@@ -12,7 +12,7 @@ from enum import Enum
 
 
 class Decision(Enum):
-    """What becomes of a blob."""
+    """The fate of a blob in a run."""
 
     KEEP = "keep"
     MARK = "mark"
@@ -51,7 +51,7 @@ class Rules:
 
 
 def decide(blob: Blob, referenced: bool, rules: Rules, now: float) -> Decision:
-    """Return what becomes of a blob; ``now`` is when the roots began to be read."""
+    """Return the fate of a blob; ``now`` is when the roots began to be read."""
     if referenced or rules.older_than is None or blob.written > now - rules.older_than:
         return Decision.UNMARK if blob.marked else Decision.KEEP
     if blob.marked:

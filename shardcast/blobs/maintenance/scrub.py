@@ -21,7 +21,7 @@ from shardcast.store.file_errors import UnreadableFile
 
 
 class Outcome(StrEnum):
-    """What became of a file that is not right."""
+    """The fate of a file that is not right."""
 
     REPAIRED = "repaired"
     """The right bytes took its place, or lie beside it."""
@@ -51,8 +51,8 @@ class Found:
     Attributes:
         digest: the blob that it should be.
         path: the file.
-        reason: what is wrong with it.
-        outcome: what became of it.
+        reason: the error, or the actual digest.
+        outcome: its fate.
         detail: the source of the right bytes, the file in quarantine, or why the file stayed.
     """
 

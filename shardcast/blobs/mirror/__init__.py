@@ -1,1 +1,1 @@
-"""A store that fetches what it lacks from other servers."""
+"""A store that fetches missing blobs from other servers."""

@@ -19,7 +19,7 @@ for each other."""
 
 
 class FetchTable:
-    """The fetches under way, by what they fetch. Of the event loop alone."""
+    """The fetches under way, by digest and length. Of the event loop alone."""
 
     def __init__(
         self,

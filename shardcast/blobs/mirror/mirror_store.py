@@ -24,13 +24,13 @@ LACKING_FOR = 30.0
 
 
 class MirrorStore:
-    """A store that keeps what it was asked for, and lacked, from servers that have it.
+    """A store that fetches a requested blob from other servers where it lacks it, and keeps it.
 
     Blobs are put into the local store alone, and deleted from there alone.
 
     Attributes:
         algorithm: the digest of all its blobs.
-        counts: the counters of what it fetched.
+        counts: the counters of its fetches.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A blob that a mirror is fetching, and the words for what was asked for and by whom."""
+"""A blob that a mirror is fetching, and the types of a requested blob and of a request's route."""
 
 from __future__ import annotations
 

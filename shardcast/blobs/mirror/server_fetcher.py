@@ -1,4 +1,4 @@
-"""Asking a mirror's servers for blobs, in their order, and putting what arrives into the local store."""
+"""Requests of a mirror to its servers, in their order; arriving blobs go into the local store."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class ServerFetcher:
         """Ask the servers until every fetch has ended, and return the error that leaves the others uncertain.
 
         Returns:
-            None where every server was asked: then no server has what did not arrive.
+            None where every server was asked: then no server has the blobs that did not arrive.
         """
         failure: ShardcastError | None = None
         under_way = set[str]()
@@ -116,7 +116,7 @@ class ServerFetcher:
             return {wanted: fetch for wanted, fetch in fetches.items() if not fetch.outcome.done()}
 
         async def ask(server: Server) -> ShardcastError | None:
-            """Ask one server for what remains, unless it is to be skipped."""
+            """Ask one server for the remaining blobs, unless it is to be skipped."""
             if not remaining():
                 return None
             if server.node_id in via:
@@ -159,7 +159,7 @@ class ServerFetcher:
     ) -> ShardcastError | None:
         """Ask one server for a group of blobs, and return the first error.
 
-        A wrong blob ends an answer, and what would have followed may be right: the rest is requested again.
+        A wrong blob ends an answer, and the blobs behind it may be right: they are requested again.
         """
         remaining, first = dict(fetches), None
         for _ in range(_MAX_WRONG):
@@ -179,7 +179,7 @@ class ServerFetcher:
     async def _receive_once(
         self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
-        """Send one request for a group of blobs, and put what arrives; return the error."""
+        """Send one request for a group of blobs, put those that arrive, and return the error."""
         lengths, by_key = dict(fetches.keys()), {key: fetch for (key, _), fetch in fetches.items()}
         answer = aclosing(server.fetch(lengths, (*via, self._node_id)))
 
