@@ -53,6 +53,7 @@ class Middle:
         node_id: str,
         folders: VersionFolders,
         peers: Sequence[Peer],
+        *,
         interval: float,
         origin_id: str | None = None,
     ) -> None:
@@ -108,7 +109,7 @@ class Middle:
             session = await stack.enter_async_context(open_session())
             node_id = secrets.token_hex(8)
             peers = [Peer(url, session) for url in upstreams]
-            middle = cls(node_id, folders, peers, check_interval, origin_id)
+            middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id)
             routes = (
                 partial(add_versions, shelf=folders),
                 partial(add_shards_by_digest, shards=VersionBlobs(folders)),

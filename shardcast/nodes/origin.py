@@ -74,22 +74,24 @@ class Origin:
         self,
         path: Path,
         shard_size: int | None = None,
+        *,
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Confirm | None = None,
     ) -> PendingBroadcast:
         """Begin to broadcast a payload, behind those that were begun before; see ``Publisher.publish``."""
-        return await self._publisher.publish(path, shard_size, metadata, copy, confirm)
+        return await self._publisher.publish(path, shard_size, metadata=metadata, copy=copy, confirm=confirm)
 
     async def publish_stream(
         self,
         source: BinaryIO,
         name: str,
         shard_size: int | None = None,
+        *,
         metadata: Mapping[str, Any] | None = None,
     ) -> PendingBroadcast:
         """Begin to broadcast what comes from an unbuffered file; see ``Publisher.publish_stream``."""
-        return await self._publisher.publish_stream(source, name, shard_size, metadata)
+        return await self._publisher.publish_stream(source, name, shard_size, metadata=metadata)
 
     @classmethod
     @asynccontextmanager

@@ -113,6 +113,7 @@ class Publisher:
         self,
         path: Path,
         shard_size: int | None = None,
+        *,
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Confirm | None = None,
@@ -138,6 +139,7 @@ class Publisher:
         source: BinaryIO,
         name: str,
         shard_size: int | None = None,
+        *,
         metadata: Mapping[str, Any] | None = None,
         confirm: Confirm | None = None,
     ) -> PendingBroadcast:
@@ -173,13 +175,13 @@ class Publisher:
     async def _begin(self, what: str, cut: Cut, confirm: Confirm | None) -> PendingBroadcast:
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = PendingBroadcast(version_name(number))
-        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut, confirm))
+        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut, confirm=confirm))
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
 
     async def _carry_out(
-        self, broadcast: PendingBroadcast, number: int, what: str, cut: Cut, confirm: Confirm | None
+        self, broadcast: PendingBroadcast, number: int, what: str, cut: Cut, *, confirm: Confirm | None
     ) -> None:
         loop = asyncio.get_running_loop()
 
@@ -190,7 +192,7 @@ class Publisher:
         try:
             async with self._turn:
                 with disk_errors(f"could not publish {broadcast.version} in", self._folders.data_dir.root):
-                    manifest = await self._publish(broadcast, number, cut, claim, confirm)
+                    manifest = await self._publish(broadcast, number, cut, claim, confirm=confirm)
             shards = format_count(len(manifest.shards), "shard")
             log.info(
                 "%s is complete: %s, %s in %s", broadcast.version, what, format_size(manifest.size), shards
@@ -202,7 +204,13 @@ class Publisher:
             self._under_way.discard(broadcast)
 
     async def _publish(
-        self, broadcast: PendingBroadcast, number: int, cut: Cut, claim: ReserveBytes, confirm: Confirm | None
+        self,
+        broadcast: PendingBroadcast,
+        number: int,
+        cut: Cut,
+        claim: ReserveBytes,
+        *,
+        confirm: Confirm | None,
     ) -> Manifest:
         if broadcast.state.cancelled:
             raise Cancelled(f"{broadcast.version} was called off")

@@ -182,6 +182,7 @@ def _useful(chosen: Sequence[Removable]) -> list[Removable]:
 def may_go(
     number: int,
     complete: Collection[int],
+    *,
     pinned: Collection[int],
     leased: Collection[int],
     read: Collection[int],

@@ -14,6 +14,7 @@ def retirable(
     surplus: Iterable[int],
     last_read: Mapping[int, float],
     since: Mapping[int, float],
+    *,
     now: float,
     recently: float,
     longest: float,
@@ -29,7 +30,7 @@ def retirable(
 
 
 def room_for(
-    number: int, needed: int, sizes: Mapping[int, int], pinned: Collection[int], read: Collection[int]
+    number: int, needed: int, sizes: Mapping[int, int], *, pinned: Collection[int], read: Collection[int]
 ) -> list[int]:
     """The complete versions to retire so that ``needed`` bytes come free for version ``number``, or as many
     as there can: only older ones that are not ``pinned``, the oldest first; after them those that are being

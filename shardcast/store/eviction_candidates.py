@@ -67,11 +67,13 @@ class EvictionCandidates:
         pinned, read = holds.pinned, holds.read()
         if inventory.own_line:  # its publisher decides, whoever reads
             newest, last = 0, max((other for other in free if other < number), default=0)
-            order = may_go(number, free, pinned, (), read, here)
+            order = may_go(number, free, pinned=pinned, leased=(), read=read, offered=here)
             order = {other: (rank[0], other == last, *rank[1:]) for other, rank in order.items()}
         else:
             newest = max(here, default=0)
-            order = may_go(number, free, pinned, holds.leased(), read, self.offered)
+            order = may_go(
+                number, free, pinned=pinned, leased=holds.leased(), read=read, offered=self.offered
+            )
         for other, rank in order.items():
             complete = inventory.complete.get(version_name(other))
             assert complete
@@ -95,11 +97,13 @@ class EvictionCandidates:
         """
         holds = self._inventory.holds
         aside = sum(self._inventory.usage.of(version.place.folder) for version in self.droppable)
-        over, held = taken - aside - max_bytes, (holds.pinned, holds.read())
+        over, pinned, read = taken - aside - max_bytes, holds.pinned, holds.read()
         firm = self._inventory.complete.numbers - set(provisional)
-        first = room_for(max(provisional, default=0) + 1, over, self._sizes(provisional), *held)
+        first = room_for(
+            max(provisional, default=0) + 1, over, self._sizes(provisional), pinned=pinned, read=read
+        )
         left = over - sum(self._sizes(first).values())
-        return first + room_for(max(firm, default=0), left, self._sizes(firm), *held)
+        return first + room_for(max(firm, default=0), left, self._sizes(firm), pinned=pinned, read=read)
 
     def _sizes(self, numbers: Iterable[int]) -> dict[int, int]:
         """Return the bytes on the disk of complete versions, by number."""

@@ -111,7 +111,7 @@ class Holds:
             since[number] = version.surplus_since
         last_read = {number: self._last_read(version) for number, version in self._versions.items()}
         free = [number for number in surplus if number not in self.pinned]
-        return retirable(free, last_read, since, now, RECENTLY_READ, LONGEST_HOLD)
+        return retirable(free, last_read, since, now=now, recently=RECENTLY_READ, longest=LONGEST_HOLD)
 
     def read(self) -> set[int]:
         """Return the versions that are being read or leased, or were within ``RECENTLY_READ``."""

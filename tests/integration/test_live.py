@@ -100,7 +100,7 @@ async def streaming(
 ) -> AsyncIterator[tuple[PendingBroadcast, Pipe]]:
     pipe = Pipe()
     try:
-        yield await origin.publish_stream(pipe.source, "model.bin", SHARD, metadata), pipe
+        yield await origin.publish_stream(pipe.source, "model.bin", SHARD, metadata=metadata), pipe
     finally:
         pipe.end()
 

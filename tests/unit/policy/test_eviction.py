@@ -164,7 +164,7 @@ class Disk:
             return {one for one, version in self.versions.items() if getattr(version, kind)}
 
         pinned, leased, read, offered = map(chosen, ("pinned", "leased", "read", "offered"))
-        order = may_go(number, self.versions, pinned, leased, read, offered)
+        order = may_go(number, self.versions, pinned=pinned, leased=leased, read=read, offered=offered)
         newest = max(self.versions)
         facts = []
         for one, rank in order.items():

@@ -21,7 +21,7 @@ def test_surplus_is_what_is_older_than_the_newest() -> None:
 
 def gone(last_read: float | None, since: float, now: float) -> bool:
     read = {} if last_read is None else {1: last_read}
-    return retirable([1], read, {1: since}, now, RECENTLY_READ, LONGEST_HOLD) == [1]
+    return retirable([1], read, {1: since}, now=now, recently=RECENTLY_READ, longest=LONGEST_HOLD) == [1]
 
 
 def test_what_nobody_reads_goes_at_once() -> None:
@@ -40,7 +40,9 @@ def test_readers_hold_it_ten_minutes_beyond_retention_at_most() -> None:
 
 
 def test_one_that_is_held_holds_no_other() -> None:
-    assert retirable([1, 2, 3], {2: math.inf}, dict.fromkeys([1, 2, 3], 0.0), 0.0, 60.0, 600.0) == [1, 3]
+    assert retirable(
+        [1, 2, 3], {2: math.inf}, dict.fromkeys([1, 2, 3], 0.0), now=0.0, recently=60.0, longest=600.0
+    ) == [1, 3]
 
 
 # Room ----------------------------------------------------------------------------------------------
@@ -49,26 +51,26 @@ SIZES = {1: 10, 2: 20, 3: 30, 4: 40}
 
 
 def test_no_more_versions_make_room_than_are_needed_the_oldest_first() -> None:
-    assert room_for(5, 0, SIZES, set(), set()) == []
-    assert room_for(5, 10, SIZES, set(), set()) == [1]
-    assert room_for(5, 11, SIZES, set(), set()) == [1, 2]
-    assert room_for(5, 60, SIZES, set(), set()) == [1, 2, 3]
+    assert room_for(5, 0, SIZES, pinned=set(), read=set()) == []
+    assert room_for(5, 10, SIZES, pinned=set(), read=set()) == [1]
+    assert room_for(5, 11, SIZES, pinned=set(), read=set()) == [1, 2]
+    assert room_for(5, 60, SIZES, pinned=set(), read=set()) == [1, 2, 3]
 
 
 def test_what_is_read_makes_room_after_what_is_not_and_the_newest_after_all() -> None:
-    assert room_for(5, 1, SIZES, set(), {1}) == [2]
-    assert room_for(5, 60, SIZES, set(), {1}) == [2, 3, 1]
-    assert room_for(5, 61, SIZES, set(), {1, 2, 3}) == [1, 2, 3, 4]
+    assert room_for(5, 1, SIZES, pinned=set(), read={1}) == [2]
+    assert room_for(5, 60, SIZES, pinned=set(), read={1}) == [2, 3, 1]
+    assert room_for(5, 61, SIZES, pinned=set(), read={1, 2, 3}) == [1, 2, 3, 4]
 
 
 def test_what_is_pinned_makes_room_for_nothing() -> None:
-    assert room_for(5, 1000, SIZES, {1, 4}, set()) == [2, 3]
-    assert room_for(5, 1000, SIZES, set(SIZES), set()) == []
+    assert room_for(5, 1000, SIZES, pinned={1, 4}, read=set()) == [2, 3]
+    assert room_for(5, 1000, SIZES, pinned=set(SIZES), read=set()) == []
 
 
 def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
-    assert room_for(3, 1000, SIZES, set(), set()) == [1, 2]
-    assert room_for(1, 1000, SIZES, set(), set()) == []
+    assert room_for(3, 1000, SIZES, pinned=set(), read=set()) == [1, 2]
+    assert room_for(1, 1000, SIZES, pinned=set(), read=set()) == []
 
 
 @patient
@@ -82,7 +84,7 @@ def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
 def test_room_is_made_as_it_was_promised(
     number: int, needed: int, sizes: dict[int, int], pinned: set[int], read: set[int]
 ) -> None:
-    chosen = room_for(number, needed, sizes, pinned, read)
+    chosen = room_for(number, needed, sizes, pinned=pinned, read=read)
     older = {one for one in sizes if one < number}
     free = older - pinned
     assert len(chosen) == len(set(chosen))
