@@ -18,7 +18,7 @@ other, the first to leave breaks the circle, and the other one stays."""
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """What a node knows of one of its servers.
+    """One of a node's servers, as the node knows it.
 
     Attributes:
         url: its base URL.
@@ -69,7 +69,14 @@ class Authority:
     """
 
     def __init__(self, node_id: str | None, started: float, silence: float, random: Random) -> None:
-        """``node_id``: of this node, where it serves; None for a client, on which no server depends."""
+        """Begin without an authority.
+
+        Args:
+            node_id: of this node, where it serves; None for a client, on which no server depends.
+            started: when this node started, in seconds of its clock.
+            silence: seconds without news after which the authority counts as silent.
+            random: for the pause before a change of authority.
+        """
         self.url: str | None = None
         self.silence = silence
         self._node_id = node_id
@@ -82,9 +89,9 @@ class Authority:
 
         The first choice is made at once. A later one waits a random 1 to 3 s, and is looked at again then.
         """
-        able = [one for one in servers if self._may_decide(one, distance)]
-        best = next((one for one in able if not _is_doubtful(one)), able[0] if able else None)
-        current = next((one for one in servers if one.url == self.url), None)
+        able = [server for server in servers if self._may_decide(server, distance)]
+        best = next((server for server in able if not _is_doubtful(server)), able[0] if able else None)
+        current = next((server for server in servers if server.url == self.url), None)
         if best is None or best is current or current is None:
             self._change_at = None
         elif self._change_at is None:
@@ -101,10 +108,11 @@ class Authority:
 
     @property
     def change_at(self) -> float | None:
-        """When to look again at a change of authority; None while there is none."""
+        """When a change of authority is decided; None while none is pending."""
         return self._change_at
 
     def _may_decide(self, server: ServerView, distance: int | None) -> bool:
+        """Return whether a server does not depend on this node for its own versions."""
         hello = server.hello
         if self._node_id is None or hello is None:
             return True

@@ -1,6 +1,6 @@
 """Which versions go when there is no room for a newer one: decided from facts, one removal at a time.
 
-Whoever carries a decision out measures again and asks again, so that each removal rests on what is so.
+The caller carries a decision out, measures again and asks again, so that each removal rests on fresh facts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FIRST, UNLISTED, COMPLETE = 0, 1, 2
 
 
 class Why(Enum):
-    """Why a version gets no room."""
+    """The reasons why a version gets no room."""
 
     TOO_LARGE = "all that may go is not enough"
     NOT_LISTED = "the newest complete version goes only for one that is listed, with pieces to verify"
@@ -31,11 +31,11 @@ class Removable:
     """A version that may go.
 
     Attributes:
-        key: which one.
-        order: what goes first has the least.
-        alone: bytes that come free with it, whatever else stays.
+        key: the caller's name for it.
+        order: its rank; the version with the lowest rank goes first.
+        alone: bytes that come free with it, whichever other versions stay.
         shared: bytes of files with several names, by file: they come free with the last of the names.
-        names: how many names such a file has in all.
+        names: names that such a file has in all, by file.
         newest: whether it is the newest complete version here.
     """
 
@@ -49,17 +49,17 @@ class Removable:
 
 @dataclass(frozen=True)
 class Need:
-    """What a version needs.
+    """The room that a version needs.
 
     Attributes:
         next: bytes that it is about to take.
         lacking: bytes that it takes from now on in all, as far as is known.
         whole: whether ``next`` would be reserved before its bytes come.
         takes_newest: whether it is listed, so that its size is known, and each of its pieces can be verified.
-        filled: whether all that it took so far holds verified bytes.
+        filled: whether all bytes that it took so far are verified.
         failed: whether it ran out of room before.
         grown: bytes by which other users of the disk grew since it began.
-        noise: bytes of that which don't matter.
+        noise: bytes of this growth that don't matter.
     """
 
     next: int
@@ -74,30 +74,32 @@ class Need:
 
 @dataclass(frozen=True)
 class Fits:
-    """There is room for the next bytes."""
+    """The decision to take the next bytes: there is room."""
 
 
 @dataclass(frozen=True)
 class Remove:
-    """Remove this one, measure, and ask again."""
+    """The decision to remove the version ``key``, measure, and ask again."""
 
     key: Hashable
 
 
 @dataclass(frozen=True)
 class Fill:
-    """Take the bytes one piece after the other as they are verified: only the newest complete version could
-    make room for more, and it goes for nothing less."""
+    """The decision to take the bytes piece by piece, as they are verified.
+
+    Only the newest complete version could make room for more, and it goes for verified bytes alone.
+    """
 
 
 @dataclass(frozen=True)
 class Postpone:
-    """Ask again when more of what was reserved is verified."""
+    """The decision to ask again when more of the reserved bytes are verified."""
 
 
 @dataclass(frozen=True)
 class Refuse:
-    """There is no room."""
+    """The decision to do without the version: there is no room."""
 
     why: Why
 
@@ -111,7 +113,10 @@ def reserve_of(disk: int) -> int:
 
 
 def freed(going: Iterable[Removable]) -> int:
-    """Return the bytes that come free when all these go: of a file with several names once, with the last."""
+    """Return the bytes that come free when all these go.
+
+    A file with several names counts once, with the last of its names.
+    """
     alone, names = 0, dict[Hashable, int]()
     sizes, needed = dict[Hashable, int](), dict[Hashable, int]()
     for one in going:
@@ -123,7 +128,7 @@ def freed(going: Iterable[Removable]) -> int:
 
 
 def feasible(need: Need, available: int, removable: Sequence[Removable]) -> Why | None:
-    """Return why a version will not fit, whatever goes; None where it can."""
+    """Return why a version will not fit, whichever versions go; None where it can."""
     if need.lacking <= available:
         return None
     if need.failed:
@@ -138,8 +143,10 @@ def feasible(need: Need, available: int, removable: Sequence[Removable]) -> Why 
 
 
 def begin(need: Need, available: int, removable: Sequence[Removable]) -> Fits | Fill | Refuse:
-    """Return how a version is taken from its first bytes on: ``Fill`` where the newest complete one will have
-    to go for it."""
+    """Return how a version is taken from its first bytes on.
+
+    That is ``Fill`` where the newest complete version will have to go for it.
+    """
     if need.lacking <= available:
         return Fits()
     why = feasible(need, available, removable)
@@ -150,7 +157,13 @@ def begin(need: Need, available: int, removable: Sequence[Removable]) -> Fits | 
 
 
 def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decision:
-    """Return what to do for the next bytes of a version. ``available``: bytes that it may take now."""
+    """Return what to do for the next bytes of a version.
+
+    Args:
+        need: the room that it needs.
+        available: bytes that it may take now.
+        removable: versions that may go for it.
+    """
     if need.next <= available:
         return Fits()
     why = feasible(need, available, removable)
@@ -174,7 +187,7 @@ def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decisi
 
 
 def _useful(chosen: Sequence[Removable]) -> list[Removable]:
-    """Return those without which less would come free."""
+    """Return the versions without which less would come free."""
     total = freed(chosen)
     return [one for one in chosen if freed(other for other in chosen if other is not one) < total]
 
@@ -188,8 +201,11 @@ def may_go(
     read: Collection[int],
     offered: Collection[int],
 ) -> dict[int, tuple[int, ...]]:
-    """Return the complete versions that may go for version ``number``, and their order: older ones that are
-    neither ``pinned`` nor ``leased``; late what is ``read``, and last what no upstream offers any more."""
+    """Return the complete versions that may go for version ``number``, and their ranks.
+
+    These are older versions that are neither ``pinned`` nor ``leased``. Versions that are being ``read`` go
+    late, and versions that no upstream offers any more (``offered``) go last.
+    """
     return {
         one: (COMPLETE, one not in offered, one in read, one)
         for one in complete

@@ -1,4 +1,4 @@
-"""When a publisher may end: how long it stays for the nodes that have yet to get its newest version."""
+"""When a publisher may end: how long it waits for the nodes that have yet to get its newest version."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 LONGEST_WAIT = 60.0
 """Seconds that a publisher waits at most, unless it was asked to wait longer."""
 RECENT = 60.0
-"""A publisher whose versions nobody read, and to which nobody reported, for so many seconds does not wait."""
+"""A publisher whose versions were not read, and that got no report, for so many seconds does not wait."""
 HEARD_WITHIN = 20.0
 """Seconds after its last report for which a node is waited for; nodes report every 15 s."""
 HOP_DELAY = 5.0
@@ -36,8 +36,10 @@ class ReportedNode:
 
 
 def limit(wait: float | None) -> float:
-    """Return the seconds after which a publisher ends in any case; ``wait``: the seconds that were asked
-    for."""
+    """Return the seconds after which a publisher ends in any case.
+
+    ``wait``: seconds that it was asked to stay; None for none.
+    """
     return max(LONGEST_WAIT, wait or 0.0)
 
 
@@ -50,7 +52,7 @@ def waiting_for(
     waited: float,
     wait: float | None,
 ) -> str | None:
-    """Return what a publisher that shall end still waits for, in words; None when it may end.
+    """Return what a publisher that was asked to end still waits for, in words; None when it may end.
 
     The limit is not looked at here: the caller compares ``waited`` with ``limit(wait)``.
 
@@ -64,18 +66,18 @@ def waiting_for(
     """
     if newest is None or wait == 0:
         return None
-    heard = [one for one in nodes if one.age <= HEARD_WITHIN + HOP_DELAY * max(0, one.hops - 1)]
-    lacking = sorted({one.name for one in heard if not one.has_newest})
+    heard = [node for node in nodes if node.age <= HEARD_WITHIN + HOP_DELAY * max(0, node.hops - 1)]
+    lacking = sorted({node.name for node in heard if not node.has_newest})
     if lacking:
         return f"{newest}: {_names(lacking)} {'lacks' if len(lacking) == 1 else 'lack'} it"
     if wait is not None and waited < wait:
         return f"{newest}: {wait:g} s were asked for"
-    silent = min([read_age, *(one.age for one in nodes)]) > waited + RECENT
+    silent = min([read_age, *(node.age for node in nodes)]) > waited + RECENT
     if silent and not feeds:
         return None
     # A reader that does not report may be between two requests, or may not have seen the newest version yet;
     # a node that has just connected has yet to report.
-    unheard = not heard or feeds > sum(one.hops <= 1 for one in heard)
+    unheard = not heard or feeds > sum(node.hops <= 1 for node in heard)
     quiet = min(read_age, waited) if unheard else read_age
     return f"{newest}: {QUIET:g} s without a byte read" if quiet < QUIET else None
 

@@ -27,7 +27,7 @@ class Offer:
 
     @property
     def listed(self) -> tuple[Listing, ...]:
-        """Return the listed versions: those served here, and those that the authority lists."""
+        """The listed versions: those that it serves, and those that only its authority has."""
         return (*self.complete, *self.known)
 
 
@@ -48,7 +48,7 @@ class ServerGroup:
     origin: str | None = None
 
     def conflict(self, used: ServerGroup) -> str:
-        """Return what to tell people of this group while another one is used."""
+        """Return what people are told of this group while the group ``used`` is used."""
         if None not in (self.origin, used.origin) and self.origin != used.origin:
             why = f"they publish another line of versions (origin id {self.origin} instead of {used.origin})"
         else:
@@ -57,13 +57,13 @@ class ServerGroup:
 
     @cached_property
     def complete(self) -> dict[int, tuple[str, ...]]:
-        """The servers that have a version, by its number; those that no server has are left out."""
-        having = {one.number: self.offers.get(one.version, ()) for one in self.listings}
-        return {number: servers for number, servers in having.items() if servers}
+        """The servers that have a version, by its number; versions that no server has are left out."""
+        holders = {listing.number: self.offers.get(listing.version, ()) for listing in self.listings}
+        return {number: servers for number, servers in holders.items() if servers}
 
     def find(self, version: str) -> Listing | None:
         """Return the listing of a version, or None."""
-        return next((one for one in self.listings if one.version == version), None)
+        return next((listing for listing in self.listings if listing.version == version), None)
 
 
 class _Forming:
@@ -77,33 +77,39 @@ class _Forming:
         self.offers: dict[str, list[str]] = {}
 
     def takes(self, offer: Offer) -> bool:
+        """Return whether a server contradicts neither the group's line nor a version of the group."""
         if None not in (offer.origin, self.origin) and offer.origin != self.origin:
             return False
-        return all(self._agrees(one) for one in offer.listed)
+        return all(self._agrees(listing) for listing in offer.listed)
 
-    def _agrees(self, one: Listing) -> bool:
-        known = self.known.get(one.number)
+    def _agrees(self, listing: Listing) -> bool:
+        known = self.known.get(listing.number)
         if known is None:
-            return self.digests.get(one.number, one.digest) == one.digest
-        return agree(one, known)
+            return self.digests.get(listing.number, listing.digest) == listing.digest
+        return agree(listing, known)
 
     def add(self, offer: Offer) -> None:
+        """Let a server join."""
         self.servers.append(offer.server)
         self.origin = self.origin or offer.origin
-        for one in offer.listed:
-            self.known[one.number] = merged(self.known.get(one.number), one)
-        for one in offer.complete:
-            self.offers.setdefault(one.version, []).append(offer.server)
+        for listing in offer.listed:
+            self.known[listing.number] = merged(self.known.get(listing.number), listing)
+        for listing in offer.complete:
+            self.offers.setdefault(listing.version, []).append(offer.server)
 
     def group(self) -> ServerGroup:
-        listings = tuple(one for _, one in sorted(self.known.items()))
+        """Return the group as it is now."""
+        listings = tuple(listing for _, listing in sorted(self.known.items()))
         offers = {version: tuple(servers) for version, servers in self.offers.items()}
         return ServerGroup(tuple(self.servers), listings, offers, self.origin)
 
 
 def agree(one: Listing, other: Listing) -> bool:
-    """Return whether two servers mean the same version: by the digests of its manifest where both tell
-    them, else by the digest of the payload and the number of shards."""
+    """Return whether two listings are of the same version.
+
+    The digests of its manifest decide where both tell them, else the payload's digest and the number of
+    shards.
+    """
     if one.digest != other.digest:
         return False
     if None not in (one.shards, other.shards) and one.shards != other.shards:
@@ -112,7 +118,7 @@ def agree(one: Listing, other: Listing) -> bool:
 
 
 def merged(one: Listing | None, other: Listing) -> Listing:
-    """Return what two listings that agree say together."""
+    """Return one listing with all that two listings of one version tell."""
     if one is None:
         return other
     shards = other.shards if one.shards is None else one.shards

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 
 def surplus(complete: Iterable[int], keep: int) -> list[int]:
-    """The versions beyond the newest ``keep``, oldest first."""
+    """Return the versions beyond the newest ``keep``, oldest first."""
     return sorted(complete)[:-keep]
 
 
@@ -19,9 +19,16 @@ def retirable(
     recently: float,
     longest: float,
 ) -> list[int]:
-    """Which surplus versions can go: nobody read them for ``recently`` seconds, or readers have held
-    them ``longest`` seconds beyond retention. ``last_read`` is infinite while an answer is running;
-    ``since`` says when each became surplus."""
+    """Return the surplus versions that can be retired now.
+
+    Args:
+        surplus: versions beyond retention.
+        last_read: when each was read last; infinite while an answer is running.
+        since: when each became surplus.
+        now: the time, on the clock of both.
+        recently: seconds after the last reading at which a version can go.
+        longest: seconds beyond retention after which a version goes although it is read.
+    """
     return [
         number
         for number in surplus
@@ -32,16 +39,25 @@ def retirable(
 def room_for(
     number: int, needed: int, sizes: Mapping[int, int], *, pinned: Collection[int], read: Collection[int]
 ) -> list[int]:
-    """The complete versions to retire so that ``needed`` bytes come free for version ``number``, or as many
-    as there can: only older ones that are not ``pinned``, the oldest first; after them those that are being
-    ``read``, and at last the newest of them. ``sizes`` are in bytes, by version."""
-    older = [one for one in sizes if one < number]
+    """Return the complete versions to retire so that ``needed`` bytes come free for version ``number``.
+
+    Only older versions go that are not ``pinned``, the oldest first; after them those that are being
+    ``read``, and last the newest of them. Where all of these are not enough, all of these are returned.
+
+    Args:
+        number: the version that needs room.
+        needed: bytes.
+        sizes: bytes of the complete versions, by number.
+        pinned: versions that never go.
+        read: versions that are read now, or were a moment ago.
+    """
+    older = [candidate for candidate in sizes if candidate < number]
     newest = max(older, default=0)
     chosen: list[int] = []
-    for one in sorted(older, key=lambda one: (one == newest, one in read, one)):
+    for candidate in sorted(older, key=lambda n: (n == newest, n in read, n)):
         if needed <= 0:
             break
-        if one not in pinned:
-            chosen.append(one)
-            needed -= sizes[one]
+        if candidate not in pinned:
+            chosen.append(candidate)
+            needed -= sizes[candidate]
     return chosen

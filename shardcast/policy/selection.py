@@ -25,13 +25,13 @@ _REST = Backoff(FIRST_REST, LONGEST_REST)
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """What is known of one server.
+    """The score of one server.
 
     Attributes:
         throughput: bytes a second over all its answers together; None before the first.
         success: between 0 and 1.
-        failures: in a row.
-        rests_until: when it is asked again although another can serve.
+        failures: how often it failed since it served last.
+        rests_until: time until which it is asked only if no other server can serve.
     """
 
     throughput: float | None = None
@@ -40,15 +40,16 @@ class Score:
     rests_until: float = 0.0
 
     def observed(self, rate: float) -> Score:
-        """``rate``: bytes a second that it sends now."""
+        """Return the score after a look at what the server sends now: ``rate`` bytes a second."""
         known = self.throughput
         return replace(self, throughput=rate if known is None else ALPHA * rate + (1 - ALPHA) * known)
 
     def succeeded(self) -> Score:
+        """Return the score after an answer that came whole and right."""
         return replace(self, success=ALPHA + (1 - ALPHA) * self.success, failures=0, rests_until=0.0)
 
     def failed(self, now: float) -> Score:
-        """A failure says nothing of the throughput."""
+        """Return the score after a failure, which tells nothing about the throughput."""
         success = max(LEAST_SUCCESS, (1 - ALPHA) * self.success)
         if now < self.rests_until:  # answers that were under way together fail together
             return replace(self, success=success)
@@ -56,6 +57,7 @@ class Score:
         return replace(self, success=success, failures=self.failures + 1, rests_until=rests_until)
 
     def healed(self) -> Score:
+        """Return the score after an answer of another server."""
         return replace(self, success=min(1.0, self.success + HEAL))
 
 
@@ -66,15 +68,19 @@ class Ranking:
         self.scores = {server: Score() for server in servers}
 
     def joined(self, server: str) -> None:
+        """Add a server."""
         self.scores[server] = Score()
 
     def observed(self, server: str, rate: float) -> None:
+        """Note the bytes a second that a server sends now."""
         self.scores[server] = self.scores[server].observed(rate)
 
     def succeeded(self, server: str) -> None:
+        """Note an answer that came whole and right."""
         self._update(server, self.scores[server].succeeded())
 
     def failed(self, server: str, now: float) -> None:
+        """Note an answer that failed."""
         self._update(server, self.scores[server].failed(now))
 
     def _update(self, server: str, score: Score) -> None:
@@ -82,16 +88,20 @@ class Ranking:
         self.scores[server] = score
 
     def weight(self, server: str) -> float:
-        """Throughput × success. One that is not known yet counts as the best known: it is worth a try."""
+        """Return throughput × success.
+
+        A server of unknown throughput counts as fast as the fastest known one: it is worth a try.
+        """
         score = self.scores[server]
         best = max((known.throughput or 0.0 for known in self.scores.values()), default=0.0) or 1.0
         return (best if score.throughput is None else score.throughput) * score.success
 
     def rests(self, server: str, now: float) -> bool:
+        """Return whether a server failed just now, and is better left alone."""
         return now < self.scores[server].rests_until
 
     def limit(self, server: str, otherwise: int) -> int:
-        """Requests that it may have at once: after a failure one, until that has gone well."""
+        """Return the requests that a server may have at once: one after a failure, until one succeeds."""
         return 1 if self.scores[server].failures else otherwise
 
 
@@ -117,11 +127,11 @@ class ServerCandidate:
 
 
 def choose(candidates: Iterable[ServerCandidate], random: Random) -> str | None:
-    """The server with the best weight for each request under way there, of those that failed least at
-    this shard and, where possible, are not to be left alone; chance decides among equals. None when every
-    one is at its limit.
+    """Return the server that gets the next request; None when every server is at its limit.
 
-    Requests are so spread in proportion to the weights.
+    That is the server with the best weight for each request under way there, of those that failed least at
+    this shard and, where possible, are not to be left alone; chance decides among equals. So requests are
+    spread in proportion to the weights.
     """
     free = [one for one in candidates if one.under_way < one.limit]
     if not free:

@@ -16,28 +16,28 @@ REMEMBERED = 1000
 
 
 class Memory(Protocol):
-    """What a node remembers of the line that it is on.
-
-    Attributes:
-        origin: the line's origin id; None for a line of 0.1.0, and before there is one.
-        highest: the highest version number that the line ever had, as its authority tells.
-        digests: payload digests of the numbers that an authority listed.
-        withdrawn: the line's withdrawn versions, by number.
-    """
+    """The line that a node is on, as the node remembers it."""
 
     @property
-    def origin(self) -> str | None: ...
+    def origin(self) -> str | None:
+        """The line's origin id; None for a line of 0.1.0, and before there is a line."""
+
     @property
-    def highest(self) -> int: ...
+    def highest(self) -> int:
+        """The highest version number that the line ever had, as its authority tells."""
+
     @property
-    def digests(self) -> Mapping[int, str]: ...
+    def digests(self) -> Mapping[int, str]:
+        """Payload digests of the numbers that an authority listed."""
+
     @property
-    def withdrawn(self) -> Mapping[int, Withdrawal]: ...
+    def withdrawn(self) -> Mapping[int, Withdrawal]:
+        """The line's withdrawn versions, by number."""
 
 
 @dataclass
 class LineMemory:
-    """The memory of a node without a data directory; ``Memory`` has the attributes."""
+    """The memory of a node without a data directory; ``Memory`` describes the attributes."""
 
     origin: str | None = None
     highest: int = 0
@@ -45,7 +45,7 @@ class LineMemory:
     withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
 
     def learn(self, standing: Standing) -> None:
-        """Remember what counts now, of the newest ``REMEMBERED`` numbers."""
+        """Remember what is believed now, of the newest ``REMEMBERED`` numbers."""
         self.origin = self.origin or standing.origin
         self.highest = standing.highest
         self.digests |= {number: standing.listed[number].digest for number in standing.firm}
@@ -80,7 +80,7 @@ class Patience:
 
 @dataclass(frozen=True, slots=True)
 class LineChange:
-    """Another line, that a node is to change over to.
+    """Another line that a node is to change over to.
 
     Attributes:
         origin: its origin id; None for a line of 0.1.0.
@@ -99,7 +99,7 @@ class LineChange:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a node believes at one moment.
+    """The beliefs of a node at one moment.
 
     Attributes:
         place: what its hello says.

@@ -1,4 +1,4 @@
-"""When nothing is left to start: whose range an idle connection takes over, and from where."""
+"""Work stealing: the range that an idle worker takes over when nothing is left to start, and from where."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Range:
     """A range under way.
 
     Attributes:
-        key: whatever names it for the caller.
-        position: how far it has come, bytes into its shard.
-        end: where it ends.
+        key: the caller's name for it.
+        position: bytes into its shard up to which it has come.
+        end: bytes into its shard at which it ends.
         rate: bytes a second that it makes.
     """
 
@@ -31,22 +31,28 @@ class Range:
 
     @property
     def left(self) -> int:
+        """Bytes that are still to come."""
         return self.end - self.position
 
     @property
     def seconds_left(self) -> float:
+        """Seconds until the last of them at the rate of now."""
         return self.left / max(self.rate, 1.0)
 
 
 def steal(
     ranges: Iterable[Range], piece_size: int, rate: float | None, elsewhere: bool = True
 ) -> tuple[int, int] | None:
-    """The key of the slowest range and the offset, at a piece's start, from which to take it over;
-    None when no range is worth it.
+    """Return the key of the slowest range, and the offset from which to take it over.
 
-    Both shall end at the same time: a thief of whose ``rate`` (bytes a second) nothing is known gets half.
-    All that is left of a range is taken over only ``elsewhere``, by another server: a server that hangs
-    is not asked in a loop.
+    None when no range is worth it. Both shares shall end at the same time.
+
+    Args:
+        ranges: the ranges under way.
+        piece_size: bytes of a piece; the offset is at the start of one.
+        rate: bytes a second of the idle worker's server; None while that is unknown: it gets half.
+        elsewhere: whether that is another server. Only then is all that is left of a range taken over: a
+            server that hangs is not asked in a loop.
     """
     worth = [
         one

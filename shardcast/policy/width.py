@@ -1,8 +1,8 @@
-"""How many answers are under way at once: as few as bring all that there is to bring.
+"""Concurrency limit: how many answers are under way at once, as few as reach the highest rate.
 
 Over a near link two or three connections are as fast as ten, and better: shards arrive nearly in their order,
 so that the whole digest keeps up, and fewer threads are woken for the same bytes. Over a far one, each
-connection is held back by its window, and more bring more. Which it is, trying tells.
+connection is held back by its window, and more connections bring more. Trials tell which link it is.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ConcurrencyLimit:
         self._received = 0
 
     def joined(self) -> None:
-        """There is one more server."""
+        """Note that there is one more server."""
         self._servers += 1
         if self.value == self._kept < self._least:
             self._kept = self.value = self._least
@@ -53,15 +53,21 @@ class ConcurrencyLimit:
         return min(max(FEWEST, 2 * self._servers), self._most)
 
     def narrowed(self, under_way: int) -> None:
-        """This machine can do no more than so many; don't try again."""
+        """Note that this machine can do no more than ``under_way`` answers, and never try more again."""
         self._most = max(1, min(self._most, under_way))
         self._kept = self.value = min(self.value, self._most)
         self._since = None
 
     def observed(self, now: float, received: int, under_way: int) -> None:
-        """``received`` bytes since the beginning, by the answers that are ``under_way`` now."""
+        """Take a measurement, and widen or narrow the limit by it.
+
+        Args:
+            now: time of the look, in seconds.
+            received: bytes since the beginning of the transfer.
+            under_way: answers that run now.
+        """
         if under_way < self.value or not received:
-            self._since = None  # what isn't used to its width says nothing of it
+            self._since = None  # a limit that isn't used up can't be measured
         elif self._since is None:
             if now >= self._not_before:
                 self._since, self._received = now, received

@@ -95,14 +95,14 @@ FAULTS = [
     Fault(
         name="doubt-is-never-forgotten",
         file=FETCH_ORDER,
-        old="        self._doubted.clear()\n",
+        old="        self._suspect.clear()\n",
         new="",
         tests=["tests/integration/test_following.py"],
     ),
     Fault(
         name="failure-is-never-forgotten",
         file=FETCH_ORDER,
-        old="        self._wrong.clear()\n",
+        old="        self._failed.clear()\n",
         new="",
         tests=["tests/integration/test_following.py"],
     ),
@@ -196,7 +196,7 @@ FAULTS = [
     Fault(
         name="pinned-version-makes-room",
         file="shardcast/policy/retention.py",
-        old="if one not in pinned:",
+        old="if candidate not in pinned:",
         new="if True:",
         tests=[
             "tests/unit/policy/test_retention.py",
@@ -234,8 +234,8 @@ FAULTS = [
     Fault(
         name="silent-node-is-waited-for",
         file="shardcast/policy/finishing.py",
-        old="one.age <= HEARD_WITHIN + HOP_DELAY * max(0, one.hops - 1)",
-        new="one.age <= HEARD_WITHIN + HOP_DELAY * one.hops",
+        old="node.age <= HEARD_WITHIN + HOP_DELAY * max(0, node.hops - 1)",
+        new="node.age <= HEARD_WITHIN + HOP_DELAY * node.hops",
         tests=["tests/integration/test_finishing.py"],
     ),
     Fault(
