@@ -42,25 +42,25 @@ here, wherever that path leads. Before it has the path, it imports nothing."""
 
 @contextlib.contextmanager
 def deferred_interrupts() -> Iterator[None]:
-    """Have SIGINT and SIGTERM act at the end of the block, so that no process starts that nobody knows of.
+    """Have SIGINT and SIGTERM act at the end of the block, so that every process that starts is recorded.
 
-    In a thread other than the main one it does nothing: no signal handler runs there.
+    In a thread other than the main one this does nothing: no signal handler runs there.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    pending: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)
-    # None: a handler that no Python code has set, and that none could put back.
-    before = {one: handler for one in numbers if (handler := signal.getsignal(one)) is not None}
-    for one in before:
-        signal.signal(one, lambda number, _: came.append(number))
+    # None: a handler that was not set by Python code, and that Python code could not put back.
+    before = {which: handler for which in numbers if (handler := signal.getsignal(which)) is not None}
+    for which in before:
+        signal.signal(which, lambda number, _: pending.append(number))
     try:
         yield
     finally:
-        for one, handler in before.items():
-            signal.signal(one, handler)
-        for number in came:
+        for which, handler in before.items():
+            signal.signal(which, handler)
+        for number in pending:
             signal.raise_signal(number)
 
 
@@ -71,7 +71,7 @@ def start_command(words: Sequence[str], **options: Any) -> subprocess.Popen[byte
     in site-packages instead of the module of the standard library, or none where the path has changed since
     the start. The environment stays as it is, ``PYTHONPATH`` with it.
     """
-    path = "\0".join(one for one in sys.path if isinstance(one, str))
+    path = "\0".join(entry for entry in sys.path if isinstance(entry, str))
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *words], stdin=subprocess.PIPE, **options)
     assert process.stdin
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # a child that died is noticed later
@@ -80,8 +80,10 @@ def start_command(words: Sequence[str], **options: Any) -> subprocess.Popen[byte
 
 
 class NodeProcess:
-    """A node: ``shardcast ROLE OPTION…`` as a process of its own, so that nothing that this one computes
-    slows it, and the other way round. It ends when this process ends, however that happens.
+    """A node as a child process: ``shardcast ROLE OPTION…``.
+
+    It has an interpreter lock of its own, so that neither process slows the other. It ends when this process
+    ends, however that happens.
 
     Attributes:
         url: where it listens, once ``wait_until_listening`` has returned.
@@ -90,7 +92,7 @@ class NodeProcess:
     url: str
 
     def __init__(self, role: str, options: Sequence[str], log: int | None = None) -> None:
-        """Start it. It logs where this process does, or to the descriptor ``log``."""
+        """Start the node. It logs where this process does, or to the descriptor ``log``."""
         self.role = role
         self._owner = os.getpid()
         process: subprocess.Popen[bytes] | None = None
@@ -116,10 +118,10 @@ class NodeProcess:
         self._process, self._ready = process, ready
 
     def wait_until_listening(self) -> None:
-        """Wait until it listens; it is ended if it doesn't, or if this is interrupted.
+        """Wait until the node listens. It is killed if it fails to, or if this is interrupted.
 
         Raises:
-            ShardcastError: it can't start; of the type of what went wrong there.
+            ShardcastError: it can't start; of the type of the error in the child.
         """
         try:
             self.url = self._wait(self._ready)
@@ -132,11 +134,12 @@ class NodeProcess:
 
     @property
     def running(self) -> bool:
+        """Whether the process runs."""
         return self._process.poll() is None
 
     @property
     def owned(self) -> bool:
-        """Whether this process started it, so that it may wait for it and end it; a forked one may not."""
+        """Whether this process started it, and so may wait for it and end it; a forked process may not."""
         return os.getpid() == self._owner
 
     @property
@@ -145,23 +148,22 @@ class NodeProcess:
         return self._owner
 
     def died(self, within: float) -> str | None:
-        """Return how it ended, in words, after waiting for that so many seconds; None while it runs."""
+        """Return how the process ended, in words, once it has within so many seconds; None while it runs."""
         try:
             code = self._process.wait(within)
         except subprocess.TimeoutExpired:
             return None
-        if (
-            code == 0
-        ):  # of a node that was told to end, or was reaped by somebody else (subprocess says 0 then)
+        if code == 0:  # it was told to end, or other code reaped it: subprocess tells 0 then
             return "exit code unknown"
         return f"exit code {code}" if code > 0 else _signal_name(-code)
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self._process.pid
 
     def stop(self) -> None:
-        """End it cleanly, from the process that started it; elsewhere (after a fork) it is left alone."""
+        """End the node cleanly, if this process started it; after a fork, the child leaves it alone."""
         if not self.owned or not self.running:
             return
         try:
@@ -175,7 +177,7 @@ class NodeProcess:
                 self._process.wait(_KILLED_SECONDS)
 
     def _has_ended(self, within: float) -> bool:
-        """Return whether it ends within so many seconds.
+        """Return whether the process ends within so many seconds.
 
         ``Popen.wait`` is not used: an exception of a signal handler that hits ``Popen.poll`` between two
         instructions leaves its lock taken for ever, and Ctrl-C at the end of a program comes just then.
@@ -185,7 +187,7 @@ class NodeProcess:
             try:
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
                     return True
-            except ChildProcessError:  # somebody reaped it
+            except ChildProcessError:  # other code reaped it
                 return True
             left = deadline - time.monotonic()
             if left <= 0:
@@ -194,8 +196,14 @@ class NodeProcess:
             looks += 1
 
     def _wait(self, ready: int) -> str:
-        said, deadline = b"", time.monotonic() + _START_SECONDS
-        while not said.endswith(b"\n"):
+        """Return the URL that the node reports through the pipe ``ready``.
+
+        Raises:
+            NodeFailed: it ended, or reported nothing within 60 s.
+            ShardcastError: the error that it reported.
+        """
+        line, deadline = b"", time.monotonic() + _START_SECONDS
+        while not line.endswith(b"\n"):
             readable, _, _ = select.select([ready], [], [], max(0.0, deadline - time.monotonic()))
             part = os.read(ready, 65536) if readable else b""
             if not part:
@@ -203,8 +211,8 @@ class NodeProcess:
                     self._process.kill()
                 code = self._process.wait()
                 raise NodeFailed(f"the {self.role} could not start (exit code {code})")
-            said += part
-        report = json.loads(said)
+            line += part
+        report = json.loads(line)
         if "error" in report:
             self._process.wait(10)
             raise from_wire(report["error"])
@@ -212,20 +220,22 @@ class NodeProcess:
 
 
 def _pipe() -> tuple[int, int]:
-    """Return a pipe whose descriptors are none of 0 to 2, also where those are free: a child has its own
-    there."""
+    """Return a pipe whose descriptors are none of 0 to 2, also where those are free.
+
+    A child has its own standard streams there.
+    """
     pair: tuple[int, int] = os.pipe()
     moved: list[int] = []
     try:
-        for one in pair:
-            moved.append(fcntl.fcntl(one, fcntl.F_DUPFD_CLOEXEC, 3))
+        for descriptor in pair:
+            moved.append(fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, 3))
     except BaseException:
-        for one in moved:
-            os.close(one)
+        for descriptor in moved:
+            os.close(descriptor)
         raise
     finally:
-        for one in pair:
-            os.close(one)
+        for descriptor in pair:
+            os.close(descriptor)
     return moved[0], moved[1]
 
 
@@ -237,8 +247,8 @@ def _signal_name(number: int) -> str:
 
 
 def report_ready(descriptor: int, url: str | None, error: ShardcastError | None = None) -> None:
-    """Tell the process that started this node how it went."""
-    said = {"url": url} if error is None else {"error": to_wire(error)}
-    with contextlib.suppress(OSError):  # nobody waits for it any more
-        os.write(descriptor, json.dumps(said).encode() + b"\n")
+    """Report to the process that started this node: its URL, or the error that kept it from starting."""
+    message = {"url": url} if error is None else {"error": to_wire(error)}
+    with contextlib.suppress(OSError):  # the parent does not wait any more
+        os.write(descriptor, json.dumps(message).encode() + b"\n")
         os.close(descriptor)

@@ -1,4 +1,4 @@
-"""The client: downloads versions into files."""
+"""The client: downloads versions into files, one or all that come."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shardcast.concurrency import beside, staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import PeerError, UsageError
 from shardcast.nodes.download import Destination, Downloads, Watch
-from shardcast.nodes.follow import Follow, FollowOptions
+from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.release import Offered as Offered
@@ -41,18 +41,20 @@ from shardcast.waits import Waits
 log = logging.getLogger(__name__)
 
 _DESCRIBED_AT_ONCE = 16
-"""Versions that are described at once in a list; together they may take what one transfer may."""
+"""Versions whose headers are fetched at once; together they may take the memory of one transfer."""
 
 
 class Client:
-    """Downloads versions from servers (addresses as people write them)::
+    """A downloader of versions from servers.
 
-    async with Client(["10.0.0.1", "10.0.0.2:9000"]) as client:
-        release = await client.download("latest", Path("model.bin"))
+    ::
+
+        async with Client(["10.0.0.1", "10.0.0.2:9000"]) as client:
+            release = await client.download("latest", Path("model.bin"))
 
     Attributes:
         servers: their base URLs.
-        output_dir: where outputs go that have no other place.
+        output_dir: the folder of outputs for which no other place is named.
         waits: what it waits for now.
     """
 
@@ -64,7 +66,13 @@ class Client:
         *,
         origin_id: str | None = None,
     ) -> None:
-        """``origin_id``: the only line of versions to accept.
+        """Make a client; it connects when it is entered.
+
+        Args:
+            servers: addresses as people write them. The order decides which line of versions counts.
+            output_dir: the folder of outputs for which no other place is named.
+            limits: bounds of a transfer; None for those of the environment.
+            origin_id: the only line of versions to accept; None for any.
 
         Raises:
             UsageError: one of the servers is not an address, or there is none.
@@ -88,16 +96,16 @@ class Client:
         await self._stack.aclose()
 
     async def listings(self) -> tuple[Listing, ...]:
-        """The versions on offer, oldest first.
+        """Return the versions on offer, oldest first.
 
         Raises:
             NoServerReachable: no server answered.
         """
         async with self._looking() as (_, standing):
-            return tuple(one for _, one in sorted(standing.listed.items()))
+            return tuple(listing for _, listing in sorted(standing.listed.items()))
 
     async def offered(self) -> list[Offered]:
-        """The versions on offer, oldest first, with what their manifests' headers say.
+        """Return the versions on offer, oldest first, with the headers of their manifests.
 
         Raises:
             NoServerReachable: no server answered.
@@ -116,10 +124,10 @@ class Client:
                     partial(self._header, url, listing, standing.origin, trusted=url in first)
                     for url in (*first, *(url for url in servers if url not in first))
                 ]
-                async with aclosing(staggered(works, STALL_WHEN_OTHERS_CAN)) as asked:
-                    async for asking in asked:
+                async with aclosing(staggered(works, STALL_WHEN_OTHERS_CAN)) as requests:
+                    async for request in requests:
                         try:
-                            header = asking.result() if asking else None
+                            header = request.result() if request else None
                         except PeerError as error:
                             log.debug("%s", error)
                             continue
@@ -129,11 +137,14 @@ class Client:
 
             with self.waits.waiting(lambda: f"manifests from {', '.join(standing.group.servers)}"):
                 versions = sorted(standing.listed.items())
-                return list(await asyncio.gather(*(describe(one) for _, one in versions)))
+                return list(await asyncio.gather(*(describe(listing) for _, listing in versions)))
 
     async def _header(self, url: str, listing: Listing, origin: str | None, trusted: bool) -> Header | None:
-        """Return what a server's manifest says of a version: its first line from the server that decides,
-        else the whole manifest, whose digest that one told."""
+        """Return the header of a version's manifest at a server; None where the server has none.
+
+        A ``trusted`` server is asked for the first line alone. Of another server the whole manifest is
+        fetched, and compared with the digest that the trusted one lists.
+        """
         peer = self._downloads.peers[url]
         if trusted or listing.manifest is None:
             return await peer.header(listing.version)
@@ -149,18 +160,23 @@ class Client:
         output_file: Path | str | None = None,
         watch: Watch | None = None,
     ) -> Release:
-        """Download a version into a file, by default ``<output_dir>/download_<version>.bin``, which has
-        its name only when every byte is right. What an earlier, interrupted run left is used.
+        """Download a version into a file, which gets its name only when every byte is verified.
 
-        ``watch`` is given the transfer, whose ``progress`` tells how far it is.
+        Pieces that an earlier, interrupted run left are verified and used.
+
+        Args:
+            version: its name, or "latest".
+            output_file: the file; a folder if it ends with "/". None for
+                ``<output_dir>/download_<version>.bin``.
+            watch: called with the transfer when it begins; its ``progress`` has the bytes that are here.
 
         Raises:
-            UsageError: that is no version's name.
-            VersionNotOffered: no server offers it.
-            VersionWithdrawn: its publisher took it back, perhaps while it was downloaded.
-            NoServerReachable: no server could be reached for as long as it was worth trying.
+            UsageError: ``version`` is no version's name.
+            VersionNotOffered: no server offers the version.
+            VersionWithdrawn: its publisher withdrew it, perhaps while it was downloaded.
+            NoServerReachable: no server could be reached for ``unreachable_at_start`` seconds.
             TransferFailed: the servers answered, but not with its shards.
-            IntegrityError: what they sent is not what its digest says.
+            IntegrityError: the servers' bytes don't have its digest.
             LocalDiskError: the file can't be written.
         """
         if version != LATEST and not is_version(version):
@@ -188,20 +204,27 @@ class Client:
         resume: bool = False,
         on_withdrawn: OnWithdrawn | None = None,
     ) -> AsyncGenerator[Release, None]:
-        """Download each new version from ``first`` on into ``<output_dir>/download_<version>.bin``, as soon
-        as it is on offer. One that is under way is finished first; where several came meanwhile, the newest
-        is next (with ``every``, the oldest that was not downloaded yet, so that none is left out; a relay may
-        have a later one first). ``latest`` is the newest that can be had now.
+        """Download each new version into ``<output_dir>/download_<version>.bin``, as soon as it is on offer.
 
-        What fails is logged, passed over, and tried again when nothing else is to be had, every
-        ``check_interval`` seconds; as often servers without a feed are asked. A version of which nothing
-        comes is left when another server has another one.
+        A version that is under way is finished first. A version that fails is logged, passed over, and tried
+        again when there is no other to fetch. A version that makes no progress is abandoned when another
+        server offers a different one. The servers' line of versions may change, when a publisher begins anew:
+        then the newest version of the other line is next (``Release.new_line``).
 
-        The servers' line of versions may change, when a publisher begins anew: then the newest version of
-        the other line is next (``Release.new_line``). With ``resume`` it goes on where the last run into this
-        folder ended with the line that is offered now. ``on_withdrawn`` is called once for each version that
-        its publisher took back and that is here or was, also while the caller works on a release; a coroutine
-        is waited for.
+        Args:
+            first: the version to begin with; "latest" for the newest that is on offer now.
+            every: whether no version is left out: the oldest that was not downloaded yet is next (a relay may
+                have a later one first). Else the newest is next, where several came meanwhile.
+            check_interval: seconds until versions that failed are tried again, and servers without a feed are
+                asked again.
+            watch: called with each transfer when it begins.
+            resume: whether to go on where the last run into this folder ended with the line that is offered
+                now.
+            on_withdrawn: called once for each version that its publisher withdrew and that is or was in the
+                folder, also while the caller works on a release; a coroutine is awaited.
+
+        Yields:
+            Each version once its file has its name.
 
         Raises:
             UsageError: ``first`` is no version's name.
@@ -212,8 +235,8 @@ class Client:
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
         followed = await FollowedFolder.of(folder, on_withdrawn)
-        options = FollowOptions(begin, every, check_interval, watch, resume, self._origin_id)
-        follow = Follow(self._downloads, followed, options)
+        settings = FollowSettings(begin, every, check_interval, watch, resume, self._origin_id)
+        follow = Follow(self._downloads, followed, settings)
         await follow.remember()
         releases = follow.releases()
         async with (
@@ -227,35 +250,39 @@ class Client:
                 yield release
 
     def lease(self, version: str) -> Lease:
-        """Hold a version at the servers while the block runs, however many newer ones there are::
+        """Return a lease: it holds a version at the servers while it is entered.
+
+        ::
 
             async with client.lease("v3"):
                 release = await client.download("v3")
 
-        Entering raises ``VersionNotOffered`` when no server holds it. Its ``servers`` are those that do.
+        Entering raises ``VersionNotOffered`` when no server holds the version. The lease's ``servers`` are
+        those that do.
 
         Raises:
-            UsageError: that is no version's name.
+            UsageError: ``version`` is no version's name.
         """
         if not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, …")
         return Lease(version, list(self._downloads.peers.values()), self._name)
 
     def _describe(self, follow: Follow) -> Node:
-        """This client, for reports."""
-        coming = {one.manifest.version: one.progress.done for one in self._downloads.under_way}
+        """Return the description of this client, for reports."""
+        transfers = self._downloads.under_way
+        coming = {transfer.manifest.version: transfer.progress.done for transfer in transfers}
         has = newest(follow.here())
         return Node(self._node_id, "client", self._name, has, coming, origin=follow.origin)
 
     @asynccontextmanager
     async def _watching(self, following: Following) -> AsyncIterator[None]:
-        """Count it as a wait when no server tells anything."""
+        """Count it as a wait when no server tells anything while the block runs."""
         with self.waits.watching(lambda: following.wait):
             yield
 
     @asynccontextmanager
     async def _looking(self) -> AsyncIterator[tuple[Following, Standing]]:
-        """The servers, followed for one question, and what to believe once they answered."""
+        """Yield the servers, followed for one question, and what to believe once they answered."""
         peers = list(self._downloads.peers.values())
         following = Following(
             peers, CHECK_INTERVAL, accepted=self._origin_id, first_line=STALL_WHEN_OTHERS_CAN
@@ -263,7 +290,7 @@ class Client:
         async with following:
             with self.waits.watching(lambda: following.wait):
                 standing = await first_news(following, self._limits.unreachable_at_start)
-            for one in following.followers:
-                if not one.told:
-                    log.warning("not used: %s", one.failure or f"{one.peer.url}: no answer yet")
+            for follower in following.followers:
+                if not follower.told:
+                    log.warning("not used: %s", follower.failure or f"{follower.peer.url}: no answer yet")
             yield following, standing

@@ -7,8 +7,8 @@
                 "withdrawn": [[5, "6030…", true]]}]}                                          (one line)
 
 ``seen`` has the digests of the newest 1000 numbers that the line listed, ``announced`` those that a program
-or a hook has taken, ``withdrawn`` the versions that the publisher took back and whether that was told. The
-line that was used last comes last; of more than 16 lines the first are dropped.
+or a hook has taken, ``withdrawn`` the versions that the publisher withdrew and whether the follower was told.
+The line that was used last comes last; of more than 16 lines the first are dropped.
 """
 
 from __future__ import annotations
@@ -38,13 +38,14 @@ class Announced:
 
 @dataclass(slots=True)
 class FollowedLine:
-    """What is remembered of a line.
+    """The notes about one line.
 
     Attributes:
         origin: its origin id; None for versions of nodes without an id.
         seen: digests of the numbers that the line listed.
         announced: digests of the numbers that were announced in this folder.
-        withdrawn: versions that the publisher took back, each (number, digest), and whether that was told.
+        withdrawn: versions that the publisher withdrew, each (number, digest), and whether the follower was
+            told.
     """
 
     origin: str | None
@@ -76,10 +77,10 @@ class FollowedLine:
 
 @dataclass(slots=True)
 class FolderLines:
-    """What is remembered of all lines.
+    """The notes about all lines.
 
     Attributes:
-        lines: those that were used, the latest one last.
+        lines: the notes of each, the line used last at the end.
         announced: the version that was announced last; None in a folder in which none was.
     """
 
@@ -87,13 +88,13 @@ class FolderLines:
     announced: Announced | None = None
 
     def find(self, origin: str | None) -> FollowedLine:
-        """Return what is remembered of a line; an empty memory where nothing is."""
+        """Return the notes about a line; empty ones where there are none."""
         return next((line for line in self.lines if line.origin == origin), FollowedLine(origin))
 
     def use(self, origin: str | None) -> FollowedLine:
-        """Return the memory of a line to change it, and count the line as used last."""
+        """Return the notes about a line, to be changed, and count the line as used last."""
         line = self.find(origin)
-        self.lines = [*(one for one in self.lines if one.origin != origin), line][-MAX_LINES:]
+        self.lines = [*(other for other in self.lines if other.origin != origin), line][-MAX_LINES:]
         return line
 
     def write(self) -> bytes:
@@ -101,7 +102,7 @@ class FolderLines:
         for line in self.lines:
             line.bound()
         last = self.announced
-        said = {
+        content = {
             "announced": last and {"origin": last.origin, "number": last.number, "digest": last.digest},
             "lines": [
                 {
@@ -113,7 +114,7 @@ class FolderLines:
                 for line in self.lines
             ],
         }
-        return json.dumps(said, separators=(",", ":")).encode() + b"\n"
+        return json.dumps(content, separators=(",", ":")).encode() + b"\n"
 
 
 def parse_lines(data: bytes) -> FolderLines:
@@ -122,8 +123,8 @@ def parse_lines(data: bytes) -> FolderLines:
     Raises:
         ValueError: the bytes are no such file.
     """
-    said = json_object(data, MAX_FILE)
-    lines, last = said.get("lines", []), said.get("announced")
+    content = json_object(data, MAX_FILE)
+    lines, last = content.get("lines", []), content.get("announced")
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
         raise ValueError("lines that are no list of objects")
     found = FolderLines([_line(line) for line in lines[-MAX_LINES:]])
@@ -134,30 +135,30 @@ def parse_lines(data: bytes) -> FolderLines:
     return found
 
 
-def _line(said: dict[str, Any]) -> FollowedLine:
-    withdrawn = said.get("withdrawn", [])
+def _line(content: dict[str, Any]) -> FollowedLine:
+    withdrawn = content.get("withdrawn", [])
     if not isinstance(withdrawn, list):
         raise ValueError("withdrawn versions that are no list")
     return FollowedLine(
-        parse_origin(said),
-        _numbers(said.get("seen", {})),
-        _numbers(said.get("announced", {})),
+        parse_origin(content),
+        _numbers(content.get("seen", {})),
+        _numbers(content.get("announced", {})),
         dict(map(_withdrawal, withdrawn)),
     )
 
 
-def _numbers(said: object) -> dict[int, str]:
-    if not isinstance(said, dict):
+def _numbers(content: object) -> dict[int, str]:
+    if not isinstance(content, dict):
         raise ValueError("digests that are no JSON object")
     found: dict[int, str] = {}
-    for name, digest in said.items():
+    for name, digest in content.items():
         if not (name.isascii() and name.isdigit() and len(name) <= 18 and is_number(int(name))):
             raise ValueError(f"{name[:20]!r} is no version number")
         found[int(name)] = parse_digest(digest)
     return found
 
 
-def _withdrawal(said: object) -> tuple[tuple[int, str], bool]:
-    if not isinstance(said, list) or len(said) != 3 or not is_number(said[0]) or type(said[2]) is not bool:
+def _withdrawal(item: object) -> tuple[tuple[int, str], bool]:
+    if not isinstance(item, list) or len(item) != 3 or not is_number(item[0]) or type(item[2]) is not bool:
         raise ValueError("a withdrawn version that is none")
-    return (said[0], parse_digest(said[1])), said[2]
+    return (item[0], parse_digest(item[1])), item[2]

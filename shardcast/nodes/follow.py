@@ -41,7 +41,7 @@ counts as one of nodes without an origin id."""
 
 
 @dataclass(frozen=True, slots=True)
-class FollowOptions:
+class FollowSettings:
     """What a run of ``Client.follow`` downloads, and when.
 
     Attributes:
@@ -69,20 +69,20 @@ class Follow:
         following: its servers, to be entered around ``releases``.
     """
 
-    def __init__(self, downloads: Downloads, folder: FollowedFolder, options: FollowOptions) -> None:
+    def __init__(self, downloads: Downloads, folder: FollowedFolder, settings: FollowSettings) -> None:
         self.memory = LineMemory()
         self.following = Following(
             list(downloads.peers.values()),
-            options.check_interval,
+            settings.check_interval,
             memory=self.memory,
-            accepted=options.accepted,
+            accepted=settings.accepted,
         )
         self._downloads = downloads
         self._folder = folder
-        self._options = options
-        self._resume = options.resume
-        first = options.first
-        self._queue = FetchQueue(None if first is None else first - 1, options.every)
+        self._settings = settings
+        self._resume = settings.resume
+        first = settings.first
+        self._queue = FetchQueue(None if first is None else first - 1, settings.every)
         # Both are tuples of one id, since None is an origin id too: that of a line of 0.1.0.
         self._entered: tuple[str | None] | None = None  # the line whose resume point is known
         self._entered_origin: tuple[str | None] | None = None  # its id, where only its manifests name it
@@ -118,7 +118,7 @@ class Follow:
             LocalDiskError: a file can't be written.
         """
         loop = asyncio.get_running_loop()
-        retry_at = loop.time() + self._options.check_interval
+        retry_at = loop.time() + self._settings.check_interval
         await self.following.settled()
         while True:
             changes, number = self.following.changes, None
@@ -152,7 +152,7 @@ class Follow:
                 async with asyncio.timeout_at(retry_at):
                     await self.following.change(changes)
             except TimeoutError:
-                retry_at = loop.time() + self._options.check_interval
+                retry_at = loop.time() + self._settings.check_interval
                 self._queue.try_again()
 
     async def _enter(self, standing: Standing) -> None:
@@ -163,7 +163,7 @@ class Follow:
         listings = [listing for _, listing in sorted(standing.listed.items())]
         last = await self._folder.enter(origin, listings, standing.firm)
         if last is not None and self._resume:
-            self._queue = FetchQueue(last, self._options.every)
+            self._queue = FetchQueue(last, self._settings.every)
         self._local |= await self._folder.had(origin)
         self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
 
@@ -186,7 +186,7 @@ class Follow:
         self.following.changed(left)
         self._local, self._entered, self._entered_origin, self._resume = set(), None, None, True
         self._downloaded = {}
-        self._queue = FetchQueue(None, self._options.every)
+        self._queue = FetchQueue(None, self._settings.every)
 
     async def watch_withdrawals(self) -> None:
         """Tell of versions that are withdrawn, also while the caller works on a release; for ever.
@@ -241,8 +241,8 @@ class Follow:
 
         def watch(transfer: Transfer) -> None:
             transfers.append(transfer)
-            if self._options.watch:
-                self._options.watch(transfer)
+            if self._settings.watch:
+                self._settings.watch(transfer)
 
         def abandon() -> ShardcastError | None:
             """Return why to abandon the version: it makes no progress, and others offer another version."""

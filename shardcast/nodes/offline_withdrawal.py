@@ -1,4 +1,4 @@
-"""Withdrawing in a data directory on which no origin runs."""
+"""Withdrawal of a version in a data directory on which no origin runs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ROLE = "withdraw"
 
 
 async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
-    """Take a version back that was published into a data directory; the next origin there tells of it.
+    """Withdraw a version that was published into a data directory; the next origin there tells of it.
 
     Raises:
         UsageError: the version was published elsewhere: this is a middle's directory.
@@ -29,25 +29,26 @@ async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
         DataDirInUse: another process holds the directory.
         LocalDiskError: the directory can't be used.
     """
-    # Before the directory is taken up as an origin's, which would cost a middle what is landing there.
+    # Before the directory is opened as an origin's, which would discard what is landing in a middle's.
     await asyncio.to_thread(_check_own, data_dir, version)
     async with open_data_dir(data_dir, _ROLE) as folders:
         return await folders.withdraw_own(version, reason)
 
 
 def _check_own(data_dir: Path, version: str) -> None:
+    """Refuse a version that is not in a data directory, or that another origin published."""
     with contextlib.closing(DataDir(data_dir, _ROLE)) as held:
         with disk_errors("could not read", held.distribution):
-            here = [one.version for one in listed(held)]
-        if version not in here:
-            there = ", ".join(here) or "nothing"
-            raise VersionNotOffered(f"{version} is not complete in {held.root}, which holds {there}")
+            versions = [listing.version for listing in listed(held)]
+        if version not in versions:
+            found = ", ".join(versions) or "nothing"
+            raise VersionNotOffered(f"{version} is not complete in {held.root}, which holds {found}")
         manifest = held.manifest(version_number(version) or 0)
         reader = ManifestReader(version)
         try:
             first_line = read_bounded(manifest, MAX_LINE).partition(b"\n")[0]
             reader.feed(first_line + b"\n")
-        except (OSError, ValueError):  # an old origin left none; a broken one is told when it is taken up
+        except (OSError, ValueError):  # 0.1.0 wrote no manifest; a broken one is logged when it is loaded
             return
         origin = reader.header.origin if reader.header else None
         if origin not in (None, held.origin_id):

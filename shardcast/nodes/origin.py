@@ -43,11 +43,13 @@ DIGESTS = {"sha256": ("sha256",), "blake3": ("sha256", "blake3")}
 
 @asynccontextmanager
 async def publishing(data_dir: Path) -> AsyncIterator[Publisher]:
-    """Publish into a data directory on which no origin runs; it keeps as much as the last one did.
+    """Yield a publisher for a data directory on which no origin runs.
+
+    Retention is that of the last origin there.
 
     Raises:
-        DataDirInUse: another process holds it.
-        LocalDiskError: it can't be used.
+        DataDirInUse: another process holds the directory.
+        LocalDiskError: the directory can't be used.
     """
     async with open_data_dir(data_dir, "broadcast") as folders:
         publisher = Publisher(folders)
@@ -79,7 +81,7 @@ class Origin:
         copy: bool = True,
         confirm: Confirm | None = None,
     ) -> PendingBroadcast:
-        """Begin to broadcast a payload, behind those that were begun before; see ``Publisher.publish``."""
+        """Start to broadcast a payload; see ``Publisher.publish``."""
         return await self._publisher.publish(path, shard_size, metadata=metadata, copy=copy, confirm=confirm)
 
     async def publish_stream(
@@ -90,7 +92,7 @@ class Origin:
         *,
         metadata: Mapping[str, Any] | None = None,
     ) -> PendingBroadcast:
-        """Begin to broadcast what comes from an unbuffered file; see ``Publisher.publish_stream``."""
+        """Start to broadcast a stream; see ``Publisher.publish_stream``."""
         return await self._publisher.publish_stream(source, name, shard_size, metadata=metadata)
 
     @classmethod

@@ -52,7 +52,7 @@ def trusted_identity(path: Path) -> FileIdentity | None:
 
 @dataclass(frozen=True, slots=True)
 class OutputRecord:
-    """What is known of an output file.
+    """The version of an output file, and how the file looked.
 
     Attributes:
         origin: the origin id of its line; None for versions of nodes without an id.
@@ -70,7 +70,7 @@ class OutputRecord:
 
     def line(self) -> bytes:
         """Return the record as its file holds it."""
-        said = {
+        record = {
             "origin": self.origin,
             "number": self.number,
             "digest": self.digest,
@@ -79,7 +79,7 @@ class OutputRecord:
             "inode": self.file.inode,
             "withdrawn": self.withdrawn,
         }
-        return json.dumps(said).encode() + b"\n"
+        return json.dumps(record).encode() + b"\n"
 
 
 def parse_record(data: bytes) -> OutputRecord:
@@ -88,14 +88,14 @@ def parse_record(data: bytes) -> OutputRecord:
     Raises:
         ValueError: the bytes are no record.
     """
-    said = json_object(data, MAX_RECORD)
-    number, withdrawn = said.get("number"), said.get("withdrawn", False)
+    record = json_object(data, MAX_RECORD)
+    number, withdrawn = record.get("number"), record.get("withdrawn", False)
     if number is not None and not is_number(number):
         raise ValueError(f"a record with the version number {number!r}")
     if not isinstance(withdrawn, bool):
         raise ValueError("a record with a mark of withdrawal that is neither true nor false")
-    identity = FileIdentity(*(_integer(said, key) for key in ("inode", "size", "mtime_ns")))
-    return OutputRecord(parse_origin(said), number, parse_digest(said.get("digest")), identity, withdrawn)
+    identity = FileIdentity(*(_integer(record, key) for key in ("inode", "size", "mtime_ns")))
+    return OutputRecord(parse_origin(record), number, parse_digest(record.get("digest")), identity, withdrawn)
 
 
 def json_object(data: bytes, limit: int) -> dict[str, Any]:
@@ -107,28 +107,28 @@ def json_object(data: bytes, limit: int) -> dict[str, Any]:
     if len(data) > limit:
         raise ValueError(f"more than {limit} bytes")
     try:
-        said = json.loads(data)
+        parsed = json.loads(data)
     except RecursionError:
         raise ValueError("JSON that is nested too deeply") from None
-    if not isinstance(said, dict):
+    if not isinstance(parsed, dict):
         raise ValueError("no JSON object")
-    return said
+    return parsed
 
 
-def parse_origin(said: dict[str, Any]) -> str | None:
+def parse_origin(record: dict[str, Any]) -> str | None:
     """Return the origin id in a JSON object.
 
     Raises:
         ValueError: the value is neither null nor an id.
     """
-    origin = said.get("origin")
+    origin = record.get("origin")
     if origin is not None and not (isinstance(origin, str) and 1 <= len(origin) <= MAX_ORIGIN):
         raise ValueError("an origin id that is none")
     return origin
 
 
 def parse_digest(digest: object) -> str:
-    """Return a digest.
+    """Return the digest that a JSON value is.
 
     Raises:
         ValueError: the value is not 64 hex digits.
@@ -143,8 +143,8 @@ def is_number(number: object) -> bool:
     return type(number) is int and 1 <= number <= MAX_VERSION
 
 
-def _integer(said: dict[str, Any], key: str) -> int:
-    value = said.get(key)
+def _integer(record: dict[str, Any], key: str) -> int:
+    value = record.get(key)
     if type(value) is not int or abs(value) > _MAX_INTEGER:
         raise ValueError(f"{key} is no integer")
     return value
@@ -164,7 +164,11 @@ def read_bounded(path: Path, limit: int) -> bytes:
 
 
 def hashed(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
-    """Return a record without a version for a file; None when it can't be read, changes or work stops."""
+    """Return a record without a version for a file, with its SHA-256.
+
+    Returns:
+        None when the file can't be read, changed meanwhile, or ``stop`` returned True.
+    """
     try:
         with path.open("rb") as file:
             before, digest = FileIdentity.from_stat(os.fstat(file.fileno())).recorded, hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Broadcasts into a data directory: each has its number at once, one is cut at a time."""
+"""Broadcasts into a data directory: each gets its number at once, and one is cut at a time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from shardcast.store.versions import VersionFolders
 log = logging.getLogger(__name__)
 
 Cut = Callable[[OpenVersion, PublishProgress, ReserveBytes], Manifest]
-"""Cuts a payload into an open version, in a thread."""
+"""A function that cuts a payload into an open version, in a thread."""
 Confirm = Callable[[], Awaitable[None]]
 """Awaited before a version becomes complete; raises where its caller does not wait for it any more."""
 
@@ -39,61 +39,60 @@ class PendingBroadcast:
 
     Attributes:
         version: its name, ``v7``, fixed from the start.
+        state: its progress, shared with the thread that cuts it.
+        task: carries the broadcast out.
     """
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.state = PublishProgress()
         self.task: asyncio.Task[None] | None = None
-        self._called_off = asyncio.Event()
+        self._aborted = asyncio.Event()
 
     def progress(self) -> Mapping[str, Any]:
-        """``size`` (None while it waits its turn) and ``done`` in bytes, ``shards`` that are whole."""
+        """Return ``size`` (None while it waits its turn) and ``done`` in bytes, and the whole ``shards``."""
         return {"size": self.state.size, "done": self.state.done, "shards": self.state.shards}
 
     def end(self, size: int) -> None:
-        """A stream has so many bytes."""
+        """Note how many bytes a stream has in all."""
         self.state.size = size
 
     def cancel(self) -> None:
-        """Give it up, unless it is complete."""
+        """Abort the broadcast, unless the version is complete."""
         self.state.cancelled = True
-        self._called_off.set()
+        self._aborted.set()
 
     async def confirmed(self, confirm: Confirm | None) -> None:
-        """Return when its caller has confirmed that it shall be complete.
+        """Wait until the caller has confirmed that the version shall be complete.
 
         Raises:
-            Cancelled: it was given up meanwhile.
+            Cancelled: the broadcast was aborted meanwhile.
             ShardcastError: the caller has gone.
         """
-        asking = asyncio.ensure_future(confirm() if confirm else asyncio.sleep(0))
-        called_off = asyncio.ensure_future(self._called_off.wait())
+        confirming = asyncio.ensure_future(confirm() if confirm else asyncio.sleep(0))
+        aborted = asyncio.ensure_future(self._aborted.wait())
         try:
-            await asyncio.wait({asking, called_off}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({confirming, aborted}, return_when=asyncio.FIRST_COMPLETED)
             if self.state.cancelled:
                 raise Cancelled(f"{self.version} was called off")
-            asking.result()
+            confirming.result()
         finally:
-            await cancel([asking, called_off])
-            if not asking.cancelled():
-                asking.exception()  # else it is told of as never looked at
-            if not asking.cancelled():
-                asking.exception()  # else it is told of as never looked at
+            await cancel([confirming, aborted])
+            if not confirming.cancelled():
+                confirming.exception()  # else asyncio logs that it was never retrieved
 
     async def result(self) -> None:
         """Wait until the version is complete.
 
         Raises:
-            ShardcastError: it failed; what there was of it is removed.
+            ShardcastError: the broadcast failed; what was stored of it is discarded.
         """
         assert self.task
         await asyncio.shield(self.task)
 
 
 class Publisher:
-    """Publishes into version folders. ``first_version`` is the least number given; ``digests`` are the
-    whole digests that manifests carry, the last of which the distribution list shows."""
+    """The broadcasts into one data directory."""
 
     def __init__(
         self,
@@ -102,6 +101,14 @@ class Publisher:
         first_version: int = 1,
         digests: tuple[str, ...] = ("sha256",),
     ) -> None:
+        """Publish into ``folders``.
+
+        Args:
+            folders: the version folders of the data directory.
+            shard_size: bytes of a shard, unless a broadcast names another size.
+            first_version: the lowest number to give.
+            digests: the whole digests that manifests carry; the distribution list shows the last of them.
+        """
         self._folders = folders
         self._shard_size = shard_size
         self._first_version = first_version
@@ -118,12 +125,20 @@ class Publisher:
         copy: bool = True,
         confirm: Confirm | None = None,
     ) -> PendingBroadcast:
-        """Begin a broadcast, behind those that were begun before; see ``sharding.publishing.publish``.
+        """Start a broadcast, behind those that were started before; see ``sharding.publishing.publish``.
+
+        Args:
+            path: the payload.
+            shard_size: bytes of a shard; None for the usual ones.
+            metadata: what the manifest's header carries for readers.
+            copy: whether shards are files of their own; else they are parts of the payload's file, where that
+                can be linked or cloned.
+            confirm: awaited before the version becomes complete.
 
         Raises:
             PayloadMissing: there is no such file.
-            LocalDiskError: it can't be read, or no number could be written down.
-            UsageError: the shard size is no good.
+            LocalDiskError: the payload can't be read, or the number can't be recorded.
+            UsageError: the shard size or the metadata can't be used.
         """
         description = self._describe(shard_size, metadata, copy)
         await asyncio.to_thread(check_payload, path)
@@ -143,12 +158,18 @@ class Publisher:
         metadata: Mapping[str, Any] | None = None,
         confirm: Confirm | None = None,
     ) -> PendingBroadcast:
-        """Begin to broadcast what comes from an unbuffered file until it ends, while it comes; it is closed
-        at the end. ``Broadcast.cancel`` gives it up.
+        """Start to broadcast a stream while it comes; ``PendingBroadcast.cancel`` aborts it.
+
+        Args:
+            source: an unbuffered file, read to its end and closed then.
+            name: the payload's name.
+            shard_size: bytes of a shard; None for the usual ones.
+            metadata: what the manifest's header carries for readers.
+            confirm: awaited before the version becomes complete.
 
         Raises:
-            LocalDiskError: no number could be written down.
-            UsageError: the shard size is no good.
+            LocalDiskError: the number can't be recorded.
+            UsageError: the shard size or the metadata can't be used.
         """
         description = self._describe(shard_size, metadata, copy=True)
 
@@ -164,6 +185,7 @@ class Publisher:
     def _describe(
         self, shard_size: int | None, metadata: Mapping[str, Any] | None, copy: bool
     ) -> PayloadDescription:
+        """Return the description of a payload, checked."""
         size = self._shard_size if shard_size is None else shard_size
         if not isinstance(size, int) or size < 1:
             raise UsageError(f"a shard of {size!r} bytes makes no sense; it must have at least one")
@@ -173,6 +195,7 @@ class Publisher:
         return PayloadDescription(origin, size, self._digests, copy, dict(metadata or {}))
 
     async def _begin(self, what: str, cut: Cut, confirm: Confirm | None) -> PendingBroadcast:
+        """Allot a number, durably, and have the broadcast carried out."""
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = PendingBroadcast(version_name(number))
         broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut, confirm=confirm))
@@ -183,12 +206,13 @@ class Publisher:
     async def _carry_out(
         self, broadcast: PendingBroadcast, number: int, what: str, cut: Cut, *, confirm: Confirm | None
     ) -> None:
+        """Publish when the broadcasts before this one have ended, and log how it went."""
         loop = asyncio.get_running_loop()
 
-        def ask(size: int) -> None:
+        def reserve(size: int) -> None:  # in the thread that cuts
             asyncio.run_coroutine_threadsafe(self._folders.room.claim(number, size), loop).result()
 
-        claim = freely if self._folders.room.most is None else ask
+        claim = freely if self._folders.room.most is None else reserve
         try:
             async with self._turn:
                 with disk_errors(f"could not publish {broadcast.version} in", self._folders.data_dir.root):
@@ -212,6 +236,7 @@ class Publisher:
         *,
         confirm: Confirm | None,
     ) -> Manifest:
+        """Cut a payload into a new version; discard the version if that fails."""
         if broadcast.state.cancelled:
             raise Cancelled(f"{broadcast.version} was called off")
         opened = await self._folders.begin(number, None, self._digests[-1])
@@ -225,7 +250,7 @@ class Publisher:
         return manifest
 
     async def close(self) -> None:
-        """Call off what is under way, and wait for it."""
+        """Abort the broadcasts under way, and wait until they have ended."""
         tasks = [broadcast.task for broadcast in self._under_way if broadcast.task]
         for broadcast in self._under_way:
             broadcast.cancel()

@@ -20,7 +20,7 @@ class Offered:
 
     Attributes:
         listing: its line in the distribution list.
-        header: what its manifest says of it; None where no server has one.
+        header: of its manifest; None where no server has a manifest.
     """
 
     listing: Listing
@@ -34,8 +34,8 @@ class Release:
     Attributes:
         version: its name.
         path: the file.
-        manifest: what it is.
-        seconds: how long it took.
+        manifest: of its payload.
+        seconds: that the download took.
         received: bytes that came from each server.
         new_line: whether it is the first of a line other than the one announced before in its folder: its
             number says nothing about the versions that were followed before.

@@ -22,10 +22,10 @@ _OLD = 24 * 3600.0
 
 
 def check_folder(output_dir: Path) -> None:
-    """See now rather than after a download whether versions can be put there.
+    """Check that versions can be put into a folder, now rather than after a download.
 
     Raises:
-        LocalDiskError: they can't, or ``latest`` is something else.
+        LocalDiskError: they can't, or ``latest`` is no symbolic link.
     """
     with disk_errors("could not write", output_dir):
         make_folder(output_dir)
@@ -40,25 +40,31 @@ def check_folder(output_dir: Path) -> None:
 
 
 def can_resume(output_dir: Path) -> bool:
-    """Return whether a link in a folder tells where a run ended: one without, or whose file has gone, begins
-    with the newest version again."""
+    """Return whether a link in a folder tells where the last run ended.
+
+    Without a link, or where its file has gone, a run begins with the newest version again.
+    """
     return any((output_dir / link).exists() for link in (LATEST_LINK, UNDER_WAY_LINK))
 
 
 def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
-    """Have ``latest`` name a version, unless that names a newer one of the same line. Remove all but the
-    newest ``keep`` versions of each line, and what is left of versions that never arrived. ``announced``
-    belongs to it. False, and nothing is done, when the publisher took the version back meanwhile.
+    """Make ``latest`` name a version, and remove old versions and what interrupted downloads left.
 
-    Files whose version is not known stay (``OutputFolder.identify``).
+    ``latest`` stays where it names a newer version of the same line. All but the newest ``keep`` versions of
+    each line go; files whose version is not known stay (``OutputFolder.identify``). The caller calls
+    ``announced`` once its hook has ended.
+
+    Returns:
+        False, with nothing done, when the publisher withdrew the version meanwhile.
 
     Raises:
-        LocalDiskError: the folder can't be written, or ``latest`` is something else.
+        LocalDiskError: the folder can't be written, or ``latest`` is no symbolic link.
     """
     folder, number, origin = outputs.folder, release.number, release.origin
-    here = outputs.version_at(release.path)
-    if here and here.withdrawn:
+    record = outputs.version_at(release.path)
+    if record and record.withdrawn:
         return False
+    # This link first: a kill from here on has the next run announce the version again.
     outputs.point(UNDER_WAY_LINK, release.path.name)
     latest = outputs.version_at(folder / LATEST_LINK)
     newer = latest and latest.origin == origin and not latest.withdrawn and (latest.number or 0) > number
@@ -72,8 +78,10 @@ def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
 
 
 def _clear_leftovers(folder: Path, number: int) -> None:
-    """Remove what interrupted downloads of versions before ``number`` left, and what lay here for a day: no
-    version of the line that is followed now may ever have that number."""
+    """Remove what interrupted downloads of versions before ``number`` left, and what lay here for a day.
+
+    The latter may be of a number that the line followed now never reaches.
+    """
     with disk_errors("could not tidy", folder):
         for entry in folder.iterdir():
             version = part_version(entry.name)
@@ -82,6 +90,7 @@ def _clear_leftovers(folder: Path, number: int) -> None:
 
 
 def _is_old(entry: Path) -> bool:
+    """Return whether a file was last changed a day ago or earlier."""
     try:
         return age_of(entry, entry.lstat()) > _OLD
     except OSError:  # another follower has just removed it
@@ -96,38 +105,41 @@ def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
         if record and record.number:
             lines.setdefault(record.origin, []).append((record.number, path, record))
     for versions in lines.values():
-        newest_first = sorted(versions, key=lambda one: one[0], reverse=True)
+        newest_first = sorted(versions, key=lambda version: version[0], reverse=True)
         for _, path, record in newest_first[keep:]:
             if path.name not in stay:
                 outputs.remove(path, record)
 
 
 def _named_by(link: Path) -> str:
+    """Return the name of the file that a link names; an empty one where there is no link."""
     try:
         return link.readlink().name
-    except OSError:  # there is none
+    except OSError:  # there is no link
         return ""
 
 
 def announced(outputs: OutputFolder, release: Release) -> None:
-    """Note that all is done that there is to do for the version that ``announce`` was called with.
+    """Note that a version was announced: ``announce`` was called, and the hook has ended.
 
     Raises:
         LocalDiskError: the folder can't be written.
     """
-    # The note first: a kill between the two has the hook run again, and never leaves a line whose first
-    # version was announced but that is told of as new again.
+    # The note before the link: a kill between the two has the hook run again, but never tells of a line as
+    # new whose first version was announced.
     outputs.lines.mark_announced(release.origin, release.number, release.digest)
     with disk_errors("could not remove", outputs.folder / UNDER_WAY_LINK):
         (outputs.folder / UNDER_WAY_LINK).unlink(missing_ok=True)
 
 
 def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] | None:
-    """Have ``latest`` name a good version of the line from which one was withdrawn (``mark_withdrawn``), and
-    return that version; None when none is here, and the link is gone.
+    """Make ``latest`` name a good version again after a withdrawal (``mark_withdrawn``).
 
-    Nothing changes while ``latest`` names a good version. Else it names the newest good one of the line that
-    was announced or came before the withdrawn one.
+    Nothing changes while ``latest`` names a good version. Else it names the newest good version of the line
+    that was announced or came before the withdrawn one; where there is none, the link goes.
+
+    Returns:
+        The number and file of the version that ``latest`` names now; None when it is gone.
 
     Raises:
         LocalDiskError: the folder can't be written.
@@ -141,7 +153,7 @@ def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] |
         return None
     announced = outputs.lines.announced(lines[-1])
     good = outputs.good(lines[-1])
-    found = next((one for one in reversed(good) if one[0] < number or one[0] in announced), None)
+    found = next((item for item in reversed(good) if item[0] < number or item[0] in announced), None)
     if found:
         outputs.point(LATEST_LINK, found[1].name)
     elif latest:

@@ -27,19 +27,19 @@ _LIBUV_THREADS = 4
 """Threads that libuv starts at its first look-up of a name."""
 _NUMERIC = socket.NI_NUMERICHOST | socket.NI_NUMERICSERV
 _TOLD_AGAIN = 60.0
-"""Seconds until it is told again that no connection is accepted."""
+"""Seconds until it is logged again that no connection is accepted."""
 _THREADS = 6
 """Threads that hash, write and fsync; more than four writers on one file only wait for each other."""
 _FEW_THREADS = 2
-"""The same where the system gives few: some are to be left for those that receive."""
+"""The same where the system gives few threads: receiving shards needs some, too."""
 
 
 def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
-    """Run a coroutine to its end.
+    """Run a coroutine to its end on an event loop of its own.
 
     A node that serves runs on asyncio's own loop, which has sendfile; a command that only receives can run
     on uvloop (``fast_loop``; docs/performance.md has the figures). The library doesn't: uvloop starts
-    threads that a process which forks later doesn't survive.
+    threads, and a process that forks later doesn't survive these.
 
     Raises:
         KeyboardInterrupt: the process was told to end (SIGINT, SIGTERM).
@@ -90,10 +90,11 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what is left on a loop, wait for its threads, and close it."""
     try:
         leftover = asyncio.all_tasks(loop)
-        for one in leftover:
-            one.cancel()
+        for task in leftover:
+            task.cancel()
         loop.run_until_complete(asyncio.gather(*leftover, return_exceptions=True))
         loop.run_until_complete(loop.shutdown_asyncgens())
         with contextlib.suppress(RuntimeError):  # it needs a thread to wait for the others
@@ -103,13 +104,16 @@ def _end(loop: asyncio.AbstractEventLoop) -> None:
 
 
 class _Shortage:
-    """Tells that the system lacks what a new connection takes. Until it has that again, nobody is let in, and
-    asyncio tells only those who debug it."""
+    """A log of shortages: the system lacks a descriptor or memory for a new connection.
+
+    Until it has that again no connection is accepted, and asyncio logs that in debug mode only.
+    """
 
     def __init__(self) -> None:
         self._told_at = -math.inf
 
     def tell(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Handle an error of the loop: log a shortage once a minute, and any other error as asyncio does."""
         error = context.get("exception")
         limit = LocalLimit.of(error) if error else None
         if limit is None:
@@ -121,6 +125,7 @@ class _Shortage:
 
 
 def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
+    """Return a new event loop: uvloop's if ``fast`` and it can be loaded, else asyncio's."""
     if fast and sys.platform != "win32":
         try:
             import uvloop
@@ -128,15 +133,18 @@ def _new_loop(fast: bool) -> asyncio.AbstractEventLoop:
             log.debug("uvloop is not used: %s", error)
         else:
             loop = uvloop.new_event_loop()
-            # The first look-up starts libuv's threads: now, before others take those that there are.
+            # The first look-up starts libuv's threads: now, before other code takes those that are left.
             loop.run_until_complete(loop.getnameinfo(("127.0.0.1", 0), _NUMERIC))
             return loop
     return asyncio.new_event_loop()
 
 
 def _can_start(count: int) -> bool:
-    """Return whether the system gives this process so many more threads now. libuv doesn't ask: where it does
-    not get those of its look-ups, it aborts the process (134) without a word."""
+    """Return whether the system gives this process so many more threads now.
+
+    libuv doesn't ask: where it does not get the threads for its look-ups, it aborts the process (exit code
+    134) without a message.
+    """
     done = threading.Event()
     started: list[threading.Thread] = []
     try:
@@ -155,13 +163,13 @@ def _can_start(count: int) -> bool:
 
 def raise_file_limit() -> None:
     """Allow as many open files as the system does: each reader and each shard under way takes one."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def process_gone(pid: int) -> None:
-    """Wait until our parent, which had this id when it started us, has ended."""
+    """Wait until the parent process, which had this id when it started this one, has ended."""
     loop = asyncio.get_running_loop()
     if os.getppid() != pid:
         return
@@ -179,5 +187,5 @@ async def process_gone(pid: int) -> None:
                 loop.remove_reader(descriptor)
                 os.close(descriptor)
             return
-    while os.getppid() == pid:  # noqa: ASYNC110  nobody tells
+    while os.getppid() == pid:  # noqa: ASYNC110  macOS has no event for it
         await asyncio.sleep(1)

@@ -1,4 +1,4 @@
-"""What a node says of itself in ``/status``; docs/status.schema.json describes it."""
+"""A node's state in ``/status``; docs/status.schema.json describes the format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from shardcast.upstream.follower import Follower
 
 
 class Status:
-    """The part that all nodes that serve have in common."""
+    """The part of the state that all nodes that serve have in common."""
 
     def __init__(self, role: str, node_id: str, folders: VersionFolders, below: Downstream) -> None:
         self._begun = time.monotonic()
@@ -29,7 +29,12 @@ class Status:
         self._below = below
 
     def now(self, origin: str | None, distance: int | None) -> dict[str, Any]:
-        """``origin`` and ``distance``: of the origin of its versions, as far as is known."""
+        """Return the state.
+
+        Args:
+            origin: the origin id of the line; None while that is not known.
+            distance: hops from that origin; None while that is not known.
+        """
         folders = self._folders
         return {
             "role": self._role,
@@ -51,7 +56,7 @@ class Status:
 
 
 class _Rows(Sequence[dict[str, Any]]):
-    """The nodes below, each described when it is asked for: thousands of them take long."""
+    """The nodes below, each described when it is sent: describing thousands at once takes long."""
 
     def __init__(self, nodes: Sequence[tuple[float, Node]]) -> None:
         self._nodes = nodes
@@ -74,7 +79,7 @@ class _Rows(Sequence[dict[str, Any]]):
 
 
 def _free(root: Path) -> int:
-    """Bytes that are free for this node; none where the directory was removed."""
+    """Return the bytes that are free for this node; 0 where the directory was removed."""
     try:
         disk = os.statvfs(root)
     except OSError:
@@ -83,8 +88,8 @@ def _free(root: Path) -> int:
 
 
 def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
-    """Every version that is here, oldest first."""
-    listings = {one.number: one for one in folders.listings}
+    """Return a description of each version that is here, oldest first."""
+    listings = {listing.number: listing for listing in folders.listings}
     versions = []
     for number in sorted(folders.complete_numbers | folders.open_numbers):
         version = version_name(number)
@@ -115,7 +120,7 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
 
 
 def _aside(folders: VersionFolders) -> list[dict[str, Any]]:
-    """Every whole version of another line that is here, the one that was put aside first at first."""
+    """Return a description of each whole version of another line that is here, put aside first at first."""
     return [
         {
             "origin": one.origin,
@@ -131,7 +136,7 @@ def _aside(folders: VersionFolders) -> list[dict[str, Any]]:
 
 
 def describe_transfer(transfer: Transfer) -> dict[str, Any]:
-    """A version on its way here; rates in bytes a second."""
+    """Return a description of a transfer; rates in bytes a second."""
     servers = transfer.progress.servers
     return {
         "version": transfer.manifest.version,
@@ -143,7 +148,7 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
 
 
 def describe_upstreams(followers: Iterable[Follower]) -> list[dict[str, Any]]:
-    """The servers that a node follows."""
+    """Return a description of each server that a node follows."""
     now = time.monotonic()
     return [
         {

@@ -1,4 +1,4 @@
-"""An origin that waits for the nodes below it: until it may end, or until so many have a version."""
+"""Waits of an origin for the nodes below it: until it may end, or until so many of them have a version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Finish:
-    """The end of an origin, which waits for the nodes that have yet to get the newest version."""
+    """The wait of an origin that was asked to end, for nodes that have yet to get the newest version."""
 
     def __init__(
         self,
@@ -25,14 +25,21 @@ class Finish:
         wait: float | None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``wait``: seconds to stay at least; 0 to end at once; None for as long as is useful."""
+        """Begin to wait.
+
+        Args:
+            folders: what the origin serves.
+            below: the nodes below it.
+            wait: seconds to stay at least; 0 to end at once; None for as long as is useful.
+            clock: in seconds.
+        """
         self._folders = folders
         self._below = below
         self._wait = wait
         self._clock = clock
-        self._begun = clock()
+        self._started = clock()
         self._sent = folders.holds.sent_in_all()
-        self._read_at = self._begun - folders.holds.seconds_since_read()
+        self._read_at = self._started - folders.holds.seconds_since_read()
         self._logged = False
 
     def look(self) -> str | None:
@@ -41,7 +48,7 @@ class Finish:
         sent = self._folders.holds.sent_in_all()
         if sent != self._sent:
             self._sent, self._read_at = sent, now
-        waited = now - self._begun
+        waited = now - self._started
         reason = waiting_for(
             newest,
             self._nodes(newest),
@@ -63,19 +70,29 @@ class Finish:
         return self._folders.listings[-1].version if self._folders.listings else None
 
     def _nodes(self, newest: str | None) -> list[ReportedNode]:
-        # A node of 0.4.0 names no origin; its version of that number is taken for ours.
+        """Return the nodes below as ``policy.finishing`` sees them."""
+        # 0.4.0 names no origin in its reports; its version of that number is taken for ours.
         origins = (None, self._folders.data_dir.origin_id)
         return [
-            ReportedNode(one.name or one.node, age, one.hops, one.origin in origins and newest in one.has)
-            for age, one in self._below.with_ages()
+            ReportedNode(
+                node.name or node.node, age, node.hops, node.origin in origins and newest in node.has
+            )
+            for age, node in self._below.with_ages()
         ]
 
 
 class Copies:
-    """The copies of a version below an origin."""
+    """The wait for so many copies of a version below an origin."""
 
     def __init__(self, folders: VersionFolders, below: Downstream, version: str, copies: int) -> None:
-        """``copies``: how many are waited for."""
+        """Begin to wait.
+
+        Args:
+            folders: what the origin serves.
+            below: the nodes below it.
+            version: the version's name.
+            copies: nodes to wait for.
+        """
         self._folders = folders
         self._below = below
         self._version = version

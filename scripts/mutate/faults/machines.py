@@ -69,7 +69,7 @@ FAULTS = [
     Fault(
         name="soft-limit-of-files-stays",
         file="shardcast/nodes/runtime.py",
-        old="resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))",
+        old="resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))",
         new="pass",
         tests=["tests/faults/test_few_resources.py::test_as_many_files_may_be_open_as_the_system_allows"],
     ),
@@ -236,7 +236,7 @@ FAULTS = [
     Fault(
         name="handlers-of-others-are-not-put-back",
         file=PROCESS,
-        old="            signal.signal(one, handler)\n",
+        old="            signal.signal(which, handler)\n",
         new="            pass\n",
         tests=[
             "tests/integration/test_node_process.py::"
