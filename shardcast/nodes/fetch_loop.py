@@ -256,7 +256,7 @@ class FetchLoop:
         if number in self._folders.complete_numbers:
             failures.unserved.pop(number, None)
         elif self.suspect.issuperset(servers) and number not in failures.no_room:
-            followers = [one for one in self._following.followers if one.peer.url in servers]
+            followers = [follower for follower in self._following.followers if follower.peer.url in servers]
             if any(follower.told for follower in followers):
                 failures.note_unserved(number, servers)
 

@@ -111,8 +111,8 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
                 "sent": folders.holds.sent(number),
                 "rate": round(folders.holds.rate(number)),
                 "held": [
-                    {"kind": one.kind, "by": one.by, "seconds": one.seconds and round(one.seconds, 1)}
-                    for one in folders.holds.of(number)
+                    {"kind": hold.kind, "by": hold.by, "seconds": hold.seconds and round(hold.seconds, 1)}
+                    for hold in folders.holds.of(number)
                 ],
             }
         )
@@ -123,15 +123,15 @@ def _aside(folders: VersionFolders) -> list[dict[str, Any]]:
     """Return a description of each whole version of another line that is here, put aside first at first."""
     return [
         {
-            "origin": one.origin,
-            "version": one.complete.listing.version,
-            "digest": one.complete.listing.digest,
-            "size": one.complete.size,
-            "pinned": one.pinned,
-            "seconds": round(folders.aside.age(one), 1),
+            "origin": version.origin,
+            "version": version.complete.listing.version,
+            "digest": version.complete.listing.digest,
+            "size": version.complete.size,
+            "pinned": version.pinned,
+            "seconds": round(folders.aside.age(version), 1),
         }
-        for one in folders.aside
-        if one.finished
+        for version in folders.aside
+        if version.finished
     ]
 
 
@@ -142,8 +142,8 @@ def describe_transfer(transfer: Transfer) -> dict[str, Any]:
         "version": transfer.manifest.version,
         "size": transfer.progress.size,
         "done": transfer.progress.done,
-        "rate": round(sum(one.rate for one in servers.values())),
-        "servers": {url: round(one.rate) for url, one in servers.items()},
+        "rate": round(sum(server.rate for server in servers.values())),
+        "servers": {url: round(server.rate) for url, server in servers.items()},
     }
 
 
@@ -152,12 +152,12 @@ def describe_upstreams(followers: Iterable[Follower]) -> list[dict[str, Any]]:
     now = time.monotonic()
     return [
         {
-            "url": one.peer.url,
-            "state": "lost" if one.failure else "followed" if one.hello else "asked",
-            "failure": str(one.failure) if one.failure else None,
-            "node": one.hello.node if one.hello else None,
-            "distance": one.hello.distance if one.hello else None,
-            "seconds_since_news": None if one.heard_at is None else round(now - one.heard_at, 1),
+            "url": follower.peer.url,
+            "state": "lost" if follower.failure else "followed" if follower.hello else "asked",
+            "failure": str(follower.failure) if follower.failure else None,
+            "node": follower.hello.node if follower.hello else None,
+            "distance": follower.hello.distance if follower.hello else None,
+            "seconds_since_news": None if follower.heard_at is None else round(now - follower.heard_at, 1),
         }
-        for one in followers
+        for follower in followers
     ]

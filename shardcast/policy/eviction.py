@@ -119,11 +119,11 @@ def freed(going: Iterable[Removable]) -> int:
     """
     alone, names = 0, dict[Hashable, int]()
     sizes, needed = dict[Hashable, int](), dict[Hashable, int]()
-    for one in going:
-        alone += one.alone
-        for file, size in one.shared.items():
+    for version in going:
+        alone += version.alone
+        for file, size in version.shared.items():
             names[file] = names.get(file, 0) + 1
-            sizes[file], needed[file] = size, one.names[file]
+            sizes[file], needed[file] = size, version.names[file]
     return alone + sum(size for file, size in sizes.items() if names[file] >= needed[file])
 
 
@@ -135,7 +135,7 @@ def feasible(need: Need, available: int, removable: Sequence[Removable]) -> Why 
         return Why.FAILED_BEFORE
     if need.grown > need.noise:
         return Why.OTHERS_FILL
-    if available + freed(one for one in removable if need.takes_newest or not one.newest) >= need.lacking:
+    if available + freed(v for v in removable if need.takes_newest or not v.newest) >= need.lacking:
         return None
     return (
         Why.TOO_LARGE if need.takes_newest or available + freed(removable) < need.lacking else Why.NOT_LISTED
@@ -152,7 +152,7 @@ def begin(need: Need, available: int, removable: Sequence[Removable]) -> Fits | 
     why = feasible(need, available, removable)
     if why is not None:
         return Refuse(why)
-    others = freed(one for one in removable if not one.newest)
+    others = freed(v for v in removable if not v.newest)
     return Fits() if available + others >= need.lacking else Fill()
 
 
@@ -169,16 +169,16 @@ def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decisi
     why = feasible(need, available, removable)
     if why is not None:
         return Refuse(why)
-    going = sorted((one for one in removable if not one.newest), key=lambda one: one.order)
+    going = sorted((v for v in removable if not v.newest), key=lambda v: v.order)
     chosen: list[Removable] = []
     while going and available + freed(chosen) < need.next:
         chosen.append(going.pop(0))
     if available + freed(chosen) >= need.next:
         return Remove(_useful(chosen)[0].key)
-    newest = next((one for one in removable if one.newest), None)
+    newest = next((v for v in removable if v.newest), None)
     if newest is None or not need.takes_newest:
         return Refuse(Why.TOO_LARGE)
-    before = [one for one in _useful([*chosen, newest]) if not one.newest]
+    before = [v for v in _useful([*chosen, newest]) if not v.newest]
     if before:
         return Remove(before[0].key)
     if need.whole:
@@ -189,7 +189,7 @@ def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decisi
 def _useful(chosen: Sequence[Removable]) -> list[Removable]:
     """Return the versions without which less would come free."""
     total = freed(chosen)
-    return [one for one in chosen if freed(other for other in chosen if other is not one) < total]
+    return [v for v in chosen if freed(other for other in chosen if other is not v) < total]
 
 
 def may_go(
@@ -207,7 +207,7 @@ def may_go(
     late, and versions that no upstream offers any more (``offered``) go last.
     """
     return {
-        one: (COMPLETE, one not in offered, one in read, one)
-        for one in complete
-        if one < number and one not in pinned and one not in leased
+        other: (COMPLETE, other not in offered, other in read, other)
+        for other in complete
+        if other < number and other not in pinned and other not in leased
     }
