@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 from shardcast.addresses import server_urls
 from shardcast.concurrency import beside, staggered
@@ -86,7 +87,7 @@ class Client:
         self._origin_id = origin_id
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         session = await self._stack.enter_async_context(open_session(self._limits.timeout))
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
         self._downloads = Downloads(peers, self._limits, waits=self.waits)

@@ -74,7 +74,8 @@ async def _end(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(hook.pid, signal.SIGTERM)
-            await asyncio.wait_for(hook.wait(), _GRACE)
+            async with asyncio.timeout(_GRACE):
+                await hook.wait()
         except TimeoutError:
             pass
         finally:
