@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 
 from shardcast.concurrency import beside, cancel
@@ -30,6 +30,57 @@ _MAX_OPEN = 3
 """Open versions that are fetched at once."""
 
 
+class OpenFetches:
+    """The versions that are fetched while they are being made, beside everything else."""
+
+    def __init__(self, folders: VersionFolders, following: Following, fetcher: VersionFetcher) -> None:
+        self._folders = folders
+        self._following = following
+        self._fetcher = fetcher
+        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._servers: dict[int, list[str]] = {}  # from which upstreams each is fetched
+
+    @property
+    def numbers(self) -> Collection[int]:
+        """The numbers of the versions that are fetched now."""
+        return self._tasks.keys()
+
+    def start(self, standing: Standing, *, several: bool) -> None:
+        """Start to fetch versions that are being made.
+
+        Args:
+            standing: what is believed now.
+            several: whether there are several upstreams; then the versions of one of them take no more than
+                all places but one.
+        """
+        failures, distance = self._fetcher.failures, standing.place.distance or 0
+        passed_over = failures.aborted | failures.failed | failures.no_room.keys()
+        opened = open_versions(self._following, distance)
+        servers = {n: [peer.url for peer in peers] for n, peers in opened.items() if n not in passed_over}
+        for number in versions_to_start(
+            servers,
+            _offers(standing),
+            here=self._folders.complete_numbers,
+            fetching=self._servers,
+            places=_MAX_OPEN,
+            share=_MAX_OPEN - 1 if several else _MAX_OPEN,
+        ):
+            task = asyncio.ensure_future(self._fetcher.fetch_open(number, opened[number], distance))
+            self._tasks[number], self._servers[number] = task, servers[number]
+            task.add_done_callback(partial(self._done, number))
+
+    async def stop(self) -> None:
+        """End all of these transfers."""
+        await cancel(list(self._tasks.values()))
+
+    def _done(self, number: int, task: asyncio.Task[None]) -> None:
+        """Free the place of a version, and have the middle look again."""
+        del self._tasks[number], self._servers[number]
+        if not task.cancelled() and task.exception():
+            log.error("fetching %s failed", version_name(number), exc_info=task.exception())
+        self._following.tell()
+
+
 class FetchLoop:
     """Fetches complete versions one after the other, and beside them those that are being made.
 
@@ -48,11 +99,10 @@ class FetchLoop:
         self._peers = {peer.url: peer for peer in peers}
         self._node_id = node_id
         self.fetcher = VersionFetcher(folders, following)
+        self._open = OpenFetches(folders, following, self.fetcher)
         self._line = LineKeeper(folders, following, self.fetcher, self._peers, stop_open=self.stop)
         self.suspect: set[str] = set()
         self._logged: set[str] = set()
-        self._open_tasks: dict[int, asyncio.Task[None]] = {}  # open versions that are fetched now
-        self._open_servers: dict[int, list[str]] = {}  # and from which upstreams
 
     @property
     def place(self) -> Place:
@@ -91,7 +141,7 @@ class FetchLoop:
 
     async def stop(self) -> None:
         """End the transfers of open versions."""
-        await cancel(list(self._open_tasks.values()))
+        await self._open.stop()
 
     def behind(self) -> str | None:
         """Return what the middle has yet to get, in words; None when it has caught up."""
@@ -124,37 +174,12 @@ class FetchLoop:
                 if self._folders.held:
                     standing = await self._line.believe()  # also while none tells: then this node is silent
                     if not standing.change:
-                        self._start_open(standing)
+                        self._open.start(standing, several=len(self._peers) > 1)
             except ShardcastError as error:
                 log.error("%s", error)
             except Exception:
                 log.exception("a look at what the upstreams tell failed")
             await self._following.change(changes)
-
-    def _start_open(self, standing: Standing) -> None:
-        """Start to fetch versions that are being made. No upstream of several takes all places."""
-        failures, distance = self.fetcher.failures, standing.place.distance or 0
-        passed_over = failures.aborted | failures.failed | failures.no_room.keys()
-        opened = open_versions(self._following, distance)
-        servers = {n: [peer.url for peer in peers] for n, peers in opened.items() if n not in passed_over}
-        for number in versions_to_start(
-            servers,
-            _offers(standing),
-            here=self._folders.complete_numbers,
-            fetching=self._open_servers,
-            places=_MAX_OPEN,
-            share=_MAX_OPEN - 1 if len(self._peers) > 1 else _MAX_OPEN,
-        ):
-            task = asyncio.ensure_future(self.fetcher.fetch_open(number, opened[number], distance))
-            self._open_tasks[number], self._open_servers[number] = task, servers[number]
-            task.add_done_callback(partial(self._open_done, number))
-
-    def _open_done(self, number: int, task: asyncio.Task[None]) -> None:
-        """Free the place of an open version, and have both loops look again."""
-        del self._open_tasks[number], self._open_servers[number]
-        if not task.cancelled() and task.exception():
-            log.error("fetching %s failed", version_name(number), exc_info=task.exception())
-        self._following.tell()
 
     # Complete versions, one after the other
 
@@ -177,7 +202,7 @@ class FetchLoop:
             return await self._line.change(standing.change)
         window = self._window(standing)
         self.fetcher.failures.keep_no_room_of({*window, *standing.opened})
-        self._start_open(standing)
+        self._open.start(standing, several=len(self._peers) > 1)
         await self._discard_unwanted(window, standing)
         for number in self._complete_to_fetch(standing):
             await self._fetch_or_abandon(number, standing)
@@ -196,7 +221,7 @@ class FetchLoop:
         """Discard versions that were fetched halfway and that nothing will be fetched of any more."""
         folders, opened, offers = self._folders, open_versions(self._following), _offers(standing)
         oldest = max(folders.complete_numbers, default=0) - folders.keep
-        for number in folders.open_numbers - {*window, *self._open_tasks}:
+        for number in folders.open_numbers - {*window, *self._open.numbers}:
             version = folders.opened(number)
             aborted = version and not version.live.whole and number not in opened
             if aborted or number < oldest or number in offers:
@@ -215,7 +240,7 @@ class FetchLoop:
 
     def _complete_to_fetch(self, standing: Standing) -> list[int]:
         """Return the complete versions to fetch now, the first one first."""
-        passed_over = {*self._open_tasks, *self.fetcher.failures.failed}
+        passed_over = {*self._open.numbers, *self.fetcher.failures.failed}
         return [number for number in self._window(standing) if number not in passed_over]
 
     async def _fetch_or_abandon(self, number: int, standing: Standing) -> None:
