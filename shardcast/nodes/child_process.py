@@ -155,7 +155,7 @@ class NodeProcess:
             return None
         if code == 0:  # it was told to end, or other code reaped it: subprocess tells 0 then
             return "exit code unknown"
-        return f"exit code {code}" if code > 0 else _signal_name(-code)
+        return f"exit code {code}" if code > 0 else signal_name(-code)
 
     @property
     def pid(self) -> int:
@@ -239,7 +239,8 @@ def _pipe() -> tuple[int, int]:
     return moved[0], moved[1]
 
 
-def _signal_name(number: int) -> str:
+def signal_name(number: int) -> str:
+    """Return the name of a signal, for people."""
     try:
         return signal.Signals(number).name
     except ValueError:  # a real-time one

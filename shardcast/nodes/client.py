@@ -116,9 +116,10 @@ class Client:
 
             async def describe(listing: Listing) -> Offered:
                 async with at_once:
-                    return await described(listing)
+                    return await describe_now(listing)
 
-            async def described(listing: Listing) -> Offered:
+            async def describe_now(listing: Listing) -> Offered:
+                """Ask the server that decides first, and the next one when that lets it wait."""
                 servers = standing.group.complete.get(listing.number, ())
                 first = [url for url in servers if url == standing.speaker]
                 works = [

@@ -1,4 +1,4 @@
-"""What a middle fetches of what its upstreams offer, and when."""
+"""The fetch loop of a middle: which versions it fetches from its upstreams, and when."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class OpenFetches:
 
 
 class FetchLoop:
-    """Fetches complete versions one after the other, and beside them those that are being made.
+    """The loop of one middle: complete versions one after the other, and beside them those being made.
 
     Attributes:
         fetcher: fetches single versions, and knows which of them failed.
@@ -248,6 +248,7 @@ class FetchLoop:
         servers, listing = _offers(standing)[number], standing.listed[number]
 
         def abandon() -> ShardcastError | None:
+            """Return why to abandon the version: it makes no progress, and others offer another version."""
             opened = self._folders.opened(number)
             if opened and opened.bytes_here:
                 return None

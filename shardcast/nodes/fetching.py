@@ -89,7 +89,7 @@ class FetchFailures:
 
 
 class VersionFetcher:
-    """Fetches the versions that it is told to; a failure is logged and noted, not raised.
+    """A fetcher of single versions; a failure is logged and noted, not raised.
 
     Attributes:
         failures: what could not be fetched.

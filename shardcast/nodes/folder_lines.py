@@ -1,4 +1,4 @@
-"""``.shardcast-lines``: what a followed folder remembers of each line of versions beyond its files.
+"""Format of ``.shardcast-lines``: a followed folder's notes about lines of versions, beyond its files.
 
 ::
 
@@ -136,6 +136,7 @@ def parse_lines(data: bytes) -> FolderLines:
 
 
 def _line(content: dict[str, Any]) -> FollowedLine:
+    """Read the notes about one line."""
     withdrawn = content.get("withdrawn", [])
     if not isinstance(withdrawn, list):
         raise ValueError("withdrawn versions that are no list")
@@ -148,6 +149,7 @@ def _line(content: dict[str, Any]) -> FollowedLine:
 
 
 def _numbers(content: object) -> dict[int, str]:
+    """Read digests by number."""
     if not isinstance(content, dict):
         raise ValueError("digests that are no JSON object")
     found: dict[int, str] = {}
@@ -159,6 +161,7 @@ def _numbers(content: object) -> dict[int, str]:
 
 
 def _withdrawal(item: object) -> tuple[tuple[int, str], bool]:
+    """Read a withdrawn version, (number, digest), and whether the follower was told."""
     if not isinstance(item, list) or len(item) != 3 or not is_number(item[0]) or type(item[2]) is not bool:
         raise ValueError("a withdrawn version that is none")
     return (item[0], parse_digest(item[1])), item[2]

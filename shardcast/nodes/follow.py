@@ -42,7 +42,7 @@ counts as one of nodes without an origin id."""
 
 @dataclass(frozen=True, slots=True)
 class FollowSettings:
-    """What a run of ``Client.follow`` downloads, and when.
+    """The settings of a run of ``Client.follow``.
 
     Attributes:
         first: the number to begin with; None for the newest.

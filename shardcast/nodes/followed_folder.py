@@ -1,4 +1,4 @@
-"""The folder of a following client in coroutines: what is recorded there, and whom that is told to."""
+"""The folder of a following client, in coroutines: records, notes, and the callback for withdrawals."""
 
 from __future__ import annotations
 

@@ -13,6 +13,8 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from shardcast.nodes.child_process import signal_name
+
 log = logging.getLogger(__name__)
 
 NEW_LINE, WITHDRAWN, WITHDRAWN_REASON = HOOK_VARIABLES = (
@@ -56,15 +58,8 @@ async def run_hook(
         await asyncio.shield(asyncio.ensure_future(_end(starting)))
         raise
     if code:
-        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+        how = f"was ended by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
         log.error("the hook for %s %s: %s", version, how, script)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # a real-time one
-        return f"signal {number}"
 
 
 async def _end(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:

@@ -23,7 +23,7 @@ _UNNAMED = "without an origin id"
 
 
 class LineOnDisk:
-    """What a data directory remembers of its line, at any time (``policy.standing.Memory``)."""
+    """The memory of a data directory about its line, as it is at any time (``policy.standing.Memory``)."""
 
     def __init__(self, folders: VersionFolders) -> None:
         self._folders = folders
@@ -50,7 +50,7 @@ class LineOnDisk:
 
 
 class LineKeeper:
-    """Keeps the version folders of a middle on the line of its authority."""
+    """The line of a middle's version folders, kept the same as that of its authority."""
 
     def __init__(
         self,

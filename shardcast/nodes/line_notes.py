@@ -1,4 +1,4 @@
-"""What a followed folder remembers of each line: versions listed, announced and withdrawn.
+"""Notes about the lines that were followed into a folder: versions listed, announced and withdrawn.
 
 All calls block on the disk; coroutines make them in threads.
 """

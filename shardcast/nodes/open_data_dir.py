@@ -57,6 +57,7 @@ async def open_data_dir(
 
 
 async def _tidy(folders: VersionFolders) -> None:
+    """Retire what can be retired, every 2 s; for ever."""
     while True:
         await asyncio.sleep(_TIDY_INTERVAL)
         await folders.try_tidy()

@@ -140,6 +140,7 @@ class OutputStorage:
                 replace(self.folder / LINES_FILE, after)
 
     def _warn_ignored(self, path: Path, error: Exception) -> None:
+        """Warn of a file that can't be read, once."""
         if str(path) not in self._warned:
             self._warned.add(str(path))
             log.warning("ignored %s: %s", path, error)

@@ -1,4 +1,4 @@
-"""How a process runs a node: its event loop, its limits, and when it ends."""
+"""Runtime of a node in its process: the event loop, the limits, and the end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where gunicorn finds the hash server, as compose files have it: ``shardcast.nodes.store_server:app()``."""
+"""Earlier place of the hash server; compose files name gunicorn ``shardcast.nodes.store_server:app()``."""
 
 from shardcast.blobs.server.hash_server import app
 

@@ -1,4 +1,4 @@
-"""Which versions go when there is no room for a newer one: decided from facts, one removal at a time.
+"""Eviction: the versions that go when there is no room for a newer one, decided one removal at a time.
 
 The caller carries a decision out, measures again and asks again, so that each removal rests on fresh facts.
 """

@@ -151,6 +151,7 @@ class FetchQueue:
     def _next(
         self, complete: Mapping[int, Servers], opened: Mapping[int, Servers], without: set[str]
     ) -> int | None:
+        """Return the next version at other servers than ``without``."""
         for offered, passed_over in ((complete, self._failed), (opened, self._failed_open)):
             remote = {number for number, servers in offered.items() if not without.issuperset(servers)}
             started = self._last is not None  # until then the newest is next, also with every

@@ -1,4 +1,4 @@
-"""When a publisher may end: how long it waits for the nodes that have yet to get its newest version."""
+"""The end of a publisher: how long it waits for the nodes that have yet to get its newest version."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class _Candidate:
 
 
 class LineOffer:
-    """Watches whether the authority offers another line for long enough."""
+    """The offer of another line by the authority, and for how long it has lasted."""
 
     def __init__(self, memory: Memory, patience: Patience) -> None:
         self._memory = memory

@@ -1,4 +1,4 @@
-"""What a node believes: which line of versions it is on, what that line lists, and when the line changes.
+"""Beliefs of a node: which line of versions it is on, what that line lists, and when the line changes.
 
 ``docs/design.md``, *Lines*, has the rules in prose and as a table. Here they are as a function of what the
 servers tell (``ServerView``), the time, and what the node remembers of its line (``Memory``).

@@ -1,4 +1,4 @@
-"""Whether a server offers the line of versions that a node is on: pure functions of both."""
+"""Comparison of servers with the line of versions that a node is on, and with each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which versions a node retires."""
+"""Retention: the versions that a node retires."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When to give up a shard: which failed answers count as attempts, and how long an outage may last."""
+"""Retries of a shard: which failed answers count as attempts, and how long an outage may last."""
 
 from __future__ import annotations
 

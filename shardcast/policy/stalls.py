@@ -1,4 +1,4 @@
-"""When an answer has stalled: what it brought, when, and for how long its server may be silent."""
+"""Stalled answers: what an answer brought, when, and for how long its server may be silent."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class AnswerProgress:
-    """What one answer had brought at the last look.
+    """The progress of one answer at the last look.
 
     Attributes:
         byte_at: time of the last byte.

@@ -1,4 +1,4 @@
-"""What a node believes of its line of versions, and what it remembers: plain values."""
+"""Beliefs and memory of a node about its line of versions, as plain values."""
 
 from __future__ import annotations
 

@@ -50,6 +50,7 @@ class ConcurrencyLimit:
 
     @property
     def _least(self) -> int:
+        """The limit to begin with."""
         return min(max(FEWEST, 2 * self._servers), self._most)
 
     def narrowed(self, under_way: int) -> None:
@@ -77,6 +78,7 @@ class ConcurrencyLimit:
             self._not_before = now + (WARM_UP if self.value > self._kept else 0.0)
 
     def _measured(self, now: float, rate: float) -> None:
+        """Keep or undo a trial by the bytes a second that it brought, and begin the next when it is due."""
         if self.value == self._kept:
             self._kept_rate = rate
             if now >= self._rest_until:
@@ -90,4 +92,5 @@ class ConcurrencyLimit:
             self._vain_trials += 1
 
     def _try(self) -> None:
+        """Begin a trial of a wider limit."""
         self.value = min(self._most, int(self._kept * STEP + 0.5))
