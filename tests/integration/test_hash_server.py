@@ -26,7 +26,6 @@ from shardcast.blobs.directory.verify_cache import VerifiedFile
 from shardcast.blobs.server.hash_routes.answers import AnswerHead
 from shardcast.blobs.server.hash_routes.requests import (
     Refused,
-    accepted_forms,
     parse_checksum,
     parse_checksums,
     said,
@@ -39,6 +38,7 @@ from shardcast.blobs.server.hash_server import (
     extra_directories,
     settings_from,
 )
+from shardcast.blobs.server.negotiation import accepted_forms
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.errors import NodeFailed, UsageError
 from tests.support.blob_stores import digest_of, spoil_file

@@ -23,8 +23,8 @@ from shardcast.blobs.directory.layout import make_own
 from shardcast.blobs.directory.staging import staged
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.mirror.mirror_store import MirrorStore
-from shardcast.blobs.server.archive_routes.holdings import ArchiveContext, Staging
-from shardcast.blobs.server.archive_routes.routes import add_archive
+from shardcast.blobs.server.archive_routes.context import ArchiveContext, Staging
+from shardcast.blobs.server.archive_routes.routes import add_archive_routes
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.folders import make_folder
@@ -126,15 +126,17 @@ class ArchiveNode:
             raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
         started, node_id = time.monotonic(), secrets.token_hex(8)
         async with AsyncExitStack() as stack:
-            ledger = AccessStats(ledger_in(own))
-            stack.push_async_callback(ledger.close)
+            access_stats = AccessStats(ledger_in(own))
+            stack.push_async_callback(access_stats.close)
             upstream: MirrorStore | None = None
             if mirror:
                 session = await stack.enter_async_context(open_session())
                 servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
                 upstream = MirrorStore(store, servers, node_id, most=max_blob)
                 stack.push_async_callback(upstream.close)
-            context = ArchiveContext(store, ledger, stage, max_blob=max_blob, token=token, upstream=upstream)
+            context = ArchiveContext(
+                store, access_stats, stage, max_blob=max_blob, token=token, upstream=upstream
+            )
 
             def status() -> dict[str, Any]:
                 return {
@@ -150,7 +152,7 @@ class ArchiveNode:
             async def listen(host: str, port: int, push: bool) -> str:
                 routes = (
                     partial(add_health, status=status, behind=lambda: None),
-                    partial(add_archive, holdings=context, push=push),
+                    partial(add_archive_routes, context=context, push=push),
                 )
                 app = application(node_id, *routes, as_sent=True, bounds=bounds)
                 return await stack.enter_async_context(listening(app, host, port))

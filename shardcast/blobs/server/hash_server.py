@@ -172,7 +172,7 @@ class StoreServer:
 
     async def idle(self) -> None:
         """Return once ``timeout`` seconds have passed without a request; never without a ``timeout``."""
-        while self.timeout is None or self.state.activity.idle() < self.timeout:  # noqa: ASYNC110
+        while self.timeout is None or self.state.activity.idle_seconds() < self.timeout:  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
 
     @classmethod

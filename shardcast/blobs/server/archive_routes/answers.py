@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from aiohttp import web
 
-from shardcast.blobs.server.hash_routes.requests import accepted_forms
+from shardcast.blobs.server.negotiation import accepted_forms, prefers_json
 from shardcast.server.connections import BodyTooSlow
 
 NOT_HERE = "Not Found"
@@ -57,7 +57,7 @@ def failure(
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """Return a failure, as JSON to a client that prefers JSON to HTML; ``more`` are further keys of it."""
-    if _wants_json(request.headers.get("Accept", "")):
+    if prefers_json(request.headers.get("Accept", "")):
         response = web.json_response({"message": message, **(more or {})}, status=status, headers=headers)
     else:
         details = "; ".join(str(error) for error in (more or {}).get("errors", ()))
@@ -70,10 +70,10 @@ def failure(
 def too_large(length: int, most: int) -> web.Response:
     """Return the answer to ``length`` bytes where ``most`` are taken; the connection ends, unread."""
     text = f"Too Large: {length} bytes; at most {most} are taken\n"
-    return _last(web.Response(status=413, text=text))
+    return _closing(web.Response(status=413, text=text))
 
 
-def coded(request: web.Request) -> web.Response | None:
+def refuse_coded(request: web.Request) -> web.Response | None:
     """Return the refusal of a body with a content coding; None for a body without one.
 
     Nothing bounds the bytes that it would decode to.
@@ -82,32 +82,15 @@ def coded(request: web.Request) -> web.Response | None:
     if coding in ("", "identity"):
         return None
     more = {"errors": ["send it without a Content-Encoding"]}
-    return _last(failure(request, 415, "Unsupported Media Type", more))
+    return _closing(failure(request, 415, "Unsupported Media Type", more))
 
 
-def stalled(request: web.Request, error: BodyTooSlow) -> web.Response:
+def too_slow(request: web.Request, error: BodyTooSlow) -> web.Response:
     """Return the answer to a body that came too slowly."""
-    return _last(failure(request, 408, f"Request Timeout: {error}"))
+    return _closing(failure(request, 408, f"Request Timeout: {error}"))
 
 
-def _last(response: web.Response) -> web.Response:
+def _closing(response: web.Response) -> web.Response:
     """Return the response, and have the connection end after it."""
     response.force_close()
     return response
-
-
-def _wants_json(accept: str) -> bool:
-    """Return whether an ``Accept`` gives JSON a higher weight than HTML, or names it first."""
-    best, json = 0.0, False
-    for item in accept.split(","):
-        kind, *parameters = (part.strip().lower() for part in item.split(";"))
-        weight = 1.0
-        for parameter in parameters:
-            if parameter.startswith("q="):
-                try:
-                    weight = float(parameter[2:])
-                except ValueError:
-                    weight = 0.0
-        if weight > best and kind in ("application/json", "text/html", "text/*", "*/*"):
-            best, json = weight, kind == "application/json"
-    return json

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from aiohttp import web
 
 from shardcast.blobs.server.archive_routes.answers import compressed, key_of, page
-from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
+from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
 from shardcast.server.hang_ups import opened_for
@@ -37,8 +37,8 @@ _NAMES = (
 class Pages:
     """Answers to requests for pages about an archive."""
 
-    def __init__(self, holdings: ArchiveContext) -> None:
-        self._holdings = holdings
+    def __init__(self, context: ArchiveContext) -> None:
+        self._context = context
 
     async def metadata(self, request: web.Request) -> web.StreamResponse:
         """Send a blob's metadata as JSON."""
@@ -67,7 +67,7 @@ class Pages:
 
     async def stats(self, request: web.Request) -> web.StreamResponse:
         """Send a page with the most pulled blobs."""
-        listed = await self._holdings.ledger.most_pulled(_LISTED)
+        listed = await self._context.access_stats.most_pulled(_LISTED)
         rows = [
             (f'<a href="/meta/{entry.key}"><code>{entry.key}</code></a>', str(entry.pulls), iso(entry.last))
             for entry in listed
@@ -78,15 +78,15 @@ class Pages:
     async def liveness(self, request: web.Request) -> web.StreamResponse:
         """Send the time that a query of the access statistics takes, in Casa's words."""
         started = time.perf_counter()
-        await self._holdings.ledger.newest(1)
+        await self._context.access_stats.newest(1)
         seconds = time.perf_counter() - started
         return web.Response(text=f"Database connectivity is OK!Database responded in {seconds:.6f}s")
 
     async def home(self, request: web.Request) -> web.StreamResponse:
         """Send a page with the last upload that is still here."""
         last = "Never"
-        for key, created in await self._holdings.ledger.newest(_LISTED):
-            if await self._holdings.store.size(key) is not None:
+        for key, created in await self._context.access_stats.newest(_LISTED):
+            if await self._context.store.size(key) is not None:
                 last = f'<a href="/meta/{key}"><code>{key}</code></a> at {iso(created)}'
                 break
         return page(
@@ -101,7 +101,7 @@ class Pages:
             LocalDiskError: it can't be read.
         """
         try:
-            async with opened_for(request, self._holdings.store.open(key)) as blob:
+            async with opened_for(request, self._context.store.open(key)) as blob:
                 return blob.size, await blob.read(min(most, blob.size)) if blob.size else b""
         except (BlobMissing, BlobCorrupt) as error:
             if isinstance(error, BlobCorrupt):
@@ -116,16 +116,16 @@ class Pages:
         Raises:
             LocalDiskError: the blob's file can't be looked at.
         """
-        known = await self._holdings.ledger.when(key)
+        known = await self._context.access_stats.when(key)
         if known is not None:
             return known
-        when = self._holdings.ledger.now()
+        when = self._context.access_stats.now()
         with contextlib.suppress(BlobMissing, BlobCorrupt, FileNotFoundError):
-            async with self._holdings.store.open(key) as blob:
+            async with self._context.store.open(key) as blob:
                 if blob.span:
                     with disk_errors("could not look at", blob.span.path):
                         when = blob.span.path.stat().st_mtime
-        await self._holdings.ledger.created([key], when)
+        await self._context.access_stats.created([key], when)
         return when
 
 

@@ -12,8 +12,14 @@ from contextlib import aclosing
 from aiohttp import web
 
 from shardcast.blobs.framing import MAX_PULL, FramingError, parse_pull
-from shardcast.blobs.server.archive_routes.answers import coded, compressed, failure, stalled, too_large
-from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
+from shardcast.blobs.server.archive_routes.answers import (
+    compressed,
+    failure,
+    refuse_coded,
+    too_large,
+    too_slow,
+)
+from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.protocol.wire import BYTES, VIA, parse_via
 from shardcast.server.bodies import BodyTooLarge, read_body
@@ -33,8 +39,8 @@ _CHUNK = 1 << 20
 class Pulls:
     """Answers to pulls: the blobs that an archive has of those that a client asks for."""
 
-    def __init__(self, holdings: ArchiveContext) -> None:
-        self._holdings = holdings
+    def __init__(self, context: ArchiveContext) -> None:
+        self._context = context
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Send the local blobs of a pull, and then those that a mirror fetches, each as soon as it is here.
@@ -42,7 +48,7 @@ class Pulls:
         Missing blobs, and blobs of another length than asked for, are left out. An answer that fails after
         its head breaks off.
         """
-        refusal, length = coded(request), request.content_length
+        refusal, length = refuse_coded(request), request.content_length
         if refusal:
             return refusal
         if length is not None and length > MAX_PULL:
@@ -52,11 +58,11 @@ class Pulls:
         except BodyTooLarge as error:
             return too_large(error.length, MAX_PULL)
         except BodyTooSlow as error:
-            return stalled(request, error)
+            return too_slow(request, error)
         except FramingError as error:
             more = {"errors": [f"Invalid blob keys, parse error: {error}"]}
             return failure(request, 400, "Invalid Arguments", more)
-        self._holdings.ledger.count(key for key, _ in pairs)
+        self._context.access_stats.count(key for key, _ in pairs)
         wanted: dict[str, int] = {}
         for key, size in pairs:
             wanted.setdefault(key, size)
@@ -64,9 +70,9 @@ class Pulls:
         try:
             missing = await self._send_local(request, response, wanted)
             await response.prepare(request)
-            if missing and self._holdings.upstream:
+            if missing and self._context.upstream:
                 via = parse_via(request.headers.get(VIA))
-                async with aclosing(self._holdings.upstream.fetch(missing, via)) as arrived:
+                async with aclosing(self._context.upstream.fetch(missing, via)) as arrived:
                     async for key in arrived:
                         await self._send_one(request, response, key, missing[key])
             await response.write_eof()
@@ -91,7 +97,7 @@ class Pulls:
         missing = {}
         small = [key for key, length in wanted.items() if length <= _SMALL]
         for keys in _steps(small, wanted):
-            found = await self._holdings.store.read_small(keys, _SMALL)
+            found = await self._context.store.read_small(keys, _SMALL)
             frames = []
             for key in keys:
                 blob = found.get(key)
@@ -99,14 +105,14 @@ class Pulls:
                     missing[key] = wanted[key]
                 elif len(blob) == wanted[key]:
                     frames += [bytes.fromhex(key), blob]
-                    self._holdings.hits += 1
+                    self._context.hits += 1
             if frames:
                 await response.prepare(request)
                 await write(request, response, b"".join(frames))
         for key, length in wanted.items():
             if length > _SMALL:
                 if await self._send_one(request, response, key, length):
-                    self._holdings.hits += 1
+                    self._context.hits += 1
                 else:
                     missing[key] = length
         return missing
@@ -123,7 +129,7 @@ class Pulls:
         """
         started = False
         try:
-            async with opened_for(request, self._holdings.store.open(key)) as blob:
+            async with opened_for(request, self._context.store.open(key)) as blob:
                 if blob.size != length:
                     return True
                 started = True

@@ -17,8 +17,8 @@ from aiohttp import ClientError, web
 from shardcast.blobs.directory.batch_writer import Putting
 from shardcast.blobs.framing import FramingError, PushReader, TooLong
 from shardcast.blobs.interface import BlobStore
-from shardcast.blobs.server.archive_routes.answers import coded, failure, stalled, too_large
-from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
+from shardcast.blobs.server.archive_routes.answers import failure, refuse_coded, too_large, too_slow
+from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.disk_errors import is_full
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.wire import BYTES, RETRY_AFTER
@@ -35,14 +35,14 @@ _NOT_NOW = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN)
 class Pushes:
     """Answers to pushes into an archive."""
 
-    def __init__(self, holdings: ArchiveContext, anybody: bool) -> None:
+    def __init__(self, context: ArchiveContext, without_token: bool) -> None:
         """Take pushes of everybody, or of the token's bearer only."""
-        self._holdings = holdings
-        self._anybody = anybody
+        self._context = context
+        self._without_token = without_token
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Put the blobs of a push, all or none, and record when."""
-        refusal, stage = self._refuse(request) or coded(request), self._holdings.stage
+        refusal, stage = self._refuse(request) or refuse_coded(request), self._context.stage
         if refusal:
             return refusal
         if stage is None:
@@ -50,16 +50,16 @@ class Pushes:
         try:
             async with stage() as staging:
                 await self._receive(request, staging.blobs)
-                now = self._holdings.ledger.now()
+                now = self._context.access_stats.now()
                 async with aclosing(staging.publish()) as published:
                     async for keys in published:
                         await self._record(keys, now)
         except TooLong as error:
-            return too_large(error.length, self._holdings.max_blob)
+            return too_large(error.length, self._context.max_blob)
         except FramingError as error:
             return failure(request, 400, "Invalid Arguments", {"errors": [str(error)]})
         except BodyTooSlow as error:
-            return stalled(request, error)
+            return too_slow(request, error)
         except LocalDiskError as error:
             log.error("a push of %s was not kept: %s", request.remote, error)
             if is_full(error):
@@ -71,8 +71,8 @@ class Pushes:
 
     def _refuse(self, request: web.Request) -> web.Response | None:
         """Return the refusal of a client that may not push; None for one that may."""
-        token, credentials = self._holdings.token, request.headers.get("Authorization", "")
-        if self._anybody:
+        token, credentials = self._context.token, request.headers.get("Authorization", "")
+        if self._without_token:
             return None
         if token is None:
             return failure(request, 403, "Permission Denied. Not authorized on this port")
@@ -92,7 +92,7 @@ class Pushes:
             BodyTooSlow: the body does not keep the minimum rate.
             LocalDiskError: a blob can't be kept.
         """
-        frames = PushReader(self._holdings.max_blob)
+        frames = PushReader(self._context.max_blob)
         async with Putting(blobs, lambda key, length: None) as putting:
             try:
                 async for chunk in chunks(request):
@@ -107,6 +107,6 @@ class Pushes:
     async def _record(self, keys: Sequence[str], when: float) -> None:
         """Record when blobs were put; a failure is only logged, since the blobs are kept."""
         try:
-            await self._holdings.ledger.created(keys, when)
+            await self._context.access_stats.created(keys, when)
         except LocalDiskError as error:
             log.error("when %d blobs were put is not known: %s", len(keys), error)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from aiohttp import web
 
 from shardcast.blobs.server.archive_routes.answers import NOT_HERE, failure, key_of
-from shardcast.blobs.server.archive_routes.holdings import ArchiveContext
+from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.blobs.server.archive_routes.pages import Pages
 from shardcast.blobs.server.archive_routes.pulls import Pulls
 from shardcast.blobs.server.archive_routes.pushes import Pushes
@@ -29,22 +29,22 @@ from shardcast.store.holds import READ, Reader
 log = logging.getLogger(__name__)
 
 
-def add_archive(app: web.Application, holdings: ArchiveContext, push: bool) -> None:
+def add_archive_routes(app: web.Application, context: ArchiveContext, push: bool) -> None:
     """Serve an archive; ``push``: whether pushes at this port need no token."""
-    app.middlewares.append(_in_casas_words)
-    router, pages = app.router, Pages(holdings)
-    router.add_post(PULL_PATH, Pulls(holdings).answer)
-    router.add_post(PUSH_PATH, Pushes(holdings, push).answer)
+    app.middlewares.append(_casa_failures)
+    router, pages = app.router, Pages(context)
+    router.add_post(PULL_PATH, Pulls(context).answer)
+    router.add_post(PUSH_PATH, Pushes(context, push).answer)
     router.add_get(f"{METADATA_PATH}/{{key}}", pages.metadata)
     router.add_get("/meta/{key}", pages.page)
     router.add_get("/stats", pages.stats)
     router.add_get("/liveness", pages.liveness)
     router.add_get("/", pages.home)
-    router.add_get("/{key}", _Blobs(holdings).answer)
+    router.add_get("/{key}", _Blobs(context).answer)
 
 
 @web.middleware
-async def _in_casas_words(
+async def _casa_failures(
     request: web.Request, handler: Callable[[web.Request], object]
 ) -> web.StreamResponse:
     """Turn failures of routes into Casa's answers."""
@@ -65,25 +65,25 @@ async def _in_casas_words(
 class _Blobs:
     """Answers to requests for a blob by its key."""
 
-    def __init__(self, holdings: ArchiveContext) -> None:
-        self._holdings = holdings
+    def __init__(self, context: ArchiveContext) -> None:
+        self._context = context
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Send a blob; one that isn't here is fetched by a mirror first."""
         key = key_of(request)
-        self._holdings.ledger.count([key])
+        self._context.access_stats.count([key])
         headers = {"Cache-Control": IMMUTABLE}
         for may_fetch in (True, False):
             try:
-                async with opened_for(request, self._holdings.store.open(key)) as blob:
-                    self._holdings.hits += may_fetch
+                async with opened_for(request, self._context.store.open(key)) as blob:
+                    self._context.hits += may_fetch
                     return await send_blob(
                         request, blob, key, Reader(READ, request.remote or ""), headers=headers
                     )
             except (BlobMissing, BlobCorrupt) as error:
                 if isinstance(error, BlobCorrupt):
                     log.error("can't serve %s: %s", key, error)
-                upstream = self._holdings.upstream
+                upstream = self._context.upstream
                 if not may_fetch or upstream is None:
                     break
                 try:

@@ -31,6 +31,6 @@ class Activity:
             self.requests -= 1
             self.last = self._clock()
 
-    def idle(self) -> float:
+    def idle_seconds(self) -> float:
         """Return the seconds since the last request ended; 0 while one is being answered."""
         return 0.0 if self.requests else self._clock() - self.last

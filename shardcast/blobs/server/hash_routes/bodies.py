@@ -10,7 +10,7 @@ from shardcast.server.connections import CONNECTIONS
 
 
 async def when_wanted(request: web.Request) -> None:
-    """Delay the 100 Continue of a request that expects it; ``go_on`` sends it."""
+    """Delay the 100 Continue of a request that expects it; ``send_continue`` sends it."""
     if _waits(request):
         # The bound on a slow body must not run while this side delays it.
         request.app[CONNECTIONS].of(request).body_awaited = False
@@ -21,7 +21,7 @@ def _waits(request: web.Request) -> bool:
     return request.headers.get("Expect", "").lower() == "100-continue"
 
 
-async def go_on(request: web.Request) -> None:
+async def send_continue(request: web.Request) -> None:
     """Send a 100 Continue to a sender that waits for it."""
     if _waits(request) and request.transport:
         request.app[CONNECTIONS].of(request).body_awaited = True
@@ -30,11 +30,11 @@ async def go_on(request: web.Request) -> None:
 
 async def whole(request: web.Request, most: int) -> bytes:
     """Return a body of at most ``most`` bytes; raises as ``read_body`` does."""
-    await go_on(request)
+    await send_continue(request)
     return await read_body(request, most)
 
 
-async def without_body(request: web.Request, status: int) -> web.StreamResponse:
+async def answer_without_body(request: web.Request, status: int) -> web.StreamResponse:
     """Answer a request at once, without reading its body first.
 
     A sender that waits for a 100 Continue loses the connection instead; the body of any other sender is read

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from aiohttp import web
 
 from shardcast.blobs.server.hash_routes.bodies import whole
-from shardcast.blobs.server.hash_routes.requests import MOST_BODY, Refused, parse_checksum, parse_checksums
+from shardcast.blobs.server.hash_routes.requests import MAX_BODY, Refused, parse_checksum, parse_checksums
 from shardcast.server.turns import Turns
 
 _SHORT = 256 << 10
@@ -37,7 +37,7 @@ class Lists:
             Refused: the body is no JSON, or a long list of something else.
             HTTPException, ConnectionError: as ``read_body`` raises them.
         """
-        body = await whole(request, MOST_BODY)
+        body = await whole(request, MAX_BODY)
         if len(body) <= _SHORT:
             return parse_checksums(body)
         return [digest for batch in await self._turns.take(listed(body)) for digest in batch]

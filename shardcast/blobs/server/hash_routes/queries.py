@@ -81,7 +81,7 @@ class Queries:
             lengths += await hashing.run(self._lengths_of, batch)
         for index, digest in enumerate(digests):
             if lengths[index] is None and uploads.has(digest):
-                await uploads.ended(digest)
+                await uploads.wait_until_ended(digest)
                 lengths[index] = await hashing.run(self._length, digest)
         return lengths
 

@@ -13,8 +13,9 @@ from shardcast.blobs.directory.incoming_folder import SMALL
 from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
 from shardcast.blobs.server.hash_routes.answers import AnswerHead, send_decoded, send_file
 from shardcast.blobs.server.hash_routes.failures import CorruptFile, corruption
-from shardcast.blobs.server.hash_routes.requests import BareResponse, accepted_forms, checksum_of
+from shardcast.blobs.server.hash_routes.requests import BareResponse, checksum_of
 from shardcast.blobs.server.hash_routes.state import HashServerState
+from shardcast.blobs.server.negotiation import accepted_forms
 from shardcast.errors import LocalDiskError
 from shardcast.server.hang_ups import while_wanted
 from shardcast.store.file_errors import Search
@@ -78,14 +79,14 @@ class Reads:
             except CorruptFile:
                 found = None
             if found is None and state.uploads.has(digest):
-                await state.uploads.ended(digest)
+                await state.uploads.wait_until_ended(digest)
                 continue
             if found is None:
                 await state.locks.released(state.store.folder, digest)
                 found = await self._find(digest, forms)
             if found is not None or not state.promises.has(digest):
                 return found
-            await state.promises.kept(digest, _POLL)
+            await state.promises.wait_until_fulfilled(digest, _POLL)
 
     async def _find(self, digest: str, forms: tuple[str | None, ...]) -> _Found | None:
         """Return the first verified file of a blob; None where it has no file.

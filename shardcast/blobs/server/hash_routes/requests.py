@@ -13,7 +13,7 @@ from shardcast.blobs.directory.layout import SUFFIXES
 from shardcast.digest import is_digest
 from shardcast.protocol.wire import TEXT
 
-MOST_BODY = 16 << 20
+MAX_BODY = 16 << 20
 """Bytes of a list of checksums: some 240 000."""
 _METHODS = "DELETE, GET, HEAD, OPTIONS, PATCH, POST, PUT"
 """Methods that a page of another site may use."""
@@ -103,48 +103,6 @@ def parse_checksums(body: bytes) -> list[str]:
     return [parse_checksum(item, "body", index) for index, item in enumerate(listed)]
 
 
-def accepted_forms(header: str | None, codings: Sequence[str]) -> tuple[tuple[str | None, ...], bool]:
-    """Return the forms of a blob that an ``Accept-Encoding`` takes, and whether it takes the blob decoded.
-
-    Args:
-        header: the header's value; None where there is none.
-        codings: content codings that are known here.
-
-    Returns:
-        The forms, the best first (None is the blob as it is), and whether ``identity`` is acceptable.
-    """
-    if header is None:
-        return (None,), True
-    weights: dict[str, float] = {}
-    for part in header.lower().split(","):
-        name, _, parameters = part.partition(";")
-        name = name.strip().removeprefix("x-")
-        if name:
-            weights[name] = max(weights.get(name, 0.0), _weight(parameters))
-    named = sorted(
-        (coding for coding in codings if weights.get(coding, 0.0) > 0), key=lambda coding: -weights[coding]
-    )
-    identity = weights.get("identity", weights.get("*") if "*" in weights else None)
-    if identity is None:
-        return (*named, None), True
-    if not identity:
-        return (*named,), False
-    before = [coding for coding in named if weights[coding] >= identity]
-    return (*before, None, *(coding for coding in named if coding not in before)), True
-
-
-def _weight(parameters: str) -> float:
-    """Return the weight in the parameters of an ``Accept-Encoding`` item, 0 to 1; 0 for nonsense."""
-    for parameter in parameters.split(";"):
-        name, _, value = parameter.partition("=")
-        if name.strip() == "q":
-            try:
-                return min(1.0, max(0.0, float(value)))
-            except ValueError:
-                return 0.0
-    return 1.0
-
-
 def checksum_of(request: web.Request) -> str:
     """Return the checksum in a request's path, in lower case.
 
@@ -173,7 +131,7 @@ def coding_of(request: web.Request) -> str | None:
     return named if named in CODINGS else None
 
 
-def elsewhere(request: web.Request, path: str) -> str:
+def url_of_path(request: web.Request, path: str) -> str:
     """Return the URL of another path of this server."""
     try:
         return str(request.url.with_path(path, keep_query=True))

@@ -11,7 +11,7 @@ from shardcast.blobs.server.hash_routes.bodies import when_wanted
 from shardcast.blobs.server.hash_routes.failures import Handler, guarded
 from shardcast.blobs.server.hash_routes.queries import Queries
 from shardcast.blobs.server.hash_routes.reads import Reads
-from shardcast.blobs.server.hash_routes.requests import BareResponse, elsewhere, preflight, said
+from shardcast.blobs.server.hash_routes.requests import BareResponse, preflight, said, url_of_path
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.blobs.server.hash_routes.writes import Writes
 from shardcast.protocol.wire import HAS_NOW_PATH, HAS_PATH, HEALTHCHECK_PATH, LENGTH_PATH, PROMISE_PATH
@@ -59,7 +59,7 @@ def _unrouted(request: web.Request, writable: bool) -> web.Response:
     if request.method == "OPTIONS" and "Origin" in request.headers and method is not None:
         return preflight(request, method)
     if path != "/" and path.endswith("/") and _allowed_methods(path[:-1], writable):
-        return BareResponse(status=307, headers={"Location": elsewhere(request, path[:-1])})
+        return BareResponse(status=307, headers={"Location": url_of_path(request, path[:-1])})
     methods = _allowed_methods(path, writable)
     if methods:
         return said({"detail": "Method Not Allowed"}, 405, {"Allow": methods})

@@ -32,7 +32,7 @@ class Uploads:
             del self._ends[digest]
             ended.set()
 
-    async def ended(self, digest: str) -> None:
+    async def wait_until_ended(self, digest: str) -> None:
         """Wait until a blob does not arrive, or no longer."""
         while ending := self._ends.get(digest):
             await ending.wait()
@@ -59,13 +59,13 @@ class Promises:
         self._expire()
         return digest in self._until
 
-    def keep(self, digest: str) -> None:
+    def fulfil(self, digest: str) -> None:
         """Drop the promise of a blob that has come, and wake its readers."""
         self._until.pop(digest, None)
         if digest in self._kept:
             self._kept.pop(digest).set()
 
-    async def kept(self, digest: str, seconds: float) -> None:
+    async def wait_until_fulfilled(self, digest: str, seconds: float) -> None:
         """Wait until a blob has come, or its promise ends; at most ``seconds``."""
         event = self._kept.setdefault(digest, asyncio.Event())
         with contextlib.suppress(TimeoutError):

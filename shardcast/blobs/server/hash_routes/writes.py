@@ -6,7 +6,7 @@ from aiohttp import web
 
 from shardcast.blobs.directory.blob_writer import MalformedBlob
 from shardcast.blobs.directory.marks import count_as_put
-from shardcast.blobs.server.hash_routes.bodies import go_on, without_body
+from shardcast.blobs.server.hash_routes.bodies import answer_without_body, send_continue
 from shardcast.blobs.server.hash_routes.failures import CorruptFile, corruption
 from shardcast.blobs.server.hash_routes.requests import BareResponse, checksum_of, coding_of, said
 from shardcast.blobs.server.hash_routes.state import HashServerState
@@ -39,11 +39,11 @@ class Writes:
                     raise CorruptFile(corruption(present, store.algorithm))
                 right = await while_wanted(request, store.is_right(digest, present, search))
             if right and count_as_put(store.folder, digest, coding):
-                state.promises.keep(digest)
-                return await without_body(request, 201)
+                state.promises.fulfil(digest)
+                return await answer_without_body(request, 201)
         search.check()
         if state.uploads.has(digest):
-            return await without_body(request, 202)
+            return await answer_without_body(request, 202)
         with state.uploads.arriving(digest):
             try:
                 await self._receive(request, digest, coding)
@@ -51,7 +51,7 @@ class Writes:
                 return BareResponse(body=b"Invalid compressed payload", status=400)
             except IntegrityError:
                 return BareResponse(body=b"Incorrect checksum", status=400)
-        state.promises.keep(digest)
+        state.promises.fulfil(digest)
         return BareResponse(body=b"OK")
 
     async def _receive(self, request: web.Request, digest: str, coding: str | None) -> None:
@@ -63,7 +63,7 @@ class Writes:
             LocalDiskError: it can't be kept.
             ConnectionError: the sender went away, or is too slow.
         """
-        await go_on(request)
+        await send_continue(request)
         async with self._state.store.put(digest, coding) as writer:
             async for chunk in chunks(request):
                 await writer.write(chunk)

@@ -46,7 +46,7 @@ class ArchiveContext:
 
     Attributes:
         store: the blobs, of SHA-256.
-        ledger: when blobs were put, and how often they were pulled.
+        access_stats: when blobs were put, and how often they were pulled.
         stage: opens a place for the blobs of a push, discarded where it isn't published; None for a store
             that is only read.
         max_blob: bytes of the largest blob that is pushed.
@@ -56,7 +56,7 @@ class ArchiveContext:
     """
 
     store: BlobStore
-    ledger: AccessStats
+    access_stats: AccessStats
     stage: Callable[[], AbstractAsyncContextManager[Staging]] | None
     _: KW_ONLY
     max_blob: int
