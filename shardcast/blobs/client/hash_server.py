@@ -119,9 +119,8 @@ class HashServerClient:
             if status == _PRESENT and (size is not None or was_missing):
                 why = f"it has {size or 0} bytes there, not {length}; repair it there"
                 raise BadAnswer(self._endpoint.url, f"PUT /{digest}: it is not kept: {why}")
-            was_missing = (
-                status == _PRESENT
-            )  # unless it was removed since the PUT; then the next PUT is taken
+            # A blob that was removed between the PUT and the size is taken by the next PUT.
+            was_missing = status == _PRESENT
             if loop.time() >= deadline:
                 raise BadAnswer(
                     self._endpoint.url,

@@ -214,7 +214,7 @@ class StoreServer:
                 url = await stack.enter_async_context(listening_on(_application(state, bounds), taken))
                 if status:
                     status.running(taken.port)
-            except BaseException:
+            except BaseException:  # also when cancelled: the parent waits for either word
                 if status:
                     status.failed()
                 raise

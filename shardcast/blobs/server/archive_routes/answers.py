@@ -67,9 +67,9 @@ def failure(
     return response
 
 
-def too_large(length: int, most: int) -> web.Response:
-    """Return the answer to ``length`` bytes where ``most`` are taken; the connection ends, unread."""
-    text = f"Too Large: {length} bytes; at most {most} are taken\n"
+def too_large(length: int, limit: int) -> web.Response:
+    """Return the answer to ``length`` bytes where ``limit`` are taken; the connection ends, unread."""
+    text = f"Too Large: {length} bytes; at most {limit} are taken\n"
     return _closing(web.Response(status=413, text=text))
 
 

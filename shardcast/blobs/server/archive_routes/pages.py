@@ -93,8 +93,8 @@ class Pages:
             "Archive", f'<h1>Archive</h1><p>Last upload: {last}</p><p><a href="/stats">Statistics</a></p>'
         )
 
-    async def _look(self, request: web.Request, key: str, most: int) -> tuple[int, bytes]:
-        """Return a blob's size, and its first ``most`` bytes.
+    async def _look(self, request: web.Request, key: str, max_size: int) -> tuple[int, bytes]:
+        """Return a blob's size, and its first ``max_size`` bytes.
 
         Raises:
             HTTPNotFound: the blob isn't here.
@@ -102,7 +102,7 @@ class Pages:
         """
         try:
             async with opened_for(request, self._context.store.open(key)) as blob:
-                return blob.size, await blob.read(min(most, blob.size)) if blob.size else b""
+                return blob.size, await blob.read(min(max_size, blob.size)) if blob.size else b""
         except (BlobMissing, BlobCorrupt) as error:
             if isinstance(error, BlobCorrupt):
                 log.error("can't look at %s: %s", key, error)

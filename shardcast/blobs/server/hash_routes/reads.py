@@ -77,11 +77,12 @@ class Reads:
             try:
                 found = await self._find(digest, forms)
             except CorruptFile:
-                found = None
+                found = None  # an upload, or a lock's holder, may be replacing the file
             if found is None and state.uploads.has(digest):
                 await state.uploads.wait_until_ended(digest)
                 continue
             if found is None:
+                # A lock file of another program says that the file is being written: look again without it.
                 await state.locks.released(state.store.folder, digest)
                 found = await self._find(digest, forms)
             if found is not None or not state.promises.has(digest):
