@@ -142,7 +142,7 @@ def _line(values: dict[str, Any]) -> bytes:
 
 
 class FeedReader:
-    """Parses a feed from chunks of any length."""
+    """A parser of a feed that arrives in chunks of any length."""
 
     def __init__(self) -> None:
         self._lines = LineReader()

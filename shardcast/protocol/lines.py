@@ -20,7 +20,7 @@ class LineTooLong(ValueError):
 
 
 class LineReader:
-    """The beginning of a line whose newline has not arrived yet."""
+    """A reader of lines of bounded length, fed with chunks of any size."""
 
     def __init__(self, max_length: int = MAX_LINE) -> None:
         """Read lines of at most ``max_length`` bytes, newlines not counted."""

@@ -55,7 +55,7 @@ class Aborted(ManifestError):
 
 
 class ManifestReader:
-    """Parses a manifest while it grows.
+    """A parser of a manifest that grows.
 
     Attributes:
         header: None until its line has arrived.

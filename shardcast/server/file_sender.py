@@ -24,7 +24,7 @@ _FALLBACK_CHUNK = 256 << 10
 
 
 class FileSender:
-    """Sends parts of one file in a prepared answer, in portions that fit the speed of its reader."""
+    """A sender of parts of one file in a prepared answer, in portions that fit the reader's speed."""
 
     def __init__(
         self, request: web.Request, response: web.StreamResponse, file: BinaryIO, reader: Reader

@@ -20,7 +20,7 @@ _MAX_WAITING = 8
 
 
 class Turns:
-    """Lets one request after another do long work."""
+    """A queue of requests that do long work in the event loop, one after another."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter, rest: float | None = None) -> None:
         """``rest``: pause after work, in multiples of the time it took; 4 where None."""

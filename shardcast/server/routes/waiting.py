@@ -34,7 +34,7 @@ _MAX_REQUEST = 4096
 _DONE = {"done": True}
 
 Look = Callable[[], Mapping[str, Any] | None]
-"""Returns the line that tells what the caller still waits for; None when the wait is over."""
+"""A function that returns the line telling what the caller still waits for; None when the wait is over."""
 
 
 def add_waiting(
