@@ -187,39 +187,35 @@ FAULTS = [
         file=TURNS,
         old="await asyncio.sleep(0)\n",
         new="pass\n",
-        tests=["tests/unit/server/test_turns.py::test_others_have_their_turn_between_slices"],
+        tests=["tests/unit/server/test_turns.py::test_other_tasks_run_between_slices"],
     ),
     Fault(
         name="no-rest-after-long-work",
         file=TURNS,
         old="await asyncio.sleep(max(0.0, self._rest_until - self._clock()))",
         new="pass",
-        tests=["tests/unit/server/test_turns.py::test_after_work_there_is_a_rest"],
+        tests=["tests/unit/server/test_turns.py::test_pause_follows_long_work"],
     ),
     Fault(
         name="any-number-waits-for-a-turn",
         file=TURNS,
         old="if self._waiting >= _MAX_WAITING:",
         new="if False:",
-        tests=["tests/unit/server/test_turns.py::test_those_that_would_wait_for_long_are_told_to_come_again"],
+        tests=["tests/unit/server/test_turns.py::test_request_beyond_max_waiting_gets_503"],
     ),
     Fault(
         name="large-report-is-taken-at-once",
         file="shardcast/server/routes/report.py",
         old="if len(raw) <= _SMALL:",
         new="if True:",
-        tests=[
-            "tests/unit/server/test_turns.py::test_large_reports_take_turns_and_small_ones_are_taken_at_once"
-        ],
+        tests=["tests/unit/server/test_turns.py::test_large_reports_take_turns_and_small_ones_do_not_wait"],
     ),
     Fault(
         name="status-is-made-for-each-who-asks",
         file="shardcast/server/routes/health.py",
         old="if self._clock() < self._valid_until:",
         new="if False:",
-        tests=[
-            "tests/unit/server/test_turns.py::test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew"
-        ],
+        tests=["tests/unit/server/test_turns.py::test_costly_status_is_shared_and_cheap_one_is_fresh"],
     ),
     Fault(
         name="work-goes-on-for-who-hung-up",
@@ -270,16 +266,14 @@ FAULTS = [
         file=BELOW,
         old="if _name_count(node) <= room:",
         new="if True:",
-        tests=[
-            "tests/unit/protocol/test_report.py::test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many"
-        ],
+        tests=["tests/unit/protocol/test_report.py::test_nodes_with_very_many_versions_take_bounded_memory"],
     ),
     Fault(
         name="silent-node-stays-below",
         file=BELOW,
         old="if now - entry.at > _FORGOTTEN]",
         new="if False]",
-        tests=["tests/unit/protocol/test_report.py::test_who_told_of_itself_is_below_for_a_minute"],
+        tests=["tests/unit/protocol/test_report.py::test_silent_node_is_forgotten_after_a_minute"],
     ),
     Fault(
         name="node-is-below-itself",
@@ -293,9 +287,7 @@ FAULTS = [
         file="shardcast/protocol/report.py",
         old='if raw.count(b"[") + raw.count(b"{") > _MAX_BRACKETS:',
         new="if False:",
-        tests=[
-            "tests/unit/protocol/test_report.py::test_a_report_of_nothing_but_lists_is_refused_before_it_is_read"
-        ],
+        tests=["tests/unit/protocol/test_report.py::test_report_of_brackets_is_refused_before_json_parsing"],
     ),
     Fault(
         name="silent-upstream-is-told-again-and-again",

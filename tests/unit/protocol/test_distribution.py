@@ -58,14 +58,14 @@ def test_lines_as_nodes_write_them(line: str, listing: Listing) -> None:
         f"v3: {A}|1000001", f"v3: {A}|1.5", f"v3: {A}|٣", f"v3: {A}|1|2", f"v3: {A}|1 x", "<html>", "v3:",
     ],
 )  # fmt: skip
-def test_a_line_that_is_none_hides_no_other(line: str) -> None:
+def test_malformed_line_hides_no_other(line: str) -> None:
     found = parse(f"{line}\nv4: {B}|1\n{line}\n".encode())
     assert found.listings == (Listing("v4", B, 1),)
     assert not found.strange
     assert parse(f"{line}\n".encode()).strange
 
 
-def test_nothing_is_no_strange_list_but_a_doubtful_one() -> None:
+def test_empty_list_is_doubtful_and_not_strange() -> None:
     for body in (b"", b"\n", b" \r\n\n"):
         assert parse(body) == Distribution(())
         assert parse(body).doubtful
@@ -77,14 +77,14 @@ def test_the_last_of_two_lines_for_a_version_counts() -> None:
 
 @patient
 @given(LISTINGS)
-def test_what_is_written_is_read(listings: list[Listing]) -> None:
+def test_written_list_is_parsed(listings: list[Listing]) -> None:
     assert parse(write(listings)) == Distribution(tuple(listings))
 
 
 @patient
 @given(st.one_of(st.binary(), st.from_regex(rb"(v[0-9]{0,3}: ?[0-9a-f]{60,66}\|?[0-9]{0,9}\n?){0,5}")))
 @example(b"v" + b"9" * 5000 + b": " + A.encode() + b"|" + b"9" * 5000)
-def test_any_bytes_are_read_and_what_is_found_can_be_written(body: bytes) -> None:
+def test_arbitrary_bytes_parse_to_a_list_that_can_be_written(body: bytes) -> None:
     found = parse(body)
     assert parse(write(found.listings)).listings == found.listings
     assert all(is_version(one.version) and one.version == f"v{one.number}" for one in found.listings)
@@ -116,9 +116,7 @@ def test_a_list_that_is_empty_for_a_moment_is_read_again() -> None:
 
 @patient
 @given(LISTINGS, st.data())
-def test_a_list_that_grows_while_it_is_read_tells_nothing_wrong(
-    listings: list[Listing], data: st.DataObject
-) -> None:
+def test_list_caught_while_growing_has_no_wrong_version(listings: list[Listing], data: st.DataObject) -> None:
     body = write(listings)
     first = data.draw(st.integers(0, len(body)))
     second = data.draw(st.integers(0, len(body)).filter(lambda end: end != first)) if body else 0

@@ -124,7 +124,7 @@ def test_the_lines_that_other_nodes_rely_on() -> None:
 
 @patient
 @given(some_manifests())
-def test_what_is_written_is_read(written: Manifest) -> None:
+def test_written_manifest_is_parsed(written: Manifest) -> None:
     assert parse(written.raw) == written
     assert parse(written.raw, written.version).raw == written.raw
     assert written.verifiable
@@ -158,7 +158,7 @@ def test_an_empty_payload_is_one_empty_shard() -> None:
     assert (empty.size, len(empty.shards), empty.verifiable) == (0, 1, True)
 
 
-def test_what_old_nodes_tell_can_not_be_verified_shard_by_shard() -> None:
+def test_manifest_of_old_node_has_no_verifiable_shards() -> None:
     told = provisional("v2", [5, 5, 3], {"sha256": SHA})
     assert [(shard.number, shard.offset, shard.size) for shard in told.shards] == [
         (1, 0, 5),
@@ -277,7 +277,7 @@ def test_any_bytes_are_a_manifest_or_a_manifest_error(raw: bytes) -> None:
         }.items()
     ],
 )
-def test_what_is_no_manifest_is_refused(raw: bytes) -> None:
+def test_malformed_manifest_is_refused(raw: bytes) -> None:
     with pytest.raises(ManifestError):
         parse(raw)
 
@@ -319,7 +319,7 @@ def test_unknown_keys_and_lines_are_ignored() -> None:
     assert (found.shards, found.digests, found.raw) == (PLAIN.shards, PLAIN.digests, raw)
 
 
-def test_a_version_that_was_given_up_says_why() -> None:
+def test_aborted_version_carries_reason() -> None:
     raw = b"".join(LINES[:2]) + aborted_line("the disk is full")
     reader = ManifestReader()
     with pytest.raises(Aborted, match="the disk is full"):
@@ -382,7 +382,7 @@ def metadata_of(length: int) -> dict[str, str]:
     return {"note": "x" * (length - len(json.dumps({"note": ""})))}
 
 
-def test_metadata_has_at_most_16_kib_for_who_writes_and_who_reads() -> None:
+def test_metadata_above_16_kib_is_refused_by_writer_and_reader() -> None:
     header = replace(PLAIN.header, metadata=metadata_of(MAX_METADATA))
     assert parse(complete(header, PLAIN.shards, PLAIN.digests).raw).header == header
     with pytest.raises(UsageError, match="16385 bytes"):
@@ -434,5 +434,5 @@ def test_a_piece_is_256_kib_doubled_until_a_shards_line_fits(shard_size: int) ->
         lambda: aborted_line("\U0001f600" * 5000),
     ],
 )
-def test_no_line_that_is_written_is_too_long_to_be_read(line: Callable[[], bytes]) -> None:
+def test_longest_written_line_fits_reader(line: Callable[[], bytes]) -> None:
     assert len(line()) <= MAX_LINE

@@ -58,7 +58,7 @@ def read(**said: object) -> list[Node]:
     return parse(json.dumps(ME | said).encode())
 
 
-def test_what_is_told_comes_one_hop_farther() -> None:
+def test_parsed_nodes_are_one_hop_farther() -> None:
     client = Node("c2d0", "client", "a client", ["v1", "v2"], {"v3": 7}, hops=1, age=2.5, origin="ce0d")
     me, other = parse(write(Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}, origin="ce0d"), [client]))
     assert me == Node("81ab", "middle", "rack7", ["v1"], {"v2": 5}, hops=1, origin="ce0d")
@@ -72,7 +72,7 @@ def test_the_node_right_above_is_kept_over_all_hops() -> None:
 
 @patient
 @given(NODES, st.lists(NODES, max_size=5))
-def test_everything_that_is_written_is_read_as_it_was(me: Node, below: list[Node]) -> None:
+def test_written_report_is_parsed(me: Node, below: list[Node]) -> None:
     first, *others = parse(write(me, below))
     assert first == replace(me, hops=1, via=None, age=0.0)
     assert others == [replace(one, hops=one.hops + 1, via=one.via or me.node) for one in below]
@@ -88,14 +88,14 @@ FIELDS = st.sampled_from(["node", "role", "name", "origin", "has", "coming", "ho
 
 @patient
 @given(st.binary())
-def test_no_bytes_are_worse_than_no_report(raw: bytes) -> None:
+def test_arbitrary_bytes_raise_only_report_error(raw: bytes) -> None:
     with pytest.raises(ReportError):
         parse(raw)
 
 
 @patient
 @given(st.dictionaries(FIELDS, JSON), st.booleans())
-def test_no_json_is_worse_than_no_report(said: dict[str, object], inside: bool) -> None:
+def test_arbitrary_json_raises_only_report_error(said: dict[str, object], inside: bool) -> None:
     whole = ME | ({"below": [ME | said]} if inside else said)
     try:
         nodes = parse(json.dumps(whole).encode())
@@ -110,7 +110,7 @@ def test_no_json_is_worse_than_no_report(said: dict[str, object], inside: bool) 
     "raw",
     [b"", b"null", b"[]", b'"x"', b"{", b"[" * 100_000, b"9" * 5000, b'{"node": ' * 100_000, b"\xff\xfe{}"],
 )
-def test_what_is_no_json_object_is_no_report(raw: bytes) -> None:
+def test_report_requires_json_object(raw: bytes) -> None:
     with pytest.raises(ReportError):
         parse(raw)
 
@@ -161,7 +161,7 @@ def test_what_is_no_json_object_is_no_report(raw: bytes) -> None:
     ],
     ids=str,
 )
-def test_what_can_not_be_is_no_report(wrong: dict[str, object]) -> None:
+def test_impossible_values_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(ReportError):
         read(**wrong)
     if "below" not in wrong:
@@ -169,11 +169,11 @@ def test_what_can_not_be_is_no_report(wrong: dict[str, object]) -> None:
             read(below=[ME | wrong])
 
 
-def test_unknown_keys_say_nothing() -> None:
+def test_unknown_keys_are_ignored() -> None:
     assert read(speed=7, below=[{**ME, "node": "c2d0", "new": {}}])[1].node == "c2d0"
 
 
-def test_a_name_carries_nothing_that_a_terminal_obeys() -> None:
+def test_name_has_no_control_characters() -> None:
     assert read(name="rack\x1b[31m7\n\r\0\u202e" + "x" * 1000)[0].name == "rack[31m7" + "x" * 86
 
 
@@ -186,7 +186,7 @@ def test_a_report_is_never_larger_than_a_node_takes() -> None:
     assert [one.node for one in told[1:]] == [one.node for one in below[: len(told) - 1]]
 
 
-def test_a_report_tells_of_no_more_nodes_than_are_read() -> None:
+def test_written_report_has_at_most_max_nodes() -> None:
     below = [Node(f"{number:x}", "client", hops=1) for number in range(1, MOST_NODES + 10)]
     assert len(parse(write(Node("81ab", "middle"), below))) == 1 + MOST_NODES
     too_many = [{"node": "1", "role": "client"}] * (MOST_NODES + 1)
@@ -205,7 +205,7 @@ def test_reports_do_not_go_round_in_circles_for_ever() -> None:
     assert known == []
 
 
-def test_the_newest_versions_are_told() -> None:
+def test_newest_versions_are_reported() -> None:
     names = [f"v{number}" for number in range(1, 200)]
     assert list(newest(names))[-1] == "v199"
     assert read(has=list(newest(names)))[0].has[-1] == "v199"
@@ -218,7 +218,7 @@ def below(clock: Clock) -> Downstream:
     return Downstream("0123", clock)
 
 
-def test_who_told_of_itself_is_below_for_a_minute() -> None:
+def test_silent_node_is_forgotten_after_a_minute() -> None:
     clock = Clock()
     nodes = below(clock)
     nodes.heard(read())
@@ -228,7 +228,7 @@ def test_who_told_of_itself_is_below_for_a_minute() -> None:
     assert nodes.now() == []
 
 
-def test_who_was_told_of_is_as_old_as_its_own_word() -> None:
+def test_reported_node_keeps_its_age() -> None:
     clock = Clock()
     nodes = below(clock)
     nodes.heard(read(below=[ME | {"node": "c2d0", "role": "client", "age": 50}]))
@@ -237,7 +237,7 @@ def test_who_was_told_of_is_as_old_as_its_own_word() -> None:
     assert {one.node for one in nodes.now()} == {"81ab"}
 
 
-def test_the_latest_word_of_a_node_counts() -> None:
+def test_latest_report_of_a_node_counts() -> None:
     clock = Clock()
     nodes = below(clock)
     nodes.heard(read(has=["v2"]))
@@ -278,7 +278,7 @@ def test_the_nearest_come_first() -> None:
     assert [(one.hops, one.name) for one in nodes.now()] == [(1, "rack7"), (2, "a"), (2, "b")]
 
 
-def test_invented_nodes_take_no_more_memory_than_so_many() -> None:
+def test_invented_nodes_take_bounded_memory() -> None:
     clock = Clock()
     nodes = below(clock)
     nodes.heard(read())
@@ -325,7 +325,7 @@ def test_the_largest_share_is_known_at_any_time() -> None:
             assert counts[shares.largest()] == max(counts.values())
 
 
-def test_reports_are_read_written_and_taken_in_slices() -> None:
+def test_reports_are_parsed_written_and_recorded_in_slices() -> None:
     """The event loop has its turn between two."""
     me, others = Node("81ab", "middle"), [Node(f"a{number}", "client") for number in range(1000)]
     assert len(list(written(me, others))) == 2 + 1000 // SLICE
@@ -335,13 +335,13 @@ def test_reports_are_read_written_and_taken_in_slices() -> None:
     assert len(list(below(Clock()).hear(nodes, ""))) == 1001 // 250
 
 
-def test_a_report_of_nothing_but_lists_is_refused_before_it_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_of_brackets_is_refused_before_json_parsing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(report.json, "loads", lambda raw: pytest.fail("it was read"))
     with pytest.raises(ReportError, match="too many"):
         parse(b"[" + b"[]," * 300_000 + b"[]]")
 
 
-def test_nodes_that_have_a_great_deal_take_no_more_memory_than_so_many() -> None:
+def test_nodes_with_very_many_versions_take_bounded_memory() -> None:
     """/status is written in one go: what anybody can say must not make it tens of megabytes."""
     clock = Clock()
     nodes = below(clock)

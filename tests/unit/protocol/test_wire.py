@@ -40,7 +40,7 @@ def test_the_paths_that_new_nodes_add() -> None:
     assert (wire.HEALTHCHECK_PATH, wire.STATUS_PATH) == ("/healthcheck", "/status")
 
 
-def test_not_here_and_not_now_are_no_failures() -> None:
+def test_lacking_statuses_exclude_failures() -> None:
     assert {404, 412, 416, 503} <= wire.LACKING
     assert not wire.LACKING & {200, 206, 301, 400, 403, 500, 502}
 
@@ -48,7 +48,7 @@ def test_not_here_and_not_now_are_no_failures() -> None:
 @patient
 @given(st.one_of(st.text(), st.lists(st.from_regex(r"[a-z0-9-]{1,70}", fullmatch=True)).map(", ".join)))
 @example(",".join(["a"] * 100_000))
-def test_who_asked_on_is_told_of_within_bounds(header: str) -> None:
+def test_parsed_via_is_bounded(header: str) -> None:
     via = wire.parse_via(header)
     assert len(via) <= wire.MAX_VIA + 1
     assert all(0 < len(one) <= 64 and one.isascii() and one in header for one in via)
@@ -72,7 +72,7 @@ def test_a_version_has_one_name(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["v0", "v01", "V1", "1", "v", "v-1", "v1 ", " v1", "v1\n", "v1/", "v1.0", "v٣", "../v1", "v1\0"]
 )
-def test_what_is_no_versions_name(text: str) -> None:
+def test_malformed_version_has_no_number(text: str) -> None:
     assert version_number(text) is None
 
 
@@ -96,7 +96,7 @@ def test_a_shard_has_one_name_of_three_digits_and_one_of_five(text: str) -> None
         "shard_001.bin.part", "shard_001.bin\n", "shard_٠٠١.bin", "../shard_001.bin", "shard_001_bin",
     ],
 )  # fmt: skip
-def test_what_is_no_shards_name(text: str) -> None:
+def test_malformed_shard_name_has_no_number(text: str) -> None:
     assert shard_number(text) is None
 
 
@@ -131,7 +131,7 @@ def test_a_digest_in_headers() -> None:
         ("bytes" + " " * 8000 + "=" + " " * 8000 + "-" + " " * 8000 + "3", (7, 10)),
     ],
 )
-def test_a_range_is_that_part_or_everything(value: str | None, part: tuple[int, int] | None) -> None:
+def test_range_selects_part_or_whole(value: str | None, part: tuple[int, int] | None) -> None:
     assert parse_range(value, 10) == part
 
 
@@ -155,7 +155,7 @@ def test_no_range_reaches_outside(value: str, size: int) -> None:
 
 @patient
 @given(st.integers(0, 10**17), st.integers(1, 10**17), st.one_of(st.none(), st.integers(0, 10**18 - 1)))
-def test_content_range_says_what_an_answer_holds(start: int, length: int, size: int | None) -> None:
+def test_content_range_gives_first_and_end(start: int, length: int, size: int | None) -> None:
     end = start + length
     assert parse_content_range(f"bytes {start}-{end - 1}/{'*' if size is None else size}") == (start, end)
 
@@ -163,13 +163,13 @@ def test_content_range_says_what_an_answer_holds(start: int, length: int, size: 
 @pytest.mark.parametrize(
     "value", [None, "", "bytes */10", "bytes 0-", "0-1/2", "bytes=0-1/2", "bytes 0-1", "bytes ٣-٤/٥"]
 )
-def test_what_is_no_content_range(value: str | None) -> None:
+def test_malformed_content_range_is_none(value: str | None) -> None:
     assert parse_content_range(value) is None
 
 
 @patient
 @given(st.text())
-def test_any_content_range_is_read_or_passed_over(value: str) -> None:
+def test_arbitrary_content_range_is_parsed_or_none(value: str) -> None:
     part = parse_content_range(value)
     assert part is None or part[0] >= 0
 

@@ -26,7 +26,7 @@ class Clock:
         return self.now
 
 
-async def test_others_have_their_turn_between_slices() -> None:
+async def test_other_tasks_run_between_slices() -> None:
     order: list[str] = []
 
     def slices() -> Iterator[int]:
@@ -44,7 +44,7 @@ async def test_others_have_their_turn_between_slices() -> None:
     assert order.index("other 1") < order.index("slice 2")
 
 
-async def test_after_work_there_is_a_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_pause_follows_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, pauses = Clock(), list[float]()
     turns = Turns(clock)
 
@@ -62,7 +62,7 @@ async def test_after_work_there_is_a_rest(monkeypatch: pytest.MonkeyPatch) -> No
     assert max(pauses) == pytest.approx(2)
 
 
-async def test_those_that_would_wait_for_long_are_told_to_come_again() -> None:
+async def test_request_beyond_max_waiting_gets_503() -> None:
     turns = Turns()
     waiting = [asyncio.ensure_future(turns.take(iter([number]))) for number in range(9)]
     done = await asyncio.gather(*waiting, return_exceptions=True)
@@ -72,7 +72,7 @@ async def test_those_that_would_wait_for_long_are_told_to_come_again() -> None:
     assert await turns.take(iter([9])) == [9]
 
 
-async def test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew() -> None:
+async def test_costly_status_is_shared_and_cheap_one_is_fresh() -> None:
     clock, made = Clock(), 0
     cost = 0.1
 
@@ -94,7 +94,7 @@ async def test_a_costly_status_is_made_once_for_all_who_ask_and_a_cheap_one_anew
     assert json.loads(await shared.now())["made"] == 3
 
 
-async def test_a_status_that_fails_fails_for_that_time_only() -> None:
+async def test_failed_status_is_not_kept() -> None:
     answers = iter([OSError("no disk"), {"role": "origin"}])
 
     def status() -> dict[str, Any]:
@@ -109,7 +109,7 @@ async def test_a_status_that_fails_fails_for_that_time_only() -> None:
     assert json.loads(await shared.now()) == {"role": "origin"}
 
 
-async def test_five_thousand_invented_nodes_hide_no_other_in_status(tmp_path: Path) -> None:
+async def test_status_shows_real_node_among_5000_invented(tmp_path: Path) -> None:
     invented = write(Node("666", "middle"), [Node(f"a{number}", "client") for number in range(MOST_NODES)])
     async with (
         Origin.running(tmp_path, "127.0.0.1", 0) as origin,
@@ -131,7 +131,7 @@ async def test_five_thousand_invented_nodes_hide_no_other_in_status(tmp_path: Pa
     assert [one["hops"] for one in nodes] == sorted(one["hops"] for one in nodes)
 
 
-async def test_large_reports_take_turns_and_small_ones_are_taken_at_once(
+async def test_large_reports_take_turns_and_small_ones_do_not_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "_MAX_WAITING", 0)
