@@ -1,4 +1,4 @@
-"""Shardcast from Python: an origin or a middle beside the caller's process, and a client in it.
+"""Shardcast from Python: an origin or a middle in a child process, and a client in the caller's own.
 
 The names, parameters and positions of shardcast 0.1.0 work unchanged.
 """
@@ -30,6 +30,7 @@ _origin: OriginServer | None = None
 
 
 def _after_fork() -> None:
+    """Replace the lock in a forked child, since a thread of the parent may have held it at the fork."""
     global _lock
     _lock = threading.RLock()
 
@@ -45,14 +46,23 @@ def initialize(
     *,
     first_version: int = 1,
 ) -> None:
-    """Start an origin beside this process; a second call warns and changes nothing. It keeps so many
-    versions, which take ``max_bytes`` together at the most. ``first_version`` is the least number of a new
-    version, for a fresh data directory that goes on where a lost one left off.
+    """Start an origin in a child process and wait until it listens.
 
-    An origin that died is started again, by this call too.
+    A second call warns and changes nothing; where the origin died, it starts the origin again.
+
+    Args:
+        data_dir: the folder that holds the versions; made where it is missing.
+        port: TCP port to listen on; 0 picks a free one.
+        max_distribution_folders: number of versions to keep.
+        max_bytes: maximum bytes of all versions together; None for no maximum.
+        first_version: smallest number of a new version, for a fresh data directory that continues where a
+            lost one stopped.
 
     Raises:
-        DataDirInUse, LocalDiskError, UsageError, NodeFailed: as for ``OriginServer``.
+        DataDirInUse: another process works on the data directory.
+        LocalDiskError: the data directory can't be used.
+        UsageError: there is no such version number.
+        NodeFailed: the port is taken, or the process could not start.
     """
     global _origin
     with _lock:
@@ -98,24 +108,32 @@ def broadcast(
     copies: int | None = None,
     timeout: float | None = None,
 ) -> str | Broadcast:
-    """Publish a file as the next version, in shards of ``shard_size`` bytes (50 000 000).
+    """Publish a file as the next version.
 
-    From any thread, inside a running event loop, and from a forked worker. Returns the version's name when
-    it is complete, or at once, with ``wait=False``, a handle: ``.version``, ``.done()``,
-    ``.result(timeout)``, ``.progress``. ``metadata``, a JSON object, goes with the version. Without
-    ``copy`` the file itself is served, linked or cloned into the data directory: write no more to it; a
-    file that changes all the same has its version retired.
+    Works from any thread, inside a running event loop, and from a forked worker.
 
-    With ``copies=3`` it returns when three nodes below have the version whole and verified: middles, and
-    clients that follow, not nodes of 0.4.0 and 0.1.0. ``timeout`` bounds that, in seconds from the call.
-    With ``wait=False`` the handle's ``result`` waits for them, and ``handle.wait_for(copies=…)`` for others.
+    Args:
+        file_path: the file to publish.
+        shard_size: bytes of a shard; None for the origin's 50 000 000.
+        wait: whether to wait until the version is complete.
+        metadata: JSON object, at most 16 KiB, that goes with the version.
+        copy: whether to store a copy. Without it the origin serves the file itself, linked or cloned into the
+            data directory: write no more to it. A file that changes all the same has its version retired.
+        copies: number of nodes below that must have the version whole and verified: middles, and clients that
+            follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.
+        timeout: maximum seconds, from the call, until ``copies`` nodes have the version; None for no maximum.
+
+    Returns:
+        The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
+        ``.result(timeout)``, ``.progress``. Its ``result`` waits for the copies, and
+        ``handle.wait_for(copies=…)`` for another number of them.
 
     Raises:
         NotInitialized: ``initialize`` was not called.
         UsageError: the number of copies or of seconds makes no sense.
         PayloadMissing: there is no such file.
-        LocalDiskError: it can't be read or stored.
-        CopiesMissing: fewer nodes have it in time; it stays published.
+        LocalDiskError: the file can't be read or stored.
+        CopiesMissing: fewer nodes have the version in time; it stays published.
         NodeFailed: the origin has ended, and could not be started again.
     """
     origin = _origin
@@ -133,12 +151,20 @@ def broadcast(
 def open_broadcast(
     name: str, shard_size: int | None = None, metadata: Metadata | None = None
 ) -> BroadcastWriter:
-    """A file to write the next version to; ``name`` is what the version's file is called. Its shards go out
-    as soon as they are full. Leaving the ``with`` block completes the version, an exception in it gives it
-    up, everywhere::
+    """Open the next version for writing; each shard goes out as soon as it is full.
+
+    Leaving the ``with`` block completes the version; an exception in it aborts the version everywhere::
 
         with shardcast.open_broadcast("step-1200.safetensors", metadata={"step": 1200}) as out:
             torch.save(model, out)
+
+    Args:
+        name: name of the version's file.
+        shard_size: bytes of a shard; None for the origin's 50 000 000.
+        metadata: JSON object, at most 16 KiB, that goes with the version.
+
+    Returns:
+        A binary file to write to.
 
     Raises:
         NotInitialized: ``initialize`` was not called.
@@ -151,14 +177,22 @@ def open_broadcast(
 
 
 def withdraw(version: str, reason: str = "") -> Withdrawal:
-    """Take a version back that this process's origin published: within a second a hop no node offers it any
-    more, and followers go back to their newest good version. Files that were downloaded stay; the number is
-    never used again. ``reason``, one line of at most 500 characters, is told to whoever follows.
+    """Withdraw a version that this process's origin published.
+
+    Within a second a hop no node offers the version any more, and followers go back to their newest good one.
+    Downloaded files stay; the number is never used again.
+
+    Args:
+        version: the version's name, ``v7``.
+        reason: one line of at most 500 characters for those that follow.
+
+    Returns:
+        The withdrawal, with the version's digest.
 
     Raises:
         NotInitialized: ``initialize`` was not called.
         UsageError: ``version`` is no version's name, or ``reason`` does not fit.
-        VersionNotOffered: the version is not there.
+        VersionNotOffered: the origin does not have the version.
         NodeFailed: the origin has ended.
     """
     origin = _origin
@@ -168,16 +202,19 @@ def withdraw(version: str, reason: str = "") -> Withdrawal:
 
 
 def shutdown(wait: float | None = None) -> None:
-    """End the origin that ``initialize`` started; also done when the interpreter exits.
+    """End the origin that ``initialize`` started; also called when the interpreter exits.
 
-    The nodes below get the newest version first: the origin goes on until every node heard of in the last 20
-    s has it, or until no byte was read for 5 s where no node reports, 60 s at most. It ends at once when
-    nobody has read or reported in the last minute, with ``wait=0``, and at an exit after an uncaught
-    exception. ``wait=40`` goes on for at least 40 s, for nodes of 0.1.0, which look every 30 s and don't
-    report. An exception (Ctrl-C) ends the wait, and the origin with it.
+    The nodes below get the newest version first: the origin goes on until every node that reported in the
+    last 20 s has it, or, where no node reports, until no byte was read for 5 s; 60 s at most. It ends at once
+    when no node has read or reported in the last minute, and at an exit after an uncaught exception. An
+    exception (Ctrl-C) ends the wait, and the origin with it.
+
+    Args:
+        wait: seconds for which the origin goes on at least; 0 ends it at once. Nodes of 0.1.0 need 40, since
+            they look every 30 s and don't report. None for the rules above alone.
 
     Raises:
-        UsageError: that is no number of seconds.
+        UsageError: ``wait`` is no number of seconds.
     """
     global _origin
     check_wait(wait)
@@ -191,6 +228,7 @@ def shutdown(wait: float | None = None) -> None:
 
 
 def _at_exit() -> None:
+    """End the origin as the interpreter exits, without a wait where an exception ended the program."""
     interactive = hasattr(sys, "ps1") or sys.flags.interactive
     failed = getattr(sys, "last_type", None) is not None and not interactive
     try:

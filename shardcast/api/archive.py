@@ -1,4 +1,4 @@
-"""An archive for threads."""
+"""Blocking client of an archive."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ from shardcast.constants import HTTP_TIMEOUT
 from shardcast.peer.session import open_session
 
 _AHEAD = 4
-"""What comes, or goes out, in one go: so many of these are held at once."""
-_LOOK = 0.2
-"""Seconds between two looks at whether the work behind has ended."""
+"""Maximum batches (pull) or blobs (push) held between the caller's thread and the event loop."""
+_POLL_INTERVAL = 0.2
+"""Seconds between two looks at whether a push has ended early."""
 
 
 class Archive:
-    """Pulls blobs from an archive, Casa's or ours, and pushes them; the blocking form of
-    ``shardcast.blobs.client.archive.ArchiveClient``::
+    """Client that pulls blobs from an archive, Casa's or ours, and pushes them.
+
+    The blocking form of ``shardcast.blobs.client.archive.ArchiveClient``::
 
         archive = Archive("https://casa.example.org")
         for key, blob in archive.pull({key: length}):
             ...
+
+    Attributes:
+        url: base URL of the archive.
     """
 
     def __init__(
@@ -37,10 +41,16 @@ class Archive:
         keys_per_request: int = MAX_KEYS,
         timeout: float = HTTP_TIMEOUT,
     ) -> None:
-        """``token``: what it takes to push beside the port. ``timeout``: seconds without progress.
+        """Remember the archive; nothing is asked yet.
+
+        Args:
+            url: the archive's address.
+            token: token that the archive wants for a push; None for none.
+            keys_per_request: maximum keys of a request.
+            timeout: maximum seconds without progress.
 
         Raises:
-            UsageError: that is no address.
+            UsageError: ``url`` is no address.
         """
         self.url = server_url(url)
         self._token = token
@@ -48,103 +58,117 @@ class Archive:
         self._timeout = timeout
 
     def pull(self, wanted: Mapping[str, int]) -> Iterator[tuple[str, bytes]]:
-        """The blobs of these keys (64 hex digits) and lengths that the archive has, verified, as they come;
-        the others are left out.
+        """Fetch those of the blobs that the archive has.
+
+        Args:
+            wanted: the keys (64 hexadecimal digits), each with the blob's length in bytes.
+
+        Yields:
+            A key and its verified blob, in the order in which they arrive.
 
         Raises:
-            UsageError: something is no key, or no length.
-            WrongBytes: a blob is not what its key says.
-            PeerError: the archive can't be asked, or the answer is wrong.
+            UsageError: a key or a length is malformed.
+            WrongBytes: a blob does not have the digest that its key names.
+            PeerError: the archive can't be reached, or its answer is wrong.
         """
-        came: queue.SimpleQueue[list[tuple[str, bytes]] | None] = queue.SimpleQueue()
-        room = _Room(_AHEAD)
+        arrived: queue.SimpleQueue[list[tuple[str, bytes]] | None] = queue.SimpleQueue()
+        room = _CrossThreadSemaphore(_AHEAD)
 
         async def pull() -> None:
             try:
                 async with open_session(self._timeout) as session:
-                    there = peer.ArchiveClient(
+                    client = peer.ArchiveClient(
                         self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
                     )
-                    async with aclosing(there.pull_some(wanted)) as batches:
+                    async with aclosing(client.pull_some(wanted)) as batches:
                         async for batch in batches:
-                            await room.take()
-                            came.put(batch)
+                            await room.acquire()
+                            arrived.put(batch)
             finally:
-                came.put(None)
+                arrived.put(None)
 
         work = Background(pull())
         try:
-            while (batch := came.get()) is not None:
+            while (batch := arrived.get()) is not None:
                 yield from batch
-                room.give()
+                room.release()
             work.result()
         finally:
             work.cancel()
 
     def push(self, blobs: Iterable[peer.Blob]) -> list[str]:
-        """Put blobs, bytes or files (paths), in one request: all of them, or none. Returns their keys, in
-        order. ``blobs`` is iterated here, in this thread, as they go out.
+        """Push blobs in one request, which stores all of them or none.
+
+        Args:
+            blobs: bytes, or paths of files; iterated in the caller's thread as the blobs go out.
+
+        Returns:
+            The keys, in the order of the blobs.
 
         Raises:
-            PayloadMissing, LocalDiskError: a file can't be read.
-            PayloadChanged: one became shorter or longer meanwhile, or does not end where its size says.
-            PeerError: the archive can't be reached, or doesn't take them.
+            PayloadMissing: there is no such file.
+            LocalDiskError: a file can't be read.
+            PayloadChanged: a file became shorter or longer meanwhile, or does not end where its size says.
+            PeerError: the archive can't be reached, or refuses the blobs.
         """
-        going: asyncio.Queue[peer.Blob | None] = asyncio.Queue()
+        outgoing: asyncio.Queue[peer.Blob | None] = asyncio.Queue()
         loops: list[asyncio.AbstractEventLoop] = []
-        begun, room = threading.Event(), threading.Semaphore(_AHEAD)
+        started, room = threading.Event(), threading.Semaphore(_AHEAD)
 
         async def each() -> AsyncGenerator[peer.Blob, None]:
-            while (blob := await going.get()) is not None:
+            while (blob := await outgoing.get()) is not None:
                 yield blob
                 room.release()
 
         async def push() -> list[str]:
             loops.append(asyncio.get_running_loop())
-            begun.set()
+            started.set()
             async with open_session(self._timeout) as session:
-                there = peer.ArchiveClient(
+                client = peer.ArchiveClient(
                     self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
                 )
-                return await there.push(each())
+                return await client.push(each())
 
         work = Background(push())
         try:
-            begun.wait()
+            started.wait()
             for blob in blobs:
-                while not room.acquire(timeout=_LOOK):
+                while not room.acquire(timeout=_POLL_INTERVAL):
                     if work.wait(0):
                         return work.result()
-                self._hand(loops[0], going, blob)
-            self._hand(loops[0], going, None)
+                self._enqueue(loops[0], outgoing, blob)
+            self._enqueue(loops[0], outgoing, None)
             return work.result()
         finally:
             work.cancel()
 
     @staticmethod
-    def _hand(
-        loop: asyncio.AbstractEventLoop, going: asyncio.Queue[peer.Blob | None], blob: peer.Blob | None
+    def _enqueue(
+        loop: asyncio.AbstractEventLoop, outgoing: asyncio.Queue[peer.Blob | None], blob: peer.Blob | None
     ) -> None:
+        """Put a blob, or None for the end, into the queue of another thread's loop."""
         try:
-            loop.call_soon_threadsafe(going.put_nowait, blob)
+            loop.call_soon_threadsafe(outgoing.put_nowait, blob)
         except RuntimeError:
-            pass  # it has ended, and says why when it is asked for its result
+            pass  # the loop is closed: the push has ended, and its result says why
 
 
-class _Room:
-    """A semaphore that is taken in an event loop and given back by another thread."""
+class _CrossThreadSemaphore:
+    """A semaphore that a task acquires and another thread releases."""
 
     def __init__(self, count: int) -> None:
         self._semaphore = asyncio.Semaphore(count)
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    async def take(self) -> None:
+    async def acquire(self) -> None:
+        """Wait for a place, in the event loop."""
         self._loop = asyncio.get_running_loop()
         await self._semaphore.acquire()
 
-    def give(self) -> None:
+    def release(self) -> None:
+        """Give a place back, from another thread."""
         assert self._loop
         try:
             self._loop.call_soon_threadsafe(self._semaphore.release)
         except RuntimeError:
-            pass  # nobody takes any more
+            pass  # the loop is closed, so no task waits

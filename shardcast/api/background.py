@@ -1,4 +1,4 @@
-"""A coroutine in a thread of its own, so that it also works beside a running event loop."""
+"""Coroutines in a thread and an event loop of their own, so that callers may have a loop that runs."""
 
 from __future__ import annotations
 
@@ -13,59 +13,66 @@ T = TypeVar("T")
 
 
 class Background(Generic[T]):
-    """Work that has begun."""
+    """A coroutine that runs in its own thread."""
 
     def __init__(self, work: Coroutine[Any, Any, T]) -> None:
+        """Start a thread that runs ``work`` in an event loop."""
         self._work = work
         self._outcome: list[T] = []
         self._failure: BaseException | None = None
-        self._under_way: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
-        self._begun = threading.Event()
-        # Waited for instead of the thread: before Python 3.13, a join that is interrupted takes it for ended.
+        self._running: tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]] | None = None
+        self._started = threading.Event()
+        # Waited for instead of the thread: before Python 3.13 an interrupted join takes the thread for ended.
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="shardcast", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
+        """Run the work to its end and keep the outcome; the thread's function."""
+
         async def body() -> T:
             task = asyncio.current_task()
             assert task
-            self._under_way = asyncio.get_running_loop(), task
-            self._begun.set()
+            self._running = asyncio.get_running_loop(), task
+            self._started.set()
             return await self._work
 
         try:
             self._outcome.append(run(body()))
-        except BaseException as error:  # noqa: BLE001  it is raised in the thread that asks for the result
+        except BaseException as error:  # noqa: BLE001  result() raises it in the caller's thread
             self._failure = error
         finally:
-            self._begun.set()
+            self._started.set()
             self._ended.set()
 
     def tell_to_end(self) -> None:
-        """End it, soon."""
-        self._begun.wait()
-        if self._under_way:
-            loop, task = self._under_way
+        """Cancel the work without waiting for its end."""
+        self._started.wait()
+        if self._running:
+            loop, task = self._running
             try:
                 loop.call_soon_threadsafe(task.cancel)
             except RuntimeError:
-                pass  # it has just ended
+                pass  # the loop is closed: the work has just ended
 
     def cancel(self) -> None:
-        """End it, and wait until it has ended; what arrived is kept."""
-        self._begun.wait()
+        """Cancel the work, and wait until it has ended; arrived data is kept."""
+        self._started.wait()
         while not self._ended.is_set():
             self.tell_to_end()
-            self._ended.wait(_AGAIN)
+            self._ended.wait(_CANCEL_INTERVAL)
         self._thread.join()
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Whether it has ended, within so many seconds."""
+        """Wait for the end of the work at most ``timeout`` seconds; return whether it has ended."""
         return self._ended.wait(timeout)
 
     def result(self) -> T:
-        """Wait for its result; who is interrupted meanwhile ends it."""
+        """Wait for the result and return it; an interrupt of the wait cancels the work.
+
+        Raises:
+            BaseException: whatever the work raised.
+        """
         try:
             self._ended.wait()
         except BaseException:
@@ -76,5 +83,5 @@ class Background(Generic[T]):
         return self._outcome[0]
 
 
-_AGAIN = 0.5
-"""Seconds until work that goes on is cancelled again."""
+_CANCEL_INTERVAL = 0.5
+"""Seconds until work that did not end is cancelled again: a task can swallow a cancellation."""

@@ -1,4 +1,4 @@
-"""A broadcast under way, as the process that asked for it sees it."""
+"""Handle of a broadcast, in the process that started it."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from shardcast.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class BroadcastProgress:
-    """How far a broadcast has come.
+    """Progress of a broadcast.
 
     Attributes:
-        done: bytes cut, hashed and stored.
-        size: bytes of the payload; None while it waits for an earlier broadcast.
-        copies: nodes below that have the version whole and verified; counted only while somebody waits for
-        them.
+        done: bytes that are cut, hashed and stored.
+        size: bytes of the payload; None while an earlier broadcast goes first.
+        copies: nodes below that have the version whole and verified; counted only while a caller waits for
+            copies.
     """
 
     done: int
@@ -30,46 +30,66 @@ class BroadcastProgress:
 
 
 class Broadcast:
-    """A broadcast under way.
+    """Handle of a broadcast that runs.
 
     Attributes:
-        version: its name, ``v7``.
+        version: the version's name, ``v7``.
     """
 
     def __init__(
         self,
-        said: Iterator[Mapping[str, Any]],
+        messages: Iterator[Mapping[str, Any]],
         data_dir: Path,
         copies: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        """``said``: the origin's answer. With ``copies`` it ends when so many nodes have the version too, or
-        fails when they don't within ``timeout`` seconds."""
-        self._begun = time.monotonic()
-        self.version = str(next(said)["version"])
+        """Read the version's name, and follow the rest of the messages in a thread.
+
+        Args:
+            messages: the origin's answer: ``version`` first, then ``progress``.
+            data_dir: the origin's data directory.
+            copies: number of nodes below that must have the version; None for none.
+            timeout: maximum seconds until they have it; None for no maximum.
+
+        Raises:
+            ShardcastError: the origin refused the broadcast.
+        """
+        self._started = time.monotonic()
+        self.version = str(next(messages)["version"])
         self._data_dir = data_dir
         self._copies, self._timeout = copies, timeout
         self._progress = BroadcastProgress(0, None)
         self._failure: BaseException | None = None  # to publish
         self._error: BaseException | None = None  # to publish, or to have the copies in time
         self._published, self._ended = threading.Event(), threading.Event()
-        threading.Thread(target=self._listen, args=(said,), name="shardcast", daemon=True).start()
+        threading.Thread(target=self._listen, args=(messages,), name="shardcast", daemon=True).start()
 
     @property
     def progress(self) -> BroadcastProgress:
-        """How far it has come."""
+        """Progress of the broadcast, as of the origin's last message."""
         return self._progress
 
     def done(self) -> bool:
-        """Whether it has ended, well or not."""
+        """Return whether the broadcast has ended, with success or without.
+
+        Returns:
+            True once ``result`` would not wait.
+        """
         return self._ended.is_set()
 
     def result(self, timeout: float | None = None) -> str:
-        """Wait until the version is complete, and has the copies that were asked for, and return its name.
+        """Wait until the version is complete, and has the copies that ``broadcast`` was called with.
+
+        Args:
+            timeout: maximum seconds to wait; None for no maximum.
+
+        Returns:
+            The version's name.
 
         Raises:
-            TimeoutError: it wasn't within ``timeout`` seconds; it goes on.
-            ShardcastError: it failed.
+            TimeoutError: the broadcast goes on after ``timeout`` seconds.
+            CopiesMissing: too few nodes have the version in time; it stays published.
+            ShardcastError: publishing failed.
         """
         if not self._ended.wait(timeout):
             raise TimeoutError(f"{self.version} is not complete after {timeout:g} s; it goes on")
@@ -78,48 +98,70 @@ class Broadcast:
         return self.version
 
     def wait_for(self, copies: int | None = None, timeout: float | None = None) -> str:
-        """Wait until the version is complete and ``copies`` nodes below have it whole and verified, and
-        return its name. Without ``copies``, as many as the broadcast was asked for. Middles count, and
-        clients that follow. Nodes of 0.4.0 and 0.1.0 don't: they report no origin id, or nothing at all.
+        """Wait until the version is complete and ``copies`` nodes below have it whole and verified.
+
+        Middles count, and clients that follow. Nodes of 0.4.0 and 0.1.0 don't: they report no origin id, or
+        nothing at all.
+
+        Args:
+            copies: number of nodes; None for the number that ``broadcast`` was called with.
+            timeout: maximum seconds to wait; None for no maximum.
+
+        Returns:
+            The version's name.
 
         Raises:
             UsageError: the number of copies or of seconds makes no sense.
-            CopiesMissing: too few have it after ``timeout`` seconds; it stays published.
-            VersionNotOffered: the origin has retired it meanwhile.
+            CopiesMissing: too few nodes have the version in time; it stays published.
+            VersionNotOffered: the origin has retired the version meanwhile.
             ShardcastError: publishing failed, or the origin ended.
         """
         copies = self._copies if copies is None else copies
         if copies is None:
             raise UsageError("say for how many copies to wait: wait_for(copies=3)")
         check_copies(copies, timeout)
-        begun = time.monotonic()
+        started = time.monotonic()
         self._await_published(copies, timeout)
-        self._count(copies, timeout, begun)
+        self._count(copies, timeout, started)
         return self.version
 
     def _await_published(self, copies: int, timeout: float | None) -> None:
+        """Wait until the version is complete.
+
+        Raises:
+            CopiesMissing: it is not after ``timeout`` seconds.
+            ShardcastError: publishing failed.
+        """
         if not self._published.wait(timeout):
             raise copies_missing(self.version, 0, copies, timeout or 0.0)
         if self._failure:
             raise self._failure
 
     def _count(self, copies: int, timeout: float | None, since: float) -> None:
+        """Wait for the copies and count them in ``progress``; ``since`` is when the time-out began.
+
+        Raises:
+            CopiesMissing: they are too few in time.
+            ShardcastError: the origin ended, or retired the version.
+        """
         for have in wait_for_copies(self._data_dir, self.version, copies, timeout=timeout, since=since):
             self._progress = replace(self._progress, copies=have)
 
-    def _listen(self, said: Iterator[Mapping[str, Any]]) -> None:
+    def _listen(self, messages: Iterator[Mapping[str, Any]]) -> None:
+        """Follow the origin's messages, then the copies, and keep what failed; the thread's function."""
         try:
-            for line in said:
-                if "progress" in line:
-                    self._progress = BroadcastProgress(line["progress"]["done"], line["progress"]["size"])
-        except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
+            for message in messages:
+                if "progress" in message:
+                    state = message["progress"]
+                    self._progress = BroadcastProgress(state["done"], state["size"])
+        except BaseException as error:  # noqa: BLE001  result() and wait_for() raise it
             self._error = self._failure = error
         finally:
             self._published.set()
         try:
             if self._copies is not None and self._failure is None:
-                self._count(self._copies, self._timeout, self._begun)
-        except BaseException as error:  # noqa: BLE001  likewise
+                self._count(self._copies, self._timeout, self._started)
+        except BaseException as error:  # noqa: BLE001  result() raises it
             self._error = error
         finally:
             self._ended.set()

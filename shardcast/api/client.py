@@ -1,4 +1,4 @@
-"""A client for threads."""
+"""Blocking client."""
 
 from __future__ import annotations
 
@@ -20,31 +20,46 @@ from shardcast.protocol.distribution import Withdrawal, is_version
 log = logging.getLogger("shardcast")
 
 StrPath = str | os.PathLike[str]
-Told = TypeVar("Told", Release, Withdrawal)
+Announcement = TypeVar("Announcement", Release, Withdrawal)
 
 
 class Followed:
-    """Versions that are followed in the background, until ``stop`` or the end of the ``with`` block."""
+    """Handle of versions that are followed in the background.
+
+    Following ends by ``stop``, or with the ``with`` block.
+    """
 
     def __init__(self, work: Background[None], calling: set[int]) -> None:
-        """``calling``: the thread that is in the callback."""
+        """Take over the work.
+
+        Args:
+            work: the coroutine that follows.
+            calling: identifier of the thread that runs a callback now; empty while none runs.
+        """
         self._work = work
         self._calling = calling
 
     def stop(self) -> None:
-        """Follow no more; returns when the callback has, unless that is what calls it. What has arrived is
-        kept for the next time."""
+        """Stop following, and wait until a running callback has returned.
+
+        A callback may call this itself; then it does not wait. Arrived pieces are kept for the next run.
+        """
+        # Waiting for the callback inside of it would never end.
         if threading.get_ident() in self._calling:
             self._work.tell_to_end()
         else:
             self._work.cancel()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for its end, which comes only when it fails, or is stopped elsewhere.
+        """Wait until following has ended: it failed, or another thread called ``stop``.
+
+        Args:
+            timeout: maximum seconds to wait; None for no maximum.
 
         Raises:
-            TimeoutError: it goes on after so many seconds.
+            TimeoutError: following goes on after ``timeout`` seconds.
             LocalDiskError: a file could not be written.
+            ShardcastError: following failed in another way.
         """
         if not self._work.wait(timeout):
             raise TimeoutError(f"it goes on after {timeout:g} s")
@@ -59,30 +74,48 @@ class Followed:
 
 
 class ClientNode:
-    """Downloads versions; the blocking form of ``Client``."""
+    """Client that downloads versions; the blocking form of ``Client``.
+
+    Attributes:
+        servers: base URLs of the servers, the authority first.
+        output_dir: the folder of the downloads, absolute.
+    """
 
     def __init__(
         self, servers: Sequence[str], output_dir: StrPath = "./downloads", *, origin_id: str | None = None
     ) -> None:
-        """``origin_id``: the only line of versions to accept.
+        """Remember the servers; nothing is asked yet.
+
+        Args:
+            servers: servers as people write them, ``host:port`` or a URL.
+            output_dir: the folder for downloads.
+            origin_id: id of the only line of versions to accept; None for the first server's line.
 
         Raises:
-            UsageError: one of the servers is not an address, or there is none.
+            UsageError: a server is malformed, or there is none.
         """
         self.servers = server_urls(servers)
         self.output_dir = str(Path(output_dir).absolute())
         self._origin_id = origin_id
 
     def _client(self) -> Client:
+        """Return an asynchronous client of the same servers, to be opened once."""
         return Client(self.servers, self.output_dir, origin_id=self._origin_id)
 
     def list_available_versions(self) -> dict[str, str]:
-        """The versions on offer, oldest first, each with ``<digest>|<number of shards>``; empty while
-        there is nothing, also while no server can be reached yet, which is logged."""
+        """Return the versions on offer.
+
+        Returns:
+            Names, oldest first, each with ``<digest>|<number of shards>``. Empty while there is none, and
+            also while no server can be reached, which is logged.
+
+        Raises:
+            ShardcastError: a server's answer can't be used.
+        """
 
         async def read() -> dict[str, str]:
             async with self._client() as client:
-                return {one.version: one.value for one in await client.listings()}
+                return {listing.version: listing.value for listing in await client.listings()}
 
         try:
             return Background(read()).result()
@@ -91,11 +124,18 @@ class ClientNode:
             return {}
 
     def download_version(self, version: str, output_file: StrPath | None = None) -> str | None:
-        """Download a version (``v3`` or ``latest``) and return the path of the verified file; None while
-        no server offers it.
+        """Download a version into a file, which gets its name only when every byte is verified.
+
+        Args:
+            version: ``v3``, or ``latest``.
+            output_file: path of the file; None for ``download_<version>.bin`` in the output folder.
+
+        Returns:
+            The path of the file; None while no server offers the version.
 
         Raises:
-            ShardcastError: it is offered and could not be had; the type tells why.
+            UsageError: ``version`` is no version's name.
+            ShardcastError: a server offers the version, and the download failed; the type says why.
         """
 
         async def download() -> str:
@@ -116,10 +156,19 @@ class ClientNode:
         every: bool = False,
         on_withdrawn: Callable[[Withdrawal], object] | None = None,
     ) -> Followed:
-        """Download each new version from ``first`` on, in the background, and call ``callback`` with each
-        one that is there and verified; see ``Client.follow``. The next one waits for it to return; what it
-        raises is logged, and following goes on. ``on_withdrawn`` is called in the same way, never beside
-        ``callback``, with each version that the publisher took back and that is here or was.
+        """Download each new version in the background, and call ``callback`` with it; see ``Client.follow``.
+
+        Callbacks run in a thread, one at a time: the next version waits until the callback has returned. An
+        exception in a callback is logged, and following goes on.
+
+        Args:
+            callback: called with each version whose file is complete and verified.
+            first: the first version, ``v3`` or ``latest``.
+            every: whether to download also versions that a newer one has overtaken.
+            on_withdrawn: called with each withdrawn version that is or was downloaded.
+
+        Returns:
+            A handle to stop or to wait for.
 
         Raises:
             UsageError: ``first`` is no version's name.
@@ -130,16 +179,16 @@ class ClientNode:
         calling: set[int] = set()
         turn = asyncio.Lock()
 
-        def call(callback: Callable[[Told], object], told: Told) -> None:
+        def call(callback: Callable[[Announcement], object], announcement: Announcement) -> None:
             calling.add(threading.get_ident())
             try:
-                callback(told)
+                callback(announcement)
             except BaseException:
-                log.exception("the callback for %s failed", told.version)
+                log.exception("the callback for %s failed", announcement.version)
             finally:
                 calling.clear()
 
-        async def tell_withdrawn(withdrawal: Withdrawal) -> None:
+        async def call_withdrawn(withdrawal: Withdrawal) -> None:
             if on_withdrawn:
                 async with turn:
                     await asyncio.to_thread(call, on_withdrawn, withdrawal)
@@ -147,26 +196,30 @@ class ClientNode:
         async def follow() -> None:
             async with (
                 self._client() as client,
-                contextlib.aclosing(client.follow(first, every, on_withdrawn=tell_withdrawn)) as releases,
+                contextlib.aclosing(client.follow(first, every, on_withdrawn=call_withdrawn)) as releases,
             ):
                 try:
                     async for release in releases:
                         async with turn:
                             await asyncio.to_thread(call, callback, release)
                 except ShardcastError as error:
-                    log.error("nothing is followed any more: %s", error)  # perhaps nobody waits
+                    log.error("nothing is followed any more: %s", error)  # perhaps no caller waits
                     raise
 
         return Followed(Background(follow()), calling)
 
     @contextlib.contextmanager
     def lease(self, version: str) -> Iterator[None]:
-        """Hold a version at the servers while the block runs, however many newer ones there are; remote
-        holders can do so for ten minutes beyond its time.
+        """Hold a version at the servers while the block runs, however many newer versions there are.
+
+        A server keeps a version for remote holders at most ten minutes beyond its retention.
+
+        Args:
+            version: the version's name, ``v3``.
 
         Raises:
-            UsageError: that is no version's name.
-            VersionNotOffered: no server holds it.
+            UsageError: ``version`` is no version's name.
+            VersionNotOffered: no server holds the version.
         """
         answered, held = threading.Event(), threading.Event()
 

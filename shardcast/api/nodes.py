@@ -1,4 +1,4 @@
-"""An origin or a middle in a child process, which ends with this one."""
+"""Nodes in child processes, which end with the caller's process."""
 
 from __future__ import annotations
 
@@ -30,13 +30,20 @@ T = TypeVar("T")
 log = logging.getLogger("shardcast")
 
 _RESTART_INTERVAL = 60.0
-"""Seconds within which an origin that dies is restarted once."""
-_DEATH_SECONDS = 1.0
-"""Seconds that a child whose socket fails has to be seen dead."""
+"""Seconds within which a dead origin is restarted only once."""
+_DEATH_TIMEOUT = 1.0
+"""Seconds to wait for the exit of a child whose socket failed, which comes a moment before."""
 
 
 class OriginServer:
-    """An origin in a child process, which ends with this one."""
+    """Origin in a child process, which ends with the caller's process.
+
+    A child that dies is started again, on the same port, by the next broadcast of this process.
+
+    Attributes:
+        data_dir: the data directory, absolute.
+        port: TCP port that the origin listens on.
+    """
 
     def __init__(
         self,
@@ -47,15 +54,19 @@ class OriginServer:
         *,
         first_version: int = 1,
     ) -> None:
-        """Start it and wait until it listens; port 0 picks a free one. It keeps so many versions, which take
-        ``max_bytes`` together at the most. ``first_version`` is the least number of a new version, for a
-        fresh data directory that goes on where a lost one left off.
+        """Start the origin and wait until it listens.
 
-        A child that dies is started again, on the same port, by the next broadcast of this process.
+        Args:
+            data_dir: the folder that holds the versions; made where it is missing.
+            port: TCP port to listen on; 0 picks a free one.
+            max_distribution_folders: number of versions to keep.
+            max_bytes: maximum bytes of all versions together; None for no maximum.
+            first_version: smallest number of a new version, for a fresh data directory that continues where a
+                lost one stopped.
 
         Raises:
             DataDirInUse: another process works on the data directory.
-            LocalDiskError: it can't be used.
+            LocalDiskError: the data directory can't be used.
             UsageError: there is no such version number.
             NodeFailed: the port is taken, or the process could not start.
         """
@@ -75,7 +86,7 @@ class OriginServer:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Base URL of the node."""
         return self._process.url
 
     @overload
@@ -115,82 +126,134 @@ class OriginServer:
     ) -> str | Broadcast:
         """Publish a file as the next version; see ``shardcast.broadcast``.
 
+        Args:
+            file_path: the file to publish.
+            shard_size: bytes of a shard; None for the origin's 50 000 000.
+            wait: whether to wait until the version is complete.
+            metadata: JSON object, at most 16 KiB, that goes with the version.
+            copy: whether to store a copy; else the file itself is served and must not change.
+            copies: number of nodes below that must have the version; None waits for no node.
+            timeout: maximum seconds, from the call, until they have it; None for no maximum.
+
+        Returns:
+            The version's name, or a handle with ``wait=False``.
+
         Raises:
+            UsageError: the number of copies or of seconds makes no sense.
             PayloadMissing: there is no such file.
-            LocalDiskError: it can't be read or stored.
-            CopiesMissing: fewer than ``copies`` nodes below have it after ``timeout`` seconds.
+            LocalDiskError: the file can't be read or stored.
+            CopiesMissing: fewer than ``copies`` nodes below have the version after ``timeout`` seconds.
             NodeFailed: the origin has ended, and could not be started again.
         """
         path = Path(file_path).absolute()
         check_payload(path)
         check_copies(copies, timeout)
-        data_dir, begun = Path(self.data_dir), time.monotonic()
-        told = None if wait else copies
+        data_dir, started = Path(self.data_dir), time.monotonic()
+        copies_of_handle = None if wait else copies
 
-        def begin() -> Broadcast:
-            return Broadcast(
-                publish(data_dir, path, shard_size, metadata=metadata, copy=copy), data_dir, told, timeout
-            )
+        def start() -> Broadcast:
+            messages = publish(data_dir, path, shard_size, metadata=metadata, copy=copy)
+            return Broadcast(messages, data_dir, copies_of_handle, timeout)
 
-        handle = self._ask(begin)
+        handle = self._restarting(start)
         if not wait:
             return handle
         if copies is None:
             return handle.result()
-        left = None if timeout is None else max(0.0, begun + timeout - time.monotonic())
-        return handle.wait_for(copies, left)
+        remaining = None if timeout is None else max(0.0, started + timeout - time.monotonic())
+        return handle.wait_for(copies, remaining)
 
     def open_broadcast(
         self, name: str, shard_size: int | None = None, metadata: Metadata | None = None
     ) -> BroadcastWriter:
-        """Publish what is written to it as the next version; see ``shardcast.open_broadcast``."""
-        return self._ask(lambda: BroadcastWriter(Path(self.data_dir), name, shard_size, metadata))
+        """Open the next version for writing; see ``shardcast.open_broadcast``.
 
-    def withdraw(self, version: str, reason: str = "") -> Withdrawal:
-        """Take a version back; see ``shardcast.withdraw``."""
-        return self._ask(lambda: withdraw(Path(self.data_dir), version, reason))
+        Args:
+            name: name of the version's file.
+            shard_size: bytes of a shard; None for the origin's 50 000 000.
+            metadata: JSON object, at most 16 KiB, that goes with the version.
 
-    def restart_if_dead(self) -> bool:
-        """Start the child again if it has died, on the same port, and return whether that was needed.
+        Returns:
+            A binary file to write to.
 
         Raises:
-            NodeFailed: it has died again within a minute, it was shut down, or it can't be started.
+            NodeFailed: the origin has ended, and could not be started again.
+        """
+        return self._restarting(lambda: BroadcastWriter(Path(self.data_dir), name, shard_size, metadata))
+
+    def withdraw(self, version: str, reason: str = "") -> Withdrawal:
+        """Withdraw a version; see ``shardcast.withdraw``.
+
+        Args:
+            version: the version's name, ``v7``.
+            reason: one line of at most 500 characters for those that follow.
+
+        Returns:
+            The withdrawal, with the version's digest.
+
+        Raises:
+            UsageError: ``version`` is no version's name, or ``reason`` does not fit.
+            VersionNotOffered: the origin does not have the version.
+            NodeFailed: the origin has ended, and could not be started again.
+        """
+        return self._restarting(lambda: withdraw(Path(self.data_dir), version, reason))
+
+    def restart_if_dead(self) -> bool:
+        """Start the child again on the same port if it has died.
+
+        Only the process that started the child does that: a forked worker returns False.
+
+        Returns:
+            Whether it was started again.
+
+        Raises:
+            NodeFailed: it has died again within a minute, was shut down, or can't be started.
             DataDirInUse: another process has taken the data directory meanwhile.
         """
         if not self._process.owned:
             return False
         with self._starting:
             self._check_not_shut_down()
-            how = self._process.died(0)
-            if how is None:
+            cause = self._process.died(0)
+            if cause is None:
                 return False
             ago = math.inf if self._restarted_at is None else time.monotonic() - self._restarted_at
             if ago < _RESTART_INTERVAL:
                 raise NodeFailed(
-                    f"the origin of {self.data_dir} died again ({how}), {ago:.0f} s after it was restarted, "
-                    "and is not restarted twice in a minute; its log on stderr may tell why, or the kernel's "
-                    "log, when memory ran out"
+                    f"the origin of {self.data_dir} died again ({cause}), {ago:.0f} s after it was "
+                    "restarted, and is not restarted twice in a minute; its log on stderr may tell why, or "
+                    "the kernel's log, when memory ran out"
                 )
-            log.warning("the origin of %s has died (%s) and is started again", self.data_dir, how)
+            log.warning("the origin of %s has died (%s) and is started again", self.data_dir, cause)
             process = NodeProcess("origin", [*self._options, "--port", str(self.port)])
             process.wait_until_listening()
             self._process, self._restarted_at = process, time.monotonic()
             try:
-                self._check_not_shut_down()  # by a signal handler, meanwhile
+                self._check_not_shut_down()  # a signal handler may have called shutdown() meanwhile
             except NodeFailed:
                 process.stop()
                 raise
             return True
 
     def _check_not_shut_down(self) -> None:
+        """Check that ``shutdown`` was not called.
+
+        Raises:
+            NodeFailed: it was.
+        """
         if self._shut_down:
             raise NodeFailed(f"the origin of {self.data_dir} was shut down")
 
-    def _ask(self, begin: Callable[[], T]) -> T:
-        """Ask the origin to begin something, restarting a child that is dead, or that dies of it."""
+    def _restarting(self, request: Callable[[], T]) -> T:
+        """Return the result of ``request``, and repeat it once after a restart if the child dies of it.
+
+        Raises:
+            NodeFailed: the origin has ended and could not be started again, or not by this process.
+            ShardcastError: whatever ``request`` raised.
+        """
         self.restart_if_dead()
         try:
-            return begin()
+            return request()
         except NodeFailed as error:
             if not self._process.owned:
                 if isinstance(error, NoNode):
@@ -199,22 +262,24 @@ class OriginServer:
                         f"({self._process.owner}) can start it again, by its next broadcast"
                     ) from error
                 raise
-            if self._process.died(_DEATH_SECONDS) is None:
+            if self._process.died(_DEATH_TIMEOUT) is None:
                 raise
         self.restart_if_dead()
-        return begin()
+        return request()
 
     def shutdown(self, wait: float | None = None) -> None:
-        """End the origin; what it published stays in the data directory.
+        """End the origin; its versions stay in the data directory.
 
-        Before that it serves on for the nodes below, as long as is useful: until every node heard of in the
-        last 20 s has the newest version, or until no byte was read for 5 s where no node reports, 60 s at
-        most. It ends at once when nobody has read or reported in the last minute. ``wait=0`` ends it at
-        once; ``wait=40`` goes on for at least 40 s, for nodes of 0.1.0, which look every 30 s and don't
-        report.
+        The origin first serves the nodes below: until every node that reported in the last 20 s has the
+        newest version, or, where no node reports, until no byte was read for 5 s; 60 s at most. It ends at
+        once when no node has read or reported in the last minute.
+
+        Args:
+            wait: seconds for which the origin goes on at least; 0 ends it at once. Nodes of 0.1.0 need 40,
+                since they look every 30 s and don't report. None for the rules above alone.
 
         Raises:
-            UsageError: that is no number of seconds.
+            UsageError: ``wait`` is no number of seconds.
         """
         check_wait(wait)
         if not self._process.owned:
@@ -231,7 +296,14 @@ class OriginServer:
 
 
 class MiddleNode:
-    """A middle in a child process, which ends with this one."""
+    """Middle in a child process, which ends with the caller's process.
+
+    Attributes:
+        upstream_servers: base URLs of the servers above, the authority first.
+        data_dir: the data directory, absolute.
+        check_interval: seconds between two requests to servers that have no feed.
+        port: TCP port that the middle listens on.
+    """
 
     def __init__(
         self,
@@ -243,13 +315,22 @@ class MiddleNode:
         *,
         origin_id: str | None = None,
     ) -> None:
-        """Start it and wait until it listens. Upstreams that don't tell it of versions by themselves (old
-        ones) are asked every ``check_interval`` seconds. Its versions take ``max_bytes`` together at most.
-        ``origin_id``: the only line of versions to accept.
+        """Start the middle and wait until it listens.
+
+        Args:
+            upstream_servers: servers as people write them, ``host:port`` or a URL; the authority first.
+            data_dir: the folder that holds the versions; made where it is missing.
+            port: TCP port to listen on; 0 picks a free one.
+            check_interval: seconds between two requests to servers that have no feed (old ones), and until a
+                failed download is tried again.
+            max_bytes: maximum bytes of all versions together; None for no maximum.
+            origin_id: id of the only line of versions to accept; None for the authority's line.
 
         Raises:
-            UsageError: one of the upstreams is not an address.
-            DataDirInUse, LocalDiskError, NodeFailed: as for ``OriginServer``.
+            UsageError: a server is malformed, or there is none.
+            DataDirInUse: another process works on the data directory.
+            LocalDiskError: the data directory can't be used.
+            NodeFailed: the port is taken, or the process could not start.
         """
         self.upstream_servers = server_urls(upstream_servers)
         self.data_dir = str(Path(data_dir).absolute())
@@ -264,9 +345,9 @@ class MiddleNode:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Base URL of the node."""
         return self._process.url
 
     def shutdown(self) -> None:
-        """End the middle; what it keeps stays in the data directory."""
+        """End the middle; its versions stay in the data directory."""
         self._process.stop()
