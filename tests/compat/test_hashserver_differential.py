@@ -74,7 +74,7 @@ class Side:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Seen:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.seen(ask(self.port, method, path, body, named))
+        return self.seen(ask(self.port, method, path, body, headers=named))
 
     def seen(self, answer: Answer) -> Seen:
         body = answer.body.replace(str(self.root).encode(), b"ROOT")

@@ -413,13 +413,13 @@ def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
     zstandard = pytest.importorskip("zstandard")
     zst = zstandard.ZstdCompressor().compress(data)
     for bad in (b"", data, coded[:-1]):
-        answer = ask(port, "PUT", f"/{digest}", bad, {"Content-Encoding": "gzip"})
+        answer = ask(port, "PUT", f"/{digest}", bad, headers={"Content-Encoding": "gzip"})
         assert (answer.status, answer.body) == (400, b"Invalid compressed payload")
-    wrong = ask(port, "PUT", f"/{digest}", gzip.compress(b"other"), {"Content-Encoding": "gzip"})
+    wrong = ask(port, "PUT", f"/{digest}", gzip.compress(b"other"), headers={"Content-Encoding": "gzip"})
     assert (wrong.status, wrong.body) == (400, b"Incorrect checksum")
     for coding, bytes_, end in (("gzip", coded, "gz"), ("zstd", zst, "zst")):
-        assert ask(port, "PUT", f"/{digest}", bytes_, {"Content-Encoding": coding}).status == 200
-        assert ask(port, "PUT", f"/{digest}", bytes_, {"Content-Encoding": coding}).status == 201
+        assert ask(port, "PUT", f"/{digest}", bytes_, headers={"Content-Encoding": coding}).status == 200
+        assert ask(port, "PUT", f"/{digest}", bytes_, headers={"Content-Encoding": coding}).status == 201
         assert path_of(place, digest).with_name(f"{digest}.{end}").read_bytes() == bytes_
     assert path_of(place, digest).with_name(f"{digest}.BUFFERLENGTH").read_text() == str(len(data))
     assert not path_of(place, digest).exists()

@@ -86,6 +86,7 @@ async def fetch(
     data: bytes,
     version: str,
     origin: str | None = payloads.ORIGIN,
+    *,
     shard_size: int = payloads.SHARD,
 ) -> int:
     """Receive a whole version, and return how many of its bytes were missing."""

@@ -57,6 +57,7 @@ def ask(
     method: str,
     path: str,
     body: bytes | None = None,
+    *,
     headers: Mapping[str, str] | None = None,
     timeout: float = 30,
 ) -> Answer:

@@ -217,7 +217,7 @@ class Links:
             head = await heads.get()
             if _SHARD.match(head.decode("latin-1")):
                 while True:
-                    await self._answer_shard(link, head, answers, server, writer)
+                    await self._answer_shard(link, head, answers, server, writer=writer)
                     head = await heads.get()
             pouring = asyncio.ensure_future(_pour(answers, writer))
             passing = asyncio.ensure_future(self._pass_on(head, heads, server))
@@ -250,6 +250,7 @@ class Links:
         request: bytes,
         answers: asyncio.StreamReader,
         server: asyncio.StreamWriter,
+        *,
         writer: asyncio.StreamWriter,
     ) -> None:
         """Answer a request for a shard, at the link's rate, and count the bytes."""

@@ -56,6 +56,7 @@ def manifest(
     version: str = "v1",
     shard_size: int = SHARD,
     piece_size: int = PIECE,
+    *,
     name: str = "model.bin",
     origin: str | None = ORIGIN,
 ) -> Manifest:

@@ -203,7 +203,7 @@ class Matrix:
         self._watch.take()
         try:
             with self._control.failing(
-                operation.folder, cell.call, cell.place, number(cell.error), cell.times, cell.skip
+                operation.folder, cell.call, cell.place, number(cell.error), times=cell.times, skip=cell.skip
             ):
                 outcome = operation.act()
                 hits = self._control.hits

@@ -54,10 +54,10 @@ class Control:
 
     @contextmanager
     def failing(
-        self, folder: Path, call: str, place: str, error: int, times: int, skip: int = 0
+        self, folder: Path, call: str, place: str, error: int, *, times: int, skip: int = 0
     ) -> Iterator[None]:
         """Let a call fail ``times`` times (0: always) while the block runs, after ``skip`` successes."""
-        self._set(_ARMED, error, skip, times, call, place, folder)
+        self._set(_ARMED, error=error, skip=skip, times=times, call=call, place=place, folder=folder)
         try:
             yield
         finally:
@@ -76,6 +76,7 @@ class Control:
     def _set(
         self,
         mode: int,
+        *,
         error: int = 0,
         skip: int = 0,
         times: int = 0,
