@@ -32,12 +32,12 @@ class Model:
             self.weights.fromfile(file, self.header["weights"])
 
     def answer(self, place: int) -> float:
-        """What the model takes sin(place) for."""
+        """Return the model's value of sin(place)."""
         return self.weights[place % min(len(self.weights), 10_000)]
 
 
 class Worker:
-    """Answers requests with the newest model there is, in a thread of its own."""
+    """A thread that answers requests with the newest model."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -45,7 +45,7 @@ class Worker:
         threading.Thread(target=self.serve, daemon=True).start()
 
     def serve(self) -> None:
-        """Stands for the loop that takes requests from a socket or a queue."""
+        """Stand in for the loop that takes requests from a socket or a queue."""
         while True:
             self.model.answer(self.answered)
             self.answered += 1
@@ -53,7 +53,7 @@ class Worker:
 
 
 def new_versions(servers: list[str], output_dir: Path, interval: float) -> Iterator[tuple[int, Model]]:
-    """Each version that is newer than the one before it, loaded; those overtaken meanwhile are left out."""
+    """Yield each version newer than the one before, loaded; those overtaken meanwhile are left out."""
     client = shardcast.ClientNode(servers, str(output_dir))
     current = 0
     while True:
@@ -70,6 +70,7 @@ def new_versions(servers: list[str], output_dir: Path, interval: float) -> Itera
 
 
 def run(options: argparse.Namespace) -> None:
+    """Follow the servers, and switch to each new version."""
     worker: Worker | None = None
     for version, model in new_versions(options.servers, options.output_dir, options.interval):
         if worker is None:
@@ -86,6 +87,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main() -> None:
+    """Run the command."""
     line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     text = "middles or origins, comma-separated (default: %(default)s)"
     line.add_argument("--servers", type=lambda text: text.split(","), default="127.0.0.1", help=text)

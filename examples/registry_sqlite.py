@@ -25,6 +25,7 @@ SCHEMA = "lab"
 
 
 def connect(folder: Path) -> sqlite3.Connection:
+    """Open the database, and make its table."""
     (folder / "store").mkdir(parents=True, exist_ok=True)
     registry.configure({"default": "main", "main": {"protocol": "file", "location": str(folder / "store")}})
     database = sqlite3.connect(folder / "lab.sqlite3")
@@ -33,6 +34,7 @@ def connect(folder: Path) -> sqlite3.Connection:
 
 
 def put(database: sqlite3.Connection, file: Path) -> None:
+    """Keep a file as a row."""
     # First the content and then its row: what is put and has no row yet is too young to be collected.
     metadata = registry.put_hash(file.read_bytes(), SCHEMA)
     with database:
@@ -40,6 +42,7 @@ def put(database: sqlite3.Connection, file: Path) -> None:
 
 
 def get(database: sqlite3.Connection, name: str) -> bytes:
+    """Return the content of a row."""
     found = database.execute("SELECT content FROM files WHERE name = ?", (name,)).fetchone()
     if found is None:
         raise SystemExit(f"there is no {name}")
@@ -47,12 +50,13 @@ def get(database: sqlite3.Connection, name: str) -> bytes:
 
 
 def references(database: sqlite3.Connection) -> Iterator[str]:
-    """The content column of every table that has one; an error here deletes nothing."""
+    """Yield the content column of every table that has one; an error here deletes nothing."""
     for (content,) in database.execute("SELECT content FROM files"):
         yield content
 
 
 def main() -> None:
+    """Run the command."""
     parser = argparse.ArgumentParser(description="Files in a registry, their names in SQLite.")
     parser.add_argument("--folder", type=Path, default=Path("registry-example"), help="where both are kept")
     parser.add_argument("--min-age", type=float, default=registry.gc.MIN_AGE, help="seconds")

@@ -33,7 +33,7 @@ class Model:
         self.weights = (block * -(-count // len(block)))[:count]
 
     def step(self, batch: int = 20_000) -> float:
-        """One step of gradient descent over a random batch; returns its mean loss."""
+        """Do one step of gradient descent over a random batch, and return its mean loss."""
         loss = 0.0
         for _ in range(batch):
             place = self.random.randrange(min(len(self.weights), 10_000))
@@ -44,7 +44,7 @@ class Model:
 
 
 def save(model: Model, path: Path, step: int, loss: float) -> None:
-    """Write a checkpoint; what has the name ``path`` is whole, also after a crash."""
+    """Write a checkpoint; a file named ``path`` is whole, also after a crash."""
     header = json.dumps({"step": step, "loss": loss, "weights": len(model.weights)}).encode()
     temporary = path.with_name(f"{path.name}.tmp")
     with temporary.open("wb") as file:
@@ -56,6 +56,7 @@ def save(model: Model, path: Path, step: int, loss: float) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    """Train, and broadcast a checkpoint after every step."""
     model = Model(options.size)
     options.checkpoints.mkdir(parents=True, exist_ok=True)
     under_way = []
@@ -85,6 +86,7 @@ def finished(path: Path, handle, wait: bool) -> bool:
 
 
 def main() -> None:
+    """Run the command."""
     line = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     line.add_argument("--steps", type=int, default=10, help="how long to train (default: %(default)s)")
     text = "bytes of a checkpoint (default: %(default)s)"

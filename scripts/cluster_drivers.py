@@ -1,4 +1,4 @@
-"""How a node is asked, started and ended: over ssh in tmux or systemd, or as a process of this machine."""
+"""Drivers of nodes: ssh with tmux or systemd, or processes of this machine."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ End = Literal["stop", "kill", "clear"]  # SIGTERM · SIGKILL · remove what an e
 
 
 class NodeError(Exception):
-    """A node could not be asked, started or stopped."""
+    """A node could not be reached, started or stopped."""
 
 
 @dataclass(frozen=True)
 class State:
+    """State of a node."""
+
     kind: Literal["running", "ended", "absent"]
     code: int | None = None  # the exit code of one that ended, where it is known
 
@@ -39,20 +41,31 @@ class State:
         return {"running": "running", "ended": ended, "absent": "not running"}[self.kind]
 
     def is_up(self, node: Node) -> bool:
-        """A server that runs; a client that runs or did what it had to."""
+        """Return whether a server runs, or a client runs or has done its work."""
         return self.kind == "running" or (node.role == "client" and self.code == 0)
 
 
 class Driver(Protocol):
-    def state(self, node: Node) -> State: ...
-    def launch(self, node: Node, words: Sequence[str]) -> None: ...
-    def log(self, node: Node, lines: int) -> list[str]: ...
-    def end(self, node: Node, how: End) -> None: ...
+    """Ways to look at nodes, to start and to end them."""
+
+    def state(self, node: Node) -> State:
+        """Return a node's state."""
+
+    def launch(self, node: Node, words: Sequence[str]) -> None:
+        """Start a node with a command."""
+
+    def log(self, node: Node, lines: int) -> list[str]:
+        """Return the last lines of a node's log."""
+
+    def end(self, node: Node, how: End) -> None:
+        """End a node, or remove what an ended one left."""
+
     def preview(self, act: str, node: Node, words: Sequence[str], lines: int) -> str:
-        """The command behind ``start``, ``status``, ``logs`` or ``stop``."""
+        """Return the command behind ``start``, ``status``, ``logs`` or ``stop``."""
 
 
 def last_line(lines: Iterable[str]) -> str:
+    """Return the last line that is not empty."""
     return next((line.strip() for line in reversed([*lines]) if line.strip()), "")
 
 
@@ -84,14 +97,17 @@ SYSTEMD = {  # a client that ended well stays as an active unit, so that it is k
 
 
 def tmux_words(words: Sequence[str]) -> list[str]:
+    """Return words so that tmux takes no semicolon for its own separator."""
     return [word[:-1] + r"\;" if word.endswith(";") else word for word in words]  # else tmux's own separator
 
 
 def systemd_words(words: Sequence[str]) -> list[str]:
+    """Return words so that systemd expands no variable in them."""
     return [word.replace("$", "$$") for word in words]  # else a variable of the user manager's
 
 
 def tmux_state(code: int, output: str) -> State:
+    """Read a state from tmux's answer."""
     shown = re.search(r"^exit=(\d*)$", output, re.MULTILINE)
     if code != 0 or shown is None:
         return State("absent")
@@ -99,6 +115,7 @@ def tmux_state(code: int, output: str) -> State:
 
 
 def systemd_state(code: int, output: str) -> State:
+    """Read a state from systemd's answer."""
     if code != 0:
         raise NodeError("its systemd user manager does not answer; look there with `systemctl --user status`")
     shown = dict(line.partition("=")[::2] for line in output.splitlines())
@@ -117,6 +134,7 @@ class OverSsh:
         self.read_state = systemd_state if systemd else tmux_state
 
     def arguments(self, act: str, node: Node, words: Sequence[str] = (), lines: int = 0) -> list[str]:
+        """Return the ssh command of an act."""
         find = run = ""
         if words:  # looked up where PATH is the login's, not that of a tmux server started long ago
             name = shlex.quote(words[0])
@@ -126,6 +144,7 @@ class OverSsh:
         return [*SSH, node.target, script]
 
     def ask(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        """Run a command, whatever its exit code."""
         try:
             done = subprocess.run(
                 arguments, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
@@ -138,27 +157,33 @@ class OverSsh:
         return done
 
     def do(self, arguments: Sequence[str]) -> str:
+        """Run a command, and return its output."""
         done = self.ask(arguments)
         if done.returncode != 0:
             raise NodeError(last_line(done.stderr.splitlines()) or f"exit code {done.returncode}")
         return done.stdout
 
     def state(self, node: Node) -> State:
+        """Return a node's state."""
         done = self.ask(self.arguments("status", node))
         return self.read_state(done.returncode, done.stdout)
 
     def launch(self, node: Node, words: Sequence[str]) -> None:
+        """Start a node with a command."""
         self.do(self.arguments("start", node, words))
 
     def log(self, node: Node, lines: int) -> list[str]:
+        """Return the last lines of a node's log."""
         text = self.do(self.arguments("logs", node, lines=lines))
         said = [line for line in text.splitlines() if line.strip()]  # a pane is as high as a screen
         return said[-lines:]
 
     def end(self, node: Node, how: End) -> None:
+        """End a node, or remove what an ended one left."""
         self.do(self.arguments(how, node))
 
     def preview(self, act: str, node: Node, words: Sequence[str], lines: int) -> str:
+        """Return the command of an act, for people."""
         return shlex.join(self.arguments(act, node, words, lines))
 
 
@@ -170,7 +195,7 @@ WRAPPER = 'trap : TERM INT HUP; "$@"; echo $? >"$0"'
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a local node. ``began`` tells its process from a later one with the same pid."""
+    """Record of a local node; ``began`` tells its process from a later one with the same pid."""
 
     port: int
     pid: int = 0
@@ -178,7 +203,7 @@ class Record:
 
 
 def beginning(pid: int) -> str | None:
-    """When the process ``pid`` began, as exactly as the system says it; None when none runs."""
+    """Return when the process ``pid`` began, as exactly as the system says; None when none runs."""
     if Path("/proc/self/stat").exists():
         try:
             boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -200,10 +225,11 @@ class Local:
         self.state_dir = state_dir.absolute()
 
     def folder(self, node: Node) -> Path:
+        """Return a node's folder."""
         return self.state_dir / node.name
 
     def place(self, nodes: Sequence[Node], base_port: int | None) -> list[Node]:
-        """The same nodes here: a port each on 127.0.0.1, which they keep from then on."""
+        """Return the same nodes here: a port each on 127.0.0.1, which they keep from then on."""
         ports = [self.record(node).port for node in nodes]
         candidates = itertools.count(base_port) if base_port else free_ports()
         fresh = (port for port in candidates if port not in ports)
@@ -219,12 +245,13 @@ class Local:
         ]
 
     def started(self) -> list[Node]:
-        """The nodes that were ever started here, in the order of their roles."""
+        """Return the nodes that were ever started here, in the order of their roles."""
         names = [path.parent.name.partition("-") for path in self.state_dir.glob("*-*/node.json")]
         known = sorted((ROLES.index(r), int(n)) for r, _, n in names if r in ROLES and n.isdecimal())
         return [Node(ROLES[role], "", "", number=number) for role, number in known]
 
     def record(self, node: Node) -> Record:
+        """Return a node's record."""
         path = self.folder(node) / "node.json"
         try:
             record = Record(**json.loads(path.read_bytes()))
@@ -237,11 +264,13 @@ class Local:
         return record
 
     def write(self, node: Node, record: Record) -> None:
+        """Write a node's record."""
         path = self.folder(node) / "node.json"
         path.with_suffix(".new").write_text(json.dumps(asdict(record)))
         path.with_suffix(".new").replace(path)
 
     def state(self, node: Node) -> State:
+        """Return a node's state."""
         record = self.record(node)
         if not record.pid:
             return State("absent")
@@ -253,6 +282,7 @@ class Local:
             return State("ended")
 
     def launch(self, node: Node, words: Sequence[str]) -> None:
+        """Start a node with a command."""
         if shutil.which(words[0]) is None:
             raise NodeError(f"{words[0]}: not found; install shardcast, or say where it is with --bin-dir")
         folder = self.folder(node)
@@ -267,6 +297,7 @@ class Local:
         self.write(node, Record(node.port, process.pid, beginning(process.pid) or ""))
 
     def log(self, node: Node, lines: int) -> list[str]:
+        """Return the last lines of a node's log."""
         try:
             with (self.folder(node) / "log").open(encoding="utf-8", errors="replace") as log:
                 return [line.rstrip("\n") for line in deque(log, maxlen=lines)]
@@ -274,6 +305,7 @@ class Local:
             raise NodeError(f"no log in {self.folder(node)}: it was never started") from None
 
     def end(self, node: Node, how: End) -> None:
+        """End a node, or remove what an ended one left."""
         record = self.record(node)
         if how == "clear":
             self.write(node, Record(record.port))
@@ -282,6 +314,7 @@ class Local:
                 os.killpg(record.pid, signal.SIGKILL if how == "kill" else signal.SIGTERM)
 
     def preview(self, act: str, node: Node, words: Sequence[str], lines: int) -> str:
+        """Return the command of an act, for people."""
         pid, log = self.record(node).pid, self.folder(node) / "log"
         return {
             "start": f"{shlex.join(words)} >{shlex.quote(str(log))} 2>&1 &",
@@ -292,7 +325,7 @@ class Local:
 
 
 def free_ports() -> Iterable[int]:
-    """Ports of 127.0.0.1 that nobody has, each another one."""
+    """Yield free ports of 127.0.0.1, each another one."""
     with contextlib.ExitStack() as held:
         while True:
             bound = held.enter_context(socket.socket())

@@ -1,4 +1,4 @@
-"""The network that a nodes file or IP_ADDR_LIST describes: who there is, and what each node runs."""
+"""The network that a nodes file or IP_ADDR_LIST describes: its nodes, and the command of each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ HOST = re.compile(
 
 
 class UsageError(Exception):
-    """What was asked for makes no sense."""
+    """The command line, or the nodes file, makes no sense."""
 
 
 @dataclass(frozen=True)
 class Node:
+    """A node of the network."""
+
     role: Role
     target: str  # what ssh connects to; empty on this machine
     address: str  # how the other nodes reach it
@@ -36,31 +38,34 @@ class Node:
 
     @property
     def name(self) -> str:
+        """Name of the node in tables."""
         return f"{self.role}-{self.number}"
 
     @property
     def unit(self) -> str:
-        """Its tmux session or systemd unit; a server keeps it when lines come and go."""
+        """Name of its tmux session or systemd unit; a server keeps it when lines come and go."""
         return f"shardcast-{self.role}-{self.number if self.role == 'client' else self.port}"
 
     @property
     def server(self) -> str:
+        """Base URL for the nodes below."""
         return f"{self.address}:{self.port}"
 
     @property
     def host(self) -> str:
-        """What it binds to, where the default (every IPv4 address) would not do."""
+        """Address that it binds, where the default (every IPv4 address) would not do."""
         return "127.0.0.1" if not self.target else "::" if self.address.startswith("[") else ""
 
 
 def parse_port(text: str) -> int:
+    """Read a port."""
     if re.fullmatch(r"[0-9]{1,5}", text) and 0 < int(text) < 65536:
         return int(text)
     raise UsageError(f"{text!r} is not a port; write a number from 1 to 65535")
 
 
 def parse_host(text: str) -> tuple[str, str, int | None]:
-    """``[user@]host[:port]`` as what ssh connects to, the host as it stands in a URL, and the port."""
+    """Read ``[user@]host[:port]``: what ssh connects to, the host as in a URL, and the port."""
     if found := HOST.fullmatch(text):
         user, name, six = found["user"] or "", found["name"], found["boxed"] or found["bare"]
         port = parse_port(found["port"]) if found["port"] else None
@@ -72,6 +77,7 @@ def parse_host(text: str) -> tuple[str, str, int | None]:
 
 
 def parse_line(line: str) -> Node:
+    """Read a line of a nodes file."""
     target, *rest = (field.strip() for field in line.split("|"))
     role = next((role for role in ROLES if rest and rest[0] == role), None)
     if role is None:
@@ -91,6 +97,7 @@ def parse_line(line: str) -> Node:
 
 
 def parse_field(text: str) -> tuple[str, str]:
+    """Read a ``key=value`` field."""
     key, _, value = text.partition("=")
     if key in ("port", "data_dir", "address") and value and value.isprintable():
         return key, value
@@ -98,6 +105,7 @@ def parse_field(text: str) -> tuple[str, str]:
 
 
 def read_nodes(path: Path) -> list[Node]:
+    """Read a nodes file."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -114,7 +122,7 @@ def read_nodes(path: Path) -> list[Node]:
 
 
 def nodes_of_addresses(text: str, middles: int | None) -> list[Node]:
-    """The nodes of an IP_ADDR_LIST: the origin, then ``middles`` middles (None: all), then clients."""
+    """Return the nodes of an IP_ADDR_LIST: the origin, ``middles`` middles (None: all), then clients."""
     text = text.strip()
     if text.startswith("(") != text.endswith(")"):
         raise UsageError(f'IP_ADDR_LIST has one parenthesis of two: {text!r}; write ("a" "b"), or just a b')
@@ -130,6 +138,7 @@ def nodes_of_addresses(text: str, middles: int | None) -> list[Node]:
 
 
 def numbered(nodes: Sequence[Node]) -> Iterator[Node]:
+    """Yield the nodes with numbers within their roles."""
     count: Counter[str] = Counter()
     for node in nodes:
         count[node.role] += 1
@@ -154,12 +163,12 @@ def check(nodes: Sequence[Node], needs_origin: bool) -> None:
 
 
 def server_words(node: Node) -> list[str]:
-    """The command of an origin, and of a middle up to its upstreams."""
+    """Return the command of an origin, and of a middle up to its upstreams."""
     host = ["--host", node.host] if node.host else []
     return [f"shardcast-{node.role}", "--data-dir", node.data_dir, "--port", str(node.port), *host]
 
 
 def client_words(template: Sequence[str], node: Node, servers: Sequence[str]) -> list[str]:
-    """The command of a client: ``template`` with what stands for its servers and its output directory."""
+    """Return the command of a client: ``template`` with its servers and its output directory filled in."""
     known = {"{servers}": ",".join(servers), "{data_dir}": node.data_dir}
     return [re.sub("{servers}|{data_dir}", lambda at: known[at[0]], word) for word in template]

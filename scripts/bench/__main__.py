@@ -60,6 +60,7 @@ CASES = {
 
 
 def arguments() -> argparse.Namespace:
+    """Return the parsed command line."""
     parser = argparse.ArgumentParser(prog="scripts/bench", description="Measure shardcast beside its peers.")
     quick = ", ".join(case.name for case in CASES.values() if case.quick)
     parser.add_argument("cases", nargs="*", metavar="CASE", help=f"{quick}; all with --full")
@@ -84,20 +85,21 @@ def arguments() -> argparse.Namespace:
 
 
 def called(name: str) -> list[Case]:
-    """The case of that name, or all of a family: networks-a, networks-b, … of networks."""
+    """Return the case of a name, or all of a family: networks-a, networks-b, … of networks."""
     if name in CASES:
         return [CASES[name]]
     return [case for case in CASES.values() if case.name.startswith(f"{name}-")]
 
 
 def chosen(given: argparse.Namespace) -> list[Case]:
+    """Return the cases that the command line names."""
     if given.cases:
         return list(dict.fromkeys(case for name in given.cases for case in called(name)))
     return [case for case in CASES.values() if case.quick or given.full]
 
 
 def measure(given: argparse.Namespace, room: Places) -> list[Comparison]:
-    """Run the cases, printing each table as it is ready."""
+    """Run the cases, print each table as it is ready, and return the comparisons."""
     settings = Settings(given.size, given.runs, given.full, room)
     comparisons: list[Comparison] = []
     found = peers.versions()
@@ -117,6 +119,7 @@ def measure(given: argparse.Namespace, room: Places) -> list[Comparison]:
 
 
 def main() -> int:
+    """Run the command, and return its exit code."""
     given = arguments()
     if given.list:
         for case in CASES.values():
@@ -142,6 +145,7 @@ def main() -> int:
 
 
 def interrupted(_number: int, _frame: FrameType | None) -> None:
+    """Let a signal end the run as Ctrl-C does, so that processes and folders are cleaned up."""
     raise KeyboardInterrupt
 
 

@@ -37,12 +37,12 @@ SETTLING = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """How a broadcast reached followers, in seconds from the call of broadcast().
+    """Times of a broadcast, in seconds from the call of broadcast().
 
     Attributes:
         returned: until it returned.
-        first: until the first follower was told that the version is complete.
-        last: until the last one was.
+        first: until the first follower knew that the version is complete.
+        last: until the last one knew.
     """
 
     returned: float
@@ -51,6 +51,7 @@ class Told:
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place = settings.places.memory
     runs = settings.runs if settings.full else min(settings.runs, QUICK_RUNS)
     results = interleave([Side("ours", partial(followed, place))], runs, warm_ups=0)
@@ -62,7 +63,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def notes() -> list[str]:
-    """What a reader must know to judge the figures."""
+    """Return what a reader must know to judge the figures."""
     return [
         "seconds: from the call of broadcast() of a kilobyte until the last follower has been told that the "
         f"version is complete; median of {BROADCASTS}.",
@@ -75,6 +76,7 @@ def notes() -> list[str]:
 
 
 def followed(place: Place) -> Run:
+    """Run an origin and its followers, and measure both."""
     with ExitStack() as stack:
         folder = stack.enter_context(place.folder("followers"))
         origin = stack.enter_context(running(origin_words(folder), told=True))
@@ -82,21 +84,29 @@ def followed(place: Place) -> Run:
             stack.enter_context(running(follower_words(origin.url(), count), told=True))
             for count in (1, COUNT)
         )
-        return figures(origin, folder, one, crowd, COUNT)
+        return figures(origin, folder, one, crowd, count=COUNT)
 
 
 def origin_words(folder: Path) -> list[str]:
-    """An origin that broadcasts what it is told to."""
+    """Return the command of an origin that broadcasts each file that it reads on stdin."""
     return program_words("node", "ours", "origin", str(folder / "origin"))
 
 
 def follower_words(url: str, count: int) -> list[str]:
-    """So many followers in one process."""
+    """Return the command of a process with so many followers."""
     return program_words("followers", url, str(count))
 
 
-def figures(origin: Running, folder: Path, one: Running, crowd: Running, count: int) -> Run:
-    """What an origin takes for ``count`` followers, and when they are told; ``one`` is a follower alone."""
+def figures(origin: Running, folder: Path, one: Running, crowd: Running, *, count: int) -> Run:
+    """Measure an origin with ``count`` followers.
+
+    Args:
+        origin: the origin's process.
+        folder: folder for payloads.
+        one: process with a single follower.
+        crowd: process with all the others.
+        count: number of followers in ``crowd``.
+    """
     for process in (one, crowd):
         process.wait_for_output("ready")
     follow(one)
@@ -119,14 +129,14 @@ def figures(origin: Running, folder: Path, one: Running, crowd: Running, count: 
 
 
 def follow(crowd: Running) -> None:
-    """Let these followers connect, and be told what there is."""
+    """Let the followers connect, and wait until each knows the present versions."""
     crowd.tell("follow")
     crowd.wait_for_output("following")
     time.sleep(SETTLING)
 
 
 def broadcast(origin: Running, crowd: Running, folder: Path) -> Told:
-    """Broadcast a little to followers."""
+    """Broadcast a small file to followers, and return the times."""
     payload = folder / "payload.bin"
     payload.write_bytes(os.urandom(SIZE))
     before = origin.output.count("\n")

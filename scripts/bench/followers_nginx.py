@@ -25,6 +25,7 @@ ORIGIN, PROXY, CROWD = "origin", "proxy", "crowd"
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place = settings.places.memory
     runs = settings.runs if settings.full else min(settings.runs, followers.QUICK_RUNS)
     sides = [
@@ -43,12 +44,13 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def followed(place: Place, count: int, proxy: bool = False, trusted: bool = False) -> Run:
+    """Run origin, nginx and followers on hosts of their own, and measure the origin."""
     with ExitStack() as stack:
         hosts = stack.enter_context(namespaces.network(dict.fromkeys((ORIGIN, PROXY, CROWD)))).hosts
         folder = stack.enter_context(place.folder("followers"))
         env: Mapping[str, str] = {"SHARDCAST_TRUSTED_PROXY": hosts[PROXY].address} if trusted else {}
         words = hosts[ORIGIN].words(*followers.origin_words(folder))
-        origin = stack.enter_context(running(words, env, told=True))
+        origin = stack.enter_context(running(words, env=env, told=True))
         url = f"http://{hosts[ORIGIN].address}:{urlsplit(origin.url()).port}"
         if proxy:
             pass_on = f"location / {{ proxy_pass {url}; }}"
@@ -62,7 +64,7 @@ def followed(place: Place, count: int, proxy: bool = False, trusted: bool = Fals
             )
             for number in (1, count)
         )
-        return followers.figures(origin, folder, one, crowd, count)
+        return followers.figures(origin, folder, one, crowd, count=count)
 
 
 CASE = Case("followers-nginx", "the same behind nginx, on hosts of their own (root)", compare, quick=False)

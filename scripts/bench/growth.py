@@ -1,4 +1,4 @@
-"""How memory and CPU grow with the payload, with connected readers, and with clients at once."""
+"""Growth of memory and CPU with the payload, with connected readers, and with clients at once."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ CLIENTS = 50
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     yield with_the_payload(settings)
     yield with_readers(settings)
     yield with_clients(settings)
@@ -34,7 +35,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def with_the_payload(settings: Settings) -> Comparison:
-    """A version from publishing to a client, for payloads of several sizes."""
+    """Compare payloads of several sizes, each published and downloaded by a client."""
     results: list[Result] = []
     for size in (int(settings.size * part) for part in PARTS):
         try:
@@ -56,10 +57,12 @@ def with_the_payload(settings: Settings) -> Comparison:
 
 
 def largest(results: list[Result], name: str) -> float | None:
+    """Return the largest figure of a name in all runs; None where there is none."""
     return max((value for one in results for value in one.values(name)), default=None)
 
 
 def published_and_read(place: Place, folder: Path, size: int, runs: int) -> list[Result]:
+    """Measure publishing and one client for a payload of ``size`` bytes."""
     payload, data_dir, output = place.payload(size), folder / "data", folder / "output.bin"
     published = publish(payload, data_dir)
     place.drop_payload(size)  # its room is needed
@@ -89,7 +92,7 @@ def published_and_read(place: Place, folder: Path, size: int, runs: int) -> list
 
 
 def with_readers(settings: Settings) -> Comparison:
-    """One server and 1 to 1000 readers at once, that take the same bytes together."""
+    """Compare 1 to 1000 readers at once of one server, which read the same bytes together."""
     place, size = settings.places.memory, settings.size
     with ExitStack() as stack:
         payload = place.payload(SHARD_SIZE)
@@ -105,7 +108,10 @@ def with_readers(settings: Settings) -> Comparison:
             results.append(Result("nginx", skipped=str(reason)))
         for count in READERS:
             sides = [
-                Side(f"{name}, {count}", partial(readers, server, url, count, size, payload.size))
+                Side(
+                    f"{name}, {count}",
+                    partial(readers, server, url, count=count, size=size, length=payload.size),
+                )
                 for name, (server, url) in servers.items()
             ]
             results += interleave(sides, settings.runs)
@@ -114,8 +120,8 @@ def with_readers(settings: Settings) -> Comparison:
     return Comparison(title, results, payload=size, plot="peak_memory", notes=notes)
 
 
-def readers(server: Running, url: str, count: int, size: int, length: int) -> Run:
-    """Connections that together take ``size`` bytes of a file of ``length`` bytes."""
+def readers(server: Running, url: str, *, count: int, size: int, length: int) -> Run:
+    """Run ``count`` connections that together read ``size`` bytes of a file of ``length`` bytes."""
     with taken_by(server) as taken:
         ended = run_command(program_words("readers", url, str(count), str(size // count), str(length)))
     return Run(own_seconds(ended), taken[0].cpu_seconds, taken[0].peak_memory)
@@ -125,7 +131,7 @@ def readers(server: Running, url: str, count: int, size: int, length: int) -> Ru
 
 
 def with_clients(settings: Settings) -> Comparison:
-    """A hundred clients in two processes at one server, all at once."""
+    """Compare a hundred clients in two processes at one server, all at once."""
     size = settings.size // 16
     place = settings.places.roomy(2 * CLIENTS * size)
     payload = place.payload(size)
@@ -145,6 +151,7 @@ def with_clients(settings: Settings) -> Comparison:
 
 
 def crowd(place: Place, payload: Payload, origin: Running) -> Run:
+    """Run the clients of both processes, and measure server and clients."""
     with place.folder("crowd") as folder, ExitStack() as stack:
         processes = []
         for name in ("a", "b"):

@@ -23,11 +23,11 @@ GIB = 1 << 30
 
 
 class Skipped(Exception):
-    """A side, or a case, that this machine can't have, and why."""
+    """A side, or a case, that this machine can't run; the text says why."""
 
 
 class Failed(Exception):
-    """A side that did not do what it was there for: a wrong digest, an exit code, a time-out."""
+    """A side that did not do its work: a wrong digest, an exit code, a time-out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of those that are compared; ``measure`` runs it once, cleans up, and returns the figures."""
+    """One of the things compared; ``measure`` runs it once, cleans up, and returns the figures."""
 
     name: str
     measure: Callable[[], Run]
@@ -57,7 +57,7 @@ class Side:
 
 @dataclass(slots=True)
 class Result:
-    """What came of a side: its runs in order, or why there are none."""
+    """Result of a side: its runs in order, or why there are none."""
 
     name: str
     runs: list[Run] = field(default_factory=list)
@@ -66,11 +66,11 @@ class Result:
 
     @property
     def figures(self) -> list[Run]:
-        """The runs that count: none of a side that failed."""
+        """Runs that count: none of a side that failed."""
         return [] if self.failed or self.skipped else self.runs
 
     def values(self, name: str) -> list[float]:
-        """One figure of each run: ``seconds``, ``cpu_seconds``, ``peak_memory`` or a detail."""
+        """Return a figure of each run: ``seconds``, ``cpu_seconds``, ``peak_memory`` or a detail."""
         found: list[float | None]
         if name in ("seconds", "cpu_seconds", "peak_memory"):
             found = [getattr(run, name) for run in self.figures]
@@ -79,17 +79,19 @@ class Result:
         return [value for value in found if value is not None]
 
     def median(self, name: str = "seconds") -> float | None:
+        """Return the median of a figure; None where no run has it."""
         values = self.values(name)
         return statistics.median(values) if values else None
 
     def spread(self, name: str = "seconds") -> tuple[float, float] | None:
+        """Return the least and the greatest value of a figure; None where no run has it."""
         values = self.values(name)
         return (min(values), max(values)) if values else None
 
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """A figure that is to be reached: at least, or at most, so much. Without a value it could not be had."""
+    """Aim for a figure: at least, or at most, a bound; without a value the figure could not be measured."""
 
     what: str
     value: float | None
@@ -98,6 +100,7 @@ class Aim:
 
     @property
     def reached(self) -> bool | None:
+        """Whether the figure keeps the bound; None where it could not be measured."""
         if self.value is None:
             return None
         return (self.least is None or self.value >= self.least) and (
@@ -131,17 +134,18 @@ class Comparison:
     case: str = ""
 
     def ratio(self, result: Result, name: str = "seconds") -> float | None:
-        """A side's figures over those of the side they are compared with."""
+        """Return a side's figures over those of the side that it is compared with."""
         return ratio(self.results, result.name, self.against, name)
 
     @property
     def failures(self) -> list[str]:
+        """Names of the sides that failed."""
         return [f"{self.title}: {one.name}: {one.failed}" for one in self.results if one.failed]
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the command was asked for, and where there is room for it."""
+    """Settings of the command line, and the folders of the run."""
 
     size: int
     runs: int
@@ -167,7 +171,13 @@ class Case:
 
 
 def interleave(sides: Iterable[Side], runs: int, warm_ups: int = 1) -> list[Result]:
-    """Measure the sides in turn, ``runs`` times each after the warm-ups, which are thrown away."""
+    """Measure the sides in turn.
+
+    Args:
+        sides: the sides, in the order of a turn.
+        runs: number of turns that count.
+        warm_ups: number of turns before them, whose figures are dropped.
+    """
     sides = list(sides)
     results = {side.name: Result(side.name) for side in sides}
     for turn in range(-warm_ups, runs):
@@ -191,7 +201,7 @@ def interleave(sides: Iterable[Side], runs: int, warm_ups: int = 1) -> list[Resu
 
 
 def ratio(results: Iterable[Result], side: str, other: str, name: str = "seconds") -> float | None:
-    """The median of a side's figures, each over the other side's in the same turn."""
+    """Return the median of a side's figures, each over the other side's in the same turn."""
     by_name = {one.name: one.values(name) for one in results}
     above, below = by_name.get(side, []), by_name.get(other, [])
     if len(above) != len(below):
@@ -201,7 +211,8 @@ def ratio(results: Iterable[Result], side: str, other: str, name: str = "seconds
 
 
 def expect(condition: bool, what: str) -> None:
-    """
+    """Check a condition.
+
     Raises:
         Failed: ``condition`` doesn't hold.
     """
@@ -210,7 +221,7 @@ def expect(condition: bool, what: str) -> None:
 
 
 def say(line: str, lasting: bool = False) -> None:
-    """Tell on stderr what is under way: over itself on a terminal, and not at all elsewhere."""
+    """Print progress on stderr: over the last line on a terminal, and not at all elsewhere."""
     if lasting:
         print(f"\r\x1b[K  {line}" if sys.stderr.isatty() else f"  {line}", file=sys.stderr, flush=True)
     elif sys.stderr.isatty():

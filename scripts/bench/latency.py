@@ -1,4 +1,4 @@
-"""From ``broadcast()`` of a small payload to its verified file at a client behind two middles."""
+"""Latency from ``broadcast()`` of a small payload to its verified file at a client behind two middles."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ FOLLOW = "--follow"
 class Network:
     """An origin, two middles in a row, and a client that fetches every version as it comes.
 
-    The origin broadcasts each path that it is told, and says the version and when it was begun; the client
-    says each version once it is verified, in ``outputs/download_<version>.bin``.
+    The origin broadcasts each path that it reads, and prints the version and the time of its start; the
+    client prints each version once it is verified, in ``outputs/download_<version>.bin``.
     """
 
     origin: Running
@@ -41,6 +41,7 @@ class Network:
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place = settings.places.memory
     with ExitStack() as stack:
         sides = [
@@ -58,7 +59,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def once(name: str, start: Callable[[], Network], place: Place) -> Side:
-    """A side whose network is started when its first turn comes."""
+    """Return a side whose network is started at its first turn."""
     started: list[Network] = []
 
     def measure() -> Run:
@@ -70,6 +71,7 @@ def once(name: str, start: Callable[[], Network], place: Place) -> Side:
 
 
 def one_broadcast(network: Network, place: Place) -> Run:
+    """Broadcast a small file through a network, and measure."""
     with place.folder("payload") as folder:
         payload = folder / "payload.bin"
         payload.write_bytes(os.urandom(SIZE))
@@ -95,7 +97,7 @@ def wait(process: Running, ready: Callable[[], bool], what: str) -> None:
 
 
 def named(version: str, output: str) -> bool:
-    """Whether a client has said a version, bare, in JSON or in a path."""
+    """Return whether a client has printed a version, bare, in JSON or in a path."""
     return any(word in output for word in (f"{version}\n", f'"{version}"', f"_{version}.bin"))
 
 
@@ -103,6 +105,7 @@ def named(version: str, output: str) -> bool:
 
 
 def ours(stack: ExitStack, place: Place, follow: bool) -> Network:
+    """Start a network of this shardcast."""
     if follow and FOLLOW not in run_command(client_words("--help")).output:
         raise Skipped(f"this shardcast's client has no {FOLLOW}")
     root = stack.enter_context(place.folder("network"))
@@ -123,6 +126,7 @@ def ours(stack: ExitStack, place: Place, follow: bool) -> Network:
 
 
 def old(stack: ExitStack, place: Place) -> Network:
+    """Start a network of shardcast 0.1.0."""
     shardcast = peers.OldShardcast("0.1.0")
 
     def start(*words: str) -> Running:

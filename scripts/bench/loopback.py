@@ -35,13 +35,14 @@ class Served:
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     yield on(settings.places.memory, settings)
     if settings.full:
         yield on(settings.places.disk, settings)
 
 
 def on(place: Place, settings: Settings) -> Comparison:
-    """The comparison with everything on one medium."""
+    """Compare with everything on one medium."""
     place.need(5 * settings.size)
     place.touch(4 * settings.size)
     with contextlib.ExitStack() as stack:
@@ -71,7 +72,7 @@ def on(place: Place, settings: Settings) -> Comparison:
 
 
 def aims(results: list[Result], place: Place) -> Iterator[Aim]:
-    """What ours is to reach."""
+    """Yield the aims of ours."""
     if not place.in_memory:
         yield Aim(
             "rate, × aria2c with its check", ratio(results, "aria2c -x10, checked, nginx", "ours"), least=1.5
@@ -88,7 +89,7 @@ def aims(results: list[Result], place: Place) -> Iterator[Aim]:
 
 
 def lazily(name: str, make: Callable[[], Side]) -> Side:
-    """A side that is made when its first turn comes: one that can't be had skips only itself."""
+    """Return a side that is made at its first turn, so that a missing one skips only itself."""
     made: list[Side] = []
 
     def measure() -> Run:
@@ -100,7 +101,7 @@ def lazily(name: str, make: Callable[[], Side]) -> Side:
 
 
 class Web:
-    """nginx before the payload and the data directory, started when it is first needed."""
+    """nginx before the payload and the data directory, started at the first use."""
 
     def __init__(self, served: Served, stack: contextlib.ExitStack) -> None:
         self._served = served
@@ -108,6 +109,7 @@ class Web:
         self._running: tuple[Running, str] | None = None
 
     def _start(self) -> tuple[Running, str]:
+        """Start nginx."""
         if self._running is None:
             place = self._served.place
             folder = self._stack.enter_context(place.folder("nginx"))
@@ -116,22 +118,23 @@ class Web:
 
     @property
     def process(self) -> Running:
+        """Process of nginx."""
         return self._start()[0]
 
     @property
     def payload(self) -> str:
-        """The URL of the payload's file."""
+        """URL of the payload's file."""
         return f"{self._start()[1]}/{self._served.payload.path.name}"
 
     @property
     def shards(self) -> str:
-        """The URL of the data directory."""
+        """URL of the data directory."""
         return f"{self._start()[1]}/{self._served.data_dir.name}"
 
 
 @contextlib.contextmanager
 def serving(place: Place, size: int) -> Iterator[Served]:
-    """The payload, published, with our origin before it."""
+    """Publish the payload, and run our origin before it."""
     payload = place.payload(size)
     with published(place, payload) as data_dir, running(origin_words(data_dir)) as origin:
         yield Served(payload, data_dir, place, origin, origin.url())
@@ -141,7 +144,7 @@ def serving(place: Place, size: int) -> Iterator[Served]:
 
 
 def timed(served: Served, server: Running, words: Callable[[Path], Sequence[str]], clock: Clock) -> Run:
-    """One command from start to a file that is right, and what it and its server took."""
+    """Run a command until its file is right, and measure it together with its server."""
     with served.place.folder("output") as folder:
         output = folder / OUTPUT
         served.place.settle()
@@ -161,11 +164,12 @@ def timed(served: Served, server: Running, words: Callable[[Path], Sequence[str]
 
 
 def by_own_clock(ended: Ended, _output: Path) -> tuple[float, float]:
+    """Return the seconds that the command printed itself."""
     return own_seconds(ended), ended.seconds
 
 
 def after_start(place: Place, idle: Sequence[str], cwd: Path | None = None) -> Clock:
-    """The process's time less that of a start that does nothing, until its file is on the disk."""
+    """Return a clock: a process's time until its file is on disk, less that of a start that does nothing."""
     start = min(run_command(idle, cwd=cwd).seconds for _ in range(3))
 
     def clock(ended: Ended, output: Path) -> tuple[float, float]:
@@ -176,6 +180,8 @@ def after_start(place: Place, idle: Sequence[str], cwd: Path | None = None) -> C
 
 
 def ours(served: Served) -> Side:
+    """Return the side of our client."""
+
     def words(output: Path) -> list[str]:
         return download_words([served.origin_url], output)
 
@@ -183,6 +189,7 @@ def ours(served: Served) -> Side:
 
 
 def floor(name: str, served: Served, server: Running, url: str) -> Side:
+    """Return a side of bare threads."""
     more = [] if served.place.in_memory else ["--sync"]
 
     def words(output: Path) -> list[str]:
@@ -192,6 +199,7 @@ def floor(name: str, served: Served, server: Running, url: str) -> Side:
 
 
 def aria2(served: Served, web: Web, checked: bool) -> Side:
+    """Return a side of aria2c, with a check of the digest or without."""
     program, process, url = peers.tool("aria2c"), web.process, web.payload
     clock = after_start(served.place, [program, "--version"])
     options = [*ARIA2, f"--checksum=sha-256={served.payload.sha256}"] if checked else ARIA2
@@ -203,6 +211,7 @@ def aria2(served: Served, web: Web, checked: bool) -> Side:
 
 
 def curl(served: Served, web: Web) -> Side:
+    """Return the side of curl."""
     program, process, url = peers.tool("curl"), web.process, web.payload
     clock = after_start(served.place, [program, "--version"])
 
@@ -213,7 +222,7 @@ def curl(served: Served, web: Web) -> Side:
 
 
 def old(version: str, served: Served, stack: contextlib.ExitStack) -> Side:
-    """A published shardcast's client and origin, over the same shards."""
+    """Return a side of a published shardcast's client and origin, over the same shards."""
     shardcast = peers.OldShardcast(version)
     folders = [stack.enter_context(served.place.folder(name)) for name in ("old-data", "old-origin", "old")]
     data_dir, at_origin, home = folders

@@ -1,4 +1,4 @@
-"""What the event loops are worth: asyncio's own, which has sendfile, and uvloop, which has none."""
+"""Comparison of event loops: asyncio's own, which has sendfile, and uvloop, which has none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ READERS = 4
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place = settings.places.memory
     place.need(3 * settings.size)
     place.touch(3 * settings.size)
@@ -27,7 +28,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def origins(served: Served, settings: Settings) -> Comparison:
-    """The origin on either loop, read by connections that do nothing with what they get."""
+    """Compare the origin on either loop, read by connections that drop the bytes."""
     shard = served.data_dir / "v1" / "shard_001.bin"
     with ExitStack() as stack:
         sides = []
@@ -36,7 +37,9 @@ def origins(served: Served, settings: Settings) -> Comparison:
             origin = stack.enter_context(running(program_words("on_loop", kind, *origin_options(copy))))
             url = f"{origin.url()}/v1/{shard.name}"
             length = shard.stat().st_size
-            sides.append(Side(kind, partial(readers, origin, url, READERS, settings.size, length)))
+            sides.append(
+                Side(kind, partial(readers, origin, url, count=READERS, size=settings.size, length=length))
+            )
         results = interleave(sides, settings.runs)
     notes = ["CPU and memory are the origin's alone."]
     title = f"Origin on an event loop, {READERS} readers, {format_size(settings.size)}"
@@ -44,7 +47,7 @@ def origins(served: Served, settings: Settings) -> Comparison:
 
 
 def clients(served: Served, settings: Settings) -> Comparison:
-    """The client on either loop, from our origin as it is."""
+    """Compare the client on either loop, at our origin as it is."""
     results = interleave([Side(kind, partial(download, served, kind)) for kind in LOOPS], settings.runs)
     notes = ["seconds: after start-up, as the client says. CPU and memory are the client's alone."]
     title = f"Client on an event loop, {format_size(settings.size)}"
@@ -52,6 +55,7 @@ def clients(served: Served, settings: Settings) -> Comparison:
 
 
 def download(served: Served, kind: str) -> Run:
+    """Run the client on a loop."""
     with served.place.folder("output") as folder:
         output = folder / "output.bin"
         words = program_words("on_loop", kind, "client", *client_options([served.origin_url], output))

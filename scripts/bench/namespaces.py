@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 def unavailable() -> str | None:
-    """Why networks can't be made here; None where they can."""
+    """Return why networks can't be made here; None where they can."""
     if not sys.platform.startswith("linux"):
         return "network namespaces are Linux's"
     if os.geteuid():
@@ -55,7 +55,7 @@ def unavailable() -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """What a TCP connection gets over a link, in bytes a second."""
+    """Rate that a TCP connection gets over a link, in bytes a second, each way."""
 
     up: float
     down: float
@@ -77,7 +77,7 @@ class Host:
         self.namespace = f"{_mine()}.{name}"
 
     def words(self, *words: str) -> list[str]:
-        """A command as it runs on the host. What still runs there at the end of the network is killed."""
+        """Return a command as it runs on the host; it is killed at the end of the network."""
         return ["ip", "netns", "exec", self.namespace, *words]
 
     def inside(self, act: Callable[[], T]) -> T:
@@ -93,7 +93,7 @@ class Host:
             return thread.submit(enter).result()
 
     def listens(self, port: int) -> bool:
-        """Whether something on the host accepts connections on this port."""
+        """Return whether a process on the host accepts connections on this port."""
 
         def connect() -> bool:
             try:
@@ -106,7 +106,7 @@ class Host:
 
 
 class Network:
-    """A network under way; see ``network``."""
+    """A network that runs; see ``network``."""
 
     def __init__(self, rates: Mapping[str, float | None]) -> None:
         self.hosts = {
@@ -116,14 +116,17 @@ class Network:
         self.switch = Host(SWITCH, "10.77.0.254", None)
 
     def sent(self) -> dict[str, int]:
-        """Bytes that each host has sent so far, with their headers, as the switch got them."""
+        """Return the bytes that each host has sent so far, headers included, as the switch received them."""
         asked = ("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth")
         by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in json.loads(_run(*asked))}
         return {name: by_port[f"port{number}"] for number, name in enumerate(self.hosts)}
 
     def goodput(self, name: str) -> Goodput:
-        """Measure a host's link, between the host and the switch, one way after the other; the better of two
-        figures, since whatever else the machine does makes one worse."""
+        """Measure a host's link, between the host and the switch, one way after the other.
+
+        Returns:
+            The better of two figures, since other work of the machine makes one worse.
+        """
         host = self.hosts[name]
         slow = host.rate is not None and host.rate < SLOW
         seconds = SLOW_GOODPUT_SECONDS if slow else GOODPUT_SECONDS
@@ -160,20 +163,22 @@ class Network:
                     _run("tc", "-n", namespace, "qdisc", "add", "dev", device, "root", *bucket.split())
 
     def clear(self) -> None:
-        """Kill what still runs on its hosts."""
+        """Kill the processes on its hosts."""
         for host in self.hosts.values():
             _kill_all(host.namespace)
 
     def remove(self) -> None:
-        """Kill what still runs on it, and remove it."""
+        """Kill the processes on its hosts, and remove it."""
         for host in (*self.hosts.values(), self.switch):
             _remove(host.namespace)
 
 
 @contextlib.contextmanager
 def network(rates: Mapping[str, float | None]) -> Iterator[Network]:
-    """A network of hosts with links of so many Mbit/s each way (None: not shaped); a process has one at a
-    time. At its end what runs on its hosts is killed.
+    """Make a network of hosts; a process has one at a time. At its end the processes on its hosts are killed.
+
+    Args:
+        rates: for each host the rate of its link in Mbit/s each way; None for no limit.
 
     Raises:
         Skipped: this machine can't make it; says why.
@@ -191,7 +196,7 @@ def network(rates: Mapping[str, float | None]) -> Iterator[Network]:
 
 
 def remove_leftovers() -> list[str]:
-    """Remove the namespaces, and end the processes in them, whose maker has ended; returns their names."""
+    """Remove namespaces whose maker has ended, and end the processes in them; return their names."""
     names = [path.name for path in NETNS.glob(f"{PREFIX}.*")] if NETNS.is_dir() else []
     dead = [name for name in names if not made_by_the_living(name)]
     for name in dead:
@@ -200,7 +205,7 @@ def remove_leftovers() -> list[str]:
 
 
 def made_by_the_living(name: str) -> bool:
-    """Whether the process that ``<prefix>.<its id>.<its start>.…`` names still runs."""
+    """Return whether the process that ``<prefix>.<its id>.<its start>.…`` names still runs."""
     try:
         process, started = (int(word) for word in name.removeprefix(f"{PREFIX}.").split(".")[:2])
         return _start_of(process) == started
@@ -209,16 +214,18 @@ def made_by_the_living(name: str) -> bool:
 
 
 def _mine() -> str:
-    """The beginning of this process's names. An id is used again after a while, but not with its start."""
+    """Return the prefix of this process's names; its start tells it from a later process with the same id."""
     return f"{PREFIX}.{os.getpid()}.{_start_of(os.getpid())}"
 
 
 def _start_of(process: int) -> int:
+    """Return when a process started, in ticks since boot."""
     stat = Path(f"/proc/{process}/stat").read_text(encoding="utf-8", errors="replace")
     return int(stat.rpartition(")")[2].split()[19])
 
 
 def _remove(namespace: str) -> None:
+    """Remove a namespace."""
     if (NETNS / namespace).exists():
         with contextlib.suppress(Skipped):  # what stays goes at the next start; the others go now
             _kill_all(namespace)
@@ -226,12 +233,14 @@ def _remove(namespace: str) -> None:
 
 
 def _kill_all(namespace: str) -> None:
+    """Kill the processes in a namespace."""
     for process in _run("ip", "netns", "pids", namespace).split():
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(process), signal.SIGKILL)
 
 
 def _run(*words: str, said: str | None = None) -> str:
+    """Run a command, and return its output."""
     done = subprocess.run(words, input=said, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Skipped(f"{' '.join(words)}: {done.stderr.strip()}")
@@ -239,12 +248,16 @@ def _run(*words: str, said: str | None = None) -> str:
 
 
 def _batch(words: list[str], commands: Sequence[str]) -> None:
+    """Run commands of ``ip`` or ``tc`` in one process."""
     _run(*words, "-batch", "-", said="\n".join(commands) + "\n")
 
 
 def _rate(sender: socket.socket, receiver: socket.socket, seconds: float) -> float:
-    """Bytes a second from one socket to the other, after slow start and the bucket's first burst; closes
-    both."""
+    """Measure the rate from one socket to the other, and close both.
+
+    Returns:
+        Bytes a second after slow start and the bucket's first burst.
+    """
     until = time.monotonic() + seconds
 
     def send() -> None:

@@ -38,21 +38,23 @@ class Plan:
 
     @property
     def origins(self) -> list[str]:
-        """Those that have it at the start."""
+        """Hosts that have the payload at the start."""
         return [host for host in self.rates if host not in self.takes]
 
     @property
     def middles(self) -> list[str]:
-        """Those that receive it and serve it."""
+        """Hosts that receive the payload and serve it."""
         serving = {server for servers in self.takes.values() for server in servers}
         return [host for host in self.takes if host in serving]
 
     @property
     def clients(self) -> list[str]:
+        """Hosts that only receive the payload."""
         return [host for host in self.takes if host not in self.middles]
 
 
 def tree() -> Plan:
+    """Return the plan of an origin, middles below it and clients below those."""
     takes = two_levels(("middle1", "middle2"), [f"client{n}" for n in range(1, 9)])
     rates = dict.fromkeys(["origin", *takes], 200.0)
     title = "origin, 2 middles, 8 clients, 200 Mbit/s each"
@@ -60,12 +62,14 @@ def tree() -> Plan:
 
 
 def two_levels(middles: tuple[str, ...], clients: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Return who receives from whom, with the clients spread over the middles."""
     in_turn = itertools.cycle((middles, middles[::-1]))
     below = dict(zip(clients, in_turn, strict=False))
     return {**dict.fromkeys(middles, ("origin",)), **below}
 
 
 def chain() -> Plan:
+    """Return the plan of an origin, four middles in a row and a client."""
     hosts = ["origin", *(f"middle{n}" for n in range(1, 5)), "client"]
     takes = {lower: (upper,) for upper, lower in itertools.pairwise(hosts)}
     title = "origin, a chain of 4 middles, 1 client, 200 Mbit/s each"
@@ -73,6 +77,7 @@ def chain() -> Plan:
 
 
 def uneven_tree() -> Plan:
+    """Return the plan of a tree whose links have several rates."""
     middles = {"middle400": 400.0, "middle100": 100.0}
     clients = {f"client{rate}": float(rate) for rate in range(50, 401, 50)}
     takes = two_levels(tuple(middles), clients)
@@ -81,12 +86,14 @@ def uneven_tree() -> Plan:
 
 
 def unequal_servers() -> Plan:
+    """Return the plan of one client at servers with several rates."""
     servers = {"server400": 400.0, "server100": 100.0, "server10": 10.0}
     title = "one client, three servers at 400, 100 and 10 Mbit/s"
     return Plan("d", title, 512 * MIB, {**servers, "client": None}, {"client": tuple(servers)}, most=1.15)
 
 
 def crowd() -> Plan:
+    """Return the plan of an origin, two middles and 24 clients over links without limits."""
     takes = two_levels(("middle1", "middle2"), [f"client{n}" for n in range(1, 25)])
     rates = dict.fromkeys(["origin", *takes])
     title = "origin, 2 middles, 24 clients, links that are not shaped"
@@ -112,15 +119,17 @@ def fluid_bound(size: int, origin: float, downloads: Sequence[float], uploads: S
 
 
 def roles_bound(size: int, takes: Mapping[str, tuple[str, ...]], links: Mapping[str, Goodput]) -> float:
-    """The same where each takes it only from the servers it is given: they send it to each of those whose
-    only servers they are."""
+    """Return the least seconds where each host receives only from the servers that it is given.
+
+    They send it to each of those whose only servers they are.
+    """
     slowest = max(size / links[host].down for host in takes)
     groups = Counter(frozenset(servers) for servers in takes.values())
     return max(slowest, *(n * size / sum(links[one].up for one in group) for group, n in groups.items()))
 
 
 def bounds(plan: Plan, size: int, links: Mapping[str, Goodput]) -> dict[str, float]:
-    """The bounds of a network by name, the least first."""
+    """Return the bounds of a network by name, the least first."""
     origin = sum(links[host].up for host in plan.origins)
     downloads = [links[host].down for host in plan.takes]
     everyone = fluid_bound(size, origin, downloads, [links[host].up for host in plan.takes])

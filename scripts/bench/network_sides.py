@@ -1,4 +1,4 @@
-"""One broadcast over a network of namespaces, by each of those that are compared."""
+"""One broadcast over a network of namespaces, by each of the programs that are compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ CLOSING = 10.0
 
 
 class Node(Running):
-    """A node's process (programs/network_node.py) on its host."""
+    """Process of a node (programs/network_node.py) on its host."""
 
     def __init__(self, host: Host, folder: Path, package: Path | str, role: str, *words: str) -> None:
         self._is = f"{role} on {host.name}"
@@ -45,28 +45,30 @@ class Node(Running):
 
     @property
     def _name(self) -> str:
+        """Name of the node in messages."""
         return self._is
 
     def wait_until_ready(self) -> None:
+        """Wait until it has started up."""
         self.wait_for_output("ready")
 
     def begin(self) -> None:
-        """Tell it to do its part."""
+        """Order it to do its part."""
         self.tell("begin")
 
     def done(self) -> float:
-        """The clock when it had done its part."""
+        """Return the clock at which it had done its part."""
         self.wait_for_output("done", PATIENCE)
         return float(self.output.rpartition("done ")[2])
 
 
 @dataclass(slots=True)
 class Scene:
-    """A network in one run: what each host has, and what runs there.
+    """A network in one run: the files and the processes of each host.
 
     Attributes:
         folder: has a folder for each host.
-        clock: when the clock began.
+        clock: when the clock started.
     """
 
     plan: Plan
@@ -80,19 +82,21 @@ class Scene:
     _used: Usage = field(default_factory=Usage)
 
     def place(self, host: str) -> Path:
-        """A folder of the host's own."""
+        """Return a folder of the host's own."""
         place = self.folder / host
         place.mkdir(exist_ok=True)
         return place
 
     def output(self, host: str) -> Path:
-        """Where the host has the payload at the end."""
+        """Return the path of the payload at a host at the end."""
         return self.place(host) / self.payload.path.name
 
     def addresses(self, hosts: Sequence[str]) -> list[str]:
+        """Return the addresses of hosts."""
         return [self.network.hosts[host].address for host in hosts]
 
     def urls(self, hosts: Sequence[str]) -> list[str]:
+        """Return the base URLs of hosts."""
         return [f"http://{address}:{PORT}" for address in self.addresses(hosts)]
 
     def node(self, host: str, package: Path | str, role: str, *words: str | Path) -> Node:
@@ -109,7 +113,7 @@ class Scene:
         return client
 
     def wait_until_ready(self) -> None:
-        """Wait until all have started up, and begin the clock."""
+        """Wait until all have started up, and start the clock."""
         for node in self.nodes:
             if isinstance(node, Node):
                 node.wait_until_ready()
@@ -118,7 +122,7 @@ class Scene:
         self.clock = time.monotonic()
 
     def figures(self, verified: Sequence[float], detail: Mapping[str, float]) -> Run:
-        """What was measured until the last client had it."""
+        """Return what was measured until the last client had the payload."""
         sent = {host: bytes_ - self._sent[host] for host, bytes_ in self.network.sent().items()}
         cpu_seconds = self._usage().since(self._used).cpu_seconds
         seconds = [clock - self.clock for clock in verified]
@@ -129,7 +133,7 @@ class Scene:
         return Run(max(seconds), cpu_seconds, detail=times | in_payloads)
 
     def check(self) -> None:
-        """Let the nodes end, and compare what the clients have with the payload."""
+        """Let the nodes end, and compare the clients' files with the payload."""
         for node in self.nodes:
             if isinstance(node, Node):
                 node.end_input()
@@ -141,11 +145,13 @@ class Scene:
             self.payload.check(self.output(host))
 
     def close(self) -> None:
+        """Kill the nodes."""
         for node in self.nodes:
             node.kill()
         self.network.clear()  # what those had started
 
     def _usage(self) -> Usage:
+        """Return what all processes have taken so far."""
         return sum((node.usage() for node in self.nodes), Usage())
 
 
@@ -153,13 +159,15 @@ class Scene:
 
 
 def ours(scene: Scene) -> Run:
-    """This shardcast, whose clients follow where there are middles."""
+    """Measure this shardcast, whose clients follow where there are middles."""
     return following(scene) if scene.plan.middles else with_shardcast(scene, own_package, OWN_INTERVAL)
 
 
 def following(scene: Scene) -> Run:
-    """Everybody has a small v1, middles and clients follow, and what is measured is v2. The clock begins
-    when the origin is told to broadcast it."""
+    """Measure v2 where all hosts have a small v1, and middles and clients follow.
+
+    The clock starts when the origin is told to broadcast.
+    """
     plan = scene.plan
     origin = start_origin(scene, own_package)
     middles = start_middles(scene, own_package, OWN_INTERVAL)
@@ -185,7 +193,7 @@ def following(scene: Scene) -> Run:
 
 
 def moments(ready: Mapping[str, tuple[Running, Callable[[], bool]]]) -> dict[str, float]:
-    """The clock at which each of these came true, to ``_LOOK``.
+    """Return the clock at which each of these became true, to ``_LOOK``.
 
     Raises:
         Failed: a process ended before, or one took too long.
@@ -206,12 +214,12 @@ def moments(ready: Mapping[str, tuple[Running, Callable[[], bool]]]) -> dict[str
 
 
 def own_package(_host: str) -> str:
-    """This environment's own shardcast."""
+    """Return this environment's own shardcast."""
     return ""
 
 
 def old(scene: Scene) -> Run:
-    """shardcast 0.1.0. Each process has a copy of it: it keeps a file of a fixed name beside its package."""
+    """Measure shardcast 0.1.0, a copy for each process: it keeps a file of a fixed name beside itself."""
     installed = peers.folder("shardcast-0.1.0")
 
     def package(host: str) -> Path:
@@ -223,9 +231,11 @@ def old(scene: Scene) -> Run:
 
 
 def with_shardcast(scene: Scene, package: Callable[[str], Path | str], interval: float) -> Run:
-    """Everybody has a small v1; what is measured is v2. The clock begins when the origin is told to
-    broadcast it; or, without middles, when the client is told to download what the origins have. Clients
-    behind middles begin when all of these list it."""
+    """Measure v2 where all hosts have a small v1.
+
+    The clock starts when the origin is told to broadcast; or, without middles, when the client is told to
+    download from the origins. Clients behind middles start when all of these list v2.
+    """
     plan = scene.plan
     first, *others = plan.origins
     origin = start_origin(scene, package)
@@ -253,7 +263,7 @@ def with_shardcast(scene: Scene, package: Callable[[str], Path | str], interval:
 
 
 def start_origin(scene: Scene, package: Callable[[str], Path | str]) -> Node:
-    """The first origin, ready to broadcast the payload; it has a small version before."""
+    """Start the first origin, with a small version, ready to broadcast the payload."""
     host, small = scene.plan.origins[0], scene.folder / "small.bin"
     small.write_bytes(b"a version before the one that is measured")
     words = (data_dir(scene, host), small, scene.payload.path)
@@ -263,7 +273,7 @@ def start_origin(scene: Scene, package: Callable[[str], Path | str]) -> Node:
 
 
 def start_middles(scene: Scene, package: Callable[[str], Path | str], interval: float) -> dict[str, Node]:
-    """The middles, once they have the small version."""
+    """Start the middles, and wait until they have the small version."""
     middles: dict[str, Node] = {}
     for host in scene.plan.middles:  # in turn: 0.1.0 waits long for an upstream that isn't there yet
         data, urls = data_dir(scene, host), scene.urls(scene.plan.takes[host])
@@ -274,11 +284,12 @@ def start_middles(scene: Scene, package: Callable[[str], Path | str], interval: 
 
 
 def data_dir(scene: Scene, host: str) -> Path:
+    """Return a host's data directory."""
     return scene.place(host) / "data"
 
 
 def lists(data: Path, version: str) -> bool:
-    """Whether a node lists a version: its distribution list is a file of its data directory."""
+    """Return whether a node lists a version: its distribution list is a file of its data directory."""
     try:
         return f"{version}:" in (data / "distribution.txt").read_text(encoding="utf-8")
     except OSError:
@@ -286,7 +297,7 @@ def lists(data: Path, version: str) -> bool:
 
 
 def aria2c(scene: Scene) -> Run:
-    """aria2c on each client, straight from the origins' nginx, with the digest; its start-up is counted."""
+    """Measure aria2c on each client, at the origins' nginx, with the digest and its start-up."""
     urls = [f"{url}/{scene.payload.path.name}" for url in scene.urls(scene.plan.origins)]
     for host in scene.plan.origins:
         start_nginx(scene, host)
@@ -305,6 +316,7 @@ def aria2c(scene: Scene) -> Run:
 
 
 def start_nginx(scene: Scene, host: str) -> None:
+    """Start nginx on a host, over the payload."""
     on, place = scene.network.hosts[host], scene.place(host)
     settings = place / "nginx.conf"
     temporary = "".join(
@@ -322,7 +334,7 @@ def start_nginx(scene: Scene, host: str) -> None:
 
 
 def libtorrent(scene: Scene) -> Run:
-    """libtorrent on every host, each connected to all others; the origins seed."""
+    """Measure libtorrent on every host, each connected to all others; the origins seed."""
     package = peers.folder("libtorrent")
     torrent = scene.folder / "payload.torrent"
     payload = scene.payload.path

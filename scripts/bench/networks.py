@@ -18,6 +18,7 @@ them."""
 
 
 def compare(plan: Plan, settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     size = min(plan.size, settings.size)
     with network(plan.rates) as made:
         place = settings.places.roomy(COPIES * size * len(plan.rates))
@@ -25,7 +26,7 @@ def compare(plan: Plan, settings: Settings) -> Iterator[Comparison]:
         payload = place.payload(size)
         links = measured_links(made)
         sides = [
-            Side(name, measured(broadcast, plan, made, payload, place))
+            Side(name, measured(broadcast, plan, made, payload, place=place))
             for name, broadcast in SIDES.items()
             if name == OURS or not plan.alone
         ]
@@ -42,7 +43,7 @@ def compare(plan: Plan, settings: Settings) -> Iterator[Comparison]:
 
 
 def aims(plan: Plan, ours: Result, allowed: Mapping[str, float]) -> list[Aim]:
-    """What is asked of ours: its time beside the bound of the roles, and what the origins send."""
+    """Return the aims of ours: its time beside the bound of the roles, and the origins' sent bytes."""
     seconds, found = ours.median(), []
     if plan.most is not None:
         name, bound = list(allowed.items())[-1]
@@ -54,7 +55,7 @@ def aims(plan: Plan, ours: Result, allowed: Mapping[str, float]) -> list[Aim]:
 
 
 def notes(plan: Plan, links: Mapping[str, Goodput]) -> list[str]:
-    """What a reader must know to judge the table."""
+    """Return what a reader must know to judge the table."""
     if plan.middles:
         begins, ends = "broadcast()", "the last client has the file, verified"
     else:
@@ -82,7 +83,7 @@ def notes(plan: Plan, links: Mapping[str, Goodput]) -> list[str]:
 
 
 def measured_links(made: Network) -> dict[str, Goodput]:
-    """The goodput of each host's link; that of one rate is measured on one of its links."""
+    """Return the goodput of each host's link, measured once for each rate."""
     by_rate: dict[float | None, Goodput] = {}
     for name, host in made.hosts.items():
         if host.rate not in by_rate:
@@ -91,9 +92,9 @@ def measured_links(made: Network) -> dict[str, Goodput]:
 
 
 def measured(
-    broadcast: Broadcast, plan: Plan, made: Network, payload: Payload, place: Place
+    broadcast: Broadcast, plan: Plan, made: Network, payload: Payload, *, place: Place
 ) -> Callable[[], Run]:
-    """A side's ``measure``."""
+    """Return a side's ``measure``."""
     sha256 = hashlib.sha256(payload.path.read_bytes()).hexdigest()
 
     def measure() -> Run:

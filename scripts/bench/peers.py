@@ -1,4 +1,4 @@
-"""The peers that scripts/peers installs, as commands and servers."""
+"""Peers that scripts/peers installs, as commands and servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PACKAGES = ("libtorrent", "hashserver")
 
 
 def folder(name: str) -> Path:
-    """The folder of a peer.
+    """Return the folder of a peer.
 
     Raises:
         Skipped: it isn't installed.
@@ -37,7 +37,7 @@ def folder(name: str) -> Path:
 
 
 def tool(name: str) -> str:
-    """The path of aria2c, curl or nginx.
+    """Return the path of aria2c, curl or nginx.
 
     Raises:
         Skipped: there is none.
@@ -52,7 +52,7 @@ def tool(name: str) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What is installed of the peers, by name."""
+    """Return the installed versions of the peers, by name."""
     found = {}
     for name in OLD:
         with contextlib.suppress(Skipped):
@@ -75,13 +75,16 @@ def versions() -> dict[str, str]:
 
 
 class OldShardcast:
-    """A published shardcast. Each of its processes has a copy of the package, beside which it keeps
-    temporary files under fixed names."""
+    """A published shardcast.
+
+    Each of its processes has a copy of the package, beside which it keeps temporary files under fixed names.
+    """
 
     def __init__(self, version: str) -> None:
-        """
+        """Take the package.
+
         Raises:
-            Skipped: it can't be had, or misses what it needs.
+            Skipped: it isn't installed, or misses what it needs.
         """
         self.version = version
         self._folder = folder(f"shardcast-{version}")
@@ -90,7 +93,7 @@ class OldShardcast:
             raise Skipped("its client runs wget, which is not in /usr/bin")
 
     def words(self, place: Path, *words: str) -> list[str]:
-        """Its role and options as a command that runs in ``place``, a folder of this process's own."""
+        """Return the command of a role that runs in ``place``, a folder of the process's own."""
         if not (place / "shardcast").exists():
             shutil.copytree(self._folder / "shardcast", place / "shardcast")
         return [sys.executable, "-I", *program_words("node", str(place), *words)[1:]]
@@ -101,14 +104,14 @@ class OldShardcast:
 
     @contextlib.contextmanager
     def origin(self, data_dir: Path, place: Path) -> Iterator[Running]:
-        """Its origin over a data directory, which it serves as it finds it."""
+        """Run its origin over a data directory, which it serves as it finds it."""
         with running(self.words(place, "origin", str(data_dir)), cwd=place, told=True) as process:
             process.url()
             yield process
 
 
 def lay_out_old(version: str, data_dir: Path, payload: Payload, place: Path) -> None:
-    """Our data directory in ``place`` as an old shardcast lays it out, of hard links."""
+    """Lay our data directory out in ``place`` as an old shardcast does, of hard links."""
     (place / "v1").mkdir(parents=True)
     shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
     digits = 5 if version.startswith("0.3") else 3
@@ -150,7 +153,7 @@ http {{
 
 @contextlib.contextmanager
 def nginx(root: Path, place: Path) -> Iterator[tuple[Running, str]]:
-    """nginx over a folder; the process and its URL."""
+    """Run nginx over a folder, and yield the process and its URL."""
     port = free_port()
     with running_nginx(nginx_words(place, f"127.0.0.1:{port}", f"root {root};")) as process:
         process.wait_for(lambda: listens(port), "listening")
@@ -158,8 +161,13 @@ def nginx(root: Path, place: Path) -> Iterator[tuple[Running, str]]:
 
 
 def nginx_words(place: Path, listen: str, serve: str) -> list[str]:
-    """nginx as Debian sets it up (a worker a core, sendfile), in a folder of its own; ``serve``: what its
-    only server does, as its settings say it."""
+    """Return the command of nginx as Debian sets it up: a worker a core, sendfile.
+
+    Args:
+        place: a folder for its files.
+        listen: its ``listen`` setting.
+        serve: settings of its only server.
+    """
     user = "" if os.getuid() else "user root;\n"
     settings = place / "nginx.conf"
     settings.write_text(_NGINX.format(user=user, place=place, listen=listen, serve=serve))
@@ -167,17 +175,18 @@ def nginx_words(place: Path, listen: str, serve: str) -> list[str]:
 
 
 def running_nginx(words: Sequence[str]) -> contextlib.AbstractContextManager[Running]:
-    """nginx for as long as the block lasts. Its workers outlive a killed master, but not one that was told to
-    end."""
+    """Run nginx; its workers outlive a killed master, but not one that gets SIGTERM."""
     return running(words, death=signal.SIGTERM)
 
 
 def free_port() -> int:
+    """Return a free port."""
     with socket.socket() as one:
         one.bind(("127.0.0.1", 0))
         return int(one.getsockname()[1])
 
 
 def listens(port: int) -> bool:
+    """Return whether a process listens on a port."""
     with socket.socket() as one:
         return one.connect_ex(("127.0.0.1", port)) == 0

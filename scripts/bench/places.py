@@ -1,6 +1,6 @@
-"""Where a run keeps its files: a folder of its own in memory and one on disk, removed at the end.
+"""Folders of a run: one in memory and one on disk, removed at the end.
 
-What a run that was killed left is removed by the next one.
+A run removes what earlier runs that were killed left.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ class Payload:
     blake3: str
 
     def check(self, output: Path) -> None:
-        """Raise ``Failed`` unless ``output`` has the payload's bytes."""
+        """Compare a file with the payload.
+
+        Raises:
+            Failed: ``output`` has other bytes.
+        """
         if not output.is_file():
             raise Failed(f"there is no {output.name} at the end")
         if digest(output) != self.blake3:
@@ -50,7 +54,7 @@ class Place:
 
     @contextlib.contextmanager
     def folder(self, name: str = "work") -> Iterator[Path]:
-        """A new folder for as long as the block lasts."""
+        """Make a folder for the block."""
         path = Path(tempfile.mkdtemp(prefix=f"{name}.", dir=self.root))
         try:
             yield path
@@ -58,7 +62,7 @@ class Place:
             shutil.rmtree(path, ignore_errors=True)
 
     def payload(self, size: int) -> Payload:
-        """``size`` random bytes, made once."""
+        """Return ``size`` random bytes, made once."""
         if size not in self._payloads:
             path, hasher = self.root / f"payload-{size}.bin", sha256()
             with path.open("wb", buffering=0) as file:
@@ -70,23 +74,30 @@ class Place:
         return self._payloads[size]
 
     def drop_payload(self, size: int) -> None:
-        """Give its room back."""
+        """Remove a payload."""
         if size in self._payloads:
             self._payloads.pop(size).path.unlink()
 
     def free(self) -> int:
-        """Bytes that can be written here without using up what the machine needs otherwise."""
+        """Bytes that can be written without using up what the machine needs otherwise."""
         room = shutil.disk_usage(self.root).free
         return min(room, _available_memory()) if self.in_memory else room
 
     def need(self, size: int) -> None:
-        """Raise ``Skipped`` unless there is room for ``size`` bytes, and some more for all else."""
+        """Check that there is room for ``size`` bytes, and some more for the rest.
+
+        Raises:
+            Skipped: there is less.
+        """
         if self.free() < size + GIB:
             raise Skipped(f"{self.name} has room for {self.free() / GIB:.1f} GiB, not {size / GIB + 1:.1f}")
 
     def touch(self, size: int) -> None:
-        """Use the memory behind this place once: the first touch of fresh memory is slow (3 s a GiB on
-        virtual machines), and would be counted against whoever is first."""
+        """Use the memory behind this place once.
+
+        The first touch of fresh memory is slow (3 s a GiB on virtual machines), and would count against the
+        side that is first.
+        """
         if not self.in_memory:
             return
         with self.folder("touch") as folder, (folder / "zeros").open("wb", buffering=0) as file:
@@ -95,24 +106,25 @@ class Place:
                 file.write(zeros)
 
     def settle(self) -> None:
-        """Let what earlier runs wrote reach the disk before the clock runs."""
+        """Wait until the writes of earlier runs have reached the disk."""
         if not self.in_memory:
             os.sync()
 
     @property
     def in_memory(self) -> bool:
+        """Whether the place is in memory."""
         return self.name == "tmpfs"
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """This run's folders."""
+    """Folders of this run."""
 
     memory: Place
     disk: Place
 
     def roomy(self, size: int) -> Place:
-        """The place in memory if ``size`` bytes fit, else the one on disk.
+        """Return the place in memory if ``size`` bytes fit, else the one on disk.
 
         Raises:
             Skipped: they fit neither.
@@ -137,7 +149,7 @@ def places(disk: Path = DISK) -> Iterator[Places]:
 
 @contextlib.contextmanager
 def _own(medium: Path) -> Iterator[Path]:
-    """A new folder that no other run takes for a leftover: it is locked for as long as we live."""
+    """Make a folder that is locked while this process lives, so that no other run takes it for a leftover."""
     with _locked(medium):
         for left in medium.glob(f"{_PREFIX}*"):
             with contextlib.suppress(BlockingIOError), _locked(left, fcntl.LOCK_NB):
@@ -154,6 +166,7 @@ def _own(medium: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
+    """Hold a lock on a folder."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | flags)
@@ -163,7 +176,7 @@ def _locked(folder: Path, flags: int = 0) -> Iterator[None]:
 
 
 def digest(*paths: Path) -> str:
-    """The BLAKE3 of files, one after the other: quick beside the runs."""
+    """Return the BLAKE3 of files, one after the other: quick beside the runs."""
     hasher = blake3(max_threads=blake3.AUTO)
     for path in paths:
         hasher.update_mmap(path)
@@ -171,6 +184,7 @@ def digest(*paths: Path) -> str:
 
 
 def _available_memory() -> int:
+    """Return the available memory in bytes."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -178,7 +192,7 @@ def _available_memory() -> int:
 
 
 def filesystem(path: Path) -> str:
-    """The type of the file system that holds ``path``."""
+    """Return the type of the file system that holds ``path``."""
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
     holding = [(len(mount[1]), mount[2]) for mount in mounts if path.resolve().is_relative_to(mount[1])]
     return max(holding)[1] if holding else "?"

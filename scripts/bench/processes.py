@@ -1,4 +1,4 @@
-"""Processes that are measured, and that end with this one, however it ends. Linux only."""
+"""Measured processes that end with this one, however it ends. Linux only."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What processes took: CPU seconds, and bytes of memory, each one's peak added up."""
+    """Resources of processes: CPU seconds, and the sum of their peaks of memory in bytes."""
 
     cpu_seconds: float = 0.0
     peak_memory: int = 0
@@ -40,14 +40,16 @@ class Usage:
         return Usage(self.cpu_seconds + other.cpu_seconds, self.peak_memory + other.peak_memory)
 
     def since(self, before: Usage) -> Usage:
-        """What was taken after ``before``; the peak is what it is."""
+        """Return what was used after ``before``; the peak stays."""
         return Usage(self.cpu_seconds - before.cpu_seconds, self.peak_memory)
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of memory that processes hold: resident ones, and the same with pages that several processes
-    have counted in part."""
+    """Bytes of memory that processes hold.
+
+    Resident ones, and the same with shared pages counted in part.
+    """
 
     resident: int = 0
     proportional: int = 0
@@ -68,8 +70,10 @@ class Ended:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's environment without settings that would change what is measured, or send it through
-    a proxy. PYTHONPATH stays: commands shall be of the same shardcast as this process."""
+    """Return this process's environment without settings that change what is measured, or use a proxy.
+
+    PYTHONPATH stays: commands shall be of the same shardcast as this process.
+    """
     mine = ("SHARDCAST_", "IP_ADDR_LIST", "PYTHON")
     kept = {key: value for key, value in os.environ.items() if key == SOURCE or not key.startswith(mine)}
     kept = {key: value for key, value in kept.items() if not key.lower().endswith("_proxy")}
@@ -77,30 +81,31 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 def shardcast_words(*words: str) -> list[str]:
-    """``shardcast WORDS…`` as this environment has it."""
+    """Return ``shardcast WORDS…`` as this environment has it."""
     return [str(Path(sys.executable).with_name("shardcast")), *words]
 
 
 def client_words(*words: str) -> list[str]:
-    """``shardcast-client WORDS…``, the command that users run."""
+    """Return ``shardcast-client WORDS…``, the command that users run."""
     return [str(Path(sys.executable).with_name("shardcast-client")), *words]
 
 
 def program_words(name: str, *words: str) -> list[str]:
-    """One of the bench's own little programs."""
+    """Return the command of one of the bench's own small programs."""
     return [sys.executable, str(PROGRAMS / f"{name}.py"), *words]
 
 
 class Running:
-    """A process under way, whose descendants count as its own.
+    """A process that runs, whose descendants count as its own.
 
-    It gets ``death`` when this process ends, also by SIGKILL (start it from a thread that lives as long).
-    With ``told``, its stdin is a pipe, into which ``tell`` writes.
+    It gets the signal ``death`` when this process ends, also by SIGKILL (start it from a thread that lives as
+    long). With ``told``, its stdin is a pipe, into which ``tell`` writes.
     """
 
     def __init__(
         self,
         words: Sequence[str],
+        *,
         env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         cpus: Collection[int] | None = None,
@@ -126,20 +131,21 @@ class Running:
 
     @property
     def pid(self) -> int:
+        """Process id."""
         return self.process.pid
 
     @property
     def output(self) -> str:
-        """What it wrote on stdout so far."""
+        """Return its stdout so far."""
         return _content(self._output)
 
     @property
     def errors(self) -> str:
-        """What it wrote on stderr so far."""
+        """Return its stderr so far."""
         return _content(self._errors)
 
     def wait(self, timeout: float = 600.0, look: float = _LOOK) -> Ended:
-        """Wait until it has ended, with a look at its memory each ``look`` seconds.
+        """Wait until it has ended, and read its memory each ``look`` seconds.
 
         Raises:
             Failed: it hadn't within ``timeout`` seconds; it was killed.
@@ -161,7 +167,7 @@ class Running:
         return ended
 
     def tell(self, line: str) -> None:
-        """Give it a line on stdin."""
+        """Write a line to its stdin."""
         assert self.process.stdin is not None
         self.process.stdin.write(line.encode() + b"\n")
         self.process.stdin.flush()
@@ -172,16 +178,16 @@ class Running:
         self.process.stdin.close()
 
     def usage(self) -> Usage:
-        """What it has taken since it began, or, its memory, since ``forget_peak``."""
+        """Return what it has used since its start, or, its memory, since ``forget_peak``."""
         pids = list(_tree(self.pid))
         return Usage(sum(map(_cpu, pids)), sum(map(_peak_memory, pids)))
 
     def memory(self) -> Memory:
-        """What it holds now."""
+        """Return the memory that it holds now."""
         return sum(map(_memory, _tree(self.pid)), Memory())
 
     def forget_peak(self) -> None:
-        """Begin anew with what its memory was at the most."""
+        """Begin a new peak of memory."""
         for pid in _tree(self.pid):
             with contextlib.suppress(OSError):
                 Path(f"/proc/{pid}/clear_refs").write_bytes(b"5")
@@ -202,7 +208,8 @@ class Running:
             time.sleep(look)
 
     def expect_alive(self, before: str) -> None:
-        """
+        """Check that it runs.
+
         Raises:
             Failed: it has ended.
         """
@@ -210,18 +217,18 @@ class Running:
             raise Failed(f"{self._name} ended with {self.process.returncode} before {before}: {self._said}")
 
     def wait_for_output(self, text: str, timeout: float = 60.0) -> None:
-        """Wait until it has said a line with ``text`` on stdout."""
+        """Wait until it has printed a line with ``text`` on stdout."""
         self.wait_for(lambda: text in self.output and self.output.endswith("\n"), text, timeout)
 
     def url(self) -> str:
-        """Where it listens, as it says on stderr itself."""
+        """Return its base URL, as it says on stderr."""
         self.wait_for(lambda: bool(LISTENING.search(self.errors.encode())), "listening")
         found = LISTENING.search(self.errors.encode())
         assert found
         return found[1].decode().replace("0.0.0.0", "127.0.0.1")
 
     def stop(self, grace: float = 10.0) -> None:
-        """End it, kindly first."""
+        """Stop it: SIGTERM, and SIGKILL after ``grace`` seconds."""
         if self._alive < 0:
             return
         if self.process.poll() is None:
@@ -234,13 +241,14 @@ class Running:
         self._close()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self._alive >= 0:
             self.process.kill()
             self.process.wait()
             self._close()
 
     def _close(self) -> None:
+        """Close its pipes and temporary files."""
         os.close(self._alive)
         self._alive = -1
         self._output.close()
@@ -251,15 +259,18 @@ class Running:
 
     @property
     def _name(self) -> str:
+        """Return its name in messages."""
         return Path(self.words[0]).name
 
     @property
     def _said(self) -> str:
+        """Return the end of its stderr for a message."""
         return "; ".join(self.errors.strip().splitlines()[-3:])
 
 
 def run_command(
     words: Sequence[str],
+    *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     cpus: Collection[int] | None = None,
@@ -267,12 +278,12 @@ def run_command(
     check: bool = True,
     look: float = _LOOK,
 ) -> Ended:
-    """Run a command to its end, measured, with a look at its memory each ``look`` seconds.
+    """Run a command to its end, measured, and read its memory each ``look`` seconds.
 
     Raises:
         Failed: it ended with another code than 0 (unless ``check`` is off), or not in time.
     """
-    running = Running(words, env, cwd, cpus)
+    running = Running(words, env=env, cwd=cwd, cpus=cpus)
     try:
         ended = running.wait(timeout, look)
     finally:
@@ -286,14 +297,15 @@ def run_command(
 @contextlib.contextmanager
 def running(
     words: Sequence[str],
+    *,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     cpus: Collection[int] | None = None,
     death: signal.Signals = signal.SIGKILL,
     told: bool = False,
 ) -> Iterator[Running]:
-    """A process for as long as the block lasts; see ``Running``."""
-    process = Running(words, env, cwd, cpus, death, told)
+    """Run a process for the block; see ``Running``."""
+    process = Running(words, env=env, cwd=cwd, cpus=cpus, death=death, told=told)
     try:
         yield process
     finally:
@@ -302,7 +314,7 @@ def running(
 
 @contextlib.contextmanager
 def taken_by(*processes: Running) -> Iterator[list[Usage]]:
-    """What servers take while the block lasts: one Usage in the list, once it has ended."""
+    """Measure what servers use in the block: the list gets one Usage at its end."""
     for one in processes:
         one.forget_peak()
     before = [one.usage() for one in processes]
@@ -313,6 +325,7 @@ def taken_by(*processes: Running) -> Iterator[list[Usage]]:
 
 
 def _tied_to_this(death: signal.Signals, cpus: Collection[int] | None) -> Callable[[], None]:
+    """Return a function for the child that ties its life, and its cores, to this process."""
     parent = os.getpid()
 
     def tie() -> None:
@@ -326,13 +339,14 @@ def _tied_to_this(death: signal.Signals, cpus: Collection[int] | None) -> Callab
 
 
 def _content(file: IO[bytes]) -> str:
+    """Return the text of a temporary file."""
     if file.closed:
         return ""
     return os.pread(file.fileno(), os.fstat(file.fileno()).st_size, 0).decode(errors="replace")
 
 
 def _tree(pid: int) -> Iterator[int]:
-    """A process and its descendants."""
+    """Yield a process and its descendants."""
     yield pid
     for task in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):
@@ -341,11 +355,12 @@ def _tree(pid: int) -> Iterator[int]:
 
 
 def _memory_of_tree(pid: int) -> int:
+    """Return the resident bytes of a process and its descendants."""
     return sum(map(_peak_memory, _tree(pid)))
 
 
 def _peak_memory(pid: int) -> int:
-    """Bytes resident at the most, of a process alone."""
+    """Return the peak of resident bytes of a process alone."""
     try:
         for line in Path(f"/proc/{pid}/status").read_bytes().splitlines():
             if line.startswith(b"VmHWM:"):
@@ -356,7 +371,7 @@ def _peak_memory(pid: int) -> int:
 
 
 def _memory(pid: int) -> Memory:
-    """What a process alone holds."""
+    """Return the memory of a process alone."""
     found = {}
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{pid}/smaps_rollup").read_bytes().splitlines():
@@ -367,7 +382,7 @@ def _memory(pid: int) -> Memory:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of CPU of a process and of its children that have ended."""
+    """Return the CPU seconds of a process and of its ended children."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

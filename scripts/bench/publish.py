@@ -20,13 +20,14 @@ PATIENCE = 600.0
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     yield on(settings.places.memory, settings)
     if settings.full:
         yield on(settings.places.disk, settings)
 
 
 def on(place: Place, settings: Settings) -> Comparison:
-    """The comparison with everything on one medium."""
+    """Compare with everything on one medium."""
     place.need(2 * settings.size)
     place.touch(2 * settings.size)
     payload = place.payload(settings.size)
@@ -54,13 +55,13 @@ def on(place: Place, settings: Settings) -> Comparison:
 
 
 def aims(results: list[Result]) -> Iterator[Aim]:
-    """What ours is to reach."""
+    """Yield the aims of ours."""
     yield Aim("time by copy, × its floor", ratio(results, "ours, copy", "floor, copy"), most=1.2)
     yield Aim("time by link, × its floor", ratio(results, "ours, link", "floor, no copy"), most=1.2)
 
 
 def library(place: Place, payload: Payload, version: str, *options: str) -> Run:
-    """``OriginServer.broadcast``, which has the same name in all of them."""
+    """Measure ``OriginServer.broadcast``, which has the same name in all versions."""
     if LINK in options and LINK not in run_command(shardcast_words("broadcast", "--help")).output:
         raise Skipped(f"this shardcast has no {LINK}")
     with place.folder("data") as data_dir, place.folder("old") as home:
@@ -81,7 +82,7 @@ def library(place: Place, payload: Payload, version: str, *options: str) -> Run:
 
 
 def command(place: Place, payload: Payload) -> Run:
-    """``shardcast broadcast`` where no origin runs."""
+    """Measure ``shardcast broadcast`` where no origin runs."""
     with place.folder("data") as data_dir:
         place.settle()
         words = ["broadcast", str(payload.path), "--data-dir", str(data_dir), "--quiet"]
@@ -91,7 +92,7 @@ def command(place: Place, payload: Payload) -> Run:
 
 
 def floor(place: Place, payload: Payload, copy: bool) -> Run:
-    """Bare threads that compute the same digests."""
+    """Measure bare threads that compute the same digests."""
     with place.folder("floor") as folder:
         place.settle()
         target = str(folder) if copy else "-"
@@ -102,11 +103,16 @@ def floor(place: Place, payload: Payload, copy: bool) -> Run:
 
 
 def figures(ended: Ended, seconds: float) -> Run:
+    """Return the figures of a process that printed its own seconds."""
     return Run(seconds, ended.usage.cpu_seconds, ended.usage.peak_memory)
 
 
 def check(data_dir: Path, payload: Payload, copied: bool = True) -> None:
-    """Raise ``Failed`` unless the version that was published is the payload."""
+    """Check that the published version is the payload.
+
+    Raises:
+        Failed: it is not.
+    """
     listed = (data_dir / "distribution.txt").read_text()
     expect(payload.sha256 in listed or payload.blake3 in listed, f"the list is wrong: {listed}")
     if not copied:

@@ -1,4 +1,4 @@
-"""Comparisons as text tables, as JSON with what the machine is, and as plots."""
+"""Comparisons as text tables, as JSON with a description of the machine, and as plots."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _OURS = ("shardcast", "aiohttp", "uvloop", "blake3")
 
 
 def table(comparison: Comparison) -> str:
-    """A comparison as text: medians, the spread, the ratio to one side, CPU and memory, and details."""
+    """Return a comparison as text: medians, spread, ratio to one side, CPU, memory and details."""
     columns = comparison.columns
     if columns is None:
         columns = list(
@@ -51,6 +51,7 @@ def table(comparison: Comparison) -> str:
 
 
 def _outcome(aim: Aim) -> str:
+    """Return an aim and whether it was reached."""
     bound = f"at least {aim.least:g}" if aim.least is not None else f"at most {aim.most:g}"
     if aim.value is None:
         return f"not measured ({bound})"
@@ -58,6 +59,7 @@ def _outcome(aim: Aim) -> str:
 
 
 def _row(comparison: Comparison, result: Result, columns: Sequence[str]) -> list[str]:
+    """Return the cells of a side."""
     seconds, spread = result.median(), result.spread()
     if seconds is None or spread is None:
         return [result.name, "failed" if result.failed else "skipped", *[""] * (len(columns) + 5)]
@@ -78,18 +80,19 @@ def _row(comparison: Comparison, result: Result, columns: Sequence[str]) -> list
 
 
 def figure(value: float) -> str:
-    """A number with three digits that say something."""
+    """Return a number with three significant digits."""
     if value == 0 or abs(value) >= 100:
         return f"{value:.0f}"
     return f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}" if abs(value) < 10 else f"{value:.1f}"
 
 
 def format_size(size: int) -> str:
-    """``1 GiB``, ``64 MiB``."""
+    """Return a size as ``1 GiB`` or ``64 MiB``."""
     return f"{size / GIB:g} GiB" if size >= GIB else f"{size / MIB:g} MiB"
 
 
 def _aligned(cell: str, width: int, column: int) -> str:
+    """Return a cell, the first column to the left, the others to the right."""
     return cell.ljust(width) if column == 0 else cell.rjust(width)
 
 
@@ -97,7 +100,7 @@ def _aligned(cell: str, width: int, column: int) -> str:
 
 
 def document(comparisons: Sequence[Comparison], places: Places, peers: dict[str, str]) -> dict[str, Any]:
-    """Everything that was measured, each run of it, and on what."""
+    """Return everything that was measured, each run of it, and on which machine."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(["python", "scripts/bench", *sys.argv[1:]]),
@@ -108,7 +111,7 @@ def document(comparisons: Sequence[Comparison], places: Places, peers: dict[str,
 
 
 def machine(places: Places) -> dict[str, Any]:
-    """What a reader has to know of the machine."""
+    """Return what a reader has to know of the machine."""
     cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
     memory = re.search(r"MemTotal:\s+(\d+)", Path("/proc/meminfo").read_text())
     return {
@@ -124,6 +127,7 @@ def machine(places: Places) -> dict[str, Any]:
 
 
 def _version(package: str) -> str:
+    """Return the installed version of a package."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -131,6 +135,7 @@ def _version(package: str) -> str:
 
 
 def _comparison(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON has it."""
     return {
         "case": comparison.case,
         "title": comparison.title,
@@ -154,6 +159,7 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write JSON to a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -162,7 +168,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def plot(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
-    """A PNG a comparison: bars of the medians, with the spread.
+    """Draw a PNG for each comparison: bars of the medians, with the spread.
 
     Raises:
         ImportError: there is no matplotlib.
@@ -207,6 +213,7 @@ def plot(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
 
 
 def _label(name: str) -> str:
+    """Return a figure's name as an axis shows it."""
     known = {
         "seconds": "seconds (median, least to most)",
         "peak_memory": "peak memory, MB",
@@ -216,4 +223,5 @@ def _label(name: str) -> str:
 
 
 def _slug(title: str) -> str:
+    """Return a title as a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")

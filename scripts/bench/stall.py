@@ -1,4 +1,4 @@
-"""One of three servers stops half-way for good: what that costs."""
+"""Cost of one server of three that stops half-way for good."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ SERVERS = 3
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place, size = settings.places.memory, settings.size // 4
     place.need(3 * size)
     payload = place.payload(size)
@@ -45,7 +46,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def extra(results: Sequence[Result]) -> float | None:
-    """Seconds more, turn by turn."""
+    """Return the median of the additional seconds, turn by turn."""
     without, stalled = (one.values("seconds") for one in results)
     if not without or len(without) != len(stalled):
         return None
@@ -53,7 +54,7 @@ def extra(results: Sequence[Result]) -> float | None:
 
 
 def download(place: Place, payload: Payload, origins: Sequence[str], half: int | None = None) -> Run:
-    """A client below links to the servers; the last one's stops after ``half`` bytes."""
+    """Run a client below links to the servers, the last of which stops after ``half`` bytes."""
     with ExitStack() as stack:
         output = stack.enter_context(place.folder("output")) / "output.bin"
         servers = []

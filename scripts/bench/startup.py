@@ -1,4 +1,4 @@
-"""How long commands take to start: until they end, and until their first request arrives."""
+"""Time that commands take to start: until they end, and until their first request arrives."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ Words = Callable[[str], Sequence[str]]
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     with settings.places.memory.folder("startup") as folder:
         old = old_client("0.1.0", folder)
         sides = [
@@ -40,10 +41,13 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def our_client(folder: Path) -> Words:
+    """Return our client's command for a URL."""
     return lambda url: client_words("--servers", url, "--version", "latest", "--output-dir", str(folder))
 
 
 def old_client(version: str, folder: Path) -> Words:
+    """Return an old client's command for a URL."""
+
     def words(url: str) -> list[str]:
         shardcast = peers.OldShardcast(version)
         return shardcast.words(folder, "client", "--servers", url, "--version", "v1")
@@ -52,13 +56,13 @@ def old_client(version: str, folder: Path) -> Words:
 
 
 def whole(words: Sequence[str]) -> Run:
-    """A command from its start to its end."""
+    """Measure a command from its start to its end."""
     ended = run_command(words)
     return Run(ended.seconds, ended.usage.cpu_seconds, ended.usage.peak_memory)
 
 
 def first_request(words: Words, folder: Path) -> Run:
-    """A client until a server gets its first byte."""
+    """Measure a client until a server gets its first byte."""
     with socket.create_server(("127.0.0.1", 0)) as door:
         door.settimeout(PATIENCE)
         with running(words(f"http://127.0.0.1:{door.getsockname()[1]}"), cwd=folder) as client:

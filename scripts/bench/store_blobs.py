@@ -32,11 +32,14 @@ def both(
     roots: Callable[[str], Path],
     measure: Callable[[Server], Run],
     check: Callable[[Server], object] = lambda _server: None,
+    *,
     writable: bool = True,
     more: str = "",
 ) -> list[Side]:
-    """The two sides, with ``more`` in their names. Each server starts when its first turn comes, over
-    ``roots(name)``, and is checked."""
+    """Return the two sides, with ``more`` in their names.
+
+    Each server starts at its first turn, over ``roots(name)``, and is checked.
+    """
 
     def side(name: str, start: Callable[..., AbstractContextManager[Server]]) -> Side:
         def make() -> Side:
@@ -50,6 +53,7 @@ def both(
 
 
 def faster(what: str, results: Sequence[Result], least: float) -> Aim:
+    """Return the aim to be faster than hashserver."""
     return Aim(f"{what}, × hashserver's rate", ratio(results, THEIRS, OURS), least=least)
 
 
@@ -57,6 +61,7 @@ def faster(what: str, results: Sequence[Result], least: float) -> Aim:
 
 
 def compare_large(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place, size = settings.places.memory, settings.size
     place.need(3 * size)
     place.touch(3 * size)
@@ -67,7 +72,7 @@ def compare_large(settings: Settings) -> Iterator[Comparison]:
 
 
 def get_large(place: Place, payload: Payload, runs: int, first: bool) -> Comparison:
-    """GETs of a blob whose file was verified before, or (``first``) was not since it changed."""
+    """Compare GETs of a blob whose file was verified before, or (``first``) changed since then."""
 
     def get(server: Server, how: str) -> Run:
         if first:
@@ -100,6 +105,8 @@ def get_large(place: Place, payload: Payload, runs: int, first: bool) -> Compari
 
 
 def put_large(place: Place, payload: Payload, runs: int) -> Comparison:
+    """Compare PUTs of a blob."""
+
     def put(server: Server) -> Run:
         server.file(payload.sha256).unlink(missing_ok=True)  # its memory is touched, and used again at once
         run = server.ask("put", payload.sha256, str(payload.path))
@@ -114,6 +121,7 @@ def put_large(place: Place, payload: Payload, runs: int) -> Comparison:
 
 
 def _new_folders(stack: ExitStack, place: Place) -> Callable[[str], Path]:
+    """Return a function that makes a new folder for each side."""
     return lambda _name: stack.enter_context(place.folder("blobs"))
 
 
@@ -121,6 +129,7 @@ def _new_folders(stack: ExitStack, place: Place) -> Callable[[str], Path]:
 
 
 def compare_small(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place, count = settings.places.memory, scaled(10_000, settings)
     payload = place.payload(count * KIB)
     words = (str(CONNECTIONS), str(KIB), str(payload.path))
@@ -148,6 +157,7 @@ def compare_small(settings: Settings) -> Iterator[Comparison]:
 
 
 def compare_has(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     count = scaled(1_000_000, settings)
     place = store_servers.with_names(settings.places, count)
     with ExitStack() as stack:
@@ -173,6 +183,7 @@ def compare_has(settings: Settings) -> Iterator[Comparison]:
 
 
 def compare_pull(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place = settings.places.memory
     payload = place.payload(PULLED * KIB)
     with ExitStack() as stack:
@@ -199,7 +210,7 @@ def compare_pull(settings: Settings) -> Iterator[Comparison]:
 
 
 def scaled(count: int, settings: Settings) -> int:
-    """So many with the usual payload, fewer with a smaller one."""
+    """Return ``count`` with the usual payload, and less with a smaller one."""
     return max(10 * CONNECTIONS, count * min(settings.size, GIB) // GIB)
 
 

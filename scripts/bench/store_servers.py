@@ -1,4 +1,4 @@
-"""Servers that keep blobs, ours and hashserver, and the client that is the same for both."""
+"""Servers that keep blobs, ours and hashserver, and the client that both get."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _PREFIXES = [f"{number:02x}" for number in range(256)]
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that runs, and the directory that it serves, whose layout is by prefix."""
+    """A server that runs, and its directory, whose layout is by prefix."""
 
     process: Running
     address: str
     root: Path
 
     def file(self, digest: str) -> Path:
-        """Where it keeps a blob."""
+        """Return the path of a blob."""
         return self.root / digest[:2] / digest
 
     def ask(self, what: str, *words: str, method: str = "") -> Run:
@@ -44,7 +44,7 @@ class Server:
 
 @contextlib.contextmanager
 def ours(root: Path, writable: bool = True) -> Iterator[Server]:
-    """Our hash server over a directory."""
+    """Run our hash server over a directory."""
     options = ["--host", "127.0.0.1", "--port", "0", *(["--writable"] if writable else [])]
     with running(shardcast_words("store", "serve", str(root), *options)) as process:
         yield Server(process, process.url().removeprefix("http://"), root)
@@ -52,7 +52,7 @@ def ours(root: Path, writable: bool = True) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def archive(root: Path) -> Iterator[Server]:
-    """Our archive over a directory."""
+    """Run our archive over a directory."""
     options = ["--host", "127.0.0.1", "--port", "0"]
     with running(shardcast_words("archive", "serve", str(root), *options)) as process:
         yield Server(process, process.url().removeprefix("http://"), root)
@@ -60,7 +60,7 @@ def archive(root: Path) -> Iterator[Server]:
 
 @contextlib.contextmanager
 def hashserver(root: Path, writable: bool = True) -> Iterator[Server]:
-    """The real one over a directory, as its command runs it.
+    """Run the real one over a directory, as its command does.
 
     Raises:
         Skipped: it isn't installed.
@@ -75,13 +75,13 @@ def hashserver(root: Path, writable: bool = True) -> Iterator[Server]:
 
 
 def keep(payload: Payload, root: Path) -> None:
-    """Have a directory hold a payload as a blob, by a hard link."""
+    """Put a payload into a directory as a blob, by a hard link."""
     (root / payload.sha256[:2]).mkdir(parents=True, exist_ok=True)
     (root / payload.sha256[:2] / payload.sha256).hardlink_to(payload.path)
 
 
 def keep_all(payload: Payload, length: int, root: Path) -> None:
-    """Have a directory hold a payload that was cut into blobs of this length."""
+    """Put a payload into a directory, cut into blobs of this length."""
     lay_out(root)
     data = payload.path.read_bytes()
     for start in range(0, len(data), length):
@@ -91,7 +91,7 @@ def keep_all(payload: Payload, length: int, root: Path) -> None:
 
 
 def keep_names(count: int, root: Path) -> None:
-    """Have a directory hold so many blobs, of no bytes, as ``programs/blob_client.py`` names them."""
+    """Put so many empty blobs into a directory, with the names that ``programs/blob_client.py`` asks for."""
     lay_out(root)
     place = str(root)
     for number in range(count):
@@ -100,13 +100,14 @@ def keep_names(count: int, root: Path) -> None:
 
 
 def lay_out(root: Path) -> None:
+    """Make a directory of the prefix layout."""
     for prefix in _PREFIXES:
         (root / prefix).mkdir(parents=True, exist_ok=True)
     (root / ".HASHSERVER_PREFIX").write_text("1\n")
 
 
 def with_names(places: Places, count: int) -> Place:
-    """The place that has room for so many files, in memory if it can be.
+    """Return the place that has room for so many files, in memory if it can be.
 
     Raises:
         Skipped: none has.

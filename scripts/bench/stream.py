@@ -32,6 +32,7 @@ PATIENCE = 300.0
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     place, size = settings.places.roomy(COPIES * settings.size), settings.size
     place.touch(COPIES * size)
     payload = place.payload(size)
@@ -50,6 +51,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def streamed(place: Place, payload: Payload) -> Run:
+    """Let the writer write a version, and measure until the client has it."""
     with ExitStack() as stack:
         folder = stack.enter_context(place.folder("stream"))
         writer, middle, client = started(stack, folder, payload)
@@ -74,7 +76,7 @@ def streamed(place: Place, payload: Payload) -> Run:
 
 
 def started(stack: ExitStack, folder: Path, payload: Payload) -> tuple[Running, Running, Running]:
-    """The writer with its origin, the middle, and the client, which has what was broadcast before."""
+    """Start the writer with its origin, the middle, and the client, which has an earlier version."""
     first = folder / "first.bin"
     first.write_bytes(b"a version before the one that is measured")
     words = program_words("writer", str(folder / "origin"), str(first), str(payload.path), str(RATE))

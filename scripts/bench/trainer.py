@@ -19,6 +19,7 @@ SIZE = 32 * MIB
 
 
 def compare(settings: Settings) -> Iterator[Comparison]:
+    """Run the case's comparisons, and yield each as it is ready."""
     core, *others = sorted(os.sched_getaffinity(0))
     if not others:
         raise Skipped("it takes two cores: one for the loop, one for all else")
@@ -43,6 +44,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 
 def alone(core: int, others: list[int] | None = None) -> Run:
+    """Measure the loop alone."""
     with ExitStack() as stack:
         for one in others or []:
             words = program_words("trainer", str(10 * SECONDS), str(one))
@@ -53,6 +55,7 @@ def alone(core: int, others: list[int] | None = None) -> Run:
 
 
 def beside(place: Place, core: int, others: list[int]) -> Run:
+    """Measure the loop beside a broadcast with ten clients."""
     payload = place.payload(SIZE)
     with ExitStack() as stack:
         data_dir, outputs = (stack.enter_context(place.folder(name)) for name in ("data", "outputs"))
@@ -72,7 +75,7 @@ def beside(place: Place, core: int, others: list[int]) -> Run:
 
 
 def rounds(loop: Running) -> Run:
-    """Let the loop run: what a million rounds take."""
+    """Let the loop run, and return the seconds of a million rounds."""
     loop.wait_for_output("ready")
     loop.tell("go")
     loop.wait_for_output("seconds", 20 * SECONDS)

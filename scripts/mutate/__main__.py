@@ -65,7 +65,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the command; returns the exit code."""
+    """Run the command, and return the exit code."""
     asked = arguments()
     if asked.check:
         wrong = faults.check(ROOT)
@@ -98,8 +98,10 @@ def main() -> int:
 
 @contextmanager
 def copies(count: int) -> Iterator[list[Checkout]]:
-    """Make copies of the checkout, which are removed at the end, also when this is interrupted or terminated.
-    Those of runs that were killed are removed, too."""
+    """Make copies of the checkout, which are removed at the end, also after an interrupt or SIGTERM.
+
+    Copies that killed runs left are removed, too.
+    """
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*-*"):
         owner = path.name.removeprefix(PREFIX).split("-")[0]
         if owner.isdigit() and not Path("/proc", owner).exists() and Path("/proc/self").exists():
@@ -165,7 +167,7 @@ def try_all(
 
 
 def report(verdicts: Sequence[Verdict]) -> int:
-    """Print the table of areas and what is left to do; returns the exit code."""
+    """Print the table of areas and what is left to do, and return the exit code."""
     outcomes = (CAUGHT, EXPLAINED, UNNOTICED, NO_FAULT, BROKEN)
     print(f"\n{'area':16}" + "".join(f"{outcome:>16}" for outcome in outcomes))
     for area in sorted({one.area for one in verdicts}):
@@ -181,6 +183,7 @@ def report(verdicts: Sequence[Verdict]) -> int:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
+    """Let a signal end the run as Ctrl-C does."""
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     stop_runs()

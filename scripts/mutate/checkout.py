@@ -1,4 +1,4 @@
-"""Copies of the checkout in which one file at a time is wrong."""
+"""Copies of the checkout in which one file at a time has a fault."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Checkout:
     """A copy of the checkout, with what is not committed.
 
     Attributes:
-        root: where it is.
-        temporary: the folder for what its tests write.
+        root: its folder.
+        temporary: the folder for files of its tests.
     """
 
     def __init__(self, place: Path) -> None:
@@ -101,18 +101,20 @@ class Checkout:
             self._write(file, right)
 
     def _write(self, file: Path, text: str) -> None:
+        """Write a file, with a time of change that no other text of it has."""
         # Compiled files are told apart by size and second of change: no two texts have the same ones.
         file.write_text(text)
         second = next(self._times)
         os.utime(file, (second, second))
 
     def clear(self) -> None:
-        """Remove what the tests wrote."""
+        """Remove the files of the tests."""
         shutil.rmtree(self.temporary, ignore_errors=True)
         self.temporary.mkdir(parents=True, exist_ok=True)
 
 
 def _listed() -> list[str]:
+    """Return the files of the checkout."""
     done = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT,

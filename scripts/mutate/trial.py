@@ -1,4 +1,4 @@
-"""Tests run in a copy of the checkout, and everything that they started ended."""
+"""Runs of tests in a copy of the checkout, and the end of everything that they started."""
 
 from __future__ import annotations
 
@@ -154,12 +154,14 @@ def end_runs(owner: int) -> None:
 
 
 def _end(mark: str, group: int) -> None:
+    """End the processes of a run."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
     _end_marked(mark)  # those in sessions of their own
 
 
 def _end_marked(mark: str) -> None:
+    """End the processes that have a mark in their environment."""
     for entry in Path("/proc").glob("[0-9]*"):  # elsewhere than on Linux there is none
         with contextlib.suppress(OSError):
             if f"\0{_MARK}={mark}".encode() in b"\0" + (entry / "environ").read_bytes():

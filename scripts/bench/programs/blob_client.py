@@ -33,11 +33,13 @@ _BLANK = b"\r\n\r\n"
 
 
 def tell(seconds: float) -> None:
+    """Print the wall and CPU seconds as JSON."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     print(json.dumps({"seconds": seconds, "cpu_seconds": used.ru_utime + used.ru_stime}))
 
 
 def connect(address: str) -> socket.socket:
+    """Open a connection."""
     host, _, port = address.rpartition(":")
     plug = socket.create_connection((host, int(port)))
     plug.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -45,12 +47,13 @@ def connect(address: str) -> socket.socket:
 
 
 def head(method: str, path: str, length: int | None = None) -> bytes:
+    """Return the head of a request."""
     body = "" if length is None else f"Content-Length: {length}\r\n"
     return f"{method} {path} HTTP/1.1\r\nHost: blobs\r\n{body}\r\n".encode()
 
 
 def answered(plug: socket.socket) -> bytes:
-    """The first bytes of an answer, its whole head and maybe more."""
+    """Return the first bytes of an answer: its whole head and perhaps more."""
     data = b""
     while _BLANK not in data:
         more = plug.recv(64 << 10)
@@ -64,6 +67,7 @@ def answered(plug: socket.socket) -> bytes:
 
 
 def get(address: str, digest: str, size: str, how: str) -> None:
+    """Fetch a blob, and print the seconds."""
     left, plug, hasher = int(size), connect(address), hashlib.sha256()
     flags = socket.MSG_TRUNC if how == "discarded" else 0  # nothing is copied then (tcp(7))
     started = time.monotonic()
@@ -86,6 +90,7 @@ def get(address: str, digest: str, size: str, how: str) -> None:
 
 
 def put(address: str, digest: str, path: str) -> None:
+    """Send a file as a blob, and print the seconds."""
     plug = connect(address)
     with Path(path).open("rb") as file:
         started = time.monotonic()
@@ -119,7 +124,7 @@ class Line:
         return True
 
     def take(self) -> bool:
-        """Take what came; whether an answer is whole."""
+        """Take the bytes that came; return whether an answer is whole."""
         data = self.plug.recv(64 << 10)
         if not data:
             raise ConnectionError(f"cut off after {self._data!r}")
@@ -137,13 +142,14 @@ class Line:
 
 
 def cut(path: str, length: int) -> tuple[list[bytes], list[str]]:
-    """The blobs in a file, and their digests."""
+    """Return the blobs in a file, and their digests."""
     whole = Path(path).read_bytes()
     blobs = [whole[start : start + length] for start in range(0, len(whole), length)]
     return blobs, [hashlib.sha256(one).hexdigest() for one in blobs]
 
 
 def many(method: str, address: str, connections: str, length: str, path: str) -> None:
+    """Send many requests over several connections, and print the seconds."""
     blobs, digests = cut(path, int(length))
     if method == "put":
         requests = [head("PUT", f"/{d}", len(b)) + b for b, d in zip(blobs, digests, strict=True)]
@@ -174,6 +180,7 @@ def many(method: str, address: str, connections: str, length: str, path: str) ->
 
 
 def pull(address: str, length: str, path: str, times: str) -> None:
+    """Pull blobs, and print the seconds."""
     blobs, digests = cut(path, int(length))
     body = b"".join(bytes.fromhex(d) + struct.pack(">Q", len(b)) for b, d in zip(blobs, digests, strict=True))
     host, _, port = address.rpartition(":")
@@ -196,12 +203,12 @@ def pull(address: str, length: str, path: str, times: str) -> None:
 
 
 def name(number: int) -> str:
-    """The digest that stands for a number: those below COUNT are there."""
+    """Return the digest for a number; those below COUNT exist."""
     return hashlib.sha256(str(number).encode()).hexdigest()
 
 
 def asked(count: int, each: int, times: int) -> Iterator[tuple[bytes, list[bool]]]:
-    """Lists of digests, half of which are there, and which are."""
+    """Yield lists of digests, half of which exist, and which do."""
     chance = random.Random(count)
     for _ in range(times):
         numbers = [chance.randrange(2 * count) for _ in range(each)]
@@ -210,6 +217,7 @@ def asked(count: int, each: int, times: int) -> Iterator[tuple[bytes, list[bool]
 
 
 def has(address: str, count: str, each: str, times: str) -> None:
+    """Ask for lists of digests, check the answers, and print the seconds."""
     wanted = list(asked(int(count), int(each), int(times)))
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port))

@@ -21,6 +21,7 @@ count, again = int(number), "--again" in more
 
 
 async def download(index: int) -> float:
+    """Download the version, and return the seconds."""
     started = time.monotonic()
     async with Client(servers.split(","), folder) as client:
         await client.download("latest", Path(folder) / f"{index}.bin")
@@ -28,6 +29,7 @@ async def download(index: int) -> float:
 
 
 async def keep_on(index: int) -> None:
+    """Download again and again."""
     global made
     while True:
         try:
@@ -40,6 +42,7 @@ async def keep_on(index: int) -> None:
 
 
 async def until_told() -> None:
+    """Download until stdin ends."""
     readers = [asyncio.ensure_future(keep_on(index)) for index in range(count)]
     end = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await asyncio.wait([end, *readers], return_when=asyncio.FIRST_COMPLETED)
@@ -51,6 +54,7 @@ async def until_told() -> None:
 
 
 async def once() -> list[float]:
+    """Download once in each client, and return the seconds."""
     return list(await asyncio.gather(*(download(index) for index in range(count))))
 
 

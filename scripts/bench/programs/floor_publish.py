@@ -30,6 +30,7 @@ whole = sha256()
 
 
 def hash_whole() -> None:
+    """Compute the whole digest, in order."""
     buffer, done = memoryview(bytearray(BUFFER)), 0
     while done < size:
         count = os.preadv(source, [buffer], done)
@@ -38,6 +39,7 @@ def hash_whole() -> None:
 
 
 def cut() -> None:
+    """Take shards, and compute their digests."""
     buffer = memoryview(bytearray(BUFFER))
     while True:
         with lock:
@@ -62,6 +64,7 @@ def cut() -> None:
 
 
 def make_durable() -> None:
+    """Sync files in the background."""
     while (part := written.get()) >= 0:
         os.fsync(part)
         os.close(part)

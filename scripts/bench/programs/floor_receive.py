@@ -25,10 +25,12 @@ started = time.monotonic()
 
 
 def connect() -> http.client.HTTPConnection:
+    """Open a connection."""
     return http.client.HTTPConnection(address.hostname or "", address.port)
 
 
 def ask(connection: http.client.HTTPConnection, path: str) -> http.client.HTTPResponse:
+    """Send a request, and return the answer."""
     connection.request("GET", f"{address.path}/{path}")
     answer = connection.getresponse()
     if answer.status != 200:
@@ -48,6 +50,7 @@ wrong: list[str] = []
 
 
 def receive() -> None:
+    """Take shards, verify their pieces, and write them."""
     connection, buffer = connect(), memoryview(bytearray(BUFFER))
     while True:
         with news:
@@ -76,6 +79,7 @@ def receive() -> None:
 
 
 def hash_behind() -> None:
+    """Compute the whole digest, in order, behind the shards."""
     whole, buffer = sha256(), memoryview(bytearray(BUFFER))
     for number, shard in enumerate(shards):
         done = 0

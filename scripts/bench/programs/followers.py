@@ -20,7 +20,7 @@ COMPLETE = b'"event":"complete"'
 
 
 class Follower(asyncio.Protocol):
-    """A connection that is told what happens."""
+    """A connection to the feed."""
 
     def __init__(self, crowd: Crowd) -> None:
         self._crowd = crowd
@@ -29,11 +29,13 @@ class Follower(asyncio.Protocol):
         self.told_all = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Ask for the feed."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.write(f"GET /feed HTTP/1.1\r\nHost: {self._crowd.server}\r\n\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
+        """Read the lines that came."""
         # Lines end as chunks do; the lengths of chunks between them are passed over.
         *lines, self._rest = (self._rest + data).split(b"\n")
         if not self._begun and lines:
@@ -50,11 +52,12 @@ class Follower(asyncio.Protocol):
                 self.told_all.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Fail: a node must not drop a follower."""
         self._crowd.fail(f"a follower was sent away: {error}")
 
 
 class Crowd:
-    """All of them."""
+    """All followers."""
 
     def __init__(self, url: str, count: int) -> None:
         self.server = urlsplit(url).netloc
@@ -64,6 +67,7 @@ class Crowd:
         self._failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def connect(self) -> None:
+        """Make the connections, and wait until each knows the present versions."""
         loop, room = asyncio.get_running_loop(), asyncio.Semaphore(MOST_CONNECTING)
         host, _, port = self.server.rpartition(":")
 
@@ -76,21 +80,24 @@ class Crowd:
         await asyncio.gather(*(connect() for _ in range(self._count)))
 
     def told(self, version: str) -> None:
-        """One has been told that a version is complete."""
+        """Count a follower that knows that a version is complete."""
         times = self._told.setdefault(version, [])
         times.append(time.monotonic())
         if len(times) == self._count:
             print(json.dumps({"version": version, "first": times[0], "last": times[-1]}), flush=True)
 
     def fail(self, why: str) -> None:
+        """Make ``forever`` raise an error."""
         if not self._failed.done():
             self._failed.set_exception(ConnectionError(why))
 
     async def forever(self) -> None:
+        """Wait for ever, or raise what failed."""
         await self._failed
 
 
 async def main(url: str, count: str) -> None:
+    """Connect at a line on stdin, and follow."""
     crowd = Crowd(url, int(count))
     print("ready", flush=True)
     sys.stdin.readline()

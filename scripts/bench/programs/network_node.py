@@ -24,7 +24,7 @@ Role = Generator[None, None, None]
 
 
 def origin(data_dir: str, *payloads: str) -> Role:
-    """Serves a data directory, and broadcasts all payloads but the last, which is its part."""
+    """Serve a data directory, and broadcast all payloads; the part is to broadcast the last one."""
     import shardcast
 
     node = shardcast.OriginServer(data_dir, PORT)
@@ -36,7 +36,7 @@ def origin(data_dir: str, *payloads: str) -> Role:
 
 
 def middle(data_dir: str, check_interval: str, *upstreams: str) -> Role:
-    """Keeps what its upstreams offer; has no part of its own."""
+    """Keep what the upstreams offer; there is no part."""
     import shardcast
 
     _kept = shardcast.MiddleNode(list(upstreams), data_dir, PORT, float(check_interval))
@@ -44,7 +44,7 @@ def middle(data_dir: str, check_interval: str, *upstreams: str) -> Role:
 
 
 def client(version: str, output: str, *servers: str) -> Role:
-    """Its part is to download a version, verified, into a file."""
+    """Download a version, verified, into a file, as the part."""
     import shardcast
 
     node = shardcast.ClientNode(list(servers), str(Path(output).parent))
@@ -55,14 +55,14 @@ def client(version: str, output: str, *servers: str) -> Role:
 
 
 def command(*words: str) -> Role:
-    """Its part is to run a command, which starts up within it."""
+    """Run a command, which starts up within the part."""
     yield
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     yield
 
 
 def make_torrent(payload: str, torrent: str) -> Role:
-    """Writes a torrent of one file, without a tracker, and has no other part."""
+    """Write a torrent of one file, without a tracker; there is no other part."""
     import libtorrent
 
     files = libtorrent.file_storage()
@@ -74,7 +74,7 @@ def make_torrent(payload: str, torrent: str) -> Role:
 
 
 def peer(torrent: str, folder: str, kind: str, address: str, *peers: str) -> Role:
-    """A BitTorrent peer, ``seed`` or ``leech``. Its part is to connect to the peers, and to have it all."""
+    """Run a BitTorrent peer, ``seed`` or ``leech``; the part is to connect to the peers and have it all."""
     import libtorrent
 
     session = libtorrent.session(torrent_settings(libtorrent, address))
@@ -97,8 +97,10 @@ def peer(torrent: str, folder: str, kind: str, address: str, *peers: str) -> Rol
 
 
 def torrent_settings(libtorrent: Any, address: str) -> Any:
-    """Settings for few peers with fast links that trust each other: libtorrent's own for high performance,
-    TCP alone, nothing that looks for peers, nobody choked, and no limits."""
+    """Return settings for few peers with fast links that trust each other.
+
+    Those are libtorrent's own for high performance, TCP alone, no search for peers, no choking, no limits.
+    """
     settings = libtorrent.high_performance_seed()
     quiet = (
         "enable_dht",
@@ -134,6 +136,7 @@ ROLES: dict[str, Callable[..., Role]] = {
 
 
 def main(folder: str, role: str, *words: str) -> None:
+    """Play a role."""
     if folder:
         sys.path.insert(0, folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # which also ends a command that it runs

@@ -20,6 +20,7 @@ assert folder == "ours" or str(shardcast.__file__).startswith(folder), shardcast
 
 
 def origin(data_dir: str, *linked: str) -> None:
+    """Serve, and broadcast each path that is read on stdin."""
     node = shardcast.OriginServer(data_dir, 0)
     listening(node)
     for line in sys.stdin:
@@ -33,16 +34,19 @@ def origin(data_dir: str, *linked: str) -> None:
 
 
 def middle(data_dir: str, interval: str, *upstream: str) -> None:
+    """Keep what the upstreams offer, and serve it."""
     listening(shardcast.MiddleNode(list(upstream), data_dir, 0, int(interval)))
     threading.Event().wait()
 
 
 def listening(node: Any) -> None:
+    """Print the URL of a node."""
     url = node.url if folder == "ours" else f"http://127.0.0.1:{node.http_server.server_address[1]}"
     print(f"Listening on {url}", file=sys.stderr, flush=True)
 
 
 def follow(url: str, outputs: str, interval: str) -> None:
+    """Download every version as it comes."""
     client, known = shardcast.ClientNode([url], outputs), set()
     while True:
         for version in client.list_available_versions().keys() - known:

@@ -18,7 +18,7 @@ buffer = memoryview(bytearray(1 << 20))
 
 
 class Reader(asyncio.BufferedProtocol):
-    """A connection that asks for a range after the other."""
+    """A connection that requests one range after the other."""
 
     def __init__(self) -> None:
         self.left = wanted
@@ -27,19 +27,23 @@ class Reader(asyncio.BufferedProtocol):
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; ``ask`` sends the requests."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
     def ask(self) -> None:
+        """Send the next request."""
         self.body = min(self.left, length)
         self.head = b""
         words = (f"GET {address.path} HTTP/1.1", f"Host: {address.netloc}", f"Range: bytes=0-{self.body - 1}")
         self.transport.write("\r\n".join((*words, "", "")).encode())
 
     def get_buffer(self, _sizehint: int) -> memoryview:
+        """Return the buffer for the next bytes, always the same one."""
         return buffer
 
     def buffer_updated(self, nbytes: int) -> None:
+        """Count the bytes, and send the next request at the end of an answer."""
         if not self.head.endswith(b"\r\n\r\n"):
             self.head += bytes(buffer[:nbytes])
             before, end, rest = self.head.partition(b"\r\n\r\n")
@@ -57,14 +61,17 @@ class Reader(asyncio.BufferedProtocol):
             self.done.set_result(None)
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Fail, unless all bytes have come."""
         self.fail(f"cut off: {error}")
 
     def fail(self, why: str) -> None:
+        """Make the wait for this reader raise an error."""
         if not self.done.done():
             self.done.set_exception(ConnectionError(why))
 
 
 async def main() -> None:
+    """Connect, read, and print the seconds."""
     loop = asyncio.get_running_loop()
     made = [await loop.create_connection(Reader, address.hostname, address.port) for _ in range(count)]
     started = time.monotonic()

@@ -24,12 +24,14 @@ async def turn(size: int) -> None:
 
 
 async def upwards(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Pass requests on at once."""
     while chunk := await source.read(PORTION):
         target.write(chunk)
         await target.drain()
 
 
 async def downwards(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Pass answers on at the link's rate."""
     global left
     while chunk := await source.read(PORTION):
         await turn(len(chunk))
@@ -42,6 +44,7 @@ async def downwards(source: asyncio.StreamReader, target: asyncio.StreamWriter) 
 
 
 async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Relay a connection."""
     if left is not None and left <= 0:
         await asyncio.Event().wait()
     there, back = await asyncio.open_connection(host, int(port))
@@ -58,6 +61,7 @@ async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
 
 
 async def main() -> None:
+    """Listen for ever."""
     door = await asyncio.start_server(connected, "127.0.0.1", 0)
     print(f"Listening on http://127.0.0.1:{door.sockets[0].getsockname()[1]}", file=sys.stderr, flush=True)
     await door.serve_forever()

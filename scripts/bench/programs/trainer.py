@@ -16,7 +16,7 @@ ROUNDS = 20_000
 
 
 def compute() -> int:
-    """Pure Python: numbers, a list, a dictionary."""
+    """Run a round of pure Python: numbers, a list, a dictionary."""
     value, seen, row = 1, {}, [0] * 64
     for index in range(ROUNDS):
         value = (value * 1103515245 + 12345) & 0x7FFFFFFF

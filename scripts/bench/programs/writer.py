@@ -20,6 +20,7 @@ PORTION = 4_000_000
 
 
 def main(data_dir: str, first: str, payload: str, rate: str) -> None:
+    """Start an origin, broadcast the first file, and write at a line on stdin."""
     origin = shardcast.OriginServer(data_dir, 0)
     origin.broadcast(first)
     with Path(payload).open("rb") as file:
@@ -31,6 +32,7 @@ def main(data_dir: str, first: str, payload: str, rate: str) -> None:
 
 
 def write(origin: shardcast.OriginServer, content: memoryview, rate: float) -> dict[str, float | str]:
+    """Write the payload at a rate, and return the times."""
     began = time.monotonic()
     with origin.open_broadcast("payload.bin") as out:
         for start in range(0, len(content), PORTION):

@@ -1,4 +1,4 @@
-"""The lists of faults, one module an area."""
+"""Lists of faults, one module an area."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def load() -> dict[str, list[Fault]]:
 
 
 def check(root: Path) -> list[str]:
-    """Return what is wrong with the lists beside the checkout at ``root``."""
+    """Return the problems of the lists beside the checkout at ``root``."""
     faults = [fault for those in load().values() for fault in those]
     names = Counter(fault.name for fault in faults)
     wrong = [f"{name}: {count} faults have this name" for name, count in names.items() if count > 1]
