@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -42,12 +42,20 @@ from shardcast.blobs.server.negotiation import accepted_forms
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.errors import NodeFailed, UsageError
 from tests.support.blob_stores import digest_of, spoil_file
-from tests.support.hash_servers import Later, ask, listed, ours, serving, started, uploading, wait
+from tests.support.hash_servers import Later, Running, ask, listed, ours, started, uploading, wait
 
 pytestmark = pytest.mark.xdist_group("hash-server")
 
 LARGE = random.Random(6).randbytes((20 << 20) + 5)
 LARGE_DIGEST = digest_of(LARGE)
+
+
+@contextlib.contextmanager
+def serving(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
+    """Run our hash server on a free port."""
+    with started(ours(*words), env) as running:
+        assert running.port, running.said
+        yield running
 
 
 @pytest.fixture(scope="module")

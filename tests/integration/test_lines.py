@@ -20,11 +20,12 @@ import pytest
 
 from shardcast.control.client import publish
 from shardcast.errors import NoNode
-from shardcast.protocol.distribution import Listing
+from shardcast.protocol.distribution import Listing, parse
 from shardcast.protocol.feed import WITHDRAWN, Event
+from shardcast.protocol.manifest_reader import parse as parse_manifest
 from tests.support import processes
 from tests.support.bad_answers import gate
-from tests.support.feeds import FeedServer, forged, listings_in, origin_id
+from tests.support.feeds import FeedServer, origin_id
 from tests.support.processes import Node, wait_until
 from tests.support.published import publish as publish_into
 
@@ -44,6 +45,23 @@ def payload(folder: Path, seed: int, size: int = 100 * KB) -> Path:
     file = folder / f"payload-{seed}-{size}.bin"
     file.write_bytes(Random(seed).randbytes(size))
     return file
+
+
+def listings_in(data_dir: Path) -> list[Listing]:
+    """Return the versions of a data directory with the digests of their manifests."""
+    found = []
+    for one in parse((data_dir / "distribution.txt").read_bytes()).listings:
+        file = data_dir / one.version / "manifest.jsonl"
+        identity = parse_manifest(file.read_bytes()).identity if file.exists() else None
+        found.append(Listing(one.version, one.digest, one.shards, identity))
+    return found
+
+
+def forged(manifest: Path, name: str) -> bytes:
+    """Return a manifest with another name and other metadata in its header."""
+    first, _, rest = manifest.read_bytes().partition(b"\n")
+    header = json.loads(first) | {"name": name, "metadata": {"forged": True}}
+    return json.dumps(header, separators=(",", ":")).encode() + b"\n" + rest
 
 
 def broadcast(data_dir: Path, *files: Path) -> list[str]:

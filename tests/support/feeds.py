@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from shardcast.protocol.distribution import Listing, parse
+from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import COMPLETE, Event, Hello, UpTo
-from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.protocol.wire import NDJSON
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 
@@ -52,16 +50,6 @@ def telling(
     return behave
 
 
-def listings_in(data_dir: Path) -> list[Listing]:
-    """Return the versions of a data directory with the digests of their manifests."""
-    found = []
-    for one in parse((data_dir / "distribution.txt").read_bytes()).listings:
-        file = data_dir / one.version / "manifest.jsonl"
-        identity = parse_manifest(file.read_bytes()).identity if file.exists() else None
-        found.append(Listing(one.version, one.digest, one.shards, identity))
-    return found
-
-
 def origin_id(data_dir: Path) -> str:
     """Return the origin id of a data directory."""
     return (data_dir / ".shardcast" / "origin").read_text().strip()
@@ -85,10 +73,3 @@ class FeedServer(BadServer):
         hello = Hello("feed", node, origin, distance, True, chain, False, highest)
         self.set("/feed*", telling(hello, listings, *more, later=later))
         return self
-
-
-def forged(manifest: Path, name: str) -> bytes:
-    """Return a manifest with another name and other metadata in its header."""
-    first, _, rest = manifest.read_bytes().partition(b"\n")
-    header = json.loads(first) | {"name": name, "metadata": {"forged": True}}
-    return json.dumps(header, separators=(",", ":")).encode() + b"\n" + rest

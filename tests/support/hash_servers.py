@@ -180,14 +180,6 @@ def theirs(folder: Path, *words: str) -> list[str]:
     return [sys.executable, "-I", "-c", HASHSERVER, str(folder), *words]
 
 
-@contextlib.contextmanager
-def serving(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
-    """Run our hash server on a free port."""
-    with started(ours(*words), env) as running:
-        assert running.port, running.said
-        yield running
-
-
 def wait(condition: object, what: str, timeout: float = 20) -> None:
     """Wait until ``condition()`` is true, at most ``timeout`` seconds."""
     assert callable(condition)

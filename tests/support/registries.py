@@ -26,11 +26,6 @@ from tests.support import legacy
 _BUCKETS = itertools.count(1)
 
 
-def lacks(module: str) -> bool:
-    """Return whether a module is not installed."""
-    return importlib.util.find_spec(module) is None
-
-
 @dataclass(frozen=True)
 class DataJoint:
     """DataJoint's own modules, without the database that the rest of it needs."""
