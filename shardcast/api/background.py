@@ -45,7 +45,7 @@ class Background(Generic[T]):
             self._started.set()
             self._ended.set()
 
-    def tell_to_end(self) -> None:
+    def request_cancel(self) -> None:
         """Cancel the work without waiting for its end."""
         self._started.wait()
         if self._running:
@@ -59,7 +59,7 @@ class Background(Generic[T]):
         """Cancel the work, and wait until it has ended; arrived data is kept."""
         self._started.wait()
         while not self._ended.is_set():
-            self.tell_to_end()
+            self.request_cancel()
             self._ended.wait(_CANCEL_INTERVAL)
         self._thread.join()
 

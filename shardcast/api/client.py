@@ -46,7 +46,7 @@ class Followed:
         """
         # Waiting for the callback inside of it would never end.
         if threading.get_ident() in self._calling:
-            self._work.tell_to_end()
+            self._work.request_cancel()
         else:
             self._work.cancel()
 

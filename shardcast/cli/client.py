@@ -136,9 +136,9 @@ def client(
 
 async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
     """Return the versions on offer, and note waits of more than some seconds on stderr."""
-    from shardcast.cli.progress import notes
+    from shardcast.cli.progress import note_display
 
-    async with shardcast_client, beside(tell_waits(shardcast_client.waits, notes(quiet).note)):
+    async with shardcast_client, beside(tell_waits(shardcast_client.waits, note_display(quiet).note)):
         return await shardcast_client.offered()
 
 
@@ -148,7 +148,7 @@ async def _download(
     """Download a version while its progress is shown."""
     async with (
         shardcast_client,
-        beside(shown.forever()),
+        beside(shown.run()),
         beside(tell_waits(shardcast_client.waits, shown.note)),
     ):
         return await shardcast_client.download(version, output_file, shown.watch)
@@ -174,7 +174,7 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
         shown = ShowTransfer(display)
         async with (
             shardcast_client,
-            beside(shown.forever()),
+            beside(shown.run()),
             beside(tell_waits(shardcast_client.waits, shown.note)),
         ):
             releases = shardcast_client.follow(
@@ -186,7 +186,7 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
             )
             try:
                 async for release in releases:
-                    shown.rest()
+                    shown.pause()
                     await announcer.release(release)
             finally:
                 await releases.aclose()

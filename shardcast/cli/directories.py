@@ -19,14 +19,14 @@ _POLL_INTERVAL = 0.1
 """Seconds between two attempts to reach the node or to take the directory."""
 
 
-def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[], T]) -> T:
-    """Return the result of ``beside``, or of ``alone`` where no node runs on the data directory.
+def through_node_or_alone(data_dir: Path, ask_node: Callable[[], T], alone: Callable[[], T]) -> T:
+    """Return the result of ``ask_node``, or of ``alone`` where no node runs on the data directory.
 
     A node that starts holds the directory before its socket answers; it gets 10 s.
 
     Args:
         data_dir: the data directory.
-        beside: asks the node; raises ``NoNode`` where none runs.
+        ask_node: asks the node; raises ``NoNode`` where none runs.
         alone: takes the directory and works itself; raises ``DataDirInUse`` where another process has it.
 
     Raises:
@@ -40,7 +40,7 @@ def beside_or_alone(data_dir: Path, beside: Callable[[], T], alone: Callable[[],
     deadline = time.monotonic() + _NODE_START_TIMEOUT
     while True:
         try:
-            return beside()
+            return ask_node()
         except NoNode:
             pass
         try:

@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
-from shardcast.cli.streams import guard_streams, untold
+from shardcast.cli.streams import guard_streams, print_failure
 from shardcast.disk_errors import in_words
 from shardcast.errors import LocalLimit, ShardcastError
 
@@ -102,7 +102,7 @@ def _run(program: str, subcommand: str | None = None) -> NoReturn:
         command = _load(subcommand) if subcommand else shardcast
         result = command.main(prog_name=program, standalone_mode=False)
         code = result if isinstance(result, int) else DONE
-        if unprinted := untold():
+        if unprinted := print_failure():
             click.echo(f"Warning: the result could not be printed: {unprinted}", err=True)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

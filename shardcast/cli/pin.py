@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from shardcast.cli import options
-from shardcast.cli.directories import beside_or_alone
+from shardcast.cli.directories import through_node_or_alone
 from shardcast.errors import UsageError
 from shardcast.protocol.distribution import is_version
 from shardcast.store import pins
@@ -60,5 +60,5 @@ def _change(version: str, data_dir: Path, keep: bool) -> None:
 
     from shardcast.control.client import change_pin
 
-    beside_or_alone(data_dir, lambda: change_pin(data_dir, version, keep), alone)
+    through_node_or_alone(data_dir, lambda: change_pin(data_dir, version, keep), alone)
     click.echo(f"{version} is {'pinned' if keep else 'no longer pinned'} in {data_dir}", err=True)

@@ -42,7 +42,7 @@ class Display(Protocol):
             detail: a few words beside the numbers.
         """
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Show no progress until the next ``show``."""
 
     def note(self, text: str) -> None:
@@ -58,7 +58,7 @@ class _Silent:
     def show(self, what: str, done: int, size: int | None, detail: str) -> None:
         """Ignore the progress."""
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Do nothing."""
 
     def note(self, text: str) -> None:
@@ -87,7 +87,7 @@ class _Lines:
         rate = format_rate((done - self._done_at_start) / (now - self._started))
         click.echo(f"{what}: {share} at {rate}, {detail}", err=True)
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Begin a new rate with the next ``show``."""
         self._done_at_start = None
 
@@ -141,7 +141,7 @@ class _Bar:
             self._drawn = now
             self._progress.refresh()
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Hide the bar."""
         self._progress.update(self._task, visible=False)
         self._progress.refresh()
@@ -166,9 +166,9 @@ class _Guarded:
         """Show progress."""
         self._do(lambda: self._display.show(what, done, size, detail))
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Show no progress until the next ``show``."""
-        self._do(lambda: self._display.rest())
+        self._do(lambda: self._display.pause())
 
     def note(self, text: str) -> None:
         """Print a line that stays."""
@@ -200,7 +200,7 @@ def progress(quiet: bool) -> Iterator[Display]:
         display.close()
 
 
-def notes(quiet: bool) -> Display:
+def note_display(quiet: bool) -> Display:
     """Return the display of a command that has notes and no progress."""
     return _Silent() if quiet else _Lines()
 
@@ -220,12 +220,12 @@ class ShowTransfer:
         """Print a line that stays."""
         self._display.note(text)
 
-    def rest(self) -> None:
+    def pause(self) -> None:
         """Show no transfer until the next ``watch``."""
         self._transfer = None
-        self._display.rest()
+        self._display.pause()
 
-    async def forever(self) -> None:
+    async def run(self) -> None:
         """Show the progress ten times a second, until cancelled."""
         while True:
             if self._transfer:

@@ -81,7 +81,7 @@ def answer_descriptor() -> int:
     return 1
 
 
-def untold() -> str | None:
+def print_failure() -> str | None:
     """Return in words why a result could not be printed to stdout; None when it could."""
     sink = _sink_of(sys.stdout)
     return in_words(sink.failure) if sink and sink.failure else None

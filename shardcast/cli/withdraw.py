@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from shardcast.cli import options
-from shardcast.cli.directories import beside_or_alone
+from shardcast.cli.directories import through_node_or_alone
 from shardcast.errors import UsageError
 from shardcast.protocol.distribution import is_version
 from shardcast.protocol.feed import check_reason
@@ -34,7 +34,7 @@ def withdraw(version: str, data_dir: Path, reason: str, as_json: bool) -> None:
     from shardcast.nodes.offline_withdrawal import withdraw_in
     from shardcast.nodes.runtime import run
 
-    withdrawal = beside_or_alone(
+    withdrawal = through_node_or_alone(
         data_dir,
         lambda: control.withdraw(data_dir, version, reason),
         lambda: run(withdraw_in(data_dir, version, reason)),

@@ -335,7 +335,7 @@ FAULTS = [
     Fault(
         name="result-that-was-not-printed-is-not-told",
         file="shardcast/cli/main.py",
-        old="if unprinted := untold():",
+        old="if unprinted := print_failure():",
         new="if unprinted := None:",
         tests=["tests/faults/test_telling.py::test_a_result_that_could_not_be_printed_is_told"],
     ),
