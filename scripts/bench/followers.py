@@ -116,16 +116,16 @@ def figures(origin: Running, folder: Path, one: Running, crowd: Running, *, coun
     after = origin.memory()
     with taken_by(origin) as idle:
         time.sleep(IDLE)
-    told = [broadcast(origin, crowd, folder) for _ in range(BROADCASTS)]
+    times = [broadcast(origin, crowd, folder) for _ in range(BROADCASTS)]
     detail = {
         "KB each": (after.resident - before.resident) / count / 1e3,
         "PSS KB each": (after.proportional - before.proportional) / count / 1e3,
         "CPU s a minute": idle[0].cpu_seconds * 60 / IDLE,
         "one": statistics.median(each.last for each in alone),
-        "returned": statistics.median(each.returned for each in told),
-        "first": statistics.median(each.first for each in told),
+        "returned": statistics.median(each.returned for each in times),
+        "first": statistics.median(each.first for each in times),
     }
-    return Run(statistics.median(each.last for each in told), detail=detail)
+    return Run(statistics.median(each.last for each in times), detail=detail)
 
 
 def follow(crowd: Running) -> None:
@@ -144,9 +144,9 @@ def broadcast(origin: Running, crowd: Running, folder: Path) -> Told:
     origin.wait_for(lambda: origin.output.count("\n") > before, "a broadcast")
     version, began, took = origin.output.splitlines()[-1].split()
     crowd.wait_for_output(f'"{version}"')
-    said = json.loads(crowd.output.splitlines()[-1])
+    printed = json.loads(crowd.output.splitlines()[-1])
     time.sleep(SETTLING)
-    return Told(float(took), said["first"] - float(began), said["last"] - float(began))
+    return Told(float(took), printed["first"] - float(began), printed["last"] - float(began))
 
 
 CASE = Case("followers", "a thousand idle followers of one origin: memory, and news to all", compare)

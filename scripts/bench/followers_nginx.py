@@ -34,7 +34,9 @@ def compare(settings: Settings) -> Iterator[Comparison]:
         Side(f"{MORE}, nginx, trusted", partial(followed, place, MORE, proxy=True, trusted=True)),
     ]
     results = interleave(sides, runs, warm_ups=0)
-    aims = [Aim(f"until the last one is told, s: {one.name}", one.median(), most=1) for one in results]
+    aims = [
+        Aim(f"until the last one is told, s: {result.name}", result.median(), most=1) for result in results
+    ]
     notes = [
         *followers.notes(),
         "nginx: a proxy with its defaults on another host. trusted: the origin counts no connections of it "

@@ -45,20 +45,20 @@ def with_the_payload(settings: Settings) -> Comparison:
             continue
         with place.folder("growth") as folder:
             results += published_and_read(place, folder, size, settings.runs if size <= GIB else 1)
-    base = next(one for one in results if one.name == format_size(settings.size))
+    base = next(result for result in results if result.name == format_size(settings.size))
     aims = []
-    for who in ("client", "origin", "publish"):
-        most, there = largest(results, f"{who} MB"), base.median(f"{who} MB")
-        above = None if most is None or there is None else most - there
-        aims.append(Aim(f"{who}: memory at the most, MB", most, most=120))
-        aims.append(Aim(f"{who}: the same above that at {base.name}, MB", above, most=20))
+    for name in ("client", "origin", "publish"):
+        peak, at_base = largest(results, f"{name} MB"), base.median(f"{name} MB")
+        above = None if peak is None or at_base is None else peak - at_base
+        aims.append(Aim(f"{name}: memory at the most, MB", peak, most=120))
+        aims.append(Aim(f"{name}: the same above that at {base.name}, MB", above, most=20))
     notes = ["10 connections; publish: shardcast broadcast into a data directory. CPU of client and origin."]
     return Comparison("Growth with the payload", results, plot="client MB", aims=aims, notes=notes)
 
 
 def largest(results: list[Result], name: str) -> float | None:
     """Return the largest figure of a name in all runs; None where there is none."""
-    return max((value for one in results for value in one.values(name)), default=None)
+    return max((value for result in results for value in result.values(name)), default=None)
 
 
 def published_and_read(place: Place, folder: Path, size: int, runs: int) -> list[Result]:
@@ -164,18 +164,20 @@ def crowd(place: Place, payload: Payload, origin: Running) -> Run:
             for process in processes:
                 process.tell("go")
             ended = [process.wait() for process in processes]
-        for one in ended:
-            expect(one.code == 0, f"clients ended with {one.code}: {one.errors[-500:]}")
-        seconds = [value for one in ended for value in json.loads(one.output.splitlines()[-1])["seconds"]]
+        for process in ended:
+            expect(process.code == 0, f"clients ended with {process.code}: {process.errors[-500:]}")
+        seconds = [
+            value for process in ended for value in json.loads(process.output.splitlines()[-1])["seconds"]
+        ]
         outputs = sorted(folder.glob("*/*.bin"))
         expect(len(outputs) == 2 * CLIENTS, f"{len(outputs)} of {2 * CLIENTS} clients finished")
-        wrong = [one for one in outputs if digest(one) != payload.blake3]
+        wrong = [output for output in outputs if digest(output) != payload.blake3]
         expect(not wrong, f"{len(wrong)} clients have not the payload's digest")
-    usage = sum((one.usage for one in ended), taken[0])
+    usage = sum((process.usage for process in ended), taken[0])
     detail = {
         "slowest/fastest": max(seconds) / min(seconds),
         "server MB": taken[0].peak_memory / 1e6,
-        "clients MB": max(one.usage.peak_memory for one in ended) / 1e6,
+        "clients MB": max(process.usage.peak_memory for process in ended) / 1e6,
     }
     return Run(max(seconds), usage.cpu_seconds, usage.peak_memory, detail)
 

@@ -140,7 +140,7 @@ class Comparison:
     @property
     def failures(self) -> list[str]:
         """Names of the sides that failed."""
-        return [f"{self.title}: {one.name}: {one.failed}" for one in self.results if one.failed]
+        return [f"{self.title}: {result.name}: {result.failed}" for result in self.results if result.failed]
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +202,7 @@ def interleave(sides: Iterable[Side], runs: int, warm_ups: int = 1) -> list[Resu
 
 def ratio(results: Iterable[Result], side: str, other: str, name: str = "seconds") -> float | None:
     """Return the median of a side's figures, each over the other side's in the same turn."""
-    by_name = {one.name: one.values(name) for one in results}
+    by_name = {result.name: result.values(name) for result in results}
     above, below = by_name.get(side, []), by_name.get(other, [])
     if len(above) != len(below):
         return None
@@ -210,14 +210,14 @@ def ratio(results: Iterable[Result], side: str, other: str, name: str = "seconds
     return statistics.median(pairs) if pairs else None
 
 
-def expect(condition: bool, what: str) -> None:
+def expect(condition: bool, problem: str) -> None:
     """Check a condition.
 
     Raises:
         Failed: ``condition`` doesn't hold.
     """
     if not condition:
-        raise Failed(what)
+        raise Failed(problem)
 
 
 def say(line: str, lasting: bool = False) -> None:

@@ -79,9 +79,9 @@ def one_broadcast(network: Network, place: Place) -> Run:
         before = network.origin.output.count("\n")
         network.origin.tell(str(payload))
         wait(network.origin, lambda: network.origin.output.count("\n") > before, "a broadcast")
-        version, begun, _ = network.origin.output.splitlines()[-1].split()
+        version, started, _ = network.origin.output.splitlines()[-1].split()
         wait(network.client, lambda: named(version, network.client.output), version)
-        seconds = time.monotonic() - float(begun)
+        seconds = time.monotonic() - float(started)
         output = network.outputs / f"download_{version}.bin"
         expect(digest(output) == digest(payload), f"{output.name} has not the payload's digest")
     return Run(seconds)

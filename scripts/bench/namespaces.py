@@ -117,8 +117,8 @@ class Network:
 
     def sent(self) -> dict[str, int]:
         """Return the bytes that each host has sent so far, headers included, as the switch received them."""
-        asked = ("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth")
-        by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in json.loads(_run(*asked))}
+        command = ("ip", "-n", self.switch.namespace, "-s", "-j", "link", "show", "type", "veth")
+        by_port = {port["ifname"]: int(port["stats64"]["rx"]["bytes"]) for port in json.loads(_run(*command))}
         return {name: by_port[f"port{number}"] for number, name in enumerate(self.hosts)}
 
     def goodput(self, name: str) -> Goodput:
@@ -239,9 +239,9 @@ def _kill_all(namespace: str) -> None:
             os.kill(int(process), signal.SIGKILL)
 
 
-def _run(*words: str, said: str | None = None) -> str:
+def _run(*words: str, stdin: str | None = None) -> str:
     """Run a command, and return its output."""
-    done = subprocess.run(words, input=said, capture_output=True, text=True, check=False)
+    done = subprocess.run(words, input=stdin, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Skipped(f"{' '.join(words)}: {done.stderr.strip()}")
     return done.stdout
@@ -249,7 +249,7 @@ def _run(*words: str, said: str | None = None) -> str:
 
 def _batch(words: list[str], commands: Sequence[str]) -> None:
     """Run commands of ``ip`` or ``tc`` in one process."""
-    _run(*words, "-batch", "-", said="\n".join(commands) + "\n")
+    _run(*words, "-batch", "-", stdin="\n".join(commands) + "\n")
 
 
 def _rate(sender: socket.socket, receiver: socket.socket, seconds: float) -> float:

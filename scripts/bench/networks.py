@@ -34,12 +34,14 @@ def compare(plan: Plan, settings: Settings) -> Iterator[Comparison]:
         place.drop_payload(size)
     allowed = bounds(plan, size, links)
     rows = [Result(name, [Run(seconds)] * settings.runs) for name, seconds in allowed.items()]
-    sent = [f"{who} sent F" for who in ("origin", "middles", "clients")]
+    sent = [f"{role} sent F" for role in ("origin", "middles", "clients")]
     columns = ["first", "median", "published", "middles list it", "after publishing", *sent]
     title = f"Network ({plan.key}): {plan.title}, {size // MIB} MiB"
-    asked = aims(plan, results[0], allowed) if size == plan.size else []  # start-up weighs more in less
-    told = notes(plan, links)
-    yield Comparison(title, rows + results, next(iter(allowed)), size, columns, aims=asked, notes=told)
+    wanted_aims = aims(plan, results[0], allowed) if size == plan.size else []  # start-up weighs more in less
+    table_notes = notes(plan, links)
+    yield Comparison(
+        title, rows + results, next(iter(allowed)), size, columns, aims=wanted_aims, notes=table_notes
+    )
 
 
 def aims(plan: Plan, ours: Result, allowed: Mapping[str, float]) -> list[Aim]:

@@ -61,13 +61,13 @@ def versions() -> dict[str, str]:
     for name in TOOLS:
         with contextlib.suppress(Skipped, OSError):
             word = "-v" if name == "nginx" else "--version"
-            said = subprocess.run([tool(name), word], capture_output=True, text=True, check=False)
-            number = re.search(r"\d+(\.\d+)+", said.stdout + said.stderr)
+            done = subprocess.run([tool(name), word], capture_output=True, text=True, check=False)
+            number = re.search(r"\d+(\.\d+)+", done.stdout + done.stderr)
             found[name] = number[0] if number else "?"
     for name in PACKAGES:
         with contextlib.suppress(Skipped):
-            for one in metadata.distributions(name=name, path=[str(folder(name))]):
-                found[name] = one.version
+            for distribution in metadata.distributions(name=name, path=[str(folder(name))]):
+                found[name] = distribution.version
     return found
 
 
@@ -113,7 +113,7 @@ class OldShardcast:
 def lay_out_old(version: str, data_dir: Path, payload: Payload, place: Path) -> None:
     """Lay our data directory out in ``place`` as an old shardcast does, of hard links."""
     (place / "v1").mkdir(parents=True)
-    shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
+    shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda shard: (len(shard.name), shard.name))
     digits = 5 if version.startswith("0.3") else 3
     for number, shard in enumerate(shards, 1):
         (place / "v1" / f"shard_{number:0{digits}d}.bin").hardlink_to(shard)

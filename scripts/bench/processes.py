@@ -315,12 +315,12 @@ def running(
 @contextlib.contextmanager
 def taken_by(*processes: Running) -> Iterator[list[Usage]]:
     """Measure what servers use in the block: the list gets one Usage at its end."""
-    for one in processes:
-        one.forget_peak()
-    before = [one.usage() for one in processes]
+    for process in processes:
+        process.forget_peak()
+    before = [process.usage() for process in processes]
     total: list[Usage] = []
     yield total
-    after = [one.usage().since(earlier) for one, earlier in zip(processes, before, strict=True)]
+    after = [process.usage().since(earlier) for process, earlier in zip(processes, before, strict=True)]
     total.append(sum(after, Usage()))
 
 

@@ -97,9 +97,9 @@ def floor(place: Place, payload: Payload, copy: bool) -> Run:
         place.settle()
         target = str(folder) if copy else "-"
         ended = run_command(program_words("floor_publish", str(payload.path), target, str(SHARD_SIZE)))
-        said = json.loads(ended.output)
-        expect(said["sha256"] == payload.sha256, "the floor computed another digest")
-        return figures(ended, said["seconds"])
+        printed = json.loads(ended.output)
+        expect(printed["sha256"] == payload.sha256, "the floor computed another digest")
+        return figures(ended, printed["seconds"])
 
 
 def figures(ended: Ended, seconds: float) -> Run:
@@ -117,7 +117,7 @@ def check(data_dir: Path, payload: Payload, copied: bool = True) -> None:
     expect(payload.sha256 in listed or payload.blake3 in listed, f"the list is wrong: {listed}")
     if not copied:
         return
-    shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda one: (len(one.name), one.name))
+    shards = sorted((data_dir / "v1").glob("shard_*.bin"), key=lambda shard: (len(shard.name), shard.name))
     expect(digest(*shards) == payload.blake3, "the shards are not the payload")
 
 

@@ -26,28 +26,31 @@ def table(comparison: Comparison) -> str:
     columns = comparison.columns
     if columns is None:
         columns = list(
-            dict.fromkeys(key for one in comparison.results for run in one.figures for key in run.detail)
+            dict.fromkeys(
+                key for result in comparison.results for run in result.figures for key in run.detail
+            )
         )
     heads = ["", "median s", "min–max", f"× {comparison.against}" if comparison.against else "", "MB/s"]
     heads += ["CPU s/GiB" if comparison.payload else "CPU s", "peak MB", *columns]
-    rows = [_row(comparison, one, columns) for one in comparison.results]
+    rows = [_row(comparison, result, columns) for result in comparison.results]
     used = [n for n, head in enumerate(heads) if n == 0 or any(row[n] for row in rows)]
     lines = [[heads[n] for n in used], *([row[n] for n in used] for row in rows)]
     widths = [max(len(line[n]) for line in lines) for n in range(len(used))]
-    said = [
+    text = [
         "  ".join(_aligned(cell, width, n) for n, (cell, width) in enumerate(zip(line, widths, strict=True)))
         for line in lines
     ]
-    runs = max((len(one.figures) for one in comparison.results), default=0)
+    runs = max((len(result.figures) for result in comparison.results), default=0)
     title = f"{comparison.title} ({runs} {'run' if runs == 1 else 'runs'} each, in turn)"
-    said = [title, "─" * len(title), *(line.rstrip() for line in said)]
-    for one in comparison.results:
-        if one.skipped or one.failed:
-            said.append(
-                f"{one.name}: " + (f"skipped: {one.skipped}" if one.skipped else f"FAILED: {one.failed}")
+    text = [title, "─" * len(title), *(line.rstrip() for line in text)]
+    for result in comparison.results:
+        if result.skipped or result.failed:
+            text.append(
+                f"{result.name}: "
+                + (f"skipped: {result.skipped}" if result.skipped else f"FAILED: {result.failed}")
             )
-    said += [f"{one.what}: {_outcome(one)}" for one in comparison.aims]
-    return "\n".join([*said, *comparison.notes, ""])
+    text += [f"{aim.what}: {_outcome(aim)}" for aim in comparison.aims]
+    return "\n".join([*text, *comparison.notes, ""])
 
 
 def _outcome(aim: Aim) -> str:
@@ -106,7 +109,7 @@ def document(comparisons: Sequence[Comparison], places: Places, peers: dict[str,
         "command": shlex.join(["python", "scripts/bench", *sys.argv[1:]]),
         "machine": machine(places),
         "versions": {**{name: _version(name) for name in _OURS}, **peers},
-        "comparisons": [_comparison(one) for one in comparisons],
+        "comparisons": [_comparison(item) for item in comparisons],
     }
 
 
@@ -122,7 +125,7 @@ def machine(places: Places) -> dict[str, Any]:
         "system": platform.freedesktop_os_release().get("PRETTY_NAME", platform.system()),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "filesystems": {one.name: filesystem(one.root) for one in (places.memory, places.disk)},
+        "filesystems": {place.name: filesystem(place.root) for place in (places.memory, places.disk)},
     }
 
 
@@ -141,19 +144,19 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
         "title": comparison.title,
         "against": comparison.against,
         "payload": comparison.payload,
-        "aims": [asdict(one) | {"reached": one.reached} for one in comparison.aims],
+        "aims": [asdict(aim) | {"reached": aim.reached} for aim in comparison.aims],
         "notes": comparison.notes,
         "sides": [
             {
-                "name": one.name,
-                "skipped": one.skipped,
-                "failed": one.failed,
-                "median": {name: one.median(name) for name in ("seconds", "cpu_seconds", "peak_memory")},
-                "spread": one.spread(),
-                "ratio": comparison.ratio(one),
-                "runs": [asdict(run) for run in one.figures],
+                "name": result.name,
+                "skipped": result.skipped,
+                "failed": result.failed,
+                "median": {name: result.median(name) for name in ("seconds", "cpu_seconds", "peak_memory")},
+                "spread": result.spread(),
+                "ratio": comparison.ratio(result),
+                "runs": [asdict(run) for run in result.figures],
             }
-            for one in comparison.results
+            for result in comparison.results
         ],
     }
 
@@ -182,21 +185,21 @@ def plot(comparisons: Sequence[Comparison], folder: Path) -> list[Path]:
     made = []
     for comparison in comparisons:
         name = comparison.plot
-        shown = [one for one in comparison.results if name and one.median(name) is not None]
+        shown = [result for result in comparison.results if name and result.median(name) is not None]
         if not shown:
             continue
         scale = 1e6 if name == "peak_memory" else 1.0
-        medians = [(one.median(name) or 0.0) / scale for one in shown]
-        spreads = [one.spread(name) or (0.0, 0.0) for one in shown]
+        medians = [(result.median(name) or 0.0) / scale for result in shown]
+        spreads = [result.spread(name) or (0.0, 0.0) for result in shown]
         errors = [
             [middle - low / scale for middle, (low, _) in zip(medians, spreads, strict=True)],
             [high / scale - middle for middle, (_, high) in zip(medians, spreads, strict=True)],
         ]
         figure_, axes = pyplot.subplots(figsize=(8, 1.2 + 0.42 * len(shown)), layout="constrained")
-        ours = [one.name.startswith("ours") for one in shown]
+        ours = [result.name.startswith("ours") for result in shown]
         colors = ["#1f6fb4" if mine else "#b8bec6" for mine in ours]
         bars = axes.barh(
-            [one.name for one in shown], medians, xerr=errors, color=colors, ecolor="#555555", capsize=3
+            [result.name for result in shown], medians, xerr=errors, color=colors, ecolor="#555555", capsize=3
         )
         axes.bar_label(bars, [f" {figure(value)}" for value in medians], padding=4, fontsize=9)
         axes.invert_yaxis()

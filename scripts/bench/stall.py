@@ -47,7 +47,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
 
 def extra(results: Sequence[Result]) -> float | None:
     """Return the median of the additional seconds, turn by turn."""
-    without, stalled = (one.values("seconds") for one in results)
+    without, stalled = (result.values("seconds") for result in results)
     if not without or len(without) != len(stalled):
         return None
     return statistics.median(b - a for a, b in zip(without, stalled, strict=True))

@@ -31,7 +31,7 @@ def compare(settings: Settings) -> Iterator[Comparison]:
             Side("python, import aiohttp", lambda: whole([sys.executable, "-c", "import aiohttp"])),
         ]
         results = interleave(sides, settings.runs)
-    by_name = {one.name: one for one in results}
+    by_name = {result.name: result for result in results}
     aims = [
         Aim("shardcast-client --help, s", by_name["ours, --help"].median(), most=0.25),
         Aim("until its first request, s", by_name["ours, first request"].median(), most=0.4),

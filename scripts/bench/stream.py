@@ -60,11 +60,11 @@ def streamed(place: Place, payload: Payload) -> Run:
             client.wait_for(partial(announced, client, "v2"), "having the version", PATIENCE)
             had = time.monotonic()
             writer.wait_for_output("written", PATIENCE)
-        said = json.loads(writer.output)
+        printed = json.loads(writer.output)
         payload.check(followed(folder / "outputs", "v2"))
     detail = {
-        "complete": said["complete"] - said["written"],
-        "written MB/s": payload.size / (said["written"] - said["began"]) / 1e6,
+        "complete": printed["complete"] - printed["written"],
+        "written MB/s": payload.size / (printed["written"] - printed["began"]) / 1e6,
         "origin CPU s": at_origin[0].cpu_seconds,
         "middle CPU s": at_middle[0].cpu_seconds,
         "client CPU s": at_client[0].cpu_seconds,
@@ -72,7 +72,7 @@ def streamed(place: Place, payload: Payload) -> Run:
         "client MB": at_client[0].peak_memory / 1e6,
     }
     taken = at_origin[0] + at_middle[0] + at_client[0]
-    return Run(had - said["written"], taken.cpu_seconds, detail=detail)
+    return Run(had - printed["written"], taken.cpu_seconds, detail=detail)
 
 
 def started(stack: ExitStack, folder: Path, payload: Payload) -> tuple[Running, Running, Running]:

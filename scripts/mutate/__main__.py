@@ -66,33 +66,33 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run the command, and return the exit code."""
-    asked = arguments()
-    if asked.check:
+    options = arguments()
+    if options.check:
         wrong = faults.check(ROOT)
         print("\n".join(wrong) or "every fault applies")
         return 1 if wrong else 0
     chosen = [
         (area, fault)
-        for area, those in faults.load().items()
-        for fault in those
-        if (not asked.area or area in asked.area)
-        and (not asked.only or any(text in fault.name for text in asked.only))
+        for area, area_faults in faults.load().items()
+        for fault in area_faults
+        if (not options.area or area in options.area)
+        and (not options.only or any(text in fault.name for text in options.only))
     ]
-    if asked.list:
+    if options.list:
         for area, fault in chosen:
             print(f"{area:16} {fault.name:44} {fault.file}")
         return 0
     if not chosen:
         print("no fault has such a name", file=sys.stderr)
         return 2
-    with copies(asked.jobs) as checkouts:
+    with copies(options.jobs) as checkouts:
         checkouts[0].check()
-        if not asked.no_baseline and not pass_without(checkouts, [fault for _, fault in chosen]):
+        if not options.no_baseline and not pass_without(checkouts, [fault for _, fault in chosen]):
             return 3
-        verdicts = try_all(checkouts, chosen, asked.timeout)
-    if asked.json:
-        asked.json.parent.mkdir(parents=True, exist_ok=True)
-        asked.json.write_text(json.dumps([one.as_json() for one in verdicts], indent=1) + "\n")
+        verdicts = try_all(checkouts, chosen, options.timeout)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps([one.as_json() for one in verdicts], indent=1) + "\n")
     return report(verdicts)
 
 

@@ -18,7 +18,7 @@ def load() -> dict[str, list[Fault]]:
 
 def check(root: Path) -> list[str]:
     """Return the problems of the lists beside the checkout at ``root``."""
-    faults = [fault for those in load().values() for fault in those]
+    faults = [fault for area in load().values() for fault in area]
     names = Counter(fault.name for fault in faults)
     wrong = [f"{name}: {count} faults have this name" for name, count in names.items() if count > 1]
     for fault in faults:
