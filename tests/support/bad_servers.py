@@ -64,13 +64,13 @@ class Exchange:
         ranges = self.server.ranges if ranges is None else ranges
         if ranges:
             headers["Accept-Ranges"] = "bytes"
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("range", "")) if ranges else None
-        if asked is None or asked[0] == "bytes=-":
+        requested = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("range", "")) if ranges else None
+        if requested is None or requested[0] == "bytes=-":
             return Part(200, content, 0, len(content), headers)
-        if asked[1]:
-            start, stop = int(asked[1]), min(int(asked[2] or len(content)) + 1, len(content))
+        if requested[1]:
+            start, stop = int(requested[1]), min(int(requested[2] or len(content)) + 1, len(content))
         else:
-            start, stop = max(0, len(content) - int(asked[2])), len(content)
+            start, stop = max(0, len(content) - int(requested[2])), len(content)
         if start >= stop:
             return Part(416, b"", headers={"Content-Range": f"bytes */{len(content)}"})
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"

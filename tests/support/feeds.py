@@ -39,13 +39,13 @@ def telling(
         events = [Event(seq, COMPLETE, one.version, one) for seq, one in enumerate(listings, 1)]
         lines = [hello.line(), *(one.line() for one in (*events, *more)), UpTo(1000).line()]
         await exchange.send(b"".join(lines))
-        told = False
+        sent = False
         while True:
             await asyncio.sleep(0.05)
-            if later and later[0].is_set() and not told:
-                told = True
+            if later and later[0].is_set() and not sent:
+                sent = True
                 await exchange.send(later[1].line())
-            await exchange.send(UpTo(1000 + told).line())
+            await exchange.send(UpTo(1000 + sent).line())
 
     return behave
 

@@ -75,8 +75,8 @@ def peer_folder(name: str) -> Path:
     )
     if made.returncode:
         pytest.skip(made.stderr.strip() or f"scripts/peers install {name} ended with {made.returncode}")
-    said = subprocess.run([*peers, "path", name], capture_output=True, text=True, timeout=60, check=True)
-    return Path(said.stdout.strip())
+    found = subprocess.run([*peers, "path", name], capture_output=True, text=True, timeout=60, check=True)
+    return Path(found.stdout.strip())
 
 
 @dataclass(frozen=True)

@@ -54,17 +54,17 @@ class Origin(Server):
 
     def publish(self) -> Listing:
         """Publish the next version; its content names the directory, so that copies differ."""
-        one = listing(self.next, f"{self.name} {self.origin} {self.next} {self.run}")
-        self.versions[self.next] = one
+        published = listing(self.next, f"{self.name} {self.origin} {self.next} {self.run}")
+        self.versions[self.next] = published
         self.next += 1
         for number in sorted(self.versions)[: -self.keep]:
             del self.versions[number]
-        return one
+        return published
 
     def withdraw(self, number: int) -> None:
         """Withdraw a version."""
-        one = self.versions.pop(number)
-        self.withdrawn[number] = Withdrawal(one.version, one.digest, "bad")
+        retired = self.versions.pop(number)
+        self.withdrawn[number] = Withdrawal(retired.version, retired.digest, "bad")
 
     def begin_anew(self, origin: str) -> None:
         """Start on a fresh data directory."""
@@ -73,7 +73,7 @@ class Origin(Server):
 
     def restore(self, number: int) -> None:
         """Restore the data directory as it was after version ``number``."""
-        self.versions = {n: one for n, one in self.versions.items() if n <= number}
+        self.versions = {n: version for n, version in self.versions.items() if n <= number}
         self.next = number + 1
         self.run += 1
 
@@ -154,14 +154,14 @@ class Node(Server):
         known = standing.listed if standing and self.alive else {}
         return ServerView(
             self.name, self.alive and standing is not None, not self.alive, None, hello, self.run,
-            dict(self.here), {n: one for n, one in known.items() if n not in self.here}, frozenset(),
+            dict(self.here), {n: version for n, version in known.items() if n not in self.here}, frozenset(),
             dict(self.memory.withdrawn),
         )  # fmt: skip
 
     @property
     def provisional(self) -> set[int]:
         """Numbers of the versions whose digest no authority has confirmed."""
-        return {n for n, one in self.here.items() if self.memory.digests.get(n) != one.digest}
+        return {n for n, version in self.here.items() if self.memory.digests.get(n) != version.digest}
 
     def look(self, now: float, servers: dict[str, Server]) -> None:
         """Look at the servers, and do what a middle does then."""
@@ -204,8 +204,8 @@ class Node(Server):
             servers_having = standing.group.complete.get(number, ())
             if number not in self.here and any(name != self.name for name in servers_having):
                 self.here[number] = standing.listed[number]
-        for some in (set(self.here) - self.provisional, self.provisional):
-            for number in sorted(some)[: -self.keep]:
+        for kind in (set(self.here) - self.provisional, self.provisional):
+            for number in sorted(kind)[: -self.keep]:
                 del self.here[number]
 
     def _change_over(self, now: float) -> None:
@@ -213,10 +213,10 @@ class Node(Server):
         assert self.tracker and self.standing and self.standing.change
         change, left = self.standing.change, self.memory.origin
         stays = {
-            n: one for n, one in self.here.items()
-            if change.origin == left and n in change.listed and change.listed[n].digest == one.digest
+            n: version for n, version in self.here.items()
+            if change.origin == left and n in change.listed and change.listed[n].digest == version.digest
         }  # fmt: skip
-        self.aside += [one for n, one in self.here.items() if n not in stays]
+        self.aside += [version for n, version in self.here.items() if n not in stays]
         self.here = stays
         self.memory.change(change)
         self.tracker.changed(now, left)
@@ -228,15 +228,15 @@ class Network:
 
     def __init__(self, *servers: Server) -> None:
         self.now = 1000.0
-        self.servers = {one.name: one for one in servers}
-        for one in servers:
-            if isinstance(one, Node):
-                one.start(self.now)
+        self.servers = {server.name: server for server in servers}
+        for server in servers:
+            if isinstance(server, Node):
+                server.start(self.now)
 
     @property
     def nodes(self) -> list[Node]:
         """The middles."""
-        return [one for one in self.servers.values() if isinstance(one, Node)]
+        return [server for server in self.servers.values() if isinstance(server, Node)]
 
     def run(self, seconds: float) -> None:
         """Let time pass; each node looks at its servers twice a second."""

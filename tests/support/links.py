@@ -259,8 +259,8 @@ class Links:
         assert path, f"another request on a connection for shards: {text}"
         part = re.search(r"\r\nRange: bytes=([0-9]+)-([0-9]+)\r\n", text)
         start, end = (int(part[1]), int(part[2]) + 1) if part else (0, None)
-        asked = Asked(link.reader, int(path[1]), int(path[2]), start, end)
-        self.asked.append(asked)
+        shard_request = Asked(link.reader, int(path[1]), int(path[2]), start, end)
+        self.asked.append(shard_request)
         server.write(request)
         head = await answers.readuntil(b"\r\n\r\n")
         writer.write(head)
@@ -276,7 +276,7 @@ class Links:
                 now = asyncio.get_running_loop().time()
                 due = max(due, now) + len(chunk) / self.rate
                 await asyncio.sleep(due - now)
-                asked.sent += len(chunk)
+                shard_request.sent += len(chunk)
             writer.write(chunk)
             await writer.drain()
             left -= len(chunk)

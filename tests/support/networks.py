@@ -54,8 +54,8 @@ class Network:
 
     def received(self, host: str) -> int:
         """Return the bytes that a host has received so far, headers included."""
-        asked = ("-s", "-j", "link", "show", "dev", self._ports[host])
-        return int(json.loads(self._ip_at_switch(*asked))[0]["stats64"]["tx"]["bytes"])
+        query = ("-s", "-j", "link", "show", "dev", self._ports[host])
+        return int(json.loads(self._ip_at_switch(*query))[0]["stats64"]["tx"]["bytes"])
 
     def sent(self, host: str) -> int:
         """Return the bytes that a host has sent so far, headers included."""

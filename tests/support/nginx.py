@@ -66,5 +66,5 @@ def _running(place: Path, server: str) -> Iterator[str]:
 
 def _listens(port: int) -> bool:
     """Return whether a process listens on a port."""
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0

@@ -49,8 +49,8 @@ def slow_link(port: int, rate: float) -> Iterator[str]:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
             finally:
                 server.close()  # before anything is awaited, where ``end`` may cancel this again
-                for one in both:
-                    one.cancel()
+                for direction in both:
+                    direction.cancel()
                 await asyncio.gather(*both, return_exceptions=True)
         except asyncio.CancelledError:
             pass  # by ``end``; asyncio's streams report a handler that was cancelled

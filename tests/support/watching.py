@@ -123,13 +123,13 @@ def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
     def look() -> None:
         for file in shards_in(data_dir):
             with contextlib.suppress(FileNotFoundError):  # given up just now
-                looks = looks_of(file)
-                if known.get(file) == looks:
+                identity = looks_of(file)
+                if known.get(file) == identity:
                     continue
                 shards = numbers.expected(int(file.parent.name[1:])).shards
                 right = shards[int(file.stem.removeprefix("shard_")) - 1]
                 assert sha256(file.read_bytes()).digest() == right, f"{file} holds a wrong byte"
-                known[file] = looks
+                known[file] = identity
 
     return look
 

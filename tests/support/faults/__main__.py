@@ -35,14 +35,14 @@ def main(role: str, place: Path, count: int | None, only: str = "") -> None:
         only: text that an operation's name must contain.
     """
     os.environ.pop("LD_PRELOAD", None)  # what is started here is as it is
-    told, stderr = sys.stdout, sys.stderr
+    stdout, stderr = sys.stdout, sys.stderr
     vars(holds)["RECENTLY_READ"] = 0.0  # what was looked at is retired at once
     control, watch = Control(), Watch.begin()
     nodes = Nodes(watch)
     operations: tuple[type[Operation], ...] = import_module(f"tests.support.faults.{role}").OPERATIONS
 
-    def tell(**what: object) -> None:
-        print(json.dumps(what), file=told, flush=True)
+    def report(**fields: object) -> None:
+        print(json.dumps(fields), file=stdout, flush=True)
 
     for number, kind in enumerate(operations):
         folder = place / str(number)
@@ -53,21 +53,21 @@ def main(role: str, place: Path, count: int | None, only: str = "") -> None:
         matrix = Matrix(operation, control, watch)
         try:
             matrix.record()
-            tell(operation=operation.name, calls=sorted(matrix.calls))
+            report(operation=operation.name, calls=sorted(matrix.calls))
             ranked = sorted(matrix.cells(), key=lambda cell: cell.rank)[:count]
             found = [cell for cell in FOUND if cell.operation == operation.name]
             cells = [*found, *(cell for cell in ranked if cell not in found)]
-            begun = time.monotonic()
+            started = time.monotonic()
             for result in matrix.run(cells):
                 faulthandler.dump_traceback_later(_LONGEST, exit=True, file=stderr)
                 now = time.monotonic()
-                tell(**asdict(result), seconds=round(now - begun, 3))
-                begun = now
+                report(**asdict(result), seconds=round(now - started, 3))
+                started = now
         finally:
             operation.end()
             faulthandler.cancel_dump_traceback_later()
     nodes.close()
-    tell(ended=True)
+    report(ended=True)
 
 
 if __name__ == "__main__":

@@ -164,8 +164,8 @@ class Matrix:
             self.calls |= calls  # how often it was the last time, when nothing was new any more
             self._tree |= operation.tree()
         self._open = self._descriptors()
-        said, unhandled = self._watch.take()
-        assert "Traceback" not in said and not unhandled, (said, unhandled)
+        stderr, unhandled = self._watch.take()
+        assert "Traceback" not in stderr and not unhandled, (stderr, unhandled)
 
     def cells(self) -> Iterator[Cell]:
         """Yield the cells.

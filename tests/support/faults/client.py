@@ -160,11 +160,11 @@ class Follow(ClientOperation):
     def act(self) -> Outcome:
         deadline = time.monotonic() + _PATIENCE
 
-        def told(out: str) -> bool:
+        def all_announced(out: str) -> bool:
             return out.count("\n") == 2 or time.monotonic() > deadline
 
         words = ("--from", "v1", "--every", "--output-dir", self.folder)
-        outcome = command("client", "--servers", self.url, "--follow", *words, "-q", until=told)
+        outcome = command("client", "--servers", self.url, "--follow", *words, "-q", until=all_announced)
         if outcome.code == INTERRUPTED and outcome.out.count("\n") == 2:
             return Outcome(DONE, outcome.out, outcome.said)
         return outcome

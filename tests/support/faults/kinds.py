@@ -51,7 +51,7 @@ def environment(kind: dict[str, int], below: Path) -> dict[str, str]:
 def main(role: str, place: Path) -> None:
     """Run a role's operations."""
     os.environ.pop("LD_PRELOAD", None)  # what is started here is as it is
-    told = sys.stdout
+    stdout = sys.stdout
     vars(holds)["RECENTLY_READ"] = 0.0  # what was looked at is retired at once
     vars(data_dir)["DirectoryLock"] = partial(DirectoryLock, settling=0.0)
     vars(shutil)["copystat"] = lambda *_, **__: None  # with which the operations' own copies set permissions
@@ -70,7 +70,7 @@ def main(role: str, place: Path) -> None:
             operation.end()
         said, unhandled = watch.take()
         line = {"operation": operation.name, "code": outcome.code, "said": f"{outcome.said}\n{said}"}
-        print(json.dumps({**line, "unhandled": unhandled}), file=told, flush=True)
+        print(json.dumps({**line, "unhandled": unhandled}), file=stdout, flush=True)
     nodes.close()
 
 

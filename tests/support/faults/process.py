@@ -93,9 +93,9 @@ def command(*words: object, stdin: bytes | None = None, until: Until | None = No
     Returns:
         The exit code and the output.
     """
-    said = sys.stderr
-    assert isinstance(said, Said)
-    begin = len(said.getvalue())
+    captured = sys.stderr
+    assert isinstance(captured, Said)
+    begin = len(captured.getvalue())
     out, before_out, before_in, before_words = io.StringIO(), sys.stdout, sys.stdin, sys.argv
     sys.argv = ["shardcast", *map(str, words)]
     sys.stdout = out
@@ -109,7 +109,7 @@ def command(*words: object, stdin: bytes | None = None, until: Until | None = No
         return Outcome(BARE, out.getvalue(), repr(error))
     finally:
         sys.stdout, sys.stdin, sys.argv = before_out, before_in, before_words
-    return Outcome(code or 0, out.getvalue(), said.getvalue()[begin:])
+    return Outcome(code or 0, out.getvalue(), captured.getvalue()[begin:])
 
 
 @contextlib.contextmanager

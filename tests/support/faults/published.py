@@ -44,7 +44,7 @@ class Versions:
         """
         status, answer = get(url, "/distribution.txt")
         assert status == 200, f"the list is answered with {status}"
-        listed = {one.version: one.digest for one in parse(answer).listings}
+        listed = {listing.version: listing.digest for listing in parse(answer).listings}
         expected = [
             name for name in sorted(self.digests, key=lambda name: int(name[1:])) if name not in without
         ]
@@ -56,7 +56,7 @@ class Versions:
             assert digest == self.digests[version], f"{version} is listed with another digest"
             if not is_right(url, version, digest):
                 assert version not in newest, f"{version} can't be read"
-                again = [one.version for one in parse(get(url, "/distribution.txt")[1]).listings]
+                again = [listing.version for listing in parse(get(url, "/distribution.txt")[1]).listings]
                 assert version not in again, f"{version} is listed, and can't be read"
         return list(listed)
 

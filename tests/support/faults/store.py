@@ -296,8 +296,8 @@ class Verify(StoreOperation):
 
     def act(self) -> Outcome:
         outcome = command("store", "verify", self.folder, "-q")
-        told = {line.partition("  ")[0] for line in outcome.out.splitlines()}
-        if outcome.code == INTEGRITY and told == {self.digest}:  # it found what there is to find
+        reported = {line.partition("  ")[0] for line in outcome.out.splitlines()}
+        if outcome.code == INTEGRITY and reported == {self.digest}:  # it found what there is to find
             return Outcome(DONE, outcome.out, outcome.said)
         assert outcome.code != DONE, "what is damaged was not found"
         return Outcome(outcome.code, outcome.out, f"{outcome.said}Error: {outcome.out}")

@@ -126,7 +126,7 @@ class State:
     @property
     def loses_folder(self) -> bool:
         """Whether everything is there but one name, that of a folder."""
-        return not self.fates and [type(one.node) for one in self.lost] == [Folder]
+        return not self.fates and [type(change.node) for change in self.lost] == [Folder]
 
     @property
     def alone(self) -> set[int]:
@@ -134,10 +134,10 @@ class State:
         things = [*self.lost, *self.fates]
         if len(things) != 1:
             return set()
-        one = things[0]
-        if isinstance(one, Change):
-            return {place[0].inode for place in (one.made, one.gone) if place}
-        return {one.inode}
+        thing = things[0]
+        if isinstance(thing, Change):
+            return {place[0].inode for place in (thing.made, thing.gone) if place}
+        return {thing.inode}
 
 
 @dataclass(frozen=True)
@@ -320,7 +320,7 @@ class Disk:
     @property
     def dirty(self) -> list[File | Folder]:
         """Return the files with bytes, and the folders with times, that are not certain."""
-        return [one for one in self._inodes.values() if not isinstance(one, Link) and one.is_dirty]
+        return [node for node in self._inodes.values() if not isinstance(node, Link) and node.is_dirty]
 
     def states(self, chance: Random, some: int) -> Iterator[State]:
         """Yield what a cut may leave now.
@@ -378,7 +378,7 @@ class Disk:
     def now(self) -> dict[str, bytes | None]:
         """Return what is there without a cut: bytes by path, None for folders."""
         entries = self.entries(State(frozenset(), {}, "all kept"))
-        return {one.path: None if isinstance(one.node, Folder) else one.data for one in entries}
+        return {entry.path: None if isinstance(entry.node, Folder) else entry.data for entry in entries}
 
     def _tell(self, change: Change) -> str:
         made, gone = (self._path(one) if one else "" for one in (change.made, change.gone))
@@ -396,9 +396,9 @@ class Disk:
             return ""
         while pending:
             folder, above = pending.pop()
-            for name, one in {**folder.certain, **folder.names}.items():
-                if one is node:
+            for name, node_there in {**folder.certain, **folder.names}.items():
+                if node_there is node:
                     return f"{above}{name}"
-                if isinstance(one, Folder):
-                    pending.append((one, f"{above}{name}/"))
+                if isinstance(node_there, Folder):
+                    pending.append((node_there, f"{above}{name}/"))
         return "(no name)"

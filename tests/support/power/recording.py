@@ -69,8 +69,8 @@ class Record:
             following, given = self.calls[index + 1] if index + 1 < len(self.calls) else ("", [])
             synced = int(given[0]) if following == "sync" else None
             if call == "mark" or disk.apply(call, values):
-                said = json.loads(values[0]) if call == "mark" else None
-                yield Step(disk, index, call, said, following in ("mark", ""), synced)
+                message = json.loads(values[0]) if call == "mark" else None
+                yield Step(disk, index, call, message, following in ("mark", ""), synced)
 
     def check(self) -> None:
         """Check that the replayed record is what lies on the disk: no call was missed."""
@@ -108,12 +108,12 @@ def record(module: str, place: Path, names: Sequence[str]) -> dict[str, Record]:
     current: Record | None = None
     for line in log.read_text().splitlines():
         call, *values = line.split("\t")
-        said = json.loads(values[0]) if call == "mark" else {}
-        if "begun" in said:
-            current = records[said["begun"]] = Record(said["in"], said["inode"])
-        elif "ended" in said:
+        message = json.loads(values[0]) if call == "mark" else {}
+        if "begun" in message:
+            current = records[message["begun"]] = Record(message["in"], message["inode"])
+        elif "ended" in message:
             assert current
-            current.failure, current = said["failure"], None
+            current.failure, current = message["failure"], None
         elif current:
             current.calls.append((call, values))
     return records

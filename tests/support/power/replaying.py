@@ -40,17 +40,17 @@ def cuts(record: Record) -> list[Case]:
     """
     seen: set[tuple[bytes, int]] = set()
     ranked: list[tuple[int, float, Case]] = []
-    said: Said = []
+    messages: Said = []
     chance = Random(record.base.rpartition("/")[2])
     for step in record.steps():
         if step.said is not None:
-            said = [*said, step.said]
+            messages = [*messages, step.said]
         is_last = step.call == "mark" or step.before_mark or step.synced is not None
         for index, state in enumerate(step.disk.states(chance, _AT_RANDOM if is_last else 0)):
             if index and not is_last and not state.loses_folder:
                 continue
             entries = step.disk.entries(state)
-            key = signature(entries), len(said)
+            key = signature(entries), len(messages)
             if key not in seen:
                 seen.add(key)
                 is_said = step.call == "mark" or step.before_mark
@@ -62,7 +62,7 @@ def cuts(record: Record) -> list[Case]:
                 is_first = is_moved or (state.is_all and step.call == "mark")
                 rank = 0 if is_first else 1 if is_next else 2
                 words = f"cut after call {step.index} ({step.call}), {state.words}"
-                ranked.append((rank, chance.random(), (entries, said, words)))
+                ranked.append((rank, chance.random(), (entries, messages, words)))
     return [case for _, _, case in sorted(ranked, key=lambda one: one[:2])]
 
 
@@ -78,9 +78,9 @@ def replay(record: Record, check: Check) -> int:
             try:
                 check(place, said)
             except Exception as error:
-                there = "\n".join(f"  {one.path} ({len(one.data)} bytes)" for one in entries)
-                told = f"{type(error).__name__}: {error}\n{words}\nsaid: {said}\nthere was:\n{there}"
-                raise AssertionError(told) from error
+                listing = "\n".join(f"  {entry.path} ({len(entry.data)} bytes)" for entry in entries)
+                problem = f"{type(error).__name__}: {error}\n{words}\nsaid: {said}\nthere was:\n{listing}"
+                raise AssertionError(problem) from error
     return len(cases)
 
 
@@ -95,9 +95,9 @@ def restored(entries: list[Entry]) -> Iterator[Path]:
             with _inodes(inodes):
                 yield place
         finally:
-            for one in place.rglob("*"):
-                if one.is_dir() and not one.is_symlink():
-                    one.chmod(0o700)
+            for path in place.rglob("*"):
+                if path.is_dir() and not path.is_symlink():
+                    path.chmod(0o700)
             shutil.rmtree(place, ignore_errors=True)
             place.mkdir(exist_ok=True)
 
@@ -118,26 +118,28 @@ def _inodes(inodes: dict[int, int]) -> Iterator[None]:
 
         return looking
 
-    looks = {name: seen(getattr(os, name)) for name in ("stat", "lstat", "fstat")}
+    stats = {name: seen(getattr(os, name)) for name in ("stat", "lstat", "fstat")}
 
     def path_stat(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
-        return looks["stat"](path, follow_symlinks=follow_symlinks)
+        return stats["stat"](path, follow_symlinks=follow_symlinks)
 
     with contextlib.ExitStack() as stack:
-        for name, look in looks.items():
+        for name, look in stats.items():
             stack.enter_context(mock.patch.object(os, name, look))
         stack.enter_context(mock.patch.object(Path, "stat", path_stat))
-        stack.enter_context(mock.patch.object(Path, "lstat", lambda path: looks["lstat"](path)))
+        stack.enter_context(mock.patch.object(Path, "lstat", lambda path: stats["lstat"](path)))
         yield
 
 
 def signature(entries: list[Entry]) -> bytes:
     """Return what distinguishes two states."""
     digest = sha256()
-    for one in entries:
-        inode = one.node.inode if isinstance(one.node, (File, Folder)) else 0
-        times = one.mtime if not isinstance(one.node, Link) else 0
-        digest.update(f"{one.path}\0{inode}\0{times}\0{one.mode}\0{len(one.data)}\0".encode() + one.data)
+    for entry in entries:
+        inode = entry.node.inode if isinstance(entry.node, (File, Folder)) else 0
+        times = entry.mtime if not isinstance(entry.node, Link) else 0
+        digest.update(
+            f"{entry.path}\0{inode}\0{times}\0{entry.mode}\0{len(entry.data)}\0".encode() + entry.data
+        )
     return digest.digest()
 
 
@@ -145,21 +147,21 @@ def restore(entries: list[Entry], place: Path) -> dict[int, int]:
     """Make what a cut left, and return the former inode of each file by its present one."""
     files: dict[Node, Path] = {}
     inodes: dict[int, int] = {}
-    for one in entries:
-        path = place / one.path
-        if isinstance(one.node, Folder):
+    for entry in entries:
+        path = place / entry.path
+        if isinstance(entry.node, Folder):
             path.mkdir()
-        elif isinstance(one.node, Link):
-            path.symlink_to(one.data.decode())
-        elif one.node in files:
-            path.hardlink_to(files[one.node])
+        elif isinstance(entry.node, Link):
+            path.symlink_to(entry.data.decode())
+        elif entry.node in files:
+            path.hardlink_to(files[entry.node])
         else:
-            path.write_bytes(one.data)
-            path.chmod(one.mode & 0o7777)
-            os.utime(path, ns=(one.mtime or 0, one.mtime or 0))
-            inodes[path.stat().st_ino] = one.node.inode
-            files[one.node] = path
-    for one in reversed(entries):
-        if isinstance(one.node, Folder) and one.mtime is not None:
-            os.utime(place / one.path, ns=(one.mtime, one.mtime))
+            path.write_bytes(entry.data)
+            path.chmod(entry.mode & 0o7777)
+            os.utime(path, ns=(entry.mtime or 0, entry.mtime or 0))
+            inodes[path.stat().st_ino] = entry.node.inode
+            files[entry.node] = path
+    for entry in reversed(entries):
+        if isinstance(entry.node, Folder) and entry.mtime is not None:
+            os.utime(place / entry.path, ns=(entry.mtime, entry.mtime))
     return inodes

@@ -101,8 +101,8 @@ async def scrub(base: Path) -> None:
     mark(damaging=1)
     damage(file)
     quarantine = Quarantine(store.folder)
-    found = [one async for one in Scrub(store.folder, "sha256", quarantine=quarantine).run()]
-    assert [one.digest for one in found] == [file.name]
+    found = [damaged async for damaged in Scrub(store.folder, "sha256", quarantine=quarantine).run()]
+    assert [damaged.digest for damaged in found] == [file.name]
     mark(set_aside=1)
     await keep(store, blob(1))
     mark(put=1)

@@ -54,8 +54,8 @@ def registry(base: Path) -> Registry:
 def made(folder: Path) -> Path:
     """Make a folder durably, as the documentation tells people to."""
     folder.mkdir()
-    for one in (folder, folder.parent):
-        sync(one)
+    for place in (folder, folder.parent):
+        sync(place)
     return folder
 
 
