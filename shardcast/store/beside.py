@@ -12,15 +12,9 @@ from shardcast.folders import make_folder
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name
-from shardcast.store.aside import (
-    AsideVersion,
-    aside_place,
-    finish_aside,
-    line_name,
-    open_mark,
-    read_aside,
-    record_of,
-)
+from shardcast.store.aside import LONGEST_ASIDE
+from shardcast.store.aside_place import aside_place, line_name, open_mark, record_of
+from shardcast.store.aside_version import AsideVersion, finish_aside, read_aside
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.filled import FilledVersions
 from shardcast.store.inventory import Inventory
@@ -85,7 +79,9 @@ class BesideVersions:
             await asyncio.to_thread(self._make_place, origin, place, whole=whole)
             opened = await asyncio.to_thread(self._open, place, live, listed)
             aside.records.setdefault(line_name(origin), LineRecord(origin))
-            aside.begin(place, opened, whole)
+            if not whole:
+                aside.take(place)
+            aside.beside.begin(place, opened)
             return opened
 
     def _make_place(self, origin: str | None, place: VersionPlace, *, whole: bool) -> None:
@@ -110,7 +106,7 @@ class BesideVersions:
         return OpenVersion(int(live.version[1:]), place, hooks, live, listed)
 
     async def _reserve(self, opened: OpenVersion, shard: Shard) -> bool:
-        self._inventory.aside.touch(opened.place)
+        self._inventory.aside.beside.touch(opened.place)
         return await self._filled.reserve(opened, shard)
 
     async def _complete(self, opened: OpenVersion, manifest: Manifest) -> None:
@@ -118,7 +114,7 @@ class BesideVersions:
         async with self._writer.exclusive():
             if aside.beside.get(opened.place) is opened:
                 finished = await asyncio.to_thread(self._finish, opened.place)
-                aside.end(opened.place)
+                aside.beside.end(opened.place)
                 aside.put(finished)
 
     def _finish(self, place: VersionPlace) -> AsideVersion:
@@ -138,7 +134,7 @@ class BesideVersions:
         Raises:
             LocalDiskError: the directory at the path is another one.
         """
-        for place in self._inventory.aside.abandoned():
+        for place in self._inventory.aside.beside.idle_for(LONGEST_ASIDE):
             async with self._writer.exclusive():
                 await self._end(place)
 
@@ -151,8 +147,8 @@ class BesideVersions:
     async def _end(self, place: VersionPlace) -> None:
         """Stop receiving a version; what there is of it lies aside. Under the lock."""
         aside = self._inventory.aside
-        since = aside.touched(place)
-        opened = aside.end(place)
+        since = aside.beside.touched(place)
+        opened = aside.beside.end(place)
         if opened is not None:
             error = TransferFailed(f"{version_name(opened.number)} is no longer received beside")
             await in_thread(opened.stop, error)

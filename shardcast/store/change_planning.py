@@ -12,7 +12,8 @@ from pathlib import Path
 
 from shardcast.protocol.distribution import Listing, write
 from shardcast.protocol.manifest_reader import ManifestError
-from shardcast.store.aside import AsideVersion, aside_place, record_of
+from shardcast.store.aside_place import aside_place, record_of
+from shardcast.store.aside_version import AsideVersion
 from shardcast.store.completed import Complete
 from shardcast.store.data_dir import DataDir
 from shardcast.store.inventory import Inventory

@@ -13,7 +13,8 @@ from shardcast.folders import remove_tree
 from shardcast.protocol.feed import OPEN
 from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count
-from shardcast.store.aside import AsideVersion, line_name, open_mark, read_aside
+from shardcast.store.aside_place import line_name, open_mark
+from shardcast.store.aside_version import AsideVersion, read_aside
 from shardcast.store.beside import BesideVersions
 from shardcast.store.change_planning import (
     Change,

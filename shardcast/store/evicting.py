@@ -7,7 +7,7 @@ import logging
 from collections.abc import Hashable
 
 from shardcast.protocol.wire import version_name
-from shardcast.store.aside import AsideVersion
+from shardcast.store.aside_version import AsideVersion
 from shardcast.store.disk_usage import disk_space
 from shardcast.store.inventory import Inventory
 from shardcast.store.retirement import Retirement

@@ -10,7 +10,7 @@ from pathlib import Path
 from shardcast.policy.eviction import FIRST, UNLISTED, Removable, may_go
 from shardcast.policy.retention import room_for
 from shardcast.protocol.wire import version_name
-from shardcast.store.aside import AsideVersion
+from shardcast.store.aside_version import AsideVersion
 from shardcast.store.disk_usage import Freeable, freeable, held_open
 from shardcast.store.inventory import Inventory
 

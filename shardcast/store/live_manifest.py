@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Sequence
+from typing import Self
 
 from shardcast.concurrency import Notifier
 from shardcast.errors import ShardcastError, VersionAborted
@@ -42,7 +43,7 @@ class LiveManifest:
         self._notifier = Notifier()
 
     @classmethod
-    def of(cls, manifest: Manifest) -> LiveManifest:
+    def of(cls, manifest: Manifest) -> Self:
         """Return a live manifest that is whole already."""
         live = cls(manifest.version)
         live.raw = manifest.raw

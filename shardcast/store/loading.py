@@ -11,6 +11,7 @@ from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.wire import version_name
 from shardcast.sizes import format_count
+from shardcast.store.aside_loading import load_aside
 from shardcast.store.completed import read_complete
 from shardcast.store.filled import FilledVersions
 from shardcast.store.inventory import Inventory
@@ -51,7 +52,7 @@ class Loading:
             if changed_to is not None:
                 messages.append(f"finished the change to the versions of {changed_to}")
             data_dir.clear_leftovers()
-            messages += inventory.aside.load()
+            messages += load_aside(inventory)
             record = read_record(data_dir.line)
             inventory.line = record or LineRecord()
             listings = listed(data_dir)

@@ -10,7 +10,7 @@ from shardcast.errors import LocalDiskError, ShardcastError, VersionAborted
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.feed import ABORTED, RETIRED
 from shardcast.protocol.wire import version_name
-from shardcast.store.aside import AsideVersion
+from shardcast.store.aside_version import AsideVersion
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.inventory import Inventory
 from shardcast.store.line_record import withdrawn_error

@@ -32,7 +32,8 @@ from shardcast.server.application import application, listening
 from shardcast.server.routes.versions import add_versions
 from shardcast.store import landing as landings
 from shardcast.store import open_version as open_versions
-from shardcast.store.aside import LONGEST_ASIDE, line_name
+from shardcast.store.aside import LONGEST_ASIDE
+from shardcast.store.aside_place import line_name
 from shardcast.store.disk_usage import DiskSpace, disk_space
 from shardcast.store.line_change import parse_plan
 from shardcast.store.live_manifest import LiveManifest

@@ -188,7 +188,7 @@ FAULTS = [
     ),
     Fault(
         name="end of a version received beside is not synced",
-        file="shardcast/store/aside.py",
+        file="shardcast/store/aside_version.py",
         old="    sync_folder(place.folder.parent)\n",
         new="",
         tests=VERSIONS,

@@ -1,0 +1,126 @@
+"""One version of another line, as it lies in its place."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass, replace
+
+from shardcast.errors import LocalDiskError
+from shardcast.folders import sync_folder
+from shardcast.protocol.distribution import Listing
+from shardcast.protocol.manifest import Manifest
+from shardcast.protocol.manifest_reader import ManifestError
+from shardcast.protocol.manifest_reader import parse as parse_manifest
+from shardcast.protocol.wire import version_name
+from shardcast.store.aside_place import open_mark, parse_aside_name
+from shardcast.store.completed import Complete, read_complete
+from shardcast.store.interfaces import Span
+from shardcast.store.line_record import LineRecord
+from shardcast.store.recovery import check
+from shardcast.store.version_place import VersionPlace
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AsideVersion:
+    """A version of another line.
+
+    Attributes:
+        origin: the origin id of its line.
+        complete: its listing, manifest (None where none is here), size and files.
+        finished: whether all of it is here and verified.
+        since: when it was put aside, in seconds by the clock of the directory.
+        pinned: whether it stays until it is unpinned.
+        withdrawn: whether its publisher withdrew it, so that it is not served.
+    """
+
+    origin: str | None
+    complete: Complete
+    finished: bool
+    since: float
+    pinned: bool = False
+    withdrawn: bool = False
+
+    @property
+    def place(self) -> VersionPlace:
+        """Where it lies."""
+        return self.complete.place
+
+    @property
+    def number(self) -> int:
+        """Its number, which a version of the current line may have too."""
+        return self.complete.listing.number
+
+    def span(self, shard: int) -> Span | None:
+        """Return where a whole and verified shard lies; None where it is not here or not served."""
+        manifest = self.complete.manifest
+        if self.withdrawn or manifest is None or not 1 <= shard <= len(manifest.shards):
+            return None
+        span = self.complete.shard(shard)
+        if span is None or self.finished:
+            return span
+        found = self.complete.find(span.digest or "")
+        return span if found == span.path else None
+
+
+def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVersion:
+    """Return the version that lies in a place; blocks on the disk.
+
+    Args:
+        place: where it lies.
+        record: the record of its line.
+        since: when it was put aside, by the clock of the directory.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    found = parse_aside_name(place.folder.name)
+    assert found
+    number, start = found
+    manifest = _manifest(place, number)
+    digests = [digest for digest in manifest.digests.values() if digest.startswith(start)] if manifest else []
+    listing = Listing(version_name(number), digests[0] if digests else start, None)
+    finished = False
+    if digests and not open_mark(place).exists():
+        try:
+            finished = check(place, listing) is not None
+        except (LocalDiskError, ManifestError) as error:
+            log.warning("%s is not complete any more: %s", place.folder, error)
+    if manifest:
+        listing = Listing(listing.version, listing.digest, len(manifest.shards), manifest.identity)
+    complete = read_complete(place, listing, manifest)
+    if not finished:
+        size = sum(entry.stat().st_size for entry in place.folder.iterdir())
+        complete = replace(complete, size=size)
+    withdrawn = record.withdrawal(number, complete.digests) is not None
+    return AsideVersion(
+        origin=record.origin,
+        complete=complete,
+        finished=finished,
+        since=since,
+        pinned=place.pinned.exists(),
+        withdrawn=withdrawn,
+    )
+
+
+def finish_aside(place: VersionPlace) -> None:
+    """Mark a version that was received beside as whole, durably; blocks on the disk.
+
+    Its time aside begins now.
+
+    Raises:
+        OSError: the disk failed.
+    """
+    os.utime(place.folder)
+    open_mark(place).unlink(missing_ok=True)
+    sync_folder(place.folder.parent)
+
+
+def _manifest(place: VersionPlace, number: int) -> Manifest | None:
+    """Return the manifest of a version; None where it is missing or not whole."""
+    try:
+        return parse_manifest(place.manifest.read_bytes(), version_name(number))
+    except (FileNotFoundError, ManifestError):
+        return None
