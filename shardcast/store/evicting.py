@@ -18,7 +18,7 @@ _SETTLING, _LOOK_AGAIN = 1.0, 0.05
 """Seconds in which the blocks of removed files come free at the latest, and between two looks."""
 
 
-class Evicting:
+class Evictor:
     """Removes versions that a decision chose; for the event loop."""
 
     def __init__(self, inventory: Inventory, retirement: Retirement) -> None:

@@ -24,7 +24,7 @@ from shardcast.store.version_place import is_versions_file, remove_version
 from shardcast.temporary_files import PART
 
 
-class Loading:
+class Loader:
     """Fills an inventory from the disk, before the event loop uses it."""
 
     def __init__(self, inventory: Inventory, filled: FilledVersions) -> None:

@@ -2,7 +2,7 @@
 
 A publisher claims what a version takes before it is stored. A middle takes room as bytes come, so that
 nothing goes for what is only said to exist. ``SpaceLedger`` counts, ``EvictionDecisions`` decides what goes,
-``Evicting`` removes it; here they are asked in turn, one removal at a time.
+``Evictor`` removes it; here they are asked in turn, one removal at a time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from shardcast.policy.eviction import (
 )
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.disk_usage import disk_space
-from shardcast.store.evicting import Evicting
+from shardcast.store.evicting import Evictor
 from shardcast.store.eviction_candidates import EvictionCandidates
 from shardcast.store.eviction_decisions import EvictionDecisions
 from shardcast.store.inventory import Inventory
@@ -60,7 +60,7 @@ class DiskQuota:
         self.ledger = ledger
         self._inventory = inventory
         self._decisions = EvictionDecisions(inventory, ledger, self.candidates, most)
-        self._evicting = Evicting(inventory, retirement)
+        self._evictor = Evictor(inventory, retirement)
         self._relieved: dict[int, int] = {}  # bytes that were on the full disk before something went for each
         self._claiming = asyncio.Lock()
 
@@ -316,4 +316,4 @@ class DiskQuota:
     async def _remove(self, decision: Remove, facts: list[Removable], why: str) -> None:
         """Remove the candidate that a decision chose."""
         expected = freed(fact for fact in facts if fact.key == decision.key)
-        self.ledger.keep_held(await self._evicting.remove(decision.key, expected, why))
+        self.ledger.keep_held(await self._evictor.remove(decision.key, expected, why))

@@ -19,7 +19,7 @@ from shardcast.store.version_place import VersionPlace
 log = logging.getLogger(__name__)
 
 
-class Removing:
+class Remover:
     """Removes folders and records in two steps.
 
     ``remove`` renames a folder into a grave; it is quick, and done under the lock of the list, so that the

@@ -14,7 +14,7 @@ from shardcast.store.aside_version import AsideVersion
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.inventory import Inventory
 from shardcast.store.line_record import withdrawn_error
-from shardcast.store.removing import Removing
+from shardcast.store.removing import Remover
 from shardcast.store.space_ledger import SpaceLedger
 from shardcast.store.version_place import VersionPlace
 
@@ -31,7 +31,7 @@ class Retirement:
         self._inventory = inventory
         self._writer = writer
         self._ledger = ledger
-        self._removing = Removing(inventory.data_dir, inventory.usage)
+        self._remover = Remover(inventory.data_dir, inventory.usage)
 
     async def retire(self, number: int, *, even_pinned: bool = False, even_leased: bool = True) -> None:
         """Take a version off the list, then remove its files.
@@ -123,16 +123,16 @@ class Retirement:
 
     async def remove(self, number: int, place: VersionPlace) -> None:
         """Remove a version that is off the list, in one rename; under the lock. ``empty`` frees its bytes."""
-        await self._removing.remove(place)
+        await self._remover.remove(place)
         self._forget(number)
 
     async def remove_again(self, used: Collection[VersionPlace]) -> None:
         """Remove once more what couldn't be, except at places that are ``used`` again; under the lock."""
-        await self._removing.again(used)
+        await self._remover.again(used)
 
     async def empty(self) -> None:
         """Free the bytes of what was removed."""
-        await self._removing.empty()
+        await self._remover.empty()
 
     def _forget(self, number: int) -> None:
         """Drop claims and holds of a number of which nothing is here any more."""

@@ -18,7 +18,7 @@ from shardcast.store.inventory import Inventory
 from shardcast.store.line_change import AfterStep
 from shardcast.store.line_record import LineRecord
 from shardcast.store.line_versions import LineVersions
-from shardcast.store.loading import Loading
+from shardcast.store.loading import Loader
 from shardcast.store.open_version import OpenVersion
 from shardcast.store.payload_checks import PayloadChecks
 from shardcast.store.quota import DiskQuota
@@ -38,7 +38,7 @@ class VersionFolders(ServedVersions):
     ============================ =====================================================================
     part                         operations
     ============================ =====================================================================
-    ``Loading``                  ``load``
+    ``Loader``                   ``load``
     ``FilledVersions``           ``begin``, ``open``, ``surveyed``, ``check_room``, ``make_room``
     ``Retirement``               ``discard``, ``retire``, ``drop_aside``
     ``VersionRetention``         ``pin``, ``unpin``, ``tidy``, ``try_tidy``, ``keep``
@@ -84,7 +84,7 @@ class VersionFolders(ServedVersions):
         withdrawals = Withdrawals(inventory, writer, retirement)
         beside = BesideVersions(inventory, writer, filled)
         self._changer = LineChanger(inventory, writer, filled=filled, beside=beside, retirement=retirement)
-        self._loading = Loading(inventory, filled)
+        self._loader = Loader(inventory, filled)
         self._retention = VersionRetention(
             inventory, writer, keep=keep, quota=quota,
             retirement=retirement, withdrawals=withdrawals, beside=beside, checks=checks,
@@ -127,7 +127,7 @@ class VersionFolders(ServedVersions):
         Raises:
             LocalDiskError: the directory can't be read or written.
         """
-        return self._loading.load(resume, self.after_step)
+        return self._loader.load(resume, self.after_step)
 
     @property
     def after_step(self) -> AfterStep:

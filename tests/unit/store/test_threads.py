@@ -21,7 +21,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.piece_map import PieceMap
-from shardcast.store.removing import Removing
+from shardcast.store.removing import Remover
 from shardcast.store.versions import VersionFolders
 from tests.integration.test_put_aside import NEW, OLD, A, B, change, started_with
 from tests.support.folders import StoredNode
@@ -222,7 +222,7 @@ async def test_what_is_removed_while_graves_are_emptied_is_emptied_next(
     for number in (1, 2):
         directory.folder(number).mkdir()
     begun, go_on = threading.Event(), threading.Event()
-    gone, rename = Removing(directory, DiskUsage()), removing.rename
+    gone, rename = Remover(directory, DiskUsage()), removing.rename
 
     def wait(*said: Any, **how: Any) -> None:
         begun.set()
