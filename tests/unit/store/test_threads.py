@@ -65,13 +65,13 @@ def hammering(work: Callable[[], object]) -> Iterator[Callable[[], bool]]:
 def test_shards_of_wrong_lines_are_never_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     live = LiveManifest("v1")
     live.add(RIGHT)
-    take, seen = ManifestReader._take, set[tuple[int, int, bool]]()
+    take, seen = ManifestReader._read_line, set[tuple[int, int, bool]]()
 
     def look(self: ManifestReader, line: bytes) -> None:
         take(self, line)
         seen.add((len(live.shards), live.size, live.begun))
 
-    monkeypatch.setattr(ManifestReader, "_take", look)
+    monkeypatch.setattr(ManifestReader, "_read_line", look)
     with pytest.raises(ManifestError):
         live.add(WRONG)
     assert seen == {(1500, 2000 * PIECE, True)}
