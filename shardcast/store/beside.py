@@ -106,7 +106,7 @@ class BesideVersions:
         return OpenVersion(int(live.version[1:]), place, hooks, live, listed)
 
     async def _reserve(self, opened: OpenVersion, shard: Shard) -> bool:
-        self._inventory.aside.beside.touch(opened.place)
+        self._inventory.aside.beside.note_progress(opened.place)
         return await self._filled.reserve(opened, shard)
 
     async def _complete(self, opened: OpenVersion, manifest: Manifest) -> None:

@@ -36,9 +36,9 @@ class OpenBeside:
     def begin(self, place: VersionPlace, opened: OpenVersion) -> None:
         """Count a version as being received."""
         self._versions[place] = opened
-        self.touch(place)
+        self.note_progress(place)
 
-    def touch(self, place: VersionPlace) -> None:
+    def note_progress(self, place: VersionPlace) -> None:
         """Note that something of a version comes now."""
         self._touched[place] = self._clock()
 
