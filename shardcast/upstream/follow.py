@@ -112,8 +112,9 @@ class Following:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         assert self._timekeeper
-        await cancel([*self._tasks.values(), self._timekeeper])
-        for task in self._tasks.values():
+        tasks = [*self._tasks.values(), self._timekeeper]
+        await cancel(tasks)
+        for task in tasks:
             if not task.cancelled():
                 task.exception()  # standing() has raised it
 
