@@ -46,7 +46,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from shardcast.plain_text import one_line
 
@@ -83,7 +83,7 @@ class VersionWithdrawn(VersionNotOffered):
     """A version that its publisher took back."""
 
     @classmethod
-    def of(cls, version: str, reason: str = "", newest: str | None = None) -> VersionWithdrawn:
+    def of(cls, version: str, reason: str = "", newest: str | None = None) -> Self:
         """Return the error of a download.
 
         Args:
@@ -135,7 +135,7 @@ class LocalLimit(LocalDiskError):
     """A limit of this machine: too few open files, too few threads or too little memory for the process."""
 
     @classmethod
-    def of(cls, error: BaseException) -> LocalLimit | None:
+    def of(cls, error: BaseException) -> Self | None:
         """Return the error of the limit that caused ``error``; None where no limit did."""
         number = error.errno if isinstance(error, OSError) else None
         if number == errno.EMFILE:

@@ -103,7 +103,7 @@ class BesideVersions:
         """Take over the folder of a version; blocks on the disk."""
         hooks = replace(self._filled.hooks, completed=self._complete, reserve=self._reserve)
         self._inventory.usage.drop(place.folder)
-        return OpenVersion(int(live.version[1:]), place, hooks, live, listed)
+        return OpenVersion(int(live.version[1:]), place, hooks, live=live, listed=listed)
 
     async def _reserve(self, opened: OpenVersion, shard: Shard) -> bool:
         self._inventory.aside.beside.note_progress(opened.place)

@@ -107,7 +107,7 @@ class FilledVersions:
         is_new = not place.folder.exists()
         usage.drop(place.folder)
         try:
-            return OpenVersion(number, place, self.hooks, live, listed)
+            return OpenVersion(number, place, self.hooks, live=live, listed=listed)
         except LocalDiskError:
             if is_new and place.folder.exists() and data_dir.held:
                 remove_version(place.folder)

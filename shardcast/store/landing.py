@@ -64,9 +64,10 @@ class Landing:
         self,
         shard: Shard,
         piece_size: int,
+        *,
         path: Path,
         descriptor: int,
-        base: int,
+        base: int = 0,
         writing: threading.Lock | None = None,
     ) -> None:
         """Count no piece as here yet.

@@ -62,6 +62,7 @@ class OpenVersion:
         number: int,
         place: VersionPlace,
         hooks: OpenVersionHooks,
+        *,
         live: LiveManifest | None = None,
         listed: str = "sha256",
     ) -> None:

@@ -98,7 +98,14 @@ class OutputFile:
         with disk_errors("could not write", self.output):
             descriptor = os.dup(self._part.descriptor)
         piece_size = self._live.header.piece_size
-        landing = Landing(shard, piece_size, self._part.path, descriptor, shard.offset, self._writing)
+        landing = Landing(
+            shard,
+            piece_size,
+            path=self._part.path,
+            descriptor=descriptor,
+            base=shard.offset,
+            writing=self._writing,
+        )
         try:
             await landing.recall(self._seeds)
         except BaseException:

@@ -253,4 +253,4 @@ class ShardFiles:
 
     def _landing(self, shard: Shard, path: Path, descriptor: int) -> Landing:
         """Return a landing at the start of an open file."""
-        return Landing(shard, self._live.header.piece_size, path, descriptor, 0)
+        return Landing(shard, self._live.header.piece_size, path=path, descriptor=descriptor)

@@ -137,7 +137,7 @@ async def test_answer_cancelled_before_its_thread_begins_asks_for_nothing(
 async def test_write_of_a_cancelled_download_never_reaches_another_file(tmp_path: Path) -> None:
     """The number of a descriptor that is closed too early is given to the next file that is opened."""
     held, part, other = Held(), tmp_path / "part", tmp_path / "other"
-    landing = Landing(WHOLE, PIECE, part, os.open(part, os.O_RDWR | os.O_CREAT), 0)
+    landing = Landing(WHOLE, PIECE, path=part, descriptor=os.open(part, os.O_RDWR | os.O_CREAT))
     number = landing.descriptor
 
     def late() -> None:

@@ -336,7 +336,7 @@ async def test_flood_before_an_answer_ends_before_its_time(direct: bool, tmp_pat
         peer = Peer(server.url, session, 1000)
         peer._bulk.direct = direct
         descriptor = os.open(tmp_path / "part", os.O_RDWR | os.O_CREAT)
-        landing = Landing(shard, 1000, tmp_path / "part", descriptor, 0)
+        landing = Landing(shard, 1000, path=tmp_path / "part", descriptor=descriptor)
         with contextlib.closing(landing), pytest.raises(BadAnswer):
             await asyncio.wait_for(peer.receive("v1", landing, RangeRequest(0, 1000)), OVER)
 
@@ -353,7 +353,7 @@ async def test_large_pieces_take_memory_only_as_they_come(direct: bool, tmp_path
         peer._bulk.direct = direct
         path = tmp_path / str(number)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-        landing = Landing(shard, piece_size, path, descriptor, 0)
+        landing = Landing(shard, piece_size, path=path, descriptor=descriptor)
         with contextlib.closing(landing), pytest.raises(PeerError):
             await peer.receive("v1", landing, RangeRequest(0, piece_size))
 

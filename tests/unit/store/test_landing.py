@@ -28,7 +28,7 @@ ORDERS = st.permutations(range(6))
 @contextmanager
 def landing(path: Path, shard: Shard = WHOLE, base: int = BASE) -> Iterator[Landing]:
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    opened = Landing(shard, PIECE, path, descriptor, base)
+    opened = Landing(shard, PIECE, path=path, descriptor=descriptor, base=base)
     try:
         yield opened
     finally:
