@@ -42,7 +42,7 @@ async def in_thread(work: Callable[..., T], *words: object, undo: Callable[[T], 
 async def in_pool(pool: Executor, work: Callable[..., T], *words: object) -> T:
     """Run ``work(*words)`` in a thread of a pool, and return its result.
 
-    A caller who is cancelled waits for work that has started; work that has not is never done.
+    A cancelled caller waits for work that has started; work that has not started is dropped.
     """
     job = pool.submit(work, *words)
     try:

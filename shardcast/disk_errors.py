@@ -24,7 +24,7 @@ def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
     Raises:
         LocalDiskError: the block raised an ``OSError`` of the system; ``LocalLimit`` where this machine
             allows the process too little.
-        ShardcastError: the block raised one, which passes as it is.
+        ShardcastError: any error of ours that the block raised, unchanged.
     """
     try:
         yield

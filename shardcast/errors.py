@@ -227,7 +227,7 @@ class StoreNotConfigured(RegistryError, UsageError):
 
 
 class InvalidName(RegistryError, UsageError):
-    """A hash, a schema's name or a path that can't be one, or would lead out of its store."""
+    """An impossible hash, schema name or path, or a path that leads out of its store."""
 
 
 class MissingExternalFile(RegistryError):

@@ -76,7 +76,7 @@ def publish(
         NoRoom: the version may not take so many bytes.
         PayloadMissing: the file does not exist.
         PayloadChanged: it changed meanwhile, or does not end where its size says.
-        LocalDiskError: it can't be read, or the shards can't be written.
+        LocalDiskError: the payload can't be read, or the shards can't be written.
         Cancelled: ``progress.cancelled`` was set.
     """
     reserve(check_payload(path).st_size)
@@ -108,7 +108,7 @@ def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: in
     """Check that a payload was read to its end, and is still what it was ``before``.
 
     Raises:
-        PayloadChanged: it has more bytes than its size said, or fewer, or was written to meanwhile.
+        PayloadChanged: the payload has more or fewer bytes than its size, or was written to meanwhile.
     """
     after = os.fstat(payload.fileno())
     if not FileIdentity.from_stat(after).same_content(FileIdentity.from_stat(before)):
@@ -149,8 +149,8 @@ def publish_stream(
 
     Raises:
         NoRoom: the version may not take so many bytes.
-        LocalDiskError: it can't be read, or the shards can't be written.
-        Cancelled: ``progress.cancelled`` was set, also after its end.
+        LocalDiskError: the pipe can't be read, or the shards can't be written.
+        Cancelled: ``progress.cancelled`` was set, even after the pipe's end.
     """
     header = _header(name, None, opened, description)
     max_size = MAX_SHARDS * description.shard_size

@@ -38,7 +38,7 @@ class AdoptedPayload:
         Of a symbolic link the file at its end is adopted.
 
         Raises:
-            OSError: it can't be read.
+            OSError: the payload can't be read.
         """
         self.present = self._place.adopt(payload)
         if self.present:
@@ -52,7 +52,7 @@ class AdoptedPayload:
             PayloadChanged: it was written to or replaced since it was hashed.
             OSError: the disk failed.
         """
-        sync_file(self.path)  # whoever wrote it may not have, and its identity vouches for it from now on
+        sync_file(self.path)  # the publisher may not have synced it, and its identity vouches for it now
         identity = FileIdentity.from_stat(self.path.stat()).recorded
         if identity != self.identity:
             raise PayloadChanged(f"{self.path} is not the file any more that was hashed")

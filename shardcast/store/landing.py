@@ -79,7 +79,7 @@ class Landing:
             descriptor: the open file, which the landing closes.
             base: offset of the shard in the file.
             writing: held while the file is written, where several landings share it: the system lets one
-                writer at a time into a file, and those who wait there spin.
+                writer at a time into a file, and threads that wait there spin.
         """
         self.shard = shard
         self.path = path

@@ -35,7 +35,7 @@ class ManifestFile:
             ManifestError: they are wrong, and none was written.
             OSError: they can't be written.
         """
-        # The last line wakes those who complete the version; ``commit`` then finds it in the file.
+        # The last line wakes the task that completes the version; ``commit`` then finds it in the file.
         with self._lock:
             self._live.add(lines)
             append(self.path, lines)

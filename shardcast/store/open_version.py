@@ -1,4 +1,4 @@
-"""A version that is open: its shards get their names one by one, and it becomes complete or goes away."""
+"""An open version: its shards get their names one by one until it becomes complete, or is discarded."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ class OpenVersion:
         """Adopt a payload without a copy (``AdoptedPayload``); return False where that can't be.
 
         Raises:
-            LocalDiskError: it can't be read.
+            LocalDiskError: the payload can't be read.
         """
         with self._touching("could not read", payload):
             return self.adopted.adopt(payload)
@@ -209,7 +209,7 @@ class OpenVersion:
             if landing.whole:
                 await in_thread(self.files.verify_link, shard)
                 return landing
-            landing.close()  # the other version's is not what it was: leave that one alone
+            landing.close()  # the other version's shard was changed: never write into that file
         landing = await in_thread(self.files.open_part, shard, reserved, undo=Landing.close)
         await _recall(landing)
         landing.make_room = self.make_room
@@ -234,7 +234,7 @@ class OpenVersion:
         def take() -> None:
             """Reserve and count the bytes; on the loop, once the quota has room."""
             reserve(landing.descriptor, start, size)
-            self.space.extend(landing.shard.number, space_of(size))  # before anybody else asks
+            self.space.extend(landing.shard.number, space_of(size))  # before another thread asks for room
 
         self._run_on_loop(self._hooks.extend(self, size, take))
 
@@ -278,12 +278,14 @@ class OpenVersion:
             if self.adopted.present:
                 self.adopted.commit()
             self.files.keep_only(len(manifest.shards))
-            sync_folder(self.place.folder)  # the shards' names; each file was synced before it got its name
+            # Each file was synced before it was named. Their names become durable now, before the manifest
+            # and the distribution list vouch for them.
+            sync_folder(self.place.folder)
             self._manifest_file.commit(manifest)
         self.finished = True
 
     def stop(self, error: ShardcastError) -> None:
-        """Touch no file any more once this returns; blocks on threads that touch one. What is here stays."""
+        """Let no thread touch a file any more, and wait for those that do; the files stay."""
         self._gate.close(error)
 
     def discard(self) -> None:
@@ -303,7 +305,7 @@ class OpenVersion:
         """Let a thread touch the version's files, unless the version was stopped.
 
         Raises:
-            ShardcastError: it was stopped, or the directory at the path is another one.
+            ShardcastError: the version was stopped, or the directory at the path is another one.
             LocalDiskError: the disk failed.
         """
         with disk_errors(doing, file), self._gate.passed():

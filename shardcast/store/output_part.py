@@ -55,7 +55,7 @@ class OutputPart:
 
         Raises:
             LocalDiskError: too many processes write this output.
-            OSError: it can't be made.
+            OSError: the file can't be made.
         """
         self.output = output
         self.path, self.descriptor = _acquire(output)
@@ -74,7 +74,7 @@ class OutputPart:
             The state of the file that got the name.
 
         Raises:
-            OSError: it can't have the name.
+            OSError: the file can't have the name.
         """
         final = _give_name(self.descriptor, self.path, self.output)
         with contextlib.suppress(OSError):  # the output is complete, even where a leftover can't be removed

@@ -1,4 +1,4 @@
-"""The pieces of an arriving shard that are verified and written, and those who wait for the next."""
+"""The pieces of an arriving shard that are verified and written, and the wait for more of them."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class PieceMap:
         return max(position, min(end, self._size))
 
     def mark(self, first: int, count: int) -> None:
-        """Count pieces as here, and wake those who wait."""
+        """Count pieces as here, and wake all readers that wait."""
         with self._advanced:
             self._landed[first : first + count] = b"\1" * count
             following = self._landed.find(0, self._prefix)
@@ -80,7 +80,7 @@ class PieceMap:
         self._notifier.notify()
 
     def close(self) -> None:
-        """Wake those who wait: no more pieces come."""
+        """Wake all readers that wait: no more pieces come."""
         with self._advanced:
             self._closed = True
             self._advanced.notify_all()

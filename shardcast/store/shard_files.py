@@ -152,7 +152,7 @@ class ShardFiles:
             return True
 
     def keep_only(self, count: int) -> None:
-        """Remove shards after the last one, of a longer payload that had this number before.
+        """Remove shards beyond ``count``, of a longer payload that had this number before.
 
         Raises:
             OSError: a file can't be removed.
@@ -204,7 +204,7 @@ class ShardFiles:
         """Open a shard that has its final name, to be read; blocks on the disk.
 
         Raises:
-            LocalDiskError: it can't be opened.
+            LocalDiskError: the file can't be opened.
         """
         final = self.final(shard.number)
         with self._touching("could not open", final):

@@ -28,7 +28,7 @@ def open_shard_part(path: Path) -> int:
         The descriptor.
 
     Raises:
-        OSError: it can't be made.
+        OSError: the file can't be made.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

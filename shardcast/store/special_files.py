@@ -93,7 +93,7 @@ def clear_sockets(root: Path) -> None:
     """Remove the socket that an ended node left, also elsewhere.
 
     Raises:
-        OSError: it can't be removed.
+        OSError: the socket can't be removed.
     """
     own = own_folder(root.absolute())
     left = _elsewhere(own)

@@ -51,7 +51,7 @@ class VerificationRecord:
         """Replace the record by these shards.
 
         Raises:
-            LocalDiskError: it can't be written.
+            LocalDiskError: the record can't be written.
         """
         lines = (f"{shard} {sha256} {identity.text}\n" for shard, (sha256, identity) in shards.items())
         replace(self._path, "".join(lines).encode())
@@ -60,7 +60,7 @@ class VerificationRecord:
         """Remove the record.
 
         Raises:
-            OSError: it can't be removed.
+            OSError: the record can't be removed.
         """
         self._path.unlink(missing_ok=True)
 
