@@ -66,7 +66,7 @@ class Middle:
             peers, interval, node_id=node_id, memory=LineOnDisk(folders), accepted=origin_id
         )
         self._interval = interval
-        self._loop = FetchLoop(folders, self._following, peers, node_id)
+        self._fetch_loop = FetchLoop(folders, self._following, peers, node_id)
 
     @classmethod
     @asynccontextmanager
@@ -124,13 +124,13 @@ class Middle:
             control = application(node_id, partial(add_pins, versions=folders), bounds=for_owner())
             await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
             working = asyncio.ensure_future(middle._work())
-            stack.push_async_callback(middle._loop.stop)
+            stack.push_async_callback(middle._fetch_loop.stop)
             stack.push_async_callback(end, working)
             yield middle
 
     def status(self) -> dict[str, Any]:
         """Return the middle's state, for ``/status``."""
-        followers, fetcher = self._following.followers, self._loop.fetcher
+        followers, fetcher = self._following.followers, self._fetch_loop.fetcher
         heard = [follower.heard_at for follower in followers if follower.heard_at is not None]
         place = self.place()
         return {
@@ -147,11 +147,11 @@ class Middle:
 
     def behind(self) -> str | None:
         """Return what the middle has yet to get, for ``/ready``; None when it has caught up."""
-        return self.folders.unready or self._loop.behind()
+        return self.folders.unready or self._fetch_loop.behind()
 
     def place(self) -> Place:
         """Return where the middle stands, as far as is known."""
-        return self._loop.place
+        return self._fetch_loop.place
 
     def _describe(self) -> Node:
         """Return the description of this middle, for reports."""
@@ -166,4 +166,4 @@ class Middle:
             self._following as following,
             beside(report(following, self._describe, self._downstream)),
         ):
-            await self._loop.run(self._interval)
+            await self._fetch_loop.run(self._interval)

@@ -12,32 +12,32 @@ from shardcast.policy.backoff import Backoff
 FEWEST = 3
 """Answers under way at first; two for each server where there are more servers."""
 STEP = 1.5
-"""What a trial multiplies the width by."""
+"""The factor by which a trial widens the limit."""
 SPAN = 0.5
-"""Seconds that a width is measured."""
+"""Seconds for which a limit is measured."""
 WARM_UP = 0.2
 """Seconds of a trial that don't count: its connections are new."""
 GAIN = 0.5
-"""The share of what a trial adds to the width that it must add to the rate, to be kept."""
+"""The share of what a trial adds to the limit that it must add to the rate, to be kept."""
 FIRST_REST, LONGEST_REST = 5.0, 60.0
 """Seconds until the next trial after one that brought too little; doubled each time."""
 _REST = Backoff(FIRST_REST, LONGEST_REST)
 
 
 class ConcurrencyLimit:
-    """The width of one transfer.
+    """The concurrency limit of one transfer.
 
     Attributes:
         value: answers that may be under way now.
     """
 
     def __init__(self, servers: int, most: int) -> None:
-        self._most = most
+        self._max = most
         self._servers = servers
-        self._kept = self.value = self._least
+        self._kept = self.value = self._initial
         self._kept_rate = 0.0
         self._vain_trials = 0
-        self._rest_until = 0.0
+        self._next_trial_at = 0.0
         self._not_before = 0.0
         self._since: float | None = None  # when the measurement began
         self._received = 0
@@ -45,18 +45,18 @@ class ConcurrencyLimit:
     def joined(self) -> None:
         """Note that there is one more server."""
         self._servers += 1
-        if self.value == self._kept < self._least:
-            self._kept = self.value = self._least
+        if self.value == self._kept < self._initial:
+            self._kept = self.value = self._initial
 
     @property
-    def _least(self) -> int:
+    def _initial(self) -> int:
         """The limit to begin with."""
-        return min(max(FEWEST, 2 * self._servers), self._most)
+        return min(max(FEWEST, 2 * self._servers), self._max)
 
     def narrowed(self, under_way: int) -> None:
         """Note that this machine can do no more than ``under_way`` answers, and never try more again."""
-        self._most = max(1, min(self._most, under_way))
-        self._kept = self.value = min(self.value, self._most)
+        self._max = max(1, min(self._max, under_way))
+        self._kept = self.value = min(self.value, self._max)
         self._since = None
 
     def observed(self, now: float, received: int, under_way: int) -> None:
@@ -81,16 +81,16 @@ class ConcurrencyLimit:
         """Keep or undo a trial by the bytes a second that it brought, and begin the next when it is due."""
         if self.value == self._kept:
             self._kept_rate = rate
-            if now >= self._rest_until:
+            if now >= self._next_trial_at:
                 self._try()
         elif rate >= self._kept_rate * (1 + GAIN * (self.value / self._kept - 1)):
             self._kept, self._kept_rate, self._vain_trials = self.value, rate, 0
             self._try()
         else:
             self.value = self._kept
-            self._rest_until = now + _REST.pause(self._vain_trials)
+            self._next_trial_at = now + _REST.pause(self._vain_trials)
             self._vain_trials += 1
 
     def _try(self) -> None:
         """Begin a trial of a wider limit."""
-        self.value = min(self._most, int(self._kept * STEP + 0.5))
+        self.value = min(self._max, int(self._kept * STEP + 0.5))

@@ -213,7 +213,7 @@ async def test_middle_outlives_its_disk_and_tells_in_status(
             assert "shard_001.bin" in failure
             assert "Input/output error" in failure
             assert origin.url not in failure
-            assert not middle._loop.suspect
+            assert not middle._fetch_loop.suspect
             mend()
             await until(lambda: middle.folders.listings, "v1")
             await until(lambda: middle.status()["disk_failure"] is None, "the end of the failure")

@@ -88,7 +88,7 @@ FAULTS = [
     Fault(
         name="widening-ignores-who-joins",
         file=WIDENING,
-        old="if self.value == self._kept < self._least:",
+        old="if self.value == self._kept < self._initial:",
         new="if False:",
         tests=["tests/unit/policy/test_widening.py"],
     ),
