@@ -112,7 +112,7 @@ class FetchLoop:
     async def run(self, interval: float) -> None:
         """Fetch what the upstreams offer, for as long as ``following`` is entered; for ever.
 
-        ``interval``: seconds until what failed is tried again.
+        ``interval``: seconds until versions that failed are tried again.
         """
         following = self._following
         async with beside(self._keep_up()):
@@ -144,7 +144,7 @@ class FetchLoop:
         await self._open.stop()
 
     def behind(self) -> str | None:
-        """Return what the middle has yet to get, in words; None when it has caught up."""
+        """Return in words the versions that the middle has yet to get; None when it has caught up."""
         try:
             standing = self._following.heard()
         except ShardcastError as error:
@@ -154,9 +154,9 @@ class FetchLoop:
         failures, keep = self.fetcher.failures, self._folders.keep
         newest = sorted(standing.listed)[-keep:]
         local = self._folders.complete_numbers
-        # What has no room beside newer versions is not waited for.
+        # Versions that have no room beside newer ones are not waited for.
         passed_over = {number for number in failures.no_room if number < max(local, default=0)}
-        # Nor is what an upstream lists and does not serve, until another one offers it or it comes.
+        # Nor are versions that are listed but not served, until another upstream offers them or they come.
         unserved = {n for n, servers in _offers(standing).items() if failures.is_unserved(n, servers)}
         missing = sorted(set(missing_versions(newest, local, (), keep)) - passed_over - unserved)
         if not missing:
@@ -164,7 +164,7 @@ class FetchLoop:
         reasons = (f": {failures.no_room[n]}" for n in reversed(missing) if n in failures.no_room)
         return f"{', '.join(map(version_name, missing))} not here yet{next(reasons, '')}"
 
-    # Beside what is fetched: news and open versions
+    # Beside the fetches: news and open versions
 
     async def _keep_up(self) -> None:
         """Take over withdrawals and new numbers, and start open versions, beside other fetches; for ever."""
@@ -191,7 +191,7 @@ class FetchLoop:
 
         Raises:
             NoServerReachable, TransferFailed: no server tells anything.
-            LocalDiskError: what the servers tell can't be written down.
+            LocalDiskError: the servers' news can't be recorded.
         """
         if not self._folders.held:
             return False

@@ -92,7 +92,7 @@ class VersionFetcher:
     """A fetcher of single versions; a failure is logged and noted, not raised.
 
     Attributes:
-        failures: what could not be fetched.
+        failures: the versions that could not be fetched.
         transfers: those that run now.
     """
 
@@ -211,7 +211,7 @@ class VersionFetcher:
             self._note_failure(version, error)
 
     def forget(self) -> None:
-        """Forget what failed, since the numbers are another line's now."""
+        """Forget all failures, since the numbers are another line's now."""
         self.failures.forget()
         self._folders.room.forget()
 
@@ -232,7 +232,7 @@ class VersionFetcher:
         self.failures.no_room[number] = str(error)
 
     async def _receive(self, listing: Listing, described: Described) -> None:
-        """Fetch a complete version as one server describes it, going on with what is here of it."""
+        """Fetch a complete version as one server describes it, and use the shards of it that are here."""
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self._folders.opened(number)
@@ -243,7 +243,7 @@ class VersionFetcher:
             else:
                 await self._folders.check_room(manifest)
                 opened = await self._begin(number, manifest, _listed_by(manifest, listing))
-        opened.live.resume()  # what ended it while it was made, an error of this disk say, may be over
+        opened.live.resume()  # the error that ended it while it was made, of this disk say, may be over
         opened.being_made = False
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
         survey = not manifest.verifiable

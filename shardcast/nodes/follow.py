@@ -47,7 +47,7 @@ class FollowSettings:
     Attributes:
         first: the number to begin with; None for the newest.
         every: whether each version is downloaded; else the newest, where several came meanwhile.
-        check_interval: seconds until what failed is tried again, and servers without a feed are asked.
+        check_interval: seconds until failed versions are tried again, and servers without a feed are asked.
         watch: called with each transfer when it begins.
         resume: whether to begin after the last version that was announced in the folder.
         accepted: the only origin id that counts; None for any.
@@ -65,7 +65,7 @@ class Follow:
     """A run of ``Client.follow``.
 
     Attributes:
-        memory: what it remembers of its line.
+        memory: of its line.
         following: its servers, to be entered around ``releases``.
     """
 
@@ -168,7 +168,7 @@ class Follow:
         self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
 
     def _forget_replaced(self, standing: Standing) -> None:
-        """Fetch again what was downloaded on a stand-in's word, where the authority has another version."""
+        """Fetch versions again that came on a stand-in's word, where the authority has another version."""
         for number, digest in list(self._downloaded.items()):
             if number in standing.firm and standing.listed[number].digest != digest:
                 log.warning("v%d is replaced: the first-named server has another one", number)

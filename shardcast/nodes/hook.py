@@ -65,7 +65,7 @@ async def run_hook(
 async def _end(starting: asyncio.Future[asyncio.subprocess.Process]) -> None:
     """End a hook and the processes that it started: they are a process group of their own."""
     hook = await starting
-    # SIGKILL also where the hook itself has ended: what it left in the background is in its group.
+    # SIGKILL also where the hook itself has ended: its background processes are in its group.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         try:
             os.killpg(hook.pid, signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""The line of versions that a middle keeps: what its authority says of it, and the change to another one."""
+"""The line of versions that a middle keeps: news of its authority, and the change to another line."""
 
 from __future__ import annotations
 
@@ -85,15 +85,15 @@ class LineKeeper:
         return replace(self._position, origin=line.origin, highest=line.highest)
 
     async def believe(self) -> Standing:
-        """Take over what the authority says of the middle's line, and return what was believed.
+        """Take over the authority's news of the middle's line, and return the beliefs that were taken over.
 
         Raises:
-            LocalDiskError: it could not be written down.
+            LocalDiskError: they can't be recorded.
         """
         folders = self._folders
         async with self._lock:
-            # Only now: while this waited, the line may have changed, and what was believed of the old one
-            # must not get into the new one's record.
+            # Only under the lock: while this waited, the line may have changed, and beliefs about the old
+            # line must not get into the new line's record.
             standing = self._following.standing()
             firm = [standing.listed[number] for number in sorted(standing.firm)]
             await folders.record_listed(firm, standing.highest, standing.origin)
@@ -127,7 +127,7 @@ class LineKeeper:
 
     def _update_position(self, standing: Standing) -> None:
         """Note where the middle stands, and wake the feeds of the nodes below if that changed."""
-        # Nodes below must not take for firm what only a stand-in's word is here.
+        # Nodes below must not take versions for firm that are here on a stand-in's word alone.
         doubtful = not self._folders.provisional <= standing.firm
         place = replace(standing.place, silent=standing.place.silent or doubtful)
         if place != self._position:

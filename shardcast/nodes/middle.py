@@ -90,8 +90,8 @@ class Middle:
             data_dir: its data directory.
             host: the address to listen at.
             port: the port to listen at; 0 for any.
-            check_interval: seconds until an upstream without a feed is asked again, and what failed is tried
-                again.
+            check_interval: seconds until an upstream without a feed is asked again, and failed versions are
+                tried again.
             keep: complete versions to keep.
             max_bytes: that all its versions may take together; None for no bound.
             origin_id: the only line of versions to accept; None for any.
@@ -146,7 +146,7 @@ class Middle:
         }
 
     def behind(self) -> str | None:
-        """Return what the middle has yet to get, for ``/ready``; None when it has caught up."""
+        """Return in words what ``/ready`` waits for; None when the middle has caught up."""
         return self.folders.unready or self._fetch_loop.behind()
 
     def place(self) -> Place:

@@ -29,7 +29,7 @@ async def withdraw_in(data_dir: Path, version: str, reason: str) -> Withdrawal:
         DataDirInUse: another process holds the directory.
         LocalDiskError: the directory can't be used.
     """
-    # Before the directory is opened as an origin's, which would discard what is landing in a middle's.
+    # Before the directory is opened as an origin's, which would discard the landings of a middle's.
     await asyncio.to_thread(_check_own, data_dir, version)
     async with open_data_dir(data_dir, _ROLE) as folders:
         return await folders.withdraw_own(version, reason)

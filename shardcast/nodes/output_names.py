@@ -53,7 +53,7 @@ def record_path(path: Path) -> Path:
 
 
 def is_stale(entry: Path) -> bool:
-    """Return whether a file is what a kill left, or the record of an output that has gone."""
+    """Return whether a file is a temporary one that a kill left, or the record of an output that has gone."""
     found = _RECORD.fullmatch(entry.name)
     if found and (found[2] or not os.path.lexists(entry.with_name(found[1]))):
         return True

@@ -1,7 +1,7 @@
 """The outputs of a following client: which file in its folder is which version of which line.
 
-All calls block on the disk; coroutines make them in threads. Several processes may follow into one folder:
-what they write is written under a lock of the folder.
+All calls block on the disk; coroutines make them in threads. Several processes may follow into one folder,
+and write under its lock.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ class OutputFolder:
             point(self.folder / name, target)
 
     def tidy(self) -> None:
-        """Remove records of files that have gone, and what a kill left of records, links and notes.
+        """Remove records of files that have gone, and temporary files that a kill left.
 
         Raises:
             LocalDiskError: the folder can't be written.

@@ -85,7 +85,7 @@ class PendingBroadcast:
         """Wait until the version is complete.
 
         Raises:
-            ShardcastError: the broadcast failed; what was stored of it is discarded.
+            ShardcastError: the broadcast failed; its shards are discarded.
         """
         assert self.task
         await asyncio.shield(self.task)
@@ -130,7 +130,7 @@ class Publisher:
         Args:
             path: the payload.
             shard_size: bytes of a shard; None for the usual ones.
-            metadata: what the manifest's header carries for readers.
+            metadata: carried to readers in the manifest's header.
             copy: whether shards are files of their own; else they are parts of the payload's file, where that
                 can be linked or cloned.
             confirm: awaited before the version becomes complete.
@@ -164,7 +164,7 @@ class Publisher:
             source: an unbuffered file, read to its end and closed then.
             name: the payload's name.
             shard_size: bytes of a shard; None for the usual ones.
-            metadata: what the manifest's header carries for readers.
+            metadata: carried to readers in the manifest's header.
             confirm: awaited before the version becomes complete.
 
         Raises:
@@ -194,17 +194,19 @@ class Publisher:
         origin = self._folders.data_dir.origin_id
         return PayloadDescription(origin, size, self._digests, copy, dict(metadata or {}))
 
-    async def _begin(self, what: str, cut: Cut, confirm: Confirm | None) -> PendingBroadcast:
+    async def _begin(self, source: str, cut: Cut, confirm: Confirm | None) -> PendingBroadcast:
         """Allot a number, durably, and have the broadcast carried out."""
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = PendingBroadcast(version_name(number))
-        broadcast.task = asyncio.ensure_future(self._carry_out(broadcast, number, what, cut, confirm=confirm))
+        broadcast.task = asyncio.ensure_future(
+            self._carry_out(broadcast, number, source, cut, confirm=confirm)
+        )
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
 
     async def _carry_out(
-        self, broadcast: PendingBroadcast, number: int, what: str, cut: Cut, *, confirm: Confirm | None
+        self, broadcast: PendingBroadcast, number: int, source: str, cut: Cut, *, confirm: Confirm | None
     ) -> None:
         """Publish when the broadcasts before this one have ended, and log how it went."""
         loop = asyncio.get_running_loop()
@@ -219,7 +221,7 @@ class Publisher:
                     manifest = await self._publish(broadcast, number, cut, claim, confirm=confirm)
             shards = format_count(len(manifest.shards), "shard")
             log.info(
-                "%s is complete: %s, %s in %s", broadcast.version, what, format_size(manifest.size), shards
+                "%s is complete: %s, %s in %s", broadcast.version, source, format_size(manifest.size), shards
             )
         except ShardcastError as error:
             log.error("%s was given up: %s", broadcast.version, error)

@@ -18,7 +18,7 @@ from shardcast.protocol.wire import version_number
 from shardcast.store.output_part import clear_abandoned
 
 _OLD = 24 * 3600.0
-"""Seconds after which what an interrupted download left goes whatever its number is."""
+"""Seconds after which files that an interrupted download left go, whichever version they are of."""
 
 
 def check_folder(output_dir: Path) -> None:
@@ -48,7 +48,7 @@ def can_resume(output_dir: Path) -> bool:
 
 
 def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
-    """Make ``latest`` name a version, and remove old versions and what interrupted downloads left.
+    """Make ``latest`` name a version, and remove old versions and parts of interrupted downloads.
 
     ``latest`` stays where it names a newer version of the same line. All but the newest ``keep`` versions of
     each line go; files whose version is not known stay (``OutputFolder.identify``). The caller calls
@@ -78,9 +78,9 @@ def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
 
 
 def _clear_leftovers(folder: Path, number: int) -> None:
-    """Remove what interrupted downloads of versions before ``number`` left, and what lay here for a day.
+    """Remove parts of downloads of versions before ``number``, and parts that lay here for a day.
 
-    The latter may be of a number that the line followed now never reaches.
+    The latter may have a number that the line followed now never reaches.
     """
     with disk_errors("could not tidy", folder):
         for entry in folder.iterdir():
@@ -98,7 +98,7 @@ def _is_old(entry: Path) -> bool:
 
 
 def _keep_newest(outputs: OutputFolder, keep: int, announced: Path) -> None:
-    """Remove all but the newest ``keep`` versions of each line, never what was just announced."""
+    """Remove all but the newest ``keep`` versions of each line, never the one just announced."""
     stay = {announced.name, _named_by(outputs.folder / LATEST_LINK)}
     lines: dict[str | None, list[tuple[int, Path, OutputRecord]]] = {}
     for path, record in outputs.scan().items():

@@ -80,7 +80,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
                 loop.remove_signal_handler(number)
     finally:
         try:
-            if loop.is_running():  # uvloop, which could not open what it needs, believes so for ever
+            if loop.is_running():  # uvloop believes so for ever after it could not open its descriptors
                 main.close()
             else:
                 _end(loop)
@@ -90,7 +90,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel what is left on a loop, wait for its threads, and close it."""
+    """Cancel the tasks left on a loop, wait for its threads, and close it."""
     try:
         leftover = asyncio.all_tasks(loop)
         for task in leftover:
