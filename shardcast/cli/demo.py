@@ -21,6 +21,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.errors import IntegrityError, LocalDiskError, NodeFailed
+from shardcast.json_text import parse_json
 from shardcast.nodes.child_process import NodeProcess, deferred_interrupts, start_command
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_rate, format_size
@@ -313,7 +314,7 @@ class _Client:
         self._reader.join(5)
         if code:
             raise NodeFailed(f"{self.name} ended with exit code {code}: {' '.join(self._stderr.lines[-1:])}")
-        release: dict[str, Any] = json.loads(printed)
+        release: dict[str, Any] = parse_json(printed)
         self._log(self.name, f"has {release['version']}, verified, after {release['seconds']:.2f} s")
         return release
 

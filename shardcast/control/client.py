@@ -16,6 +16,7 @@ from typing import Any
 
 from shardcast.constants import DISTRIBUTION_FILE
 from shardcast.errors import LocalDiskError, NodeFailed, NoNode, ShardcastError, UsageError, from_wire
+from shardcast.json_text import parse_json
 from shardcast.peer.heads import BoundedResponse, Connection
 from shardcast.protocol.distribution import Withdrawal, is_version, parse
 from shardcast.protocol.feed import check_reason
@@ -280,7 +281,7 @@ def read_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mapping[st
             raise NoNode(f"what runs on {data_dir} is no origin")
         raise NodeFailed(f"the origin of {data_dir} refused: {response.text(1000)}")
     for raw in response.lines():
-        line = json.loads(raw)
+        line = parse_json(raw)
         if "error" in line:
             raise from_wire(line["error"])
         yield line

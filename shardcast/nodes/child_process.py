@@ -18,6 +18,7 @@ from typing import Any
 
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
+from shardcast.json_text import parse_json
 from shardcast.policy.backoff import Backoff
 
 _START_SECONDS = 60.0
@@ -212,7 +213,7 @@ class NodeProcess:
                 code = self._process.wait()
                 raise NodeFailed(f"the {self.role} could not start (exit code {code})")
             line += part
-        report = json.loads(line)
+        report = parse_json(line)
         if "error" in report:
             self._process.wait(10)
             raise from_wire(report["error"])

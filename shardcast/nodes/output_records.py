@@ -24,6 +24,7 @@ from typing import Any
 from shardcast.digest import is_digest
 from shardcast.file_identity import FileIdentity
 from shardcast.file_owners import is_trusted
+from shardcast.json_text import parse_json
 from shardcast.protocol.wire import MAX_VERSION
 
 log = logging.getLogger(__name__)
@@ -106,10 +107,7 @@ def json_object(data: bytes, limit: int) -> dict[str, Any]:
     """
     if len(data) > limit:
         raise ValueError(f"more than {limit} bytes")
-    try:
-        parsed = json.loads(data)
-    except RecursionError:
-        raise ValueError("JSON that is nested too deeply") from None
+    parsed = parse_json(data)
     if not isinstance(parsed, dict):
         raise ValueError("no JSON object")
     return parsed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
@@ -13,6 +12,7 @@ import aiohttp
 
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
+from shardcast.json_text import parse_json
 from shardcast.peer.bulk import Bulk, HandOver
 from shardcast.peer.landing_writer import write_body
 from shardcast.peer.pace import PORTION, paced, read_by
@@ -365,7 +365,7 @@ class Peer:
 def _json_object(line: bytes) -> dict[str, Any] | None:
     """Return the JSON object of a line; None for anything else."""
     try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):
+        value = parse_json(line)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None

@@ -24,6 +24,7 @@ from typing import Any
 
 from shardcast.digest import is_digest
 from shardcast.errors import UsageError
+from shardcast.json_text import parse_json
 from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.lines import LineReader, LineTooLong
@@ -173,8 +174,8 @@ def _parse(line: bytes) -> Hello | Event | UpTo | None:
         FeedError: the line is none of a feed.
     """
     try:
-        values = json.loads(line)
-    except (ValueError, RecursionError):
+        values = parse_json(line)
+    except ValueError:
         raise FeedError("a line that is no JSON") from None
     if not isinstance(values, dict):
         raise FeedError("a line that is no JSON object")

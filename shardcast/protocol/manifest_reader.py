@@ -13,6 +13,7 @@ from typing import Any
 
 from shardcast.constants import ENVIRONMENT_PREFIX, TRANSFER_MEMORY
 from shardcast.digest import PIECE_DIGEST_SIZE, is_digest
+from shardcast.json_text import parse_json
 from shardcast.plain_text import short_name
 from shardcast.protocol.lines import MAX_LINE, LineReader, LineTooLong
 from shardcast.protocol.manifest import (
@@ -120,8 +121,8 @@ class ManifestReader:
             Aborted: the publisher aborted the version.
         """
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
+            values = parse_json(line)
+        except ValueError:
             raise ManifestError("a line that is not JSON") from None
         if not isinstance(values, dict):
             raise ManifestError("a line that is no JSON object")

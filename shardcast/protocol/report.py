@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
+from shardcast.json_text import parse_json
 from shardcast.plain_text import short_name
 from shardcast.protocol.wire import is_id, version_number
 
@@ -126,8 +127,8 @@ def parsed(raw: bytes) -> Iterator[list[Node]]:
         # json.loads would block the event loop on a megabyte of brackets.
         raise ReportError("too many lists and objects")
     try:
-        report = json.loads(raw)
-    except (ValueError, RecursionError):
+        report = parse_json(raw)
+    except ValueError:
         raise ReportError("no JSON") from None
     me = replace(_node(report), hops=1, via=None, age=0.0)
     below = report.get("below", [])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from shardcast.errors import (
     StoreInaccessible,
     StoreNotConfigured,
 )
+from shardcast.json_text import parse_json
 from shardcast.registry.backend import ObjectBackend, StorageBackend
 from shardcast.registry.directory import DirectoryBackend
 from shardcast.registry.hashes import Buffer, build_hash_path, compute_hash
@@ -56,7 +56,7 @@ class Registry:
             StoreNotConfigured: the file can't be read, or has no stores.
         """
         try:
-            content = json.loads(Path(path).read_text(encoding="utf-8"))
+            content = parse_json(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise StoreNotConfigured(f"could not read the registry's stores from {path}: {error}") from error
         if not isinstance(content, dict):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import posixpath
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from shardcast.errors import ReferencesUnreadable, ShardcastError, StoreNotConfigured, UsageError
+from shardcast.json_text import parse_json
 from shardcast.registry.backend import object_root
 from shardcast.registry.directory import directory_root
 from shardcast.registry.hash_registry import Registry
@@ -86,7 +86,7 @@ def _read(row: Reference) -> tuple[str, str | None] | None:
     value: Any = row
     if isinstance(row, str | bytes):
         try:
-            value = json.loads(row)
+            value = parse_json(row)
         except ValueError as error:
             raise ReferencesUnreadable(f"a reference is no JSON: {row[:100]!r}") from error
     if value is None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from aiohttp import web
 
+from shardcast.json_text import parse_json
 from shardcast.protocol.wire import RETRY_AFTER
 from shardcast.server.bounds import SMALL_BODY, bounds_of
 from shardcast.server.connections import CONNECTIONS, BodyTooSlow
@@ -101,7 +101,7 @@ async def read_json_line(request: web.Request, seconds: float | None) -> Any:
     """
     async with asyncio.timeout(seconds):
         line = await request.content.readline()
-    return json.loads(line)
+    return parse_json(line)
 
 
 async def chunks(request: web.Request) -> AsyncIterator[bytes]:

@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import ClientError, web
 
 from shardcast.errors import NodeFailed, ShardcastError, to_wire
+from shardcast.json_text import parse_json
 from shardcast.protocol.wire import CONFIRMED, NDJSON
 from shardcast.server.bodies import read_body, read_json_line
 from shardcast.server.bounds import bounds_of
@@ -138,7 +139,7 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
         if by_line or confirms:
             values = await read_json_line(request, bounds_of(request).body_seconds)
         else:
-            values = json.loads(await read_body(request, _MAX_REQUEST))
+            values = parse_json(await read_body(request, _MAX_REQUEST))
     except (TimeoutError, OSError, ClientError, web.RequestPayloadError) as error:
         raise ValueError(f"the request broke off: {error}") from None
     if not isinstance(values, dict):

@@ -24,6 +24,7 @@ from shardcast.ages import age_of
 from shardcast.errors import DataDirInUse
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import Lock, holder, is_local, keeps_away, machine_id, open_lock_file, try_lock
+from shardcast.json_text import parse_json
 from shardcast.open_files import close
 from shardcast.temporary_files import create_private, temporary_name
 
@@ -171,9 +172,9 @@ class DirectoryLock:
     def _read(self, record: bytes | None = None) -> tuple[str, int, str]:
         """Return the role, the process id and the machine in the file; empty where it names no process."""
         try:
-            holder = json.loads(os.pread(self._descriptor, 1000, 0) if record is None else record)
+            holder = parse_json(os.pread(self._descriptor, 1000, 0) if record is None else record)
             return str(holder["role"]), int(holder["pid"]), str(holder.get("machine", ""))
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError):
             return "", 0, ""
 
     def _write(self) -> None:

@@ -19,6 +19,7 @@ from shardcast.errors import LocalDiskError
 from shardcast.file_moves import rename
 from shardcast.filesystem import replace
 from shardcast.folders import make_folder, remove_tree, sync_folder
+from shardcast.json_text import parse_json
 from shardcast.store.data_dir import DataDir
 from shardcast.store.line_record import LineRecord, LineRecordError, origin_words, parse_record
 
@@ -68,7 +69,7 @@ def parse_plan(data: bytes) -> Plan:
     Raises:
         ValueError: it holds none. Other errors of the types of its values are possible too.
     """
-    values = json.loads(data)
+    values = parse_json(data)
     if not isinstance(values, dict):
         raise ValueError("it is no JSON object")
     left, time = values.get("left"), values.get("time")
@@ -98,7 +99,7 @@ def read_plan(data_dir: DataDir) -> Plan | None:
             return None
     try:
         return parse_plan(data)
-    except (ValueError, LineRecordError, RecursionError, IndexError, KeyError, TypeError) as error:
+    except (ValueError, LineRecordError, IndexError, KeyError, TypeError) as error:
         raise LocalDiskError(
             f"{file} is damaged: {error}; compare the versions in {data_dir.root} and {data_dir.lines} with "
             "distribution.txt, then remove it"

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from shardcast.digest import is_digest
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, VersionWithdrawn
+from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import printable
 from shardcast.protocol.wire import MAX_VERSION, version_name, version_number
@@ -149,8 +150,8 @@ def parse_record(data: bytes) -> LineRecord:
         LineRecordError: it holds none, or breaks a bound.
     """
     try:
-        values = json.loads(data)
-    except (ValueError, RecursionError):
+        values = parse_json(data)
+    except ValueError:
         raise LineRecordError("it is not JSON") from None
     if not isinstance(values, dict):
         raise LineRecordError("it is no JSON object")

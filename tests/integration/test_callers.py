@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, UnixConnector, web
 
 from shardcast.control import client as control
 from shardcast.control.client import ControlConnection
 from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NodeFailed, VersionNotOffered
 from shardcast.nodes.origin import Origin
-from shardcast.protocol.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, STREAM_PATH, UNPIN_PATH, WITHDRAW_PATH
+from shardcast.protocol.wire import (
+    CONFIRMED,
+    COPIES_PATH,
+    FINISH_PATH,
+    PIN_PATH,
+    PUBLISH_PATH,
+    STREAM_PATH,
+    UNPIN_PATH,
+    WITHDRAW_PATH,
+)
 from shardcast.server import callers
 from shardcast.server.application import application, listening_on_socket
 from shardcast.store.data_dir import DataDir
@@ -316,3 +325,16 @@ async def test_whether_it_is_on_the_list_decides_when_the_origin_dies_in_the_las
         else:
             with pytest.raises(NodeFailed, match="while it published"):
                 await asked
+
+
+@pytest.mark.parametrize("confirmed", ["", CONFIRMED])
+@pytest.mark.parametrize(
+    "path", [PUBLISH_PATH, STREAM_PATH, PIN_PATH, UNPIN_PATH, WITHDRAW_PATH, FINISH_PATH, COPIES_PATH]
+)
+async def test_deeply_nested_request_is_refused(origin: Origin, path: str, confirmed: str) -> None:
+    if confirmed and path in (STREAM_PATH, FINISH_PATH, COPIES_PATH):
+        pytest.skip("this path has no confirmed form")
+    connector = UnixConnector(str(origin.folders.data_dir.own / "socket"))
+    url, body = f"http://origin{confirmed}{path}", b"[" * 4000 + b"\n"
+    async with ClientSession(connector=connector) as session, session.post(url, data=body) as answer:
+        assert answer.status == 400, await answer.text()

@@ -17,6 +17,7 @@ from typing import Any
 from shardcast.blobs.client.endpoint import Endpoint, Unavailable
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled
+from shardcast.json_text import parse_json
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload, paced
 from shardcast.policy.backoff import Backoff
@@ -167,12 +168,7 @@ class HashServerClient:
                     raw += chunk
                     if len(raw) > _MAX_ANSWER:
                         raise BadAnswer(self._endpoint.url, f"{what}: the answer is too long")
-            try:
-                return json.loads(bytes(raw))  # a ValueError leaves ``request`` as BadAnswer
-            except RecursionError:  # lists in lists in lists
-                raise BadAnswer(
-                    self._endpoint.url, f"{what}: that is not the list that was asked for"
-                ) from None
+            return parse_json(raw)  # a ValueError leaves ``request`` as BadAnswer
 
 
 async def _read(file: BufferedRandom) -> AsyncGenerator[bytes, None]:

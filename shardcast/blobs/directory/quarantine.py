@@ -32,6 +32,7 @@ from shardcast.file_locks import locked
 from shardcast.file_moves import rename, rename_free
 from shardcast.filesystem import replace
 from shardcast.folders import make_folder, sync_folder
+from shardcast.json_text import parse_json
 from shardcast.temporary_files import PART
 
 TRASH = "trash"
@@ -260,7 +261,7 @@ class Quarantine:
         with disk_errors("could not look into", self._place):
             for record in self._records():
                 try:
-                    yield SetAside(**json.loads(record.read_bytes()))
+                    yield SetAside(**parse_json(record.read_bytes()))
                 except (ValueError, TypeError) as error:
                     raise OSError(f"{record.name} is no record of a file set aside ({error})") from None
 

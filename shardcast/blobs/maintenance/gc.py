@@ -33,6 +33,7 @@ from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.file_systems import NO_PERMISSIONS
 from shardcast.filesystem import replace
 from shardcast.folders import make_folder
+from shardcast.json_text import parse_json
 from shardcast.temporary_files import PART, clear_leftovers, is_temporary_of
 
 _MARKED = 0o445
@@ -282,7 +283,7 @@ def known_roots(folder: Folder) -> set[str]:
     record = gc_folder(folder) / "roots.json"
     with disk_errors("could not read", record):
         try:
-            return {str(name) for name in json.loads(record.read_bytes())}
+            return {str(name) for name in parse_json(record.read_bytes())}
         except FileNotFoundError:
             return set()
         except (ValueError, TypeError):

@@ -7,7 +7,6 @@ count as unreferenced.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from shardcast.digest import is_digest
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.folders import sync_folder
+from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import parse
 from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader
 from shardcast.protocol.wire import version_name, version_number
@@ -144,8 +144,8 @@ def _referenced(file: Path) -> Iterator[str]:
             if not line.strip():
                 continue
             try:
-                values: Any = json.loads(line)
-            except (ValueError, RecursionError):
+                values: Any = parse_json(line)
+            except ValueError:
                 raise LocalDiskError(f"{file}, line {number}: that is no JSON") from None
             if values is None:
                 continue

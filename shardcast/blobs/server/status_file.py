@@ -14,6 +14,7 @@ from typing import Any, Self
 from shardcast.disk_errors import in_words
 from shardcast.errors import NodeFailed
 from shardcast.filesystem import replace
+from shardcast.json_text import parse_json
 from shardcast.open_files import close
 from shardcast.temporary_files import clear_leftovers
 
@@ -50,8 +51,8 @@ class StatusFile:
                 raise NodeFailed(f"the status file {path} {what} for {patience:g} s; write {{}} there")
             await asyncio.sleep(_POLL)
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            content = parse_json(text)
+        except ValueError as error:
             raise NodeFailed(f"the status file {path} can't be read as JSON: {error}") from None
         if not isinstance(content, dict):
             raise NodeFailed(f"the status file {path} holds no JSON object; write {{}} there")

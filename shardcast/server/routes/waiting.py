@@ -22,6 +22,7 @@ from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.errors import ShardcastError, to_wire
+from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import is_version
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
 from shardcast.server.bodies import read_body
@@ -53,7 +54,7 @@ def add_waiting(
 
     async def answer_finish(request: web.Request) -> web.StreamResponse:
         try:
-            wait = json.loads(await read_body(request, _MAX_REQUEST))["wait"]
+            wait = parse_json(await read_body(request, _MAX_REQUEST))["wait"]
             if wait is not None and not 0 <= wait <= MAX_FINISH_WAIT:
                 raise ValueError("no number of seconds")
             waiting = finish(wait)
@@ -68,7 +69,7 @@ def add_waiting(
 
     async def answer_copies(request: web.Request) -> web.StreamResponse:
         try:
-            values = json.loads(await read_body(request, _MAX_REQUEST))
+            values = parse_json(await read_body(request, _MAX_REQUEST))
             version, enough = values["version"], values["copies"]
             fits = isinstance(version, str) and is_version(version)
             if not fits or type(enough) is not int or enough < 1:

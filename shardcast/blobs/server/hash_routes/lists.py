@@ -6,13 +6,13 @@ seconds for as many empty lists.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 
 from aiohttp import web
 
 from shardcast.blobs.server.hash_routes.bodies import whole
 from shardcast.blobs.server.hash_routes.requests import MAX_BODY, Refused, parse_checksum, parse_checksums
+from shardcast.json_text import parse_json
 from shardcast.server.turns import Turns
 
 _SHORT = 256 << 10
@@ -74,6 +74,6 @@ def _strings(piece: bytes) -> list[object]:
     if b"[" in piece or b"{" in piece:
         raise Refused(_WRONG)
     try:
-        return list(json.loads(f"[{piece.decode()}]"))
+        return list(parse_json(f"[{piece.decode()}]"))
     except ValueError:
         raise Refused(_WRONG) from None

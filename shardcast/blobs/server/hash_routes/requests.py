@@ -11,6 +11,7 @@ from aiohttp import web
 from shardcast.blobs.directory.compression import CODINGS
 from shardcast.blobs.directory.layout import SUFFIXES
 from shardcast.digest import is_digest
+from shardcast.json_text import parse_json
 from shardcast.protocol.wire import TEXT
 
 MAX_BODY = 16 << 20
@@ -91,10 +92,10 @@ def parse_checksums(body: bytes) -> list[str]:
     if not body:
         raise InvalidData("missing", ["body"], "Field required", None)
     try:
-        listed: Any = json.loads(body)
+        listed: Any = parse_json(body)
     except json.JSONDecodeError as error:
         raise InvalidData("json_invalid", ["body", error.pos], "JSON decode error", {}) from None
-    except (ValueError, RecursionError):  # not UTF-8, a number of 5000 digits, lists in lists
+    except ValueError:  # not UTF-8, a number of 5000 digits, lists in lists
         raise Refused({"detail": "There was an error parsing the body"}) from None
     if listed is None:
         raise InvalidData("missing", ["body"], "Field required", None)
