@@ -86,7 +86,7 @@ _OPENING = """
 import errno, os, pathlib, sys
 from tests.support.faults.control import SHORT, Control
 control, folder = Control(), pathlib.Path(sys.argv[1])
-with control.failing(folder, "create", "v#.part", errno.EDQUOT, 1, skip=1):
+with control.failing(folder, "create", "v#.part", errno.EDQUOT, times=1, skip=1):
     outcomes = []
     for name in ("v1.part", "v2.part", "v3.part", "w1.part"):
         try:
@@ -95,7 +95,7 @@ with control.failing(folder, "create", "v#.part", errno.EDQUOT, 1, skip=1):
         except OSError as error:
             outcomes.append(errno.errorcode[error.errno])
 assert outcomes == ["done", "EDQUOT", "done", "done"] and control.hits == 1, outcomes
-with control.failing(folder, "write", "*", SHORT, 1):
+with control.failing(folder, "write", "*", SHORT, times=1):
     descriptor = os.open(folder / "x", os.O_WRONLY | os.O_CREAT)
     assert os.write(descriptor, b"1234") == 2
 with control.recording(folder) as calls:
