@@ -715,7 +715,7 @@ for number in range(1, 101):
     part.touch()
     file = part.stat()
     part.rename(path)
-    outputs.add(path, "line", number, "0" * 64, file)
+    outputs.add(path, "line", number, "0" * 64, file=file)
     header = Header(f"v{number}", "line", "model.bin")
     release = Release(header.version, path, Manifest(header, (), {"sha256": "0" * 64}), 0, {})
     announce(outputs, release, 3)
