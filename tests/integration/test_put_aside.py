@@ -31,7 +31,7 @@ from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.server.application import application, listening
 from shardcast.server.routes.versions import add_versions
 from shardcast.store import landing as landings
-from shardcast.store import open_version as open_versions
+from shardcast.store import shard_files
 from shardcast.store.aside import LONGEST_ASIDE
 from shardcast.store.aside_place import line_name
 from shardcast.store.disk_usage import DiskSpace, disk_space
@@ -602,9 +602,7 @@ async def test_a_full_disk_drops_one_version_and_tries_again(
     folders = await started_with(node, A, OLD)
     await change(folders, B, {})
     await fill(folders, B, NEW)
-    where, works = (
-        (open_versions, open_versions.reserve) if failing == "reserve" else (landings.os, os.pwrite)
-    )
+    where, works = (shard_files, shard_files.reserve) if failing == "reserve" else (landings.os, os.pwrite)
 
     oldest = folder_of(node, A, 1, OLD[1])
 
@@ -635,7 +633,7 @@ async def test_nothing_goes_for_what_would_fit_in_no_case(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patch:
-        patch.setattr(open_versions, "reserve", full)
+        patch.setattr(shard_files, "reserve", full)
         data = random_bytes(6 * SIZE, seed=9)
         with pytest.raises(LocalDiskError):
             manifest = payloads.manifest(data, "v3", shard_size=6 * SIZE, origin=B)
