@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import io
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -15,6 +16,9 @@ from shardcast.control.pipe import PATIENCE, PORTION, PipeWriter
 from shardcast.errors import NodeFailed, TransferFailed
 from shardcast.protocol.manifest import check_metadata
 from shardcast.protocol.wire import STREAM_PATH
+
+_CLOSED = frozenset({errno.EPIPE, errno.ECONNRESET, errno.ENOENT, errno.ENXIO})
+"""Errors of the pipe and of the connection once the origin has closed its end of them."""
 
 
 class BroadcastWriter(io.RawIOBase):
@@ -54,12 +58,13 @@ class BroadcastWriter(io.RawIOBase):
         self._gathered = bytearray()
         self._written = 0
         self._pipe: PipeWriter | None = None
+        self._lines: Iterator[Mapping[str, Any]] = iter(())
         self.version = "the version"
         self._connection = connect(data_dir)
         request = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
         with self._abort_on_error():
             self._connection.begin(STREAM_PATH, request)
-            self._lines: Iterator[Mapping[str, Any]] = answers(self._connection, data_dir)
+            self._lines = answers(self._connection, data_dir)
             opened = next(self._lines)
             self.version = str(opened["version"])
             self._pipe = PipeWriter(str(opened["pipe"]), self.version, data_dir)
@@ -178,19 +183,20 @@ class BroadcastWriter(io.RawIOBase):
         """
         with self._abort_on_error():
             assert self._pipe
-            try:
-                self._pipe.write(data)
-            except BrokenPipeError:
-                for _ in self._lines:  # raises the error with which the origin closed the pipe
-                    pass
-                raise
+            self._pipe.write(data)
 
     @contextlib.contextmanager
     def _abort_on_error(self) -> Iterator[None]:
         """Abort where the block raises, and turn the errors of a node that went away into ``NodeFailed``."""
         try:
             with node_errors(f"the origin of {self._data_dir} went away while it published {self.version}"):
-                yield
+                try:
+                    yield
+                except OSError as error:
+                    if error.errno in _CLOSED:
+                        for _ in self._lines:  # raises the error for which the origin closed its end
+                            pass
+                    raise
         except BaseException:
             self.abort()
             raise

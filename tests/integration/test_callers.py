@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import resource
 import signal
 import threading
@@ -19,7 +20,7 @@ from aiohttp import ClientSession, UnixConnector, web
 from shardcast.control import client as control
 from shardcast.control.client import ControlConnection
 from shardcast.control.writer import BroadcastWriter
-from shardcast.errors import NodeFailed, VersionNotOffered
+from shardcast.errors import LocalDiskError, NodeFailed, VersionNotOffered, to_wire
 from shardcast.nodes.origin import Origin
 from shardcast.protocol.wire import (
     CONFIRMED,
@@ -325,6 +326,42 @@ async def test_whether_it_is_on_the_list_decides_when_the_origin_dies_in_the_las
         else:
             with pytest.raises(NodeFailed, match="while it published"):
                 await asked
+
+
+@pytest.mark.parametrize("removes_pipe", [True, False])
+async def test_error_of_the_origin_reaches_a_writer_that_finds_its_end_closed(
+    removes_pipe: bool, tmp_path: Path
+) -> None:
+    """The origin's answer is there, but writing to what the origin has closed fails first."""
+    data_dir, failed, pipe = tmp_path / "data", threading.Event(), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    async def fail(request: web.Request) -> web.StreamResponse:
+        await request.content.readline()
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(json.dumps({"version": "v1", "pipe": str(pipe)}).encode() + b"\n")
+        await response.write(json.dumps({"error": to_wire(LocalDiskError("no space"))}).encode() + b"\n")
+        await response.write_eof()
+        assert request.transport
+        request.transport.close()
+        failed.set()
+        return response
+
+    def write() -> None:
+        if removes_pipe:
+            pipe.unlink()
+        with BroadcastWriter(data_dir, "model.bin") as writer:
+            writer.write(b"gathered")
+            assert failed.wait(30)
+
+    try:
+        async with node_that(data_dir, STREAM_PATH, fail):
+            with pytest.raises(LocalDiskError, match="no space"):
+                await asyncio.to_thread(write)
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.parametrize("confirmed", ["", CONFIRMED])
