@@ -36,9 +36,9 @@ def test_write_waits_for_slower_reader(reader: int, path: Path) -> None:
         while chunk := os.read(reader, 100_000):
             received.extend(chunk)
 
+    writer = PipeWriter(str(path), "v7", path.parent)  # first: a pipe without a writer is at its end
     thread = threading.Thread(target=read_all)
     thread.start()
-    writer = PipeWriter(str(path), "v7", path.parent)
     writer.write(memoryview(payload))
     writer.close()
     thread.join(30)
