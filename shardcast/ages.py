@@ -16,7 +16,7 @@ from pathlib import Path
 CLOCK_SKEW = 60.0
 """Seconds by which the clocks of two machines may differ without either being wrong."""
 _MAX_SEEN = 1000
-"""Names that ``AgesSeen`` remembers."""
+"""Names that ``ObservedAges`` remembers."""
 
 
 def age(then: float, now: float) -> float:
@@ -24,7 +24,7 @@ def age(then: float, now: float) -> float:
     return max(0.0, now - then)
 
 
-def lies_ahead(then: float, now: float) -> bool:
+def is_future(then: float, now: float) -> bool:
     """Return whether a time is further in the future than the clocks of two machines may differ."""
     return then > now + CLOCK_SKEW
 
@@ -40,13 +40,13 @@ def age_of(path: Path, found: os.stat_result, clock: Callable[[], float] = time.
         clock: the wall clock.
     """
     now = clock()
-    if lies_ahead(found.st_mtime, now):
+    if is_future(found.st_mtime, now):
         with contextlib.suppress(OSError):
             os.utime(path, (now, now), follow_symlinks=False)
     return age(found.st_mtime, now)
 
 
-class AgesSeen:
+class ObservedAges:
     """Ages of files that may not be touched.
 
     The age of a time in the future counts from the moment in which it was first seen, by a clock that doesn't

@@ -34,22 +34,25 @@ async def cancel(tasks: Iterable[asyncio.Future[Any]]) -> None:
         _, left = await asyncio.wait(left, timeout=_CANCEL_AGAIN)
 
 
-async def in_thread(work: Callable[..., T], *words: object, undo: Callable[[T], object] | None = None) -> T:
-    """Run ``work(*words)`` in a thread, to completion even if the caller is cancelled; see ``to_its_end``."""
-    return await to_its_end(asyncio.to_thread(work, *words), undo)
+async def in_thread(work: Callable[..., T], *args: object, undo: Callable[[T], object] | None = None) -> T:
+    """Run ``work(*words)`` in a thread, to completion even if the caller is cancelled.
+
+    See ``run_to_completion``.
+    """
+    return await run_to_completion(asyncio.to_thread(work, *args), undo)
 
 
-async def in_pool(pool: Executor, work: Callable[..., T], *words: object) -> T:
+async def in_pool(pool: Executor, work: Callable[..., T], *args: object) -> T:
     """Run ``work(*words)`` in a thread of a pool, and return its result.
 
     A cancelled caller waits for work that has started; work that has not started is dropped.
     """
-    job = pool.submit(work, *words)
+    job = pool.submit(work, *args)
     try:
         return await asyncio.shield(asyncio.wrap_future(job))
     except asyncio.CancelledError:
         if not job.cancel():
-            await to_its_end(_ended(job))
+            await run_to_completion(_ended(job))
         raise
 
 
@@ -58,7 +61,7 @@ async def _ended(job: Future[Any]) -> None:
     await asyncio.wait([asyncio.wrap_future(job)])
 
 
-async def to_its_end(work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None) -> T:
+async def run_to_completion(work: Coroutine[Any, Any, T], undo: Callable[[T], object] | None = None) -> T:
     """Run ``work`` to completion even if the caller is cancelled.
 
     Args:
@@ -83,7 +86,7 @@ async def to_its_end(work: Coroutine[Any, Any, T], undo: Callable[[T], object] |
         raise
 
 
-async def staggered(
+async def start_staggered(
     works: Iterable[Callable[[], Coroutine[Any, Any, T]]],
     patience: float,
     progress: Callable[[], object] = lambda: None,
@@ -126,7 +129,7 @@ async def staggered(
 
 
 @asynccontextmanager
-async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+async def background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     """Run ``work`` in the background while the block runs, then cancel it; log its failure."""
     task = asyncio.ensure_future(work)
     task.add_done_callback(_log_failure)
@@ -191,26 +194,30 @@ def _wake(waiting: asyncio.Future[None]) -> None:
         waiting.set_result(None)
 
 
-class Threads(ThreadPoolExecutor):
+class ThreadPool(ThreadPoolExecutor):
     """A thread pool that copes with a system that starts no more threads.
 
-    Work then waits for a thread that is there. With ``alone`` no work waits for another: it gets a thread at
-    once, or fails.
+    Work then waits for a thread that is there. With ``dedicated`` no work waits for another: it gets a thread
+    at once, or fails.
     """
 
     def __init__(
-        self, most: int, name: str, begin: Callable[[], object] | None = None, alone: bool = False
+        self,
+        max_threads: int,
+        name: str,
+        initializer: Callable[[], object] | None = None,
+        dedicated: bool = False,
     ) -> None:
         """Start no thread yet.
 
         Args:
-            most: threads at most.
+            max_threads: threads at most.
             name: prefix of the threads' names.
-            begin: called by each thread first.
-            alone: whether each work has a thread of its own from the start.
+            initializer: called by each thread first.
+            dedicated: whether each work has a thread of its own from the start.
         """
-        super().__init__(most, name, begin)
-        self._alone = alone
+        super().__init__(max_threads, name, initializer)
+        self._alone = dedicated
         self._running: set[Future[Any]] = set()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:

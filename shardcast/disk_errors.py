@@ -14,11 +14,11 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextlib.contextmanager
-def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
+def disk_errors(operation: str, path: Path | str) -> Iterator[None]:
     """Turn errors of the system into ``LocalDiskError``, with the operation and the file in its text.
 
     Args:
-        doing: what is done, as the text begins: ``could not write``.
+        operation: what is done, as the text begins: ``could not write``.
         path: the file that it is done to.
 
     Raises:
@@ -33,15 +33,15 @@ def disk_errors(doing: str, path: Path | str) -> Iterator[None]:
     except OSError as error:
         limit = LocalLimit.of(error)
         if limit:
-            limit.args = (f"{doing} {path}: {limit}",)
+            limit.args = (f"{operation} {path}: {limit}",)
             raise limit from error
         hint = "; free some space and try again, what is here is kept" if error.errno in _FULL else ""
-        failure = LocalDiskError(f"{doing} {path}: {error.strerror or error}{hint}")
+        failure = LocalDiskError(f"{operation} {path}: {error.strerror or error}{hint}")
         failure.errno = error.errno
         raise failure from error
 
 
-def in_words(error: OSError) -> str:
+def error_text(error: OSError) -> str:
     """Return the text of an error of the system and its file, without the number."""
     if isinstance(error, ShardcastError) or not error.strerror:
         return str(error)

@@ -15,7 +15,7 @@ _CHUNK = 8 << 20
 """Bytes that are copied at a time."""
 
 
-def link(known: Path, name: Path) -> bool:
+def hard_link(known: Path, name: Path) -> bool:
     """Give a file a second name (a hard link); return False where that fails."""
     try:
         name.hardlink_to(known)

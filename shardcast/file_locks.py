@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-from shardcast.file_systems import NO_LOCKS, tell_lack
+from shardcast.file_systems import NO_LOCKS, log_lack
 
 log = logging.getLogger(__name__)
 
-ENDING = threading.Event()
+PROCESS_ENDING = threading.Event()
 """Set when this process is to end: none of its threads waits for a lock any more."""
 
 _LOCAL = frozenset(
@@ -126,21 +126,21 @@ def _wait_for(descriptor: int, path: Path, seconds: float) -> Lock:
     started, warned = time.monotonic(), False
     while (lock := try_lock(descriptor)) is Lock.HELD:
         waited = time.monotonic() - started
-        if waited >= seconds or ENDING.is_set():
+        if waited >= seconds or PROCESS_ENDING.is_set():
             raise BlockingIOError(
                 errno.EAGAIN,
-                f"{path} is locked by {holder(descriptor)}; end it, or try again when it is done",
+                f"{path} is locked by {lock_holder(descriptor)}; end it, or try again when it is done",
             )
         if waited >= _WARN_AFTER and not warned:
             warned = True
-            log.warning("waiting for %s, which locks %s", holder(descriptor), path)
+            log.warning("waiting for %s, which locks %s", lock_holder(descriptor), path)
         time.sleep(min(_POLL_INTERVAL, seconds - waited))
     if lock is Lock.NONE:
-        tell_lack(path, "has no locks: have only one process write there at a time")
+        log_lack(path, "has no locks: have only one process write there at a time")
     return lock
 
 
-def holder(descriptor: int) -> str:
+def lock_holder(descriptor: int) -> str:
     """Return the process that has a file locked, as far as the system shows it (proc_locks(5))."""
     inode = os.fstat(descriptor).st_ino
     with contextlib.suppress(OSError):
@@ -167,7 +167,7 @@ def try_lock(descriptor: int) -> Lock:
     return Lock.TAKEN
 
 
-def keeps_away(path: Path | str) -> bool:
+def excludes_others(path: Path | str) -> bool:
     """Return whether this process's lock on a file keeps a second descriptor of the file from locking.
 
     Only an attempt tells: a mount option or a layer in between may let every lock succeed. Over NFS a lock

@@ -36,7 +36,7 @@ def rename(known: Path, name: Path, durable: bool = True, copy: bool = True) -> 
         sync_folder(name.parent)
 
 
-def rename_free(known: Path, name: Path) -> bool:
+def rename_if_free(known: Path, name: Path) -> bool:
     """Give a file another name, durably, unless something has the name; return whether the name was free.
 
     Raises:

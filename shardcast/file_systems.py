@@ -39,7 +39,7 @@ NO_LOCKS = (*_NOT_THERE, errno.ENOLCK, errno.EINVAL)
 """Errors that say that a file system has no locks (flock(2))."""
 
 
-def tell_lack(path: Path | str, lack: str) -> None:
+def log_lack(path: Path | str, lack: str) -> None:
     """Log a feature that the file system of a path lacks, once for each file system and lack.
 
     Args:
@@ -65,7 +65,7 @@ def sync_open_folder(descriptor: int, folder: Path) -> None:
     except OSError as error:
         if error.errno not in NO_FOLDER_SYNC:
             raise
-        tell_lack(folder / ".", "syncs no folders: after a power cut the newest names may be missing")
+        log_lack(folder / ".", "syncs no folders: after a power cut the newest names may be missing")
 
 
 def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
@@ -79,7 +79,7 @@ def set_permissions(descriptor: int, mode: int, path: Path | str) -> None:
     except OSError as error:
         if error.errno not in NO_PERMISSIONS:
             raise
-        tell_lack(path, "keeps no permissions: whoever may write there can change what was verified")
+        log_lack(path, "keeps no permissions: whoever may write there can change what was verified")
 
 
 def reserve(descriptor: int, offset: int, size: int) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from shardcast.concurrency import in_thread
 from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import try_lock
-from shardcast.file_moves import copy_across, rename, rename_free
+from shardcast.file_moves import copy_across, rename, rename_if_free
 from shardcast.file_owners import share_file, umask
 from shardcast.file_systems import NO_SPECIAL_FILES, set_permissions
 from shardcast.folders import sync_folder
@@ -56,14 +56,14 @@ def give_name(
         sync_folder(Path(final).parent)
 
 
-def give_free_name(descriptor: int, part: Path, final: Path, mode: int | None = None) -> bool:
+def give_name_if_free(descriptor: int, part: Path, final: Path, mode: int | None = None) -> bool:
     """Rename an open temporary file durably, unless something has the final name; return whether it was free.
 
     Raises:
         OSError: the file can't have the name.
     """
     _prepare(descriptor, part, True, mode)
-    return rename_free(part, final)
+    return rename_if_free(part, final)
 
 
 def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None) -> None:
@@ -76,7 +76,7 @@ def _prepare(descriptor: int, part: Path | str, durable: bool, mode: int | None)
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[int]:
+def atomic_file(path: Path) -> Iterator[int]:
     """Make a temporary file that gets the name ``path`` at the end, durably; after an error it is removed.
 
     Yields:
@@ -105,11 +105,11 @@ def replace(path: Path, data: bytes) -> None:
     Raises:
         LocalDiskError: the disk is full, or may not be written.
     """
-    with disk_errors("could not write", path), new_file(path) as descriptor:
+    with disk_errors("could not write", path), atomic_file(path) as descriptor:
         write_all(descriptor, data)
 
 
-async def replace_soon(path: Path, data: bytes) -> None:
+async def replace_in_thread(path: Path, data: bytes) -> None:
     """Replace a file's content in a thread, to completion even if the caller is cancelled."""
     await in_thread(replace, path, data)
 
@@ -129,7 +129,7 @@ def append(path: Path, data: bytes) -> None:
         os.close(descriptor)
 
 
-def point(link: Path, target: str) -> None:
+def set_symlink(link: Path, target: str) -> None:
     """Set a symbolic link to ``target`` in one step, durably.
 
     Raises:
@@ -146,7 +146,7 @@ def point(link: Path, target: str) -> None:
         part.unlink(missing_ok=True)
 
 
-def can_point(link: Path) -> bool:
+def has_symlinks(link: Path) -> bool:
     """Return whether a symbolic link can be made at a path, by making one beside it.
 
     Raises:

@@ -9,16 +9,16 @@ print. JSON escapes by itself and stays as it is.
 from __future__ import annotations
 
 
-def one_line(text: str, most: int) -> str:
-    """Return a text with each unprintable character escaped, cut to ``most`` characters."""
-    cut = text if len(text) <= most else text[:most]
+def one_line(text: str, max_length: int) -> str:
+    """Return a text with each unprintable character escaped, cut to ``max_length`` characters."""
+    cut = text if len(text) <= max_length else text[:max_length]
     if not cut.isprintable():
         cut = "".join(
             char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in cut
         )
-    return cut if len(cut) <= most and len(text) <= most else cut[: most - 1] + "…"
+    return cut if len(cut) <= max_length and len(text) <= max_length else cut[: max_length - 1] + "…"
 
 
-def short_name(text: str, most: int) -> str:
-    """Return the first ``most`` characters of a name, without the unprintable ones."""
-    return "".join(char for char in text[:most] if char.isprintable())
+def short_name(text: str, max_length: int) -> str:
+    """Return the first ``max_length`` characters of a name, without the unprintable ones."""
+    return "".join(char for char in text[:max_length] if char.isprintable())

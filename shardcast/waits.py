@@ -35,11 +35,11 @@ class Waits:
         self._keys = count()
         self._sources: dict[int, WaitSource] = {}
 
-    def now(self, least: float = 0.0) -> Wait | None:
-        """Return the latest wait of ``least`` seconds or more; None where there is none."""
+    def now(self, min_seconds: float = 0.0) -> Wait | None:
+        """Return the latest wait of ``min_seconds`` seconds or more; None where there is none."""
         for source in reversed(self._sources.values()):
             wait = source()
-            if wait is not None and wait.seconds >= least:
+            if wait is not None and wait.seconds >= min_seconds:
                 return wait
         return None
 

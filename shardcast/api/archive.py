@@ -80,7 +80,7 @@ class Archive:
                     client = peer.ArchiveClient(
                         self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
                     )
-                    async with aclosing(client.pull_some(wanted)) as batches:
+                    async with aclosing(client.pull_batches(wanted)) as batches:
                         async for batch in batches:
                             await room.acquire()
                             arrived.put(batch)

@@ -210,11 +210,11 @@ class OriginServer:
             NodeFailed: it has died again within a minute, was shut down, or can't be started.
             DataDirInUse: another process has taken the data directory meanwhile.
         """
-        if not self._process.owned:
+        if not self._process.is_owned:
             return False
         with self._starting:
             self._check_not_shut_down()
-            cause = self._process.died(0)
+            cause = self._process.exit_reason(0)
             if cause is None:
                 return False
             ago = math.inf if self._restarted_at is None else time.monotonic() - self._restarted_at
@@ -255,14 +255,14 @@ class OriginServer:
         try:
             return request()
         except NodeFailed as error:
-            if not self._process.owned:
+            if not self._process.is_owned:
                 if isinstance(error, NoNode):
                     raise NoNode(
                         f"the origin of {self.data_dir} has ended; only the process that started it "
                         f"({self._process.owner}) can start it again, by its next broadcast"
                     ) from error
                 raise
-            if self._process.died(_DEATH_TIMEOUT) is None:
+            if self._process.exit_reason(_DEATH_TIMEOUT) is None:
                 raise
         self.restart_if_dead()
         return request()
@@ -282,7 +282,7 @@ class OriginServer:
             UsageError: ``wait`` is no number of seconds.
         """
         check_wait(wait)
-        if not self._process.owned:
+        if not self._process.is_owned:
             return
         try:
             with self._starting:

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.layout import OWN_FOLDER
 from shardcast.blobs.sqlite_file import SqliteFile, transaction
 from shardcast.errors import LocalDiskError
 
@@ -43,10 +43,10 @@ CREATE INDEX IF NOT EXISTS access_pulls ON access (pulls, last);
 
 def archive_folder(root: Path) -> Path:
     """Return the folder that an archive keeps for itself in a directory of blobs."""
-    return root / OWN / "archive"
+    return root / OWN_FOLDER / "archive"
 
 
-def ledger_in(folder: Path) -> Path:
+def stats_file(folder: Path) -> Path:
     """Return the file of an archive's statistics in its folder."""
     return folder / "archive.sqlite"
 
@@ -63,23 +63,23 @@ class Access:
 class AccessStats:
     """The statistics of an archive, in a file."""
 
-    def __init__(self, file: Path, clock: Callable[[], float] = time.time, most: int = 1_000_000) -> None:
+    def __init__(self, file: Path, clock: Callable[[], float] = time.time, max_keys: int = 1_000_000) -> None:
         """Open the file, and wait for it.
 
         Args:
             file: the file; made where it lacks.
             clock: the time, in seconds since the epoch.
-            most: keys that are counted. Any client may ask for any key, so of more keys the least requested
-                are forgotten.
+            max_keys: keys that are counted. Any client may ask for any key, so of more keys the least
+                requested are forgotten.
         """
         self._clock = clock
-        self._max_keys = most
+        self._max_keys = max_keys
         self._pending: dict[str, tuple[int, float]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._writes: set[asyncio.Future[None]] = set()
         self._database = SqliteFile(file, _SCHEMA)
 
-    def count(self, keys: Iterable[str]) -> None:
+    def count_pulls(self, keys: Iterable[str]) -> None:
         """Count a request for each of these keys, now."""
         now = self._clock()
         for key in keys:
@@ -111,7 +111,7 @@ class AccessStats:
         """Return the time, in seconds since the epoch."""
         return self._clock()
 
-    async def created(self, keys: Iterable[str], when: float) -> None:
+    async def record_put(self, keys: Iterable[str], when: float) -> None:
         """Record that these keys were put at a time; known keys keep theirs.
 
         Raises:
@@ -125,7 +125,7 @@ class AccessStats:
 
         await self._database.run(insert)
 
-    async def when(self, key: str) -> float | None:
+    async def put_time(self, key: str) -> float | None:
         """Return when a blob was put, in seconds since the epoch, or None without a record.
 
         Raises:

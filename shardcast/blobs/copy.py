@@ -16,7 +16,7 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.marks import unmark
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.maintenance.scrub import Repair
-from shardcast.concurrency import cancel, staggered
+from shardcast.concurrency import cancel, start_staggered
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
     BlobCorrupt,
@@ -46,7 +46,7 @@ _MOST_FAILED = 100
 
 
 @dataclass
-class Copied:
+class CopyProgress:
     """The progress of a copy.
 
     Attributes:
@@ -59,17 +59,17 @@ class Copied:
 
     copied: int = 0
     bytes: int = 0
-    there: int = 0
+    present: int = 0
     missing: list[str] = field(default_factory=list)
     failed: dict[str, ShardcastError] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:
         """The number of blobs that are finished."""
-        return self.copied + self.there + len(self.missing) + len(self.failed)
+        return self.copied + self.present + len(self.missing) + len(self.failed)
 
 
-async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], state: Copied) -> None:
+async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], state: CopyProgress) -> None:
     """Copy the blobs that the ``target`` lacks, several at a time, and count them in ``state``.
 
     An archive is sent small blobs together. A blob whose bytes have another digest is not copied, and does
@@ -84,19 +84,21 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
     left = iter(dict.fromkeys(digests))
     while batch := list(islice(left, _BATCH)):
         lacking = await _lacking(source, target, batch, state)
-        if isinstance(target, RemoteStore) and await target.pulls():
+        if isinstance(target, RemoteStore) and await target.takes_pulls():
             lacking = await _send_small(source, target, lacking, state)
         await _in_lanes(lacking, lambda digest: _copy_one(source, target, digest, state))
 
 
-async def _lacking(source: BlobStore, target: BlobStore, digests: Sequence[str], state: Copied) -> list[str]:
+async def _lacking(
+    source: BlobStore, target: BlobStore, digests: Sequence[str], state: CopyProgress
+) -> list[str]:
     """Return the blobs that the target lacks, and count the others."""
     lacking: list[str] = []
 
     async def look(digest: str) -> None:
         with _counted(digest, state):
             if await _is_there(source, target, digest) and await _renewed(target, digest):
-                state.there += 1
+                state.present += 1
             else:
                 lacking.append(digest)
 
@@ -142,7 +144,7 @@ async def _is_right(store: BlobStore, digest: str) -> bool:
 
 
 async def _send_small(
-    source: BlobStore, target: RemoteStore, digests: Sequence[str], state: Copied
+    source: BlobStore, target: RemoteStore, digests: Sequence[str], state: CopyProgress
 ) -> list[str]:
     """Send small blobs in one request, and return the blobs that have to be copied one by one.
 
@@ -150,7 +152,7 @@ async def _send_small(
     """
     small = await source.read_small(digests, _SMALL)
     try:
-        await target.send_together(list(small.values()))
+        await target.push_batch(list(small.values()))
     except (ServerUnreachable, ServerStalled):
         raise
     except PeerError as error:
@@ -176,7 +178,7 @@ async def _in_lanes(digests: Sequence[str], work: Callable[[str], Awaitable[None
         await cancel(lanes)
 
 
-async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
+async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: CopyProgress) -> None:
     """Copy a blob, and count it or its error."""
     with _counted(digest, state):
         await _transfer(source, target, digest, state)
@@ -184,7 +186,7 @@ async def _copy_one(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 
 @contextmanager
-def _counted(digest: str, state: Copied) -> Iterator[None]:
+def _counted(digest: str, state: CopyProgress) -> Iterator[None]:
     """Count a blob that fails by itself in ``state``, and let other errors through.
 
     Raises:
@@ -203,7 +205,7 @@ def _counted(digest: str, state: Copied) -> Iterator[None]:
             raise
 
 
-async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Copied) -> None:
+async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: CopyProgress) -> None:
     """Copy the bytes of a blob, and count them."""
     async with source.open(digest) as reader, target.put(digest) as writer:
         while data := await reader.read(_CHUNK):
@@ -213,7 +215,7 @@ async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 
 @asynccontextmanager
-async def remote(url: str, algorithm: str, token: str | None = None) -> AsyncIterator[RemoteStore]:
+async def remote_store(url: str, algorithm: str, token: str | None = None) -> AsyncIterator[RemoteStore]:
     """Yield a server as a store, once it answers; pushes bear the ``token``.
 
     Raises:
@@ -222,12 +224,12 @@ async def remote(url: str, algorithm: str, token: str | None = None) -> AsyncIte
     """
     async with open_session() as session:
         store = RemoteStore(server_url(url), session, algorithm, token)
-        await store.speaks()
+        await store.server_kind()
         yield store
 
 
 @asynccontextmanager
-async def repairing(
+async def open_repair(
     urls: Sequence[str], algorithm: str, target: Callable[[], BlobStore]
 ) -> AsyncIterator[Repair | None]:
     """Yield a function that repairs a store's blobs from servers, or None where no server is named.
@@ -250,14 +252,14 @@ async def repairing(
 
         async def repair(digest: str) -> str | None:
             """Fetch a blob into the target, and return the URL of its server, or None."""
-            copied = Copied()
+            copied = CopyProgress()
 
             async def ask(server: RemoteStore) -> str:
                 await _transfer(server, target(), digest, copied)
                 return server.url
 
             works = [partial(ask, server) for server in servers]
-            asking_all = staggered(works, STALL_WHEN_OTHERS_CAN, lambda: copied.bytes)
+            asking_all = start_staggered(works, STALL_WHEN_OTHERS_CAN, lambda: copied.bytes)
             async with aclosing(asking_all) as asked:
                 async for asking in asked:
                     try:
@@ -272,7 +274,7 @@ async def repairing(
         yield repair
 
 
-def failure(state: Copied) -> ShardcastError | None:
+def worst_error(state: CopyProgress) -> ShardcastError | None:
     """Return the error to report for a copy, wrong bytes before all others; None for a whole copy."""
     wrong = [error for error in state.failed.values() if isinstance(error, (IntegrityError, WrongBytes))]
     return next(iter([*wrong, *state.failed.values()]), None)

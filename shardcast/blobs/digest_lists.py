@@ -18,7 +18,7 @@ from typing import IO, Any, AnyStr
 from shardcast.digest import is_digest
 from shardcast.errors import UsageError
 
-AS_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
+OPEN_ARGUMENTS: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape"}
 """Arguments for ``open``: the names in such a file may have any bytes."""
 _MAX_LINE = 64 << 10
 """Characters of the longest line."""
@@ -56,7 +56,7 @@ def read_digests(lines: IO[str], name: str, algorithm: str | None = None) -> Ite
     """Yield the digests of a list, one a line; the rest of a line is ignored.
 
     Args:
-        lines: the list, opened with ``AS_TEXT``.
+        lines: the list, opened with ``OPEN_ARGUMENTS``.
         name: the name of the list in errors.
         algorithm: the digests' algorithm; None accepts every algorithm.
 

@@ -35,8 +35,8 @@ class TooLong(FramingError):
         length: the announced bytes of the blob.
     """
 
-    def __init__(self, length: int, most: int) -> None:
-        super().__init__(f"a blob of {length} bytes; at most {most} are taken")
+    def __init__(self, length: int, max_length: int) -> None:
+        super().__init__(f"a blob of {length} bytes; at most {max_length} are taken")
         self.length = length
 
 
@@ -186,9 +186,9 @@ class PullReader:
 class PushReader:
     """Incremental reader of the body of a push."""
 
-    def __init__(self, most: int = MAX_LENGTH) -> None:
-        """Refuse blobs of more than ``most`` bytes before any of their bytes is read."""
-        self._most = most
+    def __init__(self, max_length: int = MAX_LENGTH) -> None:
+        """Refuse blobs of more than ``max_length`` bytes before any of their bytes is read."""
+        self._most = max_length
         self._stream = _BlobStream(LENGTH_SIZE, self._parse_length)
 
     def feed(self, chunk: bytes | memoryview) -> Iterator[Part]:

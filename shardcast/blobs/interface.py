@@ -56,14 +56,14 @@ class BlobStore(Protocol):
             LocalDiskError: it can't be read.
         """
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         """Return the bytes of these blobs by digest, without those that are missing, wrong or too long.
 
         All are read in one step, since a step for each costs more than reading it.
 
         Args:
             digests: the blobs; the caller ensures that they fit into memory together.
-            most: bytes of the longest blob that is returned.
+            max_size: bytes of the longest blob that is returned.
 
         Raises:
             LocalDiskError: they can't be read.

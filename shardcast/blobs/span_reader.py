@@ -24,7 +24,7 @@ class SpanReader:
         size: bytes of the span.
         span: where its bytes are.
         path: the file of the span.
-        looks: the state of the file when it was opened.
+        identity: the state of the file when it was opened.
     """
 
     def __init__(self, span: Span, file: FileIO | None = None) -> None:
@@ -39,16 +39,16 @@ class SpanReader:
         self._left = span.length
         self._file = file or span.path.open("rb", buffering=0)
         self._file.seek(span.offset)
-        self.looks = FileIdentity.from_stat(os.fstat(self._file.fileno())).text
+        self.identity = FileIdentity.from_stat(os.fstat(self._file.fileno())).text
 
-    async def read(self, most: int) -> bytes:
-        """Return the next bytes, at most ``most``; empty at the end.
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the next bytes, at most ``max_bytes``; empty at the end.
 
         Raises:
             LocalDiskError: the file can't be read.
             BlobCorrupt: the file became shorter.
         """
-        count = min(most, self._left)
+        count = min(max_bytes, self._left)
         if not count:
             return b""
         with disk_errors("could not read", self.path):
@@ -62,7 +62,7 @@ class SpanReader:
         """Close the file."""
         self._file.close()
 
-    def again(self) -> SpanReader:
+    def duplicate(self) -> SpanReader:
         """Return a reader with a descriptor of its own, which the caller closes.
 
         Only for ``hash_into``, which reads by position: both descriptors share one offset.
@@ -74,8 +74,8 @@ class SpanReader:
         with disk_errors("could not open", self.path):
             return SpanReader(self.span, os.fdopen(os.dup(self._file.fileno()), "rb", buffering=0))
 
-    def hash_into(self, hasher: Hasher, most: int) -> int:
-        """Hash the next bytes, at most ``most``, and return how many those were; blocks on the disk.
+    def hash_into(self, hasher: Hasher, max_bytes: int) -> int:
+        """Hash the next bytes, at most ``max_bytes``, and return how many those were; blocks on the disk.
 
         Raises:
             LocalDiskError: the file can't be read.
@@ -83,9 +83,9 @@ class SpanReader:
         assert self.span
         taken = 0
         with file_errors("could not read", self.path):
-            while taken < most and self._left:
+            while taken < max_bytes and self._left:
                 position = self.span.offset + self.size - self._left
-                chunk = os.pread(self._file.fileno(), min(_CHUNK, most - taken, self._left), position)
+                chunk = os.pread(self._file.fileno(), min(_CHUNK, max_bytes - taken, self._left), position)
                 if not chunk:
                     break
                 hasher.update(chunk)

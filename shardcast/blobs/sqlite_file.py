@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.errors import LocalDiskError
 from shardcast.file_locks import open_lock_file
 from shardcast.file_moves import rename
@@ -38,7 +38,7 @@ class SqliteFile:
     def __init__(self, file: Path, schema: str) -> None:
         """Open the database, and wait for it; ``schema`` is a script that makes tables where they lack."""
         self._file, self._schema = file, schema
-        self._thread = Threads(1, "shardcast-ledger")
+        self._thread = ThreadPool(1, "shardcast-ledger")
         try:
             self._database = self._thread.submit(self._open).result()
         except BaseException:

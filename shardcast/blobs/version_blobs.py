@@ -19,13 +19,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from shardcast.blobs.directory.file import PORTION
-from shardcast.blobs.directory.hashing import Hashing
+from shardcast.blobs.directory.hashing import HashingPool
 from shardcast.blobs.interface import BlobWriter
 from shardcast.blobs.span_reader import SpanReader
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ReadOnlyStore
 from shardcast.protocol.manifest import Shard
 from shardcast.protocol.wire import version_name
-from shardcast.store.file_errors import Search, file_errors
+from shardcast.store.file_errors import BlobSearch, file_errors
 from shardcast.store.interfaces import Span
 from shardcast.store.version_place import VersionPlace
 from shardcast.store.versions import VersionFolders
@@ -79,7 +79,7 @@ class VersionBlobs:
     def __init__(self, folders: VersionFolders) -> None:
         self._folders = folders
         self._indexes: dict[int | VersionPlace, _ShardIndex] = {}
-        self._hashing = Hashing()
+        self._hashing = HashingPool()
 
     async def size(self, digest: str) -> int | None:
         """See ``BlobStore``."""
@@ -92,7 +92,7 @@ class VersionBlobs:
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[SpanReader]:
         """See ``BlobStore``; a version of the current line is held while its shard is read."""
-        search = Search()
+        search = BlobSearch()
         for index, source, shard in self._places(digest):
             with source.reading("a reader of blobs"):
                 span = source.span(shard)
@@ -111,29 +111,33 @@ class VersionBlobs:
             raise BlobCorrupt(f"{search.wrong}; remove its version")
         raise BlobMissing(f"no shard here has the digest {digest}")
 
-    async def _is_right(self, index: _ShardIndex, digest: str, reader: SpanReader, search: Search) -> bool:
+    async def _is_right(
+        self, index: _ShardIndex, digest: str, reader: SpanReader, search: BlobSearch
+    ) -> bool:
         """Return whether a shard has this digest; ``search`` records the reason why not."""
-        looks = f"{reader.path} {reader.looks}"
+        looks = f"{reader.path} {reader.identity}"
         if index.verified.get(digest) == looks:
             return True
         try:
             place = (digest, looks, reader.span and reader.span.offset)
-            right = await self._hashing.once(place, lambda: _begin_hashing(reader, self._hashing)) == digest
+            right = (
+                await self._hashing.run_shared(place, lambda: _begin_hashing(reader, self._hashing)) == digest
+            )
         except LocalDiskError as error:
-            search.met(error)
+            search.add_error(error)
             return False
         if not right:
-            search.met_wrong(f"the shard with the digest {digest} was changed")
+            search.add_corrupt(f"the shard with the digest {digest} was changed")
         if right:
             index.verified[digest] = looks
         return right
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         """See ``BlobStore``."""
         found: dict[str, bytes] = {}
         for digest in digests:  # one by one: shards are large, and few are asked for
             size = await self.size(digest)
-            if size is not None and size <= most:
+            if size is not None and size <= max_size:
                 try:
                     async with self.open(digest) as reader:
                         found[digest] = await reader.read(size)
@@ -213,25 +217,25 @@ class VersionBlobs:
         return manifest.shards if manifest else None
 
 
-def _try_open(span: Span, search: Search) -> SpanReader | None:
+def _try_open(span: Span, search: BlobSearch) -> SpanReader | None:
     """Open a shard's file; where that fails, record the error in ``search`` and return None."""
     try:
         with file_errors("could not open", span.path):
             return SpanReader(span)
     except LocalDiskError as error:
-        search.met(error)
+        search.add_error(error)
         return None
 
 
-def _begin_hashing(reader: SpanReader, hashing: Hashing) -> asyncio.Future[str]:
+def _begin_hashing(reader: SpanReader, hashing: HashingPool) -> asyncio.Future[str]:
     """Hash a shard for several requests; the descriptor is its own, since the first may leave early."""
-    own = reader.again()
+    own = reader.duplicate()
     task = asyncio.ensure_future(_sha256(own, hashing))
     task.add_done_callback(lambda _: own.close())
     return task
 
 
-async def _sha256(reader: SpanReader, hashing: Hashing) -> str:
+async def _sha256(reader: SpanReader, hashing: HashingPool) -> str:
     """Return the SHA-256 of a shard, hashed in portions between which a cancellation takes effect.
 
     Raises:

@@ -14,7 +14,7 @@ from shardcast.nodes.hook import NEW_LINE, WITHDRAWN, WITHDRAWN_REASON, run_hook
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release, origin_name
-from shardcast.nodes.release_folder import announce, announced, go_back
+from shardcast.nodes.release_folder import finish_announcing, restore_latest, start_announcing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 
@@ -37,24 +37,24 @@ class Announcer:
         self._hook = hook
         self._turn = asyncio.Lock()
 
-    async def release(self, release: Release) -> None:
+    async def announce_release(self, release: Release) -> None:
         """Announce a version whose file is complete in the output folder.
 
         Raises:
             LocalDiskError: the folder can't be written.
         """
         async with self._turn:
-            if not await asyncio.to_thread(announce, self._outputs, release, self._keep):
+            if not await asyncio.to_thread(start_announcing, self._outputs, release, self._keep):
                 return
             if self._hook:
                 variables = {NEW_LINE: origin_name(release.origin)} if release.new_line else {}
                 await run_hook(self._hook, release.path, release.version, variables)
             # Marked first: a kill in between loses the line rather than printing it twice.
-            announced(self._outputs, release)
+            finish_announcing(self._outputs, release)
             message = {**release_as_dict(release), "origin": release.origin, "new_line": release.new_line}
             click.echo(json.dumps(message))
 
-    async def withdrawn(self, withdrawal: Withdrawal) -> None:
+    async def announce_withdrawal(self, withdrawal: Withdrawal) -> None:
         """Point ``latest`` to the newest good version, and announce the withdrawal.
 
         Raises:
@@ -62,10 +62,10 @@ class Announcer:
         """
         # Before taking the turn: a hook that runs now may take hours, and ``latest`` must not point to a
         # withdrawn version meanwhile.
-        await asyncio.to_thread(go_back, self._outputs, withdrawal)
+        await asyncio.to_thread(restore_latest, self._outputs, withdrawal)
         async with self._turn:
             # Again: the turn that ended just now may have announced the withdrawn version.
-            good = await asyncio.to_thread(go_back, self._outputs, withdrawal)
+            good = await asyncio.to_thread(restore_latest, self._outputs, withdrawal)
             latest = version_name(good[0]) if good else None
             log.warning(
                 "%s was withdrawn by its publisher%s; %s",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardcast.cli import options
-from shardcast.cli.progress import Display, progress
+from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import input_descriptor
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
 from shardcast.sharding.publishing import check_payload
@@ -90,7 +90,7 @@ def broadcast(
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
     wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())
     missing = None
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         version = _publish(payload, data_dir, display, directly=wanted is None)
         if not as_json:
             click.echo(version)  # before the wait, which may fail: the version is published in any case
@@ -149,7 +149,7 @@ class Payload:
         """Hand the file to the origin on the data directory.
 
         Yields:
-            The origin's messages: ``version``, then ``progress``.
+            The origin's messages: ``version``, then ``progress_display``.
 
         Raises:
             NoNode: no origin runs there.
@@ -180,7 +180,7 @@ class Streamed:
         """Write stdin to the origin on the data directory.
 
         Yields:
-            Messages as the origin has them for a file: ``version``, then ``progress``.
+            Messages as the origin has them for a file: ``version``, then ``progress_display``.
 
         Raises:
             NoNode: no origin runs there.

@@ -11,8 +11,8 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.streams import print_answer
-from shardcast.cli.waiting import tell_waits
-from shardcast.concurrency import beside
+from shardcast.cli.waiting import note_waits
+from shardcast.concurrency import background_task
 from shardcast.plain_text import one_line
 from shardcast.protocol.distribution import is_version
 
@@ -125,9 +125,9 @@ def client(
         lister = Client(urls, origin_id=origin_id)
         show_offered(run(_list(lister, options.is_quiet()), fast_loop=True), as_json)
         return
-    from shardcast.cli.progress import ShowTransfer, progress
+    from shardcast.cli.progress import ShowTransfer, progress_display
 
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
         downloader = Client(urls, output_dir, origin_id=origin_id)
         release = run(_download(downloader, version, output_file, shown), fast_loop=True)
@@ -138,7 +138,10 @@ async def _list(shardcast_client: Client, quiet: bool) -> list[Offered]:
     """Return the versions on offer, and note waits of more than some seconds on stderr."""
     from shardcast.cli.progress import note_display
 
-    async with shardcast_client, beside(tell_waits(shardcast_client.waits, note_display(quiet).note)):
+    async with (
+        shardcast_client,
+        background_task(note_waits(shardcast_client.waits, note_display(quiet).note)),
+    ):
         return await shardcast_client.offered()
 
 
@@ -148,8 +151,8 @@ async def _download(
     """Download a version while its progress is shown."""
     async with (
         shardcast_client,
-        beside(shown.run()),
-        beside(tell_waits(shardcast_client.waits, shown.note)),
+        background_task(shown.run()),
+        background_task(note_waits(shardcast_client.waits, shown.note)),
     ):
         return await shardcast_client.download(version, output_file, shown.watch)
 
@@ -163,31 +166,31 @@ async def _follow(shardcast_client: Client, folder: Path, following: FollowOptio
         following: which versions, how many stay, and the hook.
     """
     from shardcast.cli.announcer import Announcer
-    from shardcast.cli.progress import ShowTransfer, progress
+    from shardcast.cli.progress import ShowTransfer, progress_display
     from shardcast.nodes.client import LATEST
     from shardcast.nodes.release_folder import can_resume, check_folder
 
     check_folder(folder)
     resume = following.first is None and can_resume(folder)
     announcer = Announcer(folder, following.keep, following.hook)
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
         async with (
             shardcast_client,
-            beside(shown.run()),
-            beside(tell_waits(shardcast_client.waits, shown.note)),
+            background_task(shown.run()),
+            background_task(note_waits(shardcast_client.waits, shown.note)),
         ):
             releases = shardcast_client.follow(
                 following.first or LATEST,
                 following.every,
                 watch=shown.watch,
                 resume=resume,
-                on_withdrawn=announcer.withdrawn,
+                on_withdrawn=announcer.announce_withdrawal,
             )
             try:
                 async for release in releases:
                     shown.pause()
-                    await announcer.release(release)
+                    await announcer.announce_release(release)
             finally:
                 await releases.aclose()
 

@@ -12,7 +12,7 @@ import click
 
 from shardcast.cli.exit_codes import DONE, INTERRUPTED, LOCAL_DISK, OTHER_FAILURE, exit_code
 from shardcast.cli.streams import guard_streams, print_failure
-from shardcast.disk_errors import in_words
+from shardcast.disk_errors import error_text
 from shardcast.errors import LocalLimit, ShardcastError
 
 _COMMANDS = {
@@ -134,4 +134,4 @@ def _in_words(error: OSError) -> str:
             Path.cwd()
         except FileNotFoundError:
             return "the current directory was removed; change to another one"
-    return in_words(error)
+    return error_text(error)

@@ -187,7 +187,7 @@ class _Guarded:
 
 
 @contextlib.contextmanager
-def progress(quiet: bool) -> Iterator[Display]:
+def progress_display(quiet: bool) -> Iterator[Display]:
     """Open the display that fits stderr, and close it at the end.
 
     Yields:

@@ -12,9 +12,9 @@ import click
 
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError
-from shardcast.file_locks import ENDING
+from shardcast.file_locks import PROCESS_ENDING
 from shardcast.nodes.child_process import report_ready
-from shardcast.nodes.runtime import process_gone
+from shardcast.nodes.runtime import wait_for_exit
 
 
 class Running(Protocol):
@@ -61,13 +61,13 @@ class ForegroundNode:
 
         def end() -> None:
             ended.set()
-            ENDING.set()  # threads that wait for a lock see only this
+            PROCESS_ENDING.set()  # threads that wait for a lock see only this
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, end)
         watching: list[asyncio.Future[Any]] = [asyncio.ensure_future(ended.wait())]
         if self._parent:
-            watching.append(asyncio.ensure_future(process_gone(self._parent)))
+            watching.append(asyncio.ensure_future(wait_for_exit(self._parent)))
         try:
             try:
                 running = await _unless(watching, node.__aenter__())

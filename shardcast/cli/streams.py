@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 import click
 
-from shardcast.disk_errors import in_words
+from shardcast.disk_errors import error_text
 from shardcast.errors import LocalDiskError, UsageError
 
 _READER_TIMEOUT = 1.0
@@ -56,7 +56,7 @@ def print_answer(text: str) -> None:
     if sink and sink.failure:
         if isinstance(sink.failure, BrokenPipeError):
             raise sink.failure
-        raise LocalDiskError(f"could not print: {in_words(sink.failure)}") from sink.failure
+        raise LocalDiskError(f"could not print: {error_text(sink.failure)}") from sink.failure
 
 
 def input_descriptor() -> int:
@@ -84,7 +84,7 @@ def answer_descriptor() -> int:
 def print_failure() -> str | None:
     """Return in words why a result could not be printed to stdout; None when it could."""
     sink = _sink_of(sys.stdout)
-    return in_words(sink.failure) if sink and sink.failure else None
+    return error_text(sink.failure) if sink and sink.failure else None
 
 
 def _sink_of(stream: Any) -> _Sink | None:
@@ -154,7 +154,7 @@ class _Sink(io.BufferedIOBase):
     def write(self, data: Any) -> int:
         """Write the bytes or drop them; return their number in either case."""
         text = bytes(data)
-        lost = f"[lost: {self._lost}; {in_words(self.failure)}]\n" if self._lost and self.failure else ""
+        lost = f"[lost: {self._lost}; {error_text(self.failure)}]\n" if self._lost and self.failure else ""
         try:
             self._send(lost.encode() + text if self._notices else text)
         except OSError as error:

@@ -11,7 +11,7 @@ from shardcast.sizes import format_count
 if TYPE_CHECKING:
     from shardcast.waits import Waits
 
-TOLD_AFTER = 2.0
+NOTE_AFTER = 2.0
 """Seconds of waiting before the first note."""
 _REPEAT_INTERVAL = 30.0
 """Seconds between two notes about the same wait."""
@@ -19,7 +19,7 @@ _POLL_INTERVAL = 0.25
 """Seconds between two looks at ``waits``."""
 
 
-async def tell_waits(
+async def note_waits(
     waits: Waits,
     note: Callable[[str], None],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -34,7 +34,7 @@ async def tell_waits(
     noted_at: float | None = None  # seconds of this wait at the last note
     longest = 0.0
     while True:
-        wait = waits.now(TOLD_AFTER)
+        wait = waits.now(NOTE_AFTER)
         if wait is None:
             if noted_at is not None:
                 note(f"it goes on, after {format_count(round(longest), 'second')}")

@@ -21,8 +21,8 @@ from shardcast.peer.heads import BoundedResponse, Connection
 from shardcast.protocol.distribution import Withdrawal, is_version, parse
 from shardcast.protocol.feed import check_reason
 from shardcast.protocol.manifest import check_metadata
-from shardcast.protocol.wire import CONFIRMED, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
-from shardcast.store.special_files import short_name, socket_path
+from shardcast.protocol.wire import CONFIRMED_PREFIX, PIN_PATH, PUBLISH_PATH, UNPIN_PATH, WITHDRAW_PATH
+from shardcast.store.special_files import short_socket_path, socket_path
 
 _CONNECT_SECONDS = 5.0
 """Seconds for the node to accept a connection."""
@@ -46,14 +46,14 @@ class ControlConnection(Connection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(_CONNECT_SECONDS)
         try:
-            with short_name(socket_path(self._data_dir)) as name:
+            with short_socket_path(socket_path(self._data_dir)) as name:
                 self.sock.connect(name)
         except BaseException:
             self.sock.close()
             raise
         self.sock.settimeout(_SILENCE_SECONDS)
 
-    def begin(self, path: str, body: Mapping[str, Any]) -> None:
+    def start_request(self, path: str, body: Mapping[str, Any]) -> None:
         """Send a request whose body stays open, with its first line."""
         self.putrequest("POST", path)
         self.putheader("Transfer-Encoding", "chunked")
@@ -104,7 +104,7 @@ def publish(
     check_metadata(metadata or {})
     body = {"path": str(path.absolute()), "shard_size": shard_size, "metadata": metadata, "copy": copy}
     version = ""
-    with closing(Asking(data_dir, PUBLISH_PATH, body)) as asking:
+    with closing(ChangeRequest(data_dir, PUBLISH_PATH, body)) as asking:
         try:
             with node_errors(f"the origin of {data_dir} went away while it published {path}"):
                 for line in asking.lines():
@@ -119,8 +119,8 @@ def publish(
     yield {"complete": version}
 
 
-def change_pin(data_dir: Path, version: str, keep: bool) -> None:
-    """Pin a version, or unpin it where ``keep`` is false.
+def change_pin(data_dir: Path, version: str, pinned: bool) -> None:
+    """Pin a version, or unpin it where ``pinned`` is false.
 
     Raises:
         NoNode: no node runs on the data directory.
@@ -128,7 +128,7 @@ def change_pin(data_dir: Path, version: str, keep: bool) -> None:
         VersionNotOffered: the version is not complete there, or not pinned.
         LocalDiskError: the pin can't be written down.
     """
-    asking = Asking(data_dir, PIN_PATH if keep else UNPIN_PATH, {"version": version})
+    asking = ChangeRequest(data_dir, PIN_PATH if pinned else UNPIN_PATH, {"version": version})
     with closing(asking), node_errors(f"the node of {data_dir} went away"):
         next(asking.lines())
 
@@ -145,7 +145,7 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
     """
     if not is_version(version):
         raise UsageError(f"{version!r} is not a version; write v1, v2, …")
-    asking = Asking(data_dir, WITHDRAW_PATH, {"version": version, "reason": check_reason(reason)})
+    asking = ChangeRequest(data_dir, WITHDRAW_PATH, {"version": version, "reason": check_reason(reason)})
     gone = f"the origin of {data_dir} went away; is {version} still on its list?"
     try:
         with closing(asking), node_errors(gone):
@@ -157,7 +157,7 @@ def withdraw(data_dir: Path, version: str, reason: str = "") -> Withdrawal:
         ) from error
 
 
-class Asking:
+class ChangeRequest:
     """A request for a change, which the node makes only once this caller has confirmed that it still waits.
 
     Until the confirmation a caller may leave: nothing was done, and nothing will be. From then on it waits
@@ -189,7 +189,7 @@ class Asking:
             ShardcastError: the node refused, or reports a failure.
             OSError, http.client.HTTPException, ValueError: the node went away.
         """
-        self._connection.begin(CONFIRMED + self._path, self._body)
+        self._connection.start_request(CONFIRMED_PREFIX + self._path, self._body)
         response = self._connection.answer()
         if (
             response.status == 404
@@ -199,7 +199,7 @@ class Asking:
             headers = {"Content-Type": "application/json"}
             self._connection.request("POST", self._path, json.dumps(self._body), headers)
             response = self._connection.answer()
-        for line in read_lines(response, self._data_dir):
+        for line in response_lines(response, self._data_dir):
             if "ready" in line:
                 self.confirmed = True
                 self._connection.confirm()
@@ -217,7 +217,7 @@ def is_published(data_dir: Path, version: str) -> bool:
         distribution = parse((data_dir / DISTRIBUTION_FILE).read_bytes())
     except (OSError, ValueError):
         return False
-    listings = distribution.settled(distribution).listings
+    listings = distribution.settle(distribution).listings
     return any(listing.version == version for listing in listings)
 
 
@@ -259,17 +259,17 @@ def connect(data_dir: Path) -> ControlConnection:
     return connection
 
 
-def answers(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+def request_lines(connection: ControlConnection, data_dir: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the lines of the answer to the request that was sent.
 
     Raises:
         ShardcastError: the node refused, or reports a failure.
         OSError, http.client.HTTPException, ValueError: the node went away.
     """
-    yield from read_lines(connection.answer(), data_dir)
+    yield from response_lines(connection.answer(), data_dir)
 
 
-def read_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mapping[str, Any]]:
+def response_lines(response: BoundedResponse, data_dir: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the lines of an answer whose head has arrived.
 
     Raises:

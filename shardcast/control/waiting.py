@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from shardcast.control.client import ControlConnection, answers, connect, node_errors
+from shardcast.control.client import ControlConnection, connect, node_errors, request_lines
 from shardcast.errors import CopiesMissing, NodeFailed, ShardcastError, UsageError
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT
 
@@ -136,7 +136,7 @@ def _lines(
 ) -> Iterator[Mapping[str, Any]]:
     """Send a request on a connection and yield the lines of the answer until the deadline."""
     connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
-    sock, lines = connection.sock, answers(connection, data_dir)
+    sock, lines = connection.sock, request_lines(connection, data_dir)
     seconds = _FIRST_LINE_SECONDS  # also when there is no time left: the origin answers at once
     while True:
         sock.settimeout(seconds)

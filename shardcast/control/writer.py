@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from shardcast.control.client import answers, connect, is_published, node_errors
+from shardcast.control.client import connect, is_published, node_errors, request_lines
 from shardcast.control.pipe import PATIENCE, PORTION, PipeWriter
 from shardcast.errors import NodeFailed, TransferFailed
 from shardcast.protocol.manifest import check_metadata
@@ -63,8 +63,8 @@ class BroadcastWriter(io.RawIOBase):
         self._connection = connect(data_dir)
         request = {"name": name, "shard_size": shard_size, "metadata": metadata, "confirm": True}
         with self._abort_on_error():
-            self._connection.begin(STREAM_PATH, request)
-            self._lines = answers(self._connection, data_dir)
+            self._connection.start_request(STREAM_PATH, request)
+            self._lines = request_lines(self._connection, data_dir)
             opened = next(self._lines)
             self.version = str(opened["version"])
             self._pipe = PipeWriter(str(opened["pipe"]), self.version, data_dir)

@@ -139,7 +139,7 @@ class NodeProcess:
         return self._process.poll() is None
 
     @property
-    def owned(self) -> bool:
+    def is_owned(self) -> bool:
         """Whether this process started it, and so may wait for it and end it; a forked process may not."""
         return os.getpid() == self._owner
 
@@ -148,7 +148,7 @@ class NodeProcess:
         """The id of the process that started it."""
         return self._owner
 
-    def died(self, within: float) -> str | None:
+    def exit_reason(self, within: float) -> str | None:
         """Return how the process ended, in words, once it has within so many seconds; None while it runs."""
         try:
             code = self._process.wait(within)
@@ -165,7 +165,7 @@ class NodeProcess:
 
     def stop(self) -> None:
         """End the node cleanly, if this process started it; after a fork, the child leaves it alone."""
-        if not self.owned or not self.running:
+        if not self.is_owned or not self.running:
             return
         try:
             self._process.terminate()

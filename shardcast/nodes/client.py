@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from shardcast.addresses import server_urls
-from shardcast.concurrency import beside, staggered
+from shardcast.concurrency import background_task, start_staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import PeerError, UsageError
 from shardcast.nodes.download import Destination, Downloads, Watch
@@ -29,14 +29,14 @@ from shardcast.policy.standing import Standing
 from shardcast.protocol.distribution import Listing, is_version
 from shardcast.protocol.manifest import Header
 from shardcast.protocol.manifest_reader import MAX_MEMORY
-from shardcast.protocol.report import Node, newest
+from shardcast.protocol.report import Node, newest_reportable
 from shardcast.transfer.limits import Limits
 from shardcast.upstream.follow import Following
 from shardcast.upstream.lease import Lease
 from shardcast.upstream.lists import LATEST as LATEST
-from shardcast.upstream.lists import find, first_news
+from shardcast.upstream.lists import find_version, wait_for_news
 from shardcast.upstream.manifests import check_manifest
-from shardcast.upstream.report import report
+from shardcast.upstream.report import send_reports
 from shardcast.waits import Waits
 
 log = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ class Client:
                     partial(self._header, url, listing, standing.origin, trusted=url in first)
                     for url in (*first, *(url for url in servers if url not in first))
                 ]
-                async with aclosing(staggered(works, STALL_WHEN_OTHERS_CAN)) as requests:
+                async with aclosing(start_staggered(works, STALL_WHEN_OTHERS_CAN)) as requests:
                     async for request in requests:
                         try:
                             header = request.result() if request else None
@@ -149,7 +149,7 @@ class Client:
         """
         peer = self._downloads.peers[url]
         if trusted or listing.manifest is None:
-            return await peer.header(listing.version)
+            return await peer.manifest_header(listing.version)
         manifest = await peer.manifest(listing.version, MAX_MEMORY // _DESCRIBED_AT_ONCE)
         if manifest is None:
             return None
@@ -184,7 +184,7 @@ class Client:
         if version != LATEST and not is_version(version):
             raise UsageError(f"{version!r} is not a version; write v1, v2, … or {LATEST}")
         async with self._looking() as (following, standing):
-            found = find(standing, version)
+            found = find_version(standing, version)
             listing = found.listing
             default = self.output_dir / output_name(listing.version)
             output = Path(default if output_file is None else output_file)
@@ -236,7 +236,7 @@ class Client:
             raise UsageError(f"{first!r} is not a version; write v1, v2, … or {LATEST}")
         begin = None if first == LATEST else int(first[1:])
         folder = self.output_dir.absolute()
-        followed = await FollowedFolder.of(folder, on_withdrawn)
+        followed = await FollowedFolder.open(folder, on_withdrawn)
         settings = FollowSettings(begin, every, check_interval, watch, resume, self._origin_id)
         follow = Follow(self._downloads, followed, settings)
         await follow.remember()
@@ -244,8 +244,8 @@ class Client:
         async with (
             follow.following,
             self._watching(follow.following),
-            beside(report(follow.following, partial(self._describe, follow))),
-            beside(follow.watch_withdrawals()),
+            background_task(send_reports(follow.following, partial(self._describe, follow))),
+            background_task(follow.watch_withdrawals()),
             aclosing(releases),
         ):
             async for release in releases:
@@ -273,7 +273,7 @@ class Client:
         """Return the description of this client, for reports."""
         transfers = self._downloads.under_way
         coming = {transfer.manifest.version: transfer.progress.done for transfer in transfers}
-        has = newest(follow.here())
+        has = newest_reportable(follow.here())
         return Node(self._node_id, "client", self._name, has, coming, origin=follow.origin)
 
     @asynccontextmanager
@@ -291,8 +291,8 @@ class Client:
         )
         async with following:
             with self.waits.watching(lambda: following.wait):
-                standing = await first_news(following, self._limits.unreachable_at_start)
+                standing = await wait_for_news(following, self._limits.unreachable_at_start)
             for follower in following.followers:
-                if not follower.told:
+                if not follower.versions_known:
                     log.warning("not used: %s", follower.failure or f"{follower.peer.url}: no answer yet")
             yield following, standing

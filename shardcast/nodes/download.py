@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardcast.concurrency import beside, cancel
+from shardcast.concurrency import background_task, cancel
 from shardcast.errors import (
     IntegrityError,
     ShardcastError,
@@ -28,9 +28,9 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
-from shardcast.upstream.abandon import Stop, if_withdrawn, unless
+from shardcast.upstream.abandon import Stop, if_withdrawn, run_unless
 from shardcast.upstream.follow import Following
-from shardcast.upstream.manifests import Described, describe, read_live
+from shardcast.upstream.manifests import VersionDescription, descriptions_of, read_live
 from shardcast.upstream.offers import join_servers
 from shardcast.waits import Waits
 
@@ -97,7 +97,7 @@ class Downloads:
             LocalDiskError: the file can't be written.
         """
         failure: ShardcastError = TransferFailed(f"no server says what {listing.version} is")
-        descriptions = describe(listing, peers, origin, patience=self.limits.unreachable_at_start)
+        descriptions = descriptions_of(listing, peers, origin, patience=self.limits.unreachable_at_start)
         async for described in self._waited_for(listing.version, peers, descriptions):
             _check_kind(described.manifest.header)
             try:
@@ -133,7 +133,7 @@ class Downloads:
             try:
                 with self.waits.waiting(lambda: _manifest_from(version, peers)):
                     async with asyncio.timeout(self.limits.timeout):
-                        header = await live.first_line()
+                        header = await live.wait_header()
             except TimeoutError:
                 raise TransferFailed(f"{version} is open, but no server says what it is") from None
             _check_kind(header)
@@ -149,8 +149,8 @@ class Downloads:
             await cancel([reading])
 
     async def _waited_for(
-        self, version: str, peers: Sequence[Peer], descriptions: AsyncIterator[Described]
-    ) -> AsyncIterator[Described]:
+        self, version: str, peers: Sequence[Peer], descriptions: AsyncIterator[VersionDescription]
+    ) -> AsyncIterator[VersionDescription]:
         """Yield descriptions of a version, each counted as a wait until it is here."""
         while True:
             with self.waits.waiting(lambda: _manifest_from(version, peers)):
@@ -197,9 +197,9 @@ class Downloads:
                     if joins:
                         number = version_number(live.version) or 0
                         joining = join_servers(following, number, peers, transfer.join)
-                        await stack.enter_async_context(beside(joining))
+                        await stack.enter_async_context(background_task(joining))
                     stack.enter_context(self.waits.watching(lambda: transfer.wait))
-                    manifest = await unless(stop, transfer.run(), following)
+                    manifest = await run_unless(stop, transfer.run(), following)
             finally:
                 self.under_way.remove(transfer)
         except (VersionAborted, VersionWithdrawn):
@@ -209,7 +209,7 @@ class Downloads:
             await asyncio.to_thread(sink.close)
         received = {url: server.received for url, server in transfer.progress.servers.items()}
         release = Release(manifest.version, output, manifest, time.monotonic() - started, received)
-        return await destination.folder.received(release, sink.final) if destination.folder else release
+        return await destination.folder.record(release, sink.final) if destination.folder else release
 
 
 def _manifest_from(version: str, peers: Sequence[Peer]) -> str:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from shardcast.concurrency import beside, cancel
+from shardcast.concurrency import background_task, cancel
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
 from shardcast.nodes.fetching import VersionFetcher
@@ -17,10 +17,10 @@ from shardcast.nodes.line_keeper import LineKeeper
 from shardcast.peer.server import Peer
 from shardcast.policy.fetch_order import missing_versions, versions_to_fetch, versions_to_start
 from shardcast.policy.standing import Standing
-from shardcast.protocol.feed import Place
+from shardcast.protocol.feed import Position
 from shardcast.protocol.wire import version_name
 from shardcast.store.versions import VersionFolders
-from shardcast.upstream.abandon import NoProgress, if_withdrawn, unless
+from shardcast.upstream.abandon import NoProgress, if_withdrawn, run_unless
 from shardcast.upstream.follow import Following
 from shardcast.upstream.offers import open_versions
 
@@ -78,7 +78,7 @@ class OpenFetches:
         del self._tasks[number], self._servers[number]
         if not task.cancelled() and task.exception():
             log.error("fetching %s failed", version_name(number), exc_info=task.exception())
-        self._following.tell()
+        self._following.notify()
 
 
 class FetchLoop:
@@ -105,7 +105,7 @@ class FetchLoop:
         self._logged: set[str] = set()
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Position:
         """Where the middle stands, as far as is known."""
         return self._line.place
 
@@ -115,15 +115,15 @@ class FetchLoop:
         ``interval``: seconds until versions that failed are tried again.
         """
         following = self._following
-        async with beside(self._keep_up()):
-            await following.settled()
+        async with background_task(self._keep_up()):
+            await following.wait_until_settled()
             tried_at = time.monotonic()
             while True:
                 changes = following.changes
                 try:
                     await import_legacy_versions(self._folders, list(self._folders.untrusted))
                     while await self._fetch_next():
-                        await following.look_again()
+                        await following.refresh()
                         changes = following.changes
                 except (NoServerReachable, TransferFailed) as error:
                     self._warn_once(f"what is here is served on, and the upstreams are asked again: {error}")
@@ -133,7 +133,7 @@ class FetchLoop:
                     log.exception("a look at the upstreams failed")
                 try:
                     async with asyncio.timeout(tried_at + interval - time.monotonic()):
-                        await following.change(changes)
+                        await following.wait_for_change(changes)
                 except TimeoutError:
                     tried_at = time.monotonic()
                     self.fetcher.failures.failed.clear()
@@ -146,7 +146,7 @@ class FetchLoop:
     def behind(self) -> str | None:
         """Return in words the versions that the middle has yet to get; None when it has caught up."""
         try:
-            standing = self._following.heard()
+            standing = self._following.standing_or_error()
         except ShardcastError as error:
             return f"no news of what there is: {error}"
         if standing.change:
@@ -179,7 +179,7 @@ class FetchLoop:
                 log.error("%s", error)
             except Exception:
                 log.exception("a look at what the upstreams tell failed")
-            await self._following.change(changes)
+            await self._following.wait_for_change(changes)
 
     # Complete versions, one after the other
 
@@ -196,7 +196,7 @@ class FetchLoop:
         if not self._folders.held:
             return False
         await self._drop_self()
-        self._following.heard()
+        self._following.standing_or_error()
         standing = await self._line.believe()
         if standing.change:
             return await self._line.change(standing.change)
@@ -215,7 +215,7 @@ class FetchLoop:
             if peer.node_id == self._node_id:
                 log.warning("%s is this very middle, and is not asked", url)
                 del self._peers[url]
-                await self._following.drop(url)
+                await self._following.remove_server(url)
 
     async def _discard_unwanted(self, window: Sequence[int], standing: Standing) -> None:
         """Discard versions that were fetched halfway and that nothing will be fetched of any more."""
@@ -223,7 +223,7 @@ class FetchLoop:
         oldest = max(folders.complete_numbers, default=0) - folders.keep
         for number in folders.open_numbers - {*window, *self._open.numbers}:
             version = folders.opened(number)
-            aborted = version and not version.live.whole and number not in opened
+            aborted = version and not version.live.manifest and number not in opened
             if aborted or number < oldest or number in offers:
                 await folders.discard(number)
 
@@ -250,7 +250,7 @@ class FetchLoop:
         def abandon() -> ShardcastError | None:
             """Return why to abandon the version: it makes no progress, and others offer another version."""
             opened = self._folders.opened(number)
-            if opened and opened.bytes_here:
+            if opened and opened.verified_bytes:
                 return None
             now, without = self._following.standing(), {*servers, *self.suspect}
             offers = _offers(now)
@@ -260,9 +260,9 @@ class FetchLoop:
 
         withdrawn = if_withdrawn(self._following, number, listing.digest)
         fetching = self.fetcher.fetch(listing, [self._peers[url] for url in servers], standing.origin)
-        patient = unless(abandon, fetching, self._following, STALL_WHEN_OTHERS_CAN)
+        patient = run_unless(abandon, fetching, self._following, STALL_WHEN_OTHERS_CAN)
         try:
-            await unless(withdrawn, patient, self._following)
+            await run_unless(withdrawn, patient, self._following)
         except NoProgress as error:
             self.suspect.update(servers)
             log.warning("%s", error)
@@ -283,7 +283,7 @@ class FetchLoop:
             failures.unserved.pop(number, None)
         elif self.suspect.issuperset(servers) and number not in failures.no_room:
             followers = [follower for follower in self._following.followers if follower.peer.url in servers]
-            if any(follower.told for follower in followers):
+            if any(follower.versions_known for follower in followers):
                 failures.note_unserved(number, servers)
 
     def _warn_once(self, message: str) -> None:

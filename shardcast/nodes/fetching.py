@@ -9,7 +9,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from shardcast.concurrency import beside, in_thread
+from shardcast.concurrency import background_task, in_thread
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.disk_errors import is_full
 from shardcast.errors import (
@@ -20,7 +20,7 @@ from shardcast.errors import (
     TransferFailed,
     VersionAborted,
 )
-from shardcast.nodes.open_data_dir import end
+from shardcast.nodes.open_data_dir import cancel_and_raise
 from shardcast.peer.server import Peer
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
@@ -31,7 +31,7 @@ from shardcast.store.open_version import OpenVersion
 from shardcast.store.versions import VersionFolders
 from shardcast.transfer.workers import Transfer
 from shardcast.upstream.follow import Following
-from shardcast.upstream.manifests import Described, describe, read_live
+from shardcast.upstream.manifests import VersionDescription, descriptions_of, read_live
 from shardcast.upstream.offers import join_servers
 
 log = logging.getLogger(__name__)
@@ -112,7 +112,7 @@ class VersionFetcher:
         """
         failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
         try:
-            async for described in describe(listing, peers, origin):
+            async for described in descriptions_of(listing, peers, origin):
                 try:
                     await self._receive(listing, described)
                     return
@@ -138,15 +138,19 @@ class VersionFetcher:
         """
         failure: ShardcastError | OSError = TransferFailed(f"no server says what {listing.version} is")
         try:
-            async for described in describe(listing, peers, origin):
+            async for described in descriptions_of(listing, peers, origin):
                 manifest = described.manifest
                 try:
                     with _room_errors():
                         live = LiveManifest.of(manifest)
                         beside = await self._folders.begin_beside(origin, live, _listed_by(manifest, listing))
-                    survey = not manifest.verifiable
+                    makes_manifest = not manifest.verifiable
                     transfer = Transfer(
-                        beside.live, described.peers, beside, digits=described.digits, survey=survey
+                        beside.live,
+                        described.peers,
+                        beside,
+                        digits=described.digits,
+                        make_manifest=makes_manifest,
                     )
                     await self._carry_out(transfer, beside, None)
                     return True
@@ -173,7 +177,7 @@ class VersionFetcher:
         try:
             with _room_errors():
                 opened = self._folders.opened(number)
-                opened = opened or await self._folders.begin(number, LiveManifest(version))
+                opened = opened or await self._folders.begin_version(number, LiveManifest(version))
         except NoRoom as error:
             await self._pass_over(number, error)
             return
@@ -181,13 +185,13 @@ class VersionFetcher:
             self._note_failure(version, error)
             return
         opened.confirm = self._following.confirm
-        opened.being_made = True
-        opened.makes_room = not self._following.standing().place.silent  # on a stand-in's word nothing goes
+        opened.still_published = True
+        opened.may_evict = not self._following.standing().place.silent  # on a stand-in's word nothing goes
         live = opened.live
         live.resume()
 
         async def take(lines: bytes) -> None:
-            await in_thread(opened.grow, lines)
+            await in_thread(opened.append_manifest, lines)
 
         reading = asyncio.ensure_future(read_live(live, peers, take))
         try:
@@ -195,7 +199,9 @@ class VersionFetcher:
                 await _first_line(live)
                 await self._carry_out(Transfer(live, peers, opened), opened, peers, nearer_than)
             finally:
-                await end(reading)  # before the version is discarded below: it must get no more lines
+                await cancel_and_raise(
+                    reading
+                )  # before the version is discarded below: it must get no more lines
         except NoRoom as error:
             await self._pass_over(number, error)
         except (VersionAborted, IntegrityError) as error:
@@ -206,14 +212,14 @@ class VersionFetcher:
             self.failures.failed.add(number)
         except (ShardcastError, OSError) as error:
             live.fail(error if isinstance(error, ShardcastError) else TransferFailed(str(error)))
-            if not live.begun:  # the servers that tell of it as open have nothing of it
+            if not live.has_header:  # the servers that tell of it as open have nothing of it
                 await self._folders.discard(number)
             self._note_failure(version, error)
 
     def forget(self) -> None:
         """Forget all failures, since the numbers are another line's now."""
         self.failures.forget()
-        self._folders.room.forget()
+        self._folders.quota.forget_failures()
 
     def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
         """Note a version that is tried again later."""
@@ -224,37 +230,39 @@ class VersionFetcher:
         """Do without a version until there is room for it. The room that it took is given back at once."""
         opened = self._folders.opened(number)
         if opened is not None:
-            self._folders.room.ran_out(opened)
+            self._folders.quota.record_out_of_room(opened)
             await self._folders.discard(number)
         self.failures.failed.add(number)
         if number not in self.failures.no_room:  # else it was logged, and only the figures differ by now
             log.warning("%s", error)
         self.failures.no_room[number] = str(error)
 
-    async def _receive(self, listing: Listing, described: Described) -> None:
+    async def _receive(self, listing: Listing, described: VersionDescription) -> None:
         """Fetch a complete version as one server describes it, and use the shards of it that are here."""
         manifest = described.manifest
         number = version_number(manifest.version) or 0
         opened = self._folders.opened(number)
         with _room_errors():
             if opened and opened.live.raw and manifest.raw.startswith(bytes(opened.live.raw)):
-                if not opened.live.whole:
-                    await in_thread(opened.grow, manifest.raw[len(opened.live.raw) :])
+                if not opened.live.manifest:
+                    await in_thread(opened.append_manifest, manifest.raw[len(opened.live.raw) :])
             else:
                 await self._folders.check_room(manifest)
                 opened = await self._begin(number, manifest, _listed_by(manifest, listing))
         opened.live.resume()  # the error that ended it while it was made, of this disk say, may be over
-        opened.being_made = False
+        opened.still_published = False
         opened.confirm = self._following.confirm  # the authority may be back by then, and say otherwise
-        survey = not manifest.verifiable
-        transfer = Transfer(opened.live, described.peers, opened, digits=described.digits, survey=survey)
-        await self._carry_out(transfer, opened, None if survey else list(described.peers))
+        makes_manifest = not manifest.verifiable
+        transfer = Transfer(
+            opened.live, described.peers, opened, digits=described.digits, make_manifest=makes_manifest
+        )
+        await self._carry_out(transfer, opened, None if makes_manifest else list(described.peers))
 
     async def _begin(self, number: int, manifest: Manifest, listed: str) -> OpenVersion:
         """Open a version, making room for its first bytes on a full disk."""
         while True:
             try:
-                return await self._folders.begin(number, LiveManifest.of(manifest), listed)
+                return await self._folders.begin_version(number, LiveManifest.of(manifest), listed)
             except LocalDiskError as error:
                 if not is_full(error) or not await self._folders.make_room(manifest, error):
                     raise
@@ -281,7 +289,7 @@ class VersionFetcher:
         started, version = time.monotonic(), transfer.manifest.version
         header, servers = transfer.manifest.header, format_count(len(transfer.progress.servers), "server")
         size = "being made" if header.size is None else format_size(header.size)
-        number, room = version_number(version) or 0, self._folders.room
+        number, room = version_number(version) or 0, self._folders.quota
         log.info("fetching %s (%s) from %s", version, size, servers)
         self.transfers.append(transfer)
         opened.space.refused = None
@@ -295,7 +303,7 @@ class VersionFetcher:
                     joining = join_servers(
                         self._following, number, peers, transfer.join, nearer_than=nearer_than
                     )
-                    await stack.enter_async_context(beside(joining))
+                    await stack.enter_async_context(background_task(joining))
                 manifest = await transfer.run()
         finally:
             self.transfers.remove(transfer)
@@ -334,6 +342,6 @@ async def _first_line(live: LiveManifest) -> None:
     """
     try:
         async with asyncio.timeout(HTTP_TIMEOUT):
-            await live.first_line()
+            await live.wait_header()
     except TimeoutError:
         raise TransferFailed(f"{live.version} is open, but no server says what it is") from None

@@ -23,7 +23,7 @@ from shardcast.nodes.output_records import is_number, json_object, parse_digest,
 MAX_LINES = 16
 MAX_NUMBERS = 1000
 """Numbers of each kind that a line keeps, the newest ones."""
-MAX_FILE = 8 << 20
+MAX_FILE_BYTES = 8 << 20
 """Bytes of the file that a reader takes; 16 full lines are 4 MB."""
 
 
@@ -66,7 +66,7 @@ class FollowedLine:
             for number in [n for n in numbers if n >= first and numbers[n] != listed.get(n)]:
                 del numbers[number]
 
-    def bound(self) -> None:
+    def forget_old(self) -> None:
         """Forget all but the newest numbers."""
         for numbers in (self.seen, self.announced):
             for number in sorted(numbers)[:-MAX_NUMBERS]:
@@ -97,10 +97,10 @@ class FolderLines:
         self.lines = [*(other for other in self.lines if other.origin != origin), line][-MAX_LINES:]
         return line
 
-    def write(self) -> bytes:
+    def encode(self) -> bytes:
         """Return the bytes of the file."""
         for line in self.lines:
-            line.bound()
+            line.forget_old()
         last = self.announced
         content = {
             "announced": last and {"origin": last.origin, "number": last.number, "digest": last.digest},
@@ -123,7 +123,7 @@ def parse_lines(data: bytes) -> FolderLines:
     Raises:
         ValueError: the bytes are no such file.
     """
-    content = json_object(data, MAX_FILE)
+    content = json_object(data, MAX_FILE_BYTES)
     lines, last = content.get("lines", []), content.get("announced")
     if not isinstance(lines, list) or not all(isinstance(line, dict) for line in lines):
         raise ValueError("lines that are no list of objects")

@@ -29,9 +29,9 @@ from shardcast.policy.standing import LineChange, LineMemory, Standing
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 from shardcast.transfer.workers import Transfer
-from shardcast.upstream.abandon import NoProgress, unless
+from shardcast.upstream.abandon import NoProgress, run_unless
 from shardcast.upstream.follow import Following
-from shardcast.upstream.offers import offered
+from shardcast.upstream.offers import offered_versions
 
 log = logging.getLogger(__name__)
 
@@ -119,15 +119,15 @@ class Follow:
         """
         loop = asyncio.get_running_loop()
         retry_at = loop.time() + self._settings.check_interval
-        await self.following.settled()
+        await self.following.wait_until_settled()
         while True:
             changes, number = self.following.changes, None
             try:
-                standing, complete, opened = offered(self.following)
+                standing, complete, opened = offered_versions(self.following)
                 if standing.change:
                     self._change_line(standing.change)
                     continue
-                self.memory.learn(standing)
+                self.memory.remember(standing)
                 if complete or opened:
                     await self._enter(standing)
                 self._forget_replaced(standing)
@@ -135,11 +135,11 @@ class Follow:
                 if number is not None:
                     release = await self._fetch(number, standing, complete, opened)
                     self._warned = ""
-                    self._queue.had(number)
+                    self._queue.mark_fetched(number)
                     self._local.add(number)
                     self._downloaded[number] = release.digest
                     yield release
-                    await self._folder.announced(release)
+                    await self._folder.mark_announced(release)
                     continue
             except LocalDiskError:
                 raise
@@ -147,13 +147,13 @@ class Follow:
                 self._warn(error)
                 if number is not None:
                     continue  # another version may succeed
-                self._queue.try_again()
+                self._queue.retry_all()
             try:
                 async with asyncio.timeout_at(retry_at):
-                    await self.following.change(changes)
+                    await self.following.wait_for_change(changes)
             except TimeoutError:
                 retry_at = loop.time() + self._settings.check_interval
-                self._queue.try_again()
+                self._queue.retry_all()
 
     async def _enter(self, standing: Standing) -> None:
         """Find out, once for each line, which of its versions the folder had before this run."""
@@ -164,7 +164,7 @@ class Follow:
         last = await self._folder.enter(origin, listings, standing.firm)
         if last is not None and self._resume:
             self._queue = FetchQueue(last, self._settings.every)
-        self._local |= await self._folder.had(origin)
+        self._local |= await self._folder.versions(origin)
         self._entered, self._entered_origin, self._resume = (standing.origin,), (origin,), False
 
     def _forget_replaced(self, standing: Standing) -> None:
@@ -173,7 +173,7 @@ class Follow:
             if number in standing.firm and standing.listed[number].digest != digest:
                 log.warning("v%d is replaced: the first-named server has another one", number)
                 del self._downloaded[number]
-                self._queue.withdrawn(number, number)
+                self._queue.forget_withdrawn(number, number)
 
     def _change_line(self, change: LineChange) -> None:
         """Begin with another line: its newest version is next, unless the folder had that already."""
@@ -183,7 +183,7 @@ class Follow:
             change.server, change.origin or unnamed, left or unnamed,
         )  # fmt: skip
         self.memory.change(change)
-        self.following.changed(left)
+        self.following.change_line(left)
         self._local, self._entered, self._entered_origin, self._resume = set(), None, None, True
         self._downloaded = {}
         self._queue = FetchQueue(None, self._settings.every)
@@ -199,25 +199,25 @@ class Follow:
             for withdrawal in sorted(set(standing.withdrawals.values()) - self._withdrawn, key=_by_number):
                 self._withdrawn.add(withdrawal)
                 try:
-                    await self._folder.withdrawn(standing.origin, withdrawal)
+                    await self._folder.note_withdrawal(standing.origin, withdrawal)
                     await self._go_back(standing, withdrawal.number)
                 except LocalDiskError as error:
                     log.error(
                         "%s was withdrawn, and the folder can't be changed: %s", withdrawal.version, error
                     )
-            await self.following.change(changes)
+            await self.following.wait_for_change(changes)
 
     async def _go_back(self, standing: Standing, number: int) -> None:
         """Have the newest good version fetched after the withdrawal of one that was downloaded."""
-        if not self._queue.has_had(number):
+        if not self._queue.was_fetched(number):
             return
-        good = max((n for n in standing.listed if n < number or self._queue.has_had(n)), default=None)
-        local = good is not None and await self._folder.is_here(standing.origin, good)
+        good = max((n for n in standing.listed if n < number or self._queue.was_fetched(n)), default=None)
+        local = good is not None and await self._folder.has_good(standing.origin, good)
         if self.memory.origin != standing.origin:
             return  # the line changed while the folder was read
-        self._queue.withdrawn(number, None if local else good)
+        self._queue.forget_withdrawn(number, None if local else good)
         self._local.discard(number)
-        self.following.tell()  # wakes releases()
+        self.following.notify()  # wakes releases()
 
     def _warn(self, error: ShardcastError) -> None:
         """Log a failure, unless it was logged last."""
@@ -249,7 +249,7 @@ class Follow:
             if any(transfer.progress.done for transfer in transfers):
                 return None
             with contextlib.suppress(NoServerReachable, TransferFailed):  # no server tells anything now
-                now, complete, opened = offered(self.following)
+                now, complete, opened = offered_versions(self.following)
                 if now.change or self._queue.next_elsewhere(complete, opened, servers) is not None:
                     return NoProgress(f"nothing of {version} comes, and others have other versions")
             return None
@@ -266,12 +266,12 @@ class Follow:
         else:
             fetching = self._downloads.fetch_open(version, peers, destination, self.following)
         try:
-            return await unless(abandon, fetching, self.following, STALL_WHEN_OTHERS_CAN)
+            return await run_unless(abandon, fetching, self.following, STALL_WHEN_OTHERS_CAN)
         except ShardcastError as error:
             if not isinstance(error, (VersionAborted, VersionWithdrawn)):
-                self._queue.doubt(servers)
+                self._queue.mark_suspect(servers)
             if not isinstance(error, NoProgress):
-                self._queue.failed(number, is_complete)
+                self._queue.mark_failed(number, is_complete)
             raise
 
 
@@ -288,7 +288,7 @@ async def _manifest_origin(standing: Standing, peers: Mapping[str, Peer]) -> str
     if number is None:
         return None
     servers = standing.group.complete[number]
-    requests = [asyncio.ensure_future(peers[url].header(version_name(number))) for url in servers]
+    requests = [asyncio.ensure_future(peers[url].manifest_header(version_name(number))) for url in servers]
     try:
         await asyncio.wait(requests, timeout=_HEADER_TIMEOUT)
         headers = [request.result() for request in requests if request.done() and not request.exception()]

@@ -33,7 +33,7 @@ class FollowedFolder:
         self._on_withdrawn = on_withdrawn
 
     @classmethod
-    async def of(cls, folder: Path, on_withdrawn: OnWithdrawn | None = None) -> FollowedFolder:
+    async def open(cls, folder: Path, on_withdrawn: OnWithdrawn | None = None) -> FollowedFolder:
         """Return the followed folder at a path."""
         return cls(await asyncio.to_thread(OutputFolder, folder), on_withdrawn)
 
@@ -43,7 +43,7 @@ class FollowedFolder:
         Raises:
             LocalDiskError: the folder can't be read.
         """
-        return await asyncio.to_thread(self.outputs.lines.remembered)
+        return await asyncio.to_thread(self.outputs.lines.last_line)
 
     async def enter(
         self, origin: str | None, listings: Sequence[Listing], firm: Collection[int]
@@ -64,7 +64,7 @@ class FollowedFolder:
 
         def identify() -> int | None:
             firm_digests = {listing.number: listing.digest for listing in listings if listing.number in firm}
-            self.outputs.lines.see(origin, firm_digests)
+            self.outputs.lines.note_listed(origin, firm_digests)
             self.outputs.identify(listings, origin, stop.is_set)
             return resume_point(self.outputs, origin)
 
@@ -73,28 +73,28 @@ class FollowedFolder:
         finally:
             stop.set()  # the thread goes on when this is cancelled; hashing takes minutes for large files
 
-    async def had(self, origin: str | None) -> set[int]:
+    async def versions(self, origin: str | None) -> set[int]:
         """Return the versions of a line whose files are here.
 
         Raises:
             LocalDiskError: the folder can't be read.
         """
-        return set(await asyncio.to_thread(self.outputs.had, origin))
+        return set(await asyncio.to_thread(self.outputs.digests, origin))
 
-    async def is_here(self, origin: str | None, number: int) -> bool:
+    async def has_good(self, origin: str | None, number: int) -> bool:
         """Return whether the file of a version is here, and the version not withdrawn.
 
         Raises:
             LocalDiskError: the folder can't be read.
         """
-        return number in dict(await asyncio.to_thread(self.outputs.good, origin))
+        return number in dict(await asyncio.to_thread(self.outputs.good_versions, origin))
 
-    async def received(self, release: Release, file: os.stat_result | None) -> Release:
+    async def record(self, release: Release, file: os.stat_result | None) -> Release:
         """Record a version whose file has its name.
 
         Args:
             release: the version.
-            file: the state of the file that was verified (``OutputFolder.add``).
+            file: the state of the file that was verified (``OutputFolder.record``).
 
         Returns:
             The release, which says whether its line is new in this folder.
@@ -105,8 +105,8 @@ class FollowedFolder:
         origin, number, digest = release.origin, release.number, release.digest
 
         def record() -> bool:
-            self.outputs.add(release.path, origin, number, digest, file=file)
-            self.outputs.lines.see(origin, {number: digest})
+            self.outputs.record(release.path, origin, number, digest, file=file)
+            self.outputs.lines.note_listed(origin, {number: digest})
             return self.outputs.lines.is_new_line(origin)
 
         if not await asyncio.to_thread(record):
@@ -118,7 +118,7 @@ class FollowedFolder:
         )
         return replace(release, new_line=True)
 
-    async def announced(self, release: Release) -> None:
+    async def mark_announced(self, release: Release) -> None:
         """Note that the follower has taken a version.
 
         Raises:
@@ -127,7 +127,7 @@ class FollowedFolder:
         mark_announced = self.outputs.lines.mark_announced
         await asyncio.to_thread(mark_announced, release.origin, release.number, release.digest)
 
-    async def withdrawn(self, origin: str | None, withdrawal: Withdrawal) -> None:
+    async def note_withdrawal(self, origin: str | None, withdrawal: Withdrawal) -> None:
         """Note that the publisher of a line withdrew a version, and tell the follower.
 
         The follower is told once of each version that is here or was announced here; again when a kill came
@@ -144,4 +144,4 @@ class FollowedFolder:
             result = self._on_withdrawn(withdrawal)
             if inspect.isawaitable(result):
                 await result
-        await asyncio.to_thread(lines.mark_told, origin, number, digest)
+        await asyncio.to_thread(lines.mark_withdrawal_told, origin, number, digest)

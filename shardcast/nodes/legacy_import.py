@@ -11,7 +11,7 @@ from shardcast.errors import LocalDiskError, ShardcastError
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import shard_name
-from shardcast.sharding.payload_hasher import survey
+from shardcast.sharding.payload_hasher import hash_payload
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ async def import_legacy_versions(folders: VersionFolders, listings: Sequence[Lis
     try:
         for listing in listings:
             try:
-                await folders.surveyed(listing, await _survey(folders, listing, stop))
+                await folders.keep_survey(listing, await _survey(folders, listing, stop))
             except LocalDiskError as error:
                 log.error("%s has no manifest yet: %s", listing.version, error)
     finally:
@@ -41,7 +41,7 @@ async def _survey(folders: VersionFolders, listing: Listing, stop: threading.Eve
             raise LocalDiskError("it has no shards")
         # Names with five digits are 0.3.x's, which lists BLAKE3.
         digests = {"sha256"} if spans[0].path.name == shard_name(1) else {"sha256", "blake3"}
-        manifest = await asyncio.to_thread(survey, listing.version, spans, digests, stop.is_set)
+        manifest = await asyncio.to_thread(hash_payload, listing.version, spans, digests, stop.is_set)
         if listing.digest not in manifest.digests.values():
             raise LocalDiskError("it is not what its digest says")
     except ShardcastError as error:

@@ -12,9 +12,9 @@ from shardcast.nodes.fetching import VersionFetcher
 from shardcast.peer.server import Peer
 from shardcast.policy.standing import LineChange, Standing
 from shardcast.protocol.distribution import Withdrawal
-from shardcast.protocol.feed import Place
+from shardcast.protocol.feed import Position
 from shardcast.store.versions import VersionFolders
-from shardcast.upstream.abandon import NoProgress, unless
+from shardcast.upstream.abandon import NoProgress, run_unless
 from shardcast.upstream.follow import Following
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class LineKeeper:
             peers: the upstreams by URL.
             stop_open: ends the transfers of open versions.
         """
-        self._position = Place(silent=True)
+        self._position = Position(silent=True)
         self._folders = folders
         self._following = following
         self._fetcher = fetcher
@@ -79,7 +79,7 @@ class LineKeeper:
         self._lock = asyncio.Lock()
 
     @property
-    def place(self) -> Place:
+    def place(self) -> Position:
         """Where the middle stands. The line is that of its list, so that both change in one step."""
         line = self._folders.line
         return replace(self._position, origin=line.origin, highest=line.highest)
@@ -107,7 +107,7 @@ class LineKeeper:
             await self._check_provisional(standing)
             coming = sorted(standing.listed)[-folders.keep :]
             folders.set_known({number: standing.listed[number] for number in coming})
-            folders.room.candidates.offered = standing.group.complete.keys()
+            folders.quota.candidates.offered = standing.group.complete.keys()
             self._update_position(standing)
             return standing
 
@@ -132,7 +132,7 @@ class LineKeeper:
         place = replace(standing.place, silent=standing.place.silent or doubtful)
         if place != self._position:
             self._position = place
-            self._folders.events.touch()
+            self._folders.events.wake_readers()
 
     async def change(self, change: LineChange) -> bool:
         """Fetch the newest version of another line beside this one, and change over once it is here.
@@ -141,13 +141,13 @@ class LineKeeper:
             False when the version can't be fetched now.
         """
         listing = change.listed[max(change.complete)]
-        if not self._folders.has_of(change.origin, listing):
+        if not self._folders.has_of_line(change.origin, listing):
             if listing.number in self._fetcher.failures.failed:
                 return False
             peers = [self._peers[url] for url in change.complete[listing.number] if url in self._peers]
             fetching = self._fetcher.fetch_beside(listing, peers, change.origin)
             try:
-                if not await unless(self._if_undone(change), fetching, self._following):
+                if not await run_unless(self._if_undone(change), fetching, self._following):
                     return False
             except NoProgress as error:
                 log.warning("%s", error)
@@ -177,7 +177,7 @@ class LineKeeper:
         async with self._lock:
             listed = {number: listing.digest for number, listing in change.listed.items()}
             await self._folders.change_line(change.origin, listed, change.highest)
-            self._following.changed(left)
+            self._following.change_line(left)
         self._fetcher.forget()
         log.warning(
             "changed over to the line %s; the line %s is put aside in %s for a day",

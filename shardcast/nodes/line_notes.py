@@ -19,7 +19,7 @@ class LineNotes:
         self._storage = storage
         self._last: Announced | None = storage.read_lines().announced
 
-    def remembered(self) -> tuple[str | None, dict[int, str]]:
+    def last_line(self) -> tuple[str | None, dict[int, str]]:
         """Return the origin id of the line to go on with, and the digests that the line was seen to list.
 
         That is the line that was announced last, or else used last; (None, {}) in a new folder.
@@ -28,15 +28,15 @@ class LineNotes:
         if lines.announced is None and not lines.lines:
             return None, {}
         origin = lines.announced.origin if lines.announced else lines.lines[-1].origin
-        return origin, self.seen(origin)
+        return origin, self.listed(origin)
 
     # Versions that a line lists
 
-    def seen(self, origin: str | None) -> dict[int, str]:
+    def listed(self, origin: str | None) -> dict[int, str]:
         """Return the digests of the newest 1000 numbers that a line was seen to list."""
         return dict(self._storage.read_lines().find(origin).seen)
 
-    def see(self, origin: str | None, listed: Mapping[int, str]) -> bool:
+    def note_listed(self, origin: str | None, listed: Mapping[int, str]) -> bool:
         """Note what a line lists, and return whether that contradicts what it listed before.
 
         Where a number has another digest, the publisher's directory was restored or copied: this number and
@@ -93,7 +93,7 @@ class LineNotes:
         """Note that the publisher withdrew a version.
 
         Returns:
-            Whether the follower is still to be told; False after ``mark_told``.
+            Whether the follower is still to be told; False after ``mark_withdrawal_told``.
 
         Raises:
             LocalDiskError: the note can't be written.
@@ -105,7 +105,7 @@ class LineNotes:
                     self._storage.write_record(path, replace(record, withdrawn=True))
         return not told
 
-    def mark_told(self, origin: str | None, number: int, digest: str) -> None:
+    def mark_withdrawal_told(self, origin: str | None, number: int, digest: str) -> None:
         """Note that the follower was told of a withdrawal, so that it is not told again.
 
         Raises:
@@ -114,7 +114,7 @@ class LineNotes:
         with self._storage.changed_lines() as lines:
             lines.use(origin).withdrawn[number, digest] = True
 
-    def withdrawn_from(self, number: int, digest: str) -> list[str | None]:
+    def lines_withdrawing(self, number: int, digest: str) -> list[str | None]:
         """Return the origin ids of the lines that withdrew a version, the line used last at the end."""
         lines = self._storage.read_lines().lines
         return [line.origin for line in lines if (number, digest) in line.withdrawn]

@@ -12,32 +12,32 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.server.shards import add_shards_by_digest
+from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
-from shardcast.concurrency import beside
+from shardcast.concurrency import background_task
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.nodes.fetch_loop import FetchLoop
 from shardcast.nodes.line_keeper import LineOnDisk
-from shardcast.nodes.open_data_dir import end, open_data_dir
+from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.status import Status, describe_transfer, describe_upstreams
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
-from shardcast.protocol.feed import Place
-from shardcast.protocol.report import Node, newest
+from shardcast.protocol.feed import Position
+from shardcast.protocol.report import Node, newest_reportable
 from shardcast.protocol.wire import version_name
-from shardcast.server.application import application, listening, listening_on_socket
+from shardcast.server.application import application, serve, serve_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
-from shardcast.server.bounds import Bounds, for_owner
+from shardcast.server.bounds import Bounds, owner_bounds
 from shardcast.server.downstream import Downstream
-from shardcast.server.routes.feed import add_feed
-from shardcast.server.routes.health import add_health
-from shardcast.server.routes.lease import add_lease
-from shardcast.server.routes.pins import add_pins
-from shardcast.server.routes.report import add_below
-from shardcast.server.routes.versions import add_versions
+from shardcast.server.routes.feed import add_feed_routes
+from shardcast.server.routes.health import add_health_routes
+from shardcast.server.routes.lease import add_lease_routes
+from shardcast.server.routes.pins import add_pin_routes
+from shardcast.server.routes.report import add_report_routes
+from shardcast.server.routes.versions import add_version_routes
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.follow import Following
-from shardcast.upstream.report import report
+from shardcast.upstream.report import send_reports
 
 
 class Middle:
@@ -111,30 +111,30 @@ class Middle:
             peers = [Peer(url, session) for url in upstreams]
             middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id)
             routes = (
-                partial(add_versions, shelf=folders),
-                partial(add_shards_by_digest, shards=VersionBlobs(folders)),
-                partial(add_feed, shelf=folders, node_id=node_id, place=middle.place),
-                partial(add_lease, shelf=folders),
-                partial(add_below, below=middle._downstream),
-                partial(add_health, status=middle.status, behind=middle.behind),
+                partial(add_version_routes, shelf=folders),
+                partial(add_digest_routes, shards=VersionBlobs(folders)),
+                partial(add_feed_routes, shelf=folders, node_id=node_id, position=middle.place),
+                partial(add_lease_routes, shelf=folders),
+                partial(add_report_routes, downstream=middle._downstream),
+                partial(add_health_routes, status=middle.status, get_missing=middle.missing),
             )
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds)
-            middle.url = await stack.enter_async_context(listening(app, host, port))
-            control = application(node_id, partial(add_pins, versions=folders), bounds=for_owner())
-            await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
+            middle.url = await stack.enter_async_context(serve(app, host, port))
+            control = application(node_id, partial(add_pin_routes, versions=folders), bounds=owner_bounds())
+            await stack.enter_async_context(serve_on_socket(control, folders.data_dir.root))
             working = asyncio.ensure_future(middle._work())
             stack.push_async_callback(middle._fetch_loop.stop)
-            stack.push_async_callback(end, working)
+            stack.push_async_callback(cancel_and_raise, working)
             yield middle
 
     def status(self) -> dict[str, Any]:
         """Return the middle's state, for ``/status``."""
         followers, fetcher = self._following.followers, self._fetch_loop.fetcher
-        heard = [follower.heard_at for follower in followers if follower.heard_at is not None]
+        heard = [follower.last_news_at for follower in followers if follower.last_news_at is not None]
         place = self.place()
         return {
-            **self._status.now(place.origin, place.distance),
+            **self._status.as_dict(place.origin, place.distance),
             "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
             "upstreams": describe_upstreams(followers),
             "transfers": [describe_transfer(transfer) for transfer in fetcher.transfers],
@@ -145,25 +145,25 @@ class Middle:
             ],
         }
 
-    def behind(self) -> str | None:
+    def missing(self) -> str | None:
         """Return in words what ``/ready`` waits for; None when the middle has caught up."""
-        return self.folders.unready or self._fetch_loop.behind()
+        return self.folders.unready_reason or self._fetch_loop.behind()
 
-    def place(self) -> Place:
+    def place(self) -> Position:
         """Return where the middle stands, as far as is known."""
         return self._fetch_loop.place
 
     def _describe(self) -> Node:
         """Return the description of this middle, for reports."""
-        has = newest([listing.version for listing in self.folders.listings])
+        has = newest_reportable([listing.version for listing in self.folders.listings])
         opened = map(self.folders.opened, sorted(self.folders.open_numbers))
-        coming = {version_name(version.number): version.bytes_here for version in opened if version}
+        coming = {version_name(version.number): version.verified_bytes for version in opened if version}
         return Node(self._node_id, "middle", self._name, has, coming, origin=self.place().origin)
 
     async def _work(self) -> None:
         """Follow the upstreams, report to them, and fetch; for ever."""
         async with (
             self._following as following,
-            beside(report(following, self._describe, self._downstream)),
+            background_task(send_reports(following, self._describe, self._downstream)),
         ):
             await self._fetch_loop.run(self._interval)

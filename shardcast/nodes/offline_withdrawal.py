@@ -15,7 +15,7 @@ from shardcast.protocol.lines import MAX_LINE
 from shardcast.protocol.manifest_reader import ManifestReader
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
-from shardcast.store.recovery import listed
+from shardcast.store.recovery import read_list
 
 _ROLE = "withdraw"
 
@@ -39,7 +39,7 @@ def _check_own(data_dir: Path, version: str) -> None:
     """Refuse a version that is not in a data directory, or that another origin published."""
     with contextlib.closing(DataDir(data_dir, _ROLE)) as held:
         with disk_errors("could not read", held.distribution):
-            versions = [listing.version for listing in listed(held)]
+            versions = [listing.version for listing in read_list(held)]
         if version not in versions:
             found = ", ".join(versions) or "nothing"
             raise VersionNotOffered(f"{version} is not complete in {held.root}, which holds {found}")

@@ -41,8 +41,8 @@ async def open_data_dir(
     directory = await asyncio.to_thread(DataDir, data_dir, role)
     try:
         with disk_errors("could not take up", data_dir):
-            bound = await asyncio.to_thread(directory.bounded, max_bytes, keep is not None)
-            kept = await asyncio.to_thread(directory.kept, keep)
+            bound = await asyncio.to_thread(directory.remembered_max_bytes, max_bytes, keep is not None)
+            kept = await asyncio.to_thread(directory.remembered_keep, keep)
             folders = VersionFolders(directory, kept, max_bytes=bound)
             for line in await asyncio.to_thread(folders.load, resume):
                 log.warning("%s", line)
@@ -51,7 +51,7 @@ async def open_data_dir(
         try:
             yield folders
         finally:
-            await end(tidying)
+            await cancel_and_raise(tidying)
     finally:
         directory.close()
 
@@ -63,7 +63,7 @@ async def _tidy(folders: VersionFolders) -> None:
         await folders.try_tidy()
 
 
-async def end(task: asyncio.Future[Any]) -> None:
+async def cancel_and_raise(task: asyncio.Future[Any]) -> None:
     """Cancel a task and wait until it has ended; an error of its own is raised."""
     await cancel([task])
     if not task.cancelled():

@@ -11,28 +11,28 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shardcast.blobs.server.shards import add_shards_by_digest
+from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
 from shardcast.nodes.legacy_import import import_legacy_versions
-from shardcast.nodes.open_data_dir import end, open_data_dir
+from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
 from shardcast.nodes.status import Status
-from shardcast.nodes.waiting import Copies, Finish
-from shardcast.protocol.feed import Place
-from shardcast.server.application import application, listening, listening_on_socket
+from shardcast.nodes.waiting import CopiesWait, ShutdownWait
+from shardcast.protocol.feed import Position
+from shardcast.server.application import application, serve, serve_on_socket
 from shardcast.server.binding import EVERY_ADDRESS
-from shardcast.server.bounds import Bounds, for_owner
+from shardcast.server.bounds import Bounds, owner_bounds
 from shardcast.server.downstream import Downstream
-from shardcast.server.routes.feed import add_feed
-from shardcast.server.routes.health import add_health
-from shardcast.server.routes.lease import add_lease
-from shardcast.server.routes.pins import add_pins
-from shardcast.server.routes.publish import add_publish
-from shardcast.server.routes.report import add_below
-from shardcast.server.routes.versions import add_versions
-from shardcast.server.routes.waiting import add_waiting
-from shardcast.server.routes.withdraw import add_withdraw
+from shardcast.server.routes.feed import add_feed_routes
+from shardcast.server.routes.health import add_health_routes
+from shardcast.server.routes.lease import add_lease_routes
+from shardcast.server.routes.pins import add_pin_routes
+from shardcast.server.routes.publish import add_publish_routes
+from shardcast.server.routes.report import add_report_routes
+from shardcast.server.routes.versions import add_version_routes
+from shardcast.server.routes.waiting import add_waiting_routes
+from shardcast.server.routes.withdraw import add_withdraw_routes
 from shardcast.store.versions import VersionFolders
 
 log = logging.getLogger(__name__)
@@ -143,38 +143,38 @@ class Origin:
             downstream = Downstream(node_id)
             status = Status("origin", node_id, folders, downstream)
             routes = (
-                partial(add_versions, shelf=folders),
-                partial(add_shards_by_digest, shards=VersionBlobs(folders)),
+                partial(add_version_routes, shelf=folders),
+                partial(add_digest_routes, shards=VersionBlobs(folders)),
                 partial(
-                    add_feed,
+                    add_feed_routes,
                     shelf=folders,
                     node_id=node_id,
-                    place=lambda: Place(directory.origin_id, 0, highest=folders.line.highest),
+                    position=lambda: Position(directory.origin_id, 0, highest=folders.line.highest),
                 ),
-                partial(add_lease, shelf=folders),
-                partial(add_below, below=downstream),
+                partial(add_lease_routes, shelf=folders),
+                partial(add_report_routes, downstream=downstream),
                 partial(
-                    add_health,
-                    status=lambda: status.now(directory.origin_id, 0),
-                    behind=lambda: folders.unready,
+                    add_health_routes,
+                    status=lambda: status.as_dict(directory.origin_id, 0),
+                    get_missing=lambda: folders.unready_reason,
                 ),
             )
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds)
-            url = await stack.enter_async_context(listening(app, host, port))
+            url = await stack.enter_async_context(serve(app, host, port))
             control_routes = (
-                partial(add_publish, publisher=publisher, pipes=directory.checked_own),
-                partial(add_pins, versions=folders),
-                partial(add_withdraw, versions=folders),
+                partial(add_publish_routes, publisher=publisher, pipes=directory.checked_own),
+                partial(add_pin_routes, versions=folders),
+                partial(add_withdraw_routes, versions=folders),
                 partial(
-                    add_waiting,
-                    finish=lambda wait: Finish(folders, downstream, wait).look,
-                    copies=lambda version, copies: Copies(folders, downstream, version, copies).look,
+                    add_waiting_routes,
+                    finish=lambda wait: ShutdownWait(folders, downstream, wait).reason,
+                    copies=lambda version, copies: CopiesWait(folders, downstream, version, copies).count,
                 ),
             )
-            control = application(node_id, *control_routes, bounds=for_owner())
-            await stack.enter_async_context(listening_on_socket(control, folders.data_dir.root))
+            control = application(node_id, *control_routes, bounds=owner_bounds())
+            await stack.enter_async_context(serve_on_socket(control, folders.data_dir.root))
             importing = asyncio.ensure_future(import_legacy_versions(folders, folders.unsurveyed))
-            stack.push_async_callback(end, importing)
+            stack.push_async_callback(cancel_and_raise, importing)
             stack.push_async_callback(publisher.close)
             yield cls(url, folders, publisher)

@@ -69,7 +69,7 @@ class OutputRecord:
     file: FileIdentity
     withdrawn: bool = False
 
-    def line(self) -> bytes:
+    def encode(self) -> bytes:
         """Return the record as its file holds it."""
         record = {
             "origin": self.origin,
@@ -161,7 +161,7 @@ def read_bounded(path: Path, limit: int) -> bytes:
         return file.read(limit + 1)
 
 
-def hashed(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
+def hash_output(path: Path, stop: Callable[[], bool]) -> OutputRecord | None:
     """Return a record without a version for a file, with its SHA-256.
 
     Returns:

@@ -15,7 +15,7 @@ from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import locked
 from shardcast.filesystem import replace
 from shardcast.folders import make_folder
-from shardcast.nodes.folder_lines import MAX_FILE, FolderLines, parse_lines
+from shardcast.nodes.folder_lines import MAX_FILE_BYTES, FolderLines, parse_lines
 from shardcast.nodes.output_names import LINES_FILE, LOCK_FILE, output_number, record_path
 from shardcast.nodes.output_records import (
     MAX_RECORD,
@@ -110,14 +110,14 @@ class OutputStorage:
 
     def write_record(self, path: Path, record: OutputRecord) -> None:
         """Replace the record beside an output; the caller holds the lock."""
-        replace(record_path(path), record.line())
+        replace(record_path(path), record.encode())
 
     # Notes about lines
 
     def read_lines(self) -> FolderLines:
         """Return the notes about lines; empty ones where none can be read."""
         try:
-            return parse_lines(read_bounded(self.folder / LINES_FILE, MAX_FILE))
+            return parse_lines(read_bounded(self.folder / LINES_FILE, MAX_FILE_BYTES))
         except (FileNotFoundError, NotADirectoryError):
             return FolderLines()
         except (OSError, ValueError) as error:
@@ -133,9 +133,9 @@ class OutputStorage:
         """
         with self.locked():
             lines = self.read_lines()
-            before = lines.write()
+            before = lines.encode()
             yield lines
-            after = lines.write()
+            after = lines.encode()
             if after != before:
                 replace(self.folder / LINES_FILE, after)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import point
+from shardcast.filesystem import set_symlink
 from shardcast.nodes.line_notes import LineNotes
 from shardcast.nodes.output_names import (
     LATEST_LINK,
@@ -23,7 +23,7 @@ from shardcast.nodes.output_names import (
     output_number,
     record_path,
 )
-from shardcast.nodes.output_records import OutputRecord, hashed, trusted_identity
+from shardcast.nodes.output_records import OutputRecord, hash_output, trusted_identity
 from shardcast.nodes.output_storage import OutputStorage
 from shardcast.protocol.distribution import Listing
 
@@ -57,19 +57,19 @@ class OutputFolder:
         """
         return self._storage.scan()
 
-    def had(self, origin: str | None) -> dict[int, str]:
+    def digests(self, origin: str | None) -> dict[int, str]:
         """Return the digests of the versions of a line whose files are unchanged, by number.
 
         The program or hook may not have taken the newest of them: a kill may come before it is announced.
         """
         return {number: record.digest for number, _, record in self._storage.versions(origin)}
 
-    def good(self, origin: str | None) -> list[tuple[int, Path]]:
+    def good_versions(self, origin: str | None) -> list[tuple[int, Path]]:
         """Return the versions of a line that are in the folder and not withdrawn, oldest first."""
         versions = self._storage.versions(origin)
         return [(number, path) for number, path, record in versions if not record.withdrawn]
 
-    def unrecorded(self) -> list[Path]:
+    def unknown_outputs(self) -> list[Path]:
         """Return the outputs whose version is not known, newest number first."""
         found = [path for path, record in self.scan().items() if record is None or record.number is None]
         return sorted(found, key=lambda path: output_number(path.name), reverse=True)
@@ -96,11 +96,13 @@ class OutputFolder:
 
         A follower is told of the withdrawals of such versions only.
         """
-        return self.lines.announced(origin).get(number) == digest or self.had(origin).get(number) == digest
+        return (
+            self.lines.announced(origin).get(number) == digest or self.digests(origin).get(number) == digest
+        )
 
     # Versions of files
 
-    def add(
+    def record(
         self,
         path: Path,
         origin: str | None,
@@ -149,7 +151,7 @@ class OutputFolder:
                 continue
             if record is None:
                 log.info("looking which version %s is", path)
-                record = hashed(path, stop)
+                record = hash_output(path, stop)
                 if record is None:
                     continue
                 with self._storage.locked():
@@ -181,14 +183,14 @@ class OutputFolder:
                 path.unlink(missing_ok=True)
                 record_path(path).unlink(missing_ok=True)
 
-    def point(self, name: str, target: str) -> None:
+    def switch_link(self, name: str, target: str) -> None:
         """Make a symbolic link in the folder name ``target``.
 
         Raises:
             LocalDiskError: the link can't be made; something else has its name.
         """
         with disk_errors("could not switch", self.folder / name), self._storage.locked():
-            point(self.folder / name, target)
+            set_symlink(self.folder / name, target)
 
     def tidy(self) -> None:
         """Remove records of files that have gone, and temporary files that a kill left.

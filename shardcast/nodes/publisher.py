@@ -19,7 +19,7 @@ from shardcast.sharding.publication import (
     PayloadDescription,
     PublishProgress,
     ReserveBytes,
-    freely,
+    reserve_freely,
 )
 from shardcast.sharding.publishing import check_payload, publish, publish_stream
 from shardcast.sizes import format_count, format_size
@@ -62,7 +62,7 @@ class PendingBroadcast:
         self.state.cancelled = True
         self._aborted.set()
 
-    async def confirmed(self, confirm: Confirm | None) -> None:
+    async def wait_until_confirmed(self, confirm: Confirm | None) -> None:
         """Wait until the caller has confirmed that the version shall be complete.
 
         Raises:
@@ -212,9 +212,9 @@ class Publisher:
         loop = asyncio.get_running_loop()
 
         def reserve(size: int) -> None:  # in the thread that cuts
-            asyncio.run_coroutine_threadsafe(self._folders.room.claim(number, size), loop).result()
+            asyncio.run_coroutine_threadsafe(self._folders.quota.claim(number, size), loop).result()
 
-        claim = freely if self._folders.room.most is None else reserve
+        claim = reserve_freely if self._folders.quota.max_bytes is None else reserve
         try:
             async with self._turn:
                 with disk_errors(f"could not publish {broadcast.version} in", self._folders.data_dir.root):
@@ -241,8 +241,8 @@ class Publisher:
         """Cut a payload into a new version; discard the version if that fails."""
         if broadcast.state.cancelled:
             raise Cancelled(f"{broadcast.version} was called off")
-        opened = await self._folders.begin(number, None, self._digests[-1])
-        opened.confirm = lambda manifest: broadcast.confirmed(confirm)
+        opened = await self._folders.begin_version(number, None, self._digests[-1])
+        opened.confirm = lambda manifest: broadcast.wait_until_confirmed(confirm)
         try:
             manifest = await asyncio.to_thread(cut, opened, broadcast.state, claim)
             await opened.complete(manifest)

@@ -7,7 +7,7 @@ from pathlib import Path
 from shardcast.ages import age_of
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError
-from shardcast.filesystem import can_point
+from shardcast.filesystem import has_symlinks
 from shardcast.folders import make_folder
 from shardcast.nodes.output_names import LATEST_LINK, UNDER_WAY_LINK, output_name, part_version
 from shardcast.nodes.output_records import OutputRecord
@@ -32,7 +32,7 @@ def check_folder(output_dir: Path) -> None:
         link = output_dir / LATEST_LINK
         if link.exists() and not link.is_symlink():
             raise LocalDiskError(f"{link} is in the way: it is no symbolic link; move it")
-        if not can_point(link):
+        if not has_symlinks(link):
             raise LocalDiskError(
                 f"the file system of {output_dir} has no symbolic links, and {LATEST_LINK} has to be one: "
                 "choose a folder on another, or download single versions"
@@ -47,12 +47,12 @@ def can_resume(output_dir: Path) -> bool:
     return any((output_dir / link).exists() for link in (LATEST_LINK, UNDER_WAY_LINK))
 
 
-def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
+def start_announcing(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
     """Make ``latest`` name a version, and remove old versions and parts of interrupted downloads.
 
     ``latest`` stays where it names a newer version of the same line. All but the newest ``keep`` versions of
     each line go; files whose version is not known stay (``OutputFolder.identify``). The caller calls
-    ``announced`` once its hook has ended.
+    ``finish_announcing`` once its hook has ended.
 
     Returns:
         False, with nothing done, when the publisher withdrew the version meanwhile.
@@ -65,11 +65,11 @@ def announce(outputs: OutputFolder, release: Release, keep: int | None) -> bool:
     if record and record.withdrawn:
         return False
     # This link first: a kill from here on has the next run announce the version again.
-    outputs.point(UNDER_WAY_LINK, release.path.name)
+    outputs.switch_link(UNDER_WAY_LINK, release.path.name)
     latest = outputs.version_at(folder / LATEST_LINK)
     newer = latest and latest.origin == origin and not latest.withdrawn and (latest.number or 0) > number
     if not newer:
-        outputs.point(LATEST_LINK, release.path.name)
+        outputs.switch_link(LATEST_LINK, release.path.name)
     _clear_leftovers(folder, number)
     if keep is not None:
         _keep_newest(outputs, keep, release.path)
@@ -119,8 +119,8 @@ def _named_by(link: Path) -> str:
         return ""
 
 
-def announced(outputs: OutputFolder, release: Release) -> None:
-    """Note that a version was announced: ``announce`` was called, and the hook has ended.
+def finish_announcing(outputs: OutputFolder, release: Release) -> None:
+    """Note that a version was announced: ``start_announcing`` was called, and the hook has ended.
 
     Raises:
         LocalDiskError: the folder can't be written.
@@ -132,7 +132,7 @@ def announced(outputs: OutputFolder, release: Release) -> None:
         (outputs.folder / UNDER_WAY_LINK).unlink(missing_ok=True)
 
 
-def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] | None:
+def restore_latest(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] | None:
     """Make ``latest`` name a good version again after a withdrawal (``mark_withdrawn``).
 
     Nothing changes while ``latest`` names a good version. Else it names the newest good version of the line
@@ -148,14 +148,14 @@ def go_back(outputs: OutputFolder, withdrawal: Withdrawal) -> tuple[int, Path] |
     latest = outputs.version_at(link)
     if latest and latest.number and not latest.withdrawn:
         return latest.number, outputs.folder / link.readlink()
-    lines = outputs.lines.withdrawn_from(number, withdrawal.digest)
+    lines = outputs.lines.lines_withdrawing(number, withdrawal.digest)
     if not lines:
         return None
     announced = outputs.lines.announced(lines[-1])
-    good = outputs.good(lines[-1])
+    good = outputs.good_versions(lines[-1])
     found = next((item for item in reversed(good) if item[0] < number or item[0] in announced), None)
     if found:
-        outputs.point(LATEST_LINK, found[1].name)
+        outputs.switch_link(LATEST_LINK, found[1].name)
     elif latest:
         with disk_errors("could not remove", link):
             link.unlink(missing_ok=True)

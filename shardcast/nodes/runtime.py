@@ -15,9 +15,9 @@ import threading
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.errors import LocalLimit
-from shardcast.file_locks import ENDING
+from shardcast.file_locks import PROCESS_ENDING
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
         enough = _can_start(_THREADS + _LIBUV_THREADS)
         loop = _new_loop(fast_loop and enough)
         loop.set_exception_handler(_Shortage().tell)
-        loop.set_default_executor(Threads(_THREADS if enough else _FEW_THREADS, "shardcast"))
+        loop.set_default_executor(ThreadPool(_THREADS if enough else _FEW_THREADS, "shardcast"))
     except BaseException:
         main.close()
         raise
@@ -62,7 +62,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
             nonlocal interrupted
             interrupted = True
             task.cancel()
-            ENDING.set()
+            PROCESS_ENDING.set()
 
         handled = []
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -86,7 +86,7 @@ def run(main: Coroutine[Any, Any, T], fast_loop: bool = False) -> T:
                 _end(loop)
         finally:
             asyncio.set_event_loop(None)
-            ENDING.clear()
+            PROCESS_ENDING.clear()
 
 
 def _end(loop: asyncio.AbstractEventLoop) -> None:
@@ -168,7 +168,7 @@ def raise_file_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def process_gone(pid: int) -> None:
+async def wait_for_exit(pid: int) -> None:
     """Wait until the parent process, which had this id when it started this one, has ended."""
     loop = asyncio.get_running_loop()
     if os.getppid() != pid:

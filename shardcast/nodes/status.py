@@ -20,15 +20,15 @@ from shardcast.upstream.follower import Follower
 class Status:
     """The part of the state that all nodes that serve have in common."""
 
-    def __init__(self, role: str, node_id: str, folders: VersionFolders, below: Downstream) -> None:
+    def __init__(self, role: str, node_id: str, folders: VersionFolders, downstream: Downstream) -> None:
         self._begun = time.monotonic()
         self._software = f"shardcast {installed('shardcast')}"
         self._role = role
         self._node_id = node_id
         self._folders = folders
-        self._below = below
+        self._below = downstream
 
-    def now(self, origin: str | None, distance: int | None) -> dict[str, Any]:
+    def as_dict(self, origin: str | None, distance: int | None) -> dict[str, Any]:
         """Return the state.
 
         Args:
@@ -44,8 +44,8 @@ class Status:
             "origin": origin,
             "distance": distance,
             "disk": {
-                "used": folders.room.used,
-                "max_bytes": folders.room.most,
+                "used": folders.quota.used,
+                "max_bytes": folders.quota.max_bytes,
                 "free": _free(folders.data_dir.root),
                 "keep": folders.keep,
             },
@@ -94,8 +94,10 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
     for number in sorted(folders.complete_numbers | folders.open_numbers):
         version = version_name(number)
         opened, listing, manifest = folders.opened(number), listings.get(number), folders.manifest_of(version)
-        header = manifest.header if manifest else opened.live.header if opened and opened.live.begun else None
-        shards_here, bytes_here = folders.had(version)
+        header = (
+            manifest.header if manifest else opened.live.header if opened and opened.live.has_header else None
+        )
+        shards_here, bytes_here = folders.verified_counts(version)
         shards = len(manifest.shards) if manifest else listing.shards if listing else None
         versions.append(
             {
@@ -111,8 +113,8 @@ def _versions(folders: VersionFolders) -> list[dict[str, Any]]:
                 "sent": folders.holds.sent(number),
                 "rate": round(folders.holds.rate(number)),
                 "held": [
-                    {"kind": hold.kind, "by": hold.by, "seconds": hold.seconds and round(hold.seconds, 1)}
-                    for hold in folders.holds.of(number)
+                    {"kind": hold.kind, "by": hold.owner, "seconds": hold.seconds and round(hold.seconds, 1)}
+                    for hold in folders.holds.holds_on(number)
                 ],
             }
         )
@@ -157,7 +159,9 @@ def describe_upstreams(followers: Iterable[Follower]) -> list[dict[str, Any]]:
             "failure": str(follower.failure) if follower.failure else None,
             "node": follower.hello.node if follower.hello else None,
             "distance": follower.hello.distance if follower.hello else None,
-            "seconds_since_news": None if follower.heard_at is None else round(now - follower.heard_at, 1),
+            "seconds_since_news": None
+            if follower.last_news_at is None
+            else round(now - follower.last_news_at, 1),
         }
         for follower in followers
     ]

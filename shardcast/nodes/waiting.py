@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from shardcast.errors import VersionNotOffered
-from shardcast.policy.finishing import ReportedNode, limit, waiting_for
+from shardcast.policy.finishing import ReportedNode, max_wait, reason_to_wait
 from shardcast.protocol.wire import version_number
 from shardcast.server.downstream import Downstream
 from shardcast.store.versions import VersionFolders
@@ -15,7 +15,7 @@ from shardcast.store.versions import VersionFolders
 log = logging.getLogger(__name__)
 
 
-class Finish:
+class ShutdownWait:
     """The wait of an origin that was asked to end, for nodes that have yet to get the newest version."""
 
     def __init__(
@@ -42,22 +42,22 @@ class Finish:
         self._read_at = self._started - folders.holds.seconds_since_read()
         self._logged = False
 
-    def look(self) -> str | None:
+    def reason(self) -> str | None:
         """Return what the origin still waits for, in words; None when it may end."""
         now, newest = self._clock(), self._newest()
         sent = self._folders.holds.sent_in_all()
         if sent != self._sent:
             self._sent, self._read_at = sent, now
         waited = now - self._started
-        reason = waiting_for(
+        reason = reason_to_wait(
             newest,
             self._nodes(newest),
-            feeds=self._folders.events.feeds,
+            feeds=self._folders.events.open_feeds,
             read_age=now - self._read_at,
             waited=waited,
             wait=self._wait,
         )
-        longest = limit(self._wait)
+        longest = max_wait(self._wait)
         if reason and waited >= longest:
             log.warning("the origin ends after %g s all the same; it waited for %s", longest, reason)
             return None
@@ -81,7 +81,7 @@ class Finish:
         ]
 
 
-class Copies:
+class CopiesWait:
     """The wait for so many copies of a version below an origin."""
 
     def __init__(self, folders: VersionFolders, below: Downstream, version: str, copies: int) -> None:
@@ -100,7 +100,7 @@ class Copies:
         self._changes = -1
         self._count = 0
 
-    def look(self) -> int:
+    def count(self) -> int:
         """Return how many nodes have the version whole and verified.
 
         Raises:

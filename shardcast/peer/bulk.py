@@ -17,9 +17,9 @@ from collections import deque
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
-from shardcast.peer.connecting import Place, connect
+from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
@@ -33,7 +33,7 @@ _FAST, _SLOW = 0.005, 0.05
 """Seconds for one read, below which the next one is larger, and above which it is smaller."""
 
 
-class HandOver(Exception):
+class NotPlain(Exception):
     """An answer that only aiohttp can read."""
 
 
@@ -68,14 +68,14 @@ class Bulk:
         direct: whether no proxy stands between; else every answer is for aiohttp.
     """
 
-    def __init__(self, server: str, threads: Threads, timeout: float) -> None:
+    def __init__(self, server: str, threads: ThreadPool, timeout: float) -> None:
         """Prepare to ask ``server``, a URL, in ``threads``; ``timeout`` in seconds without a byte."""
         self._server = server
         self._url: SplitResult = urlsplit(server)
         self._threads = threads
         self._timeout = timeout
         self._idle: deque[_PooledConnection] = deque()
-        self._place: Place | None = None
+        self._place: SocketAddress | None = None
         self.direct = proxy_of(server) is None
 
     async def receive(
@@ -249,7 +249,7 @@ class _Exchange:
                     self._server, self._request_line, response.status, response.headers, response.reason
                 )
                 if (300 <= response.status < 400 and response.status != 304) or response.chunked:
-                    raise HandOver
+                    raise NotPlain
                 self._receive_body(response, answer.check_body(self._landing.shard, self._request))
                 self.kept = not response.will_close and response.isclosed()
                 return answer
@@ -325,9 +325,9 @@ class _Exchange:
 
     def _write(self, start: int, data: memoryview) -> None:
         if data:
-            self._request.landing = True
-            self._landing.land_here(start, data)
-            self._request.landing = False
+            self._request.writing = True
+            self._landing.land_in_thread(start, data)
+            self._request.writing = False
 
 
 def _next_read_size(size: int, seconds: float) -> int:

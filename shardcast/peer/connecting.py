@@ -15,17 +15,19 @@ from shardcast.constants import CONNECT_TIMEOUT
 _HEAD_START = 0.25
 """Seconds before the next address is tried beside one that has not answered."""
 
-Place = tuple[Any, ...]
+SocketAddress = tuple[Any, ...]
 """The family, type, protocol and address of a socket."""
 
 
-async def connect(host: str, port: int, first: Place | None = None) -> tuple[socket.socket, Place]:
+async def connect(
+    host: str, port: int, preferred: SocketAddress | None = None
+) -> tuple[socket.socket, SocketAddress]:
     """Connect to whichever address of a host answers first; return the socket and its place.
 
     Args:
         host: name or address.
         port: of the server.
-        first: the place that answered last time, which is tried before the others.
+        preferred: the place that answered last time, which is tried before the others.
 
     Returns:
         A socket that does not block, and the place that it is connected to.
@@ -36,17 +38,17 @@ async def connect(host: str, port: int, first: Place | None = None) -> tuple[soc
     """
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
-            return await _race(host, port, first)
+            return await _race(host, port, preferred)
     except TimeoutError:
         raise TimeoutError(f"no answer within {CONNECT_TIMEOUT:g} s") from None
 
 
-async def _race(host: str, port: int, first: Place | None) -> tuple[socket.socket, Place]:
+async def _race(host: str, port: int, first: SocketAddress | None) -> tuple[socket.socket, SocketAddress]:
     """Connect as ``connect`` does, for as long as it takes."""
     found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     places = [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
     left = deque(sorted(_families_in_turn(places), key=lambda place: place != first))
-    racing: dict[asyncio.Future[socket.socket], Place] = {}
+    racing: dict[asyncio.Future[socket.socket], SocketAddress] = {}
     failure = OSError("no address")
     try:
         while left or racing:
@@ -72,7 +74,7 @@ async def _race(host: str, port: int, first: Place | None) -> tuple[socket.socke
                 attempt.result().close()  # connected as well, a moment later
 
 
-async def _connect_to(place: Place) -> socket.socket:
+async def _connect_to(place: SocketAddress) -> socket.socket:
     """Connect to one address.
 
     Raises:
@@ -89,12 +91,12 @@ async def _connect_to(place: Place) -> socket.socket:
     return sock
 
 
-def _families_in_turn(places: list[Place]) -> list[Place]:
+def _families_in_turn(places: list[SocketAddress]) -> list[SocketAddress]:
     """Return the places with their families in turn, and else in the order that the system prefers.
 
     Where one family leads nowhere, the second attempt is of the other.
     """
-    families: dict[int, list[Place]] = {}
+    families: dict[int, list[SocketAddress]] = {}
     for place in places:
         families.setdefault(place[0], []).append(place)
     return [place for place in chain.from_iterable(zip_longest(*families.values())) if place is not None]

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks, ServerUnreachable
 from shardcast.plain_text import one_line
-from shardcast.protocol.wire import GATEWAY, LACKING, NODE_ID, REDIRECTS
+from shardcast.protocol.wire import ABSENT_STATUSES, GATEWAY_STATUSES, NODE_ID_HEADER, REDIRECT_STATUSES
 
 _MAX_REASON = 80
 """Characters of a reason phrase; a longer one would push the rest of an error out of its bounded text."""
@@ -39,15 +39,15 @@ def status_error(
         reason: the phrase beside the status.
     """
     message = f"{request}: the answer is {status} {one_line(reason or '', _MAX_REASON)}".rstrip()
-    if status in GATEWAY and not headers.get(NODE_ID, ""):
+    if status in GATEWAY_STATUSES and not headers.get(NODE_ID_HEADER, ""):
         return ServerUnreachable(server, f"{message}, of what stands before the server")
     if status in (502, 504):
         return ServerUnreachable(server, message)
     if status == 503:
         return ServerBusy(server, message)
-    if status in LACKING:
+    if status in ABSENT_STATUSES:
         return ServerLacks(server, message)
-    if status in REDIRECTS and (location := headers.get("Location", "")):
+    if status in REDIRECT_STATUSES and (location := headers.get("Location", "")):
         return BadAnswer(server, f"{message}, a redirect that is not followed: {location}")
     return BadAnswer(server, message)
 

@@ -1,8 +1,8 @@
 """Heads of answers: a deadline for the whole head, however its bytes come, and a bound on their number.
 
 A time-out between two bytes does not bound a head: a server that sends a byte now and then, or ``100
-Continue`` again and again, never trips it. ``head`` bounds requests by aiohttp, ``BoundedResponse`` those by
-``http.client``.
+Continue`` again and again, never trips it. ``read_head`` bounds requests by aiohttp, ``BoundedResponse``
+those by ``http.client``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MAX_CONTROL_LINE = 1 << 20
 """Bytes of a line from the socket of a data directory."""
 
 
-class HeadLate(Exception):
+class HeadTimeout(Exception):
     """A head that was not whole in time.
 
     Attributes:
@@ -41,7 +41,7 @@ class HeadLate(Exception):
         self.seconds = seconds
 
 
-async def head(
+async def read_head(
     asking: Coroutine[Any, Any, aiohttp.ClientResponse], seconds: float, upload: Upload | None = None
 ) -> aiohttp.ClientResponse:
     """Return the answer to a request once its head is whole.
@@ -59,9 +59,9 @@ async def head(
     started = loop.time()
     try:
         while not task.done():
-            left = seconds + (upload.begun_before(started) if upload else started) - loop.time()
+            left = seconds + (upload.due_since(started) if upload else started) - loop.time()
             if left <= 0:
-                raise HeadLate(seconds)
+                raise HeadTimeout(seconds)
             await asyncio.wait([task], timeout=left)
     except BaseException:
         await cancel([task])

@@ -43,7 +43,7 @@ class LandingWriter:
     """
 
     def __init__(self, landing: Landing, start: int) -> None:
-        """Write to ``landing`` from the byte ``start`` of the shard on, the start of a piece."""
+        """Write to ``writing`` from the byte ``start`` of the shard on, the start of a piece."""
         self._landing = landing
         self._buffer = receive_buffer(landing.piece_size)
         alone = landing.piece_size >= BUFFER_SIZE
@@ -131,7 +131,7 @@ async def write_body(
     Args:
         response: the answer.
         landing: of the shard.
-        request: what was asked for; ``received`` and ``landing`` tell how far it is.
+        request: what was asked for; ``received`` and ``writing`` tell how far it is.
         server: the URL of the server, for errors.
         path: of the request, for errors.
         skip: bytes of the body before the first one asked for.
@@ -155,8 +155,8 @@ async def write_body(
                 skip, rest = skip - min(skip, len(rest)), rest[skip:]
                 continue
             # The end may have come nearer while this waited: another connection took the rest over.
-            request.landing = True
+            request.writing = True
             rest = rest[await writer.pour(rest[: max(0, request.end - writer.position)], request.end) :]
-            request.landing = False
+            request.writing = False
     finally:
         await writer.finish(request.end)

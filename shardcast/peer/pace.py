@@ -26,7 +26,7 @@ async def read_by(deadline: float, read: Callable[..., Awaitable[bytes]], *words
         return await read(*words)
 
 
-async def paced(
+async def read_paced(
     response: aiohttp.ClientResponse, server: str, what: str, timeout: float
 ) -> AsyncGenerator[bytes, None]:
     """Yield the body of an answer as it comes, at least 64 KiB in each ``timeout`` seconds of waiting.
@@ -59,26 +59,29 @@ async def paced(
 class Upload:
     """A body that goes out in portions, each of which the server must take in time."""
 
-    def __init__(self, chunks: AsyncIterable[bytes], keeping: Callable[[], float] = lambda: 0.0) -> None:
+    def __init__(
+        self, chunks: AsyncIterable[bytes], storage_seconds: Callable[[], float] = lambda: 0.0
+    ) -> None:
         """Send ``chunks``.
 
         Args:
             chunks: the body.
-            keeping: returns the seconds that the server may take, beyond its time, to store what went out.
+            storage_seconds: returns the seconds that the server may take, beyond its time, to store what went
+                out.
         """
         self._chunks = chunks
-        self._keeping = keeping
+        self._keeping = storage_seconds
         self._handed_over: float | None = None
         self._reading = False
 
-    def begun_before(self, begun: float) -> float:
+    def due_since(self, started: float) -> float:
         """Return since when, by the loop's clock, the server is due to take a portion or to answer.
 
-        That is now, while the next portion is read here, and ``begun`` before the first one.
+        That is now, while the next portion is read here, and ``started`` before the first one.
         """
         if self._reading:
             return asyncio.get_running_loop().time()
-        return (begun if self._handed_over is None else self._handed_over) + self._keeping()
+        return (started if self._handed_over is None else self._handed_over) + self._keeping()
 
     async def portions(self) -> AsyncGenerator[bytes, None]:
         """Yield the body in portions, and note when each is handed over."""

@@ -15,7 +15,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from shardcast.errors import BadAnswer
-from shardcast.protocol.wire import REDIRECTS
+from shardcast.protocol.wire import REDIRECT_STATUSES
 
 MAX_REDIRECTS = 5
 """Redirects of one request that are followed."""
@@ -52,7 +52,7 @@ async def requested(
 def _target(server: str, url: str, response: aiohttp.ClientResponse) -> str | None:
     """Return the URL of a redirect to follow; None for any other answer."""
     location = response.headers.get("Location")
-    if response.status not in REDIRECTS or not location:
+    if response.status not in REDIRECT_STATUSES or not location:
         return None
     try:
         target = urljoin(url, location)

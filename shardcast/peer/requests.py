@@ -7,29 +7,29 @@ from dataclasses import dataclass
 from shardcast.errors import BadAnswer
 from shardcast.peer.failures import Headers, status_error
 from shardcast.protocol.manifest import Shard
-from shardcast.protocol.wire import ACCEPT, LANDING, STATE, WHOLE, etag, parse_content_range
+from shardcast.protocol.wire import ACCEPT_HEADER, LANDING, STATE_HEADER, WHOLE, etag, parse_content_range
 
 
 @dataclass
 class RangeRequest:
     """A range of a shard, asked from one server.
 
-    The thread that receives it writes ``received``, ``landing`` and ``passed_on``, the event loop writes
+    The thread that receives it writes ``received``, ``writing`` and ``still_landing``, the event loop writes
     ``end``, which only falls. Each reads the other's as a plain value that may be a moment old.
 
     Attributes:
         start: its first byte in the shard, at a piece's start.
         end: the byte after its last; another connection may take the rest over, and then it falls.
         received: bytes received so far.
-        landing: whether the receiver waits for bytes to be verified and written here.
-        passed_on: whether the shard is still landing at the server.
+        writing: whether the receiver waits for bytes to be verified and written here.
+        still_landing: whether the shard is still landing at the server.
     """
 
     start: int
     end: int
     received: int = 0
-    landing: bool = False
-    passed_on: bool = False
+    writing: bool = False
+    still_landing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class Answer:
             ServerUnreachable, ServerLacks, BadAnswer: the answer is not that range of this shard.
         """
         self.check_status(200, 206)
-        request.passed_on = self.headers.get(STATE, WHOLE) == LANDING
+        request.still_landing = self.headers.get(STATE_HEADER, WHOLE) == LANDING
         start, end = 0, shard.size
         if self.status == 206:
             content_range = self.headers.get("Content-Range", "nothing")
@@ -101,7 +101,7 @@ def request_headers(shard: Shard, request: RangeRequest, is_shardcast: bool) -> 
     """
     headers = {"Accept-Encoding": "identity"}
     if shard.sha256 and is_shardcast:
-        headers |= {"If-Match": etag(shard.sha256), ACCEPT: LANDING}
+        headers |= {"If-Match": etag(shard.sha256), ACCEPT_HEADER: LANDING}
     if (request.start, request.end) != (0, shard.size):
         headers["Range"] = f"bytes={request.start}-{request.end - 1}"
     return headers

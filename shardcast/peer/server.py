@@ -13,9 +13,9 @@ import aiohttp
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.json_text import parse_json
-from shardcast.peer.bulk import Bulk, HandOver
+from shardcast.peer.bulk import Bulk, NotPlain
 from shardcast.peer.landing_writer import write_body
-from shardcast.peer.pace import PORTION, paced, read_by
+from shardcast.peer.pace import PORTION, read_by, read_paced
 from shardcast.peer.requests import Answer, RangeRequest, request_headers
 from shardcast.peer.session import Session, answer
 from shardcast.protocol.distribution import Distribution, Listing, parse
@@ -28,7 +28,7 @@ from shardcast.protocol.wire import (
     FEED_PATH,
     MAX_DISTRIBUTION_SIZE,
     NDJSON,
-    NODE_ID,
+    NODE_ID_HEADER,
     REPORT_PATH,
     lease_path,
     manifest_path,
@@ -68,7 +68,7 @@ class Peer:
         self._timeout = timeout
 
     @property
-    def limit(self) -> int:
+    def max_requests(self) -> int:
         """Requests that the server can usefully have at once."""
         return _LIMIT_SERIAL if self.serial else 1_000_000
 
@@ -83,8 +83,8 @@ class Peer:
         first = await self._distribution()
         if first.doubtful:
             await asyncio.sleep(_SECOND_LOOK)
-            first = first.settled(await self._distribution())
-        if first.strange:
+            first = first.settle(await self._distribution())
+        if first.is_foreign:
             raise BadAnswer(self.url, f"GET {DISTRIBUTION_PATH}: what came is no distribution list")
         return first.listings
 
@@ -213,7 +213,7 @@ class Peer:
             raise BadAnswer(self.url, f"GET {manifest_path(version)}: a wrong manifest: {error}") from None
 
     async def follow_manifest(
-        self, version: str, known: bytes, take: Callable[[bytes], Awaitable[None]]
+        self, version: str, known: bytes, on_lines: Callable[[bytes], Awaitable[None]]
     ) -> None:
         """Read a manifest as it grows, until the answer ends or brings no line within the time-out.
 
@@ -222,7 +222,7 @@ class Peer:
         Args:
             version: its name.
             known: the lines known by now, which must come again.
-            take: takes the lines that follow.
+            on_lines: takes the lines that follow.
 
         Raises:
             ServerLacks: the server doesn't have the manifest, or not any more.
@@ -243,7 +243,7 @@ class Peer:
                     try:
                         lines = b"".join(line + b"\n" for line in reader.feed(chunk[again:]))
                         if lines:
-                            await take(lines)
+                            await on_lines(lines)
                     except Aborted:
                         return
                     except LineTooLong as error:
@@ -256,7 +256,7 @@ class Peer:
             if not answered:
                 raise
 
-    async def header(self, version: str) -> Header | None:
+    async def manifest_header(self, version: str) -> Header | None:
         """Return the first line of a version's manifest; None where the server has none.
 
         Raises:
@@ -278,7 +278,7 @@ class Peer:
         try:
             async with answer(self._session, self.url, path) as response:
                 self._head(response).check_status(200)
-                async with aclosing(paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
+                async with aclosing(read_paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
                     async for chunk in chunks:
                         reader.feed(chunk)
                         if enough(reader):
@@ -339,7 +339,7 @@ class Peer:
                 try:
                     self._learn(await self._bulk.receive(path, headers, landing, request))
                     return
-                except HandOver:
+                except NotPlain:
                     request.received = 0
             async with answer(self._session, self.url, path, headers=headers) as response:
                 skip = self._head(response).check_body(shard, request)
@@ -359,7 +359,7 @@ class Peer:
         return head
 
     def _learn(self, head: Answer) -> None:
-        self.node_id = head.headers.get(NODE_ID, "") or None
+        self.node_id = head.headers.get(NODE_ID_HEADER, "") or None
 
 
 def _json_object(line: bytes) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
 from shardcast.errors import (
     BadAnswer,
@@ -26,7 +26,7 @@ from shardcast.errors import (
     ShardcastError,
 )
 from shardcast.peer.failures import broken_error
-from shardcast.peer.heads import CountedResponse, HeadLate, head
+from shardcast.peer.heads import CountedResponse, HeadTimeout, read_head
 from shardcast.peer.pace import Upload
 from shardcast.peer.redirects import requested
 from shardcast.protocol.manifest_reader import ManifestError
@@ -49,7 +49,7 @@ class Session:
     """
 
     http: aiohttp.ClientSession
-    threads: Threads
+    threads: ThreadPool
     closing: list[Callable[[], None]]
 
 
@@ -68,7 +68,7 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
     ) as session:
-        threads = Threads(_MAX_ANSWERS, "shardcast-bulk", _give_way, alone=True)
+        threads = ThreadPool(_MAX_ANSWERS, "shardcast-bulk", _give_way, dedicated=True)
         closing: list[Callable[[], None]] = []
         try:
             yield Session(session, threads, closing)
@@ -137,7 +137,7 @@ async def answer(
         timeout=_limits(None if upload else silence),  # `head` times an upload by what the server takes
     )
     try:
-        async with await head(request, silence, upload) as response:
+        async with await read_head(request, silence, upload) as response:
             answered = True
             yield response
     except LocalLimit as error:
@@ -148,7 +148,7 @@ async def answer(
         raise
     except aiohttp.ConnectionTimeoutError as error:
         raise ServerUnreachable(server, f"no connection within {CONNECT_TIMEOUT:g} s") from error
-    except HeadLate as error:
+    except HeadTimeout as error:
         raise ServerStalled(server, f"{what}: {error}") from error
     except TimeoutError as error:
         raise ServerStalled(server, f"{what}: nothing came for too long") from error

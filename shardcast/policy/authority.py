@@ -22,9 +22,9 @@ class ServerView:
 
     Attributes:
         url: its base URL.
-        told: whether its list is known now.
+        list_known: whether its list is known now.
         failed: whether the last attempt to hear from it failed.
-        heard_at: when it was heard last, in seconds of the node's clock; None for never.
+        last_news_at: when it was heard last, in seconds of the node's clock; None for never.
         hello: the last hello of its feed; None for a server without a feed.
         reading: which connection to its feed, or which reading of its list, told this; counts up.
         complete: the versions that it serves, by number.
@@ -34,9 +34,9 @@ class ServerView:
     """
 
     url: str
-    told: bool = False
+    list_known: bool = False
     failed: bool = False
-    heard_at: float | None = None
+    last_news_at: float | None = None
     hello: Hello | None = None
     reading: int = 0
     complete: Mapping[int, Listing] = field(default_factory=dict)
@@ -123,15 +123,15 @@ class Authority:
 
     def is_silent(self, server: ServerView, now: float) -> bool:
         """Return whether a server has no news: it is gone for long, or says that its own authority is."""
-        if server.told:
+        if server.list_known:
             return server.hello is not None and server.hello.silent
         return now >= self.silent_at(server)
 
     def silent_at(self, server: ServerView) -> float:
         """Return when a server that tells nothing now counts as silent."""
-        if server.heard_at is None:
+        if server.last_news_at is None:
             return self._started if server.failed else self._started + JUST_STARTED
-        return server.heard_at + self.silence
+        return server.last_news_at + self.silence
 
 
 def _is_doubtful(server: ServerView) -> bool:

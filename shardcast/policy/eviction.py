@@ -48,7 +48,7 @@ class Removable:
 
 
 @dataclass(frozen=True)
-class Need:
+class RoomNeed:
     """The room that a version needs.
 
     Attributes:
@@ -112,7 +112,7 @@ def reserve_of(disk: int) -> int:
     return min(_GIGABYTE, disk // 100)
 
 
-def freed(going: Iterable[Removable]) -> int:
+def freed_bytes(going: Iterable[Removable]) -> int:
     """Return the bytes that come free when all these go.
 
     A file with several names counts once, with the last of its names.
@@ -127,7 +127,7 @@ def freed(going: Iterable[Removable]) -> int:
     return alone + sum(size for file, size in sizes.items() if names[file] >= needed[file])
 
 
-def feasible(need: Need, available: int, removable: Sequence[Removable]) -> Why | None:
+def infeasible_why(need: RoomNeed, available: int, removable: Sequence[Removable]) -> Why | None:
     """Return why a version will not fit, whichever versions go; None where it can."""
     if need.lacking <= available:
         return None
@@ -135,28 +135,30 @@ def feasible(need: Need, available: int, removable: Sequence[Removable]) -> Why 
         return Why.FAILED_BEFORE
     if need.grown > need.noise:
         return Why.OTHERS_FILL
-    if available + freed(v for v in removable if need.takes_newest or not v.newest) >= need.lacking:
+    if available + freed_bytes(v for v in removable if need.takes_newest or not v.newest) >= need.lacking:
         return None
     return (
-        Why.TOO_LARGE if need.takes_newest or available + freed(removable) < need.lacking else Why.NOT_LISTED
+        Why.TOO_LARGE
+        if need.takes_newest or available + freed_bytes(removable) < need.lacking
+        else Why.NOT_LISTED
     )
 
 
-def begin(need: Need, available: int, removable: Sequence[Removable]) -> Fits | Fill | Refuse:
+def decide_start(need: RoomNeed, available: int, removable: Sequence[Removable]) -> Fits | Fill | Refuse:
     """Return how a version is taken from its first bytes on.
 
     That is ``Fill`` where the newest complete version will have to go for it.
     """
     if need.lacking <= available:
         return Fits()
-    why = feasible(need, available, removable)
+    why = infeasible_why(need, available, removable)
     if why is not None:
         return Refuse(why)
-    others = freed(v for v in removable if not v.newest)
+    others = freed_bytes(v for v in removable if not v.newest)
     return Fits() if available + others >= need.lacking else Fill()
 
 
-def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decision:
+def decide(need: RoomNeed, available: int, removable: Sequence[Removable]) -> Decision:
     """Return what to do for the next bytes of a version.
 
     Args:
@@ -166,14 +168,14 @@ def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decisi
     """
     if need.next <= available:
         return Fits()
-    why = feasible(need, available, removable)
+    why = infeasible_why(need, available, removable)
     if why is not None:
         return Refuse(why)
     going = sorted((v for v in removable if not v.newest), key=lambda v: v.order)
     chosen: list[Removable] = []
-    while going and available + freed(chosen) < need.next:
+    while going and available + freed_bytes(chosen) < need.next:
         chosen.append(going.pop(0))
-    if available + freed(chosen) >= need.next:
+    if available + freed_bytes(chosen) >= need.next:
         return Remove(_useful(chosen)[0].key)
     newest = next((v for v in removable if v.newest), None)
     if newest is None or not need.takes_newest:
@@ -188,11 +190,11 @@ def decide(need: Need, available: int, removable: Sequence[Removable]) -> Decisi
 
 def _useful(chosen: Sequence[Removable]) -> list[Removable]:
     """Return the versions without which less would come free."""
-    total = freed(chosen)
-    return [v for v in chosen if freed(other for other in chosen if other is not v) < total]
+    total = freed_bytes(chosen)
+    return [v for v in chosen if freed_bytes(other for other in chosen if other is not v) < total]
 
 
-def may_go(
+def eviction_order(
     number: int,
     complete: Collection[int],
     *,

@@ -98,16 +98,16 @@ def round_robin(offers: Mapping[int, Servers]) -> list[int]:
 
 
 def next_version(
-    offered: Iterable[int], last: int, had: Collection[int] = (), every: bool = False
+    offered: Iterable[int], last: int, fetched: Collection[int] = (), every: bool = False
 ) -> int | None:
     """Return the version after ``last`` that is fetched next; None when there is none yet.
 
-    That is the newest, or with ``every`` the oldest of those that were not ``had``: a relay may have a later
-    version first.
+    That is the newest, or with ``every`` the oldest of those that were not ``mark_fetched``: a relay may have
+    a later version first.
     """
     if every:
-        return min((number for number in offered if number > last and number not in had), default=None)
-    return max((number for number in offered if number > max(last, *had, 0)), default=None)
+        return min((number for number in offered if number > last and number not in fetched), default=None)
+    return max((number for number in offered if number > max(last, *fetched, 0)), default=None)
 
 
 class FetchQueue:
@@ -117,17 +117,17 @@ class FetchQueue:
     a server that lists versions without serving them does not delay the versions of another server.
     """
 
-    def __init__(self, last: int | None = None, every: bool = False, had: Collection[int] = ()) -> None:
+    def __init__(self, last: int | None = None, every: bool = False, fetched: Collection[int] = ()) -> None:
         """Begin a queue.
 
         Args:
             last: the number after which to begin; None to begin with the newest version on offer.
             every: whether each version is fetched; else the newest, where several came meanwhile.
-            had: versions of earlier runs.
+            fetched: versions of earlier runs.
         """
         self._last = last
         self._every = every
-        self._had = set(had)
+        self._had = set(fetched)
         self._failed: set[int] = set()  # complete versions to pass over until everything is tried again
         self._failed_open: set[int] = set()  # open versions that failed; they are fetched when complete
         self._suspect: set[str] = set()  # URLs of servers that list a version and did not serve it
@@ -160,16 +160,16 @@ class FetchQueue:
                 return number
         return None
 
-    def had(self, number: int) -> None:
+    def mark_fetched(self, number: int) -> None:
         """Note that a version was fetched."""
         self._had.add(number)
         self._last = number if self._last is None else self._last
 
-    def has_had(self, number: int) -> bool:
+    def was_fetched(self, number: int) -> bool:
         """Return whether a version was fetched, here or in an earlier run."""
         return number in self._had
 
-    def withdrawn(self, number: int, newest_good: int | None) -> None:
+    def forget_withdrawn(self, number: int, newest_good: int | None) -> None:
         """Forget a withdrawn version, and have ``newest_good`` fetched again.
 
         ``newest_good`` is None where that version is here, or there is none.
@@ -179,15 +179,15 @@ class FetchQueue:
             self._had = {had for had in self._had if had < newest_good}
             self._last = min(self._last or newest_good, newest_good - 1)
 
-    def doubt(self, servers: Servers) -> None:
+    def mark_suspect(self, servers: Servers) -> None:
         """Note servers that list a version and did not serve it."""
         self._suspect.update(servers)
 
-    def failed(self, number: int, complete: bool) -> None:
-        """Pass over a version that could not be fetched, until ``try_again``."""
+    def mark_failed(self, number: int, complete: bool) -> None:
+        """Pass over a version that could not be fetched, until ``retry_all``."""
         (self._failed if complete else self._failed_open).add(number)
 
-    def try_again(self) -> None:
+    def retry_all(self) -> None:
         """Pass over no complete version and suspect no server any more."""
         self._failed.clear()
         self._suspect.clear()

@@ -35,7 +35,7 @@ class ReportedNode:
     has_newest: bool
 
 
-def limit(wait: float | None) -> float:
+def max_wait(wait: float | None) -> float:
     """Return the seconds after which a publisher ends in any case.
 
     ``wait``: seconds that it was asked to stay; None for none.
@@ -43,7 +43,7 @@ def limit(wait: float | None) -> float:
     return max(LONGEST_WAIT, wait or 0.0)
 
 
-def waiting_for(
+def reason_to_wait(
     newest: str | None,
     nodes: Sequence[ReportedNode],
     *,

@@ -86,14 +86,14 @@ class _Forming:
         known = self.known.get(listing.number)
         if known is None:
             return self.digests.get(listing.number, listing.digest) == listing.digest
-        return agree(listing, known)
+        return is_same_version(listing, known)
 
     def add(self, offer: Offer) -> None:
         """Let a server join."""
         self.servers.append(offer.server)
         self.origin = self.origin or offer.origin
         for listing in offer.listed:
-            self.known[listing.number] = merged(self.known.get(listing.number), listing)
+            self.known[listing.number] = merge_listings(self.known.get(listing.number), listing)
         for listing in offer.complete:
             self.offers.setdefault(listing.version, []).append(offer.server)
 
@@ -104,7 +104,7 @@ class _Forming:
         return ServerGroup(tuple(self.servers), listings, offers, self.origin)
 
 
-def agree(one: Listing, other: Listing) -> bool:
+def is_same_version(one: Listing, other: Listing) -> bool:
     """Return whether two listings are of the same version.
 
     The digests of its manifest decide where both tell them, else the payload's digest and the number of
@@ -117,7 +117,7 @@ def agree(one: Listing, other: Listing) -> bool:
     return None in (one.manifest, other.manifest) or one.manifest == other.manifest
 
 
-def merged(one: Listing | None, other: Listing) -> Listing:
+def merge_listings(one: Listing | None, other: Listing) -> Listing:
     """Return one listing with all that two listings of one version tell."""
     if one is None:
         return other

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from shardcast.policy.authority import ServerView
 from shardcast.policy.own_line import is_own_line
-from shardcast.policy.standing import REMEMBERED, Memory
+from shardcast.policy.standing import MAX_REMEMBERED, Memory
 from shardcast.protocol.distribution import Listing, Withdrawal
 
 LARGEST_JUMP = 10**6
@@ -74,7 +74,7 @@ class LineLists:
         """
         memory = self._memory
         known = max(self.highest, *self.firm, 0)
-        oldest = min(memory.digests, default=0) if len(memory.digests) >= REMEMBERED else 0
+        oldest = min(memory.digests, default=0) if len(memory.digests) >= MAX_REMEMBERED else 0
         self.provisional = {}
         for server in (authority, speaker):
             if server is None or not is_own_line(server, memory):

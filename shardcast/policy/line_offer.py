@@ -64,9 +64,9 @@ class LineOffer:
         Returns:
             The line to change over to, if any, and the server that is to be asked over a second connection.
         """
-        key = self._key(authority) if authority and authority.told else None
-        if authority is None or not authority.told or key is None:
-            if self._candidate and authority and authority.told and authority.listed:
+        key = self._key(authority) if authority and authority.list_known else None
+        if authority is None or not authority.list_known or key is None:
+            if self._candidate and authority and authority.list_known and authority.listed:
                 self._candidate = None  # it offers this node's own line again
             elif self._candidate:
                 self._candidate.seen_at = now  # nothing is offered meanwhile
@@ -139,7 +139,7 @@ class LineOffer:
 
 def _change_to(authority: ServerView, servers: Sequence[ServerView]) -> LineChange | None:
     """Return the line that the authority offers; None while no server has any of its versions whole."""
-    offers = [offer_of(server) for server in servers if server.told]
+    offers = [offer_of(server) for server in servers if server.list_known]
     group = group_servers(offers, authority.origin, authority.listed)[0]
     complete = {n: urls for n, urls in group.complete.items() if n in authority.listed}
     if not complete:

@@ -15,9 +15,9 @@ from shardcast.policy.groups import ServerGroup, group_servers
 from shardcast.policy.line_lists import LARGEST_JUMP, LineLists
 from shardcast.policy.line_offer import LineOffer
 from shardcast.policy.own_line import is_own_line, is_same_line, offer_of
-from shardcast.policy.standing import REMEMBERED, LineChange, Memory, Patience, Standing
+from shardcast.policy.standing import MAX_REMEMBERED, LineChange, Memory, Patience, Standing
 from shardcast.protocol.distribution import Withdrawal
-from shardcast.protocol.feed import Place
+from shardcast.protocol.feed import Position
 from shardcast.protocol.wire import MAX_VERSION
 
 FARTHEST = 16
@@ -47,7 +47,7 @@ class _Look:
     @property
     def told(self) -> list[ServerView]:
         """The servers whose lists are known."""
-        return [server for server in self.servers if server.told]
+        return [server for server in self.servers if server.list_known]
 
 
 class LineTracker:
@@ -57,7 +57,7 @@ class LineTracker:
         self,
         node_id: str | None,
         memory: Memory,
-        started: float,
+        started_at: float,
         random: Random,
         *,
         accepted: str | None = None,
@@ -68,18 +68,18 @@ class LineTracker:
         Args:
             node_id: of the node, where it serves; None for a client.
             memory: what the node remembers of its line, read anew at each look.
-            started: when the node started, in seconds of its clock.
+            started_at: when the node started, in seconds of its clock.
             random: for the pauses before a change of authority.
             accepted: the only origin id that counts; None for any.
             patience: times to wait; None for the usual ones.
         """
         self.memory = memory
         patience = patience or Patience()
-        self._authority = Authority(node_id, started, patience.silence, random)
+        self._authority = Authority(node_id, started_at, patience.silence, random)
         self._accepted = accepted
         self._lists = LineLists(memory)
         self._other_line = LineOffer(memory, patience)
-        self._place = Place(silent=True)
+        self._place = Position(silent=True)
 
     def look(self, now: float, servers: Sequence[ServerView]) -> Standing:
         """Return what to believe, by what the servers told until now."""
@@ -87,7 +87,7 @@ class LineTracker:
         deciding = [server for server in servers if self._accepts(server)]
         authority = self._authority.choose(now, deciding, self._place.distance)
         silent = authority is None or self._authority.is_silent(authority, now)
-        told = authority if authority and authority.told else None
+        told = authority if authority and authority.list_known else None
         speaker = told if told and is_own_line(told, self.memory) else None
         if silent:
             speaker = self._stand_in(deciding, speaker, now)
@@ -101,14 +101,14 @@ class LineTracker:
         look = _Look(now, servers, authority, speaker, silent, settled)
         return self._standing(look, change, confirm, notes)
 
-    def changed(self, now: float, left: str | None) -> None:
+    def change_line(self, now: float, left: str | None) -> None:
         """Begin with the line that ``memory`` has now, after the node left the line ``left`` for it."""
         self._other_line.changed(now, left)
         self._lists.restart()
 
     def _accepts(self, server: ServerView) -> bool:
         """Return whether a server may be the authority, or speak for it."""
-        return self._accepted is None or not server.told or server.origin == self._accepted
+        return self._accepted is None or not server.list_known or server.origin == self._accepted
 
     def _stand_in(
         self, servers: Sequence[ServerView], authority: ServerView | None, now: float
@@ -118,7 +118,7 @@ class LineTracker:
         That is the next server of the same line that is not silent itself; else the ``authority``, where it
         offers this node's line and only has no news; else another server without news.
         """
-        able = [server for server in servers if server.told and is_own_line(server, self.memory)]
+        able = [server for server in servers if server.list_known and is_own_line(server, self.memory)]
         if authority is not None:
             able = [server for server in able if is_same_line(server, authority)]
         for server in able:
@@ -162,7 +162,7 @@ class LineTracker:
             settled=look.settled,
             change=change,
             confirm=confirm,
-            wait=self._wait(look),
+            seconds_to_change=self._wait(look),
             notes=tuple(notes),
         )
 
@@ -176,30 +176,30 @@ class LineTracker:
     def _withdrawals(self, look: _Look) -> dict[int, Withdrawal]:
         """Return the line's withdrawn versions: those remembered, and those that the authority tells."""
         withdrawn, authority = dict(self.memory.withdrawn), look.authority
-        if authority and authority.told and is_own_line(authority, self.memory):
-            newest = sorted(authority.withdrawn)[-REMEMBERED:]
+        if authority and authority.list_known and is_own_line(authority, self.memory):
+            newest = sorted(authority.withdrawn)[-MAX_REMEMBERED:]
             withdrawn.update({n: authority.withdrawn[n] for n in newest if n not in withdrawn})
         return withdrawn
 
-    def _placed(self, origin: str | None, authority: ServerView | None, silent: bool) -> Place:
+    def _placed(self, origin: str | None, authority: ServerView | None, silent: bool) -> Position:
         """Return where the node stands below its authority; below a lost authority, where it stood."""
         place, highest = self._place, self._lists.highest
-        if authority is None or not authority.told:
-            return Place(origin, place.distance, place.chain, silent, highest)
+        if authority is None or not authority.list_known:
+            return Position(origin, place.distance, place.chain, silent, highest)
         distance = authority.hello.distance if authority.hello else None
         near = distance is not None and distance < FARTHEST
-        return Place(
+        return Position(
             origin, distance + 1 if near and distance is not None else None, authority.chain, silent, highest
         )
 
     def _wait(self, look: _Look) -> float | None:
         """Return the seconds until time alone changes what is believed; None for never."""
         moments, authority = [self._authority.change_at], look.authority
-        if authority and not authority.told:
+        if authority and not authority.list_known:
             moments.append(self._authority.silent_at(authority))
         if not look.settled:
             moments.append(self._lists.settles_at)
-        if authority and authority.told:
+        if authority and authority.list_known:
             moments += self._other_line.moments(authority, look.now)
         waits = [moment - look.now for moment in moments if moment is not None and moment > look.now]
         return min(waits, default=None)

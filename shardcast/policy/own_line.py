@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardcast.policy.authority import ServerView
-from shardcast.policy.groups import Offer, agree
+from shardcast.policy.groups import Offer, is_same_version
 from shardcast.policy.standing import Memory
 
 
@@ -35,7 +35,9 @@ def is_same_line(server: ServerView, other: ServerView) -> bool:
     """Return whether two servers name the same origin id, or none, and agree on all that both list."""
     if None not in (server.origin, other.origin) and server.origin != other.origin:
         return False
-    return all(agree(other.listed[n], mine) for n, mine in server.listed.items() if n in other.listed)
+    return all(
+        is_same_version(other.listed[n], mine) for n, mine in server.listed.items() if n in other.listed
+    )
 
 
 def offer_of(server: ServerView) -> Offer:

@@ -36,7 +36,7 @@ def retirable(
     ]
 
 
-def room_for(
+def versions_to_retire(
     number: int, needed: int, sizes: Mapping[int, int], *, pinned: Collection[int], read: Collection[int]
 ) -> list[int]:
     """Return the complete versions to retire so that ``needed`` bytes come free for version ``number``.

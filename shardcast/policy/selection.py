@@ -13,14 +13,14 @@ ALPHA = 0.3
 HEAL = 0.01
 """What every update gives back of the others' success, so that one that recovered is tried again (0.3.x
 does the same)."""
-LEAST_SUCCESS = 0.01
+MIN_SUCCESS = 0.01
 """No server's success falls lower: it can always come back."""
 
 
-FIRST_REST = 1.0
+FIRST_PAUSE = 1.0
 """Seconds that a server is left alone after a failure, where another can serve; doubled each time."""
-LONGEST_REST = 60.0
-_REST = Backoff(FIRST_REST, LONGEST_REST)
+MAX_PAUSE = 60.0
+_REST = Backoff(FIRST_PAUSE, MAX_PAUSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +31,13 @@ class Score:
         throughput: bytes a second over all its answers together; None before the first.
         success: between 0 and 1.
         failures: how often it failed since it served last.
-        rests_until: time until which it is asked only if no other server can serve.
+        backing_off_until: time until which it is asked only if no other server can serve.
     """
 
     throughput: float | None = None
     success: float = 1.0
     failures: int = 0
-    rests_until: float = 0.0
+    backing_off_until: float = 0.0
 
     def observed(self, rate: float) -> Score:
         """Return the score after a look at what the server sends now: ``rate`` bytes a second."""
@@ -46,15 +46,15 @@ class Score:
 
     def succeeded(self) -> Score:
         """Return the score after an answer that came whole and right."""
-        return replace(self, success=ALPHA + (1 - ALPHA) * self.success, failures=0, rests_until=0.0)
+        return replace(self, success=ALPHA + (1 - ALPHA) * self.success, failures=0, backing_off_until=0.0)
 
     def failed(self, now: float) -> Score:
         """Return the score after a failure, which tells nothing about the throughput."""
-        success = max(LEAST_SUCCESS, (1 - ALPHA) * self.success)
-        if now < self.rests_until:  # answers that were under way together fail together
+        success = max(MIN_SUCCESS, (1 - ALPHA) * self.success)
+        if now < self.backing_off_until:  # answers that were under way together fail together
             return replace(self, success=success)
-        rests_until = now + _REST.pause(self.failures)
-        return replace(self, success=success, failures=self.failures + 1, rests_until=rests_until)
+        backing_off_until = now + _REST.pause(self.failures)
+        return replace(self, success=success, failures=self.failures + 1, backing_off_until=backing_off_until)
 
     def healed(self) -> Score:
         """Return the score after an answer of another server."""
@@ -67,7 +67,7 @@ class Ranking:
     def __init__(self, servers: Iterable[str]) -> None:
         self.scores = {server: Score() for server in servers}
 
-    def joined(self, server: str) -> None:
+    def add_server(self, server: str) -> None:
         """Add a server."""
         self.scores[server] = Score()
 
@@ -96,9 +96,9 @@ class Ranking:
         best = max((known.throughput or 0.0 for known in self.scores.values()), default=0.0) or 1.0
         return (best if score.throughput is None else score.throughput) * score.success
 
-    def rests(self, server: str, now: float) -> bool:
+    def backing_off(self, server: str, now: float) -> bool:
         """Return whether a server failed just now, and is better left alone."""
-        return now < self.scores[server].rests_until
+        return now < self.scores[server].backing_off_until
 
     def limit(self, server: str, otherwise: int) -> int:
         """Return the requests that a server may have at once: one after a failure, until one succeeds."""
@@ -115,7 +115,7 @@ class ServerCandidate:
         under_way: requests that it is answering now.
         limit: how many it can take at once; old servers answer one after the other.
         failures: how often it failed at this very shard.
-        rests: whether it failed just now, and is better left alone.
+        backing_off: whether it failed just now, and is better left alone.
     """
 
     server: str
@@ -123,10 +123,10 @@ class ServerCandidate:
     under_way: int = 0
     limit: int = 1_000_000
     failures: int = 0
-    rests: bool = False
+    backing_off: bool = False
 
 
-def choose(candidates: Iterable[ServerCandidate], random: Random) -> str | None:
+def choose_server(candidates: Iterable[ServerCandidate], random: Random) -> str | None:
     """Return the server that gets the next request; None when every server is at its limit.
 
     That is the server with the best weight for each request under way there, of those that failed least at
@@ -136,11 +136,11 @@ def choose(candidates: Iterable[ServerCandidate], random: Random) -> str | None:
     free = [one for one in candidates if one.under_way < one.limit]
     if not free:
         return None
-    best_standing = min((one.failures, one.rests) for one in free)
+    best_standing = min((one.failures, one.backing_off) for one in free)
     rated = [
         (one.weight / (one.under_way + 1), one.server)
         for one in free
-        if (one.failures, one.rests) == best_standing
+        if (one.failures, one.backing_off) == best_standing
     ]
     best = max(rate for rate, _ in rated)
     return random.choice([server for rate, server in rated if rate >= best * 0.999])

@@ -9,9 +9,9 @@ from typing import Protocol
 from shardcast.constants import AUTHORITY_SILENT, LINE_CONFIRMED, LINE_PAUSE, LISTS_CONFIRMED
 from shardcast.policy.groups import ServerGroup
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.protocol.feed import Place
+from shardcast.protocol.feed import Position
 
-REMEMBERED = 1000
+MAX_REMEMBERED = 1000
 """Numbers of a line whose digests are remembered, the newest ones."""
 
 
@@ -44,14 +44,14 @@ class LineMemory:
     digests: dict[int, str] = field(default_factory=dict)
     withdrawn: dict[int, Withdrawal] = field(default_factory=dict)
 
-    def learn(self, standing: Standing) -> None:
-        """Remember what is believed now, of the newest ``REMEMBERED`` numbers."""
+    def remember(self, standing: Standing) -> None:
+        """Remember what is believed now, of the newest ``MAX_REMEMBERED`` numbers."""
         self.origin = self.origin or standing.origin
         self.highest = standing.highest
         self.digests |= {number: standing.listed[number].digest for number in standing.firm}
         self.withdrawn |= standing.withdrawals
         for remembered in (self.digests, self.withdrawn):
-            for number in sorted(remembered)[:-REMEMBERED]:
+            for number in sorted(remembered)[:-MAX_REMEMBERED]:
                 del remembered[number]
 
     def change(self, change: LineChange) -> None:
@@ -116,11 +116,12 @@ class Standing:
         settled: whether the authority has been heard for long enough that what it does not list is not.
         change: the line to change over to, once the authority has offered it for long enough.
         confirm: a server whose offer of another line wants a second connection now.
-        wait: seconds until the node must look again although no server tells anything; None for never.
+        seconds_to_change: seconds until the node must look again although no server tells anything; None for
+            never.
         notes: what people should be told.
     """
 
-    place: Place
+    place: Position
     origin: str | None
     listed: Mapping[int, Listing]
     firm: frozenset[int]
@@ -133,7 +134,7 @@ class Standing:
     settled: bool
     change: LineChange | None = None
     confirm: str | None = None
-    wait: float | None = None
+    seconds_to_change: float | None = None
     notes: tuple[str, ...] = ()
 
     @property

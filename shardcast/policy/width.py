@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from shardcast.policy.backoff import Backoff
 
-FEWEST = 3
+MIN_LIMIT = 3
 """Answers under way at first; two for each server where there are more servers."""
 STEP = 1.5
 """The factor by which a trial widens the limit."""
-SPAN = 0.5
+MEASURING_SECONDS = 0.5
 """Seconds for which a limit is measured."""
 WARM_UP = 0.2
 """Seconds of a trial that don't count: its connections are new."""
 GAIN = 0.5
 """The share of what a trial adds to the limit that it must add to the rate, to be kept."""
-FIRST_REST, LONGEST_REST = 5.0, 60.0
+FIRST_PAUSE, MAX_PAUSE = 5.0, 60.0
 """Seconds until the next trial after one that brought too little; doubled each time."""
-_REST = Backoff(FIRST_REST, LONGEST_REST)
+_REST = Backoff(FIRST_PAUSE, MAX_PAUSE)
 
 
 class ConcurrencyLimit:
@@ -31,8 +31,8 @@ class ConcurrencyLimit:
         value: answers that may be under way now.
     """
 
-    def __init__(self, servers: int, most: int) -> None:
-        self._max = most
+    def __init__(self, servers: int, max_limit: int) -> None:
+        self._max = max_limit
         self._servers = servers
         self._kept = self.value = self._initial
         self._kept_rate = 0.0
@@ -42,7 +42,7 @@ class ConcurrencyLimit:
         self._since: float | None = None  # when the measurement began
         self._received = 0
 
-    def joined(self) -> None:
+    def add_server(self) -> None:
         """Note that there is one more server."""
         self._servers += 1
         if self.value == self._kept < self._initial:
@@ -51,15 +51,15 @@ class ConcurrencyLimit:
     @property
     def _initial(self) -> int:
         """The limit to begin with."""
-        return min(max(FEWEST, 2 * self._servers), self._max)
+        return min(max(MIN_LIMIT, 2 * self._servers), self._max)
 
-    def narrowed(self, under_way: int) -> None:
+    def cap(self, under_way: int) -> None:
         """Note that this machine can do no more than ``under_way`` answers, and never try more again."""
         self._max = max(1, min(self._max, under_way))
         self._kept = self.value = min(self.value, self._max)
         self._since = None
 
-    def observed(self, now: float, received: int, under_way: int) -> None:
+    def observe(self, now: float, received: int, under_way: int) -> None:
         """Take a measurement, and widen or narrow the limit by it.
 
         Args:
@@ -72,7 +72,7 @@ class ConcurrencyLimit:
         elif self._since is None:
             if now >= self._not_before:
                 self._since, self._received = now, received
-        elif now >= self._since + SPAN:
+        elif now >= self._since + MEASURING_SECONDS:
             self._measured(now, (received - self._received) / (now - self._since))
             self._since = None
             self._not_before = now + (WARM_UP if self.value > self._kept else 0.0)

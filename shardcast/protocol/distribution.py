@@ -70,21 +70,21 @@ class Distribution:
     Attributes:
         listings: the versions of complete lines, by number.
         tail: the version of a last line without its newline, which may have been cut off.
-        cut: whether there is text after the last newline.
-        strange: whether there was text, and no line of a list in it.
+        is_cut: whether there is text after the last newline.
+        is_foreign: whether there was text, and no line of a list in it.
     """
 
     listings: tuple[Listing, ...]
     tail: Listing | None = None
-    cut: bool = False
-    strange: bool = False
+    is_cut: bool = False
+    is_foreign: bool = False
 
     @property
     def doubtful(self) -> bool:
         """Whether the list may have been caught half-written, so that a second reading is needed."""
-        return not self.listings or self.cut
+        return not self.listings or self.is_cut
 
-    def settled(self, second: Distribution) -> Distribution:
+    def settle(self, second: Distribution) -> Distribution:
         """Return what this reading and a later one, ``second``, say together.
 
         The complete lines of the second count, and its last line without a newline where both readings have
@@ -93,7 +93,7 @@ class Distribution:
         listings = second.listings
         if second.tail is not None and second.tail == self.tail:
             listings = _by_number((*listings, second.tail))
-        return Distribution(listings, strange=second.strange and not listings)
+        return Distribution(listings, is_foreign=second.is_foreign and not listings)
 
 
 def parse(body: bytes) -> Distribution:
@@ -131,7 +131,7 @@ def _by_number(listings: Iterable[Listing]) -> tuple[Listing, ...]:
     )
 
 
-def write(listings: Sequence[Listing]) -> bytes:
+def encode(listings: Sequence[Listing]) -> bytes:
     """Return the bytes of a distribution list, oldest version first."""
     lines = (f"{listing.version}: {listing.value}\n" for listing in _by_number(listings))
     return "".join(lines).encode()

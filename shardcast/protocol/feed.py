@@ -81,7 +81,7 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """Position of a node in its network; the attributes are those of ``Hello``."""
 
     origin: str | None = None
@@ -228,7 +228,7 @@ def _reason(values: dict[str, Any]) -> str:
     reason = values.get("reason", "")
     if not isinstance(reason, str):
         raise FeedError("a withdrawal with a reason that is no text")
-    return printable(reason)
+    return printable_reason(reason)
 
 
 def check_origin_id(text: str) -> str:
@@ -243,7 +243,7 @@ def check_origin_id(text: str) -> str:
         raise UsageError(f"{text!r} is no origin id: 1 to 64 ASCII letters and digits") from None
 
 
-def printable(reason: str) -> str:
+def printable_reason(reason: str) -> str:
     """Return a reason as a feed carries it: one line, at most ``MAX_REASON`` characters."""
     return one_line(reason, MAX_REASON).strip()
 
@@ -255,7 +255,7 @@ def check_reason(reason: str) -> str:
         UsageError: the reason is longer, has several lines or characters that cannot be printed.
     """
     reason = reason.strip()
-    if printable(reason) != reason:
+    if printable_reason(reason) != reason:
         raise UsageError(
             f"a reason is one line of at most {MAX_REASON} printable characters, not {reason[:80]!r}"
         )

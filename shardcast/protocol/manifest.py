@@ -208,7 +208,7 @@ def _line(values: Mapping[str, Any]) -> bytes:
     return json.dumps(values, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
-def provisional(version: str, sizes: Sequence[int], digests: Mapping[str, str]) -> Manifest:
+def manifest_of_old_node(version: str, sizes: Sequence[int], digests: Mapping[str, str]) -> Manifest:
     """Return the manifest of a version on an old node: sizes of its shards and the whole digest."""
     shards, offset = [], 0
     for number, size in enumerate(sizes, 1):
@@ -218,7 +218,7 @@ def provisional(version: str, sizes: Sequence[int], digests: Mapping[str, str]) 
     return Manifest(header, tuple(shards), dict(digests))
 
 
-def complete(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
+def build_manifest(header: Header, shards: Sequence[Shard], digests: Mapping[str, str]) -> Manifest:
     """Return a manifest from its parts, with its bytes."""
     size = shards[-1].end if shards else 0
     raw = header_line(header) + b"".join(map(shard_line, shards)) + closing_line(size, len(shards), digests)

@@ -35,7 +35,7 @@ MAX_SIZE = 1 << 62
 """Bytes of a payload."""
 MAX_MEMORY = TRANSFER_MEMORY * 7 // 8
 """Bytes of memory for a manifest, its lines and its shards; the rest is for pieces in reception."""
-MAX_STRANGE_LINES = 1000
+MAX_UNKNOWN_LINES = 1000
 """Lines of an unknown kind."""
 
 
@@ -142,8 +142,8 @@ class ManifestReader:
     def _skip_line(self) -> None:
         """Count an unknown line."""
         self._strange += 1
-        if self._strange > MAX_STRANGE_LINES:
-            raise ManifestError(f"more than {MAX_STRANGE_LINES} lines of an unknown kind")
+        if self._strange > MAX_UNKNOWN_LINES:
+            raise ManifestError(f"more than {MAX_UNKNOWN_LINES} lines of an unknown kind")
 
     def _header(self, values: dict[str, Any]) -> Header:
         """Return the header, every bound checked."""

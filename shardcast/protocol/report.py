@@ -23,13 +23,13 @@ from shardcast.protocol.wire import is_id, version_number
 
 MAX_REPORT = 1 << 20
 """Bytes of a report."""
-MOST_NODES = 5000
+MAX_NODES = 5000
 """Nodes in a report."""
-FARTHEST = 16
+MAX_HOPS = 16
 """Maximum hops to a node below; also keeps reports from going round in circles."""
-SLICE = 100
+SLICE_NODES = 100
 """Nodes that are read or written at a time; between two slices the event loop serves other requests."""
-_MAX_BRACKETS = 10 * MOST_NODES
+_MAX_BRACKETS = 10 * MAX_NODES
 """Lists and objects in a report."""
 _MAX_VERSIONS = 100
 """Versions of a node in a report."""
@@ -83,21 +83,21 @@ class Node:
         }
 
 
-def write(me: Node, below: Sequence[Node]) -> bytes:
+def encode(me: Node, below: Sequence[Node]) -> bytes:
     """Return the report of a node, with as many of the nodes below it as there is room for."""
-    return b"".join(written(me, below))
+    return b"".join(encode_in_slices(me, below))
 
 
-def written(me: Node, below: Iterable[Node]) -> Iterator[bytes]:
+def encode_in_slices(me: Node, below: Iterable[Node]) -> Iterator[bytes]:
     """Yield the report of a node in slices of few milliseconds' work."""
     begin = json.dumps(me.as_dict())[:-1] + ', "below": ['
-    room, separator, left = MAX_REPORT - len(begin) - len("]}"), "", MOST_NODES
+    room, separator, left = MAX_REPORT - len(begin) - len("]}"), "", MAX_NODES
     yield begin.encode()
     nodes = iter(below)
-    while left and room > 0 and (batch := list(islice(nodes, min(SLICE, left)))):
+    while left and room > 0 and (batch := list(islice(nodes, min(SLICE_NODES, left)))):
         text = ""
         for node in batch:
-            if node.hops < FARTHEST:
+            if node.hops < MAX_HOPS:
                 item = separator + json.dumps(node.as_dict())
                 room -= len(item)
                 if room < 0:
@@ -114,10 +114,10 @@ def parse(raw: bytes) -> list[Node]:
     Raises:
         ReportError: the bytes are no report.
     """
-    return [node for batch in parsed(raw) for node in batch]
+    return [node for batch in parse_in_slices(raw) for node in batch]
 
 
-def parsed(raw: bytes) -> Iterator[list[Node]]:
+def parse_in_slices(raw: bytes) -> Iterator[list[Node]]:
     """Yield the nodes of a report in slices of few milliseconds' work.
 
     Raises:
@@ -132,11 +132,11 @@ def parsed(raw: bytes) -> Iterator[list[Node]]:
         raise ReportError("no JSON") from None
     me = replace(_node(report), hops=1, via=None, age=0.0)
     below = report.get("below", [])
-    if not isinstance(below, list) or len(below) > MOST_NODES:
+    if not isinstance(below, list) or len(below) > MAX_NODES:
         raise ReportError("below is no list, or too long")
     yield [me]
-    for start in range(0, len(below), SLICE):
-        nodes = map(_node, below[start : start + SLICE])
+    for start in range(0, len(below), SLICE_NODES):
+        nodes = map(_node, below[start : start + SLICE_NODES])
         yield [replace(node, hops=node.hops + 1, via=node.via or me.node) for node in nodes]
 
 
@@ -150,7 +150,7 @@ def _node(values: object) -> Node:
         raise ReportError(f"a node that is none of {', '.join(_ROLES)}")
     if not isinstance(name, str):
         raise ReportError("a name that is no text")
-    if type(hops) is not int or not 0 <= hops <= FARTHEST:
+    if type(hops) is not int or not 0 <= hops <= MAX_HOPS:
         raise ReportError("hops that are none")
     if type(age) not in (int, float) or not 0 <= age <= 86_400:
         raise ReportError("an age that is none")
@@ -193,6 +193,6 @@ def _coming(sizes: object) -> dict[str, int]:
     return sizes
 
 
-def newest(names: Sequence[str]) -> Sequence[str]:
+def newest_reportable(names: Sequence[str]) -> Sequence[str]:
     """Return as many of the versions, the last ones, as a report may carry."""
     return names[-_MAX_VERSIONS:]

@@ -21,7 +21,7 @@ PROBE_PATH = "/data1.bin"
 """The file that 0.3.x fetches first to measure a server."""
 PROBE_SIZE = 1 << 20
 """Bytes of the answer to ``PROBE_PATH``; zero bytes break 0.3.x."""
-CONFIRMED = "/confirmed"
+CONFIRMED_PREFIX = "/confirmed"
 """On the data directory's socket, before the path of a change: the node asks its caller to confirm just
 before it makes the change."""
 PUBLISH_PATH = "/publish"
@@ -55,21 +55,24 @@ NDJSON = "application/x-ndjson"
 BYTES = "application/octet-stream"
 
 REPR_DIGEST = "Repr-Digest"
-ACCEPT = "Shardcast-Accept"
+ACCEPT_HEADER = "Shardcast-Accept"
 LANDING = "landing"
-"""Value of ``ACCEPT``: a shard may be sent while it lands. Value of ``STATE``: the answer is such a shard."""
-STATE, WHOLE = "Shardcast-State", "whole"
-NODE_ID = "Shardcast-Node"
+"""Value of ``ACCEPT_HEADER``: a shard may be sent while it lands.
+
+Value of ``STATE_HEADER``: the answer is such a shard.
+"""
+STATE_HEADER, WHOLE = "Shardcast-State", "whole"
+NODE_ID_HEADER = "Shardcast-Node"
 """Header with the id of the answering node, by which a node finds itself among its upstreams."""
 
 PULL_PATH, PUSH_PATH = "/v1/pull", "/v1/push"
 """At an archive: fetch many blobs in one answer, push many in one request."""
 METADATA_PATH = "/v1/metadata"
-VIA = "Shardcast-Via"
+VIA_HEADER = "Shardcast-Via"
 """Header with the ids of the nodes that forwarded a request, the last one last, so that mirrors of each other
 do not forward in circles."""
 MAX_VIA = 16
-"""Maximum ``VIA`` hops; a request that reaches it is not forwarded."""
+"""Maximum ``VIA_HEADER`` hops; a request that reaches it is not forwarded."""
 IMMUTABLE = "public, max-age=31536000, immutable"
 """``Cache-Control`` of bytes whose name is their digest."""
 
@@ -77,11 +80,14 @@ MAX_SHARDS = 10**6
 MAX_DISTRIBUTION_SIZE = 1 << 20
 """Bytes of a distribution list that a reader takes."""
 
-LACKING = frozenset({404, 410, 412, 416, 503})
+ABSENT_STATUSES = frozenset({404, 410, 412, 416, 503})
 """Statuses that mean "not here" or "not now": they do not lower the success of a server."""
-GATEWAY = frozenset({502, 503, 504})
-"""Statuses of a gateway or balancer that cannot reach the server behind it; 503 only without ``NODE_ID``."""
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
+GATEWAY_STATUSES = frozenset({502, 503, 504})
+"""Statuses of a gateway or balancer that cannot reach the server behind it.
+
+503 is one only without ``NODE_ID_HEADER``.
+"""
+REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 """Statuses that redirect to another URL."""
 
 _MAX_ID = 64
@@ -190,17 +196,17 @@ def parse_content_range(value: str | None) -> tuple[int, int] | None:
 
 
 def parse_via(value: str | None) -> tuple[str, ...]:
-    """Return the node ids in ``VIA``, without malformed ones; at most ``MAX_VIA`` + 1."""
+    """Return the node ids in ``VIA_HEADER``, without malformed ones; at most ``MAX_VIA`` + 1."""
     ids = (node_id.strip() for node_id in (value or "").split(",")[: MAX_VIA + 1])
     return tuple(node_id for node_id in ids if _NODE.fullmatch(node_id))
 
 
-def is_same(header: str, tag: str | None) -> bool:
+def matches_if_range(header: str, tag: str | None) -> bool:
     """Return whether ``If-Range`` names exactly this entity tag, so that a part fits its sender's bytes."""
     return tag is not None and header.strip() == etag(tag)
 
 
-def matches(header: str, digest: str | None) -> bool:
+def matches_if_match(header: str, digest: str | None) -> bool:
     """Return whether ``If-Match`` or ``If-None-Match`` names this digest, or ``*``."""
     tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
     return "*" in tags or (digest is not None and etag(digest) in tags)

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from shardcast.ages import age, lies_ahead
+from shardcast.ages import age, is_future
 from shardcast.disk_errors import is_full
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreNotConfigured
 from shardcast.filesystem import give_name
@@ -215,7 +215,7 @@ class ObjectBackend(StorageBackend):
         except MissingExternalFile:
             return False
         now = time.time()
-        if age(renewed, now) > _RENEW_AFTER or lies_ahead(renewed, now):
+        if age(renewed, now) > _RENEW_AFTER or is_future(renewed, now):
             self.put_buffer(data, remote_path)  # an object's time can't be set alone
         return True
 

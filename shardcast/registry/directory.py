@@ -13,8 +13,8 @@ from typing import BinaryIO
 
 from shardcast.disk_errors import is_full
 from shardcast.errors import MissingExternalFile, RegistryError, StoreInaccessible, StoreMissing
-from shardcast.file_moves import rename, rename_free
-from shardcast.filesystem import give_free_name, give_name
+from shardcast.file_moves import rename, rename_if_free
+from shardcast.filesystem import give_name, give_name_if_free
 from shardcast.folders import DurableFolders, make_folder, sync_folder
 from shardcast.open_files import close, write_all
 from shardcast.registry.backend import StorageBackend
@@ -117,7 +117,7 @@ class DirectoryBackend(StorageBackend):
         """Write a file as ``put_buffer`` does where there is none; return whether there was none."""
         full = self._full(remote_path)
         with self._failing("write", full), self._written(full, data) as (part, descriptor):
-            return give_free_name(descriptor, part, full)
+            return give_name_if_free(descriptor, part, full)
 
     def renew(self, remote_path: str, data: bytes) -> bool:
         """Set a file's time to now; another user's file is replaced by one of ours."""
@@ -180,7 +180,7 @@ class DirectoryBackend(StorageBackend):
         """Rename a file back, unless its path has a file by now."""
         full, other = self._full(remote_path), self._full(aside)
         with self._failing("bring back", other, reading=True):
-            return rename_free(other, full)
+            return rename_if_free(other, full)
 
     def _full(self, path: str) -> Path:
         """Return the absolute path of a file."""

@@ -1,9 +1,9 @@
 """Garbage collection: content without a reference is deleted, in two phases and after a grace time.
 
 The caller says which content is referenced, so the references can be in any database. Content without a
-reference that is older than ``min_age`` is put into quarantine: it is renamed, with ``ASIDE`` at its end. A
-later collection deletes what has been there for ``quarantine`` seconds and still has no reference. Until then
-``get_hash`` reads it as before, and a collection that meets a reference to it restores it.
+reference that is older than ``min_age`` is put into quarantine: it is renamed, with ``QUARANTINE_SUFFIX`` at
+its end. A later collection deletes what has been there for ``quarantine`` seconds and still has no reference.
+Until then ``get_hash`` reads it as before, and a collection that meets a reference to it restores it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from shardcast.ages import age, lies_ahead
+from shardcast.ages import age, is_future
 from shardcast.errors import MissingExternalFile, RegistryError, UsageError
 from shardcast.registry.backend import StorageBackend
 from shardcast.registry.current import current
-from shardcast.registry.hash_registry import ASIDE, Registry
+from shardcast.registry.hash_registry import QUARANTINE_SUFFIX, Registry
 from shardcast.registry.hashes import checked_schema, is_hash
 from shardcast.registry.references import References, key_of, read_references
 from shardcast.sizes import format_count, format_size
@@ -90,7 +90,7 @@ class _Survey:
             RegistryError: the file can't be looked at.
         """
         modified = self.backend.modified(path)
-        if lies_ahead(modified, self.now):
+        if is_future(modified, self.now):
             self.backend.set_right(path)
         return age(modified, self.now)
 
@@ -298,18 +298,20 @@ class _Collection:
     def _set_aside(self, path: str) -> None:
         """Put an orphan into quarantine; delete it where there is none."""
         survey = self.survey
-        if not survey.backend.set_aside(path, path + ASIDE, survey.now - self.min_age, survey.now):
+        if not survey.backend.set_aside(
+            path, path + QUARANTINE_SUFFIX, survey.now - self.min_age, survey.now
+        ):
             return
         if self.quarantine:
             self.quarantined += 1
             self.report.append(f"set aside {path}")
             return
-        survey.backend.remove(path + ASIDE)
+        survey.backend.remove(path + QUARANTINE_SUFFIX)
         self._count_deleted(path, survey.files.contents[path])
 
     def _sift(self, path: str) -> None:
         """Restore content that is referenced again; delete what was in quarantine for long enough."""
-        survey, aside = self.survey, path + ASIDE
+        survey, aside = self.survey, path + QUARANTINE_SUFFIX
         if survey.is_referenced(path) and survey.backend.bring_back(aside, path):
             self.restored += 1
             self.report.append(f"brought back {path}")
@@ -414,8 +416,8 @@ def _list(backend: StorageBackend, folders: list[str]) -> _Listing:
             name = posixpath.basename(path)
             if is_hash(name):
                 files.contents[path] = size
-            elif name.endswith(ASIDE) and is_hash(name.removesuffix(ASIDE)):
-                files.quarantined[path.removesuffix(ASIDE)] = size
+            elif name.endswith(QUARANTINE_SUFFIX) and is_hash(name.removesuffix(QUARANTINE_SUFFIX)):
+                files.quarantined[path.removesuffix(QUARANTINE_SUFFIX)] = size
             elif _PART.fullmatch(name):
                 files.parts.append(path)
     return files
@@ -437,7 +439,7 @@ def _by_age(
         except MissingExternalFile:
             continue
         (young if modified > now - min_age else old).append(path)
-        if lies_ahead(modified, now):
+        if is_future(modified, now):
             ahead.append(path)
     return young, ahead, old
 

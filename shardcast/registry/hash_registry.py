@@ -23,7 +23,7 @@ from shardcast.registry.directory import DirectoryBackend
 from shardcast.registry.hashes import Buffer, build_hash_path, compute_hash
 from shardcast.registry.stores import StoreSpec, read_spec
 
-ASIDE = ".orphan"
+QUARANTINE_SUFFIX = ".orphan"
 """The end of the name of content in garbage collection's quarantine."""
 
 _ATTEMPTS = 5
@@ -167,7 +167,7 @@ class Registry:
             StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
         """
         backend = self.get_store_backend(store_name)
-        names = (path, path + ASIDE)
+        names = (path, path + QUARANTINE_SUFFIX)
         files = [name for name in names if backend.exists(name) and not backend.isdir(name)]
         for file in files:
             backend.remove(file)
@@ -216,7 +216,7 @@ def _get(backend: StorageBackend, path: str) -> bytes:
         return backend.get_buffer(path)
     except MissingExternalFile:
         try:
-            data = backend.get_buffer(path + ASIDE)
+            data = backend.get_buffer(path + QUARANTINE_SUFFIX)
         except MissingExternalFile:
             pass
         else:

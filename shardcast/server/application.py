@@ -16,14 +16,19 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.concurrency import in_thread
 from shardcast.constants import SHUTDOWN_GRACE
-from shardcast.disk_errors import disk_errors, in_words
-from shardcast.protocol.wire import NODE_ID
+from shardcast.disk_errors import disk_errors, error_text
+from shardcast.protocol.wire import NODE_ID_HEADER
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
-from shardcast.server.unframed import end_in_order, expect_reset
+from shardcast.server.unframed import end_in_order, end_in_reset
 from shardcast.store.data_dir_layout import own_folder
-from shardcast.store.special_files import clear_sockets, known_elsewhere, place_elsewhere, short_name
+from shardcast.store.special_files import (
+    clear_sockets,
+    make_local_folder,
+    record_socket_path,
+    short_socket_path,
+)
 
 _BACKLOG = 1024
 """Connections that may wait to be accepted; a whole cluster may connect at once."""
@@ -57,25 +62,25 @@ def application(
             "auto_decompress": not as_sent,
             "lingering_time": min(_LINGER, bounds.body_seconds),
         },
-        middlewares=[connections.answer, end_in_order, tell_disk_errors],
+        middlewares=[connections.middleware, end_in_order, answer_disk_errors],
     )
     app[BOUNDS], app[CONNECTIONS] = bounds, connections
-    app.cleanup_ctx.append(connections.in_background)
+    app.cleanup_ctx.append(connections.run)
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
-        response.headers[NODE_ID] = node_id
+        response.headers[NODE_ID_HEADER] = node_id
         if request.version < HttpVersion10 and request.transport:
             request.transport.abort()  # HTTP/0.9 has no head, and none of our clients speaks it
 
     app.on_response_prepare.append(name_node)
-    app.on_response_prepare.append(expect_reset)
+    app.on_response_prepare.append(end_in_reset)
     for add_routes in routes:
         add_routes(app)
     return app
 
 
 @web.middleware
-async def tell_disk_errors(
+async def answer_disk_errors(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
     """Answer with 503 where this machine's disk fails, or abort an answer that has started.
@@ -87,26 +92,26 @@ async def tell_disk_errors(
     except ConnectionError:
         raise
     except OSError as error:
-        log.error("%s %s is not answered: %s", request.method, request.path, in_words(error))
+        log.error("%s %s is not answered: %s", request.method, request.path, error_text(error))
         if request.writer.output_size:
             raise ConnectionAbortedError("the answer breaks off") from error
         raise web.HTTPServiceUnavailable(text="503: the disk of this node failed\n") from error
 
 
 @asynccontextmanager
-async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
+async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str]:
     """Serve on an address inside the block, and yield the URL; running answers have 5 s at the end.
 
     Raises:
         AddressTaken: the address can't be bound.
     """
     bound = await in_thread(bind, host, port, undo=Bound.close)
-    async with listening_on(app, bound) as url:
+    async with serve_on(app, bound) as url:
         yield url
 
 
 @asynccontextmanager
-async def listening_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
+async def serve_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
     """Serve on bound addresses inside the block, and yield the URL; the addresses are released at its end."""
     try:
         async with _running(app) as runner:
@@ -118,7 +123,7 @@ async def listening_on(app: web.Application, bound: Bound) -> AsyncIterator[str]
 
 
 @asynccontextmanager
-async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
+async def serve_on_socket(app: web.Application, data_dir: Path) -> AsyncIterator[None]:
     """Serve inside the block on the data directory's Unix socket, to which only its owner may connect.
 
     Raises:
@@ -134,9 +139,9 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
                     try:
                         await _bind_path(runner, path)
                     except OSError as error:
-                        path = Path(stack.enter_context(place_elsewhere(own, error))) / "socket"
+                        path = Path(stack.enter_context(make_local_folder(own, error))) / "socket"
                         await _bind_path(runner, path)
-                        stack.enter_context(known_elsewhere(data_dir, path))
+                        stack.enter_context(record_socket_path(data_dir, path))
                     made = path.stat()
                 yield
     finally:
@@ -149,7 +154,7 @@ async def listening_on_socket(app: web.Application, data_dir: Path) -> AsyncIter
 
 async def _bind_path(runner: web.AppRunner, path: Path) -> None:
     """Start a site on a Unix socket that only its owner may connect to."""
-    with short_name(path) as name:
+    with short_socket_path(path) as name:
         before = os.umask(0o177)
         try:
             await web.UnixSite(runner, name).start()
@@ -157,7 +162,7 @@ async def _bind_path(runner: web.AppRunner, path: Path) -> None:
             os.umask(before)
 
 
-def notice_death(request: web.Request) -> None:
+def abort_on_silent_death(request: web.Request) -> None:
     """Have an answer that stays open break off when its reader's machine is gone.
 
     The few bytes of such an answer fit into buffers, and the system waits a quarter of an hour for an

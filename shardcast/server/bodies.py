@@ -57,7 +57,7 @@ async def _read(request: web.Request, max_bytes: int) -> bytes | web.HTTPExcepti
     """
     if (request.content_length or 0) > max_bytes:
         return BodyTooLarge(max_bytes, request.content_length or 0)
-    size, reservation = 0, request.app[CONNECTIONS].of(request).reserved
+    size, reservation = 0, request.app[CONNECTIONS].watch_of(request).reserved
     assert reservation
     parts: list[bytearray] = []  # one growing buffer would be moved again and again, and fragment the heap
     try:

@@ -49,7 +49,7 @@ class Bounds:
     connections: int = field(default_factory=lambda: constants.CONNECTIONS_PER_ADDRESS)
     trusted: tuple[Network, ...] = field(default_factory=lambda: parse_networks(constants.TRUSTED_PROXY))
 
-    def counted(self, host: str) -> Address | None:
+    def counted_address(self, host: str) -> Address | None:
         """Return the address under which a connection from ``host`` counts; None where it does not count."""
         try:
             address = ip_address(host.partition("%")[0])
@@ -67,11 +67,11 @@ class BodyMemory:
     """The memory that request bodies of a listener take together.
 
     Attributes:
-        most: maximum bytes.
+        max_bytes: maximum bytes.
         used: bytes that are reserved.
     """
 
-    most: int
+    max_bytes: int
     used: int = 0
 
     @contextmanager
@@ -98,7 +98,7 @@ class Reservation:
     def grow(self, size: int) -> bool:
         """Reserve ``size`` bytes in all; return False where there is no room for them."""
         more = size - self.size
-        if self._memory.used + more > self._memory.most:
+        if self._memory.used + more > self._memory.max_bytes:
             return False
         self._memory.used += more
         self.size = size
@@ -108,7 +108,7 @@ class Reservation:
 BOUNDS = web.AppKey("bounds", Bounds)
 
 
-def for_owner() -> Bounds:
+def owner_bounds() -> Bounds:
     """Return the bounds of a data directory's socket, where requests stay open until their work is done."""
     return Bounds(body_pace=None)
 

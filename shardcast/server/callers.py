@@ -12,7 +12,7 @@ from aiohttp import ClientError, web
 
 from shardcast.errors import NodeFailed, ShardcastError, to_wire
 from shardcast.json_text import parse_json
-from shardcast.protocol.wire import CONFIRMED, NDJSON
+from shardcast.protocol.wire import CONFIRMED_PREFIX, NDJSON
 from shardcast.server.bodies import read_body, read_json_line
 from shardcast.server.bounds import bounds_of
 from shardcast.server.writing import write
@@ -61,7 +61,7 @@ class Caller:
         poll.register(transport.get_extra_info("socket").fileno(), _HUNG_UP)
         return bool(poll.poll(0))
 
-    def check(self) -> None:
+    def check_connected(self) -> None:
         """Check that the caller is there, before work for it starts.
 
         Raises:
@@ -70,7 +70,7 @@ class Caller:
         if self.gone:
             raise NodeFailed("nothing was done: the caller did not wait for it")
 
-    async def say(self, line: Mapping[str, Any]) -> None:
+    async def send_line(self, line: Mapping[str, Any]) -> None:
         """Send a line of the answer.
 
         Raises:
@@ -91,11 +91,11 @@ class Caller:
         Raises:
             NodeFailed: the caller has gone, or does not confirm in time; the change must not be made.
         """
-        self.check()
+        self.check_connected()
         if not self._confirms:
             return
         try:
-            await self.say({"ready": True})
+            await self.send_line({"ready": True})
             confirmed = (await read_json_line(self.request, CONFIRM_SECONDS))["confirm"] is True
         except TimeoutError:
             raise NodeFailed(
@@ -106,7 +106,7 @@ class Caller:
         if not confirmed or self.gone:
             raise NodeFailed("nothing was done: the caller went away before it confirmed it")
 
-    async def carry_out(self, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> web.StreamResponse:
+    async def make_change(self, work: Callable[[], Awaitable[Mapping[str, Any]]]) -> web.StreamResponse:
         """Make a change once the caller has confirmed it, and send the outcome."""
         try:
             await self.confirm()
@@ -117,7 +117,7 @@ class Caller:
             log.exception("a request at the socket failed")
             outcome = {"error": to_wire(NodeFailed(f"the node refused: {error!r}"))}
         try:
-            await self.say(outcome)
+            await self.send_line(outcome)
             return await self.end()
         except ConnectionError as error:
             log.debug("a caller went away before it was answered: %s", error)
@@ -134,7 +134,7 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
     Raises:
         ValueError: the request is no JSON object, or broke off.
     """
-    confirms = request.path.startswith(CONFIRMED)
+    confirms = request.path.startswith(CONFIRMED_PREFIX)
     try:
         if by_line or confirms:
             values = await read_json_line(request, bounds_of(request).body_seconds)
@@ -147,7 +147,7 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
     return Caller(request, confirms or values.get("confirm") is True), values
 
 
-def add_change(app: web.Application, path: str, handler: Handler) -> None:
+def add_change_route(app: web.Application, path: str, handler: Handler) -> None:
     """Route a path of a change, with and without ``/confirmed`` before it."""
     app.router.add_post(path, handler)
-    app.router.add_post(CONFIRMED + path, handler)
+    app.router.add_post(CONFIRMED_PREFIX + path, handler)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shardcast.protocol.wire import Unsatisfiable, is_same, matches, parse_range
+from shardcast.protocol.wire import Unsatisfiable, matches_if_match, matches_if_range, parse_range
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +54,12 @@ def select(
     """
     whole = Selection(200, 0, length, length)
     wanted, known = headers.get("If-Match"), headers.get("If-None-Match")
-    if if_match and wanted is not None and not matches(wanted, tag):
+    if if_match and wanted is not None and not matches_if_match(wanted, tag):
         return Selection(412, 0, 0, length)
-    if known is not None and matches(known, tag):
+    if known is not None and matches_if_match(known, tag):
         return Selection(304, 0, 0, length)
     if_range = headers.get("If-Range")
-    if not ranges or (if_range is not None and not is_same(if_range, tag)):
+    if not ranges or (if_range is not None and not matches_if_range(if_range, tag)):
         return whole
     try:
         part = parse_range(headers.get("Range"), length)

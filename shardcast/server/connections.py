@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from aiohttp import web
 
-from shardcast.concurrency import beside
+from shardcast.concurrency import background_task
 from shardcast.server.bounds import Address, BodyMemory, Bounds
 from shardcast.server.watch import Watch
 from shardcast.server.writing import write_body
@@ -64,7 +64,7 @@ class Connections:
     def _watch(self, transport: asyncio.Transport) -> Watch:
         """Watch a connection, and refuse it where its address has too many."""
         peer = transport.get_extra_info("peername")
-        address = self._bounds.counted(peer[0]) if isinstance(peer, tuple) else None
+        address = self._bounds.counted_address(peer[0]) if isinstance(peer, tuple) else None
         self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock)
         if address is not None:
             self._open[address] += 1
@@ -94,10 +94,10 @@ class Connections:
         transport.abort()
 
     @web.middleware
-    async def answer(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+    async def middleware(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         """The outermost middleware: watch a request from its head to the end of its answer."""
-        watch = self.of(request)
-        watch.begins(request)
+        watch = self.watch_of(request)
+        watch.start_request(request)
         try:
             with self._memory.reservation() as watch.reserved:
                 response = await handler(request)
@@ -111,9 +111,9 @@ class Connections:
             slow.force_close()
             raise slow from None
         finally:
-            watch.ends()
+            watch.end_request()
 
-    def of(self, request: web.Request) -> Watch:
+    def watch_of(self, request: web.Request) -> Watch:
         """Return the watch over a request's connection.
 
         Raises:
@@ -123,9 +123,9 @@ class Connections:
             raise ConnectionResetError("the client went away")
         return self._watches.get(request.transport) or self._watch(request.transport)
 
-    async def in_background(self, app: web.Application) -> AsyncIterator[None]:
+    async def run(self, app: web.Application) -> AsyncIterator[None]:
         """Check the connections while the application runs (for ``cleanup_ctx``)."""
-        async with beside(self._check_forever()):
+        async with background_task(self._check_forever()):
             yield
 
     async def _check_forever(self) -> None:
@@ -135,9 +135,9 @@ class Connections:
         pause = min(_CHECK_SECONDS, shortest / 4)
         while True:
             await asyncio.sleep(pause)
-            self.look()
+            self.check()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """End the connections that are over a bound."""
         now, unsent = self._clock(), 0
         for watch in list(self._watches.values()):

@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shardcast.protocol.report import MOST_NODES, Node
+from shardcast.protocol.report import MAX_NODES, Node
 from shardcast.protocol.wire import version_number
-from shardcast.store.shares import Shares
+from shardcast.store.shares import OwnerCounts
 
 _FORGOTTEN = 60.0
 """Seconds after its last report until a node is forgotten."""
@@ -43,7 +43,7 @@ class _Entry:
 class Downstream:
     """The nodes below this one.
 
-    Reports are not signed, and any client can invent nodes. Above ``MOST_NODES`` a node of the address with
+    Reports are not signed, and any client can invent nodes. Above ``MAX_NODES`` a node of the address with
     most nodes gives way, and there one of the reporter with most: an inventor of thousands crowds out its
     own.
 
@@ -56,20 +56,20 @@ class Downstream:
         self._node_id = node_id
         self._clock = clock
         self._nodes: dict[str, _Entry] = {}
-        self._addresses = Shares[str]()
-        self._reporters: defaultdict[str, Shares[str]] = defaultdict(Shares)  # by address
+        self._addresses = OwnerCounts[str]()
+        self._reporters: defaultdict[str, OwnerCounts[str]] = defaultdict(OwnerCounts)  # by address
         # Node ids by address and reporter, oldest first.
         self._reported_by: defaultdict[tuple[str, str], dict[str, None]] = defaultdict(dict)
         self._cleaned_at = clock()
         self._name_count = 0  # versions in all of them
         self.reports = self.changes = 0
 
-    def heard(self, nodes: Sequence[Node], address: str = "") -> None:
+    def record(self, nodes: Sequence[Node], address: str = "") -> None:
         """Record a report of ``nodes[0]``; where several reports name a node, the latest counts."""
-        for _ in self.hear(nodes, address):
+        for _ in self.record_in_slices(nodes, address):
             pass
 
-    def hear(self, nodes: Sequence[Node], address: str) -> Iterator[None]:
+    def record_in_slices(self, nodes: Sequence[Node], address: str) -> Iterator[None]:
         """Record a report in slices of few milliseconds' work."""
         now = self._clock()
         if now - self._cleaned_at >= _CLEAN_SECONDS:  # not for each of thousands of reports
@@ -84,18 +84,18 @@ class Downstream:
             if node.node == self._node_id or (known and known.at > reported_at):
                 continue
             self._drop(node.node)
-            if len(self._nodes) >= MOST_NODES:
+            if len(self._nodes) >= MAX_NODES:
                 self._drop(self._crowded_out())
             kept = _shortened(node, _MAX_NAMES - self._name_count)
             self._add(_Entry(reported_at, kept, address, nodes[0].node))
             changed |= known is None or not _same_versions(known.node, kept)
         self.changes += changed
 
-    def now(self) -> list[Node]:
+    def nodes(self) -> list[Node]:
         """Return the nodes that reported lately, nearest first."""
-        return list(self.one_by_one())
+        return list(self.iter_nodes())
 
-    def one_by_one(self) -> Iterator[Node]:
+    def iter_nodes(self) -> Iterator[Node]:
         """Yield the nodes that reported lately, nearest first."""
         return (replace(node, age=age) for age, node in self.with_ages())
 

@@ -21,7 +21,7 @@ _CHECK_SECONDS = 0.25
 """Seconds between two checks of the connection."""
 
 
-async def while_wanted(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
+async def while_connected(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
     """Run ``work`` while the client is connected, and return its result.
 
     Raises:
@@ -38,11 +38,13 @@ async def while_wanted(request: web.Request, work: Coroutine[Any, Any, T]) -> T:
 
 
 @asynccontextmanager
-async def opened_for(request: web.Request, opening: AbstractAsyncContextManager[T]) -> AsyncIterator[T]:
+async def open_while_connected(
+    request: web.Request, opening: AbstractAsyncContextManager[T]
+) -> AsyncIterator[T]:
     """Enter a context manager that takes long to enter, while the client is connected.
 
     Raises:
         ConnectionResetError: the client hung up.
     """
     async with AsyncExitStack() as stack:
-        yield await while_wanted(request, stack.enter_async_context(opening))
+        yield await while_connected(request, stack.enter_async_context(opening))

@@ -11,7 +11,7 @@ from typing import BinaryIO, Self
 
 from shardcast.disk_errors import disk_errors
 from shardcast.open_files import close
-from shardcast.store.special_files import place_elsewhere
+from shardcast.store.special_files import make_local_folder
 from shardcast.temporary_files import PART
 
 
@@ -34,7 +34,7 @@ class NamedPipe:
             try:
                 os.mkfifo(self.path, 0o600)
             except OSError as error:
-                self._elsewhere = place_elsewhere(folder, error)
+                self._elsewhere = make_local_folder(folder, error)
                 self.path = Path(self._elsewhere.name) / self.path.name
                 os.mkfifo(self.path, 0o600)
             try:

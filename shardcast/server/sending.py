@@ -16,15 +16,15 @@ from shardcast.protocol.wire import (
     LANDING,
     REPR_DIGEST,
     RETRY_AFTER,
-    STATE,
+    STATE_HEADER,
     WHOLE,
     etag,
     repr_digest,
 )
 from shardcast.server.conditional import select
 from shardcast.server.file_sender import FileSender
-from shardcast.server.writing import UNBUFFERED, write
-from shardcast.store.file_errors import is_of_file, says_absent
+from shardcast.server.writing import UNBUFFERED_HEADERS, write
+from shardcast.store.file_errors import is_absent, is_of_file
 from shardcast.store.holds import Reader
 from shardcast.store.interfaces import BlobReader, Span
 from shardcast.store.landing import Landing
@@ -53,7 +53,7 @@ async def send_span(
         file = span.path.open("rb", buffering=0)
     except OSError as error:
         log.error("can't serve %s: %s", span.path, error.strerror)
-        if says_absent(error) or is_of_file(error, span.path):
+        if is_absent(error) or is_of_file(error, span.path):
             return web.Response(status=404, text="404: it is gone\n")
         return web.Response(
             status=503, text="503: it can't be read now\n", headers={"Retry-After": RETRY_AFTER}
@@ -111,7 +111,7 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
     The answer breaks off when no piece arrives for ``HTTP_TIMEOUT``, or the landing ends.
     """
     shard = landing.shard
-    answer = _Answer(request, shard.sha256, shard.size, UNBUFFERED)
+    answer = _Answer(request, shard.sha256, shard.size, UNBUFFERED_HEADERS)
     if answer.bodiless:
         return answer.bodiless
     with contextlib.ExitStack() as stack:
@@ -124,7 +124,7 @@ async def send_landing(request: web.Request, landing: Landing, reader: Reader) -
             position = answer.start
             while position < answer.end:
                 async with asyncio.timeout(HTTP_TIMEOUT):
-                    reach = await landing.reach_beyond(position)
+                    reach = await landing.wait_for_reach(position)
                 if reach <= position:
                     raise ConnectionResetError("it arrives no more")
                 end = min(reach, answer.end)
@@ -170,7 +170,7 @@ class _Answer:
     ) -> web.StreamResponse:
         """Send the head, and the bytes by ``send``; an error on the way aborts the connection."""
         request = self._request
-        response = web.StreamResponse(status=self._status, headers={**self._headers, STATE: state})
+        response = web.StreamResponse(status=self._status, headers={**self._headers, STATE_HEADER: state})
         response.content_length = self.end - self.start
         try:
             await response.prepare(request)

@@ -30,7 +30,7 @@ class Turns:
         self._waiting = 0
         self._rest_until = 0.0
 
-    async def take(self, slices: Iterable[T]) -> list[T]:
+    async def run(self, slices: Iterable[T]) -> list[T]:
         """Return all ``slices``, and let other tasks run after each, and for longer after all.
 
         Raises:

@@ -23,7 +23,7 @@ _BODILESS = (204, 304)
 """Statuses of answers without a body."""
 
 
-async def expect_reset(request: web.Request, response: web.StreamResponse) -> None:
+async def end_in_reset(request: web.Request, response: web.StreamResponse) -> None:
     """Set the connection of an unframed answer to end in a reset (for ``on_response_prepare``)."""
     if _is_unframed(request, response):
         _end_in(request, _RESET)

@@ -24,7 +24,7 @@ class Watch(asyncio.Protocol):
         transport: the connection.
         request: the request that is being answered; None between two.
         head_since: when the expected head began to arrive; None between two requests.
-        ahead: bytes that arrived after the whole request.
+        bytes_ahead: bytes that arrived after the whole request.
         reserved: the memory for the request's body.
         body_awaited: whether the body may arrive: False while the sender waits for ``100 Continue``.
         body_at: start of the current interval of the body's pace, and the bytes that had arrived then.
@@ -50,7 +50,7 @@ class Watch(asyncio.Protocol):
         self.request: web.Request | None = None
         now = clock()
         self.head_since: float | None = now
-        self.ahead = 0
+        self.bytes_ahead = 0
         self.reserved: Reservation | None = None
         self.body_awaited = True
         self.body_at = (now, 0)
@@ -66,8 +66,8 @@ class Watch(asyncio.Protocol):
             if self.head_since is None:
                 self.head_since = self._clock()
         elif request.content.is_eof():
-            self.ahead += len(data)
-            if self.ahead > _MAX_AHEAD:
+            self.bytes_ahead += len(data)
+            if self.bytes_ahead > _MAX_AHEAD:
                 log.info("%s sends requests ahead of the answers, and was dropped", request.remote)
                 self.transport.abort()
                 return
@@ -93,12 +93,12 @@ class Watch(asyncio.Protocol):
 
     # Called by the middleware
 
-    def begins(self, request: web.Request) -> None:
+    def start_request(self, request: web.Request) -> None:
         """Note that the head of a request has arrived."""
-        self.request, self.head_since, self.ahead = request, None, 0
+        self.request, self.head_since, self.bytes_ahead = request, None, 0
         self.body_at = (self._clock(), 0)
 
-    def ends(self) -> None:
+    def end_request(self) -> None:
         """Note that the answer was handed to the transport."""
         self.request, self.body_awaited = None, True
 

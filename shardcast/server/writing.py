@@ -8,7 +8,7 @@ from aiohttp import hdrs, web
 
 from shardcast.server.bounds import bounds_of
 
-UNBUFFERED = {"X-Accel-Buffering": "no"}
+UNBUFFERED_HEADERS = {"X-Accel-Buffering": "no"}
 """Headers of an answer that is made while it is sent. nginx holds the head and up to 8 KiB of other answers
 back until more arrives, which its reader takes for a stall."""
 PORTION = 64 << 10

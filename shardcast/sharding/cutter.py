@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from typing import BinaryIO
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.digest import Hasher, PieceDigests, new_hasher
 from shardcast.disk_errors import disk_errors, is_full
 from shardcast.protocol.manifest import Header, Shard, header_line, shard_line
@@ -62,7 +62,7 @@ def cut(
     shards: list[Shard] = []
     with ExitStack() as stack:
         whole_thread, shard_thread, disk_thread = (
-            stack.enter_context(Threads(1, name))
+            stack.enter_context(ThreadPool(1, name))
             for name in ("shardcast-whole", "shardcast-shard", "shardcast-fsync")
         )
         ring = ChunkRing()

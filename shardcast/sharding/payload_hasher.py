@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from shardcast.digest import PieceDigests, new_hasher
 from shardcast.disk_errors import disk_errors
-from shardcast.protocol.manifest import Header, Manifest, Shard, complete, piece_size_for
+from shardcast.protocol.manifest import Header, Manifest, Shard, build_manifest, piece_size_for
 from shardcast.sharding.publication import Cancelled
 from shardcast.store.interfaces import Span
 
@@ -121,10 +121,12 @@ class PayloadHasher:
             shard_size=shard_size,
             piece_size=self._piece_size,
         )
-        return complete(header, self.shards, self.digests())
+        return build_manifest(header, self.shards, self.digests())
 
 
-def survey(version: str, spans: Iterable[Span], digests: Iterable[str], stop: Callable[[], bool]) -> Manifest:
+def hash_payload(
+    version: str, spans: Iterable[Span], digests: Iterable[str], stop: Callable[[], bool]
+) -> Manifest:
     """Read shards that are here, and return their manifest; blocks on the disk.
 
     Args:

@@ -19,7 +19,7 @@ class Cancelled(ShardcastError):
     """Publishing was cancelled."""
 
 
-def freely(size: int) -> None:
+def reserve_freely(size: int) -> None:
     """Reserve bytes where there is no bound (a ``ReserveBytes``)."""
 
 

@@ -12,7 +12,7 @@ from typing import BinaryIO
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, PayloadChanged, PayloadMissing
 from shardcast.file_identity import FileIdentity
-from shardcast.protocol.manifest import Header, Manifest, complete, piece_size_for
+from shardcast.protocol.manifest import Header, Manifest, build_manifest, piece_size_for
 from shardcast.protocol.wire import MAX_SHARDS, version_name
 from shardcast.sharding.cutter import at_end, cut
 from shardcast.sharding.publication import (
@@ -20,7 +20,7 @@ from shardcast.sharding.publication import (
     PayloadDescription,
     PublishProgress,
     ReserveBytes,
-    freely,
+    reserve_freely,
 )
 from shardcast.store.open_version import OpenVersion
 
@@ -55,7 +55,7 @@ def publish(
     description: PayloadDescription,
     progress: PublishProgress,
     *,
-    reserve: ReserveBytes = freely,
+    reserve: ReserveBytes = reserve_freely,
 ) -> Manifest:
     """Cut a file into the shards of an open version; blocks until they are durable.
 
@@ -97,11 +97,11 @@ def publish(
             header,
             description=description,
             progress=progress,
-            reserve=freely,
+            reserve=reserve_freely,
         )
         _check_whole(path, payload, before, progress.done)
         opened.adopted.identity = FileIdentity.from_stat(before).recorded
-    return complete(header, shards, digests)
+    return build_manifest(header, shards, digests)
 
 
 def _check_whole(path: Path, payload: BinaryIO, before: os.stat_result, done: int) -> None:
@@ -132,7 +132,7 @@ def publish_stream(
     description: PayloadDescription,
     *,
     progress: PublishProgress,
-    reserve: ReserveBytes = freely,
+    reserve: ReserveBytes = reserve_freely,
 ) -> Manifest:
     """Cut the bytes of a pipe or a terminal into shards, while they come, until it ends; see ``publish``.
 
@@ -168,7 +168,7 @@ def publish_stream(
             raise LocalDiskError(f"can't broadcast {name}: more than {MAX_SHARDS} shards; raise --shard-size")
     if progress.cancelled or progress.size not in (None, progress.done):
         raise Cancelled(f"{header.version} was called off")
-    return complete(header, shards, digests)
+    return build_manifest(header, shards, digests)
 
 
 def _header(name: str, size: int | None, opened: OpenVersion, description: PayloadDescription) -> Header:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shardcast.concurrency import in_thread
 from shardcast.folders import remove_tree
-from shardcast.protocol.wire import matches
+from shardcast.protocol.wire import matches_if_match
 from shardcast.store.aside_place import line_name, open_mark
 from shardcast.store.aside_version import AsideVersion
 from shardcast.store.data_dir import DataDir
@@ -22,7 +22,7 @@ from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)
 
-LONGEST_ASIDE = 86_400.0
+MAX_ASIDE_SECONDS = 86_400.0
 """Seconds after which a version that was put aside goes."""
 
 
@@ -90,7 +90,7 @@ class AsideVersions:
             return None
         for aside in self:
             span = aside.span(number) if aside.complete.listing.version == version else None
-            if span is not None and matches(if_match, span.digest):
+            if span is not None and matches_if_match(if_match, span.digest):
                 return span
         return None
 
@@ -120,9 +120,11 @@ class AsideVersions:
         return newest.place
 
     def expired(self, line_has_one: bool) -> list[AsideVersion]:
-        """Return the droppable versions that were put aside ``LONGEST_ASIDE`` ago or earlier."""
+        """Return the droppable versions that were put aside ``MAX_ASIDE_SECONDS`` ago or earlier."""
         now = self._clock()
-        return [version for version in self.droppable(line_has_one) if now - version.since >= LONGEST_ASIDE]
+        return [
+            version for version in self.droppable(line_has_one) if now - version.since >= MAX_ASIDE_SECONDS
+        ]
 
     def age(self, version: AsideVersion) -> float:
         """Return the seconds for which a version has been aside."""
@@ -138,7 +140,7 @@ class AsideVersions:
         Raises:
             OSError: its files can't be removed.
         """
-        self.take(version.place)
+        self.remove(version.place)
         await in_thread(self._remove, version)
         self._usage.drop(version.place.folder)
         name, line = version.complete.listing.version, origin_words(version.origin)
@@ -152,11 +154,11 @@ class AsideVersions:
 
     # How they come and go
 
-    def put(self, version: AsideVersion) -> None:
+    def add(self, version: AsideVersion) -> None:
         """Count a version that lies aside now."""
         self._versions = {**self._versions, version.place: version}
 
-    def take(self, place: VersionPlace) -> AsideVersion | None:
+    def remove(self, place: VersionPlace) -> AsideVersion | None:
         """Count a version no more, and return it: it is received, or of the current line, from now on."""
         taken = self._versions.get(place)
         self._versions = {other: version for other, version in self._versions.items() if other != place}

@@ -45,7 +45,7 @@ def load_aside(inventory: Inventory) -> list[str]:
         for folder in line.iterdir():
             if folder.is_dir() and parse_aside_name(folder.name):
                 since = now - age_of(folder, folder.stat(), lambda: wall)
-                aside.put(read_aside(place_of(folder), record, since))
+                aside.add(read_aside(place_of(folder), record, since))
                 inventory.usage.measure(folder)
     _forget_lines(aside, lines)
     return messages

@@ -14,10 +14,10 @@ from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.protocol.manifest_reader import parse as parse_manifest
 from shardcast.protocol.wire import version_name
 from shardcast.store.aside_place import open_mark, parse_aside_name
-from shardcast.store.completed import Complete, read_complete
+from shardcast.store.completed import CompleteVersion, read_complete
 from shardcast.store.interfaces import Span
 from shardcast.store.line_record import LineRecord
-from shardcast.store.recovery import check
+from shardcast.store.recovery import check_version
 from shardcast.store.version_place import VersionPlace
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class AsideVersion:
     """
 
     origin: str | None
-    complete: Complete
+    complete: CompleteVersion
     finished: bool
     since: float
     pinned: bool = False
@@ -85,7 +85,7 @@ def read_aside(place: VersionPlace, record: LineRecord, since: float) -> AsideVe
     finished = False
     if digests and not open_mark(place).exists():
         try:
-            finished = check(place, listing) is not None
+            finished = check_version(place, listing) is not None
         except (LocalDiskError, ManifestError) as error:
             log.warning("%s is not complete any more: %s", place.folder, error)
     if manifest:

@@ -12,7 +12,7 @@ from shardcast.folders import make_folder
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name
-from shardcast.store.aside import LONGEST_ASIDE
+from shardcast.store.aside import MAX_ASIDE_SECONDS
 from shardcast.store.aside_place import aside_place, line_name, open_mark, record_of
 from shardcast.store.aside_version import AsideVersion, finish_aside, read_aside
 from shardcast.store.directory_writer import DirectoryWriter
@@ -60,7 +60,7 @@ class BesideVersions:
             UsageError: its manifest is not whole.
             LocalDiskError: its folder can't be made.
         """
-        manifest, aside = live.whole, self._inventory.aside
+        manifest, aside = live.manifest, self._inventory.aside
         if manifest is None:
             raise UsageError(f"{live.version} can't be received beside another line before it is complete")
         number, digest = int(live.version[1:]), manifest.digests[listed]
@@ -80,14 +80,14 @@ class BesideVersions:
             opened = await asyncio.to_thread(self._open, place, live, listed)
             aside.records.setdefault(line_name(origin), LineRecord(origin))
             if not whole:
-                aside.take(place)
+                aside.remove(place)
             aside.beside.begin(place, opened)
             return opened
 
     def _make_place(self, origin: str | None, place: VersionPlace, *, whole: bool) -> None:
         """Make the folder of a line, with its record; blocks on the disk.
 
-        A version that is not ``whole`` here is marked as open.
+        A version that is not ``manifest`` here is marked as open.
         """
         data_dir = self._inventory.data_dir
         data_dir.check_held()
@@ -115,7 +115,7 @@ class BesideVersions:
             if aside.beside.get(opened.place) is opened:
                 finished = await asyncio.to_thread(self._finish, opened.place)
                 aside.beside.end(opened.place)
-                aside.put(finished)
+                aside.add(finished)
 
     def _finish(self, place: VersionPlace) -> AsideVersion:
         """Have a version count as whole, durably; blocks on the disk."""
@@ -134,7 +134,7 @@ class BesideVersions:
         Raises:
             LocalDiskError: the directory at the path is another one.
         """
-        for place in self._inventory.aside.beside.idle_for(LONGEST_ASIDE):
+        for place in self._inventory.aside.beside.idle_for(MAX_ASIDE_SECONDS):
             async with self._writer.exclusive():
                 await self._end(place)
 
@@ -152,4 +152,4 @@ class BesideVersions:
         if opened is not None:
             error = TransferFailed(f"{version_name(opened.number)} is no longer received beside")
             await in_thread(opened.stop, error)
-            aside.put(await in_thread(self._read, place, since))
+            aside.add(await in_thread(self._read, place, since))

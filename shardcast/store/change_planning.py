@@ -10,17 +10,17 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
-from shardcast.protocol.distribution import Listing, write
+from shardcast.protocol.distribution import Listing, encode
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.aside_place import aside_place, record_of
 from shardcast.store.aside_version import AsideVersion
-from shardcast.store.completed import Complete
+from shardcast.store.completed import CompleteVersion
 from shardcast.store.data_dir import DataDir
 from shardcast.store.inventory import Inventory
 from shardcast.store.line_change import Move, Plan
 from shardcast.store.line_record import LineRecord
 from shardcast.store.open_version import OpenVersion
-from shardcast.store.recovery import check
+from shardcast.store.recovery import check_version
 from shardcast.store.version_place import VersionPlace, is_versions_file
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Change:
 
     plan: Plan
     leaving: Mapping[VersionPlace, VersionPlace]
-    staying: Sequence[Complete]
+    staying: Sequence[CompleteVersion]
     returning: Returning
 
 
@@ -131,13 +131,13 @@ def returning(versions: Iterable[AsideVersion], record: LineRecord, listed: Mapp
 def _is_whole(version: AsideVersion, listing: Listing) -> bool:
     """Return whether all of a version aside is still here and right; blocks on the disk."""
     try:
-        return check(version.place, listing) is not None
+        return check_version(version.place, listing) is not None
     except (OSError, ManifestError) as error:
         log.warning("%s is not complete any more: %s", version.place.folder, error)
         return False
 
 
-def stays(inventory: Inventory, complete: Complete, line: NewLine) -> bool:
+def stays(inventory: Inventory, complete: CompleteVersion, line: NewLine) -> bool:
     """Return whether a complete version is of the new line too, and stays where it is."""
     if line.listed.get(complete.listing.number) not in complete.digests:
         return False
@@ -150,15 +150,15 @@ def stays(inventory: Inventory, complete: Complete, line: NewLine) -> bool:
 def stays_open(inventory: Inventory, opened: OpenVersion, line: NewLine) -> bool:
     """Return whether an open version is of the new line too, and goes on."""
     live = opened.live
-    own = live.header.origin if live.begun else None
-    if live.whole:
+    own = live.header.origin if live.has_header else None
+    if live.manifest:
         of_line = line.origin in (None, inventory.line.origin) or own in (None, line.origin)
-        return of_line and line.listed.get(opened.number) in live.whole.digests.values()
+        return of_line and line.listed.get(opened.number) in live.manifest.digests.values()
     # The new line's, since this directory was of none so far.
     return inventory.line.origin is None and own == line.origin and opened.number not in line.listed
 
 
-def leaving(inventory: Inventory, staying: Sequence[Complete]) -> dict[VersionPlace, VersionPlace]:
+def leaving(inventory: Inventory, staying: Sequence[CompleteVersion]) -> dict[VersionPlace, VersionPlace]:
     """Return where each version that leaves goes, by where it lies.
 
     Every version leaves that is here, is not open and does not stay.
@@ -189,7 +189,7 @@ class ChangePlanner:
         self,
         record: LineRecord,
         leaving: Mapping[VersionPlace, VersionPlace],
-        staying: Sequence[Complete],
+        staying: Sequence[CompleteVersion],
         returning: Returning,
     ) -> Change:
         """Return the change to a line, by its record to be.
@@ -206,7 +206,7 @@ class ChangePlanner:
             time=time.time(),
             left=self._left(),
             record=record,
-            distribution=write(sorted(listings, key=lambda listing: listing.number)),
+            distribution=encode(sorted(listings, key=lambda listing: listing.number)),
         )
         return Change(plan, leaving, staying, returning)
 

@@ -26,14 +26,14 @@ from shardcast.store.change_planning import (
     stays,
     stays_open,
 )
-from shardcast.store.completed import Complete, read_complete
+from shardcast.store.completed import CompleteVersion, read_complete
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.filled import FilledVersions
 from shardcast.store.inventory import Inventory
 from shardcast.store.line_change import AfterStep, bring_back, empty_graves, put_aside, write_plan
 from shardcast.store.line_record import LineRecord, origin_words
 from shardcast.store.open_version import OpenVersion
-from shardcast.store.recovery import lines_of
+from shardcast.store.recovery import read_open_manifest
 from shardcast.store.removing import bury
 from shardcast.store.retirement import Retirement
 from shardcast.store.version_place import VersionPlace
@@ -122,7 +122,7 @@ class LineChanger:
                 inventory.data_dir.check_held()
                 for grave in bury(target, inventory.data_dir.retired):
                     remove_tree(grave)
-                inventory.aside.take(target)
+                inventory.aside.remove(target)
                 inventory.usage.drop(target.folder)
                 self.after_step(f"removed the other {place.folder.name}")
             for file in (*target.records, open_mark(target)):
@@ -155,7 +155,7 @@ class LineChanger:
         for version in change.returning.partial:
             opened = await in_thread(self._make_resumed, version, undo=self._filled.register)
             self._filled.register(opened)
-            self._inventory.events.tell(OPEN, version.complete.listing.version)
+            self._inventory.events.add(OPEN, version.complete.listing.version)
         await asyncio.to_thread(empty_graves, data_dir, change.plan)
         for _, target in change.plan.aside:
             if (data_dir.root / target).parent == data_dir.retired:
@@ -167,7 +167,7 @@ class LineChanger:
             if complete.place in places:
                 self._inventory.complete.take_up(replace(complete, place=places[complete.place]))
 
-    def _read_changed(self, change: Change) -> tuple[list[Complete], list[AsideVersion]]:
+    def _read_changed(self, change: Change) -> tuple[list[CompleteVersion], list[AsideVersion]]:
         """Return the versions that came, and those that left, as they lie now; blocks on the disk."""
         data_dir = self._inventory.data_dir
         came = [
@@ -179,7 +179,7 @@ class LineChanger:
         left = [read_aside(place, record, now) for place in change.leaving.values() if place.folder.exists()]
         return came, left
 
-    def _switch(self, change: Change, came: Sequence[Complete], left: Sequence[AsideVersion]) -> None:
+    def _switch(self, change: Change, came: Sequence[CompleteVersion], left: Sequence[AsideVersion]) -> None:
         """Have everybody see the new line, in one step: the loop runs nothing else meanwhile."""
         inventory, plan, before = self._inventory, change.plan, self._inventory.line.origin
         here = [*change.staying, *came]
@@ -190,9 +190,9 @@ class LineChanger:
         if plan.left is not None:
             inventory.aside.records[line_name(before)] = plan.left[1]
         for version in change.returning.versions:
-            inventory.aside.take(version.place)
+            inventory.aside.remove(version.place)
         for version in left:
-            inventory.aside.put(version)
+            inventory.aside.add(version)
             inventory.holds.forget(version.number)
         inventory.holds.pinned = {
             complete.listing.number for complete in here if complete.place.pinned.exists()
@@ -203,14 +203,14 @@ class LineChanger:
             format_count(len(here), "version"),
             format_count(len(left), "version"),
         )
-        inventory.events.restart()
+        inventory.events.begin_feed()
 
     def _make_resumed(self, version: AsideVersion) -> OpenVersion:
         """Return a version to go on with that came back in part; blocks on the disk."""
         listing = version.complete.listing
-        live = lines_of(self._inventory.data_dir.place(version.number), listing.version)
-        assert live.whole
-        digests = live.whole.digests.items()
+        live = read_open_manifest(self._inventory.data_dir.place(version.number), listing.version)
+        assert live.manifest
+        digests = live.manifest.digests.items()
         listed = next(name for name, digest in digests if digest == listing.digest)
         return self._filled.make(version.number, live, listed)
 

@@ -8,8 +8,8 @@ from dataclasses import replace as replace_fields
 from pathlib import Path
 
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import replace, replace_soon
-from shardcast.protocol.distribution import Listing, write
+from shardcast.filesystem import replace, replace_in_thread
+from shardcast.protocol.distribution import Listing, encode
 from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.wire import version_number
 from shardcast.store.data_dir import DataDir
@@ -19,7 +19,7 @@ from shardcast.store.version_place import VersionPlace
 
 
 @dataclass(frozen=True)
-class Complete:
+class CompleteVersion:
     """A complete version.
 
     Attributes:
@@ -36,7 +36,7 @@ class Complete:
     size: int
     place: VersionPlace
     _: KW_ONLY
-    looks: FileIdentity | None = None
+    payload_state: FileIdentity | None = None
     verified: Mapping[str, tuple[int, FileIdentity]] = field(default_factory=dict)
 
     @property
@@ -51,14 +51,16 @@ class Complete:
         if not 1 <= shard <= len(self.manifest.shards):
             return None
         found = self.manifest.shards[shard - 1]
-        if self.looks is None:
+        if self.payload_state is None:
             return Span(self.place.shard(shard), 0, found.size, found.sha256)
-        return None if self.changed else Span(self.place.payload, found.offset, found.size, found.sha256)
+        return (
+            None if self.payload_changed else Span(self.place.payload, found.offset, found.size, found.sha256)
+        )
 
     @property
-    def changed(self) -> bool:
+    def payload_changed(self) -> bool:
         """Whether its adopted payload has another identity than when it was verified; blocks on the disk."""
-        return self.looks is not None and recorded_identity(self.place.payload) != self.looks
+        return self.payload_state is not None and recorded_identity(self.place.payload) != self.payload_state
 
     def find(self, sha256: str) -> Path | None:
         """Return the file of a shard with this SHA-256, unchanged since it was verified."""
@@ -86,7 +88,7 @@ def _file_span(file: Path) -> Span | None:
         return None
 
 
-def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | None) -> Complete:
+def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | None) -> CompleteVersion:
     """Return the complete version in a place whose files were checked; blocks on the disk.
 
     Args:
@@ -98,7 +100,9 @@ def read_complete(place: VersionPlace, listing: Listing, manifest: Manifest | No
     listing = replace_fields(listing, manifest=manifest.identity if manifest else None)
     record = VerificationRecord(place.verified).read()
     verified = {sha256: (shard, identity) for shard, (sha256, identity) in record.items()}
-    return Complete(listing, manifest, size, place, looks=place.looks, verified=verified)
+    return CompleteVersion(
+        listing, manifest, size, place, payload_state=place.payload_state, verified=verified
+    )
 
 
 class CompleteVersions:
@@ -114,7 +118,7 @@ class CompleteVersions:
     def __init__(self, data_dir: DataDir) -> None:
         self.distribution = b""
         self._data_dir = data_dir
-        self._versions: dict[int, Complete] = {}
+        self._versions: dict[int, CompleteVersion] = {}
 
     def __contains__(self, number: int) -> bool:
         return number in self._versions
@@ -125,7 +129,7 @@ class CompleteVersions:
         return set(self._versions)
 
     @property
-    def versions(self) -> list[Complete]:
+    def versions(self) -> list[CompleteVersion]:
         """The versions, oldest first."""
         return [complete for _, complete in sorted(self._versions.items())]
 
@@ -134,7 +138,7 @@ class CompleteVersions:
         """The lines of the list, oldest first."""
         return tuple(complete.listing for complete in self.versions)
 
-    def get(self, version: str) -> Complete | None:
+    def get(self, version: str) -> CompleteVersion | None:
         """Return the version with this name."""
         return self._versions.get(version_number(version) or 0)
 
@@ -145,11 +149,11 @@ class CompleteVersions:
 
     # How they change
 
-    def take_up(self, complete: Complete) -> None:
+    def take_up(self, complete: CompleteVersion) -> None:
         """Count a version that is on the list already."""
         self._versions = {**self._versions, complete.listing.number: complete}
 
-    def take_up_all(self, versions: Iterable[Complete], distribution: bytes) -> None:
+    def take_up_all(self, versions: Iterable[CompleteVersion], distribution: bytes) -> None:
         """Count these versions and no others; the list that offers them is on the disk."""
         self._versions = {complete.listing.number: complete for complete in versions}
         self.distribution = distribution
@@ -160,12 +164,12 @@ class CompleteVersions:
         Raises:
             LocalDiskError: the list could not be written.
         """
-        self.distribution = write(self.listings)
+        self.distribution = encode(self.listings)
         file = self._data_dir.distribution
         if not file.exists() or file.read_bytes() != self.distribution:
             replace(file, self.distribution)
 
-    async def add(self, complete: Complete) -> None:
+    async def add(self, complete: CompleteVersion) -> None:
         """List a version, in the place of a listed version with the same number.
 
         Raises:
@@ -177,7 +181,7 @@ class CompleteVersions:
         )
         self.take_up(complete)
 
-    async def remove(self, number: int) -> Complete:
+    async def remove(self, number: int) -> CompleteVersion:
         """Take a version off the list, and return it.
 
         Raises:
@@ -189,6 +193,6 @@ class CompleteVersions:
         return removed
 
     async def _write(self, listings: list[Listing]) -> None:
-        distribution = write(sorted(listings, key=lambda listing: listing.number))
-        await replace_soon(self._data_dir.distribution, distribution)
+        distribution = encode(sorted(listings, key=lambda listing: listing.number))
+        await replace_in_thread(self._data_dir.distribution, distribution)
         self.distribution = distribution

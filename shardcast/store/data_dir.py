@@ -65,7 +65,7 @@ class DataDir(DataDirLayout):
         return self._lock.held
 
     @property
-    def lost(self) -> str:
+    def lost_reason(self) -> str:
         """Why nothing is written once the directory at the path is another one, and what to do."""
         return (
             f"the data directory {self.root} was moved, removed or replaced while this node ran; nothing is "
@@ -79,7 +79,7 @@ class DataDir(DataDirLayout):
             LocalDiskError: it is another one.
         """
         if not self.held:
-            raise LocalDiskError(self.lost)
+            raise LocalDiskError(self.lost_reason)
 
     def checked_own(self) -> Path:
         """Return the node's own folder, to write into it.
@@ -118,11 +118,11 @@ class DataDir(DataDirLayout):
         """The number that the next version is given at the least."""
         return self._next()
 
-    def allot(self, least: int = 1) -> int:
+    def allot(self, min_number: int = 1) -> int:
         """Return the next version's number, which is durable and never given again.
 
         Args:
-            least: the lowest number to give, for an origin that goes on where another left off.
+            min_number: the lowest number to give, for an origin that goes on where another left off.
 
         Raises:
             UsageError: no number is left.
@@ -130,13 +130,13 @@ class DataDir(DataDirLayout):
         """
         with self._counting, disk_errors("could not number a version in", self.root):
             self.check_held()
-            number = max(self._next(), least, max(self.numbers(), default=0) + 1)
+            number = max(self._next(), min_number, max(self.numbers(), default=0) + 1)
             if number > MAX_VERSION:
                 raise UsageError(f"no version after v{MAX_VERSION} can be made; choose another --data-dir")
             self._put_next(number + 1)
         return number
 
-    def never_again(self, number: int) -> None:
+    def mark_used(self, number: int) -> None:
         """Never give a number again that a version here has or had.
 
         Raises:
@@ -154,7 +154,7 @@ class DataDir(DataDirLayout):
 
     # What is remembered
 
-    def kept(self, keep: int | None) -> int:
+    def remembered_keep(self, keep: int | None) -> int:
         """Return how many versions to keep here.
 
         Args:
@@ -165,17 +165,17 @@ class DataDir(DataDirLayout):
         """
         return self._remembered("keep", keep) or MAX_DISTRIBUTION_FOLDERS
 
-    def bounded(self, max_bytes: int | None, said: bool = True) -> int | None:
+    def remembered_max_bytes(self, max_bytes: int | None, given: bool = True) -> int | None:
         """Return how many bytes the versions may take; None for no bound.
 
         Args:
             max_bytes: the bound, which is remembered; None for no bound.
-            said: whether ``max_bytes`` counts; the bound that is remembered counts otherwise.
+            given: whether ``max_bytes`` counts; the bound that is remembered counts otherwise.
 
         Raises:
             LocalDiskError: the bound could not be written down.
         """
-        return self._remembered("max_bytes", (max_bytes or 0) if said else None) or None
+        return self._remembered("max_bytes", (max_bytes or 0) if given else None) or None
 
     def _remembered(self, name: str, value: int | None) -> int:
         record = self.own / name

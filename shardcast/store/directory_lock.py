@@ -23,7 +23,15 @@ from pathlib import Path
 from shardcast.ages import age_of
 from shardcast.errors import DataDirInUse
 from shardcast.file_identity import FileIdentity
-from shardcast.file_locks import Lock, holder, is_local, keeps_away, machine_id, open_lock_file, try_lock
+from shardcast.file_locks import (
+    Lock,
+    excludes_others,
+    is_local,
+    lock_holder,
+    machine_id,
+    open_lock_file,
+    try_lock,
+)
 from shardcast.json_text import parse_json
 from shardcast.open_files import close
 from shardcast.temporary_files import create_private, temporary_name
@@ -65,10 +73,10 @@ class DirectoryLock:
         try:
             lock = self._lock()
             self._inode = FileIdentity.from_stat(os.fstat(self._descriptor)).file_key
-            if lock is Lock.TAKEN and is_local(self._descriptor) and keeps_away(path):
+            if lock is Lock.TAKEN and is_local(self._descriptor) and excludes_others(path):
                 self._write()
             else:
-                self._take_over(lock is Lock.TAKEN and keeps_away(path), settling)
+                self._take_over(lock is Lock.TAKEN and excludes_others(path), settling)
         except BaseException:
             close(self._descriptor)
             raise
@@ -185,7 +193,11 @@ class DirectoryLock:
 
     def _in_use(self, role: str, pid: int, where: str = "") -> DataDirInUse:
         """Return the error that names the process which has the directory."""
-        who = f"a shardcast {role}{f' (process {pid})' if pid else ''}" if role else holder(self._descriptor)
+        who = (
+            f"a shardcast {role}{f' (process {pid})' if pid else ''}"
+            if role
+            else lock_holder(self._descriptor)
+        )
         hint = "stop it, or choose another --data-dir"
         return DataDirInUse(f"the data directory {self._root} is in use by {who}{where}; {hint}", role)
 

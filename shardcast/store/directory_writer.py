@@ -7,8 +7,8 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 
-from shardcast.filesystem import replace_soon
-from shardcast.store.completed import Complete
+from shardcast.filesystem import replace_in_thread
+from shardcast.store.completed import CompleteVersion
 from shardcast.store.inventory import Inventory
 from shardcast.store.line_record import LineRecord
 from shardcast.store.spare import Spare
@@ -54,10 +54,10 @@ class DirectoryWriter:
         """
         if record != self._inventory.line:
             path = self._inventory.data_dir.line
-            await self.spare.lent_to(partial(replace_soon, path, record.to_bytes()))
+            await self.spare.lent_to(partial(replace_in_thread, path, record.to_bytes()))
             self._inventory.line = record
 
-    async def add_to_list(self, complete: Complete) -> None:
+    async def add_to_list(self, complete: CompleteVersion) -> None:
         """Put a complete version on the list; under the lock.
 
         Raises:

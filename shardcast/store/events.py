@@ -20,18 +20,18 @@ class Events:
         feed: names the run.
         seq: of the last event.
         closed: whether the node ends.
-        feeds: how many feeds are open.
+        open_feeds: how many feeds are open.
     """
 
     def __init__(self, kept: int = _KEPT) -> None:
         self.feed = secrets.token_hex(8)
         self.seq = 0
         self.closed = False
-        self.feeds = 0
+        self.open_feeds = 0
         self._past: deque[Event] = deque(maxlen=kept)
         self._notifier = Notifier()
 
-    def tell(self, kind: str, version: str, listing: Listing | None = None, reason: str = "") -> None:
+    def add(self, kind: str, version: str, listing: Listing | None = None, reason: str = "") -> None:
         """Add an event of a version, and wake the readers.
 
         Args:
@@ -44,7 +44,7 @@ class Events:
         self._past.append(Event(self.seq, kind, version, listing, reason))
         self._notifier.notify()
 
-    def restart(self) -> None:
+    def begin_feed(self) -> None:
         """Begin a new feed, since the versions here are now of another line.
 
         Every reader gets a new hello, and an event for each version that is here.
@@ -54,26 +54,26 @@ class Events:
         self._past.clear()
         self._notifier.notify()
 
-    def touch(self) -> None:
+    def wake_readers(self) -> None:
         """Wake the readers without an event: the hello of this node has changed."""
         self._notifier.notify()
 
-    def since(self, seq: int) -> list[Event] | None:
+    def events_after(self, seq: int) -> list[Event] | None:
         """Return the events after ``seq``; None when some of them were forgotten, or lie ahead."""
         if seq > self.seq or self.seq - seq > len(self._past):
             return None
         return [event for event in self._past if event.seq > seq]
 
-    async def change(self, since: int) -> None:
-        """Wait for an event after ``since``, or the end."""
+    async def wait_after(self, since: int) -> None:
+        """Wait for an event after ``events_after``, or the end."""
         await self._notifier.wait_for(lambda: self.closed or self.seq != since)
 
-    async def wake(self) -> None:
-        """Wait for the next event, ``touch`` or the end."""
+    async def wait_for_wake(self) -> None:
+        """Wait for the next event, ``wake_readers`` or the end."""
         if not self.closed:
             await self._notifier.change()
 
-    async def end(self) -> None:
+    async def wait_closed(self) -> None:
         """Wait until the node ends."""
         await self._notifier.wait_for(lambda: self.closed)
 

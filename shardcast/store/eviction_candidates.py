@@ -7,8 +7,8 @@ from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.policy.eviction import FIRST, UNLISTED, Removable, may_go
-from shardcast.policy.retention import room_for
+from shardcast.policy.eviction import FIRST, UNLISTED, Removable, eviction_order
+from shardcast.policy.retention import versions_to_retire
 from shardcast.protocol.wire import version_name
 from shardcast.store.aside_version import AsideVersion
 from shardcast.store.disk_usage import Freeable, freeable, held_open
@@ -64,14 +64,14 @@ class EvictionCandidates:
         ]
         here = inventory.complete.numbers
         free = here if inventory.may_evict_firm(number) else here & inventory.provisional
-        pinned, read = holds.pinned, holds.read()
+        pinned, read = holds.pinned, holds.recently_read()
         if inventory.own_line:  # its publisher decides, whoever reads
             newest, last = 0, max((other for other in free if other < number), default=0)
-            order = may_go(number, free, pinned=pinned, leased=(), read=read, offered=here)
+            order = eviction_order(number, free, pinned=pinned, leased=(), read=read, offered=here)
             order = {other: (rank[0], other == last, *rank[1:]) for other, rank in order.items()}
         else:
             newest = max(here, default=0)
-            order = may_go(
+            order = eviction_order(
                 number, free, pinned=pinned, leased=holds.leased(), read=read, offered=self.offered
             )
         for other, rank in order.items():
@@ -97,13 +97,15 @@ class EvictionCandidates:
         """
         holds = self._inventory.holds
         aside = sum(self._inventory.usage.of(version.place.folder) for version in self.droppable)
-        over, pinned, read = taken - aside - max_bytes, holds.pinned, holds.read()
+        over, pinned, read = taken - aside - max_bytes, holds.pinned, holds.recently_read()
         firm = self._inventory.complete.numbers - set(provisional)
-        first = room_for(
+        first = versions_to_retire(
             max(provisional, default=0) + 1, over, self._sizes(provisional), pinned=pinned, read=read
         )
         left = over - sum(self._sizes(first).values())
-        return first + room_for(max(firm, default=0), left, self._sizes(firm), pinned=pinned, read=read)
+        return first + versions_to_retire(
+            max(firm, default=0), left, self._sizes(firm), pinned=pinned, read=read
+        )
 
     def _sizes(self, numbers: Iterable[int]) -> dict[int, int]:
         """Return the bytes on the disk of complete versions, by number."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from shardcast.errors import NoRoom
-from shardcast.policy.eviction import NOISE, Decision, Need, Removable, begin, decide, reserve_of
+from shardcast.policy.eviction import NOISE, Decision, Removable, RoomNeed, decide, decide_start, reserve_of
 from shardcast.store.eviction_candidates import EvictionCandidates
 from shardcast.store.inventory import Inventory
 from shardcast.store.open_version import OpenVersion
@@ -64,7 +64,9 @@ class EvictionDecisions:
     def is_short(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> bool:
         """Return whether candidates matter: the next bytes do not fit, or at first all that is lacking."""
         first, opened.space.measured = not opened.space.measured, True
-        return coming > bounds.available or (first and whole and opened.space.lacking > bounds.available)
+        return coming > bounds.available or (
+            first and whole and opened.space.missing_space > bounds.available
+        )
 
     # Decisions
 
@@ -81,21 +83,21 @@ class EvictionDecisions:
             facts: what may go.
         """
         need = self._need(opened, coming, whole, bounds)
-        return (begin if coming <= bounds.available else decide)(need, bounds.available, facts)
+        return (decide_start if coming <= bounds.available else decide)(need, bounds.available, facts)
 
     def error(self, shortage: RoomShortage) -> NoRoom:
         """Return the error of a version that finds no room."""
         return shortage.error(self._inventory, self._candidates, self._max_bytes)
 
-    def _need(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> Need:
-        number, space, manifest = opened.number, bounds.space, opened.live.whole
-        known, listed = opened.space.sized and self._is_received(opened), self._is_listed(opened)
-        return Need(
+    def _need(self, opened: OpenVersion, coming: int, whole: bool, bounds: RoomBounds) -> RoomNeed:
+        number, space, manifest = opened.number, bounds.space, opened.live.manifest
+        known, listed = opened.space.is_size_known and self._is_received(opened), self._is_listed(opened)
+        return RoomNeed(
             next=coming,
-            lacking=max(opened.space.lacking, coming) if known else coming,
+            lacking=max(opened.space.missing_space, coming) if known else coming,
             whole=whole,
             takes_newest=known and listed and manifest is not None and manifest.verifiable,
-            filled=opened.space.filled,
+            filled=opened.space.is_filled,
             failed=self.has_failed(number, listed=listed),
             grown=self._ledger.grown(number, space),
             noise=max(NOISE, reserve_of(space.size)) if space else NOISE,
@@ -103,8 +105,8 @@ class EvictionDecisions:
 
     def _is_listed(self, opened: OpenVersion) -> bool:
         """Return whether a version has all of its manifest, and is not made any more."""
-        made = opened.being_made and not self._inventory.is_known(opened.number)
-        return opened.live.whole is not None and not made
+        made = opened.still_published and not self._inventory.is_known(opened.number)
+        return opened.live.manifest is not None and not made
 
     def _is_received(self, opened: OpenVersion) -> bool:
         """Return whether a version is received for the current line, not published nor received beside."""

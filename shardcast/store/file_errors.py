@@ -29,7 +29,7 @@ class UnreadableFile(LocalDiskError):
     """A blob's file that can't be opened or read, for a reason of its own."""
 
 
-def says_absent(error: OSError) -> bool:
+def is_absent(error: OSError) -> bool:
     """Return whether an error says that there is no such file."""
     return error.errno in _ABSENT
 
@@ -67,7 +67,7 @@ def file_errors(doing: str, path: Path | str) -> Iterator[None]:
         raise
 
 
-class Search:
+class BlobSearch:
     """The obstacles that the search for a blob met.
 
     Attributes:
@@ -80,14 +80,14 @@ class Search:
         self.wrong: str | None = None
         self.failure: LocalDiskError | None = None
 
-    def met(self, error: LocalDiskError) -> None:
+    def add_error(self, error: LocalDiskError) -> None:
         """Note that a file couldn't be read."""
         if isinstance(error, UnreadableFile):
             self.wrong = self.wrong or str(error)
         else:
             self.failure = self.failure or error
 
-    def met_wrong(self, what: str) -> None:
+    def add_corrupt(self, what: str) -> None:
         """Note that a file doesn't hold the blob of its name."""
         self.wrong = self.wrong or what
 
@@ -100,7 +100,7 @@ class Search:
         if self.failure:
             raise self.failure
 
-    def end(self, missing: str) -> NoReturn:
+    def raise_outcome(self, missing: str) -> NoReturn:
         """End a search that found no right file.
 
         Args:

@@ -9,12 +9,12 @@ from functools import partial
 
 from shardcast.concurrency import in_thread
 from shardcast.errors import LocalDiskError, TransferFailed
-from shardcast.filesystem import replace_soon
+from shardcast.filesystem import replace_in_thread
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import COMPLETE, OPEN
 from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.protocol.wire import version_name, version_number
-from shardcast.store.completed import Complete, read_complete
+from shardcast.store.completed import CompleteVersion, read_complete
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.disk_usage import space_of
 from shardcast.store.hooks import OpenVersionHooks
@@ -50,7 +50,7 @@ class FilledVersions:
             reserve=self.reserve,
             extend=quota.extend,
             full=quota.full,
-            check=inventory.data_dir.check_held,
+            check_held=inventory.data_dir.check_held,
             usage=inventory.usage,
         )
         self._inventory = inventory
@@ -123,7 +123,7 @@ class FilledVersions:
     def reveal(self, number: int) -> None:
         """Tell of an open version, hidden or new."""
         self._inventory.hidden.discard(number)
-        self._inventory.events.tell(OPEN, version_name(number))
+        self._inventory.events.add(OPEN, version_name(number))
 
     # Room for what comes
 
@@ -163,10 +163,10 @@ class FilledVersions:
 
         What is here of the version is linked before any other version goes.
         """
-        if opened.live.whole and not opened.space.linked_all:
+        if opened.live.manifest and not opened.space.linked_all:
             await in_thread(opened.link_known)
             opened.space.linked_all = True
-        elif not opened.space.linked_all and opened.space.coming(shard):
+        elif not opened.space.linked_all and opened.space.space_of_next(shard):
             await in_thread(opened.files.link_shard, shard)
         return await self._quota.reserve(opened, shard, partial(opened.files.reserve_part, shard))
 
@@ -189,11 +189,11 @@ class FilledVersions:
         if withdrawal is not None:
             await self._retirement.discard(number, withdrawal)
             raise withdrawn_error(withdrawal)
-        if not opened.live.whole:
+        if not opened.live.manifest:
             opened.live.add(manifest.raw[len(opened.live.raw) :])
         await self._tidy()
 
-    async def list_locked(self, complete: Complete) -> None:
+    async def list_locked(self, complete: CompleteVersion) -> None:
         """List a version that is whole here; under the lock.
 
         Raises:
@@ -206,12 +206,12 @@ class FilledVersions:
             await self._writer.put_record(inventory.line.listing([listing]))
         await self._writer.add_to_list(complete)
         opened = inventory.open.pop(listing.number, None)
-        if opened and not opened.live.whole and complete.manifest:
+        if opened and not opened.live.manifest and complete.manifest:
             opened.live.add(complete.manifest.raw[len(opened.live.raw) :])
         inventory.hidden.discard(listing.number)
         inventory.known.pop(listing.number, None)
         self._quota.ledger.drop(listing.number)
-        inventory.events.tell(COMPLETE, listing.version, complete.listing)
+        inventory.events.add(COMPLETE, listing.version, complete.listing)
 
     async def surveyed(self, listing: Listing, manifest: Manifest | None) -> None:
         """Keep the manifest that was made for a version which an old node left here.
@@ -233,7 +233,7 @@ class FilledVersions:
                 if here is None:
                     inventory.complete.take_up(await asyncio.to_thread(read_complete, place, listing, None))
             else:
-                await replace_soon(place.manifest, manifest.raw)
+                await replace_in_thread(place.manifest, manifest.raw)
                 known = Listing(listing.version, listing.digest, len(manifest.shards))
                 complete = await asyncio.to_thread(read_complete, place, known, manifest)
                 if inventory.line.withdrawal(listing.number, complete.digests) is None:

@@ -21,15 +21,15 @@ class Reader:
 
     Attributes:
         kind: ``READ`` or ``LEASE``.
-        by: the client, in words.
+        client: the client, in words.
         sent: bytes of payload that were sent.
-        begun: when it began, in seconds by the clock of the holds.
+        started: when it began, in seconds by the clock of the holds.
     """
 
     kind: str
-    by: str
+    client: str
     sent: int = 0
-    begun: float = 0.0
+    started: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +38,13 @@ class Hold:
 
     Attributes:
         kind: ``READ``, ``LEASE`` or ``PIN``.
-        by: the holder, in words.
+        owner: the holder, in words.
         seconds: how much longer it holds at most; None for no limit, which pins have, and readers as long as
             no newer version takes this one's place.
     """
 
     kind: str
-    by: str
+    owner: str
     seconds: float | None
 
 
@@ -78,9 +78,12 @@ class Holds:
         self._versions: dict[int, _Held] = {}
 
     @contextlib.contextmanager
-    def held(self, number: int, kind: str, by: str) -> Iterator[Reader]:
-        """Enter an answer (``READ``) or a lease (``LEASE``) of a client ``by``."""
-        version, reader = self._versions.setdefault(number, _Held()), Reader(kind, by, begun=self._clock())
+    def held(self, number: int, kind: str, client: str) -> Iterator[Reader]:
+        """Enter an answer (``READ``) or a lease (``LEASE``) of a client ``client``."""
+        version, reader = (
+            self._versions.setdefault(number, _Held()),
+            Reader(kind, client, started=self._clock()),
+        )
         version.readers.append(reader)
         try:
             yield reader
@@ -113,7 +116,7 @@ class Holds:
         free = [number for number in surplus if number not in self.pinned]
         return retirable(free, last_read, since, now=now, recently=RECENTLY_READ, longest=LONGEST_HOLD)
 
-    def read(self) -> set[int]:
+    def recently_read(self) -> set[int]:
         """Return the versions that are being read or leased, or were within ``RECENTLY_READ``."""
         recently = self._clock() - RECENTLY_READ
         return {number for number, version in self._versions.items() if self._last_read(version) > recently}
@@ -152,15 +155,15 @@ class Holds:
     def rate(self, number: int) -> float:
         """Return the bytes of a version sent a second: the sum over open answers, each since it began."""
         now, version = self._clock(), self._versions.get(number, _Held())
-        return sum(reader.sent / max(now - reader.begun, _LEAST_AGE) for reader in version.readers)
+        return sum(reader.sent / max(now - reader.started, _LEAST_AGE) for reader in version.readers)
 
-    def of(self, number: int) -> list[Hold]:
+    def holds_on(self, number: int) -> list[Hold]:
         """Return the holds on a version now."""
         now, version = self._clock(), self._versions.get(number, _Held())
         since = version.surplus_since
         left = None if since is None else max(0.0, since + LONGEST_HOLD - now)
         holds = [Hold(PIN, "this machine", None)] if number in self.pinned else []
-        holds += [Hold(reader.kind, reader.by, left) for reader in version.readers]
+        holds += [Hold(reader.kind, reader.client, left) for reader in version.readers]
         recent = version.last_read + RECENTLY_READ - now
         if not version.readers and recent > 0:
             holds.append(Hold(READ, "somebody a moment ago", recent if left is None else min(recent, left)))

@@ -27,7 +27,7 @@ class OpenVersionHooks:
             disk, which runs in a thread.
         full: awaited with the number of bytes that did not fit on a full disk, and the error; returns whether
             to try again.
-        check: called before anything is written; raises where the directory at the path is another one.
+        check_held: called before anything is written; raises where the directory at the path is another one.
         usage: counts the files that get their names.
     """
 
@@ -36,5 +36,5 @@ class OpenVersionHooks:
     reserve: Callable[[OpenVersion, Shard], Awaitable[bool]]
     extend: Callable[[OpenVersion, int, Callable[[], None]], Coroutine[Any, Any, None]]
     full: Callable[[OpenVersion, int, OSError], Coroutine[Any, Any, bool]]
-    check: Callable[[], None]
+    check_held: Callable[[], None]
     usage: DiskUsage

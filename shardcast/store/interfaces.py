@@ -51,8 +51,8 @@ class BlobReader(Protocol):
     size: int
     span: Span | None
 
-    async def read(self, most: int) -> bytes:
-        """Return the next bytes, ``most`` at the most; none at the end of the blob.
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the next bytes, ``max_bytes`` at the most; none at the end of the blob.
 
         Raises:
             IntegrityError: the bytes don't have the blob's digest (only where they come from elsewhere).
@@ -99,20 +99,20 @@ class Shelf(Protocol):
     def landing(self, version: str, number: int) -> Landing | None:
         """Return a shard that is arriving; None for others."""
 
-    async def arrival(self, version: str, number: int) -> None:
+    async def wait_for_shard(self, version: str, number: int) -> None:
         """Wait until a shard of an open version is here or begins to arrive; it is fetched before others."""
 
     def has(self, version: str) -> bool:
         """Return whether a version is here, complete or open."""
 
-    def reading(self, version: str, by: str) -> AbstractContextManager[Reader]:
-        """Enter an answer of a client ``by`` that reads from a version, which stays meanwhile.
+    def reading(self, version: str, client: str) -> AbstractContextManager[Reader]:
+        """Enter an answer of a client ``client`` that reads from a version, which stays meanwhile.
 
         The answer adds the bytes that it sent to the reader.
         """
 
-    def leased(self, version: str, by: str) -> AbstractContextManager[bool]:
-        """Enter a lease of a client ``by`` on a version, which stays meanwhile; False where it isn't here."""
+    def leased(self, version: str, client: str) -> AbstractContextManager[bool]:
+        """Enter a lease of ``client`` on a version, which stays meanwhile; False where it isn't here."""
 
 
 class ShardSink(Protocol):
@@ -125,10 +125,10 @@ class ShardSink(Protocol):
             LocalDiskError: there is no room for the shard.
         """
 
-    async def wanted(self) -> Shard:
+    async def next_wanted(self) -> Shard:
         """Wait for the next shard that a local reader has requested, and return it."""
 
-    async def shelve(self, landing: Landing) -> None:
+    async def commit_shard(self, landing: Landing) -> None:
         """Keep a shard whose pieces are all verified.
 
         Raises:

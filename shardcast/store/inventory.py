@@ -9,7 +9,7 @@ from pathlib import Path
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.aside import AsideVersions
-from shardcast.store.completed import Complete, CompleteVersions
+from shardcast.store.completed import CompleteVersion, CompleteVersions
 from shardcast.store.data_dir import DataDir
 from shardcast.store.disk_usage import DiskUsage
 from shardcast.store.events import Events
@@ -53,7 +53,7 @@ class Inventory:
         self.complete = CompleteVersions(data_dir)
         self.open: dict[int, OpenVersion] = {}
         self.hidden: set[int] = set()
-        self.withdrawn: dict[int, Complete] = {}
+        self.withdrawn: dict[int, CompleteVersion] = {}
         self.aside = AsideVersions(data_dir, clock, self.usage)
         self.line = LineRecord()
         self.own_line = True
@@ -73,8 +73,8 @@ class Inventory:
             if held:
                 log.warning("the data directory %s is back, and is served again", self.data_dir.root)
             else:
-                log.error("%s", self.data_dir.lost)
-            self.events.restart()
+                log.error("%s", self.data_dir.lost_reason)
+            self.events.begin_feed()
         return held
 
     @property
@@ -117,9 +117,9 @@ class Inventory:
         Only provisional versions make room for it otherwise.
         """
         opened = self.open.get(number)
-        whole = opened.live.whole if opened else None
+        whole = opened.live.manifest if opened else None
         if number in self.hidden:
             return False
-        if opened is None or whole is None or (opened.being_made and not self.is_known(number)):
-            return opened is None or opened.makes_room  # its digest is not known yet, or not listed yet
+        if opened is None or whole is None or (opened.still_published and not self.is_known(number)):
+            return opened is None or opened.may_evict  # its digest is not known yet, or not listed yet
         return not self.is_provisional(number, set(whole.digests.values()))

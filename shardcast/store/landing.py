@@ -107,7 +107,7 @@ class Landing:
         return self._pieces.prefix
 
     @property
-    def landed(self) -> int:
+    def verified_bytes(self) -> int:
         """Bytes that are here."""
         return self._pieces.byte_count
 
@@ -119,22 +119,22 @@ class Landing:
         """Return the end of the bytes that are here from ``position`` on; ``position`` itself if none is."""
         return self._pieces.reach(position)
 
-    async def reach_beyond(self, position: int) -> int:
+    async def wait_for_reach(self, position: int) -> int:
         """Wait until bytes from ``position`` on are here, and return their end.
 
         The result is ``position`` itself when the landing was closed instead.
         """
-        return await self._pieces.reach_beyond(position)
+        return await self._pieces.wait_for_reach(position)
 
-    def prefix_beyond(self, position: int) -> int:
+    def wait_for_prefix(self, position: int) -> int:
         """Wait until the prefix is longer than ``position``, and return it.
 
         Called in a thread that was started with ``in_thread``. The prefix is not longer when the landing was
         closed instead.
         """
-        return self._pieces.prefix_beyond(position)
+        return self._pieces.wait_for_prefix(position)
 
-    def take_whole(self) -> None:
+    def mark_whole(self) -> None:
         """Count every piece as here: the shard was verified before, and is unchanged."""
         self._pieces.mark(0, len(self._pieces))
 
@@ -147,9 +147,9 @@ class Landing:
             WrongPiece: one of the pieces is wrong; those before it are here now.
             LocalDiskError: they could not be written.
         """
-        await self.in_thread(self.land_here, start, data)
+        await self.in_thread(self.land_in_thread, start, data)
 
-    def land_here(self, start: int, data: Buffer) -> None:
+    def land_in_thread(self, start: int, data: Buffer) -> None:
         """Verify and write bytes as ``land`` does, from a thread that was started with ``in_thread``."""
         good = self._write(start, data)
         self._pieces.mark(start // self.piece_size, -(-good // self.piece_size))
@@ -186,7 +186,7 @@ class Landing:
 
     # Pieces of an earlier run, or of other files
 
-    async def recall(self, seeds: Sequence[int] = ()) -> None:
+    async def recover_pieces(self, seeds: Sequence[int] = ()) -> None:
         """Verify the pieces that the file holds already, and count those that are right.
 
         Args:

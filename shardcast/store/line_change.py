@@ -63,7 +63,7 @@ class Plan:
         return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
-def parse_plan(data: bytes) -> Plan:
+def parse_change_plan(data: bytes) -> Plan:
     """Return the plan that a line of JSON holds.
 
     Raises:
@@ -98,7 +98,7 @@ def read_plan(data_dir: DataDir) -> Plan | None:
         except FileNotFoundError:
             return None
     try:
-        return parse_plan(data)
+        return parse_change_plan(data)
     except (ValueError, LineRecordError, IndexError, KeyError, TypeError) as error:
         raise LocalDiskError(
             f"{file} is damaged: {error}; compare the versions in {data_dir.root} and {data_dir.lines} with "

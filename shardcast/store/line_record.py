@@ -20,7 +20,7 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, VersionWithdrawn
 from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.protocol.feed import printable
+from shardcast.protocol.feed import printable_reason
 from shardcast.protocol.wire import MAX_VERSION, version_name, version_number
 
 MAX_REMEMBERED = 1000
@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 def origin_words(origin: str | None) -> str:
     """Return a line as messages name it: manifests choose origin ids, which can be any text."""
-    return f"the origin {printable(origin)}" if origin else "an origin without an id"
+    return f"the origin {printable_reason(origin)}" if origin else "an origin without an id"
 
 
 def withdrawn_error(withdrawal: Withdrawal) -> VersionWithdrawn:
@@ -95,7 +95,7 @@ class LineRecord:
         known = self.withdrawn.get(withdrawal.number)
         if known is not None and known.digest == withdrawal.digest:
             return self
-        kept = replace(withdrawal, reason=printable(withdrawal.reason))
+        kept = replace(withdrawal, reason=printable_reason(withdrawal.reason))
         withdrawn = _newest({**self.withdrawn, withdrawal.number: kept})
         older = [*self.superseded, *([known] if known else ())]
         superseded = [
@@ -229,4 +229,4 @@ def _superseded(value: object) -> Withdrawal:
 def _withdrawal(number: int, value: object) -> Withdrawal:
     if not isinstance(value, dict) or not isinstance(value.get("reason"), str):
         raise LineRecordError(f"the withdrawal of {version_name(number)} is none")
-    return Withdrawal(version_name(number), _digest(value.get("digest")), printable(value["reason"]))
+    return Withdrawal(version_name(number), _digest(value.get("digest")), printable_reason(value["reason"]))

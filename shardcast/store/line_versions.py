@@ -9,7 +9,7 @@ from shardcast.concurrency import in_thread
 from shardcast.protocol.distribution import Listing
 from shardcast.protocol.feed import KNOWN, RETIRED
 from shardcast.protocol.wire import version_name
-from shardcast.store.completed import Complete, read_complete
+from shardcast.store.completed import CompleteVersion, read_complete
 from shardcast.store.directory_writer import DirectoryWriter
 from shardcast.store.filled import FilledVersions
 from shardcast.store.inventory import Inventory
@@ -53,7 +53,7 @@ class LineVersions:
     async def _reveal(self, number: int) -> None:
         """List or tell of a hidden version, now that the authority lists it; under the lock."""
         opened = self._inventory.open.get(number)
-        manifest = opened.live.whole if opened else None
+        manifest = opened.live.manifest if opened else None
         if opened is None or manifest is None:
             return
         digest = manifest.digests[opened.listed]
@@ -82,21 +82,21 @@ class LineVersions:
                 return
             complete = await inventory.complete.remove(number)
             inventory.holds.pinned.discard(number)
-            inventory.events.tell(RETIRED, version_name(number))
-            if complete.manifest is not None and complete.looks is None:
+            inventory.events.add(RETIRED, version_name(number))
+            if complete.manifest is not None and complete.payload_state is None:
                 self._hide(await in_thread(self._make_hidden, complete, undo=self._hide))
             else:  # an old node's, whose single shards can't be verified
                 await self._retirement.remove(number, complete.place)
         await self._retirement.empty()
 
-    def _make_hidden(self, complete: Complete) -> OpenVersion:
+    def _make_hidden(self, complete: CompleteVersion) -> OpenVersion:
         """Return an open version of a complete one; blocks on the disk."""
         manifest, number = complete.manifest, complete.listing.number
         assert manifest
         digests = manifest.digests.items()
         listed = next(name for name, digest in digests if digest == complete.listing.digest)
         opened = self._filled.make(number, LiveManifest.of(manifest), listed)
-        opened.finished = len(opened.had) == len(manifest.shards)
+        opened.finished = len(opened.verified_shards) == len(manifest.shards)
         return opened
 
     def _hide(self, opened: OpenVersion) -> None:
@@ -114,7 +114,7 @@ class LineVersions:
         }
         before, inventory.known = inventory.known, known
         for number in sorted(before.keys() - known.keys() - inventory.complete.numbers):
-            inventory.events.tell(RETIRED, version_name(number))
+            inventory.events.add(RETIRED, version_name(number))
         for number, listing in sorted(known.items()):
             if before.get(number) != listing:
-                inventory.events.tell(KNOWN, listing.version, listing)
+                inventory.events.add(KNOWN, listing.version, listing)

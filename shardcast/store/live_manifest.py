@@ -18,14 +18,14 @@ class LiveManifest:
 
     A thread adds lines while the event loop reads. What is read only grows, and only by lines that were found
     right: ``raw`` is extended in one step, the table behind ``shards`` by one shard at a time, ``header`` and
-    ``whole`` are set once. Lines are parsed in ``_reader``, which only ``add`` uses: some lines of a wrong
+    ``manifest`` are set once. Lines are parsed in ``_reader``, which only ``add`` uses: some lines of a wrong
     portion are taken there before the portion is found wrong, and then a new reader begins. ``_adding`` lets
-    one thread at a time add. The shards of lines are set before the lines, and ``whole`` is last.
+    one thread at a time add. The shards of lines are set before the lines, and ``manifest`` is last.
 
     Attributes:
         version: the version's name.
         raw: the lines so far, verbatim; empty for a manifest that was put together from old nodes' answers.
-        whole: the manifest; None until its closing line is there.
+        manifest: the manifest; None until its closing line is there.
         error: why no more lines come; None while they may.
         aborted: why its publisher aborted the version; None where it did not.
     """
@@ -33,7 +33,7 @@ class LiveManifest:
     def __init__(self, version: str) -> None:
         self.version = version
         self.raw: bytes | bytearray = bytearray()
-        self.whole: Manifest | None = None
+        self.manifest: Manifest | None = None
         self.error: ShardcastError | None = None
         self.aborted: str | None = None
         self._reader = ManifestReader(version)
@@ -47,32 +47,32 @@ class LiveManifest:
         """Return a live manifest that is whole already."""
         live = cls(manifest.version)
         live.raw = manifest.raw
-        live.whole = manifest
+        live.manifest = manifest
         return live
 
     @property
     def header(self) -> Header:
         """The first line, which must be there."""
-        whole = self.whole
+        whole = self.manifest
         header = whole.header if whole else self._header
         assert header
         return header
 
     @property
-    def begun(self) -> bool:
+    def has_header(self) -> bool:
         """Whether the first line is there."""
-        return self.whole is not None or self._header is not None
+        return self.manifest is not None or self._header is not None
 
     @property
     def shards(self) -> Sequence[Shard]:
         """The shards whose lines are there."""
-        whole = self.whole
+        whole = self.manifest
         return whole.shards if whole else self._shards
 
     @property
     def size(self) -> int:
         """Bytes of the payload: of all of it where its size is known, else of the shards so far."""
-        if self.begun and self.header.size is not None:
+        if self.has_header and self.header.size is not None:
             return self.header.size
         shards = self.shards
         return shards[-1].end if shards else 0
@@ -80,7 +80,7 @@ class LiveManifest:
     @property
     def ended(self) -> bool:
         """Whether the manifest is whole, or no more lines come."""
-        return self.whole is not None or self.error is not None
+        return self.manifest is not None or self.error is not None
 
     def add(self, lines: bytes) -> None:
         """Add whole lines, and wake the readers; for any thread.
@@ -104,7 +104,7 @@ class LiveManifest:
             self._shards.extend(reader.shards[len(self._shards) :])
             self.raw += lines
             if reader.digests is not None:
-                self.whole = reader.manifest()
+                self.manifest = reader.manifest()
         self._notifier.notify()
 
     def abort(self, why: str) -> None:
@@ -123,23 +123,23 @@ class LiveManifest:
         """Expect lines again, after ``fail``."""
         self.error = None
 
-    async def change(self, length: int) -> None:
+    async def wait_for_more(self, length: int) -> None:
         """Wait until there are more than ``length`` bytes, or the manifest has ended."""
         await self._notifier.wait_for(lambda: len(self.raw) > length or self.ended)
 
-    async def first_line(self) -> Header:
+    async def wait_header(self) -> Header:
         """Wait for the first line, and return it.
 
         Raises:
             ShardcastError: none comes.
         """
-        await self._notifier.wait_for(lambda: self.begun or self.ended)
-        if not self.begun:
+        await self._notifier.wait_for(lambda: self.has_header or self.ended)
+        if not self.has_header:
             assert self.error
             raise self.error
         return self.header
 
-    async def broken(self) -> None:
+    async def wait_failed(self) -> None:
         """Wait until no more lines come, though the manifest is not whole.
 
         Raises:
@@ -149,7 +149,7 @@ class LiveManifest:
         assert self.error
         raise self.error
 
-    async def as_they_come(self) -> AsyncIterator[Shard]:
+    async def iterate_shards(self) -> AsyncIterator[Shard]:
         """Yield the shards, each as soon as its line is there.
 
         Raises:
@@ -161,7 +161,7 @@ class LiveManifest:
             while count < len(self.shards):
                 yield self.shards[count]
                 count += 1
-            if self.whole and count == len(self.whole.shards):
+            if self.manifest and count == len(self.manifest.shards):
                 return
             if self.error:
                 raise self.error

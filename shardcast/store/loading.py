@@ -18,7 +18,7 @@ from shardcast.store.inventory import Inventory
 from shardcast.store.line_change import AfterStep, finish_change
 from shardcast.store.line_record import LineRecord, origin_words, read_record
 from shardcast.store.pins import pinned
-from shardcast.store.recovery import check, lines_of, listed
+from shardcast.store.recovery import check_version, read_list, read_open_manifest
 from shardcast.store.verified import VerificationRecord
 from shardcast.store.version_place import is_versions_file, remove_version
 from shardcast.temporary_files import PART
@@ -55,14 +55,14 @@ class Loader:
             messages += load_aside(inventory)
             record = read_record(data_dir.line)
             inventory.line = record or LineRecord()
-            listings = listed(data_dir)
+            listings = read_list(data_dir)
             numbers = {
                 *data_dir.numbers(),
                 *(listing.number for listing in listings),
                 *inventory.line.withdrawn,
             }
             # Before anything is given up: a folder that goes now was a version that had its number.
-            data_dir.never_again(max(inventory.line.highest, *numbers, 0))
+            data_dir.mark_used(max(inventory.line.highest, *numbers, 0))
             for listing in listings:
                 messages += self._take_up_listed(listing)
             taken = inventory.complete.numbers | {listing.number for listing in inventory.untrusted}
@@ -79,7 +79,7 @@ class Loader:
         inventory = self._inventory
         place = inventory.data_dir.place(listing.number)
         try:
-            manifest = check(place, listing)
+            manifest = check_version(place, listing)
         except (LocalDiskError, ManifestError) as error:
             return [f"{listing.version} is not complete here any more: {error}"]
         if manifest is None and not inventory.own_line:
@@ -124,12 +124,12 @@ class Loader:
             ManifestError: its manifest is none.
         """
         inventory, version = self._inventory, version_name(number)
-        opened = self._filled.open(number, lines_of(inventory.data_dir.place(number), version))
-        whole = opened.live.whole
-        is_whole = whole is not None and len(opened.had) == len(whole.shards)
+        opened = self._filled.open(number, read_open_manifest(inventory.data_dir.place(number), version))
+        whole = opened.live.manifest
+        is_whole = whole is not None and len(opened.verified_shards) == len(whole.shards)
         if whole and is_whole and inventory.is_provisional(number, set(whole.digests.values())):
             inventory.hidden.add(number)
-        return f"going on with {version}: {format_count(len(opened.had), 'shard')} here"
+        return f"going on with {version}: {format_count(len(opened.verified_shards), 'shard')} here"
 
     def _take_up_withdrawn(self, number: int) -> bool:
         """Keep the files of a withdrawn version; return whether all of them are here."""
@@ -139,7 +139,7 @@ class Loader:
             return False
         listing = Listing(withdrawal.version, withdrawal.digest, None)
         try:
-            inventory.withdrawn[number] = read_complete(place, listing, check(place, listing))
+            inventory.withdrawn[number] = read_complete(place, listing, check_version(place, listing))
             inventory.usage.measure(place.folder)
         except (LocalDiskError, ManifestError):
             return False

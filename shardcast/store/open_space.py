@@ -15,14 +15,15 @@ from shardcast.store.live_manifest import LiveManifest
 class OpenSpace:
     """Running totals of the shards that an open version has and that are arriving.
 
-    A total costs the same with any number of shards. Threads that name shards call ``keep`` and ``link``; the
-    event loop opens landings (``arrive``) and gives room to threads that write (``extend``). Every change,
-    and every read of more than one value, holds one lock, never while the disk is used.
+    A total costs the same with any number of shards. Threads that name shards call ``add_verified`` and
+    ``link``; the event loop opens landings (``arrive``) and gives room to threads that write (``extend``).
+    Every change, and every read of more than one value, holds one lock, never while the disk is used.
 
     Attributes:
-        had: numbers of the shards that are whole. Threads add to the set and none iterates over it; a look-up
-            needs no lock.
-        as_it_comes: whether room is taken for verified bytes only, not for whole shards; the event loop's.
+        verified_shards: numbers of the shards that are whole. Threads add to the set and none iterates over
+            it; a look-up needs no lock.
+        reserves_verified_only: whether room is taken for verified bytes only, not for whole shards; the event
+            loop's.
         measured: whether the way of taking room was decided; the event loop's.
         linked_all: whether all shards that other versions have were linked; the event loop's.
         shard_size: bytes of the shards that a payload is cut into; 0 where none is cut.
@@ -36,8 +37,8 @@ class OpenSpace:
             live: the version's manifest.
             landings: its shards that are arriving, by number; the event loop's.
         """
-        self.had: set[int] = set()
-        self.as_it_comes = False
+        self.verified_shards: set[int] = set()
+        self.reserves_verified_only = False
         self.measured = False
         self.linked_all = False
         self.shard_size = 0
@@ -54,12 +55,12 @@ class OpenSpace:
         self._linked: dict[int, int] = {}  # space of shards that lie here as links, not looked at yet
         self._linked_space = 0
 
-    def keep(self, shard: int, size: int) -> bool:
+    def add_verified(self, shard: int, size: int) -> bool:
         """Count a whole shard of ``size`` bytes; return whether it is newly whole."""
         with self._lock:
-            if shard in self.had:
+            if shard in self.verified_shards:
                 return False
-            self.had.add(shard)
+            self.verified_shards.add(shard)
             self._had_bytes += size
             self._had_space += space_of(size)
             self._arriving_space -= self._arriving.pop(shard, 0)
@@ -69,7 +70,7 @@ class OpenSpace:
     def link(self, shard: int, size: int) -> None:
         """Count a shard of ``size`` bytes that lies here as a link, and needs no room."""
         with self._lock:
-            if shard not in self.had:
+            if shard not in self.verified_shards:
                 self._linked_space += space_of(size) - self._linked.get(shard, 0)
                 self._linked[shard] = space_of(size)
 
@@ -87,14 +88,14 @@ class OpenSpace:
     def arrive(self, shard: int, space: int) -> None:
         """Count ``space`` bytes on the disk for a shard that is not whole."""
         with self._lock:
-            if shard not in self.had:
+            if shard not in self.verified_shards:
                 self._arriving_space += space - self._arriving.get(shard, 0)
                 self._arriving[shard] = space
 
     def extend(self, shard: int, size: int) -> None:
         """Count ``size`` more bytes on the disk for a shard that is not whole."""
         with self._lock:
-            if shard not in self.had:
+            if shard not in self.verified_shards:
                 self._arriving_space += size
                 self._arriving[shard] = self._arriving.get(shard, 0) + size
 
@@ -108,25 +109,29 @@ class OpenSpace:
         return self._arriving_space
 
     @property
-    def settled(self) -> int:
+    def accounted_space(self) -> int:
         """Bytes on the disk of all shards that are whole, arriving or linked."""
         with self._lock:
             return self._had_space + self._arriving_space + self._linked_space
 
     @property
-    def bytes_here(self) -> int:
+    def verified_bytes(self) -> int:
         """Bytes of the payload that are verified; for the event loop."""
-        landed = {number: landing.landed for number, landing in self._landings.items()}
+        landed = {number: landing.verified_bytes for number, landing in self._landings.items()}
         with self._lock:
-            return self._had_bytes + sum(size for shard, size in landed.items() if shard not in self.had)
+            return self._had_bytes + sum(
+                size for shard, size in landed.items() if shard not in self.verified_shards
+            )
 
     @property
-    def sized(self) -> bool:
+    def is_size_known(self) -> bool:
         """Whether the size of the payload is known."""
-        return self._live.whole is not None or (self._live.begun and self._live.header.size is not None)
+        return self._live.manifest is not None or (
+            self._live.has_header and self._live.header.size is not None
+        )
 
     @property
-    def lacking(self) -> int:
+    def missing_space(self) -> int:
         """Bytes on the disk that the version still takes, as far as is known; for the event loop."""
         shards = self._live.shards
         if len(shards) < self._counted:
@@ -135,21 +140,25 @@ class OpenSpace:
             self._all_space += space_of(shards[index].size)
             self._counted = index + 1
         announced = self._live.size - (shards[self._counted - 1].end if self._counted else 0)
-        return max(0, self._all_space + space_of(max(0, announced)) - self.settled)
+        return max(0, self._all_space + space_of(max(0, announced)) - self.accounted_space)
 
     @property
-    def filled(self) -> bool:
+    def is_filled(self) -> bool:
         """Whether all room that was reserved for its shards holds verified bytes."""
         landings = self._landings.items()
         return all(
             landing.whole or landing.extend is not None
             for number, landing in landings
-            if number not in self.had
+            if number not in self.verified_shards
         )
 
-    def coming(self, shard: Shard) -> int:
+    def space_of_next(self, shard: Shard) -> int:
         """Return the bytes on the disk that a shard is about to take; 0 where it is here, or arriving."""
-        if shard.number in self.had or shard.number in self._landings or self.is_linked(shard.number):
+        if (
+            shard.number in self.verified_shards
+            or shard.number in self._landings
+            or self.is_linked(shard.number)
+        ):
             return 0
         return max(0, space_of(shard.size) - self.arriving_of(shard.number))
 

@@ -36,9 +36,9 @@ class OpenVersion:
     """The folder of a version that is being published or received (a ``ShardSink``).
 
     Threads give shards their names (``files``) while the event loop serves them. A thread only ever adds to
-    ``had``, one number in one step, after the file has its name; the loop asks whether a number is in it, and
-    iterates over the manifest instead. ``adopted.present`` is set before the first line of the manifest is
-    there, ``finished`` once, at the end. The loop alone changes and iterates ``landings``.
+    ``verified_shards``, one number in one step, after the file has its name; the loop asks whether a number
+    is in it, and iterates over the manifest instead. ``adopted.present`` is set before the first line of the
+    manifest is there, ``finished`` once, at the end. The loop alone changes and iterates ``landings``.
 
     Attributes:
         number: the version's.
@@ -51,8 +51,8 @@ class OpenVersion:
         listed: the algorithm of the digest that the distribution list will show.
         finished: whether all of it is here, right and durable.
         confirm: awaited before it is finished; raises where it must not.
-        being_made: whether it is fetched while it is made, so that it may be whole before it is listed.
-        makes_room: whether listed versions may be retired for it before its digest is known.
+        still_published: whether it is fetched while it is made, so that it may be whole before it is listed.
+        may_evict: whether listed versions may be retired for it before its digest is known.
         space: how much of it is here, counted as it comes.
         loop: of the thread that serves, which sets it before others write and ask for room by way of it.
     """
@@ -84,8 +84,8 @@ class OpenVersion:
         self.listed = listed
         self.finished = False
         self.confirm: Confirm | None = None
-        self.being_made = False
-        self.makes_room = True
+        self.still_published = False
+        self.may_evict = True
         self.landings: dict[int, Landing] = {}
         self.space = OpenSpace(self.live, self.landings)
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -104,7 +104,7 @@ class OpenVersion:
         self._manifest_file = ManifestFile(place.manifest, self.live)
         self._requests = ShardRequests(self._is_here, self.notifier)
         with disk_errors("could not open", place.folder):
-            hooks.check()
+            hooks.check_held()
             new_folder(place.folder, exist_ok=True)
             if self.live.raw:
                 self._manifest_file.begin()
@@ -113,14 +113,14 @@ class OpenVersion:
     # What is here
 
     @property
-    def had(self) -> set[int]:
+    def verified_shards(self) -> set[int]:
         """Numbers of the shards that are whole, verified and under their names."""
-        return self.space.had
+        return self.space.verified_shards
 
     @property
-    def bytes_here(self) -> int:
+    def verified_bytes(self) -> int:
         """Bytes of the payload that are verified."""
-        return self.live.size if self.adopted.present else self.space.bytes_here
+        return self.live.size if self.adopted.present else self.space.verified_bytes
 
     def shard(self, number: int) -> Span | None:
         """Return where a shard lies that is whole and verified; None where it isn't yet."""
@@ -129,13 +129,17 @@ class OpenVersion:
         shard = self.live.shards[number - 1]
         if self.adopted.present:
             return Span(self.adopted.path, shard.offset, shard.size, shard.sha256)
-        return Span(self.files.final(number), 0, shard.size, shard.sha256) if number in self.had else None
+        return (
+            Span(self.files.final(number), 0, shard.size, shard.sha256)
+            if number in self.verified_shards
+            else None
+        )
 
-    async def arrival(self, number: int) -> None:
+    async def wait_for_shard(self, number: int) -> None:
         """Wait until a shard is here, or begins to arrive; it is fetched next, if its line is here."""
         await self._requests.wait_for(number, self._is_known(number))
 
-    async def wanted(self) -> Shard:
+    async def next_wanted(self) -> Shard:
         """Wait for the next shard that a local reader has requested, and return it."""
         return self.live.shards[await self._requests.next() - 1]
 
@@ -145,7 +149,7 @@ class OpenVersion:
 
     def _is_here(self, number: int) -> bool:
         """Return whether a shard is verified, or arriving."""
-        return number in self.had or number in self.landings
+        return number in self.verified_shards or number in self.landings
 
     # What arrives
 
@@ -158,7 +162,7 @@ class OpenVersion:
         with self._touching("could not read", payload):
             return self.adopted.adopt(payload)
 
-    def grow(self, lines: bytes) -> None:
+    def append_manifest(self, lines: bytes) -> None:
         """Append lines that came from elsewhere to the manifest; blocks on the disk.
 
         Raises:
@@ -199,9 +203,9 @@ class OpenVersion:
 
     async def _open_landing(self, shard: Shard, reserved: bool) -> Landing:
         """Open a shard's final file, a link to another version's shard, or else its temporary file."""
-        if shard.number in self.had:
+        if shard.number in self.verified_shards:
             landing = await in_thread(self.files.open_final, shard, undo=Landing.close)
-            landing.take_whole()
+            landing.mark_whole()
             return landing
         if self.space.is_linked(shard.number) or await in_thread(self.files.link_shard, shard):
             landing = await in_thread(self.files.open_final, shard, undo=Landing.close)
@@ -243,14 +247,14 @@ class OpenVersion:
         assert self.loop
         return asyncio.run_coroutine_threadsafe(work, self.loop).result()
 
-    async def shelve(self, landing: Landing) -> None:
+    async def commit_shard(self, landing: Landing) -> None:
         """Commit a shard all of whose pieces are here.
 
         A shard without piece digests can't be verified by itself: it keeps its temporary name until the whole
         payload is right.
         """
         shard = landing.shard
-        if shard.number not in self.had and (shard.pieces or not shard.size):
+        if shard.number not in self.verified_shards and (shard.pieces or not shard.size):
             # What came was verified just now, and is as good as any that lies here; so it is not linked.
             await in_thread(self.files.commit_shard, shard.number, shard.sha256, False)
         self.landings.pop(shard.number, None)
@@ -273,7 +277,7 @@ class OpenVersion:
         """
         with self._touching("could not complete", self.place.folder):
             for shard in manifest.shards:
-                if shard.number not in self.had and not self.adopted.present:
+                if shard.number not in self.verified_shards and not self.adopted.present:
                     self.files.commit_shard(shard.number, shard.sha256)
             if self.adopted.present:
                 self.adopted.commit()
@@ -295,7 +299,7 @@ class OpenVersion:
             LocalDiskError: the directory at the path is another one.
             OSError: something can't be removed.
         """
-        self._hooks.check()
+        self._hooks.check_held()
         self.files.forget()
         self.place.linked.unlink(missing_ok=True)
         remove_version(self.place.folder)
@@ -309,14 +313,14 @@ class OpenVersion:
             LocalDiskError: the disk failed.
         """
         with disk_errors(doing, file), self._gate.passed():
-            self._hooks.check()
+            self._hooks.check_held()
             yield
 
 
 async def _recall(landing: Landing) -> None:
     """Verify the pieces that a landing's file has, and close the landing if that fails."""
     try:
-        await landing.recall()
+        await landing.recover_pieces()
     except BaseException:
         await close_landings([landing])
         raise

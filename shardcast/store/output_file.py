@@ -18,7 +18,7 @@ from shardcast.protocol.manifest import Manifest, Shard
 from shardcast.store.interfaces import Confirm
 from shardcast.store.landing import Landing, close_landings
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.store.output_part import OutputPart, resolve_output, seeds
+from shardcast.store.output_part import OutputPart, resolve_output, seed_files
 
 _SAMPLES = 16
 """Pieces of another file that are compared before the whole file is taken for a seed."""
@@ -62,8 +62,8 @@ class OutputFile:
             self._part = OutputPart(self._target)
             try:
                 self._check_room()
-                if live.whole:
-                    self._seeds = _open_seeds(self._part, live.whole)
+                if live.manifest:
+                    self._seeds = _open_seeds(self._part, live.manifest)
                 if live.raw:
                     replace(self._part.manifest, bytes(live.raw))
             except BaseException:
@@ -84,7 +84,7 @@ class OutputFile:
         if room.f_bavail * room.f_frsize + written < self._live.size:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    async def wanted(self) -> Shard:
+    async def next_wanted(self) -> Shard:
         """Wait for ever: no reader requests shards of a file that is not whole."""
         never: asyncio.Future[Shard] = asyncio.get_running_loop().create_future()
         return await never
@@ -107,13 +107,13 @@ class OutputFile:
             writing=self._writing,
         )
         try:
-            await landing.recall(self._seeds)
+            await landing.recover_pieces(self._seeds)
         except BaseException:
             await close_landings([landing])
             raise
         return landing
 
-    async def shelve(self, landing: Landing) -> None:
+    async def commit_shard(self, landing: Landing) -> None:
         """Do nothing: the shard's bytes are where they belong."""
 
     async def complete(self, manifest: Manifest) -> None:
@@ -171,7 +171,7 @@ def _open_seeds(part: OutputPart, manifest: Manifest) -> list[int]:
     found: list[int] = []
     if not manifest.size or not manifest.verifiable:
         return found
-    for path in seeds(part):
+    for path in seed_files(part):
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:

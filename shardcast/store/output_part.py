@@ -23,10 +23,10 @@ from pathlib import Path
 from shardcast.ages import age_of
 from shardcast.errors import LocalDiskError
 from shardcast.file_copies import copy_bytes
-from shardcast.file_locks import Lock, is_local, keeps_away, machine_id, try_lock
+from shardcast.file_locks import Lock, excludes_others, is_local, machine_id, try_lock
 from shardcast.file_owners import is_ours, is_trusted
 from shardcast.file_systems import NO_LINKS, set_permissions
-from shardcast.filesystem import give_name, new_file
+from shardcast.filesystem import atomic_file, give_name
 from shardcast.open_files import close, is_at
 from shardcast.temporary_files import NOT_OURS, PART, create_private, leftovers, stem_of, temporary_name
 
@@ -120,7 +120,7 @@ def resolve_output(output: Path) -> Path:
     return output.resolve() if is_link else output
 
 
-def seeds(own: OutputPart) -> Iterator[Path]:
+def seed_files(own: OutputPart) -> Iterator[Path]:
     """Yield files whose pieces may serve again: the output, then others' temporary files, newest first."""
     yield own.output
     others = [(found.st_mtime, part) for part, found in _parts(_entries(own.output)) if part != own.path]
@@ -202,7 +202,7 @@ def _take(path: Path, output: Path) -> int | Lock:
             lock = try_lock(descriptor)
             if lock is Lock.TAKEN and not is_at(descriptor, path):
                 continue  # the process that had the lock gave the file its final name just before
-            if lock is Lock.TAKEN and not keeps_away(path):
+            if lock is Lock.TAKEN and not excludes_others(path):
                 lock = Lock.NONE
             if lock is Lock.NONE and created:
                 path.unlink(missing_ok=True)
@@ -286,7 +286,7 @@ def _is_abandoned(part: Path, found: os.stat_result) -> bool:
         if lock is Lock.HELD:
             return False
         is_sure = lock is Lock.TAKEN and (is_local(descriptor) or f"-{machine_id()}" in part.name)
-        return is_stale or (found.st_uid == os.geteuid() and is_sure and keeps_away(part))
+        return is_stale or (found.st_uid == os.geteuid() and is_sure and excludes_others(part))
     except OSError:
         return False
     finally:
@@ -320,7 +320,7 @@ def _give_name(descriptor: int, part: Path, final: Path) -> os.stat_result:
         elif is_at(descriptor, part):  # the file system has no links
             give_name(descriptor, part, final)
         else:
-            with new_file(final) as copy:
+            with atomic_file(final) as copy:
                 copy_bytes(descriptor, copy)
                 return os.fstat(copy)
         return os.fstat(descriptor)

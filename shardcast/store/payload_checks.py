@@ -42,7 +42,7 @@ class PayloadChecks:
     def start_changed(self) -> None:
         """Hash the payloads of all versions that look otherwise."""
         for complete in self._inventory.complete.versions:
-            if complete.changed:
+            if complete.payload_changed:
                 self.start(complete.listing.number)
 
     async def _check(self, number: int) -> None:
@@ -56,7 +56,7 @@ class PayloadChecks:
                 if self._inventory.complete.get(version) is not complete:
                     return
                 if identity:
-                    self._inventory.complete.take_up(replace(complete, looks=identity))
+                    self._inventory.complete.take_up(replace(complete, payload_state=identity))
                     return
             log.error(
                 "%s is retired: its file was changed after it was published without a copy; publish it "

@@ -86,12 +86,12 @@ class PieceMap:
             self._advanced.notify_all()
         self._notifier.notify()
 
-    async def reach_beyond(self, position: int) -> int:
+    async def wait_for_reach(self, position: int) -> int:
         """Wait until bytes from ``position`` on are here, or no more come; return ``reach(position)``."""
         await self._notifier.wait_for(lambda: self.reach(position) > position or self._closed)
         return self.reach(position)
 
-    def prefix_beyond(self, position: int) -> int:
+    def wait_for_prefix(self, position: int) -> int:
         """Wait in a thread until the prefix is longer than ``position``, or none come; return it."""
         with self._advanced:
             self._advanced.wait_for(lambda: self.prefix > position or self._closed)

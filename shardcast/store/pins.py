@@ -8,7 +8,7 @@ from shardcast.filesystem import replace
 from shardcast.folders import sync_folder
 from shardcast.protocol.wire import version_name, version_number
 from shardcast.store.data_dir import DataDir
-from shardcast.store.recovery import listed
+from shardcast.store.recovery import read_list
 
 
 def pinned(data_dir: DataDir) -> set[int]:
@@ -29,7 +29,7 @@ def pin(data_dir: DataDir, version: str) -> int:
         LocalDiskError: the pin could not be written.
     """
     with disk_errors("could not read", data_dir.distribution):
-        here = {listing.version: listing.number for listing in listed(data_dir)}
+        here = {listing.version: listing.number for listing in read_list(data_dir)}
     if version not in here:
         names = ", ".join(here) or "nothing"
         raise VersionNotOffered(f"{version} is not complete in {data_dir.root}, which holds {names}")

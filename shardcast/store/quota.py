@@ -18,14 +18,14 @@ from shardcast.policy.eviction import (
     Decision,
     Fill,
     Fits,
-    Need,
     Refuse,
     Removable,
     Remove,
+    RoomNeed,
     Why,
     decide,
-    feasible,
-    freed,
+    freed_bytes,
+    infeasible_why,
     reserve_of,
 )
 from shardcast.protocol.manifest import Manifest, Shard
@@ -47,7 +47,7 @@ class DiskQuota:
     """Makes room for versions that come; only the event loop uses it.
 
     Attributes:
-        most: bytes that the versions may take; None for no bound.
+        max_bytes: bytes that the versions may take; None for no bound.
         candidates: the versions that may go.
         ledger: what the versions take.
     """
@@ -55,7 +55,7 @@ class DiskQuota:
     def __init__(
         self, inventory: Inventory, ledger: SpaceLedger, retirement: Retirement, most: int | None
     ) -> None:
-        self.most = most
+        self.max_bytes = most
         self.candidates = EvictionCandidates(inventory)
         self.ledger = ledger
         self._inventory = inventory
@@ -69,11 +69,11 @@ class DiskQuota:
         """Bytes on the disk that the versions take, or may take."""
         return self.ledger.used
 
-    def to_retire(self, provisional: Collection[int]) -> list[int]:
+    def surplus_versions(self, provisional: Collection[int]) -> list[int]:
         """Return the versions to retire until they take no more than they may, provisional ones first."""
-        if self.most is None:
+        if self.max_bytes is None:
             return []
-        return self.candidates.surplus(self.ledger.taken, self.most, provisional)
+        return self.candidates.surplus(self.ledger.taken, self.max_bytes, provisional)
 
     # A publisher's
 
@@ -94,12 +94,12 @@ class DiskQuota:
             return
         self.ledger.claim(number, opened.space.space_for(size))
         try:
-            while self.most is not None and number in self._inventory.open:
+            while self.max_bytes is not None and number in self._inventory.open:
                 async with self._claiming:  # what is in the way may be pinned at any moment
                     coming = self.ledger.to_come(number)
-                    bounds = RoomBounds(self.most - self.ledger.taken - self.ledger.promised(opened))
+                    bounds = RoomBounds(self.max_bytes - self.ledger.taken - self.ledger.promised(opened))
                     facts = await self._decisions.facts(number, bounds)
-                    decision = decide(Need(coming, coming, whole=False), bounds.available, facts)
+                    decision = decide(RoomNeed(coming, coming, whole=False), bounds.available, facts)
                     if isinstance(decision, Fits):
                         return
                     if isinstance(decision, Refuse):
@@ -130,8 +130,8 @@ class DiskQuota:
             if bounds is None or lacking <= bounds.available:
                 return
             failed = self._decisions.has_failed(number, listed=True)
-            need = Need(lacking, lacking, takes_newest=manifest.verifiable, failed=failed)
-            why = feasible(need, bounds.available, await self._decisions.facts(number, bounds))
+            need = RoomNeed(lacking, lacking, takes_newest=manifest.verifiable, failed=failed)
+            why = infeasible_why(need, bounds.available, await self._decisions.facts(number, bounds))
             if why is not None:
                 raise self._decisions.error(RoomShortage(number, manifest.size, lacking, bounds, why))
 
@@ -143,14 +143,14 @@ class DiskQuota:
         """Fetch a version no more; it claims nothing."""
         self.ledger.end_fetch(number)
 
-    def ran_out(self, opened: OpenVersion) -> None:
+    def record_out_of_room(self, opened: OpenVersion) -> None:
         """Have nothing go again for a version that ran out of room.
 
         One that was still being made gets another chance when it is listed.
         """
         self._decisions.ran_out(opened)
 
-    def forget(self) -> None:
+    def forget_failures(self) -> None:
         """Forget what ran out of room: the numbers are another line's now."""
         self._decisions.forget()
         self._relieved.clear()
@@ -170,9 +170,9 @@ class DiskQuota:
             NoRoom: there is none.
             LocalDiskError: the disk failed.
         """
-        coming = opened.space.coming(shard)
-        if not coming or opened.space.as_it_comes:
-            return not opened.space.as_it_comes
+        coming = opened.space.space_of_next(shard)
+        if not coming or opened.space.reserves_verified_only:
+            return not opened.space.reserves_verified_only
         return await self._fit(opened, coming, take=take)
 
     async def extend(self, opened: OpenVersion, size: int, take: Callable[[], None]) -> None:
@@ -225,7 +225,7 @@ class DiskQuota:
         async with self._claiming:
             bounds = await self._decisions.bounds(None, full=True)
             assert bounds
-            need = Need(
+            need = RoomNeed(
                 first, max(lacking, first), whole=False, takes_newest=manifest.verifiable,
                 failed=self._decisions.has_failed(number, listed=True),
             )  # fmt: skip
@@ -274,7 +274,7 @@ class DiskQuota:
                     return True
                 assert bounds is not None
                 if isinstance(decision, Fill):
-                    opened.space.as_it_comes = True
+                    opened.space.reserves_verified_only = True
                     return False
                 if isinstance(decision, Remove) and full:
                     await self._relieve(opened.number, decision, facts)
@@ -286,7 +286,7 @@ class DiskQuota:
                 late = asyncio.get_running_loop().time() > deadline
                 if late or isinstance(decision, Refuse):
                     reason = decision.why if isinstance(decision, Refuse) else Why.TOO_LARGE
-                    lacking = max(opened.space.lacking, coming)
+                    lacking = max(opened.space.missing_space, coming)
                     opened.space.refused = self._decisions.error(
                         RoomShortage(opened.number, opened.live.size, lacking, bounds, reason)
                     )
@@ -315,5 +315,5 @@ class DiskQuota:
 
     async def _remove(self, decision: Remove, facts: list[Removable], why: str) -> None:
         """Remove the candidate that a decision chose."""
-        expected = freed(fact for fact in facts if fact.key == decision.key)
+        expected = freed_bytes(fact for fact in facts if fact.key == decision.key)
         self.ledger.keep_held(await self._evictor.remove(decision.key, expected, why))

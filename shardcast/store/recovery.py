@@ -17,7 +17,7 @@ from shardcast.store.verified import VerificationRecord, identity_if_right, reco
 from shardcast.store.version_place import VersionPlace
 
 
-def listed(data_dir: DataDir) -> tuple[Listing, ...]:
+def read_list(data_dir: DataDir) -> tuple[Listing, ...]:
     """Return the versions of a directory's distribution list; blocks on the disk.
 
     Raises:
@@ -29,10 +29,10 @@ def listed(data_dir: DataDir) -> tuple[Listing, ...]:
     except ValueError as error:
         raise LocalDiskError(f"{data_dir.distribution} is {error}") from None
     # Nobody else writes it now, so a last line without newline is all that will come.
-    return found.settled(found).listings
+    return found.settle(found).listings
 
 
-def check(place: VersionPlace, listing: Listing) -> Manifest | None:
+def check_version(place: VersionPlace, listing: Listing) -> Manifest | None:
     """Check that all shards of a listed version are here; blocks on the disk.
 
     A file that has another identity than when it was verified is hashed; if its bytes are right, the new
@@ -51,7 +51,7 @@ def check(place: VersionPlace, listing: Listing) -> Manifest | None:
     )
     if manifest and listing.digest not in manifest.digests.values():
         raise ManifestError("its manifest has another digest")
-    identity = place.looks
+    identity = place.payload_state
     if identity:
         unchanged = recorded_identity(place.payload) == identity
         if manifest is None or not (unchanged or recall_payload(place, manifest)):
@@ -107,7 +107,7 @@ def recall_payload(
     return identity
 
 
-def lines_of(place: VersionPlace, version: str) -> LiveManifest:
+def read_open_manifest(place: VersionPlace, version: str) -> LiveManifest:
     """Return the manifest of a version that was open, up to its last whole line; blocks on the disk.
 
     Raises:
@@ -117,6 +117,6 @@ def lines_of(place: VersionPlace, version: str) -> LiveManifest:
     raw = place.manifest.read_bytes()
     live = LiveManifest(version)
     live.add(raw[: raw.rfind(b"\n") + 1])
-    if not live.begun:
+    if not live.has_header:
         raise ManifestError("its first line is not whole")
     return live

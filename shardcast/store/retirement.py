@@ -52,7 +52,7 @@ class Retirement:
                 return
             await self._writer.remove_from_list(number)
             holds.pinned.discard(number)
-            self._inventory.events.tell(RETIRED, version_name(number))
+            self._inventory.events.add(RETIRED, version_name(number))
             await self.remove(number, found.place)
         await self.empty()
 
@@ -109,7 +109,7 @@ class Retirement:
             error = withdrawn_error(withdrawal)
             opened.live.abort(f"withdrawn: {withdrawal.reason}")
         if number not in self._inventory.hidden:
-            self._inventory.events.tell(ABORTED, version)
+            self._inventory.events.add(ABORTED, version)
         self._inventory.hidden.discard(number)
         try:
             await in_thread(opened.stop, error)

@@ -85,11 +85,11 @@ class ServedVersions:
         """Return whether the version is here, complete or open."""
         return self._inventory.number_of(version) is not None
 
-    def had(self, version: str) -> tuple[int, int]:
+    def verified_counts(self, version: str) -> tuple[int, int]:
         """Return how many shards and bytes of a version are here, verified."""
         opened, complete = self._opened(version), self._inventory.complete.get(version)
         if opened:
-            return len(opened.had), opened.bytes_here
+            return len(opened.verified_shards), opened.verified_bytes
         return (complete.listing.shards or 0, complete.size) if complete else (0, 0)
 
     def in_doubt(self, version: str) -> bool:
@@ -101,7 +101,7 @@ class ServedVersions:
     def live(self, version: str) -> LiveManifest | None:
         """Return the manifest of a version that is open and whose single shards can be verified."""
         opened = self._opened(version)
-        return opened.live if opened and (opened.live.raw or not opened.live.begun) else None
+        return opened.live if opened and (opened.live.raw or not opened.live.has_header) else None
 
     def manifest_of(self, version: str) -> Manifest | None:
         """Return the manifest of a complete version."""
@@ -126,7 +126,7 @@ class ServedVersions:
         if complete is None:
             return None
         span = complete.shard(number)
-        if span is None and complete.changed:
+        if span is None and complete.payload_changed:
             self._payload_checks.start(complete.listing.number)
         return span
 
@@ -143,30 +143,30 @@ class ServedVersions:
         opened = self._opened(version)
         return opened.landings.get(number) if opened else None
 
-    async def arrival(self, version: str, number: int) -> None:
+    async def wait_for_shard(self, version: str, number: int) -> None:
         """Wait until a shard of an open version is there, or begins to arrive; it goes before others."""
         opened = self._opened(version)
         if opened:
-            await opened.arrival(number)
+            await opened.wait_for_shard(number)
 
     def _opened(self, version: str) -> OpenVersion | None:
         return self._inventory.open.get(version_number(version) or 0)
 
     # Who reads
 
-    def reading(self, version: str, by: str) -> contextlib.AbstractContextManager[Reader]:
+    def reading(self, version: str, client: str) -> contextlib.AbstractContextManager[Reader]:
         """Enter a read of a version, which then stays; the reader counts the bytes that it got."""
         number = self._inventory.number_of(version)
         if number is None:
-            return contextlib.nullcontext(Reader(READ, by))
-        return self._inventory.holds.held(number, READ, by)
+            return contextlib.nullcontext(Reader(READ, client))
+        return self._inventory.holds.held(number, READ, client)
 
     @contextlib.contextmanager
-    def leased(self, version: str, by: str) -> Iterator[bool]:
+    def leased(self, version: str, client: str) -> Iterator[bool]:
         """Enter a lease on a version, which then stays; False where the version isn't here."""
         number = self._inventory.number_of(version)
         if number is None:
             yield False
         else:
-            with self._inventory.holds.held(number, LEASE, by):
+            with self._inventory.holds.held(number, LEASE, client):
                 yield True

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from shardcast.file_copies import link
+from shardcast.file_copies import hard_link
 from shardcast.file_moves import rename
 from shardcast.file_systems import reserve
 from shardcast.open_files import close, sync_file
@@ -181,7 +181,7 @@ class ShardFiles:
         if known is None or known == final:
             return False
         final.unlink(missing_ok=True)
-        if not link(known, final):
+        if not hard_link(known, final):
             return False
         self._hooks.usage.share(known.parent, final.stat())
         return True
@@ -195,7 +195,7 @@ class ShardFiles:
     def _count(self, shard: int) -> None:
         """Count a shard that has its final name as here."""
         found = self.final(shard).stat()
-        if self._space.keep(shard, found.st_size):
+        if self._space.add_verified(shard, found.st_size):
             self._hooks.usage.add(self._place.folder, found)
 
     # Landings

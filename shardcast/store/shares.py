@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 Owner = TypeVar("Owner", bound=Hashable)
 
 
-class Shares(Generic[Owner]):
+class OwnerCounts(Generic[Owner]):
     """Counts per owner.
 
     Every operation takes constant time, so that a client that invents owners slows nothing.

@@ -39,9 +39,9 @@ class SpaceLedger:
     def to_come(self, number: int) -> int:
         """Return the bytes that an open version may take beside those that it has."""
         space = self._inventory.open[number].space
-        if number in self._fetched and space.sized:
-            return space.lacking
-        return max(0, self._claimed.get(number, 0) - space.settled)
+        if number in self._fetched and space.is_size_known:
+            return space.missing_space
+        return max(0, self._claimed.get(number, 0) - space.accounted_space)
 
     def promised(self, opened: OpenVersion | None) -> int:
         """Return the bytes that open versions except ``opened`` may take beside those that they have."""

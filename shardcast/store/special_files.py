@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from shardcast.errors import LocalDiskError
-from shardcast.file_systems import NO_SPECIAL_FILES, tell_lack
+from shardcast.file_systems import NO_SPECIAL_FILES, log_lack
 from shardcast.filesystem import replace
 from shardcast.store.data_dir_layout import own_folder
 
@@ -33,7 +33,7 @@ def socket_path(root: Path) -> Path:
 
 
 @contextlib.contextmanager
-def short_name(path: Path) -> Iterator[str]:
+def short_socket_path(path: Path) -> Iterator[str]:
     """Make a path of a socket short enough to bind and connect, by way of a link in ``/tmp`` if need be.
 
     Yields:
@@ -53,7 +53,7 @@ def short_name(path: Path) -> Iterator[str]:
         yield str(link / path.name)
 
 
-def place_elsewhere(folder: Path, error: OSError) -> tempfile.TemporaryDirectory[str]:
+def make_local_folder(folder: Path, error: OSError) -> tempfile.TemporaryDirectory[str]:
     """Make a folder of this machine, which only this user may enter, for a socket or a pipe.
 
     Args:
@@ -68,12 +68,12 @@ def place_elsewhere(folder: Path, error: OSError) -> tempfile.TemporaryDirectory
     """
     if error.errno not in NO_SPECIAL_FILES:
         raise error
-    tell_lack(folder / ".", "has no sockets and pipes: they are in a folder of this machine's own")
+    log_lack(folder / ".", "has no sockets and pipes: they are in a folder of this machine's own")
     return tempfile.TemporaryDirectory(prefix=_PREFIX)
 
 
 @contextlib.contextmanager
-def known_elsewhere(root: Path, socket: Path) -> Iterator[None]:
+def record_socket_path(root: Path, socket: Path) -> Iterator[None]:
     """Record the path of a socket that is not in its data directory, while the block runs.
 
     Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shardcast.constants import MANIFEST_FILE, PAYLOAD_FILE
-from shardcast.file_copies import clone_bytes, link
+from shardcast.file_copies import clone_bytes, hard_link
 from shardcast.file_identity import FileIdentity
 from shardcast.filesystem import give_name
 from shardcast.protocol.wire import shard_name, shard_number
@@ -49,7 +49,7 @@ class VersionPlace:
         return self.folder / PAYLOAD_FILE
 
     @property
-    def looks(self) -> FileIdentity | None:
+    def payload_state(self) -> FileIdentity | None:
         """The identity of a payload when it was published without a copy; None for other versions.
 
         A record that is damaged gives the identity of no file, so that the payload is hashed again.
@@ -74,7 +74,7 @@ class VersionPlace:
             OSError: the payload can't be read.
         """
         real = payload.resolve(strict=True)  # of a symbolic link, link(2) would link the link
-        if not clone(real, self.payload) and not link(real, self.payload):
+        if not clone(real, self.payload) and not hard_link(real, self.payload):
             return False
         if stat.S_ISREG(self.payload.lstat().st_mode):
             return True

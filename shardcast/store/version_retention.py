@@ -105,7 +105,7 @@ class VersionRetention:
         for number in inventory.holds.retirable(sorted(beyond)):
             log.info("retired %s: newer versions took its place", version_name(number))
             await self._retirement.retire(number)
-        for number in self._quota.to_retire(provisional & inventory.complete.numbers):
+        for number in self._quota.surplus_versions(provisional & inventory.complete.numbers):
             log.info("retired %s: the versions here may take less", version_name(number))
             await self._retirement.retire(number)
 

@@ -39,12 +39,12 @@ class VersionFolders(ServedVersions):
     part                         operations
     ============================ =====================================================================
     ``Loader``                   ``load``
-    ``FilledVersions``           ``begin``, ``open``, ``surveyed``, ``check_room``, ``make_room``
+    ``FilledVersions``           ``begin_version``, ``open``, ``keep_survey``, ``check_room``, ``make_room``
     ``Retirement``               ``discard``, ``retire``, ``drop_aside``
     ``VersionRetention``         ``pin``, ``unpin``, ``tidy``, ``try_tidy``, ``keep``
     ``LineVersions``             ``record_listed``, ``unlist``, ``set_known``
     ``Withdrawals``              ``withdraw``, ``withdraw_own``
-    ``BesideVersions``           ``has_of``, ``begin_beside``
+    ``BesideVersions``           ``has_of_line``, ``begin_beside``
     ``LineChanger``              ``change_line``, ``after_step``
     ============================ =====================================================================
 
@@ -53,7 +53,7 @@ class VersionFolders(ServedVersions):
         inventory: the versions, by their state.
         holds: who holds which version.
         aside: versions of other lines.
-        room: what the versions take, and may take.
+        quota: what the versions take, and may take.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class VersionFolders(ServedVersions):
         self.inventory: Inventory = inventory
         self.holds: Holds = inventory.holds
         self.aside: AsideVersions = inventory.aside
-        self.room: DiskQuota = quota
+        self.quota: DiskQuota = quota
 
-        self.begin, self.open, self.surveyed = filled.begin, filled.open, filled.surveyed
+        self.begin_version, self.open, self.keep_survey = filled.begin, filled.open, filled.surveyed
         self.check_room, self.make_room = filled.check_room, filled.make_room
         self.discard, self.retire, self.drop_aside = (
             retirement.discard,
@@ -112,7 +112,7 @@ class VersionFolders(ServedVersions):
             lines.set_known,
         )
         self.withdraw, self.withdraw_own = withdrawals.withdraw, withdrawals.withdraw_own
-        self.has_of, self.begin_beside = beside.has_of, beside.begin_beside
+        self.has_of_line, self.begin_beside = beside.has_of, beside.begin_beside
         self.change_line = self._changer.change_line
 
     def load(self, resume: bool) -> list[str]:
@@ -144,9 +144,9 @@ class VersionFolders(ServedVersions):
         return self._retention.keep
 
     @property
-    def unready(self) -> str | None:
+    def unready_reason(self) -> str | None:
         """Why the directory can't be relied on, for ``/ready``; None where it can."""
-        return None if self.held else self.data_dir.lost
+        return None if self.held else self.data_dir.lost_reason
 
     @property
     def line(self) -> LineRecord:

@@ -47,13 +47,13 @@ class Withdrawals:
             if was_known:
                 del inventory.known[number]
             if taken_off or was_known:
-                inventory.events.tell(RETIRED, withdrawal.version)  # readers of 0.4.0 know no withdrawals
+                inventory.events.add(RETIRED, withdrawal.version)  # readers of 0.4.0 know no withdrawals
             if known is None or taken_off:
                 withdrawn = Listing(withdrawal.version, withdrawal.digest, None)
-                inventory.events.tell(WITHDRAWN, withdrawal.version, withdrawn, withdrawal.reason)
+                inventory.events.add(WITHDRAWN, withdrawal.version, withdrawn, withdrawal.reason)
                 log.warning("%s", withdrawn_error(withdrawal))
             opened = inventory.open.get(number)
-            whole = opened.live.whole if opened else None
+            whole = opened.live.manifest if opened else None
             # The digest of a version that is being made is not known yet; its number is never used again.
             if opened and (whole is None or withdrawal.digest in whole.digests.values()):
                 await self._retirement.discard_locked(number, withdrawal)

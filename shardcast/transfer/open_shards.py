@@ -42,7 +42,9 @@ class OpenShards:
     @property
     def bytes_done(self) -> int:
         """Bytes that are verified and here."""
-        return self._released_bytes + sum(download.landing.landed for download in self._downloads.values())
+        return self._released_bytes + sum(
+            download.landing.verified_bytes for download in self._downloads.values()
+        )
 
     @property
     def shards_done(self) -> int:
@@ -116,7 +118,7 @@ class OpenShards:
         if download.committing:
             return
         download.committing = True
-        await self._sink.shelve(download.landing)
+        await self._sink.commit_shard(download.landing)
         download.committed = True
         self._release(download.landing.shard.number)
 

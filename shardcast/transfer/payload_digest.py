@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.protocol.manifest import Shard
 from shardcast.sharding.payload_hasher import CHUNK_SIZE, PayloadHasher
 from shardcast.store.landing import Landing
 
 
-async def hash_whole(
+async def hash_payload(
     shards: AsyncIterable[Shard],
     landing_of: Callable[[int], Awaitable[Landing]],
-    hashed: Callable[[int], None],
+    on_hashed: Callable[[int], None],
     hasher: PayloadHasher,
 ) -> None:
     """Feed the shards' bytes to a hasher in their order.
@@ -24,20 +24,20 @@ async def hash_whole(
     Args:
         shards: the shards, as the manifest names them.
         landing_of: returns the landing of a shard once it is open.
-        hashed: called with the number of each shard that has been read.
+        on_hashed: called with the number of each shard that has been read.
         hasher: takes the bytes.
 
     Raises:
         LocalDiskError: what landed can't be read.
     """
     buffer = memoryview(bytearray(CHUNK_SIZE))
-    thread = Threads(1, "shardcast-whole")
+    thread = ThreadPool(1, "shardcast-whole")
     try:
         async for shard in shards:
             landing = await landing_of(shard.number)
             await landing.in_thread(_follow, landing, buffer, hasher, executor=thread)
             hasher.end_shard()
-            hashed(shard.number)
+            on_hashed(shard.number)
     finally:
         thread.shutdown(wait=False)
 
@@ -46,7 +46,7 @@ def _follow(landing: Landing, buffer: memoryview, hasher: PayloadHasher) -> None
     """Hash a landing as it grows, until it is whole or closed; in a thread."""
     position = 0
     while position < landing.shard.size:
-        end = landing.prefix_beyond(position)
+        end = landing.wait_for_prefix(position)
         if end <= position:
             return
         while position < end:

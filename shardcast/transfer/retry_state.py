@@ -100,7 +100,7 @@ class RetryState:
 
         Of an open version the manifest tells whether its publisher aborted it: a missing shard says nothing.
         """
-        is_open = self._manifest.whole is None and isinstance(error, ServerLacks)
+        is_open = self._manifest.manifest is None and isinstance(error, ServerLacks)
         may_come = is_open or isinstance(error, ServerBusy)
         return may_come and now - self.progress_at < self._limits.timeout
 

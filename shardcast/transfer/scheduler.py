@@ -61,7 +61,7 @@ class Scheduler:
     def wait(self) -> Wait | None:
         """What is waited for while ranges are asked for and no byte comes."""
         running = self._servers.running.values()
-        if not self._tasks or any(active.request.landing for active in running):
+        if not self._tasks or any(active.request.writing for active in running):
             return None
         seconds = self._clock() - max(self._retries.progress_at, self._busy_since)
         if outage := self._retries.outage:
@@ -111,7 +111,7 @@ class Scheduler:
             raise limit
         if len(running) < width.value:
             log.warning("requests at once from now on: %d at most; %s", len(running), limit)
-            width.narrowed(len(running))
+            width.cap(len(running))
         await self._notifier.change()
         while len(running) >= width.value:
             await self._notifier.change()
@@ -193,7 +193,7 @@ class Scheduler:
         victim, measured = slowest
         # Do not split onto the same server when it serializes requests, streams a landing, or when local
         # readers need the bytes in order.
-        in_order = victim.peer.serial or victim.request.passed_on or victim.task.download.landing.readers
+        in_order = victim.peer.serial or victim.request.still_landing or victim.task.download.landing.readers
         url = servers.choose(victim.task.download, {victim.peer.url} if in_order else ())
         if url is None:
             return None

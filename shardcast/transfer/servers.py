@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from random import Random
 
 from shardcast.peer.server import Peer
-from shardcast.policy.selection import Ranking, ServerCandidate, choose
+from shardcast.policy.selection import Ranking, ServerCandidate, choose_server
 from shardcast.policy.width import ConcurrencyLimit
 from shardcast.transfer.limits import ServerProgress
 from shardcast.transfer.ranges import ActiveRequest, RangeTask, ShardDownload
@@ -56,9 +56,9 @@ class Servers:
         if peer.url in self.peers:
             return False
         self.peers[peer.url] = peer
-        self.ranking.joined(peer.url)
+        self.ranking.add_server(peer.url)
         self.received[peer.url] = 0
-        self.width.joined()
+        self.width.add_server()
         return True
 
     def under_way(self) -> dict[str, int]:
@@ -74,7 +74,7 @@ class Servers:
         None when each has as many requests as it can take.
         """
         under_way, now = self.under_way(), self._clock()
-        return choose(
+        return choose_server(
             (
                 ServerCandidate(
                     url,
@@ -82,7 +82,7 @@ class Servers:
                     under_way.get(url, 0),
                     self._limit(url),
                     download.failures.get(url, 0),
-                    self.ranking.rests(url, now),
+                    self.ranking.backing_off(url, now),
                 )
                 for url in self.peers
                 if url not in excluded
@@ -95,7 +95,7 @@ class Servers:
 
         After a failure it is on probation, where there are others.
         """
-        limit = self.peers[url].limit
+        limit = self.peers[url].max_requests
         return self.ranking.limit(url, limit) if len(self.peers) > 1 else limit
 
     def has_alternative(self, active: ActiveRequest) -> bool:
@@ -103,7 +103,7 @@ class Servers:
         failures, now = active.task.download.failures, self._clock()
         own_failures = failures.get(active.peer.url, 0)
         return any(
-            not self.ranking.rests(url, now) and failures.get(url, 0) <= own_failures
+            not self.ranking.backing_off(url, now) and failures.get(url, 0) <= own_failures
             for url in self.peers
             if url != active.peer.url
         )
@@ -111,7 +111,9 @@ class Servers:
     def has_untried(self, download: ShardDownload) -> bool:
         """Return whether a server that is not backing off has yet to fail at a shard."""
         now = self._clock()
-        return any(url not in download.failures and not self.ranking.rests(url, now) for url in self.peers)
+        return any(
+            url not in download.failures and not self.ranking.backing_off(url, now) for url in self.peers
+        )
 
     def asked_all(self, download: ShardDownload) -> bool:
         """Return whether every server has failed at a shard."""

@@ -34,7 +34,7 @@ class ShardOpener:
     async def open_ahead(self) -> None:
         """Open shards just before they are needed, as far ahead of the whole digest as they may be."""
         shards = self._shards
-        async for shard in self._manifest.as_they_come():
+        async for shard in self._manifest.iterate_shards():
             while shard.number not in self._started:
                 if shards.ranges_ready < _READY and shard.number <= shards.reach:
                     await self._open(shard, first=False)
@@ -47,7 +47,7 @@ class ShardOpener:
         """Open the shards that local readers wait for before the others; for ever."""
         shards = self._shards
         while True:
-            shard = await self._sink.wanted()
+            shard = await self._sink.next_wanted()
             while sum(number > shards.reach for number in shards.numbers) >= _MAX_WANTED:
                 await self._notifier.change()
             if shard.number not in self._started:

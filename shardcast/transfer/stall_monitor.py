@@ -52,14 +52,14 @@ class StallMonitor:
                 if url in busy and new > 0:
                     servers.ranking.observed(url, new / max(now - looked_at, 1e-6))
             received_before, looked_at = dict(servers.received), now
-            servers.width.observed(now, sum(servers.received.values()), len(servers.running))
+            servers.width.observe(now, sum(servers.received.values()), len(servers.running))
             self._notifier.notify()
 
     def _look_at(self, active: ActiveRequest, now: float) -> None:
         """Count the new bytes of an answer, and cancel it when it has stalled."""
         request = active.request
         new = active.progress.observed(
-            now, request.received, self._manifest.header.piece_size, writing=request.landing
+            now, request.received, self._manifest.header.piece_size, writing=request.writing
         )
         if new:
             self._servers.received[active.peer.url] += new
@@ -77,5 +77,5 @@ class StallMonitor:
         if active.peer.serial and not active.request.received:
             return False  # it waits its turn there, behind another answer to this node
         # Of an open version there may be nothing yet at any server.
-        known = self._retries.started or self._manifest.whole is not None
+        known = self._retries.started or self._manifest.manifest is not None
         return known and self._servers.has_alternative(active)

@@ -17,7 +17,7 @@ from shardcast.store.interfaces import ShardSink
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits, Progress, free_descriptors
 from shardcast.transfer.open_shards import OpenShards
-from shardcast.transfer.payload_digest import hash_whole
+from shardcast.transfer.payload_digest import hash_payload
 from shardcast.transfer.ranges import RangeTask
 from shardcast.transfer.retry_state import RetryState
 from shardcast.transfer.scheduler import Scheduler
@@ -45,7 +45,7 @@ class Transfer:
         sink: ShardSink,
         *,
         digits: int = 3,
-        survey: bool = False,
+        make_manifest: bool = False,
         limits: Limits | None = None,
         clock: Callable[[], float] = time.monotonic,
         random: Random | None = None,
@@ -58,7 +58,7 @@ class Transfer:
             peers: its servers; ``join`` adds others.
             sink: where shards go.
             digits: of the numbers in the shards' names; five at 0.3.x.
-            survey: whether to make the manifest of what arrives, where old nodes have none.
+            make_manifest: whether to make the manifest of what arrives, where old nodes have none.
             limits: how much at once, how patient.
             clock: gives seconds; a test's or a simulator's, as are ``random`` and ``sleep``.
             random: decides among equal servers, and spreads pauses.
@@ -66,7 +66,7 @@ class Transfer:
         """
         self.manifest = manifest
         self._sink = sink
-        self._survey = survey
+        self._survey = make_manifest
         self._limits = limits = (limits or Limits()).within(free_descriptors())
         self._notifier = notifier = Notifier()
         random = random or Random()
@@ -117,7 +117,7 @@ class Transfer:
         """
         hasher = PayloadHasher(self._algorithms(), self.manifest.header.piece_size if self._survey else None)
         await self._fetch(hasher)
-        manifest = self.manifest.whole
+        manifest = self.manifest.manifest
         assert manifest
         digests = hasher.digests()
         wrong = {name: digests[name] for name in digests if digests[name] != manifest.digests.get(name)}
@@ -138,7 +138,7 @@ class Transfer:
         They are those of the manifest, or SHA-256 alone where that is among them. A surveyed manifest needs
         SHA-256 in any case.
         """
-        known = set(self.manifest.whole.digests) if self.manifest.whole else {"sha256"}
+        known = set(self.manifest.manifest.digests) if self.manifest.manifest else {"sha256"}
         if self._survey:
             return known | {"sha256"}
         return {"sha256"} if "sha256" in known else known
@@ -149,9 +149,9 @@ class Transfer:
         try:
             await _run_together(
                 self._opener.open_ahead(),
-                hash_whole(self.manifest.as_they_come(), shards.landing, shards.mark_hashed, hasher),
+                hash_payload(self.manifest.iterate_shards(), shards.landing, shards.mark_hashed, hasher),
                 *(self._work() for _ in range(self._limits.at_once)),
-                background=(self._opener.open_wanted(), self._monitor.run(), self.manifest.broken()),
+                background=(self._opener.open_wanted(), self._monitor.run(), self.manifest.wait_failed()),
             )
         finally:
             await shards.close()

@@ -20,7 +20,7 @@ class NoProgress(TransferFailed):
     """A version without progress, abandoned for another one."""
 
 
-async def unless(
+async def run_unless(
     stop: Stop,
     fetching: Coroutine[Any, Any, T],
     following: Following,
@@ -45,7 +45,7 @@ async def unless(
             seen = following.changes
             if reason := stop():
                 raise reason
-            change = [asyncio.ensure_future(following.change(seen))]
+            change = [asyncio.ensure_future(following.wait_for_change(seen))]
             waiting: list[asyncio.Future[Any]] = [task, *change]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             await cancel(change)

@@ -41,7 +41,8 @@ class Following:
     """All servers of a node, followed for as long as the context is entered.
 
     Attributes:
-        changes: a counter that rises with each change of what the servers offer; ``change`` waits for that.
+        changes: a counter that rises with each change of what the servers offer; ``wait_for_change`` waits
+            for that.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class Following:
             peer.url: Follower(
                 peer,
                 interval,
-                self.tell,
+                self.notify,
                 clock=clock,
                 random=random,
                 sleep=sleep,
@@ -104,7 +105,7 @@ class Following:
             url: asyncio.ensure_future(follower.run()) for url, follower in self._followers.items()
         }
         for task in self._tasks.values():
-            task.add_done_callback(lambda _: self.tell())
+            task.add_done_callback(lambda _: self.notify())
         self._timekeeper = asyncio.ensure_future(self._keep_time())
         return self
 
@@ -126,19 +127,19 @@ class Following:
     @property
     def has_news(self) -> bool:
         """Whether the versions of any server are known now."""
-        return any(follower.told for follower in self._followers.values())
+        return any(follower.versions_known for follower in self._followers.values())
 
-    async def drop(self, url: str) -> None:
+    async def remove_server(self, url: str) -> None:
         """Stop following a server."""
         self._followers.pop(url, None)
         task = self._tasks.pop(url, None)
         if task:
             await cancel([task])
-        self.tell()
+        self.notify()
 
-    async def look_again(self) -> None:
+    async def refresh(self) -> None:
         """Ask the servers without a feed for their lists now."""
-        await asyncio.gather(*(follower.look_again() for follower in self.followers))
+        await asyncio.gather(*(follower.refresh() for follower in self.followers))
 
     # What to believe
 
@@ -151,7 +152,7 @@ class Following:
         now = self._clock()
         if self._standing is None or now >= self._look_at:
             self._standing = self._tracker.look(now, [follower.view for follower in self._followers.values()])
-            wait = self._standing.wait
+            wait = self._standing.seconds_to_change
             self._look_at = math.inf if wait is None else now + wait
             for note in self._standing.notes:
                 if note not in self._noted and len(self._noted) < _MAX_NOTES:
@@ -167,14 +168,14 @@ class Following:
             if task.done():
                 task.result()
 
-    def heard(self) -> Standing:
+    def standing_or_error(self) -> Standing:
         """Return what to believe now.
 
         Raises:
             NoServerReachable, TransferFailed: no server tells anything.
         """
         if not self.has_news:
-            raise no_news(
+            raise no_news_error(
                 {
                     follower.peer.url: follower.failure
                     for follower in self._followers.values()
@@ -183,10 +184,10 @@ class Following:
             )
         return self.standing()
 
-    def changed(self, left: str | None) -> None:
-        """Begin with the line that the node's memory names now, after the node left the line ``left``."""
-        self._tracker.changed(self._clock(), left)
-        self.tell()
+    def change_line(self, old_line: str | None) -> None:
+        """Begin with the line that the node's memory names now, after the node left the line ``old_line``."""
+        self._tracker.change_line(self._clock(), old_line)
+        self.notify()
 
     async def _keep_time(self) -> None:
         """Notify when time alone changes what to believe; for ever."""
@@ -196,9 +197,9 @@ class Following:
             left = self._look_at - self._clock()
             try:
                 async with asyncio.timeout(None if left == math.inf else max(left, 0.01)):
-                    await self.change(seen)
+                    await self.wait_for_change(seen)
             except TimeoutError:
-                self.tell()
+                self.notify()
 
     # Waiting
 
@@ -228,13 +229,13 @@ class Following:
                 )
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self.change(seen)
+                    await self.wait_for_change(seen)
             except TimeoutError:
                 raise TransferFailed(
                     f"{manifest.version} is here, and the first-named server does not list it"
                 ) from None
 
-    async def settled(self) -> None:
+    async def wait_until_settled(self) -> None:
         """Wait until each server has told what it offers or failed to; 2 s at most once one has told."""
         loop = asyncio.get_running_loop()
         deadline: float | None = None
@@ -244,7 +245,7 @@ class Following:
                 deadline = loop.time() + STALL_WHEN_OTHERS_CAN
             try:
                 async with asyncio.timeout_at(deadline):
-                    await self.change(self.changes)
+                    await self.wait_for_change(self.changes)
             except TimeoutError:
                 return
 
@@ -259,11 +260,11 @@ class Following:
         )
         return Wait(self._clock() - self._silent_since, f"an answer of {silent or 'a server'}")
 
-    async def change(self, since: int) -> None:
+    async def wait_for_change(self, since: int) -> None:
         """Wait until ``changes`` differs from ``since``, an earlier value of it."""
         await self._notifier.wait_for(lambda: self.changes != since)
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Count a change and wake all that wait for one."""
         self.changes += 1
         self._standing = None
@@ -274,7 +275,7 @@ class Following:
         self._notifier.notify()
 
 
-def no_news(failures: Mapping[str, PeerError]) -> ShardcastError:
+def no_news_error(failures: Mapping[str, PeerError]) -> ShardcastError:
     """Return the error that says why no server tells anything; ``failures`` by URL."""
     if not failures:
         return NoServerReachable("no server is left to ask")

@@ -80,17 +80,17 @@ class Follower:
 
     Attributes:
         peer: the server.
-        told: whether its versions are known now.
+        versions_known: whether its versions are known now.
         hello: the last hello of its feed, also after the feed was lost; None where it has no feed.
         failure: why its versions are not known.
-        heard_at: when the server told its versions last; lines that never come to an end are no news.
+        last_news_at: when the server told its versions last; lines that never come to an end are no news.
     """
 
     def __init__(
         self,
         peer: Peer,
         interval: float,
-        tell: Callable[[], None],
+        notify: Callable[[], None],
         *,
         clock: Callable[[], float],
         random: Random,
@@ -102,20 +102,20 @@ class Follower:
         Args:
             peer: the server.
             interval: seconds between two requests for its list, where it has no feed.
-            tell: called after each change.
+            notify: called after each change.
             clock: gives seconds.
             random: spreads pauses.
             sleep: pauses.
             first_line: seconds without a line of the feed after which the list is asked for instead.
         """
         self.peer = peer
-        self.told = False
+        self.versions_known = False
         self.hello: Hello | None = None
         self.failure: PeerError | None = None
-        self.heard_at: float | None = None
+        self.last_news_at: float | None = None
         self._interval = interval
         self._backoff = Backoff(_FIRST_PAUSE, min(_LONGEST_PAUSE, interval))
-        self._tell = tell
+        self._tell = notify
         self._clock = clock
         self._random = random
         self._sleep = sleep
@@ -131,27 +131,31 @@ class Follower:
     @property
     def answered(self) -> bool:
         """Whether the server told its versions, or failed to."""
-        return self.told or self.failure is not None
+        return self.versions_known or self.failure is not None
 
     @property
     def listings(self) -> tuple[Listing, ...] | None:
         """The complete versions that the server offers, oldest first; None while they are not known."""
-        return tuple(listing for _, listing in sorted(self._versions.complete.items())) if self.told else None
+        return (
+            tuple(listing for _, listing in sorted(self._versions.complete.items()))
+            if self.versions_known
+            else None
+        )
 
     @property
-    def opened(self) -> frozenset[int]:
+    def open_numbers(self) -> frozenset[int]:
         """The numbers of the versions that are open at the server."""
-        return frozenset(self._versions.opened) if self.told else frozenset()
+        return frozenset(self._versions.opened) if self.versions_known else frozenset()
 
     @property
     def view(self) -> ServerView:
         """The server as policy sees it now."""
-        versions = self._versions if self.told else _Versions()
+        versions = self._versions if self.versions_known else _Versions()
         return ServerView(
             url=self.peer.url,
-            told=self.told,
+            list_known=self.versions_known,
             failed=self.failure is not None,
-            heard_at=self.heard_at,
+            last_news_at=self.last_news_at,
             hello=self.hello,
             reading=self._reading,
             complete=versions.complete,
@@ -184,9 +188,9 @@ class Follower:
             self._failures += 1
             await self._sleep(pause)
 
-    async def look_again(self) -> None:
+    async def refresh(self) -> None:
         """Ask now for the list of a server without a feed."""
-        if self.hello is None and self.told:
+        if self.hello is None and self.versions_known:
             try:
                 await self._ask()
             except PeerError as error:
@@ -271,12 +275,12 @@ class Follower:
 
     def _known(self, hello: Hello | None, versions: _Versions) -> None:
         """Take a hello and all versions in one step; ``hello`` is None for a list."""
-        self.heard_at = self._clock()
+        self.last_news_at = self._clock()
         if hello is None:
-            same = self.told and self.hello is None and versions == self._versions
+            same = self.versions_known and self.hello is None and versions == self._versions
             self._reading = self._reading + 1 if same else 1
-        news = (hello, versions, True) != (self.hello, self._versions, self.told)
-        self.hello, self._versions, self.told, self.failure = hello, versions, True, None
+        news = (hello, versions, True) != (self.hello, self._versions, self.versions_known)
+        self.hello, self._versions, self.versions_known, self.failure = hello, versions, True, None
         if news or hello is None:
             self._tell()
 
@@ -284,6 +288,6 @@ class Follower:
         """Note that the versions are not known any more; readers are woken by the first failure only."""
         log.debug("%s is followed no more for now: %s", self.peer.url, error)
         news = self.failure is None
-        self.told, self.failure = False, error
+        self.versions_known, self.failure = False, error
         if news:
             self._tell()

@@ -34,7 +34,7 @@ class FoundVersion:
     origin: str | None
 
 
-async def first_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
+async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_START) -> Standing:
     """Return what to believe as soon as all servers answered, or one did and the others had 2 s more.
 
     While no server can be reached, or those that can say "not now", wait for ``patience`` seconds.
@@ -46,9 +46,9 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + patience
-    await following.settled()
+    await following.wait_until_settled()
     if following.has_news:
-        return following.heard()
+        return following.standing_or_error()
     while not following.has_news:
         failures = [follower.failure for follower in following.followers if follower.failure]
         passing = (error for error in failures if isinstance(error, (ServerUnreachable, ServerBusy)))
@@ -57,14 +57,14 @@ async def first_news(following: Following, patience: float = UNREACHABLE_AT_STAR
             break
         try:
             async with asyncio.timeout_at(deadline):
-                await following.change(following.changes)
+                await following.wait_for_change(following.changes)
         except TimeoutError:
             break
-    await following.settled()
-    return following.heard()
+    await following.wait_until_settled()
+    return following.standing_or_error()
 
 
-def find(standing: Standing, version: str) -> FoundVersion:
+def find_version(standing: Standing, version: str) -> FoundVersion:
     """Return the version with this name, or the newest (``LATEST``), and the servers that have it.
 
     A version that only servers of another line have is taken, with a warning: the reader named it.

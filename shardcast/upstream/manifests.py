@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 
-from shardcast.concurrency import cancel, staggered
+from shardcast.concurrency import cancel, start_staggered
 from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
 from shardcast.errors import (
     BadAnswer,
@@ -28,7 +28,7 @@ from shardcast.errors import (
 from shardcast.peer.server import Peer
 from shardcast.policy.backoff import Backoff
 from shardcast.protocol.distribution import Listing
-from shardcast.protocol.manifest import Manifest, provisional
+from shardcast.protocol.manifest import Manifest, manifest_of_old_node
 from shardcast.protocol.wire import MAX_SHARDS
 from shardcast.store.live_manifest import LiveManifest
 
@@ -46,7 +46,7 @@ _AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class VersionDescription:
     """A manifest and how to ask for its shards.
 
     Attributes:
@@ -60,14 +60,14 @@ class Described:
     peers: Sequence[Peer]
 
 
-async def describe(
+async def descriptions_of(
     listing: Listing,
     peers: Sequence[Peer],
     origin: str | None = None,
     *,
     patience: float = UNREACHABLE_AT_START,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-) -> AsyncIterator[Described]:
+) -> AsyncIterator[VersionDescription]:
     """Yield the descriptions of a version, to be tried one after the other.
 
     They are the servers' manifests, each once; where no server has a manifest, what the answers of old nodes
@@ -115,7 +115,7 @@ async def describe(
 
 async def _ask_all(
     listing: Listing, peers: Sequence[Peer], origin: str | None, failures: list[PeerError]
-) -> AsyncGenerator[Described, None]:
+) -> AsyncGenerator[VersionDescription, None]:
     """Yield the servers' descriptions, each server asked once; those without one add to ``failures``."""
     seen: set[bytes] = set()
     without: list[Peer] = []
@@ -128,7 +128,9 @@ async def _ask_all(
             check_manifest(listing, manifest, peer, origin)
         return manifest
 
-    async with aclosing(staggered([partial(ask, peer) for peer in peers], STALL_WHEN_OTHERS_CAN)) as asked:
+    async with aclosing(
+        start_staggered([partial(ask, peer) for peer in peers], STALL_WHEN_OTHERS_CAN)
+    ) as asked:
         async for asking in asked:
             if asking is None and without:
                 break  # what servers without a manifest tell may come sooner
@@ -139,7 +141,7 @@ async def _ask_all(
                 continue
             if manifest and (digest := sha256(manifest.raw).digest()) not in seen:
                 seen.add(digest)
-                yield Described(manifest, _DIGITS, peers)
+                yield VersionDescription(manifest, _DIGITS, peers)
             del manifest, asking  # a large manifest need not lie in memory beside the next
     if seen:
         return
@@ -154,7 +156,7 @@ async def _ask_all(
 async def read_live(
     live: LiveManifest,
     peers: Sequence[Peer],
-    take: Callable[[bytes], Awaitable[None]],
+    on_lines: Callable[[bytes], Awaitable[None]],
     *,
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -167,7 +169,7 @@ async def read_live(
     Args:
         live: the manifest; a failure for good is told to it, and ends the reading.
         peers: the servers, to which others may be added meanwhile.
-        take: adds lines to ``live``.
+        on_lines: adds lines to ``live``.
         clock: gives seconds.
         sleep: pauses.
     """
@@ -178,7 +180,7 @@ async def read_live(
         for peer in list(peers):
             started = clock()
             try:
-                reading = asyncio.ensure_future(peer.follow_manifest(live.version, bytes(live.raw), take))
+                reading = asyncio.ensure_future(peer.follow_manifest(live.version, bytes(live.raw), on_lines))
                 others = peers if patience <= _LONGEST_PATIENCE else ()
                 if await _is_silent(reading, live, patience, others):
                     failures.append(ServerStalled(peer.url, f"nothing of {live.version} for {patience:g} s"))
@@ -189,7 +191,7 @@ async def read_live(
                 failures.append(error)
             except LocalDiskError as error:
                 live.fail(error)
-            if live.whole or live.error:
+            if live.manifest or live.error:
                 return
         if len(failures) >= len(peers) and all(type(failure) is ServerLacks for failure in failures):
             live.abort("no server has it any more")
@@ -248,7 +250,7 @@ def check_manifest(listing: Listing, manifest: Manifest, peer: Peer, origin: str
         raise BadAnswer(peer.url, f"its manifest of {listing.version} has another count than its list")
 
 
-async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
+async def _find_out(listing: Listing, peers: Sequence[Peer]) -> VersionDescription:
     """Describe an old node's version by the sizes of its shards, asked one by one.
 
     Raises:
@@ -259,7 +261,7 @@ async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
     async def size(shard: int, digits: int) -> int:
         failure: PeerError | None = None
         works = [partial(ask, peer, shard, digits) for peer in order]
-        async with aclosing(staggered(works, STALL_WHEN_OTHERS_CAN)) as asked:
+        async with aclosing(start_staggered(works, STALL_WHEN_OTHERS_CAN)) as asked:
             async for asking in asked:
                 try:
                     if asking:
@@ -283,7 +285,9 @@ async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
         return size
 
     if listing.shards == 0:
-        return Described(provisional(listing.version, [0], {"sha256": listing.digest}), _DIGITS, peers)
+        return VersionDescription(
+            manifest_of_old_node(listing.version, [0], {"sha256": listing.digest}), _DIGITS, peers
+        )
     digits = _DIGITS
     try:
         sizes = [await size(1, digits)]
@@ -301,4 +305,6 @@ async def _find_out(listing: Listing, peers: Sequence[Peer]) -> Described:
             except ServerLacks:
                 break
     algorithm = "sha256" if digits == _DIGITS else "blake3"
-    return Described(provisional(listing.version, sizes, {algorithm: listing.digest}), digits, peers)
+    return VersionDescription(
+        manifest_of_old_node(listing.version, sizes, {algorithm: listing.digest}), digits, peers
+    )

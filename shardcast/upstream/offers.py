@@ -12,13 +12,13 @@ Offered = Mapping[int, Sequence[str]]
 """Versions by number, and the URLs of the servers that have them."""
 
 
-def offered(following: Following) -> tuple[Standing, Offered, Offered]:
+def offered_versions(following: Following) -> tuple[Standing, Offered, Offered]:
     """Return what to believe, the listed versions that servers have complete, and the open versions.
 
     Raises:
         NoServerReachable, TransferFailed: no server tells anything.
     """
-    standing = following.heard()
+    standing = following.standing_or_error()
     complete = {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}
     opened = {number: [peer.url for peer in peers] for number, peers in open_versions(following).items()}
     return standing, complete, opened
@@ -39,7 +39,7 @@ def open_versions(following: Following, nearer_than: int | None = None) -> dict[
             distance = follower.hello.distance if follower.hello else None
             if distance is None or distance >= nearer_than:
                 continue
-        for number in follower.opened & standing.opened:
+        for number in follower.open_numbers & standing.opened:
             found.setdefault(number, []).append(follower.peer)
     return found
 
@@ -69,4 +69,4 @@ async def join_servers(
             if peer not in peers:
                 peers.append(peer)
                 join(peer)
-        await following.change(seen)
+        await following.wait_for_change(seen)

@@ -13,7 +13,7 @@ from random import Random
 from shardcast.concurrency import cancel
 from shardcast.errors import PeerError
 from shardcast.peer.server import Peer
-from shardcast.protocol.report import Node, written
+from shardcast.protocol.report import Node, encode_in_slices
 from shardcast.server.downstream import Downstream
 from shardcast.upstream.follow import Following
 
@@ -55,10 +55,10 @@ class _Reported:
         return now.at - self.at >= (_PROGRESS if progress else _STILL_HERE)
 
 
-async def report(
+async def send_reports(
     following: Following,
     me: Callable[[], Node],
-    below: Downstream | None = None,
+    downstream: Downstream | None = None,
     *,
     clock: Callable[[], float] = time.monotonic,
     random: Random | None = None,
@@ -72,7 +72,7 @@ async def report(
     Args:
         following: the upstreams.
         me: describes this node now.
-        below: the nodes below, where this node serves.
+        downstream: the nodes below, where this node serves.
         clock: gives seconds; a test's, as are ``random`` and ``sleep``.
         random: spreads the pauses.
         sleep: pauses.
@@ -88,11 +88,11 @@ async def report(
                 url = follower.peer.url
                 if follower.hello is None or url in sending:
                     continue
-                changes, reports = (below.changes, below.reports) if below else (0, 0)
+                changes, reports = (downstream.changes, downstream.reports) if downstream else (0, 0)
                 now = _Reported(follower.hello.node, node, changes, reports, clock())
                 if url in reported and not reported[url].is_old(now):
                     continue
-                raw = raw or await _written(node, below)
+                raw = raw or await _written(node, downstream)
                 reported[url] = now
                 sending[url] = asyncio.ensure_future(_send(follower.peer, raw))
                 sending[url].add_done_callback(partial(_forget, sending, url))
@@ -103,7 +103,7 @@ async def report(
 async def _written(me: Node, below: Downstream | None) -> bytes:
     """Return the report of a node, and let other tasks run between its portions."""
     raw = b""
-    for portion in written(me, below.one_by_one() if below else ()):
+    for portion in encode_in_slices(me, below.iter_nodes() if below else ()):
         raw += portion
         await asyncio.sleep(0)
     return raw

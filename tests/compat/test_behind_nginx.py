@@ -15,13 +15,13 @@ from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.errors import BadAnswer
 from shardcast.peer.session import open_session
-from shardcast.server.application import application, listening
-from shardcast.server.routes.versions import add_versions
+from shardcast.server.application import application, serve
+from shardcast.server.routes.versions import add_version_routes
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import nginx, payloads, processes
-from tests.support.archives import Failing, archive, http, keep, pulled
+from tests.support.archives import CorruptAtEnd, http, pull_body, put_blobs, running_archive
 from tests.support.legacy import get, listed
 from tests.support.published import publish, random_bytes, sha256
 from tests.support.stores import fill
@@ -61,7 +61,7 @@ def test_versions_and_reports_go_through_nginx(tmp_path: Path) -> None:
     newer.write_bytes(random_bytes(3 * MB, seed=2))
     with (
         processes.origin(one.data_dir) as origin,
-        nginx.before(origin.url, tmp_path / "nginx") as url,
+        nginx.proxy(origin.url, tmp_path / "nginx") as url,
         processes.middle(url, tmp_path / "middle", "--check-interval", "600") as middle,
         client(
             *("--follow", "--servers", url, "--output-dir", str(tmp_path / "followed")),
@@ -85,9 +85,9 @@ def test_a_download_survives_a_restart_of_what_is_behind_nginx(tmp_path: Path) -
     one = publish(tmp_path / "origin", random_bytes(8 * MB), 4 * MB)
     output, said = tmp_path / "got.bin", tmp_path / "said"
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         own = ("--port", str(port))
-        url = stack.enter_context(nginx.before(f"http://127.0.0.1:{port}", tmp_path / "nginx", SLOWLY))
+        url = stack.enter_context(nginx.proxy(f"http://127.0.0.1:{port}", tmp_path / "nginx", SLOWLY))
         with processes.origin(one.data_dir, *own) as origin:
             words = ("--servers", url, "--version", "v1", "--output-file", str(output))
             process = stack.enter_context(client(*words, said=said))
@@ -108,15 +108,15 @@ async def test_a_growing_version_is_passed_on_line_by_line_and_piece_by_piece(tm
     held = DataDir(tmp_path / "data", "middle")
     folders = VersionFolders(held)
     folders.load(True)
-    app = application("0123", lambda app: add_versions(app, folders))
+    app = application("0123", lambda app: add_version_routes(app, folders))
     try:
-        async with listening(app, *HTTP) as upstream, http() as session:
-            with nginx.before(upstream, tmp_path / "nginx") as url:
-                opened = await folders.begin(1, LiveManifest("v1"))
-                opened.grow(lines[0])
+        async with serve(app, *HTTP) as upstream, http() as session:
+            with nginx.proxy(upstream, tmp_path / "nginx") as url:
+                opened = await folders.begin_version(1, LiveManifest("v1"))
+                opened.append_manifest(lines[0])
                 async with session.get(f"{url}/v1/manifest.jsonl") as manifest:
                     assert await manifest.content.readline() == lines[0]
-                    opened.grow(lines[1])
+                    opened.append_manifest(lines[1])
                     assert await manifest.content.readline() == lines[1]
                     landing = await opened.landing(opened.live.shards[0])
                     asked = {"Shardcast-Accept": "landing"}
@@ -135,14 +135,14 @@ async def test_a_growing_version_is_passed_on_line_by_line_and_piece_by_piece(tm
 
 
 async def test_a_pull_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Path) -> None:
-    large, store = random_bytes(1 << 20), Failing()
-    await keep(store, b"one", large)
+    large, store = random_bytes(1 << 20), CorruptAtEnd()
+    await put_blobs(store, b"one", large)
     wanted = {payloads.sha256(blob): len(blob) for blob in (b"one", large)}
-    async with archive(tmp_path, store) as node, http() as session, open_session() as own:
-        with nginx.before(node.url, tmp_path / "nginx") as url:
+    async with running_archive(tmp_path, store) as node, http() as session, open_session() as own:
+        with nginx.proxy(node.url, tmp_path / "nginx") as url:
             assert [one async for one in ArchiveClient(url, own).pull({payloads.sha256(b"one"): 3})]
             for headers in ({}, {"Accept-Encoding": "gzip"}):
-                sent = session.post(f"{url}/v1/pull", data=pulled([b"one", large]), headers=headers)
+                sent = session.post(f"{url}/v1/pull", data=pull_body([b"one", large]), headers=headers)
                 async with sent as answer:
                     assert answer.status == 200
                     with pytest.raises(aiohttp.ClientPayloadError):
@@ -156,7 +156,7 @@ async def test_a_blob_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Pat
     words = ("store", "serve", str(tmp_path / "blobs"), "--port-range", "49152", "65535")
     with (
         processes.node(*words) as server,
-        nginx.before(server.url, tmp_path / "nginx", SLOWLY) as url,
+        nginx.proxy(server.url, tmp_path / "nginx", SLOWLY) as url,
     ):
         async with open_session() as own, RemoteStore(url, own).open(key) as blob:
             assert blob.size == 8 * MB

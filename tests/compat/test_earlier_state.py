@@ -105,7 +105,7 @@ def test_new_middle_and_clients_below_an_earlier_origin(tmp_path: Path) -> None:
 
 def test_earlier_and_new_middle_that_name_each_other_first(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         root = stack.enter_context(origin(tmp_path / "o"))
         old = stack.enter_context(earlier_middle(f"127.0.0.1:{port},{root.url}", tmp_path / "old"))
         new = stack.enter_context(middle(f"{old.url},{root.url}", tmp_path / "new", port=port))
@@ -157,7 +157,7 @@ def test_directory_of_this_state_is_taken_up_by_the_earlier_one_and_back(tmp_pat
 
 def test_earlier_origin_that_begins_anew_is_followed(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         first = stack.enter_context(
             earlier(
                 "origin",

@@ -24,16 +24,16 @@ from tests.support.blob_stores import digest_of
 from tests.support.hash_servers import (
     UVICORN,
     Answer,
-    Later,
+    BackgroundRequest,
     Running,
-    ask,
-    ours,
+    hashserver_command,
+    our_command,
+    request,
     started,
-    theirs,
     uploading,
-    wait,
+    wait_until,
 )
-from tests.support.legacy import DIRECTLY, ROOT, peer_folder
+from tests.support.legacy import DIRECTLY, ROOT, installed_peer
 
 pytestmark = [pytest.mark.legacy, pytest.mark.xdist_group("hashserver")]
 
@@ -48,7 +48,7 @@ LOCK_SECONDS = 1.5
 
 @pytest.fixture(scope="module")
 def hashserver() -> Path:
-    return peer_folder("hashserver")
+    return installed_peer("hashserver")
 
 
 @dataclass
@@ -74,7 +74,7 @@ class Side:
 
     def ask(self, method: str, path: str, body: bytes | None = None, **headers: str) -> Seen:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.seen(ask(self.port, method, path, body, headers=named))
+        return self.seen(request(self.port, method, path, body, headers=named))
 
     def seen(self, answer: Answer) -> Seen:
         body = answer.body.replace(str(self.root).encode(), b"ROOT")
@@ -110,7 +110,7 @@ def both(
     def run() -> Iterator[tuple[Side, Side]]:
         with contextlib.ExitStack() as stack:
             running: list[tuple[Running, Path]] = []
-            for name, begin in (("ours", ours), ("them", lambda *w: theirs(folder, *w))):
+            for name, begin in (("ours", our_command), ("them", lambda *w: hashserver_command(folder, *w))):
                 root = place / name
                 for one in ("blobs", "flat", "prefix"):
                     (root / one).mkdir(parents=True)
@@ -120,7 +120,7 @@ def both(
                 command = begin(str(root / "blobs"), "--lock-timeout", str(LOCK_SECONDS), *settings)
                 running.append((stack.enter_context(started(command, DIRECTLY)), root))
             for one, _ in running:
-                assert one.port, one.said
+                assert one.port, one.output
             first, second = (Side(one.port, root, layout, algorithm) for one, root in running)
             yield first, second
 
@@ -254,12 +254,12 @@ ELSEWHERE_TESTED = {("promised", "GET"), *((state, "GET upper") for state in ("p
 
 @pytest.mark.parametrize("state", STATES)
 def test_each_request_in_each_state(pair: tuple[Side, Side], state: str) -> None:
-    for name, request in REQUESTS.items():
+    for name, sent in REQUESTS.items():
         if (state, name) in ELSEWHERE_TESTED:
             continue
         data = f"{state} {name}".encode() if name != "PUT empty" or state != "missing" else b""
 
-        def at(side: Side, request: Request = request, data: bytes = data) -> tuple[Seen, bool]:
+        def at(side: Side, request: Request = sent, data: bytes = data) -> tuple[Seen, bool]:
             with STATES[state](side, data):
                 begun = time.monotonic()
                 return request(side, data), time.monotonic() - begun > LOCK_SECONDS / 2
@@ -408,11 +408,11 @@ def test_a_promise_is_waited_for(pair: tuple[Side, Side]) -> None:
             data = f"promised, then {state}".encode()
             digest = side.digest(data)
             assert side.ask("PUT", f"/promise/{digest}").status == 202
-            reading = Later(side.port, "GET", f"/{digest}")
+            reading = BackgroundRequest(side.port, "GET", f"/{digest}")
             time.sleep(0.3)
             assert side.ask("PUT", f"/{digest}", b"wrong").status == 400
             time.sleep(0.3)
-            assert reading.under_way
+            assert reading.running
             if state == "found":
                 side.file(digest).write_bytes(data)
             put = side.ask("PUT", f"/{digest}", data)
@@ -430,16 +430,16 @@ def test_what_is_uploading(pair: tuple[Side, Side]) -> None:
         asked = json.dumps([digest]).encode()
         with uploading(side.port, digest, len(data)) as upload:
             upload.send(data[:-1])
-            wait(lambda: side.ask("GET", "/has", asked).body == b"[true]", "the upload")  # noqa: B023
+            wait_until(lambda: side.ask("GET", "/has", asked).body == b"[true]", "the upload")  # noqa: B023
             again = side.ask("PUT", f"/{digest}", data)
             now = side.ask("GET", "/has-now", asked).body
             reading, length = (
-                Later(side.port, "GET", f"/{digest}"),
-                Later(side.port, "GET", "/buffer-length", asked),
+                BackgroundRequest(side.port, "GET", f"/{digest}"),
+                BackgroundRequest(side.port, "GET", "/buffer-length", asked),
             )
             time.sleep(0.3)
-            assert reading.under_way
-            assert length.under_way
+            assert reading.running
+            assert length.running
             upload.send(data[-1:])
             assert upload.status() == 200
         seen.append((again, side.seen(reading.answer()), side.seen(length.answer())))
@@ -493,7 +493,7 @@ def test_starts_end_with_the_same_code_and_leave_the_same_status_file(
     begun: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
     quiet = subprocess.DEVNULL
     for name, (words, status) in STARTS.items():
-        for who, begin in (("ours", ours), ("them", lambda *w: theirs(hashserver, *w))):
+        for who, begin in (("ours", our_command), ("them", lambda *w: hashserver_command(hashserver, *w))):
             root = tmp_path / name / who
             (root / "blobs").mkdir(parents=True)
             if status is not None:
@@ -549,7 +549,7 @@ def test_settings_from_the_environment(hashserver: Path, tmp_path: Path) -> None
             else:
                 words = ["-I", "-c", UVICORN, str(hashserver), "--port", "0", "hashserver:app"]
             running = stack.enter_context(started([sys.executable, *words], env | DIRECTLY, cwd=ROOT))
-            assert running.port, running.said
+            assert running.port, running.output
             sides.append(Side(running.port, root, "flat", "sha3-256"))
         for side in sides:
             digest, extra = side.digest(b"data"), side.digest(b"extra")

@@ -310,7 +310,7 @@ def test_our_middle_waits_for_a_shard_that_its_upstream_lacks(network: Network, 
     shard.rename(tmp_path / "later")
     with plain_server(tmp_path / "data") as server:
         middle = network.middle("ours", server.url, version=None)
-        wait_until(lambda: "/v1/shard_004.bin" in server.asked, what="the middle to ask for the shard")
+        wait_until(lambda: "/v1/shard_004.bin" in server.requested, what="the middle to ask for the shard")
         assert listed(middle.url) == {}
         assert get(middle.url, "/v1/shard_001.bin")[0] not in (200, 206)
         (tmp_path / "later").rename(shard)
@@ -366,7 +366,7 @@ def test_a_list_that_never_ends_with_a_newline(network: Network, old: OldShardca
     given = payload(tmp_path)
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     with plain_server(tmp_path / "data") as server:
-        server.steady = f"v1: {line_of(given)}".encode()
+        server.default_list = f"v1: {line_of(given)}".encode()
         assert network.fetch("ours", server.url) == sha256(given)
         network.middle("ours", server.url)
 
@@ -376,9 +376,9 @@ def test_an_emptied_list_retires_nothing(network: Network, old: OldShardcast, tm
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     with plain_server(tmp_path / "data") as server:
         middle = network.middle("ours", server.url)
-        server.steady = b""
-        seen = server.readings
-        wait_until(lambda: server.readings >= seen + 3, what="the middle to read the empty list")
+        server.default_list = b""
+        seen = server.list_requests
+        wait_until(lambda: server.list_requests >= seen + 3, what="the middle to read the empty list")
         assert listed(middle.url) == {"v1": line_of(given)}
         assert network.fetch("old", middle) == sha256(given)
 
@@ -387,7 +387,7 @@ def test_an_endless_list_is_no_list(network: Network, old: OldShardcast, tmp_pat
     given = payload(tmp_path)
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     with plain_server(tmp_path / "data") as endless, plain_server(tmp_path / "data") as right:
-        endless.steady = f"v1: {line_of(given)}\nv2: {line_of(given)}\n".encode() * 10_000
+        endless.default_list = f"v1: {line_of(given)}\nv2: {line_of(given)}\n".encode() * 10_000
         assert network.fetch("ours", endless.url, right.url, version="latest") == sha256(given)
         code, said, _ = network.client("ours", endless.url, right.url, version="v2")
         assert code == NOT_OFFERED, said
@@ -413,7 +413,7 @@ def test_lines_that_name_no_version_are_passed_over(
         "",
     ]
     with plain_server(tmp_path / "data") as server:
-        server.steady = "\n".join([*odd, f"v1: {line_of(given)}", *odd]).encode()
+        server.default_list = "\n".join([*odd, f"v1: {line_of(given)}", *odd]).encode()
         done = processes.run("client", "--servers", server.url, "--list")
         assert [line.split()[0] for line in done.stdout.splitlines()] == ["v1"], done.stderr
         assert network.fetch("ours", server.url, version="latest") == sha256(given)

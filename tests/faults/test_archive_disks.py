@@ -17,7 +17,7 @@ import pytest
 from shardcast.blobs.access_stats import AccessStats
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import LocalDiskError
-from tests.support.archives import archive, http, pushed
+from tests.support.archives import http, push_body, running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import sha256
 from tests.support.small_disks import small_disk
@@ -67,10 +67,10 @@ def swept(file: Path) -> None:
 async def test_an_archive_whose_ledger_is_damaged_starts(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession, damage: Callable[[Path], None]
 ) -> None:
-    async with archive(tmp_path, store):
+    async with running_archive(tmp_path, store):
         pass
     damage(tmp_path / "archive.sqlite")
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         await use(session, node)
     if damage is not a_folder:  # whose place can't be taken
         ledger = AccessStats(tmp_path / "archive.sqlite")
@@ -82,7 +82,7 @@ async def test_an_archive_whose_ledger_is_damaged_starts(
 async def test_an_archive_whose_ledger_is_damaged_goes_on(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession, damage: Callable[[Path], None]
 ) -> None:
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         await use(session, node)
         damage(tmp_path / "archive.sqlite")
         await use(session, node)
@@ -101,7 +101,7 @@ async def use(session: aiohttp.ClientSession, node: ArchiveNode) -> None:
 async def test_a_ledger_that_can_be_kept_nowhere_counts_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ledger = AccessStats(tmp_path / "file" / "archive.sqlite")
-    ledger.count([HELLO])
+    ledger.count_pulls([HELLO])
     assert [one.pulls for one in await ledger.most_pulled(1)] == [1]
     await ledger.close()
 
@@ -143,7 +143,7 @@ async def test_a_push_without_descriptors_left_may_come_again(
     async with ArchiveNode.on_directory(tmp_path, **HTTP) as node:
         with monkeypatch.context() as patch:
             patch.setattr(os, "open", fail)
-            async with session.post(f"{node.push_url}/v1/push", data=pushed([b"blob"])) as answer:
+            async with session.post(f"{node.push_url}/v1/push", data=push_body([b"blob"])) as answer:
                 assert (answer.status, answer.headers["Retry-After"]) == (503, "5")
-        async with session.post(f"{node.push_url}/v1/push", data=pushed([b"blob"])) as answer:
+        async with session.post(f"{node.push_url}/v1/push", data=push_body([b"blob"])) as answer:
             assert answer.status == 200

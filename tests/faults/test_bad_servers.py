@@ -593,7 +593,7 @@ def test_one_dead_server_of_three(published: Published, tmp_path: Path) -> None:
 def test_a_server_that_comes_up_a_little_later_is_waited_for(published: Published, tmp_path: Path) -> None:
     """Within the ten seconds: jobs start everywhere at once, and the server need not be the first."""
     output = out_of(tmp_path)
-    with processes.own_port() as port, background(output, f"127.0.0.1:{port}") as running:
+    with processes.reserved_port() as port, background(output, f"127.0.0.1:{port}") as running:
         with pytest.raises(subprocess.TimeoutExpired):
             running.process.wait(3)
         with BadServer(published.data_dir, port=port):
@@ -603,7 +603,7 @@ def test_a_server_that_comes_up_a_little_later_is_waited_for(published: Publishe
 def test_a_server_that_restarts_in_the_middle_is_waited_for(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         with BadServer(published.data_dir, port=port) as server:
             server.set(SHARDS, bad.throttled(2e6))
             running = stack.enter_context(background(output, server.address))

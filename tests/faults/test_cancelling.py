@@ -85,13 +85,13 @@ async def test_connection_of_a_cancelled_answer_that_ends_well_is_closed(
     with BadServer(published.data_dir) as server, ThreadPoolExecutor(1) as threads:
         connections = Bulk(server.url, threads, BOUND)
         async with landing_of(published, tmp_path / "got") as landing:
-            land = landing.land_here
+            land = landing.land_in_thread
 
             def slowly(start: int, data: memoryview) -> None:
                 held.wait()
                 land(start, data)
 
-            landing.land_here = slowly  # type: ignore[method-assign, assignment]
+            landing.land_in_thread = slowly  # type: ignore[method-assign, assignment]
             receiving = connections.receive("/v1/shard_001.bin", {}, landing, RangeRequest(0, SHARD))
             asking = asyncio.ensure_future(receiving)
             await until(held.begun.is_set)
@@ -142,7 +142,7 @@ async def test_write_of_a_cancelled_download_never_reaches_another_file(tmp_path
 
     def late() -> None:
         held.wait()
-        landing.land_here(0, DATA)
+        landing.land_in_thread(0, DATA)
 
     writing = asyncio.ensure_future(landing.in_thread(late))
     await until(held.begun.is_set)
@@ -194,12 +194,12 @@ async def test_lines_are_checked_before_they_reach_the_disk(tmp_path: Path) -> N
     try:
         folders = VersionFolders(held)
         folders.load(True)
-        opened = await folders.begin(1, LiveManifest("v1"))
-        opened.grow(b"".join(lines[:2]))
+        opened = await folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(b"".join(lines[:2]))
         with pytest.raises(ManifestError):
-            opened.grow(b'{"shard":99}\n')
+            opened.append_manifest(b'{"shard":99}\n')
         assert opened.place.manifest.read_bytes() == b"".join(lines[:2])
-        opened.grow(b"".join(lines[2:]))
+        opened.append_manifest(b"".join(lines[2:]))
         assert opened.place.manifest.read_bytes() == b"".join(lines)
     finally:
         held.close()

@@ -21,14 +21,14 @@ from aiohttp import web
 
 from shardcast import server
 from shardcast.addresses import parse_networks
-from shardcast.blobs.server.hash_routes.bodies import when_wanted, whole
+from shardcast.blobs.server.hash_routes.bodies import delay_continue, read_wanted_body
 from shardcast.errors import UsageError
 from shardcast.server import bodies
-from shardcast.server.application import application, listening
+from shardcast.server.application import application, serve
 from shardcast.server.bodies import read_body
 from shardcast.server.bounds import SMALL_BODY, Address, Bounds
 from shardcast.server.connections import CONNECTIONS, Connections
-from tests.support.archives import until
+from tests.support.archives import wait_until
 
 MIB = 1 << 20
 CHUNKED = "Transfer-Encoding: chunked"
@@ -82,7 +82,7 @@ async def serving(bounds: Bounds) -> AsyncIterator[Server]:
     app.router.add_post("/take", take)
     app.router.add_get("/give", give)
     app.router.add_get("/stay", stay)
-    async with listening(app, "127.0.0.1", 0) as url:
+    async with serve(app, "127.0.0.1", 0) as url:
         try:
             yield Server(int(url.rpartition(":")[2]), app[CONNECTIONS])
         finally:
@@ -118,7 +118,7 @@ async def over(reader: asyncio.StreamReader) -> bytes:
 )
 def test_loopback_and_trusted_proxies_are_not_counted(host: str, counted: str | None) -> None:
     bounds = Bounds(trusted=parse_networks("10.1.0.0/16, fd01::7"))
-    assert bounds.counted(host) == (counted and ipaddress.ip_address(counted))
+    assert bounds.counted_address(host) == (counted and ipaddress.ip_address(counted))
 
 
 def test_malformed_networks_are_refused() -> None:
@@ -143,7 +143,7 @@ async def test_connections_of_one_address_are_limited(caplog: pytest.LogCaptureF
         other, _ = await come("127.0.0.3")
         assert await other.readline() == b"HTTP/1.1 200 OK\r\n"
         first[0][1].close()
-        await until(lambda: server.connections._open[ipaddress.ip_address("127.0.0.2")] == 2)
+        await wait_until(lambda: server.connections._open[ipaddress.ip_address("127.0.0.2")] == 2)
         again, _ = await come("127.0.0.2")
         assert await again.readline() == b"HTTP/1.1 200 OK\r\n"
     assert not server.connections._open and not server.connections._watches
@@ -192,19 +192,19 @@ async def test_a_sender_that_was_not_told_to_go_on_is_not_too_slow() -> None:
     async def take(request: web.Request) -> web.StreamResponse:
         await wanted.wait()
         going_on.set()
-        return web.Response(body=await whole(request, 100))
+        return web.Response(body=await read_wanted_body(request, 100))
 
     app = application("0123", bounds=Bounds(body_seconds=10), as_sent=True)
-    app.router.add_put("/take", take, expect_handler=when_wanted)
+    app.router.add_put("/take", take, expect_handler=delay_continue)
     connections = app[CONNECTIONS]
     connections._clock = clock
-    async with listening(app, "127.0.0.1", 0) as url:
+    async with serve(app, "127.0.0.1", 0) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
         writer.write(b"PUT /take HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n")
-        await until(lambda: any(one.request for one in connections._watches.values()))
+        await wait_until(lambda: any(one.request for one in connections._watches.values()))
         for _ in range(3):
             clock.now += 20
-            connections.look()
+            connections.check()
         wanted.set()
         await going_on.wait()
         assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -227,7 +227,7 @@ async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
         length = MIB
         head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
         reader, writer = await server.connect(head + bytes(length - 1))
-        await until(lambda: server.connections._memory.used == length - 1)
+        await wait_until(lambda: server.connections._memory.used == length - 1)
         async with session.post("/take", data=bytes(length)) as answer:
             assert answer.status == 503
             assert int(answer.headers["Retry-After"]) > 0
@@ -235,7 +235,7 @@ async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
             assert answer.status == 200
         writer.write(b"\0")
         assert b" 200 " in await reader.readline()
-        await until(lambda: server.connections._memory.used == 0)
+        await wait_until(lambda: server.connections._memory.used == 0)
         async with session.post("/take", data=bytes(length)) as answer:
             assert await answer.text() == str(length)
         writer.close()
@@ -247,7 +247,7 @@ async def test_a_refused_body_leaves_nothing_in_memory() -> None:
         head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {4 * MIB}\r\n\r\n".encode()
         _, first = await server.connect(head + bytes(3 * MIB))
         stack.callback(first.close)
-        await until(lambda: server.connections._memory.used == 3 * MIB)
+        await wait_until(lambda: server.connections._memory.used == 3 * MIB)
         tracemalloc.start()
         stack.callback(tracemalloc.stop)
         for _ in range(8):
@@ -295,7 +295,7 @@ async def test_an_answer_that_is_not_taken_costs_little_memory() -> None:
             most = max(most, *(one.unsent for one in server.connections._watches.values()), 0)
             return bool(most) and not server.connections._watches
 
-        await until(all_gone)
+        await wait_until(all_gone)
         assert most <= 192 << 10
 
 
@@ -306,12 +306,12 @@ async def test_readers_that_took_nothing_for_longest_go_first_when_memory_is_sho
         server.connections._clock = clock
         for count in range(1, 4):
             stack.enter_context(deaf(server))
-            await until(lambda count=count: sum(one.unsent > 0 for one in watches.values()) == count)
+            await wait_until(lambda count=count: sum(one.unsent > 0 for one in watches.values()) == count)
             clock.now += 1
         oldest = min(watches.values(), key=lambda one: one.taken_at)
         unsent = sum(one.unsent for one in watches.values())
         assert unsent > 3 * (64 << 10)
-        server.connections.look()
+        server.connections.check()
         assert oldest.transport.is_closing()
         assert sum(one.unsent for one in watches.values() if not one.transport.is_closing()) <= 3 * (64 << 10)
 

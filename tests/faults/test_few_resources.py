@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 import shardcast
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 from shardcast.errors import CannotAsk, LocalLimit, ServerUnreachable
 from shardcast.nodes.runtime import run
 from shardcast.peer import connecting
-from shardcast.peer.connecting import Place
+from shardcast.peer.connecting import SocketAddress
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Shard
@@ -33,7 +33,7 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
-from shardcast.upstream.follow import no_news
+from shardcast.upstream.follow import no_news_error
 from tests.support import processes
 from tests.support.bad_servers import BadServer, dead_address
 from tests.support.published import publish, random_bytes
@@ -168,7 +168,7 @@ async def test_files_that_can_not_be_opened_for_now_end_no_download(
     """A program that uses the library opens files of its own meanwhile."""
     published, full = publish(tmp_path / "data", PAYLOAD, 300_000), set[int]()
     landing, connect = OutputFile.landing, connecting._connect_to
-    connected: list[Place] = []
+    connected: list[SocketAddress] = []
 
     async def land(filling: OutputFile, shard: Shard) -> Landing:
         if shard.number > 1 and shard.number not in full:
@@ -176,13 +176,13 @@ async def test_files_that_can_not_be_opened_for_now_end_no_download(
             raise LocalLimit("too many open files")
         return await landing(filling, shard)
 
-    async def connect_once(place: Place) -> socket.socket:
+    async def connect_once(place: SocketAddress) -> socket.socket:
         connected.append(place)
         if len(connected) in (2, 3):
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return await connect(place)
 
-    monkeypatch.setattr(OutputFile, "landing", land)
+    monkeypatch.setattr(OutputFile, "open_landing", land)
     monkeypatch.setattr(connecting, "_connect_to", connect_once)
     live = LiveManifest.of(published.manifest)
     with (
@@ -199,7 +199,7 @@ async def test_files_that_can_not_be_opened_for_now_end_no_download(
 async def test_no_server_is_blamed_where_no_connection_can_be_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def connect(place: Place) -> socket.socket:
+    async def connect(place: SocketAddress) -> socket.socket:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
     monkeypatch.setattr(connecting, "_connect_to", connect)
@@ -254,13 +254,13 @@ def only_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 
 def test_work_waits_for_the_threads_that_there_are(only_threads: list[int]) -> None:
-    with Threads(4, "work") as threads:
+    with ThreadPool(4, "work") as threads:
         assert [one.result(10) for one in [threads.submit(lambda n=n: n) for n in range(8)]] == list(range(8))
 
 
 def test_work_that_is_to_be_alone_fails(only_threads: list[int]) -> None:
     going, begun = threading.Event(), threading.Event()
-    with Threads(4, "work", alone=True) as threads:
+    with ThreadPool(4, "work", dedicated=True) as threads:
         first = threads.submit(lambda: (begun.set(), going.wait(10)))
         begun.wait(10)
         with pytest.raises(LocalLimit, match="no more threads"):
@@ -271,7 +271,7 @@ def test_work_that_is_to_be_alone_fails(only_threads: list[int]) -> None:
 
 def test_work_that_is_to_be_alone_has_the_thread_whose_work_has_just_ended(only_threads: list[int]) -> None:
     going, second = threading.Event(), list[Future[int]]()
-    with Threads(4, "work", alone=True) as threads:
+    with ThreadPool(4, "work", dedicated=True) as threads:
         first = threads.submit(going.wait, 10)
         first.add_done_callback(lambda _: second.append(threads.submit(lambda: 2)))  # in the thread itself
         going.set()
@@ -359,7 +359,7 @@ def test_other_errors_are_none(error: BaseException) -> None:
 
 def test_no_server_is_blamed_for_this_machine() -> None:
     failures = {"a": ServerUnreachable("a", "refused"), "b": CannotAsk("b", "too many open files")}
-    assert isinstance(no_news(failures), LocalLimit)
+    assert isinstance(no_news_error(failures), LocalLimit)
 
 
 def test_a_loop_tells_other_errors_as_ever(caplog: pytest.LogCaptureFixture) -> None:

@@ -121,7 +121,7 @@ async def test_the_only_version_goes_for_the_next_once_that_fills_the_disk(
         async with Client([middle.url], tmp_path / "out") as client:
             assert (await client.download("latest")).version == "v2"
         assert (tmp_path / "out" / "download_v2.bin").read_bytes() == random_bytes(40 * U, 2)
-        await until(lambda: middle.behind() is None)
+        await until(lambda: middle.missing() is None)
 
 
 async def test_the_oldest_go_and_no_more_than_are_needed(disk: SmallDisk, tmp_path: Path) -> None:
@@ -142,11 +142,11 @@ async def test_what_is_shared_is_linked_and_nothing_goes_for_it(disk: SmallDisk,
         await middle.folders.pin("v1")
         await broadcast(origin, random_bytes(12 * U, 2) + one[: 28 * U])
         await here(middle, 1, 2)
-        assert middle.folders.room.used == 52 * U
+        assert middle.folders.quota.used == 52 * U
         await middle.folders.unpin("v1")
         await broadcast(origin, random_bytes(16 * U, 3) + one[: 28 * U])  # lacks 16, of which 7 are free
         await here(middle, 2, 3)  # and 12 more without the first
-        assert middle.folders.room.used == 56 * U
+        assert middle.folders.quota.used == 56 * U
 
 
 async def test_a_disk_that_something_else_had_filled_before_is_made_use_of(
@@ -182,7 +182,7 @@ async def test_a_disk_without_one_free_byte_is_made_use_of(disk: SmallDisk, tmp_
         assert disk.free == 0
         await broadcast(origin, random_bytes(18 * U, 3))
         await here(middle, 2, 3)
-        await until(lambda: middle.behind() is None)
+        await until(lambda: middle.missing() is None)
 
 
 # What stays
@@ -212,7 +212,7 @@ async def test_what_is_kept_stays_and_the_middle_says_once_what_it_lacks(
         assert disk.used < before + U
         await middle.folders.unpin("v1") if kept == "pinned" else await stack.aclose()
         await here(middle, 2)
-        await until(lambda: middle.behind() is None, "v1 to be passed over")
+        await until(lambda: middle.missing() is None, "v1 to be passed over")
         assert (await asyncio.to_thread(ready, middle))[0] == 200
         assert "v2" not in [one["version"] for one in middle.status()["lacking"]]
 
@@ -267,7 +267,7 @@ async def test_a_disk_that_something_else_fills_ends_the_fetch_and_nothing_goes_
         async with Middle.running([server.url], disk.path / "m", *HTTP, check_interval=0.3) as middle:
             await here(middle, 1)
             await asyncio.to_thread(publish_here, source, random_bytes(32 * U, 2), SHARD)
-            await until(lambda: middle.folders.had("v2")[1] > 4 * U, "some of v2")
+            await until(lambda: middle.folders.verified_counts("v2")[1] > 4 * U, "some of v2")
             ballast = disk.fill(leaving=0)
             # It may be a small file of the middle's own, first, that has no room.
             await lacks(middle, "v2", "something else fills the disk")

@@ -23,8 +23,8 @@ from tests.support.watching import (
     Numbers,
     Watcher,
     assert_tidy,
+    file_identity,
     listed,
-    looks_of,
     numbers_of,
     read_shard,
     read_whole,
@@ -70,7 +70,7 @@ class Mortal:
         self._stack.close()
 
     def __enter__(self) -> Mortal:
-        self._port = self._held.enter_context(processes.own_port())
+        self._port = self._held.enter_context(processes.reserved_port())
         self.start()
         return self
 
@@ -116,7 +116,7 @@ def watch_output(output: Path, allowed: set[str]) -> Callable[[], None]:
     def look() -> None:
         nonlocal known
         with contextlib.suppress(FileNotFoundError):
-            looks = looks_of(output)
+            looks = file_identity(output)
             if known != looks:
                 assert sha256(output.read_bytes()).hexdigest() in allowed, f"{output} holds a wrong byte"
                 known = looks
@@ -154,7 +154,7 @@ class Counting:
         throttled = bad.throttled(RATE)
 
         async def behave(exchange: Exchange) -> None:
-            part = exchange.part()
+            part = exchange.right_answer()
             end = part.start + len(part.body)
             # Appended in one step: the test's thread reads it.
             self.asked += [(exchange.path, index) for index in range(part.start // PIECE, -(-end // PIECE))]
@@ -236,11 +236,11 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
         assert (broadcast.returncode == 0) == (stdout != ""), (stdout, stderr)
         assert "Traceback" not in stderr
         opened = numbers_of(data_dir) | {int(line[1:]) for line in stdout.split()}
-        for number in sorted(opened - set(numbers.given)):
-            numbers.give(number)
+        for number in sorted(opened - set(numbers.published)):
+            numbers.record(number)
         if stdout:
             published.add(int(stdout[1:]))
-            assert numbers.given[int(stdout[1:])] is numbers.current
+            assert numbers.published[int(stdout[1:])] is numbers.current
         return bool(stdout)
 
     def start_origin(*words: str) -> AbstractContextManager[processes.Node]:
@@ -266,7 +266,7 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
                 broadcast = begin(3 + kill)
                 if kill % 4 < 3:  # while it publishes
                     processes.wait_until(
-                        lambda: numbers_of(data_dir) - set(numbers.given), what="the version to open"
+                        lambda: numbers_of(data_dir) - set(numbers.published), what="the version to open"
                     )
                     time.sleep(chance.uniform(0, takes))
                     origin.kill()

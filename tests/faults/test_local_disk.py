@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 import shardcast
-from shardcast.blobs.copy import Copied, copy, remote
+from shardcast.blobs.copy import CopyProgress, copy, remote_store
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import LocalDiskError, PayloadMissing, from_wire, to_wire
@@ -190,10 +190,10 @@ async def test_push_that_can_not_read_its_spool_blames_no_server(
     monkeypatch.setattr(tempfile, "TemporaryFile", unreadable)
     async with (
         StoreServer.running(StoreSettings(tmp_path / "there", writable=True)) as server,
-        remote(server.url, "sha256") as target,
+        remote_store(server.url, "sha256") as target,
     ):
         with pytest.raises(LocalDiskError, match="Input/output error") as raised:
-            await copy(source, target, [digest], Copied())
+            await copy(source, target, [digest], CopyProgress())
     assert raised.value.errno == errno.EIO
 
 

@@ -17,24 +17,24 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.layout import OWN_FOLDER
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
 from shardcast.control.client import NoNode, connect
 from shardcast.errors import LocalDiskError
-from shardcast.file_moves import rename, rename_free
+from shardcast.file_moves import rename, rename_if_free
 from shardcast.file_systems import reserve, set_permissions
-from shardcast.filesystem import can_point, give_free_name, give_name
+from shardcast.filesystem import give_name, give_name_if_free, has_symlinks
 from shardcast.folders import make_folder, sync_folder
 from shardcast.nodes.release_folder import check_folder
 from shardcast.open_files import write_all
-from shardcast.server.application import application, listening_on_socket
+from shardcast.server.application import application, serve_on_socket
 from shardcast.store import holds
-from shardcast.store.special_files import place_elsewhere
+from shardcast.store.special_files import make_local_folder
 from shardcast.temporary_files import create_private
 from tests.support import payloads, processes
 from tests.support.faults.kinds import KINDS, environment
-from tests.support.folders import StoredNode, fetch
+from tests.support.folders import StoredNode, receive_version
 from tests.support.small_disks import overlay, small_disk
 
 ROOT = Path(__file__).parents[2]
@@ -84,8 +84,8 @@ def test_disk_that_fails_is_never_one_that_lacks(
             lambda: sync_folder(tmp_path),
             lambda: make_folder(tmp_path / "folder"),
             lambda: set_permissions(descriptor, 0o600, tmp_path / "file"),
-            lambda: can_point(tmp_path / "latest"),
-            lambda: place_elsewhere(tmp_path, OSError(error, os.strerror(error))),
+            lambda: has_symlinks(tmp_path / "latest"),
+            lambda: make_local_folder(tmp_path, OSError(error, os.strerror(error))),
         ):
             with pytest.raises(OSError) as raised:
                 work()  # type: ignore[no-untyped-call]
@@ -120,9 +120,9 @@ def test_name_that_is_taken_is_kept_where_there_are_no_links(
     monkeypatch.setattr(os, "link", fails)
     for name in ("new", "taken"):
         (tmp_path / name).write_text(name)
-    assert not rename_free(tmp_path / "new", tmp_path / "taken")
+    assert not rename_if_free(tmp_path / "new", tmp_path / "taken")
     assert (tmp_path / "taken").read_text() == "taken"
-    assert rename_free(tmp_path / "new", tmp_path / "free")
+    assert rename_if_free(tmp_path / "new", tmp_path / "free")
     assert (tmp_path / "free").read_text() == "new"
 
 
@@ -173,7 +173,7 @@ def test_link_moves_to_another_disk_as_a_link(tmp_path: Path, other: Path) -> No
 
 
 @pytest.mark.usefixtures("other_disk")
-@pytest.mark.parametrize("give", [give_name, give_free_name])
+@pytest.mark.parametrize("give", [give_name, give_name_if_free])
 def test_temporary_file_gets_its_name_on_another_disk(tmp_path: Path, other: Path, give: object) -> None:
     part = tmp_path / "part"
     descriptor = create_private(part)
@@ -214,7 +214,7 @@ def image(tmp_path: Path) -> Iterator[Path]:
     async def fill() -> None:
         folders = node.start()
         for number in (1, 2, 3):
-            await fetch(folders, payloads.random_bytes(1000, number), f"v{number}")
+            await receive_version(folders, payloads.random_bytes(1000, number), f"v{number}")
 
     asyncio.run(fill())
     node.stop()
@@ -235,7 +235,7 @@ def test_version_of_an_image_is_retired(image: Path, monkeypatch: pytest.MonkeyP
 
     asyncio.run(retire())
     node.stop()
-    assert node.list == ["v3"]
+    assert node.listed == ["v3"]
     assert sorted(path.name for path in image.iterdir() if path.name[0] == "v") == ["v3"]
     assert not list((image / ".shardcast" / "retired").iterdir())
 
@@ -281,12 +281,12 @@ async def test_store_with_a_prefix_folder_on_another_disk(tmp_path: Path) -> Non
         file = tmp_path / digest[:2] / digest
         assert file.read_bytes() == blob
         quarantine = Quarantine(store.folder)
-        aside = quarantine.take(str(file), digest, file.stat(), "a test")
+        aside = quarantine.set_aside(str(file), digest, file.stat(), "a test")
         assert aside
         assert Path(aside.file).read_bytes() == blob
         assert not file.exists()
         assert not [one for one in file.parent.iterdir() if digest in one.name]
-    assert not list((tmp_path / OWN / "incoming").glob("*/*.part"))
+    assert not list((tmp_path / OWN_FOLDER / "incoming").glob("*/*.part"))
 
 
 # What is looked for before the work begins -----------------------------------------------------------
@@ -350,7 +350,7 @@ def no_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
     record = no_sockets / ".shardcast" / "socket-at"
-    async with listening_on_socket(application("0123"), no_sockets):
+    async with serve_on_socket(application("0123"), no_sockets):
         place = Path(record.read_text().strip())
         assert place.parent.stat().st_mode & 0o777 == 0o700
         assert place.stat().st_mode & 0o777 == 0o600
@@ -365,14 +365,14 @@ async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
 
 
 async def test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one(no_sockets: Path) -> None:
-    async with listening_on_socket(application("0123"), no_sockets):
+    async with serve_on_socket(application("0123"), no_sockets):
         record = no_sockets / ".shardcast" / "socket-at"
         left, said = Path(record.read_text().strip()), record.read_bytes()
     left.parent.mkdir(mode=0o700)
     left.touch()
     record.write_bytes(said)
     try:
-        async with listening_on_socket(application("0123"), no_sockets):
+        async with serve_on_socket(application("0123"), no_sockets):
             assert Path(record.read_text().strip()) != left
             assert not left.parent.exists()
     finally:
@@ -382,7 +382,7 @@ async def test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one(no_socke
 @pytest.mark.parametrize("planted", ["open folder", "other name"])
 async def test_socket_of_a_stranger_is_not_used(no_sockets: Path, tmp_path: Path, planted: str) -> None:
     """A record may outlive its folder, whose name in ``/tmp`` anybody could have by now."""
-    async with listening_on_socket(application("0123"), no_sockets):
+    async with serve_on_socket(application("0123"), no_sockets):
         record = no_sockets / ".shardcast" / "socket-at"
         place = Path(record.read_text().strip())
         if planted == "open folder":

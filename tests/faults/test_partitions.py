@@ -282,7 +282,7 @@ def test_a_server_whose_packets_disappear_costs_seconds_and_is_used_when_it_is_b
     network = stack.enter_context(networks.network(**dict.fromkeys(names)))
     here = stack.enter_context(network.node("here", "origin", *data(first.data_dir)))
     hole = stack.enter_context(network.node("hole", "origin", *data(tmp_path / "hole")))
-    network.swallow("hole")
+    network.drop_packets("hole")
     both = f"{hole.url},{here.url}"
 
     began = time.monotonic()
@@ -307,7 +307,7 @@ def test_a_server_whose_packets_disappear_costs_seconds_and_is_used_when_it_is_b
     wait_for("the warning", lambda: "tried again" in follower.log, 10, follower)
     assert not version(followed, 1).exists()
     second = broadcast(tmp_path / "hole", random_bytes(size, 2))
-    network.let_pass("hole")
+    network.pass_packets("hole")
     wait_for("v2", partial(has, version(followed, 2), second), RECOVERY, follower)
     wait_for("v2 at the middle", partial(lists, network, "middle", "v1", "v2"), RECOVERY, middle)
 

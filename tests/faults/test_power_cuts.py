@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from shardcast.filesystem import replace_soon
+from shardcast.filesystem import replace_in_thread
 from shardcast.nodes.output_names import output_name
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.store.live_manifest import LiveManifest
@@ -125,7 +125,7 @@ def assert_open_right(folders: VersionFolders, number: int, expected: bytes) -> 
     """What counts as verified of a version that goes on is right."""
     opened = folders.opened(number)
     assert opened
-    for shard in opened.had:
+    for shard in opened.verified_shards:
         span, one = opened.shard(shard), opened.live.shards[shard - 1]
         assert span
         assert span.path.read_bytes() == expected[one.offset : one.end], f"v{number} has wrong bytes"
@@ -222,7 +222,7 @@ async def resumed(file: Path, data: bytes) -> None:
             try:
                 for start, end in landing.missing():
                     await landing.land(start, data[shard.offset + start : shard.offset + end])
-                await output.shelve(landing)
+                await output.commit_shard(landing)
             finally:
                 landing.close()
         await output.complete(manifest)
@@ -243,7 +243,7 @@ def test_follower_keeps_what_it_announced(records: dict[str, Record]) -> None:
         for number in received[-2:]:
             assert (folder / output_name(f"v{number}")).exists(), f"v{number} was received, and is not there"
             origin = next(one["origin"] for one in said if one.get("received") == number)
-            assert outputs.had(origin).get(number) == sha256(payload(number)), f"v{number} has no record"
+            assert outputs.digests(origin).get(number) == sha256(payload(number)), f"v{number} has no record"
         if latest:
             named = (folder / "latest").readlink().name
             assert named in [output_name(f"v{number}") for number in range(latest[-1], 5)], "latest went back"
@@ -263,7 +263,7 @@ async def test_cancelled_replacement_is_done_all_the_same(tmp_path: Path) -> Non
     for turns in range(1, 8):
         file = tmp_path / str(turns)
         file.write_bytes(b"before")
-        writing = asyncio.ensure_future(replace_soon(file, b"after"))
+        writing = asyncio.ensure_future(replace_in_thread(file, b"after"))
         for _ in range(turns):
             await asyncio.sleep(0)
         writing.cancel()

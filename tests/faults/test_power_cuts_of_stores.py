@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, stats_file
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import LENGTH, OWN
+from shardcast.blobs.directory.layout import LENGTH_SUFFIX, OWN_FOLDER
 from shardcast.blobs.directory.quarantine import Quarantine
-from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc import GarbageCollection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.maintenance.scrub import Scrub
 from shardcast.errors import MissingExternalFile
@@ -63,12 +63,12 @@ def said_numbers(said: Said, key: str) -> list[int]:
 def assert_names_right(root: Path, damaged: str = "", algorithm: str = "sha256") -> None:
     """No file has a blob's name and wrong bytes, but for one that the test itself damaged."""
     for folder, folders, files in os.walk(root):
-        folders[:] = [one for one in folders if one != OWN]
+        folders[:] = [one for one in folders if one != OWN_FOLDER]
         for name in files:
             if len(name) == 64 and name != damaged and algorithm == "sha256":
                 data = Path(folder, name).read_bytes()
                 assert sha256(data) == name, f"{name} has wrong bytes ({len(data)})"
-            assert not name.endswith(LENGTH)
+            assert not name.endswith(LENGTH_SUFFIX)
 
 
 async def read_blob(store: BlobDirectory, digest: str) -> bytes:
@@ -80,7 +80,7 @@ async def assert_blobs(root: Path, numbers: set[int], damaged: str = "") -> None
     """A store that begins anew has these blobs, and takes others."""
     assert_names_right(root, damaged)
     store = BlobDirectory(root, "sha256", writable=True)
-    await store.begin()
+    await store.prepare()
     try:
         for number in sorted(numbers):
             assert await read_blob(store, sha256(blob(number))) == blob(number)
@@ -108,8 +108,8 @@ def test_archive_keeps_what_was_pushed(
         await assert_blobs(root, numbers)
         own = archive_folder(root)
         own.mkdir(parents=True, exist_ok=True)
-        ledger = AccessStats(ledger_in(own))
-        await ledger.created([sha256(blob(1))], ledger.now())
+        ledger = AccessStats(stats_file(own))
+        await ledger.record_put([sha256(blob(1))], ledger.now())
         await ledger.close()
 
     def check(place: Path, said: Said) -> None:
@@ -149,7 +149,7 @@ def test_collection_keeps_what_was_put(
         store = BlobDirectory(root, "sha256", writable=True)
         now = root.stat().st_mtime + 30 * DAY
         referenced = {bytes.fromhex(sha256(blob(number))) for number in (1, 2, 4)}
-        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now=now, delete=True).run():
+        for _ in GarbageCollection(store.folder, referenced, Rules(DAY, DAY), now=now, delete=True).run():
             pass
         kept = set(said_numbers(said, "put"))
         letting_go = [one for one in said if "letting_go" in one]

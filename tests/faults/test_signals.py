@@ -21,7 +21,7 @@ import pytest
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.cli.serving import ForegroundNode
 from shardcast.errors import NodeFailed
-from shardcast.file_locks import ENDING
+from shardcast.file_locks import PROCESS_ENDING
 from shardcast.nodes.runtime import run
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import command, environment
@@ -56,7 +56,7 @@ def test_a_signal_cuts_off_a_start_that_waits(number: signal.Signals) -> None:
     node = Starting(number)
     run(ForegroundNode(None, None).serve(node))
     assert node.cut_off
-    assert not ENDING.is_set(), "the next to run in this process waits for locks as ever"
+    assert not PROCESS_ENDING.is_set(), "the next to run in this process waits for locks as ever"
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large file"])

@@ -25,9 +25,9 @@ from shardcast.nodes.origin import Origin
 from shardcast.server.bounds import BOUNDS
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.watch import Watch
-from shardcast.store.special_files import short_name, socket_path
+from shardcast.store.special_files import short_socket_path, socket_path
 from tests.support import slow_clients as slow
-from tests.support.archives import pulled, pushed, until
+from tests.support.archives import pull_body, push_body, wait_until
 from tests.support.published import publish, random_bytes
 from tests.support.slow_clients import Example, Listener, Route
 
@@ -71,8 +71,8 @@ HASHES: Mapping[Route, Example] = {
     ("*", "/{tail}"): Example("/no/such/path"),
 }
 ARCHIVE: Mapping[Route, Example] = {
-    ("POST", "/v1/pull"): Example("/v1/pull", pulled([LARGE])),
-    ("POST", "/v1/push"): Example("/v1/push", pushed([b"other"])),
+    ("POST", "/v1/pull"): Example("/v1/pull", pull_body([LARGE])),
+    ("POST", "/v1/push"): Example("/v1/push", push_body([b"other"])),
     ("GET", "/v1/metadata/{key}"): Example(f"/v1/metadata/{DIGEST}"),
     ("GET", "/meta/{key}"): Example(f"/meta/{DIGEST}"),
     ("GET", "/stats"): Example("/stats"),
@@ -106,7 +106,7 @@ async def listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     """All listeners that there are, with quick bounds and small buffers in the system."""
     made: list[web.Application] = []
     for module in (origin, middle, archive, store_server):
-        monkeypatch.setattr(module, "application", slow.recorded(made))
+        monkeypatch.setattr(module, "application", slow.recording_application(made))
     watch, seen = Connections._watch, set()
 
     def with_small_buffers(self: Connections, transport: Any) -> Watch:
@@ -136,12 +136,12 @@ async def listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
         casa = await stack.enter_async_context(archived)
         assert casa.push_url
         found["archive"], found["archive, authorized"] = (made[7], casa.url), (made[8], casa.push_url)
-        await until(lambda: len(relay.folders.listings) == 2)
+        await wait_until(lambda: len(relay.folders.listings) == 2)
 
         def address(url: str) -> tuple[str, int] | str:
             if url.startswith("http"):
                 return "127.0.0.1", int(url.rpartition(":")[2])
-            return stack.enter_context(short_name(socket_path(tmp_path / url)))
+            return stack.enter_context(short_socket_path(socket_path(tmp_path / url)))
 
         yield {name: Listener(app, address(url), seen) for name, (app, url) in found.items()}
 
@@ -162,10 +162,10 @@ async def test_slow_clients_are_over_within_their_bounds(
         for crowd in crowds:
             await crowd.come(stack, tmp_path)
         try:
-            await until(lambda: not any(crowd.left() for crowd in crowds))
+            await wait_until(lambda: not any(crowd.left() for crowd in crowds))
         except AssertionError:
             pytest.fail(f"these are still connected: {[crowd.left() for crowd in crowds]}")
-    await until(lambda: not any(crowd.watches() for crowd in crowds))
+    await wait_until(lambda: not any(crowd.watches() for crowd in crowds))
     assert not any(crowd.memory.used for crowd in crowds)
 
 
@@ -199,8 +199,8 @@ class Crowd:
         """Return those that ought to be gone, and see that none takes much memory."""
         watches = self.watches()
         for one in watches:
-            assert one.unsent <= slow.MOST_UNSENT
+            assert one.unsent <= slow.MAX_UNSENT
         assert self.memory.used <= self._listener.app[BOUNDS].all_bytes
         peers = [one.transport.get_extra_info("peername") for one in watches]
-        peers += set(self._kinds) - self._listener.seen  # those still to come
+        peers += set(self._kinds) - self._listener.connected_addresses  # those still to come
         return [self._kinds[peer] for peer in peers if peer in self._kinds and peer not in self._open]

@@ -12,14 +12,14 @@ import aiohttp
 import pytest
 
 from shardcast.blobs.client.remote import RemoteStore
-from shardcast.blobs.copy import repairing
+from shardcast.blobs.copy import open_repair
 from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer.session import open_session
 from tests.support import bad_answers as bad
-from tests.support.archives import archive, keep
+from tests.support.archives import put_blobs, running_archive
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import sha256
@@ -106,18 +106,18 @@ async def test_slow_server_first_keeps_nobody_from_an_honest_one(
 
 async def test_mirror_asks_the_next_archive_when_one_lets_it_wait(tmp_path: Path) -> None:
     blobs = BlobsInMemory()
-    key, other = await keep(blobs, b"Hello!", b"more")
+    key, other = await put_blobs(blobs, b"Hello!", b"more")
     slow_one = SlowServer(WAYS["trickles the head"], "/", Reply())
-    async with slow_one, archive(tmp_path / "own", blobs) as node, open_session() as session:
+    async with slow_one, running_archive(tmp_path / "own", blobs) as node, open_session() as session:
         servers = [RemoteStore(url, session) for url in (slow_one.url, node.url)]
         mirror = MirrorStore(BlobsInMemory(), servers, "me", patience=0.2)
         assert await soon(anext(mirror.fetch({key: 6}))) == key
         while mirror._pending._tasks:  # the blob is here before the question has ended
             await asyncio.sleep(0.01)
-        asked = slow_one.asked
+        asked = slow_one.slow_requests
         async with mirror.open(other) as reader:
             assert await soon(reader.read(10)) == b"more"
-        assert slow_one.asked == asked, "it is left alone for a while"
+        assert slow_one.slow_requests == asked, "it is left alone for a while"
         await mirror.close()
 
 
@@ -126,12 +126,12 @@ async def test_repair_asks_the_next_server_when_one_lets_it_wait(
 ) -> None:
     monkeypatch.setattr("shardcast.blobs.copy.STALL_WHEN_OTHERS_CAN", 0.2)
     blobs, repaired = BlobsInMemory(), BlobsInMemory()
-    (key,) = await keep(blobs, b"Hello!")
+    (key,) = await put_blobs(blobs, b"Hello!")
     slow_one = SlowServer(WAYS["trickles the head"], "/", Reply())
     async with (
         slow_one,
-        archive(tmp_path / "own", blobs) as node,
-        repairing([slow_one.url, node.url], "sha256", lambda: repaired) as repair,
+        running_archive(tmp_path / "own", blobs) as node,
+        open_repair([slow_one.url, node.url], "sha256", lambda: repaired) as repair,
     ):
         assert repair
         assert await soon(repair(key)) == node.url

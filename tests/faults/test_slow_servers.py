@@ -27,13 +27,13 @@ from shardcast.peer import server as peer
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
-from shardcast.protocol.manifest import Shard, provisional
+from shardcast.protocol.manifest import Shard, manifest_of_old_node
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
-from shardcast.store.special_files import short_name, socket_path
+from shardcast.store.special_files import short_socket_path, socket_path
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.workers import Transfer
 from tests.support.published import publish, random_bytes
@@ -117,7 +117,7 @@ async def follow_manifest(asked: Asked) -> None:
 
 async def fetch(asked: Asked, direct: bool = True) -> None:
     """A shard, as a transfer asks for it."""
-    live = LiveManifest.of(provisional("v1", [len(BLOB)], {"sha256": DIGEST}))
+    live = LiveManifest.of(manifest_of_old_node("v1", [len(BLOB)], {"sha256": DIGEST}))
     server = asked.peer
     server._bulk.direct = direct
     with contextlib.closing(OutputFile(asked.folder / "got", live)) as filling:
@@ -200,7 +200,7 @@ REQUESTS: dict[str, Request] = {
         ("peer/server.py:Peer._read_manifest",),
         "/v1/manifest",
         Reply(),
-        lambda asked: asked.peer.header("v1"),
+        lambda asked: asked.peer.manifest_header("v1"),
     ),
     "growing manifest": Request(
         ("peer/server.py:Peer.follow_manifest",), "/v1/manifest", Reply(), follow_manifest
@@ -226,7 +226,7 @@ REQUESTS: dict[str, Request] = {
         ("blobs/client/hash_server.py:HashServerClient._ask",),
         HAS_NOW_PATH,
         Reply(b"[false]\n", "application/json"),
-        lambda asked: asked.store().speaks(),
+        lambda asked: asked.store().server_kind(),
     ),
     "length of a blob": Request(
         ("blobs/client/hash_server.py:HashServerClient._ask",),
@@ -293,11 +293,11 @@ async def make(request: Request, way: Way, manifest: bytes, folder: Path, sessio
     reply = request.reply
     if request.path == "/v1/manifest":
         reply = replace(reply, body=manifest)
-    with short_name(socket_path(folder)) as name:
+    with short_socket_path(socket_path(folder)) as name:
         unix = Path(name) if request.local else None
         async with SlowServer(way, request.path, reply, unix) as server:
             asked = Asked(server.url, session, folder)
-            while not server.asked:  # where this machine is so busy that the time was over before
+            while not server.slow_requests:  # where this machine is so busy that the time was over before
                 try:
                     await asyncio.wait_for(request.make(asked), OVER)
                 except ShardcastError:

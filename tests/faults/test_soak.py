@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import processes
-from tests.support.links import Asked, Links, Port
+from tests.support.links import Links, Port, ShardRequest
 from tests.support.payloads import cut
 from tests.support.processes import wait_until
 from tests.support.published import random_bytes, sha256
@@ -31,9 +31,9 @@ from tests.support.watching import (
     Numbers,
     Watcher,
     assert_tidy,
+    file_identity,
     get,
     listed,
-    looks_of,
     numbers_of,
     watch_folders,
 )
@@ -108,7 +108,7 @@ class Versions:
         number, before = int(version.removeprefix("v")), max(self.published, default=0)
         assert number > self._before, f"{version} was given although v{self._before} was there before"
         assert self.numbers.current
-        self.numbers.given.update(dict.fromkeys(range(before + 1, number + 1), self.numbers.current))
+        self.numbers.published.update(dict.fromkeys(range(before + 1, number + 1), self.numbers.current))
         self.published.append(number)
 
     def payload(self, number: int) -> bytes:
@@ -283,7 +283,7 @@ class Network:
         """How much had been asked for when a member had a version, and single pieces of others."""
         self._add(Member("origin", place / "origin", ["origin"]))
         for name, servers in SERVERS.items():
-            addresses = ",".join(links.lay(name, one, self.members[one].port) for one in servers)
+            addresses = ",".join(links.add(name, one, self.members[one].port) for one in servers)
             words = ["middle", "--upstream", addresses]
             if name.startswith("client"):
                 words = ["client", "--follow", "--keep", str(KEPT_BY_CLIENTS), "--servers", addresses]
@@ -321,14 +321,14 @@ class Network:
         self._keep_what_is_there(self.readers)
         self.links.close(member.name)
         member.kill()
-        self.links.settle(member.name)
+        self.links.wait_until_recorded(member.name)
         self._keep_what_is_there([member] if member in self.readers else [])
 
     def _keep_what_is_there(self, readers: list[Member]) -> None:
         complete = {one.name: set(self.listed[one.name]) for one in readers}
         pieces = {one.name: one.verified(self.versions.payload, complete[one.name]) for one in readers}
-        self.links.settle()  # who wanted something just before that has asked for it now
-        now = len(self.links.asked)
+        self.links.wait_until_recorded()  # who wanted something just before that has asked for it now
+        now = len(self.links.requests)
         for one in readers:
             for number in complete[one.name]:
                 self._complete.setdefault((one.name, number), now)
@@ -368,7 +368,7 @@ class Network:
                 latest = now
             for file in client.folder.glob("download_*.bin"):
                 with contextlib.suppress(FileNotFoundError):  # too old by now
-                    looks, number = looks_of(file), number_in(file)
+                    looks, number = file_identity(file), number_in(file)
                     if known.get(file) != looks:
                         right = self.versions.numbers.expected(number).sha256
                         assert sha256(file) == right, f"{client.name}: {file.name} holds a wrong byte"
@@ -417,8 +417,8 @@ class Network:
     def assert_nothing_again(self) -> None:
         """Nobody asked again for a piece that it had, nor for what was sent to it, but for what may have been
         in flight when the answer ended."""
-        sent: dict[tuple[str, int, int], list[Asked]] = defaultdict(list)
-        for index, asked in enumerate(self.links.asked):
+        sent: dict[tuple[str, int, int], list[ShardRequest]] = defaultdict(list)
+        for index, asked in enumerate(self.links.requests):
             shard = (asked.reader, asked.version, asked.shard)
             size = len(cut(self.versions.payload(asked.version), SHARD)[asked.shard - 1])
             end = size if asked.end is None else asked.end

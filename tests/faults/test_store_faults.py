@@ -18,7 +18,7 @@ import aiohttp
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.directory.layout import OWN_FOLDER, Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.scrub import Outcome, Scrub
@@ -30,8 +30,8 @@ from shardcast.registry.directory import DirectoryBackend
 from shardcast.registry.stores import StoreSpec
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
-from tests.support.archives import archive, keep, parse_answer, pulled, pushed
 from tests.support.archives import http as http_session
+from tests.support.archives import parse_answer, pull_body, push_body, put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import publish, random_bytes, sha256
 from tests.support.processes import Node, node, origin, run
@@ -90,7 +90,7 @@ def test_an_archive_without_descriptors_says_503_and_goes_on(tmp_path: Path) -> 
     with node("archive", "serve", str(tmp_path), *words) as running, kept(running) as connection:
         requests = [("GET", f"/{key}", None) for key in LENGTHS]
         requests += [("GET", f"/v1/metadata/{sha256(SMALL)}", None), ("GET", f"/meta/{sha256(SMALL)}", None)]
-        requests += [("POST", "/v1/pull", pulled([blob])) for blob in (SMALL, LARGE)]
+        requests += [("POST", "/v1/pull", pull_body([blob])) for blob in (SMALL, LARGE)]
         for request in requests:
             with without_descriptors(running):
                 assert connection.ask(*request)[:2] == (503, "5"), request
@@ -175,12 +175,12 @@ async def test_an_archive_leaves_an_unreadable_blob_out_and_a_push_repairs_it(
     other = LARGE if blob == SMALL else SMALL
     async with ArchiveNode.on_directory(tmp_path, **ANYWHERE) as running:
         for expected in ([other], [LARGE, SMALL]):
-            async with session.post(f"{running.url}/v1/pull", data=pulled([SMALL, LARGE])) as answer:
+            async with session.post(f"{running.url}/v1/pull", data=pull_body([SMALL, LARGE])) as answer:
                 found = parse_answer(await answer.read(), LENGTHS)
             assert sorted(one for _, one in found) == sorted(expected)
             async with session.get(f"{running.url}/{sha256(blob)}") as answer:
                 assert answer.status == (200 if blob in expected else 404)
-            async with session.post(f"{running.push_url}/v1/push", data=pushed([blob])) as answer:
+            async with session.post(f"{running.push_url}/v1/push", data=push_body([blob])) as answer:
                 assert answer.status == 200
 
 
@@ -250,7 +250,7 @@ async def test_verify_repairs_what_cannot_be_opened(
     async def repair(digest: str) -> str | None:
         if not repairs:
             return None
-        await keep(store, SMALL)
+        await put_blobs(store, SMALL)
         return "a server"
 
     found = [one async for one in Scrub(store.folder, "sha256", repair=repair).run()]
@@ -281,7 +281,7 @@ class Unable(BlobsInMemory):
 
 async def test_a_union_looks_into_its_other_stores_and_then_tells() -> None:
     right = BlobsInMemory()
-    (key,) = await keep(right, SMALL)
+    (key,) = await put_blobs(right, SMALL)
     union = BlobUnion([Unable(), right])
     assert await union.size(key) == len(SMALL)
     assert await union.read_small([key, key], 100) == {key: SMALL}
@@ -336,12 +336,12 @@ async def test_a_mirror_that_can_keep_nothing_cuts_its_answer(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     theirs = BlobsInMemory()
-    await keep(theirs, SMALL)
+    await put_blobs(theirs, SMALL)
     async with (
-        archive(tmp_path / "a", theirs) as there,
-        archive(tmp_path / "b", Full(), mirror=[there.url]) as mirror,
+        running_archive(tmp_path / "a", theirs) as there,
+        running_archive(tmp_path / "b", Full(), mirror=[there.url]) as mirror,
     ):
-        async with session.post(f"{mirror.url}/v1/pull", data=pulled([SMALL])) as answer:
+        async with session.post(f"{mirror.url}/v1/pull", data=pull_body([SMALL])) as answer:
             with pytest.raises(aiohttp.ClientPayloadError):
                 await answer.read()
         async with session.get(f"{mirror.url}/{sha256(SMALL)}") as answer:
@@ -388,7 +388,7 @@ def test_a_quarantine_that_cannot_be_listed_is_not_empty(
     fill(tmp_path, SMALL)
     quarantine = Quarantine(Folder(str(tmp_path), "prefix"))
     assert list(quarantine.entries()) == []
-    place = tmp_path / OWN / "quarantine"
+    place = tmp_path / OWN_FOLDER / "quarantine"
     place.mkdir(parents=True)
     unlistable(monkeypatch, place)
     with pytest.raises(LocalDiskError, match="denied"):

@@ -146,7 +146,7 @@ def answers(port: int, path: str) -> bool:
 def test_a_command_does_its_work_with_nobody_to_tell(name: str, here: Path, url: str) -> None:
     """Closed stdin and stdout, and a stderr whose reader has gone."""
     scene = SCENES[name]
-    with processes.own_port() as port, nobody_reads() as unread:
+    with processes.reserved_port() as port, nobody_reads() as unread:
         paths = {one: str(here / one) for one in ("file", "data", "store", "new")}
         words = [word.format(url=url, port=port, **paths) for word in scene.words]
         process = start([*name.split(), *words], "<&- >&-", stderr=unread)
@@ -232,8 +232,8 @@ def test_a_status_file_that_can_not_be_written_ends_nothing(
 ) -> None:
     """The error of a start is the one to be told, and a server that listens serves."""
     status = StatusFile(tmp_path / "gone" / "status", {})
-    status.failed()
-    status.running(80)
+    status.report_failed()
+    status.report_running(80)
     assert [one.levelname for one in caplog.records] == ["ERROR", "ERROR"]
     assert "No such file or directory" in caplog.text
 
@@ -250,7 +250,7 @@ def test_a_node_whose_log_nobody_reads_goes_on(here: Path) -> None:
             while True:
                 os.write(writer, b"." * 4096)
         os.set_blocking(writer, True)
-        with processes.own_port() as port:
+        with processes.reserved_port() as port:
             words = ["origin", "--data-dir", str(here / "data"), "--host", "127.0.0.1", "--port", str(port)]
             process = start(words, "", stderr=writer)
             try:

@@ -120,7 +120,7 @@ async def test_a_store_down_behind_a_gateway_is_unreachable(way: str, published:
         server.set("*", DOWN[way]())
         async with open_session() as session:
             with pytest.raises(ServerUnreachable):
-                await RemoteStore(server.url, session).speaks()
+                await RemoteStore(server.url, session).server_kind()
             with pytest.raises(ServerUnreachable):
                 await Peer(server.url, session).report(b"{}")
             store = RemoteStore(server.url, session, "sha1")

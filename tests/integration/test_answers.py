@@ -176,7 +176,7 @@ async def test_connection_that_the_server_closed_meanwhile_is_no_failure_of_it(
     """It closes each after one answer, and doesn't say so."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(exchange.part())
+        await exchange.answer(exchange.right_answer())
         exchange.keeps_open = False
 
     live = LiveManifest.of(published.manifest)
@@ -222,7 +222,7 @@ def part_of_what_was_asked() -> Behaviour:
     """Half of the range, and a Content-Range that says so."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         half = part.body[: len(part.body) // 2]
         if part.status != 206:
             await exchange.answer(part)
@@ -246,7 +246,7 @@ def closed_after_each() -> Behaviour:
     """The right answer on a connection that may be kept, and is closed all the same, as idle ones are."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(exchange.part())
+        await exchange.answer(exchange.right_answer())
         exchange.close()
 
     return behave

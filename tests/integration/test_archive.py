@@ -25,7 +25,7 @@ from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BlobCorrupt
 from shardcast.server import bodies, writing
 from shardcast.server.bounds import Bounds
-from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed
+from tests.support.archives import http, parse_answer, pull_body, push_body, put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory, BytesReader
 from tests.support.payloads import random_bytes, sha256
 from tests.unit.blobs.test_framing import HELLO, PULL, PUSH, WORLD
@@ -40,7 +40,7 @@ async def store() -> BlobsInMemory:
 
 @pytest.fixture
 async def node(tmp_path: Path, store: BlobsInMemory) -> AsyncIterator[ArchiveNode]:
-    async with archive(tmp_path, store) as running:
+    async with running_archive(tmp_path, store) as running:
         yield running
 
 
@@ -75,7 +75,7 @@ async def test_an_archives_metadata(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blob = b'a "b"\n\\' + bytes([200]) + b"1" + bytes(range(100))
-    async with session.post(f"{node.push_url}/v1/push", data=pushed([blob])) as answer:
+    async with session.post(f"{node.push_url}/v1/push", data=push_body([blob])) as answer:
         assert answer.status == 200
     async with session.get(f"{node.url}/v1/metadata/{sha256(blob)}") as answer:
         assert answer.content_type == "application/json"
@@ -84,7 +84,7 @@ async def test_an_archives_metadata(
     assert (said["key"], said["length"]) == (sha256(blob), len(blob))
     assert said["preview"] == preview(blob[:80])
     assert len(said["created"]) == len("2019-12-09T11:51:18.123456Z")
-    async with session.post(f"{node.push_url}/v1/push", data=pushed([blob])) as answer:
+    async with session.post(f"{node.push_url}/v1/push", data=push_body([blob])) as answer:
         assert answer.status == 200
     async with session.get(f"{node.url}/v1/metadata/{sha256(blob)}") as answer:
         assert (await answer.json())["created"] == said["created"]
@@ -123,15 +123,15 @@ async def test_1280_keys_are_answered_and_1281_are_too_many(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blobs = [b"%d" % number for number in range(1281)]
-    await keep(store, *blobs)
-    async with session.post(f"{node.url}/v1/pull", data=pulled(blobs[:1280])) as answer:
+    await put_blobs(store, *blobs)
+    async with session.post(f"{node.url}/v1/pull", data=pull_body(blobs[:1280])) as answer:
         found = parse_answer(await answer.read(), {sha256(blob): len(blob) for blob in blobs})
         assert sorted(blob for _, blob in found) == sorted(blobs[:1280])
 
     async def in_parts() -> AsyncIterator[bytes]:
-        yield pulled(blobs)
+        yield pull_body(blobs)
 
-    for body in (pulled(blobs), in_parts()):  # told before, and found out
+    for body in (pull_body(blobs), in_parts()):  # told before, and found out
         async with session.post(f"{node.url}/v1/pull", data=body) as answer:
             assert (answer.status, answer.content_type) == (413, "text/plain")
             text = await answer.text()
@@ -143,14 +143,14 @@ async def test_missing_ones_are_left_out_and_duplicates_come_once(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blobs = [b"", b"one", random_bytes(70_000), random_bytes(3_000_000, 2)]
-    await keep(store, *blobs)
+    await put_blobs(store, *blobs)
     lengths = {sha256(blob): len(blob) for blob in blobs}
-    body = pulled([blobs[1], b"missing", *blobs, blobs[1], random_bytes(80_000, 3)]) + b"x" * 39
+    body = pull_body([blobs[1], b"missing", *blobs, blobs[1], random_bytes(80_000, 3)]) + b"x" * 39
     async with session.post(f"{node.url}/v1/pull", data=body) as answer:
         found = parse_answer(await answer.read(), lengths)
     assert len(found) == len(blobs)
     assert dict(found) == {sha256(blob): blob for blob in blobs}
-    async with session.post(f"{node.url}/v1/pull", data=pulled([b"missing"])) as answer:
+    async with session.post(f"{node.url}/v1/pull", data=pull_body([b"missing"])) as answer:
         assert (answer.status, await answer.read()) == (200, b"")
 
 
@@ -158,7 +158,7 @@ async def test_a_wrong_length_is_as_good_as_missing(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     small, large = b"small", random_bytes(100_000)
-    await keep(store, small, large)
+    await put_blobs(store, small, large)
     for said in (0, 4, 6, 99_999, 100_001, 2**64 - 1):
         wanted = [(sha256(small), said), (sha256(large), said), (sha256(small), 5)]
         async with session.post(f"{node.url}/v1/pull", data=framing.write_pull(wanted)) as answer:
@@ -183,9 +183,9 @@ async def test_a_pull_while_blobs_are_deleted_gives_right_ones_or_breaks_off(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blobs = [random_bytes(100_000, seed) for seed in range(100)]
-    keys = await keep(store, *blobs)
+    keys = await put_blobs(store, *blobs)
     lengths = dict.fromkeys(keys, 100_000)
-    async with session.post(f"{node.url}/v1/pull", data=pulled(blobs)) as answer:
+    async with session.post(f"{node.url}/v1/pull", data=pull_body(blobs)) as answer:
         reader, whole = framing.PullReader(lengths), 0
         with contextlib.suppress(aiohttp.ClientError):
             async for chunk in answer.content.iter_any():
@@ -207,9 +207,9 @@ async def test_who_stalls_or_vanishes_hinders_nobody(
     for module in (writing, bodies):
         monkeypatch.setattr(module, "bounds_of", lambda request: Bounds(reader_seconds=0.5, body_seconds=0.5))
     blobs = [random_bytes(8 << 20, seed) for seed in range(4)]
-    await keep(store, *blobs)
+    await put_blobs(store, *blobs)
     port = int(node.url.rsplit(":", 1)[1])
-    body = pulled(blobs)
+    body = pull_body(blobs)
     head = f"POST /v1/pull HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     stalled = socket.create_connection(("127.0.0.1", port), timeout=30)
     stalled.sendall(head + body)
@@ -238,18 +238,18 @@ async def test_who_stalls_or_vanishes_hinders_nobody(
 async def test_a_damaged_blob_costs_nobody_the_others(tmp_path: Path, session: aiohttp.ClientSession) -> None:
     blobs = [b"whole", b"small", random_bytes(200_000), random_bytes(200_000, 2)]
     async with ArchiveNode.on_directory(tmp_path, host="127.0.0.1", port=0, authorized_port=0) as node:
-        async with session.post(f"{node.push_url}/v1/push", data=pushed(blobs)) as answer:
+        async with session.post(f"{node.push_url}/v1/push", data=push_body(blobs)) as answer:
             assert answer.status == 200
         for blob in blobs[1:3]:
             (file,) = tmp_path.rglob(sha256(blob))
             file.unlink()
             file.write_bytes(blob[:-1] + b"!")
-        async with session.post(f"{node.url}/v1/pull", data=pulled(blobs)) as answer:
+        async with session.post(f"{node.url}/v1/pull", data=pull_body(blobs)) as answer:
             found = parse_answer(await answer.read(), {sha256(blob): len(blob) for blob in blobs})
         assert sorted(blob for _, blob in found) == sorted((blobs[0], blobs[3]))
         async with session.get(f"{node.url}/{sha256(blobs[2])}") as answer:
             assert answer.status == 404
-        async with session.post(f"{node.push_url}/v1/push", data=pushed(blobs)) as answer:
+        async with session.post(f"{node.push_url}/v1/push", data=push_body(blobs)) as answer:
             assert answer.status == 200
         async with session.get(f"{node.url}/{sha256(blobs[2])}") as answer:
             assert await answer.read() == blobs[2]
@@ -282,10 +282,10 @@ async def test_an_answer_that_fails_half_way_breaks_off(
 ) -> None:
     store = Failing()
     large, next_one = random_bytes(3 << 20), random_bytes(100_000, 2)
-    await keep(store, large, next_one)
-    async with archive(tmp_path, store) as node:
+    await put_blobs(store, large, next_one)
+    async with running_archive(tmp_path, store) as node:
         with pytest.raises(aiohttp.ClientPayloadError):
-            async with session.post(f"{node.url}/v1/pull", data=pulled([large, next_one])) as answer:
+            async with session.post(f"{node.url}/v1/pull", data=pull_body([large, next_one])) as answer:
                 await answer.read()
         with pytest.raises(aiohttp.ClientPayloadError):
             async with session.get(f"{node.url}/{sha256(large)}") as answer:
@@ -296,10 +296,10 @@ async def test_who_takes_gzip_gets_it(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blob = bytes(50_000)
-    await keep(store, blob)
+    await put_blobs(store, blob)
     for accepted, coding in (("deflate, gzip", "gzip"), ("x-gzip", "gzip"), ("gzip;q=0", None)):
         headers = {"Accept-Encoding": accepted}
-        async with session.post(f"{node.url}/v1/pull", data=pulled([blob]), headers=headers) as answer:
+        async with session.post(f"{node.url}/v1/pull", data=pull_body([blob]), headers=headers) as answer:
             assert (answer.headers.get("Content-Encoding"), answer.headers["Vary"]) == (
                 coding,
                 "Accept-Encoding",
@@ -312,14 +312,14 @@ async def test_who_takes_gzip_gets_it(
 
 async def test_who_may_push(tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession) -> None:
     json_please = {"Accept": "application/json"}
-    async with archive(tmp_path / "a", store) as node:
+    async with running_archive(tmp_path / "a", store) as node:
         for headers in ({}, {"Authorization": "Bearer guess"}):
             async with session.post(
                 f"{node.url}/v1/push", data=PUSH, headers=json_please | headers
             ) as answer:
                 assert answer.status == 403
                 assert await answer.json() == {"message": "Permission Denied. Not authorized on this port"}
-    async with archive(tmp_path / "b", store, token="s3cret", authorized_port=None) as node:
+    async with running_archive(tmp_path / "b", store, token="s3cret", authorized_port=None) as node:
         assert node.push_url is None
         for headers in ({}, {"Authorization": "Bearer guess"}, {"Authorization": "Basic s3cret"}):
             async with session.post(f"{node.url}/v1/push", data=PUSH, headers=headers) as answer:
@@ -338,11 +338,11 @@ async def test_a_push_is_all_or_nothing(
         return [key async for key in store.digests()]
 
     large = random_bytes(3_000_000)
-    for body in (PUSH[:-1], PUSH[:18], PUSH + b"\0", pushed([b"a", large])[:-1]):
+    for body in (PUSH[:-1], PUSH[:18], PUSH + b"\0", push_body([b"a", large])[:-1]):
         async with session.post(f"{node.push_url}/v1/push", data=io.BytesIO(body)) as answer:
             assert answer.status == 400
         assert await here() == []
-    for body in (b"", pushed([b""]), pushed([large, b"", b"x", large])):
+    for body in (b"", push_body([b""]), push_body([large, b"", b"x", large])):
         async with session.post(f"{node.push_url}/v1/push", data=io.BytesIO(body)) as answer:
             assert answer.status == 200
     assert sorted(await here()) == sorted([EMPTY, sha256(large), sha256(b"x")])
@@ -353,7 +353,7 @@ async def test_a_push_that_breaks_off_keeps_nothing(
 ) -> None:
     assert node.push_url
     port = int(node.push_url.rsplit(":", 1)[1])
-    body = pushed([b"whole", random_bytes(3_000_000)])
+    body = push_body([b"whole", random_bytes(3_000_000)])
     head = b"POST /v1/push HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(head + b"%x\r\n" % len(body) + body[:-5])
@@ -373,7 +373,7 @@ async def test_a_coded_body_is_refused_and_not_decoded(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession, path: str, coding: str
 ) -> None:
     """It may hold anything, or become anything: also more than there is room for."""
-    for body in (b"nonsense", gzip.compress(pushed([bytes(1 << 20)]) * 3)):
+    for body in (b"nonsense", gzip.compress(push_body([bytes(1 << 20)]) * 3)):
         headers = {"Content-Encoding": coding, "Accept": "application/json"}
         async with session.post(f"{node.push_url}/v1/{path}", data=body, headers=headers) as answer:
             assert answer.status == 415
@@ -384,7 +384,7 @@ async def test_a_coded_body_is_refused_and_not_decoded(
 async def test_a_blob_over_the_limit_is_refused_before_it_is_read(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
-    async with archive(tmp_path, store, max_blob=1000) as node:
+    async with running_archive(tmp_path, store, max_blob=1000) as node:
         sent = 0
 
         async def body(length: int) -> AsyncIterator[bytes]:
@@ -402,7 +402,7 @@ async def test_a_blob_over_the_limit_is_refused_before_it_is_read(
                     assert str(length) in text and "1000" in text
         assert sent < 3 * 200_000_000
         assert [key async for key in store.digests()] == []
-        async with session.post(f"{node.push_url}/v1/push", data=pushed([bytes(1000)])) as answer:
+        async with session.post(f"{node.push_url}/v1/push", data=push_body([bytes(1000)])) as answer:
             assert answer.status == 200
 
 
@@ -413,7 +413,7 @@ async def test_blobs_have_ranges_tags_and_heads(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blob = random_bytes(3_000_000)
-    (key,) = await keep(store, blob)
+    (key,) = await put_blobs(store, blob)
     url = f"{node.url}/{key}"
     async with session.get(url, headers={"Range": "bytes=1000000-2500000"}) as answer:
         assert (answer.status, await answer.read()) == (206, blob[1_000_000:2_500_001])
@@ -445,7 +445,7 @@ async def test_failures_are_said_as_they_are_wanted(
 async def test_accesses_are_counted_found_or_not_and_outlast_the_node(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         async with session.get(f"{node.url}/") as answer:
             assert "Never" in await answer.text()
         async with session.post(f"{node.push_url}/v1/push", data=PUSH) as answer:
@@ -454,7 +454,7 @@ async def test_accesses_are_counted_found_or_not_and_outlast_the_node(
             await answer.read()
         async with session.get(f"{node.url}/{EMPTY}") as answer:
             assert answer.status == 404
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         async with session.get(f"{node.url}/stats") as answer:
             page = await answer.text()
         assert page.index(HELLO) < page.index(WORLD)
@@ -473,9 +473,9 @@ async def test_home_page_names_the_last_upload_that_is_there(
         async with session.get(f"{node.url}/") as answer:
             return re.findall(r'"/meta/([0-9a-f]{64})"', await answer.text())
 
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         for blob in (b"first", b"second"):
-            async with session.post(f"{node.push_url}/v1/push", data=pushed([blob])) as answer:
+            async with session.post(f"{node.push_url}/v1/push", data=push_body([blob])) as answer:
                 assert answer.status == 200
             assert await last(node) == [sha256(blob)]
         assert await store.delete(sha256(b"second"))
@@ -484,12 +484,12 @@ async def test_home_page_names_the_last_upload_that_is_there(
 
 async def test_a_ledger_forgets_what_is_hardly_asked_for(tmp_path: Path) -> None:
     now = 1000.0
-    ledger = AccessStats(tmp_path / "ledger", lambda: now, most=10)
+    ledger = AccessStats(tmp_path / "ledger", lambda: now, max_keys=10)
     keys = [sha256(b"%d" % number) for number in range(30)]
-    ledger.count([keys[0]] * 5)
+    ledger.count_pulls([keys[0]] * 5)
     for key in keys:
         now += 1
-        ledger.count([key])
+        ledger.count_pulls([key])
     listed = await ledger.most_pulled(100)
     assert [one.key for one in listed] == [keys[0], *reversed(keys[21:])]
     assert (listed[0].pulls, listed[1].last) == (6, 1030.0)

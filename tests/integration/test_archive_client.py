@@ -27,9 +27,9 @@ from shardcast.errors import (
     WrongBytes,
 )
 from shardcast.peer.session import Session, open_session
-from shardcast.server.application import application, listening
+from shardcast.server.application import application, serve
 from tests.support import processes
-from tests.support.archives import archive
+from tests.support.archives import running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.unit.blobs.test_framing import HELLO, WORLD
@@ -47,7 +47,7 @@ async def answering(pull: Any = None, push: Any = None) -> AsyncIterator[str]:
         app.router.add_post("/v1/pull", pull or push)
         app.router.add_post("/v1/push", push or pull)
 
-    async with listening(application("server", doors), "127.0.0.1", 0) as url:
+    async with serve(application("server", doors), "127.0.0.1", 0) as url:
         yield url
 
 
@@ -55,7 +55,7 @@ async def test_what_was_pushed_is_pulled(tmp_path: Path, session: Session) -> No
     file = tmp_path / "file"
     file.write_bytes(random_bytes(3_000_000))
     blobs = [b"", b"one", memoryview(b"two"), bytearray(b"three"), random_bytes(200_000), b"one"]
-    async with archive(tmp_path / "own") as node:
+    async with running_archive(tmp_path / "own") as node:
         assert node.push_url
         keys = await peer.ArchiveClient(node.push_url + "/", session).push([*blobs, file])
         everything = [*map(bytes, blobs), file.read_bytes()]
@@ -155,7 +155,7 @@ async def test_nonsense_is_not_asked_for(tmp_path: Path, session: Session) -> No
     with pytest.raises(ServerUnreachable):
         _ = [one async for one in client.pull({HELLO: 6})]
     store = BlobsInMemory()
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         assert node.push_url
         with pytest.raises(PayloadMissing):
             await peer.ArchiveClient(node.push_url, session).push([b"Hello!", tmp_path / "nowhere"])
@@ -168,7 +168,7 @@ async def test_a_file_that_does_not_end_where_its_size_says_is_not_pushed(
     store, made_as_read = BlobsInMemory(), Path("/proc/version")
     if not made_as_read.exists():
         pytest.skip("there is no /proc here")
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         assert node.push_url
         with pytest.raises(PayloadChanged, match="/proc/version has more bytes than its size says"):
             await peer.ArchiveClient(node.push_url, session).push([b"Hello!", made_as_read])
@@ -200,7 +200,7 @@ async def test_threads_have_the_same(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             list(Archive(url).pull({"x": 1}))
 
-    async with archive(tmp_path, store) as node:
+    async with running_archive(tmp_path, store) as node:
         assert node.push_url
         await asyncio.to_thread(work, node.url, node.push_url)
 

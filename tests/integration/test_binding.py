@@ -116,14 +116,14 @@ def test_the_address_that_others_know_is_printed(host: str) -> None:
 
 @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
 def test_a_machine_without_ipv6_listens_on_ipv4(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = binding._bind_one
+    whole = binding._bind_address
 
     def without(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
         if family == socket.AF_INET6:
             raise OSError(number, "no IPv6 here")
         return whole(family, address)
 
-    monkeypatch.setattr(binding, "_bind_one", without)
+    monkeypatch.setattr(binding, "_bind_address", without)
     with bound(EVERY_ADDRESS) as found:
         assert [one.family for one in found.sockets] == [socket.AF_INET]
         assert connects(socket.AF_INET, "127.0.0.1", found.port)
@@ -141,14 +141,14 @@ def test_a_port_that_is_taken_in_one_family_is_taken(taken: str) -> None:
 @needs_ipv6
 def test_a_free_port_is_free_in_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system picks it in one; where it is taken in the other, another is picked."""
-    whole, failures = binding._bind_one, [errno.EADDRINUSE] * 3
+    whole, failures = binding._bind_address, [errno.EADDRINUSE] * 3
 
     def taken_at_first(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
         if family == socket.AF_INET6 and failures:
             raise OSError(failures.pop(), "taken")
         return whole(family, address)
 
-    monkeypatch.setattr(binding, "_bind_one", taken_at_first)
+    monkeypatch.setattr(binding, "_bind_address", taken_at_first)
     with bound(EVERY_ADDRESS) as found:
         assert {one.getsockname()[1] for one in found.sockets} == {found.port}
         assert len(found.sockets) == 2

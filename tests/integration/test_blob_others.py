@@ -29,7 +29,7 @@ from shardcast.peer.session import open_session
 from shardcast.protocol.manifest import Header, header_line, shard_line
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
-from tests.support.archives import archive, keep
+from tests.support.archives import put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import cut, publish, random_bytes, sha256, shards
 from tests.support.union_store import BlobUnion
@@ -56,7 +56,7 @@ async def a_union(_: Path) -> AsyncIterator[BlobStore]:
 
 @asynccontextmanager
 async def a_mirror(path: Path) -> AsyncIterator[BlobStore]:
-    async with archive(path) as node, open_session() as session:
+    async with running_archive(path) as node, open_session() as session:
         store = MirrorStore(BlobsInMemory(), [RemoteStore(node.url, session)], "me")
         yield store
         await store.close()
@@ -82,7 +82,7 @@ async def read(store: BlobStore, digest: str, most: int = 70_000) -> bytes:
 
 
 async def test_what_is_put_is_there_until_it_is_deleted(store: BlobStore) -> None:
-    keys = await keep(store, *BLOBS, *BLOBS)
+    keys = await put_blobs(store, *BLOBS, *BLOBS)
     for key, blob in zip(keys, BLOBS, strict=False):
         assert await store.size(key) == len(blob)
         assert await read(store, key) == blob
@@ -95,7 +95,7 @@ async def test_what_is_put_is_there_until_it_is_deleted(store: BlobStore) -> Non
 
 
 async def test_small_ones_are_read_together(store: BlobStore) -> None:
-    await keep(store, *BLOBS)
+    await put_blobs(store, *BLOBS)
     asked = [sha256(blob) for blob in (*BLOBS, b"missing")]
     assert await store.read_small(asked, 100_000) == {sha256(blob): blob for blob in BLOBS[:3]}
     assert await store.read_small(asked, 99_999) == {sha256(blob): blob for blob in BLOBS[:2]}
@@ -117,7 +117,7 @@ async def test_what_is_not_what_it_is_said_to_be_is_not_kept(store: BlobStore) -
 
 
 async def test_many_put_the_same_at_once(store: BlobStore) -> None:
-    await asyncio.gather(*(keep(store, BLOBS[2]) for _ in range(8)))
+    await asyncio.gather(*(put_blobs(store, BLOBS[2]) for _ in range(8)))
     assert [key async for key in store.digests()] == [sha256(BLOBS[2])]
     assert await read(store, sha256(BLOBS[2])) == BLOBS[2]
 
@@ -127,13 +127,13 @@ async def test_many_put_the_same_at_once(store: BlobStore) -> None:
 
 async def test_memory_is_bounded() -> None:
     store = BlobsInMemory(max_bytes=10)
-    await keep(store, b"12345")
+    await put_blobs(store, b"12345")
     for _ in range(3):
         with pytest.raises(NoRoom):
-            await keep(store, b"123456")
-    await keep(store, b"12345", b"54321")  # the first is there already
+            await put_blobs(store, b"123456")
+    await put_blobs(store, b"12345", b"54321")  # the first is there already
     assert await store.delete(sha256(b"12345"))
-    await keep(store, b"abcde")
+    await put_blobs(store, b"abcde")
     assert BlobsInMemory("sha3-256").algorithm == "sha3-256"
 
 
@@ -143,8 +143,8 @@ async def test_memory_is_bounded() -> None:
 async def test_a_union_has_what_any_of_its_stores_has(tmp_path: Path) -> None:
     first, second = BlobsInMemory(), BlobsInMemory()
     union = BlobUnion([first, second])
-    await keep(second, b"second", b"both")
-    await keep(union, b"first", b"both")
+    await put_blobs(second, b"second", b"both")
+    await put_blobs(union, b"first", b"both")
     assert await second.size(sha256(b"first")) is None
     assert sorted([key async for key in union.digests()]) == sorted(
         map(sha256, (b"first", b"second", b"both"))
@@ -159,7 +159,7 @@ async def test_a_union_has_what_any_of_its_stores_has(tmp_path: Path) -> None:
 
 async def test_a_union_reads_what_is_right(tmp_path: Path) -> None:
     async with in_a_directory(tmp_path) as damaged:
-        await keep(damaged, b"right")
+        await put_blobs(damaged, b"right")
         (file,) = tmp_path.rglob(f"{sha256(b'right')}")
         file.unlink()
         file.write_bytes(b"wrong")
@@ -167,7 +167,7 @@ async def test_a_union_reads_what_is_right(tmp_path: Path) -> None:
         with pytest.raises(BlobCorrupt):
             await read(union, sha256(b"right"))
         union = BlobUnion([damaged, whole := BlobsInMemory()])
-        await keep(whole, b"right")
+        await put_blobs(whole, b"right")
         assert await read(union, sha256(b"right")) == b"right"
         assert await union.read_small([sha256(b"right")], 10) == {sha256(b"right"): b"right"}
 
@@ -176,11 +176,11 @@ async def test_a_mirror_repairs_what_is_damaged_here(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     async with (
         in_a_directory(tmp_path / "blobs") as damaged,
-        archive(tmp_path / "up", there := BlobsInMemory()) as node,
+        running_archive(tmp_path / "up", there := BlobsInMemory()) as node,
         open_session() as session,
     ):
-        await keep(damaged, b"right")
-        await keep(there, b"right")
+        await put_blobs(damaged, b"right")
+        await put_blobs(there, b"right")
         (file,) = (tmp_path / "blobs").rglob(f"{sha256(b'right')}")
         file.unlink()
         file.write_bytes(b"wrong")
@@ -243,7 +243,7 @@ async def test_shards_of_open_versions_are_blobs_once_they_are_right(folders: Ve
     lines = header_line(header)
     for shard in shards(parts[:2], 4096):
         lines += shard_line(shard)
-    opened.grow(lines.replace(sha256(parts[1]).encode(), sha256(b"a lie").encode()))
+    opened.append_manifest(lines.replace(sha256(parts[1]).encode(), sha256(b"a lie").encode()))
     assert [key async for key in store.digests()] == []
     for number, part in enumerate(parts[:2], 1):
         opened.files.part(number).write_bytes(part)

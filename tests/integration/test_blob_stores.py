@@ -22,8 +22,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.compression import Check, Malformed
-from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.blobs.directory.compression import DigestCheck, MalformedCoding
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifyCache
 from shardcast.blobs.interface import ALGORITHMS, BlobStore
 from shardcast.errors import (
     BlobCorrupt,
@@ -310,13 +310,13 @@ asyncio.run(main())
         assert process.stdout.readline() == "there\n"
         assert len(list(tmp_path.rglob("*.part"))) == 1
         living = BlobDirectory(tmp_path, layout="prefix", writable=True)
-        await living.begin()
+        await living.prepare()
         assert len(list(tmp_path.rglob("*.part"))) == 1
         process.send_signal(signal.SIGKILL)
         process.wait(10)
         assert [digest async for digest in living.digests()] == []
         again = BlobDirectory(tmp_path, layout="prefix", writable=True)
-        await again.begin()
+        await again.prepare()
         assert list(tmp_path.rglob("*.part")) == []
         await living.close()
         await again.close()
@@ -372,20 +372,20 @@ async def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path) -> No
 
 
 def test_what_was_verified_is_remembered_by_its_looks_and_within_bounds(tmp_path: Path) -> None:
-    verified, digest = VerifiedFiles(most=1000), digest_of(b"x")
+    verified, digest = VerifyCache(max_files=1000), digest_of(b"x")
     file = tmp_path / "file"
     file.write_bytes(b"x")
     verified.add(digest, file.stat(), VerifiedFile(1))
-    assert verified.known(digest, file.stat()) == VerifiedFile(1)
-    assert verified.known(digest_of(b"y"), file.stat()) is None
+    assert verified.get(digest, file.stat()) == VerifiedFile(1)
+    assert verified.get(digest_of(b"y"), file.stat()) is None
     os.utime(file, ns=(0, 0))
-    assert verified.known(digest, file.stat()) is None
+    assert verified.get(digest, file.stat()) is None
     for number in range(5000):
         verified.add(digest_of(b"%d" % number), file.stat(), VerifiedFile(1))
     assert len(verified) <= 1000
-    assert verified.known(digest_of(b"4999"), file.stat()) == VerifiedFile(1)
+    assert verified.get(digest_of(b"4999"), file.stat()) == VerifiedFile(1)
     verified.forget(digest_of(b"4999"), file.stat())
-    assert verified.known(digest_of(b"4999"), file.stat()) is None
+    assert verified.get(digest_of(b"4999"), file.stat()) is None
 
 
 # Coded blobs
@@ -453,7 +453,7 @@ def bomb(coding: str) -> tuple[bytes, int]:
 @pytest.mark.parametrize("coding", CODED)
 def test_few_bytes_that_become_many_take_no_memory(coding: str) -> None:
     coded, size = bomb(coding)
-    check = Check("sha256", coding)
+    check = DigestCheck("sha256", coding)
     tracemalloc.start()
     try:
         check.update(coded)
@@ -470,8 +470,8 @@ def test_a_zstd_that_wants_a_large_window_is_refused() -> None:
     out = io.BytesIO()
     with zstandard.ZstdCompressor(compression_params=parameters).stream_writer(out, closefd=False) as writer:
         writer.write(LARGE)
-    with pytest.raises(Malformed):
-        Check("sha256", "zstd").update(out.getvalue())
+    with pytest.raises(MalformedCoding):
+        DigestCheck("sha256", "zstd").update(out.getvalue())
 
 
 @given(
@@ -479,7 +479,7 @@ def test_a_zstd_that_wants_a_large_window_is_refused() -> None:
 )
 @settings(deadline=None, max_examples=60)
 def test_a_coding_is_decoded_however_it_is_cut(data: bytes, cuts: list[int], coding: str) -> None:
-    coded, check, position = CODED[coding](data), Check("sha256", coding), 0
+    coded, check, position = CODED[coding](data), DigestCheck("sha256", coding), 0
     for cut in [*sorted(cuts), len(coded)]:
         check.update(coded[position:cut])
         position = max(position, cut)
@@ -490,9 +490,9 @@ def test_a_coding_is_decoded_however_it_is_cut(data: bytes, cuts: list[int], cod
 @given(data=st.binary(max_size=300), coding=st.sampled_from(list(CODED)), cut=st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
 def test_nonsense_is_malformed_and_nothing_else(data: bytes, coding: str, cut: int) -> None:
-    check = Check("sha256", coding)
-    with pytest.raises(Malformed):
+    check = DigestCheck("sha256", coding)
+    with pytest.raises(MalformedCoding):
         check.update(CODED[coding](b"hello" * 10)[:cut] + data)
         check.finish()
         if check.length or data == CODED[coding](b""):  # by a wonder it is one
-            raise Malformed
+            raise MalformedCoding

@@ -190,7 +190,7 @@ def test_it_is_stopped_while_a_download_is_under_way_and_goes_on_from_there(tmp_
         if exchange.path[-7:-4] > "003":
             while not opened.is_set():
                 await asyncio.sleep(0.01)
-        await exchange.answer(exchange.part())
+        await exchange.answer(exchange.right_answer())
 
     with BadServer(one.data_dir).set("/v1/shard_*", gate) as server:
         client, got = ClientNode([server.url], tmp_path / "out"), Releases()

@@ -23,7 +23,7 @@ from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import LocalDiskError, NodeFailed, VersionNotOffered, to_wire
 from shardcast.nodes.origin import Origin
 from shardcast.protocol.wire import (
-    CONFIRMED,
+    CONFIRMED_PREFIX,
     COPIES_PATH,
     FINISH_PATH,
     PIN_PATH,
@@ -33,7 +33,7 @@ from shardcast.protocol.wire import (
     WITHDRAW_PATH,
 )
 from shardcast.server import callers
-from shardcast.server.application import application, listening_on_socket
+from shardcast.server.application import application, serve_on_socket
 from shardcast.store.data_dir import DataDir
 from tests.integration.test_live import until
 from tests.support import processes
@@ -109,7 +109,7 @@ def test_what_failed_at_an_origin_that_did_not_answer_is_not_done_later(
         lambda: list(control.publish(data_dir, payload)),
         lambda: BroadcastWriter(data_dir, "model.bin"),
         lambda: control.withdraw(data_dir, "v1"),
-        lambda: control.change_pin(data_dir, "v1", keep=True),
+        lambda: control.change_pin(data_dir, "v1", pinned=True),
     ]
     with processes.origin(data_dir) as node:
         with unanswering(node):
@@ -120,7 +120,7 @@ def test_what_failed_at_an_origin_that_did_not_answer_is_not_done_later(
         *_, last = control.publish(data_dir, payload)
         assert last == {"complete": "v2"}, "a number was used for a caller that had gone"
         with pytest.raises(VersionNotOffered, match="not pinned"):
-            control.change_pin(data_dir, "v1", keep=False)
+            control.change_pin(data_dir, "v1", pinned=False)
         assert listed(data_dir) == ["v1", "v2"]
 
 
@@ -144,7 +144,7 @@ def asking(origin: Origin, path: str, body: dict[str, Any]) -> Iterator[ControlC
     connection = ControlConnection(origin.folders.data_dir.root)
     connection.connect()
     with contextlib.closing(connection):
-        connection.begin(CONFIRMED + path, body)
+        connection.start_request(CONFIRMED_PREFIX + path, body)
         yield connection
 
 
@@ -210,7 +210,7 @@ def asking_for_pipe(origin: Origin) -> Iterator[tuple[ControlConnection, Any]]:
     connection = ControlConnection(origin.folders.data_dir.root)
     connection.connect()
     with contextlib.closing(connection):
-        connection.begin(STREAM_PATH, {"name": "model.bin", "confirm": True})
+        connection.start_request(STREAM_PATH, {"name": "model.bin", "confirm": True})
         answer = connection.getresponse()
         connection.getresponse = lambda: answer  # type: ignore[method-assign]
         with Path(json.loads(answer.readline())["pipe"]).open("wb") as pipe:
@@ -282,7 +282,7 @@ async def node_that(data_dir: Path, path: str, answer: Callable[[web.Request], A
     held = DataDir(data_dir, "origin")
     try:
         add = partial(lambda app: app.router.add_post(path, answer))
-        async with listening_on_socket(application("node", add), data_dir):
+        async with serve_on_socket(application("node", add), data_dir):
             yield
     finally:
         held.close()
@@ -319,7 +319,7 @@ async def test_whether_it_is_on_the_list_decides_when_the_origin_dies_in_the_las
         request.transport.abort()
         return response
 
-    async with node_that(data_dir, CONFIRMED + PUBLISH_PATH, die):
+    async with node_that(data_dir, CONFIRMED_PREFIX + PUBLISH_PATH, die):
         asked = asyncio.to_thread(lambda: list(control.publish(data_dir, payload)))
         if written:
             assert (await asked)[-1] == {"complete": "v1"}
@@ -364,7 +364,7 @@ async def test_error_of_the_origin_reaches_a_writer_that_finds_its_end_closed(
         os.close(reader)
 
 
-@pytest.mark.parametrize("confirmed", ["", CONFIRMED])
+@pytest.mark.parametrize("confirmed", ["", CONFIRMED_PREFIX])
 @pytest.mark.parametrize(
     "path", [PUBLISH_PATH, STREAM_PATH, PIN_PATH, UNPIN_PATH, WITHDRAW_PATH, FINISH_PATH, COPIES_PATH]
 )

@@ -177,7 +177,7 @@ def test_a_server_says_once_where_it_listens_also_when_it_is_quiet(
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         yield port
 
 
@@ -246,7 +246,7 @@ def test_the_versions_on_offer_are_listed_oldest_first_and_latest_is_the_newest(
     one = publish(tmp_path / "data", random_bytes(1000, 1), MB)
     two = publish(tmp_path / "data", random_bytes(2500, 2), 1000)
     held = DataDir(tmp_path / "data", "broadcast")
-    held.never_again(9)
+    held.mark_used(9)
     held.close()
     ten = publish(tmp_path / "data", b"", 1000)
     sizes = {one: (1, 1000), two: (3, 2500), ten: (1, 0)}
@@ -591,10 +591,12 @@ def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
     temporary.mkdir()
     yield {"TMPDIR": str(temporary), "SHARDCAST_TEST_MARK": mark}
     try:
-        processes.wait_until(lambda: not processes.marked(mark), what="all processes of the demo to end")
+        processes.wait_until(
+            lambda: not processes.processes_with_mark(mark), what="all processes of the demo to end"
+        )
         assert list(temporary.iterdir()) == [], "files were left behind"
     finally:
-        for pid in processes.marked(mark):
+        for pid in processes.processes_with_mark(mark):
             os.kill(pid, signal.SIGKILL)
 
 

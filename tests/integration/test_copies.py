@@ -18,7 +18,7 @@ import shardcast
 from shardcast import CopiesMissing, NodeFailed, OriginServer, ShardcastError, UsageError, VersionNotOffered
 from shardcast.control.waiting import wait_for_copies
 from shardcast.errors import from_wire, to_wire
-from shardcast.protocol.report import Node, write
+from shardcast.protocol.report import Node, encode
 from shardcast.server.downstream import Downstream
 from tests.support import processes
 from tests.support.published import random_bytes
@@ -52,7 +52,7 @@ def origin_id(tmp_path: Path) -> str:
 
 def report(to: str, node: str, *has: str, origin: str | None, below: tuple[Node, ...] = ()) -> None:
     """Report as a node that has these versions."""
-    raw = write(Node(node, "client", node, has, origin=origin), below)
+    raw = encode(Node(node, "client", node, has, origin=origin), below)
     urllib.request.urlopen(f"{to}/report", raw, timeout=10).close()
 
 
@@ -124,7 +124,7 @@ def test_nodes_below_middles_count_and_those_of_other_origins_do_not(
 
 def test_what_is_not_whole_is_no_copy() -> None:
     below = Downstream("0123")
-    below.heard([Node("a", "client", has=["v1"], coming={"v2": 5}, hops=1, origin="ce0d")])
+    below.record([Node("a", "client", has=["v1"], coming={"v2": 5}, hops=1, origin="ce0d")])
     assert (below.copies("v1", "ce0d"), below.copies("v2", "ce0d")) == (1, 0)
 
 

@@ -25,7 +25,7 @@ EXAMPLES = ROOT / "examples"
 
 @pytest.fixture
 def port() -> Iterator[int]:
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         yield port
 
 

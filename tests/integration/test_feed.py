@@ -32,13 +32,13 @@ from shardcast.protocol.feed import (
     FeedError,
     FeedReader,
     Hello,
-    Place,
+    Position,
     UpTo,
-    printable,
+    printable_reason,
 )
 from shardcast.protocol.lines import MAX_LINE
 from shardcast.server import writing
-from shardcast.server.application import application, listening
+from shardcast.server.application import application, serve
 from shardcast.server.bounds import Bounds
 from shardcast.server.routes import feed as door
 from shardcast.store.data_dir import DataDir
@@ -61,7 +61,7 @@ VERSIONS = st.integers(1, 10**18 - 1).map("v{}".format)
 DIGESTS = st.text("0123456789abcdef", min_size=64, max_size=64)
 SEQS = st.integers(0, 10**15)
 LISTINGS = st.builds(Listing, VERSIONS, DIGESTS, st.none() | st.integers(0, 10**6), st.none() | DIGESTS)
-REASONS = st.text(max_size=MAX_REASON).map(printable)
+REASONS = st.text(max_size=MAX_REASON).map(printable_reason)
 SAID = st.one_of(
     st.builds(Event, SEQS, st.sampled_from([OPEN, ABORTED, RETIRED]), VERSIONS),
     st.builds(
@@ -250,11 +250,16 @@ def test_a_feed_begins_with_a_hello(first: bytes) -> None:
 
 def test_what_happened_since_is_known_as_far_as_it_is_kept() -> None:
     events = Events(kept=3)
-    assert events.since(0) == []
+    assert events.events_after(0) == []
     for number in range(1, 6):
-        events.tell(OPEN, f"v{number}")
+        events.add(OPEN, f"v{number}")
     told = [Event(number, OPEN, f"v{number}") for number in range(1, 6)]
-    assert [events.since(seq) for seq in range(7)] == [None, None, *(told[seq:] for seq in range(2, 6)), None]
+    assert [events.events_after(seq) for seq in range(7)] == [
+        None,
+        None,
+        *(told[seq:] for seq in range(2, 6)),
+        None,
+    ]
 
 
 def test_another_run_has_another_name() -> None:
@@ -263,14 +268,14 @@ def test_another_run_has_another_name() -> None:
 
 async def test_everybody_who_waits_wakes_when_something_happens() -> None:
     events = Events()
-    for happens in (partial(events.tell, OPEN, "v1"), partial(events.tell, OPEN, "v2"), events.close):
-        waiting = [asyncio.ensure_future(events.change(events.seq)) for _ in range(5)]
+    for happens in (partial(events.add, OPEN, "v1"), partial(events.add, OPEN, "v2"), events.close):
+        waiting = [asyncio.ensure_future(events.wait_after(events.seq)) for _ in range(5)]
         await asyncio.sleep(0)
         assert not any(one.done() for one in waiting)
         happens()
         await asyncio.wait_for(asyncio.gather(*waiting), BOUND)
     assert events.closed
-    await asyncio.wait_for(events.change(events.seq), BOUND)
+    await asyncio.wait_for(events.wait_after(events.seq), BOUND)
 
 
 # The door ----------------------------------------------------------------------------------------
@@ -286,17 +291,17 @@ class Node:
     def __init__(self, folders: VersionFolders) -> None:
         self.folders = folders
         self.events = folders.events
-        self.place = Place("e1d4", 0)
+        self.place = Position("e1d4", 0)
         self.url = ""
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[Node]:
-        add = partial(door.add_feed, shelf=self.folders, node_id="81ab", place=lambda: self.place)
-        async with listening(application("81ab", add), "127.0.0.1", 0) as self.url:
+        add = partial(door.add_feed_routes, shelf=self.folders, node_id="81ab", position=lambda: self.place)
+        async with serve(application("81ab", add), "127.0.0.1", 0) as self.url:
             yield self
 
     async def publish(self) -> str:
-        opened = await self.folders.begin(self.folders.data_dir.allot())
+        opened = await self.folders.begin_version(self.folders.data_dir.allot())
         opened.files.part(1).write_bytes(b"something")
         opened.files.commit_shard(1, sha256(b"something"), link=False)
         await opened.complete(manifest(b"something", f"v{opened.number}"))
@@ -371,7 +376,7 @@ async def test_a_new_reader_is_told_of_all_that_is_there_and_then_of_what_happen
     for _ in range(3):
         await node.publish()
     await node.folders.retire(2)
-    await node.folders.begin(node.folders.data_dir.allot())
+    await node.folders.begin_version(node.folders.data_dir.allot())
     async with listen(node) as ear:
         hello, *events = await ear.until(node.events.seq)
         assert hello == Hello(node.events.feed, "81ab", "e1d4", 0, True, ())
@@ -407,7 +412,7 @@ async def test_telling_readers_starts_no_task_for_each(node: Node) -> None:
             readers.append(reader)
         loop.set_task_factory(begin)
         stack.callback(loop.set_task_factory, None)
-        node.events.tell(OPEN, "v1")
+        node.events.add(OPEN, "v1")
         for reader in readers:
             await reader.readuntil(b'{"seq":1}\n')
     assert begun == []
@@ -417,7 +422,7 @@ async def test_who_comes_back_is_told_of_what_it_missed_and_of_nothing_else(node
     for _ in range(3):
         await node.publish()
     await node.folders.retire(1)
-    everything = node.events.since(0)
+    everything = node.events.events_after(0)
     assert everything
     assert len(everything) == node.events.seq == 7
     for seq in range(8):
@@ -462,7 +467,7 @@ async def test_reader_too_slow_for_what_is_kept_is_sent_away_and_told_everything
         async with listen(node) as ear:
             await ear.until(node.events.seq)
             for number in range(10, 15):  # all of them before the feed comes to write
-                node.events.tell(OPEN, f"v{number}")
+                node.events.add(OPEN, f"v{number}")
             assert await ear.next() is None
         hello, *events = await told(node, f"{node.events.feed}:2")
         assert isinstance(hello, Hello)
@@ -474,11 +479,11 @@ async def test_a_place_that_changes_is_said_again_without_a_word_about_the_versi
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.05)
-    node.place = Place()
+    node.place = Position()
     await node.publish()
     async with listen(node) as ear:
         assert (await ear.until(node.events.seq))[0] == Hello(node.events.feed, "81ab", None, None, True, ())
-        node.place = Place("e1d4", 2)
+        node.place = Position("e1d4", 2)
         heard = [await ear.next()]
         while isinstance(heard[-1], UpTo) and len(heard) < 20:
             heard += [await ear.next()]
@@ -500,7 +505,7 @@ async def test_the_answers_end_at_once_when_the_server_ends(folders: VersionFold
             ears = [await stack.enter_async_context(listen(node)) for _ in range(5)]
             for ear in ears:
                 await ear.until(0)
-            folders.events.tell(OPEN, "v1")
+            folders.events.add(OPEN, "v1")
             began = time.monotonic()
         assert time.monotonic() - began < SOON
         for ear in ears:
@@ -530,13 +535,13 @@ async def test_what_happens_while_a_line_goes_out_is_told_at_once(
         lines_gone += 1
         await write(request, response, *lines)
         if lines_gone == 1 + again:
-            node.events.tell(OPEN, "v9")
+            node.events.add(OPEN, "v9")
 
     monkeypatch.setattr(door, "_write", write_and_see_news)
     async with listen(node) as ear:
         await ear.until(0)
         if again:
-            node.events.tell(OPEN, "v8")
+            node.events.add(OPEN, "v8")
         await asyncio.wait_for(ear.until(1 + again), SOON)
 
 

@@ -25,9 +25,16 @@ from hypothesis import strategies as st
 import shardcast
 from shardcast import NodeFailed, OriginServer, UsageError
 from shardcast.control.waiting import finish
-from shardcast.nodes.waiting import Finish
-from shardcast.policy.finishing import HEARD_WITHIN, HOP_DELAY, LONGEST_WAIT, QUIET, ReportedNode, waiting_for
-from shardcast.protocol.report import Node, write
+from shardcast.nodes.waiting import ShutdownWait
+from shardcast.policy.finishing import (
+    HEARD_WITHIN,
+    HOP_DELAY,
+    LONGEST_WAIT,
+    QUIET,
+    ReportedNode,
+    reason_to_wait,
+)
+from shardcast.protocol.report import Node, encode
 from shardcast.server.downstream import Downstream
 from shardcast.store.events import Events
 from shardcast.store.holds import READ, Holds
@@ -67,7 +74,7 @@ def reason(
     waited: float = 0.0,
     wait: float | None = None,
 ) -> str | None:
-    return waiting_for(newest, nodes, feeds=feeds, read_age=read_age, waited=waited, wait=wait)
+    return reason_to_wait(newest, nodes, feeds=feeds, read_age=read_age, waited=waited, wait=wait)
 
 
 LACKING = ReportedNode("gpu3", 1.0, 1, False)
@@ -130,7 +137,7 @@ def test_nothing_published_is_not_waited_for() -> None:
 def test_a_node_heard_of_that_lacks_the_version_is_always_waited_for(
     nodes: list[ReportedNode], feeds: int, read_age: float, waited: float, wait: float | None
 ) -> None:
-    found = waiting_for("v7", nodes, feeds=feeds, read_age=read_age, waited=waited, wait=wait)
+    found = reason_to_wait("v7", nodes, feeds=feeds, read_age=read_age, waited=waited, wait=wait)
     lacking = any(not one.has_newest and one.age <= HEARD_WITHIN for one in nodes)
     if wait == 0:
         assert found is None
@@ -150,7 +157,9 @@ def test_it_ends_soon_after_the_last_sign_of_life(
     farthest = max((one.hops for one in nodes), default=1)
     bound = max(HEARD_WITHIN + HOP_DELAY * (farthest - 1), QUIET, wait or 0) + 1
     later = [replace(one, age=one.age + bound) for one in nodes]
-    assert waiting_for("v7", later, feeds=feeds, read_age=read_age + bound, waited=bound, wait=wait) is None
+    assert (
+        reason_to_wait("v7", later, feeds=feeds, read_age=read_age + bound, waited=bound, wait=wait) is None
+    )
 
 
 # The origin's part -------------------------------------------------------------------------------
@@ -164,7 +173,7 @@ class Clock:
 
 
 class Shelf:
-    """What ``Finish`` looks at, with time in the hands of the test."""
+    """What ``ShutdownWait`` looks at, with time in the hands of the test."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -173,27 +182,27 @@ class Shelf:
         self.data_dir = SimpleNamespace(origin_id="ce0d")
         self.below = Downstream("0123", self.clock)
 
-    def finish(self, wait: float | None = None) -> Finish:
-        return Finish(cast(VersionFolders, self), self.below, wait, self.clock)
+    def finish(self, wait: float | None = None) -> ShutdownWait:
+        return ShutdownWait(cast(VersionFolders, self), self.below, wait, self.clock)
 
     def hear(self, node: str, *has: str, origin: str | None = "ce0d") -> None:
-        self.below.heard([Node(node, "client", node, has, {}, 1, origin=origin)])
+        self.below.record([Node(node, "client", node, has, {}, 1, origin=origin)])
 
 
 def test_an_old_line_is_no_copy_of_the_new_one() -> None:
     shelf = Shelf()
     shelf.hear("a", "v7", origin="ffff")
-    assert shelf.finish().look() == "v7: a lacks it"
+    assert shelf.finish().reason() == "v7: a lacks it"
     shelf.hear("a", "v7")
-    assert shelf.finish().look() is None
+    assert shelf.finish().reason() is None
 
 
 def test_a_node_of_0_4_0_that_names_no_origin_is_believed() -> None:
     shelf = Shelf()
     shelf.hear("a", "v6", origin=None)
-    assert shelf.finish().look() == "v7: a lacks it"
+    assert shelf.finish().reason() == "v7: a lacks it"
     shelf.hear("a", "v7", origin=None)
-    assert shelf.finish().look() is None
+    assert shelf.finish().reason() is None
 
 
 def test_it_goes_on_as_long_as_bytes_are_read() -> None:
@@ -202,10 +211,10 @@ def test_it_goes_on_as_long_as_bytes_are_read() -> None:
         finishing = shelf.finish()
         for _ in range(10):
             reader.sent += 1
-            assert finishing.look() == "v7: 5 s without a byte read"
+            assert finishing.reason() == "v7: 5 s without a byte read"
             shelf.clock.now += 4
         shelf.clock.now += 2
-        assert finishing.look() is None, "a reader that takes nothing is not waited for"
+        assert finishing.reason() is None, "a reader that takes nothing is not waited for"
 
 
 def test_it_ends_after_a_minute_with_a_warning_that_names_who_lacks_it(
@@ -216,9 +225,9 @@ def test_it_ends_after_a_minute_with_a_warning_that_names_who_lacks_it(
     finishing = shelf.finish()
     for _ in range(int(LONGEST_WAIT)):
         shelf.hear("gpu3", "v6")
-        assert finishing.look() == "v7: gpu3 lacks it"
+        assert finishing.reason() == "v7: gpu3 lacks it"
         shelf.clock.now += 1
-    assert finishing.look() is None
+    assert finishing.reason() is None
     assert [(one.levelname, "gpu3 lacks it" in one.message) for one in caplog.records] == [
         ("INFO", True),
         ("WARNING", True),
@@ -337,7 +346,7 @@ def network(
 ) -> Iterator[tuple[Trainer, list[processes.Node]]]:
     """A trainer, and middles that have reported to it and get its bytes slowly."""
     with (
-        processes.own_port() as port,
+        processes.reserved_port() as port,
         trainer(tmp_path, port, how) as publisher,
         slow_link(port, rate * count) as address,
         contextlib.ExitStack() as stack,
@@ -362,7 +371,7 @@ def has_v1(tmp_path: Path, number: int) -> bool:
 
 @pytest.mark.parametrize("how", ["calls", "returns"])
 def test_it_ends_at_once_where_nobody_follows(how: str, tmp_path: Path) -> None:
-    with processes.own_port() as port, trainer(tmp_path, port, how) as publisher:
+    with processes.reserved_port() as port, trainer(tmp_path, port, how) as publisher:
         publisher.go()
         assert publisher.ends() < AT_ONCE
         assert "before it ends" not in publisher.log()
@@ -433,7 +442,7 @@ def test_the_origin_has_ended_where_a_program_catches_ctrl_c(tmp_path: Path) -> 
 def test_a_node_that_connects_just_before_the_end_is_waited_for(tmp_path: Path) -> None:
     """It has an open feed, and sends its first report within a second."""
     with (
-        processes.own_port() as port,
+        processes.reserved_port() as port,
         trainer(tmp_path, port, "calls") as publisher,
         urllib.request.urlopen(f"http://127.0.0.1:{port}/feed", timeout=10),
     ):
@@ -462,7 +471,7 @@ def test_sigterm_ends_the_waiting_origin_itself(tmp_path: Path) -> None:
 
 
 def test_asked_seconds_pass_where_nobody_reports(tmp_path: Path) -> None:
-    with processes.own_port() as port, trainer(tmp_path, port, "waits 4") as publisher:
+    with processes.reserved_port() as port, trainer(tmp_path, port, "waits 4") as publisher:
         publisher.go()
         assert 4 <= publisher.ends() < 4 + AT_ONCE
         assert "v1: 4 s were asked for" in publisher.log()
@@ -519,7 +528,7 @@ def test_another_process_that_asks_is_told_what_is_waited_for_and_when_the_origi
     with processes.origin(tmp_path / "data", "--broadcast", str(tmp_path / "x.bin")) as origin:
         origin.wait_for_log("v1 is complete")
         finish(tmp_path / "data")
-        raw = write(Node("a", "client", "gpu3"), [])
+        raw = encode(Node("a", "client", "gpu3"), [])
         urllib.request.urlopen(f"{origin.url}/report", raw, timeout=10).close()
         begun = time.monotonic()
         with pytest.raises(NodeFailed, match=r"ended by itself|went away"):

@@ -28,7 +28,7 @@ from tests.support import legacy, processes
 from tests.support.bad_answers import gate
 from tests.support.bad_servers import BadServer, dead_address
 from tests.support.legacy import OldShardcast, listed
-from tests.support.processes import marked, wait_until
+from tests.support.processes import processes_with_mark, wait_until
 from tests.support.published import Published, publish, random_bytes, sha256
 
 old = legacy.old
@@ -161,7 +161,7 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def port() -> Iterator[str]:
     """A port for an origin that comes, or comes back."""
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         yield str(port)
 
 
@@ -188,7 +188,7 @@ def mark() -> Iterator[str]:
         pytest.skip("without /proc nobody can tell which processes are left")
     mark = uuid.uuid4().hex
     yield mark
-    for pid in marked(mark):
+    for pid in processes_with_mark(mark):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
@@ -302,7 +302,7 @@ def test_a_hook_that_hangs_ends_with_the_client(
         one.wait_for_log("hanging")
         assert one.end(number) == INTERRUPTED
         assert one.said == []
-        wait_until(lambda: not marked(mark), what="the hook's processes to end")
+        wait_until(lambda: not processes_with_mark(mark), what="the hook's processes to end")
 
 
 @pytest.mark.parametrize("impatient", [False, True], ids=["asked-once", "asked-twice"])
@@ -318,7 +318,7 @@ def test_a_hook_that_heeds_no_signal_is_killed(
             time.sleep(0.3)
             one.process.send_signal(signal.SIGINT)
         assert one.process.wait(30) == INTERRUPTED
-        wait_until(lambda: not marked(mark), what="the hook's processes to end")
+        wait_until(lambda: not processes_with_mark(mark), what="the hook's processes to end")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])

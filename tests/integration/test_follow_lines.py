@@ -21,7 +21,7 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release
-from shardcast.nodes.release_folder import announce, announced, can_resume, go_back
+from shardcast.nodes.release_folder import can_resume, finish_announcing, restore_latest, start_announcing
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.manifest import Header, Manifest
 from tests.integration.test_follow import ASKING as OFTEN
@@ -262,7 +262,7 @@ def outputs(tmp_path: Path) -> OutputFolder:
 def release(outputs: OutputFolder, number: int, origin: str | None = ONE, new_line: bool = False) -> Release:
     """A version that has just come."""
     path = put(outputs.folder, number, origin)
-    outputs.add(path, origin, number, digest(number, origin))
+    outputs.record(path, origin, number, digest(number, origin))
     header = Header(f"v{number}", origin, "model.bin")
     manifest = Manifest(header, (), {"sha256": digest(number, origin)})
     return Release(f"v{number}", path, manifest, 0.1, {}, new_line)
@@ -271,8 +271,8 @@ def release(outputs: OutputFolder, number: int, origin: str | None = ONE, new_li
 def announce_all(outputs: OutputFolder, *numbers: int, origin: str = ONE, keep: int | None = None) -> None:
     for number in numbers:
         one = release(outputs, number, origin)
-        assert announce(outputs, one, keep)
-        announced(outputs, one)
+        assert start_announcing(outputs, one, keep)
+        finish_announcing(outputs, one)
 
 
 def latest(outputs: OutputFolder) -> str | None:
@@ -282,14 +282,14 @@ def latest(outputs: OutputFolder) -> str | None:
 
 def withdraw(outputs: OutputFolder, number: int, origin: str | None = ONE) -> tuple[int, Path] | None:
     outputs.lines.mark_withdrawn(origin, number, digest(number, origin))
-    return go_back(outputs, Withdrawal(f"v{number}", digest(number, origin)))
+    return restore_latest(outputs, Withdrawal(f"v{number}", digest(number, origin)))
 
 
 def test_newest_versions_of_each_line_are_kept(outputs: OutputFolder) -> None:
     announce_all(outputs, 4, 5, 6, 7, keep=2)
     announce_all(outputs, 1, 2, 3, origin=OTHER, keep=2)
-    assert set(outputs.had(ONE)) == {6, 7}
-    assert set(outputs.had(OTHER)) == {2, 3}
+    assert set(outputs.digests(ONE)) == {6, 7}
+    assert set(outputs.digests(OTHER)) == {2, 3}
     names = {f"download_v{number}.bin" for number in (2, 3, 6, 7)}
     assert files(outputs.folder) == names | {"latest"}
     records = {f".{name}.record" for name in names}
@@ -315,7 +315,7 @@ def test_neither_latest_nor_what_is_announced_is_removed(outputs: OutputFolder) 
     assert latest(outputs) == "download_v8.bin"
     announce_all(outputs, 5, 6, keep=1)
     assert latest(outputs) == "download_v8.bin"
-    assert set(outputs.had(ONE)) == {6, 8, 9}
+    assert set(outputs.digests(ONE)) == {6, 8, 9}
 
 
 def test_file_that_another_line_replaced_meanwhile_is_not_removed(outputs: OutputFolder) -> None:
@@ -324,7 +324,7 @@ def test_file_that_another_line_replaced_meanwhile_is_not_removed(outputs: Outpu
     assert record
     release(outputs, 1, OTHER)
     outputs.remove(one.path, record)
-    assert set(outputs.had(OTHER)) == {1}
+    assert set(outputs.digests(OTHER)) == {1}
 
 
 def test_records_of_files_that_have_gone_go(outputs: OutputFolder) -> None:
@@ -352,7 +352,7 @@ def test_latest_goes_back_to_newest_good_version(outputs: OutputFolder) -> None:
     assert withdraw(outputs, 5) == (6, outputs.folder / "download_v6.bin")
     assert withdraw(outputs, 6) is None
     assert latest(outputs) is None
-    assert set(outputs.had(ONE)) == {5, 6, 7}, "the files stay"
+    assert set(outputs.digests(ONE)) == {5, 6, 7}, "the files stay"
 
 
 def test_latest_stays_when_an_older_version_is_withdrawn(outputs: OutputFolder) -> None:
@@ -379,7 +379,7 @@ def test_version_withdrawn_before_it_is_announced_is_passed_over(outputs: Output
     announce_all(outputs, 6)
     one = release(outputs, 7)
     withdraw(outputs, 7)
-    assert announce(outputs, one, None) is False
+    assert start_announcing(outputs, one, None) is False
     assert latest(outputs) == "download_v6.bin"
     assert not (outputs.folder / ".latest-under-way").is_symlink()
 
@@ -388,7 +388,7 @@ def test_withdrawn_version_goes_when_keep_takes_it(outputs: OutputFolder) -> Non
     announce_all(outputs, 6, 7)
     withdraw(outputs, 7)
     announce_all(outputs, 8, 9, keep=2)
-    assert set(outputs.had(ONE)) == {8, 9}
+    assert set(outputs.digests(ONE)) == {8, 9}
 
 
 def test_only_a_link_that_leads_somewhere_lets_a_run_resume(outputs: OutputFolder) -> None:
@@ -406,31 +406,31 @@ async def test_follower_is_told_once_of_a_withdrawal_of_what_it_had(outputs: Out
     announce_all(outputs, 6, 7)
     told: list[Withdrawal] = []
     withdrawal = Withdrawal("v7", digest(7), "loss was NaN")
-    followed = await FollowedFolder.of(outputs.folder, told.append)
-    await followed.withdrawn(ONE, withdrawal)
-    await followed.withdrawn(ONE, withdrawal)
-    again = await FollowedFolder.of(outputs.folder, told.append)
-    await again.withdrawn(ONE, withdrawal)
+    followed = await FollowedFolder.open(outputs.folder, told.append)
+    await followed.note_withdrawal(ONE, withdrawal)
+    await followed.note_withdrawal(ONE, withdrawal)
+    again = await FollowedFolder.open(outputs.folder, told.append)
+    await again.note_withdrawal(ONE, withdrawal)
     assert told == [withdrawal]
 
 
 async def test_follower_is_not_told_of_withdrawals_of_what_it_never_had(outputs: OutputFolder) -> None:
     announce_all(outputs, 6)
     told: list[Withdrawal] = []
-    followed = await FollowedFolder.of(outputs.folder, told.append)
-    await followed.withdrawn(ONE, Withdrawal("v7", digest(7)))
-    await followed.withdrawn(OTHER, Withdrawal("v6", digest(6)))
-    await followed.withdrawn(ONE, Withdrawal("v6", digest(6, OTHER)))
+    followed = await FollowedFolder.open(outputs.folder, told.append)
+    await followed.note_withdrawal(ONE, Withdrawal("v7", digest(7)))
+    await followed.note_withdrawal(OTHER, Withdrawal("v6", digest(6)))
+    await followed.note_withdrawal(ONE, Withdrawal("v6", digest(6, OTHER)))
     assert told == []
-    assert [number for number, _ in outputs.good(ONE)] == [6]
+    assert [number for number, _ in outputs.good_versions(ONE)] == [6]
 
 
 async def test_follower_is_told_of_a_withdrawal_of_a_file_that_its_hook_moved(outputs: OutputFolder) -> None:
     announce_all(outputs, 7)
     (outputs.folder / "download_v7.bin").rename(outputs.folder / "model.bin")
     told: list[Withdrawal] = []
-    followed = await FollowedFolder.of(outputs.folder, told.append)
-    await followed.withdrawn(ONE, Withdrawal("v7", digest(7)))
+    followed = await FollowedFolder.open(outputs.folder, told.append)
+    await followed.note_withdrawal(ONE, Withdrawal("v7", digest(7)))
     assert [one.version for one in told] == ["v7"]
 
 
@@ -444,11 +444,11 @@ async def test_withdrawal_is_told_again_when_telling_was_cut_off(outputs: Output
         if told == 1:
             raise asyncio.CancelledError
 
-    followed = await FollowedFolder.of(outputs.folder, cut_off)
+    followed = await FollowedFolder.open(outputs.folder, cut_off)
     with pytest.raises(asyncio.CancelledError):
-        await followed.withdrawn(ONE, Withdrawal("v7", digest(7)))
+        await followed.note_withdrawal(ONE, Withdrawal("v7", digest(7)))
     for _ in range(2):
-        await followed.withdrawn(ONE, Withdrawal("v7", digest(7)))
+        await followed.note_withdrawal(ONE, Withdrawal("v7", digest(7)))
     assert told == 2
 
 
@@ -456,10 +456,10 @@ async def test_entering_a_line_identifies_files_and_says_where_to_go_on(outputs:
     put(outputs.folder, 4)
     put(outputs.folder, 5)
     (outputs.folder / "latest").symlink_to("download_v4.bin")
-    followed = await FollowedFolder.of(outputs.folder)
+    followed = await FollowedFolder.open(outputs.folder)
     assert await followed.enter(ONE, [listing(4), listing(5)], {4, 5}) == 4
-    assert outputs.lines.seen(ONE) == {4: digest(4), 5: digest(5)}
-    assert set(outputs.had(ONE)) == {4, 5}
+    assert outputs.lines.listed(ONE) == {4: digest(4), 5: digest(5)}
+    assert set(outputs.digests(ONE)) == {4, 5}
     restored = [listing(3), Listing("v4", digest(4, OTHER), 1)]
     assert await followed.enter(ONE, restored, {one.number for one in restored}) is None, (
         "v4 of the restored directory is news"
@@ -485,11 +485,11 @@ async def test_hook_and_json_tell_of_a_withdrawal(
     out = outputs.folder
     announcer = Announcer(out, None, WITHDRAWN % (tmp_path / "hooked"))
     for number in (6, 7):
-        await announcer.release(release(outputs, number))
+        await announcer.announce_release(release(outputs, number))
     capfd.readouterr()
     for number, reason in ((7, "loss was NaN; $(id)"), (6, "")):
         outputs.lines.mark_withdrawn(ONE, number, digest(number))
-        await announcer.withdrawn(Withdrawal(f"v{number}", digest(number), reason))
+        await announcer.announce_withdrawal(Withdrawal(f"v{number}", digest(number), reason))
     assert (tmp_path / "hooked").read_text().splitlines() == [
         f"v6 {out}/download_v6.bin no no",
         f"v7 {out}/download_v7.bin no no",
@@ -518,8 +518,8 @@ async def test_hook_is_told_of_a_new_line_whatever_its_id(
 ) -> None:
     hook = f'printf %s "${{SHARDCAST_NEW_LINE-no}}" > {tmp_path}/$(basename {{path}})'
     announcer = Announcer(outputs.folder, None, hook)
-    await announcer.release(release(outputs, 1, origin, new_line=True))
-    await announcer.release(release(outputs, 2, origin))
+    await announcer.announce_release(release(outputs, 1, origin, new_line=True))
+    await announcer.announce_release(release(outputs, 2, origin))
     assert (tmp_path / "download_v1.bin").read_text() == told
     assert (tmp_path / "download_v2.bin").read_text() == "no"
     assert json.loads(capfd.readouterr().out.splitlines()[0])["origin"] == origin
@@ -539,10 +539,10 @@ async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
     hook = f'echo {{version}} >> {tmp_path}/hooked; until test -e "{go_on}"; do sleep 0.02; done'
     announce_all(outputs, 6)
     announcer = Announcer(outputs.folder, None, hook)
-    loading = asyncio.ensure_future(announcer.release(release(outputs, 7)))
+    loading = asyncio.ensure_future(announcer.announce_release(release(outputs, 7)))
     await until(lambda: (tmp_path / "hooked").exists())
     outputs.lines.mark_withdrawn(ONE, 7, digest(7))
-    telling = asyncio.ensure_future(announcer.withdrawn(Withdrawal("v7", digest(7))))
+    telling = asyncio.ensure_future(announcer.announce_withdrawal(Withdrawal("v7", digest(7))))
     try:
         await until(lambda: latest(outputs) == "download_v6.bin")
         assert (tmp_path / "hooked").read_text() == "v7\n"
@@ -556,4 +556,4 @@ async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
 def test_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalDiskError, match="file"):
-        OutputFolder(tmp_path / "file").lines.see(ONE, {1: digest(1)})
+        OutputFolder(tmp_path / "file").lines.note_listed(ONE, {1: digest(1)})

@@ -27,11 +27,11 @@ from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.policy import authority
 from shardcast.policy.fetch_order import FetchQueue, next_version
-from shardcast.protocol.distribution import Listing, write
-from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Place, UpTo
-from shardcast.server.application import application, listening
-from shardcast.server.routes.feed import add_feed
-from shardcast.server.routes.versions import add_versions
+from shardcast.protocol.distribution import Listing, encode
+from shardcast.protocol.feed import ABORTED, COMPLETE, OPEN, RETIRED, Event, Hello, Position, UpTo
+from shardcast.server.application import application, serve
+from shardcast.server.routes.feed import add_feed_routes
+from shardcast.server.routes.versions import add_version_routes
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream import follow as module
@@ -70,7 +70,7 @@ def tells(*said: Hello | Event | UpTo | bytes, broken: bool = False, over: bool 
             await asyncio.sleep(0.02)  # what is in a buffer when a connection breaks is not read any more
             exchange.close()
         else:
-            await exchange.hold()
+            await exchange.wait_for_disconnect()
 
     return behave
 
@@ -79,7 +79,7 @@ def tells(*said: Hello | Event | UpTo | bytes, broken: bool = False, over: bool 
 def server(tmp_path: Path) -> Iterator[BadServer]:
     """A static web server with v1 and v2 in its list."""
     (tmp_path / "static").mkdir()
-    (tmp_path / "static" / "distribution.txt").write_bytes(write([v(1), v(2)]))
+    (tmp_path / "static" / "distribution.txt").write_bytes(encode([v(1), v(2)]))
     with BadServer(tmp_path / "static") as server:
         yield server
 
@@ -107,11 +107,13 @@ class Node:
         self.folders = VersionFolders(held)
         self.folders.load(resume=False)
         doors = (
-            partial(add_versions, shelf=self.folders),
-            partial(add_feed, shelf=self.folders, node_id="81ab", place=lambda: Place("e1d4", 0)),
+            partial(add_version_routes, shelf=self.folders),
+            partial(
+                add_feed_routes, shelf=self.folders, node_id="81ab", position=lambda: Position("e1d4", 0)
+            ),
             lambda app: app.on_response_prepare.append(self._count),
         )
-        serving = listening(application("81ab", *doors), "127.0.0.1", self._port)
+        serving = serve(application("81ab", *doors), "127.0.0.1", self._port)
         self.url = await self._running.enter_async_context(serving)
         self._port = int(self.url.rpartition(":")[2])
 
@@ -185,13 +187,13 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def settled(following: Following) -> None:
-    await asyncio.wait_for(following.settled(), BOUND)
+    await asyncio.wait_for(following.wait_until_settled(), BOUND)
 
 
 def offered(following: Following) -> list[str]:
     """The versions of the first line; none where no server tells."""
     try:
-        return [one.version for _, one in sorted(following.heard().listed.items())]
+        return [one.version for _, one in sorted(following.standing_or_error().listed.items())]
     except (NoServerReachable, TransferFailed):
         return []
 
@@ -204,7 +206,7 @@ async def until_offered(following: Following, *versions: str) -> None:
             seen = following.changes
             if offered(following) == list(versions):
                 return
-            await following.change(seen)
+            await following.wait_for_change(seen)
 
     await asyncio.wait_for(wait(), BOUND)
 
@@ -216,7 +218,7 @@ async def failure(following: Following) -> Exception:
     assert one.failure
     assert one.listings is None
     with pytest.raises((NoServerReachable, TransferFailed)):
-        following.heard()
+        following.standing_or_error()
     return one.failure
 
 
@@ -258,7 +260,7 @@ async def test_a_server_without_a_feed_is_asked_at_every_interval(server: BadSer
             assert server.requested(LIST) == asked
             sleeps.let_go()
         await until(lambda: server.requested(LIST) == 4)
-        (server.data_dir / "distribution.txt").write_bytes(write([v(3)]))
+        (server.data_dir / "distribution.txt").write_bytes(encode([v(3)]))
         sleeps.let_go()
         await until_offered(following, "v3")
     assert set(sleeps.slept) == {60}
@@ -317,7 +319,7 @@ async def test_a_feed_that_breaks_off_amid_everything_changes_nothing_that_was_k
     async with follow(server) as following:
         seen, offers = -1, [["none"]]
         while offers[-1] != ["v1", "v2", "v3"]:
-            await asyncio.wait_for(following.change(seen), BOUND)
+            await asyncio.wait_for(following.wait_for_change(seen), BOUND)
             seen = following.changes
             offers += [offered(following)]
     assert all(one in ([], ["v1", "v2"], ["v1", "v2", "v3"]) for one in offers[1:])
@@ -568,11 +570,11 @@ async def test_without_any_server_that_can_be_reached_there_are_no_offers() -> N
         async with follow(f"http://{one}", f"http://{other}") as following:
             await settled(following)
             with pytest.raises(NoServerReachable, match=f"(?s){one}.*{other}"):
-                following.heard()
+                following.standing_or_error()
     async with follow() as following:
         await settled(following)
         with pytest.raises(NoServerReachable):
-            following.heard()
+            following.standing_or_error()
 
 
 async def test_nobody_waits_long_for_a_silent_server_once_another_told(
@@ -583,7 +585,7 @@ async def test_nobody_waits_long_for_a_silent_server_once_another_told(
     await node.publish()
     server.set("*", bad.silent())
     async with follow(server, node) as following:
-        await asyncio.wait_for(following.settled(), 2)
+        await asyncio.wait_for(following.wait_until_settled(), 2)
         assert offered(following) == ["v1"]
         assert not following.followers[0].answered
 
@@ -594,7 +596,7 @@ async def test_a_silent_server_is_waited_for_while_nobody_told(server: BadServer
         async with follow(server, f"http://{dead}", sleep=Sleeps()) as following:
             await until(lambda: following.followers[1].failure is not None)
             with pytest.raises(asyncio.TimeoutError):
-                await asyncio.wait_for(following.settled(), 0.3)
+                await asyncio.wait_for(following.wait_until_settled(), 0.3)
 
 
 async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer, tmp_path: Path) -> None:
@@ -603,7 +605,7 @@ async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer
         for order in ([server, other], [other, server]):
             async with follow(*order) as following:
                 await settled(following)
-                standing = following.heard()
+                standing = following.standing_or_error()
             groups = [standing.group, *standing.others]
             assert [group.servers for group in groups] == [(one.url,) for one in order]
             assert [one.peer.url for one in following.followers] == [one.url for one in order]
@@ -612,7 +614,7 @@ async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer
 async def test_open_versions_are_taken_only_from_servers_nearer_to_the_origin(tmp_path: Path) -> None:
     """Two relays at the same distance would wait for each other for ever."""
     with FeedServer(tmp_path) as relay:
-        relay.tell("e1d4", [], Event(1, OPEN, "v1"), distance=1)
+        relay.set_feed("e1d4", [], Event(1, OPEN, "v1"), distance=1)
         async with follow(relay) as following:
             await until(lambda: 1 in open_versions(following))
             assert 1 in open_versions(following, nearer_than=2)
@@ -625,7 +627,7 @@ async def test_only_what_the_authority_lists_is_confirmed(tmp_path: Path) -> Non
     renamed = payloads.manifest(b"what is listed", name="other.bin", origin="e1d4")
     assert renamed.digests == made.digests
     with FeedServer(tmp_path) as authority:
-        authority.tell("e1d4", [Listing("v1", made.digests["sha256"], 1, made.identity)])
+        authority.set_feed("e1d4", [Listing("v1", made.digests["sha256"], 1, made.identity)])
         async with follow(authority) as following:
             await until_offered(following, "v1")
             await asyncio.wait_for(following.confirm(made), BOUND)
@@ -642,25 +644,25 @@ async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, n
     server.set(FEED, tells(hello(), complete(1, v(5)), UpTo(1)))
     async with follow(server, node) as following:
         await settled(following)
-        await following.drop(server.url)
+        await following.remove_server(server.url)
         await until_offered(following, "v1")
         assert [one.peer.url for one in following.followers] == [node.url]
         await until(lambda: server.idle)  # the connection is gone
-        await following.drop(server.url)
-        await following.drop(node.url)
+        await following.remove_server(server.url)
+        await following.remove_server(node.url)
         with pytest.raises(NoServerReachable):
-            following.heard()
+            following.standing_or_error()
 
 
 async def test_whoever_waits_for_a_change_hears_of_each(node: Node) -> None:
     async with follow(node) as following:
         await settled(following)
-        waiting = [asyncio.ensure_future(following.change(following.changes)) for _ in range(3)]
+        waiting = [asyncio.ensure_future(following.wait_for_change(following.changes)) for _ in range(3)]
         await asyncio.sleep(0.02)
         assert not any(one.done() for one in waiting)
         await node.publish()
         await asyncio.wait_for(asyncio.gather(*waiting), BOUND)
-        await asyncio.wait_for(following.change(following.changes - 1), BOUND)
+        await asyncio.wait_for(following.wait_for_change(following.changes - 1), BOUND)
 
 
 async def test_nothing_is_left_when_nobody_follows_any_more(server: BadServer, tmp_path: Path) -> None:
@@ -685,7 +687,7 @@ async def test_our_own_errors_are_not_hidden(node: Node, monkeypatch: pytest.Mon
     async with follow(node, sleep=sleep) as following:
         await until(lambda: following.changes >= 2)
         with pytest.raises(ZeroDivisionError):
-            following.heard()
+            following.standing_or_error()
 
 
 # Which one is next -------------------------------------------------------------------------------
@@ -722,19 +724,19 @@ def test_what_failed_is_passed_over_until_it_is_tried_again() -> None:
     agenda = FetchQueue(last=4)
     offered = {4: A, 5: A, 6: A, 7: A}
     assert agenda.next(offered, {}) == 7
-    agenda.failed(7, complete=True)
+    agenda.mark_failed(7, complete=True)
     assert agenda.next(offered, {}) == 6
-    agenda.had(6)
+    agenda.mark_fetched(6)
     assert agenda.next(offered, {}) is None
-    agenda.try_again()
+    agenda.retry_all()
     assert agenda.next(offered, {}) == 7
 
 
 def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
     agenda = FetchQueue()
     assert agenda.next({}, {1: A}) == 1
-    agenda.failed(1, complete=False)
-    agenda.try_again()
+    agenda.mark_failed(1, complete=False)
+    agenda.retry_all()
     assert agenda.next({}, {1: A}) is None
     assert agenda.next({1: A}, {}) == 1
 
@@ -742,7 +744,7 @@ def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
 @pytest.mark.parametrize("every", [False, True])
 def test_what_doubted_servers_have_comes_last(every: bool) -> None:
     agenda = FetchQueue(last=1, every=every)
-    agenda.doubt(B)
+    agenda.mark_suspect(B)
     assert agenda.next({2: A, 9: B}, {3: A}) == 2
     assert agenda.next({9: B}, {3: A}) == 3
     assert agenda.next({9: B}, {3: B}) == 9
@@ -754,17 +756,17 @@ def test_what_doubted_servers_have_comes_last(every: bool) -> None:
 @pytest.mark.parametrize("every", [False, True])
 def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> None:
     agenda = FetchQueue(every=every)
-    agenda.failed(9, complete=True)
+    agenda.mark_failed(9, complete=True)
     assert agenda.next({7: A, 8: A, 9: B}, {}) == 8
-    agenda.had(8)
-    agenda.try_again()
+    agenda.mark_fetched(8)
+    agenda.retry_all()
     assert agenda.next({7: A, 8: A, 9: B, 10: A}, {}) == (9 if every else 10)
     assert agenda.next({7: A, 8: A}, {}) is None
 
 
 def test_doubted_servers_are_asked_again_like_others_after_a_while() -> None:
     agenda = FetchQueue(last=1)
-    agenda.doubt(B)
+    agenda.mark_suspect(B)
     assert agenda.next({2: A, 9: B}, {}) == 2
-    agenda.try_again()
+    agenda.retry_all()
     assert agenda.next({2: A, 9: B}, {}) == 9

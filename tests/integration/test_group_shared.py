@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, stats_file
 from shardcast.blobs.directory import marks
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import make_own
+from shardcast.blobs.directory.layout import make_own_folder
 from shardcast.blobs.directory.marks import unmark
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.maintenance import gc_roots as roots
@@ -32,7 +32,7 @@ from shardcast.registry import Registry
 from shardcast.registry import gc as registry_gc
 from shardcast.store import holds, pins
 from tests.support import payloads
-from tests.support.folders import StoredNode, fetch
+from tests.support.folders import StoredNode, receive_version
 
 GROUP = 54_321
 USERS = (54_001, 54_002)
@@ -116,17 +116,17 @@ def set_aside(place: Path, turn: int) -> None:
     digest = hashlib.sha256(b"%d" % turn).hexdigest()
     put_blobs(place, turn)
     file = Path(store.folder.path(digest))
-    assert Quarantine(store.folder).take(str(file), digest, file.stat(), "a test")
+    assert Quarantine(store.folder).set_aside(str(file), digest, file.stat(), "a test")
     assert len(list(Quarantine(store.folder).entries())) == turn + 1
 
 
 def count_pulls(place: Path, turn: int) -> None:
     own = archive_folder(place)
-    make_own(own)
+    make_own_folder(own)
 
     async def count() -> None:
-        ledger = AccessStats(ledger_in(own))
-        await ledger.created([hashlib.sha256(b"%d" % turn).hexdigest()], 1.0)
+        ledger = AccessStats(stats_file(own))
+        await ledger.record_put([hashlib.sha256(b"%d" % turn).hexdigest()], 1.0)
         assert len(await ledger.newest(10)) == turn + 1
         await ledger.close()
 
@@ -149,7 +149,7 @@ def publish_and_retire(place: Path, turn: int) -> None:
     node = StoredNode(place / "data")
     asyncio.run(node.start("origin", keep=1).try_tidy())
     node.stop()
-    assert node.list == [f"v{2 * turn + 2}"]
+    assert node.listed == [f"v{2 * turn + 2}"]
 
 
 def relay(place: Path, turn: int) -> None:
@@ -158,14 +158,14 @@ def relay(place: Path, turn: int) -> None:
 
     async def receive() -> None:
         folders = node.start(keep=1)
-        await fetch(folders, payloads.random_bytes(5000, turn), f"v{turn + 1}")
+        await receive_version(folders, payloads.random_bytes(5000, turn), f"v{turn + 1}")
         pins.pin(folders.data_dir, f"v{turn + 1}")
         pins.unpin(folders.data_dir, f"v{turn + 1}")
         await folders.try_tidy()
 
     asyncio.run(receive())
     node.stop()
-    assert node.list[-1] == f"v{turn + 1}"
+    assert node.listed[-1] == f"v{turn + 1}"
 
 
 def use_registry(place: Path, turn: int) -> None:
@@ -182,8 +182,8 @@ def use_registry(place: Path, turn: int) -> None:
 
 def follow(place: Path, turn: int) -> None:
     outputs = OutputFolder(place / "followed")
-    outputs.lines.see("0123", {turn + 1: hashlib.sha256(b"%d" % turn).hexdigest()})
-    assert len(outputs.lines.seen("0123")) == turn + 1
+    outputs.lines.note_listed("0123", {turn + 1: hashlib.sha256(b"%d" % turn).hexdigest()})
+    assert len(outputs.lines.listed("0123")) == turn + 1
 
 
 @pytest.mark.root

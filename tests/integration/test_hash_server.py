@@ -25,24 +25,33 @@ from hypothesis import strategies as st
 from shardcast.blobs.directory.verify_cache import VerifiedFile
 from shardcast.blobs.server.hash_routes.answers import AnswerHead
 from shardcast.blobs.server.hash_routes.requests import (
-    Refused,
+    BadRequest,
+    json_response,
     parse_checksum,
     parse_checksums,
-    said,
 )
 from shardcast.blobs.server.hash_routes.uploads import Promises
 from shardcast.blobs.server.hash_server import (
     StoreServer,
     StoreSettings,
-    bind_one_of,
-    extra_directories,
-    settings_from,
+    bind_free_port,
+    parse_directories,
+    read_settings,
 )
 from shardcast.blobs.server.negotiation import accepted_forms
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.errors import NodeFailed, UsageError
 from tests.support.blob_stores import digest_of, spoil_file
-from tests.support.hash_servers import Later, Running, ask, listed, ours, started, uploading, wait
+from tests.support.hash_servers import (
+    BackgroundRequest,
+    Running,
+    listed,
+    our_command,
+    request,
+    started,
+    uploading,
+    wait_until,
+)
 
 pytestmark = pytest.mark.xdist_group("hash-server")
 
@@ -53,8 +62,8 @@ LARGE_DIGEST = digest_of(LARGE)
 @contextlib.contextmanager
 def serving(*words: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Run our hash server on a free port."""
-    with started(ours(*words), env) as running:
-        assert running.port, running.said
+    with started(our_command(*words), env) as running:
+        assert running.port, running.output
         yield running
 
 
@@ -96,39 +105,39 @@ def test_answers_say_what_caches_want_to_know(shared: tuple[int, Path]) -> None:
     for data in (b"hello", LARGE):
         digest = digest_of(data)
         for _ in range(2):  # not verified yet, then verified
-            got = ask(port, "GET", f"/{digest}")
+            got = request(port, "GET", f"/{digest}")
             assert (got.status, got.body) == (200, data)
             assert got.headers["etag"] == f'"{digest}"'
             assert "immutable" in got.headers["cache-control"]
-            head = ask(port, "HEAD", f"/{digest}")
+            head = request(port, "HEAD", f"/{digest}")
             assert (head.status, head.body) == (200, b"")
             assert head.headers["content-length"] == got.headers["content-length"] == str(len(data))
-        tagged = ask(port, "GET", f"/{digest}", headers={"If-None-Match": f'"{digest}"'})
+        tagged = request(port, "GET", f"/{digest}", headers={"If-None-Match": f'"{digest}"'})
         assert (tagged.status, tagged.body) == (304, b"")
-        assert ask(port, "GET", f"/{digest}", headers={"If-None-Match": '"x"'}).status == 200
+        assert request(port, "GET", f"/{digest}", headers={"If-None-Match": '"x"'}).status == 200
         for asked, begin, end in (("1-3", 1, 4), ("-2", len(data) - 2, len(data)), ("2-", 2, len(data))):
-            part = ask(port, "GET", f"/{digest}", headers={"Range": f"bytes={asked}"})
+            part = request(port, "GET", f"/{digest}", headers={"Range": f"bytes={asked}"})
             assert (part.status, part.body) == (206, data[begin:end])
             assert part.headers["content-range"] == f"bytes {begin}-{end - 1}/{len(data)}"
-        beyond = ask(port, "GET", f"/{digest}", headers={"Range": f"bytes={len(data)}-"})
+        beyond = request(port, "GET", f"/{digest}", headers={"Range": f"bytes={len(data)}-"})
         assert (beyond.status, beyond.headers["content-range"]) == (416, f"bytes */{len(data)}")
         for tag, status in ((f'"{digest}"', 206), ('"other"', 200), (f'W/"{digest}"', 200), ("*", 200)):
             asking = {"Range": "bytes=1-3", "If-Range": tag}
-            assert ask(port, "GET", f"/{digest}", headers=asking).status == status
+            assert request(port, "GET", f"/{digest}", headers=asking).status == status
 
 
 @pytest.mark.parametrize("data", [b"few", LARGE[:-1]], ids=["small", "large"])
 def test_a_file_that_spoils_is_never_served(shared: tuple[int, Path], data: bytes) -> None:
     port, place = shared
     digest, file = digest_of(data), place_file(place, data)
-    assert ask(port, "GET", f"/{digest}").body == data
+    assert request(port, "GET", f"/{digest}").body == data
     spoil_file(file)
     for method in ("GET", "GET", "HEAD"):
-        assert ask(port, method, f"/{digest}").status == 400
+        assert request(port, method, f"/{digest}").status == 400
     assert file.exists()
-    put = ask(port, "PUT", f"/{digest}", data)
+    put = request(port, "PUT", f"/{digest}", data)
     assert put.status == 200
-    assert ask(port, "GET", f"/{digest}").body == data
+    assert request(port, "GET", f"/{digest}").body == data
 
 
 @pytest.mark.parametrize("sealed", [True, False])
@@ -138,11 +147,11 @@ async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(sealed: bool, t
     file = place_file(tmp_path, LARGE)
     async with StoreServer.running(StoreSettings(tmp_path)) as server:
         port = int(server.url.rsplit(":", 1)[1])
-        get = lambda: asyncio.to_thread(ask, port, "GET", f"/{LARGE_DIGEST}")  # noqa: E731
+        get = lambda: asyncio.to_thread(request, port, "GET", f"/{LARGE_DIGEST}")  # noqa: E731
         verified = server.state.store.verified
         for seal in (None, blake3(LARGE).hexdigest(), blake3(LARGE).hexdigest()):
             assert (await get()).body == LARGE
-            known = verified.known(LARGE_DIGEST, file.stat())
+            known = verified.get(LARGE_DIGEST, file.stat())
             assert known == (len(LARGE), seal)
         spoil_file(file)
         # As if the file looked as it did: the disk, not a program, changed it.
@@ -185,7 +194,7 @@ def test_a_good_copy_elsewhere_is_served_for_a_spoilt_one(tmp_path: Path) -> Non
     spoil_file(place_file(main, b"hello"))
     (other / digest_of(b"hello")).write_bytes(b"hello")
     with serving(str(main), "--extra-dirs", f" {other} ;") as running:
-        assert ask(running.port, "GET", f"/{digest_of(b'hello')}").body == b"hello"
+        assert request(running.port, "GET", f"/{digest_of(b'hello')}").body == b"hello"
 
 
 def test_a_slow_reader_of_a_large_blob_takes_no_memory_and_hinders_nobody(shared: tuple[int, Path]) -> None:
@@ -197,7 +206,7 @@ def test_a_slow_reader_of_a_large_blob_takes_no_memory_and_hinders_nobody(shared
             one.sendall(f"GET /{LARGE_DIGEST} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         for one in readers:
             assert one.recv(12) == b"HTTP/1.1 200"
-        assert ask(port, "GET", f"/{LARGE_DIGEST}").body == LARGE
+        assert request(port, "GET", f"/{LARGE_DIGEST}").body == LARGE
     finally:
         for one in readers:
             one.close()
@@ -220,13 +229,13 @@ def test_a_blob_that_is_there_is_not_waited_for_while_it_is_put_again(tmp_path: 
         missing = digest_of(b"missing")
         for digest, header in ((here, coded), (elsewhere, "X: y"), (missing, "X: y")):
             stack.enter_context(uploading(port, digest, 7, header)).send(b"m")
-        wait(lambda: listed(port, "/has", [missing]) == [True], "the uploads")
-        assert ask(port, "GET", f"/{here}", timeout=10).body == b"here"
-        assert ask(port, "GET", f"/{elsewhere}", timeout=10).body == b"elsewhere"
-        answer = ask(port, "GET", "/buffer-length", json.dumps([here, elsewhere]).encode(), timeout=10)
+        wait_until(lambda: listed(port, "/has", [missing]) == [True], "the uploads")
+        assert request(port, "GET", f"/{here}", timeout=10).body == b"here"
+        assert request(port, "GET", f"/{elsewhere}", timeout=10).body == b"elsewhere"
+        answer = request(port, "GET", "/buffer-length", json.dumps([here, elsewhere]).encode(), timeout=10)
         assert answer.json() == [4, 9]
-        reading = Later(port, "GET", f"/{missing}")
-        assert reading.under_way  # what isn't there is waited for
+        reading = BackgroundRequest(port, "GET", f"/{missing}")
+        assert reading.running  # what isn't there is waited for
         stack.close()
         assert reading.answer().status == 404
 
@@ -237,18 +246,18 @@ def test_of_several_who_put_the_same_one_wins(shared: tuple[int, Path]) -> None:
     digest = digest_of(data)
     with uploading(port, digest, len(data)) as first:
         first.send(data[:5_000_000])
-        wait(lambda: under_way(port, digest), "the upload")
-        reading = Later(port, "GET", f"/{digest}")
-        length = Later(port, "GET", "/buffer-length", json.dumps([digest]).encode())
-        assert [ask(port, "PUT", f"/{digest}", data).status for _ in range(3)] == [202] * 3
+        wait_until(lambda: under_way(port, digest), "the upload")
+        reading = BackgroundRequest(port, "GET", f"/{digest}")
+        length = BackgroundRequest(port, "GET", "/buffer-length", json.dumps([digest]).encode())
+        assert [request(port, "PUT", f"/{digest}", data).status for _ in range(3)] == [202] * 3
         assert listed(port, "/has-now", [digest]) == [False]
-        assert reading.under_way
-        assert length.under_way
+        assert reading.running
+        assert length.running
         first.send(data[5_000_000:])
         assert first.status() == 200
     assert reading.answer().body == data
     assert length.answer().json() == [len(data)]
-    assert ask(port, "PUT", f"/{digest}", b"whatever").status == 201
+    assert request(port, "PUT", f"/{digest}", b"whatever").status == 201
     assert parts(place) == []
 
 
@@ -257,19 +266,19 @@ def test_who_goes_away_while_putting_leaves_nothing(shared: tuple[int, Path]) ->
     digest = digest_of(LARGE + b"gone")
     with uploading(port, digest, len(LARGE) + 4) as upload:
         upload.send(LARGE)
-        wait(lambda: len(parts(place)) == 1, "the temporary file")
-        reading = Later(port, "GET", f"/{digest}")
-    wait(lambda: parts(place) == [], "its end")
+        wait_until(lambda: len(parts(place)) == 1, "the temporary file")
+        reading = BackgroundRequest(port, "GET", f"/{digest}")
+    wait_until(lambda: parts(place) == [], "its end")
     assert reading.answer().status == 404
     assert not path_of(place, digest).exists()
-    assert ask(port, "PUT", f"/{digest}", LARGE + b"gone").status == 200
+    assert request(port, "PUT", f"/{digest}", LARGE + b"gone").status == 200
 
 
 def test_a_put_that_is_wrong_leaves_nothing(shared: tuple[int, Path]) -> None:
     port, place = shared
     for body in (b"", b"small", LARGE):
         digest = digest_of(body + b"other")
-        answer = ask(port, "PUT", f"/{digest}", body)
+        answer = request(port, "PUT", f"/{digest}", body)
         assert (answer.status, answer.body) == (400, b"Incorrect checksum")
         assert not path_of(place, digest).exists()
     assert parts(place) == []
@@ -277,7 +286,7 @@ def test_a_put_that_is_wrong_leaves_nothing(shared: tuple[int, Path]) -> None:
 
 def test_a_body_that_is_not_wanted_is_not_waited_for(shared: tuple[int, Path]) -> None:
     port, _ = shared
-    ask(port, "PUT", f"/{digest_of(b'there')}", b"there")
+    request(port, "PUT", f"/{digest_of(b'there')}", b"there")
     with uploading(port, digest_of(b"there"), 1 << 40, "Expect: 100-continue") as upload:
         assert upload.status() == 201
     with uploading(port, digest_of(b"fresh"), 5, "Expect: 100-continue") as upload:
@@ -299,7 +308,7 @@ def test_a_directory_where_a_blob_should_be_is_no_blob(shared: tuple[int, Path])
     assert listed(port, "/has", [digest]) == [False]
     assert listed(port, "/buffer-length", [digest]) == [0]
     for method in ("GET", "PUT"):
-        answer = ask(port, method, f"/{digest}", b"a directory")
+        answer = request(port, method, f"/{digest}", b"a directory")
         assert (answer.status, answer.json()) == (
             400,
             {"message": f"File at path {path_of(place, digest)} is not a file."},
@@ -310,17 +319,17 @@ def test_a_directory_where_a_blob_should_be_is_no_blob(shared: tuple[int, Path])
 def test_a_promise_is_kept_over_another_connection(shared: tuple[int, Path]) -> None:
     port, _ = shared
     digest = digest_of(b"promised")
-    promised = ask(port, "PUT", f"/promise/{digest.upper()}")
+    promised = request(port, "PUT", f"/promise/{digest.upper()}")
     assert (promised.status, promised.json()) == (202, {"checksum": digest, "expires_in": 600.0})
-    reading = [Later(port, "GET", f"/{digest}") for _ in range(3)]
+    reading = [BackgroundRequest(port, "GET", f"/{digest}") for _ in range(3)]
     assert listed(port, "/has", [digest]) == [True]
     assert listed(port, "/has-now", [digest]) == [False]
     assert listed(port, "/buffer-length", [digest]) == [True]
-    assert ask(port, "PUT", f"/{digest}", b"something else").status == 400
-    assert all(one.under_way for one in reading)
-    assert ask(port, "PUT", f"/{digest}", b"promised").status == 200
+    assert request(port, "PUT", f"/{digest}", b"something else").status == 400
+    assert all(one.running for one in reading)
+    assert request(port, "PUT", f"/{digest}", b"promised").status == 200
     assert [one.answer().body for one in reading] == [b"promised"] * 3
-    assert ask(port, "PUT", f"/promise/{digest}").status == 202
+    assert request(port, "PUT", f"/promise/{digest}").status == 202
     assert listed(port, "/buffer-length", [digest]) == [8]  # its size is known: that is said
 
 
@@ -329,13 +338,13 @@ async def test_a_promise_ends(tmp_path: Path) -> None:
     async with StoreServer.running(StoreSettings(tmp_path, writable=True)) as server:
         port, digest = int(server.url.rsplit(":", 1)[1]), digest_of(b"never")
         server.state.promises = Promises(clock=lambda: now)
-        await asyncio.to_thread(ask, port, "PUT", f"/promise/{digest}")
+        await asyncio.to_thread(request, port, "PUT", f"/promise/{digest}")
         now += 599
         assert await asyncio.to_thread(listed, port, "/has", [digest]) == [True]
-        reading = Later(port, "GET", f"/{digest}")
-        await asyncio.to_thread(wait, lambda: server.state.activity.requests, "the request")
+        reading = BackgroundRequest(port, "GET", f"/{digest}")
+        await asyncio.to_thread(wait_until, lambda: server.state.activity.requests, "the request")
         await asyncio.sleep(0.1)
-        assert reading.under_way
+        assert reading.running
         now += 2
         answer = await asyncio.to_thread(reading.answer)
         assert (answer.status, answer.body) == (404, b"Not found")
@@ -345,11 +354,11 @@ async def test_a_promise_ends(tmp_path: Path) -> None:
 def test_a_promise_is_kept_by_another_process(tmp_path: Path) -> None:
     with serving(str(tmp_path), "--writable") as one, serving(str(tmp_path), "--writable") as other:
         for data in (b"by another", LARGE):
-            ask(one.port, "PUT", f"/promise/{digest_of(data)}")
-            reading = Later(one.port, "GET", f"/{digest_of(data)}")
-            assert ask(other.port, "PUT", f"/{digest_of(data)}", data).status == 200
+            request(one.port, "PUT", f"/promise/{digest_of(data)}")
+            reading = BackgroundRequest(one.port, "GET", f"/{digest_of(data)}")
+            assert request(other.port, "PUT", f"/{digest_of(data)}", data).status == 200
             assert reading.answer().body == data
-            assert ask(one.port, "PUT", f"/{digest_of(data)}", b"").status == 201
+            assert request(one.port, "PUT", f"/{digest_of(data)}", b"").status == 201
 
 
 async def test_external_locks_are_waited_for(tmp_path: Path) -> None:
@@ -361,10 +370,10 @@ async def test_external_locks_are_waited_for(tmp_path: Path) -> None:
             lock = path_of(tmp_path, digest).with_name(f"{digest}.LOCK" if name else ".LOCK")
             lock.parent.mkdir(exist_ok=True)
             lock.touch()
-            reading = Later(port, "GET", f"/{digest}")
-            await asyncio.to_thread(wait, lambda: server.state.activity.requests, "the request")
+            reading = BackgroundRequest(port, "GET", f"/{digest}")
+            await asyncio.to_thread(wait_until, lambda: server.state.activity.requests, "the request")
             await asyncio.sleep(0.1)
-            assert reading.under_way
+            assert reading.running
             place_file(tmp_path, name.encode())
             lock.unlink()
             assert (await asyncio.to_thread(reading.answer)).body == name.encode()
@@ -373,25 +382,25 @@ async def test_external_locks_are_waited_for(tmp_path: Path) -> None:
         lock = path_of(tmp_path, missing).with_name(".LOCK")
         lock.touch()
         os.utime(lock, (time.time() - 61, time.time() - 61))
-        assert (await asyncio.to_thread(ask, port, "GET", f"/{missing}")).status == 404
+        assert (await asyncio.to_thread(request, port, "GET", f"/{missing}")).status == 404
         assert lock.exists()
 
 
 def test_a_server_that_is_killed_while_it_takes_a_blob_loses_nothing_else(tmp_path: Path) -> None:
     digest = digest_of(LARGE)
     with serving(str(tmp_path), "--writable") as running:
-        assert ask(running.port, "PUT", f"/{digest_of(b'kept')}", b"kept").status == 200
+        assert request(running.port, "PUT", f"/{digest_of(b'kept')}", b"kept").status == 200
         with uploading(running.port, digest, len(LARGE)) as upload:
             upload.send(LARGE[:-1])
-            wait(lambda: len(parts(tmp_path)) == 1, "the temporary file")
+            wait_until(lambda: len(parts(tmp_path)) == 1, "the temporary file")
             running.process.send_signal(signal.SIGKILL)
             running.process.wait(10)
     assert len(parts(tmp_path)) == 1
     with serving(str(tmp_path), "--writable") as running:
         assert parts(tmp_path) == []
-        assert ask(running.port, "GET", f"/{digest}").status == 404
-        assert ask(running.port, "GET", f"/{digest_of(b'kept')}").body == b"kept"
-        assert ask(running.port, "PUT", f"/{digest}", LARGE).status == 200
+        assert request(running.port, "GET", f"/{digest}").status == 404
+        assert request(running.port, "GET", f"/{digest_of(b'kept')}").body == b"kept"
+        assert request(running.port, "PUT", f"/{digest}", LARGE).status == 200
 
 
 def test_a_full_disk_is_told_and_the_server_goes_on(tmp_path: Path) -> None:
@@ -407,8 +416,8 @@ store_main()
             with contextlib.suppress(ConnectionError):
                 upload.send(LARGE)
             assert upload.status() in (500, 507)
-        wait(lambda: parts(tmp_path) == [], "the end of the temporary file")
-        assert ask(running.port, "PUT", f"/{digest_of(b'small')}", b"small").status == 200
+        wait_until(lambda: parts(tmp_path) == [], "the end of the temporary file")
+        assert request(running.port, "PUT", f"/{digest_of(b'small')}", b"small").status == 200
 
 
 # Coded
@@ -421,13 +430,13 @@ def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
     zstandard = pytest.importorskip("zstandard")
     zst = zstandard.ZstdCompressor().compress(data)
     for bad in (b"", data, coded[:-1]):
-        answer = ask(port, "PUT", f"/{digest}", bad, headers={"Content-Encoding": "gzip"})
+        answer = request(port, "PUT", f"/{digest}", bad, headers={"Content-Encoding": "gzip"})
         assert (answer.status, answer.body) == (400, b"Invalid compressed payload")
-    wrong = ask(port, "PUT", f"/{digest}", gzip.compress(b"other"), headers={"Content-Encoding": "gzip"})
+    wrong = request(port, "PUT", f"/{digest}", gzip.compress(b"other"), headers={"Content-Encoding": "gzip"})
     assert (wrong.status, wrong.body) == (400, b"Incorrect checksum")
     for coding, bytes_, end in (("gzip", coded, "gz"), ("zstd", zst, "zst")):
-        assert ask(port, "PUT", f"/{digest}", bytes_, headers={"Content-Encoding": coding}).status == 200
-        assert ask(port, "PUT", f"/{digest}", bytes_, headers={"Content-Encoding": coding}).status == 201
+        assert request(port, "PUT", f"/{digest}", bytes_, headers={"Content-Encoding": coding}).status == 200
+        assert request(port, "PUT", f"/{digest}", bytes_, headers={"Content-Encoding": coding}).status == 201
         assert path_of(place, digest).with_name(f"{digest}.{end}").read_bytes() == bytes_
     assert path_of(place, digest).with_name(f"{digest}.BUFFERLENGTH").read_text() == str(len(data))
     assert not path_of(place, digest).exists()
@@ -445,7 +454,7 @@ def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
     }
     for accepted, (coding, body) in cases.items():
         for _ in range(2):
-            got = ask(port, "GET", f"/{digest}", headers={"Accept-Encoding": accepted})
+            got = request(port, "GET", f"/{digest}", headers={"Accept-Encoding": accepted})
             if accepted == "identity, gzip":
                 assert (got.status, got.headers.get("content-encoding")) == (200, "gzip")  # there is no other
                 continue
@@ -454,13 +463,13 @@ def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
             )
             assert got.headers["vary"] == "Accept-Encoding"
             asking = {"Accept-Encoding": accepted, "If-None-Match": got.headers["etag"]}
-            assert ask(port, "GET", f"/{digest}", headers=asking).headers["vary"] == "Accept-Encoding"
+            assert request(port, "GET", f"/{digest}", headers=asking).headers["vary"] == "Accept-Encoding"
     spoil_file(path_of(place, digest).with_name(f"{digest}.zst"))
-    got = ask(port, "GET", f"/{digest}", headers={"Accept-Encoding": "zstd"})
+    got = request(port, "GET", f"/{digest}", headers={"Accept-Encoding": "zstd"})
     assert got.body == data  # from the gzip, which is right
-    assert ask(port, "PUT", f"/{digest}", data).status == 200
+    assert request(port, "PUT", f"/{digest}", data).status == 200
     assert not path_of(place, digest).with_name(f"{digest}.BUFFERLENGTH").exists()
-    assert ask(port, "GET", f"/{digest}", headers={"Accept-Encoding": "identity"}).body == data
+    assert request(port, "GET", f"/{digest}", headers={"Accept-Encoding": "identity"}).body == data
 
 
 @pytest.mark.parametrize(
@@ -487,11 +496,11 @@ def test_what_a_reader_takes(header: str | None, forms: tuple[str | None, ...], 
 
 def test_it_ends_when_nobody_wants_anything_and_not_before(tmp_path: Path) -> None:
     with serving(str(tmp_path), "--writable", "--timeout", "1.5") as running:
-        ask(running.port, "PUT", f"/promise/{digest_of(b'x')}")
-        reading = Later(running.port, "GET", f"/{digest_of(b'x')}")
+        request(running.port, "PUT", f"/promise/{digest_of(b'x')}")
+        reading = BackgroundRequest(running.port, "GET", f"/{digest_of(b'x')}")
         time.sleep(3)
         assert running.process.poll() is None  # somebody waits for what was promised
-        ask(running.port, "PUT", f"/{digest_of(b'x')}", b"x")
+        request(running.port, "PUT", f"/{digest_of(b'x')}", b"x")
         assert reading.answer().body == b"x"
         assert running.ended().code == 0
 
@@ -530,10 +539,10 @@ def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], co
     (tmp_path / "status.json.tmp").symlink_to(precious)  # another user's
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = [word.replace("TAKEN", str(taken.getsockname()[1])) for word in words]
-        with started(ours(str(tmp_path), "--status-file", str(status), *words)) as running:
+        with started(our_command(str(tmp_path), "--status-file", str(status), *words)) as running:
             ended = running.ended()
     assert ended.code == code
-    assert "Error: " in ended.said
+    assert "Error: " in ended.output
     assert json.loads(status.read_text()) == {"pid": 7, "status": "failed"}
     assert precious.read_text() == "precious"
 
@@ -542,10 +551,10 @@ def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], co
 async def test_a_status_file_that_is_not_yet_written_is_waited_for(unfinished: str, tmp_path: Path) -> None:
     status = tmp_path / "status.json"
     status.write_text(unfinished)
-    awaited = asyncio.ensure_future(StatusFile.awaited(status))
+    awaited = asyncio.ensure_future(StatusFile.wait_for_file(status))
     await asyncio.wait([awaited], timeout=0)
     status.write_text('{"pid": 7, "status": "starting"}')
-    (await awaited).running(80)
+    (await awaited).report_running(80)
     assert json.loads(status.read_text()) == {"pid": 7, "status": "running", "port": 80}
 
 
@@ -559,7 +568,7 @@ async def test_a_status_file_that_is_never_written_ends_the_start(
     if text is not None:
         status.write_text(text)
     with pytest.raises(NodeFailed, match=rf"status\.json {why} for 0\.01 s; write {{}} there"):
-        await StatusFile.awaited(status, patience=0.01)
+        await StatusFile.wait_for_file(status, patience=0.01)
     assert (status.read_text() if status.exists() else None) == text
 
 
@@ -573,23 +582,23 @@ async def test_a_time_out_that_is_none_is_told(seconds: float, tmp_path: Path) -
 
 
 def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:
-    taken = bind_one_of("127.0.0.1", 49152, 65535)
+    taken = bind_free_port("127.0.0.1", 49152, 65535)
     with contextlib.closing(taken):
         taken.sockets[0].listen()
         port = taken.port
         assert 49152 <= port <= 65535
         with pytest.raises(NodeFailed):
-            bind_one_of("127.0.0.1", port, port)
+            bind_free_port("127.0.0.1", port, port)
     with pytest.raises(UsageError):
-        bind_one_of("127.0.0.1", 5, 4)
+        bind_free_port("127.0.0.1", 5, 4)
     with pytest.raises(
         NodeFailed, match=r"can't listen on 192\.0\.2\.1"
     ):  # and not each port after the other
-        bind_one_of("192.0.2.1", 49152, 65535)
+        bind_free_port("192.0.2.1", 49152, 65535)
 
 
 def test_the_environment_sets_it_up() -> None:
-    found = settings_from(
+    found = read_settings(
         {
             "HASHSERVER_DIRECTORY": "theirs",
             "SHARDCAST_STORE_DIRECTORY": "blobs",
@@ -603,13 +612,13 @@ def test_the_environment_sets_it_up() -> None:
     assert found == StoreSettings(
         Path("blobs"), "sha3-256", "flat", ("a", "b"), writable=True, lock_seconds=3.5
     )
-    assert extra_directories("''") == extra_directories('""') == extra_directories("") == ()
-    plain = settings_from({"HASHSERVER_DIRECTORY": "x", "HASHSERVER_WRITABLE": ""})
+    assert parse_directories("''") == parse_directories('""') == parse_directories("") == ()
+    plain = read_settings({"HASHSERVER_DIRECTORY": "x", "HASHSERVER_WRITABLE": ""})
     assert plain == StoreSettings(Path("x"))
     for wrong in ({}, {"WRITABLE": "yes"}, {"HASH_ALGORITHM": "md5"}, {"LOCK_TIMEOUT": "x"}):
         named = {"HASHSERVER_DIRECTORY": "x"} if wrong else {}
         with pytest.raises(UsageError):
-            settings_from({**named, **{f"HASHSERVER_{name}": value for name, value in wrong.items()}})
+            read_settings({**named, **{f"HASHSERVER_{name}": value for name, value in wrong.items()}})
 
 
 def test_it_runs_under_gunicorn(tmp_path: Path) -> None:
@@ -626,19 +635,19 @@ def test_it_runs_under_gunicorn(tmp_path: Path) -> None:
     }
     command = [sys.executable, "-m", "gunicorn", *words, "shardcast.nodes.store_server:app()"]
     with started(command, env, cwd=Path(__file__).parents[2]) as running:
-        assert running.port, running.said
-        assert ask(running.port, "GET", f"/{digest_of(b'extra')}").body == b"extra"
+        assert running.port, running.output
+        assert request(running.port, "GET", f"/{digest_of(b'extra')}").body == b"extra"
         digest = digest_of(gzip.compress(b"x"))  # kept as it came
-        assert ask(running.port, "PUT", f"/{LARGE_DIGEST}", LARGE).status == 200
+        assert request(running.port, "PUT", f"/{LARGE_DIGEST}", LARGE).status == 200
         for _ in range(4):
-            assert ask(running.port, "GET", f"/{LARGE_DIGEST}").body == LARGE
-        assert ask(running.port, "GET", f"/{digest}").status == 404
+            assert request(running.port, "GET", f"/{LARGE_DIGEST}").body == LARGE
+        assert request(running.port, "GET", f"/{digest}").status == 404
         running.process.send_signal(signal.SIGTERM)
         assert running.ended().code == 0
     with started(command, {"HOME": str(tmp_path)}, cwd=Path(__file__).parents[2]) as running:
         ended = running.ended()
     assert ended.code != 0
-    assert "HASHSERVER_DIRECTORY" in ended.said
+    assert "HASHSERVER_DIRECTORY" in ended.output
 
 
 # Whatever comes
@@ -656,8 +665,8 @@ def raw(port: int, data: bytes) -> bytes:
 def test_checksums_are_checksums_or_refused(text: str) -> None:
     try:
         digest = parse_checksum(text, "path", "checksum")
-    except Refused as error:
-        json.dumps(error.said)
+    except BadRequest as error:
+        json.dumps(error.payload)
         assert len(text) != 64 or any(one not in "0123456789abcdefABCDEF" for one in text)
     else:
         assert bytes.fromhex(digest) == bytes.fromhex(text)
@@ -678,8 +687,8 @@ def test_lists_are_lists_or_refused(body: bytes) -> None:
 
     try:
         assert all(len(digest) == 64 for digest in parse_checksums(body))
-    except Refused as error:
-        answer = said(error.said, 400).body
+    except BadRequest as error:
+        answer = json_response(error.payload, 400).body
         assert isinstance(answer, bytes)
         json.loads(answer, parse_constant=is_no_json)
 
@@ -717,7 +726,7 @@ def test_no_request_makes_it_fail(
     head = " HTTP/1.1\r\n" + "\r\n".join(lines) + "\r\n\r\n"
     said = raw(port, method.encode() + b" /" + path + head.encode() + body)
     assert int(said.split(b" ")[1]) < 500, said
-    assert ask(port, "GET", "/healthcheck").status == 200
+    assert request(port, "GET", "/healthcheck").status == 200
     assert parts(place) == []
 
 
@@ -743,7 +752,7 @@ def test_no_range_makes_it_fail(shared: tuple[int, Path], value: str, small: boo
     data = b"0123456789" if small else LARGE[: 200 << 10]
     if not path_of(place, digest_of(data)).exists():
         place_file(place, data)
-    got = ask(port, "GET", f"/{digest_of(data)}", headers={"Range": value.strip()})
+    got = request(port, "GET", f"/{digest_of(data)}", headers={"Range": value.strip()})
     if got.status == 206:
         begin, end = (int(one) for one in got.headers["content-range"][6:].split("/")[0].split("-"))
         assert got.body == data[begin : end + 1]
@@ -759,5 +768,5 @@ def test_a_list_that_is_too_long_is_refused(shared: tuple[int, Path]) -> None:
     assert listed(port, "/has", many) == [False] * 3000
     assert listed(port, "/buffer-length", many) == [0] * 3000
     with contextlib.suppress(ConnectionError):
-        assert ask(port, "GET", "/has", b" " * (17 << 20)).status == 413
-    assert ask(port, "GET", "/healthcheck").status == 200
+        assert request(port, "GET", "/has", b" " * (17 << 20)).status == 413
+    assert request(port, "GET", "/healthcheck").status == 200

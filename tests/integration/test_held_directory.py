@@ -18,7 +18,7 @@ from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads, processes
-from tests.support.folders import StoredNode, fetch, receive, snapshot
+from tests.support.folders import StoredNode, receive_shards, receive_version, snapshot
 from tests.support.payloads import SHARD, random_bytes, read_shards, sha256
 from tests.support.processes import wait_until
 from tests.support.watching import get, listed
@@ -75,12 +75,14 @@ DATA, OTHER = random_bytes(2 * SHARD, seed=1), random_bytes(2 * SHARD, seed=2)
 async def prepared(node: StoredNode) -> VersionFolders:
     """A middle's with v1 and v2, v3 under way, something aside, and a backup of it all."""
     folders = node.start()
-    await fetch(folders, OTHER, "v9", origin="0a" * 16)
+    await receive_version(folders, OTHER, "v9", origin="0a" * 16)
     await folders.change_line("0b" * 16, {}, 0)
-    await fetch(folders, DATA, "v1")
-    await fetch(folders, OTHER, "v2")
+    await receive_version(folders, DATA, "v1")
+    await receive_version(folders, OTHER, "v2")
     manifest = payloads.manifest(DATA + OTHER, "v3")
-    await receive(await folders.begin(3, LiveManifest.of(manifest)), manifest, DATA + OTHER, shards=3)
+    await receive_shards(
+        await folders.begin_version(3, LiveManifest.of(manifest)), manifest, DATA + OTHER, shards=3
+    )
     copy(node.root, node.root.with_name("backup"))
     return folders
 
@@ -89,7 +91,7 @@ async def _complete_open(folders: VersionFolders) -> None:
     opened = folders.opened(3)
     assert opened
     manifest = payloads.manifest(DATA + OTHER, "v3")
-    await receive(opened, manifest, DATA + OTHER)
+    await receive_shards(opened, manifest, DATA + OTHER)
     await opened.complete(manifest)
 
 
@@ -102,7 +104,7 @@ async def _allot(folders: VersionFolders) -> None:
 
 
 async def _begin(folders: VersionFolders) -> None:
-    await folders.begin(4, LiveManifest.of(payloads.manifest(DATA, "v4")))
+    await folders.begin_version(4, LiveManifest.of(payloads.manifest(DATA, "v4")))
 
 
 WRITES: list[Callable[[VersionFolders], Awaitable[object]]] = [
@@ -149,7 +151,9 @@ async def test_what_comes_back_is_served_and_written_again(
     folders = await prepared(node)
     told, feed = snapshot(folders), folders.events.feed
     move_away(node.root, node.root)
-    assert folders.unready and LOST in folders.unready and str(node.root) in folders.unready
+    assert (
+        folders.unready_reason and LOST in folders.unready_reason and str(node.root) in folders.unready_reason
+    )
     assert (folders.distribution(), snapshot(folders), folders.manifest("v1")) == (b"", [], None)
     assert folders.shard("v1", 1) is None and folders.shard("v3", 1) is None
     assert folders.events.feed != feed  # whoever follows is told anew
@@ -157,9 +161,9 @@ async def test_what_comes_back_is_served_and_written_again(
     assert "stop the node and start it again" in caplog.text
     feed = folders.events.feed
     node.root.with_name("elsewhere").rename(node.root)
-    assert folders.unready is None and snapshot(folders) == told and folders.events.feed != feed
+    assert folders.unready_reason is None and snapshot(folders) == told and folders.events.feed != feed
     await _complete_open(folders)
-    assert node.list == ["v1", "v2", "v3"] and read_shards(node.root / "v3") == DATA + OTHER
+    assert node.listed == ["v1", "v2", "v3"] and read_shards(node.root / "v3") == DATA + OTHER
 
 
 # Real nodes

@@ -26,14 +26,14 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.peer import server as peer
-from shardcast.protocol.feed import Place
+from shardcast.protocol.feed import Position
 from shardcast.server import writing
-from shardcast.server.application import application, listening
+from shardcast.server.application import application, serve
 from shardcast.server.bounds import Bounds
 from shardcast.server.routes import lease as door
-from shardcast.server.routes.feed import add_feed
-from shardcast.server.routes.lease import add_lease
-from shardcast.server.routes.versions import add_versions
+from shardcast.server.routes.feed import add_feed_routes
+from shardcast.server.routes.lease import add_lease_routes
+from shardcast.server.routes.versions import add_version_routes
 from shardcast.store import holds as holds_module
 from shardcast.store.data_dir import DataDir
 from shardcast.store.versions import VersionFolders
@@ -66,7 +66,7 @@ async def until(condition: Callable[[], object], what: str = "the condition", se
 
 def holders(folders: VersionFolders, version: int = 1) -> list[str]:
     """Who holds a lease on a version."""
-    return [hold.by for hold in folders.holds.of(version) if hold.kind == "lease"]
+    return [hold.owner for hold in folders.holds.holds_on(version) if hold.kind == "lease"]
 
 
 @pytest.fixture(autouse=True)
@@ -91,11 +91,11 @@ class Shelf:
         self.folders.load(False)
         app = application(
             "0123",
-            lambda app: add_versions(app, self.folders),
-            lambda app: add_feed(app, self.folders, "0123", lambda: Place("aa", 0)),
-            lambda app: add_lease(app, self.folders),
+            lambda app: add_version_routes(app, self.folders),
+            lambda app: add_feed_routes(app, self.folders, "0123", lambda: Position("aa", 0)),
+            lambda app: add_lease_routes(app, self.folders),
         )
-        self.url = await self._stack.enter_async_context(listening(app, HTTP[0], self._port))
+        self.url = await self._stack.enter_async_context(serve(app, HTTP[0], self._port))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -128,7 +128,7 @@ def says(*lines: bytes, then: str = "hold") -> Behaviour:
         for line in lines:
             await exchange.body(line)
         if then == "hold":
-            await exchange.hold()
+            await exchange.wait_for_disconnect()
         exchange.close()
 
     return behave

@@ -66,7 +66,7 @@ def shut_down() -> Iterator[None]:
 @pytest.fixture
 def port() -> Iterator[int]:
     """Where an origin may listen: nobody else does, so that it is free when the origin is gone."""
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         yield port
 
 
@@ -456,7 +456,7 @@ def trainer(payload: Path, tmp_path: Path, how: str) -> Iterator[tuple[subproces
     """A training process with an origin beside it: itself, the port, and the ids of origin and worker."""
     ids = {}
     with (
-        processes.own_port() as port,
+        processes.reserved_port() as port,
         subprocess.Popen(
             [sys.executable, "-c", TRAINER, str(tmp_path / "data"), str(port), str(payload), how],
             env=processes.environment(),

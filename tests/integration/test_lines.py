@@ -87,7 +87,7 @@ def middle(
 
 @contextlib.contextmanager
 def on_one_port(tmp_path: Path) -> Iterator[int]:
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         yield port
 
 
@@ -261,7 +261,7 @@ def test_first_named_server_that_flaps_between_two_origins_changes_nothing(tmp_p
 
 def test_restart_of_the_origin_within_seconds_is_no_event(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         first = stack.enter_context(origin(tmp_path / "a", port))
         relay = stack.enter_context(middle(first.url, tmp_path / "m"))
         broadcast(tmp_path / "a", payload(tmp_path, 1))
@@ -282,7 +282,7 @@ def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path,
     claimed = origin_id(tmp_path / ("bad" if own_id else "a"))
     real = listings_in(tmp_path / "bad")
     with origin(tmp_path / "a") as honest, FeedServer(tmp_path / "bad") as hostile:
-        hostile.tell(claimed, [*(real if own_id else real[4:]), *junk])
+        hostile.set_feed(claimed, [*(real if own_id else real[4:]), *junk])
         both = f"{honest.url},{hostile.url}"
         with middle(both, tmp_path / "m", "--keep", "3") as relay:
             wait_until(lambda: sorted(listed(relay)) == ["v2", "v3", "v4"], what=relay.log)
@@ -302,7 +302,7 @@ def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path,
 def test_hostile_first_named_server_makes_no_middle_drop_the_line_that_it_has(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
     with origin(tmp_path / "a") as honest, FeedServer(tmp_path) as hostile:
-        hostile.tell("ab" * 16, [Listing("v9", "cd" * 32, 1)])  # and it serves nothing
+        hostile.set_feed("ab" * 16, [Listing("v9", "cd" * 32, 1)])  # and it serves nothing
         with middle(honest.url, tmp_path / "m") as relay:
             until_same(relay, honest)
         with middle(f"{hostile.url},{honest.url}", tmp_path / "m") as relay:
@@ -339,7 +339,7 @@ def test_forged_name_of_a_server_without_the_bytes_is_not_shown(tmp_path: Path) 
         real, lie = listings_in(tmp_path / "a"), listings_in(tmp_path / "bad")
         assert real[0].manifest != lie[0].manifest
         for told in (real, lie):  # it tells the honest manifest's digest, or its own
-            hostile.tell(origin_id(tmp_path / "a"), told)
+            hostile.set_feed(origin_id(tmp_path / "a"), told)
             both = f"{honest.url},{hostile.url}"
             for servers in (both, f"{hostile.url},{honest.url}") if told is real else (both,):
                 shown = processes.run("client", "--servers", servers, "--list", "--json", env=QUICK)
@@ -358,7 +358,7 @@ def test_manifest_of_another_line_than_the_hello_names_is_refused(tmp_path: Path
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     one = listings_in(tmp_path / "a")[0]
     with FeedServer(tmp_path / "a") as server:
-        server.tell("ab" * 16, [Listing(one.version, one.digest, one.shards)])
+        server.set_feed("ab" * 16, [Listing(one.version, one.digest, one.shards)])
         done = download(server.url, "v1", tmp_path / "out")
         assert done.returncode == 1
         assert "another line" in done.stderr
@@ -367,7 +367,7 @@ def test_manifest_of_another_line_than_the_hello_names_is_refused(tmp_path: Path
 
 def test_two_middles_that_name_each_other_first_both_get_every_version(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        a, b = (stack.enter_context(processes.own_port()) for _ in range(2))
+        a, b = (stack.enter_context(processes.reserved_port()) for _ in range(2))
         root = stack.enter_context(origin(tmp_path / "o"))
         servers = f"127.0.0.1:{a},127.0.0.1:{b},{root.url}"  # one list for all
         nodes = [stack.enter_context(middle(servers, tmp_path / f"m{port}", port=port)) for port in (a, b)]
@@ -384,7 +384,7 @@ def test_lagging_second_layer_holds_nothing_up_and_takes_nothing_away(tmp_path: 
         until_same(upper, root)
         shutil.copytree(tmp_path / "m1", tmp_path / "static", ignore=shutil.ignore_patterns(".shardcast"))
         with FeedServer(tmp_path / "static") as lagging:
-            lagging.tell(
+            lagging.set_feed(
                 origin_id(tmp_path / "o"), listings_in(tmp_path / "static"), distance=1, chain=("x",)
             )
             with middle(f"{upper.url},{lagging.url}", tmp_path / "m2") as lower:
@@ -408,7 +408,7 @@ def test_version_comes_from_others_when_the_first_named_middle_has_a_full_disk(t
 
 def test_next_server_speaks_for_a_middle_whose_upstream_is_cut_off(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         broadcast(tmp_path / "o", payload(tmp_path, 1))
         shutil.copytree(tmp_path / "o", tmp_path / "o2", symlinks=True)
         root = stack.enter_context(origin(tmp_path / "o"))
@@ -425,7 +425,7 @@ def test_next_server_speaks_for_a_middle_whose_upstream_is_cut_off(tmp_path: Pat
 
 def test_other_server_s_word_is_unlisted_when_the_authority_is_back(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         broadcast(tmp_path / "o", payload(tmp_path, 1))
         shutil.copytree(tmp_path / "o", tmp_path / "copy", symlinks=True)
         broadcast(tmp_path / "copy", payload(tmp_path, 2))
@@ -513,7 +513,7 @@ def test_withdrawal_ends_a_download_under_way(tmp_path: Path) -> None:
     one, withdrawn, opened = listings_in(tmp_path / "o")[0], threading.Event(), threading.Event()
     event = Event(1001, WITHDRAWN, "v1", one, "loss was NaN")
     with FeedServer(tmp_path / "o") as server:
-        server.tell(origin_id(tmp_path / "o"), [one], later=(withdrawn, event))
+        server.set_feed(origin_id(tmp_path / "o"), [one], later=(withdrawn, event))
         server.set("/v1/shard_003.bin", gate(opened))
         words = ("--servers", server.url, "--version", "v1", "--output-file", str(tmp_path / "out"))
         client = subprocess.Popen(
@@ -536,7 +536,7 @@ def test_withdrawal_of_a_server_that_does_not_decide_is_ignored(tmp_path: Path) 
         broadcast(tmp_path / "o", payload(tmp_path, 1))
         one = listings_in(tmp_path / "o")[0]
         lie = Event(900, WITHDRAWN, "v1", one, "a lie")
-        hostile.tell(origin_id(tmp_path / "o"), [], lie)
+        hostile.set_feed(origin_id(tmp_path / "o"), [], lie)
         both = f"{root.url},{hostile.url}"
         with middle(both, tmp_path / "m") as relay:
             until_same(relay, root)
@@ -557,7 +557,7 @@ def test_middle_that_is_killed_at_any_moment_of_a_change_is_on_one_line_or_the_o
     broadcast(tmp_path / "b", payload(tmp_path, 3), payload(tmp_path, 4), payload(tmp_path, 5))
     words = ("--data-dir", str(tmp_path / "m"), "--host", "127.0.0.1", "--port", "0")
     lines = [(tmp_path / name / "distribution.txt").read_bytes() for name in ("a", "b")]
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         for turn in range(10):
             data_dir = tmp_path / "ab"[turn % 2]
             with (

@@ -225,7 +225,7 @@ async def test_a_name_that_becomes_a_symbolic_link_meanwhile_is_copied(
         return True
 
     monkeypatch.setattr(version_place, "clone", lambda original, copy: False)
-    monkeypatch.setattr(version_place, "link", link_link)
+    monkeypatch.setattr(version_place, "hard_link", link_link)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)
         assert await fetch(origin, version, tmp_path / "got") == PAYLOAD
@@ -257,7 +257,7 @@ async def test_a_payload_that_is_another_one_once_it_was_hashed_is_no_version(
 async def test_what_can_not_be_linked_is_copied(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(version_place, "link", lambda known, name: False)
+    monkeypatch.setattr(version_place, "hard_link", lambda known, name: False)
     monkeypatch.setattr(version_place, "clone", lambda original, copy: False)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)

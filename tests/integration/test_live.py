@@ -38,9 +38,9 @@ from shardcast.nodes.publisher import PendingBroadcast
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.server import sending
-from shardcast.server.application import application, listening
+from shardcast.server.application import application, serve
 from shardcast.server.routes import versions as versions_door
-from shardcast.server.routes.versions import add_versions
+from shardcast.server.routes.versions import add_version_routes
 from shardcast.store.data_dir import DataDir
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.open_version import OpenVersion
@@ -159,7 +159,7 @@ async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_write
     ):
         for number, start in enumerate(range(0, len(DATA) - 1000, SHARD)):
             await pipe.write(DATA[start : start + SHARD])
-            await until(lambda: origin.folders.had("v1")[0] > number)  # noqa: B023  it is now's
+            await until(lambda: origin.folders.verified_counts("v1")[0] > number)  # noqa: B023  it is now's
             await until(lambda: follower.done >= number * SHARD, f"shard {number}")  # noqa: B023
         await pipe.write(DATA[-1000:])
         for node in (origin, first, second):
@@ -183,7 +183,7 @@ async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_write
 async def test_a_shard_that_is_whole_can_be_had_though_its_writer_pauses(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin, streaming(origin) as (_, pipe):
         await pipe.write(DATA[: SHARD + 10])
-        await until(lambda: origin.folders.had("v1")[0] == 1, "the shard")
+        await until(lambda: origin.folders.verified_counts("v1")[0] == 1, "the shard")
         await until(lambda: origin.folders.shard("v1", 1), "its line", 2)
 
 
@@ -191,7 +191,7 @@ async def test_who_comes_in_the_middle_gets_all_of_it(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
         async with streaming(origin) as (broadcast, pipe):
             await pipe.write(DATA[: 3 * SHARD + 10])
-            await until(lambda: origin.folders.had("v1")[0] == 3)
+            await until(lambda: origin.folders.verified_counts("v1")[0] == 3)
             async with (
                 Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
                 Following([middle.url, origin.url], tmp_path / "got") as follower,
@@ -208,7 +208,7 @@ async def test_a_client_that_does_not_follow_meets_only_what_is_complete(tmp_pat
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
         async with streaming(origin) as (broadcast, pipe), Client([origin.url]) as client:
             await pipe.write(DATA)
-            await until(lambda: origin.folders.had("v1")[0] == 5)
+            await until(lambda: origin.folders.verified_counts("v1")[0] == 5)
             assert await client.listings() == ()
             with pytest.raises(shardcast.VersionNotOffered):
                 await client.download("v1", tmp_path / "got")
@@ -285,7 +285,7 @@ async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -
     opened = threading.Event()
 
     async def half(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         await exchange.start(part.status, len(part.body), part.headers)
         for start in range(0, 600 * 1024, 16 * 1024):
             await exchange.body(part.body[start : start + 16 * 1024])
@@ -301,10 +301,10 @@ async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -
             async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
                 assert answer.headers["Shardcast-State"] == "landing"
                 assert await answer.content.readexactly(256 * 1024) == DATA[: 256 * 1024]
-                assert not middle.folders.had("v1")[0]
+                assert not middle.folders.verified_counts("v1")[0]
                 opened.set()
                 assert await answer.read() == DATA[256 * 1024 :]
-            await until(lambda: middle.folders.had("v1")[0])
+            await until(lambda: middle.folders.verified_counts("v1")[0])
 
 
 def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
@@ -314,7 +314,7 @@ def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
 
     def slow(self: LiveManifest, lines: bytes) -> None:
         add(self, lines)
-        if self.whole and threading.current_thread() is not threading.main_thread():
+        if self.manifest and threading.current_thread() is not threading.main_thread():
             time.sleep(0.5)
 
     async def carry_out() -> None:
@@ -324,7 +324,7 @@ def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
         ):
             async with streaming(origin) as (broadcast, pipe):
                 await pipe.write(DATA)
-                await until(lambda: middle.folders.had("v1")[0] >= 1)
+                await until(lambda: middle.folders.verified_counts("v1")[0] >= 1)
                 pipe.end()
                 await broadcast.result()
             await until(lambda: middle.folders.complete_numbers)
@@ -358,8 +358,8 @@ async def shelf(tmp_path: Path) -> AsyncIterator[tuple[VersionFolders, aiohttp.C
     folders = VersionFolders(held)
     folders.load(True)
     try:
-        app = application("0123", lambda app: add_versions(app, folders))
-        async with listening(app, *HTTP) as url, Web(url) as web:
+        app = application("0123", lambda app: add_version_routes(app, folders))
+        async with serve(app, *HTTP) as url, Web(url) as web:
             yield folders, web
             folders.events.close()
     finally:
@@ -373,19 +373,19 @@ FIRST = random_bytes(10 * payloads.PIECE)[: payloads.SHARD]
 
 async def test_an_open_manifest_comes_line_by_line_until_it_closes(tmp_path: Path) -> None:
     async with shelf(tmp_path) as (folders, web):
-        opened = await folders.begin(1, LiveManifest("v1"))
+        opened = await folders.begin_version(1, LiveManifest("v1"))
         async with web.get("/v1/manifest.jsonl") as answer:
             assert answer.status == 200
             for line in LINES:
-                await asyncio.to_thread(opened.grow, line)
+                await asyncio.to_thread(opened.append_manifest, line)
                 assert await answer.content.readline() == line
             assert await answer.content.read() == b""
 
 
 async def test_an_open_manifest_that_is_given_up_says_so(tmp_path: Path) -> None:
     async with shelf(tmp_path) as (folders, web):
-        opened = await folders.begin(1, LiveManifest("v1"))
-        opened.grow(b"".join(LINES[:2]))
+        opened = await folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(b"".join(LINES[:2]))
         async with web.get("/v1/manifest.jsonl") as answer:
             assert [await answer.content.readline() for _ in range(2)] == LINES[:2]
             await folders.discard(1)
@@ -397,8 +397,8 @@ async def test_an_open_manifest_that_is_given_up_says_so(tmp_path: Path) -> None
 
 async def test_an_open_manifest_that_fails_here_ends_without_a_last_line(tmp_path: Path) -> None:
     async with shelf(tmp_path) as (folders, web):
-        opened = await folders.begin(1, LiveManifest("v1"))
-        opened.grow(LINES[0])
+        opened = await folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(LINES[0])
         async with web.get("/v1/manifest.jsonl") as answer:
             assert await answer.content.readline() == LINES[0]
             opened.live.fail(TransferFailed("stalled"))
@@ -411,8 +411,8 @@ async def test_an_open_manifest_that_fails_here_ends_without_a_last_line(tmp_pat
 async def test_a_node_that_ends_ends_its_open_manifests_at_once(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.running(tmp_path / "origin", *HTTP))
-        opened = await origin.folders.begin(1, LiveManifest("v1"))
-        opened.grow(LINES[0])
+        opened = await origin.folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(LINES[0])
         async with Web(origin.url) as web, web.get("/v1/manifest.jsonl") as answer:
             assert await answer.content.readline() == LINES[0]
             began = time.monotonic()
@@ -426,8 +426,8 @@ async def test_a_node_that_ends_ends_its_open_manifests_at_once(tmp_path: Path) 
 async def test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed(tmp_path: Path) -> None:
     piece = payloads.PIECE
     async with shelf(tmp_path) as (folders, web):
-        opened = await folders.begin(1, LiveManifest("v1"))
-        opened.grow(b"".join(LINES[:2]))
+        opened = await folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(b"".join(LINES[:2]))
         landing = await opened.landing(opened.live.shards[0])
         tag = f'"{opened.live.shards[0].sha256}"'
         async with web.get("/v1/shard_001.bin") as answer:
@@ -462,8 +462,8 @@ async def test_reader_of_a_landing_that_stops_is_let_go_after_the_time_out(
 ) -> None:
     monkeypatch.setattr(sending, "HTTP_TIMEOUT", 0.2)
     async with shelf(tmp_path) as (folders, web):
-        opened = await folders.begin(1, LiveManifest("v1"))
-        opened.grow(b"".join(LINES[:2]))
+        opened = await folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(b"".join(LINES[:2]))
         landing = await opened.landing(opened.live.shards[0])
         await landing.land(0, FIRST[: payloads.PIECE])
         async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
@@ -478,8 +478,8 @@ async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
 ) -> None:
     monkeypatch.setattr(versions_door, "LANDING_WAIT", 0.3)
     async with shelf(tmp_path) as (folders, web):
-        opened = await folders.begin(1, LiveManifest("v1"))
-        opened.grow(b"".join(LINES[:2]))
+        opened = await folders.begin_version(1, LiveManifest("v1"))
+        opened.append_manifest(b"".join(LINES[:2]))
         async with web.get("/v1/shard_001.bin", headers=LANDING) as answer:
             assert answer.status == 503
             assert "Retry-After" in answer.headers
@@ -488,7 +488,7 @@ async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
         await until(lambda: opened.notifier._waiting, "the request to wait")
         landing = await opened.landing(opened.live.shards[0])
         await landing.land(0, FIRST)
-        await opened.shelve(landing)
+        await opened.commit_shard(landing)
         landing.close()
         async with await asking as answer:
             assert await answer.read() == FIRST
@@ -514,11 +514,11 @@ async def test_each_shard_comes_once_whatever_the_timing(pause: float, at_once: 
     growing = asyncio.ensure_future(asyncio.to_thread(grow))
 
     async def read() -> list[int]:
-        return [shard.number async for shard in live.as_they_come()]
+        return [shard.number async for shard in live.iterate_shards()]
 
     assert await asyncio.wait_for(asyncio.gather(read(), read()), 30) == [list(range(1, 21))] * 2
     await growing
-    assert (live.whole, bytes(live.raw)) == (made, made.raw)
+    assert (live.manifest, bytes(live.raw)) == (made, made.raw)
     live.fail(TransferFailed("too late"))
     assert live.error is None
 
@@ -528,17 +528,17 @@ async def test_a_live_manifest_goes_on_after_a_failure() -> None:
     live.add(b"".join(LINES[:2]))
     live.fail(TransferFailed("stalled"))
     with pytest.raises(TransferFailed, match="stalled"):
-        async for shard in live.as_they_come():
+        async for shard in live.iterate_shards():
             seen.append(shard.number)
     live.resume()
     live.add(b"".join(LINES[2:]))
     assert seen == [1]
-    assert [shard.number async for shard in live.as_they_come()] == [1, 2, 3]
+    assert [shard.number async for shard in live.iterate_shards()] == [1, 2, 3]
 
 
 async def test_a_live_manifest_without_a_first_line_says_why() -> None:
     live = LiveManifest("v1")
-    waiting = asyncio.ensure_future(live.first_line())
+    waiting = asyncio.ensure_future(live.wait_header())
     await asyncio.sleep(0)
     live.abort("no more")
     with pytest.raises(VersionAborted, match="no more"):
@@ -583,7 +583,7 @@ def live_server(
         if then:
             await then(exchange)
         else:
-            await exchange.hold()
+            await exchange.wait_for_disconnect()
 
     async def empty(exchange: Exchange) -> None:
         await exchange.start(200, 0, {"Content-Type": "text/plain"})
@@ -623,7 +623,7 @@ async def test_a_right_server_helps_where_a_liars_manifest_goes_wrong(lie: bytes
         live_server(tmp_path, LINES, end) as honest,
     ):
         await read(live, liar, honest)
-    assert live.whole == MADE
+    assert live.manifest == MADE
 
 
 @pytest.mark.parametrize("said", [0, 1, 3], ids=["nothing", "the header", "shards"])
@@ -643,7 +643,7 @@ async def test_a_server_that_falls_silent_is_left_for_another(
             await asyncio.sleep(peers_later)  # the other one has it a little later
             peers.append(Peer(honest.url, session))
             await asyncio.wait_for(reading, 10)
-    assert live.whole == MADE
+    assert live.manifest == MADE
 
 
 async def test_a_manifest_that_begins_otherwise_when_it_is_asked_again_is_not_taken(
@@ -722,7 +722,9 @@ async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what
                 await until(lambda: middle.folders.complete_numbers == {1}, "v1", 10)
                 async with streaming(origin) as (broadcast, pipe):
                     await pipe.write(DATA)
-                    await until(lambda: middle.folders.had("v2")[0] >= 4, "v2 while it is being made", 10)
+                    await until(
+                        lambda: middle.folders.verified_counts("v2")[0] >= 4, "v2 while it is being made", 10
+                    )
                     pipe.end()
                     await broadcast.result()
                 await until(lambda: middle.folders.complete_numbers == {1, 2}, "v2", 10)
@@ -1099,7 +1101,7 @@ def test_a_writer_that_is_killed_gives_the_version_up(origin: shardcast.OriginSe
 def test_an_origin_that_is_killed_gives_the_version_up_when_it_is_back(tmp_path: Path) -> None:
     data_dir, got = tmp_path / "data", tmp_path / "got"
     with contextlib.ExitStack() as stack:
-        port = str(stack.enter_context(processes.own_port()))
+        port = str(stack.enter_context(processes.reserved_port()))
         first = stack.enter_context(processes.origin(data_dir, "--port", port))
         middle = stack.enter_context(processes.middle(first.url, tmp_path / "m"))
         follow = ("client", "--follow", "--servers", middle.url, "--output-dir", str(got))
@@ -1134,7 +1136,7 @@ async def test_a_middle_that_is_killed_goes_on_from_what_it_had(tmp_path: Path) 
         streaming(origin) as (broadcast, pipe),
         contextlib.AsyncExitStack() as stack,
     ):
-        listen = "--host", "127.0.0.1", "--port", str(stack.enter_context(processes.own_port()))
+        listen = "--host", "127.0.0.1", "--port", str(stack.enter_context(processes.reserved_port()))
         words = ("middle", "--upstream", origin.url, "--data-dir", str(tmp_path / "m"), *listen)
         middle = await asyncio.to_thread(stack.enter_context, processes.node(*words))
         async with Following([middle.url], tmp_path / "got") as follower:

@@ -17,11 +17,19 @@ from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.blobs.framing import Part, parse_pull, write_pull
 from shardcast.blobs.mirror import absence_cache, fetch_table
 from shardcast.blobs.mirror.mirror_store import MirrorStore
-from shardcast.blobs.server.shards import add_shards_by_digest
+from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.errors import BlobMissing, PeerError
 from shardcast.peer.session import Session, open_session
-from shardcast.server.application import application, listening
-from tests.support.archives import archive, http, keep, parse_answer, pulled, pushed, until
+from shardcast.server.application import application, serve
+from tests.support.archives import (
+    http,
+    parse_answer,
+    pull_body,
+    push_body,
+    put_blobs,
+    running_archive,
+    wait_until,
+)
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 
@@ -86,13 +94,13 @@ async def upstream(
             app.router.add_post("/v1/pull", there.pull)
         app.router.add_get("/{key:[0-9a-f]{64}}", there.get)
 
-    async with listening(application("upstream", doors), "127.0.0.1", 0) as there.url:
+    async with serve(application("upstream", doors), "127.0.0.1", 0) as there.url:
         yield there
 
 
 async def ask(client: aiohttp.ClientSession, url: str, *blobs: bytes) -> dict[str, bytes]:
     """What an archive answers to a pull of these."""
-    async with client.post(f"{url}/v1/pull", data=pulled(blobs)) as answer:
+    async with client.post(f"{url}/v1/pull", data=pull_body(blobs)) as answer:
         assert answer.status == 200
         lengths = {sha256(blob): len(blob) for blob in blobs}
         return dict(parse_answer(await answer.read(), lengths))
@@ -107,8 +115,8 @@ async def test_what_is_missing_comes_in_batches_and_stays(
 ) -> None:
     blobs = [b"%d" % number for number in range(1280)]
     local = BlobsInMemory()
-    await keep(local, *blobs[:100])
-    async with upstream(*blobs[:1000]) as there, archive(tmp_path, local, mirror=[there.url]) as node:
+    await put_blobs(local, *blobs[:100])
+    async with upstream(*blobs[:1000]) as there, running_archive(tmp_path, local, mirror=[there.url]) as node:
         for _ in range(2):  # the second time nothing is asked: the rest is known to be nowhere
             assert await ask(client, node.url, *blobs) == keyed(*blobs[:1000])
         assert len(there.pulls) == 1
@@ -122,7 +130,7 @@ async def test_what_is_missing_comes_in_batches_and_stays(
 
 async def test_a_single_one_comes_by_get(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     blob = random_bytes(3_000_000)
-    async with upstream(blob) as there, archive(tmp_path, mirror=[there.url]) as node:
+    async with upstream(blob) as there, running_archive(tmp_path, mirror=[there.url]) as node:
         for _ in range(2):
             async with client.get(f"{node.url}/{sha256(blob)}") as answer:
                 assert (answer.status, await answer.read()) == (200, blob)
@@ -133,20 +141,20 @@ async def test_a_single_one_comes_by_get(tmp_path: Path, client: aiohttp.ClientS
 
 async def test_who_ask_at_once_share_one_answer(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     blob = random_bytes(100_000)
-    async with upstream(blob) as there, archive(tmp_path, mirror=[there.url]) as node:
+    async with upstream(blob) as there, running_archive(tmp_path, mirror=[there.url]) as node:
         there.gate.clear()
         pulls = [asyncio.ensure_future(ask(client, node.url, blob, b"lacking")) for _ in range(10)]
         gone = asyncio.ensure_future(ask(client, node.url, blob))
         assert node.mirror
         counts = node.mirror.counts
-        await until(lambda: counts.joined == 19)
+        await wait_until(lambda: counts.joined == 19)
         gone.cancel()  # who goes away takes nothing from the others
         there.gate.set()
         assert await asyncio.gather(*pulls) == [keyed(blob)] * 10
         assert [sorted(keys) for keys in there.pulls] == [sorted(keyed(blob, b"lacking"))]
         there.gate.clear()
         gets = [asyncio.ensure_future(_get(client, f"{node.url}/{sha256(b'x')}")) for _ in range(5)]
-        await until(lambda: counts.joined == 23)
+        await wait_until(lambda: counts.joined == 23)
         there.gate.set()
         assert await asyncio.gather(*gets) == [404] * 5
         assert there.gets == [sha256(b"x")]
@@ -168,9 +176,9 @@ class Clock:
 async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) -> None:
     clock, blob, local = Clock(), b"late", BlobsInMemory()
     async with upstream() as there:
-        store = MirrorStore(local, [RemoteStore(there.url, session)], "me", clock, lacking_for=30)
+        store = MirrorStore(local, [RemoteStore(there.url, session)], "me", clock, absence_seconds=30)
         for _ in range(2):
-            assert not await store.obtain(sha256(blob))
+            assert not await store.fetch_one(sha256(blob))
             assert [key async for key in store.fetch({sha256(blob): 4})] == []
             clock.now = 29.0
         assert (len(there.gets), len(there.pulls)) == (1, 1)
@@ -186,7 +194,7 @@ async def test_how_much_is_remembered_is_bounded(session: Session, monkeypatch: 
     async with upstream() as there:
         store = MirrorStore(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
         for number in range(30):
-            assert not await store.obtain(sha256(b"%d" % number))
+            assert not await store.fetch_one(sha256(b"%d" % number))
         assert len(store._pending._absent) == 10
         assert len(store._pending) == 0
 
@@ -227,11 +235,11 @@ async def test_whose_answers_are_wrong_is_not_believed(
 ) -> None:
     local = BlobsInMemory()
     async with upstream(answer=answer) as liar, upstream(RIGHT) as honest:
-        async with archive(tmp_path / "a", local, mirror=[liar.url]) as node:
+        async with running_archive(tmp_path / "a", local, mirror=[liar.url]) as node:
             found = await asyncio.wait_for(ask(client, node.url, RIGHT), 20)
             assert found in ({}, keyed(RIGHT))  # the right one may have come before the lie
             assert await _get(client, f"{node.url}/{sha256(b'another')}") == 503
-        async with archive(tmp_path / "b", BlobsInMemory(), mirror=[liar.url, honest.url]) as node:
+        async with running_archive(tmp_path / "b", BlobsInMemory(), mirror=[liar.url, honest.url]) as node:
             assert await ask(client, node.url, RIGHT) == keyed(RIGHT)
     assert {key async for key in local.digests()} <= {KEY}
 
@@ -242,7 +250,7 @@ async def test_a_wrong_blob_costs_nobody_the_others(
 ) -> None:
     """As it lies damaged in an archive that doesn't look."""
     blobs = [b"%d" % number * 10 for number in range(100)]
-    async with upstream(*blobs, pulls=pulls) as there, archive(tmp_path, mirror=[there.url]) as node:
+    async with upstream(*blobs, pulls=pulls) as there, running_archive(tmp_path, mirror=[there.url]) as node:
         for wrong in (10, 20):
             there.blobs[sha256(blobs[wrong])] = b"x" * 20
         assert await ask(client, node.url, *blobs) == keyed(*blobs[:10], *blobs[11:20], *blobs[21:])
@@ -271,9 +279,9 @@ async def test_a_get_that_lies_has_no_end_or_says_nothing_is_not_believed(sessio
     for answer in (wrong, too_long, cant_say, lying(endless=True)):
         async with upstream(answer=answer) as liar:
             local = BlobsInMemory()
-            store = MirrorStore(local, [RemoteStore(liar.url, session, most=1 << 20)], "me")
+            store = MirrorStore(local, [RemoteStore(liar.url, session, max_size=1 << 20)], "me")
             with pytest.raises(PeerError):
-                await store.obtain(KEY)
+                await store.fetch_one(KEY)
             assert [key async for key in local.digests()] == []
             await store.close()
 
@@ -298,7 +306,7 @@ async def test_who_is_dead_or_stalls_is_left_alone_for_a_while(
         assert len(stalling.pulls) == 1
         assert store.counts.failures == 2
         with pytest.raises(PeerError):  # not everybody could be asked, so it isn't known that nobody has it
-            await store.obtain(sha256(b"nowhere"))
+            await store.fetch_one(sha256(b"nowhere"))
         clock.now = 60.0
         assert [key async for key in store.fetch({sha256(b"nowhere"): 7})] == []
         assert len(stalling.pulls) == 2
@@ -311,13 +319,13 @@ async def test_mirrors_of_each_other_dont_go_round_in_circles(
     """Three in a ring, and each is asked at once: none knows, and all say so before long."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = [
-            await stack.enter_async_context(archive(tmp_path / str(n), mirror=["127.0.0.1:1"]))
+            await stack.enter_async_context(running_archive(tmp_path / str(n), mirror=["127.0.0.1:1"]))
             for n in range(3)
         ]
         session = await stack.enter_async_context(open_session())
         for number, node in enumerate(nodes):
             assert node.mirror
-            node.mirror._servers = (RemoteStore(nodes[(number + 1) % 3].url, session),)
+            node.mirror._pending._fetcher._servers = (RemoteStore(nodes[(number + 1) % 3].url, session),)
         begun = asyncio.get_running_loop().time()
         asked = [ask(client, node.url, b"nowhere") for node in nodes for _ in range(3)]
         assert await asyncio.wait_for(asyncio.gather(*asked), 20) == [{}] * 9
@@ -329,8 +337,8 @@ async def test_mirrors_of_each_other_dont_go_round_in_circles(
 async def test_mirrors_can_stand_behind_each_other(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     async with (
         upstream(RIGHT) as there,
-        archive(tmp_path / "a", mirror=[there.url]) as first,
-        archive(tmp_path / "b", mirror=[first.url]) as second,
+        running_archive(tmp_path / "a", mirror=[there.url]) as first,
+        running_archive(tmp_path / "b", mirror=[first.url]) as second,
     ):
         assert await ask(client, second.url, RIGHT, b"nowhere") == keyed(RIGHT)
         assert there.vias[0].count(",") == 1  # both are named
@@ -342,8 +350,8 @@ async def test_what_others_must_not_be_asked_for_says_nothing_to_who_may_ask(
     """Anybody can name the nodes that are not to be asked: that must not hide a blob from anybody else."""
     async with (
         upstream(RIGHT, WRONG) as there,
-        archive(tmp_path / "a", mirror=[there.url]) as first,
-        archive(tmp_path / "b", mirror=[first.url]) as second,
+        running_archive(tmp_path / "a", mirror=[there.url]) as first,
+        running_archive(tmp_path / "b", mirror=[first.url]) as second,
     ):
         async with client.get(f"{first.url}/status") as answer:
             name = (await answer.json())["node"]
@@ -351,7 +359,7 @@ async def test_what_others_must_not_be_asked_for_says_nothing_to_who_may_ask(
         for _ in range(2):
             async with client.get(f"{second.url}/{sha256(WRONG)}", headers=via) as answer:
                 assert answer.status == 404
-            async with client.post(f"{second.url}/v1/pull", data=pulled([RIGHT]), headers=via) as answer:
+            async with client.post(f"{second.url}/v1/pull", data=pull_body([RIGHT]), headers=via) as answer:
                 assert await answer.read() == b""
         assert there.pulls == there.gets == []
         assert await ask(client, second.url, RIGHT) == keyed(RIGHT)
@@ -369,7 +377,7 @@ async def test_who_joins_a_question_that_goes_less_far_asks_again(session: Sessi
             return {key async for key in store.fetch(wanted, via)}
 
         less_far = asyncio.ensure_future(fetch("another"))
-        await until(lambda: there.pulls)
+        await wait_until(lambda: there.pulls)
         further = asyncio.ensure_future(fetch())
         await asyncio.sleep(0)
         assert store.counts.joined == 2  # what comes is for both
@@ -385,7 +393,10 @@ async def test_what_is_longer_than_is_taken_is_not_asked_for(
     tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     blobs = bytes(1000), bytes(1001)
-    async with upstream(*blobs) as there, archive(tmp_path, mirror=[there.url], max_blob=1000) as node:
+    async with (
+        upstream(*blobs) as there,
+        running_archive(tmp_path, mirror=[there.url], max_blob=1000) as node,
+    ):
         assert await ask(client, node.url, *blobs) == keyed(blobs[0])
         async with client.post(f"{node.url}/v1/pull", data=write_pull([(KEY, 2**64 - 1)])) as answer:
             assert await answer.read() == b""
@@ -394,8 +405,8 @@ async def test_what_is_longer_than_is_taken_is_not_asked_for(
 
 
 async def test_pushes_are_not_passed_on(tmp_path: Path, client: aiohttp.ClientSession) -> None:
-    async with upstream() as there, archive(tmp_path, mirror=[there.url]) as node:
-        async with client.post(f"{node.push_url}/v1/push", data=pushed([RIGHT])) as answer:
+    async with upstream() as there, running_archive(tmp_path, mirror=[there.url]) as node:
+        async with client.post(f"{node.push_url}/v1/push", data=push_body([RIGHT])) as answer:
             assert answer.status == 200
         assert (there.pulls, there.gets) == ([], [])
 
@@ -405,11 +416,11 @@ async def test_pushes_are_not_passed_on(tmp_path: Path, client: aiohttp.ClientSe
 
 async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Session) -> None:
     blob = random_bytes(200_000)
-    async with archive(tmp_path) as node:
+    async with running_archive(tmp_path) as node:
         assert node.push_url
         remote = RemoteStore(node.push_url, session)
-        assert await remote.speaks() == ServerKind.ARCHIVE
-        assert await keep(remote, blob, b"") == [sha256(blob), sha256(b"")]
+        assert await remote.server_kind() == ServerKind.ARCHIVE
+        assert await put_blobs(remote, blob, b"") == [sha256(blob), sha256(b"")]
         assert (await remote.size(sha256(blob)), await remote.size(KEY)) == (len(blob), None)
         async with remote.open(sha256(blob)) as reader:
             assert (reader.size, await reader.read(1000)) == (len(blob), blob[:1000])
@@ -417,13 +428,13 @@ async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Sessio
             async with remote.open(KEY):
                 pass
         with pytest.raises(PeerError, match="authorized port"):
-            await keep(RemoteStore(node.url, session), b"elsewhere")
+            await put_blobs(RemoteStore(node.url, session), b"elsewhere")
     shards = BlobsInMemory()
-    await keep(shards, RIGHT)
-    app = application("node", lambda app: add_shards_by_digest(app, shards))
-    async with listening(app, "127.0.0.1", 0) as url:
+    await put_blobs(shards, RIGHT)
+    app = application("node", lambda app: add_digest_routes(app, shards))
+    async with serve(app, "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
-        assert await remote.speaks() == ServerKind.SHARDS
+        assert await remote.server_kind() == ServerKind.SHARDS
         store = MirrorStore(BlobsInMemory(), [remote], "me")
         wanted = {sha256(RIGHT): 5, sha256(WRONG): 5}
         assert [key async for key in store.fetch(wanted)] == [sha256(RIGHT)]
@@ -455,14 +466,14 @@ async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: S
         app.router.add_get("/{key:[0-9a-f]{64}}", get)
         app.router.add_put("/{key:[0-9a-f]{64}}", take)
 
-    async with listening(application("hashes", doors), "127.0.0.1", 0) as url:
+    async with serve(application("hashes", doors), "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
-        assert await remote.speaks() == ServerKind.HASH_SERVER
+        assert await remote.server_kind() == ServerKind.HASH_SERVER
         store = MirrorStore(BlobsInMemory(), [remote], "me")
         assert [key async for key in store.fetch({KEY: 5, sha256(WRONG): 5})] == [KEY]
-        assert not await store.obtain(sha256(WRONG))
+        assert not await store.fetch_one(sha256(WRONG))
         assert (await remote.size(KEY), await remote.size(sha256(WRONG))) == (5, None)
-        await keep(remote, WRONG)
+        await put_blobs(remote, WRONG)
         assert put == keyed(WRONG)
         await store.close()
     assert waited == []
@@ -479,9 +490,9 @@ async def test_a_hash_server_whose_lists_are_none_is_not_believed(session: Sessi
     def doors(app: web.Application) -> None:
         app.router.add_get("/has-now", has_now)
 
-    async with listening(application("liar", doors), "127.0.0.1", 0) as url:
+    async with serve(application("liar", doors), "127.0.0.1", 0) as url:
         remote = RemoteStore(url, session)
-        assert await remote.speaks() == ServerKind.HASH_SERVER
+        assert await remote.server_kind() == ServerKind.HASH_SERVER
         with pytest.raises(PeerError):
             await remote.size(KEY)
 
@@ -514,9 +525,9 @@ async def test_what_has_begun_is_waited_for_also_by_who_was_asked_by_others(
     monkeypatch.setattr(fetch_table, "_START_WAIT", 0.05)
     server = Slow()
     store = MirrorStore(BlobsInMemory(), [server], "me")
-    first = asyncio.ensure_future(store.obtain(KEY))
-    await until(lambda: server.asked)
-    second = asyncio.ensure_future(store.obtain(KEY, ["another"]))
+    first = asyncio.ensure_future(store.fetch_one(KEY))
+    await wait_until(lambda: server.asked)
+    second = asyncio.ensure_future(store.fetch_one(KEY, ["another"]))
     await asyncio.sleep(0.2)
     server.gate.set()
     assert await asyncio.gather(first, second) == [True, True]

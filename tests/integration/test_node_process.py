@@ -65,7 +65,7 @@ def interrupted_popen(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_interrupt_while_it_starts_leaves_no_process(mark: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
-    assert not processes.marked(mark)
+    assert not processes.processes_with_mark(mark)
 
 
 def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
@@ -76,7 +76,7 @@ def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
     monkeypatch.setattr(process_module, "select", interrupt)
     with pytest.raises(KeyboardInterrupt):
         process.wait_until_listening()
-    assert not processes.marked(mark)
+    assert not processes.processes_with_mark(mark)
 
 
 def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path)
     process.wait_until_listening()
     assert process.running and process.url.startswith("http://127.0.0.1:")
     process.stop()
-    assert not processes.marked(mark)
+    assert not processes.processes_with_mark(mark)
 
 
 def test_one_that_does_not_end_by_itself_is_killed(
@@ -95,7 +95,7 @@ def test_one_that_does_not_end_by_itself_is_killed(
     process.wait_until_listening()
     os.kill(process.pid, signal.SIGSTOP)
     process.stop()
-    assert not processes.marked(mark)
+    assert not processes.processes_with_mark(mark)
 
 
 def test_one_that_never_says_that_it_listens_is_ended(
@@ -110,7 +110,7 @@ def test_one_that_never_says_that_it_listens_is_ended(
     process = start(tmp_path)
     with pytest.raises(NodeFailed, match="the origin could not start"):
         process.wait_until_listening()
-    assert not processes.marked(mark)
+    assert not processes.processes_with_mark(mark)
 
 
 def test_why_one_could_not_start_is_told(mark: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_why_one_could_not_start_is_told(mark: str, tmp_path: Path) -> None:
         process = start(tmp_path)
         with pytest.raises(DataDirInUse, match="in use by a shardcast middle"):
             process.wait_until_listening()
-    assert not processes.marked(mark)
+    assert not processes.processes_with_mark(mark)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

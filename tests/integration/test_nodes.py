@@ -161,7 +161,7 @@ def test_a_reader_that_takes_nothing_holds_a_node_up_for_five_seconds(tmp_path: 
 @pytest.mark.parametrize("others", [True, False], ids=["beside-an-origin", "alone"])
 def test_a_middle_that_is_its_own_upstream_asks_itself_once(others: bool, tmp_path: Path) -> None:
     broadcast(payload(tmp_path, 3 * MB), tmp_path / "origin")
-    with processes.origin(tmp_path / "origin") as origin, processes.own_port() as port:
+    with processes.origin(tmp_path / "origin") as origin, processes.reserved_port() as port:
         upstream = f"127.0.0.1:{port}" + (f",{origin.url}" if others else "")
         words = ("--data-dir", str(tmp_path / "middle"), "--host", "127.0.0.1", "--port", str(port))
         with processes.node("middle", "--upstream", upstream, *words, "--check-interval", "0.1") as middle:
@@ -241,7 +241,7 @@ def test_a_middle_goes_on_with_the_others_when_an_upstream_dies_half_way(tmp_pat
 def test_a_middle_keeps_what_it_has_over_a_kill_and_does_not_fetch_it_again(tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(5 * MB), MB)
     with contextlib.ExitStack() as stack:
-        port = stack.enter_context(processes.own_port())
+        port = stack.enter_context(processes.reserved_port())
         with BadServer(whole.data_dir, port=port) as upstream:
             middle = stack.enter_context(processes.middle(upstream.url, tmp_path / "middle", *SOON))
             wait_for_versions(middle, "v1")

@@ -346,8 +346,8 @@ async def test_neither_newer_versions_nor_bytes_nor_time_retire_what_is_pinned(t
         await publish(found, bytes(4 * BLOCK))
         await found.pin("v1")
         await publish(found, bytes(4 * BLOCK - 1))
-        await found.begin(9)
-        await found.room.claim(9, 5 * BLOCK)
+        await found.begin_version(9)
+        await found.quota.claim(9, 5 * BLOCK)
         assert found.complete_numbers == {1}
         clock.now += 100 * LONGEST_HOLD
         await found.tidy()
@@ -384,7 +384,7 @@ async def test_who_reads_what_is_unpinned_holds_it_from_then_on(tmp_path: Path) 
 
 async def test_only_what_is_complete_can_be_pinned(tmp_path: Path) -> None:
     with folders(tmp_path / "data") as found:
-        await found.begin(7, LiveManifest.of(manifest(b"seven", "v7")))
+        await found.begin_version(7, LiveManifest.of(manifest(b"seven", "v7")))
         with pytest.raises(VersionNotOffered, match="v7 is not complete"):
             await found.pin("v7")
         assert not found.holds.pinned
@@ -395,10 +395,10 @@ async def test_pinning_a_stopped_middles_directory_leaves_its_open_versions_alon
     described = manifest(data, "v2")
     with folders(made, resume=True) as found:
         await publish(found, b"one")
-        opened = await found.begin(2, LiveManifest.of(described))
+        opened = await found.begin_version(2, LiveManifest.of(described))
         landing = await opened.landing(described.shards[0])
         await landing.land(0, data[: payloads.SHARD])
-        await opened.shelve(landing)
+        await opened.commit_shard(landing)
         landing.close()
     before = {file: file.read_bytes() for file in made.rglob("*") if file.is_file() and file.name != "lock"}
     for word in ("pin", "unpin", "pin"):
@@ -407,7 +407,7 @@ async def test_pinning_a_stopped_middles_directory_leaves_its_open_versions_alon
     assert after.pop(made / ".shardcast" / "pinned" / "v1") == b""
     assert after == before
     with folders(made, resume=True) as found:
-        assert found.had("v2") == (1, payloads.SHARD)
+        assert found.verified_counts("v2") == (1, payloads.SHARD)
 
 
 async def test_what_0_1_0_left_can_be_pinned_before_a_middle_takes_it_up(tmp_path: Path) -> None:
@@ -421,7 +421,7 @@ async def test_what_0_1_0_left_can_be_pinned_before_a_middle_takes_it_up(tmp_pat
         Origin.running(tmp_path / "origin", *HTTP) as origin,
         Middle.running([origin.url], data, *HTTP, keep=1) as middle,
     ):
-        origin.folders.data_dir.never_again(1)
+        origin.folders.data_dir.mark_used(1)
         await publish(origin.folders, b"two")
         await publish(origin.folders, b"three")
         deadline = asyncio.get_running_loop().time() + 30
@@ -451,10 +451,10 @@ async def test_whenever_a_pin_was_taken_the_version_stays(tmp_path: Path) -> Non
                     time.sleep(0.0005)
                     continue
                 try:
-                    change_pin(tmp_path / "data", f"v{number}", keep=True)
+                    change_pin(tmp_path / "data", f"v{number}", pinned=True)
                     pinned.add(number)
                     if number % 3 == 0:
-                        change_pin(tmp_path / "data", f"v{number}", keep=False)
+                        change_pin(tmp_path / "data", f"v{number}", pinned=False)
                         pinned.discard(number)
                 except VersionNotOffered:
                     refused += 1

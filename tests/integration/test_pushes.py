@@ -18,7 +18,7 @@ import pytest
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.framing import write_length
 from shardcast.blobs.server.archive_server import ArchiveNode
-from tests.support.archives import http, keep, pushed, until
+from tests.support.archives import http, push_body, put_blobs, wait_until
 from tests.support.payloads import random_bytes, sha256
 
 HTTP: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
@@ -38,7 +38,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 
 async def push(session: aiohttp.ClientSession, node: ArchiveNode, blobs: list[bytes]) -> int:
-    async with session.post(f"{node.push_url}/v1/push", data=io.BytesIO(pushed(blobs))) as answer:
+    async with session.post(f"{node.push_url}/v1/push", data=io.BytesIO(push_body(blobs))) as answer:
         return answer.status
 
 
@@ -125,12 +125,12 @@ async def test_nothing_of_a_push_is_to_be_seen_before_all_of_it_has_come(
     root, rest = tmp_path / "blobs", asyncio.Event()
 
     async def body() -> AsyncIterator[bytes]:
-        yield pushed(BLOBS) + write_length(4)
+        yield push_body(BLOBS) + write_length(4)
         await rest.wait()
         yield b"last"
 
     pushing = asyncio.ensure_future(session.post(f"{node.push_url}/v1/push", data=body()))
-    await until(lambda: {sha256(blob) for blob in BLOBS} <= {file.name for file in staged(root)})
+    await wait_until(lambda: {sha256(blob) for blob in BLOBS} <= {file.name for file in staged(root)})
     assert await here(session, node, BLOBS) == []
     store = BlobDirectory(root)
     assert [digest async for digest in store.digests()] == []
@@ -159,7 +159,7 @@ async def test_what_a_killed_archive_left_of_a_push_goes_when_it_starts_again(tm
         (running,) = (root / ".shardcast-store/archive/.shardcast-store/incoming").glob("*/lock")
         dead = running.parent.with_name("dead") / "1.part"
         dead.mkdir(parents=True)
-        await keep(BlobDirectory(dead, writable=True), b"one")
+        await put_blobs(BlobDirectory(dead, writable=True), b"one")
     assert [file.name for file in staged(root) if len(file.name) == 64] == [sha256(b"one")]
     async with ArchiveNode.on_directory(root, **HTTP):
         assert staged(root) == []

@@ -28,18 +28,18 @@ from shardcast.errors import (
 )
 from shardcast.nodes.client import Client
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.server.application import application, listening
-from shardcast.server.routes.versions import add_versions
+from shardcast.server.application import application, serve
+from shardcast.server.routes.versions import add_version_routes
 from shardcast.store import landing as landings
 from shardcast.store import shard_files
-from shardcast.store.aside import LONGEST_ASIDE
+from shardcast.store.aside import MAX_ASIDE_SECONDS
 from shardcast.store.aside_place import line_name
 from shardcast.store.disk_usage import DiskSpace, disk_space
-from shardcast.store.line_change import parse_plan
+from shardcast.store.line_change import parse_change_plan
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
-from tests.support.folders import StoredNode, fetch, receive, snapshot
+from tests.support.folders import StoredNode, receive_shards, receive_version, snapshot
 from tests.support.payloads import PIECE, SHARD, random_bytes, read_shards, sha256
 
 A, B, C = "0a" * 16, "0b" * 16, "0c" * 16
@@ -64,7 +64,9 @@ async def fill(folders: VersionFolders, origin: str | None, versions: Payloads) 
     """Receive the versions of a line that the authority lists; how many bytes were missing."""
     listings = [Listing(f"v{number}", sha256(data), 3) for number, data in versions.items()]
     await folders.record_listed(listings)
-    return sum([await fetch(folders, data, f"v{number}", origin) for number, data in versions.items()])
+    return sum(
+        [await receive_version(folders, data, f"v{number}", origin) for number, data in versions.items()]
+    )
 
 
 async def change(folders: VersionFolders, origin: str | None, versions: Payloads) -> None:
@@ -119,7 +121,7 @@ async def test_an_old_line_is_put_aside_by_renames(node: StoredNode) -> None:
     feed = folders.events.feed
     await change(folders, B, NEW)
     assert (folders.line.origin, folders.line.highest, folders.line.digests) == (B, 2, digests(NEW))
-    assert node.list == [] and snapshot(folders) == [] and folders.events.feed != feed
+    assert node.listed == [] and snapshot(folders) == [] and folders.events.feed != feed
     assert folders.holds.pinned == set()
     for number, data in OLD.items():
         folder = folder_of(node, A, number, data)
@@ -150,7 +152,7 @@ async def test_a_line_comes_back_with_its_pins_and_withdrawals_and_nothing_is_fe
     assert folders.line.withdrawn == {2: Withdrawal("v2", sha256(OLD[2]), "bad")}
     assert snapshot(folders) == ["complete v1", "complete v3", "withdrawn v2"]
     folders = node.start()
-    assert node.told == [] and served(folders) == good and folders.holds.pinned == {1}
+    assert node.warnings == [] and served(folders) == good and folders.holds.pinned == {1}
     await change(folders, B, NEW)
     assert served(folders) == NEW and folders.holds.pinned == {2} and folders.line.withdrawn == {}
 
@@ -236,8 +238,8 @@ async def test_an_origin_id_chooses_no_path(origin: str, node: StoredNode) -> No
 async def test_open_versions_of_the_old_line_are_discarded(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     manifest = payloads.manifest(NEW[1], "v4", origin=A)
-    opened = await folders.begin(4, LiveManifest.of(manifest))
-    await receive(opened, manifest, NEW[1], shards=1)
+    opened = await folders.begin_version(4, LiveManifest.of(manifest))
+    await receive_shards(opened, manifest, NEW[1], shards=1)
     await change(folders, B, NEW)
     assert folders.open_numbers == set() and not (node.root / "v4").exists()
     with pytest.raises(VersionAborted, match="given up"):
@@ -252,7 +254,7 @@ async def test_a_version_that_is_put_aside_twice_lies_there_once(node: StoredNod
     await change(folders, A, {1: OLD[1], 2: OLD[2], 3: NEW[1]})  # v3 stays aside
     await change(folders, A, {1: OLD[1], 2: OLD[2]})
     await folders.record_listed([Listing("v3", sha256(OLD[3]), 3)])
-    assert await fetch(folders, OLD[3], "v3", A) == 0  # linked
+    assert await receive_version(folders, OLD[3], "v3", A) == 0  # linked
     await change(folders, B, NEW)
     assert aside(folders) == {1, 2, 3}
     (one,) = [one for one in folders.aside.of_line(A) if one.number == 3]
@@ -270,7 +272,7 @@ async def test_other_peoples_files_in_the_way_of_a_version_are_left_alone(node: 
     assert served(folders) == {1: OLD[1], 3: OLD[3]}
     assert (node.root / "v2" / "notes.txt").read_text() == "mine"
     assert not (node.root / "v3" / "shard_004.bin").exists()
-    assert await fetch(folders, OLD[2], "v2", A) == 0
+    assert await receive_version(folders, OLD[2], "v2", A) == 0
 
 
 async def test_a_version_that_was_damaged_aside_does_not_come_back_as_complete(node: StoredNode) -> None:
@@ -280,7 +282,7 @@ async def test_a_version_that_was_damaged_aside_does_not_come_back_as_complete(n
     await change(folders, A, OLD)
     assert set(served(folders)) == {1, 3}
     assert folders.open_numbers == {2}
-    assert await fetch(folders, OLD[2], "v2", A) == SHARD
+    assert await receive_version(folders, OLD[2], "v2", A) == SHARD
     assert served(folders) == OLD
 
 
@@ -293,7 +295,7 @@ async def beside(
     """Receive a version of another line; how many bytes were missing."""
     manifest = payloads.manifest(data, f"v{number}", origin=origin)
     opened = await folders.begin_beside(origin, LiveManifest.of(manifest))
-    fetched = await receive(opened, manifest, data, shards)
+    fetched = await receive_shards(opened, manifest, data, shards)
     if shards is None:
         await opened.complete(manifest)
     return fetched
@@ -319,7 +321,7 @@ async def test_a_version_received_beside_in_part_is_gone_on_with(restart: bool, 
     await beside(folders, B, 2, NEW[2], shards=2)
     if restart:
         folders = node.start()
-        assert served(folders) == OLD and node.told == []
+        assert served(folders) == OLD and node.warnings == []
     assert await beside(folders, B, 2, NEW[2]) == 100
     assert aside(folders, B) == {2}
     assert await beside(folders, B, 2, NEW[2]) == 0
@@ -333,12 +335,12 @@ async def test_a_version_whose_payload_was_never_found_right_does_not_count_as_w
     folders = await started_with(node, A, OLD)
     manifest = payloads.manifest(NEW[2], "v2", origin=B)
     opened = await folders.begin_beside(B, LiveManifest.of(manifest))
-    await receive(opened, manifest, NEW[2])
+    await receive_shards(opened, manifest, NEW[2])
     if restart:
         folders = node.start()
     await change(folders, B, NEW)
-    assert node.list == [] and folders.open_numbers == {2}
-    assert await fetch(folders, NEW[2], "v2", B) == 0
+    assert node.listed == [] and folders.open_numbers == {2}
+    assert await receive_version(folders, NEW[2], "v2", B) == 0
     assert served(folders) == {2: NEW[2]}
 
 
@@ -346,12 +348,12 @@ async def test_what_came_beside_in_part_goes_on_after_the_change(node: StoredNod
     folders = await started_with(node, A, OLD)
     manifest = payloads.manifest(NEW[2], "v2", origin=B)
     opened = await folders.begin_beside(B, LiveManifest.of(manifest))
-    await receive(opened, manifest, NEW[2], shards=2)
+    await receive_shards(opened, manifest, NEW[2], shards=2)
     await change(folders, B, NEW)
     assert snapshot(folders) == ["open v2"]
     with pytest.raises(TransferFailed, match="no longer received"):
         await opened.landing(manifest.shards[2])
-    assert await fetch(folders, NEW[2], "v2", B) == 100
+    assert await receive_version(folders, NEW[2], "v2", B) == 100
     assert served(folders) == {2: NEW[2]}
 
 
@@ -361,7 +363,7 @@ async def test_shards_of_any_line_are_linked_not_fetched(node: StoredNode) -> No
     assert await beside(folders, B, 5, mixed) == SIZE - SHARD
     await change(folders, C, {})
     again = mixed[: 2 * SHARD] + b"end"
-    assert await fetch(folders, again, "v1", C) == 3
+    assert await receive_version(folders, again, "v1", C) == 3
 
 
 async def test_a_version_of_another_line_that_was_withdrawn_is_not_received(node: StoredNode) -> None:
@@ -432,9 +434,9 @@ async def test_a_download_goes_on_across_a_change_of_line(node: StoredNode, tmp_
 
         app.middlewares.append(change_at_the_fifth)
 
-    doors = (partial(add_versions, shelf=folders), add_change)
+    doors = (partial(add_version_routes, shelf=folders), add_change)
     async with (
-        listening(application("81ab", *doors), "127.0.0.1", 0) as url,
+        serve(application("81ab", *doors), "127.0.0.1", 0) as url,
         Client([url], tmp_path / "out") as client,
     ):
         release = await client.download("v1", tmp_path / "v1")
@@ -454,7 +456,7 @@ async def test_what_was_put_aside_goes_after_a_day_unless_it_is_pinned(node: Sto
     await folders.pin("v1")
     await change(folders, B, NEW)
     await fill(folders, B, NEW)
-    node.clock.now += LONGEST_ASIDE - 1
+    node.clock.now += MAX_ASIDE_SECONDS - 1
     await folders.tidy()
     assert aside(folders) == {1, 2, 3}
     node.clock.now += 1
@@ -471,15 +473,15 @@ async def test_the_day_goes_on_over_restarts_and_no_clock_makes_it_longer(node: 
     folders = await started_with(node, A, OLD)
     await change(folders, B, NEW)
     await fill(folders, B, NEW)
-    set_time(folder_of(node, A, 1, OLD[1]), LONGEST_ASIDE - 100)
+    set_time(folder_of(node, A, 1, OLD[1]), MAX_ASIDE_SECONDS - 100)
     set_time(folder_of(node, A, 2, OLD[2]), -1e9)  # a clock that was wrong
     folders = node.start()
     ages = {one.number: folders.aside.age(one) for one in folders.aside}
-    assert ages[1] == pytest.approx(LONGEST_ASIDE - 100, abs=50) and ages[2] == 0
+    assert ages[1] == pytest.approx(MAX_ASIDE_SECONDS - 100, abs=50) and ages[2] == 0
     node.clock.now += 200
     await folders.tidy()
     assert aside(folders) == {2, 3}
-    node.clock.now += LONGEST_ASIDE
+    node.clock.now += MAX_ASIDE_SECONDS
     await folders.tidy()
     assert aside(folders) == set()
 
@@ -487,11 +489,11 @@ async def test_the_day_goes_on_over_restarts_and_no_clock_makes_it_longer(node: 
 async def test_the_newest_of_the_old_line_stays_until_the_new_line_has_one(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, NEW)
-    node.clock.now += 2 * LONGEST_ASIDE
+    node.clock.now += 2 * MAX_ASIDE_SECONDS
     await folders.tidy()
     assert aside(folders) == {3}
     folders = node.start()
-    node.clock.now += 2 * LONGEST_ASIDE
+    node.clock.now += 2 * MAX_ASIDE_SECONDS
     await folders.tidy()
     assert aside(folders) == {3}
     await fill(folders, B, NEW)
@@ -502,9 +504,9 @@ async def test_the_newest_of_the_old_line_stays_until_the_new_line_has_one(node:
 async def test_what_came_beside_in_part_goes_a_day_after_its_last_shard(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await beside(folders, B, 2, NEW[2], shards=1)
-    node.clock.now += LONGEST_ASIDE - 1
+    node.clock.now += MAX_ASIDE_SECONDS - 1
     await beside(folders, B, 2, NEW[2], shards=2)
-    node.clock.now += LONGEST_ASIDE - 1
+    node.clock.now += MAX_ASIDE_SECONDS - 1
     await folders.tidy()
     assert folder_of(node, B, 2, NEW[2]).exists() and folders.aside.beside
     node.clock.now += 1
@@ -537,19 +539,19 @@ async def test_what_was_put_aside_goes_oldest_first_for_bytes_that_are_verified(
     await change(folders, C, {})
     await fill(folders, C, small(3, 1))
     folders = node.start(max_bytes=7 * kib)  # five are here
-    assert folders.room.used == 5 * kib
+    assert folders.quota.used == 5 * kib
     data = random_bytes(4 * kib, seed=9)
     manifest = payloads.manifest(data, "v2", shard_size=kib, origin=C)
-    opened = await folders.begin(2, LiveManifest.of(manifest))
+    opened = await folders.begin_version(2, LiveManifest.of(manifest))
     assert aside(folders) == {1, 2, 3}  # nothing goes for a size that a manifest claims
-    await receive(opened, manifest, data, shards=2)
+    await receive_shards(opened, manifest, data, shards=2)
     assert aside(folders) == {1, 2, 3}
-    await receive(opened, manifest, data, shards=3)
+    await receive_shards(opened, manifest, data, shards=3)
     assert aside(folders) == {2, 3}
-    await receive(opened, manifest, data, shards=4)
+    await receive_shards(opened, manifest, data, shards=4)
     assert aside(folders) == {3} and aside(folders, B) == {1}
     await opened.complete(manifest)
-    assert folders.room.used == 7 * kib
+    assert folders.quota.used == 7 * kib
 
 
 async def test_pinned_and_last_good_versions_give_no_room(node: StoredNode) -> None:
@@ -560,13 +562,13 @@ async def test_pinned_and_last_good_versions_give_no_room(node: StoredNode) -> N
     folders = node.start(max_bytes=3 * kib)
     big = random_bytes(kib + 1, seed=9)
     with pytest.raises(NoRoom):
-        await fetch(folders, big, "v5", B)
+        await receive_version(folders, big, "v5", B)
     await folders.discard(5)
     assert aside(folders) == {1, 2, 3}
-    await fetch(folders, big[:kib], "v5", B)
+    await receive_version(folders, big[:kib], "v5", B)
     assert aside(folders) == {1, 3}
     await folders.record_listed([Listing("v6", sha256(big[:kib]), 1)])
-    await fetch(folders, big[:kib], "v6", B)
+    await receive_version(folders, big[:kib], "v6", B)
     assert set(served(folders)) == {5, 6}
 
 
@@ -579,17 +581,17 @@ async def test_what_comes_beside_takes_no_room_of_the_current_line(node: StoredN
     data = random_bytes(4 * kib, seed=9)
     manifest = payloads.manifest(data, "v7", shard_size=kib, origin=C)
     opened = await folders.begin_beside(C, LiveManifest.of(manifest))
-    await receive(opened, manifest, data, shards=1)
+    await receive_shards(opened, manifest, data, shards=1)
     assert aside(folders) == {1, 2}
-    await receive(opened, manifest, data, shards=3)
+    await receive_shards(opened, manifest, data, shards=3)
     assert aside(folders) == set()
     with pytest.raises(NoRoom):
-        await receive(opened, manifest, data, shards=4)
+        await receive_shards(opened, manifest, data, shards=4)
     assert set(served(folders)) == {1, 2}
     await folders.change_line(C, {7: sha256(data)}, 7)
     opened_again = folders.opened(7)
-    assert opened_again and len(opened_again.had) == 3
-    await receive(opened_again, manifest, data)
+    assert opened_again and len(opened_again.verified_shards) == 3
+    await receive_shards(opened_again, manifest, data)
     await opened_again.complete(manifest)
     assert served(folders) == {7: data} and aside(folders, B) == {2}
 
@@ -618,7 +620,7 @@ async def test_a_full_disk_drops_one_version_and_tries_again(
     with monkeypatch.context() as patch:
         patch.setattr(where, failing, full)
         patch.setattr("shardcast.store.quota.disk_space", space)
-        await fetch(folders, random_bytes(SIZE, seed=9), "v3", B)
+        await receive_version(folders, random_bytes(SIZE, seed=9), "v3", B)
     assert 3 in served(folders) and aside(folders) == {2, 3}
 
 
@@ -637,7 +639,7 @@ async def test_nothing_goes_for_what_would_fit_in_no_case(
         data = random_bytes(6 * SIZE, seed=9)
         with pytest.raises(LocalDiskError):
             manifest = payloads.manifest(data, "v3", shard_size=6 * SIZE, origin=B)
-            await receive(await folders.begin(3, LiveManifest.of(manifest)), manifest, data)
+            await receive_shards(await folders.begin_version(3, LiveManifest.of(manifest)), manifest, data)
     assert aside(folders) == {1, 2, 3}
 
 
@@ -669,7 +671,9 @@ async def prepared(node: StoredNode) -> VersionFolders:
     await folders.pin("v1")
     await change(folders, A, OLD)
     manifest = payloads.manifest(NEW[1], "v5", origin=A)
-    await receive(await folders.begin(5, LiveManifest.of(manifest)), manifest, NEW[1], shards=1)
+    await receive_shards(
+        await folders.begin_version(5, LiveManifest.of(manifest)), manifest, NEW[1], shards=1
+    )
     await beside(folders, B, 3, LATER, shards=2)
     return folders
 
@@ -720,7 +724,7 @@ async def test_a_kill_after_any_step_of_a_change_loses_nothing(killed_again: boo
         assert folders.line.origin == (A if "planned" not in passed else B)
         await change(folders, B, WANTED)
         assert_nothing_lost(folders, passed)
-        assert await fetch(folders, LATER, "v3", B) == 100
+        assert await receive_version(folders, LATER, "v3", B) == 100
         await change(folders, A, OLD)
         assert served(folders) == OLD and folders.holds.pinned == {2}
         assert not (node.root / ".shardcast" / "changing").exists()
@@ -793,7 +797,7 @@ async def test_a_damaged_plan_ends_the_start_with_an_error_that_names_it(node: S
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../b", ""])
 def test_a_plan_leads_nowhere_else(path: str) -> None:
     with pytest.raises(ValueError, match="no path"):
-        parse_plan(json.dumps({"aside": [["v1", path]], "back": [], "time": 1}).encode())
+        parse_change_plan(json.dumps({"aside": [["v1", path]], "back": [], "time": 1}).encode())
 
 
 async def test_changes_and_retirements_at_once_keep_what_is_listed_whole(node: StoredNode) -> None:

@@ -25,7 +25,7 @@ from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
 from shardcast.transfer.limits import Limits
 from tests.support import bad_answers as bad
-from tests.support.bad_servers import BadServer, Exchange, Part
+from tests.support.bad_servers import BadServer, Exchange, RightAnswer
 from tests.support.published import Published, publish, random_bytes, sha256
 
 PACKAGE = Path(shardcast.__file__).parent
@@ -50,7 +50,7 @@ def redirecting(published: Published, status: int = 302) -> Iterator[tuple[BadSe
         target = f"http://localhost:{there.port}"
 
         async def away(exchange: Exchange) -> None:
-            await exchange.answer(Part(status, b"", headers={"Location": target + exchange.path}))
+            await exchange.answer(RightAnswer(status, b"", headers={"Location": target + exchange.path}))
 
         here.set("*", away)
         yield here, there
@@ -103,7 +103,7 @@ async def test_post_is_led_nowhere_not_even_on_the_same_host(
     with BadServer(published.data_dir) as server:
 
         async def elsewhere(exchange: Exchange) -> None:
-            await exchange.answer(Part(status, b"", headers={"Location": "/elsewhere"}))
+            await exchange.answer(RightAnswer(status, b"", headers={"Location": "/elsewhere"}))
 
         server.set("*", elsewhere)
         with pytest.raises(BadAnswer, match="not followed"):
@@ -134,7 +134,7 @@ async def test_odd_locations_are_not_followed(location: str, published: Publishe
     with BadServer(published.data_dir) as server:
 
         async def away(exchange: Exchange) -> None:
-            await exchange.answer(Part(302, b"", headers={"Location": location}))
+            await exchange.answer(RightAnswer(302, b"", headers={"Location": location}))
 
         server.set("*", away)
         with pytest.raises(BadAnswer, match="not followed"):
@@ -179,8 +179,8 @@ async def test_neither_passwords_nor_cookies_go_out(
 
     async def noted(exchange: Exchange) -> None:
         sent.append(dict(exchange.headers))
-        part = exchange.part()
-        await exchange.answer(Part(part.status, part.body, headers={"Set-Cookie": "a=b; Path=/"}))
+        part = exchange.right_answer()
+        await exchange.answer(RightAnswer(part.status, part.body, headers={"Set-Cookie": "a=b; Path=/"}))
 
     with BadServer(published.data_dir, ranges=False) as server:
         server.set("*", noted)

@@ -31,7 +31,7 @@ from tests.integration.test_live import Pipe, live_server
 from tests.support import payloads, processes
 from tests.support.bad_answers import throttled
 from tests.support.bad_servers import BadServer
-from tests.support.folders import fetch, receive
+from tests.support.folders import receive_shards, receive_version
 from tests.support.payloads import manifest, publish, random_bytes
 from tests.support.published import publish as publish_here
 
@@ -157,7 +157,7 @@ async def test_the_oldest_make_room_and_those_that_are_read_come_last(tmp_path: 
             assert origin.folders.complete_numbers == {1, 5, 6}
             await broadcast(origin, 300 * KB, 7)  # whoever reads from afar keeps nobody from publishing
             assert origin.folders.complete_numbers == {7}
-            await until(lambda: not origin.folders.holds.of(1))
+            await until(lambda: not origin.folders.holds.holds_on(1))
 
 
 async def test_only_pins_refuse_and_are_named(tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ async def test_only_pins_refuse_and_are_named(tmp_path: Path) -> None:
         assert origin.folders.complete_numbers == {1, 2, 3}  # and nothing went for it
         assert origin.folders.open_numbers == set()
         assert not (tmp_path / "data" / "v4").exists()
-        assert origin.folders.room.used == 300 * KB
+        assert origin.folders.quota.used == 300 * KB
         assert await broadcast(origin, 200 * KB) == "v5"
         assert origin.folders.complete_numbers == {1, 3, 5}
         await origin.folders.unpin("v1")
@@ -258,7 +258,7 @@ async def test_a_stream_makes_room_as_it_grows(tmp_path: Path) -> None:
             pipe.end()
             await result
         assert origin.folders.complete_numbers == {3, 4, 5}
-        assert origin.folders.room.used == 390 * KB  # what it claimed beyond its end is free again
+        assert origin.folders.quota.used == 390 * KB  # what it claimed beyond its end is free again
 
 
 @pytest.mark.parametrize("size", [100 * KB, 2 * SHARD - 1, 2 * SHARD, 1, 0])
@@ -270,7 +270,7 @@ async def test_a_stream_that_fits_exactly_is_taken(size: int, tmp_path: Path) ->
             pipe.end()
             await result
         assert origin.folders.complete_numbers == {1}
-        assert origin.folders.room.used == space
+        assert origin.folders.quota.used == space
 
 
 async def test_a_stream_shorter_than_a_shard_costs_no_more_than_it_has(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ async def test_a_stream_for_which_there_is_no_room_is_given_up_everywhere(tmp_pa
         await origin.folders.pin("v1")
         async with streaming(origin) as (result, pipe):
             await pipe.write(random_bytes(100 * KB))
-            await until(lambda: middle.folders.had("v2")[1], "the first shards at the middle")
+            await until(lambda: middle.folders.verified_counts("v2")[1], "the first shards at the middle")
             await write(pipe, random_bytes(2000 * KB))
             with pytest.raises(NoRoom, match=r"v1 pinned"):
                 await result
@@ -316,7 +316,7 @@ async def test_who_writes_a_stream_is_told_why_it_ends(tmp_path: Path) -> None:
         with pytest.raises(NoRoom, match="--max-bytes"):
             await asyncio.to_thread(stream)
         await until(lambda: not origin.folders.open_numbers)
-        assert origin.folders.room.used == 0
+        assert origin.folders.quota.used == 0
 
 
 async def test_a_follower_of_a_stream_without_room_keeps_nothing_of_it(tmp_path: Path) -> None:
@@ -353,7 +353,7 @@ async def test_a_middle_keeps_the_newest_that_have_room_and_waits_for_no_others(
         async with Middle.running(
             [origin.url], tmp_path / "m", *HTTP, check_interval=0.3, max_bytes=230 * KB
         ) as middle:
-            await until(lambda: middle.behind() is None, "it to have caught up")
+            await until(lambda: middle.missing() is None, "it to have caught up")
             assert middle.folders.complete_numbers == {1, 3, 4}  # v2 has no room beside newer ones
             await asyncio.sleep(1.5)  # it looks again and again
             assert middle.folders.complete_numbers == {1, 3, 4}
@@ -364,7 +364,7 @@ async def test_a_middle_keeps_the_newest_that_have_room_and_waits_for_no_others(
             await broadcast(origin, 103 * KB)
             await until(lambda: middle.folders.complete_numbers >= {4, 5}, "the new one")
             assert 3 not in middle.folders.complete_numbers
-            assert middle.folders.room.used <= 230 * KB
+            assert middle.folders.quota.used <= 230 * KB
 
 
 async def test_a_middle_is_ready_all_the_time_though_some_versions_have_no_room(tmp_path: Path) -> None:
@@ -374,10 +374,10 @@ async def test_a_middle_is_ready_all_the_time_though_some_versions_have_no_room(
         async with Middle.running(
             [origin.url], tmp_path / "m", *HTTP, check_interval=0.2, max_bytes=250 * KB
         ) as middle:
-            await until(lambda: middle.behind() is None, "it to have caught up")
+            await until(lambda: middle.missing() is None, "it to have caught up")
             behind, ends = set(), time.monotonic() + 1.5
             while time.monotonic() < ends:
-                behind.add(middle.behind())
+                behind.add(middle.missing())
                 await asyncio.sleep(0)
             assert behind == {None}
 
@@ -389,7 +389,7 @@ async def test_a_version_that_a_middle_passes_over_is_no_news_to_those_below(tmp
         async with Middle.running(
             [origin.url], tmp_path / "m", *HTTP, check_interval=0.2, max_bytes=250 * KB
         ) as middle:
-            await until(lambda: middle.behind() is None, "it to have caught up")
+            await until(lambda: middle.missing() is None, "it to have caught up")
             seq = middle.folders.events.seq
             await asyncio.sleep(1)
             assert middle.folders.events.seq == seq
@@ -422,13 +422,13 @@ async def test_pins_at_a_middle_keep_new_versions_out_and_the_rest_is_served(tmp
         await middle.folders.pin("v1")
         await middle.folders.pin("v2")
         await broadcast(origin, 100 * KB, 3)
-        await until(lambda: "v1, v2 pinned" in (middle.behind() or ""), "v3 to be passed over")
+        await until(lambda: "v1, v2 pinned" in (middle.missing() or ""), "v3 to be passed over")
         (lacking,) = middle.status()["lacking"]
-        assert lacking["version"] == "v3" and lacking["why"] in (middle.behind() or "")
+        assert lacking["version"] == "v3" and lacking["why"] in (middle.missing() or "")
         assert middle.folders.complete_numbers == {1, 2}
         await middle.folders.unpin("v1")
         await until(lambda: middle.folders.complete_numbers == {2, 3}, "v3 at the next look")
-        await until(lambda: middle.behind() is None, "it to have caught up")
+        await until(lambda: middle.missing() is None, "it to have caught up")
         assert "v3" not in [one["version"] for one in middle.status()["lacking"]]
 
 
@@ -480,15 +480,15 @@ async def test_what_is_refused_costs_nothing_whenever_things_are_tidied(tmp_path
     with folders(tmp_path / "data", 100 * KB) as found:
         for seed in range(3):
             await publish(found, random_bytes(20 * KB, seed))
-        await found.begin(9, LiveManifest.of(described("v9", 500 * KB)))
+        await found.begin_version(9, LiveManifest.of(described("v9", 500 * KB)))
         await found.tidy()
         assert found.complete_numbers == {1, 2, 3}
         with pytest.raises(NoRoom):
-            await found.room.claim(9, 500 * KB)
+            await found.quota.claim(9, 500 * KB)
         await found.tidy()
         assert found.complete_numbers == {1, 2, 3}
         await found.discard(9)
-        assert found.room.used == 60 * KB
+        assert found.quota.used == 60 * KB
 
 
 async def test_a_node_that_starts_with_less_room_gives_up_nothing_for_what_is_too_large(
@@ -497,7 +497,7 @@ async def test_a_node_that_starts_with_less_room_gives_up_nothing_for_what_is_to
     with folders(tmp_path / "data") as found:
         for seed in range(3):
             await publish(found, random_bytes(20 * KB, seed))
-        await found.begin(9, LiveManifest.of(described("v9", 500 * KB)))
+        await found.begin_version(9, LiveManifest.of(described("v9", 500 * KB)))
     with folders(tmp_path / "data", 100 * KB) as found:
         await found.tidy()
         assert found.complete_numbers == {1, 2, 3}
@@ -509,40 +509,40 @@ async def test_a_version_that_is_pinned_while_room_is_made_of_it_stays_and_the_b
     with folders(tmp_path / "data", 100 * KB) as found:
         for seed in range(4):
             await publish(found, random_bytes(20 * KB, seed))
-        await found.begin(9)
-        claiming = asyncio.ensure_future(found.room.claim(9, 90 * KB))
+        await found.begin_version(9)
+        claiming = asyncio.ensure_future(found.quota.claim(9, 90 * KB))
         while 1 in found.complete_numbers and not claiming.done():
             await asyncio.sleep(0)
         await found.pin("v4")
         with pytest.raises(NoRoom, match="v4 pinned"):
             await claiming
         assert 4 in found.complete_numbers
-        assert found.room.used <= 100 * KB
+        assert found.quota.used <= 100 * KB
 
 
 async def test_claims_at_once_together_take_no_more_than_there_is(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
         await publish(found, random_bytes(50 * KB))
         for number in range(2, 12):
-            await found.begin(number)
+            await found.begin_version(number)
         outcomes = await asyncio.gather(
-            *(found.room.claim(number, 30 * KB) for number in range(2, 12)), return_exceptions=True
+            *(found.quota.claim(number, 30 * KB) for number in range(2, 12)), return_exceptions=True
         )
         assert sum(outcome is None for outcome in outcomes) == 3
         assert all(outcome is None or isinstance(outcome, NoRoom) for outcome in outcomes)
-        assert found.room.used == 90 * KB
+        assert found.quota.used == 90 * KB
 
 
 async def test_what_was_given_up_takes_no_room(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
         await publish(found, random_bytes(50 * KB))
-        opened = await found.begin(2)
-        await found.room.claim(2, 40 * KB)
-        assert found.room.used == 90 * KB
+        opened = await found.begin_version(2)
+        await found.quota.claim(2, 40 * KB)
+        assert found.quota.used == 90 * KB
         await found.discard(2)
-        assert found.room.used == 50 * KB
+        assert found.quota.used == 50 * KB
         assert isinstance(opened.live.error, VersionAborted)
-        await found.room.claim(2, 90 * KB)  # nobody opened it
+        await found.quota.claim(2, 90 * KB)  # nobody opened it
         assert found.complete_numbers == {1}
 
 
@@ -553,11 +553,13 @@ async def test_a_version_on_its_way_counts_in_full_from_its_first_byte(tmp_path:
     one = publish_here(tmp_path / "origin", random_bytes(200 * KB), SHARD)
     with BadServer(one.data_dir).set("/v1/shard_*", throttled(100 * KB)) as server:
         async with Middle.running([server.url], tmp_path / "m", *HTTP, max_bytes=250 * KB) as middle:
-            await until(lambda: middle.folders.had("v1")[1] > 0 or server.sent_bytes("/v1/shard_*"))
-            assert middle.folders.room.used == 200 * KB
+            await until(
+                lambda: middle.folders.verified_counts("v1")[1] > 0 or server.sent_bytes("/v1/shard_*")
+            )
+            assert middle.folders.quota.used == 200 * KB
             assert payloads.read_shards(tmp_path / "m" / "v1") != one.payload
             await until(lambda: middle.folders.complete_numbers == {1})
-            assert middle.folders.room.used == 200 * KB
+            assert middle.folders.quota.used == 200 * KB
 
 
 # Blocks ----------------------------------------------------------------------------------------------
@@ -569,7 +571,7 @@ async def test_blocks_count_and_not_the_bytes_of_a_payload(tmp_path: Path) -> No
         file.write_bytes(random_bytes(50))
         await (await origin.publish(file, 1)).result()
         sizes = {one.stat().st_ino: one.stat().st_blocks * 512 for one in tmp_path.glob("data/v1/shard_*")}
-        assert origin.folders.room.used == sum(sizes.values())
+        assert origin.folders.quota.used == sum(sizes.values())
         file.write_bytes(random_bytes(61))
         with pytest.raises(NoRoom, match="61 B"):
             await (await origin.publish(file, 1)).result()
@@ -584,15 +586,15 @@ async def test_shards_with_several_names_count_once_until_the_last_goes(
     with folders(data) as found:
         await publish(found, one, SHARD)
         await publish(found, one[: 3 * SHARD] + random_bytes(SHARD, 2), SHARD)
-        assert found.room.used == 5 * SHARD
+        assert found.quota.used == 5 * SHARD
         if not restart:
             await found.retire(1)
-            assert found.room.used == 4 * SHARD
+            assert found.quota.used == 4 * SHARD
     with folders(data) as found:
-        assert found.room.used == (5 if restart else 4) * SHARD
+        assert found.quota.used == (5 if restart else 4) * SHARD
         for number in found.complete_numbers:
             await found.retire(number)
-        assert found.room.used == 0
+        assert found.quota.used == 0
 
 
 @pytest.mark.parametrize("link", [False, True])
@@ -601,7 +603,7 @@ async def test_an_adopted_payload_counts_as_the_blocks_of_its_file(link: bool, t
         file = tmp_path / "payload"
         file.write_bytes(random_bytes(10 * KB))
         await (await origin.publish(file, SHARD, copy=not link)).result()
-        assert origin.folders.room.used == 10 * KB
+        assert origin.folders.quota.used == 10 * KB
 
 
 async def test_a_version_that_is_whole_before_it_is_listed_has_its_turn_when_it_is(tmp_path: Path) -> None:
@@ -610,19 +612,19 @@ async def test_a_version_that_is_whole_before_it_is_listed_has_its_turn_when_it_
         data = {number: random_bytes(3 * SHARD, number) for number in (1, 2)}
         for number, one in data.items():
             await found.record_listed([Listing(f"v{number}", payloads.sha256(one), 3)])
-            await fetch(found, one, f"v{number}")
+            await receive_version(found, one, f"v{number}")
         new = random_bytes(7 * SHARD, 3)
         manifest_3 = payloads.manifest(new, "v3", SHARD)
-        opened = await found.begin(3, LiveManifest.of(manifest_3))
-        opened.being_made = True
+        opened = await found.begin_version(3, LiveManifest.of(manifest_3))
+        opened.still_published = True
         with pytest.raises(NoRoom, match="goes only for one that is listed"):
-            await receive(opened, manifest_3, new)
-        found.room.ran_out(opened)
+            await receive_shards(opened, manifest_3, new)
+        found.quota.record_out_of_room(opened)
         await found.discard(3)
         assert 2 in found.complete_numbers
         await found.record_listed([Listing("v3", payloads.sha256(new), 7)])
-        await fetch(found, new, "v3", shard_size=SHARD)
-        assert found.complete_numbers == {3} and found.room.used == 7 * SHARD
+        await receive_version(found, new, "v3", shard_size=SHARD)
+        assert found.complete_numbers == {3} and found.quota.used == 7 * SHARD
 
 
 # Threads ---------------------------------------------------------------------------------------------
@@ -636,22 +638,22 @@ async def test_what_is_used_can_be_asked_for_while_threads_open_versions_and_sto
     sys.setswitchinterval(1e-6)
     try:
         with folders(tmp_path / "data") as found:
-            opened = await found.begin(1, LiveManifest.of(payloads.manifest(bytes(400), "v1", 1)))
+            opened = await found.begin_version(1, LiveManifest.of(payloads.manifest(bytes(400), "v1", 1)))
 
             def store() -> None:
                 for shard in range(1, 401):
                     opened.files.part(shard).write_bytes(b"x")
                     opened.files.publish_shard(shard, "")
 
-            looks = [found.room.used]
+            looks = [found.quota.used]
             working = asyncio.gather(
-                asyncio.to_thread(store), *(found.begin(number) for number in range(2, 80))
+                asyncio.to_thread(store), *(found.begin_version(number) for number in range(2, 80))
             )
             while not working.done():
-                looks.append(found.room.used)
+                looks.append(found.quota.used)
                 await asyncio.sleep(0)
             await working
             assert looks == sorted(looks)
-            assert found.room.used == 400 * KB
+            assert found.quota.used == 400 * KB
     finally:
         sys.setswitchinterval(interval)

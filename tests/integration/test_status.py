@@ -24,7 +24,7 @@ from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
 from shardcast.protocol.feed import UpTo
-from shardcast.protocol.report import MAX_REPORT, MOST_NODES, Node, write
+from shardcast.protocol.report import MAX_NODES, MAX_REPORT, Node, encode
 from shardcast.server import turns
 from shardcast.server.downstream import Downstream
 from shardcast.upstream import report as reporting
@@ -400,7 +400,7 @@ async def test_a_node_that_tells_lies_is_below_and_never_this_node_itself(tmp_pa
     async with Origin.running(tmp_path / "o", *HTTP) as origin, aiohttp.ClientSession() as web:
         me = (await status(origin.url))["node"]
         liar = Node("a" * 64, "client", "\x1b[31m" + "x" * 1000, ["v9"], {"v1": 2**61}, age=0)
-        raw = write(liar, [Node(me, "middle", hops=15), Node("b", "client", hops=1, via=me, age=59)])
+        raw = encode(liar, [Node(me, "middle", hops=15), Node("b", "client", hops=1, via=me, age=59)])
         async with web.post(f"{origin.url}/report", data=raw) as answer:
             assert answer.status == 204
         told = await status(origin.url)
@@ -409,7 +409,7 @@ async def test_a_node_that_tells_lies_is_below_and_never_this_node_itself(tmp_pa
 
 async def test_a_report_that_is_packed_is_not_unpacked(tmp_path: Path) -> None:
     """A megabyte of it would be a gigabyte, and keep the node from everything else for seconds."""
-    raw = write(Node("a", "client"), [])
+    raw = encode(Node("a", "client"), [])
     packed = {"deflate": zlib.compress(raw), "gzip": gzip.compress(raw)}
     async with (
         Origin.running(tmp_path / "o", *HTTP) as origin,
@@ -428,7 +428,7 @@ async def test_a_flood_of_invented_nodes_stays_within_bounds(
     async with Origin.running(tmp_path / "o", *HTTP) as origin, aiohttp.ClientSession() as web:
         for begin in range(0, 100_000, 4000):
             invented = [Node(f"a{begin + number}", "client", hops=1) for number in range(4000)]
-            async with web.post(f"{origin.url}/report", data=write(invented[0], invented[1:])) as answer:
+            async with web.post(f"{origin.url}/report", data=encode(invented[0], invented[1:])) as answer:
                 assert answer.status == 204
         async with web.get(f"{origin.url}/status") as answer:
-            assert len((await answer.json())["below"]) == MOST_NODES
+            assert len((await answer.json())["below"]) == MAX_NODES

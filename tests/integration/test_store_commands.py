@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from shardcast.blobs.client.archive import ArchiveClient
-from shardcast.blobs.copy import Copied, copy, remote
-from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.copy import CopyProgress, copy, remote_store
+from shardcast.blobs.directory.layout import OWN_FOLDER, Folder
 from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out
-from shardcast.blobs.maintenance.scrub import Pace, Scrub
+from shardcast.blobs.maintenance.scrub import RateLimiter, Scrub
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import BadAnswer
-from tests.support.archives import keep
+from tests.support.archives import put_blobs
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import command, environment, node, run
@@ -203,8 +203,8 @@ def test_links_that_lead_nowhere_hide_no_blobs(tmp_path: Path) -> None:
     assert store("ls", tmp_path)[0].split() == [digest]
     store("verify", tmp_path)
     store("gc", tmp_path)
-    (tmp_path / OWN).mkdir(exist_ok=True)
-    (tmp_path / OWN / "digest").write_bytes(b"\xff\xfe")
+    (tmp_path / OWN_FOLDER).mkdir(exist_ok=True)
+    (tmp_path / OWN_FOLDER / "digest").write_bytes(b"\xff\xfe")
     assert "doesn't know" in store("ls", tmp_path, code=2)[1]
 
 
@@ -380,11 +380,11 @@ def test_only_what_was_looked_at_is_taken_out(tmp_path: Path) -> None:
     looks = file.stat()
     file.unlink()
     fill(tmp_path, b"wrong")  # somebody put it anew
-    assert Quarantine(folder).take(str(file), digest, looks, "wrong") is None
+    assert Quarantine(folder).set_aside(str(file), digest, looks, "wrong") is None
     assert content(tmp_path) == {digest: b"wrong"}
     assert list(Quarantine(folder).entries()) == []
     file.unlink()
-    assert Quarantine(folder).take(str(file), digest, looks, "wrong") is None
+    assert Quarantine(folder).set_aside(str(file), digest, looks, "wrong") is None
 
 
 def test_taking_out_and_putting_back(tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_taking_out_and_putting_back(tmp_path: Path) -> None:
 
 def test_setting_aside_that_was_interrupted_is_looked_at_again(tmp_path: Path) -> None:
     good, bad = fill(tmp_path, b"good", b"bad")
-    place = tmp_path / OWN / "quarantine"
+    place = tmp_path / OWN_FOLDER / "quarantine"
     place.mkdir(parents=True)
     for digest in (good, bad):  # a kill between the two steps
         blob_file(tmp_path, digest).rename(place / f"{digest}-00000000")
@@ -482,13 +482,13 @@ async def test_a_rate_is_held() -> None:
         slept.append(seconds)
         now += seconds
 
-    pace = Pace(100, lambda: now, sleep)
+    pace = RateLimiter(100, lambda: now, sleep)
     for _ in range(10):
-        await pace.spent(100)
+        await pace.account(100)
     assert now == pytest.approx(10)
     now += 1000  # what was lost is not made up for but a moment of it
     for _ in range(10):
-        await pace.spent(100)
+        await pace.account(100)
     assert now == pytest.approx(1019)
     assert len(slept) == 19
 
@@ -498,7 +498,7 @@ async def test_what_is_replaced_while_it_is_read_is_looked_at_again(tmp_path: Pa
     (digest,) = fill(tmp_path, blob)
     damage(blob_file(tmp_path, digest))
 
-    class Meanwhile(Pace):
+    class Meanwhile(RateLimiter):
         async def spent(self, count: int) -> None:
             blob_file(tmp_path, digest).unlink(missing_ok=True)
             fill(tmp_path, blob)
@@ -586,28 +586,28 @@ async def test_small_blobs_are_pushed_to_an_archive_together(
 
     monkeypatch.setattr(ArchiveClient, "push", counted)
     blobs = [*(b"%d" % number for number in range(700)), random_bytes(100_000)]
-    source, again = BlobsInMemory(), Copied()
-    digests = await keep(source, *blobs)
+    source, again = BlobsInMemory(), CopyProgress()
+    digests = await put_blobs(source, *blobs)
     async with (
         ArchiveNode.on_directory(tmp_path, **ANYWHERE) as archive,
-        remote(str(archive.push_url), "sha256") as there,
+        remote_store(str(archive.push_url), "sha256") as there,
     ):
-        state = Copied()
+        state = CopyProgress()
         await copy(source, there, [*digests, ABSENT], state)
-        assert (state.copied, state.there, state.missing) == (701, 0, [ABSENT])
+        assert (state.copied, state.present, state.missing) == (701, 0, [ABSENT])
         assert state.bytes == sum(map(len, blobs))
         assert requests == 3  # two of small ones, and the large one
         await copy(source, there, digests, again)
-        assert (again.copied, again.there, requests) == (0, 701, 3)
+        assert (again.copied, again.present, requests) == (0, 701, 3)
     assert content(tmp_path) == dict(zip(digests, blobs, strict=True))
 
 
 async def test_what_an_archive_does_not_take_does_not_keep_the_others(tmp_path: Path) -> None:
-    source, state = BlobsInMemory(), Copied()
-    digests = await keep(source, b"one", bytes(2000), b"two", bytes(50_000))
+    source, state = BlobsInMemory(), CopyProgress()
+    digests = await put_blobs(source, b"one", bytes(2000), b"two", bytes(50_000))
     async with (
         ArchiveNode.on_directory(tmp_path, max_blob=1000, **ANYWHERE) as archive,
-        remote(str(archive.push_url), "sha256") as there,
+        remote_store(str(archive.push_url), "sha256") as there,
     ):
         await copy(source, there, digests, state)
     assert (state.copied, sorted(state.failed)) == (2, sorted([digests[1], digests[3]]))
@@ -660,7 +660,7 @@ def test_killed_while_it_copies_nothing_is_left_lying_about(tmp_path: Path) -> N
     assert [one.name for one in out.iterdir()] == ["file"]
     (tmp_path / "there").mkdir()
     with serving(tmp_path / "there", "--writable") as url:
-        incoming = tmp_path / "there" / OWN / "incoming"
+        incoming = tmp_path / "there" / OWN_FOLDER / "incoming"
         killed("push", "-d", str(root), url, digest, begun=lambda: len(list(incoming.rglob("*.part"))) > 0)
     assert list(temporary.iterdir()) == []
 
@@ -681,8 +681,8 @@ async def test_a_server_that_refuses_everything_is_not_asked_for_ever(tmp_path: 
             self.asked += 1
             raise BadAnswer("http://there", "no")
 
-    source, target, state = BlobsInMemory(), Refuses(), Copied()
-    digests = await keep(source, *random_blobs(9, 1000))
+    source, target, state = BlobsInMemory(), Refuses(), CopyProgress()
+    digests = await put_blobs(source, *random_blobs(9, 1000))
     with pytest.raises(BadAnswer):
         await copy(source, target, digests, state)
     assert target.asked <= 110

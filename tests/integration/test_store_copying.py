@@ -11,13 +11,13 @@ import pytest
 
 from shardcast.blobs.client.hash_server import HashServerClient
 from shardcast.blobs.client.remote import RemoteStore
-from shardcast.blobs.copy import Copied, copy, remote
+from shardcast.blobs.copy import CopyProgress, copy, remote_store
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.errors import BadAnswer
 from shardcast.peer.session import open_session
-from tests.support.archives import keep
-from tests.support.hash_servers import listed, ours, started, theirs, uploading, wait
-from tests.support.legacy import DIRECTLY, peer_folder
+from tests.support.archives import put_blobs
+from tests.support.hash_servers import hashserver_command, listed, our_command, started, uploading, wait_until
+from tests.support.legacy import DIRECTLY, installed_peer
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import node, run
@@ -68,22 +68,24 @@ async def test_a_push_beside_another_upload_is_kept_however_that_one_ends(
 ) -> None:
     (tmp_path / "blobs").mkdir()
     words = [str(tmp_path / "blobs"), "--writable", "--port-range", "49152", "65535"]
-    command = ours(*words) if whose == "ours" else theirs(peer_folder("hashserver"), *words)
+    command = (
+        our_command(*words) if whose == "ours" else hashserver_command(installed_peer("hashserver"), *words)
+    )
     source = BlobsInMemory()
-    await keep(source, BLOB)
+    await put_blobs(source, BLOB)
     with started(command, DIRECTLY) as server, uploading(server.port, KEY, len(BLOB)) as other:
         other.send(BLOB[:1000])
-        wait(lambda: listed(server.port, "/has", [KEY]) == [True], "the other upload")
+        wait_until(lambda: listed(server.port, "/has", [KEY]) == [True], "the other upload")
 
         def end() -> None:
             other.close() if how == "hangs up" else other.send(BLOB[1000:])
 
-        seen, state = Seen(monkeypatch, end), Copied()
-        async with remote(f"http://127.0.0.1:{server.port}", "sha256") as target:
+        seen, state = Seen(monkeypatch, end), CopyProgress()
+        async with remote_store(f"http://127.0.0.1:{server.port}", "sha256") as target:
             if whose == "theirs":  # there it looks like a blob that is there, whose length is waited for
                 asyncio.get_running_loop().call_later(0.3, end)
             await asyncio.wait_for(copy(source, target, [KEY], state), 30)
-        assert (state.copied + state.there, state.failed) == (1, {})
+        assert (state.copied + state.present, state.failed) == (1, {})
         assert listed(server.port, "/buffer-length", [KEY]) == [len(BLOB)]
     assert content(tmp_path / "blobs")[KEY] == BLOB
     if whose == "ours":
@@ -94,15 +96,18 @@ async def test_a_push_beside_an_upload_without_end_fails_and_says_that_nothing_i
     tmp_path: Path,
 ) -> None:
     source = BlobsInMemory()
-    await keep(source, BLOB)
+    await put_blobs(source, BLOB)
     with (
-        started(ours(str(tmp_path), "--writable", "--port-range", "49152", "65535")) as server,
+        started(our_command(str(tmp_path), "--writable", "--port-range", "49152", "65535")) as server,
         uploading(server.port, KEY, len(BLOB)) as other,
     ):
         other.send(BLOB[:1000])
-        wait(lambda: listed(server.port, "/has", [KEY]) == [True], "the other upload")
+        wait_until(lambda: listed(server.port, "/has", [KEY]) == [True], "the other upload")
         async with open_session() as session:
-            target, state = RemoteStore(f"http://127.0.0.1:{server.port}", session, patience=0.3), Copied()
+            target, state = (
+                RemoteStore(f"http://127.0.0.1:{server.port}", session, patience=0.3),
+                CopyProgress(),
+            )
             await copy(source, target, [KEY], state)
         assert state.copied == 0
         assert isinstance(state.failed[KEY], BadAnswer)
@@ -120,11 +125,13 @@ async def test_a_push_onto_a_cut_blob_repairs_it_or_says_that_it_is_not_kept(
     fill(blobs, BLOB)
     spoil(blob_file(blobs, KEY), how)
     words = [str(blobs), "--writable", "--port-range", "49152", "65535"]
-    command = ours(*words) if whose == "ours" else theirs(peer_folder("hashserver"), *words)
-    source, state = BlobsInMemory(), Copied()
-    await keep(source, BLOB)
+    command = (
+        our_command(*words) if whose == "ours" else hashserver_command(installed_peer("hashserver"), *words)
+    )
+    source, state = BlobsInMemory(), CopyProgress()
+    await put_blobs(source, BLOB)
     with started(command, DIRECTLY) as server:
-        async with remote(f"http://127.0.0.1:{server.port}", "sha256") as target:
+        async with remote_store(f"http://127.0.0.1:{server.port}", "sha256") as target:
             await copy(source, target, [KEY], state)
     if whose == "ours":
         assert (state.copied, state.failed, content(blobs)) == (1, {}, {KEY: BLOB})
@@ -149,10 +156,10 @@ def spoil(file: Path, how: str) -> None:
         damage(file)
 
 
-async def copied(way: str, here: Path, server: Server, key: str) -> Copied:
+async def copied(way: str, here: Path, server: Server, key: str) -> CopyProgress:
     """What ``store pull`` or ``push`` does."""
-    state, store = Copied(), BlobDirectory(here, writable=True)
-    async with remote(server.url, "sha256") as there:
+    state, store = CopyProgress(), BlobDirectory(here, writable=True)
+    async with remote_store(server.url, "sha256") as there:
         source, target = (there, store) if way == "pull" else (store, there)
         await copy(source, target, [key], state)
     await store.close()
@@ -173,16 +180,16 @@ async def test_a_file_that_is_not_the_blob_does_not_count_as_there(
     fill(server.root, blob)
     spoil(blob_file(server.root if way == "push" else here, key), how)
     state = await copied(way, here, server, key)
-    assert (state.copied, state.there, state.missing, state.failed) == (1, 0, [], {})
+    assert (state.copied, state.present, state.missing, state.failed) == (1, 0, [], {})
     assert content(here) == {key: blob}
     assert blob_file(server.root, key).read_bytes() == blob
-    assert (await copied(way, here, server, key)).there == 1
+    assert (await copied(way, here, server, key)).present == 1
 
 
 async def test_what_the_server_lacks_is_there_where_it_is_right(tmp_path: Path, server: Server) -> None:
     right, cut = fill(tmp_path, random_bytes(2 << 20, 7), random_bytes(2 << 20, 8))
     spoil(blob_file(tmp_path, cut), "cut")
-    assert (await copied("pull", tmp_path, server, right)).there == 1
+    assert (await copied("pull", tmp_path, server, right)).present == 1
     assert (await copied("pull", tmp_path, server, cut)).missing == [cut]
 
 

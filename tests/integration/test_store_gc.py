@@ -20,17 +20,17 @@ from aiohttp import ClientSession
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.blobs.access_stats import archive_folder, ledger_in
+from shardcast.blobs.access_stats import archive_folder, stats_file
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.blobs.directory.layout import OWN_FOLDER, Folder
 from shardcast.blobs.directory.marks import count_as_put, is_marked
-from shardcast.blobs.directory.quarantine import one_at_a_time
+from shardcast.blobs.directory.quarantine import folder_lock
 from shardcast.blobs.maintenance import gc_roots as roots
-from shardcast.blobs.maintenance.gc import Collected, Collection
+from shardcast.blobs.maintenance.gc import GarbageCollection, GcResult
 from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
-from tests.support.archives import http, parse_answer, pulled, pushed
+from tests.support.archives import http, parse_answer, pull_body, push_body
 from tests.support.payloads import sha256
 from tests.support.processes import command, environment, origin, run
 from tests.support.stores import assert_refused, blob_file, content, fill, random_blobs
@@ -124,11 +124,11 @@ def test_what_nobody_refers_to_goes_in_two_runs(put: float, rules: Rules) -> Non
 # What is done
 
 
-def collect(root: Path, *named: str, later: float = 0.0, delete: bool = True, **rules: Any) -> Collected:
+def collect(root: Path, *named: str, later: float = 0.0, delete: bool = True, **rules: Any) -> GcResult:
     """One run, as if so many seconds had passed."""
     said: dict[str, float | None] = {"older_than": 0.0, "grace": HOUR} | rules
     referenced = set(map(bytes.fromhex, named))
-    collection = Collection(
+    collection = GarbageCollection(
         Folder(str(root), "prefix"),
         referenced,
         Rules(said["older_than"], said["grace"] or 0),
@@ -149,7 +149,7 @@ def test_two_runs_remove_what_nobody_refers_to(tmp_path: Path) -> None:
     size = sum(len(blob) for blob in blobs[4:])
     would = collect(tmp_path, *kept, later=2 * HOUR, delete=False)
     assert (would.marked.blobs, would.marked.bytes, would.removed.blobs) == (6, size, 0)
-    assert not (tmp_path / OWN).exists(), "a dry run changes nothing"
+    assert not (tmp_path / OWN_FOLDER).exists(), "a dry run changes nothing"
     first = collect(tmp_path, *kept, later=2 * HOUR)
     assert (first.marked.blobs, first.removed.blobs, first.referenced.blobs) == (6, 0, 4)
     assert content(tmp_path).keys() == {*digests}, "they can be read still"
@@ -232,7 +232,7 @@ def test_all_forms_of_a_blob_go_together(tmp_path: Path) -> None:
 def test_a_removal_that_was_killed_is_undone_and_decided_anew(tmp_path: Path) -> None:
     digests = fill(tmp_path, b"one", b"two")
     collect(tmp_path, later=2 * HOUR)
-    trash = tmp_path / OWN / "gc" / "trash"
+    trash = tmp_path / OWN_FOLDER / "gc" / "trash"
     for digest in digests:
         blob_file(tmp_path, digest).rename(trash / digest)
     collect(tmp_path, digests[0], later=2 * HOUR)
@@ -243,7 +243,7 @@ def test_a_removal_that_was_killed_is_undone_and_decided_anew(tmp_path: Path) ->
 def test_one_run_at_a_time(tmp_path: Path) -> None:
     fill(tmp_path, b"one")
     collect(tmp_path)
-    with one_at_a_time(tmp_path / OWN / "gc"), pytest.raises(DataDirInUse, match="another gc"):
+    with folder_lock(tmp_path / OWN_FOLDER / "gc"), pytest.raises(DataDirInUse, match="another gc"):
         collect(tmp_path)
 
 
@@ -372,10 +372,10 @@ async def test_an_archive_forgets_what_gc_removed_and_nothing_else(tmp_path: Pat
     options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
     async with ArchiveNode.on_directory(tmp_path, **options) as node, http() as session:
         for blobs in (kept, lost):
-            async with session.post(f"{node.push_url}/v1/push", data=pushed(blobs)) as answer:
+            async with session.post(f"{node.push_url}/v1/push", data=push_body(blobs)) as answer:
                 assert answer.status == 200
         asked = [*kept, *lost[:50]]
-        async with session.post(f"{node.url}/v1/pull", data=pulled(asked)) as answer:
+        async with session.post(f"{node.url}/v1/pull", data=pull_body(asked)) as answer:
             found = parse_answer(await answer.read(), {sha256(blob): len(blob) for blob in asked})
             assert len(found) == len(asked)
         async with session.get(f"{node.url}/stats") as answer:
@@ -405,7 +405,7 @@ async def metadata(session: ClientSession, node: ArchiveNode, blob: bytes) -> An
 
 def known(root: Path, table: str) -> set[str]:
     """The keys in a table of an archive's ledger."""
-    with contextlib.closing(sqlite3.connect(ledger_in(archive_folder(root)))) as database:
+    with contextlib.closing(sqlite3.connect(stats_file(archive_folder(root)))) as database:
         return {key.hex() for (key,) in database.execute(f"SELECT key FROM {table}")}
 
 
@@ -419,7 +419,7 @@ def test_while_a_root_cannot_be_read_nothing_goes(tmp_path: Path) -> None:
     def looks() -> dict[Path, tuple[int, int]]:
         return {file: (file.stat().st_mode, file.stat().st_mtime_ns) for file in root.rglob("*")}
 
-    pins, before = root / OWN / "pinned", looks()
+    pins, before = root / OWN_FOLDER / "pinned", looks()
     cases: list[tuple[str, str, Path]] = [
         ("--snapshot", "0" * 63, bad),
         ("--registry-references", '{"sha256": "' + "0" * 64 + '"}\n{"sha256": ', bad),

@@ -12,20 +12,20 @@ from typing import Any
 
 import pytest
 
-from shardcast.blobs.copy import Copied, copy
+from shardcast.blobs.copy import CopyProgress, copy
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
+from shardcast.blobs.directory.layout import OWN_FOLDER, PREFIX, Folder
 from shardcast.blobs.directory.marks import count_as_put, is_marked
-from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc import GarbageCollection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from tests.integration.test_store_gc import HOUR, collect
-from tests.support.archives import http, keep
+from tests.support.archives import http, put_blobs
 from tests.support.memory_store import BlobsInMemory
 from tests.support.stores import blob_file, content, fill
 
 BLOB = b"Hello!"
-GC = Path(OWN, "gc")
+GC = Path(OWN_FOLDER, "gc")
 
 
 def shared(root: Path, place: Path) -> Path:
@@ -110,9 +110,9 @@ def test_marks_of_earlier_versions_begin_anew(tmp_path: Path) -> None:
 def test_a_run_that_is_left_or_killed_loses_at_most_its_own_marks(tmp_path: Path) -> None:
     keys = fill(tmp_path, *(b"%d" % number for number in range(2000)))
 
-    def begin() -> Collection:
+    def begin() -> GarbageCollection:
         folder, now = Folder(str(tmp_path), PREFIX), time.time() + 2 * HOUR
-        return Collection(folder, set(), Rules(0, HOUR), now=now, delete=True)
+        return GarbageCollection(folder, set(), Rules(0, HOUR), now=now, delete=True)
 
     left = begin()
     run = left.run()
@@ -230,9 +230,9 @@ def test_what_is_gone_when_it_is_noted_was_not_put(tmp_path: Path, of_others: Pa
 async def test_a_pull_of_what_is_here_takes_its_mark_away(tmp_path: Path) -> None:
     (key,) = fill(tmp_path, BLOB)
     collect(tmp_path, later=2 * HOUR)
-    source, state, store = BlobsInMemory(), Copied(), BlobDirectory(tmp_path, writable=True)
-    await keep(source, BLOB)
+    source, state, store = BlobsInMemory(), CopyProgress(), BlobDirectory(tmp_path, writable=True)
+    await put_blobs(source, BLOB)
     await copy(source, store, [key], state)
     await store.close()
-    assert state.there == 1
+    assert state.present == 1
     assert acts(collect(tmp_path, later=2 * HOUR)) == MARKED

@@ -25,7 +25,7 @@ from shardcast.nodes.client import Client, Release
 from shardcast.nodes.origin import Origin
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
-from shardcast.protocol.manifest import Manifest, Shard, complete
+from shardcast.protocol.manifest import Manifest, Shard, build_manifest
 from shardcast.store.landing import Landing
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
@@ -97,22 +97,22 @@ class Disk:
     async def landing(self, shard: Shard) -> Landing:
         await asyncio.sleep(self.before_landing(shard))
         landing = await self.filling.landing(shard)
-        land = landing.land_here
+        land = landing.land_in_thread
 
         def slowly(start: int, data: memoryview) -> None:
             time.sleep(self.seconds_a_write)
             land(start, data)
 
-        landing.land_here = slowly  # type: ignore[method-assign, assignment]
+        landing.land_in_thread = slowly  # type: ignore[method-assign, assignment]
         self.landings.append(landing)
         self.most_open = max(self.most_open, self.open)
         return landing
 
     async def wanted(self) -> Shard:
-        return self.waited_for.pop() if self.waited_for else await self.filling.wanted()
+        return self.waited_for.pop() if self.waited_for else await self.filling.next_wanted()
 
     async def shelve(self, landing: Landing) -> None:
-        await self.filling.shelve(landing)
+        await self.filling.commit_shard(landing)
 
     async def complete(self, manifest: Manifest) -> None:
         await self.filling.complete(manifest)
@@ -163,7 +163,7 @@ def held(until: Callable[[], bool]) -> Behaviour:
 
     async def behave(exchange: Exchange) -> None:
         await wait_until(until, "what holds the answer back")
-        await exchange.answer(exchange.part())
+        await exchange.answer(exchange.right_answer())
 
     return behave
 
@@ -276,7 +276,7 @@ def other_pieces(published: Published, payload: bytes) -> Manifest:
         part = payload[shard.offset : shard.end]
         pieces.update(part)
         shards.append(replace(shard, sha256=hashlib.sha256(part).hexdigest(), pieces=pieces.finish()))
-    return complete(true.header, shards, true.digests)
+    return build_manifest(true.header, shards, true.digests)
 
 
 @pytest.fixture
@@ -378,7 +378,7 @@ async def test_nobody_reachable_at_the_start_is_told_within_its_budget(
 
 async def test_once_begun_a_server_that_went_away_is_waited_for(published: Published, output: Path) -> None:
     limits = Limits(unreachable_at_start=0.1, unreachable_once_begun=20, at_once=2)
-    with processes.own_port() as port:
+    with processes.reserved_port() as port:
         with contextlib.ExitStack() as first:
             server = first.enter_context(BadServer(published.data_dir, port=port))
             server.set(SHARDS, bad.throttled(4 * MB))
@@ -467,7 +467,7 @@ async def test_never_more_requests_at_once_than_allowed(published: Published, ou
         busy["most"] = max(busy["most"], busy["now"])
         try:
             await asyncio.sleep(0.02)
-            await exchange.answer(exchange.part())
+            await exchange.answer(exchange.right_answer())
         finally:
             busy["now"] -= 1
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.server.archive_server import ArchiveNode
-from tests.support.archives import Failing, archive, keep, parse_answer, pulled
+from tests.support.archives import CorruptAtEnd, parse_answer, pull_body, put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.payloads import random_bytes, sha256
 from tests.support.processes import origin
@@ -53,21 +53,21 @@ async def asked(url: str, method: str, path: str, body: bytes = b"") -> AsyncIte
 
 
 async def test_a_pull_that_breaks_off_ends_in_a_reset(tmp_path: Path) -> None:
-    store = Failing()
-    await keep(store, b"one", LARGE)
-    async with archive(tmp_path, store) as node:
-        async with asked(node.url, "POST", "/v1/pull", pulled([b"one", LARGE])) as answer:
+    store = CorruptAtEnd()
+    await put_blobs(store, b"one", LARGE)
+    async with running_archive(tmp_path, store) as node:
+        async with asked(node.url, "POST", "/v1/pull", pull_body([b"one", LARGE])) as answer:
             with pytest.raises(ConnectionResetError):
                 await answer.rest()
-        async with asked(node.url, "POST", "/v1/pull", pulled([b"one"])) as answer:
+        async with asked(node.url, "POST", "/v1/pull", pull_body([b"one"])) as answer:
             assert await answer.rest() == bytes.fromhex(sha256(b"one")) + b"one"
 
 
 async def test_a_whole_pull_ends_in_order_also_where_it_is_read_slowly(tmp_path: Path) -> None:
     store = BlobsInMemory()
-    await keep(store, LARGE)
-    async with archive(tmp_path, store) as node:
-        async with asked(node.url, "POST", "/v1/pull", pulled([LARGE])) as answer:
+    await put_blobs(store, LARGE)
+    async with running_archive(tmp_path, store) as node:
+        async with asked(node.url, "POST", "/v1/pull", pull_body([LARGE])) as answer:
             answer.reader._limit = 1 << 10  # type: ignore[attr-defined]  # so that little is read ahead
             found = bytearray()
             while some := await answer.reader.read(1 << 18):
@@ -80,10 +80,10 @@ async def test_the_end_of_a_node_cuts_a_pull_in_a_reset(
 ) -> None:
     monkeypatch.setattr("shardcast.server.application.SHUTDOWN_GRACE", 0.2)
     store = BlobsInMemory()
-    await keep(store, LARGE)
-    running = archive(tmp_path, store)
+    await put_blobs(store, LARGE)
+    running = running_archive(tmp_path, store)
     node: ArchiveNode = await running.__aenter__()
-    async with asked(node.url, "POST", "/v1/pull", pulled([LARGE])) as answer:
+    async with asked(node.url, "POST", "/v1/pull", pull_body([LARGE])) as answer:
         answer.writer.transport.pause_reading()  # type: ignore[attr-defined]
         await running.__aexit__(None, None, None)
         answer.writer.transport.resume_reading()  # type: ignore[attr-defined]

@@ -11,12 +11,12 @@ import pytest
 
 from shardcast.cli.exit_codes import USAGE
 from shardcast.nodes.origin import Origin
-from shardcast.server.application import application, listening_on_socket
+from shardcast.server.application import application, serve_on_socket
 from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads
-from tests.support.archives import until
-from tests.support.folders import StoredNode, fetch, receive
+from tests.support.archives import wait_until
+from tests.support.folders import StoredNode, receive_shards, receive_version
 from tests.support.payloads import random_bytes
 from tests.support.processes import run
 
@@ -41,16 +41,16 @@ async def test_a_feed_that_has_ended_counts_no_more(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "o", "127.0.0.1", 0) as origin, aiohttp.ClientSession() as web:
         async with web.get(f"{origin.url}/feed") as answer:
             await answer.content.readline()
-            assert origin.folders.events.feeds == 1
-        await until(lambda: origin.folders.events.feeds == 0)
+            assert origin.folders.events.open_feeds == 1
+        await wait_until(lambda: origin.folders.events.open_feeds == 0)
 
 
 async def test_a_shard_that_another_version_has_wrong_is_not_written_into(tmp_path: Path) -> None:
     node = StoredNode(tmp_path / "data")
     folders, data = node.start(), random_bytes(3 * payloads.SHARD, seed=1)
-    await fetch(folders, data, "v1")
+    await receive_version(folders, data, "v1")
     manifest = payloads.manifest(data, "v2")
-    opened = await folders.begin(2, LiveManifest.of(manifest))
+    opened = await folders.begin_version(2, LiveManifest.of(manifest))
     await asyncio.to_thread(opened.link_known)
     file = next(file for file in (node.root / "v1").iterdir() if "1.bin" in file.name)
     assert file.stat().st_nlink == 2
@@ -58,7 +58,7 @@ async def test_a_shard_that_another_version_has_wrong_is_not_written_into(tmp_pa
     inode = file.stat().st_ino
     file.chmod(0o600)
     file.write_bytes(wrong)
-    await receive(opened, manifest, data)
+    await receive_shards(opened, manifest, data)
     await opened.complete(manifest)
     assert (file.read_bytes(), file.stat().st_ino) == (wrong, inode)
     assert payloads.read_shards(node.root / "v2") == data
@@ -67,7 +67,7 @@ async def test_a_shard_that_another_version_has_wrong_is_not_written_into(tmp_pa
 async def test_the_socket_of_another_node_at_the_path_stays(tmp_path: Path) -> None:
     own = own_folder(tmp_path)
     own.mkdir()
-    async with listening_on_socket(application("node"), tmp_path):
+    async with serve_on_socket(application("node"), tmp_path):
         (own / "socket").unlink()
         other = socket.socket(socket.AF_UNIX)
         other.bind(str(own / "socket"))

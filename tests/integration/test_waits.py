@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.cli.waiting import TOLD_AFTER, tell_waits
+from shardcast.cli.waiting import NOTE_AFTER, note_waits
 from shardcast.concurrency import cancel
 from shardcast.nodes.client import Client
 from shardcast.transfer.limits import Limits
@@ -86,7 +86,7 @@ async def told_first(server: str, command: str, folder: Path) -> str:
     async with Client([server], folder) as client:
         tasks = [
             asyncio.ensure_future(carry_out(client)),
-            asyncio.ensure_future(tell_waits(client.waits, notes.put_nowait)),
+            asyncio.ensure_future(note_waits(client.waits, notes.put_nowait)),
         ]
         try:
             return await asyncio.wait_for(notes.get(), 30)
@@ -129,7 +129,7 @@ async def test_an_outage_in_mid_download_is_said(published: Published, tmp_path:
     with BadServer(published.data_dir) as server:
         server.set("/v1/shard_002.bin", bad.error(502))
         async with Client([server.url], limits=Limits(at_once=1)) as client:
-            telling = asyncio.ensure_future(tell_waits(client.waits, notes.append))
+            telling = asyncio.ensure_future(note_waits(client.waits, notes.append))
             getting = asyncio.ensure_future(client.download("v1", tmp_path / "got", transfers.append))
             while not notes:
                 await asyncio.sleep(0.05)
@@ -167,7 +167,7 @@ async def test_a_wait_is_told_once_and_again_when_it_is_long() -> None:
     time = Time(80.0, {})
     waits = Waits(time.clock)
     with waits.waiting(lambda: "the manifest"), pytest.raises(asyncio.CancelledError):
-        await tell_waits(waits, lambda text: notes.append((time.now, text)), time.sleep)
+        await note_waits(waits, lambda text: notes.append((time.now, text)), time.sleep)
     assert [at for at, _ in notes] == [2.0, 32.0, 62.0]
     assert notes[1][1] == "waiting for the manifest, for 32 s now"
 
@@ -176,8 +176,8 @@ async def test_short_waits_are_not_told() -> None:
     time, notes = Time(20.0, {}), list[str]()
     waits = Waits(time.clock)
     with waits.watching(lambda: Wait(time.now % 1.9, "a byte")), pytest.raises(asyncio.CancelledError):
-        await tell_waits(waits, notes.append, time.sleep)
-    assert TOLD_AFTER <= 3 and not notes
+        await note_waits(waits, notes.append, time.sleep)
+    assert NOTE_AFTER <= 3 and not notes
 
 
 def test_what_was_begun_last_is_what_holds_it_up() -> None:

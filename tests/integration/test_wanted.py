@@ -59,7 +59,7 @@ class Upstream:
 
     async def _answer(self, exchange: Exchange) -> None:
         number = int(exchange.path[-7:-4])
-        part = exchange.part()
+        part = exchange.right_answer()
         if exchange.method == "GET":
             self.asked.append(number)
             self.times[number] += 1
@@ -135,7 +135,7 @@ async def test_a_late_shard_that_is_waited_for_comes_before_earlier_ones(
         upstream.let(upstream.asked[0], SHARDS)  # one connection comes free
         assert await waiting == shard(SHARDS)
         assert upstream.asked[asked] == SHARDS
-        assert middle.folders.had("v1")[0] <= 2
+        assert middle.folders.verified_counts("v1")[0] <= 2
         upstream.free = True
         await until(lambda: middle.folders.complete_numbers, "the rest")
         assert payloads.read_shards(tmp_path / "m" / "v1") == DATA
@@ -170,8 +170,11 @@ async def test_who_waits_for_everything_neither_opens_everything_nor_forgets_the
         def look() -> bool:
             nonlocal most
             most = max(most, len(opened.landings))
-            here = opened.had | set(opened.landings)
-            hashed = next((number for number in range(1, SHARDS + 1) if number not in opened.had), SHARDS + 1)
+            here = opened.verified_shards | set(opened.landings)
+            hashed = next(
+                (number for number in range(1, SHARDS + 1) if number not in opened.verified_shards),
+                SHARDS + 1,
+            )
             begun.append(sum(number > hashed + LOOK_AHEAD for number in here))
             return not middle.folders.open_numbers
 
@@ -223,13 +226,13 @@ async def opened(tmp_path: Path) -> AsyncIterator[OpenVersion]:
     folders = VersionFolders(held)
     folders.load(True)
     made = manifest(random_bytes(10 * payloads.SHARD))
-    yield await folders.begin(1, LiveManifest.of(made))
+    yield await folders.begin_version(1, LiveManifest.of(made))
     held.close()
 
 
 async def wait_for(opened: OpenVersion, *numbers: int) -> None:
     """Wait for shards, in vain."""
-    waits = [asyncio.ensure_future(opened.arrival(number)) for number in numbers]
+    waits = [asyncio.ensure_future(opened.wait_for_shard(number)) for number in numbers]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     for one in waits:
@@ -241,23 +244,23 @@ async def test_shards_are_wanted_in_the_order_in_which_they_were_asked_for_and_o
     opened: OpenVersion,
 ) -> None:
     await wait_for(opened, 7, 3, 7, 9, 3)
-    assert [(await opened.wanted()).number for _ in range(3)] == [7, 3, 9]
+    assert [(await opened.next_wanted()).number for _ in range(3)] == [7, 3, 9]
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(opened.wanted(), 0.05)
+        await asyncio.wait_for(opened.next_wanted(), 0.05)
 
 
 async def test_what_is_not_in_the_manifest_is_not_wanted(opened: OpenVersion) -> None:
     await wait_for(opened, 0, -1, 11, 10**6, 10)
-    assert (await opened.wanted()).number == 10
+    assert (await opened.next_wanted()).number == 10
     with pytest.raises(asyncio.TimeoutError):
-        await asyncio.wait_for(opened.wanted(), 0.05)
+        await asyncio.wait_for(opened.next_wanted(), 0.05)
 
 
 async def test_what_is_arriving_is_not_wanted_again(opened: OpenVersion) -> None:
     landing = await opened.landing(opened.live.shards[3])
     try:
-        await asyncio.wait_for(opened.arrival(4), 5)
+        await asyncio.wait_for(opened.wait_for_shard(4), 5)
         with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(opened.wanted(), 0.05)
+            await asyncio.wait_for(opened.next_wanted(), 0.05)
     finally:
         landing.close()

@@ -30,8 +30,8 @@ from shardcast.errors import NodeFailed
 from shardcast.nodes.offline_withdrawal import withdraw_in
 from shardcast.nodes.origin import Origin
 from shardcast.protocol.feed import MAX_REASON, check_reason
-from shardcast.server.application import application, listening_on_socket
-from shardcast.server.routes.withdraw import add_withdraw
+from shardcast.server.application import application, serve_on_socket
+from shardcast.server.routes.withdraw import add_withdraw_routes
 from shardcast.store.data_dir import DataDir
 from tests.support import processes
 from tests.support.published import publish, random_bytes
@@ -66,7 +66,7 @@ def data_dir(tmp_path: Path) -> Path:
 async def versions(data_dir: Path) -> AsyncIterator[Versions]:
     """What is behind a door on that directory."""
     here = Versions()
-    async with listening_on_socket(application("node", partial(add_withdraw, versions=here)), data_dir):
+    async with serve_on_socket(application("node", partial(add_withdraw_routes, versions=here)), data_dir):
         yield here
 
 

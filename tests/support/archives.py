@@ -19,7 +19,9 @@ from tests.support.payloads import sha256
 
 
 @asynccontextmanager
-async def archive(own: Path, store: BlobStore | None = None, **settings: Any) -> AsyncIterator[ArchiveNode]:
+async def running_archive(
+    own: Path, store: BlobStore | None = None, **settings: Any
+) -> AsyncIterator[ArchiveNode]:
     """Run an archive on free ports of 127.0.0.1.
 
     Args:
@@ -49,11 +51,11 @@ class _InMemory:
         """Store the pushed blobs, and yield their keys."""
         async for key in self.blobs.digests():
             found = await self.blobs.read_small([key], self.blobs.max_bytes)
-            await keep(self._store, found[key])
+            await put_blobs(self._store, found[key])
             yield [key]
 
 
-class Failing(BlobsInMemory):
+class CorruptAtEnd(BlobsInMemory):
     """Store in memory whose blobs turn out to be damaged at their last byte."""
 
     @asynccontextmanager
@@ -62,9 +64,9 @@ class Failing(BlobsInMemory):
         async with super().open(digest) as reader:
             read, left = reader.read, reader.size
 
-            async def fail_at_the_end(most: int) -> bytes:
+            async def fail_at_the_end(max_bytes: int) -> bytes:
                 nonlocal left
-                data = await read(most)
+                data = await read(max_bytes)
                 left -= len(data)
                 if not left:
                     raise BlobCorrupt("it was changed")
@@ -83,7 +85,7 @@ async def http() -> AsyncIterator[aiohttp.ClientSession]:
         yield session
 
 
-async def keep(store: BlobStore, *blobs: bytes) -> list[str]:
+async def put_blobs(store: BlobStore, *blobs: bytes) -> list[str]:
     """Store blobs, and return their digests."""
     for blob in blobs:
         async with store.put() as writer:
@@ -92,12 +94,12 @@ async def keep(store: BlobStore, *blobs: bytes) -> list[str]:
     return [sha256(blob) for blob in blobs]
 
 
-def pushed(blobs: Iterable[bytes]) -> bytes:
+def push_body(blobs: Iterable[bytes]) -> bytes:
     """Return the body of a push."""
     return b"".join(write_length(len(blob)) + blob for blob in blobs)
 
 
-def pulled(blobs: Iterable[bytes]) -> bytes:
+def pull_body(blobs: Iterable[bytes]) -> bytes:
     """Return the body of a pull."""
     return write_pull((sha256(blob), len(blob)) for blob in blobs)
 
@@ -114,7 +116,7 @@ def parse_answer(body: bytes, lengths: dict[str, int]) -> list[tuple[str, bytes]
     return found
 
 
-async def until(condition: Any, seconds: float = 30) -> None:
+async def wait_until(condition: Any, seconds: float = 30) -> None:
     """Wait until ``condition()`` is true, at most ``seconds``."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

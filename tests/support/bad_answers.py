@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 
-from tests.support.bad_servers import CHUNK, Behaviour, Exchange, Part
+from tests.support.bad_servers import CHUNK, Behaviour, Exchange, RightAnswer
 
 HTML = b"<!doctype html><html><head><title>Welcome</title></head><body>Please log in.</body></html>\n"
 
@@ -16,7 +16,7 @@ def good() -> Behaviour:
     """Answer as a static web server does."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(exchange.part())
+        await exchange.answer(exchange.right_answer())
 
     return behave
 
@@ -25,7 +25,7 @@ def flipped(offset: int) -> Behaviour:
     """Flip a byte at ``offset`` of the file, whichever part of the file is requested."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         body = bytearray(part.body)
         if part.has_content and 0 <= offset - part.start < len(body):
             body[offset - part.start] ^= 0xFF
@@ -39,7 +39,7 @@ def cut(after: int) -> Behaviour:
     """Close the connection after ``after`` bytes of the body, before the announced length."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         exchange.close()
         await exchange.start(part.status, len(part.body), part.headers)
         await exchange.body(part.body[:after])
@@ -61,7 +61,7 @@ def _resized(change: Callable[[bytes], bytes]) -> Behaviour:
     """Answer a changed body, with a Content-Length and a Content-Range that fit it."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         if not part.has_content:
             await exchange.answer(part)
             return
@@ -81,7 +81,7 @@ def claims(more: int) -> Behaviour:
     """Announce a Content-Length ``more`` bytes larger than the body, or smaller where negative."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         if more > 0:
             exchange.close()
         await exchange.start(part.status, max(0, len(part.body) + more), part.headers)
@@ -94,7 +94,9 @@ def redirect_loop() -> Behaviour:
     """Redirect every request to its own URL."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(Part(302, b"", headers={"Location": exchange.server.url + exchange.path}))
+        await exchange.answer(
+            RightAnswer(302, b"", headers={"Location": exchange.server.url + exchange.path})
+        )
 
     return behave
 
@@ -103,7 +105,7 @@ def redirect(to: str) -> Behaviour:
     """Redirect to the same path of another server."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(Part(302, b"", headers={"Location": to + exchange.path}))
+        await exchange.answer(RightAnswer(302, b"", headers={"Location": to + exchange.path}))
 
     return behave
 
@@ -112,7 +114,7 @@ def replaced(body: bytes, content_type: str = "text/plain") -> Behaviour:
     """Answer ``body`` with 200, whatever was requested."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(Part(200, body, headers={"Content-Type": content_type}))
+        await exchange.answer(RightAnswer(200, body, headers={"Content-Type": content_type}))
 
     return behave
 
@@ -126,7 +128,7 @@ def trickle(every: float = 1.0) -> Behaviour:
     """Send the right bytes, one every ``every`` seconds."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         await exchange.start(part.status, len(part.body), part.headers)
         for byte in part.body:
             await exchange.body(bytes([byte]))
@@ -142,7 +144,7 @@ def throttled(rate: float) -> Behaviour:
     async def behave(exchange: Exchange) -> None:
         nonlocal free_at
         loop = asyncio.get_running_loop()
-        part = exchange.part()
+        part = exchange.right_answer()
         await exchange.start(part.status, len(part.body), part.headers)
         for begin in range(0, len(part.body), CHUNK):
             chunk = part.body[begin : begin + CHUNK]
@@ -157,10 +159,10 @@ def stall(after: int) -> Behaviour:
     """Send ``after`` bytes of the body, then nothing, and leave the connection open."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         await exchange.start(part.status, len(part.body), part.headers)
         await exchange.body(part.body[:after])
-        await exchange.hold()
+        await exchange.wait_for_disconnect()
 
     return behave
 
@@ -169,7 +171,7 @@ def silent() -> Behaviour:
     """Read the request and never answer."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.hold()
+        await exchange.wait_for_disconnect()
 
     return behave
 
@@ -180,7 +182,7 @@ def gate(opened: threading.Event) -> Behaviour:
     async def behave(exchange: Exchange) -> None:
         while not opened.is_set():
             await asyncio.sleep(0.02)
-        await exchange.answer(exchange.part())
+        await exchange.answer(exchange.right_answer())
 
     return behave
 
@@ -220,7 +222,7 @@ def error(status: int = 500, retry_after: int | None = None, node: str | None = 
     headers |= {} if node is None else {"Shardcast-Node": node}
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(Part(status, b"no\n", headers=headers))
+        await exchange.answer(RightAnswer(status, b"no\n", headers=headers))
 
     return behave
 
@@ -253,7 +255,7 @@ def huge_headers(size: int = 4 * 1024 * 1024) -> Behaviour:
     """Send the right body behind headers of ``size`` bytes."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         padding = {f"X-Padding-{i}": "a" * 1000 for i in range(size // 1000)}
         await exchange.start(part.status, len(part.body), {**part.headers, **padding})
         await exchange.body(part.body)
@@ -265,7 +267,7 @@ def chunked() -> Behaviour:
     """Send the right bytes in chunked transfer coding, as a proxy may pass them on."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         await exchange.start(part.status, None, {**part.headers, "Transfer-Encoding": "chunked"})
         for begin in range(0, len(part.body), CHUNK):
             chunk = part.body[begin : begin + CHUNK]
@@ -279,7 +281,7 @@ def ignores_range() -> Behaviour:
     """Send the whole file with 200, also where a part was requested."""
 
     async def behave(exchange: Exchange) -> None:
-        await exchange.answer(exchange.part(ranges=False))
+        await exchange.answer(exchange.right_answer(ranges=False))
 
     return behave
 
@@ -288,14 +290,14 @@ def wrong_range(shift: int = 1000) -> Behaviour:
     """Send another part than the requested one, under a Content-Range that says so."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part(ranges=False)
+        part = exchange.right_answer(ranges=False)
         if not part.has_content:
             await exchange.answer(part)
             return
-        requested = exchange.part(ranges=True)
+        requested = exchange.right_answer(ranges=True)
         start = min(requested.start + shift, part.total - 1)
         headers = {"Content-Range": f"bytes {start}-{part.total - 1}/{part.total}"}
-        await exchange.answer(Part(206, part.body[start:], headers=headers))
+        await exchange.answer(RightAnswer(206, part.body[start:], headers=headers))
 
     return behave
 
@@ -304,7 +306,7 @@ def gzip_lie() -> Behaviour:
     """Send the right bytes under ``Content-Encoding: gzip``, without compressing them."""
 
     async def behave(exchange: Exchange) -> None:
-        part = exchange.part()
+        part = exchange.right_answer()
         await exchange.start(part.status, len(part.body), {**part.headers, "Content-Encoding": "gzip"})
         await exchange.body(part.body)
 

@@ -23,7 +23,7 @@ CHUNK = 16 * 1024
 
 
 @dataclass(frozen=True)
-class Part:
+class RightAnswer:
     """The right answer to a request, from which a behaviour makes a wrong one."""
 
     status: int
@@ -50,31 +50,31 @@ class Exchange:
     writer: asyncio.StreamWriter
     keeps_open: bool = True
 
-    def part(self, ranges: bool | None = None) -> Part:
+    def right_answer(self, ranges: bool | None = None) -> RightAnswer:
         """Return the requested bytes, as a static web server answers."""
         content = self.server.content(self.path)
         if content is None:
-            return Part(404, b"not found\n")
+            return RightAnswer(404, b"not found\n")
         headers: dict[str, str] = {}
         if self.server.etags:
             # As nginx does it: a tag that is no digest, and If-Match taken seriously.
             headers["ETag"] = f'"{len(content):x}-5f3c"'
             if self.headers.get("if-match", headers["ETag"]) not in (headers["ETag"], "*"):
-                return Part(412, b"")
+                return RightAnswer(412, b"")
         ranges = self.server.ranges if ranges is None else ranges
         if ranges:
             headers["Accept-Ranges"] = "bytes"
         requested = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("range", "")) if ranges else None
         if requested is None or requested[0] == "bytes=-":
-            return Part(200, content, 0, len(content), headers)
+            return RightAnswer(200, content, 0, len(content), headers)
         if requested[1]:
             start, stop = int(requested[1]), min(int(requested[2] or len(content)) + 1, len(content))
         else:
             start, stop = max(0, len(content) - int(requested[2])), len(content)
         if start >= stop:
-            return Part(416, b"", headers={"Content-Range": f"bytes */{len(content)}"})
+            return RightAnswer(416, b"", headers={"Content-Range": f"bytes */{len(content)}"})
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(content)}"
-        return Part(206, content[start:stop], start, len(content), headers)
+        return RightAnswer(206, content[start:stop], start, len(content), headers)
 
     async def start(self, status: int, length: int | None, headers: Mapping[str, str] | None = None) -> None:
         """Send the status line and the headers; without ``length`` the body ends with the connection."""
@@ -101,12 +101,12 @@ class Exchange:
         if self.method != "HEAD":
             await self.send(data)
 
-    async def answer(self, part: Part) -> None:
+    async def answer(self, part: RightAnswer) -> None:
         """Send an answer, with its right length."""
         await self.start(part.status, len(part.body), part.headers)
         await self.body(part.body)
 
-    async def hold(self) -> None:
+    async def wait_for_disconnect(self) -> None:
         """Send nothing more until the client leaves."""
         self.keeps_open = False
         while await self.reader.read(CHUNK):
@@ -278,7 +278,7 @@ class BadServer:
         await _pass_over_body(reader, headers)
         self.requests[path] += 1
         behaviour = next((b for p, b in self._behaviours if fnmatch.fnmatchcase(path, p)), None)
-        await (behaviour(exchange) if behaviour else exchange.answer(exchange.part()))
+        await (behaviour(exchange) if behaviour else exchange.answer(exchange.right_answer()))
         return exchange.keeps_open
 
 

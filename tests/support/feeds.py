@@ -12,15 +12,15 @@ from shardcast.protocol.feed import COMPLETE, Event, Hello, UpTo
 from shardcast.protocol.wire import NDJSON
 from tests.support.bad_servers import BadServer, Behaviour, Exchange
 
-Later = tuple[threading.Event, Event]
+Trigger = tuple[threading.Event, Event]
 """Once a test sets the first, the second is told."""
 
 
-def telling(
+def feed_behaviour(
     hello: Hello,
     listings: Sequence[Listing],
     *more: Event,
-    later: Later | None = None,
+    later: Trigger | None = None,
 ) -> Behaviour:
     """Return the behaviour of a feed that sends versions as complete and stays open.
 
@@ -58,7 +58,7 @@ def origin_id(data_dir: Path) -> str:
 class FeedServer(BadServer):
     """Server of versions with a feed that the test decides."""
 
-    def tell(
+    def set_feed(
         self,
         origin: str | None,
         listings: Sequence[Listing],
@@ -66,10 +66,10 @@ class FeedServer(BadServer):
         distance: int = 0,
         chain: tuple[str, ...] | None = (),
         node: str = "bad0",
-        later: Later | None = None,
+        later: Trigger | None = None,
     ) -> FeedServer:
-        """Send this feed from now on, and return the server; see ``telling``."""
+        """Send this feed from now on, and return the server; see ``feed_behaviour``."""
         highest = max((one.number for one in listings), default=0)
         hello = Hello("feed", node, origin, distance, True, chain, False, highest)
-        self.set("/feed*", telling(hello, listings, *more, later=later))
+        self.set("/feed*", feed_behaviour(hello, listings, *more, later=later))
         return self

@@ -17,7 +17,7 @@ MANIFEST = payloads.manifest(DATA)
 
 
 @contextlib.contextmanager
-def filling(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]:
+def open_output(output: Path, manifest: Manifest = MANIFEST) -> Iterator[OutputFile]:
     """Open an output file, and close it at the end of the block."""
     opened = OutputFile(output, LiveManifest.of(manifest))
     try:
@@ -40,7 +40,7 @@ async def fill(
                     await landing.land(start, data[shard.offset + start : shard.offset + end])
                     fetched += end - start
             if landing.whole:
-                await opened.shelve(landing)
+                await opened.commit_shard(landing)
         finally:
             landing.close()
     return fetched

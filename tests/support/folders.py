@@ -30,13 +30,13 @@ class StoredNode:
     Attributes:
         root: the folder.
         clock: the clock of the version folders.
-        told: warnings of the last start.
+        warnings: warnings of the last start.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.clock = Clock()
-        self.told: list[str] = []
+        self.warnings: list[str] = []
         self._held: DataDir | None = None
 
     def start(
@@ -52,7 +52,7 @@ class StoredNode:
         folders = VersionFolders(self._held, keep, self.clock, max_bytes)
         if after_step:
             folders.after_step = after_step
-        self.told = folders.load(resume=role == "middle")
+        self.warnings = folders.load(resume=role == "middle")
         return folders
 
     def stop(self) -> None:
@@ -62,12 +62,14 @@ class StoredNode:
             self._held = None
 
     @property
-    def list(self) -> list[str]:
+    def listed(self) -> list[str]:
         """Versions in ``distribution.txt``."""
         return [line.partition(":")[0] for line in (self.root / "distribution.txt").read_text().splitlines()]
 
 
-async def receive(opened: OpenVersion, manifest: Manifest, data: bytes, shards: int | None = None) -> int:
+async def receive_shards(
+    opened: OpenVersion, manifest: Manifest, data: bytes, shards: int | None = None
+) -> int:
     """Land the missing bytes of the first ``shards``, as a transfer does, and return their number."""
     fetched = 0
     for shard in manifest.shards[:shards]:
@@ -76,13 +78,13 @@ async def receive(opened: OpenVersion, manifest: Manifest, data: bytes, shards: 
             for start, end in landing.missing():
                 await landing.land(start, data[shard.offset + start : shard.offset + end])
                 fetched += end - start
-            await opened.shelve(landing)
+            await opened.commit_shard(landing)
         finally:
             landing.close()
     return fetched
 
 
-async def fetch(
+async def receive_version(
     folders: VersionFolders,
     data: bytes,
     version: str,
@@ -94,15 +96,15 @@ async def fetch(
     manifest = payloads.manifest(data, version, shard_size, origin=origin)
     opened = folders.opened(int(version[1:]))
     if opened is None or opened.live.raw != manifest.raw:
-        opened = await folders.begin(int(version[1:]), LiveManifest.of(manifest))
-    fetched = await receive(opened, manifest, data)
+        opened = await folders.begin_version(int(version[1:]), LiveManifest.of(manifest))
+    fetched = await receive_shards(opened, manifest, data)
     await opened.complete(manifest)
     return fetched
 
 
-def told(folders: VersionFolders, since: int) -> list[str]:
+def events_since(folders: VersionFolders, since: int) -> list[str]:
     """Return the events since a number as the feed sends them: ``complete v1``."""
-    return list(map(_words, folders.events.since(since) or []))
+    return list(map(_words, folders.events.events_after(since) or []))
 
 
 def snapshot(folders: VersionFolders) -> list[str]:

@@ -52,7 +52,7 @@ class Answer:
         return json.loads(self.body)
 
 
-def ask(
+def request(
     port: int,
     method: str,
     path: str,
@@ -79,25 +79,25 @@ def ask(
 
 def listed(port: int, path: str, digests: list[str]) -> object:
     """Return the server's answer about a list of checksums."""
-    answer = ask(port, "GET", path, json.dumps(digests).encode())
+    answer = request(port, "GET", path, json.dumps(digests).encode())
     assert answer.status == 200, answer
     return answer.json()
 
 
-class Later:
+class BackgroundRequest:
     """A request that runs in a thread."""
 
     def __init__(self, port: int, method: str, path: str, body: bytes | None = None) -> None:
         self._answer: Answer | None = None
 
         def work() -> None:
-            self._answer = ask(port, method, path, body)
+            self._answer = request(port, method, path, body)
 
         self._thread = threading.Thread(target=work, daemon=True)
         self._thread.start()
 
     @property
-    def under_way(self) -> bool:
+    def running(self) -> bool:
         """Whether the answer has not come yet."""
         return self._thread.is_alive()
 
@@ -113,7 +113,7 @@ class Ended:
     """End of a server's process: exit code and output."""
 
     code: int
-    said: str
+    output: str
 
 
 @contextlib.contextmanager
@@ -150,14 +150,14 @@ class Running:
 
     process: subprocess.Popen[str]
     port: int = 0
-    said: str = ""
+    output: str = ""
     up: threading.Event = field(default_factory=threading.Event)
 
     def read(self) -> None:
         """Read the output until it ends; the thread's function."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            self.said += line
+            self.output += line
             if found := _UP.search(line):
                 self.port = int(found[1])
                 self.up.set()
@@ -167,20 +167,20 @@ class Running:
         """Wait until the process has ended."""
         code = self.process.wait(timeout)
         self.up.wait(5)
-        return Ended(code, self.said)
+        return Ended(code, self.output)
 
 
-def ours(*words: str) -> list[str]:
+def our_command(*words: str) -> list[str]:
     """Return the command that starts our hash server."""
     return processes.command("store", "serve", *words)
 
 
-def theirs(folder: Path, *words: str) -> list[str]:
+def hashserver_command(folder: Path, *words: str) -> list[str]:
     """Return the command that starts hashserver from its folder."""
     return [sys.executable, "-I", "-c", HASHSERVER, str(folder), *words]
 
 
-def wait(condition: object, what: str, timeout: float = 20) -> None:
+def wait_until(condition: object, what: str, timeout: float = 20) -> None:
     """Wait until ``condition()`` is true, at most ``timeout`` seconds."""
     assert callable(condition)
     deadline = time.monotonic() + timeout

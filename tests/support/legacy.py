@@ -67,7 +67,7 @@ broadcast, and none of its commands tells which port 0 became."""
 DIRECTLY = {"no_proxy": "127.0.0.1,localhost", "NO_PROXY": "127.0.0.1,localhost"}
 
 
-def peer_folder(name: str) -> Path:
+def installed_peer(name: str) -> Path:
     """Return the folder of a published peer, installed if it is missing; skip where it can't be had."""
     peers = [sys.executable, str(ROOT / "scripts" / "peers")]
     made = subprocess.run(
@@ -158,7 +158,7 @@ class OldShardcast:
 @pytest.fixture(scope="session")
 def old() -> OldShardcast:
     """Return shardcast 0.1.0, whose protocol ours keeps."""
-    return OldShardcast(peer_folder("shardcast-0.1.0"))
+    return OldShardcast(installed_peer("shardcast-0.1.0"))
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +168,7 @@ def newer_old() -> OldShardcast:
     if not all(shutil.which(tool, path="/bin:/usr/bin") for tool in ("which", "wget")):
         pytest.skip("shardcast 0.3.2's client needs wget in /usr/bin")
     # It measures a server through a file of a fixed name in /tmp.
-    return OldShardcast(peer_folder("shardcast-0.3.2"), one_client_at_a_time=True)
+    return OldShardcast(installed_peer("shardcast-0.3.2"), one_client_at_a_time=True)
 
 
 def get(url: str, path: str = "") -> tuple[int, bytes]:
@@ -206,29 +206,29 @@ class PlainServer:
     Attributes:
         url: base URL.
         lists: answers to the next requests of ``distribution.txt``.
-        steady: the answer when ``lists`` is used up; None for the file itself.
-        asked: every requested path, in order.
+        default_list: the answer when ``lists`` is used up; None for the file itself.
+        requested: every requested path, in order.
     """
 
     url: str = ""
     lists: list[bytes] = field(default_factory=list)
-    steady: bytes | None = None
-    asked: list[str] = field(default_factory=list)
+    default_list: bytes | None = None
+    requested: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def readings(self) -> int:
+    def list_requests(self) -> int:
         """Number of requests of the list."""
         with self._lock:
-            return self.asked.count("/distribution.txt")
+            return self.requested.count("/distribution.txt")
 
     def falsified(self, path: str) -> bytes | None:
         """Note the request of a path, and return the body to answer with instead of the file's."""
         with self._lock:
-            self.asked.append(path)
+            self.requested.append(path)
             if path != "/distribution.txt":
                 return None
-            return self.lists.pop(0) if self.lists else self.steady
+            return self.lists.pop(0) if self.lists else self.default_list
 
 
 class _PlainHandler(SimpleHTTPRequestHandler):

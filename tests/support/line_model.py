@@ -10,7 +10,7 @@ from shardcast.policy.authority import ServerView
 from shardcast.policy.line_tracker import LineTracker
 from shardcast.policy.standing import LineMemory, Standing
 from shardcast.protocol.distribution import Listing, Withdrawal
-from shardcast.protocol.feed import Hello, Place
+from shardcast.protocol.feed import Hello, Position
 
 TICK = 0.5
 """Seconds between two looks of each node."""
@@ -114,8 +114,8 @@ class Node(Server):
     Attributes:
         upstreams: names of its servers, in order.
         keep: number of versions that it keeps.
-        here: versions that it has and lists, by number.
-        aside: versions of lines that it left.
+        local: versions that it has and lists, by number.
+        put_aside: versions of lines that it left.
         standing: its conclusions at the last look.
         changes: origin ids of the lines that it changed over to.
     """
@@ -124,12 +124,12 @@ class Node(Server):
     keep: int = 5
     seed: int = 0
     memory: LineMemory = field(default_factory=LineMemory)
-    here: dict[int, Listing] = field(default_factory=dict)
-    aside: list[Listing] = field(default_factory=list)
+    local: dict[int, Listing] = field(default_factory=dict)
+    put_aside: list[Listing] = field(default_factory=list)
     standing: Standing | None = None
     changes: list[str | None] = field(default_factory=list)
     tracker: LineTracker | None = None
-    heard: dict[str, float] = field(default_factory=dict)
+    last_heard: dict[str, float] = field(default_factory=dict)
     connections: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -141,27 +141,27 @@ class Node(Server):
         """Start, or start again with only what is on the disk."""
         self.alive, self.standing = True, None
         self.run += 1
-        self.heard = {}
+        self.last_heard = {}
         self.tracker = LineTracker(self.node_id, self.memory, now, Random(self.seed + self.run))
 
     def view(self) -> ServerView:
         """Return the versions and the hello that the node sends to those below."""
         standing = self.standing
-        place = standing.place if standing else Place(self.memory.origin, silent=True)
+        place = standing.place if standing else Position(self.memory.origin, silent=True)
         firm = standing.firm if standing else frozenset[int]()
         place = replace(place, silent=place.silent or not self.provisional <= firm)
         hello = place.hello("feed", self.node_id, True)
         known = standing.listed if standing and self.alive else {}
         return ServerView(
             self.name, self.alive and standing is not None, not self.alive, None, hello, self.run,
-            dict(self.here), {n: version for n, version in known.items() if n not in self.here}, frozenset(),
-            dict(self.memory.withdrawn),
+            dict(self.local), {n: version for n, version in known.items() if n not in self.local},
+            frozenset(), dict(self.memory.withdrawn),
         )  # fmt: skip
 
     @property
     def provisional(self) -> set[int]:
         """Numbers of the versions whose digest no authority has confirmed."""
-        return {n for n, version in self.here.items() if self.memory.digests.get(n) != version.digest}
+        return {n for n, version in self.local.items() if self.memory.digests.get(n) != version.digest}
 
     def look(self, now: float, servers: dict[str, Server]) -> None:
         """Look at the servers, and do what a middle does then."""
@@ -169,15 +169,15 @@ class Node(Server):
         views = []
         for name in self.upstreams:
             seen = servers[name].view()
-            if seen.told:
-                self.heard[name] = now
+            if seen.list_known:
+                self.last_heard[name] = now
             reading = seen.reading * 1000 + self.connections.get(name, 0)
             views.append(
                 ServerView(
                     name,
-                    seen.told,
+                    seen.list_known,
                     seen.failed,
-                    self.heard.get(name),
+                    self.last_heard.get(name),
                     seen.hello,
                     reading,
                     seen.complete,
@@ -192,34 +192,34 @@ class Node(Server):
         if standing.change:
             self._change_over(now)
             return
-        self.memory.learn(standing)
+        self.memory.remember(standing)
         for number, withdrawal in standing.withdrawals.items():
-            if number in self.here and self.here[number].digest == withdrawal.digest:
-                del self.here[number]
+            if number in self.local and self.local[number].digest == withdrawal.digest:
+                del self.local[number]
         for number in self.provisional:
             counts = standing.listed.get(number)
-            if (counts and counts.digest != self.here[number].digest) or (not counts and standing.settled):
-                del self.here[number]
+            if (counts and counts.digest != self.local[number].digest) or (not counts and standing.settled):
+                del self.local[number]
         for number in sorted(standing.listed)[-self.keep :]:
             servers_having = standing.group.complete.get(number, ())
-            if number not in self.here and any(name != self.name for name in servers_having):
-                self.here[number] = standing.listed[number]
-        for kind in (set(self.here) - self.provisional, self.provisional):
+            if number not in self.local and any(name != self.name for name in servers_having):
+                self.local[number] = standing.listed[number]
+        for kind in (set(self.local) - self.provisional, self.provisional):
             for number in sorted(kind)[: -self.keep]:
-                del self.here[number]
+                del self.local[number]
 
     def _change_over(self, now: float) -> None:
         """Change over to another line, and put the versions of the old one aside."""
         assert self.tracker and self.standing and self.standing.change
         change, left = self.standing.change, self.memory.origin
         stays = {
-            n: version for n, version in self.here.items()
+            n: version for n, version in self.local.items()
             if change.origin == left and n in change.listed and change.listed[n].digest == version.digest
         }  # fmt: skip
-        self.aside += [version for n, version in self.here.items() if n not in stays]
-        self.here = stays
+        self.put_aside += [version for n, version in self.local.items() if n not in stays]
+        self.local = stays
         self.memory.change(change)
-        self.tracker.changed(now, left)
+        self.tracker.change_line(now, left)
         self.changes.append(change.origin)
 
 

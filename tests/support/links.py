@@ -48,7 +48,7 @@ class Port:
 
 
 @dataclass
-class Asked:
+class ShardRequest:
     """A request for bytes of a shard.
 
     Attributes:
@@ -85,17 +85,17 @@ class Links:
 
     Attributes:
         rate: bytes a second of each answer with bytes of a shard.
-        asked: requests for shards, in order.
+        requests: requests for shards, in order.
     """
 
     rate: float
-    asked: list[Asked] = field(default_factory=list)
+    requests: list[ShardRequest] = field(default_factory=list)
     _links: list[_Link] = field(default_factory=list)
     _connections: Counter[str] = field(default_factory=Counter)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _failures: list[BaseException] = field(default_factory=list)
 
-    def lay(self, reader: str, server: str, to: Port) -> str:
+    def add(self, reader: str, server: str, to: Port) -> str:
         """Make a link from a node to one of its servers, which listens at ``to``.
 
         Returns:
@@ -113,7 +113,7 @@ class Links:
         """Refuse new connections to a server that is about to end; open ones live as long as it does."""
         self._run(self._close(server))
 
-    def settle(self, reader: str | None = None) -> None:
+    def wait_until_recorded(self, reader: str | None = None) -> None:
         """Wait until all requests are recorded.
 
         Args:
@@ -259,8 +259,8 @@ class Links:
         assert path, f"another request on a connection for shards: {text}"
         part = re.search(r"\r\nRange: bytes=([0-9]+)-([0-9]+)\r\n", text)
         start, end = (int(part[1]), int(part[2]) + 1) if part else (0, None)
-        shard_request = Asked(link.reader, int(path[1]), int(path[2]), start, end)
-        self.asked.append(shard_request)
+        shard_request = ShardRequest(link.reader, int(path[1]), int(path[2]), start, end)
+        self.requests.append(shard_request)
         server.write(request)
         head = await answers.readuntil(b"\r\n\r\n")
         writer.write(head)

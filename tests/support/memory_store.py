@@ -41,9 +41,9 @@ class BlobsInMemory:
             raise BlobMissing(f"{digest} is not here")
         yield BytesReader(blob)
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         found = ((digest, self._blobs.get(digest)) for digest in digests)
-        return {digest: blob for digest, blob in found if blob is not None and len(blob) <= most}
+        return {digest: blob for digest, blob in found if blob is not None and len(blob) <= max_size}
 
     @asynccontextmanager
     async def put(self, digest: str | None = None) -> AsyncIterator[_Writer]:
@@ -62,7 +62,7 @@ class BlobsInMemory:
         for digest in list(self._blobs):
             yield digest
 
-    def take(self, count: int) -> None:
+    def reserve(self, count: int) -> None:
         """Reserve bytes for a blob that is being put.
 
         Raises:
@@ -89,8 +89,8 @@ class BytesReader:
         self.span: Span | None = None
         self._rest = memoryview(blob)
 
-    async def read(self, most: int) -> bytes:
-        part, self._rest = self._rest[:most], self._rest[most:]
+    async def read(self, max_bytes: int) -> bytes:
+        part, self._rest = self._rest[:max_bytes], self._rest[max_bytes:]
         return bytes(part)
 
 
@@ -109,7 +109,7 @@ class _Writer:
         self._parts: list[bytes] = []
 
     async def write(self, data: bytes | memoryview, /) -> None:
-        self._store.take(len(data))
+        self._store.reserve(len(data))
         self.taken += len(data)
         self._hasher.update(data)
         self._parts.append(bytes(data))

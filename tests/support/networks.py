@@ -133,7 +133,7 @@ class Network:
         assert max(passed.values()) < 1_000_000, f"the links were not down: {passed} bytes came"
         self.bring_up(*hosts)
 
-    def swallow(self, host: str) -> None:
+    def drop_packets(self, host: str) -> None:
         """Drop every packet to a host without a sign.
 
         Its link and all others stay up, and all hosts go on knowing its hardware address.
@@ -145,7 +145,7 @@ class Network:
                 self._ip_at(other, *at, "nud", "permanent")
         self._set_state(host, BLOCKED)
 
-    def let_pass(self, host: str) -> None:
+    def pass_packets(self, host: str) -> None:
         """Pass the packets to a host again."""
         self._set_state(host, FORWARDING)
 
@@ -209,7 +209,7 @@ def check() -> None:
     """
     try:
         with network(one=1.0, other=None) as tried:
-            tried.swallow("one")
+            tried.drop_packets("one")
             tried.received("one")
     except (AssertionError, OSError) as error:
         raise Unavailable(str(error)) from error

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support import processes
-from tests.support.legacy import peer_folder
+from tests.support.legacy import installed_peer
 
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
@@ -23,7 +23,7 @@ def static(data_dir: Path) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def before(upstream: str, place: Path, settings: str = "") -> Iterator[str]:
+def proxy(upstream: str, place: Path, settings: str = "") -> Iterator[str]:
     """Run nginx as a proxy with its defaults, and yield its URL.
 
     Those are HTTP/1.0 to the upstream, a connection a request, answers buffered.
@@ -40,8 +40,8 @@ def before(upstream: str, place: Path, settings: str = "") -> Iterator[str]:
 @contextlib.contextmanager
 def _running(place: Path, server: str) -> Iterator[str]:
     """Run nginx with a ``server`` block, and yield its URL."""
-    program = peer_folder("nginx") / "bin" / "nginx"
-    with processes.own_port() as port:
+    program = installed_peer("nginx") / "bin" / "nginx"
+    with processes.reserved_port() as port:
         place.mkdir()
         settings, log = place / "nginx.conf", place / "error.log"
         temporary = " ".join(f"{kind}_temp_path {place}/{kind};" for kind in _TEMPORARY)

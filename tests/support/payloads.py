@@ -10,7 +10,7 @@ from pathlib import Path
 from blake3 import blake3
 from hypothesis import HealthCheck, settings
 
-from shardcast.protocol.manifest import Header, Manifest, Shard, complete
+from shardcast.protocol.manifest import Header, Manifest, Shard, build_manifest
 from shardcast.store.versions import VersionFolders
 
 PIECE = 4096
@@ -62,7 +62,7 @@ def manifest(
 ) -> Manifest:
     """Return the manifest of a payload."""
     header = Header(version, origin, name, "file", len(data), shard_size, piece_size, created=1.5)
-    return complete(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
+    return build_manifest(header, shards(cut(data, shard_size), piece_size), {"sha256": sha256(data)})
 
 
 async def publish(

@@ -151,7 +151,7 @@ def middle(
 
 
 @contextlib.contextmanager
-def own_port() -> Iterator[int]:
+def reserved_port() -> Iterator[int]:
     """Reserve a port of this machine for the block, whether a process listens there or not.
 
     For a node whose port must be known before it runs, or be the same one after a restart.
@@ -163,7 +163,7 @@ def own_port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def marked(mark: str) -> set[int]:
+def processes_with_mark(mark: str) -> set[int]:
     """Return the processes that have a mark in their environment, which their children inherit."""
     found = set()
     for entry in Path("/proc").iterdir():

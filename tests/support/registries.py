@@ -80,7 +80,7 @@ def _standing_in(modules: dict[str, types.ModuleType]) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def datajoint() -> Iterator[DataJoint]:
     """Import DataJoint 2.0.0; skip where it can't be had."""
-    folder = legacy.peer_folder("datajoint")
+    folder = legacy.installed_peer("datajoint")
     with _standing_in(_stand_ins(folder)), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it has no configuration file
         names = ("hash_registry", "settings", "gc", "errors")

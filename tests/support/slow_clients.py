@@ -21,7 +21,7 @@ from shardcast.server.watch import Watch
 
 QUICK = {"head_seconds": 0.5, "idle_seconds": 0.5, "body_seconds": 0.5, "reader_seconds": 0.5}
 """Bounds as short as a test wants them."""
-MOST_UNSENT = 192 << 10
+MAX_UNSENT = 192 << 10
 """Bytes of answers that one connection may hold in memory."""
 _TRICKLE = 0.02
 _SMALL = 4096
@@ -53,12 +53,12 @@ class Listener:
     Attributes:
         app: the application.
         address: address of its socket; a path where it is a Unix socket.
-        seen: addresses of all clients that ever connected.
+        connected_addresses: addresses of all clients that ever connected.
     """
 
     app: web.Application
     address: tuple[str, int] | str
-    seen: set[object]
+    connected_addresses: set[object]
 
     @property
     def routes(self) -> set[Route]:
@@ -86,7 +86,7 @@ class Listener:
         return client, client.getsockname()
 
 
-def recorded(applications: list[web.Application]) -> object:
+def recording_application(applications: list[web.Application]) -> object:
     """Return an ``application`` that uses quick bounds and adds itself to ``applications``."""
 
     def make(node_id: str, *doors: Callable[[web.Application], None], **settings: object) -> web.Application:

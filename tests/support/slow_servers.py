@@ -149,12 +149,12 @@ class SlowServer:
 
     Attributes:
         url: base URL.
-        asked: number of requests for a slow path.
+        slow_requests: number of requests for a slow path.
     """
 
     def __init__(self, way: Way, slow: str, reply: Reply, unix: Path | None = None) -> None:
         self.url = ""
-        self.asked = 0
+        self.slow_requests = 0
         self._way = way
         self._slow = slow
         self._reply = reply
@@ -189,7 +189,7 @@ class SlowServer:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
                 path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
                 if path.startswith(self._slow):
-                    self.asked += 1
+                    self.slow_requests += 1
                     await self._way(send, self._reply)
                 await send(NOT_FOUND.head)
         except asyncio.CancelledError:

@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from shardcast.blobs.directory.layout import MARKER, OWN, SUFFIXES
+from shardcast.blobs.directory.layout import MARKER, OWN_FOLDER, SUFFIXES
 from tests.support.payloads import sha256
 from tests.support.processes import environment
 
@@ -42,10 +42,10 @@ def damage(file: Path, position: int = 0) -> bytes:
     return bytes(data)
 
 
-def random_blobs(seed: int, count: int, most: int = 3000) -> list[bytes]:
-    """Return ``count`` blobs of 1 to ``most`` bytes."""
+def random_blobs(seed: int, count: int, max_size: int = 3000) -> list[bytes]:
+    """Return ``count`` blobs of 1 to ``max_size`` bytes."""
     rng = random.Random(seed)
-    return [rng.randbytes(rng.randint(1, most)) for _ in range(count)]
+    return [rng.randbytes(rng.randint(1, max_size)) for _ in range(count)]
 
 
 _MANY = """
@@ -97,7 +97,12 @@ def assert_refused(cases: list[tuple[list[str], int, str]], names: dict[str, obj
 
 def content(root: Path) -> dict[str, bytes]:
     """Return the blobs of a store by their names; compressed ones by their whole names."""
-    files = (Path(folder) / name for folder, _, names in os.walk(root) for name in names if OWN not in folder)
+    files = (
+        Path(folder) / name
+        for folder, _, names in os.walk(root)
+        for name in names
+        if OWN_FOLDER not in folder
+    )
     suffixes = ("", *SUFFIXES.values())
     return {
         file.name: file.read_bytes() for file in files if file.name[64:] in suffixes and len(file.name) >= 64

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 
 from shardcast.blobs.interface import BlobStore, BlobWriter
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, UsageError
-from shardcast.store.file_errors import Search
+from shardcast.store.file_errors import BlobSearch
 from shardcast.store.interfaces import BlobReader
 
 
@@ -36,12 +36,12 @@ class BlobUnion:
         self._stores = tuple(stores)
 
     async def size(self, digest: str) -> int | None:
-        search = Search()
+        search = BlobSearch()
         for store in self._stores:
             try:
                 size = await store.size(digest)
             except LocalDiskError as error:
-                search.met(error)
+                search.add_error(error)
                 continue
             if size is not None:
                 return size
@@ -50,7 +50,7 @@ class BlobUnion:
 
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BlobReader]:
-        search, corrupt = Search(), None
+        search, corrupt = BlobSearch(), None
         async with AsyncExitStack() as stack:
             for store in self._stores:
                 try:
@@ -61,24 +61,24 @@ class BlobUnion:
                     corrupt = corrupt or error
                     continue
                 except LocalDiskError as error:
-                    search.met(error)
+                    search.add_error(error)
                     continue
                 yield reader
                 return
         search.check()
         raise corrupt or BlobMissing(f"{digest} is in none of {len(self._stores)} stores")
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}
-        search = Search()
+        search = BlobSearch()
         for store in self._stores:
             missing = [digest for digest in digests if digest not in found]
             if not missing:
                 return found
             try:
-                found |= await store.read_small(missing, most)
+                found |= await store.read_small(missing, max_size)
             except LocalDiskError as error:
-                search.met(error)
+                search.add_error(error)
         if len(found) < len(set(digests)):
             search.check()
         return found

@@ -38,22 +38,22 @@ class Expected:
 class Numbers:
     """The version of each number, from the moment it opens; ``current`` is the one being published."""
 
-    given: dict[int, Expected] = field(default_factory=dict)
+    published: dict[int, Expected] = field(default_factory=dict)
     current: Expected | None = None
 
     def expected(self, number: int) -> Expected:
         """Return the version of a number."""
-        found = self.given.get(number) or self.current
+        found = self.published.get(number) or self.current
         assert found, f"v{number} was never published"
         return found
 
-    def give(self, number: int) -> None:
+    def record(self, number: int) -> None:
         """Note that a number was seen for the version being published, and check that numbers grow."""
         assert self.current
-        if self.given.get(number) is not self.current:
-            before = max(self.given, default=0)
+        if self.published.get(number) is not self.current:
+            before = max(self.published, default=0)
             assert number > before, f"v{number} was given although v{before} was before"
-            self.given[number] = self.current
+            self.published[number] = self.current
 
 
 def numbers_of(data_dir: Path) -> set[int]:
@@ -67,8 +67,8 @@ def numbers_of(data_dir: Path) -> set[int]:
 class Watcher:
     """A thread that looks again and again until the block ends; the first failure fails the test."""
 
-    def __init__(self, *looks: Callable[[], None]) -> None:
-        self._looks = looks
+    def __init__(self, *checks: Callable[[], None]) -> None:
+        self._looks = checks
         self._rounds = 0
         self._failure: BaseException | None = None
         self._stop = threading.Event()
@@ -101,7 +101,7 @@ class Watcher:
             assert self._rounds >= _LEAST_LOOKS, f"only {self._rounds} looks"
 
 
-def looks_of(file: Path) -> tuple[int, int, int]:
+def file_identity(file: Path) -> tuple[int, int, int]:
     """Return inode, size and time of change of a file."""
     found = file.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns
@@ -123,7 +123,7 @@ def watch_folders(data_dir: Path, numbers: Numbers) -> Callable[[], None]:
     def look() -> None:
         for file in shards_in(data_dir):
             with contextlib.suppress(FileNotFoundError):  # given up just now
-                identity = looks_of(file)
+                identity = file_identity(file)
                 if known.get(file) == identity:
                     continue
                 shards = numbers.expected(int(file.parent.name[1:])).shards

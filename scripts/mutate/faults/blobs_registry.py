@@ -32,8 +32,8 @@ FAULTS = [
     Fault(
         name="orphan-of-a-stranger-is-deleted",
         file=GC,
-        old="elif name.endswith(ASIDE) and is_hash(name.removesuffix(ASIDE)):",
-        new="elif name.endswith(ASIDE):",
+        old="elif name.endswith(QUARANTINE_SUFFIX) and is_hash(name.removesuffix(QUARANTINE_SUFFIX)):",
+        new="elif name.endswith(QUARANTINE_SUFFIX):",
         tests=["tests/integration/test_registry_gc.py::test_file_that_the_registry_did_not_make_stays"],
     ),
     # Elsewhere
@@ -47,8 +47,8 @@ FAULTS = [
     Fault(
         name="young-content-is-set-aside",
         file="shardcast/registry/gc.py",
-        old="path + ASIDE, survey.now - self.min_age, survey.now):",
-        new="path + ASIDE, survey.now, survey.now):",
+        old="path + QUARANTINE_SUFFIX, survey.now - self.min_age, survey.now\n",
+        new="path + QUARANTINE_SUFFIX, survey.now, survey.now\n",
         tests=["tests/integration/test_registry_gc.py"],
     ),
     Fault(

@@ -23,13 +23,13 @@ STORES = ("tests/faults/test_power_cuts_of_stores.py",)
 
 _RETIRE = """            await self._writer.remove_from_list(number)
             holds.pinned.discard(number)
-            self._inventory.events.tell(RETIRED, version_name(number))
+            self._inventory.events.add(RETIRED, version_name(number))
             await self.remove(number, found.place)
 """
 _RETIRE_FOLDER_FIRST = """            await self.remove(number, found.place)
             await self._writer.remove_from_list(number)
             holds.pinned.discard(number)
-            self._inventory.events.tell(RETIRED, version_name(number))
+            self._inventory.events.add(RETIRED, version_name(number))
 """
 _WITHDRAW = """            await self._writer.put_record(inventory.line.withdrawing(withdrawal))
             withdrawal ="""

@@ -83,21 +83,21 @@ FAULTS = [
     Fault(
         name="answered-connection-counts-as-one-without-a-head",
         file=WATCH,
-        old="self.request, self.head_since, self.ahead = request, None, 0",
-        new="self.request, self.ahead = request, 0",
+        old="self.request, self.head_since, self.bytes_ahead = request, None, 0",
+        new="self.request, self.bytes_ahead = request, 0",
         tests=CLOSED_UNREAD,
     ),
     Fault(
         name="requests-ahead-without-a-bound",
         file=WATCH,
-        old="if self.ahead > _MAX_AHEAD:",
+        old="if self.bytes_ahead > _MAX_AHEAD:",
         new="if False:",
         tests=["tests/faults/test_connections.py::test_requests_ahead_of_an_open_answer_are_bounded"],
     ),
     Fault(
         name="requests-ahead-add-up-over-answers",
         file=WATCH,
-        old="self.request, self.head_since, self.ahead = request, None, 0",
+        old="self.request, self.head_since, self.bytes_ahead = request, None, 0",
         new="self.request, self.head_since = request, None",
         tests=[
             "tests/faults/test_connections.py::test_requests_ahead_of_one_answer_do_not_count_at_the_next"
@@ -128,7 +128,7 @@ FAULTS = [
     Fault(
         name="bodies-take-all-the-memory-there-is",
         file=BOUNDS,
-        old="if self._memory.used + more > self._memory.most:",
+        old="if self._memory.used + more > self._memory.max_bytes:",
         new="if False:",
         tests=LARGE_BODY,
     ),

@@ -114,7 +114,7 @@ FAULTS = [
     Fault(
         name="cancelled-work-of-a-pool-goes-on",
         file=CONCURRENCY,
-        old="            await to_its_end(_ended(job))\n",
+        old="            await run_to_completion(_ended(job))\n",
         new="            pass\n",
         tests=[
             "tests/unit/base/test_concurrency.py::test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled"

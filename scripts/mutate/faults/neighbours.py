@@ -50,7 +50,7 @@ FAULTS = [
     Fault(
         name="silent-server-is-left-only-after-a-first-byte",
         file="shardcast/transfer/stall_monitor.py",
-        old="known = self._retries.started or self._manifest.whole is not None",
+        old="known = self._retries.started or self._manifest.manifest is not None",
         new="known = self._retries.started",
         tests=["tests/integration/test_answers.py"],
     ),
@@ -139,8 +139,8 @@ FAULTS = [
     Fault(
         name="busy-node-is-taken-for-a-gateway",
         file=FAILURES,
-        old='if status in GATEWAY and not headers.get(NODE_ID, ""):',
-        new="if status in GATEWAY:",
+        old='if status in GATEWAY_STATUSES and not headers.get(NODE_ID_HEADER, ""):',
+        new="if status in GATEWAY_STATUSES:",
         tests=STATUSES,
     ),
     Fault(
@@ -210,8 +210,8 @@ FAULTS = [
     Fault(
         name="text-of-others-is-of-any-length",
         file=PLAIN_TEXT,
-        old="return cut if len(cut) <= most and len(text) <= most else",
-        new="return cut if len(text) <= most else",
+        old="return cut if len(cut) <= max_length and len(text) <= max_length else",
+        new="return cut if len(text) <= max_length else",
         tests=["tests/unit/base/test_plain_text.py::test_a_line_has_its_bound_and_stays_as_it_is"],
     ),
     Fault(
@@ -224,7 +224,7 @@ FAULTS = [
     Fault(
         name="reason-of-a-withdrawal-is-told-raw",
         file="shardcast/protocol/feed.py",
-        old="    return printable(reason)\n",
+        old="    return printable_reason(reason)\n",
         new="    return reason\n",
         tests=["tests/integration/test_feed.py::test_a_reason_is_one_printable_line_whatever_a_server_says"],
     ),
@@ -278,7 +278,7 @@ FAULTS = [
     Fault(
         name="short-wait-is-told",
         file=WAITS,
-        old="if wait is not None and wait.seconds >= least:",
+        old="if wait is not None and wait.seconds >= min_seconds:",
         new="if wait is not None:",
         tests=["tests/integration/test_waits.py::test_short_waits_are_not_told"],
     ),

@@ -67,8 +67,8 @@ FAULTS = [
     Fault(
         name="widening-rests-for-ever",
         file=WIDENING,
-        old="_REST = Backoff(FIRST_REST, LONGEST_REST)",
-        new="_REST = Backoff(FIRST_REST, 1e9)",
+        old="_REST = Backoff(FIRST_PAUSE, MAX_PAUSE)",
+        new="_REST = Backoff(FIRST_PAUSE, 1e9)",
         tests=["tests/unit/policy/test_widening.py"],
     ),
     Fault(
@@ -109,8 +109,8 @@ FAULTS = [
     Fault(
         name="next-is-had-already",
         file=FETCH_ORDER,
-        old="number > max(last, *had, 0)",
-        new="number >= max(last, *had, 0)",
+        old="number > max(last, *fetched, 0)",
+        new="number >= max(last, *fetched, 0)",
         tests=["tests/integration/test_following.py"],
     ),
     Fault(
@@ -123,8 +123,8 @@ FAULTS = [
     Fault(
         name="failed-server-is-asked-like-others",
         file="shardcast/policy/selection.py",
-        old="best_standing = min((one.failures, one.rests) for one in free)",
-        new="best_standing = max((one.failures, one.rests) for one in free)",
+        old="best_standing = min((one.failures, one.backing_off) for one in free)",
+        new="best_standing = max((one.failures, one.backing_off) for one in free)",
         tests=["tests/unit/policy/test_selection.py"],
     ),
     Fault(
@@ -144,14 +144,14 @@ FAULTS = [
     Fault(
         name="rest-without-a-bound",
         file="shardcast/policy/selection.py",
-        old="_REST = Backoff(FIRST_REST, LONGEST_REST)",
-        new="_REST = Backoff(FIRST_REST, 1e9)",
+        old="_REST = Backoff(FIRST_PAUSE, MAX_PAUSE)",
+        new="_REST = Backoff(FIRST_PAUSE, 1e9)",
         tests=["tests/unit/policy/test_ranking.py"],
     ),
     Fault(
         name="answers-under-way-fail-each",
         file="shardcast/policy/selection.py",
-        old="if now < self.rests_until:",
+        old="if now < self.backing_off_until:",
         new="if False:",
         tests=["tests/unit/policy/test_ranking.py"],
     ),

@@ -21,8 +21,8 @@ FAULTS = [
     Fault(
         name="feed-passes-missed-events-over",
         file=FEED,
-        old="events_since = shelf.versions_now() if new_line else events.since(seq)",
-        new="events_since = shelf.versions_now() if new_line else events.since(seq) or []",
+        old="events_since = shelf.versions_now() if new_line else events.events_after(seq)",
+        new="events_since = shelf.versions_now() if new_line else events.events_after(seq) or []",
         tests=["tests/integration/test_feed.py"],
     ),
     Fault(
@@ -36,7 +36,7 @@ FAULTS = [
     Fault(
         name="if-match-is-not-looked-at",
         file="shardcast/server/conditional.py",
-        old="if if_match and wanted is not None and not matches(wanted, tag):",
+        old="if if_match and wanted is not None and not matches_if_match(wanted, tag):",
         new="if False:",
         tests=[
             "tests/integration/test_live.py::test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed"
@@ -45,14 +45,14 @@ FAULTS = [
     Fault(
         name="if-none-match-is-not-looked-at",
         file="shardcast/server/conditional.py",
-        old="if known is not None and matches(known, tag):",
+        old="if known is not None and matches_if_match(known, tag):",
         new="if False:",
         tests=["tests/integration/test_sending.py"],
     ),
     Fault(
         name="if-range-of-other-bytes-is-taken",
         file="shardcast/server/conditional.py",
-        old="if not ranges or (if_range is not None and not is_same(if_range, tag)):",
+        old="if not ranges or (if_range is not None and not matches_if_range(if_range, tag)):",
         new="if not ranges:",
         tests=["tests/integration/test_sending.py"],
     ),
@@ -73,8 +73,8 @@ FAULTS = [
     Fault(
         name="landing-is-sent-to-everybody",
         file="shardcast/server/routes/versions.py",
-        old="and request.headers.get(ACCEPT) == LANDING:",
-        new=":",
+        old="and request.headers.get(ACCEPT_HEADER) == LANDING\n",
+        new="\n",
         tests=["tests/integration/test_live.py"],
     ),
     Fault(
@@ -129,7 +129,7 @@ FAULTS = [
     Fault(
         name="feeds-are-never-uncounted",
         file="shardcast/server/routes/feed.py",
-        old="            events.feeds -= 1\n",
+        old="            events.open_feeds -= 1\n",
         new="            pass\n",
         tests=["tests/integration/test_unnoticed.py"],
     ),

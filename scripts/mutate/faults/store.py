@@ -145,14 +145,14 @@ FAULTS = [
     Fault(
         name="number-is-given-again",
         file="shardcast/store/data_dir.py",
-        old="number = max(self._next(), least, max(self.numbers(), default=0) + 1)",
-        new="number = max(least, max(self.numbers(), default=0) + 1)",
+        old="number = max(self._next(), min_number, max(self.numbers(), default=0) + 1)",
+        new="number = max(min_number, max(self.numbers(), default=0) + 1)",
         tests=["tests/unit/store/test_data_dir.py"],
     ),
     Fault(
         name="first-number-is-not-looked-at",
         file="shardcast/store/data_dir.py",
-        old="number = max(self._next(), least, max(self.numbers(), default=0) + 1)",
+        old="number = max(self._next(), min_number, max(self.numbers(), default=0) + 1)",
         new="number = max(self._next(), max(self.numbers(), default=0) + 1)",
         tests=["tests/unit/store/test_data_dir.py", "tests/integration/test_origin_restart.py"],
     ),
@@ -195,7 +195,7 @@ FAULTS = [
     Fault(
         name="missing-shard-is-no-obstacle",
         file="shardcast/store/open_version.py",
-        old="if shard.number not in self.had and not self.adopted.present:",
+        old="if shard.number not in self.verified_shards and not self.adopted.present:",
         new="if False:",
         tests=[
             "tests/unit/store/test_versions.py",
@@ -226,7 +226,7 @@ FAULTS = [
     Fault(
         name="nodes-below-without-a-bound",
         file="shardcast/server/downstream.py",
-        old="if len(self._nodes) >= MOST_NODES:",
+        old="if len(self._nodes) >= MAX_NODES:",
         new="if False:",
         tests=["tests/unit/protocol/test_report.py"],
     ),

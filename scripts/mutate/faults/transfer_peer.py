@@ -60,8 +60,8 @@ FAULTS = [
     Fault(
         name="if-match-is-not-sent",
         file=CHECKING,
-        old='headers |= {"If-Match": etag(shard.sha256), ACCEPT: LANDING}',
-        new="headers |= {ACCEPT: LANDING}",
+        old='headers |= {"If-Match": etag(shard.sha256), ACCEPT_HEADER: LANDING}',
+        new="headers |= {ACCEPT_HEADER: LANDING}",
         tests=["tests/integration/test_answers.py"],
     ),
     Fault(
@@ -174,7 +174,7 @@ FAULTS = [
     Fault(
         name="gateway-is-taken-for-the-server",
         file="shardcast/peer/failures.py",
-        old='if status in GATEWAY and not headers.get(NODE_ID, ""):',
+        old='if status in GATEWAY_STATUSES and not headers.get(NODE_ID_HEADER, ""):',
         new="if False:",
         tests=["tests/faults/test_unreachable.py"],
     ),

@@ -42,9 +42,9 @@ from shardcast.errors import (
     WrongBytes,
 )
 from shardcast.peer.failures import refused_error
-from shardcast.peer.pace import PORTION, Upload, paced
+from shardcast.peer.pace import PORTION, Upload, read_paced
 from shardcast.peer.session import Session, answer
-from shardcast.protocol.wire import BYTES, NODE_ID, PULL_PATH, PUSH_PATH, VIA
+from shardcast.protocol.wire import BYTES, NODE_ID_HEADER, PULL_PATH, PUSH_PATH, VIA_HEADER
 
 Blob = bytes | bytearray | memoryview | Path | BufferedRandom
 """What can be pushed: bytes, or a file, by its path or open."""
@@ -108,17 +108,17 @@ class ArchiveClient:
             WrongBytes: the bytes of a blob are not what its key says.
             PeerError: the archive can't be asked, or its answer is wrong.
         """
-        async with aclosing(self.pull_some(wanted)) as batches:
+        async with aclosing(self.pull_batches(wanted)) as batches:
             async for batch in batches:
                 for blob in batch:
                     yield blob
 
-    async def pull_some(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
+    async def pull_batches(self, wanted: Mapping[str, int]) -> AsyncGenerator[list[tuple[str, bytes]], None]:
         """Yield the blobs of ``pull`` in lists, each of the blobs that came in one go."""
         pairs = iter(_checked(wanted).items())
         while request := dict(islice(pairs, self._keys)):
             parts: list[bytes] = []
-            async with aclosing(self.parts(request)) as answers:
+            async with aclosing(self.pull_parts(request)) as answers:
                 async for batch in answers:
                     whole = []
                     for part in batch:
@@ -129,7 +129,7 @@ class ArchiveClient:
                     if whole:
                         yield whole
 
-    async def parts(
+    async def pull_parts(
         self, wanted: Mapping[str, int], via: Sequence[str] = ()
     ) -> AsyncGenerator[list[Part], None]:
         """Pull blobs in one request, and yield their parts as they come, the last of each once verified.
@@ -144,17 +144,17 @@ class ArchiveClient:
             PeerError: the archive can't be asked, or its answer is wrong.
         """
         what, reader = f"POST {PULL_PATH}", PullReader(wanted)
-        headers = {"Content-Type": BYTES} | ({VIA: ", ".join(via)} if via else {})
+        headers = {"Content-Type": BYTES} | ({VIA_HEADER: ", ".join(via)} if via else {})
         body = write_pull(wanted.items())
         async with answer(
             self._http, self.url, PULL_PATH, "POST", headers=headers, silence=self._timeout, body=body
         ) as response:
-            self.node_id = response.headers.get(NODE_ID)
+            self.node_id = response.headers.get(NODE_ID_HEADER)
             if response.status in _NO_ARCHIVE:
                 raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
             if response.status != 200:
                 raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)
-            async with aclosing(paced(response, self.url, what, self._timeout)) as chunks:
+            async with aclosing(read_paced(response, self.url, what, self._timeout)) as chunks:
                 async for chunk in chunks:
                     parts: list[Part] = []
                     failure: PeerError | None = None
@@ -190,7 +190,7 @@ class ArchiveClient:
             async with answer(
                 self._http, self.url, PUSH_PATH, "POST", headers=headers, silence=self._timeout, body=body
             ) as response:
-                self.node_id = response.headers.get(NODE_ID)
+                self.node_id = response.headers.get(NODE_ID_HEADER)
                 self._check_pushed(response)
         except PeerError:
             if sending.failure:  # an unreadable file is why the request failed

@@ -11,8 +11,8 @@ from shardcast.blobs.client.endpoint import Endpoint
 from shardcast.blobs.framing import Part
 from shardcast.digest import new_hasher
 from shardcast.errors import BadAnswer, ServerLacks, WrongBytes
-from shardcast.peer.pace import paced
-from shardcast.protocol.wire import LACKING, VIA
+from shardcast.peer.pace import read_paced
+from shardcast.protocol.wire import ABSENT_STATUSES, VIA_HEADER
 
 
 class BlobRequests:
@@ -40,7 +40,7 @@ class BlobRequests:
             PeerError: the server can't be asked, or its answer is wrong.
         """
         url, what, hasher = self._endpoint.url, f"GET /{digest}", new_hasher(self._algorithm)
-        headers = {VIA: ", ".join(via)} if via else None
+        headers = {VIA_HEADER: ", ".join(via)} if via else None
         async with self._endpoint.request(f"/{digest}", headers=headers) as response:
             self._endpoint.record(response)
             size = self._length(response, what)
@@ -49,7 +49,7 @@ class BlobRequests:
             if length is None and size > self._max_size:
                 raise BadAnswer(url, f"{what}: it has {size} bytes; at most {self._max_size} are taken")
             missing = size
-            async with aclosing(paced(response, url, what, self._endpoint.timeout)) as chunks:
+            async with aclosing(read_paced(response, url, what, self._endpoint.timeout)) as chunks:
                 async for chunk in chunks:
                     missing -= len(chunk)
                     if missing < 0:
@@ -87,7 +87,9 @@ class BlobRequests:
         status, size = response.status, response.content_length
         if status >= 500:  # 503 is a mirror's, when it couldn't ask
             raise self._endpoint.unavailable(what, response)
-        if status in LACKING or status == 400:  # a hash server answers 400 for a blob that is damaged there
+        if (
+            status in ABSENT_STATUSES or status == 400
+        ):  # a hash server answers 400 for a blob that is damaged there
             raise ServerLacks(self._endpoint.url, f"{what}: it is not there ({status})")
         if status != 200 or size is None:
             reason = str(status) if status != 200 else "it tells no length"

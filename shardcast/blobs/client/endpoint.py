@@ -11,7 +11,7 @@ from shardcast.errors import BadAnswer, PeerError, ServerUnreachable
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload
 from shardcast.peer.session import answer
-from shardcast.protocol.wire import NODE_ID
+from shardcast.protocol.wire import NODE_ID_HEADER
 
 
 class Unavailable(BadAnswer):
@@ -54,7 +54,7 @@ class Endpoint:
 
     def record(self, response: aiohttp.ClientResponse) -> None:
         """Keep the node id that an answer names."""
-        self.node_id = response.headers.get(NODE_ID)
+        self.node_id = response.headers.get(NODE_ID_HEADER)
 
     def unavailable(self, what: str, response: aiohttp.ClientResponse) -> PeerError:
         """Return the error of an answer of status 500 and above to the request ``what``."""

@@ -19,7 +19,7 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled
 from shardcast.json_text import parse_json
 from shardcast.peer.failures import refused_error
-from shardcast.peer.pace import Upload, paced
+from shardcast.peer.pace import Upload, read_paced
 from shardcast.policy.backoff import Backoff
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 
@@ -163,7 +163,9 @@ class HashServerClient:
             if response.status != 200:
                 raise ServerLacks(self._endpoint.url, f"{what}: {response.status}")
             raw = bytearray()
-            async with aclosing(paced(response, self._endpoint.url, what, self._endpoint.timeout)) as chunks:
+            async with aclosing(
+                read_paced(response, self._endpoint.url, what, self._endpoint.timeout)
+            ) as chunks:
                 async for chunk in chunks:
                     raw += chunk
                     if len(raw) > _MAX_ANSWER:

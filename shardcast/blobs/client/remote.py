@@ -55,7 +55,7 @@ class RemoteStore:
         algorithm: str = "sha256",
         token: str | None = None,
         *,
-        most: int = 1 << 40,
+        max_size: int = 1 << 40,
         timeout: float = HTTP_TIMEOUT,
         patience: float = OTHER_UPLOAD,
     ) -> None:
@@ -66,7 +66,7 @@ class RemoteStore:
             session: for all requests.
             algorithm: the digest of its blobs.
             token: allows pushes to an archive at any port.
-            most: bytes of a blob that is read without its length being known before.
+            max_size: bytes of a blob that is read without its length being known before.
             timeout: seconds without progress.
             patience: seconds for which another's upload of the same blob is waited for.
 
@@ -77,7 +77,7 @@ class RemoteStore:
         self._archive = ArchiveClient(url, session, token, timeout=timeout)
         self.url = self._archive.url
         self._endpoint = Endpoint(self.url, session.http, timeout)
-        self._blobs = BlobRequests(self._endpoint, algorithm, most)
+        self._blobs = BlobRequests(self._endpoint, algorithm, max_size)
         self._hash_server = HashServerClient(self._endpoint, new_hasher(algorithm).hexdigest(), patience)
         self._kind: ServerKind | None = None
 
@@ -90,7 +90,7 @@ class RemoteStore:
     def node_id(self, node_id: str | None) -> None:
         self._endpoint.node_id = node_id
 
-    async def speaks(self) -> ServerKind:
+    async def server_kind(self) -> ServerKind:
         """Return what the server speaks; asked once.
 
         Raises:
@@ -108,7 +108,7 @@ class RemoteStore:
         """
         if self.algorithm == "sha256":
             try:
-                async with aclosing(self._archive.parts({_EMPTY: 0}, _NOT_FORWARDED)) as parts:
+                async with aclosing(self._archive.pull_parts({_EMPTY: 0}, _NOT_FORWARDED)) as parts:
                     async for _ in parts:
                         pass
                 return ServerKind.ARCHIVE
@@ -118,13 +118,13 @@ class RemoteStore:
 
     # Many blobs in one request
 
-    async def pulls(self) -> bool:
+    async def takes_pulls(self) -> bool:
         """Return whether the server answers for many blobs in one request.
 
         Raises:
             PeerError: the server can't be asked.
         """
-        return await self.speaks() is ServerKind.ARCHIVE
+        return await self.server_kind() is ServerKind.ARCHIVE
 
     async def fetch(
         self, wanted: Mapping[str, int | None], via: Sequence[str] = ()
@@ -141,10 +141,10 @@ class RemoteStore:
             WrongBytes: the bytes of a blob are not what its digest says.
             PeerError: the server can't be asked, or its answer is wrong.
         """
-        kind = await self.speaks()
+        kind = await self.server_kind()
         known = {digest: length for digest, length in wanted.items() if length is not None}
         if kind is ServerKind.ARCHIVE and len(known) == len(wanted):
-            async with aclosing(self._archive.parts(known, via)) as batches:
+            async with aclosing(self._archive.pull_parts(known, via)) as batches:
                 async for batch in batches:
                     self.node_id = self._archive.node_id
                     yield batch
@@ -161,7 +161,7 @@ class RemoteStore:
             except ServerLacks:
                 continue
 
-    async def send_together(self, blobs: Sequence[bytes]) -> None:
+    async def push_batch(self, blobs: Sequence[bytes]) -> None:
         """Push blobs into an archive in one request, all of them or none.
 
         Raises:
@@ -178,7 +178,7 @@ class RemoteStore:
         Raises:
             PeerError: the server can't be asked, or its answer is wrong.
         """
-        if await self.speaks() is ServerKind.HASH_SERVER:
+        if await self.server_kind() is ServerKind.HASH_SERVER:
             return await self._hash_server.size(digest)
         return await self._blobs.size(digest)
 
@@ -193,7 +193,9 @@ class RemoteStore:
         """
         if not is_digest(digest):
             raise BlobMissing(f"{digest!r} is no digest")
-        if await self.speaks() is ServerKind.HASH_SERVER and not await self._hash_server.present([digest]):
+        if await self.server_kind() is ServerKind.HASH_SERVER and not await self._hash_server.present(
+            [digest]
+        ):
             raise BlobMissing(f"{self.url} has no {digest}")
         async with aclosing(self._blobs.get(digest, None)) as parts:
             try:
@@ -204,8 +206,8 @@ class RemoteStore:
                 raise IntegrityError(str(error)) from error
             yield _Reader(first, parts)
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
-        """Return the bytes of the blobs of at most ``most`` bytes; missing and wrong ones are left out.
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
+        """Return the bytes of the blobs of at most ``max_size`` bytes; missing and wrong ones are left out.
 
         Raises:
             PeerError: the server can't be asked, or its answer is wrong.
@@ -214,8 +216,8 @@ class RemoteStore:
         for digest in digests:
             try:
                 async with self.open(digest) as reader:
-                    if reader.size <= most:
-                        found[digest] = await reader.read(most + 1)
+                    if reader.size <= max_size:
+                        found[digest] = await reader.read(max_size + 1)
             except (BlobMissing, IntegrityError):
                 continue
         return found
@@ -230,18 +232,18 @@ class RemoteStore:
             ReadOnlyStore: the server takes no blobs.
             PeerError: the server can't be asked.
         """
-        if await self.speaks() is ServerKind.SHARDS:
+        if await self.server_kind() is ServerKind.SHARDS:
             raise ReadOnlyStore(f"{self.url} takes no blobs")
         with tempfile.TemporaryFile() as spool:  # without a name, so that a kill leaves none
             yield _Writer(self, digest, spool)
 
-    async def send(self, digest: str, file: BufferedRandom) -> None:
+    async def upload(self, digest: str, file: BufferedRandom) -> None:
         """Upload the bytes of an open file, and return when the server keeps them.
 
         Raises:
             PeerError: the server doesn't keep the blob.
         """
-        if await self.speaks() is ServerKind.ARCHIVE:
+        if await self.server_kind() is ServerKind.ARCHIVE:
             await self._archive.push([file])
         else:
             await self._hash_server.upload(digest, file)
@@ -278,8 +280,8 @@ class _Reader:
         self._last = first.last
         self._rest = rest
 
-    async def read(self, most: int) -> bytes:
-        """Return the next bytes, ``most`` at most; none at the end.
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the next bytes, ``max_size`` at most; none at the end.
 
         Raises:
             IntegrityError: the bytes are not what the digest says.
@@ -291,7 +293,7 @@ class _Reader:
             except WrongBytes as error:
                 raise IntegrityError(str(error)) from error
             self._data, self._last = part.data, part.last
-        data, self._data = self._data[:most], self._data[most:]
+        data, self._data = self._data[:max_bytes], self._data[max_bytes:]
         return bytes(data)
 
 
@@ -327,5 +329,5 @@ class _Writer:
             raise IntegrityError(f"what was put as {self._expected} is {digest}; nothing was sent")
         with disk_errors("could not write", Path(tempfile.gettempdir())):
             self._spool.flush()
-        await self._store.send(digest, self._spool)
+        await self._store.upload(digest, self._spool)
         return digest

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shardcast.blobs.directory.layout import OWN, share
+from shardcast.blobs.directory.layout import OWN_FOLDER, share_with_group
 from shardcast.blobs.interface import ALGORITHMS
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import WrongStore
-from shardcast.filesystem import give_free_name
+from shardcast.filesystem import give_name_if_free
 from shardcast.folders import sync_folder
 from shardcast.open_files import close, write_all
 from shardcast.temporary_files import create_private, temporary_name
@@ -24,7 +24,7 @@ def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:
         WrongStore: the record names another algorithm than ``requested``, or an unknown one.
         LocalDiskError: the record can't be read, or written.
     """
-    record = root / OWN / "digest"
+    record = root / OWN_FOLDER / "digest"
     with disk_errors("could not read", record):
         try:
             # Zeros: an earlier node did not sync the record before the power went.
@@ -40,7 +40,7 @@ def settle_algorithm(root: Path, requested: str | None, writable: bool) -> str:
     if not recorded and writable:
         with disk_errors("could not use", root):
             record.parent.mkdir(exist_ok=True)
-            share(str(record.parent))
+            share_with_group(str(record.parent))
             _write_once(record, f"{requested or ALGORITHMS[0]}\n".encode())
         return settle_algorithm(root, requested, writable=False)  # another process may have been first
     return recorded or requested or ALGORITHMS[0]
@@ -56,7 +56,7 @@ def _write_once(record: Path, data: bytes) -> None:
     descriptor = create_private(part)
     try:
         write_all(descriptor, data)
-        if not give_free_name(descriptor, part, record):
+        if not give_name_if_free(descriptor, part, record):
             sync_folder(record.parent)  # the other process may not have synced its name yet
         sync_folder(record.parent.parent)
     finally:

@@ -17,7 +17,7 @@ _AT_ONCE = 8
 """Small blobs that are put at the same time."""
 
 
-class Putting:
+class BatchWriter:
     """A context that puts blobs as their parts arrive.
 
     When the context is left, every whole blob is stored, and a blob that isn't whole is discarded. An error
@@ -36,7 +36,7 @@ class Putting:
     async def __aenter__(self) -> Self:
         return self
 
-    async def take(self, part: Part) -> None:
+    async def write_part(self, part: Part) -> None:
         """Take the next part; the parts of a blob come in order, without parts of others in between.
 
         Raises:

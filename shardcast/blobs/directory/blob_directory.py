@@ -13,16 +13,16 @@ from pathlib import Path
 from shardcast.blobs.directory.algorithm_record import settle_algorithm
 from shardcast.blobs.directory.blob_writer import FileWriter
 from shardcast.blobs.directory.file import BlobFile, verify
-from shardcast.blobs.directory.incoming_folder import Incoming
-from shardcast.blobs.directory.layout import FLAT, LENGTH, PREFIX, Folder, decide, prepare
-from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST, BlobLookup
+from shardcast.blobs.directory.incoming_folder import IncomingFolder
+from shardcast.blobs.directory.layout import FLAT, LENGTH_SUFFIX, PREFIX, Folder, check_layout, prepare
+from shardcast.blobs.directory.lookup import FORMS, BlobLookup
 from shardcast.blobs.directory.quarantine import recover
-from shardcast.blobs.directory.verify_cache import VerifiedFiles
+from shardcast.blobs.directory.verify_cache import VerifyCache
 from shardcast.blobs.interface import ALGORITHMS, BlobWriter
 from shardcast.digest import new_hasher
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, ReadOnlyStore, UsageError
-from shardcast.store.file_errors import Search
+from shardcast.store.file_errors import BlobSearch
 from shardcast.store.interfaces import BlobReader
 
 log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class BlobDirectory:
             raise UsageError(f"{root} is no directory; make it first, or name another")
         if algorithm is not None and algorithm not in ALGORITHMS:
             raise UsageError(f"{algorithm!r} is no digest of a store; there are {', '.join(ALGORITHMS)}")
-        found = decide(str(root), layout)
+        found = check_layout(str(root), layout)
         self.folder = Folder(str(root), found.layout or layout or PREFIX)
         own = [self.folder]
         if found.flat and found.prefix:
@@ -83,14 +83,14 @@ class BlobDirectory:
         self.lookup = BlobLookup(own, [str(folder) for folder in extra])
         self.algorithm = settle_algorithm(Path(root), algorithm, writable)
         self.writable = writable
-        self.verified = VerifiedFiles()
+        self.verified = VerifyCache()
         self._on_put = on_put
-        self._incoming: Incoming | None = None
+        self._incoming: IncomingFolder | None = None
         self._opening_incoming = threading.Lock()
         if writable:
             prepare(self.folder)
 
-    async def begin(self) -> None:
+    async def prepare(self) -> None:
         """Prepare to put blobs, and remove the temporary files of processes that have ended.
 
         Without this call, the first put does so.
@@ -118,39 +118,39 @@ class BlobDirectory:
     @asynccontextmanager
     async def open(self, digest: str) -> AsyncIterator[BlobReader]:
         """See ``BlobStore``; the first of the blob's files that is right is read."""
-        search = Search()
+        search = BlobSearch()
         for file in self.lookup.files(digest, search):
             with file:
                 if await self.is_right(digest, file, search):
                     yield file.reader(digest)
                     return
-                search.met_wrong(f"the bytes of {file.path} are not what its name says")
-        search.end(f"{digest} is not in {self.folder.root}")
+                search.add_corrupt(f"the bytes of {file.path} are not what its name says")
+        search.raise_outcome(f"{digest} is not in {self.folder.root}")
 
-    async def is_right(self, digest: str, file: BlobFile, search: Search) -> bool:
+    async def is_right(self, digest: str, file: BlobFile, search: BlobSearch) -> bool:
         """Return whether a file holds this blob; ``search`` records an error that prevents reading it."""
         try:
             return await verify(self.verified, self.algorithm, digest, file)
         except LocalDiskError as error:
-            search.met(error)
+            search.add_error(error)
             return False
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         """See ``BlobStore``; one job of a hashing thread reads them all."""
-        return await self.verified.hashing.run(self._read_small, digests, most)
+        return await self.verified.hashing.run(self._read_small, digests, max_size)
 
     def _read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
         """Read and digest blobs; blocks on the disk."""
         found: dict[str, bytes] = {}
         folders = self.lookup.folders()
         for digest in digests:
-            search = Search()
+            search = BlobSearch()
             for file in self.lookup.files(digest, search, folders=folders):
                 try:
                     with file:
                         data = file.read_small(most)
                 except LocalDiskError as error:
-                    search.met(error)
+                    search.add_error(error)
                     continue
                 if data is not None and _digest_of(self.algorithm, data) == digest:
                     found[digest] = data
@@ -193,9 +193,9 @@ class BlobDirectory:
         finally:
             await writer.discard()
 
-    def _record_length(self, incoming: Incoming, digest: str, coding: str | None, length: int) -> None:
+    def _record_length(self, incoming: IncomingFolder, digest: str, coding: str | None, length: int) -> None:
         """Write down the decoded length of a coded blob; a blob as it is needs no record."""
-        record = Path(self.folder.path(digest) + LENGTH)
+        record = Path(self.folder.path(digest) + LENGTH_SUFFIX)
         if coding is not None:
             incoming.replace(record, b"%d" % length)
         else:
@@ -210,12 +210,12 @@ class BlobDirectory:
     def _delete(self, digest: str) -> bool:
         """Remove all forms of a blob; blocks on the disk."""
         found = False
-        for coding in AS_IT_IS_FIRST:
+        for coding in FORMS:
             name = Path(self.folder.path(digest, coding))
             with disk_errors("could not remove", name), contextlib.suppress(FileNotFoundError):
                 name.unlink()
                 found = True
-        Path(self.folder.path(digest) + LENGTH).unlink(missing_ok=True)
+        Path(self.folder.path(digest) + LENGTH_SUFFIX).unlink(missing_ok=True)
         return found
 
     async def digests(self) -> AsyncIterator[str]:
@@ -232,18 +232,20 @@ class BlobDirectory:
         """Return the blobs that have no file in these folders; blocks on the disk."""
         return [digest for digest in digests if self.lookup.find(digest, folders) is None]
 
-    async def _opened_incoming(self) -> Incoming:
+    async def _opened_incoming(self) -> IncomingFolder:
         """Return the folder for temporary files, made by the first caller."""
         if self._incoming is not None:
             return self._incoming
         return await asyncio.to_thread(self._open_incoming)
 
-    def _open_incoming(self) -> Incoming:
+    def _open_incoming(self) -> IncomingFolder:
         """Make the folder for temporary files, and put back files that killed processes had taken out."""
         with self._opening_incoming:  # several puts may come first at once, each in its thread
             if self._incoming is None:
                 root = self.folder.root
-                self._incoming = Incoming(root, lambda: settle_algorithm(Path(root), self.algorithm, True))
+                self._incoming = IncomingFolder(
+                    root, lambda: settle_algorithm(Path(root), self.algorithm, True)
+                )
                 try:
                     recover(self.folder)
                 except LocalDiskError as error:  # gc and verify report it too, and end with it

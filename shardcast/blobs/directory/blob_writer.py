@@ -10,11 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.directory.compression import Check, Malformed
-from shardcast.blobs.directory.incoming_folder import Incoming
-from shardcast.blobs.directory.layout import FINAL, Folder
+from shardcast.blobs.directory.compression import DigestCheck, MalformedCoding
+from shardcast.blobs.directory.incoming_folder import IncomingFolder
+from shardcast.blobs.directory.layout import BLOB_MODE, Folder
 from shardcast.blobs.directory.marks import note_put
-from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifyCache
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import IntegrityError
 from shardcast.filesystem import give_name
@@ -34,8 +34,8 @@ class FileWriter:
     def __init__(
         self,
         folder: Folder,
-        incoming: Incoming,
-        verified: VerifiedFiles,
+        incoming: IncomingFolder,
+        verified: VerifyCache,
         algorithm: str,
         *,
         digest: str | None,
@@ -49,7 +49,7 @@ class FileWriter:
         self._folder, self._incoming, self._verified = folder, incoming, verified
         self._digest, self._coding, self._after = digest, coding, after
         self._algorithm = algorithm
-        self._check = Check(algorithm, coding)
+        self._check = DigestCheck(algorithm, coding)
         self._buffer: list[bytes | memoryview] = []
         self._buffered = 0  # bytes in the buffer
         self._part = ""
@@ -115,7 +115,7 @@ class FileWriter:
             for part in piece:
                 try:
                     self._check.update(part)
-                except Malformed as error:
+                except MalformedCoding as error:
                     raise _malformed(error) from None
                 left = memoryview(part)
                 while left:
@@ -129,7 +129,7 @@ class FileWriter:
             self._write_piece(self._buffer)
         try:
             digest = self._check.finish()
-        except Malformed as error:
+        except MalformedCoding as error:
             raise _malformed(error) from None
         if self._digest is not None and digest != self._digest:
             raise IntegrityError(f"what was put as {self._digest} is {digest}; nothing was kept")
@@ -137,7 +137,7 @@ class FileWriter:
         with disk_errors("could not keep a blob as", Path(name)):
             self._incoming.make_parent(self._folder, digest)
             try:
-                give_name(self._descriptor, self._part, name, mode=FINAL)
+                give_name(self._descriptor, self._part, name, mode=BLOB_MODE)
             except PermissionError:
                 # Another user of our group has put the blob, and we can't replace the file. Or the temporary
                 # name is gone: then the file has its name, and only the folder couldn't be synced.
@@ -152,13 +152,13 @@ class FileWriter:
 
     def _is_right(self, name: str, digest: str) -> bool:
         """Return whether a file holds this blob, in the coding of this writer."""
-        check = Check(self._algorithm, self._coding)
+        check = DigestCheck(self._algorithm, self._coding)
         try:
             with Path(name).open("rb") as file:
                 while piece := file.read(_PIECE):
                     check.update(piece)
             return check.finish() == digest
-        except (FileNotFoundError, Malformed):
+        except (FileNotFoundError, MalformedCoding):
             return False
 
 
@@ -166,6 +166,6 @@ class MalformedBlob(IntegrityError):
     """Bytes that were put are not of their coding."""
 
 
-def _malformed(error: Malformed) -> MalformedBlob:
+def _malformed(error: MalformedCoding) -> MalformedBlob:
     """Return the error for bytes that are not of their coding."""
     return MalformedBlob(f"{error}; nothing was kept")

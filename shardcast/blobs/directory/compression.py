@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING, Any, Protocol
 
-from shardcast.blobs.directory.reading_ahead import parts
+from shardcast.blobs.directory.reading_ahead import read_parts
 from shardcast.digest import Buffer, new_hasher
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _ZSTD_WINDOW = 8 << 20
 """The largest window of zstd in HTTP (RFC 9659); the sender decides how much of it is allocated."""
 
 
-class Malformed(ValueError):
+class MalformedCoding(ValueError):
     """Bytes that are not of their coding, or not whole."""
 
 
@@ -88,7 +88,7 @@ class _Gzip:
                 try:
                     part = self._stream.decompress(left, _OUTPUT)
                 except zlib.error as error:
-                    raise Malformed(f"this is no gzip: {error}") from None
+                    raise MalformedCoding(f"this is no gzip: {error}") from None
                 if part:
                     yield part
                 left = self._stream.unconsumed_tail
@@ -98,7 +98,7 @@ class _Gzip:
     def finish(self) -> None:
         """See ``Decoder``."""
         if not (self._started and self._stream.eof):
-            raise Malformed("this gzip is cut short")
+            raise MalformedCoding("this gzip is cut short")
 
 
 class _Zstd:
@@ -123,7 +123,7 @@ class _Zstd:
                 try:
                     part = self._stream.decompress(left)
                 except self._error as error:
-                    raise Malformed(f"this is no zstd: {error}") from None
+                    raise MalformedCoding(f"this is no zstd: {error}") from None
                 if part:
                     yield part
                 left = b""
@@ -134,21 +134,21 @@ class _Zstd:
     def finish(self) -> None:
         """See ``Decoder``."""
         if not self._whole:
-            raise Malformed("this zstd is cut short")
+            raise MalformedCoding("this zstd is cut short")
 
 
-class Check:
+class DigestCheck:
     """The digest and the length of a blob, computed from its bytes as they arrive, coded or not.
 
     Attributes:
         length: decoded bytes so far.
     """
 
-    def __init__(self, algorithm: str, coding: str | None = None, sealing: bool = False) -> None:
-        """Decode ``coding`` and digest by ``algorithm``; with ``sealing``, ``read`` computes the seal."""
+    def __init__(self, algorithm: str, coding: str | None = None, with_seal: bool = False) -> None:
+        """Decode ``coding`` and digest by ``algorithm``; with ``with_seal``, ``read`` computes the seal."""
         self._hasher: Any = new_hasher(algorithm)
         self._decoder = decoder(coding) if coding else None
-        self._seal = new_hasher(SEAL) if sealing else None
+        self._seal = new_hasher(SEAL) if with_seal else None
         self.length = 0
 
     def update(self, data: Buffer) -> None:
@@ -182,7 +182,7 @@ class Check:
             OSError: they can't be read.
         """
         on_read = self._seal.update if self._seal else None
-        with closing(parts(descriptor, position, end, ahead=ahead, on_read=on_read)) as coming:
+        with closing(read_parts(descriptor, position, end, ahead=ahead, on_read=on_read)) as coming:
             for part in coming:
                 self.update(part)
                 position += len(part)
@@ -200,7 +200,7 @@ class Check:
         return digest
 
     @property
-    def is_sealing(self) -> bool:
+    def computes_seal(self) -> bool:
         """Whether ``read`` computes the seal."""
         return self._seal is not None
 

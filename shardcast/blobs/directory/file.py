@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Self
 
-from shardcast.blobs.directory.compression import Check, Malformed, decoder
-from shardcast.blobs.directory.hashing import Hashing
-from shardcast.blobs.directory.incoming_folder import SMALL
-from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.blobs.directory.compression import DigestCheck, MalformedCoding, decoder
+from shardcast.blobs.directory.hashing import HashingPool
+from shardcast.blobs.directory.incoming_folder import MAX_INLINE_SIZE
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifyCache
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt
 from shardcast.file_identity import FileIdentity
 from shardcast.open_files import close
-from shardcast.store.file_errors import UnreadableFile, file_errors, says_absent
+from shardcast.store.file_errors import UnreadableFile, file_errors, is_absent
 from shardcast.store.interfaces import Span
 
 PORTION = 16 << 20
@@ -33,15 +33,15 @@ class BlobFile:
         coding: its coding; None where it holds a blob's bytes as they are.
         descriptor: its descriptor.
         size: its bytes when it was opened.
-        looks: its stat result when it was opened.
+        stat_result: its stat result when it was opened.
         length: bytes of the blob, decoded; None where that isn't known.
         seal: see ``VerifiedFile``; None where that isn't known.
     """
 
     def __init__(self, path: str, coding: str | None, descriptor: int) -> None:
         self.path, self.coding, self.descriptor = path, coding, descriptor
-        self.looks = os.fstat(descriptor)
-        self.size = self.looks.st_size
+        self.stat_result = os.fstat(descriptor)
+        self.size = self.stat_result.st_size
         self.length: int | None = None if coding else self.size
         self.seal: str | None = None
 
@@ -57,7 +57,7 @@ class BlobFile:
             # O_NONBLOCK: else opening a pipe waits for its writer.
             descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError as error:
-            if says_absent(error):
+            if is_absent(error):
                 return None
             with file_errors("could not open", path):
                 raise
@@ -71,14 +71,14 @@ class BlobFile:
     @property
     def is_regular(self) -> bool:
         """Whether it is a regular file."""
-        return stat.S_ISREG(self.looks.st_mode)
+        return stat.S_ISREG(self.stat_result.st_mode)
 
     @property
     def is_changed(self) -> bool:
         """Whether it has changed since it was opened."""
-        return FileIdentity.from_stat(self.looks) != FileIdentity.from_stat(os.fstat(self.descriptor))
+        return FileIdentity.from_stat(self.stat_result) != FileIdentity.from_stat(os.fstat(self.descriptor))
 
-    def whole(self) -> bytes:
+    def read_all(self) -> bytes:
         """Return all its bytes, and one more where it has grown, so that it can't verify.
 
         Raises:
@@ -87,27 +87,27 @@ class BlobFile:
         with file_errors("could not read", self.path):
             return os.pread(self.descriptor, self.size + 1, 0)
 
-    def read_small(self, most: int) -> bytes | None:
+    def read_small(self, max_size: int) -> bytes | None:
         """Return the blob's bytes, unverified, or None where they are too many or can't be decoded.
 
         Raises:
             LocalDiskError: the file can't be read.
         """
-        if not self.is_regular or (self.coding is None and self.size > most):
+        if not self.is_regular or (self.coding is None and self.size > max_size):
             return None
         if self.coding is None:
-            return self.whole()
+            return self.read_all()
         data = bytearray()
         try:
             for part in self.decoded():
                 data += part
-                if len(data) > most:
+                if len(data) > max_size:
                     return None
-        except Malformed:
+        except MalformedCoding:
             return None
         return bytes(data)
 
-    def read(self, check: Check, position: int, end: int, ahead: bool = False) -> int:
+    def read(self, check: DigestCheck, position: int, end: int, ahead: bool = False) -> int:
         """Have ``check`` take its bytes from ``position`` to ``end``; see ``Check.read``.
 
         Raises:
@@ -144,7 +144,7 @@ class BlobFile:
         if self.length is None:
             try:
                 self.length = sum(len(part) for part in self.decoded())
-            except (Malformed, UnreadableFile) as error:
+            except (MalformedCoding, UnreadableFile) as error:
                 raise BlobCorrupt(f"{self.path}: {error}; put it again to repair it") from None
         return self.length
 
@@ -152,7 +152,7 @@ class BlobFile:
         """Return a reader of the blob that the file was verified to hold."""
         return FileReader(self, digest)
 
-    def again(self) -> BlobFile:
+    def duplicate(self) -> BlobFile:
         """Return the same file with a descriptor of its own, which the caller closes.
 
         Raises:
@@ -185,17 +185,17 @@ class FileReader:
         self._rest = b""
         self._position = 0
 
-    async def read(self, most: int) -> bytes:
-        """Return the next bytes, at most ``most``; empty at the end.
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the next bytes, at most ``max_size``; empty at the end.
 
         Raises:
             BlobCorrupt: the file changed, and can't be decoded any more.
             LocalDiskError: the file can't be read.
         """
         data = (
-            self._next(most)
-            if most <= SMALL and not self._parts
-            else await asyncio.to_thread(self._next, most)
+            self._next(max_bytes)
+            if max_bytes <= MAX_INLINE_SIZE and not self._parts
+            else await asyncio.to_thread(self._next, max_bytes)
         )
         self._position += len(data)
         return data
@@ -208,13 +208,13 @@ class FileReader:
         if not self._rest:
             try:
                 self._rest = next(self._parts, b"")
-            except Malformed as error:
+            except MalformedCoding as error:
                 raise BlobCorrupt(f"{self._file.path}: {error}; it changed while it was read") from None
         data, self._rest = self._rest[:most], self._rest[most:]
         return data
 
 
-async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: BlobFile) -> bool:
+async def verify(verified: VerifyCache, algorithm: str, digest: str, file: BlobFile) -> bool:
     """Return whether a file holds this blob: as was verified before, or by hashing all of it now.
 
     Concurrent callers share the hashing of a large file. Where the file is right, its ``length`` and ``seal``
@@ -226,39 +226,41 @@ async def verify(verified: VerifiedFiles, algorithm: str, digest: str, file: Blo
     """
     if not file.is_regular:
         return False
-    known = verified.known(digest, file.looks)
+    known = verified.get(digest, file.stat_result)
     if known is None:
         if _is_small(file):
             known = await _look_into(algorithm, digest, file, verified.hashing)
         else:
-            known = await verified.together(
-                digest, file.looks, lambda: _begin_hashing(algorithm, digest, file, verified.hashing)
+            known = await verified.verify_shared(
+                digest, file.stat_result, lambda: _begin_hashing(algorithm, digest, file, verified.hashing)
             )
         if known is None:
             return False
-        verified.add(digest, file.looks, known)
+        verified.add(digest, file.stat_result, known)
     file.length, file.seal = known
     return True
 
 
 def _is_small(file: BlobFile) -> bool:
     """Return whether hashing a file takes less time than handing it to a thread."""
-    return file.size <= SMALL and file.coding is None
+    return file.size <= MAX_INLINE_SIZE and file.coding is None
 
 
 def _begin_hashing(
-    algorithm: str, digest: str, file: BlobFile, hashing: Hashing
+    algorithm: str, digest: str, file: BlobFile, hashing: HashingPool
 ) -> asyncio.Future[VerifiedFile | None]:
     """Hash a file for several callers; the descriptor is its own, since the first may leave early."""
-    own = file.again()
+    own = file.duplicate()
     task = asyncio.ensure_future(_look_into(algorithm, digest, own, hashing))
     task.add_done_callback(lambda _: own.close())
     return task
 
 
-async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashing) -> VerifiedFile | None:
+async def _look_into(
+    algorithm: str, digest: str, file: BlobFile, hashing: HashingPool
+) -> VerifiedFile | None:
     """Hash a file, and return its record, or None where it holds another blob or changed meanwhile."""
-    check, position = Check(algorithm, file.coding), 0
+    check, position = DigestCheck(algorithm, file.coding), 0
     try:
         while position < file.size:
             end = min(file.size, position + PORTION)
@@ -271,6 +273,6 @@ async def _look_into(algorithm: str, digest: str, file: BlobFile, hashing: Hashi
                 return None
             position = reach
         right = check.finish() == digest
-    except Malformed:
+    except MalformedCoding:
         return None
     return VerifiedFile(check.length) if right and not file.is_changed else None

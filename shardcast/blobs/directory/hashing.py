@@ -12,7 +12,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shardcast.concurrency import Threads, cancel, in_pool
+from shardcast.concurrency import ThreadPool, cancel, in_pool
 
 T = TypeVar("T")
 
@@ -20,11 +20,11 @@ HASHING_THREADS = max(2, min(8, os.cpu_count() or 1))
 """Threads that hash in one store, for all its requests together."""
 
 
-class Hashing:
+class HashingPool:
     """A pool of hashing threads, and the hashes under way; ``_shared`` is of event loops alone."""
 
     def __init__(self, threads: int = HASHING_THREADS) -> None:
-        self._pool = Threads(threads, "shardcast-hash")
+        self._pool = ThreadPool(threads, "shardcast-hash")
         self._shared: dict[tuple[asyncio.AbstractEventLoop, Hashable], _SharedWork] = {}
 
     async def run(self, work: Callable[..., T], *args: object) -> T:
@@ -34,7 +34,7 @@ class Hashing:
         """
         return await in_pool(self._pool, work, *args)
 
-    async def once(self, key: Hashable, begin: Callable[[], asyncio.Future[T]]) -> T:
+    async def run_shared(self, key: Hashable, begin: Callable[[], asyncio.Future[T]]) -> T:
         """Return the result of work that concurrent callers with the same ``key`` share.
 
         The work is cancelled when the last of its callers is cancelled. ``begin`` starts it.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from shardcast.ages import age_of
-from shardcast.blobs.directory.layout import FINAL, OWN, Folder, share
+from shardcast.blobs.directory.layout import BLOB_MODE, OWN_FOLDER, Folder, share_with_group
 from shardcast.constants import LOCK_WAIT
 from shardcast.disk_errors import disk_errors
 from shardcast.file_locks import Lock, is_local, locked, open_lock_file, try_lock
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SMALL = 64 << 10
+MAX_INLINE_SIZE = 64 << 10
 """Bytes of the largest blob that is handled in the event loop: handing it to a thread would take longer."""
 _SLOW = 0.002
 """Seconds: when storing a small blob takes longer, the next ones are stored in threads, several at a time."""
@@ -34,7 +34,7 @@ _STALE = 86400.0
 """Seconds without a change after which a folder counts as a dead process's where no lock tells."""
 
 
-class Incoming:
+class IncomingFolder:
     """A process's own folder for temporary files in a directory of blobs.
 
     A lock in the folder, which dies with the process, shows that the folder is in use. A new process removes
@@ -65,10 +65,10 @@ class Incoming:
             OSError, LocalDiskError: it can't be made.
         """
         self._prepare()
-        place = self._root / OWN / "incoming"
+        place = self._root / OWN_FOLDER / "incoming"
         place.mkdir(parents=True, exist_ok=True)
-        share(str(place.parent))
-        share(str(place))
+        share_with_group(str(place.parent))
+        share_with_group(str(place))
         # One process at a time: none finds another's new folder before that folder is locked.
         with locked(place / _LOCK, LOCK_WAIT):
             dead = _dead(place)
@@ -148,17 +148,17 @@ class Incoming:
         try:
             write_all(descriptor, data)
             os.fsync(descriptor)
-            give_name(descriptor, part, path, durable=False, mode=FINAL)
+            give_name(descriptor, part, path, durable=False, mode=BLOB_MODE)
         finally:
             close(descriptor)
 
     def stores_inline(self, size: int) -> bool:
         """Return whether a blob of so many bytes is stored in the event loop rather than in a thread."""
-        return size <= SMALL and not self._slow
+        return size <= MAX_INLINE_SIZE and not self._slow
 
     def record_duration(self, size: int, seconds: float) -> None:
         """Learn from a blob of so many bytes that took so many seconds to store."""
-        if size <= SMALL:
+        if size <= MAX_INLINE_SIZE:
             self._slow = seconds > _SLOW
 
     def remove_folder(self, place: Path) -> None:

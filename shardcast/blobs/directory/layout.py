@@ -28,8 +28,8 @@ from shardcast.folders import make_folder
 PREFIX, FLAT = "prefix", "flat"
 LAYOUTS = (PREFIX, FLAT)
 MARKER = ".HASHSERVER_PREFIX"
-OWN = ".shardcast-store"
-LENGTH = ".BUFFERLENGTH"
+OWN_FOLDER = ".shardcast-store"
+LENGTH_SUFFIX = ".BUFFERLENGTH"
 SUFFIXES = {"zstd": ".zst", "gzip": ".gz"}
 """The end of a coded blob's name, by the name of its coding in HTTP."""
 
@@ -38,7 +38,7 @@ _SHARED = 0o3775
 a file removes it (sticky)."""
 OWN_SHARED = 0o2775
 """The same for folders whose files every member of the group replaces and removes: records, pins, notes."""
-FINAL = 0o444
+BLOB_MODE = 0o444
 """The mode of a blob's file: no one writes to it again."""
 
 
@@ -79,7 +79,7 @@ class Folder:
             made = True
         except FileExistsError:
             made = False
-        share(self.parent(digest))
+        share_with_group(self.parent(digest))
         return made
 
     def entries(self) -> Iterator[list[str]]:
@@ -99,7 +99,7 @@ class Folder:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class LayoutEvidence:
     """The evidence of a directory's layout: where blobs lie, and its marker. Other files count for nothing.
 
     Attributes:
@@ -128,36 +128,36 @@ class Look:
         return FLAT if self.flat or self.used else None
 
 
-def look_at(root: str) -> Look:
+def inspect_layout(root: str) -> LayoutEvidence:
     """Return the evidence of a directory's layout now; blocks on the disk.
 
     Raises:
         LocalDiskError: the directory can't be read.
     """
     with disk_errors("could not look into", root):
-        marked, used = (_is_there(os.path.join(root, name)) for name in (MARKER, f"{OWN}/digest"))  # noqa: PTH118
+        marked, used = (_is_there(os.path.join(root, name)) for name in (MARKER, f"{OWN_FOLDER}/digest"))  # noqa: PTH118
         prefix: str | None = None
         for first in range(256):
             name = f"{first:02x}"
             prefix = _first_blob(os.path.join(root, name), name)  # noqa: PTH118
             if prefix:
                 break
-        return Look(_first_blob(root), prefix, marked, used)
+        return LayoutEvidence(_first_blob(root), prefix, marked, used)
 
 
-def decide(root: str, requested: str | None = None) -> Look:
+def check_layout(root: str, requested: str | None = None) -> LayoutEvidence:
     """Return the evidence of a directory's layout, which must not contradict the ``requested`` one.
 
     Raises:
         UsageError: the directory has another layout.
         LocalDiskError: it can't be read.
     """
-    found = look_at(root)
+    found = inspect_layout(root)
     if requested not in (None, found.layout or requested):
         blob = found.flat if found.layout == FLAT else found.prefix
         raise UsageError(
             f"the layout of {root} is {found.layout}, not {requested}: "
-            + (f"{blob} lies there so" if blob else f"its {MARKER if found.marked else OWN} says so")
+            + (f"{blob} lies there so" if blob else f"its {MARKER if found.marked else OWN_FOLDER} says so")
             + f"; leave the layout out, or say {found.layout}: blobs would not be found otherwise"
         )
     return found
@@ -179,7 +179,7 @@ class Layouts:
         if known and known[0] == changed:
             return (known[1],)
         try:
-            layout = look_at(root).layout
+            layout = inspect_layout(root).layout
         except LocalDiskError:
             return (known[1],) if known else LAYOUTS
         if layout:
@@ -195,7 +195,7 @@ def prepare(folder: Folder) -> None:
     Raises:
         LocalDiskError: the directory can't be read.
     """
-    share(folder.root)
+    share_with_group(folder.root)
     marker = Path(folder.root, MARKER)
     with disk_errors("could not look into", folder.root):
         lacks = folder.layout == PREFIX and not _is_there(str(marker)) and not _first_blob(folder.root)
@@ -228,37 +228,37 @@ def _first_blob(folder: str, prefix: str = "") -> str | None:
         return next(names, None)
 
 
-def share(path: str, mode: int = _SHARED) -> None:
+def share_with_group(path: str, mode: int = _SHARED) -> None:
     """Let a folder's group write there, if the folder is ours."""
     with contextlib.suppress(OSError):  # another user's folder stays as its owner set it
         os.chmod(path, mode)  # noqa: PTH101
 
 
-def make_own(place: Path) -> None:
-    """Make a folder in ``OWN``, durably, and share it with the group.
+def make_own_folder(place: Path) -> None:
+    """Make a folder in ``OWN_FOLDER``, durably, and share it with the group.
 
     Raises:
         OSError: it can't be made.
     """
     make_folder(place)
     for folder in (place, *place.parents):
-        share(str(folder), _SHARED if folder.name == OWN else OWN_SHARED)
-        if folder.name == OWN:
+        share_with_group(str(folder), _SHARED if folder.name == OWN_FOLDER else OWN_SHARED)
+        if folder.name == OWN_FOLDER:
             break
 
 
 def gc_folder(folder: Folder) -> Path:
     """Return the folder of gc, whose lock admits one gc at a time."""
-    return Path(folder.root) / OWN / "gc"
+    return Path(folder.root) / OWN_FOLDER / "gc"
 
 
-def seal(path_or_descriptor: str | int) -> None:
+def make_read_only(path_or_descriptor: str | int) -> None:
     """Make a blob's file read-only, which also takes a mark of gc away.
 
     Raises:
         OSError: the file is another user's.
     """
-    os.chmod(path_or_descriptor, FINAL)  # noqa: PTH101
+    os.chmod(path_or_descriptor, BLOB_MODE)  # noqa: PTH101
 
 
 _BATCH = 1000

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable
 
-from shardcast.ages import AgesSeen
+from shardcast.ages import ObservedAges
 from shardcast.blobs.directory.layout import Folder
 
 LOCK = ".LOCK"
@@ -36,9 +36,9 @@ class ExternalLocks:
         since 1970, ``steady`` is monotonic.
         """
         self._seconds, self._sleep = seconds, sleep
-        self._ages = AgesSeen(clock, steady)
+        self._ages = ObservedAges(clock, steady)
 
-    def holds(self, lock: str) -> bool:
+    def is_held(self, lock: str) -> bool:
         """Return whether a lock exists and was touched less than the bound ago."""
         try:
             touched = os.stat(lock).st_mtime  # noqa: PTH116
@@ -47,8 +47,8 @@ class ExternalLocks:
             return False
         return self._ages.age(lock, touched) <= self._seconds
 
-    async def released(self, folder: Folder, digest: str) -> None:
+    async def wait_released(self, folder: Folder, digest: str) -> None:
         """Wait until a blob's locks are gone or too old: first the folder's, then its own."""
         for lock in lock_files(folder, digest):
-            while self.holds(lock):
+            while self.is_held(lock):
                 await self._sleep(_POLL)

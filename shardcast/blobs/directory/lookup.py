@@ -10,11 +10,11 @@ from pathlib import Path
 
 from shardcast.blobs.directory.compression import CODINGS
 from shardcast.blobs.directory.file import BlobFile
-from shardcast.blobs.directory.layout import LENGTH, Folder, Layouts
+from shardcast.blobs.directory.layout import LENGTH_SUFFIX, Folder, Layouts
 from shardcast.errors import BlobCorrupt, LocalDiskError
-from shardcast.store.file_errors import Search, UnreadableFile, file_errors, says_absent
+from shardcast.store.file_errors import BlobSearch, UnreadableFile, file_errors, is_absent
 
-AS_IT_IS_FIRST: tuple[str | None, ...] = (None, *CODINGS)
+FORMS: tuple[str | None, ...] = (None, *CODINGS)
 """The forms of a blob, None for its bytes as they are, in the order in which they are looked for."""
 
 
@@ -34,8 +34,8 @@ class BlobLookup:
     def files(
         self,
         digest: str,
-        search: Search,
-        forms: Sequence[str | None] = AS_IT_IS_FIRST,
+        search: BlobSearch,
+        forms: Sequence[str | None] = FORMS,
         folders: Sequence[Folder] | None = None,
     ) -> Iterator[BlobFile]:
         """Yield the files that may hold a blob, each open; the caller closes it.
@@ -51,7 +51,7 @@ class BlobLookup:
                 try:
                     found = BlobFile.open(folder.path(digest, coding), coding)
                 except LocalDiskError as error:
-                    search.met(error)
+                    search.add_error(error)
                 else:
                     if found:
                         yield found
@@ -64,15 +64,15 @@ class BlobLookup:
         Raises:
             LocalDiskError: the disk doesn't tell whether there is a file.
         """
-        search = Search()
+        search = BlobSearch()
         for folder in folders:
-            for coding in AS_IT_IS_FIRST:
+            for coding in FORMS:
                 path = folder.path(digest, coding)
                 try:
                     found = os.stat(path)  # noqa: PTH116
                 except OSError as error:
-                    if not says_absent(error):
-                        search.met(_as_disk_error(error, path))
+                    if not is_absent(error):
+                        search.add_error(_as_disk_error(error, path))
                     continue
                 if stat.S_ISREG(found.st_mode):
                     return folder, coding, found.st_size
@@ -102,7 +102,7 @@ class BlobLookup:
         if coding is None:
             return size
         with contextlib.suppress(OSError):  # most coded blobs have no record of their length
-            recorded = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
+            recorded = Path(folder.path(digest) + LENGTH_SUFFIX).read_bytes()[:20]
             if recorded.isdigit():
                 return int(recorded)
         try:

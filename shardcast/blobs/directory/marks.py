@@ -28,7 +28,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from shardcast.ages import age_of
-from shardcast.blobs.directory.layout import Folder, gc_folder, make_own, seal
+from shardcast.blobs.directory.layout import Folder, gc_folder, make_own_folder, make_read_only
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.digest import is_digest
 from shardcast.disk_errors import disk_errors
@@ -79,7 +79,11 @@ class Marks:
             OSError: the notes of puts can't be looked at.
         """
         known = self._known.get(bytes.fromhex(digest))
-        if known is None or not all(is_marked(form.looks) for form in forms) or known[1] != _looks(forms):
+        if (
+            known is None
+            or not all(is_marked(form.stat_result) for form in forms)
+            or known[1] != _looks(forms)
+        ):
             return None
         put = put_time(self._folder, digest)
         return None if put is not None and put >= known[0] else known[0]
@@ -99,8 +103,8 @@ class Marks:
         """
         when = time.time()
         for form in forms:
-            if not is_marked(form.looks):
-                Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE | _MARK)
+            if not is_marked(form.stat_result):
+                Path(form.path).chmod(stat.S_IMODE(form.stat_result.st_mode) & ~_EXECUTE | _MARK)
         key = bytes.fromhex(digest)
         # Looked at again: chmod moved the change time, which a mark must match from now on.
         self._known[key] = when, _looks(forms_of(self._folder, digest))
@@ -113,8 +117,8 @@ class Marks:
             OSError: its files can't be changed.
         """
         for form in forms:
-            if is_marked(form.looks):
-                Path(form.path).chmod(stat.S_IMODE(form.looks.st_mode) & ~_EXECUTE)
+            if is_marked(form.stat_result):
+                Path(form.path).chmod(stat.S_IMODE(form.stat_result.st_mode) & ~_EXECUTE)
         self._known.pop(bytes.fromhex(digest), None)
 
     def save(self, whole: bool) -> None:
@@ -137,7 +141,7 @@ def _looks(forms: Sequence[Form]) -> bytes:
 
     The change time covers writes, changes of the mode, new hard links, and copies.
     """
-    identities = [(form.coding, FileIdentity.from_stat(form.looks)) for form in forms]
+    identities = [(form.coding, FileIdentity.from_stat(form.stat_result)) for form in forms]
     parts = [f"{coding} {file.size} {file.mtime_ns} {file.ctime_ns}" for coding, file in identities]
     return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).digest()
 
@@ -155,7 +159,7 @@ def count_as_put(folder: Folder, digest: str, coding: str | None = None) -> bool
     try:
         was_marked = is_marked(os.lstat(path))
         folder.make_parent(digest)
-        seal(path)
+        make_read_only(path)
         if was_marked:
             sync_file(Path(path))  # else a power cut may bring the mark back
     except FileNotFoundError:
@@ -172,7 +176,7 @@ def unmark(folder: Folder, digest: str) -> bool:
         LocalDiskError: the blob's files can't be looked at.
     """
     with disk_errors("could not look at", folder.path(digest)):
-        marked = [form for form in forms_of(folder, digest) if is_marked(form.looks)]
+        marked = [form for form in forms_of(folder, digest) if is_marked(form.stat_result)]
     return all(count_as_put(folder, digest, form.coding) for form in marked)
 
 
@@ -184,7 +188,7 @@ def note_put(folder: Folder, digest: str) -> bool:
     """
     place = gc_folder(folder) / "put"
     try:
-        make_own(place)
+        make_own_folder(place)
         note = place / digest
         try:
             note.touch()

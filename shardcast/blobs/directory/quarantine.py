@@ -23,13 +23,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from shardcast.blobs.directory.layout import OWN, OWN_SHARED, Folder, gc_folder, make_own, share
+from shardcast.blobs.directory.layout import (
+    OWN_FOLDER,
+    OWN_SHARED,
+    Folder,
+    gc_folder,
+    make_own_folder,
+    share_with_group,
+)
 from shardcast.constants import LOCK_WAIT
 from shardcast.digest import is_digest
 from shardcast.disk_errors import disk_errors
 from shardcast.file_identity import FileIdentity
 from shardcast.file_locks import locked
-from shardcast.file_moves import rename, rename_free
+from shardcast.file_moves import rename, rename_if_free
 from shardcast.filesystem import replace
 from shardcast.folders import make_folder, sync_folder
 from shardcast.json_text import parse_json
@@ -96,7 +103,7 @@ def _beside(path: Path, place: Path) -> Path:
     make_folder(place.parent / path.parent.name)  # tells ``taken_out`` of it
     beside = path.parent / f".{place.parent.name}"
     make_folder(beside)
-    share(str(beside), OWN_SHARED)
+    share_with_group(str(beside), OWN_SHARED)
     return beside / place.name
 
 
@@ -117,7 +124,7 @@ def put_back(place: Path, path: Path) -> bool:
     Raises:
         OSError: it can't be moved.
     """
-    back = rename_free(place, path)
+    back = rename_if_free(place, path)
     if not back:
         place.unlink()
     return back
@@ -150,14 +157,14 @@ def recover(folder: Folder) -> None:
     place = gc_folder(folder)
     with disk_errors("could not put back from", place):
         if any(taken_out(folder, place / TRASH)):
-            with one_at_a_time(place, wait=False) as is_alone:
+            with folder_lock(place, wait=False) as is_alone:
                 if is_alone:
                     undo_removals(folder)
-    Quarantine(folder).finish()
+    Quarantine(folder).finish_interrupted()
 
 
 @contextlib.contextmanager
-def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
+def folder_lock(folder: Path, wait: bool = True) -> Iterator[bool]:
     """Hold a folder's lock, and yield True; without ``wait``, yield False while another process holds it.
 
     Raises:
@@ -175,7 +182,7 @@ def one_at_a_time(folder: Path, wait: bool = True) -> Iterator[bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class SetAside:
+class QuarantinedFile:
     """A file in quarantine.
 
     Attributes:
@@ -200,9 +207,9 @@ class Quarantine:
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
-        self._place = Path(folder.root) / OWN / "quarantine"
+        self._place = Path(folder.root) / OWN_FOLDER / "quarantine"
 
-    def take(self, path: str, digest: str, looks: os.stat_result, reason: str) -> SetAside | None:
+    def set_aside(self, path: str, digest: str, looks: os.stat_result, reason: str) -> QuarantinedFile | None:
         """Set a file aside, if it still has this stat result; blocks on the disk.
 
         Returns:
@@ -222,7 +229,7 @@ class Quarantine:
             self._bring(taken, name)
             return self._write_record(digest, name, was, size=looks.st_size, reason=reason)
 
-    def finish(self) -> None:
+    def finish_interrupted(self) -> None:
         """Put back or record the files that a killed process was setting aside; blocks on the disk.
 
         A file goes back to its place, where it will be verified again. Where its place is taken by now, the
@@ -252,7 +259,7 @@ class Quarantine:
         if file.parent != self._place:
             rename(file, self._place / name, durable=False)
 
-    def entries(self) -> Iterator[SetAside]:
+    def entries(self) -> Iterator[QuarantinedFile]:
         """Yield the files in quarantine; blocks on the disk.
 
         Raises:
@@ -261,7 +268,7 @@ class Quarantine:
         with disk_errors("could not look into", self._place):
             for record in self._records():
                 try:
-                    yield SetAside(**parse_json(record.read_bytes()))
+                    yield QuarantinedFile(**parse_json(record.read_bytes()))
                 except (ValueError, TypeError) as error:
                     raise OSError(f"{record.name} is no record of a file set aside ({error})") from None
 
@@ -290,16 +297,16 @@ class Quarantine:
         """Return whether a file in quarantine is neither a record, nor temporary, nor recorded."""
         return file.suffix not in (_RECORD, PART) and not Path(f"{file}{_RECORD}").exists()
 
-    def _write_record(self, digest: str, name: str, was: Path, *, size: int, reason: str) -> SetAside:
+    def _write_record(self, digest: str, name: str, was: Path, *, size: int, reason: str) -> QuarantinedFile:
         """Write the record of the file ``name`` in quarantine, and return it."""
         file = self._place / name
-        aside = SetAside(digest, str(file), str(was), size, reason, round(time.time(), 3))
+        aside = QuarantinedFile(digest, str(file), str(was), size, reason, round(time.time(), 3))
         replace(Path(f"{file}{_RECORD}"), json.dumps(asdict(aside)).encode() + b"\n")
         return aside
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Make the folder, and hold its lock."""
-        make_own(self._place)
-        with one_at_a_time(self._place):
+        make_own_folder(self._place)
+        with folder_lock(self._place):
             yield

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator
 
-from shardcast.concurrency import Threads
+from shardcast.concurrency import ThreadPool
 
 PART = 512 << 10
 """Bytes of a part: two of them stay in the processor's cache until they are used."""
@@ -17,7 +17,7 @@ _WORTH_IT = 4 << 20
 """Bytes from which on a thread is worth its start."""
 
 
-def parts(
+def read_parts(
     descriptor: int,
     position: int,
     end: int,
@@ -54,7 +54,7 @@ def parts(
             position += got
         return
     current, following = (memoryview(bytearray(PART)) for _ in range(2))
-    with Threads(1, "reading") as thread:
+    with ThreadPool(1, "reading") as thread:
         coming = thread.submit(read, current, position)
         while got := coming.result():
             position += got

@@ -13,15 +13,15 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.incoming_folder import Incoming
-from shardcast.blobs.directory.layout import FINAL, FLAT, LENGTH
+from shardcast.blobs.directory.incoming_folder import IncomingFolder
+from shardcast.blobs.directory.layout import BLOB_MODE, FLAT, LENGTH_SUFFIX
 from shardcast.concurrency import in_thread
 from shardcast.disk_errors import disk_errors
 from shardcast.filesystem import give_name
 from shardcast.folders import sync_folder
 
 
-class Staged:
+class StagedBlobs:
     """Blobs that wait for each other.
 
     Attributes:
@@ -95,11 +95,11 @@ class Staged:
         """Rename a blob; its folder is synced later. Its verification counts for the new name, too."""
         staged, name = self.blobs.folder.path(digest), self._target.folder.path(digest)
         with Path(staged).open("rb") as file:
-            known = self.blobs.verified.known(digest, os.fstat(file.fileno()))
-            give_name(file.fileno(), staged, name, durable=False, mode=FINAL)
+            known = self.blobs.verified.get(digest, os.fstat(file.fileno()))
+            give_name(file.fileno(), staged, name, durable=False, mode=BLOB_MODE)
             if known is not None:
                 self._target.verified.add(digest, os.fstat(file.fileno()), known)
-        Path(name + LENGTH).unlink(missing_ok=True)
+        Path(name + LENGTH_SUFFIX).unlink(missing_ok=True)
 
 
 def _gone(count: int, place: str) -> OSError:
@@ -108,7 +108,7 @@ def _gone(count: int, place: str) -> OSError:
 
 
 @asynccontextmanager
-async def staged(target: BlobDirectory, incoming: Incoming) -> AsyncIterator[Staged]:
+async def staging_area(target: BlobDirectory, incoming: IncomingFolder) -> AsyncIterator[StagedBlobs]:
     """Yield a place for blobs that are put into a directory together.
 
     Blobs that are not published when the context is left are discarded.
@@ -123,7 +123,7 @@ async def staged(target: BlobDirectory, incoming: Incoming) -> AsyncIterator[Sta
     with disk_errors("could not make a place for blobs in", target.folder.root):
         place = await in_thread(incoming.create_folder, undo=incoming.remove_folder)
     try:
-        waiting = await asyncio.to_thread(Staged, target, place)
+        waiting = await asyncio.to_thread(StagedBlobs, target, place)
         try:
             yield waiting
         finally:

@@ -8,7 +8,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from shardcast.blobs.directory.layout import LENGTH, SUFFIXES, Folder
+from shardcast.blobs.directory.layout import LENGTH_SUFFIX, SUFFIXES, Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +18,12 @@ class Form:
     Attributes:
         path: its path.
         coding: its coding; None where it holds the blob as it is.
-        looks: its stat result.
+        stat_result: its stat result.
     """
 
     path: str
     coding: str | None
-    looks: os.stat_result
+    stat_result: os.stat_result
 
 
 def forms_of(folder: Folder, digest: str) -> list[Form]:
@@ -73,12 +73,12 @@ def describe(folder: Folder, digest: str) -> BlobDescription | None:
     if not forms:
         return None
     first = forms[0]
-    size = first.looks.st_size if first.coding is None else _recorded_length(folder, digest)
+    size = first.stat_result.st_size if first.coding is None else _recorded_length(folder, digest)
     return BlobDescription(
         digest,
         size,
-        sum(form.looks.st_size for form in forms),
-        max(form.looks.st_mtime for form in forms),
+        sum(form.stat_result.st_size for form in forms),
+        max(form.stat_result.st_mtime for form in forms),
         tuple(form.coding or "raw" for form in forms),
         first.path,
     )
@@ -87,7 +87,7 @@ def describe(folder: Folder, digest: str) -> BlobDescription | None:
 def _recorded_length(folder: Folder, digest: str) -> int | None:
     """Return the recorded length of a coded blob, or None without a record."""
     try:
-        recorded = Path(folder.path(digest) + LENGTH).read_bytes()[:20]
+        recorded = Path(folder.path(digest) + LENGTH_SUFFIX).read_bytes()[:20]
     except OSError:
         return None
     return int(recorded) if recorded.isdigit() else None

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from itertools import islice
 from typing import NamedTuple
 
-from shardcast.blobs.directory.hashing import Hashing
+from shardcast.blobs.directory.hashing import HashingPool
 from shardcast.file_identity import FileIdentity
 
 MAX_VERIFIED = 100_000
 """Files that are remembered; some 300 bytes of memory each, and another 100 for a seal."""
-WORTH_A_SEAL = 4 << 20
+MIN_SEALED_SIZE = 4 << 20
 """Bytes of the smallest file that gets a seal."""
 
 
@@ -31,7 +31,7 @@ class VerifiedFile(NamedTuple):
     seal: str | None = None
 
 
-class VerifiedFiles:
+class VerifyCache:
     """The verified files, by digest and by device, inode, size, mtime and ctime.
 
     A file with another stat result, or that was forgotten, is verified again. Threads and the event loop
@@ -41,45 +41,48 @@ class VerifiedFiles:
         hashing: the threads that verify files.
     """
 
-    def __init__(self, most: int = MAX_VERIFIED) -> None:
-        self._most = most
+    def __init__(self, max_files: int = MAX_VERIFIED) -> None:
+        self._most = max_files
         self._known: dict[bytes, VerifiedFile] = {}
-        self.hashing = Hashing()
+        self.hashing = HashingPool()
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def add(self, digest: str, looks: os.stat_result, found: VerifiedFile) -> None:
+    def add(self, digest: str, stat_result: os.stat_result, found: VerifiedFile) -> None:
         """Remember that the file with this stat result holds, decoded, this blob."""
         if len(self._known) >= self._most:
             # The older half at once: finding the first entry each time would walk over the removed ones.
             for key in list(islice(self._known, self._most // 2 + 1)):
                 self._known.pop(key, None)  # another thread may make room at the same time
-        self._known[_key(digest, looks)] = found
+        self._known[_key(digest, stat_result)] = found
 
-    def seal(self, digest: str, looks: os.stat_result, seal: str) -> None:
+    def set_seal(self, digest: str, stat_result: os.stat_result, seal: str) -> None:
         """Remember the seal of a file, if the file is known."""
-        key = _key(digest, looks)
+        key = _key(digest, stat_result)
         known = self._known.get(key)
         if known is not None:
             self._known[key] = known._replace(seal=seal)
 
-    def forget(self, digest: str, looks: os.stat_result) -> None:
+    def forget(self, digest: str, stat_result: os.stat_result) -> None:
         """Have a file verified again when it is read next."""
-        self._known.pop(_key(digest, looks), None)
+        self._known.pop(_key(digest, stat_result), None)
 
-    def known(self, digest: str, looks: os.stat_result) -> VerifiedFile | None:
+    def get(self, digest: str, stat_result: os.stat_result) -> VerifiedFile | None:
         """Return the record of the file with this stat result, or None where it wasn't verified."""
-        return self._known.get(_key(digest, looks))
+        return self._known.get(_key(digest, stat_result))
 
-    async def together(
-        self, digest: str, looks: os.stat_result, begin: Callable[[], asyncio.Future[VerifiedFile | None]]
+    async def verify_shared(
+        self,
+        digest: str,
+        stat_result: os.stat_result,
+        begin: Callable[[], asyncio.Future[VerifiedFile | None]],
     ) -> VerifiedFile | None:
         """Return the result of verifying a file, which concurrent callers share; None for a wrong file.
 
         ``begin`` starts it; it is cancelled when the last of its callers is cancelled.
         """
-        return await self.hashing.once(_key(digest, looks), begin)
+        return await self.hashing.run_shared(_key(digest, stat_result), begin)
 
 
 def _key(digest: str, found: os.stat_result) -> bytes:

@@ -21,10 +21,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shardcast.ages import age_of, lies_ahead
-from shardcast.blobs.directory.layout import LENGTH, Folder, gc_folder, make_own
+from shardcast.ages import age_of, is_future
+from shardcast.blobs.directory.layout import LENGTH_SUFFIX, Folder, gc_folder, make_own_folder
 from shardcast.blobs.directory.marks import Marks, forget_puts, is_marked, put_time
-from shardcast.blobs.directory.quarantine import TRASH, one_at_a_time, take_out, undo_removals
+from shardcast.blobs.directory.quarantine import TRASH, folder_lock, take_out, undo_removals
 from shardcast.blobs.directory.stat import Form, forms_of
 from shardcast.blobs.maintenance.gc_policy import Blob, Decision, Rules, decide
 from shardcast.digest import is_digest
@@ -58,7 +58,7 @@ class Tally:
 
 
 @dataclass
-class Collected:
+class GcResult:
     """The result of a run, or of a dry run.
 
     Attributes:
@@ -84,7 +84,7 @@ class Collected:
     failures: list[str] = field(default_factory=list)
 
 
-class Collection:
+class GarbageCollection:
     """One run over a directory.
 
     Attributes:
@@ -106,7 +106,7 @@ class Collection:
         Raises:
             LocalDiskError: the marks can't be read.
         """
-        self.result = Collected()
+        self.result = GcResult()
         self._folder, self._referenced, self._rules = folder, referenced, rules
         self._now, self._delete = now, delete
         self._trash = gc_folder(folder) / TRASH
@@ -158,7 +158,7 @@ class Collection:
 
     def _act(self, digest: str, forms: Sequence[Form]) -> None:
         """Decide about a blob, act on it where the run may change anything, and count it."""
-        result, size = self.result, sum(form.looks.st_size for form in forms)
+        result, size = self.result, sum(form.stat_result.st_size for form in forms)
         referenced = bytes.fromhex(digest) in self._referenced
         since = self._marks.since(digest, forms)
         if self._delete and not referenced and self._correct_times(forms):
@@ -192,7 +192,9 @@ class Collection:
         set.
         """
         ahead = [
-            form for form in forms if lies_ahead(max(form.looks.st_mtime, form.looks.st_ctime), self._now)
+            form
+            for form in forms
+            if is_future(max(form.stat_result.st_mtime, form.stat_result.st_ctime), self._now)
         ]
         for form in ahead:
             with contextlib.suppress(PermissionError):
@@ -201,9 +203,9 @@ class Collection:
 
     def _blob(self, digest: str, forms: Sequence[Form], since: float | None) -> Blob:
         """Return the ages of a blob, for the policy."""
-        written = max(form.looks.st_mtime for form in forms)
+        written = max(form.stat_result.st_mtime for form in forms)
         put = put_time(self._folder, digest) or written
-        touched = max(written, put, since or 0.0, *(form.looks.st_ctime for form in forms))
+        touched = max(written, put, since or 0.0, *(form.stat_result.st_ctime for form in forms))
         return Blob(written, touched, since is not None)
 
     def _remove(self, digest: str, forms: Sequence[Form], since: float) -> bool:
@@ -224,7 +226,7 @@ class Collection:
             else:
                 gone = False
         if gone:
-            Path(self._folder.path(digest) + LENGTH).unlink(missing_ok=True)
+            Path(self._folder.path(digest) + LENGTH_SUFFIX).unlink(missing_ok=True)
         return gone
 
     def _clear_copies(self) -> None:
@@ -298,7 +300,7 @@ def remember_roots(folder: Folder, names: Some[str]) -> None:
     """
     place = gc_folder(folder)
     with disk_errors("could not use", place):
-        make_own(place)
+        make_own_folder(place)
     replace(place / "roots.json", json.dumps(sorted(names)).encode() + b"\n")
 
 
@@ -310,8 +312,8 @@ def _alone(folder: Folder) -> Iterator[None]:
         DataDirInUse: another gc is under way.
     """
     place = gc_folder(folder)
-    make_own(place)
-    with one_at_a_time(place, wait=False) as is_alone:
+    make_own_folder(place)
+    with folder_lock(place, wait=False) as is_alone:
         if not is_alone:
             raise DataDirInUse(f"another gc is under way in {folder.root}; wait until it is done")
         yield

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.digest_lists import AS_TEXT, bounded_lines, read_digests
-from shardcast.blobs.directory.layout import OWN, Folder, make_own
+from shardcast.blobs.digest_lists import OPEN_ARGUMENTS, bounded_lines, read_digests
+from shardcast.blobs.directory.layout import OWN_FOLDER, Folder, make_own_folder
 from shardcast.constants import DISTRIBUTION_FILE, MANIFEST_FILE
 from shardcast.digest import is_digest
 from shardcast.disk_errors import disk_errors
@@ -50,7 +50,7 @@ def snapshot(file: Path, algorithm: str | None = None) -> Root:
     """Return the root of a file with digests, in the formats of ``read_digests``."""
 
     def read() -> Iterator[str]:
-        with disk_errors("could not read", file), file.open(**AS_TEXT) as lines:
+        with disk_errors("could not read", file), file.open(**OPEN_ARGUMENTS) as lines:
             yield from read_digests(lines, str(file), algorithm)
 
     return Root(f"snapshot {file.resolve()}", None, lambda: _as_disk_errors(read()))
@@ -92,7 +92,7 @@ def pin(folder: Folder, digest: str) -> None:
     """
     place = _pins(folder)
     with disk_errors("could not pin in", place):
-        make_own(place)
+        make_own_folder(place)
         with contextlib.suppress(FileExistsError):
             (place / digest).touch(exist_ok=False)
         sync_folder(place)
@@ -115,7 +115,7 @@ def unpin(folder: Folder, digest: str) -> bool:
 
 def _pins(folder: Folder) -> Path:
     """Return the folder of the pins: empty files named by digests."""
-    return Path(folder.root) / OWN / "pinned"
+    return Path(folder.root) / OWN_FOLDER / "pinned"
 
 
 def _pinned(folder: Folder) -> Iterator[str]:
@@ -240,4 +240,4 @@ def _listed(root: Path) -> set[int]:
         found = parse(raw)
     except ValueError as error:
         raise LocalDiskError(f"{root / DISTRIBUTION_FILE} is {error}") from None
-    return {listing.number for listing in found.settled(found).listings}
+    return {listing.number for listing in found.settle(found).listings}

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from shardcast.blobs.directory.compression import Check, Malformed
+from shardcast.blobs.directory.compression import DigestCheck, MalformedCoding
 from shardcast.blobs.directory.file import BlobFile
-from shardcast.blobs.directory.incoming_folder import SMALL
+from shardcast.blobs.directory.incoming_folder import MAX_INLINE_SIZE
 from shardcast.blobs.directory.layout import SUFFIXES, Folder
-from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
-from shardcast.blobs.directory.quarantine import Quarantine, SetAside
+from shardcast.blobs.directory.lookup import FORMS
+from shardcast.blobs.directory.quarantine import Quarantine, QuarantinedFile
 from shardcast.blobs.directory.stat import forms_of
 from shardcast.errors import LocalDiskError
 from shardcast.store.file_errors import UnreadableFile
@@ -45,7 +45,7 @@ _MOST_CREDIT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ScrubFinding:
     """A file whose bytes have another digest than its name, or that can't be read.
 
     Attributes:
@@ -63,7 +63,7 @@ class Found:
     detail: str = ""
 
 
-class Pace:
+class RateLimiter:
     """A limiter of the rate at which bytes are read."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Pace:
         self._rate, self._clock, self._sleep = rate, clock, sleep
         self._due = clock()
 
-    async def spent(self, count: int) -> None:
+    async def account(self, count: int) -> None:
         """Account for ``count`` bytes that were read, and wait until more may be read."""
         if self._rate is None:
             return
@@ -103,7 +103,7 @@ class Scrub:
         *,
         quarantine: Quarantine | None = None,
         repair: Repair | None = None,
-        pace: Pace | None = None,
+        pace: RateLimiter | None = None,
     ) -> None:
         """Verify the blobs of ``folder``, which are of ``algorithm``.
 
@@ -117,9 +117,9 @@ class Scrub:
         self.blobs = self.bytes = self.unknown = 0
         self.folder, self._algorithm = folder, algorithm
         self._quarantine, self._repair = quarantine, repair
-        self._pace = pace or Pace(None)
+        self._pace = pace or RateLimiter(None)
 
-    async def run(self) -> AsyncGenerator[Found, None]:
+    async def run(self) -> AsyncGenerator[ScrubFinding, None]:
         """Yield each file that is not right, once it was dealt with.
 
         Raises:
@@ -135,11 +135,11 @@ class Scrub:
                     if found is not None:
                         yield found
 
-    async def _retry_quarantined(self) -> AsyncIterator[Found]:
+    async def _retry_quarantined(self) -> AsyncIterator[ScrubFinding]:
         """Try to repair the blobs that were set aside before and are still absent, and yield each."""
         if self._quarantine is None:
             return
-        await asyncio.to_thread(self._quarantine.finish)
+        await asyncio.to_thread(self._quarantine.finish_interrupted)
         entries = await asyncio.to_thread(_by_digest, self._quarantine)
         for digest, aside in entries.items():
             if await asyncio.to_thread(forms_of, self.folder, digest):
@@ -149,7 +149,7 @@ class Scrub:
                 detail = aside.file
             except LocalDiskError as error:
                 source, detail = None, f"{aside.file}; {error}"
-            yield Found(
+            yield ScrubFinding(
                 digest,
                 aside.was,
                 aside.reason,
@@ -157,10 +157,10 @@ class Scrub:
                 source or detail,
             )
 
-    async def _verify(self, digest: str, coding: str | None) -> Found | None:
+    async def _verify(self, digest: str, coding: str | None) -> ScrubFinding | None:
         """Verify one file of a blob, deal with it, and return it where it isn't right."""
         path = self.folder.path(digest, coding)
-        if coding not in AS_IT_IS_FIRST:
+        if coding not in FORMS:
             self.unknown += Path(path).exists()
             return None
         counted = unreadable = False
@@ -169,7 +169,7 @@ class Scrub:
                 file = BlobFile.open(path, coding)
             except LocalDiskError as error:
                 source = await self._try_repair(digest) if isinstance(error, UnreadableFile) else None
-                return Found(
+                return ScrubFinding(
                     digest, path, str(error), Outcome.REPAIRED if source else Outcome.UNREADABLE, source or ""
                 )
             if file is None:
@@ -185,7 +185,7 @@ class Scrub:
                         continue
                     reason = f"the disk can't read it ({getattr(error.__cause__, 'strerror', error)})"
                 except LocalDiskError as error:
-                    return Found(digest, path, str(error), Outcome.UNREADABLE)
+                    return ScrubFinding(digest, path, str(error), Outcome.UNREADABLE)
                 if reason is None:
                     return None
                 if file.is_changed:
@@ -193,7 +193,7 @@ class Scrub:
                 found = await self._repair_or_set_aside(digest, file, reason)
                 if found is not None:
                     return found
-        return Found(digest, path, "it changes all the time", Outcome.UNREADABLE)
+        return ScrubFinding(digest, path, "it changes all the time", Outcome.UNREADABLE)
 
     async def _try_repair(self, digest: str) -> str | None:
         """Repair a blob, and return the source, or None where that is not possible."""
@@ -210,25 +210,25 @@ class Scrub:
         """
         if not file.is_regular:
             return "it is no file"
-        check, position = Check(self._algorithm, file.coding), 0
+        check, position = DigestCheck(self._algorithm, file.coding), 0
         try:
             while position < file.size:
                 end = min(file.size, position + _PORTION)
-                if file.size <= SMALL:
+                if file.size <= MAX_INLINE_SIZE:
                     reach = file.read(check, position, end)
                 else:
                     reach = await asyncio.to_thread(file.read, check, position, end)
                 self.bytes += reach - position
-                await self._pace.spent(reach - position)
+                await self._pace.account(reach - position)
                 if reach < end:
                     return "it became shorter while it was read"
                 position = reach
             actual = check.finish()
-        except Malformed as error:
+        except MalformedCoding as error:
             return str(error)
         return None if actual == digest else f"its digest is {actual}, of {check.length} bytes"
 
-    async def _repair_or_set_aside(self, digest: str, file: BlobFile, reason: str) -> Found | None:
+    async def _repair_or_set_aside(self, digest: str, file: BlobFile, reason: str) -> ScrubFinding | None:
         """Repair a file or set it aside, and return it, or None where it is another file by now."""
         detail = "nothing was to be done about it"
         if self._repair:
@@ -241,22 +241,22 @@ class Scrub:
             if source:
                 if file.coding and self._quarantine:  # the right bytes did not replace it: they lie beside it
                     await self._set_aside(self._quarantine, digest, file, reason)
-                return Found(digest, file.path, reason, Outcome.REPAIRED, source)
+                return ScrubFinding(digest, file.path, reason, Outcome.REPAIRED, source)
         if self._quarantine:
             try:
                 aside = await self._set_aside(self._quarantine, digest, file, reason)
             except LocalDiskError as error:
-                return Found(digest, file.path, reason, Outcome.LEFT, str(error))
-            return Found(digest, file.path, reason, Outcome.SET_ASIDE, aside.file) if aside else None
-        return Found(digest, file.path, reason, Outcome.LEFT, detail)
+                return ScrubFinding(digest, file.path, reason, Outcome.LEFT, str(error))
+            return ScrubFinding(digest, file.path, reason, Outcome.SET_ASIDE, aside.file) if aside else None
+        return ScrubFinding(digest, file.path, reason, Outcome.LEFT, detail)
 
     async def _set_aside(
         self, quarantine: Quarantine, digest: str, file: BlobFile, reason: str
-    ) -> SetAside | None:
+    ) -> QuarantinedFile | None:
         """Set a file aside in a thread."""
-        return await asyncio.to_thread(quarantine.take, file.path, digest, file.looks, reason)
+        return await asyncio.to_thread(quarantine.set_aside, file.path, digest, file.stat_result, reason)
 
 
-def _by_digest(quarantine: Quarantine) -> dict[str, SetAside]:
+def _by_digest(quarantine: Quarantine) -> dict[str, QuarantinedFile]:
     """Return one record for each digest in quarantine."""
     return {aside.digest: aside for aside in quarantine.entries()}

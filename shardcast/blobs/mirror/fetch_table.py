@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from shardcast.blobs.framing import MAX_KEYS
 from shardcast.blobs.mirror.absence_cache import AbsenceCache
 from shardcast.blobs.mirror.pending_fetch import DIRECT, PendingFetch, Wanted
-from shardcast.blobs.mirror.server_fetcher import Counts, ServerFetcher
+from shardcast.blobs.mirror.server_fetcher import MirrorCounts, ServerFetcher
 from shardcast.concurrency import cancel
 from shardcast.errors import ServerUnreachable, ShardcastError
 from shardcast.protocol.wire import MAX_VIA
@@ -25,7 +25,7 @@ class FetchTable:
         self,
         fetcher: ServerFetcher,
         absent: AbsenceCache,
-        counts: Counts,
+        counts: MirrorCounts,
         *,
         node_id: str,
         max_length: int,

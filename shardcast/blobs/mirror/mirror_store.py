@@ -13,13 +13,13 @@ from shardcast.blobs.interface import BlobStore, BlobWriter
 from shardcast.blobs.mirror.absence_cache import AbsenceCache
 from shardcast.blobs.mirror.fetch_table import FetchTable, batches
 from shardcast.blobs.mirror.pending_fetch import DIRECT, PendingFetch, Wanted
-from shardcast.blobs.mirror.server_fetcher import Counts, Server, ServerFetcher
+from shardcast.blobs.mirror.server_fetcher import BlobServer, MirrorCounts, ServerFetcher
 from shardcast.concurrency import cancel
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
 from shardcast.store.interfaces import BlobReader
 
-LACKING_FOR = 30.0
+ABSENCE_SECONDS = 30.0
 """Seconds for which it is remembered that no server has a blob."""
 
 
@@ -36,12 +36,12 @@ class MirrorStore:
     def __init__(
         self,
         local: BlobStore,
-        servers: Sequence[Server],
+        servers: Sequence[BlobServer],
         node_id: str,
         clock: Callable[[], float] = time.monotonic,
         *,
-        lacking_for: float = LACKING_FOR,
-        most: int = MAX_LENGTH,
+        absence_seconds: float = ABSENCE_SECONDS,
+        max_length: int = MAX_LENGTH,
         patience: float = STALL_WHEN_OTHERS_CAN,
     ) -> None:
         """Mirror ``servers`` into ``local``.
@@ -52,19 +52,19 @@ class MirrorStore:
             node_id: the name of this mirror to the servers, so that a request which comes back to it is not
                 forwarded again.
             clock: a monotonic clock, in seconds.
-            lacking_for: seconds for which it is remembered that no server has a blob.
-            most: bytes of the largest blob that is fetched; the requester names the length.
+            absence_seconds: seconds for which it is remembered that no server has a blob.
+            max_length: bytes of the largest blob that is fetched; the requester names the length.
             patience: seconds without progress after which the next server is asked as well.
         """
         self.algorithm = local.algorithm
-        self.counts = Counts()
+        self.counts = MirrorCounts()
         self._local = local
         self._pending = FetchTable(
             ServerFetcher(local, servers, node_id, self.counts, clock=clock, patience=patience),
-            AbsenceCache(lacking_for, clock),
+            AbsenceCache(absence_seconds, clock),
             self.counts,
             node_id=node_id,
-            max_length=most,
+            max_length=max_length,
         )
 
     async def size(self, digest: str) -> int | None:
@@ -84,14 +84,14 @@ class MirrorStore:
             try:
                 reader = await stack.enter_async_context(self._local.open(digest))
             except (BlobMissing, BlobCorrupt):
-                if not await self.obtain(digest):
+                if not await self.fetch_one(digest):
                     raise
                 reader = await stack.enter_async_context(self._local.open(digest))
             yield reader
 
-    async def read_small(self, digests: Sequence[str], most: int) -> dict[str, bytes]:
+    async def read_small(self, digests: Sequence[str], max_size: int) -> dict[str, bytes]:
         """See ``BlobStore``; of the blobs that are here by now."""
-        return await self._local.read_small(digests, most)
+        return await self._local.read_small(digests, max_size)
 
     def put(self, digest: str | None = None) -> AbstractAsyncContextManager[BlobWriter]:
         """See ``BlobStore``."""
@@ -109,7 +109,7 @@ class MirrorStore:
         """Cancel the fetches that are under way."""
         await self._pending.close()
 
-    async def obtain(self, key: str, via: Sequence[str] = ()) -> bool:
+    async def fetch_one(self, key: str, via: Sequence[str] = ()) -> bool:
         """Fetch one blob for a request that came through the nodes ``via``, and return whether it arrived.
 
         Raises:

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-from shardcast.blobs.directory.batch_writer import Putting
+from shardcast.blobs.directory.batch_writer import BatchWriter
 from shardcast.blobs.framing import Part
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.mirror.pending_fetch import PendingFetch, Wanted
-from shardcast.concurrency import staggered
+from shardcast.concurrency import start_staggered
 from shardcast.errors import (
     BadAnswer,
     LocalDiskError,
@@ -39,13 +39,13 @@ _LANES = 8
 """Requests at once to a server that takes no pulls."""
 
 
-class Server(Protocol):
+class BlobServer(Protocol):
     """A server that blobs come from (a ``RemoteStore``)."""
 
     url: str
     node_id: str | None
 
-    async def pulls(self) -> bool:
+    async def takes_pulls(self) -> bool:
         """Return whether the server answers requests for many blobs at once.
 
         Raises:
@@ -57,7 +57,7 @@ class Server(Protocol):
 
 
 @dataclass
-class Counts:
+class MirrorCounts:
     """The counters of a mirror, as its status shows them.
 
     Attributes:
@@ -85,9 +85,9 @@ class ServerFetcher:
     def __init__(
         self,
         local: BlobStore,
-        servers: Sequence[Server],
+        servers: Sequence[BlobServer],
         node_id: str,
-        counts: Counts,
+        counts: MirrorCounts,
         *,
         clock: Callable[[], float],
         patience: float,
@@ -115,7 +115,7 @@ class ServerFetcher:
         def remaining() -> dict[Wanted, PendingFetch]:
             return {wanted: fetch for wanted, fetch in fetches.items() if not fetch.outcome.done()}
 
-        async def ask(server: Server) -> ShardcastError | None:
+        async def ask(server: BlobServer) -> ShardcastError | None:
             """Ask one server for the remaining blobs, unless it is to be skipped."""
             if not remaining():
                 return None
@@ -132,7 +132,7 @@ class ServerFetcher:
             return len(remaining()), sum(fetch.received for fetch in fetches.values()) // _PROGRESS
 
         works = [partial(ask, server) for server in self._servers]
-        async with aclosing(staggered(works, self._patience, progress)) as asked:
+        async with aclosing(start_staggered(works, self._patience, progress)) as asked:
             async for asking in asked:
                 failure = (asking.result() if asking else None) or failure
                 if not remaining():
@@ -142,11 +142,11 @@ class ServerFetcher:
         return failure
 
     async def _ask(
-        self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+        self, server: BlobServer, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
         """Ask one server, and return the first error."""
         try:
-            lanes = 1 if await server.pulls() else _LANES
+            lanes = 1 if await server.takes_pulls() else _LANES
         except PeerError as error:
             return self._failed(server, error)
         everything = list(fetches.items())
@@ -155,7 +155,7 @@ class ServerFetcher:
         return next((failure for failure in failures if failure), None)
 
     async def _receive(
-        self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+        self, server: BlobServer, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
         """Ask one server for a group of blobs, and return the first error.
 
@@ -177,7 +177,7 @@ class ServerFetcher:
         return first
 
     async def _receive_once(
-        self, server: Server, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
+        self, server: BlobServer, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
     ) -> ShardcastError | None:
         """Send one request for a group of blobs, put those that arrive, and return the error."""
         lengths, by_key = dict(fetches.keys()), {key: fetch for (key, _), fetch in fetches.items()}
@@ -189,12 +189,12 @@ class ServerFetcher:
             by_key[key].end(True)
 
         try:
-            async with Putting(self._local, kept) as putting, answer as batches:
+            async with BatchWriter(self._local, kept) as putting, answer as batches:
                 async for batch in batches:
                     for part in batch:
                         by_key[part.key].started.set()
                         by_key[part.key].received += len(part.data)
-                        await putting.take(part)
+                        await putting.write_part(part)
         except PeerError as error:
             return self._failed(server, error)
         except (LocalDiskError, ReadOnlyStore) as error:
@@ -202,7 +202,7 @@ class ServerFetcher:
             return error
         return None
 
-    def _failed(self, server: Server, error: PeerError) -> PeerError:
+    def _failed(self, server: BlobServer, error: PeerError) -> PeerError:
         """Count a failed request, skip the server for a while where it is gone, and return the error."""
         log.warning("could not fetch: %s", error)
         self._counts.failures += 1

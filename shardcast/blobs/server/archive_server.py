@@ -15,12 +15,12 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Self
 
-from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, stats_file
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.incoming_folder import Incoming
-from shardcast.blobs.directory.layout import make_own
-from shardcast.blobs.directory.staging import staged
+from shardcast.blobs.directory.incoming_folder import IncomingFolder
+from shardcast.blobs.directory.layout import make_own_folder
+from shardcast.blobs.directory.staging import staging_area
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.mirror.mirror_store import MirrorStore
 from shardcast.blobs.server.archive_routes.context import ArchiveContext, Staging
@@ -29,10 +29,10 @@ from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
 from shardcast.folders import make_folder
 from shardcast.peer.session import open_session
-from shardcast.server.application import application, listening
+from shardcast.server.application import application, serve
 from shardcast.server.binding import EVERY_ADDRESS
 from shardcast.server.bounds import Bounds
-from shardcast.server.routes.health import add_health
+from shardcast.server.routes.health import add_health_routes
 
 log = logging.getLogger(__name__)
 
@@ -72,12 +72,12 @@ class ArchiveNode:
                     make_folder(directory)
                 store = await asyncio.to_thread(BlobDirectory, directory, "sha256", writable=True)
                 stack.push_async_callback(store.close)
-                await store.begin()
+                await store.prepare()
                 with disk_errors("could not make", own):
-                    make_own(own)
-                incoming = await asyncio.to_thread(Incoming, str(own))
+                    make_own_folder(own)
+                incoming = await asyncio.to_thread(IncomingFolder, str(own))
                 stack.callback(incoming.close)
-                stage = partial(staged, store, incoming)
+                stage = partial(staging_area, store, incoming)
             except LocalDiskError as error:
                 if error.errno != errno.EROFS or settings.get("mirror"):
                     raise
@@ -126,13 +126,13 @@ class ArchiveNode:
             raise UsageError(f"an archive's keys are SHA-256, and this store is of {store.algorithm}")
         started, node_id = time.monotonic(), secrets.token_hex(8)
         async with AsyncExitStack() as stack:
-            access_stats = AccessStats(ledger_in(own))
+            access_stats = AccessStats(stats_file(own))
             stack.push_async_callback(access_stats.close)
             upstream: MirrorStore | None = None
             if mirror:
                 session = await stack.enter_async_context(open_session())
-                servers = [RemoteStore(url, session, most=max_blob) for url in mirror]
-                upstream = MirrorStore(store, servers, node_id, most=max_blob)
+                servers = [RemoteStore(url, session, max_size=max_blob) for url in mirror]
+                upstream = MirrorStore(store, servers, node_id, max_length=max_blob)
                 stack.push_async_callback(upstream.close)
             context = ArchiveContext(
                 store, access_stats, stage, max_blob=max_blob, token=token, upstream=upstream
@@ -151,11 +151,11 @@ class ArchiveNode:
 
             async def listen(host: str, port: int, push: bool) -> str:
                 routes = (
-                    partial(add_health, status=status, behind=lambda: None),
+                    partial(add_health_routes, status=status, get_missing=lambda: None),
                     partial(add_archive_routes, context=context, push=push),
                 )
                 app = application(node_id, *routes, as_sent=True, bounds=bounds)
-                return await stack.enter_async_context(listening(app, host, port))
+                return await stack.enter_async_context(serve(app, host, port))
 
             url = await listen(host, port, push=False)
             push_url = None

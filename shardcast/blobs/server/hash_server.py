@@ -30,7 +30,7 @@ from shardcast.blobs.server.hash_routes.state import LOCK_SECONDS, HashServerSta
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import AddressTaken, NodeFailed, UsageError
-from shardcast.server.application import application, listening_on
+from shardcast.server.application import application, serve_on
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import Bounds
 
@@ -100,13 +100,13 @@ class StoreSettings:
         return HashServerState(store, self.lock_seconds)
 
 
-def extra_directories(text: str) -> tuple[str, ...]:
+def parse_directories(text: str) -> tuple[str, ...]:
     """Return the directories in a list with semicolons; a pair of quotes is an empty list."""
     names = (name.strip() for name in text.split(";"))
     return tuple(name for name in names if name not in ("", "''", '""'))
 
 
-def settings_from(environ: Mapping[str, str]) -> StoreSettings:
+def read_settings(environ: Mapping[str, str]) -> StoreSettings:
     """Return the settings that environment variables hold.
 
     Raises:
@@ -135,7 +135,7 @@ def settings_from(environ: Mapping[str, str]) -> StoreSettings:
         Path(directory),
         ALGORITHMS[algorithm],
         setting("LAYOUT") or None,
-        extra_directories(setting("EXTRA_DIRS")),
+        parse_directories(setting("EXTRA_DIRS")),
         writable=writable in _TRUE,
         lock_seconds=lock_seconds,
     )
@@ -145,9 +145,9 @@ def app() -> web.Application:
     """Return the application for a server that others run, as gunicorn does, from the environment.
 
     Raises:
-        ShardcastError: as in ``settings_from`` and ``StoreSettings.open``.
+        ShardcastError: as in ``read_settings`` and ``StoreSettings.open``.
     """
-    return _application(settings_from(os.environ).open())
+    return _application(read_settings(os.environ).open())
 
 
 def _application(state: HashServerState, bounds: Bounds | None = None) -> web.Application:
@@ -170,7 +170,7 @@ class StoreServer:
     state: HashServerState
     timeout: float | None
 
-    async def idle(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Return once ``timeout`` seconds have passed without a request; never without a ``timeout``."""
         while self.timeout is None or self.state.activity.idle_seconds() < self.timeout:  # noqa: ASYNC110
             await asyncio.sleep(_POLL)
@@ -194,7 +194,7 @@ class StoreServer:
             host: the address to listen on.
             ports: the first and the last of the ports to choose from.
             status_file: where the parent program reads the port; None without one.
-            timeout: seconds without a request after which ``idle`` returns; None for never.
+            timeout: seconds without a request after which ``wait_until_idle`` returns; None for never.
             bounds: of its listener.
 
         Raises:
@@ -204,26 +204,26 @@ class StoreServer:
             AddressTaken: the only port can't be bound.
             NodeFailed: no port can be bound, or the status file isn't there.
         """
-        status = await StatusFile.awaited(status_file) if status_file else None
+        status = await StatusFile.wait_for_file(status_file) if status_file else None
         async with AsyncExitStack() as stack:
             try:
                 if timeout is not None and not timeout > 0:
                     raise UsageError(f"the inactivity timeout must be longer than 0 s, not {timeout:g} s")
                 state = settings.open()
-                taken = bind_one_of(host, *ports)
-                url = await stack.enter_async_context(listening_on(_application(state, bounds), taken))
+                taken = bind_free_port(host, *ports)
+                url = await stack.enter_async_context(serve_on(_application(state, bounds), taken))
                 if status:
-                    status.running(taken.port)
+                    status.report_running(taken.port)
             except BaseException:  # also when cancelled: the parent waits for either word
                 if status:
-                    status.failed()
+                    status.report_failed()
                 raise
             with state.activity.request():  # the idle time begins now
                 pass
             yield cls(url, state, timeout)
 
 
-def bind_one_of(host: str, first: int, last: int) -> Bound:
+def bind_free_port(host: str, first: int, last: int) -> Bound:
     """Bind a host's address with a free port from ``first`` to ``last``, chosen at random.
 
     Raises:

@@ -9,20 +9,20 @@ from aiohttp import web
 from shardcast.blobs.interface import BlobStore
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
 from shardcast.protocol.wire import IMMUTABLE, RETRY_AFTER
-from shardcast.server.hang_ups import opened_for
+from shardcast.server.hang_ups import open_while_connected
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
 
 log = logging.getLogger(__name__)
 
 
-def add_shards_by_digest(app: web.Application, shards: BlobStore) -> None:
+def add_digest_routes(app: web.Application, shards: BlobStore) -> None:
     """Serve ``GET /<SHA-256>`` from a store of shards."""
 
     async def shard(request: web.Request) -> web.StreamResponse:
         key = request.match_info["key"].lower()
         try:
-            async with opened_for(request, shards.open(key)) as blob:
+            async with open_while_connected(request, shards.open(key)) as blob:
                 reader = Reader(READ, request.remote or "")
                 return await send_blob(request, blob, key, reader, headers={"Cache-Control": IMMUTABLE})
         except BlobCorrupt as error:

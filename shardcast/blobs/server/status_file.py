@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-from shardcast.disk_errors import in_words
+from shardcast.disk_errors import error_text
 from shardcast.errors import NodeFailed
 from shardcast.filesystem import replace
 from shardcast.json_text import parse_json
@@ -35,7 +35,7 @@ class StatusFile:
         self._path, self._content = path, content
 
     @classmethod
-    async def awaited(cls, path: Path, patience: float = _PATIENCE) -> Self:
+    async def wait_for_file(cls, path: Path, patience: float = _PATIENCE) -> Self:
         """Wait until the file is there and whole, and return it.
 
         It is empty, or half an object, while the parent writes it.
@@ -58,11 +58,11 @@ class StatusFile:
             raise NodeFailed(f"the status file {path} holds no JSON object; write {{}} there")
         return cls(path, content)
 
-    def running(self, port: int) -> None:
+    def report_running(self, port: int) -> None:
         """Write that the server listens on a port."""
         self._write({"port": port, "status": "running"})
 
-    def failed(self) -> None:
+    def report_failed(self) -> None:
         """Write that the server could not start."""
         self._write({"status": "failed"})
 
@@ -72,7 +72,7 @@ class StatusFile:
             clear_leftovers(self._path)  # of a run before this one that was killed
             replace(self._path, json.dumps({**self._content, **changes}).encode() + b"\n")
         except OSError as error:
-            log.error("the status file does not say %s: %s", json.dumps(changes), in_words(error))
+            log.error("the status file does not say %s: %s", json.dumps(changes), error_text(error))
 
 
 def _read(path: Path) -> bytes | None:
@@ -94,7 +94,7 @@ def _read(path: Path) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise NodeFailed(f"the status file {path} can't be read: {in_words(error)}") from None
+        raise NodeFailed(f"the status file {path} can't be read: {error_text(error)}") from None
     if len(text) > _MAX_SIZE:
         raise NodeFailed(f"the status file {path} can't be read: it is larger than {_MAX_SIZE} bytes")
     return text.strip()

@@ -15,18 +15,18 @@ from shardcast.cli import options
 from shardcast.cli.blobs.options import (
     SETTINGS,
     Digest,
-    digests_of,
     directory_option,
     from_file_option,
     open_store,
+    read_digest_arguments,
 )
 from shardcast.cli.exit_codes import DONE, NOT_OFFERED
-from shardcast.cli.progress import Display, progress
-from shardcast.concurrency import beside
+from shardcast.cli.progress import Display, progress_display
+from shardcast.concurrency import background_task
 from shardcast.sizes import format_count, format_size
 
 if TYPE_CHECKING:
-    from shardcast.blobs.copy import Copied
+    from shardcast.blobs.copy import CopyProgress
 
 _FRAME = 0.1
 """Seconds between two updates of the progress."""
@@ -48,7 +48,7 @@ def pull(
     server lacks one.
     """
     options.start_logging()
-    return _run(_Job(directory, url, digests_of(digests, from_file), pulling=True), as_json)
+    return _run(_Job(directory, url, read_digest_arguments(digests, from_file), pulling=True), as_json)
 
 
 @click.command(context_settings=SETTINGS)
@@ -79,7 +79,7 @@ def push(
     """
     options.start_logging()
     token = options.read_token(token_file) if token_file else None
-    job = _Job(directory, url, digests_of(digests, from_file), pulling=False, token=token)
+    job = _Job(directory, url, read_digest_arguments(digests, from_file), pulling=False, token=token)
     return _run(job, as_json)
 
 
@@ -109,15 +109,15 @@ def _run(job: _Job, as_json: bool) -> int:
     Raises:
         ShardcastError: the worst failure of a blob.
     """
-    from shardcast.blobs.copy import Copied, failure
+    from shardcast.blobs.copy import CopyProgress, worst_error
     from shardcast.nodes.runtime import run
 
-    state = Copied()
-    with progress(options.is_quiet()) as display:
+    state = CopyProgress()
+    with progress_display(options.is_quiet()) as display:
         run(_copy(job, state, display))
     if as_json:
         failed = {digest: str(error) for digest, error in state.failed.items()}
-        counts = {"copied": state.copied, "bytes": state.bytes, "there": state.there}
+        counts = {"copied": state.copied, "bytes": state.bytes, "there": state.present}
         click.echo(json.dumps({**counts, "missing": state.missing, "failed": failed}))
     else:
         for digest in state.missing:
@@ -125,30 +125,32 @@ def _run(job: _Job, as_json: bool) -> int:
         for digest, error in state.failed.items():
             click.echo(f"{digest}  failed: {error}")
     if not options.is_quiet():
-        what = f"{format_count(state.copied, 'blob')}, {format_size(state.bytes)}, {state.there} there before"
+        what = (
+            f"{format_count(state.copied, 'blob')}, {format_size(state.bytes)}, {state.present} there before"
+        )
         click.echo(f"{'pulled' if job.pulling else 'pushed'} {what}", err=True)
-    worst = failure(state)
+    worst = worst_error(state)
     if worst is not None:
         raise worst
     return NOT_OFFERED if state.missing else DONE
 
 
-async def _copy(job: _Job, state: Copied, display: Display) -> None:
+async def _copy(job: _Job, state: CopyProgress, display: Display) -> None:
     """Copy blobs, and show the progress."""
-    from shardcast.blobs.copy import copy, remote
+    from shardcast.blobs.copy import copy, remote_store
 
     async with AsyncExitStack() as stack:
         store = open_store(job.directory, writable=job.pulling)
         stack.push_async_callback(store.close)
-        server = await stack.enter_async_context(remote(job.url, store.algorithm, job.token))
-        await stack.enter_async_context(beside(_show(job, state, display)))
+        server = await stack.enter_async_context(remote_store(job.url, store.algorithm, job.token))
+        await stack.enter_async_context(background_task(_show(job, state, display)))
         if job.pulling:
             await copy(server, store, job.digests, state)
         else:
             await copy(store, server, job.digests, state)
 
 
-async def _show(job: _Job, state: Copied, display: Display) -> None:
+async def _show(job: _Job, state: CopyProgress, display: Display) -> None:
     """Show the progress of a copy, until cancelled."""
     name, count = "pull" if job.pulling else "push", len(job.digests)
     while True:

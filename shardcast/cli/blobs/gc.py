@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from shardcast.blobs.access_stats import AccessStats, archive_folder, ledger_in
+from shardcast.blobs.access_stats import AccessStats, archive_folder, stats_file
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.blobs.maintenance.gc import (
-    Collected,
-    Collection,
+    GarbageCollection,
+    GcResult,
     Tally,
     check_roots,
     known_roots,
@@ -26,13 +26,13 @@ from shardcast.cli import options
 from shardcast.cli.blobs.options import (
     SETTINGS,
     Digest,
-    digests_of,
     directory_argument,
     directory_option,
     open_store,
+    read_digest_arguments,
 )
 from shardcast.cli.exit_codes import DONE, LOCAL_DISK
-from shardcast.cli.progress import Display, progress
+from shardcast.cli.progress import Display, progress_display
 from shardcast.errors import BlobMissing
 from shardcast.sizes import format_count, format_size
 
@@ -111,7 +111,7 @@ def gc(
     ]
     names = {root.name for root in asked}
     check_roots(store.folder, names, forget)
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         result = _collect(store, asked, Rules(older_than, grace), delete=delete, display=display)
     if as_json:
         click.echo(json.dumps({"dry_run": not delete, "roots": sorted(names), **asdict(result)}))
@@ -126,7 +126,7 @@ def gc(
 
 def _collect(
     store: BlobDirectory, asked: list[roots.Root], rules: Rules, *, delete: bool, display: Display
-) -> Collected:
+) -> GcResult:
     """Read the roots, collect, and show the progress.
 
     All roots are read before anything is changed, so that a root that can't be read ends the run.
@@ -138,7 +138,7 @@ def _collect(
     referenced = roots.read_all(asked, store.algorithm)
     if delete and names != known_roots(store.folder):
         remember_roots(store.folder, names)
-    collection = Collection(store.folder, referenced, rules, now=now, delete=delete)
+    collection = GarbageCollection(store.folder, referenced, rules, now=now, delete=delete)
     for _ in collection.run():
         done = collection.result.all
         display.show("gc", done.bytes, None, format_count(done.blobs, "blob"))
@@ -147,7 +147,7 @@ def _collect(
 
 async def _forget_missing(store: BlobDirectory) -> None:
     """Remove the blobs that are gone from the access statistics of an archive on this directory."""
-    file = ledger_in(archive_folder(Path(store.folder.root)))
+    file = stats_file(archive_folder(Path(store.folder.root)))
     if file.exists():
         ledger = AccessStats(file)
         try:
@@ -156,7 +156,7 @@ async def _forget_missing(store: BlobDirectory) -> None:
             await ledger.close()
 
 
-def _print_result(result: Collected, older_than: float | None, delete: bool) -> None:
+def _print_result(result: GcResult, older_than: float | None, delete: bool) -> None:
     """Print the result, and the option that would do more."""
     would = "" if delete else "would be "
     lines = [
@@ -189,7 +189,7 @@ def pin(digests: tuple[str, ...], directory: Path) -> None:
     """Keep blobs whoever refers to them, until they are unpinned."""
     options.start_logging()
     store = open_store(directory)
-    for digest in digests_of(digests, None):
+    for digest in read_digest_arguments(digests, None):
         roots.pin(store.folder, digest)
 
 
@@ -201,6 +201,8 @@ def unpin(digests: tuple[str, ...], directory: Path) -> None:
     """Let blobs that were pinned go when nobody refers to them. The exit code is 3 when one wasn't pinned."""
     options.start_logging()
     store = open_store(directory)
-    lacking = [digest for digest in digests_of(digests, None) if not roots.unpin(store.folder, digest)]
+    lacking = [
+        digest for digest in read_digest_arguments(digests, None) if not roots.unpin(store.folder, digest)
+    ]
     if lacking:
         raise BlobMissing(f"not pinned in {directory}: {' '.join(lacking)}")

@@ -19,20 +19,20 @@ from shardcast.cli import options
 from shardcast.cli.blobs.options import (
     SETTINGS,
     Digest,
-    digests_of,
     directory_argument,
     directory_option,
     from_file_option,
     open_store,
+    read_digest_arguments,
 )
 from shardcast.cli.exit_codes import DONE, NOT_OFFERED
 from shardcast.cli.pipes import open_input, read_some, write_all
-from shardcast.cli.progress import Display, progress
+from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import answer_descriptor, input_descriptor, print_answer
 from shardcast.digest import new_hasher
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
-from shardcast.filesystem import new_file
+from shardcast.filesystem import atomic_file
 from shardcast.open_files import close
 from shardcast.store.interfaces import BlobReader
 from shardcast.store.output_part import clear_killed, resolve_output
@@ -106,7 +106,7 @@ def has(digests: tuple[str, ...], directory: Path, from_file: IO[str] | None, as
     """Tell which of DIGESTS are here. The exit code is 3 when one isn't."""
     options.start_logging()
     store = open_store(directory)
-    asked = digests_of(digests, from_file)
+    asked = read_digest_arguments(digests, from_file)
     present = store.lookup.present(asked)
     if as_json:
         print_answer(json.dumps(dict(zip(asked, present, strict=True))))
@@ -149,7 +149,7 @@ def put(
         finally:
             await store.close()
 
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         run(work(display))
 
 
@@ -193,7 +193,7 @@ def get(digest: str, directory: Path, output: Path | None) -> None:
     from shardcast.nodes.runtime import run
 
     store = open_store(directory)
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         run(_get(store, digest, output, display))
 
 
@@ -211,7 +211,7 @@ async def _get(store: BlobDirectory, digest: str, output: Path | None, display: 
             return
         with disk_errors("could not write", output):
             target = resolve_output(output)
-            with new_file(target) as descriptor:
+            with atomic_file(target) as descriptor:
                 await _write(reader, descriptor, store.algorithm, digest, display=display)
             clear_killed(target)
 

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import click
 
-from shardcast.blobs.digest_lists import AS_TEXT, parse_digest, read_digests
+from shardcast.blobs.digest_lists import OPEN_ARGUMENTS, parse_digest, read_digests
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import LAYOUTS
 from shardcast.cli import options
@@ -42,12 +42,12 @@ class Digest(click.ParamType[str]):
 from_file_option = options.option(
     "--from-file",
     env="STORE_FROM_FILE",
-    type=click.File("r", lazy=False, **AS_TEXT),
+    type=click.File("r", lazy=False, **OPEN_ARGUMENTS),
     help="A file with digests, one a line, as sha256sum prints them, also with --tag; - is stdin.",
 )
 
 
-def digests_of(arguments: tuple[str, ...], file: IO[str] | None) -> list[str]:
+def read_digest_arguments(arguments: tuple[str, ...], file: IO[str] | None) -> list[str]:
     """Return the blobs that a command is about.
 
     Raises:

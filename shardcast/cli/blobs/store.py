@@ -108,7 +108,7 @@ def serve(
         DYNAMIC_PORTS,
         StoreServer,
         StoreSettings,
-        extra_directories,
+        parse_directories,
     )
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
@@ -117,7 +117,7 @@ def serve(
     if port_range is not None and source is ParameterSource.COMMANDLINE:
         raise click.UsageError("--port and --port-range exclude each other")
     ports = port_range or ((port, port) if port is not None else DYNAMIC_PORTS)
-    algorithm, extra = ALGORITHMS[hash_algorithm], extra_directories(extra_dirs)
+    algorithm, extra = ALGORITHMS[hash_algorithm], parse_directories(extra_dirs)
     if not directory:
         raise _Refused("the name of the directory is empty; the current one is .")
     settings = StoreSettings(
@@ -126,7 +126,7 @@ def serve(
     bounds = Bounds(trusted=trusted_proxy or ())
     node = StoreServer.running(settings, host, ports, status_file=status_file, timeout=timeout, bounds=bounds)
     try:
-        run(ForegroundNode(ready_fd, parent).serve(node, until=StoreServer.idle))
+        run(ForegroundNode(ready_fd, parent).serve(node, until=StoreServer.wait_until_idle))
     except AddressTaken as error:
         raise (_Refused if port_range else _Taken)(str(error)) from error
     except ShardcastError as error:

@@ -15,12 +15,12 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.directory.stat import forms_of
-from shardcast.blobs.maintenance.scrub import Found, Outcome, Pace, Scrub
+from shardcast.blobs.maintenance.scrub import Outcome, RateLimiter, Scrub, ScrubFinding
 from shardcast.cli import options
 from shardcast.cli.blobs.options import SETTINGS, directory_argument, open_store
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK
-from shardcast.cli.progress import Display, progress
-from shardcast.concurrency import beside
+from shardcast.cli.progress import Display, progress_display
+from shardcast.concurrency import background_task
 from shardcast.sizes import format_count, format_size
 
 _FRAME = 0.1
@@ -61,7 +61,7 @@ def verify(
 
     store = open_store(directory)
     servers = [server for group in repair_from for server in group]
-    with progress(options.is_quiet()) as display:
+    with progress_display(options.is_quiet()) as display:
         scrub, outcomes = run(
             _verify(store, servers, rate=rate, quarantine=quarantine, as_json=as_json, display=display)
         )
@@ -98,7 +98,7 @@ async def _verify(
     Raises:
         LocalDiskError: the directory can't be listed.
     """
-    from shardcast.blobs.copy import repairing
+    from shardcast.blobs.copy import open_repair
 
     outcomes: Counter[str] = Counter()
     opened: list[BlobDirectory] = []
@@ -112,10 +112,10 @@ async def _verify(
         return opened[0]
 
     async with AsyncExitStack() as stack:
-        repair = await stack.enter_async_context(repairing(servers, store.algorithm, target))
+        repair = await stack.enter_async_context(open_repair(servers, store.algorithm, target))
         aside = Quarantine(store.folder) if quarantine else None
-        scrub = Scrub(store.folder, store.algorithm, quarantine=aside, repair=repair, pace=Pace(rate))
-        await stack.enter_async_context(beside(_show(scrub, display)))
+        scrub = Scrub(store.folder, store.algorithm, quarantine=aside, repair=repair, pace=RateLimiter(rate))
+        await stack.enter_async_context(background_task(_show(scrub, display)))
         found = await stack.enter_async_context(aclosing(scrub.run()))
         async for wrong in found:
             outcomes[wrong.outcome] += 1
@@ -123,7 +123,7 @@ async def _verify(
     return scrub, outcomes
 
 
-def _line(found: Found) -> str:
+def _line(found: ScrubFinding) -> str:
     """Return a line about a wrong blob."""
     return f"{found.digest}  {found.outcome}: {found.reason}{f' ({found.detail})' if found.detail else ''}"
 
@@ -150,4 +150,4 @@ async def _total(scrub: Scrub) -> int:
 
 def _size(folder: Folder, digests: list[str]) -> int:
     """Return the bytes of all files of some blobs."""
-    return sum(form.looks.st_size for digest in digests for form in forms_of(folder, digest))
+    return sum(form.stat_result.st_size for digest in digests for form in forms_of(folder, digest))

@@ -10,50 +10,52 @@ from collections.abc import Callable, Iterable
 from aiohttp import web
 
 from shardcast.constants import FEED_HEARTBEAT
-from shardcast.protocol.feed import Event, Hello, Place, UpTo
+from shardcast.protocol.feed import Event, Hello, Position, UpTo
 from shardcast.protocol.wire import FEED_PATH, NDJSON
-from shardcast.server.application import notice_death
-from shardcast.server.writing import UNBUFFERED, write
+from shardcast.server.application import abort_on_silent_death
+from shardcast.server.writing import UNBUFFERED_HEADERS, write
 from shardcast.store.events import Events
 from shardcast.store.interfaces import Shelf
 
 log = logging.getLogger(__name__)
 
-_HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", **UNBUFFERED}
+_HEADERS = {"Content-Type": NDJSON, "Cache-Control": "no-store", **UNBUFFERED_HEADERS}
 
 
-def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[], Place]) -> None:
-    """Send the events of a Shelf's versions. ``place()`` returns the node's position in its network."""
+def add_feed_routes(
+    app: web.Application, shelf: Shelf, node_id: str, position: Callable[[], Position]
+) -> None:
+    """Send the events of a Shelf's versions. ``position()`` returns the node's position in its network."""
     events = shelf.events
 
     def hello(now: bool) -> Hello:
-        return place().hello(events.feed, node_id, now)
+        return position().hello(events.feed, node_id, now)
 
     async def feed(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers=_HEADERS)
         await response.prepare(request)
         if request.method == "HEAD":
             return response
-        notice_death(request)
+        abort_on_silent_death(request)
         missed = _missed(request.query.get("after", ""), events)
-        known, feed_id, seq = place(), events.feed, events.seq
+        known, feed_id, seq = position(), events.feed, events.seq
         batch: Iterable[Event] = shelf.versions_now() if missed is None else missed
-        events.feeds += 1
+        events.open_feeds += 1
         try:
             begin = hello(now=missed is None).line()
             await _write(request, response, begin, *(event.line() for event in batch), UpTo(seq).line())
             while not events.closed:
-                if events.seq == seq and place() == known:
+                if events.seq == seq and position() == known:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(FEED_HEARTBEAT):
-                            await events.wake()
+                            await events.wait_for_wake()
                 new_line = events.feed != feed_id  # the node changed over to another line of versions
-                events_since = shelf.versions_now() if new_line else events.since(seq)
+                events_since = shelf.versions_now() if new_line else events.events_after(seq)
                 if events_since is None:
                     break  # this reader is too slow; its next request gets all versions
                 lines = [event.line() for event in events_since]
-                if new_line or place() != known:
-                    known, feed_id = place(), events.feed
+                if new_line or position() != known:
+                    known, feed_id = position(), events.feed
                     lines.insert(0, hello(now=new_line).line())
                 seq = events.seq if new_line or not events_since else events_since[-1].seq
                 await _write(request, response, *lines, UpTo(seq).line())
@@ -63,7 +65,7 @@ def add_feed(app: web.Application, shelf: Shelf, node_id: str, place: Callable[[
             if request.transport:
                 request.transport.abort()
         finally:
-            events.feeds -= 1
+            events.open_feeds -= 1
         return response
 
     async def end(app: web.Application) -> None:
@@ -78,7 +80,7 @@ def _missed(after: str, events: Events) -> list[Event] | None:
     feed, _, seq = after.partition(":")
     if feed != events.feed or not (seq.isascii() and seq.isdigit()) or len(seq) > 15:
         return None
-    return events.since(int(seq))
+    return events.events_after(int(seq))
 
 
 async def _write(request: web.Request, response: web.StreamResponse, *lines: bytes) -> None:

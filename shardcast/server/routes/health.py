@@ -23,12 +23,12 @@ _MAX_VALID_SECONDS = 5.0
 """Maximum validity in seconds."""
 
 
-def add_health(
-    app: web.Application, status: Callable[[], Mapping[str, Any]], behind: Callable[[], str | None]
+def add_health_routes(
+    app: web.Application, status: Callable[[], Mapping[str, Any]], get_missing: Callable[[], str | None]
 ) -> None:
     """Answer that the node lives, whether it has caught up, and ``status()`` as JSON.
 
-    ``behind()`` returns what the node lacks; None when it has all versions that it should have.
+    ``get_missing()`` returns what the node lacks; None when it has all versions that it should have.
     """
     shared = _SharedStatus(status)
 
@@ -36,7 +36,7 @@ def add_health(
         return web.Response(text="OK")
 
     async def ready(request: web.Request) -> web.StreamResponse:
-        missing = behind()
+        missing = get_missing()
         if missing is None:
             return web.Response(text="OK")
         return web.Response(status=503, text=f"503: {missing}\n")

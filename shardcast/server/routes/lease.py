@@ -15,8 +15,8 @@ from aiohttp import web
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.plain_text import short_name
 from shardcast.protocol.wire import NDJSON, VERSION_PATTERN
-from shardcast.server.application import notice_death
-from shardcast.server.writing import UNBUFFERED, write
+from shardcast.server.application import abort_on_silent_death
+from shardcast.server.writing import UNBUFFERED_HEADERS, write
 from shardcast.store.interfaces import Shelf
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ _MAX_NAME = 100
 """Characters of a holder's name."""
 
 
-def add_lease(app: web.Application, shelf: Shelf) -> None:
+def add_lease_routes(app: web.Application, shelf: Shelf) -> None:
     """Grant leases on a Shelf's versions."""
 
     async def lease(request: web.Request) -> web.StreamResponse:
@@ -33,11 +33,11 @@ def add_lease(app: web.Application, shelf: Shelf) -> None:
         with shelf.leased(version, _holder(request)) as leased:
             if not leased:
                 raise web.HTTPNotFound(text="404: no such version\n")
-            response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED})
+            response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED_HEADERS})
             await response.prepare(request)
             if request.method == "HEAD":  # grants no lease
                 return response
-            notice_death(request)
+            abort_on_silent_death(request)
             try:
                 await _send_line(request, response, lease=version)
                 await _hold(request, response, version, shelf)
@@ -62,7 +62,7 @@ async def _hold(request: web.Request, response: web.StreamResponse, version: str
         seconds = sent_at + FEED_HEARTBEAT - asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(seconds):
-                await events.change(events.seq)
+                await events.wait_after(events.seq)
         except TimeoutError:
             sent_at = asyncio.get_running_loop().time()
             await _send_line(request, response, held=version)

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from shardcast.protocol.wire import PIN_PATH, UNPIN_PATH
-from shardcast.server.callers import Handler, add_change, read_request
+from shardcast.server.callers import Handler, add_change_route, read_request
 
 
 class Pinning(Protocol):
@@ -24,7 +24,7 @@ class Pinning(Protocol):
         """Release a version."""
 
 
-def add_pins(app: web.Application, versions: Pinning) -> None:
+def add_pin_routes(app: web.Application, versions: Pinning) -> None:
     """Pin and unpin ``versions``."""
 
     def answering(change: Callable[[str], Awaitable[None]]) -> Handler:
@@ -39,9 +39,9 @@ def add_pins(app: web.Application, versions: Pinning) -> None:
                 await change(version)
                 return {"done": version}
 
-            return await caller.carry_out(work)
+            return await caller.make_change(work)
 
         return answer
 
-    add_change(app, PIN_PATH, answering(versions.pin))
-    add_change(app, UNPIN_PATH, answering(versions.unpin))
+    add_change_route(app, PIN_PATH, answering(versions.pin))
+    add_change_route(app, UNPIN_PATH, answering(versions.unpin))

@@ -26,7 +26,7 @@ from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 from shardcast.server.bodies import read_json_line
-from shardcast.server.callers import Caller, add_change, read_request
+from shardcast.server.callers import Caller, add_change_route, read_request
 from shardcast.server.named_pipe import NamedPipe
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class PublishTarget(Protocol):
         """Start to broadcast the bytes that ``source`` gives until its end."""
 
 
-def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[[], Path]) -> None:
+def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Callable[[], Path]) -> None:
     """Publish payloads by ``publisher``; named pipes are made in the folder ``pipes()``."""
 
     async def publish(request: web.Request) -> web.StreamResponse:
@@ -97,7 +97,7 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
             caller, values = await read_request(request)
             path = Path(values["path"])
             shard_size, metadata = values.get("shard_size"), values.get("metadata")
-            caller.check()
+            caller.check_connected()
             publishing = await publisher.publish(
                 path,
                 shard_size,
@@ -119,7 +119,7 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         with contextlib.ExitStack() as stack:
             try:
-                caller.check()
+                caller.check_connected()
                 pipe = stack.enter_context(NamedPipe(pipes()))
                 source = pipe.take_source()
                 try:
@@ -137,7 +137,7 @@ def add_publish(app: web.Application, publisher: PublishTarget, pipes: Callable[
             finally:
                 await cancel([ending])
 
-    add_change(app, PUBLISH_PATH, publish)
+    add_change_route(app, PUBLISH_PATH, publish)
     app.router.add_post(STREAM_PATH, stream)
 
 
@@ -165,19 +165,19 @@ async def _report(caller: Caller, publishing: Publishing, pipe: str = "") -> web
     result = asyncio.ensure_future(publishing.result())
     result.add_done_callback(lambda done: done.cancelled() or done.exception())
     try:
-        await caller.say({"version": publishing.version} | ({"pipe": pipe} if pipe else {}))
+        await caller.send_line({"version": publishing.version} | ({"pipe": pipe} if pipe else {}))
         while not result.done():
             if not pipe:
-                await caller.say({"progress": publishing.progress()})
+                await caller.send_line({"progress": publishing.progress()})
             await asyncio.wait([result], timeout=None if pipe else _REPORT_INTERVAL)
-        await caller.say({"progress": publishing.progress()})
+        await caller.send_line({"progress": publishing.progress()})
         failure = result.exception()
         if isinstance(failure, ShardcastError):
-            await caller.say(_failure(failure))
+            await caller.send_line(_failure(failure))
         elif failure is not None:
-            await caller.say(_failure(ShardcastError(f"{publishing.version} failed: {failure!r}")))
+            await caller.send_line(_failure(ShardcastError(f"{publishing.version} failed: {failure!r}")))
         else:
-            await caller.say({"complete": publishing.version})
+            await caller.send_line({"complete": publishing.version})
         await caller.end()
     except ConnectionError as error:
         log.debug("the caller that published %s went away: %s", publishing.version, error)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parsed
+from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parse_in_slices
 from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
 from shardcast.server.downstream import Downstream
@@ -23,14 +23,14 @@ def _record(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
         ReportError: the bytes are no report; then no part of it counts.
     """
     nodes: list[Node] = []
-    for batch in parsed(raw):
+    for batch in parse_in_slices(raw):
         nodes += batch
         yield
-    yield from below.hear(nodes, address)
+    yield from below.record_in_slices(nodes, address)
 
 
-def add_below(app: web.Application, below: Downstream) -> None:
-    """Record the reports of nodes in ``below``."""
+def add_report_routes(app: web.Application, downstream: Downstream) -> None:
+    """Record the reports of nodes in ``downstream``."""
     turns = Turns()
 
     async def report(request: web.Request) -> web.StreamResponse:
@@ -38,9 +38,9 @@ def add_below(app: web.Application, below: Downstream) -> None:
         address = request.remote or ""
         try:
             if len(raw) <= _SMALL:
-                below.heard(parse(raw), address)
+                downstream.record(parse(raw), address)
             else:
-                await turns.take(_record(raw, below, address))
+                await turns.run(_record(raw, downstream, address))
         except ReportError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         return web.Response(status=204)

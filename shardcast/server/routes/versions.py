@@ -12,7 +12,7 @@ from aiohttp import web
 from shardcast.constants import LANDING_WAIT, MANIFEST_FILE
 from shardcast.protocol.manifest import aborted_line
 from shardcast.protocol.wire import (
-    ACCEPT,
+    ACCEPT_HEADER,
     DISTRIBUTION_PATH,
     LANDING,
     NDJSON,
@@ -20,11 +20,11 @@ from shardcast.protocol.wire import (
     PROBE_SIZE,
     TEXT,
     VERSION_PATTERN,
-    matches,
+    matches_if_match,
     shard_number,
 )
 from shardcast.server.sending import send_landing, send_span
-from shardcast.server.writing import PORTION, UNBUFFERED, write
+from shardcast.server.writing import PORTION, UNBUFFERED_HEADERS, write
 from shardcast.store.interfaces import Shelf, Span
 from shardcast.store.live_manifest import LiveManifest
 
@@ -34,7 +34,7 @@ _NOT_NOW = {"Retry-After": "1"}
 _PROBE = bytes(PROBE_SIZE)
 
 
-def add_versions(app: web.Application, shelf: Shelf) -> None:
+def add_version_routes(app: web.Application, shelf: Shelf) -> None:
     """Serve the versions of a Shelf."""
 
     async def distribution(request: web.Request) -> web.StreamResponse:
@@ -46,10 +46,10 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         raw, live = shelf.manifest(version), shelf.live(version)
         if raw is None and live is None:
             raise web.HTTPNotFound(text="404: no such manifest\n")
-        response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED, **_ANYWHERE})
+        response = web.StreamResponse(headers={"Content-Type": NDJSON, **UNBUFFERED_HEADERS, **_ANYWHERE})
         if live is None:
             return web.Response(body=raw, headers=response.headers)
-        if live.error and not live.whole:
+        if live.error and not live.manifest:
             raise web.HTTPServiceUnavailable(text=f"503: {live.error}\n", headers=_NOT_NOW)
         await response.prepare(request)
         if request.method == "HEAD":
@@ -65,10 +65,15 @@ def add_versions(app: web.Application, shelf: Shelf) -> None:
         version, number = request.match_info["version"], shard_number(request.match_info["shard"])
         with shelf.reading(version, request.remote or "") as reader:
             span = _find_shard(shelf, version, number, request.headers.get("If-Match")) if number else None
-            if span is None and number and shelf.live(version) and request.headers.get(ACCEPT) == LANDING:
+            if (
+                span is None
+                and number
+                and shelf.live(version)
+                and request.headers.get(ACCEPT_HEADER) == LANDING
+            ):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(LANDING_WAIT):
-                        await shelf.arrival(version, number)
+                        await shelf.wait_for_shard(version, number)
                 landing, span = shelf.landing(version, number), shelf.shard(version, number)
                 if span is None and landing is not None:
                     return await send_landing(request, landing, reader)
@@ -95,7 +100,7 @@ def _find_shard(shelf: Shelf, version: str, number: int, if_match: str | None) -
     So a download that had started when this node changed over to another line goes on.
     """
     span = shelf.shard(version, number)
-    if if_match and (span is None or not matches(if_match, span.digest)):
+    if if_match and (span is None or not matches_if_match(if_match, span.digest)):
         return shelf.shard_of_another_line(version, number, if_match) or span
     return span
 
@@ -118,7 +123,7 @@ async def _write_as_it_grows(
         elif live.ended or shelf.events.closed:
             break
         else:
-            await _wait_for_first(live.change(sent), shelf.events.end())
+            await _wait_for_first(live.wait_for_more(sent), shelf.events.wait_closed())
     if live.aborted is not None:
         await write(request, response, aborted_line(live.aborted))
     await response.write_eof()

@@ -29,16 +29,16 @@ from shardcast.server.bodies import read_body
 from shardcast.server.writing import write
 
 _CHECK_SECONDS = 0.2
-"""Seconds between two calls of a ``Look``."""
+"""Seconds between two calls of a ``StatusLine``."""
 _MAX_REQUEST = 4096
 """Bytes of a request."""
 _DONE = {"done": True}
 
-Look = Callable[[], Mapping[str, Any] | None]
+StatusLine = Callable[[], Mapping[str, Any] | None]
 """A function that returns the line telling what the caller still waits for; None when the wait is over."""
 
 
-def add_waiting(
+def add_waiting_routes(
     app: web.Application,
     finish: Callable[[float | None], Callable[[], str | None]],
     copies: Callable[[str, int], Callable[[], int]],
@@ -95,7 +95,7 @@ def add_waiting(
     app.on_shutdown.append(end)
 
 
-async def _answer(request: web.Request, look: Look, ended: asyncio.Event) -> web.StreamResponse:
+async def _answer(request: web.Request, look: StatusLine, ended: asyncio.Event) -> web.StreamResponse:
     """Send the lines that ``look`` returns, until None, the caller goes away, or the node has ``ended``."""
     response = web.StreamResponse(headers={"Content-Type": NDJSON})
     await response.prepare(request)

@@ -15,7 +15,7 @@ from shardcast.errors import UsageError
 from shardcast.protocol.distribution import Withdrawal, is_version
 from shardcast.protocol.feed import check_reason
 from shardcast.protocol.wire import WITHDRAW_PATH
-from shardcast.server.callers import add_change, read_request
+from shardcast.server.callers import add_change_route, read_request
 
 
 class Withdrawing(Protocol):
@@ -29,7 +29,7 @@ class Withdrawing(Protocol):
         """
 
 
-def add_withdraw(app: web.Application, versions: Withdrawing) -> None:
+def add_withdraw_routes(app: web.Application, versions: Withdrawing) -> None:
     """Withdraw ``versions`` on request."""
 
     async def withdraw(request: web.Request) -> web.StreamResponse:
@@ -45,6 +45,6 @@ def add_withdraw(app: web.Application, versions: Withdrawing) -> None:
             done = await versions.withdraw_own(version, check_reason(reason))
             return {"done": {"version": done.version, "digest": done.digest, "reason": done.reason}}
 
-        return await caller.carry_out(work)
+        return await caller.make_change(work)
 
-    add_change(app, WITHDRAW_PATH, withdraw)
+    add_change_route(app, WITHDRAW_PATH, withdraw)

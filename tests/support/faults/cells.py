@@ -62,7 +62,7 @@ class Result:
     code: int
     hits: int
     problems: list[str] = field(default_factory=list)
-    said: str = ""
+    stderr: str = ""
 
 
 class Operation(ABC):
@@ -73,14 +73,14 @@ class Operation(ABC):
         folder: folder whose calls fail.
         cell: the circumstance; None outside of one.
         failures: exit codes with which it may fail.
-        left: names of ``Operation.tree`` that it may leave behind beyond a run without faults, as a regular
-            expression.
+        leftovers: names of ``Operation.tree`` that it may leave behind beyond a run without faults, as a
+            regular expression.
     """
 
     name = ""
     folder: Path
     failures: frozenset[int] = frozenset({LOCAL_DISK})
-    left = r"(?!)"
+    leftovers = r"(?!)"
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
         self.cell: Cell | None = None
@@ -218,8 +218,8 @@ class Matrix:
                 step()
             except Exception as error:  # noqa: BLE001  it is the result
                 problems.append(_told(error))
-        result.said, unhandled = self._watch.take()
-        if "Traceback" in result.said:
+        result.stderr, unhandled = self._watch.take()
+        if "Traceback" in result.stderr:
             problems.append("a traceback on stderr")
         problems += [f"unhandled: {one}" for one in unhandled]
         if not problems:
@@ -235,7 +235,7 @@ class Matrix:
             yield "it fails without a fault"
         if cell.error in HARMLESS:
             yield "it fails for what harms nothing"
-        if "Error: " not in outcome.said or "[Errno" in outcome.said:
+        if "Error: " not in outcome.stderr or "[Errno" in outcome.stderr:
             yield "no clear error"
 
     def _left(self, cell: Cell) -> list[str]:
@@ -255,7 +255,7 @@ class Matrix:
         left = self.operation.tree() - self._tree
         if cell.call in ("unlink", "rmdir"):  # what could not be removed has a temporary name
             left = {name for name in left if not name.endswith(PART)}
-        return {name for name in left if not re.fullmatch(self.operation.left, name)}
+        return {name for name in left if not re.fullmatch(self.operation.leftovers, name)}
 
     def _descriptors(self) -> list[str]:
         """Return the open descriptors below the folder."""

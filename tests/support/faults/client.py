@@ -166,7 +166,7 @@ class Follow(ClientOperation):
         words = ("--from", "v1", "--every", "--output-dir", self.folder)
         outcome = command("client", "--servers", self.url, "--follow", *words, "-q", until=all_announced)
         if outcome.code == INTERRUPTED and outcome.out.count("\n") == 2:
-            return Outcome(DONE, outcome.out, outcome.said)
+            return Outcome(DONE, outcome.out, outcome.stderr)
         return outcome
 
     def check(self, outcome: Outcome) -> None:

@@ -65,11 +65,11 @@ def main(role: str, place: Path) -> None:
         try:
             outcome = _run(operation)
         except Exception as error:  # noqa: BLE001  it is the result
-            outcome = Outcome(BARE, said=repr(error))
+            outcome = Outcome(BARE, stderr=repr(error))
         finally:
             operation.end()
         said, unhandled = watch.take()
-        line = {"operation": operation.name, "code": outcome.code, "said": f"{outcome.said}\n{said}"}
+        line = {"operation": operation.name, "code": outcome.code, "said": f"{outcome.stderr}\n{said}"}
         print(json.dumps({**line, "unhandled": unhandled}), file=stdout, flush=True)
     nodes.close()
 

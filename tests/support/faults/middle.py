@@ -118,7 +118,7 @@ class Relay(MiddleOperation):
         self.publish()
         if self.wait(time.monotonic() + _PATIENCE):
             return Outcome(DONE)
-        return Outcome(OTHER_FAILURE, said="Error: it is not here in time")
+        return Outcome(OTHER_FAILURE, stderr="Error: it is not here in time")
 
     def check(self, outcome: Outcome) -> None:
         status, listed = get(self.url, "/distribution.txt")
@@ -159,7 +159,7 @@ class Serve(MiddleOperation):
         try:
             self.versions.assert_served(self.url, KEEP)
         except AssertionError as error:
-            return Outcome(OTHER_FAILURE, said=f"Error: {error}")
+            return Outcome(OTHER_FAILURE, stderr=f"Error: {error}")
         return Outcome(DONE)
 
 

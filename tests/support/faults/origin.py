@@ -204,7 +204,7 @@ class Serve(OriginOperation):
         try:
             self.versions.assert_served(self.url, KEEP)
         except AssertionError as error:
-            return Outcome(OTHER_FAILURE, said=f"Error: {error}")
+            return Outcome(OTHER_FAILURE, stderr=f"Error: {error}")
         return Outcome(DONE)
 
     def check(self, outcome: Outcome) -> None:

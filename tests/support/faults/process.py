@@ -35,10 +35,10 @@ class Outcome:
 
     code: int
     out: str = ""
-    said: str = ""
+    stderr: str = ""
 
 
-class Said(io.StringIO):
+class CapturedStderr(io.StringIO):
     """Stderr of this process, kept until it is taken."""
 
     def take(self) -> str:
@@ -54,28 +54,28 @@ class Watch:
     """Watch for what must not happen in this process.
 
     Attributes:
-        said: stderr.
+        stderr: stderr.
         unhandled: exceptions that no code handled.
     """
 
-    said: Said
+    stderr: CapturedStderr
     unhandled: list[str]
 
     @classmethod
     def begin(cls) -> Watch:
         """Take over stderr, and the hooks for unhandled exceptions."""
-        watch = cls(Said(), [])
-        sys.stderr = watch.said
+        watch = cls(CapturedStderr(), [])
+        sys.stderr = watch.stderr
         threading.excepthook = lambda what: watch.unhandled.append(repr(what.exc_value))
         sys.unraisablehook = lambda what: watch.unhandled.append(f"{what.err_msg} {what.exc_value!r}")
-        logging.basicConfig(level="INFO", handlers=[logging.StreamHandler(watch.said)], force=True)
+        logging.basicConfig(level="INFO", handlers=[logging.StreamHandler(watch.stderr)], force=True)
         logging.captureWarnings(True)
         return watch
 
     def take(self) -> tuple[str, list[str]]:
         """Return stderr and the unhandled exceptions so far, and forget them."""
         unhandled, self.unhandled[:] = list(self.unhandled), []
-        return self.said.take(), unhandled
+        return self.stderr.take(), unhandled
 
     def on_loop(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """Note an unhandled exception of a loop."""
@@ -94,7 +94,7 @@ def command(*words: object, stdin: bytes | None = None, until: Until | None = No
         The exit code and the output.
     """
     captured = sys.stderr
-    assert isinstance(captured, Said)
+    assert isinstance(captured, CapturedStderr)
     begin = len(captured.getvalue())
     out, before_out, before_in, before_words = io.StringIO(), sys.stdout, sys.stdin, sys.argv
     sys.argv = ["shardcast", *map(str, words)]
@@ -161,9 +161,9 @@ def outcome_of(work: Callable[[], object]) -> Outcome:
     try:
         work()
     except ShardcastError as error:
-        return Outcome(exit_code(error), said=f"Error: {error}")
+        return Outcome(exit_code(error), stderr=f"Error: {error}")
     except Exception as error:  # noqa: BLE001  it is the outcome
-        return Outcome(BARE, said=repr(error))
+        return Outcome(BARE, stderr=repr(error))
     return Outcome(0)
 
 

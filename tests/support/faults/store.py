@@ -9,7 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
-from shardcast.blobs.directory.layout import OWN
+from shardcast.blobs.directory.layout import OWN_FOLDER
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK, NOT_OFFERED, OTHER_FAILURE
@@ -282,7 +282,7 @@ class Verify(StoreOperation):
     @property
     def aside(self) -> Path:
         """Folder of the quarantine."""
-        return self.folder / OWN / "quarantine"
+        return self.folder / OWN_FOLDER / "quarantine"
 
     def prepare(self) -> None:
         super().prepare()
@@ -298,9 +298,9 @@ class Verify(StoreOperation):
         outcome = command("store", "verify", self.folder, "-q")
         reported = {line.partition("  ")[0] for line in outcome.out.splitlines()}
         if outcome.code == INTEGRITY and reported == {self.digest}:  # it found what there is to find
-            return Outcome(DONE, outcome.out, outcome.said)
+            return Outcome(DONE, outcome.out, outcome.stderr)
         assert outcome.code != DONE, "what is damaged was not found"
-        return Outcome(outcome.code, outcome.out, f"{outcome.said}Error: {outcome.out}")
+        return Outcome(outcome.code, outcome.out, f"{outcome.stderr}Error: {outcome.out}")
 
     def check(self, outcome: Outcome) -> None:
         for blob in self.kept:
@@ -346,7 +346,7 @@ class Collect(StoreOperation):
         for _ in range(2):  # it is marked, then removed
             outcome = self.collect()
             if outcome.code != DONE:
-                return Outcome(outcome.code, outcome.out, f"{outcome.said}Error: {outcome.out}")
+                return Outcome(outcome.code, outcome.out, f"{outcome.stderr}Error: {outcome.out}")
         return outcome
 
     def check(self, outcome: Outcome) -> None:

@@ -33,7 +33,7 @@ class Step:
         disk: the disk at that moment.
         index: index of the call.
         call: its name.
-        said: messages of the work so far.
+        messages: messages of the work so far.
         before_mark: whether the next record is a message, or the end of the work.
         synced: inode that the next call syncs; None where it is another call.
     """
@@ -41,7 +41,7 @@ class Step:
     disk: Disk
     index: int
     call: str
-    said: dict[str, Any] | None
+    messages: dict[str, Any] | None
     before_mark: bool
     synced: int | None
 

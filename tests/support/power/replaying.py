@@ -43,8 +43,8 @@ def cuts(record: Record) -> list[Case]:
     messages: Said = []
     chance = Random(record.base.rpartition("/")[2])
     for step in record.steps():
-        if step.said is not None:
-            messages = [*messages, step.said]
+        if step.messages is not None:
+            messages = [*messages, step.messages]
         is_last = step.call == "mark" or step.before_mark or step.synced is not None
         for index, state in enumerate(step.disk.states(chance, _AT_RANDOM if is_last else 0)):
             if index and not is_last and not state.loses_folder:

@@ -9,22 +9,22 @@ from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import MARKER, PREFIX
 from shardcast.blobs.directory.marks import is_marked
 from shardcast.blobs.directory.quarantine import Quarantine, put_back, take_out
-from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc import GarbageCollection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.maintenance.scrub import Scrub
 from shardcast.blobs.server.archive_server import ArchiveNode
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.registry import gc
-from tests.support.archives import http, keep, pushed
+from tests.support.archives import http, push_body, put_blobs
 from tests.support.payloads import sha256
-from tests.support.power.working import DAY, blob, made, mark, registry, work
+from tests.support.power.working import DAY, blob, make_folder, mark, registry, work
 from tests.support.stores import blob_file, damage
 
 
 @work
 async def put(base: Path) -> None:
     """Put blobs, each in a request to a hash server, one just after another process was killed."""
-    store = made(base / "store")
+    store = make_folder(base / "store")
     settings = StoreSettings(store, "sha256", writable=True)
     async with StoreServer.running(settings) as server, http() as session:
         for number in range(1, 5):
@@ -47,7 +47,7 @@ async def push(base: Path) -> None:
         for numbers in ((1, 2, 3), (4, 5)):
             if numbers[0] == 4:
                 (base / "new" / "archive" / sha256(blob(4))[:2]).mkdir()
-            body = pushed(map(blob, numbers))
+            body = push_body(map(blob, numbers))
             async with session.post(f"{archive.push_url}/v1/push", data=body) as answer:
                 assert answer.status == 200, await answer.text()
             for number in numbers:
@@ -57,7 +57,7 @@ async def push(base: Path) -> None:
 @work
 async def digest_of_store(base: Path) -> None:
     """Put the first blob of a store of SHA3-256, whose digest only the store itself tells later."""
-    store = BlobDirectory(made(base / "store"), "sha3-256", PREFIX, writable=True)
+    store = BlobDirectory(make_folder(base / "store"), "sha3-256", PREFIX, writable=True)
     async with store.put() as writer:
         await writer.write(blob(1))
         digest = await writer.commit()
@@ -68,20 +68,20 @@ async def digest_of_store(base: Path) -> None:
 @work
 async def collect(base: Path) -> None:
     """Mark blobs and remove them; one is put again in between, one at the very moment of its removal."""
-    root = made(base / "store")
+    root = make_folder(base / "store")
     store = BlobDirectory(root, "sha256", PREFIX, writable=True)
     for number in (1, 2, 3, 4):
-        await keep(store, blob(number))
+        await put_blobs(store, blob(number))
         mark(put=number)
     referenced = {bytes.fromhex(sha256(blob(number))) for number in (1, 4)}
     mark(letting_go=[2, 3])
     for later in (10 * DAY, 20 * DAY):
         now = (root / MARKER).stat().st_mtime + later
-        for _ in Collection(store.folder, referenced, Rules(DAY, DAY), now=now, delete=True).run():
+        for _ in GarbageCollection(store.folder, referenced, Rules(DAY, DAY), now=now, delete=True).run():
             pass
         mark(collected=later)
         if later == 10 * DAY:
-            await keep(store, blob(2))
+            await put_blobs(store, blob(2))
             mark(put=2)
     file = blob_file(root, sha256(blob(4)))
     assert not take_out(file, root / ".shardcast-store" / "gc" / "trash" / file.name, is_marked)
@@ -92,10 +92,10 @@ async def collect(base: Path) -> None:
 @work
 async def scrub(base: Path) -> None:
     """Damage a blob, move it to quarantine and put it again, after a kill in the middle of another one."""
-    root = made(base / "store")
+    root = make_folder(base / "store")
     store = BlobDirectory(root, "sha256", PREFIX, writable=True)
     for number in (1, 2):
-        await keep(store, blob(number))
+        await put_blobs(store, blob(number))
         mark(put=number)
     file = blob_file(root, sha256(blob(1)))
     mark(damaging=1)
@@ -104,7 +104,7 @@ async def scrub(base: Path) -> None:
     found = [damaged async for damaged in Scrub(store.folder, "sha256", quarantine=quarantine).run()]
     assert [damaged.digest for damaged in found] == [file.name]
     mark(set_aside=1)
-    await keep(store, blob(1))
+    await put_blobs(store, blob(1))
     mark(put=1)
     good = blob_file(root, sha256(blob(2)))
     place = root / ".shardcast-store" / "quarantine" / f"{good.name}-0123abcd"
@@ -120,7 +120,7 @@ async def insert(base: Path) -> None:
 
     The schemas are new, and one whose folder another process just made.
     """
-    made(base / "store")
+    make_folder(base / "store")
     kept = registry(base)
     for number in (1, 2, 3):
         if number == 3:

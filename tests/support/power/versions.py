@@ -15,12 +15,12 @@ from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin, publishing
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.publisher import Publisher
-from shardcast.nodes.release_folder import announce, announced
+from shardcast.nodes.release_folder import finish_announcing, start_announcing
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.feed import COMPLETE
 from shardcast.store.live_manifest import LiveManifest
 from tests.support import payloads
-from tests.support.folders import StoredNode, fetch, receive
+from tests.support.folders import StoredNode, receive_shards, receive_version
 from tests.support.payloads import sha256
 from tests.support.power.working import DAY, LINES, SHARD, mark, payload, sync, work
 
@@ -149,14 +149,14 @@ async def relay(base: Path) -> None:
         ) as middle:
             mark(keep=2)
             events = middle.folders.events
-            tell = events.tell
+            tell = events.add
 
             def telling(kind: str, version: str, *more: Any, **named: Any) -> None:
                 if kind == COMPLETE:
                     mark(published=int(version[1:]))
                 tell(kind, version, *more, **named)
 
-            events.tell = telling  # type: ignore[method-assign]
+            events.add = telling  # type: ignore[method-assign]
 
             async def until(number: int, where: Callable[[], set[int]]) -> None:
                 while number not in where():
@@ -185,7 +185,7 @@ async def change(base: Path) -> None:
     listed = {number: sha256(payload(number)) for number in (1, 2)}
     for number, digest in listed.items():
         await folders.record_listed([Listing(f"v{number}", digest, 1)])
-        await fetch(folders, payload(number), f"v{number}", one)
+        await receive_version(folders, payload(number), f"v{number}", one)
         mark(had=[one, number, number])
     await folders.pin("v1")
     mark(pinned=[one, 1])
@@ -193,7 +193,7 @@ async def change(base: Path) -> None:
         stamp(base / "data" / f"v{number}")
     manifest = payloads.manifest(payload(7), "v1", origin=other)
     opened = await folders.begin_beside(other, LiveManifest.of(manifest))
-    await receive(opened, manifest, payload(7))
+    await receive_shards(opened, manifest, payload(7))
     await opened.complete(manifest)
     mark(beside=[other, 1, 7])
     mark(changing=True)
@@ -242,9 +242,9 @@ async def follow(base: Path) -> None:
             releases = client.follow("v1", every=True, check_interval=0.5)
             async for release in releases:
                 mark(received=release.number, origin=release.origin)
-                assert announce(outputs, release, 2)
+                assert start_announcing(outputs, release, 2)
                 mark(latest=release.number)
-                announced(outputs, release)
+                finish_announcing(outputs, release)
                 mark(announced=release.number)
                 if release.number == 4:
                     break

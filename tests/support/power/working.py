@@ -51,7 +51,7 @@ def registry(base: Path) -> Registry:
     return Registry({"default": "main", "main": main})
 
 
-def made(folder: Path) -> Path:
+def make_folder(folder: Path) -> Path:
     """Make a folder durably, as the documentation tells people to."""
     folder.mkdir()
     for place in (folder, folder.parent):
@@ -70,7 +70,7 @@ def run() -> None:
     """Do the work that the arguments name, each piece in a folder of its own in the first one."""
     place, chosen = Path(sys.argv[1]), sys.argv[2:]
     for name in chosen:
-        base, failure = made(place / name), ""
+        base, failure = make_folder(place / name), ""
         mark(begun=name, **{"in": str(base), "inode": base.stat().st_ino})
         try:
             asyncio.run(asyncio.wait_for(WORK[name](base), 60))

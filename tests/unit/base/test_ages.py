@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 import shardcast
-from shardcast.ages import CLOCK_SKEW, AgesSeen, age, age_of
-from shardcast.blobs.directory.layout import OWN, Folder
+from shardcast.ages import CLOCK_SKEW, ObservedAges, age, age_of
+from shardcast.blobs.directory.layout import OWN_FOLDER, Folder
 from shardcast.blobs.directory.lock_files import ExternalLocks, lock_files
 from shardcast.blobs.directory.marks import note_put
-from shardcast.blobs.maintenance.gc import Collected, Collection
+from shardcast.blobs.maintenance.gc import GarbageCollection, GcResult
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.errors import DataDirInUse
 from shardcast.nodes import release_folder as announcing
@@ -66,7 +66,7 @@ def test_a_time_of_ours_that_lies_ahead_is_set_back_to_now(tmp_path: Path) -> No
 
 def test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen() -> None:
     clocks = Clocks()
-    ages = AgesSeen(lambda: clocks.wall, lambda: clocks.steady)
+    ages = ObservedAges(lambda: clocks.wall, lambda: clocks.steady)
     assert ages.age("a", clocks.wall - 5) == 5
     ahead = clocks.wall + YEAR
     assert ages.age("a", ahead) == 0
@@ -80,7 +80,7 @@ def test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen() -> None
 
 def test_times_of_others_that_lie_ahead_take_little_memory() -> None:
     clocks = Clocks()
-    ages = AgesSeen(lambda: clocks.wall, lambda: clocks.steady)
+    ages = ObservedAges(lambda: clocks.wall, lambda: clocks.steady)
     for name in range(1001):
         assert ages.age(str(name), clocks.wall + YEAR) == 0
     clocks.steady += 7
@@ -98,9 +98,9 @@ async def test_a_lock_from_the_future_holds_as_long_as_any(ahead: float, which: 
     lock.parent.mkdir()
     lock.touch()
     date(lock, clocks.wall + ahead)
-    await asyncio.wait_for(locks.released(folder, digest), 10)
+    await asyncio.wait_for(locks.wait_released(folder, digest), 10)
     assert clocks.steady == 121
-    await asyncio.wait_for(locks.released(folder, digest), 10)
+    await asyncio.wait_for(locks.wait_released(folder, digest), 10)
     assert clocks.steady == 121  # who comes next waits no more
 
 
@@ -112,9 +112,9 @@ async def test_a_clock_that_goes_back_makes_a_lock_hold_once_more_at_most(tmp_pa
     lock.parent.mkdir()
     lock.touch()
     date(lock, clocks.wall - 60)
-    assert locks.holds(str(lock))
+    assert locks.is_held(str(lock))
     clocks.wall -= YEAR
-    await asyncio.wait_for(locks.released(folder, digest), 10)
+    await asyncio.wait_for(locks.wait_released(folder, digest), 10)
     assert clocks.steady == 121
 
 
@@ -142,9 +142,11 @@ def test_what_lay_in_a_followed_folder_with_a_time_ahead_grows_old(tmp_path: Pat
     assert announcing._is_old(left)
 
 
-def collect(root: Path, later: float, delete: bool = True) -> Collected:
+def collect(root: Path, later: float, delete: bool = True) -> GcResult:
     rules = Rules(0.0, HOUR)
-    collection = Collection(Folder(str(root), "prefix"), set(), rules, now=time.time() + later, delete=delete)
+    collection = GarbageCollection(
+        Folder(str(root), "prefix"), set(), rules, now=time.time() + later, delete=delete
+    )
     for _ in collection.run():
         pass
     return collection.result
@@ -165,7 +167,7 @@ def test_a_blob_whose_time_lies_ahead_goes_as_any_other(tmp_path: Path) -> None:
 def test_a_note_whose_time_lies_ahead_keeps_its_blob_no_longer_than_others(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path, b"put again")
     assert note_put(Folder(str(tmp_path), "prefix"), digest)
-    note = tmp_path / OWN / "gc" / "put" / digest
+    note = tmp_path / OWN_FOLDER / "gc" / "put" / digest
     date(note, time.time() + YEAR)
     collect(tmp_path, 0)
     assert is_now(note)

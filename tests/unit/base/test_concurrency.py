@@ -7,7 +7,7 @@ import contextlib
 import threading
 from functools import partial
 
-from shardcast.concurrency import Notifier, Threads, cancel, in_pool, in_thread, staggered
+from shardcast.concurrency import Notifier, ThreadPool, cancel, in_pool, in_thread, start_staggered
 
 
 async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> None:
@@ -68,7 +68,7 @@ async def test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled() 
         may_end.wait(10)
         begun.append(f"{name} ended")
 
-    with Threads(1, "work") as pool:
+    with ThreadPool(1, "work") as pool:
         first, second = (asyncio.ensure_future(in_pool(pool, work, name)) for name in ("first", "second"))
         while not begun:
             await asyncio.sleep(0.01)
@@ -101,7 +101,7 @@ async def test_next_work_begins_when_one_ends_or_nothing_comes() -> None:
         return name
 
     works = [partial(work, "hangs", 60), partial(work, "fails", 0), partial(work, "works", 0)]
-    async with contextlib.aclosing(staggered([*works, partial(work, "never", 0)], 0.05)) as tasks:
+    async with contextlib.aclosing(start_staggered([*works, partial(work, "never", 0)], 0.05)) as tasks:
         first, second = await anext(tasks), await anext(tasks)
         assert first
         assert second
@@ -124,7 +124,7 @@ async def test_progress_keeps_the_next_work_from_beginning() -> None:
         others.append(count)
         return "other"
 
-    async with contextlib.aclosing(staggered([slow, other], 0.1, lambda: count)) as tasks:
+    async with contextlib.aclosing(start_staggered([slow, other], 0.1, lambda: count)) as tasks:
         ended = [task.result() async for task in tasks if task]
     assert (ended, others) == (["slow", "other"], [20])
 
@@ -136,7 +136,7 @@ async def test_waiting_without_another_work_is_told() -> None:
         await gate.wait()
         return "came"
 
-    async with contextlib.aclosing(staggered([wait], 0.01)) as tasks:
+    async with contextlib.aclosing(start_staggered([wait], 0.01)) as tasks:
         assert await anext(tasks) is None
         gate.set()
         found = [task.result() async for task in tasks if task]

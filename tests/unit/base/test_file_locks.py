@@ -23,9 +23,9 @@ import shardcast
 from shardcast import file_locks, filesystem
 from shardcast.blobs.access_stats import AccessStats
 from shardcast.blobs.directory import incoming_folder as incoming
-from shardcast.blobs.directory.incoming_folder import Incoming
-from shardcast.blobs.directory.layout import OWN
-from shardcast.blobs.directory.quarantine import one_at_a_time
+from shardcast.blobs.directory.incoming_folder import IncomingFolder
+from shardcast.blobs.directory.layout import OWN_FOLDER
+from shardcast.blobs.directory.quarantine import folder_lock
 from shardcast.cli.exit_codes import INTERRUPTED
 from shardcast.errors import DataDirInUse, LocalDiskError
 from shardcast.file_locks import Lock, locked, open_lock_file
@@ -84,7 +84,7 @@ def test_link_in_the_place_of_a_lock_file_is_not_followed(tmp_path: Path) -> Non
 
 def test_data_directory_and_followed_folder_lock_closed_files(tmp_path: Path) -> None:
     DirectoryLock(tmp_path / "lock", tmp_path, "origin").release()
-    OutputFolder(tmp_path).lines.see("0123", {1: "ab" * 32})
+    OutputFolder(tmp_path).lines.note_listed("0123", {1: "ab" * 32})
     assert mode(tmp_path / "lock") == mode(tmp_path / LOCK_FILE) == 0o600
 
 
@@ -96,7 +96,7 @@ async def test_ledger_opens_only_for_those_who_may_write_it(tmp_path: Path, ther
         file.parent.mkdir()
         file.write_bytes(there * 1000)
     ledger = AccessStats(file)
-    await ledger.created(["ab" * 32], 1.0)
+    await ledger.record_put(["ab" * 32], 1.0)
     try:
         modes = {
             one.name: mode(one) for one in file.parent.glob("archive.sqlite*") if one.suffix != ".damaged"
@@ -130,7 +130,7 @@ def test_waiting_is_told_and_ends(
 def test_who_is_told_to_end_waits_no_longer(
     tmp_path: Path, number: signal.Signals, words: tuple[str, ...], code: int
 ) -> None:
-    place = tmp_path / OWN / "incoming"
+    place = tmp_path / OWN_FOLDER / "incoming"
     place.mkdir(parents=True)
     file = [__file__] if words[1] == "put" else []
     with held(place / "lock"):
@@ -153,17 +153,17 @@ def test_who_is_told_to_end_waits_no_longer(
 def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "LOCK_WAIT", 0.02)
     monkeypatch.setattr("shardcast.blobs.directory.quarantine.LOCK_WAIT", 0.02)
-    place = tmp_path / OWN / "incoming"
+    place = tmp_path / OWN_FOLDER / "incoming"
     place.mkdir(parents=True)
     with held(place / "lock"), pytest.raises(LocalDiskError, match=r"lock is locked by process \d+"):
-        Incoming(str(tmp_path))
+        IncomingFolder(str(tmp_path))
     with (
         held(tmp_path / "lock"),
         pytest.raises(BlockingIOError, match="is locked by"),
-        one_at_a_time(tmp_path),
+        folder_lock(tmp_path),
     ):
         pytest.fail("it was entered")
-    with held(tmp_path / "lock"), one_at_a_time(tmp_path, wait=False) as is_alone:
+    with held(tmp_path / "lock"), folder_lock(tmp_path, wait=False) as is_alone:
         assert not is_alone
 
 
@@ -178,8 +178,8 @@ def test_follower_goes_on_behind_a_lock_and_says_so(
     monkeypatch.setattr(output_storage, "LOCK_WAIT", 0.02)
     folder = OutputFolder(tmp_path)
     with held(tmp_path / LOCK_FILE):
-        folder.lines.see("0123", {1: "ab" * 32})
-    assert folder.lines.seen("0123") == {1: "ab" * 32}
+        folder.lines.note_listed("0123", {1: "ab" * 32})
+    assert folder.lines.listed("0123") == {1: "ab" * 32}
     assert "going on without the lock" in caplog.text
 
 
@@ -202,7 +202,7 @@ def test_disk_that_fails_is_not_taken_for_one_without_locks(
     monkeypatch.setattr(fcntl, "flock", _fails(errno.EIO))
     with pytest.raises(OSError, match="Input/output"), locked(tmp_path / "lock", 5):
         pytest.fail("it was taken")
-    with pytest.raises(OSError, match="Input/output"), filesystem.new_file(tmp_path / "file"):
+    with pytest.raises(OSError, match="Input/output"), filesystem.atomic_file(tmp_path / "file"):
         pytest.fail("it was made")
 
 
@@ -215,7 +215,7 @@ def test_folder_of_an_unknown_process_stays_for_a_day(
         monkeypatch.setattr(fcntl, "flock", _fails(errno.ENOLCK))
     else:
         monkeypatch.setattr(incoming, "is_local", lambda descriptor: False)
-    place = tmp_path / OWN / "incoming"
+    place = tmp_path / OWN_FOLDER / "incoming"
     for name, age in (("young", 3600), ("old", 2 * 86400)):
         (place / name).mkdir(parents=True)
         for file in ("lock", "1.part"):
@@ -223,7 +223,7 @@ def test_folder_of_an_unknown_process_stays_for_a_day(
         then = time.time() - age
         for path in (place / name / "1.part", place / name):
             os.utime(path, (then, then))
-    Incoming(str(tmp_path)).close()
+    IncomingFolder(str(tmp_path)).close()
     assert {entry.name for entry in place.iterdir()} == {"lock", "young"}
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.filesystem import new_file, replace
+from shardcast.filesystem import atomic_file, replace
 from shardcast.store.data_dir import DataDir
 from shardcast.store.output_part import resolve_output
 from shardcast.temporary_files import is_temporary_of, leftovers, stem_of, temporary_name
 from tests.support import processes
-from tests.support.filling import DATA, MANIFEST, fill, filling, names
+from tests.support.filling import DATA, MANIFEST, fill, names, open_output
 
 NAMES = {
     "not UTF-8": b"\xff\xfe.bin",
@@ -53,10 +53,10 @@ def test_file_is_replaced_and_its_leftovers_are_found(path: Path) -> None:
 
 @each_name
 async def test_output_is_begun_gone_on_with_and_finished(path: Path) -> None:
-    with filling(path) as opened:
+    with open_output(path) as opened:
         await fill(opened, stop=100_000)
         assert any(name.endswith(".manifest") for name in names(path.parent))
-    with filling(path) as opened:
+    with open_output(path) as opened:
         await fill(opened)
         await opened.complete(MANIFEST)
     assert path.read_bytes() == DATA
@@ -77,7 +77,7 @@ async def test_data_directory_and_store_have_the_name(path: Path) -> None:
 def test_leftovers_of_a_long_name_are_not_those_of_another(tmp_path: Path) -> None:
     """Who removes its own would remove what another is just writing."""
     one, other = (tmp_path / ("x" * 250 + end) for end in "ab")
-    with new_file(one):
+    with atomic_file(one):
         assert len(leftovers(one)) == 1
         assert leftovers(other) == []
 
@@ -94,7 +94,7 @@ def test_name_that_is_too_long_is_refused_before_anything_is_fetched(tmp_path: P
     path = tmp_path / ("x" * 256)
     with pytest.raises(OSError, match="name too long"):
         resolve_output(path)
-    with pytest.raises(OSError, match="name too long"), new_file(path):
+    with pytest.raises(OSError, match="name too long"), atomic_file(path):
         assert len(names(tmp_path)) == 1
     assert names(tmp_path) == set()
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.blobs.digest_lists import AS_TEXT, read_digests
+from shardcast.blobs.digest_lists import OPEN_ARGUMENTS, read_digests
 from shardcast.blobs.maintenance import gc_roots as roots
 from shardcast.errors import LocalDiskError, UsageError
 from tests.support.processes import run
@@ -115,4 +115,4 @@ def test_a_list_of_another_encoding_ends_gc(tmp_path: Path) -> None:
     listed.write_bytes(f"{ONE}\n".encode("utf-16"))
     with pytest.raises(LocalDiskError, match="is no text"):
         [*roots.snapshot(listed).read()]
-    assert AS_TEXT["encoding"] == "utf-8"
+    assert OPEN_ARGUMENTS["encoding"] == "utf-8"

@@ -14,7 +14,7 @@ import pytest
 from shardcast.blobs import version_blobs as versions
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.file import BlobFile
-from shardcast.blobs.directory.hashing import HASHING_THREADS, Hashing
+from shardcast.blobs.directory.hashing import HASHING_THREADS, HashingPool
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.blobs.span_reader import SpanReader
 from shardcast.nodes.origin import Origin
@@ -189,9 +189,9 @@ async def test_what_is_read_and_hashed_at_once_leaves_others_their_threads(
 def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts up when a request begins to wait for hashing, and down when it ends."""
     changes: list[int] = []
-    once = Hashing.once
+    once = HashingPool.run_shared
 
-    async def count(self: Hashing, key: object, begin: Callable[[], asyncio.Future[object]]) -> object:
+    async def count(self: HashingPool, key: object, begin: Callable[[], asyncio.Future[object]]) -> object:
         waits = asyncio.ensure_future(once(self, key, begin))
         changes.append(1)
         try:
@@ -202,5 +202,5 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         finally:
             changes.append(-1)
 
-    monkeypatch.setattr(Hashing, "once", count)
+    monkeypatch.setattr(HashingPool, "run_shared", count)
     return changes

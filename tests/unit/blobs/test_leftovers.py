@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from shardcast.blobs.directory.layout import OWN, PREFIX, Folder
+from shardcast.blobs.directory.layout import OWN_FOLDER, PREFIX, Folder
 from shardcast.blobs.directory.quarantine import Quarantine
-from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.maintenance.gc import GarbageCollection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.blobs.server.status_file import StatusFile
 from shardcast.nodes.output_names import LATEST_LINK, LINES_FILE, UNDER_WAY_LINK
@@ -18,12 +18,14 @@ from shardcast.temporary_files import temporary_name
 
 
 def collect(root: Path) -> None:
-    for _ in Collection(Folder(str(root), PREFIX), frozenset(), Rules(None, 0), now=0, delete=True).run():
+    for _ in GarbageCollection(
+        Folder(str(root), PREFIX), frozenset(), Rules(None, 0), now=0, delete=True
+    ).run():
         pass
 
 
 def look_into_quarantine(root: Path) -> None:
-    Quarantine(Folder(str(root), PREFIX)).finish()
+    Quarantine(Folder(str(root), PREFIX)).finish_interrupted()
 
 
 WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
@@ -31,10 +33,10 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
     "under way": (UNDER_WAY_LINK, lambda root: OutputFolder(root).tidy()),
     "lines": (LINES_FILE, lambda root: OutputFolder(root).tidy()),
     "record": (".download_v3.bin.record", lambda root: OutputFolder(root).tidy()),
-    "status": ("status.json", lambda root: StatusFile(root / "status.json", {}).running(8000)),
-    "marks": (f"{OWN}/gc/marks", collect),
-    "roots": (f"{OWN}/gc/roots.json", collect),
-    "quarantine": (f"{OWN}/quarantine/{'ab' * 32}-5c01d2e7.json", look_into_quarantine),
+    "status": ("status.json", lambda root: StatusFile(root / "status.json", {}).report_running(8000)),
+    "marks": (f"{OWN_FOLDER}/gc/marks", collect),
+    "roots": (f"{OWN_FOLDER}/gc/roots.json", collect),
+    "quarantine": (f"{OWN_FOLDER}/quarantine/{'ab' * 32}-5c01d2e7.json", look_into_quarantine),
 }
 
 

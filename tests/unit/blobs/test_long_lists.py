@@ -11,9 +11,10 @@ import aiohttp
 import pytest
 
 from shardcast.blobs.server.hash_routes import lists
-from shardcast.blobs.server.hash_routes.lists import listed
-from shardcast.blobs.server.hash_routes.requests import InvalidData, Refused, parse_checksums
+from shardcast.blobs.server.hash_routes.lists import iter_checksums
+from shardcast.blobs.server.hash_routes.requests import BadRequest, InvalidData, parse_checksums
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
+from shardcast.json_text import parse_json
 from shardcast.server import turns
 
 DIGESTS = [Random(1).randbytes(32).hex() for _ in range(6000)]
@@ -23,7 +24,7 @@ DIGESTS = [Random(1).randbytes(32).hex() for _ in range(6000)]
 @pytest.mark.parametrize("count", [1, 489, 490, 491, 6000])
 def test_a_long_list_is_read_as_a_short_one(count: int, blanks: int | None) -> None:
     body = b" " + json.dumps(DIGESTS[:count], indent=blanks).encode() + b"\n"
-    pieces = list(listed(body))
+    pieces = list(iter_checksums(body))
     assert [one for some in pieces for one in some] == parse_checksums(body) == DIGESTS[:count]
     assert all(len(some) < 1000 for some in pieces)
 
@@ -32,10 +33,10 @@ def test_a_wrong_checksum_is_told_with_its_place() -> None:
     wrong = [*DIGESTS[:5000], "zz" * 32, *DIGESTS[5000:]]
     body = json.dumps(wrong).encode()
     with pytest.raises(InvalidData) as long:
-        list(listed(body))
+        list(iter_checksums(body))
     with pytest.raises(InvalidData) as short:
         parse_checksums(body)
-    assert long.value.said == short.value.said
+    assert long.value.payload == short.value.payload
 
 
 MANY = b", ".join(b'"%s"' % one.encode() for one in DIGESTS)
@@ -60,15 +61,13 @@ MANY = b", ".join(b'"%s"' % one.encode() for one in DIGESTS)
     ],
 )
 def test_what_is_no_list_of_checksums_is_refused(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    loads = json.loads
-
-    def read_little(text: Any) -> Any:
+    def read_little(text: str) -> Any:
         assert len(text) < 100_000, "it was read at once"
-        return loads(text)
+        return parse_json(text)
 
-    monkeypatch.setattr(lists.json, "loads", read_little)
-    with pytest.raises(Refused):
-        list(listed(body))
+    monkeypatch.setattr(lists, "parse_json", read_little)
+    with pytest.raises(BadRequest):
+        list(iter_checksums(body))
 
 
 async def test_a_hash_server_answers_long_lists(tmp_path: Path) -> None:

@@ -8,9 +8,18 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import FLAT, LAYOUTS, MARKER, PREFIX, Folder, decide, look_at, prepare
+from shardcast.blobs.directory.layout import (
+    FLAT,
+    LAYOUTS,
+    MARKER,
+    PREFIX,
+    Folder,
+    check_layout,
+    inspect_layout,
+    prepare,
+)
 from shardcast.blobs.server.archive_server import ArchiveNode
-from shardcast.blobs.server.hash_server import StoreServer, settings_from
+from shardcast.blobs.server.hash_server import StoreServer, read_settings
 from shardcast.errors import UsageError
 from tests.support.archives import http
 from tests.support.payloads import sha256
@@ -41,7 +50,7 @@ def foreign(root: Path) -> None:
 
 async def served(root: Path, key: str, **environ: str) -> bool:
     """Whether a hash server with these settings, and an archive, serve a blob."""
-    settings = settings_from({"HASHSERVER_DIRECTORY": str(root), "HASHSERVER_WRITABLE": "1", **environ})
+    settings = read_settings({"HASHSERVER_DIRECTORY": str(root), "HASHSERVER_WRITABLE": "1", **environ})
     statuses = []
     async with http() as session:
         async with StoreServer.running(settings) as server, session.get(f"{server.url}/{key}") as answer:
@@ -107,13 +116,13 @@ def test_which_layout_a_directory_has(
     if used:
         (tmp_path / ".shardcast-store").mkdir()
         (tmp_path / ".shardcast-store" / "digest").write_text("sha256\n")
-    assert look_at(str(tmp_path)).layout == layout
+    assert inspect_layout(str(tmp_path)).layout == layout
     for said in (PREFIX, FLAT):
         if said == (layout or said):
-            decide(str(tmp_path), said)
+            check_layout(str(tmp_path), said)
         else:
             with pytest.raises(UsageError, match=f"is {layout}, not {said}"):
-                decide(str(tmp_path), said)
+                check_layout(str(tmp_path), said)
 
 
 async def test_blobs_of_both_layouts_are_read_and_told_of(

@@ -10,39 +10,39 @@ from pathlib import Path
 import pytest
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.incoming_folder import Incoming
-from shardcast.blobs.directory.layout import OWN
-from shardcast.blobs.directory.staging import staged
+from shardcast.blobs.directory.incoming_folder import IncomingFolder
+from shardcast.blobs.directory.layout import OWN_FOLDER
+from shardcast.blobs.directory.staging import staging_area
 from shardcast.blobs.server.hash_server import StoreServer, StoreSettings
 from shardcast.errors import LocalDiskError
 from tests.support.blob_stores import digest_of
-from tests.support.hash_servers import ask
+from tests.support.hash_servers import request
 
 SMALL, LARGE = b"small", b"large" * 300_000
 
 
 def incoming(root: Path) -> None:
-    shutil.rmtree(root / OWN / "incoming")
+    shutil.rmtree(root / OWN_FOLDER / "incoming")
 
 
 def own_of_the_process(root: Path) -> None:
-    for folder in (root / OWN / "incoming").iterdir():
+    for folder in (root / OWN_FOLDER / "incoming").iterdir():
         if folder.is_dir():
             shutil.rmtree(folder)
 
 
 def its_lock(root: Path) -> None:
-    for folder in (root / OWN / "incoming").iterdir():
+    for folder in (root / OWN_FOLDER / "incoming").iterdir():
         (folder / "lock").unlink() if folder.is_dir() else None
 
 
 def all_of_ours(root: Path) -> None:
-    shutil.rmtree(root / OWN)
+    shutil.rmtree(root / OWN_FOLDER)
 
 
 def prefixes(root: Path) -> None:
     for folder in root.iterdir():
-        if folder.name != OWN and folder.is_dir():
+        if folder.name != OWN_FOLDER and folder.is_dir():
             shutil.rmtree(folder)
 
 
@@ -65,9 +65,9 @@ async def test_a_store_goes_on_without_its_folders(tmp_path: Path, sweep: Callab
                 sweep(tmp_path)
             for blob in (b"small %d" % again, b"large %d" % again * 200_000):
                 digest = digest_of(blob, "sha3-256")
-                answer = await asyncio.to_thread(ask, port, "PUT", f"/{digest}", blob)
+                answer = await asyncio.to_thread(request, port, "PUT", f"/{digest}", blob)
                 assert answer.status == 200, answer
-                assert (await asyncio.to_thread(ask, port, "GET", f"/{digest}")).body == blob
+                assert (await asyncio.to_thread(request, port, "GET", f"/{digest}")).body == blob
     assert BlobDirectory(tmp_path).algorithm == "sha3-256"
 
 
@@ -81,11 +81,11 @@ async def test_a_folder_that_was_made_again_is_in_use_for_others_too(
     async with store.put() as writer:
         for _ in range(3):
             await writer.write(LARGE)
-        other = Incoming(str(tmp_path))  # which removes what no process has locked
+        other = IncomingFolder(str(tmp_path))  # which removes what no process has locked
         assert await writer.commit() == digest_of(LARGE * 3)
     other.close()
     await store.close()
-    assert not [one for one in (tmp_path / OWN / "incoming").iterdir() if one.is_dir()]
+    assert not [one for one in (tmp_path / OWN_FOLDER / "incoming").iterdir() if one.is_dir()]
 
 
 @pytest.mark.parametrize("sweep", SWEEPS[:4])
@@ -93,10 +93,10 @@ async def test_pushes_go_on_without_the_folder_in_which_they_wait(
     tmp_path: Path, sweep: Callable[[Path], None]
 ) -> None:
     store = BlobDirectory(tmp_path, writable=True)
-    await store.begin()
-    waiting = Incoming(str(tmp_path))
+    await store.prepare()
+    waiting = IncomingFolder(str(tmp_path))
     sweep(tmp_path)
-    async with staged(store, waiting) as stage:
+    async with staging_area(store, waiting) as stage:
         await put(stage.blobs, SMALL)
         await put(stage.blobs, LARGE)
         assert sorted([one async for some in stage.publish() for one in some]) == sorted(
@@ -126,8 +126,8 @@ async def test_what_was_swept_while_it_waited_is_not_taken_for_kept(
 ) -> None:
     """The push fails, before any of its blobs has its name: whoever pushed sends all of them again."""
     store = BlobDirectory(tmp_path, writable=True)
-    waiting = Incoming(str(tmp_path))
-    async with staged(store, waiting) as stage:
+    waiting = IncomingFolder(str(tmp_path))
+    async with staging_area(store, waiting) as stage:
         await put(stage.blobs, SMALL)
         await put(stage.blobs, LARGE)
         sweep(Path(stage.blobs.folder.root))

@@ -12,9 +12,9 @@ import pytest
 
 from shardcast import file_moves
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.layout import OWN
-from shardcast.blobs.directory.quarantine import Quarantine, one_at_a_time, take_out
-from shardcast.blobs.maintenance.gc import Collection
+from shardcast.blobs.directory.layout import OWN_FOLDER
+from shardcast.blobs.directory.quarantine import Quarantine, folder_lock, take_out
+from shardcast.blobs.maintenance.gc import GarbageCollection
 from shardcast.blobs.maintenance.gc_policy import Rules
 from shardcast.temporary_files import temporary_name
 from tests.support.small_disks import small_disk
@@ -47,7 +47,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def opened(root: Path) -> AsyncIterator[BlobDirectory]:
     store = BlobDirectory(root, "sha256", "prefix", writable=True)
-    await store.begin()
+    await store.prepare()
     try:
         yield store
     finally:
@@ -62,7 +62,7 @@ async def put(root: Path) -> Path:
 
 
 def place(root: Path, folder: str) -> Path:
-    found = root / OWN / folder
+    found = root / OWN_FOLDER / folder
     found.mkdir(parents=True, exist_ok=True)
     return found
 
@@ -103,7 +103,7 @@ async def test_what_a_gc_is_just_removing_is_left_to_it(root: Path) -> None:
     file = await put(root)
     with pytest.raises(Killed):
         take_out(file, place(root, "gc/trash") / DIGEST, killed)
-    with one_at_a_time(root / OWN / "gc"):
+    with folder_lock(root / OWN_FOLDER / "gc"):
         async with opened(root):
             assert not file.exists()
     async with opened(root):
@@ -121,11 +121,11 @@ async def test_a_copy_into_quarantine_that_was_killed_is_made_again(
         patch.setattr(file_moves, "copy_bytes", killed)
         patch.setattr(Quarantine, "_write_record", killed)
         with pytest.raises(Killed):
-            Quarantine(store.folder).take(str(file), DIGEST, looks, "a test")
+            Quarantine(store.folder).set_aside(str(file), DIGEST, looks, "a test")
     assert not file.exists()
     async with opened(root):
         assert file.read_bytes() == BLOB
-    aside = Quarantine(store.folder).take(str(file), DIGEST, file.stat(), "a test")
+    aside = Quarantine(store.folder).set_aside(str(file), DIGEST, file.stat(), "a test")
     assert aside
     assert Path(aside.file).read_bytes() == BLOB
     assert not list(file.parent.rglob(f"*{DIGEST}*"))
@@ -142,6 +142,8 @@ async def test_gc_clears_copies_that_nobody_works_on(tmp_path: Path) -> None:
         store = BlobDirectory(tmp_path, "sha256", "prefix")
         for later in (10 * DAY, 20 * DAY):
             now = file.stat().st_mtime + later
-            for _ in Collection(store.folder, frozenset(), Rules(DAY, DAY), now=now, delete=True).run():
+            for _ in GarbageCollection(
+                store.folder, frozenset(), Rules(DAY, DAY), now=now, delete=True
+            ).run():
                 pass
         assert [one.name for one in file.parent.rglob("*") if one.is_file()] == [new.name]

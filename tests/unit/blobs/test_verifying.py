@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.compression import Check
+from shardcast.blobs.directory.compression import DigestCheck
 from shardcast.blobs.directory.file import BlobFile
-from shardcast.blobs.directory.reading_ahead import PART, parts
-from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.blobs.directory.reading_ahead import PART, read_parts
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifyCache
 from shardcast.errors import BlobCorrupt
 from shardcast.file_identity import FileIdentity
 from tests.support.blob_stores import digest_of
@@ -42,7 +42,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     taken: list[int] = []
     read = BlobFile.read
 
-    def count(file: BlobFile, check: Check, position: int, end: int, ahead: bool = False) -> int:
+    def count(file: BlobFile, check: DigestCheck, position: int, end: int, ahead: bool = False) -> int:
         taken.append(end - position)
         return read(file, check, position, end, ahead)
 
@@ -67,10 +67,10 @@ def test_file_that_looks_otherwise_in_any_way_is_not_known(field: str, tmp_path:
     names = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
     told: Any = SimpleNamespace(**{name: getattr(looks, name) for name in names})
     other: Any = SimpleNamespace(**{**vars(told), field: getattr(told, field) + 1})
-    files = VerifiedFiles()
+    files = VerifyCache()
     files.add("ab" * 32, told, VerifiedFile(7))
-    assert files.known("ab" * 32, told) == VerifiedFile(7)
-    assert files.known("ab" * 32, other) is None
+    assert files.get("ab" * 32, told) == VerifiedFile(7)
+    assert files.get("ab" * 32, other) is None
     assert FileIdentity.from_stat(told) != FileIdentity.from_stat(other)
 
 
@@ -153,7 +153,7 @@ def test_what_is_read_ahead_is_the_file(
     path.write_bytes(data)
     with path.open("rb") as file:
         found = b"".join(
-            bytes(part) for part in parts(file.fileno(), position, position + length, ahead=ahead)
+            bytes(part) for part in read_parts(file.fileno(), position, position + length, ahead=ahead)
         )
         assert found == data[position : position + max(0, length)]
 
@@ -161,7 +161,7 @@ def test_what_is_read_ahead_is_the_file(
 def test_reading_ahead_ends_when_it_is_closed(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(20 * PART))
-    with path.open("rb") as file, closing(parts(file.fileno(), 0, 20 * PART, ahead=True)) as coming:
+    with path.open("rb") as file, closing(read_parts(file.fileno(), 0, 20 * PART, ahead=True)) as coming:
         assert len(next(coming)) == PART
     assert list(coming) == []
 
@@ -172,6 +172,6 @@ def test_reading_ahead_tells_of_a_file_that_cannot_be_read() -> None:
     try:
         for ahead in (False, True):
             with pytest.raises(OSError, match="seek"):
-                list(parts(reader, 0, 20 * PART, ahead=ahead))
+                list(read_parts(reader, 0, 20 * PART, ahead=ahead))
     finally:
         os.close(reader)

@@ -53,7 +53,7 @@ def put(folder: Path, number: int, origin: str | None = ONE, named: int | None =
 
 def receive(outputs: OutputFolder, *numbers: int, origin: str | None = ONE) -> None:
     for number in numbers:
-        outputs.add(put(outputs.folder, number, origin), origin, number, digest(number, origin))
+        outputs.record(put(outputs.folder, number, origin), origin, number, digest(number, origin))
 
 
 def listing(number: int, origin: str | None = ONE) -> Listing:
@@ -76,17 +76,19 @@ def outputs(tmp_path: Path) -> OutputFolder:
 def test_recorded_version_is_had_after_restart(origin: str | None, tmp_path: Path) -> None:
     receive(OutputFolder(tmp_path), 2, 1, origin=origin)
     again = OutputFolder(tmp_path)
-    assert again.had(origin) == listed(1, 2, origin=origin)
-    assert again.good(origin) == [(number, tmp_path / f"download_v{number}.bin") for number in (1, 2)]
-    assert again.unrecorded() == []
-    assert again.had(OTHER) == {}
+    assert again.digests(origin) == listed(1, 2, origin=origin)
+    assert again.good_versions(origin) == [
+        (number, tmp_path / f"download_v{number}.bin") for number in (1, 2)
+    ]
+    assert again.unknown_outputs() == []
+    assert again.digests(OTHER) == {}
 
 
 def test_record_does_not_count_when_file_is_replaced(outputs: OutputFolder) -> None:
     receive(outputs, 1)
     put(outputs.folder, 1, OTHER)
-    assert outputs.had(ONE) == {}
-    assert outputs.unrecorded() == [outputs.folder / "download_v1.bin"]
+    assert outputs.digests(ONE) == {}
+    assert outputs.unknown_outputs() == [outputs.folder / "download_v1.bin"]
 
 
 def test_record_does_not_count_when_file_is_written_to(outputs: OutputFolder) -> None:
@@ -95,23 +97,23 @@ def test_record_does_not_count_when_file_is_written_to(outputs: OutputFolder) ->
     before = path.stat()
     path.write_bytes(bytes(before.st_size))
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert outputs.had(ONE) == {}
+    assert outputs.digests(ONE) == {}
 
 
 def test_version_of_another_line_takes_over_name(outputs: OutputFolder) -> None:
     receive(outputs, 1, 2)
     receive(outputs, 1, origin=OTHER)
-    assert outputs.had(ONE) == listed(2)
-    assert outputs.had(OTHER) == listed(1, origin=OTHER)
+    assert outputs.digests(ONE) == listed(2)
+    assert outputs.digests(OTHER) == listed(1, origin=OTHER)
 
 
 def test_record_is_not_written_when_another_process_replaced_verified_file(outputs: OutputFolder) -> None:
     path = put(outputs.folder, 1)
     verified = path.stat()
     receive(outputs, 1, origin=OTHER)
-    outputs.add(path, ONE, 1, digest(1), file=verified)
-    assert outputs.had(ONE) == {}
-    assert outputs.had(OTHER) == listed(1, origin=OTHER)
+    outputs.record(path, ONE, 1, digest(1), file=verified)
+    assert outputs.digests(ONE) == {}
+    assert outputs.digests(OTHER) == listed(1, origin=OTHER)
 
 
 def test_folder_pipe_and_other_names_are_no_outputs(outputs: OutputFolder) -> None:
@@ -122,12 +124,12 @@ def test_folder_pipe_and_other_names_are_no_outputs(outputs: OutputFolder) -> No
         (outputs.folder / name).touch()
     assert outputs.scan() == {}
     put(outputs.folder, 3)
-    assert outputs.unrecorded() == [outputs.folder / "download_v3.bin"]
+    assert outputs.unknown_outputs() == [outputs.folder / "download_v3.bin"]
 
 
 def test_missing_folder_has_nothing(tmp_path: Path) -> None:
     outputs = OutputFolder(tmp_path / "nowhere")
-    assert (outputs.had(ONE), outputs.unrecorded(), outputs.lines.seen(ONE)) == ({}, [], {})
+    assert (outputs.digests(ONE), outputs.unknown_outputs(), outputs.lines.listed(ONE)) == ({}, [], {})
     assert resume_point(outputs, ONE) is None
     assert not (tmp_path / "nowhere").exists()
 
@@ -143,11 +145,11 @@ def test_garbage_record_is_ignored_with_one_warning(
     receive(outputs, 1)
     record_path(outputs.folder / "download_v1.bin").write_bytes(garbage)
     with caplog.at_level(logging.WARNING):
-        assert outputs.had(ONE) == outputs.had(ONE) == {}
+        assert outputs.digests(ONE) == outputs.digests(ONE) == {}
     assert len(caplog.records) == 1
     assert ".download_v1.bin.record" in caplog.text
     receive(outputs, 1)
-    assert outputs.had(ONE) == listed(1)
+    assert outputs.digests(ONE) == listed(1)
 
 
 # Files without a record ------------------------------------------------------------------------------
@@ -158,16 +160,16 @@ def test_file_without_record_is_known_by_its_digest(outputs: OutputFolder) -> No
     put(outputs.folder, 2, OTHER)
     put(outputs.folder, 7, named=3)
     outputs.identify([listing(1), listing(2), listing(7)], ONE)
-    assert outputs.had(ONE) == listed(1, 7)
-    assert outputs.good(ONE)[-1] == (7, outputs.folder / "download_v3.bin")
-    assert outputs.unrecorded() == [outputs.folder / "download_v2.bin"], "its name proves nothing"
+    assert outputs.digests(ONE) == listed(1, 7)
+    assert outputs.good_versions(ONE)[-1] == (7, outputs.folder / "download_v3.bin")
+    assert outputs.unknown_outputs() == [outputs.folder / "download_v2.bin"], "its name proves nothing"
 
 
 def test_payload_published_twice_is_the_version_it_is_named_after(outputs: OutputFolder) -> None:
     path = put(outputs.folder, 1, named=2)
     twice = [Listing(f"v{number}", digest(1), 1) for number in (1, 2, 3)]
     outputs.identify(twice, ONE)
-    assert outputs.good(ONE) == [(2, path)]
+    assert outputs.good_versions(ONE) == [(2, path)]
 
 
 def test_file_is_hashed_once_also_over_restarts(
@@ -175,61 +177,61 @@ def test_file_is_hashed_once_also_over_restarts(
 ) -> None:
     put(outputs.folder, 1, OTHER)
     outputs.identify([listing(1)], ONE)
-    monkeypatch.setattr("shardcast.nodes.outputs.hashed", lambda *_: pytest.fail("hashed again"))
+    monkeypatch.setattr("shardcast.nodes.outputs.hash_output", lambda *_: pytest.fail("hashed again"))
     again = OutputFolder(outputs.folder)
     again.identify([listing(2)], ONE)
     again.identify([listing(1, OTHER)], OTHER)
     monkeypatch.undo()
-    assert again.had(OTHER) == listed(1, origin=OTHER)
+    assert again.digests(OTHER) == listed(1, origin=OTHER)
 
 
 def test_identifying_stops_when_told(outputs: OutputFolder) -> None:
     put(outputs.folder, 1)
     outputs.identify([listing(1)], ONE, stop=lambda: True)
-    assert outputs.had(ONE) == {}
+    assert outputs.digests(ONE) == {}
     outputs.identify([listing(1)], ONE)
-    assert outputs.had(ONE) == listed(1)
+    assert outputs.digests(ONE) == listed(1)
 
 
 # Lines -----------------------------------------------------------------------------------------------
 
 
 def test_listed_digests_are_remembered_per_line(outputs: OutputFolder) -> None:
-    assert outputs.lines.see(ONE, listed(1, 2)) is False
-    assert outputs.lines.see(None, listed(1, origin=None)) is False
-    assert outputs.lines.see(ONE, listed(3)) is False
+    assert outputs.lines.note_listed(ONE, listed(1, 2)) is False
+    assert outputs.lines.note_listed(None, listed(1, origin=None)) is False
+    assert outputs.lines.note_listed(ONE, listed(3)) is False
     again = OutputFolder(outputs.folder)
-    assert again.lines.seen(ONE) == listed(1, 2, 3)
-    assert again.lines.seen(None) == listed(1, origin=None)
+    assert again.lines.listed(ONE) == listed(1, 2, 3)
+    assert again.lines.listed(None) == listed(1, origin=None)
 
 
 def test_only_newest_numbers_and_lines_are_remembered(outputs: OutputFolder) -> None:
-    outputs.lines.see(ONE, dict.fromkeys(range(1, MAX_NUMBERS + 4), "0" * 64))
-    assert set(outputs.lines.seen(ONE)) == set(range(4, MAX_NUMBERS + 4))
+    outputs.lines.note_listed(ONE, dict.fromkeys(range(1, MAX_NUMBERS + 4), "0" * 64))
+    assert set(outputs.lines.listed(ONE)) == set(range(4, MAX_NUMBERS + 4))
     for line in range(MAX_LINES - 1):
-        outputs.lines.see(f"line{line}", listed(1))
-    assert outputs.lines.seen(ONE)
-    outputs.lines.see(ONE, listed(MAX_NUMBERS + 9))
-    outputs.lines.see("another", listed(1))
-    assert outputs.lines.seen("line0") == {}, "the line that was used first"
-    assert outputs.lines.seen(ONE)
+        outputs.lines.note_listed(f"line{line}", listed(1))
+    assert outputs.lines.listed(ONE)
+    outputs.lines.note_listed(ONE, listed(MAX_NUMBERS + 9))
+    outputs.lines.note_listed("another", listed(1))
+    assert outputs.lines.listed("line0") == {}, "the line that was used first"
+    assert outputs.lines.listed(ONE)
 
 
 def test_restored_directory_is_another_line_under_the_same_id(outputs: OutputFolder) -> None:
     receive(outputs, 1, 3, 4, 6)
-    outputs.lines.see(ONE, listed(1, 2, 3, 4, 5, 6))
+    outputs.lines.note_listed(ONE, listed(1, 2, 3, 4, 5, 6))
     outputs.lines.mark_announced(ONE, 6, digest(6))
     assert not outputs.lines.is_new_line(ONE)
     restored = {**listed(1, 2, 3), 4: digest(4, OTHER)}
-    assert outputs.lines.see(ONE, restored) is True
-    assert outputs.lines.seen(ONE) == restored
-    assert outputs.had(ONE) == listed(1, 3)
+    assert outputs.lines.note_listed(ONE, restored) is True
+    assert outputs.lines.listed(ONE) == restored
+    assert outputs.digests(ONE) == listed(1, 3)
     assert outputs.lines.is_new_line(ONE)
-    assert [path.name for path in outputs.unrecorded()] == ["download_v6.bin", "download_v4.bin"]
-    assert outputs.lines.see(ONE, restored) is False
-    assert outputs.lines.see(ONE, listed(1, 2, 3, 4, 5, 6)) is True
+    assert [path.name for path in outputs.unknown_outputs()] == ["download_v6.bin", "download_v4.bin"]
+    assert outputs.lines.note_listed(ONE, restored) is False
+    assert outputs.lines.note_listed(ONE, listed(1, 2, 3, 4, 5, 6)) is True
     outputs.identify(map(listing, range(1, 7)), ONE)
-    assert outputs.had(ONE) == listed(1, 3, 4, 6), "nothing was lost when the directory came back"
+    assert outputs.digests(ONE) == listed(1, 3, 4, 6), "nothing was lost when the directory came back"
 
 
 def test_line_is_new_after_another_was_announced(outputs: OutputFolder) -> None:
@@ -258,24 +260,24 @@ def test_garbage_lines_are_ignored_with_a_warning(
 ) -> None:
     (tmp_path / LINES_FILE).write_bytes(garbage)
     outputs = OutputFolder(tmp_path)
-    assert outputs.lines.seen(ONE) == {}
+    assert outputs.lines.listed(ONE) == {}
     assert LINES_FILE in caplog.text
-    outputs.lines.see(ONE, listed(1))
-    assert OutputFolder(tmp_path).lines.seen(ONE) == listed(1)
+    outputs.lines.note_listed(ONE, listed(1))
+    assert OutputFolder(tmp_path).lines.listed(ONE) == listed(1)
 
 
 def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
     def follow(start: int) -> None:
         mine = OutputFolder(outputs.folder)
         for number in range(start, start + 40):
-            mine.lines.see(ONE, listed(number))
+            mine.lines.note_listed(ONE, listed(number))
 
     threads = [threading.Thread(target=follow, args=(start,)) for start in (1, 101, 201)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(outputs.lines.seen(ONE)) == 120
+    assert len(outputs.lines.listed(ONE)) == 120
 
 
 # Withdrawals -----------------------------------------------------------------------------------------
@@ -284,15 +286,15 @@ def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
 def test_withdrawn_version_is_not_good_and_stays(outputs: OutputFolder) -> None:
     receive(outputs, 6, 7)
     assert outputs.lines.mark_withdrawn(ONE, 7, digest(7)) is True
-    assert [number for number, _ in OutputFolder(outputs.folder).good(ONE)] == [6]
-    assert outputs.had(ONE) == listed(6, 7)
+    assert [number for number, _ in OutputFolder(outputs.folder).good_versions(ONE)] == [6]
+    assert outputs.digests(ONE) == listed(6, 7)
     assert json.loads(record_path(outputs.folder / "download_v7.bin").read_bytes())["withdrawn"] is True
 
 
 def test_withdrawal_is_told_once_and_again_after_a_kill_before_it_was_told(outputs: OutputFolder) -> None:
     assert outputs.lines.mark_withdrawn(ONE, 7, digest(7)) is True
     assert OutputFolder(outputs.folder).lines.mark_withdrawn(ONE, 7, digest(7)) is True
-    outputs.lines.mark_told(ONE, 7, digest(7))
+    outputs.lines.mark_withdrawal_told(ONE, 7, digest(7))
     assert OutputFolder(outputs.folder).lines.mark_withdrawn(ONE, 7, digest(7)) is False
     assert outputs.lines.mark_withdrawn(OTHER, 7, digest(7)) is True, "another line's v7"
     assert outputs.lines.mark_withdrawn(ONE, 7, digest(8)) is True, "another v7 of this line"
@@ -302,7 +304,7 @@ def test_withdrawal_concerns_only_its_line_and_digest(outputs: OutputFolder) -> 
     receive(outputs, 7)
     outputs.lines.mark_withdrawn(OTHER, 7, digest(7))
     outputs.lines.mark_withdrawn(ONE, 7, digest(7, OTHER))
-    assert [number for number, _ in outputs.good(ONE)] == [7]
+    assert [number for number, _ in outputs.good_versions(ONE)] == [7]
 
 
 @pytest.mark.parametrize("how", ["received", "identified"])
@@ -313,8 +315,8 @@ def test_version_that_comes_after_its_withdrawal_is_not_good(how: str, outputs: 
     else:
         put(outputs.folder, 7)
         outputs.identify([listing(7)], ONE)
-    assert outputs.had(ONE) == listed(7)
-    assert outputs.good(ONE) == []
+    assert outputs.digests(ONE) == listed(7)
+    assert outputs.good_versions(ONE) == []
 
 
 # Where to go on ---------------------------------------------------------------------------------------
@@ -382,7 +384,7 @@ IDENTITIES = st.builds(
 
 @given(st.builds(OutputRecord, ORIGINS, st.none() | NUMBERS, DIGESTS, IDENTITIES, st.booleans()))
 def test_record_is_read_as_it_was_written(record: OutputRecord) -> None:
-    assert parse_record(record.line()) == record
+    assert parse_record(record.encode()) == record
 
 
 MEMORIES = st.builds(
@@ -402,7 +404,7 @@ MEMORIES = st.builds(
     )
 )
 def test_lines_are_read_as_they_were_written(lines: FolderLines) -> None:
-    assert parse_lines(lines.write()) == lines
+    assert parse_lines(lines.encode()) == lines
 
 
 JSON = st.recursive(
@@ -444,16 +446,16 @@ def test_what_another_user_could_change_does_not_count(
     for file in [other] * (planted != "record") + [record_path(other)] * (planted != "file"):
         os.chown(file, 12345, -1)
     again = OutputFolder(outputs.folder)
-    assert again.good(ONE) == [(1, mine)]
+    assert again.good_versions(ONE) == [(1, mine)]
     assert ("another user wrote it" in caplog.text) is (planted == "record")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 def test_lines_that_another_user_wrote_do_not_count(outputs: OutputFolder) -> None:
     outputs.folder.chmod(0o1777)
-    outputs.lines.see(OTHER, {1: digest(1, OTHER)})
+    outputs.lines.note_listed(OTHER, {1: digest(1, OTHER)})
     os.chown(outputs.folder / LINES_FILE, 12345, -1)
-    assert OutputFolder(outputs.folder).lines.remembered() == (None, {})
+    assert OutputFolder(outputs.folder).lines.last_line() == (None, {})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
@@ -461,4 +463,4 @@ def test_what_members_of_a_group_share_counts_for_all_of_them(outputs: OutputFol
     outputs.folder.chmod(0o2775)
     receive(outputs, 1)
     os.chown(outputs.folder / "download_v1.bin", 12345, -1)
-    assert [number for number, _ in OutputFolder(outputs.folder).good(ONE)] == [1]
+    assert [number for number, _ in OutputFolder(outputs.folder).good_versions(ONE)] == [1]

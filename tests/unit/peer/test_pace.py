@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from shardcast.errors import ServerStalled
-from shardcast.peer.pace import PORTION, Upload, paced, read_by
+from shardcast.peer.pace import PORTION, Upload, read_by, read_paced
 
 
 class Clock:
@@ -44,13 +44,13 @@ def coming(clock: Clock, count: int, size: int, seconds: float) -> aiohttp.Clien
 
 
 async def test_each_portion_of_a_body_has_its_time(clock: Clock) -> None:
-    body = paced(coming(clock, 50, PORTION, 9), "http://one", "GET /v1", 10)
+    body = read_paced(coming(clock, 50, PORTION, 9), "http://one", "GET /v1", 10)
     assert sum([len(some) async for some in body]) == 50 * PORTION
     assert clock.now == 1000 + 50 * 9
 
 
 async def test_pieces_that_are_no_portion_share_its_time(clock: Clock) -> None:
-    body = paced(coming(clock, 50, PORTION // 10, 2), "http://one", "GET /v1", 10)
+    body = read_paced(coming(clock, 50, PORTION // 10, 2), "http://one", "GET /v1", 10)
     with pytest.raises(ServerStalled, match="GET /v1: too little came within 10 s"):
         async for _ in body:
             await asyncio.sleep(0)
@@ -60,23 +60,23 @@ async def test_pieces_that_are_no_portion_share_its_time(clock: Clock) -> None:
 async def test_time_in_which_an_upload_is_read_here_is_not_the_servers(clock: Clock) -> None:
     async def slow_disk() -> AsyncIterator[bytes]:
         clock.now += 100
-        assert upload.begun_before(1000) == clock.now, "the disk is read"
+        assert upload.due_since(1000) == clock.now, "the disk is read"
         yield bytes(2 * PORTION)
         clock.now += 100
-        assert upload.begun_before(1000) == clock.now
+        assert upload.due_since(1000) == clock.now
 
     upload: Any = Upload(slow_disk())
     taken = []
-    assert upload.begun_before(1000) == 1000
+    assert upload.due_since(1000) == 1000
     async for portion in upload.portions():
         handed_over = clock.now
         clock.now += 7
-        assert upload.begun_before(1000) == handed_over, "the server takes it"
+        assert upload.due_since(1000) == handed_over, "the server takes it"
         taken.append(len(portion))
     assert taken == [PORTION, PORTION]
-    assert upload.begun_before(1000) == clock.now
+    assert upload.due_since(1000) == clock.now
     clock.now += 7
-    assert upload.begun_before(1000) == clock.now - 7, "the server answers"
+    assert upload.due_since(1000) == clock.now - 7, "the server answers"
 
 
 async def test_bytes_that_are_there_are_not_read_after_the_deadline(clock: Clock) -> None:

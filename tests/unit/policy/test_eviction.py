@@ -14,17 +14,17 @@ from shardcast.policy.eviction import (
     Decision,
     Fill,
     Fits,
-    Need,
     Postpone,
     Refuse,
     Removable,
     Remove,
+    RoomNeed,
     Why,
-    begin,
     decide,
-    feasible,
-    freed,
-    may_go,
+    decide_start,
+    eviction_order,
+    freed_bytes,
+    infeasible_why,
     reserve_of,
 )
 from tests.support.payloads import patient
@@ -45,57 +45,59 @@ def test_a_hundredth_of_a_disk_stays_free_and_a_gigabyte_at_most() -> None:
 
 
 def test_nothing_goes_while_there_is_room() -> None:
-    assert decide(Need(10, 100), 10, OLD) == Fits()
+    assert decide(RoomNeed(10, 100), 10, OLD) == Fits()
 
 
 def test_the_oldest_goes_first_and_no_more_than_one_at_a_time() -> None:
-    assert decide(Need(11, 11), 10, OLD) == Remove(1)
-    assert decide(Need(30, 30), 10, OLD) == Remove(1)  # and then the second
-    assert decide(Need(30, 30), 20, OLD[1:]) == Remove(2)
+    assert decide(RoomNeed(11, 11), 10, OLD) == Remove(1)
+    assert decide(RoomNeed(30, 30), 10, OLD) == Remove(1)  # and then the second
+    assert decide(RoomNeed(30, 30), 20, OLD[1:]) == Remove(2)
 
 
 def test_what_was_put_aside_goes_before_all_and_what_is_read_or_offered_by_nobody_last() -> None:
-    order = may_go(9, complete=[1, 2, 3, 4, 5, 9, 10], pinned=[2], leased=[4], read=[1, 3], offered=[1, 5])
+    order = eviction_order(
+        9, complete=[1, 2, 3, 4, 5, 9, 10], pinned=[2], leased=[4], read=[1, 3], offered=[1, 5]
+    )
     assert sorted(order, key=order.__getitem__) == [5, 1, 3]
     assert min(order.values()) > (FIRST, 100)
-    unread = may_go(9, complete=[1, 2, 3], pinned=[], leased=[], read=[2], offered=[2, 3])
+    unread = eviction_order(9, complete=[1, 2, 3], pinned=[], leased=[], read=[2], offered=[2, 3])
     assert sorted(unread, key=unread.__getitem__) == [3, 2, 1]
 
 
 def test_nothing_goes_for_what_would_not_fit_without_all_of_it() -> None:
-    assert decide(Need(11, 71), 10, OLD) == Refuse(Why.TOO_LARGE)
-    assert decide(Need(11, 70), 10, OLD) == Remove(1)
+    assert decide(RoomNeed(11, 71), 10, OLD) == Refuse(Why.TOO_LARGE)
+    assert decide(RoomNeed(11, 70), 10, OLD) == Remove(1)
 
 
 def test_the_newest_goes_after_all_others_and_only_for_a_version_that_fills_the_room() -> None:
-    need = Need(20, 40, whole=False)
+    need = RoomNeed(20, 40, whole=False)
     assert decide(need, 0, OLD) == Remove(1)
     assert decide(need, 10, OLD[1:]) == Remove(2)
-    assert decide(Need(20, 20, whole=False), 10, OLD[2:]) == Remove(3)
-    assert decide(Need(20, 20, whole=False, filled=False), 10, OLD[2:]) == Postpone()
-    assert decide(Need(20, 20), 10, OLD[2:]) == Fill()
-    assert decide(Need(20, 20, takes_newest=False), 10, OLD[2:]) == Refuse(Why.NOT_LISTED)
+    assert decide(RoomNeed(20, 20, whole=False), 10, OLD[2:]) == Remove(3)
+    assert decide(RoomNeed(20, 20, whole=False, filled=False), 10, OLD[2:]) == Postpone()
+    assert decide(RoomNeed(20, 20), 10, OLD[2:]) == Fill()
+    assert decide(RoomNeed(20, 20, takes_newest=False), 10, OLD[2:]) == Refuse(Why.NOT_LISTED)
 
 
 def test_how_room_is_taken_is_decided_before_the_first_byte() -> None:
-    assert begin(Need(5, 10), 10, OLD) == Fits()
-    assert begin(Need(5, 40), 10, OLD) == Fits()  # older ones are enough
-    assert begin(Need(5, 41), 10, OLD) == Fill()
-    assert begin(Need(5, 71), 10, OLD) == Refuse(Why.TOO_LARGE)
-    assert begin(Need(5, 41, takes_newest=False), 10, OLD) == Refuse(Why.NOT_LISTED)
+    assert decide_start(RoomNeed(5, 10), 10, OLD) == Fits()
+    assert decide_start(RoomNeed(5, 40), 10, OLD) == Fits()  # older ones are enough
+    assert decide_start(RoomNeed(5, 41), 10, OLD) == Fill()
+    assert decide_start(RoomNeed(5, 71), 10, OLD) == Refuse(Why.TOO_LARGE)
+    assert decide_start(RoomNeed(5, 41, takes_newest=False), 10, OLD) == Refuse(Why.NOT_LISTED)
 
 
 def test_what_ran_out_of_room_once_takes_only_what_is_free() -> None:
-    assert decide(Need(11, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
-    assert begin(Need(1, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
-    assert decide(Need(10, 10, failed=True), 10, OLD) == Fits()
-    assert feasible(Need(10, 10, failed=True), 10, OLD) is None
+    assert decide(RoomNeed(11, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
+    assert decide_start(RoomNeed(1, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
+    assert decide(RoomNeed(10, 10, failed=True), 10, OLD) == Fits()
+    assert infeasible_why(RoomNeed(10, 10, failed=True), 10, OLD) is None
 
 
 def test_a_disk_that_others_fill_takes_nothing_from_anybody() -> None:
-    assert decide(Need(11, 11, grown=NOISE + 1), 10, OLD) == Refuse(Why.OTHERS_FILL)
-    assert decide(Need(11, 11, grown=NOISE), 10, OLD) == Remove(1)
-    assert decide(Need(11, 11, grown=NOISE + 1, noise=NOISE + 1), 10, OLD) == Remove(1)
+    assert decide(RoomNeed(11, 11, grown=NOISE + 1), 10, OLD) == Refuse(Why.OTHERS_FILL)
+    assert decide(RoomNeed(11, 11, grown=NOISE), 10, OLD) == Remove(1)
+    assert decide(RoomNeed(11, 11, grown=NOISE + 1, noise=NOISE + 1), 10, OLD) == Remove(1)
 
 
 # Only what comes free counts
@@ -107,17 +109,19 @@ def shared(key: int, alone: int, files: dict[str, int], names: int, newest: bool
 
 def test_a_file_with_several_names_comes_free_with_the_last() -> None:
     one, two = shared(1, 5, {"x": 50}, 2), shared(2, 5, {"x": 50}, 2)
-    assert freed([one]) == freed([two]) == 5
-    assert freed([one, two]) == 60
-    assert freed([shared(1, 5, {"x": 50}, 3), shared(2, 5, {"x": 50}, 3)]) == 10  # the third is elsewhere
+    assert freed_bytes([one]) == freed_bytes([two]) == 5
+    assert freed_bytes([one, two]) == 60
+    assert (
+        freed_bytes([shared(1, 5, {"x": 50}, 3), shared(2, 5, {"x": 50}, 3)]) == 10
+    )  # the third is elsewhere
 
 
 def test_what_frees_nothing_is_left_alone() -> None:
     held = Removable(1, (COMPLETE, 1), 0)
-    assert decide(Need(20, 20), 5, [held, *OLD[1:]]) == Remove(2)
-    assert decide(Need(20, 20), 5, [held]) == Refuse(Why.TOO_LARGE)
+    assert decide(RoomNeed(20, 20), 5, [held, *OLD[1:]]) == Remove(2)
+    assert decide(RoomNeed(20, 20), 5, [held]) == Refuse(Why.TOO_LARGE)
     pair = [shared(1, 0, {"x": 50}, 2), shared(2, 0, {"x": 50}, 2)]
-    assert decide(Need(20, 20), 5, pair) == Remove(1)  # since the other one goes next
+    assert decide(RoomNeed(20, 20), 5, pair) == Remove(1)  # since the other one goes next
 
 
 # A model
@@ -164,7 +168,9 @@ class Disk:
             return {one for one, version in self.versions.items() if getattr(version, kind)}
 
         pinned, leased, read, offered = map(chosen, ("pinned", "leased", "read", "offered"))
-        order = may_go(number, self.versions, pinned=pinned, leased=leased, read=read, offered=offered)
+        order = eviction_order(
+            number, self.versions, pinned=pinned, leased=leased, read=read, offered=offered
+        )
         newest = max(self.versions)
         facts = []
         for one, rank in order.items():
@@ -226,7 +232,7 @@ def test_on_a_model_of_a_disk_the_rules_hold_at_every_step(
     while got < size:
         if strangers and got >= strangers[0][0]:
             disk.ballast += min(strangers.pop(0)[1], max(0, disk.free - got))
-        need = Need(
+        need = RoomNeed(
             next=min(part, size - got),
             lacking=size - got if listed else min(part, size - got),
             whole=whole and part == size,
@@ -247,7 +253,7 @@ def test_on_a_model_of_a_disk_the_rules_hold_at_every_step(
             part, whole = 7, False
             continue
         if isinstance(decision, Refuse):
-            allowed = freed(fact for fact in facts if listed or not fact.newest)
+            allowed = freed_bytes(fact for fact in facts if listed or not fact.newest)
             enough = available + allowed >= need.lacking
             assert enough == (decision.why in (Why.FAILED_BEFORE, Why.OTHERS_FILL)) or not enough
             break
@@ -258,11 +264,13 @@ def test_on_a_model_of_a_disk_the_rules_hold_at_every_step(
         chosen = next(fact for fact in facts if fact.key == one)
         assert one < number and not disk.versions[one].pinned and not disk.versions[one].leased
         assert not failed and disk.ballast - began <= 5
-        assert available + freed(fact for fact in facts if listed or not fact.newest) >= need.lacking
+        assert available + freed_bytes(fact for fact in facts if listed or not fact.newest) >= need.lacking
         # What comes before it in the order would free nothing; the newest comes after all, when nothing fits.
         earlier = [fact for fact in facts if not fact.newest and (chosen.newest or fact.order < chosen.order)]
         for fact in earlier:
-            assert freed([*earlier, chosen]) == freed([chosen, *(one for one in earlier if one is not fact)])
+            assert freed_bytes([*earlier, chosen]) == freed_bytes(
+                [chosen, *(one for one in earlier if one is not fact)]
+            )
         assert not chosen.newest or (listed and not need.whole)
         disk.remove(one)
         gone.append(one)

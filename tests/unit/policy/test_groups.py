@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shardcast.policy.groups import Offer, agree, group_servers
+from shardcast.policy.groups import Offer, group_servers, is_same_version
 from shardcast.protocol.distribution import Listing
 from tests.support.payloads import patient
 
@@ -55,8 +55,8 @@ def test_another_number_of_shards_is_a_conflict_and_no_number_is_none() -> None:
 
 def test_another_manifest_is_a_conflict_where_both_servers_tell_one() -> None:
     mine, other, untold = v(1, manifest="11" * 32), v(1, manifest="22" * 32), v(1)
-    assert not agree(mine, other)
-    assert agree(mine, untold)
+    assert not is_same_version(mine, other)
+    assert is_same_version(mine, untold)
     groups = group_servers([offer(A, mine), offer(B, other), offer(C, untold)])
     assert [one.servers for one in groups] == [(A, C), (B,)]
     (group,) = group_servers([offer(A, untold), offer(B, mine)])

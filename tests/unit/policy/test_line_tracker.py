@@ -37,7 +37,7 @@ def test_first_named_server_decides_and_a_second_one_with_the_same_id_does_not()
     liar = Liar("http://l", origin=X, highest=9, versions={**o.versions, 9: listing(9, "junk")})
     m = node("m", "o", "l")
     Network(o, liar, m).run(30)
-    assert m.here == o.versions
+    assert m.local == o.versions
     assert m.standing and m.standing.newest == o.versions[3]
     assert m.standing.highest == 3
 
@@ -51,13 +51,13 @@ def test_forged_number_of_a_second_server_retires_nothing_and_is_not_recorded() 
     network.run(10)
     o.publish()
     network.run(5)
-    assert sorted(m.here) == [4, 5, 6]
+    assert sorted(m.local) == [4, 5, 6]
     o.alive = False
     network.run(300)  # another line never speaks for this one
-    assert sorted(m.here) == [4, 5, 6]
+    assert sorted(m.local) == [4, 5, 6]
     m.start(network.now)
     network.run(300)
-    assert sorted(m.here) == [4, 5, 6]
+    assert sorted(m.local) == [4, 5, 6]
     assert max(m.memory.digests) == 6
 
 
@@ -70,7 +70,7 @@ def test_a_jump_beyond_the_highest_number_is_refused() -> None:
     o.versions[far] = listing(far, "far")
     o.next = far + 1
     network.run(5)
-    assert sorted(m.here) == [1, 2]
+    assert sorted(m.local) == [1, 2]
     assert m.standing and any("refused" in note for note in m.standing.notes)
     assert m.standing.highest == 2
 
@@ -83,7 +83,7 @@ def test_two_nodes_that_name_each_other_first_both_get_everything() -> None:
         network.run(20)
         o.publish()
         network.run(1)
-        assert a.here == b.here == o.versions
+        assert a.local == b.local == o.versions
         chains = [one.standing.place.chain for one in (a, b) if one.standing]
         assert all(chain[-1] == "o" for chain in chains)
 
@@ -99,7 +99,7 @@ def test_a_list_of_servers_that_is_the_same_everywhere_makes_no_circle() -> None
     for _ in range(3):
         o.publish()
         network.run(3)
-        assert all(one.here == o.versions for one in nodes)
+        assert all(one.local == o.versions for one in nodes)
     for one in nodes:
         assert one.standing and one.node_id not in one.standing.place.chain
 
@@ -114,13 +114,13 @@ def test_a_middle_passes_on_what_its_authority_lists_before_it_has_it() -> None:
 
     def look_without_room(now: float, servers: dict) -> None:  # type: ignore[type-arg]
         look(now, servers)
-        full.here.pop(2, None)
+        full.local.pop(2, None)
 
     full.look = look_without_room  # type: ignore[method-assign]
     o.publish()
     network.run(2)
-    assert 2 not in full.here
-    assert below.here == o.versions
+    assert 2 not in full.local
+    assert below.local == o.versions
 
 
 # Silence -----------------------------------------------------------------------------------------
@@ -136,13 +136,13 @@ def test_next_server_of_the_line_speaks_after_60_s_and_its_word_retires_nothing(
     for _ in range(4):
         o.publish()
     network.run(50)
-    assert sorted(m.here) == [1, 2, 3]
+    assert sorted(m.local) == [1, 2, 3]
     network.run(15)
-    assert sorted(m.here) == [1, 2, 3, 5, 6, 7]
+    assert sorted(m.local) == [1, 2, 3, 5, 6, 7]
     assert m.provisional == {5, 6, 7}
     first.alive = True
     network.run(5)
-    assert sorted(m.here) == [5, 6, 7]
+    assert sorted(m.local) == [5, 6, 7]
     assert not m.provisional
 
 
@@ -155,12 +155,12 @@ def test_word_of_a_stand_in_is_unlisted_when_the_authority_is_back_without_it() 
     o.alive = False
     second.versions[3] = listing(3, "invented")
     network.run(70)
-    assert sorted(m.here) == [1, 2, 3]
+    assert sorted(m.local) == [1, 2, 3]
     o.alive = True
     network.run(9)
-    assert sorted(m.here) == [1, 2, 3]
+    assert sorted(m.local) == [1, 2, 3]
     network.run(3)
-    assert sorted(m.here) == [1, 2]
+    assert sorted(m.local) == [1, 2]
 
 
 def test_version_of_the_authority_replaces_the_one_of_a_stand_in_at_once() -> None:
@@ -175,7 +175,7 @@ def test_version_of_the_authority_replaces_the_one_of_a_stand_in_at_once() -> No
     o.alive = True
     right = o.publish()
     network.run(1)
-    assert m.here[3] == right
+    assert m.local[3] == right
 
 
 def test_a_node_that_has_just_started_takes_another_server_at_once_where_the_first_refuses() -> None:
@@ -188,7 +188,7 @@ def test_a_node_that_has_just_started_takes_another_server_at_once_where_the_fir
     network.servers[m.name] = m
     m.start(network.now)
     network.run(1)
-    assert sorted(m.here) == [1, 2]
+    assert sorted(m.local) == [1, 2]
 
 
 def test_line_of_a_stand_in_is_left_at_once_when_the_first_named_server_comes() -> None:
@@ -197,10 +197,10 @@ def test_line_of_a_stand_in_is_left_at_once_when_the_first_named_server_comes() 
     m = node("m", "o", "p")
     network = Network(o, other, m)
     network.run(5)
-    assert m.here == other.versions and m.provisional == {1, 2, 3}
+    assert m.local == other.versions and m.provisional == {1, 2, 3}
     o.alive = True
     network.run(2)
-    assert m.memory.origin == X and m.here == o.versions
+    assert m.memory.origin == X and m.local == o.versions
 
 
 def test_a_middle_whose_upstream_is_cut_says_so_and_counts_as_silent() -> None:
@@ -214,10 +214,10 @@ def test_a_middle_whose_upstream_is_cut_says_so_and_counts_as_silent() -> None:
     gone.alive = False
     o.publish()
     network.run(50)
-    assert sorted(m.here) == [1]
+    assert sorted(m.local) == [1]
     network.run(20)
     assert cut.standing and cut.standing.place.silent
-    assert sorted(m.here) == [1, 2]
+    assert sorted(m.local) == [1, 2]
 
 
 def test_word_of_a_silent_middle_does_not_become_firm_below_it() -> None:
@@ -229,11 +229,11 @@ def test_word_of_a_silent_middle_does_not_become_firm_below_it() -> None:
     o.alive = False
     liar.versions[3] = listing(3, "invented")
     network.run(80)
-    assert 3 in m2.here
+    assert 3 in m2.local
     assert m2.provisional == {3}
     o.alive = True
     network.run(25)
-    assert sorted(m2.here) == [1, 2]
+    assert sorted(m2.local) == [1, 2]
 
 
 # Another line ------------------------------------------------------------------------------------
@@ -249,12 +249,12 @@ def test_fresh_directory_is_changed_over_to_after_10_s_with_a_version() -> None:
     assert m.memory.origin == X  # nothing is offered yet
     o.publish()
     network.run(8)
-    assert m.memory.origin == X and len(m.here) == 4
+    assert m.memory.origin == X and len(m.local) == 4
     network.run(4)
-    assert m.memory.origin == Y and m.here == o.versions
-    assert len(m.aside) == 4
+    assert m.memory.origin == Y and m.local == o.versions
+    assert len(m.put_aside) == 4
     network.run(15)
-    assert below.memory.origin == Y and below.here == o.versions
+    assert below.memory.origin == Y and below.local == o.versions
 
 
 def test_one_connection_is_not_enough_to_change_over() -> None:
@@ -286,7 +286,7 @@ def test_an_address_where_two_origins_answer_in_turn_changes_nothing() -> None:
         one.run += 1
         network.run(4)
     assert m.memory.origin == X
-    assert m.here == one.versions
+    assert m.local == one.versions
 
 
 @pytest.mark.parametrize("hides", ["empty", "shorter", "unreachable", "no id"])
@@ -295,13 +295,13 @@ def test_nothing_changes_over_to_less(hides: str) -> None:
     m = node("m", "o")
     network = Network(o, m)
     network.run(5)
-    before = dict(m.here)
+    before = dict(m.local)
     liar = Liar("http://o", origin=X if hides in ("empty", "shorter") else None, highest=4)
     liar.versions = dict(list(o.versions.items())[:2]) if hides == "shorter" else {}
     liar.alive = hides != "unreachable"
     network.servers["http://o"] = liar
     network.run(300)
-    assert m.here == before
+    assert m.local == before
     assert m.memory.origin == X
     assert not m.changes
 
@@ -324,16 +324,16 @@ def test_restored_directory_is_another_line_with_the_same_id() -> None:
     m = node("m", "o", keep=10)
     network = Network(o, m)
     network.run(5)
-    six = dict(m.here)
+    six = dict(m.local)
     o.restore(3)
     network.run(100)
-    assert m.here == six  # a shorter list moves nothing
+    assert m.local == six  # a shorter list moves nothing
     four = o.publish()
     network.run(5)
-    assert m.here == six
+    assert m.local == six
     network.run(7)
-    assert m.here == {1: six[1], 2: six[2], 3: six[3], 4: four}
-    assert [one.number for one in m.aside] == [4, 5, 6]
+    assert m.local == {1: six[1], 2: six[2], 3: six[3], 4: four}
+    assert [one.number for one in m.put_aside] == [4, 5, 6]
     assert m.standing and m.standing.highest == 4
 
 
@@ -383,9 +383,9 @@ def test_rewritten_list_without_a_feed_counts_after_three_readings_over_a_minute
         network.run(25)
         o.run += 1
     network.run(5)
-    assert len(m.here) == 3
+    assert len(m.local) == 3
     network.run(10)
-    assert m.here == o.versions
+    assert m.local == o.versions
 
 
 def test_id_is_adopted_where_a_line_of_0_1_0_goes_on_with_one() -> None:
@@ -397,7 +397,7 @@ def test_id_is_adopted_where_a_line_of_0_1_0_goes_on_with_one() -> None:
     o.feed, o.origin = True, X
     o.publish()
     network.run(2)
-    assert m.here == o.versions
+    assert m.local == o.versions
     assert m.memory.origin == X
     assert not m.changes
 
@@ -409,7 +409,7 @@ def test_origin_id_that_people_named_is_the_only_line_accepted() -> None:
     assert m.tracker
     m.tracker._accepted = X
     network.run(60)
-    assert m.here == o.versions
+    assert m.local == o.versions
     assert m.standing and m.standing.origin == X
 
 
@@ -426,7 +426,7 @@ def test_silent_first_named_server_decides_the_line_of_a_fresh_node_all_the_same
     network.servers[m.name] = m
     m.start(network.now)
     network.run(5)
-    assert m.here == o.versions
+    assert m.local == o.versions
     assert m.memory.origin == X
 
 
@@ -439,7 +439,7 @@ def test_silent_server_has_no_other_line_to_offer() -> None:
     network.run(5)
     o.alive = False
     network.run(5)
-    first.memory, first.here = type(first.memory)(), {}  # its directory is wiped
+    first.memory, first.local = type(first.memory)(), {}  # its directory is wiped
     first.start(network.now)
     network.run(60)
     assert m.memory.origin == X
@@ -455,13 +455,13 @@ def test_stand_in_s_version_is_unlisted_after_a_restart_below_a_quiet_authority(
     o.alive = False
     second.versions[3] = listing(3, "invented")
     network.run(70)
-    assert 3 in m.here
+    assert 3 in m.local
     o.alive, second.alive = True, False
     m.start(network.now)
     network.run(0.5)
-    assert m.standing and m.standing.wait is not None  # the node looks again by itself
+    assert m.standing and m.standing.seconds_to_change is not None  # the node looks again by itself
     network.run(12)
-    assert sorted(m.here) == [1, 2]
+    assert sorted(m.local) == [1, 2]
 
 
 def test_numbers_that_a_stand_in_keeps_changing_are_not_gathered() -> None:
@@ -506,7 +506,7 @@ def test_rewritten_list_that_keeps_growing_is_followed_too() -> None:
         o.publish()
         o.run += 1
         network.run(10)
-    assert m.here[1].digest == o.versions[1].digest if 1 in m.here else max(m.here) == 9
+    assert m.local[1].digest == o.versions[1].digest if 1 in m.local else max(m.local) == 9
 
 
 # Withdrawing -------------------------------------------------------------------------------------
@@ -520,16 +520,16 @@ def test_withdrawal_goes_through_two_layers_and_is_obeyed_from_the_authority_onl
     network.run(5)
     stubborn.withdrawn = {2: Withdrawal_of(o, 2)}
     network.run(20)
-    assert sorted(m1.here) == sorted(m2.here) == [1, 2, 3]
+    assert sorted(m1.local) == sorted(m2.local) == [1, 2, 3]
     o.withdraw(3)
     network.run(1.5)
-    assert sorted(m1.here) == sorted(m2.here) == [1, 2]
+    assert sorted(m1.local) == sorted(m2.local) == [1, 2]
     o.alive = m1.alive = False
     network.run(200)  # neither another server's offer nor silence brings it back
-    assert sorted(m2.here) == [1, 2]
+    assert sorted(m2.local) == [1, 2]
     m2.start(network.now)
     network.run(200)
-    assert sorted(m2.here) == [1, 2]
+    assert sorted(m2.local) == [1, 2]
 
 
 def Withdrawal_of(o: Origin, number: int):  # type: ignore[no-untyped-def]
@@ -627,9 +627,9 @@ class Lines(RuleBasedStateMachine):
     @invariant()
     def what_liars_invent_takes_no_place(self) -> None:
         for one in self.nodes:
-            firm = set(one.here) - one.provisional
+            firm = set(one.local) - one.provisional
             assert len(firm) <= one.keep
-            assert all((one.memory.origin, n, one.here[n].digest) in self.honest for n in firm), one.name
+            assert all((one.memory.origin, n, one.local[n].digest) in self.honest for n in firm), one.name
             assert one.memory.highest < 10_000
             assert not any(w.reason == "a lie" for w in one.memory.withdrawn.values())
 
@@ -652,7 +652,7 @@ class Lines(RuleBasedStateMachine):
         self.network.run(400)
         for node in self.nodes:
             assert node.memory.origin == self.origin.origin, node.name
-            assert node.here.get(one.number) == one, node.name
+            assert node.local.get(one.number) == one, node.name
             assert node.standing and node.standing.newest == one
             assert not node.standing.place.silent
             assert node.node_id not in node.standing.place.chain

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shardcast.policy.selection import ALPHA, FIRST_REST, LEAST_SUCCESS, LONGEST_REST, Ranking, Score
+from shardcast.policy.selection import ALPHA, FIRST_PAUSE, MAX_PAUSE, MIN_SUCCESS, Ranking, Score
 
 FAST, SLOW, DEAD = "http://fast", "http://slow", "http://dead"
 
@@ -71,20 +71,20 @@ def test_no_server_falls_so_low_that_it_can_not_come_back() -> None:
     score = Score().observed(100.0)
     for _ in range(50):
         score = score.failed(now=0.0)
-    assert score.success == LEAST_SUCCESS
+    assert score.success == MIN_SUCCESS
 
 
 def test_a_server_that_failed_rests_longer_each_time_but_not_for_ever() -> None:
     ranking, now, rests = known(), 100.0, []
     for _ in range(12):
         ranking.failed(DEAD, now)
-        until = ranking.scores[DEAD].rests_until
-        assert ranking.rests(DEAD, now) and not ranking.rests(DEAD, until)
+        until = ranking.scores[DEAD].backing_off_until
+        assert ranking.backing_off(DEAD, now) and not ranking.backing_off(DEAD, until)
         rests.append(until - now)
         now = until
     assert rests[:4] == [1.0, 2.0, 4.0, 8.0]
-    assert rests[-1] == max(rests) == LONGEST_REST
-    assert not ranking.rests(FAST, now)
+    assert rests[-1] == max(rests) == MAX_PAUSE
+    assert not ranking.backing_off(FAST, now)
 
 
 def test_one_success_ends_the_rest() -> None:
@@ -92,22 +92,22 @@ def test_one_success_ends_the_rest() -> None:
     for _ in range(5):
         ranking.failed(DEAD, now=0.0)
     ranking.succeeded(DEAD)
-    assert not ranking.rests(DEAD, now=0.0)
+    assert not ranking.backing_off(DEAD, now=0.0)
     ranking.failed(DEAD, now=10.0)
-    assert ranking.scores[DEAD].rests_until == 11.0
+    assert ranking.scores[DEAD].backing_off_until == 11.0
 
 
 def test_a_server_can_fail_through_the_longest_transfer() -> None:
     ranking = known()
     now = 0.0
     for _ in range(5000):
-        now = ranking.scores[DEAD].rests_until
+        now = ranking.scores[DEAD].backing_off_until
         ranking.failed(DEAD, now)
-    assert ranking.scores[DEAD].rests_until == now + LONGEST_REST
+    assert ranking.scores[DEAD].backing_off_until == now + MAX_PAUSE
 
 
 def test_answers_that_fail_together_count_once() -> None:
     ranking = known()
     for _ in range(8):
         ranking.failed(DEAD, now=0.0)
-    assert ranking.scores[DEAD].rests_until == FIRST_REST
+    assert ranking.scores[DEAD].backing_off_until == FIRST_PAUSE

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shardcast.constants import LONGEST_HOLD, RECENTLY_READ
-from shardcast.policy.retention import retirable, room_for, surplus
+from shardcast.policy.retention import retirable, surplus, versions_to_retire
 from tests.support.payloads import patient
 
 NUMBERS = st.sets(st.integers(1, 20))
@@ -51,26 +51,26 @@ SIZES = {1: 10, 2: 20, 3: 30, 4: 40}
 
 
 def test_no_more_versions_make_room_than_are_needed_the_oldest_first() -> None:
-    assert room_for(5, 0, SIZES, pinned=set(), read=set()) == []
-    assert room_for(5, 10, SIZES, pinned=set(), read=set()) == [1]
-    assert room_for(5, 11, SIZES, pinned=set(), read=set()) == [1, 2]
-    assert room_for(5, 60, SIZES, pinned=set(), read=set()) == [1, 2, 3]
+    assert versions_to_retire(5, 0, SIZES, pinned=set(), read=set()) == []
+    assert versions_to_retire(5, 10, SIZES, pinned=set(), read=set()) == [1]
+    assert versions_to_retire(5, 11, SIZES, pinned=set(), read=set()) == [1, 2]
+    assert versions_to_retire(5, 60, SIZES, pinned=set(), read=set()) == [1, 2, 3]
 
 
 def test_what_is_read_makes_room_after_what_is_not_and_the_newest_after_all() -> None:
-    assert room_for(5, 1, SIZES, pinned=set(), read={1}) == [2]
-    assert room_for(5, 60, SIZES, pinned=set(), read={1}) == [2, 3, 1]
-    assert room_for(5, 61, SIZES, pinned=set(), read={1, 2, 3}) == [1, 2, 3, 4]
+    assert versions_to_retire(5, 1, SIZES, pinned=set(), read={1}) == [2]
+    assert versions_to_retire(5, 60, SIZES, pinned=set(), read={1}) == [2, 3, 1]
+    assert versions_to_retire(5, 61, SIZES, pinned=set(), read={1, 2, 3}) == [1, 2, 3, 4]
 
 
 def test_what_is_pinned_makes_room_for_nothing() -> None:
-    assert room_for(5, 1000, SIZES, pinned={1, 4}, read=set()) == [2, 3]
-    assert room_for(5, 1000, SIZES, pinned=set(SIZES), read=set()) == []
+    assert versions_to_retire(5, 1000, SIZES, pinned={1, 4}, read=set()) == [2, 3]
+    assert versions_to_retire(5, 1000, SIZES, pinned=set(SIZES), read=set()) == []
 
 
 def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
-    assert room_for(3, 1000, SIZES, pinned=set(), read=set()) == [1, 2]
-    assert room_for(1, 1000, SIZES, pinned=set(), read=set()) == []
+    assert versions_to_retire(3, 1000, SIZES, pinned=set(), read=set()) == [1, 2]
+    assert versions_to_retire(1, 1000, SIZES, pinned=set(), read=set()) == []
 
 
 @patient
@@ -84,7 +84,7 @@ def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
 def test_room_is_made_as_it_was_promised(
     number: int, needed: int, sizes: dict[int, int], pinned: set[int], read: set[int]
 ) -> None:
-    chosen = room_for(number, needed, sizes, pinned=pinned, read=read)
+    chosen = versions_to_retire(number, needed, sizes, pinned=pinned, read=read)
     older = {one for one in sizes if one < number}
     free = older - pinned
     assert len(chosen) == len(set(chosen))

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
-from shardcast.policy.selection import Ranking, ServerCandidate, choose
+from shardcast.policy.selection import Ranking, ServerCandidate, choose_server
 
 RATES = {"http://a": 400.0, "http://b": 100.0, "http://c": 10.0}
 A, B, C = RATES
 
 
 def chosen(*candidates: ServerCandidate) -> set[str | None]:
-    return {choose(candidates, Random(seed)) for seed in range(30)}
+    return {choose_server(candidates, Random(seed)) for seed in range(30)}
 
 
 def test_the_best_server_gets_the_request() -> None:
@@ -32,14 +32,16 @@ def test_who_has_enough_to_do_gets_no_more() -> None:
 
 def test_who_failed_least_at_this_shard_is_asked_first() -> None:
     assert chosen(ServerCandidate(A, 400, failures=1), ServerCandidate(B, 1, under_way=9)) == {B}
-    assert chosen(ServerCandidate(A, 400, failures=2), ServerCandidate(B, 1, failures=1, rests=True)) == {B}
+    assert chosen(
+        ServerCandidate(A, 400, failures=2), ServerCandidate(B, 1, failures=1, backing_off=True)
+    ) == {B}
     assert chosen(ServerCandidate(A, 400, failures=1), ServerCandidate(B, 1, under_way=1, limit=1)) == {A}
 
 
 def test_who_rests_is_asked_only_when_nobody_else_can_be() -> None:
-    assert chosen(ServerCandidate(A, 400, rests=True), ServerCandidate(B, 1)) == {B}
-    assert chosen(ServerCandidate(A, 400, rests=True)) == {A}
-    assert chosen(ServerCandidate(A, 400, rests=True), ServerCandidate(B, 1, rests=True)) == {A}
+    assert chosen(ServerCandidate(A, 400, backing_off=True), ServerCandidate(B, 1)) == {B}
+    assert chosen(ServerCandidate(A, 400, backing_off=True)) == {A}
+    assert chosen(ServerCandidate(A, 400, backing_off=True), ServerCandidate(B, 1, backing_off=True)) == {A}
 
 
 def test_a_weight_of_nothing_is_still_a_server() -> None:
@@ -49,7 +51,7 @@ def test_a_weight_of_nothing_is_still_a_server() -> None:
 def test_requests_are_spread_in_proportion_to_the_weights() -> None:
     under_way: Counter[str] = Counter()
     for _ in range(510):
-        server = choose(
+        server = choose_server(
             [ServerCandidate(one, rate, under_way[one]) for one, rate in RATES.items()], Random(0)
         )
         under_way[str(server)] += 1
@@ -88,14 +90,14 @@ class Network:
 
     def _ask(self) -> None:
         busy = self._busy()
-        server = choose(
+        server = choose_server(
             [
                 ServerCandidate(
                     one,
                     self.ranking.weight(one),
                     busy[one],
                     limit=self.ranking.limit(one, 100),
-                    rests=self.ranking.rests(one, self.now),
+                    backing_off=self.ranking.backing_off(one, self.now),
                 )
                 for one in RATES
             ],

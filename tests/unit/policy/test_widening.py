@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 
-from shardcast.policy.width import FEWEST, FIRST_REST, LONGEST_REST, STEP, ConcurrencyLimit
+from shardcast.policy.width import FIRST_PAUSE, MAX_PAUSE, MIN_LIMIT, STEP, ConcurrencyLimit
 
 TICK = 0.1
 
@@ -18,15 +18,15 @@ def watched(
     while now < start + seconds:
         now += TICK
         received += rate(width.value) * TICK
-        width.observed(now, int(received), width.value)
+        width.observe(now, int(received), width.value)
         seen.append(width.value)
     return seen
 
 
 def test_a_link_that_few_fill_stays_with_few() -> None:
     seen = watched(ConcurrencyLimit(1, 10), lambda _: 25e6, 60.0)
-    assert seen[0] == FEWEST
-    assert seen.count(FEWEST) > 0.9 * len(seen)  # now and then it tries whether that is still so
+    assert seen[0] == MIN_LIMIT
+    assert seen.count(MIN_LIMIT) > 0.9 * len(seen)  # now and then it tries whether that is still so
 
 
 def test_where_each_brings_more_all_are_used_soon() -> None:
@@ -44,14 +44,14 @@ def test_what_failed_is_tried_again_ever_more_seldom() -> None:
     seen = watched(ConcurrencyLimit(1, 10), lambda _: 25e6, 300.0)
     tried = [at * TICK for at in range(1, len(seen)) if seen[at] > seen[at - 1]]
     pauses = [round(later - sooner) for sooner, later in pairwise(tried)]
-    assert pauses[0] >= FIRST_REST
+    assert pauses[0] >= FIRST_PAUSE
     assert pauses == sorted(pauses)
 
 
 def test_pause_between_trials_has_a_bound() -> None:
     seen = watched(ConcurrencyLimit(1, 10), lambda _: 25e6, 600.0)
     tried = [at * TICK for at in range(1, len(seen)) if seen[at] > seen[at - 1]]
-    assert max(later - sooner for sooner, later in pairwise(tried)) < LONGEST_REST + 3
+    assert max(later - sooner for sooner, later in pairwise(tried)) < MAX_PAUSE + 3
 
 
 def test_time_before_the_first_byte_says_nothing_of_the_rate() -> None:
@@ -59,15 +59,15 @@ def test_time_before_the_first_byte_says_nothing_of_the_rate() -> None:
     width, seen = ConcurrencyLimit(1, 10), []
     for tick in range(100):
         received = max(0, tick - 4) * TICK * 25e6  # the first bytes come after 0.4 s
-        width.observed(tick * TICK, int(received), width.value)
+        width.observe(tick * TICK, int(received), width.value)
         seen.append(width.value)
-    assert max(seen) == int(FEWEST * STEP + 0.5), "a trial that brought nothing was kept"
+    assert max(seen) == int(MIN_LIMIT * STEP + 0.5), "a trial that brought nothing was kept"
 
 
 def test_server_that_joins_gets_its_two_answers() -> None:
     width = ConcurrencyLimit(1, 10)
     for _ in range(3):
-        width.joined()
+        width.add_server()
     assert width.value == 8
 
 
@@ -81,5 +81,5 @@ def test_each_server_has_two_answers_but_never_more_than_the_most() -> None:
 def test_what_is_not_used_to_its_width_says_nothing() -> None:
     width = ConcurrencyLimit(1, 10)
     for tick in range(100):
-        width.observed(tick * TICK, tick * 1000, width.value - 1)
-        assert width.value == FEWEST
+        width.observe(tick * TICK, tick * 1000, width.value - 1)
+        assert width.value == MIN_LIMIT

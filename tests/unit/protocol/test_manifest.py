@@ -22,11 +22,11 @@ from shardcast.protocol.manifest import (
     Manifest,
     Shard,
     aborted_line,
+    build_manifest,
     closing_line,
-    complete,
     header_line,
+    manifest_of_old_node,
     piece_size_for,
-    provisional,
     shard_line,
 )
 from shardcast.protocol.manifest_reader import Aborted, ManifestError, ManifestReader, parse
@@ -70,7 +70,7 @@ def some_manifests(draw: st.DrawFn) -> Manifest:
     digests_of_all = {"sha256": draw(HEX)}
     if draw(st.booleans()):
         digests_of_all["blake3"] = draw(HEX)
-    return complete(header, shards, digests_of_all)
+    return build_manifest(header, shards, digests_of_all)
 
 
 def with_line(number: int, **changes: Any) -> bytes:
@@ -95,7 +95,7 @@ def assert_sound(found: Manifest) -> None:
         assert len(shard.pieces) == -(-shard.size // found.header.piece_size) * 32
         assert shard.sha256 and len(shard.sha256) == 64
     assert all(len(digest) == 64 for digest in found.digests.values())
-    again = parse(complete(found.header, found.shards, found.digests).raw)
+    again = parse(build_manifest(found.header, found.shards, found.digests).raw)
     assert (again.header.name, again.shards, again.digests) == (
         found.header.name,
         found.shards,
@@ -159,7 +159,7 @@ def test_an_empty_payload_is_one_empty_shard() -> None:
 
 
 def test_manifest_of_old_node_has_no_verifiable_shards() -> None:
-    told = provisional("v2", [5, 5, 3], {"sha256": SHA})
+    told = manifest_of_old_node("v2", [5, 5, 3], {"sha256": SHA})
     assert [(shard.number, shard.offset, shard.size) for shard in told.shards] == [
         (1, 0, 5),
         (2, 5, 5),
@@ -167,7 +167,7 @@ def test_manifest_of_old_node_has_no_verifiable_shards() -> None:
     ]
     assert (told.version, told.size, told.digests, told.raw) == ("v2", 13, {"sha256": SHA}, b"")
     assert not told.verifiable
-    assert provisional("v2", [0], {"sha256": SHA}).verifiable
+    assert manifest_of_old_node("v2", [0], {"sha256": SHA}).verifiable
 
 
 # What a stranger writes
@@ -289,7 +289,7 @@ def test_an_empty_shard_is_alone(sizes: list[int]) -> None:
         offset = shards[-1].end if shards else 0
         shards.append(Shard(number, offset, size, SHA, bytes(32 if size else 0)))
     with pytest.raises(ManifestError, match="empty shard"):
-        parse(complete(PLAIN.header, shards, PLAIN.digests).raw)
+        parse(build_manifest(PLAIN.header, shards, PLAIN.digests).raw)
 
 
 def test_a_shard_beyond_the_payload_is_refused_when_it_comes() -> None:
@@ -371,7 +371,7 @@ def test_a_manifest_has_bounds_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lines_of_an_unknown_kind_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifests, "MAX_STRANGE_LINES", 4)
+    monkeypatch.setattr(manifests, "MAX_UNKNOWN_LINES", 4)
     assert parse(LINES[0] + b"{}\n" * 2 + b"".join(LINES[1:]) + b"{}\n" * 2).shards == PLAIN.shards
     for raw in (LINES[0] + b"{}\n" * 5, PLAIN.raw + b"{}\n" * 5):
         with pytest.raises(ManifestError, match="unknown"):
@@ -384,7 +384,7 @@ def metadata_of(length: int) -> dict[str, str]:
 
 def test_metadata_above_16_kib_is_refused_by_writer_and_reader() -> None:
     header = replace(PLAIN.header, metadata=metadata_of(MAX_METADATA))
-    assert parse(complete(header, PLAIN.shards, PLAIN.digests).raw).header == header
+    assert parse(build_manifest(header, PLAIN.shards, PLAIN.digests).raw).header == header
     with pytest.raises(UsageError, match="16385 bytes"):
         header_line(replace(header, metadata=metadata_of(MAX_METADATA + 1)))
     with pytest.raises(ManifestError, match="metadata"):

@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from shardcast.nodes.origin import Origin
-from shardcast.protocol.report import MOST_NODES, Node, write
+from shardcast.protocol.report import MAX_NODES, Node, encode
 from shardcast.server import turns
 from shardcast.server.routes import health
 from shardcast.server.turns import Turns
@@ -39,7 +39,7 @@ async def test_other_tasks_run_between_slices() -> None:
             order.append(f"other {number}")
             await asyncio.sleep(0)
 
-    done, _ = await asyncio.gather(Turns().take(slices()), other())
+    done, _ = await asyncio.gather(Turns().run(slices()), other())
     assert done == [0, 1, 2]
     assert order.index("other 1") < order.index("slice 2")
 
@@ -57,19 +57,19 @@ async def test_pause_follows_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
         clock.now += seconds
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    await turns.take(slices(0.5))
-    await turns.take(slices(0))
+    await turns.run(slices(0.5))
+    await turns.run(slices(0))
     assert max(pauses) == pytest.approx(2)
 
 
 async def test_request_beyond_max_waiting_gets_503() -> None:
     turns = Turns()
-    waiting = [asyncio.ensure_future(turns.take(iter([number]))) for number in range(9)]
+    waiting = [asyncio.ensure_future(turns.run(iter([number]))) for number in range(9)]
     done = await asyncio.gather(*waiting, return_exceptions=True)
     refused = [one for one in done if isinstance(one, web.HTTPServiceUnavailable)]
     assert len(refused) == 1
     assert refused[0].headers["Retry-After"]
-    assert await turns.take(iter([9])) == [9]
+    assert await turns.run(iter([9])) == [9]
 
 
 async def test_costly_status_is_shared_and_cheap_one_is_fresh() -> None:
@@ -110,7 +110,7 @@ async def test_failed_status_is_not_kept() -> None:
 
 
 async def test_status_shows_real_node_among_5000_invented(tmp_path: Path) -> None:
-    invented = write(Node("666", "middle"), [Node(f"a{number}", "client") for number in range(MOST_NODES)])
+    invented = encode(Node("666", "middle"), [Node(f"a{number}", "client") for number in range(MAX_NODES)])
     async with (
         Origin.running(tmp_path, "127.0.0.1", 0) as origin,
         aiohttp.ClientSession(origin.url) as session,
@@ -121,12 +121,12 @@ async def test_status_shows_real_node_among_5000_invented(tmp_path: Path) -> Non
                 assert answer.status == 204
 
         await report(invented)
-        await report(write(Node("81ab", "client", "honest"), ()))
+        await report(encode(Node("81ab", "client", "honest"), ()))
         await report(invented)
         async with session.get("/status") as answer:
             assert answer.content_type == "application/json"
             nodes = (await answer.json())["below"]
-    assert len(nodes) == MOST_NODES
+    assert len(nodes) == MAX_NODES
     assert "honest" in [one["name"] for one in nodes]
     assert [one["hops"] for one in nodes] == sorted(one["hops"] for one in nodes)
 
@@ -140,8 +140,8 @@ async def test_large_reports_take_turns_and_small_ones_do_not_wait(
         Origin.running(tmp_path, "127.0.0.1", 0) as origin,
         aiohttp.ClientSession(origin.url) as session,
     ):
-        async with session.post("/report", data=write(Node("666", "middle"), others)) as answer:
+        async with session.post("/report", data=encode(Node("666", "middle"), others)) as answer:
             assert answer.status == 503
             assert answer.headers["Retry-After"]
-        async with session.post("/report", data=write(Node("666", "middle"), others[:10])) as answer:
+        async with session.post("/report", data=encode(Node("666", "middle"), others[:10])) as answer:
             assert answer.status == 204

@@ -16,7 +16,7 @@ from shardcast.protocol.manifest import Manifest
 from shardcast.protocol.manifest_reader import parse
 from shardcast.sharding import payload_hasher
 from shardcast.sharding.cutter import at_end
-from shardcast.sharding.payload_hasher import survey
+from shardcast.sharding.payload_hasher import hash_payload
 from shardcast.sharding.publication import Cancelled, PayloadDescription, PublishProgress
 from shardcast.sharding.publishing import check_payload, publish
 from shardcast.store.data_dir import DataDir
@@ -336,7 +336,7 @@ async def test_a_survey_finds_the_digests_that_publishing_finds(
 ) -> None:
     manifest, _ = await published(folders, random_bytes(size), tmp_path, digests=("sha256", "blake3"))
     spans = [Span(folders.data_dir.shard(1, shard.number), 0, shard.size, None) for shard in manifest.shards]
-    found = survey("v1", spans, ("sha256", "blake3"), lambda: False)
+    found = hash_payload("v1", spans, ("sha256", "blake3"), lambda: False)
     assert found.shards == manifest.shards
     assert found.digests == manifest.digests
     assert parse(found.raw, "v1") == found
@@ -353,17 +353,17 @@ async def test_a_survey_of_the_same_bytes_is_the_same_everywhere(
     await published(folders, data, tmp_path)
     here = [Span(folders.data_dir.shard(1, number), 0, SHARD, None) for number in (1, 2)]
     assert (
-        survey("v1", here, ("sha256",), lambda: False).raw
-        == survey("v1", elsewhere, ("sha256",), lambda: False).raw
+        hash_payload("v1", here, ("sha256",), lambda: False).raw
+        == hash_payload("v1", elsewhere, ("sha256",), lambda: False).raw
     )
 
 
 def test_a_survey_can_be_called_off(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(bytes(100))
     with pytest.raises(Cancelled):
-        survey("v1", [Span(tmp_path / "shard", 0, 100, None)], ("sha256",), lambda: True)
+        hash_payload("v1", [Span(tmp_path / "shard", 0, 100, None)], ("sha256",), lambda: True)
 
 
 def test_a_survey_of_what_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(LocalDiskError, match="missing"):
-        survey("v1", [Span(tmp_path / "missing", 0, 100, None)], ("sha256",), lambda: False)
+        hash_payload("v1", [Span(tmp_path / "missing", 0, 100, None)], ("sha256",), lambda: False)

@@ -14,7 +14,7 @@ from tests.integration.test_room import KB, described, folders
 from tests.support import payloads
 from tests.support.blob_stores import digest_of
 from tests.support.payloads import random_bytes
-from tests.unit.store.test_output import DATA, fill, filling
+from tests.unit.store.test_output import DATA, fill, open_output
 
 BLOCK = 4096
 
@@ -31,10 +31,10 @@ async def test_download_resumes_where_only_the_rest_has_room(
 ) -> None:
     """What is here already needs no room again: a disk that has 90 % of a version can take the rest."""
     rest = payloads.PIECE + 100
-    with filling(tmp_path / "model.bin") as opened:
+    with open_output(tmp_path / "model.bin") as opened:
         await fill(opened, stop=len(DATA) - rest)
     almost_full(monkeypatch, left=rest + BLOCK)
-    with filling(tmp_path / "model.bin") as opened:
+    with open_output(tmp_path / "model.bin") as opened:
         assert await fill(opened) == rest
         await opened.complete(payloads.manifest(DATA))
     assert (tmp_path / "model.bin").read_bytes() == DATA
@@ -44,7 +44,7 @@ def test_download_is_refused_where_its_rest_has_no_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     almost_full(monkeypatch, left=len(DATA) - 1)
-    with pytest.raises(LocalDiskError, match="free some space"), filling(tmp_path / "model.bin"):
+    with pytest.raises(LocalDiskError, match="free some space"), open_output(tmp_path / "model.bin"):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -52,8 +52,8 @@ def test_download_is_refused_where_its_rest_has_no_room(
 async def test_version_that_is_described_anew_does_not_count_twice(tmp_path: Path) -> None:
     """Its own claim gives way to the new one; that of another version does not."""
     with folders(tmp_path / "data", max_bytes=100 * KB) as found:
-        await found.begin(1, LiveManifest.of(described("v1", 80 * KB)))
-        await found.room.begin_fetch(1)
+        await found.begin_version(1, LiveManifest.of(described("v1", 80 * KB)))
+        await found.quota.begin_fetch(1)
         await found.check_room(described("v1", 90 * KB))
         with pytest.raises(NoRoom):
             await found.check_room(described("v2", 90 * KB))

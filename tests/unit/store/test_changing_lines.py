@@ -18,7 +18,7 @@ from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
-from tests.support.folders import StoredNode, fetch, receive
+from tests.support.folders import StoredNode, receive_shards, receive_version
 from tests.support.payloads import random_bytes, sha256
 
 LINES = ("0a" * 16, "0b" * 16, "none")
@@ -113,7 +113,7 @@ class Changing(RuleBasedStateMachine):
         number = max(self.listed(self.line).keys() - self.here.keys())
         digest = self.listed(self.line)[number]
         self.run(self.folders.record_listed([Listing(f"v{number}", digest, 1)]))
-        self.run(fetch(self.folders, self.data[digest], f"v{number}", self.line))
+        self.run(receive_version(self.folders, self.data[digest], f"v{number}", self.line))
         self.had.add((self.line, number, digest))
 
     @rule(line=lines, whole=st.booleans())
@@ -125,7 +125,7 @@ class Changing(RuleBasedStateMachine):
         manifest = payloads.manifest(self.data[listed[number]], f"v{number}", origin=line)
         opened = self.run(self.folders.begin_beside(line, LiveManifest.of(manifest)))
         if whole:
-            self.run(receive(opened, manifest, self.data[listed[number]]))
+            self.run(receive_shards(opened, manifest, self.data[listed[number]]))
             self.run(opened.complete(manifest))
             self.had.add((line, number, listed[number]))
 
@@ -204,7 +204,7 @@ class Changing(RuleBasedStateMachine):
             return
         assert self.folders.line.origin == self.line
         assert {one.number: one.digest for one in self.folders.listings} == self.here
-        assert self.node.list == [f"v{number}" for number in sorted(self.here)]
+        assert self.node.listed == [f"v{number}" for number in sorted(self.here)]
         for number, digest in self.here.items():
             span = self.folders.shard(f"v{number}", 1)
             assert span and span.path.read_bytes() == self.data[digest]

@@ -16,7 +16,7 @@ import pytest
 from shardcast.errors import DataDirInUse, LocalDiskError, UsageError
 from shardcast.protocol.wire import MAX_VERSION
 from shardcast.store.data_dir import DataDir
-from shardcast.store.special_files import short_name, socket_path
+from shardcast.store.special_files import short_socket_path, socket_path
 from tests.support import processes
 
 
@@ -152,9 +152,9 @@ def test_numbers_only_grow(tmp_path: Path) -> None:
         assert [directory.allot(), directory.allot()] == [1, 2]
     with held(tmp_path) as again:  # also where nothing came of a number
         assert again.allot() == 3
-        assert again.allot(least=10) == 10
-        assert again.allot(least=5) == 11
-        assert again.allot(least=MAX_VERSION) == MAX_VERSION
+        assert again.allot(min_number=10) == 10
+        assert again.allot(min_number=5) == 11
+        assert again.allot(min_number=MAX_VERSION) == MAX_VERSION
         with pytest.raises(UsageError, match="no version after"):
             again.allot()
 
@@ -169,8 +169,8 @@ def test_a_number_that_is_here_is_not_given(tmp_path: Path) -> None:
 
 def test_a_number_that_was_given_elsewhere_is_not_given_again(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
-        directory.never_again(5)
-        directory.never_again(3)
+        directory.mark_used(5)
+        directory.mark_used(3)
     with held(tmp_path) as again:
         assert again.allot() == 6
 
@@ -204,11 +204,11 @@ def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int
         socket.socket(socket.AF_UNIX) as client,
     ):
         there = directory.own / "socket"
-        with short_name(socket_path(root)) as name:
+        with short_socket_path(socket_path(root)) as name:
             server.bind(name)
         server.listen()
         assert there.is_socket()
-        with short_name(socket_path(root)) as name:
+        with short_socket_path(socket_path(root)) as name:
             client.connect(name)
         assert len(os.fsencode(name)) <= 103  # what macOS takes
         assert Path(name) == there or not Path(name).exists()  # what was made to shorten it is gone
@@ -216,6 +216,6 @@ def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int
 
 def test_a_relative_directory_has_a_socket_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with held(Path("data")) as directory, short_name(socket_path(Path("data"))) as name:
+    with held(Path("data")) as directory, short_socket_path(socket_path(Path("data"))) as name:
         assert Path(name).is_absolute()
         assert Path(name).parent.samefile(directory.own)

@@ -50,7 +50,7 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
         monkeypatch.setattr(directory_lock, "machine_id", lambda: machine)
 
     monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)
-    monkeypatch.setattr(directory_lock, "keeps_away", lambda path: True)
+    monkeypatch.setattr(directory_lock, "excludes_others", lambda path: True)
     monkeypatch.setattr(directory_lock, "is_local", lambda descriptor: False)
     be_on("a")
     return be_on

@@ -48,8 +48,8 @@ def folders(clock: Clock, tmp_path: Path) -> Iterator[VersionFolders]:
 
 def test_nobody_holds_what_nobody_reads(holds: Holds) -> None:
     assert holds.retirable([1]) == [1]
-    assert holds.read() == set()
-    assert holds.of(1) == []
+    assert holds.recently_read() == set()
+    assert holds.holds_on(1) == []
 
 
 @pytest.mark.parametrize("kind", [READ, LEASE])
@@ -69,21 +69,21 @@ def test_who_is_there_holds_a_version_ten_minutes_beyond_its_time_and_no_longer(
 def test_who_read_holds_a_version_for_a_minute(holds: Holds, clock: Clock) -> None:
     with holds.held(1, READ, "somebody"):
         clock.now += 1000
-    assert holds.read() == {1}
+    assert holds.recently_read() == {1}
     clock.now += RECENTLY_READ - 0.1
     assert holds.retirable([1]) == []
-    assert holds.read() == {1}
+    assert holds.recently_read() == {1}
     clock.now += 0.1
     assert holds.retirable([1]) == [1]
-    assert holds.read() == set()
+    assert holds.recently_read() == set()
 
 
 def test_a_lease_ends_with_its_holder(holds: Holds) -> None:
     with holds.held(1, LEASE, "somebody"):
         assert holds.retirable([1]) == []
-        assert holds.read() == {1}
+        assert holds.recently_read() == {1}
     assert holds.retirable([1]) == [1]
-    assert holds.read() == set()
+    assert holds.recently_read() == set()
 
 
 def test_one_holder_that_leaves_takes_no_hold_from_another(holds: Holds) -> None:
@@ -91,7 +91,7 @@ def test_one_holder_that_leaves_takes_no_hold_from_another(holds: Holds) -> None
         with holds.held(1, LEASE, "another"), holds.held(1, READ, "a third"):
             pass
         assert holds.retirable([1]) == []
-        assert [one.by for one in holds.of(1)] == ["one"]
+        assert [one.owner for one in holds.holds_on(1)] == ["one"]
 
 
 def test_a_new_reader_gets_no_ten_minutes_of_its_own(holds: Holds, clock: Clock) -> None:
@@ -125,7 +125,7 @@ def test_what_is_pinned_stays_without_limit(holds: Holds, clock: Clock) -> None:
 def test_every_hold_is_told_with_who_and_how_long(holds: Holds, clock: Clock) -> None:
     holds.pinned.add(1)
     with holds.held(1, READ, "10.0.0.1"), holds.held(1, LEASE, "10.0.0.2 (rack7)"):
-        assert holds.of(1) == [
+        assert holds.holds_on(1) == [
             Hold(PIN, "this machine", None),
             Hold(READ, "10.0.0.1", None),
             Hold(LEASE, "10.0.0.2 (rack7)", None),
@@ -134,7 +134,7 @@ def test_every_hold_is_told_with_who_and_how_long(holds: Holds, clock: Clock) ->
         holds.retirable([1])
         clock.now += 100
         left = LONGEST_HOLD - 100
-        assert holds.of(1) == [Hold(READ, "10.0.0.1", left), Hold(LEASE, "10.0.0.2 (rack7)", left)]
+        assert holds.holds_on(1) == [Hold(READ, "10.0.0.1", left), Hold(LEASE, "10.0.0.2 (rack7)", left)]
 
 
 def test_what_was_read_a_moment_ago_is_told_with_what_is_left_of_its_minute(
@@ -143,11 +143,11 @@ def test_what_was_read_a_moment_ago_is_told_with_what_is_left_of_its_minute(
     with holds.held(1, READ, "10.0.0.1"):
         pass
     clock.now += 20
-    (hold,) = holds.of(1)
+    (hold,) = holds.holds_on(1)
     assert (hold.kind, hold.seconds) == (READ, RECENTLY_READ - 20)
-    assert "10.0.0.1" not in hold.by
+    assert "10.0.0.1" not in hold.owner
     clock.now += RECENTLY_READ - 20
-    assert holds.of(1) == []
+    assert holds.holds_on(1) == []
 
 
 def test_what_was_read_at_the_end_of_its_ten_minutes_has_only_what_is_left_of_them(
@@ -157,14 +157,14 @@ def test_what_was_read_at_the_end_of_its_ten_minutes_has_only_what_is_left_of_th
     clock.now += LONGEST_HOLD - 10
     with holds.held(1, READ, "somebody"):
         pass
-    assert [one.seconds for one in holds.of(1)] == [10]
+    assert [one.seconds for one in holds.holds_on(1)] == [10]
 
 
 def test_no_hold_is_told_with_less_than_no_time(holds: Holds, clock: Clock) -> None:
     with holds.held(1, LEASE, "somebody"):
         holds.retirable([1])
         clock.now += LONGEST_HOLD + 3  # nobody has looked at it yet
-        assert [one.seconds for one in holds.of(1)] == [0]
+        assert [one.seconds for one in holds.holds_on(1)] == [0]
 
 
 def test_what_went_out_is_counted_while_it_goes_and_after(holds: Holds, clock: Clock) -> None:
@@ -192,7 +192,7 @@ def objects() -> int:
 def test_asking_of_what_is_not_here_leaves_nothing(holds: Holds) -> None:
     before = objects()
     for number in range(1, 10_000):
-        assert holds.of(number) == []
+        assert holds.holds_on(number) == []
         assert holds.sent(number) == 0
     assert objects() - before < 1000
 
@@ -222,13 +222,13 @@ async def test_nothing_is_known_any_more_of_what_was_retired(folders: VersionFol
 
 async def test_holders_of_what_is_given_up_leave_nothing(folders: VersionFolders) -> None:
     made = manifest(random_bytes(1000), "v7")
-    await folders.begin(7, LiveManifest.of(made))
+    await folders.begin_version(7, LiveManifest.of(made))
     with folders.leased("v7", "somebody") as leased, folders.reading("v7", "somebody") as reader:
         assert leased
         reader.sent += 10
         await folders.discard(7)
         assert not folders.has("v7")
-    assert (folders.holds.sent_in_all(), folders.holds.of(7)) == (0, [])
+    assert (folders.holds.sent_in_all(), folders.holds.holds_on(7)) == (0, [])
 
 
 async def test_a_lease_on_an_open_version_holds_it_when_it_is_complete(
@@ -243,6 +243,6 @@ async def test_a_lease_on_an_open_version_holds_it_when_it_is_complete(
         await opened.complete(made)
         await publish(folders, b"two")
         assert folders.complete_numbers == {1, 2}
-        assert [one.kind for one in folders.holds.of(1)] == [LEASE]
+        assert [one.kind for one in folders.holds.holds_on(1)] == [LEASE]
     await folders.tidy()
     assert folders.complete_numbers == {2}

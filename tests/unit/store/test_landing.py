@@ -47,7 +47,7 @@ def assert_consistent(found: Landing, there: set[int]) -> None:
     sizes = [len(piece) for piece in cut(DATA, PIECE)]
     prefix = next((piece for piece in range(6) if piece not in there), 6)
     assert found.prefix == sum(sizes[:prefix])
-    assert found.landed == sum(sizes[piece] for piece in there)
+    assert found.verified_bytes == sum(sizes[piece] for piece in there)
     assert found.whole == (len(there) == 6)
     missing = {piece for start, end in found.missing() for piece in range(start // PIECE, -(-end // PIECE))}
     assert missing == set(range(6)) - there
@@ -109,14 +109,14 @@ async def test_bytes_of_another_length_are_no_piece(size: int, tmp_path: Path) -
 
 async def test_an_empty_shard_is_there_at_once(tmp_path: Path) -> None:
     with landing(tmp_path / "part", Shard(1, 0, 0, payloads.sha256(b""))) as found:
-        await found.recall()
-        assert (found.whole, found.prefix, found.landed, found.missing()) == (True, 0, 0, [])
+        await found.recover_pieces()
+        assert (found.whole, found.prefix, found.verified_bytes, found.missing()) == (True, 0, 0, [])
 
 
 async def test_who_waits_hears_of_every_piece_in_order(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
         await found.land(PIECE, DATA[PIECE : 2 * PIECE])
-        waiting = asyncio.ensure_future(found.in_thread(found.prefix_beyond, 0))
+        waiting = asyncio.ensure_future(found.in_thread(found.wait_for_prefix, 0))
         done, _ = await asyncio.wait([waiting], timeout=0.05)
         assert not done  # the second piece alone is no prefix
         await found.land(0, DATA[:PIECE])
@@ -125,7 +125,7 @@ async def test_who_waits_hears_of_every_piece_in_order(tmp_path: Path) -> None:
 
 async def test_who_waits_is_let_go_when_the_landing_is_closed(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
-        waiting = asyncio.ensure_future(found.in_thread(found.prefix_beyond, 0))
+        waiting = asyncio.ensure_future(found.in_thread(found.wait_for_prefix, 0))
         await asyncio.sleep(0)
         found.close()
         assert await waiting == 0
@@ -147,7 +147,7 @@ async def test_after_reopening_exactly_what_landed_is_found(
                 os.pwrite(before.descriptor, b"rot", BASE + piece * PIECE + 50)
         with landing(part) as after:
             assert_consistent(after, set())
-            await after.recall()
+            await after.recover_pieces()
             assert_consistent(after, set(there) - rotten)
 
 
@@ -164,7 +164,7 @@ async def test_holes_cost_nothing_to_recall(tmp_path: Path, monkeypatch: pytest.
 
     monkeypatch.setattr(landings, "piece_digest", count)
     with landing(part) as after:
-        await after.recall()
+        await after.recover_pieces()
         assert_consistent(after, {1, 4})
     assert len(looked_at) == 2
 
@@ -173,7 +173,7 @@ async def test_a_file_that_ends_early_is_recalled_as_far_as_it_goes(tmp_path: Pa
     part = tmp_path / "part"
     part.write_bytes(bytes(BASE) + DATA[: 2 * PIECE + 10])
     with landing(part) as found:
-        await found.recall()
+        await found.recover_pieces()
         assert_consistent(found, {0, 1})
 
 
@@ -181,7 +181,7 @@ async def test_what_stands_around_a_shard_is_not_taken_for_it(tmp_path: Path) ->
     part = tmp_path / "part"
     part.write_bytes(DATA + bytes(BASE) + DATA)
     with landing(part) as found:
-        await found.recall()
+        await found.recover_pieces()
         assert_consistent(found, set())
 
 
@@ -193,11 +193,11 @@ async def test_what_an_earlier_version_has_at_the_same_place_is_not_fetched_agai
     try:
         with landing(tmp_path / "part") as found:
             await found.land(2 * PIECE, cut(DATA, PIECE)[2])
-            await found.recall([seed])
+            await found.recover_pieces([seed])
             assert_consistent(found, {0, 2, 3, 4})
             assert read(found, 0, PIECE) == DATA[:PIECE]
         with landing(tmp_path / "part") as again:  # the pieces were copied, not only counted
-            await again.recall()
+            await again.recover_pieces()
             assert_consistent(again, {0, 2, 3, 4})
     finally:
         os.close(seed)
@@ -208,7 +208,7 @@ async def test_what_old_nodes_send_counts_as_it_comes_and_not_again(tmp_path: Pa
         await found.land(0, DATA[: 2 * PIECE])
         assert_consistent(found, {0, 1})
     with landing(tmp_path / "part", Shard(1, 0, len(DATA))) as again:
-        await again.recall()  # nothing says whether what is in the file is right
+        await again.recover_pieces()  # nothing says whether what is in the file is right
         assert_consistent(again, set())
 
 
@@ -217,7 +217,7 @@ async def test_a_shard_that_was_verified_before_is_whole_without_a_look(
 ) -> None:
     monkeypatch.setattr(landings, "piece_digest", None)
     with landing(tmp_path / "part") as found:
-        found.take_whole()
+        found.mark_whole()
         assert_consistent(found, set(range(6)))
 
 

@@ -19,7 +19,7 @@ from shardcast.store.line_record import (
     parse_record,
     read_record,
 )
-from tests.support.folders import StoredNode, fetch, snapshot, told
+from tests.support.folders import StoredNode, events_since, receive_version, snapshot
 from tests.support.payloads import ORIGIN, PIECE, SHARD, patient, publish, random_bytes, read_shards, sha256
 
 A, B = "a" * 64, "b" * 64
@@ -180,7 +180,7 @@ def test_a_record_of_any_length_is_read_only_up_to_its_bound(tmp_path: Path) -> 
 async def test_what_was_listed_is_remembered_over_a_restart_and_retirement(node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([listing(1, A), Listing("v2", sha256(DATA), 3)], 5)
-    await fetch(folders, DATA, "v2")
+    await receive_version(folders, DATA, "v2")
     await folders.retire(2)
     line = node.start().line
     assert (line.highest, line.digests) == (5, {1: A, 2: sha256(DATA)})
@@ -212,8 +212,8 @@ async def test_an_origin_records_what_it_completes(node: StoredNode) -> None:
 
 async def test_a_middles_directory_without_a_record_gets_one_from_its_versions(node: StoredNode) -> None:
     folders = node.start()
-    await fetch(folders, OTHER, "v2", origin="0d" * 16)
-    await fetch(folders, DATA, "v3")
+    await receive_version(folders, OTHER, "v2", origin="0d" * 16)
+    await receive_version(folders, DATA, "v3")
     (node.root / ".shardcast" / "line").unlink()
     folders = node.start()
     assert folders.line == LineRecord(ORIGIN, 3, {2: sha256(OTHER), 3: sha256(DATA)})
@@ -225,7 +225,7 @@ async def test_an_origins_directory_without_a_record_keeps_its_id(node: StoredNo
     folders.data_dir.allot()
     (node.root / ".shardcast" / "line").unlink()
     assert node.start("origin").line == LineRecord(folders.data_dir.origin_id, 1)
-    assert node.told == []
+    assert node.warnings == []
 
 
 @pytest.mark.parametrize("recorded", [False, True])
@@ -234,16 +234,16 @@ async def test_an_origin_goes_on_with_the_line_of_a_middles_directory(
 ) -> None:
     folders = node.start()
     await folders.record_listed([Listing("v3", sha256(DATA), 3)], 9)
-    await fetch(folders, DATA, "v3")
+    await receive_version(folders, DATA, "v3")
     if not recorded:
         (node.root / ".shardcast" / "line").unlink()
     folders = node.start("origin")
     assert folders.data_dir.origin_id == folders.line.origin == ORIGIN
-    assert any(ORIGIN in line for line in node.told)
+    assert any(ORIGIN in line for line in node.warnings)
     assert await publish(folders, OTHER, origin=ORIGIN) == ("v10" if recorded else "v4")
     again = node.start("origin")
     assert again.data_dir.origin_id == ORIGIN
-    assert node.told == []
+    assert node.warnings == []
 
 
 async def test_what_0_4_0_published_since_is_added_to_an_origins_record(node: StoredNode) -> None:
@@ -261,8 +261,8 @@ async def test_what_0_4_0_published_since_is_added_to_an_origins_record(node: St
 async def test_what_the_authority_does_not_list_is_provisional(node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([Listing("v1", sha256(DATA), 3)], 1)
-    await fetch(folders, DATA, "v1")
-    await fetch(folders, OTHER, "v2")
+    await receive_version(folders, DATA, "v1")
+    await receive_version(folders, OTHER, "v2")
     assert folders.provisional == {2}
     assert node.start().provisional == {2}
 
@@ -274,31 +274,31 @@ async def test_provisional_versions_retire_only_each_other(node: StoredNode) -> 
         [Listing(f"v{number}", sha256(data), 1) for number, data in enumerate(firm, 1)]
     )
     for number in (1, 2):
-        await fetch(folders, firm[number - 1], f"v{number}")
+        await receive_version(folders, firm[number - 1], f"v{number}")
     for number in range(50, 54):
-        await fetch(folders, random_bytes(50, seed=number), f"v{number}")
-    assert node.list == ["v1", "v2", "v52", "v53"]
-    await fetch(folders, firm[2], "v3")
-    assert node.list == ["v2", "v3", "v52", "v53"]
+        await receive_version(folders, random_bytes(50, seed=number), f"v{number}")
+    assert node.listed == ["v1", "v2", "v52", "v53"]
+    await receive_version(folders, firm[2], "v3")
+    assert node.listed == ["v2", "v3", "v52", "v53"]
 
 
 async def test_a_provisional_version_makes_no_room_at_the_cost_of_others(node: StoredNode) -> None:
     folders = node.start(max_bytes=5 * PIECE)
     one, two = random_bytes(2 * PIECE, seed=1), random_bytes(2 * PIECE, seed=2)
     await folders.record_listed([Listing("v1", sha256(one), 1), Listing("v2", sha256(two), 1)])
-    await fetch(folders, one, "v1")
-    await fetch(folders, two, "v2")
+    await receive_version(folders, one, "v1")
+    await receive_version(folders, two, "v2")
     big = random_bytes(2 * PIECE, seed=3)
     with pytest.raises(LocalDiskError, match="no room for v9"):
-        await fetch(folders, big, "v9")
+        await receive_version(folders, big, "v9")
     await folders.discard(9)
-    assert node.list == ["v1", "v2"]
-    await fetch(folders, big[:PIECE], "v8")
-    await fetch(folders, big[1:PIECE], "v9")  # takes the room of the other provisional one
-    assert node.list == ["v1", "v2", "v9"]
+    assert node.listed == ["v1", "v2"]
+    await receive_version(folders, big[:PIECE], "v8")
+    await receive_version(folders, big[1:PIECE], "v9")  # takes the room of the other provisional one
+    assert node.listed == ["v1", "v2", "v9"]
     await folders.record_listed([Listing("v10", sha256(big), 1)])
-    await fetch(folders, big, "v10")
-    assert "v1" not in node.list and "v10" in node.list
+    await receive_version(folders, big, "v10")
+    assert "v1" not in node.listed and "v10" in node.listed
 
 
 # Off the list, and back
@@ -307,20 +307,20 @@ async def test_a_provisional_version_makes_no_room_at_the_cost_of_others(node: S
 @pytest.mark.parametrize("restart", [False, True])
 async def test_a_version_that_is_unlisted_is_hidden_and_fetched_once(restart: bool, node: StoredNode) -> None:
     folders = node.start()
-    await fetch(folders, DATA, "v2")
+    await receive_version(folders, DATA, "v2")
     seq = folders.events.seq
     await folders.unlist(2)
-    assert told(folders, seq) == ["retired v2"]
+    assert events_since(folders, seq) == ["retired v2"]
     if restart:
         folders = node.start()
-    assert node.list == [] and snapshot(folders) == [] and folders.open_numbers == set()
+    assert node.listed == [] and snapshot(folders) == [] and folders.open_numbers == set()
     assert folders.hidden_numbers == {2}
     if restart:  # the authority is silent again, and another server speaks for it
-        assert await fetch(folders, DATA, "v2") == 0
-        assert node.list == ["v2"] and folders.provisional == {2}
+        assert await receive_version(folders, DATA, "v2") == 0
+        assert node.listed == ["v2"] and folders.provisional == {2}
         await folders.unlist(2)
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
-    assert node.list == ["v2"] and snapshot(folders) == ["complete v2"]
+    assert node.listed == ["v2"] and snapshot(folders) == ["complete v2"]
     assert folders.hidden_numbers == set() and folders.opened(2) is None
     assert read_shards(node.root / "v2") == DATA
 
@@ -328,46 +328,46 @@ async def test_a_version_that_is_unlisted_is_hidden_and_fetched_once(restart: bo
 async def test_what_the_authority_lists_can_not_be_unlisted(node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
-    await fetch(folders, DATA, "v2")
+    await receive_version(folders, DATA, "v2")
     await folders.unlist(2)
-    assert node.list == ["v2"]
+    assert node.listed == ["v2"]
 
 
 async def test_another_digest_of_the_authority_takes_the_place_of_an_unlisted_one(node: StoredNode) -> None:
     folders = node.start()
-    await fetch(folders, OTHER, "v2")
+    await receive_version(folders, OTHER, "v2")
     await folders.unlist(2)
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
-    assert node.list == []
-    await fetch(folders, DATA, "v2")
-    assert node.list == ["v2"] and read_shards(node.root / "v2") == DATA
+    assert node.listed == []
+    await receive_version(folders, DATA, "v2")
+    assert node.listed == ["v2"] and read_shards(node.root / "v2") == DATA
 
 
 async def test_an_unlisted_version_that_lost_a_shard_is_told_of_as_open_once_it_is_listed(
     node: StoredNode,
 ) -> None:
     folders = node.start()
-    await fetch(folders, DATA, "v2")
+    await receive_version(folders, DATA, "v2")
     next((node.root / "v2").glob("*1.bin")).unlink()
     await folders.unlist(2)
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
-    assert node.list == [] and snapshot(folders) == ["open v2"] and folders.hidden_numbers == set()
-    assert 0 < await fetch(folders, DATA, "v2") < len(DATA)
-    assert node.list == ["v2"] and read_shards(node.root / "v2") == DATA
+    assert node.listed == [] and snapshot(folders) == ["open v2"] and folders.hidden_numbers == set()
+    assert 0 < await receive_version(folders, DATA, "v2") < len(DATA)
+    assert node.listed == ["v2"] and read_shards(node.root / "v2") == DATA
 
 
 async def test_unlisted_versions_go_with_age_and_for_room(node: StoredNode) -> None:
     folders = node.start(keep=1, max_bytes=4 * PIECE)
-    await fetch(folders, random_bytes(100, seed=1), "v1")
+    await receive_version(folders, random_bytes(100, seed=1), "v1")
     await folders.unlist(1)
     small, large = random_bytes(100, seed=2), random_bytes(3 * PIECE, seed=4)
     await folders.record_listed([Listing("v2", sha256(small), 1), Listing("v4", sha256(large), 1)])
-    await fetch(folders, small, "v2")
+    await receive_version(folders, small, "v2")
     assert folders.hidden_numbers == set() and not (node.root / "v1").exists()
-    await fetch(folders, random_bytes(100, seed=3), "v3")
+    await receive_version(folders, random_bytes(100, seed=3), "v3")
     await folders.unlist(3)
     assert folders.hidden_numbers == {3}
-    await fetch(folders, large, "v4")
+    await receive_version(folders, large, "v4")
     assert folders.hidden_numbers == set() and not (node.root / "v3").exists()
 
 
@@ -379,17 +379,17 @@ async def test_known_versions_are_told_until_they_are_here(node: StoredNode) -> 
     one, two = Listing("v1", sha256(DATA), 3), listing(2)
     folders.set_known({1: one, 2: two})
     folders.set_known({1: one, 2: two})
-    assert told(folders, 0) == ["known v1", "known v2"]
+    assert events_since(folders, 0) == ["known v1", "known v2"]
     assert snapshot(folders) == ["known v1", "known v2"]
     await folders.record_listed([one, two], 2)
     seq = folders.events.seq
-    await fetch(folders, DATA, "v1")
-    assert told(folders, seq) == ["open v1", "complete v1"]
+    await receive_version(folders, DATA, "v1")
+    assert events_since(folders, seq) == ["open v1", "complete v1"]
     assert snapshot(folders) == ["complete v1", "known v2"]
     seq = folders.events.seq
     folders.set_known({1: one})
-    assert told(folders, seq) == ["retired v2"]
+    assert events_since(folders, seq) == ["retired v2"]
     assert snapshot(folders) == ["complete v1"]
     folders.set_known({3: listing(3, A)})
     folders.set_known({3: listing(3, B)})
-    assert told(folders, seq) == ["retired v2", "known v3", "known v3"]
+    assert events_since(folders, seq) == ["retired v2", "known v3", "known v3"]

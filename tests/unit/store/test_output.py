@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 
 from shardcast.errors import LocalDiskError
-from shardcast.protocol.manifest import provisional
+from shardcast.protocol.manifest import manifest_of_old_node
 from shardcast.protocol.manifest_reader import parse
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from tests.support import payloads
-from tests.support.filling import DATA, MANIFEST, fill, filling, names
+from tests.support.filling import DATA, MANIFEST, fill, names, open_output
 from tests.support.payloads import PIECE, SHARD, cut, random_bytes, sha256
 
 PIECES = cut(DATA, PIECE)
@@ -26,7 +26,7 @@ PIECES = cut(DATA, PIECE)
 
 async def test_the_name_appears_when_the_version_is_complete_and_nothing_else_stays(tmp_path: Path) -> None:
     output = tmp_path / "missing" / "folder" / "model.bin"
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert await fill(opened) == len(DATA)
         assert not output.exists()
         assert names(output.parent) == {".model.bin.part", ".model.bin.part.manifest"}
@@ -39,7 +39,7 @@ async def test_the_name_appears_when_the_version_is_complete_and_nothing_else_st
 async def test_the_output_is_a_file_like_any_other(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with filling(tmp_path / "model.bin") as opened:
+        with open_output(tmp_path / "model.bin") as opened:
             await fill(opened)
             await opened.complete(MANIFEST)
     finally:
@@ -49,10 +49,10 @@ async def test_the_output_is_a_file_like_any_other(tmp_path: Path) -> None:
 
 async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert await fill(opened, stop=SHARD + PIECE) == SHARD + PIECE
     assert not output.exists()
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert await fill(opened) == len(DATA) - SHARD - PIECE
         await opened.complete(MANIFEST)
     assert output.read_bytes() == DATA
@@ -60,12 +60,12 @@ async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
 
 async def test_a_kill_costs_only_what_is_not_right(tmp_path: Path) -> None:
     output, part = tmp_path / "model.bin", tmp_path / ".model.bin.part"
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
     with part.open("r+b") as file:  # a piece that was being written
         file.seek(3 * PIECE + 7)
         file.write(bytes(PIECE // 2))
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert await fill(opened) == PIECE
         await opened.complete(MANIFEST)
     assert output.read_bytes() == DATA
@@ -75,9 +75,9 @@ async def test_what_fits_another_manifest_stays(tmp_path: Path) -> None:
     newer = DATA[:SHARD] + random_bytes(SHARD, seed=2) + DATA[2 * SHARD :]
     manifest = payloads.manifest(newer, "v2")
     output = tmp_path / "model.bin"
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
-    with filling(output, manifest) as opened:
+    with open_output(output, manifest) as opened:
         assert await fill(opened, newer, manifest) == SHARD
         await opened.complete(manifest)
     assert output.read_bytes() == newer
@@ -86,10 +86,10 @@ async def test_what_fits_another_manifest_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [0, 1, PIECE, SHARD + 1])
 async def test_what_is_left_of_a_longer_version_is_cut_off(size: int, tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
     shorter = payloads.manifest(DATA[:size], "v2")
-    with filling(output, shorter) as opened:
+    with open_output(output, shorter) as opened:
         await fill(opened, DATA[:size], shorter)
         await opened.complete(shorter)
     assert output.read_bytes() == DATA[:size]
@@ -101,7 +101,7 @@ async def test_where_nothing_landed_nothing_is_left_behind(existing: bytes | Non
     output = tmp_path / "model.bin"
     if existing is not None:
         output.write_bytes(existing)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         (await opened.landing(MANIFEST.shards[0])).close()  # room was made for a shard
     assert names(tmp_path) == (set() if existing is None else {"model.bin"})
     assert existing is None or output.read_bytes() == existing
@@ -110,7 +110,7 @@ async def test_where_nothing_landed_nothing_is_left_behind(existing: bytes | Non
 async def test_the_old_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     output.write_bytes(b"the version before")
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         assert output.read_bytes() == b"the version before"
         await opened.complete(MANIFEST)
@@ -126,7 +126,7 @@ async def test_pieces_of_an_output_that_is_right_or_similar_are_not_fetched_agai
         earlier[changed * PIECE] ^= 1
     output = tmp_path / "model.bin"
     output.write_bytes(earlier)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert await fill(opened) == missing
         assert output.read_bytes() == earlier
         await opened.complete(MANIFEST)
@@ -135,7 +135,7 @@ async def test_pieces_of_an_output_that_is_right_or_similar_are_not_fetched_agai
 
 async def test_two_at_once_write_the_same_output_and_both_succeed(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
-    with filling(output) as one, filling(output) as other:
+    with open_output(output) as one, open_output(output) as other:
         await fill(one, stop=SHARD)
         assert await fill(other) == len(DATA)  # each has a file of its own
         await other.complete(MANIFEST)
@@ -149,11 +149,11 @@ async def test_two_at_once_write_the_same_output_and_both_succeed(tmp_path: Path
 
 async def test_one_that_ends_without_success_leaves_the_other_alone(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
-    with filling(output) as one:
-        with filling(output):
+    with open_output(output) as one:
+        with open_output(output):
             pass
         await fill(one)
-        with filling(output):
+        with open_output(output):
             pass
         await one.complete(MANIFEST)
     assert output.read_bytes() == DATA
@@ -162,11 +162,11 @@ async def test_one_that_ends_without_success_leaves_the_other_alone(tmp_path: Pa
 
 async def test_what_interrupted_runs_left_goes_when_one_completes(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
-    with filling(output) as one, filling(output) as other:
+    with open_output(output) as one, open_output(output) as other:
         await fill(one, stop=SHARD)
         await fill(other, stop=SHARD)
     assert ".model.bin.part-2" in names(tmp_path)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         await opened.complete(MANIFEST)
     assert names(tmp_path) == {"model.bin"}
@@ -174,12 +174,12 @@ async def test_what_interrupted_runs_left_goes_when_one_completes(tmp_path: Path
 
 @pytest.mark.parametrize("name", ["model.bin.part2", "model.bin.part-2", "model.bin.partial", "model2.bin"])
 async def test_what_is_left_for_another_output_stays(name: str, tmp_path: Path) -> None:
-    with filling(tmp_path / name) as opened:
+    with open_output(tmp_path / name) as opened:
         await fill(opened, stop=SHARD)
-    with filling(tmp_path / "model.bin") as opened:
+    with open_output(tmp_path / "model.bin") as opened:
         await fill(opened)
         await opened.complete(MANIFEST)
-    with filling(tmp_path / name) as opened:
+    with open_output(tmp_path / name) as opened:
         assert await fill(opened) == len(DATA) - SHARD
 
 
@@ -208,7 +208,7 @@ async def test_a_part_that_another_process_writes_is_not_touched(
     other_process: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "model.bin"
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         await opened.complete(MANIFEST)
     other_process.communicate(b"\n", timeout=20)
@@ -230,7 +230,7 @@ async def test_a_part_that_was_renamed_by_its_owner_is_not_written_into(
 
     part.write_bytes(b"the other's output")
     monkeypatch.setattr(fcntl, "flock", lock_late)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         assert output.read_bytes() == b"the other's output"
         await opened.complete(MANIFEST)
@@ -261,7 +261,7 @@ async def test_an_output_that_can_not_be_made_is_an_error_of_this_disk_that_name
 
 async def test_a_name_in_a_manifest_chooses_nothing(tmp_path: Path) -> None:
     manifest = payloads.manifest(DATA, name="other.bin")
-    with filling(tmp_path / "model.bin", manifest) as opened:
+    with open_output(tmp_path / "model.bin", manifest) as opened:
         await fill(opened, manifest=manifest)
         await opened.complete(manifest)
     assert names(tmp_path) == {"model.bin"}
@@ -270,13 +270,13 @@ async def test_a_name_in_a_manifest_chooses_nothing(tmp_path: Path) -> None:
 async def test_what_old_nodes_send_is_taken_as_it_comes_and_asked_again_after_an_interruption(
     tmp_path: Path,
 ) -> None:
-    told = provisional("v1", [shard.size for shard in MANIFEST.shards], {"sha256": sha256(DATA)})
+    told = manifest_of_old_node("v1", [shard.size for shard in MANIFEST.shards], {"sha256": sha256(DATA)})
     output = tmp_path / "model.bin"
     output.write_bytes(DATA)  # nothing says whether it is right
     for _ in range(2):
-        with filling(output, told) as opened:
+        with open_output(output, told) as opened:
             assert await fill(opened, manifest=told) == len(DATA)
-    with filling(output, told) as opened:
+    with open_output(output, told) as opened:
         await fill(opened, manifest=told)
         await opened.complete(told)
     assert output.read_bytes() == DATA

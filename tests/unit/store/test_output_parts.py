@@ -17,14 +17,14 @@ import shardcast
 from shardcast import file_locks, file_owners
 from shardcast.errors import LocalDiskError
 from shardcast.file_identity import FileIdentity
-from shardcast.filesystem import give_name, new_file, replace
+from shardcast.filesystem import atomic_file, give_name, replace
 from shardcast.nodes.output_records import trusted_identity
 from shardcast.store import output_part
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.output_file import OutputFile
 from shardcast.temporary_files import create_private, temporary_name
 from tests.support import payloads
-from tests.support.filling import DATA, MANIFEST, fill, filling, names
+from tests.support.filling import DATA, MANIFEST, fill, names, open_output
 from tests.support.payloads import PIECE, SHARD, random_bytes
 
 DAY = 86400.0
@@ -46,7 +46,7 @@ def part(tmp_path: Path) -> Path:
 
 async def download(output: Path) -> int:
     """Have the version in the output; return how many bytes were not there already."""
-    with filling(output) as opened:
+    with open_output(output) as opened:
         fetched = await fill(opened)
         await opened.complete(MANIFEST)
     return fetched
@@ -62,10 +62,10 @@ def grow_old(file: Path) -> None:
 async def test_a_part_that_was_removed_and_begun_again_gives_each_its_own_bytes(
     output: Path, part: Path
 ) -> None:
-    with filling(output) as first:
+    with open_output(output) as first:
         await fill(first)
         part.unlink()
-        with filling(output) as second:
+        with open_output(output) as second:
             await fill(second, stop=SHARD)
             await first.complete(MANIFEST)
             assert output.read_bytes() == DATA
@@ -79,7 +79,7 @@ async def test_a_part_that_was_removed_and_begun_again_gives_each_its_own_bytes(
 async def test_a_part_that_lost_its_name_is_finished_all_the_same(
     what: str, output: Path, part: Path, tmp_path: Path
 ) -> None:
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         part.unlink()
         if what == "replaced":
@@ -107,7 +107,7 @@ async def test_the_state_that_is_recorded_is_that_of_the_verified_file(
         Path(final).write_bytes(b"another's")
 
     monkeypatch.setattr(os, "rename", rename_and_replace)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         await opened.complete(MANIFEST)
         assert opened.final and opened.final.st_size == len(DATA)
@@ -122,7 +122,7 @@ async def test_without_links_a_part_that_lost_its_name_is_finished_too(
 
     monkeypatch.setattr(os, "link", refuse)
     assert await download(output) == len(DATA)
-    with filling(output, NEWER_MANIFEST) as opened:
+    with open_output(output, NEWER_MANIFEST) as opened:
         await fill(opened, NEWER, NEWER_MANIFEST)
         part.rename(output.parent / "moved")
         await opened.complete(NEWER_MANIFEST)
@@ -133,7 +133,7 @@ async def test_without_links_a_part_that_lost_its_name_is_finished_too(
 async def test_a_part_whose_process_was_killed_while_it_was_named_is_gone_on_with(
     output: Path, part: Path
 ) -> None:
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
     os.link(part, temporary_name(output))
     assert await download(output) == 0
@@ -145,7 +145,7 @@ async def test_a_finished_file_is_not_written_into_through_a_name_that_a_kill_le
 ) -> None:
     await download(output)
     os.link(output, part)
-    with filling(output, NEWER_MANIFEST) as opened:
+    with open_output(output, NEWER_MANIFEST) as opened:
         await fill(opened, NEWER, NEWER_MANIFEST)
         assert output.read_bytes() == DATA
         await opened.complete(NEWER_MANIFEST)
@@ -198,9 +198,9 @@ async def test_where_no_lock_holds_two_outputs_are_not_mixed(
     locks: str, output: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(locks)
-    with filling(output) as first:
+    with open_output(output) as first:
         await fill(first, stop=SHARD)
-        with filling(output, NEWER_MANIFEST) as second:
+        with open_output(output, NEWER_MANIFEST) as second:
             await fill(second, NEWER, NEWER_MANIFEST)
             await fill(first)
             await second.complete(NEWER_MANIFEST)
@@ -214,7 +214,7 @@ async def test_where_no_lock_holds_what_an_interrupted_run_left_is_copied(
     locks: str, output: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(locks)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened, stop=SHARD + PIECE)
     (left,) = output.parent.glob(".model.bin.part-*[0-9a-f]")
     before = left.read_bytes()
@@ -228,10 +228,10 @@ async def test_where_no_lock_holds_what_an_interrupted_run_left_is_copied(
 async def test_machines_that_share_a_folder_write_to_files_of_their_own(
     output: Path, on_machine: Callable[[str], None]
 ) -> None:
-    with filling(output) as first:
+    with open_output(output) as first:
         await fill(first, stop=SHARD)
         on_machine("b" * 16)
-        with filling(output, NEWER_MANIFEST) as second:
+        with open_output(output, NEWER_MANIFEST) as second:
             await fill(second, NEWER, NEWER_MANIFEST)
             await fill(first)
             await second.complete(NEWER_MANIFEST)
@@ -244,7 +244,7 @@ async def test_machines_that_share_a_folder_write_to_files_of_their_own(
 async def test_what_another_machine_left_serves_again_and_goes_after_a_day(
     output: Path, on_machine: Callable[[str], None]
 ) -> None:
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened, stop=2 * SHARD)
     left = output.with_name(f".model.bin.part-{'a' * 16}")
     before = left.read_bytes()
@@ -258,9 +258,9 @@ async def test_what_another_machine_left_serves_again_and_goes_after_a_day(
 
 
 async def test_a_machine_goes_on_with_its_own_part(output: Path, on_machine: Callable[[str], None]) -> None:
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened, stop=SHARD)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert names(output.parent) == {f".model.bin.part-{'a' * 16}", f".model.bin.part-{'a' * 16}.manifest"}
         assert await fill(opened) == len(DATA) - SHARD
 
@@ -276,7 +276,7 @@ async def test_a_part_of_an_earlier_release_is_not_written_to_on_a_shared_folder
 async def test_a_part_of_an_earlier_release_is_gone_on_with(output: Path, part: Path) -> None:
     part.write_bytes(DATA[:SHARD])
     part.chmod(0o644)
-    with filling(output) as opened:
+    with open_output(output) as opened:
         assert names(output.parent) == {part.name, f"{part.name}.manifest"}
         assert await fill(opened) == len(DATA) - SHARD
 
@@ -284,9 +284,9 @@ async def test_a_part_of_an_earlier_release_is_gone_on_with(output: Path, part: 
 def test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine(tmp_path: Path) -> None:
     file = tmp_path / "locked"
     with file.open("wb") as opened:
-        assert not file_locks.keeps_away(file)
+        assert not file_locks.excludes_others(file)
         assert file_locks.try_lock(opened.fileno()) is file_locks.Lock.TAKEN
-        assert file_locks.keeps_away(file)
+        assert file_locks.excludes_others(file)
         assert file_locks.is_local(opened.fileno())
     proc = os.open("/proc/self/status", os.O_RDONLY)
     assert not file_locks.is_local(proc)
@@ -321,7 +321,7 @@ async def test_a_part_that_others_can_write_is_a_seed_and_never_written_to(
 ) -> None:
     part.write_bytes(DATA[: SHARD + PIECE])
     share(part)
-    with part.open("r+b") as others, filling(output) as opened:
+    with part.open("r+b") as others, open_output(output) as opened:
         assert await fill(opened) == len(DATA) - SHARD - PIECE
         others.write(b"wrong bytes, after they were verified")
         others.flush()
@@ -330,7 +330,7 @@ async def test_a_part_that_others_can_write_is_a_seed_and_never_written_to(
 
 
 async def test_what_arrives_is_closed_to_other_users_until_it_has_its_name(output: Path) -> None:
-    with filling(output) as opened:
+    with open_output(output) as opened:
         await fill(opened)
         (own,) = output.parent.glob(".model.bin.part")
         assert stat.S_IMODE(own.stat().st_mode) == 0o600
@@ -428,7 +428,7 @@ async def test_another_users_file_in_a_sticky_folder_is_refused_before_the_work(
 @pytest.mark.parametrize("length", [1, 189, 200, 236, 255])
 async def test_names_of_any_length_have_temporary_names_that_fit(length: int, tmp_path: Path) -> None:
     output = tmp_path / ("é" * (length // 2) + "x" * (length % 2))
-    with filling(output) as opened, filling(output) as other:
+    with open_output(output) as opened, open_output(output) as other:
         await fill(opened, stop=SHARD)
         await fill(other, stop=SHARD)
     assert await download(output) == len(DATA) - SHARD
@@ -438,7 +438,7 @@ async def test_names_of_any_length_have_temporary_names_that_fit(length: int, tm
 @pytest.mark.parametrize("name", ["model.bin-1a2b", "model.bin~1a2b3c4d", "model.bin.part", "model.bin.1"])
 async def test_the_parts_of_outputs_with_like_names_are_kept_apart(name: str, output: Path) -> None:
     other = output.with_name(name)
-    with filling(other) as opened:
+    with open_output(other) as opened:
         await fill(opened, stop=SHARD)
     await download(output)
     assert await download(other) == len(DATA) - SHARD
@@ -459,7 +459,7 @@ def test_a_temporary_file_that_was_replaced_does_not_get_the_name(tmp_path: Path
 def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
     final = tmp_path / "final"
     replace(final, b"before")
-    with pytest.raises(OSError, match="full"), new_file(final) as descriptor:
+    with pytest.raises(OSError, match="full"), atomic_file(final) as descriptor:
         os.write(descriptor, b"half")
         raise OSError(28, "the disk is full")
     assert (final.read_bytes(), names(tmp_path)) == (b"before", {"final"})

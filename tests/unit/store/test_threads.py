@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifiedFiles
+from shardcast.blobs.directory.verify_cache import VerifiedFile, VerifyCache
 from shardcast.protocol.manifest_reader import ManifestError, ManifestReader
 from shardcast.store import removing
 from shardcast.store.data_dir import DataDir
@@ -69,7 +69,7 @@ def test_shards_of_wrong_lines_are_never_seen(monkeypatch: pytest.MonkeyPatch) -
 
     def look(self: ManifestReader, line: bytes) -> None:
         take(self, line)
-        seen.add((len(live.shards), live.size, live.begun))
+        seen.add((len(live.shards), live.size, live.has_header))
 
     monkeypatch.setattr(ManifestReader, "_read_line", look)
     with pytest.raises(ManifestError):
@@ -84,9 +84,9 @@ def test_a_wrong_first_line_never_begins_a_manifest() -> None:
     live = LiveManifest("v1")
     with pytest.raises(ManifestError):
         live.add(LINES[0] + b"{}" * 40_000 + b"\n")
-    assert not live.begun
+    assert not live.has_header
     live.add(RIGHT)
-    assert live.begun
+    assert live.has_header
 
 
 def test_a_manifest_only_grows_while_wrong_lines_are_taken_back() -> None:
@@ -113,12 +113,14 @@ async def test_a_shard_that_is_waited_for_is_one_whose_line_stays(tmp_path: Path
 
     def add_wrong() -> None:
         with pytest.raises(ManifestError):
-            opened.grow(WRONG)
+            opened.append_manifest(WRONG)
 
     with hammering(add_wrong) as time_left:
         while time_left():
-            waiting = [asyncio.ensure_future(opened.arrival(number)) for number in (1499, 1500, 1501, 1550)]
-            wanted = [await asyncio.wait_for(opened.wanted(), 5) for _ in range(2)]
+            waiting = [
+                asyncio.ensure_future(opened.wait_for_shard(number)) for number in (1499, 1500, 1501, 1550)
+            ]
+            wanted = [await asyncio.wait_for(opened.next_wanted(), 5) for _ in range(2)]
             assert [shard.number for shard in wanted] == [1499, 1500]
             assert not opened._requests._wanted
             for one in waiting:
@@ -189,7 +191,7 @@ async def test_only_the_loop_changes_which_versions_are_here(node: StoredNode) -
     folders.inventory.open = opened = LoopOnly(folders.inventory.open)
     folders.inventory.withdrawn = LoopOnly(folders.inventory.withdrawn)
     coming = manifest(random_bytes(3 * PIECE), "v7", PIECE, origin=A)
-    await folders.begin(7, LiveManifest.of(coming))  # opens a version
+    await folders.begin_version(7, LiveManifest.of(coming))  # opens a version
     await change(folders, B, NEW)  # discards it
     await change(folders, A, OLD)
     await folders.change_line(A, {}, 0)  # puts all aside
@@ -243,13 +245,13 @@ async def test_what_is_removed_while_graves_are_emptied_is_emptied_next(
 
 
 def test_threads_make_room_for_verified_files_at_the_same_time(tmp_path: Path) -> None:
-    known, looks = VerifiedFiles(most=4), tmp_path.stat()
+    known, looks = VerifyCache(max_files=4), tmp_path.stat()
     digests = [sha256(bytes([number])) for number in range(64)]
 
     def add() -> None:
         for digest in digests:
             known.add(digest, looks, VerifiedFile(1))
-            known.seal(digest, looks, "seal")
+            known.set_seal(digest, looks, "seal")
             known.forget(digest, looks)
 
     with hammering(add), hammering(add) as time_left:

@@ -82,7 +82,7 @@ async def receive(opened: OpenVersion, manifest: Manifest, data: bytes, shards: 
             for start, end in landing.missing():
                 await landing.land(start, data[shard.offset + start : shard.offset + end])
                 fetched += end - start
-            await opened.shelve(landing)
+            await opened.commit_shard(landing)
         finally:
             landing.close()
     return fetched
@@ -109,7 +109,7 @@ async def test_a_published_version_is_listed_and_served(node: Node) -> None:
     span = folders.shard("v1", 3)
     assert span and span.digest == sha256(DATA[2 * SHARD :])
     assert node.names("v1") == NAMES
-    assert folders.had("v1")[0] == 3
+    assert folders.verified_counts("v1")[0] == 3
 
 
 async def test_nothing_of_a_version_is_seen_while_it_is_published(node: Node) -> None:
@@ -236,7 +236,7 @@ async def test_a_version_that_can_not_be_listed_is_not_offered(
         raise LocalDiskError(f"could not write {path}: no space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(complete_versions, "replace_soon", full)
+        patch.setattr(complete_versions, "replace_in_thread", full)
         with pytest.raises(LocalDiskError):
             await publish(folders, DATA)
     assert folders.distribution() == b""
@@ -277,13 +277,13 @@ async def test_a_shard_is_served_as_soon_as_it_is_whole_and_not_before(node: Nod
     await landing.land(0, DATA[: 3 * PIECE])
     assert spans(folders, "v1") == [None] * 4
     await landing.land(3 * PIECE, DATA[3 * PIECE : SHARD])
-    await opened.shelve(landing)
+    await opened.commit_shard(landing)
     landing.close()
     assert spans(folders, "v1") == [DATA[:SHARD], None, None, None]
     assert folders.manifest("v1") is None
     live = folders.live("v1")
     assert live and live.raw == manifest.raw
-    assert folders.had("v1")[0] == 1
+    assert folders.verified_counts("v1")[0] == 1
     assert folders.listings == ()
     await receive(opened, manifest, DATA)
     await opened.complete(manifest)
@@ -348,7 +348,7 @@ async def test_a_linked_shard_is_never_written_through(restart: bool, node: Node
     if restart:
         folders = node.start("middle")
     opened = folders.open(2, LiveManifest.of(manifest))
-    assert opened.had == set()
+    assert opened.verified_shards == set()
     assert await receive(opened, manifest, other) == len(other)
     await opened.complete(manifest)
     assert read_shards(node.root / "v1") == DATA
@@ -383,7 +383,7 @@ async def test_a_middle_goes_on_with_what_was_open(node: Node, monkeypatch: pyte
     assert folders.open_numbers == {1}
     assert spans(folders, "v1") == [DATA[:SHARD], DATA[SHARD : 2 * SHARD], None, None]
     resumed = folders.opened(1)
-    assert resumed and resumed.had == {1, 2}
+    assert resumed and resumed.verified_shards == {1, 2}
     with monkeypatch.context() as patch:
         patch.setattr(landings, "piece_digest", None)  # unchanged shards need no second look
         assert await receive(resumed, manifest, DATA, shards=2) == 0
@@ -428,7 +428,7 @@ async def test_a_shard_that_changed_while_its_middle_was_away_is_looked_at_again
         file.unlink()
     folders = node.start("middle")
     resumed = folders.opened(1)
-    assert resumed and resumed.had == {2}
+    assert resumed and resumed.verified_shards == {2}
     assert folders.shard("v1", 1) is None
     missing = {"written": PIECE, "replaced": SHARD, "cut": 3 * PIECE, "gone": SHARD}[way]
     assert await receive(resumed, manifest, DATA, shards=2) == missing
@@ -440,7 +440,7 @@ async def test_a_shard_that_was_verified_for_another_payload_is_not_taken_for_th
     folders = node.start("middle")
     await receive(folders.open(1, LiveManifest.of(manifest)), manifest, DATA)
     opened = folders.open(1, LiveManifest.of(payloads.manifest(other)))
-    assert opened.had == set()
+    assert opened.verified_shards == set()
     assert spans(folders, "v1") == [None] * 4
 
 
@@ -574,7 +574,7 @@ async def test_what_0_1_0_left_is_offered_at_an_origin_and_not_trusted_at_a_midd
     assert [span.path.name for span in folders.spans(listing)] == [
         f"shard_00{number}.bin" for number in (1, 2, 3)
     ]
-    await folders.surveyed(listing, payloads.manifest(DATA))
+    await folders.keep_survey(listing, payloads.manifest(DATA))
     assert folders.untrusted == []
     assert node.list == ["v1"]
     assert parse((v1 / "manifest.jsonl").read_bytes()) == payloads.manifest(DATA)
@@ -587,7 +587,7 @@ async def test_what_0_1_0_left_wrong_goes(role: str, node: Node) -> None:
     (node.root / "v1" / "shard_001.bin").write_bytes(b"wrong")
     (node.root / "distribution.txt").write_text(f"v1: {sha256(DATA)}|1\n")
     folders = node.start(role)
-    await folders.surveyed(Listing("v1", sha256(DATA), 1), None)
+    await folders.keep_survey(Listing("v1", sha256(DATA), 1), None)
     assert (folders.listings, folders.untrusted, node.list) == ((), [], [])
     assert "v1" not in node.names(".")
 

@@ -14,7 +14,7 @@ from shardcast.store import completed as complete_versions
 from shardcast.store.live_manifest import LiveManifest
 from shardcast.store.versions import VersionFolders
 from tests.support import payloads
-from tests.support.folders import StoredNode, fetch, receive, snapshot, told
+from tests.support.folders import StoredNode, events_since, receive_shards, receive_version, snapshot
 from tests.support.payloads import PIECE, SHARD, publish, random_bytes, read_shards, sha256
 
 DATA = random_bytes(2 * SHARD + 100)
@@ -34,8 +34,8 @@ async def folders(node: StoredNode) -> VersionFolders:
     """A middle's, with v1 and v2 complete."""
     found = node.start()
     await found.record_listed([Listing("v1", sha256(OTHER), 3), Listing("v2", sha256(DATA), 3)], 2)
-    await fetch(found, OTHER, "v1")
-    await fetch(found, DATA, "v2")
+    await receive_version(found, OTHER, "v1")
+    await receive_version(found, DATA, "v2")
     return found
 
 
@@ -44,8 +44,8 @@ async def test_a_withdrawn_version_is_off_the_list_and_told_of(
 ) -> None:
     seq = folders.events.seq
     await folders.withdraw(TAKEN_BACK)
-    assert node.list == ["v1"]
-    assert told(folders, seq) == ["retired v2", "withdrawn v2"]
+    assert node.listed == ["v1"]
+    assert events_since(folders, seq) == ["retired v2", "withdrawn v2"]
     event = folders.versions_now()[-1]
     assert event.listing and (event.listing.digest, event.reason) == (sha256(DATA), "loss was NaN")
     assert snapshot(folders) == ["complete v1", "withdrawn v2"]
@@ -61,7 +61,7 @@ async def test_a_withdrawn_version_is_not_served_and_its_files_stay(
         await folders.withdraw(TAKEN_BACK)
         if restart:
             folders = node.start()
-            assert node.told == []
+            assert node.warnings == []
         assert folders.shard("v2", 1) is None and folders.manifest("v2") is None and not folders.has("v2")
         assert folders.live("v2") is None
         with folders.leased("v2", "a reader") as leased:
@@ -83,9 +83,9 @@ async def test_the_withdrawal_of_another_digest_removes_nothing_and_is_kept(
     folders: VersionFolders, node: StoredNode
 ) -> None:
     await folders.withdraw(Withdrawal("v2", sha256(OTHER), ""))
-    assert node.list == ["v1", "v2"] and folders.shard("v2", 1)
+    assert node.listed == ["v1", "v2"] and folders.shard("v2", 1)
     folders = node.start()
-    assert node.list == ["v1", "v2"]
+    assert node.listed == ["v1", "v2"]
     assert folders.line.withdrawn[2].digest == sha256(OTHER)
 
 
@@ -93,13 +93,13 @@ async def test_a_withdrawal_of_what_is_not_here_is_kept_and_told(node: StoredNod
     folders = node.start()
     folders.set_known({2: Listing("v2", sha256(DATA), 3)})
     await folders.withdraw(TAKEN_BACK)
-    assert told(folders, 0) == ["known v2", "retired v2", "withdrawn v2"]
+    assert events_since(folders, 0) == ["known v2", "retired v2", "withdrawn v2"]
     folders.set_known({2: Listing("v2", sha256(DATA), 3)})
     folders = node.start()
     assert snapshot(folders) == ["withdrawn v2"]
     with pytest.raises(VersionWithdrawn):
-        await fetch(folders, DATA, "v2")
-    assert node.list == [] and not (node.root / "v2").exists()
+        await receive_version(folders, DATA, "v2")
+    assert node.listed == [] and not (node.root / "v2").exists()
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["its manifest is whole", "it is being made"])
@@ -108,10 +108,10 @@ async def test_an_open_version_that_is_withdrawn_is_given_up(whole: bool, node: 
     manifest = payloads.manifest(DATA, "v2")
     live = LiveManifest("v2")
     live.add(manifest.raw if whole else b"".join(manifest.raw.splitlines(keepends=True)[:2]))
-    opened = await folders.begin(2, live)
-    await receive(opened, manifest, DATA, shards=1)
+    opened = await folders.begin_version(2, live)
+    await receive_shards(opened, manifest, DATA, shards=1)
     await folders.withdraw(TAKEN_BACK)
-    assert told(folders, 0) == ["open v2", "withdrawn v2", "aborted v2"]
+    assert events_since(folders, 0) == ["open v2", "withdrawn v2", "aborted v2"]
     assert not (node.root / "v2").exists() and folders.opened(2) is None
     with pytest.raises(VersionWithdrawn):  # what a transfer that still runs meets
         await opened.landing(manifest.shards[1])
@@ -121,7 +121,7 @@ async def test_an_open_version_that_is_withdrawn_is_given_up(whole: bool, node: 
 
 async def test_an_open_version_with_another_digest_goes_on(node: StoredNode) -> None:
     folders = node.start()
-    await folders.begin(2, LiveManifest.of(payloads.manifest(OTHER, "v2")))
+    await folders.begin_version(2, LiveManifest.of(payloads.manifest(OTHER, "v2")))
     await folders.withdraw(TAKEN_BACK)
     assert folders.open_numbers == {2}
 
@@ -129,13 +129,13 @@ async def test_an_open_version_with_another_digest_goes_on(node: StoredNode) -> 
 async def test_a_withdrawal_that_comes_while_a_version_completes_wins(node: StoredNode) -> None:
     folders = node.start()
     manifest = payloads.manifest(DATA, "v2")
-    opened = await folders.begin(2, LiveManifest.of(manifest))
-    await receive(opened, manifest, DATA)
+    opened = await folders.begin_version(2, LiveManifest.of(manifest))
+    await receive_shards(opened, manifest, DATA)
     done = await asyncio.gather(
         folders.withdraw(TAKEN_BACK), opened.complete(manifest), return_exceptions=True
     )
     assert done[0] is None
-    assert node.list == []
+    assert node.listed == []
     assert "withdrawn v2" in snapshot(folders) and not folders.has("v2")
 
 
@@ -149,12 +149,12 @@ async def test_a_kill_between_record_and_list_leaves_it_withdrawn(
         raise LocalDiskError("killed")
 
     with monkeypatch.context() as patch:
-        patch.setattr(complete_versions, "replace_soon", killed)
+        patch.setattr(complete_versions, "replace_in_thread", killed)
         with pytest.raises(LocalDiskError):
             await folders.withdraw(TAKEN_BACK)
-    assert node.list == ["v1", "v2"]
+    assert node.listed == ["v1", "v2"]
     folders = node.start()
-    assert node.list == ["v1"] and snapshot(folders) == ["complete v1", "withdrawn v2"]
+    assert node.listed == ["v1"] and snapshot(folders) == ["complete v1", "withdrawn v2"]
     assert read_shards(node.root / "v2") == DATA
 
 
@@ -165,18 +165,18 @@ async def test_a_failed_withdrawal_can_be_tried_again(
         raise LocalDiskError("no space left")
 
     with monkeypatch.context() as patch:
-        patch.setattr(complete_versions, "replace_soon", full)
+        patch.setattr(complete_versions, "replace_in_thread", full)
         with pytest.raises(LocalDiskError):
             await folders.withdraw(TAKEN_BACK)
     seq = folders.events.seq
     await folders.withdraw(TAKEN_BACK)
-    assert told(folders, seq) == ["retired v2", "withdrawn v2"] and node.list == ["v1"]
+    assert events_since(folders, seq) == ["retired v2", "withdrawn v2"] and node.listed == ["v1"]
 
 
 async def test_an_open_version_that_was_withdrawn_before_a_kill_does_not_go_on(node: StoredNode) -> None:
     folders = node.start()
     manifest = payloads.manifest(DATA, "v2")
-    await receive(await folders.begin(2, LiveManifest.of(manifest)), manifest, DATA, shards=1)
+    await receive_shards(await folders.begin_version(2, LiveManifest.of(manifest)), manifest, DATA, shards=1)
     record = folders.line.withdrawing(TAKEN_BACK)
     (node.root / ".shardcast" / "line").write_bytes(record.to_bytes())
     folders = node.start()
@@ -194,14 +194,14 @@ async def test_the_files_go_when_newer_versions_take_their_place(is_pinned: bool
     if is_pinned:
         await folders.pin("v2")
     await folders.withdraw_own("v2", "bad")
-    assert node.list == ["v1"]
+    assert node.listed == ["v1"]
     await publish(folders, b"three")
-    assert node.list == ["v1", "v3"]  # it takes no place of a good one
+    assert node.listed == ["v1", "v3"]  # it takes no place of a good one
     assert (node.root / "v2").exists()
     folders = node.start("origin", keep=2)
     assert folders.holds.pinned == set()
     await publish(folders, b"four")
-    assert node.list == ["v3", "v4"] and not (node.root / "v2").exists()
+    assert node.listed == ["v3", "v4"] and not (node.root / "v2").exists()
     assert list((node.root / ".shardcast" / "pinned").iterdir()) == []
 
 
@@ -210,12 +210,12 @@ async def test_the_files_go_before_good_versions_where_room_is_needed(node: Stor
     data = [random_bytes(100, seed=number) for number in range(1, 5)]
     await folders.record_listed([Listing(f"v{number}", sha256(one), 1) for number, one in enumerate(data, 1)])
     for number in (1, 2, 3):
-        await fetch(folders, data[number - 1], f"v{number}")
+        await receive_version(folders, data[number - 1], f"v{number}")
     await folders.withdraw(Withdrawal("v2", sha256(data[1]), ""))
-    assert folders.room.used == 3 * PIECE
-    await fetch(folders, data[3], "v4")
-    assert node.list == ["v1", "v3", "v4"] and not (node.root / "v2").exists()
-    assert folders.room.used == 3 * PIECE
+    assert folders.quota.used == 3 * PIECE
+    await receive_version(folders, data[3], "v4")
+    assert node.listed == ["v1", "v3", "v4"] and not (node.root / "v2").exists()
+    assert folders.quota.used == 3 * PIECE
 
 
 # At an origin
@@ -228,9 +228,9 @@ async def test_an_origin_withdraws_what_it_published_also_after_its_time(node: S
     assert await folders.withdraw_own("v1", "bad") == Withdrawal("v1", sha256(DATA), "bad")
     assert await folders.withdraw_own("v2") == Withdrawal("v2", sha256(OTHER))
     assert await folders.withdraw_own("v2", "again") == Withdrawal("v2", sha256(OTHER))
-    assert node.list == []
+    assert node.listed == []
     folders = node.start("origin")
-    assert node.list == []
+    assert node.listed == []
     assert await folders.withdraw_own("v1") == Withdrawal("v1", sha256(DATA), "bad")
     assert await publish(folders, DATA) == "v3"
 

@@ -21,7 +21,7 @@ from shardcast.errors import BadAnswer
 from shardcast.nodes.client import _DESCRIBED_AT_ONCE
 from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
-from shardcast.protocol.manifest import Header, Shard, complete
+from shardcast.protocol.manifest import Header, Shard, build_manifest
 from shardcast.protocol.manifest_reader import MAX_MEMORY, ManifestError, ManifestReader
 from shardcast.protocol.shard_table import ShardTable
 from shardcast.store.live_manifest import LiveManifest
@@ -130,7 +130,7 @@ async def test_no_more_answers_are_asked_for_than_have_room(tmp_path: Path) -> N
         (data / f"shard_{at + 1:03}.bin").write_bytes(part)
         shards.append(Shard(at + 1, at * piece, piece, sha256(part).hexdigest(), piece_digest(part)))
     header = Header("v1", "a1", "x", size=len(payload), shard_size=piece, piece_size=piece)
-    manifest = complete(header, shards, {"sha256": sha256(payload).hexdigest()})
+    manifest = build_manifest(header, shards, {"sha256": sha256(payload).hexdigest()})
     under_way, most, right = 0, 0, bad.chunked()
 
     async def counted(exchange: Exchange) -> None:

@@ -15,7 +15,7 @@ from shardcast.peer.server import Peer
 from shardcast.peer.session import open_session
 from shardcast.protocol.distribution import Listing
 from shardcast.store.live_manifest import LiveManifest
-from shardcast.upstream.manifests import describe, read_live
+from shardcast.upstream.manifests import descriptions_of, read_live
 from tests.support import bad_answers as bad
 from tests.support import payloads
 from tests.support.bad_servers import BadServer, Behaviour, Exchange, dead_address
@@ -121,7 +121,7 @@ async def test_shard_that_one_old_server_lacks_is_no_end_while_another_does_not_
         BadServer(tmp_path).set("*", bad.closed()).set(MANIFEST, bad.error(404)) as broken,
     ):
         async with peers_of(lacks.url, broken.url) as peers:
-            found = [one async for one in describe(Listing("v1", "ab" * 32, None), peers)]
+            found = [one async for one in descriptions_of(Listing("v1", "ab" * 32, None), peers)]
     assert [one.peers for one in found] == [[peers[0]]], "described by both together"
 
 
@@ -149,7 +149,7 @@ async def test_manifest_that_is_not_that_of_the_list_is_refused(
     with BadServer(tmp_path).set(MANIFEST, nothing_new(MADE.raw)) as server:
         async with peers_of(server.url) as peers:
             with pytest.raises(TransferFailed, match=what):
-                [one async for one in describe(listing, peers, origin)]
+                [one async for one in descriptions_of(listing, peers, origin)]
             right = Listing("v1", SHA256, len(MADE.shards), MADE.identity)
-            (found,) = [one async for one in describe(right, peers, payloads.ORIGIN)]
+            (found,) = [one async for one in descriptions_of(right, peers, payloads.ORIGIN)]
     assert found.manifest == MADE

@@ -15,7 +15,7 @@ from shardcast.errors import ServerUnreachable
 from shardcast.protocol.report import Node
 from shardcast.server.downstream import Downstream
 from shardcast.upstream.follow import Following
-from shardcast.upstream.report import report
+from shardcast.upstream.report import send_reports
 
 ME = Node("81ab", "middle", "rack7", ["v1"], origin="ce0d")
 CLIENT = Node("c2d0", "client", "gpu3", ["v1"], origin="ce0d")
@@ -82,7 +82,7 @@ class Reporter:
     async def running(self) -> AsyncIterator[None]:
         following = cast(Following, SimpleNamespace(followers=self.followers))
         work = asyncio.ensure_future(
-            report(
+            send_reports(
                 following,
                 lambda: self.me,
                 self.below,
@@ -115,12 +115,12 @@ async def test_a_version_of_a_node_below_is_reported_within_a_second() -> None:
     node = Reporter()
     async with node.running():
         await node.clock.run(5)
-        node.below.heard([replace(CLIENT, hops=1)])
+        node.below.record([replace(CLIENT, hops=1)])
         changed = node.clock.now
         await node.clock.run(2)
         when, said = node.upstreams[0].told[-1]
         assert (when - changed <= 1, [one["has"] for one in said["below"]]) == (True, [["v1"]])
-        node.below.heard([replace(CLIENT, hops=1, has=["v1", "v2"])])
+        node.below.record([replace(CLIENT, hops=1, has=["v1", "v2"])])
         changed = node.clock.now
         await node.clock.run(2)
         when, said = node.upstreams[0].told[-1]
@@ -140,7 +140,7 @@ async def test_constant_news_is_at_most_one_report_a_second_or_so() -> None:
     node = Reporter()
     async with node.running():
         for number in range(600):
-            node.below.heard([replace(CLIENT, hops=1, has=[f"v{number + 1}"])])
+            node.below.record([replace(CLIENT, hops=1, has=[f"v{number + 1}"])])
             await node.clock.run(0.1)
         assert 50 <= len(node.upstreams[0].told) <= 80, "60 s"
 
@@ -152,7 +152,7 @@ async def test_unchanged_nodes_are_reported_every_15_s_and_refreshed_ones_every_
         assert 4 <= len(node.upstreams[0].told) <= 5
         before = len(node.upstreams[0].told)
         for _ in range(60):
-            node.below.heard([replace(CLIENT, hops=1)])
+            node.below.record([replace(CLIENT, hops=1)])
             await node.clock.run(1)
         assert 10 <= len(node.upstreams[0].told) - before <= 14
 

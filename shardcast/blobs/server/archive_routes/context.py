@@ -17,7 +17,7 @@ class Upstream(Protocol):
     def fetch(self, wanted: Mapping[str, int], via: Sequence[str]) -> AsyncGenerator[str, None]:
         """Fetch blobs of these lengths into the store, and yield the key of each once it is there."""
 
-    async def obtain(self, key: str, via: Sequence[str]) -> bool:
+    async def fetch_one(self, key: str, via: Sequence[str]) -> bool:
         """Fetch a blob into the store, and return whether it is there.
 
         Raises:

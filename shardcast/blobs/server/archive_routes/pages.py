@@ -15,7 +15,7 @@ from shardcast.blobs.server.archive_routes.answers import compressed, key_of, pa
 from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BlobCorrupt, BlobMissing
-from shardcast.server.hang_ups import opened_for
+from shardcast.server.hang_ups import open_while_connected
 from shardcast.sizes import format_size
 
 log = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class Pages:
             LocalDiskError: it can't be read.
         """
         try:
-            async with opened_for(request, self._context.store.open(key)) as blob:
+            async with open_while_connected(request, self._context.store.open(key)) as blob:
                 return blob.size, await blob.read(min(max_size, blob.size)) if blob.size else b""
         except (BlobMissing, BlobCorrupt) as error:
             if isinstance(error, BlobCorrupt):
@@ -116,7 +116,7 @@ class Pages:
         Raises:
             LocalDiskError: the blob's file can't be looked at.
         """
-        known = await self._context.access_stats.when(key)
+        known = await self._context.access_stats.put_time(key)
         if known is not None:
             return known
         when = self._context.access_stats.now()
@@ -125,7 +125,7 @@ class Pages:
                 if blob.span:
                     with disk_errors("could not look at", blob.span.path):
                         when = blob.span.path.stat().st_mtime
-        await self._context.access_stats.created([key], when)
+        await self._context.access_stats.record_put([key], when)
         return when
 
 

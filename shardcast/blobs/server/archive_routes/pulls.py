@@ -21,10 +21,10 @@ from shardcast.blobs.server.archive_routes.answers import (
 )
 from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError, ShardcastError
-from shardcast.protocol.wire import BYTES, VIA, parse_via
+from shardcast.protocol.wire import BYTES, VIA_HEADER, parse_via
 from shardcast.server.bodies import BodyTooLarge, read_body
 from shardcast.server.connections import BodyTooSlow
-from shardcast.server.hang_ups import opened_for
+from shardcast.server.hang_ups import open_while_connected
 from shardcast.server.writing import write
 
 log = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Pulls:
         except FramingError as error:
             more = {"errors": [f"Invalid blob keys, parse error: {error}"]}
             return failure(request, 400, "Invalid Arguments", more)
-        self._context.access_stats.count(key for key, _ in pairs)
+        self._context.access_stats.count_pulls(key for key, _ in pairs)
         wanted: dict[str, int] = {}
         for key, size in pairs:
             wanted.setdefault(key, size)
@@ -71,7 +71,7 @@ class Pulls:
             missing = await self._send_local(request, response, wanted)
             await response.prepare(request)
             if missing and self._context.upstream:
-                via = parse_via(request.headers.get(VIA))
+                via = parse_via(request.headers.get(VIA_HEADER))
                 async with aclosing(self._context.upstream.fetch(missing, via)) as arrived:
                     async for key in arrived:
                         await self._send_one(request, response, key, missing[key])
@@ -129,7 +129,7 @@ class Pulls:
         """
         started = False
         try:
-            async with opened_for(request, self._context.store.open(key)) as blob:
+            async with open_while_connected(request, self._context.store.open(key)) as blob:
                 if blob.size != length:
                     return True
                 started = True

@@ -14,7 +14,7 @@ from contextlib import aclosing
 
 from aiohttp import ClientError, web
 
-from shardcast.blobs.directory.batch_writer import Putting
+from shardcast.blobs.directory.batch_writer import BatchWriter
 from shardcast.blobs.framing import FramingError, PushReader, TooLong
 from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.server.archive_routes.answers import failure, refuse_coded, too_large, too_slow
@@ -93,11 +93,11 @@ class Pushes:
             LocalDiskError: a blob can't be kept.
         """
         frames = PushReader(self._context.max_blob)
-        async with Putting(blobs, lambda key, length: None) as putting:
+        async with BatchWriter(blobs, lambda key, length: None) as putting:
             try:
                 async for chunk in chunks(request):
                     for part in frames.feed(chunk):
-                        await putting.take(part)
+                        await putting.write_part(part)
             except BodyTooSlow:
                 raise
             except (ConnectionError, ClientError, web.RequestPayloadError) as error:
@@ -107,6 +107,6 @@ class Pushes:
     async def _record(self, keys: Sequence[str], when: float) -> None:
         """Record when blobs were put; a failure is only logged, since the blobs are kept."""
         try:
-            await self._context.access_stats.created(keys, when)
+            await self._context.access_stats.record_put(keys, when)
         except LocalDiskError as error:
             log.error("when %d blobs were put is not known: %s", len(keys), error)

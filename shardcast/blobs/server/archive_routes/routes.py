@@ -19,10 +19,10 @@ from shardcast.protocol.wire import (
     PULL_PATH,
     PUSH_PATH,
     RETRY_AFTER,
-    VIA,
+    VIA_HEADER,
     parse_via,
 )
-from shardcast.server.hang_ups import opened_for
+from shardcast.server.hang_ups import open_while_connected
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
 
@@ -71,11 +71,11 @@ class _Blobs:
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Send a blob; one that isn't here is fetched by a mirror first."""
         key = key_of(request)
-        self._context.access_stats.count([key])
+        self._context.access_stats.count_pulls([key])
         headers = {"Cache-Control": IMMUTABLE}
         for may_fetch in (True, False):
             try:
-                async with opened_for(request, self._context.store.open(key)) as blob:
+                async with open_while_connected(request, self._context.store.open(key)) as blob:
                     self._context.hits += may_fetch
                     return await send_blob(
                         request, blob, key, Reader(READ, request.remote or ""), headers=headers
@@ -87,7 +87,7 @@ class _Blobs:
                 if not may_fetch or upstream is None:
                     break
                 try:
-                    if not await upstream.obtain(key, parse_via(request.headers.get(VIA))):
+                    if not await upstream.fetch_one(key, parse_via(request.headers.get(VIA_HEADER))):
                         break
                 except ShardcastError as failed:
                     log.warning("could not fetch %s: %s", key, failed)

@@ -13,9 +13,9 @@ from email.utils import formatdate
 from aiohttp import web
 
 from shardcast.blobs.directory.blob_directory import BlobDirectory
-from shardcast.blobs.directory.compression import SEAL, Check, Malformed
+from shardcast.blobs.directory.compression import SEAL, DigestCheck, MalformedCoding
 from shardcast.blobs.directory.file import PORTION, BlobFile
-from shardcast.blobs.directory.verify_cache import WORTH_A_SEAL
+from shardcast.blobs.directory.verify_cache import MIN_SEALED_SIZE
 from shardcast.concurrency import Notifier, cancel
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.wire import TEXT, etag
@@ -156,9 +156,9 @@ async def send_file(
                 if file.is_changed:
                     raise CorruptOnTheWay(f"{file.path} was changed while it was sent")
                 if file.seal:
-                    store.verified.seal(head.digest, file.looks, file.seal)
+                    store.verified.set_seal(head.digest, file.stat_result, file.seal)
             except CorruptOnTheWay:
-                store.verified.forget(head.digest, file.looks)
+                store.verified.forget(head.digest, file.stat_result)
                 raise
             await send(head.end)
     return response
@@ -177,7 +177,9 @@ async def _send_hashed(
         CorruptOnTheWay: the bytes are not what the digest says.
     """
     check = (
-        Check(SEAL) if file.seal else Check(store.algorithm, file.coding, sealing=file.size >= WORTH_A_SEAL)
+        DigestCheck(SEAL)
+        if file.seal
+        else DigestCheck(store.algorithm, file.coding, with_seal=file.size >= MIN_SEALED_SIZE)
     )
     hashed, sent, progress = 0, 0, Notifier()
     end, portion = max(0, file.size - _HELD_BACK), min(PORTION, max(_MIN_PORTION, file.size // 16))
@@ -192,7 +194,7 @@ async def _send_hashed(
         nonlocal hashed
         while hashed < file.size:
             due = min(hashed + portion, file.size)
-            reach = await store.verified.hashing.run(file.read, check, hashed, due, check.is_sealing)
+            reach = await store.verified.hashing.run(file.read, check, hashed, due, check.computes_seal)
             if reach < due:
                 raise CorruptOnTheWay(f"{file.path} became shorter while it was sent")
             hashed = reach
@@ -214,7 +216,7 @@ async def _send_hashed(
         if check.finish() != (file.seal or digest):
             raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
         return file.seal or check.seal
-    except Malformed as error:
+    except MalformedCoding as error:
         raise CorruptOnTheWay(f"{file.path}: {error}") from None
     finally:
         await cancel(tasks)
@@ -227,7 +229,7 @@ async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -
     async with head.answering() as response:
         if head.request.method == "HEAD":
             return response
-        check, parts, last = Check(store.algorithm), file.decoded(), b""
+        check, parts, last = DigestCheck(store.algorithm), file.decoded(), b""
 
         def next_part() -> bytes:
             part = next(parts, b"")
@@ -240,11 +242,11 @@ async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -
                 last = part
             if check.finish() != head.digest:
                 raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
-        except Malformed as error:
-            store.verified.forget(head.digest, file.looks)
+        except MalformedCoding as error:
+            store.verified.forget(head.digest, file.stat_result)
             raise CorruptOnTheWay(f"{file.path}: {error}") from None
         except CorruptOnTheWay:
-            store.verified.forget(head.digest, file.looks)
+            store.verified.forget(head.digest, file.stat_result)
             raise
         await write(head.request, response, last)
     return response

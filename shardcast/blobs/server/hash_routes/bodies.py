@@ -9,11 +9,11 @@ from shardcast.server.bodies import chunks, read_body
 from shardcast.server.connections import CONNECTIONS
 
 
-async def when_wanted(request: web.Request) -> None:
+async def delay_continue(request: web.Request) -> None:
     """Delay the 100 Continue of a request that expects it; ``send_continue`` sends it."""
     if _waits(request):
         # The bound on a slow body must not run while this side delays it.
-        request.app[CONNECTIONS].of(request).body_awaited = False
+        request.app[CONNECTIONS].watch_of(request).body_awaited = False
 
 
 def _waits(request: web.Request) -> bool:
@@ -24,14 +24,14 @@ def _waits(request: web.Request) -> bool:
 async def send_continue(request: web.Request) -> None:
     """Send a 100 Continue to a sender that waits for it."""
     if _waits(request) and request.transport:
-        request.app[CONNECTIONS].of(request).body_awaited = True
+        request.app[CONNECTIONS].watch_of(request).body_awaited = True
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-async def whole(request: web.Request, most: int) -> bytes:
-    """Return a body of at most ``most`` bytes; raises as ``read_body`` does."""
+async def read_wanted_body(request: web.Request, max_size: int) -> bytes:
+    """Return a body of at most ``max_size`` bytes; raises as ``read_body`` does."""
     await send_continue(request)
-    return await read_body(request, most)
+    return await read_body(request, max_size)
 
 
 async def answer_without_body(request: web.Request, status: int) -> web.StreamResponse:

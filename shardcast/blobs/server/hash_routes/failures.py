@@ -11,7 +11,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from shardcast.blobs.directory.file import BlobFile
 from shardcast.blobs.server.hash_routes.activity import Activity
-from shardcast.blobs.server.hash_routes.requests import Refused, said
+from shardcast.blobs.server.hash_routes.requests import BadRequest, json_response
 from shardcast.disk_errors import is_full
 from shardcast.errors import LocalDiskError
 from shardcast.protocol.wire import RETRY_AFTER
@@ -27,7 +27,7 @@ _NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EFBIG)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-class CorruptFile(Refused):
+class CorruptFile(BadRequest):
     """A request for a blob whose files are there, and none of them is right."""
 
     def __init__(self, message: str) -> None:
@@ -49,8 +49,8 @@ def guarded(handler: Handler, activity: Activity) -> Handler:
         with activity.request():
             try:
                 return await handler(request)
-            except Refused as error:
-                return said(error.said, 400)
+            except BadRequest as error:
+                return json_response(error.payload, 400)
             except LocalDiskError as error:
                 log.error("%s %s: %s", request.method, request.path, error)
                 return _disk_failure(request, error)
@@ -58,7 +58,7 @@ def guarded(handler: Handler, activity: Activity) -> Handler:
                 raise
             except (ConnectionError, ClientError, HttpProcessingError) as error:
                 log.debug("%s went away: %s", request.remote, error)
-                return said({"message": f"the request broke off: {error}"}, 400)
+                return json_response({"message": f"the request broke off: {error}"}, 400)
 
     return answer
 
@@ -67,7 +67,7 @@ def _disk_failure(request: web.Request, error: LocalDiskError) -> web.Response:
     """Return the answer to a request that this machine's disk fails; never that the blob is missing."""
     message = {"message": str(error)}
     if is_full(error):
-        return said(message, 507)
+        return json_response(message, 507)
     if request.method == "PUT" and getattr(error.__cause__, "errno", None) in _NOT_ALLOWED:
-        return said(message, 500)
-    return said(message, 503, {"Retry-After": RETRY_AFTER})
+        return json_response(message, 500)
+    return json_response(message, 503, {"Retry-After": RETRY_AFTER})

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from shardcast.blobs.server.hash_routes.bodies import whole
-from shardcast.blobs.server.hash_routes.requests import MAX_BODY, Refused, parse_checksum, parse_checksums
+from shardcast.blobs.server.hash_routes.bodies import read_wanted_body
+from shardcast.blobs.server.hash_routes.requests import MAX_BODY, BadRequest, parse_checksum, parse_checksums
 from shardcast.json_text import parse_json
 from shardcast.server.turns import Turns
 
@@ -23,7 +23,7 @@ _BLANKS = b" \t\r\n"
 _WRONG = {"detail": "There was an error parsing the body"}
 
 
-class Lists:
+class ListParser:
     """The lists in the bodies of requests to a hash server, parsed one long list at a time."""
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Lists:
             Refused: the body is no JSON, or a long list of something else.
             HTTPException, ConnectionError: as ``read_body`` raises them.
         """
-        body = await whole(request, MAX_BODY)
+        body = await read_wanted_body(request, MAX_BODY)
         if len(body) <= _SHORT:
             return parse_checksums(body)
-        return [digest for batch in await self._turns.take(listed(body)) for digest in batch]
+        return [digest for batch in await self._turns.run(iter_checksums(body)) for digest in batch]
 
 
-def listed(body: bytes) -> Iterator[list[str]]:
+def iter_checksums(body: bytes) -> Iterator[list[str]]:
     """Yield the checksums of a long list, some at a time.
 
     Raises:
@@ -52,7 +52,7 @@ def listed(body: bytes) -> Iterator[list[str]]:
     """
     text = body.strip(_BLANKS)
     if not (text.startswith(b"[") and text.endswith(b"]")):
-        raise Refused(_WRONG)
+        raise BadRequest(_WRONG)
     start, end, index = 1, len(text) - 1, 0
     while start <= end:
         cut = text.find(b",", start + _PIECE, start + 2 * _PIECE)
@@ -60,7 +60,7 @@ def listed(body: bytes) -> Iterator[list[str]]:
             cut = end
         items = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []
         if not items:
-            raise Refused(_WRONG)
+            raise BadRequest(_WRONG)
         yield [parse_checksum(item, "body", index + count) for count, item in enumerate(items)]
         start, index = cut + 1, index + len(items)
 
@@ -72,8 +72,8 @@ def _strings(piece: bytes) -> list[object]:
         Refused: the piece is no JSON, or an item has parts.
     """
     if b"[" in piece or b"{" in piece:
-        raise Refused(_WRONG)
+        raise BadRequest(_WRONG)
     try:
         return list(parse_json(f"[{piece.decode()}]"))
     except ValueError:
-        raise Refused(_WRONG) from None
+        raise BadRequest(_WRONG) from None

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
-from shardcast.blobs.server.hash_routes.lists import Lists
-from shardcast.blobs.server.hash_routes.requests import said
+from shardcast.blobs.server.hash_routes.lists import ListParser
+from shardcast.blobs.server.hash_routes.requests import json_response
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.errors import BlobCorrupt
-from shardcast.server.hang_ups import while_wanted
+from shardcast.server.hang_ups import while_connected
 
 log = logging.getLogger(__name__)
 
@@ -26,13 +26,13 @@ class Queries:
 
     def __init__(self, state: HashServerState) -> None:
         self._state = state
-        self._lists = Lists()
+        self._lists = ListParser()
 
     async def has(self, request: web.Request) -> web.StreamResponse:
         """Tell which blobs are here, are arriving, or are promised."""
         state, digests = self._state, await self._lists.read(request)
-        present = await while_wanted(request, self._present(digests))
-        return said(
+        present = await while_connected(request, self._present(digests))
+        return json_response(
             [
                 local or state.uploads.has(digest) or state.promises.has(digest)
                 for local, digest in zip(present, digests, strict=True)
@@ -42,13 +42,13 @@ class Queries:
     async def has_now(self, request: web.Request) -> web.StreamResponse:
         """Tell which blobs are here."""
         digests = await self._lists.read(request)
-        return said(await while_wanted(request, self._present(digests)))
+        return json_response(await while_connected(request, self._present(digests)))
 
     async def lengths(self, request: web.Request) -> web.StreamResponse:
         """Tell the lengths of blobs: true for a promised one, 0 for a missing one."""
         digests = await self._lists.read(request)
-        lengths = await while_wanted(request, self._settled_lengths(digests))
-        return said(
+        lengths = await while_connected(request, self._settled_lengths(digests))
+        return json_response(
             [
                 (self._state.promises.has(digest) or 0) if length is None else length
                 for length, digest in zip(lengths, digests, strict=True)

@@ -7,18 +7,18 @@ from typing import NamedTuple
 
 from aiohttp import web
 
-from shardcast.blobs.directory.compression import CODINGS, Check
+from shardcast.blobs.directory.compression import CODINGS, DigestCheck
 from shardcast.blobs.directory.file import BlobFile
-from shardcast.blobs.directory.incoming_folder import SMALL
-from shardcast.blobs.directory.lookup import AS_IT_IS_FIRST
+from shardcast.blobs.directory.incoming_folder import MAX_INLINE_SIZE
+from shardcast.blobs.directory.lookup import FORMS
 from shardcast.blobs.server.hash_routes.answers import AnswerHead, send_decoded, send_file
 from shardcast.blobs.server.hash_routes.failures import CorruptFile, corruption
 from shardcast.blobs.server.hash_routes.requests import BareResponse, checksum_of
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.blobs.server.negotiation import accepted_forms
 from shardcast.errors import LocalDiskError
-from shardcast.server.hang_ups import while_wanted
-from shardcast.store.file_errors import Search
+from shardcast.server.hang_ups import while_connected
+from shardcast.store.file_errors import BlobSearch
 
 _POLL = 1.0
 """Seconds between two looks at the disk for a promised blob: another process may put it there."""
@@ -48,12 +48,12 @@ class Reads:
         """Send a blob in a form that the reader takes; 404 when it isn't here and isn't coming."""
         digest, store = checksum_of(request), self._state.store
         forms, decoded = accepted_forms(request.headers.get("Accept-Encoding"), CODINGS)
-        all_forms = (*forms, *(form for form in AS_IT_IS_FIRST if form not in forms))
-        found = await while_wanted(request, self._wait_for(digest, all_forms))
+        all_forms = (*forms, *(form for form in FORMS if form not in forms))
+        found = await while_connected(request, self._wait_for(digest, all_forms))
         if found is None:
             return BareResponse(body=b"Not found", status=404)
         with found.file as file:
-            mtime = file.looks.st_mtime
+            mtime = file.stat_result.st_mtime
             if file.coding is None or file.coding in forms or not decoded:
                 head = AnswerHead(
                     request, digest, length=file.size, mtime=mtime, coding=file.coding, ranges=True
@@ -83,7 +83,7 @@ class Reads:
                 continue
             if found is None:
                 # A lock file of another program says that the file is being written: look again without it.
-                await state.locks.released(state.store.folder, digest)
+                await state.locks.wait_released(state.store.folder, digest)
                 found = await self._find(digest, forms)
             if found is not None or not state.promises.has(digest):
                 return found
@@ -96,38 +96,38 @@ class Reads:
             CorruptFile: it has files, and none is right.
             LocalDiskError: a file can't be read.
         """
-        search, store = Search(), self._state.store
+        search, store = BlobSearch(), self._state.store
         for file in store.lookup.files(digest, search, forms):
             with contextlib.ExitStack() as stack:
                 stack.enter_context(file)
-                if file.is_regular and file.size <= SMALL and file.coding is None:
+                if file.is_regular and file.size <= MAX_INLINE_SIZE and file.coding is None:
                     data = _whole(file, search)
                     if data is not None and _digest_of(store.algorithm, data) == digest:
                         stack.pop_all()
                         return _Found(file, data, fresh=True)
                 elif file.is_regular:
-                    fresh = store.verified.known(digest, file.looks) is None
+                    fresh = store.verified.get(digest, file.stat_result) is None
                     if await store.is_right(digest, file, search):
                         stack.pop_all()
                         return _Found(file, None, fresh)
-            search.met_wrong(corruption(file, store.algorithm))
+            search.add_corrupt(corruption(file, store.algorithm))
         search.check()
         if search.wrong is not None:
             raise CorruptFile(search.wrong)
         return None
 
 
-def _whole(file: BlobFile, search: Search) -> bytes | None:
+def _whole(file: BlobFile, search: BlobSearch) -> bytes | None:
     """Return a file's bytes; None where it can't be read, which ``search`` records."""
     try:
-        return file.whole()
+        return file.read_all()
     except LocalDiskError as error:
-        search.met(error)
+        search.add_error(error)
         return None
 
 
 def _digest_of(algorithm: str, data: bytes) -> str:
     """Return the digest of bytes."""
-    check = Check(algorithm)
+    check = DigestCheck(algorithm)
     check.update(data)
     return check.finish()

@@ -25,19 +25,19 @@ class BareResponse(web.Response):
     """An answer without a media type, as hashserver's short ones are."""
 
 
-class Refused(Exception):
+class BadRequest(Exception):
     """A request that is answered with 400.
 
     Attributes:
         said: the answer's body, as JSON.
     """
 
-    def __init__(self, said: object) -> None:
-        super().__init__(said)
-        self.said = said
+    def __init__(self, payload: object) -> None:
+        super().__init__(payload)
+        self.payload = payload
 
 
-class InvalidData(Refused):
+class InvalidData(BadRequest):
     """A request with a value that can't be right, in pydantic's words."""
 
     def __init__(self, kind: str, where: Sequence[str | int], message: str, value: object) -> None:
@@ -46,12 +46,12 @@ class InvalidData(Refused):
         super().__init__({"message": "Invalid data", "exception": wrong})
 
 
-def said(value: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+def json_response(payload: object, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """Return a JSON answer, without blanks as hashserver's."""
     try:
-        text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        text = json.dumps(payload, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     except ValueError:  # NaN or an infinity, which Python reads and JSON lacks: null
-        return said(json.loads(json.dumps(value), parse_constant=lambda _: None), status, headers)
+        return json_response(json.loads(json.dumps(payload), parse_constant=lambda _: None), status, headers)
     body = text.encode("utf-8", "backslashreplace")  # a lone surrogate becomes \uXXXX, JSON's own escape
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
 
@@ -96,7 +96,7 @@ def parse_checksums(body: bytes) -> list[str]:
     except json.JSONDecodeError as error:
         raise InvalidData("json_invalid", ["body", error.pos], "JSON decode error", {}) from None
     except ValueError:  # not UTF-8, a number of 5000 digits, lists in lists
-        raise Refused({"detail": "There was an error parsing the body"}) from None
+        raise BadRequest({"detail": "There was an error parsing the body"}) from None
     if listed is None:
         raise InvalidData("missing", ["body"], "Field required", None)
     if not isinstance(listed, list):

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from shardcast.blobs.server.hash_routes.bodies import when_wanted
+from shardcast.blobs.server.hash_routes.bodies import delay_continue
 from shardcast.blobs.server.hash_routes.failures import Handler, guarded
 from shardcast.blobs.server.hash_routes.queries import Queries
 from shardcast.blobs.server.hash_routes.reads import Reads
-from shardcast.blobs.server.hash_routes.requests import BareResponse, preflight, said, url_of_path
+from shardcast.blobs.server.hash_routes.requests import BareResponse, json_response, preflight, url_of_path
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.blobs.server.hash_routes.writes import Writes
 from shardcast.protocol.wire import HAS_NOW_PATH, HAS_PATH, HEALTHCHECK_PATH, LENGTH_PATH, PROMISE_PATH
@@ -24,10 +24,10 @@ def add_hash_routes(app: web.Application, state: HashServerState) -> None:
 
     def route(method: str, path: str, handler: Handler) -> None:
         for name in (method, "HEAD") if method == "GET" else (method,):
-            app.router.add_route(name, path, guarded(handler, state.activity), expect_handler=when_wanted)
+            app.router.add_route(name, path, guarded(handler, state.activity), expect_handler=delay_continue)
 
     async def begin(app: web.Application) -> None:
-        await store.begin()
+        await store.prepare()
 
     async def end(app: web.Application) -> None:
         await store.close()
@@ -62,8 +62,8 @@ def _unrouted(request: web.Request, writable: bool) -> web.Response:
         return BareResponse(status=307, headers={"Location": url_of_path(request, path[:-1])})
     methods = _allowed_methods(path, writable)
     if methods:
-        return said({"detail": "Method Not Allowed"}, 405, {"Allow": methods})
-    return said({"detail": "Not Found"}, 404)
+        return json_response({"detail": "Method Not Allowed"}, 405, {"Allow": methods})
+    return json_response({"detail": "Not Found"}, 404)
 
 
 def _allowed_methods(path: str, writable: bool) -> str:

@@ -8,12 +8,12 @@ from shardcast.blobs.directory.blob_writer import MalformedBlob
 from shardcast.blobs.directory.marks import count_as_put
 from shardcast.blobs.server.hash_routes.bodies import answer_without_body, send_continue
 from shardcast.blobs.server.hash_routes.failures import CorruptFile, corruption
-from shardcast.blobs.server.hash_routes.requests import BareResponse, checksum_of, coding_of, said
+from shardcast.blobs.server.hash_routes.requests import BareResponse, checksum_of, coding_of, json_response
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.errors import IntegrityError
 from shardcast.server.bodies import chunks
-from shardcast.server.hang_ups import while_wanted
-from shardcast.store.file_errors import Search
+from shardcast.server.hang_ups import while_connected
+from shardcast.store.file_errors import BlobSearch
 
 
 class Writes:
@@ -26,18 +26,18 @@ class Writes:
         """Note that a blob will come, so that readers wait for it."""
         digest, promises = checksum_of(request), self._state.promises
         promises.add(digest)
-        return said({"checksum": digest, "expires_in": promises.seconds}, 202)
+        return json_response({"checksum": digest, "expires_in": promises.seconds}, 202)
 
     async def put(self, request: web.Request) -> web.StreamResponse:
         """Keep a blob: 200; 201 when it is here already, and 202 while another request uploads it."""
         state, store = self._state, self._state.store
         digest, coding = checksum_of(request), coding_of(request)
-        search = Search()
+        search = BlobSearch()
         for present in store.lookup.files(digest, search, (coding,), (store.folder,)):
             with present:
                 if not present.is_regular:
                     raise CorruptFile(corruption(present, store.algorithm))
-                right = await while_wanted(request, store.is_right(digest, present, search))
+                right = await while_connected(request, store.is_right(digest, present, search))
             if right and count_as_put(store.folder, digest, coding):
                 state.promises.fulfil(digest)
                 return await answer_without_body(request, 201)
