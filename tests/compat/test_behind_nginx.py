@@ -81,7 +81,7 @@ def test_versions_and_reports_go_through_nginx(tmp_path: Path) -> None:
         assert sha256(tmp_path / "followed" / "download_v2.bin") == sha256(newer)
 
 
-def test_a_download_survives_a_restart_of_what_is_behind_nginx(tmp_path: Path) -> None:
+def test_download_survives_restart_of_node_behind_nginx(tmp_path: Path) -> None:
     one = publish(tmp_path / "origin", random_bytes(8 * MB), 4 * MB)
     output, said = tmp_path / "got.bin", tmp_path / "said"
     with contextlib.ExitStack() as stack:
@@ -101,7 +101,7 @@ def test_a_download_survives_a_restart_of_what_is_behind_nginx(tmp_path: Path) -
     assert sha256(output) == one.sha256
 
 
-async def test_a_growing_version_is_passed_on_line_by_line_and_piece_by_piece(tmp_path: Path) -> None:
+async def test_nginx_passes_live_version_on_without_delay(tmp_path: Path) -> None:
     made = payloads.manifest(random_bytes(10 * payloads.PIECE))
     lines = made.raw.splitlines(keepends=True)
     first = random_bytes(10 * payloads.PIECE)[: payloads.SHARD]
@@ -134,7 +134,7 @@ async def test_a_growing_version_is_passed_on_line_by_line_and_piece_by_piece(tm
         held.close()
 
 
-async def test_a_pull_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Path) -> None:
+async def test_broken_pull_behind_nginx_does_not_end_cleanly(tmp_path: Path) -> None:
     large, store = random_bytes(1 << 20), CorruptAtEnd()
     await put_blobs(store, b"one", large)
     wanted = {payloads.sha256(blob): len(blob) for blob in (b"one", large)}
@@ -151,7 +151,7 @@ async def test_a_pull_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Pat
                 _ = [one async for one in ArchiveClient(url, own).pull(wanted)]
 
 
-async def test_a_blob_that_breaks_off_behind_nginx_is_no_short_one(tmp_path: Path) -> None:
+async def test_broken_blob_behind_nginx_does_not_end_cleanly(tmp_path: Path) -> None:
     (key,) = fill(tmp_path / "blobs", random_bytes(8 * MB))
     words = ("store", "serve", str(tmp_path / "blobs"), "--port-range", "49152", "65535")
     with (

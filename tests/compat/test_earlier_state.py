@@ -155,7 +155,7 @@ def test_directory_of_this_state_is_taken_up_by_the_earlier_one_and_back(tmp_pat
             until_listed(again, "v1", "v2", "v3")
 
 
-def test_earlier_origin_that_begins_anew_is_followed(tmp_path: Path) -> None:
+def test_restarted_line_of_earlier_origin_is_followed(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(processes.reserved_port())
         first = stack.enter_context(
@@ -190,7 +190,7 @@ def test_withdrawn_version_leaves_the_list_of_a_new_node_below_an_earlier_reader
             assert fetch(f"{old.url}/healthcheck") == b"OK"
 
 
-def test_list_of_a_static_or_0_1_0_server_that_begins_anew_is_followed_after_three_readings(
+def test_restarted_line_of_static_or_0_1_0_server_is_followed_after_three_reads(
     tmp_path: Path,
 ) -> None:
     from tests.support.bad_servers import BadServer

@@ -253,7 +253,7 @@ ELSEWHERE_TESTED = {("promised", "GET"), *((state, "GET upper") for state in ("p
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_each_request_in_each_state(pair: tuple[Side, Side], state: str) -> None:
+def test_each_request_in_each_state_answers_alike(pair: tuple[Side, Side], state: str) -> None:
     for name, sent in REQUESTS.items():
         if (state, name) in ELSEWHERE_TESTED:
             continue
@@ -274,7 +274,7 @@ def test_each_request_in_each_state(pair: tuple[Side, Side], state: str) -> None
             assert one_waited == other_waited == (name == "GET" and state in AWAITED), f"{state}, {name}"
 
 
-def test_the_disk_is_the_same_afterwards(pair: tuple[Side, Side]) -> None:
+def test_files_on_disk_are_alike_afterwards(pair: tuple[Side, Side]) -> None:
     """Blobs, folders, their modes, the marker; and nothing else."""
     found = []
     for side in pair:
@@ -364,7 +364,7 @@ PLAIN |= {
 
 
 @pytest.mark.parametrize("name", PLAIN)
-def test_requests_without_a_state(pair: tuple[Side, Side], name: str) -> None:
+def test_stateless_requests_answer_alike(pair: tuple[Side, Side], name: str) -> None:
     method, path, body, headers = PLAIN[name]
     one, other = (side.ask(method, path, body, **headers) for side in pair)
     if any(name in rows for rows in PLAIN_DIFFERENCES.values()):
@@ -375,7 +375,7 @@ def test_requests_without_a_state(pair: tuple[Side, Side], name: str) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 3000, 100_000, 3_000_000])
-def test_blobs_of_all_sizes_and_parts_of_them(pair: tuple[Side, Side], size: int) -> None:
+def test_blobs_and_ranges_of_all_sizes_answer_alike(pair: tuple[Side, Side], size: int) -> None:
     data = b"x" * size
     asked = ["bytes=0-0", "bytes=2-5", "bytes=-3", "bytes=1-", f"bytes=0-{size + 9}"]
     for side in pair:
@@ -391,7 +391,7 @@ def test_blobs_of_all_sizes_and_parts_of_them(pair: tuple[Side, Side], size: int
 
 
 @pytest.mark.parametrize("value", ["x", "bytes=0-1,4-5", "bytes=5-2", "chunks=0-1"])
-def test_ranges_that_differ(pair: tuple[Side, Side], value: str) -> None:
+def test_documented_range_differences_are_exactly_these(pair: tuple[Side, Side], value: str) -> None:
     """Listed as "Range": what hashserver refuses or joins together, ours passes over."""
     data = b"0123456789"
     for side in pair:
@@ -401,7 +401,7 @@ def test_ranges_that_differ(pair: tuple[Side, Side], value: str) -> None:
     assert one != other
 
 
-def test_a_promise_is_waited_for(pair: tuple[Side, Side]) -> None:
+def test_promised_blob_is_waited_for_alike(pair: tuple[Side, Side]) -> None:
     for state in ("right", "found"):
         seen = []
         for side in pair:
@@ -421,7 +421,7 @@ def test_a_promise_is_waited_for(pair: tuple[Side, Side]) -> None:
         assert seen[0][0] == (200 if state == "right" else 201)
 
 
-def test_what_is_uploading(pair: tuple[Side, Side]) -> None:
+def test_blob_being_uploaded_answers_alike(pair: tuple[Side, Side]) -> None:
     """Others who put it are told so at once; readers, and who asks for its length, wait for it."""
     seen = []
     for side in pair:
@@ -448,7 +448,7 @@ def test_what_is_uploading(pair: tuple[Side, Side]) -> None:
     assert seen[0][0].status == 202
 
 
-def test_who_only_reads(hashserver: Path, tmp_path: Path) -> None:
+def test_read_only_server_answers_alike(hashserver: Path, tmp_path: Path) -> None:
     with both(hashserver, tmp_path, "prefix", "sha256") as sides:
         for method, path in (
             ("PUT", f"/{DIGEST}"),

@@ -165,7 +165,7 @@ def network(old: OldShardcast, tmp_path: Path) -> Iterator[Network]:
         ("ours", "old", "old"),
     ],
 )
-def test_ours_and_old_nodes_mix(
+def test_new_and_old_nodes_mix_in_each_position(
     network: Network, tmp_path: Path, origin: Whose, middle: Whose | None, client: Whose
 ) -> None:
     given = payload(tmp_path)
@@ -177,7 +177,7 @@ def test_ours_and_old_nodes_mix(
     assert network.fetch(client, server) == sha256(given)
 
 
-def test_middles_of_middles(network: Network, tmp_path: Path) -> None:
+def test_chain_of_new_and_old_middles_relays(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     server = network.origin("ours", given)
     for whose in ("ours", "old", "ours"):
@@ -186,7 +186,9 @@ def test_middles_of_middles(network: Network, tmp_path: Path) -> None:
     assert network.fetch("old", server) == sha256(given)
 
 
-def test_versions_go_on_while_the_nodes_run(network: Network, old: OldShardcast, tmp_path: Path) -> None:
+def test_new_versions_pass_running_old_and_new_nodes(
+    network: Network, old: OldShardcast, tmp_path: Path
+) -> None:
     first, second = payload(tmp_path, "first"), payload(tmp_path, "second")
     data_dir = tmp_path / "data"
     middle = network.middle("ours", network.origin("old", first, data_dir=data_dir))
@@ -196,7 +198,7 @@ def test_versions_go_on_while_the_nodes_run(network: Network, old: OldShardcast,
     assert network.fetch("old", middle, version="v2") == sha256(second)
 
 
-def test_the_list_of_an_old_origin_as_our_client_prints_it(network: Network, tmp_path: Path) -> None:
+def test_client_prints_list_of_old_origin(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given)
     done = processes.run("client", "--servers", origin.url, "--list")
@@ -208,7 +210,7 @@ def test_the_list_of_an_old_origin_as_our_client_prints_it(network: Network, tmp
 # ---- several servers ----
 
 
-def test_an_old_origin_and_our_middle_are_servers_of_one_version(network: Network, tmp_path: Path) -> None:
+def test_old_origin_and_new_middle_serve_one_version_together(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given)
     middle = network.middle("ours", origin)
@@ -217,7 +219,7 @@ def test_an_old_origin_and_our_middle_are_servers_of_one_version(network: Networ
     assert network.fetch("old", middle, origin) == sha256(given)
 
 
-def test_an_old_origin_that_another_reader_holds_stalls_nobody(network: Network, tmp_path: Path) -> None:
+def test_old_origin_held_by_another_reader_stalls_no_client(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given)
     middle = network.middle("ours", origin)
@@ -229,7 +231,7 @@ def test_an_old_origin_that_another_reader_holds_stalls_nobody(network: Network,
         assert time.monotonic() - began < 15
 
 
-def test_servers_that_disagree_are_not_mixed(network: Network, tmp_path: Path) -> None:
+def test_payloads_of_disagreeing_old_servers_are_not_mixed(network: Network, tmp_path: Path) -> None:
     one, other = payload(tmp_path, "one"), payload(tmp_path, "other")
     first, second = network.origin("old", one), network.origin("old", other)
     assert network.fetch("ours", first, second) == sha256(one)
@@ -253,7 +255,7 @@ def missing(shard: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [flipped, shortened, emptied, missing])
-def test_a_wrong_shard_is_fetched_from_another_old_server(
+def test_wrong_shard_is_fetched_from_another_old_server(
     network: Network, tmp_path: Path, harm: Callable[[Path], None]
 ) -> None:
     given = payload(tmp_path)
@@ -263,7 +265,7 @@ def test_a_wrong_shard_is_fetched_from_another_old_server(
     assert network.fetch("ours", wrong, right) == sha256(given)
 
 
-def test_our_middle_tells_two_old_servers_apart(network: Network, tmp_path: Path) -> None:
+def test_middle_distinguishes_two_old_servers(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     wrong = network.origin("old", given, data_dir=tmp_path / "wrong")
     right = network.origin("old", given)
@@ -274,7 +276,7 @@ def test_our_middle_tells_two_old_servers_apart(network: Network, tmp_path: Path
     assert network.fetch("old", middle) == sha256(given)
 
 
-def test_wrong_bytes_from_the_only_server_reach_nobody(network: Network, tmp_path: Path) -> None:
+def test_wrong_bytes_from_the_only_old_server_are_never_relayed(network: Network, tmp_path: Path) -> None:
     wrong, given = payload(tmp_path, "wrong"), payload(tmp_path, "given")
     origin = network.origin("old", wrong, given, data_dir=tmp_path / "data")
     spoil(tmp_path / "data" / "v1" / "shard_004.bin")
@@ -292,7 +294,7 @@ def test_wrong_bytes_from_the_only_server_reach_nobody(network: Network, tmp_pat
     assert network.fetch("old", middle, version="v2") == sha256(given)
 
 
-def test_a_shard_that_the_only_server_lacks_is_named(network: Network, tmp_path: Path) -> None:
+def test_missing_shard_of_the_only_server_is_named(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given, data_dir=tmp_path / "data")
     missing(tmp_path / "data" / "v1" / "shard_004.bin")
@@ -303,7 +305,7 @@ def test_a_shard_that_the_only_server_lacks_is_named(network: Network, tmp_path:
     assert not output.exists()
 
 
-def test_our_middle_waits_for_a_shard_that_its_upstream_lacks(network: Network, tmp_path: Path) -> None:
+def test_middle_waits_for_a_missing_shard_of_its_upstream(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     network.old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     shard = tmp_path / "data" / "v1" / "shard_004.bin"
@@ -321,7 +323,7 @@ def test_our_middle_waits_for_a_shard_that_its_upstream_lacks(network: Network, 
 # ---- what stands in an old list ----
 
 
-def test_a_list_with_digests_only(network: Network, tmp_path: Path) -> None:
+def test_list_with_digests_only_is_read(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given, data_dir=tmp_path / "data")
     (tmp_path / "data" / "distribution.txt").write_text(f"v1: {sha256(given)}\n")
@@ -331,7 +333,7 @@ def test_a_list_with_digests_only(network: Network, tmp_path: Path) -> None:
     assert network.fetch("old", middle) == sha256(given)
 
 
-def test_the_newest_is_by_number(network: Network, tmp_path: Path) -> None:
+def test_newest_version_is_chosen_by_number(network: Network, tmp_path: Path) -> None:
     given = [payload(tmp_path, f"payload-{n}", 1000 + n) for n in range(1, 12)]
     origin = network.origin("old", *given)
     assert network.fetch("ours", origin, version="latest") == sha256(given[-1])
@@ -343,7 +345,7 @@ def test_the_newest_is_by_number(network: Network, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("readings", ["empty", "cut in the digest", "cut in the count"])
-def test_a_list_that_is_being_rewritten(
+def test_list_being_rewritten_is_read_again(
     network: Network, old: OldShardcast, tmp_path: Path, readings: str
 ) -> None:
     first, second = payload(tmp_path, "first"), payload(tmp_path, "second")
@@ -362,7 +364,7 @@ def test_a_list_that_is_being_rewritten(
         assert listed(middle.url) == {"v1": line_of(first), "v2": line_of(second)}
 
 
-def test_a_list_that_never_ends_with_a_newline(network: Network, old: OldShardcast, tmp_path: Path) -> None:
+def test_list_without_final_newline_is_read(network: Network, old: OldShardcast, tmp_path: Path) -> None:
     given = payload(tmp_path)
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     with plain_server(tmp_path / "data") as server:
@@ -371,7 +373,7 @@ def test_a_list_that_never_ends_with_a_newline(network: Network, old: OldShardca
         network.middle("ours", server.url)
 
 
-def test_an_emptied_list_retires_nothing(network: Network, old: OldShardcast, tmp_path: Path) -> None:
+def test_emptied_list_retires_nothing(network: Network, old: OldShardcast, tmp_path: Path) -> None:
     given = payload(tmp_path)
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     with plain_server(tmp_path / "data") as server:
@@ -383,7 +385,7 @@ def test_an_emptied_list_retires_nothing(network: Network, old: OldShardcast, tm
         assert network.fetch("old", middle) == sha256(given)
 
 
-def test_an_endless_list_is_no_list(network: Network, old: OldShardcast, tmp_path: Path) -> None:
+def test_endless_list_is_rejected(network: Network, old: OldShardcast, tmp_path: Path) -> None:
     given = payload(tmp_path)
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     with plain_server(tmp_path / "data") as endless, plain_server(tmp_path / "data") as right:
@@ -393,9 +395,7 @@ def test_an_endless_list_is_no_list(network: Network, old: OldShardcast, tmp_pat
         assert code == NOT_OFFERED, said
 
 
-def test_lines_that_name_no_version_are_passed_over(
-    network: Network, old: OldShardcast, tmp_path: Path
-) -> None:
+def test_lines_without_a_version_are_skipped(network: Network, old: OldShardcast, tmp_path: Path) -> None:
     given = payload(tmp_path)
     old.broadcast(tmp_path / "data", given, shard_size=SHARD)
     digest = sha256(given)
@@ -422,7 +422,7 @@ def test_lines_that_name_no_version_are_passed_over(
 # ---- sizes ----
 
 
-def test_an_empty_file(network: Network, tmp_path: Path) -> None:
+def test_empty_file_passes_old_nodes(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path, size=0)
     origin = network.origin("ours", given)
     assert listed(origin.url) == {"v1": line_of(given, 1)}
@@ -430,7 +430,7 @@ def test_an_empty_file(network: Network, tmp_path: Path) -> None:
     assert network.fetch("old", network.middle("old", origin)) == sha256(given)
 
 
-def test_an_empty_file_of_an_old_origin(network: Network, tmp_path: Path) -> None:
+def test_empty_file_of_old_origin_is_fetched(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path, size=0)
     origin = network.origin("old", given)
     assert listed(origin.url) == {"v1": line_of(given, 0)}
@@ -440,7 +440,9 @@ def test_an_empty_file_of_an_old_origin(network: Network, tmp_path: Path) -> Non
     assert network.fetch("old", middle) == sha256(given)
 
 
-def test_more_than_999_shards_of_an_old_origin(network: Network, old: OldShardcast, tmp_path: Path) -> None:
+def test_more_than_999_shards_of_old_origin_are_fetched(
+    network: Network, old: OldShardcast, tmp_path: Path
+) -> None:
     given = payload(tmp_path, size=1005 * 64 - 1)
     old.broadcast(tmp_path / "data", given, shard_size=64)
     origin = network.origin("old", data_dir=tmp_path / "data")
@@ -451,7 +453,9 @@ def test_more_than_999_shards_of_an_old_origin(network: Network, old: OldShardca
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_whole_shards_only(network: Network, tmp_path: Path, shards: int) -> None:
+def test_old_origin_without_ranges_is_read_by_whole_shards(
+    network: Network, tmp_path: Path, shards: int
+) -> None:
     given = payload(tmp_path, size=shards * SHARD)
     origin, ours = network.origin("old", given), network.origin("ours", given)
     assert listed(origin.url) == listed(ours.url) == {"v1": line_of(given, shards)}
@@ -462,7 +466,7 @@ def test_whole_shards_only(network: Network, tmp_path: Path, shards: int) -> Non
 # ---- what stays when a node ends ----
 
 
-def test_our_middle_needs_no_upstream_for_what_it_has(network: Network, tmp_path: Path) -> None:
+def test_middle_serves_local_versions_without_upstream(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given)
     middle = network.middle("ours", origin, data_dir=tmp_path / "kept")
@@ -476,7 +480,7 @@ def test_our_middle_needs_no_upstream_for_what_it_has(network: Network, tmp_path
     assert network.fetch("old", again) == sha256(given)
 
 
-def test_our_origin_takes_over_an_old_origins_directory(
+def test_origin_takes_over_directory_of_old_origin(
     network: Network, old: OldShardcast, tmp_path: Path
 ) -> None:
     first, second, third = (payload(tmp_path, name) for name in ("first", "second", "third"))
@@ -505,9 +509,7 @@ def test_our_origin_takes_over_an_old_origins_directory(
     assert network.fetch("ours", middle, version="v1") == sha256(first)
 
 
-def test_our_directory_in_the_hands_of_an_old_origin_and_back(
-    network: Network, old: OldShardcast, tmp_path: Path
-) -> None:
+def test_directory_survives_use_by_old_origin(network: Network, old: OldShardcast, tmp_path: Path) -> None:
     first, second, third = (payload(tmp_path, name) for name in ("first", "second", "third"))
     data_dir = tmp_path / "data"
 
@@ -528,9 +530,7 @@ def test_our_directory_in_the_hands_of_an_old_origin_and_back(
     assert network.fetch("old", origin, version="v3") == sha256(third)
 
 
-def test_our_middle_takes_over_an_old_middles_directory_and_mends_it(
-    network: Network, tmp_path: Path
-) -> None:
+def test_middle_takes_over_and_repairs_directory_of_old_middle(network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = network.origin("old", given)
     data_dir = tmp_path / "middle"
@@ -560,7 +560,7 @@ def blake3_origin(network: Network, given: Path) -> processes.Node:
     return origin
 
 
-def test_our_nodes_below_a_newer_old_origin(newer_network: Network, tmp_path: Path) -> None:
+def test_nodes_fetch_from_origin_0_3_2(newer_network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = newer_network.origin("old", given)
     assert listed(origin.url)["v1"] != line_of(given)
@@ -570,7 +570,7 @@ def test_our_nodes_below_a_newer_old_origin(newer_network: Network, tmp_path: Pa
     assert newer_network.fetch("ours", middle, origin) == sha256(given)
 
 
-def test_wrong_bytes_of_a_newer_old_origin(newer_network: Network, tmp_path: Path) -> None:
+def test_wrong_bytes_of_origin_0_3_2_are_rejected(newer_network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = newer_network.origin("old", given, data_dir=tmp_path / "data")
     spoil(tmp_path / "data" / "v1" / "shard_00004.bin")
@@ -579,7 +579,7 @@ def test_wrong_bytes_of_a_newer_old_origin(newer_network: Network, tmp_path: Pat
     assert not output.exists()
 
 
-def test_newer_old_clients_below_our_origin(newer_network: Network, tmp_path: Path) -> None:
+def test_clients_0_3_2_fetch_from_new_origin(newer_network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = blake3_origin(newer_network, given)
     assert listed(origin.url)["v1"].endswith(f"|{SHARDS}")
@@ -591,7 +591,7 @@ def test_newer_old_clients_below_our_origin(newer_network: Network, tmp_path: Pa
     assert newer_network.fetch("ours", origin) == sha256(given)
 
 
-def test_newer_old_clients_below_our_middle(newer_network: Network, tmp_path: Path) -> None:
+def test_clients_0_3_2_fetch_from_new_middle(newer_network: Network, tmp_path: Path) -> None:
     given = payload(tmp_path)
     origin = blake3_origin(newer_network, given)
     middle = newer_network.middle("ours", origin)

@@ -64,7 +64,7 @@ def swept(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [without_tables, no_database, cut, a_folder, swept])
-async def test_an_archive_whose_ledger_is_damaged_starts(
+async def test_archive_starts_with_damaged_access_stats(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession, damage: Callable[[Path], None]
 ) -> None:
     async with running_archive(tmp_path, store):
@@ -79,7 +79,7 @@ async def test_an_archive_whose_ledger_is_damaged_starts(
 
 
 @pytest.mark.parametrize("damage", [without_tables, swept])
-async def test_an_archive_whose_ledger_is_damaged_goes_on(
+async def test_archive_serves_after_access_stats_are_damaged(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession, damage: Callable[[Path], None]
 ) -> None:
     async with running_archive(tmp_path, store) as node:
@@ -98,7 +98,7 @@ async def use(session: aiohttp.ClientSession, node: ArchiveNode) -> None:
             assert answer.status == 200
 
 
-async def test_a_ledger_that_can_be_kept_nowhere_counts_in_memory(tmp_path: Path) -> None:
+async def test_access_stats_without_a_disk_count_in_memory(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     ledger = AccessStats(tmp_path / "file" / "archive.sqlite")
     ledger.count_pulls([HELLO])
@@ -110,7 +110,7 @@ def remount_read_only(disk: Path) -> None:
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
 
 
-async def test_an_archive_on_a_read_only_mount_serves(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+async def test_archive_serves_from_read_only_mount(tmp_path: Path, session: aiohttp.ClientSession) -> None:
     disk = tmp_path / "disk"
     with small_disk(disk, "1m"):
         blob = b"here"
@@ -130,7 +130,7 @@ async def test_an_archive_on_a_read_only_mount_serves(tmp_path: Path, session: a
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE])
-async def test_a_push_without_descriptors_left_may_come_again(
+async def test_push_without_descriptors_may_be_repeated(
     tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     really = os.open

@@ -109,7 +109,7 @@ both_ways = pytest.mark.parametrize("with_origin", [False, True], ids=["alone", 
 
 
 @both_ways
-def test_a_missing_path(with_origin: bool, tmp_path: Path) -> None:
+def test_broadcast_of_missing_path_fails(with_origin: bool, tmp_path: Path) -> None:
     with origin_or_none(with_origin, tmp_path / "data"):
         done = broadcast(tmp_path / "nothing.bin", tmp_path / "data")
         assert_failed(done, {DISK}, r"nothing\.bin")
@@ -117,7 +117,7 @@ def test_a_missing_path(with_origin: bool, tmp_path: Path) -> None:
 
 
 @both_ways
-def test_a_file_that_tells_no_size_is_published_by_pipe_only(with_origin: bool, tmp_path: Path) -> None:
+def test_file_of_unknown_size_is_published_only_through_a_pipe(with_origin: bool, tmp_path: Path) -> None:
     file, data_dir = Path("/proc/version"), tmp_path / "data"
     if not file.exists():
         pytest.skip("there is no /proc here")
@@ -140,7 +140,7 @@ def test_a_file_that_tells_no_size_is_published_by_pipe_only(with_origin: bool, 
 
 
 @both_ways
-def test_a_folder_is_not_yet_a_payload(with_origin: bool, tmp_path: Path) -> None:
+def test_broadcast_of_folder_is_refused(with_origin: bool, tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with origin_or_none(with_origin, tmp_path / "data"):
         done = broadcast(tmp_path / "folder", tmp_path / "data")
@@ -150,7 +150,7 @@ def test_a_folder_is_not_yet_a_payload(with_origin: bool, tmp_path: Path) -> Non
 
 @both_ways
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_what_is_no_file(kind: str, with_origin: bool, tmp_path: Path) -> None:
+def test_broadcast_of_fifo_or_device_is_refused_unread(kind: str, with_origin: bool, tmp_path: Path) -> None:
     """Neither may be read: a FIFO waits for a writer, and a device need not end."""
     path = Path("/dev/null")
     if kind == "fifo":
@@ -163,7 +163,7 @@ def test_what_is_no_file(kind: str, with_origin: bool, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "folder", "fifo"])
-def test_an_origin_does_not_start_with_a_payload_that_can_not_be(kind: str, tmp_path: Path) -> None:
+def test_origin_with_unusable_payload_does_not_start(kind: str, tmp_path: Path) -> None:
     path = tmp_path / kind
     if kind == "folder":
         path.mkdir()
@@ -193,7 +193,7 @@ def unprivileged(*words: str) -> Completed:
     )
 
 
-def test_an_unreadable_file(tmp_path: Path) -> None:
+def test_broadcast_of_unreadable_file_fails(tmp_path: Path) -> None:
     path = payload(tmp_path / "secret.bin", 1000)
     path.chmod(0)
     done = unprivileged("broadcast", str(path), "--data-dir", str(tmp_path / "data"))
@@ -221,7 +221,7 @@ def again_and_again(change: Callable[[], None]) -> Iterator[None]:
 
 @both_ways
 @pytest.mark.parametrize("way", ["growing", "shrinking"])
-def test_a_file_that_changes_while_it_is_read(way: str, with_origin: bool, tmp_path: Path) -> None:
+def test_broadcast_of_changing_file_publishes_nothing(way: str, with_origin: bool, tmp_path: Path) -> None:
     """A trainer that still writes its checkpoint: half of it must not become a version."""
     data_dir = tmp_path / "data"
     path = payload(tmp_path / "checkpoint.bin", 48_000_000)
@@ -255,7 +255,7 @@ NO_SIZES = ["0", "-1", "-50MB", "many", "50XB", "", "MB", "nan"]
 
 
 @pytest.mark.parametrize("size", NO_SIZES)
-def test_a_shard_size_that_is_none(size: str, tmp_path: Path) -> None:
+def test_malformed_shard_size_is_usage_error(size: str, tmp_path: Path) -> None:
     path = payload(tmp_path / "file.bin", 1000)
     done = broadcast(path, tmp_path / "data", "--shard-size", size)
     assert_failed(done, {USAGE}, "--shard-size")
@@ -263,7 +263,7 @@ def test_a_shard_size_that_is_none(size: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["broadcast", "origin"])
-def test_a_shard_size_that_is_none_in_the_environment(command: str, tmp_path: Path) -> None:
+def test_malformed_shard_size_in_environment_is_usage_error(command: str, tmp_path: Path) -> None:
     path = payload(tmp_path / "file.bin", 1000)
     words = [str(path)] if command == "broadcast" else ["--port", "0", "--host", "127.0.0.1"]
     done = processes.run(
@@ -283,7 +283,7 @@ def test_a_shard_size_that_is_none_in_the_environment(command: str, tmp_path: Pa
      ("--keep", "all"), ("--first-version", "0"), ("--first-version", "1" + "0" * 18),
      ("--first-version", "some")],
 )  # fmt: skip
-def test_an_origin_refuses_numbers_that_can_not_be(option: str, value: str, tmp_path: Path) -> None:
+def test_origin_refuses_numbers_out_of_range(option: str, value: str, tmp_path: Path) -> None:
     done = processes.run(
         "origin", "--data-dir", str(tmp_path), "--host", "127.0.0.1", option, value, timeout=BOUND
     )
@@ -294,7 +294,7 @@ def test_an_origin_refuses_numbers_that_can_not_be(option: str, value: str, tmp_
     "name",
     ["SHARDCAST_HTTP_PORT", "SHARDCAST_MAX_CONCURRENT_DOWNLOADS", "SHARDCAST_HTTP_TIMEOUT"],
 )  # fmt: skip
-def test_a_setting_in_the_environment_that_is_no_number(name: str, tmp_path: Path) -> None:
+def test_malformed_setting_in_environment_is_named(name: str, tmp_path: Path) -> None:
     with dead_address() as dead:
         node = ("middle", "--upstream", dead, "--data-dir", str(tmp_path), "--host", "127.0.0.1")
         reader = ("client", "--servers", dead, "--list")
@@ -302,7 +302,7 @@ def test_a_setting_in_the_environment_that_is_no_number(name: str, tmp_path: Pat
         assert_failed(processes.run(*words, env={name: "ten"}, timeout=BOUND), {USAGE}, "ten")
 
 
-def test_the_port_that_kubernetes_sets_is_not_taken_for_ours(tmp_path: Path) -> None:
+def test_port_variable_of_kubernetes_is_ignored(tmp_path: Path) -> None:
     with processes.origin(tmp_path, env={"SHARDCAST_PORT": "tcp://10.0.0.1:80"}) as node:
         assert_lives(node)
 
@@ -311,7 +311,7 @@ def test_the_port_that_kubernetes_sets_is_not_taken_for_ours(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("role", ["origin", "middle"])
-def test_a_port_that_is_taken(role: str, tmp_path: Path) -> None:
+def test_taken_port_is_named(role: str, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, dead_address() as dead:
         port = str(taken.getsockname()[1])
         upstream = ("--upstream", dead) if role == "middle" else ()
@@ -322,7 +322,7 @@ def test_a_port_that_is_taken(role: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("role", ["origin", "middle", "broadcast"])
-def test_a_data_directory_that_can_not_be_written(role: str, tmp_path: Path) -> None:
+def test_unwritable_data_directory_is_local_disk_error(role: str, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(0o555)
@@ -336,7 +336,7 @@ def test_a_data_directory_that_can_not_be_written(role: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("role", ["origin", "middle", "broadcast"])
-def test_a_data_directory_that_is_a_file(role: str, tmp_path: Path) -> None:
+def test_data_directory_that_is_a_file_is_refused(role: str, tmp_path: Path) -> None:
     path = payload(tmp_path / "file.bin", 1000)
     before = sha256(path)
     data_dir = path / "below" if role == "middle" else path
@@ -356,7 +356,7 @@ def on_data_dir(role: str, data_dir: Path, path: Path) -> Completed:
 
 
 @pytest.mark.parametrize("role", ["origin", "middle"])
-def test_a_data_directory_in_use(role: str, tmp_path: Path) -> None:
+def test_data_directory_in_use_is_refused(role: str, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with processes.origin(data_dir) as node:
         assert_failed(
@@ -399,7 +399,7 @@ def names(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["folder", "below-a-file", "fifo"])
-def test_an_output_that_can_not_be(kind: str, server: BadServer, tmp_path: Path) -> None:
+def test_unusable_output_is_refused_before_any_fetch(kind: str, server: BadServer, tmp_path: Path) -> None:
     """Known before the first byte, so said before it."""
     place = tmp_path / "place"
     if kind == "folder":
@@ -418,7 +418,7 @@ def test_an_output_that_can_not_be(kind: str, server: BadServer, tmp_path: Path)
 
 
 @pytest.mark.parametrize("exists", [True, False], ids=["there", "missing"])
-def test_an_output_that_ends_with_a_slash_is_a_folder(
+def test_output_ending_with_slash_is_a_folder(
     exists: bool, server: BadServer, published: Path, tmp_path: Path
 ) -> None:
     """As with ``cp``: the version names the file in it."""
@@ -431,7 +431,7 @@ def test_an_output_that_ends_with_a_slash_is_a_folder(
     assert sha256(place / "download_v1.bin") == want(published)
 
 
-def test_an_output_directory_that_can_not_be_written(server: BadServer, tmp_path: Path) -> None:
+def test_unwritable_output_directory_is_local_disk_error(server: BadServer, tmp_path: Path) -> None:
     locked = tmp_path / "locked"
     locked.mkdir()
     locked.chmod(0o555)
@@ -445,7 +445,7 @@ def test_an_output_directory_that_can_not_be_written(server: BadServer, tmp_path
     assert names(locked) == []
 
 
-def test_an_output_in_a_missing_directory(server: BadServer, published: Path, tmp_path: Path) -> None:
+def test_missing_directory_of_output_is_made(server: BadServer, published: Path, tmp_path: Path) -> None:
     output = tmp_path / "a" / "b" / "got.bin"
     done = fetch(server.address, output)
     assert done.returncode == 0, done.stderr
@@ -453,9 +453,7 @@ def test_an_output_in_a_missing_directory(server: BadServer, published: Path, tm
     assert names(output.parent) == ["got.bin"]
 
 
-def test_without_an_output_file_the_version_names_it(
-    server: BadServer, published: Path, tmp_path: Path
-) -> None:
+def test_default_output_is_named_by_version(server: BadServer, published: Path, tmp_path: Path) -> None:
     done = processes.run(
         "client", "--servers", server.address, "--version", "latest", "--output-dir", str(tmp_path / "d"),
         timeout=BOUND,
@@ -465,9 +463,7 @@ def test_without_an_output_file_the_version_names_it(
     assert sha256(tmp_path / "d" / "download_v1.bin") == want(published)
 
 
-def test_an_output_that_exists_is_replaced_in_one_step(
-    server: BadServer, published: Path, tmp_path: Path
-) -> None:
+def test_existing_output_is_replaced_atomically(server: BadServer, published: Path, tmp_path: Path) -> None:
     """Who has the old one open reads the old one to its end: its bytes are not written over."""
     output = payload(tmp_path / "got.bin", 5_000_000, seed=9)
     old = output.read_bytes()
@@ -479,7 +475,7 @@ def test_an_output_that_exists_is_replaced_in_one_step(
     assert names(tmp_path) == ["got.bin"]
 
 
-def test_an_output_that_exists_stays_when_the_transfer_fails(server: BadServer, tmp_path: Path) -> None:
+def test_existing_output_stays_when_transfer_fails(server: BadServer, tmp_path: Path) -> None:
     output = payload(tmp_path / "got.bin", 5000, seed=9)
     before = sha256(output)
     server.set("/v1/shard_003.bin", bad.flipped(1))
@@ -488,7 +484,7 @@ def test_an_output_that_exists_stays_when_the_transfer_fails(server: BadServer, 
     assert sha256(output) == before
 
 
-def test_an_output_is_as_readable_as_any_new_file(server: BadServer, tmp_path: Path) -> None:
+def test_output_has_the_mode_of_a_new_file(server: BadServer, tmp_path: Path) -> None:
     """The inference workers that open it often run as somebody else."""
     plain = payload(tmp_path / "plain.bin", 1)
     assert fetch(server.address, tmp_path / "got.bin").returncode == 0
@@ -496,7 +492,7 @@ def test_an_output_is_as_readable_as_any_new_file(server: BadServer, tmp_path: P
     assert oct(mode) == oct(stat.S_IMODE(plain.stat().st_mode))
 
 
-def test_two_clients_with_the_same_output(published: Path, tmp_path: Path) -> None:
+def test_two_clients_with_one_output_both_succeed(published: Path, tmp_path: Path) -> None:
     output = tmp_path / "got.bin"
     with BadServer(published) as server:
         # Slow enough that both are under way at the same time.
@@ -571,7 +567,7 @@ SMALL, LARGE = 2_000_000, 20_000_000
 
 @pytest.mark.root
 @both_ways
-def test_a_disk_that_gets_full_while_publishing(with_origin: bool, disk: Disk, tmp_path: Path) -> None:
+def test_disk_full_while_publishing_publishes_nothing(with_origin: bool, disk: Disk, tmp_path: Path) -> None:
     data_dir = disk.path / "data"
     small, large = payload(tmp_path / "small.bin", SMALL), payload(tmp_path / "large.bin", LARGE, seed=2)
     with origin_or_none(with_origin, data_dir) as node:
@@ -594,7 +590,7 @@ def test_a_disk_that_gets_full_while_publishing(with_origin: bool, disk: Disk, t
 
 @pytest.mark.root
 @both_ways
-def test_a_disk_without_one_free_byte(with_origin: bool, disk: Disk, tmp_path: Path) -> None:
+def test_full_disk_loses_no_list(with_origin: bool, disk: Disk, tmp_path: Path) -> None:
     data_dir = disk.path / "data"
     small = payload(tmp_path / "small.bin", SMALL)
     with origin_or_none(with_origin, data_dir):
@@ -613,7 +609,7 @@ def test_a_disk_without_one_free_byte(with_origin: bool, disk: Disk, tmp_path: P
 
 
 @pytest.mark.root
-def test_a_disk_that_gets_full_while_relaying(disk: Disk, tmp_path: Path) -> None:
+def test_disk_full_while_relaying_makes_room(disk: Disk, tmp_path: Path) -> None:
     source, data_dir = tmp_path / "data", disk.path / "data"
     small, large = payload(tmp_path / "small.bin", SMALL), payload(tmp_path / "large.bin", LARGE, seed=2)
     assert broadcast(small, source, "--shard-size", "1MB").stdout == "v1\n"
@@ -640,7 +636,7 @@ def test_a_disk_that_gets_full_while_relaying(disk: Disk, tmp_path: Path) -> Non
 
 
 @pytest.mark.root
-def test_a_disk_that_gets_full_while_downloading(disk: Disk, tmp_path: Path) -> None:
+def test_disk_full_while_downloading_resumes_later(disk: Disk, tmp_path: Path) -> None:
     source = tmp_path / "data"
     large = payload(tmp_path / "large.bin", LARGE, seed=2)
     assert broadcast(large, source, "--shard-size", "1MB").stdout == "v1\n"
@@ -658,7 +654,7 @@ def test_a_disk_that_gets_full_while_downloading(disk: Disk, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("words", [["broadcast", "file"], ["origin", "--port", "0"]])
-def test_a_current_directory_that_was_removed(words: list[str], tmp_path: Path) -> None:
+def test_removed_current_directory_is_local_disk_error(words: list[str], tmp_path: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", 'rmdir "$0"; exec "$@"', str(tmp_path), *processes.command(*words)],
         env=processes.environment(),

@@ -154,7 +154,7 @@ def out_of(tmp_path: Path) -> Path:
 # Servers that make a client wait -----------------------------------------------------------------
 
 
-def test_waiting_ends(published: Published, tmp_path: Path) -> None:
+def test_wait_for_stalled_server_ends(published: Published, tmp_path: Path) -> None:
     """What takes its time-outs to find out; several at once, because the machine is idle meanwhile."""
 
     checks: dict[str, Callable[[Published, Path], None]] = {
@@ -223,7 +223,7 @@ ANSWERS: dict[str, tuple[Callable[[], Behaviour], int]] = {
     "wrong-range": (bad.wrong_range, FAILED),
     "gzip-lie": (bad.gzip_lie, FAILED),
 }
-#: Those in which a client only waits, so that they are tried together (`test_waiting_ends`).
+#: Those in which a client only waits, so that they are tried together (`test_wait_for_stalled_server_ends`).
 WAITING = {"one-byte-a-second", "stalls", "silent", "closed-at-once", "error-503"}
 #: Those that are no different from another one when there is a second server.
 ALIKE = {"wrong-first-byte", "length-far-too-large", "empty-body", "forbidden"}
@@ -242,7 +242,7 @@ ODD: dict[str, Callable[[], Behaviour]] = {
 
 
 @pytest.mark.parametrize("answer", sorted(ANSWERS.keys() - WAITING))
-def test_a_wrong_answer_alone_ends_in_a_clear_error(
+def test_wrong_answer_from_only_server_is_a_clear_error(
     answer: str, published: Published, tmp_path: Path
 ) -> None:
     check_answer_alone(answer, published, tmp_path)
@@ -262,7 +262,7 @@ def check_answer_alone(answer: str, published: Published, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("answer", sorted(ANSWERS.keys() - WAITING - ALIKE))
-def test_a_wrong_answer_beside_a_good_server_costs_nothing_but_time(
+def test_wrong_answer_beside_good_server_costs_only_time(
     answer: str, published: Published, tmp_path: Path
 ) -> None:
     check_answer_beside(answer, published, tmp_path)
@@ -279,7 +279,7 @@ def check_answer_beside(answer: str, published: Published, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("oddity", ODD)
-def test_an_odd_but_right_answer_is_read(oddity: str, published: Published, tmp_path: Path) -> None:
+def test_unusual_but_correct_answer_is_read(oddity: str, published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir) as server:
         server.set(SHARDS, ODD[oddity]())
@@ -288,7 +288,7 @@ def test_an_odd_but_right_answer_is_read(oddity: str, published: Published, tmp_
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["http-1.1", "http-1.0"])
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no-ranges"])
-def test_plain_static_web_servers_are_servers_like_any_other(
+def test_static_web_server_works_as_a_server(
     keep_alive: bool, ranges: bool, published: Published, tmp_path: Path
 ) -> None:
     output = out_of(tmp_path)
@@ -296,14 +296,14 @@ def test_plain_static_web_servers_are_servers_like_any_other(
         assert_fetched(fetch(output, server.address), output, published.payload)
 
 
-def test_a_static_web_server_with_etags_of_its_own_is_read(published: Published, tmp_path: Path) -> None:
+def test_static_web_server_with_own_etags_is_read(published: Published, tmp_path: Path) -> None:
     """nginx tags a file by its time and size, and answers 412 to the digest in If-Match."""
     output = out_of(tmp_path)
     with BadServer(published.data_dir, etags=True) as server:
         assert_fetched(fetch(output, server.address), output, published.payload)
 
 
-def test_a_redirect_to_another_port_of_the_host_is_followed(published: Published, tmp_path: Path) -> None:
+def test_redirect_to_another_port_of_the_host_is_followed(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir) as right, BadServer(published.data_dir) as front:
         front.set("*", bad.redirect(right.url))
@@ -325,7 +325,7 @@ def without_manifest(server: BadServer) -> BadServer:
     return server.set("*manifest*", bad.error(404))
 
 
-def test_an_old_server_is_read(published: Published, tmp_path: Path) -> None:
+def test_old_server_is_read(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir, keep_alive=False, ranges=False) as server:
         without_manifest(server)
@@ -333,7 +333,7 @@ def test_an_old_server_is_read(published: Published, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", BLIND)
-def test_a_wrong_answer_of_an_old_server_alone_ends_in_a_clear_error(
+def test_wrong_answer_from_only_old_server_is_a_clear_error(
     answer: str, published: Published, tmp_path: Path
 ) -> None:
     output = out_of(tmp_path)
@@ -346,7 +346,7 @@ def test_a_wrong_answer_of_an_old_server_alone_ends_in_a_clear_error(
 
 
 @pytest.mark.parametrize("answer", BLIND)
-def test_a_wrong_answer_of_an_old_server_is_asked_again_elsewhere(
+def test_wrong_answer_of_old_server_is_fetched_elsewhere(
     answer: str, published: Published, tmp_path: Path
 ) -> None:
     output = out_of(tmp_path)
@@ -397,7 +397,9 @@ LISTS: dict[str, tuple[Callable[[str], Behaviour], int]] = {
 
 
 @pytest.mark.parametrize("listing", sorted(LISTS.keys() - WAITING))
-def test_a_wrong_list_alone_offers_nothing(listing: str, published: Published, tmp_path: Path) -> None:
+def test_wrong_list_from_only_server_offers_nothing(
+    listing: str, published: Published, tmp_path: Path
+) -> None:
     check_list_alone(listing, published, tmp_path)
 
 
@@ -415,7 +417,7 @@ def check_list_alone(listing: str, published: Published, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("listing", ["html", "two-mebibytes", "error-500", "endless", "huge-headers"])
-def test_a_wrong_list_beside_a_good_server_costs_nothing_but_time(
+def test_wrong_list_beside_good_server_costs_only_time(
     listing: str, published: Published, tmp_path: Path
 ) -> None:
     check_list_beside(listing, published, tmp_path)
@@ -429,7 +431,7 @@ def check_list_beside(listing: str, published: Published, tmp_path: Path) -> Non
         assert_fetched(fetch(output, wrong.address, right.address), output, published.payload)
 
 
-def test_lines_that_are_no_versions_do_not_hide_those_that_are(published: Published, tmp_path: Path) -> None:
+def test_malformed_list_lines_do_not_hide_valid_ones(published: Published, tmp_path: Path) -> None:
     line = (published.data_dir / "distribution.txt").read_text()
     listing = f"v0: {published.sha256}|1\nnonsense\n\n{line}v2: {published.sha256[:-1]}|4\n"
     output = out_of(tmp_path)
@@ -442,14 +444,14 @@ def test_lines_that_are_no_versions_do_not_hide_those_that_are(published: Publis
         assert_fetched(fetch(output, server.address, version="latest"), output, published.payload)
 
 
-def test_a_list_without_a_last_newline_is_read_when_it_stays_so(published: Published, tmp_path: Path) -> None:
+def test_list_without_final_newline_is_read_when_it_stays(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir) as server:
         server.set(LIST, bad.replaced(f"v1: {published.sha256}|4".encode()))
         assert_fetched(fetch(output, server.address), output, published.payload)
 
 
-def test_a_list_read_half_written_is_read_again(tmp_path: Path) -> None:
+def test_half_written_list_is_read_again(tmp_path: Path) -> None:
     """An old server rewrites its list in place: ``|1`` may be the beginning of ``|12``."""
     whole = publish(tmp_path, random.Random(3).randbytes(12_000), shard_size=1000)
     line = f"v1: {whole.sha256}|12\n".encode()
@@ -460,7 +462,7 @@ def test_a_list_read_half_written_is_read_again(tmp_path: Path) -> None:
         assert_fetched(fetch(output, server.address), output, whole.payload)
 
 
-def test_an_empty_list_is_no_error_to_list(published: Published) -> None:
+def test_listing_an_empty_list_succeeds(published: Published) -> None:
     with BadServer(published.data_dir) as server:
         server.set(LIST, bad.replaced(b""))
         listed = client("--servers", server.address, "--list", "--json")
@@ -502,7 +504,7 @@ MANIFESTS: dict[str, tuple[Callable[[Published], Behaviour], int]] = {
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS)
-def test_a_wrong_manifest_neither_breaks_nor_fools_a_client(
+def test_wrong_manifest_is_rejected_without_a_wrong_byte(
     manifest: str, published: Published, tmp_path: Path
 ) -> None:
     """What is no manifest at all, or none that this client can read, is done without: the payload's digest
@@ -522,9 +524,7 @@ def test_a_wrong_manifest_neither_breaks_nor_fools_a_client(
 
 
 @pytest.mark.parametrize("name", ["../../escaped.bin", "/tmp/escaped.bin", "a\u0000b", "x" * 5000, "é\n"])
-def test_no_name_in_a_manifest_chooses_where_the_output_goes(
-    name: str, published: Published, tmp_path: Path
-) -> None:
+def test_manifest_name_never_chooses_the_output_path(name: str, published: Published, tmp_path: Path) -> None:
     before = sorted(Path("/tmp").glob("escaped*"))
     with BadServer(published.data_dir) as server:
         server.set(MANIFEST, edited(published, 0, name=name))
@@ -546,7 +546,7 @@ def test_no_name_in_a_manifest_chooses_where_the_output_goes(
 
 
 @pytest.mark.parametrize("words", [("--list",), ("--version", "v1")])
-def test_no_servers_is_a_usage_error(words: tuple[str, ...]) -> None:
+def test_missing_servers_are_a_usage_error(words: tuple[str, ...]) -> None:
     done = client(*words)
     assert done.returncode == 2
     assert "--servers" in said(done)
@@ -557,14 +557,14 @@ def test_no_servers_is_a_usage_error(words: tuple[str, ...]) -> None:
     "value",
     ["()", "   ", "127.0.0.1:port", "127.0.0.1:99999", "ftp://127.0.0.1", "http://", "[::1", "a b:c:d"],
 )  # fmt: skip
-def test_a_malformed_ip_addr_list_is_a_usage_error(value: str) -> None:
+def test_malformed_ip_addr_list_is_a_usage_error(value: str) -> None:
     done = client("--list", IP_ADDR_LIST=value)
     assert done.returncode == 2, done.stderr
     assert "IP_ADDR_LIST" in said(done)
 
 
 @pytest.mark.parametrize("env", [{}, {"IP_ADDR_LIST": "127.0.0.1:99999"}], ids=["none", "malformed"])
-def test_a_middle_without_upstreams_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
+def test_middle_without_upstreams_is_a_usage_error(env: dict[str, str], tmp_path: Path) -> None:
     done = processes.run("middle", "--data-dir", str(tmp_path), "--port", "0", env=env, timeout=BOUND)
     assert done.returncode == 2, done.stderr
     assert "IP_ADDR_LIST" in said(done)
@@ -580,7 +580,7 @@ def test_ip_addr_list_is_read_in_every_form(form: str, published: Published, tmp
         assert_fetched(done, output, published.payload)
 
 
-def test_one_dead_server_of_three(published: Published, tmp_path: Path) -> None:
+def test_one_dead_server_of_three_is_skipped(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with dead_address() as dead, BadServer(published.data_dir) as one, BadServer(published.data_dir) as two:
         more = usual(published)
@@ -590,7 +590,7 @@ def test_one_dead_server_of_three(published: Published, tmp_path: Path) -> None:
         assert_fetched(done, output, published.payload)
 
 
-def test_a_server_that_comes_up_a_little_later_is_waited_for(published: Published, tmp_path: Path) -> None:
+def test_client_waits_for_a_server_that_starts_later(published: Published, tmp_path: Path) -> None:
     """Within the ten seconds: jobs start everywhere at once, and the server need not be the first."""
     output = out_of(tmp_path)
     with processes.reserved_port() as port, background(output, f"127.0.0.1:{port}") as running:
@@ -600,7 +600,7 @@ def test_a_server_that_comes_up_a_little_later_is_waited_for(published: Publishe
             assert_fetched(running.finish(), output, published.payload)
 
 
-def test_a_server_that_restarts_in_the_middle_is_waited_for(published: Published, tmp_path: Path) -> None:
+def test_client_waits_for_a_server_that_restarts(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(processes.reserved_port())
@@ -615,14 +615,14 @@ def test_a_server_that_restarts_in_the_middle_is_waited_for(published: Published
             assert_fetched(running.finish(), output, published.payload)
 
 
-def test_an_unknown_version_names_those_that_are_offered(published: Published, tmp_path: Path) -> None:
+def test_unknown_version_error_names_offered_versions(published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir) as server:
         assert_failed(fetch(output, server.address, version="v7"), output, NOT_OFFERED, r"\bv7\b", r"\bv1\b")
 
 
 @pytest.mark.parametrize("version", ["../x", "v1/..", "V1", "v0", "v01", "v-1", "v１", "", "newest"])
-def test_what_is_no_version_is_a_usage_error(version: str, published: Published, tmp_path: Path) -> None:
+def test_malformed_version_is_a_usage_error(version: str, published: Published, tmp_path: Path) -> None:
     output = out_of(tmp_path)
     with BadServer(published.data_dir) as server:
         done = fetch(output, server.address, version=version)
@@ -631,7 +631,7 @@ def test_what_is_no_version_is_a_usage_error(version: str, published: Published,
 
 
 @pytest.mark.parametrize("swapped", [False, True], ids=["one-first", "other-first"])
-def test_servers_that_disagree_are_not_mixed(
+def test_payloads_of_disagreeing_servers_are_not_mixed(
     swapped: bool, published: Published, other: Published, tmp_path: Path
 ) -> None:
     output = out_of(tmp_path)
@@ -650,7 +650,7 @@ PIECE = 256 * 1024
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_a_killed_client_goes_on_where_it_was(seed: int, tmp_path: Path) -> None:
+def test_killed_client_resumes(seed: int, tmp_path: Path) -> None:
     size = 16 * 1024 * 1024
     # Shards that are large against a piece: were only whole ones kept, it would show in the count.
     whole = publish(tmp_path, random.Random(4).randbytes(size), shard_size=4_000_000)
@@ -675,7 +675,7 @@ def wait_for_bytes(server: BadServer, count: float) -> None:
     processes.wait_until(lambda: server.sent_bytes(SHARDS) >= count, what=f"{count:.0f} bytes")
 
 
-def test_a_killed_client_can_finish_from_another_server(tmp_path: Path) -> None:
+def test_killed_client_resumes_from_another_server(tmp_path: Path) -> None:
     size = 8 * 1024 * 1024
     whole = publish(tmp_path, random.Random(5).randbytes(size), shard_size=2_000_000)
     output = out_of(tmp_path)
@@ -687,7 +687,7 @@ def test_a_killed_client_can_finish_from_another_server(tmp_path: Path) -> None:
         assert two.sent_bytes(SHARDS) < size // 2, "what was there was fetched again"
 
 
-def test_a_client_killed_before_its_first_byte_leaves_nothing_in_the_way(
+def test_client_killed_before_its_first_byte_blocks_no_later_one(
     published: Published, tmp_path: Path
 ) -> None:
     output = out_of(tmp_path)

@@ -76,9 +76,7 @@ async def landing_of(published: Published, output: Path) -> AsyncIterator[Landin
             landing.close()
 
 
-async def test_connection_of_a_cancelled_answer_that_ends_well_is_closed(
-    published: Published, tmp_path: Path
-) -> None:
+async def test_connection_of_cancelled_answer_is_closed(published: Published, tmp_path: Path) -> None:
     """Cancelled while its last piece is written, it would be fit to be used again, and nobody closes it.
     A connection that is left open is a ResourceWarning, which fails the test."""
     held = Held()
@@ -106,7 +104,7 @@ async def test_connection_of_a_cancelled_answer_that_ends_well_is_closed(
 
 
 @pytest.mark.parametrize("ever", [True, False], ids=["begins-later", "never-begins"])
-async def test_answer_cancelled_before_its_thread_begins_asks_for_nothing(
+async def test_answer_cancelled_before_its_thread_starts_sends_no_request(
     ever: bool, published: Published, tmp_path: Path
 ) -> None:
     """Its thread may come later, or never where the session ends; the connection is closed either way."""
@@ -208,7 +206,7 @@ async def test_lines_are_checked_before_they_reach_the_disk(tmp_path: Path) -> N
 # Interrupts and forks ----------------------------------------------------------------------------
 
 
-def test_interrupt_of_who_waits_for_a_result_ends_the_work() -> None:
+def test_interrupt_while_waiting_for_result_ends_the_work() -> None:
     begun, ended, main = threading.Event(), threading.Event(), threading.get_ident()
 
     async def work() -> None:
@@ -277,7 +275,7 @@ print(os.waitstatus_to_exitcode(status))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_child_that_is_forked_while_the_origin_begins_is_not_locked_out() -> None:
+def test_child_forked_during_initialize_is_not_locked_out() -> None:
     """A trainer forks its workers from one thread while another calls ``initialize``."""
     words = [sys.executable, "-W", "ignore", "-c", FORKS]
     done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60, check=False)

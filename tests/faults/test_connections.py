@@ -186,7 +186,7 @@ async def test_requests_ahead_of_one_answer_do_not_count_at_the_next() -> None:
         writer.close()
 
 
-async def test_a_sender_that_was_not_told_to_go_on_is_not_too_slow() -> None:
+async def test_sender_waiting_for_100_continue_is_not_too_slow() -> None:
     clock, wanted, going_on = Clock(), asyncio.Event(), asyncio.Event()
 
     async def take(request: web.Request) -> web.StreamResponse:
@@ -214,7 +214,7 @@ async def test_a_sender_that_was_not_told_to_go_on_is_not_too_slow() -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"12345"])
-async def test_a_body_that_stops_is_answered_with_408(sent: bytes) -> None:
+async def test_stalled_body_is_answered_with_408(sent: bytes) -> None:
     async with serving(Bounds(body_seconds=0.3)) as server:
         head = b"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
         reader, writer = await server.connect(head + sent)
@@ -222,7 +222,7 @@ async def test_a_body_that_stops_is_answered_with_408(sent: bytes) -> None:
         writer.close()
 
 
-async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
+async def test_large_body_reserves_memory_and_small_one_does_not() -> None:
     async with serving(Bounds(all_bytes=MIB)) as server, aiohttp.ClientSession(server.url) as session:
         length = MIB
         head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n".encode()
@@ -241,7 +241,7 @@ async def test_a_large_body_needs_memory_and_a_small_one_does_not() -> None:
         writer.close()
 
 
-async def test_a_refused_body_leaves_nothing_in_memory() -> None:
+async def test_refused_body_is_not_kept_in_memory() -> None:
     """aiohttp keeps the refusal, which is an exception, while it passes over the rest of the body."""
     async with serving(Bounds(all_bytes=4 * MIB)) as server, contextlib.AsyncExitStack() as stack:
         head = f"POST /take HTTP/1.1\r\nHost: x\r\nContent-Length: {4 * MIB}\r\n\r\n".encode()
@@ -260,7 +260,7 @@ async def test_a_refused_body_leaves_nothing_in_memory() -> None:
 
 
 @pytest.mark.parametrize("framing", ["Content-Length: 5000000", CHUNKED])
-async def test_a_body_that_is_too_large_is_not_read(framing: str) -> None:
+async def test_too_large_body_is_not_read(framing: str) -> None:
     async with serving(Bounds(body_seconds=5)) as server:
         reader, writer = await server.connect(f"POST /take HTTP/1.1\r\nHost: x\r\n{framing}\r\n\r\n".encode())
         if framing == CHUNKED:  # else it is known before anything comes
@@ -284,7 +284,7 @@ def deaf(server: Server) -> socket.socket:
     return client
 
 
-async def test_an_answer_that_is_not_taken_costs_little_memory() -> None:
+async def test_unread_answer_costs_little_memory() -> None:
     async with serving(Bounds(reader_seconds=0.5)) as server, contextlib.AsyncExitStack() as stack:
         for _ in range(10):
             stack.enter_context(deaf(server))
@@ -299,7 +299,7 @@ async def test_an_answer_that_is_not_taken_costs_little_memory() -> None:
         assert most <= 192 << 10
 
 
-async def test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short() -> None:
+async def test_longest_stalled_readers_are_closed_when_memory_is_short() -> None:
     clock = Clock()
     async with serving(Bounds(all_bytes=3 * (64 << 10))) as server, contextlib.AsyncExitStack() as stack:
         watches = server.connections._watches
@@ -334,7 +334,7 @@ class Clock:
         (r"response\.write\(", {"writing.py"}),
     ],
 )
-def test_bodies_and_answers_go_through_the_bounded_ways(call: str, only_in: set[str]) -> None:
+def test_bodies_and_answers_go_through_bounded_functions(call: str, only_in: set[str]) -> None:
     folder = Path(server.__file__).parent
     found = {path.name for path in folder.rglob("*.py") if re.search(call, path.read_text())}
     assert found == only_in

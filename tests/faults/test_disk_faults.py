@@ -68,7 +68,9 @@ def describe(result: dict[str, Any]) -> str:
 
 @pytest.mark.timeout(PATIENCE + 10)
 @pytest.mark.parametrize("role", SAMPLE)
-def test_no_fault_loses_anything(role: str, shim: Path, tmp_path: Path) -> None:
+def test_each_disk_error_ends_right_or_clearly_and_loses_nothing(
+    role: str, shim: Path, tmp_path: Path
+) -> None:
     told = run(role, shim, tmp_path)
     made = {call for calls in told.calls.values() for call, _ in calls}
     assert made <= CALLS[role], f"the matrix does not know that {role} calls {made - CALLS[role]}"

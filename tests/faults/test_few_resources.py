@@ -98,20 +98,20 @@ def download(url: str, output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [22, 27])
-def test_a_client_with_few_descriptors_does_less_at_once(count: int, url: str, tmp_path: Path) -> None:
+def test_client_with_few_descriptors_lowers_concurrency(count: int, url: str, tmp_path: Path) -> None:
     done = with_descriptors(count, *download(url, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out").read_bytes() == PAYLOAD
 
 
 @pytest.mark.parametrize("count", [8, 12])
-def test_a_client_with_too_few_descriptors_says_so(count: int, url: str, tmp_path: Path) -> None:
+def test_client_with_too_few_descriptors_exits_with_6(count: int, url: str, tmp_path: Path) -> None:
     done = with_descriptors(count, *download(url, tmp_path / "out"))
     assert done.returncode == 6
     assert re.fullmatch(r"Error: (.*: )?too many open files; allow this process more .*\n", done.stderr)
 
 
-def test_a_server_that_can_accept_no_connection_says_so(tmp_path: Path) -> None:
+def test_server_that_cannot_accept_connections_logs_it(tmp_path: Path) -> None:
     """asyncio tells it to its own log alone, which nobody reads."""
     publish(tmp_path / "data", b"payload", 100)
     with processes.origin(tmp_path / "data") as origin:
@@ -122,7 +122,7 @@ def test_a_server_that_can_accept_no_connection_says_so(tmp_path: Path) -> None:
         assert origin.log.count("no connection is accepted") == 1
 
 
-def test_connections_that_can_not_be_accepted_are_told_once_a_minute(
+def test_failure_to_accept_is_logged_once_a_minute(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """asyncio tries each second."""
@@ -141,7 +141,7 @@ def test_connections_that_can_not_be_accepted_are_told_once_a_minute(
     ]
 
 
-def test_as_many_files_may_be_open_as_the_system_allows() -> None:
+def test_limit_of_open_files_is_raised_to_the_hard_limit() -> None:
     """A cluster that comes at once takes more than the usual 1024."""
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -155,14 +155,14 @@ def test_as_many_files_may_be_open_as_the_system_allows() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_limits_fit_the_descriptors_that_are_free() -> None:
+def test_limits_fit_the_free_descriptors() -> None:
     limits = Limits(at_once=10, look_ahead=10)
     assert limits.within(1000) == limits
     assert (limits.within(20).at_once, limits.within(20).look_ahead) == (7, 7)
     assert (limits.within(0).at_once, limits.within(0).look_ahead) == (1, 1)
 
 
-async def test_files_that_can_not_be_opened_for_now_end_no_download(
+async def test_download_survives_temporary_lack_of_descriptors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A program that uses the library opens files of its own meanwhile."""
@@ -196,7 +196,7 @@ async def test_files_that_can_not_be_opened_for_now_end_no_download(
     assert len(full) == 9
 
 
-async def test_no_server_is_blamed_where_no_connection_can_be_opened(
+async def test_local_lack_of_connections_blames_no_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def connect(place: SocketAddress) -> socket.socket:
@@ -214,7 +214,7 @@ async def test_no_server_is_blamed_where_no_connection_can_be_opened(
 # Threads -----------------------------------------------------------------------------------------
 
 
-def test_a_client_with_few_threads_does_less_at_once(url: str, tmp_path: Path) -> None:
+def test_client_with_few_threads_lowers_concurrency(url: str, tmp_path: Path) -> None:
     # The loop, which needs four threads of its own where there are enough, does without them here.
     done = command(FEW_THREADS, 4, *download(url, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
@@ -224,7 +224,7 @@ def test_a_client_with_few_threads_does_less_at_once(url: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("role", ["client", "broadcast", "origin"])
-def test_a_command_that_can_start_no_thread_says_so(role: str, url: str, tmp_path: Path) -> None:
+def test_command_without_threads_exits_with_6(role: str, url: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"payload")
     words = {
@@ -253,12 +253,12 @@ def only_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     yield left
 
 
-def test_work_waits_for_the_threads_that_there_are(only_threads: list[int]) -> None:
+def test_work_waits_for_existing_threads(only_threads: list[int]) -> None:
     with ThreadPool(4, "work") as threads:
         assert [one.result(10) for one in [threads.submit(lambda n=n: n) for n in range(8)]] == list(range(8))
 
 
-def test_work_that_is_to_be_alone_fails(only_threads: list[int]) -> None:
+def test_exclusive_work_fails_without_a_free_thread(only_threads: list[int]) -> None:
     going, begun = threading.Event(), threading.Event()
     with ThreadPool(4, "work", dedicated=True) as threads:
         first = threads.submit(lambda: (begun.set(), going.wait(10)))
@@ -269,7 +269,7 @@ def test_work_that_is_to_be_alone_fails(only_threads: list[int]) -> None:
         first.result(10)
 
 
-def test_work_that_is_to_be_alone_has_the_thread_whose_work_has_just_ended(only_threads: list[int]) -> None:
+def test_exclusive_work_reuses_a_thread_that_just_ended(only_threads: list[int]) -> None:
     going, second = threading.Event(), list[Future[int]]()
     with ThreadPool(4, "work", dedicated=True) as threads:
         first = threads.submit(going.wait, 10)
@@ -310,7 +310,7 @@ def test_libuv_is_not_used_where_it_would_abort(most: int, loop: str) -> None:
     assert (done.returncode, done.stdout) == (0, loop)
 
 
-def test_all_threads_for_work_are_of_one_kind() -> None:
+def test_only_concurrency_module_makes_thread_pools() -> None:
     """What makes its own pool goes round what is done where no thread can be started."""
     package = Path(shardcast.__file__).parent
     named = [file for file in package.rglob("*.py") if "ThreadPoolExecutor" in file.read_text()]
@@ -321,7 +321,7 @@ def test_all_threads_for_work_are_of_one_kind() -> None:
 
 
 @pytest.mark.parametrize("role", ["client", "broadcast"])
-def test_a_command_with_too_little_memory_says_so(role: str, url: str, tmp_path: Path) -> None:
+def test_command_with_too_little_memory_exits_with_6(role: str, url: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(PAYLOAD)
     words = {
         "client": download(url, tmp_path / "out"),
@@ -347,22 +347,22 @@ def test_a_command_with_too_little_memory_says_so(role: str, url: str, tmp_path:
         (RuntimeError("can't start new thread"), "threads"),
     ],
 )
-def test_limits_of_the_machine_are_known(error: BaseException, text: str) -> None:
+def test_errors_of_machine_limits_are_recognized(error: BaseException, text: str) -> None:
     limit = LocalLimit.of(error)
     assert limit and text in str(limit)
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOENT, "x"), RuntimeError("x"), ImportError("x")])
-def test_other_errors_are_none(error: BaseException) -> None:
+def test_other_errors_are_no_machine_limits(error: BaseException) -> None:
     assert LocalLimit.of(error) is None
 
 
-def test_no_server_is_blamed_for_this_machine() -> None:
+def test_machine_limit_among_failures_blames_no_server() -> None:
     failures = {"a": ServerUnreachable("a", "refused"), "b": CannotAsk("b", "too many open files")}
     assert isinstance(no_news_error(failures), LocalLimit)
 
 
-def test_a_loop_tells_other_errors_as_ever(caplog: pytest.LogCaptureFixture) -> None:
+def test_loop_logs_other_errors_through_asyncio(caplog: pytest.LogCaptureFixture) -> None:
     async def fail() -> None:
         asyncio.get_running_loop().call_exception_handler({"message": "another", "exception": OSError("x")})
 

@@ -13,7 +13,7 @@ from shardcast.nodes.origin import Origin
 HEAD = b"POST /report HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n"
 
 
-async def test_connections_over_which_no_request_comes_are_closed(
+async def test_connections_without_a_request_are_closed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "HEAD_TIMEOUT", 0.3)
@@ -44,7 +44,7 @@ async def test_connections_over_which_no_request_comes_are_closed(
         again_writer.close()
 
 
-async def test_a_connection_that_rests_is_closed_after_its_time(
+async def test_idle_connection_is_closed_after_its_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "KEEP_ALIVE", 0.3)
@@ -53,7 +53,7 @@ async def test_a_connection_that_rests_is_closed_after_its_time(
         assert await after_an_answer(origin, b"") == b""
 
 
-async def test_a_second_head_has_its_time_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_second_request_head_has_a_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "KEEP_ALIVE", 1000.0)
     monkeypatch.setattr(constants, "HEAD_TIMEOUT", 0.3)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:

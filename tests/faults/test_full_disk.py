@@ -108,7 +108,7 @@ def reserve_stays(disk: SmallDisk) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("shard_size", [SHARD, 64 * U], ids=["shards", "one shard"])
-async def test_the_only_version_goes_for_the_next_once_that_fills_the_disk(
+async def test_only_version_is_evicted_once_the_next_fills_the_disk(
     shard_size: int, disk: SmallDisk, tmp_path: Path
 ) -> None:
     async with nodes(tmp_path, disk) as (origin, middle):
@@ -124,7 +124,7 @@ async def test_the_only_version_goes_for_the_next_once_that_fills_the_disk(
         await until(lambda: middle.missing() is None)
 
 
-async def test_the_oldest_go_and_no_more_than_are_needed(disk: SmallDisk, tmp_path: Path) -> None:
+async def test_oldest_versions_are_evicted_and_no_more_than_needed(disk: SmallDisk, tmp_path: Path) -> None:
     async with nodes(tmp_path, disk) as (origin, middle):
         for number in (1, 2, 3):
             await broadcast(origin, random_bytes(12 * U, number))
@@ -134,7 +134,7 @@ async def test_the_oldest_go_and_no_more_than_are_needed(disk: SmallDisk, tmp_pa
             await here(middle, 2, 3, 4)
 
 
-async def test_what_is_shared_is_linked_and_nothing_goes_for_it(disk: SmallDisk, tmp_path: Path) -> None:
+async def test_shared_shards_are_linked_and_evict_nothing(disk: SmallDisk, tmp_path: Path) -> None:
     one = random_bytes(40 * U, 1)
     async with nodes(tmp_path, disk) as (origin, middle):
         await broadcast(origin, one)
@@ -149,9 +149,7 @@ async def test_what_is_shared_is_linked_and_nothing_goes_for_it(disk: SmallDisk,
         assert middle.folders.quota.used == 56 * U
 
 
-async def test_a_disk_that_something_else_had_filled_before_is_made_use_of(
-    disk: SmallDisk, tmp_path: Path
-) -> None:
+async def test_disk_filled_by_others_before_the_fetch_is_used(disk: SmallDisk, tmp_path: Path) -> None:
     async with nodes(tmp_path, disk) as (origin, middle):
         await broadcast(origin, random_bytes(20 * U, 1))
         await here(middle, 1)
@@ -162,7 +160,7 @@ async def test_a_disk_that_something_else_had_filled_before_is_made_use_of(
 
 
 @pytest.mark.parametrize("beside", [100 * 1024, 250 * 1024])
-async def test_what_would_leave_less_than_the_reserve_makes_room_first(
+async def test_room_is_made_before_the_reserve_is_touched(
     beside: int, disk: SmallDisk, tmp_path: Path
 ) -> None:
     async with nodes(tmp_path, disk) as (origin, middle):
@@ -173,7 +171,7 @@ async def test_what_would_leave_less_than_the_reserve_makes_room_first(
         await here(middle, *([2] if beside < 150_000 else [1, 2]))
 
 
-async def test_a_disk_without_one_free_byte_is_made_use_of(disk: SmallDisk, tmp_path: Path) -> None:
+async def test_disk_without_free_bytes_is_used(disk: SmallDisk, tmp_path: Path) -> None:
     async with nodes(tmp_path, disk) as (origin, middle):
         for number in (1, 2):
             await broadcast(origin, random_bytes(20 * U, number))
@@ -189,7 +187,7 @@ async def test_a_disk_without_one_free_byte_is_made_use_of(disk: SmallDisk, tmp_
 
 
 @pytest.mark.parametrize("kept", ["pinned", "leased"])
-async def test_what_is_kept_stays_and_the_middle_says_once_what_it_lacks(
+async def test_kept_version_stays_and_lack_of_room_is_logged_once(
     kept: str, disk: SmallDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with nodes(tmp_path, disk) as (origin, middle), contextlib.AsyncExitStack() as stack:
@@ -218,7 +216,7 @@ async def test_what_is_kept_stays_and_the_middle_says_once_what_it_lacks(
 
 
 @pytest.mark.parametrize("held", ["another name", "open"])
-async def test_nothing_goes_whose_bytes_would_not_come_free(
+async def test_version_whose_bytes_would_not_come_free_is_not_evicted(
     held: str, disk: SmallDisk, tmp_path: Path
 ) -> None:
     async with nodes(tmp_path, disk) as (origin, middle), contextlib.AsyncExitStack() as stack:
@@ -238,7 +236,7 @@ async def test_nothing_goes_whose_bytes_would_not_come_free(
         await here(middle, 2)
 
 
-async def test_an_open_version_without_an_end_gives_back_what_it_took(
+async def test_endless_open_version_gives_its_room_back(
     disk: SmallDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -257,7 +255,7 @@ async def test_an_open_version_without_an_end_gives_back_what_it_took(
             await here(middle, 3)  # now its size is known
 
 
-async def test_a_disk_that_something_else_fills_ends_the_fetch_and_nothing_goes_for_it_again(
+async def test_disk_filled_by_others_ends_the_fetch_and_evicts_nothing(
     disk: SmallDisk, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     source = tmp_path / "origin"
@@ -284,7 +282,7 @@ async def test_a_disk_that_something_else_fills_ends_the_fetch_and_nothing_goes_
             await here(middle, 1, 2)
 
 
-async def test_an_upstream_that_sends_nothing_costs_no_version(disk: SmallDisk, tmp_path: Path) -> None:
+async def test_silent_upstream_evicts_no_version(disk: SmallDisk, tmp_path: Path) -> None:
     source = tmp_path / "origin"
     publish_here(source, random_bytes(34 * U, 1), SHARD)
     with BadServer(source) as server:
@@ -301,7 +299,7 @@ async def test_an_upstream_that_sends_nothing_costs_no_version(disk: SmallDisk, 
 # An origin
 
 
-async def test_an_origin_has_what_was_put_aside_go_and_nothing_else(disk: SmallDisk, tmp_path: Path) -> None:
+async def test_full_origin_discards_set_aside_versions_only(disk: SmallDisk, tmp_path: Path) -> None:
     async with Origin.running(disk.path / "data", *HTTP) as origin:
         await broadcast(origin, random_bytes(20 * U, 1))
         await origin.folders.change_line("0b" * 16, {}, 0)

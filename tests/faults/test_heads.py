@@ -56,7 +56,7 @@ async def both(session: aiohttp.ClientSession, url: str, body: bytes | None = No
         return head.status, answer.status
 
 
-async def test_nodes_answer_head(
+async def test_nodes_answer_head_requests(
     tmp_path: Path, session: aiohttp.ClientSession, apps: list[web.Application]
 ) -> None:
     payload = tmp_path / "payload"
@@ -78,7 +78,7 @@ async def test_nodes_answer_head(
                 assert head == answered, path
 
 
-async def test_a_hash_server_answers_head(
+async def test_hash_server_answers_head_requests(
     tmp_path: Path, session: aiohttp.ClientSession, apps: list[web.Application]
 ) -> None:
     digest = digest_of(b"blob")
@@ -95,7 +95,7 @@ async def test_a_hash_server_answers_head(
             assert (answer.status, answer.headers["Allow"]) == (405, "GET, HEAD")
 
 
-async def test_an_archive_answers_head(
+async def test_archive_answers_head_requests(
     tmp_path: Path, session: aiohttp.ClientSession, apps: list[web.Application]
 ) -> None:
     async with ArchiveNode.on_directory(tmp_path, **HERE) as archive:

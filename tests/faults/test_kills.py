@@ -209,7 +209,7 @@ def in_flight(kills: int) -> int:
 # The tests ---------------------------------------------------------------------------------------
 
 
-def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) -> None:
+def test_killed_origin_loses_and_confuses_no_version(tmp_path: Path) -> None:
     chance = random.Random(101)
     data_dir, file = tmp_path / "origin", tmp_path / "model.bin"
     numbers = Numbers()
@@ -295,7 +295,7 @@ def test_an_origin_that_is_killed_loses_and_confuses_no_version(tmp_path: Path) 
         assert listed(middle.url) == listed(origin.url)
 
 
-def test_a_middle_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_middle_resumes(tmp_path: Path) -> None:
     chance = random.Random(201)
     first = publish(tmp_path / "origin", random_bytes(20 * MB), MB)
     # Half of the next version is as before, and is not to be fetched at all.
@@ -371,7 +371,7 @@ def test_a_middle_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
         assert listed(middle.url) == listed(upstream.url)
 
 
-def test_a_client_that_is_killed_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_killed_client_resumes(tmp_path: Path) -> None:
     chance = random.Random(301)
     shard_size = 2 * MB  # large against a piece: were only whole shards kept, it would show in the count
     first = publish(tmp_path / "origin", random_bytes(24 * MB), shard_size)

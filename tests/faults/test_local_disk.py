@@ -84,7 +84,7 @@ async def test_write_error_ends_download_without_retry(
     assert not (tmp_path / "model.bin").exists()
 
 
-async def test_read_error_of_what_landed_ends_download_without_retry(
+async def test_read_error_of_landed_bytes_ends_download_without_retry(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> int:
@@ -98,7 +98,7 @@ async def test_read_error_of_what_landed_ends_download_without_retry(
         assert server.requested("*.bin") == 1
 
 
-def test_error_number_passes_to_another_process() -> None:
+def test_errno_survives_pickling() -> None:
     error = LocalDiskError("could not write model.bin: File too large")
     error.errno = errno.EFBIG
     told = from_wire(json.loads(json.dumps(to_wire(error))))
@@ -175,7 +175,7 @@ def test_store_pull_ends_with_6_when_a_file_may_not_grow(tmp_path: Path) -> None
         assert done.returncode == 0, done.stderr
 
 
-async def test_push_that_can_not_read_its_spool_blames_no_server(
+async def test_push_with_unreadable_spool_blames_no_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(self: object, size: int = -1) -> bytes:
@@ -200,7 +200,7 @@ async def test_push_that_can_not_read_its_spool_blames_no_server(
 # Nodes
 
 
-async def test_middle_outlives_its_disk_and_tells_in_status(
+async def test_middle_survives_disk_error_and_reports_it_in_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:
@@ -260,7 +260,7 @@ def test_full_disk_ends_follower_and_leaves_middle_up(small_disk: Path, tmp_path
 # The kind
 
 
-def test_no_translation_of_connection_errors_takes_a_disk_error_for_one() -> None:
+def test_disk_errors_are_never_caught_as_connection_errors() -> None:
     """Wherever an ``OSError`` becomes an error of a server, a ``ShardcastError`` passes first."""
     unsafe = []
     rooms = ("peer", "control", "transfer", "upstream", "blobs/client")

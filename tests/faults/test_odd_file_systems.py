@@ -46,7 +46,7 @@ NEEDS_PERMISSIONS = {"store: gc": "keeps no permissions, so no marks"}
 @pytest.mark.parametrize(
     ("kind", "role"), [("SMB", "origin"), ("SMB", "store"), ("FUSE", "client"), ("FUSE", "middle")]
 )
-def test_each_operation_does_without_what_is_lacking(
+def test_each_operation_works_without_missing_features(
     kind: str, role: str, shim: Path, tmp_path: Path
 ) -> None:
     env = processes.environment(LD_PRELOAD=str(shim), **environment(KINDS[kind], tmp_path))
@@ -70,7 +70,7 @@ def test_each_operation_does_without_what_is_lacking(
 
 
 @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC, errno.ESTALE, errno.EDQUOT])
-def test_disk_that_fails_is_never_one_that_lacks(
+def test_disk_error_is_not_taken_for_a_missing_feature(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -95,7 +95,7 @@ def test_disk_that_fails_is_never_one_that_lacks(
 
 
 @pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL])
-def test_full_disk_that_reserves_nothing_is_noticed_before_the_work(
+def test_full_disk_without_fallocate_is_noticed_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def fails(*_: object) -> None:
@@ -111,7 +111,7 @@ def test_full_disk_that_reserves_nothing_is_noticed_before_the_work(
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK])
-def test_name_that_is_taken_is_kept_where_there_are_no_links(
+def test_taken_name_is_kept_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def fails(*_: object, **__: object) -> None:
@@ -188,7 +188,7 @@ def test_temporary_file_gets_its_name_on_another_disk(tmp_path: Path, other: Pat
     assert [path.name for path in other.iterdir()] == ["name"]
 
 
-def test_copy_that_fails_leaves_the_old_name(
+def test_failed_copy_keeps_the_old_name(
     tmp_path: Path, other: Path, other_disk: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(descriptor: int) -> None:
@@ -223,7 +223,7 @@ def image(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-def test_version_of_an_image_is_retired(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_version_in_read_only_image_layer_is_retired(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(holds, "RECENTLY_READ", 0.0)
     with pytest.raises(OSError, match="cross-device"):
         (image / "v3").rename(image / "v9")
@@ -241,7 +241,7 @@ def test_version_of_an_image_is_retired(image: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.root
-def test_folder_of_an_image_moves_after_a_kill_too(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_of_image_layer_moves_after_a_kill(image: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     known, name = image / "v1", image / ".shardcast" / "lines"
     names, changed = {path.name for path in known.iterdir()}, known.stat().st_mtime_ns
     real, moved = Path.rename, []
@@ -267,7 +267,7 @@ def test_folder_of_an_image_moves_after_a_kill_too(image: Path, monkeypatch: pyt
 
 
 @pytest.mark.root
-async def test_store_with_a_prefix_folder_on_another_disk(tmp_path: Path) -> None:
+async def test_store_works_with_prefix_folder_on_another_disk(tmp_path: Path) -> None:
     blob = b"a blob"
     digest = hashlib.sha256(blob).hexdigest()
     with small_disk(tmp_path / digest[:2], "1m"):
@@ -293,7 +293,7 @@ async def test_store_with_a_prefix_folder_on_another_disk(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("error", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_following_needs_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+def test_follow_requires_symbolic_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int) -> None:
     def refuses(*_: object, **__: object) -> None:
         raise OSError(error, os.strerror(error))
 
@@ -305,7 +305,7 @@ def test_following_needs_symbolic_links(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("error", [errno.EROFS, errno.EACCES, errno.EDQUOT])
-def test_following_says_why_a_folder_can_not_be_written(
+def test_follow_names_cause_of_unwritable_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
 ) -> None:
     def refuses(*_: object, **__: object) -> None:
@@ -317,7 +317,7 @@ def test_following_says_why_a_folder_can_not_be_written(
         check_folder(tmp_path)
 
 
-def test_following_refuses_before_it_asks_anybody(shim: Path, tmp_path: Path) -> None:
+def test_follow_refuses_before_any_request(shim: Path, tmp_path: Path) -> None:
     rules = environment({"symlink": errno.EPERM}, tmp_path)
     env = processes.environment(LD_PRELOAD=str(shim), **rules)
     words = ["client", "--servers", "127.0.0.1:9", "--follow", "--output-dir", str(tmp_path / "out")]
@@ -348,7 +348,7 @@ def no_sockets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
+async def test_socket_elsewhere_is_found_and_removed(no_sockets: Path) -> None:
     record = no_sockets / ".shardcast" / "socket-at"
     async with serve_on_socket(application("0123"), no_sockets):
         place = Path(record.read_text().strip())
@@ -364,7 +364,7 @@ async def test_socket_elsewhere_is_found_and_goes(no_sockets: Path) -> None:
         await asyncio.to_thread(connect, no_sockets)
 
 
-async def test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one(no_sockets: Path) -> None:
+async def test_socket_elsewhere_of_killed_node_is_removed_by_the_next(no_sockets: Path) -> None:
     async with serve_on_socket(application("0123"), no_sockets):
         record = no_sockets / ".shardcast" / "socket-at"
         left, said = Path(record.read_text().strip()), record.read_bytes()
@@ -380,7 +380,7 @@ async def test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one(no_socke
 
 
 @pytest.mark.parametrize("planted", ["open folder", "other name"])
-async def test_socket_of_a_stranger_is_not_used(no_sockets: Path, tmp_path: Path, planted: str) -> None:
+async def test_socket_of_another_user_is_not_used(no_sockets: Path, tmp_path: Path, planted: str) -> None:
     """A record may outlive its folder, whose name in ``/tmp`` anybody could have by now."""
     async with serve_on_socket(application("0123"), no_sockets):
         record = no_sockets / ".shardcast" / "socket-at"

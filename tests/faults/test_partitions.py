@@ -169,9 +169,7 @@ def data(folder: Path) -> tuple[str, str]:
 # A link is down for a while ----------------------------------------------------------------------
 
 
-def test_clients_whose_links_were_down_finish_the_version_and_get_the_next(
-    stack: contextlib.ExitStack, tmp_path: Path
-) -> None:
+def test_clients_finish_after_their_links_were_down(stack: contextlib.ExitStack, tmp_path: Path) -> None:
     first = publish(tmp_path / "origin", random_bytes(SIZE), SHARD)
     folder, output = tmp_path / "followed", tmp_path / "out" / "model.bin"
     network = stack.enter_context(networks.network(origin=None, middle=None, follower=RATE, reader=RATE))
@@ -198,7 +196,7 @@ def test_clients_whose_links_were_down_finish_the_version_and_get_the_next(
     wait_for("v2", version(folder, 2).exists, RECOVERY, follower, middle, origin)
 
 
-def test_a_middle_whose_link_was_down_finishes_the_version_and_its_follower_gets_it(
+def test_middle_and_its_follower_finish_after_the_link_was_down(
     stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     first = publish(tmp_path / "origin", random_bytes(SIZE), SHARD)
@@ -220,7 +218,7 @@ def test_a_middle_whose_link_was_down_finishes_the_version_and_its_follower_gets
     wait_for("v2", version(folder, 2).exists, RECOVERY, follower, middle, origin)
 
 
-def test_a_version_that_is_being_made_while_its_origin_is_cut_off_gets_through_later(
+def test_live_version_arrives_after_its_origin_was_cut_off(
     stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     payload = random_bytes(SIZE)
@@ -271,7 +269,7 @@ def piped(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
 # An address from which nothing ever comes --------------------------------------------------------
 
 
-def test_a_server_whose_packets_disappear_costs_seconds_and_is_used_when_it_is_back(
+def test_server_with_lost_packets_costs_seconds_and_is_used_again(
     stack: contextlib.ExitStack, tmp_path: Path
 ) -> None:
     size = 2 * MB
@@ -315,9 +313,7 @@ def test_a_server_whose_packets_disappear_costs_seconds_and_is_used_when_it_is_b
 # A machine that vanishes -------------------------------------------------------------------------
 
 
-def test_a_server_that_falls_silent_is_left_at_once_for_another(
-    stack: contextlib.ExitStack, tmp_path: Path
-) -> None:
+def test_silent_server_is_left_at_once_for_another(stack: contextlib.ExitStack, tmp_path: Path) -> None:
     first = publish(tmp_path / "one", random_bytes(SIZE), SIZE)  # a single shard, from a single server
     shutil.copytree(first.data_dir, tmp_path / "two")
     output = tmp_path / "out" / "model.bin"
@@ -337,9 +333,7 @@ def test_a_server_that_falls_silent_is_left_at_once_for_another(
     assert_came_once(network, "reader")
 
 
-def test_a_server_that_lost_its_power_is_found_again_when_it_is_back(
-    stack: contextlib.ExitStack, tmp_path: Path
-) -> None:
+def test_server_is_found_again_after_power_loss(stack: contextlib.ExitStack, tmp_path: Path) -> None:
     small = publish(tmp_path / "origin", random_bytes(MB), SHARD)
     folder = tmp_path / "followed"
     network = stack.enter_context(networks.network(origin=RATE, spare=RATE, middle=None, follower=None))
@@ -375,7 +369,7 @@ main()
 """
 
 
-def test_readers_that_vanish_are_not_waited_for(stack: contextlib.ExitStack, tmp_path: Path) -> None:
+def test_vanished_readers_are_not_waited_for(stack: contextlib.ExitStack, tmp_path: Path) -> None:
     first = publish(tmp_path / "origin", random_bytes(SIZE), SIZE)
     network = stack.enter_context(networks.network(origin=None, vanishing=None, reader=None))
     origin = stack.enter_context(impatient_origin(network, first.data_dir))
@@ -396,7 +390,7 @@ def test_readers_that_vanish_are_not_waited_for(stack: contextlib.ExitStack, tmp
     )
 
 
-def test_a_reader_that_is_slow_but_steady_is_waited_for(stack: contextlib.ExitStack, tmp_path: Path) -> None:
+def test_slow_but_steady_reader_is_waited_for(stack: contextlib.ExitStack, tmp_path: Path) -> None:
     size = 8 * MB
     first = publish(tmp_path / "origin", random_bytes(size), size)
     network = stack.enter_context(networks.network(origin=None, reader=10.0))

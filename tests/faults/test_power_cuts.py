@@ -259,7 +259,7 @@ def test_follower_keeps_what_it_announced(records: dict[str, Record]) -> None:
 # A list that is cancelled
 
 
-async def test_cancelled_replacement_is_done_all_the_same(tmp_path: Path) -> None:
+async def test_cancelled_replacement_still_completes(tmp_path: Path) -> None:
     for turns in range(1, 8):
         file = tmp_path / str(turns)
         file.write_bytes(b"before")

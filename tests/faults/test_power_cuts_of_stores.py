@@ -91,7 +91,7 @@ async def assert_blobs(root: Path, numbers: set[int], damaged: str = "") -> None
         await store.close()
 
 
-def test_hash_server_keeps_what_was_put(
+def test_hash_server_keeps_acknowledged_blobs(
     records: dict[str, Record], run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
     def check(place: Path, said: Said) -> None:
@@ -101,7 +101,7 @@ def test_hash_server_keeps_what_was_put(
     replay(records["put"], check)
 
 
-def test_archive_keeps_what_was_pushed(
+def test_archive_keeps_acknowledged_blobs(
     records: dict[str, Record], run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
     async def look(root: Path, numbers: set[int]) -> None:
@@ -139,7 +139,7 @@ def test_store_keeps_its_digest(
     replay(records["digest_of_store"], check)
 
 
-def test_collection_keeps_what_was_put(
+def test_gc_keeps_blobs_that_were_put_again(
     records: dict[str, Record], run: Callable[[Coroutine[Any, Any, Any]], Any]
 ) -> None:
     def check(place: Path, said: Said) -> None:
@@ -181,7 +181,7 @@ def test_scrub_loses_no_good_blob(
     replay(records["scrub"], check)
 
 
-def test_registry_keeps_what_was_inserted(records: dict[str, Record]) -> None:
+def test_registry_keeps_inserted_hashes(records: dict[str, Record]) -> None:
     def check(place: Path, said: Said) -> None:
         if not (place / "store").exists():
             return

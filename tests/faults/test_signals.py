@@ -52,7 +52,7 @@ class Starting:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_cuts_off_a_start_that_waits(number: signal.Signals) -> None:
+def test_signal_ends_a_waiting_start(number: signal.Signals) -> None:
     node = Starting(number)
     run(ForegroundNode(None, None).serve(node))
     assert node.cut_off
@@ -60,7 +60,7 @@ def test_a_signal_cuts_off_a_start_that_waits(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("kind", ["pipe", "device", "folder", "large file"])
-async def test_a_status_file_that_is_no_small_file_is_refused(kind: str, tmp_path: Path) -> None:
+async def test_status_file_that_is_large_or_special_is_refused(kind: str, tmp_path: Path) -> None:
     status = tmp_path / "status"
     if kind == "pipe":
         os.mkfifo(status)
@@ -102,7 +102,7 @@ def assert_interrupted(process: subprocess.Popen[str], number: signal.Signals) -
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_put_whose_writer_pauses(number: signal.Signals, tmp_path: Path) -> None:
+def test_signal_ends_put_whose_writer_pauses(number: signal.Signals, tmp_path: Path) -> None:
     directory = tmp_path / "store"
     directory.mkdir()
     with waiting_store("put", "-d", str(directory), "-q", "-", stdin=subprocess.PIPE) as process:
@@ -116,7 +116,7 @@ def test_a_signal_ends_a_put_whose_writer_pauses(number: signal.Signals, tmp_pat
     assert not fill_of(directory)
 
 
-def test_a_signal_ends_a_put_of_a_pipe_that_nobody_writes(tmp_path: Path) -> None:
+def test_signal_ends_put_of_pipe_without_writer(tmp_path: Path) -> None:
     directory, pipe = tmp_path / "store", tmp_path / "pipe"
     directory.mkdir()
     os.mkfifo(pipe)
@@ -127,7 +127,7 @@ def test_a_signal_ends_a_put_of_a_pipe_that_nobody_writes(tmp_path: Path) -> Non
     assert not fill_of(directory)
 
 
-def test_a_pipe_is_put_once_somebody_writes_it(tmp_path: Path) -> None:
+def test_pipe_is_put_once_it_has_a_writer(tmp_path: Path) -> None:
     directory, pipe, data = tmp_path / "store", tmp_path / "pipe", random_bytes(300_000)
     directory.mkdir()
     os.mkfifo(pipe)
@@ -138,7 +138,7 @@ def test_a_pipe_is_put_once_somebody_writes_it(tmp_path: Path) -> None:
     assert fill_of(directory) == [sha256(data)]
 
 
-def test_a_signal_ends_a_get_that_nobody_reads(tmp_path: Path) -> None:
+def test_signal_ends_get_without_reader(tmp_path: Path) -> None:
     directory = tmp_path / "store"
     (digest,) = fill(directory, random_bytes(3_000_000))
     with waiting_store("get", "-d", str(directory), "-q", digest, stdout=subprocess.PIPE) as process:

@@ -154,7 +154,7 @@ async def test_every_route_of_every_listener_is_in_the_table(listeners: dict[str
         assert table - listener.routes == set(), f"examples for no route of the {name}"
 
 
-async def test_slow_clients_are_over_within_their_bounds(
+async def test_slow_clients_are_closed_within_their_bounds(
     listeners: dict[str, Listener], tmp_path: Path
 ) -> None:
     crowds = [Crowd(name, listener, with_heads(TABLE[name])) for name, listener in listeners.items()]

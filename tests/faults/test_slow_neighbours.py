@@ -85,7 +85,7 @@ async def is_seen(origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("slow", ["*", "/v1/manifest.jsonl", "/v1/shard_001.bin"])
-async def test_slow_server_first_keeps_nobody_from_an_honest_one(
+async def test_slow_first_server_does_not_delay_a_fast_second(
     slow: str, published: Published, tmp_path: Path
 ) -> None:
     with BadServer(published.data_dir).set(slow, trickles_the_head()) as slow_one:
@@ -104,7 +104,7 @@ async def test_slow_server_first_keeps_nobody_from_an_honest_one(
     assert offered[0].header
 
 
-async def test_mirror_asks_the_next_archive_when_one_lets_it_wait(tmp_path: Path) -> None:
+async def test_mirror_asks_next_archive_when_one_stalls(tmp_path: Path) -> None:
     blobs = BlobsInMemory()
     key, other = await put_blobs(blobs, b"Hello!", b"more")
     slow_one = SlowServer(WAYS["trickles the head"], "/", Reply())
@@ -121,7 +121,7 @@ async def test_mirror_asks_the_next_archive_when_one_lets_it_wait(tmp_path: Path
         await mirror.close()
 
 
-async def test_repair_asks_the_next_server_when_one_lets_it_wait(
+async def test_repair_asks_next_server_when_one_stalls(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shardcast.blobs.copy.STALL_WHEN_OTHERS_CAN", 0.2)
@@ -138,7 +138,7 @@ async def test_repair_asks_the_next_server_when_one_lets_it_wait(
     assert await repaired.size(key) == 6
 
 
-async def test_old_servers_sizes_are_asked_from_the_next_when_one_lets_wait(
+async def test_shard_sizes_are_asked_from_next_old_server_when_one_stalls(
     published: Published, tmp_path: Path
 ) -> None:
     """Nodes of 0.1.0 have no manifests; the sizes of their shards are asked one by one."""

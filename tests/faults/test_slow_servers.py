@@ -308,7 +308,9 @@ async def make(request: Request, way: Way, manifest: bytes, folder: Path, sessio
 
 
 @pytest.mark.parametrize("way", WAYS)
-async def test_request_ends_whatever_its_server_does(way: str, manifest: bytes, tmp_path: Path) -> None:
+async def test_each_request_ends_with_each_misbehaving_server(
+    way: str, manifest: bytes, tmp_path: Path
+) -> None:
     floods = "floods" in way
     if floods:
         tracemalloc.start()
@@ -328,7 +330,7 @@ async def test_request_ends_whatever_its_server_does(way: str, manifest: bytes, 
 
 
 @pytest.mark.parametrize("direct", [True, False])
-async def test_flood_before_an_answer_ends_before_its_time(direct: bool, tmp_path: Path) -> None:
+async def test_flood_of_interim_answers_is_cut_off(direct: bool, tmp_path: Path) -> None:
     """To read it until the deadline would take all of the event loop, or of a thread, for so long."""
     shard = Shard(1, 0, 1000, pieces=bytes(32))
     server = SlowServer(WAYS["floods informational answers"], "/", Reply(b"some bytes"))
@@ -343,7 +345,7 @@ async def test_flood_before_an_answer_ends_before_its_time(direct: bool, tmp_pat
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="tells what is resident")
 @pytest.mark.parametrize("direct", [True, False])
-async def test_large_pieces_take_memory_only_as_they_come(direct: bool, tmp_path: Path) -> None:
+async def test_large_pieces_take_memory_only_as_they_arrive(direct: bool, tmp_path: Path) -> None:
     """What a manifest says of its pieces is a claim, and ten answers at once are usual."""
     piece_size = 64 << 20
     shard = Shard(1, 0, piece_size, pieces=bytes(32))
@@ -428,7 +430,7 @@ def test_every_request_is_in_the_table() -> None:
     assert sent - DOORS == {function for request in REQUESTS.values() for function in request.sends}
 
 
-def test_no_request_goes_round_the_bounds() -> None:
+def test_no_request_bypasses_the_bounds() -> None:
     gc.collect()
     for module in PACKAGE.rglob("*.py"):
         name = module.relative_to(PACKAGE).as_posix()

@@ -506,7 +506,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.timeout(600 + 60 * KILLS)
-def test_a_network_whose_nodes_are_killed_at_random_loses_and_confuses_nothing(place: Path) -> None:
+def test_network_under_random_kills_loses_and_confuses_nothing(place: Path) -> None:
     chance = random.Random(SEED)
     with Links(RATE) as links, contextlib.ExitStack() as stack:
         network = Network(place, links)

@@ -84,7 +84,7 @@ def without_descriptors(running: Node) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
 
 
-def test_an_archive_without_descriptors_says_503_and_goes_on(tmp_path: Path) -> None:
+def test_archive_answers_503_without_descriptors_and_recovers(tmp_path: Path) -> None:
     fill(tmp_path, SMALL, LARGE)
     words = ("--host", "127.0.0.1", "--port", "0")
     with node("archive", "serve", str(tmp_path), *words) as running, kept(running) as connection:
@@ -97,7 +97,7 @@ def test_an_archive_without_descriptors_says_503_and_goes_on(tmp_path: Path) -> 
             assert connection.ask(*request)[0] == 200, request
 
 
-def test_a_hash_server_without_descriptors_says_503_and_goes_on(tmp_path: Path) -> None:
+def test_hash_server_answers_503_without_descriptors_and_recovers(tmp_path: Path) -> None:
     fill(tmp_path, SMALL, LARGE)
     words = ("--port-range", "49152", "65535", "--writable")
     with node("store", "serve", str(tmp_path), *words) as running, kept(running) as connection:
@@ -109,7 +109,7 @@ def test_a_hash_server_without_descriptors_says_503_and_goes_on(tmp_path: Path) 
             assert connection.ask(*request)[0] in (200, 201), request
 
 
-def test_an_origin_without_descriptors_says_503_of_its_shards_and_goes_on(tmp_path: Path) -> None:
+def test_origin_answers_503_for_shards_without_descriptors_and_recovers(tmp_path: Path) -> None:
     payload = tmp_path / "payload"
     payload.write_bytes(LARGE)
     with origin(tmp_path / "data") as running, kept(running) as connection:
@@ -167,7 +167,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 
 @pytest.mark.parametrize("blob", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("spoil", UNREADABLE_FILES)
-async def test_an_archive_leaves_an_unreadable_blob_out_and_a_push_repairs_it(
+async def test_archive_omits_unreadable_blob_until_a_push_repairs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession, spoil: Spoil, blob: bytes
 ) -> None:
     fill(tmp_path, SMALL, LARGE)
@@ -193,7 +193,7 @@ async def hash_server(root: Path, *extra: Path) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("blob", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("spoil", UNREADABLE_FILES)
-async def test_a_hash_server_gives_it_from_another_directory_and_a_put_repairs_it(
+async def test_hash_server_reads_unreadable_blob_from_another_directory_until_a_put_repairs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession, spoil: Spoil, blob: bytes
 ) -> None:
     root, extra, key = tmp_path / "root", tmp_path / "extra", sha256(blob)
@@ -213,7 +213,7 @@ async def test_a_hash_server_gives_it_from_another_directory_and_a_put_repairs_i
             assert (answer.status, await answer.read()) == (200, blob)
 
 
-async def test_what_cannot_be_looked_at_is_no_absence(
+async def test_blob_in_unreadable_folder_is_503_and_not_absent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, session: aiohttp.ClientSession
 ) -> None:
     """A folder that may not be entered says nothing of its blobs; one file that the disk lost does."""
@@ -240,7 +240,7 @@ async def test_what_cannot_be_looked_at_is_no_absence(
 
 
 @pytest.mark.parametrize("repairs", [True, False])
-async def test_verify_repairs_what_cannot_be_opened(
+async def test_verify_repairs_unreadable_blob(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repairs: bool
 ) -> None:
     (key,) = fill(tmp_path, SMALL)
@@ -279,7 +279,7 @@ class Unable(BlobsInMemory):
         raise LocalDiskError("no descriptors")
 
 
-async def test_a_union_looks_into_its_other_stores_and_then_tells() -> None:
+async def test_union_reads_from_its_other_stores_before_it_fails() -> None:
     right = BlobsInMemory()
     (key,) = await put_blobs(right, SMALL)
     union = BlobUnion([Unable(), right])
@@ -297,7 +297,7 @@ async def test_a_union_looks_into_its_other_stores_and_then_tells() -> None:
             pass
 
 
-async def test_a_shard_that_cannot_be_opened_is_given_from_another_version(
+async def test_unreadable_shard_is_served_from_another_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data_dir = DataDir(tmp_path, "origin")
@@ -332,9 +332,7 @@ class Full(BlobsInMemory):
         yield
 
 
-async def test_a_mirror_that_can_keep_nothing_cuts_its_answer(
-    tmp_path: Path, session: aiohttp.ClientSession
-) -> None:
+async def test_mirror_without_room_cuts_its_answer(tmp_path: Path, session: aiohttp.ClientSession) -> None:
     theirs = BlobsInMemory()
     await put_blobs(theirs, SMALL)
     async with (
@@ -363,7 +361,7 @@ def unlistable(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         monkeypatch.setattr(os, name, fail)
 
 
-async def test_versions_aside_that_cannot_be_listed_end_a_gc(
+async def test_gc_fails_when_set_aside_versions_cannot_be_listed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data_dir = DataDir(tmp_path, "origin")
@@ -382,7 +380,7 @@ async def test_versions_aside_that_cannot_be_listed_end_a_gc(
                 roots.read_all([root], "sha256")
 
 
-def test_a_quarantine_that_cannot_be_listed_is_not_empty(
+def test_unlistable_quarantine_is_an_error_and_not_empty(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, SMALL)
@@ -395,7 +393,9 @@ def test_a_quarantine_that_cannot_be_listed_is_not_empty(
         list(quarantine.entries())
 
 
-def test_a_registry_says_that_it_cannot_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_registry_raises_when_its_store_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend = DirectoryBackend(StoreSpec("x", "file", str(tmp_path), None, "_hash", {}))
     assert not backend.exists("a/b")
     look = Path.stat

@@ -89,7 +89,7 @@ def leaves(command: click.Command, *names: str) -> Iterator[str]:
             yield from leaves(below, *names, name)
 
 
-def test_every_command_has_a_scene() -> None:
+def test_every_command_is_tested_with_closed_streams() -> None:
     assert set(leaves(shardcast)) == set(SCENES)
 
 
@@ -143,7 +143,7 @@ def answers(port: int, path: str) -> bool:
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_a_command_does_its_work_with_nobody_to_tell(name: str, here: Path, url: str) -> None:
+def test_command_does_its_work_with_closed_streams(name: str, here: Path, url: str) -> None:
     """Closed stdin and stdout, and a stderr whose reader has gone."""
     scene = SCENES[name]
     with processes.reserved_port() as port, nobody_reads() as unread:
@@ -182,20 +182,20 @@ def run(
 
 
 @pytest.mark.parametrize("redirect", ["<&- >&- 2>&-", "2>&-", ">/dev/full 2>/dev/full"])
-def test_a_download_is_in_place_and_done(redirect: str, here: Path, url: str) -> None:
+def test_download_with_closed_streams_succeeds(redirect: str, here: Path, url: str) -> None:
     """Without descriptors libuv used to abort the process after the download (134)."""
     assert run(DOWNLOAD, here, redirect, url).returncode == 0
     assert (here / "new").read_bytes() == PAYLOAD
 
 
-def test_a_result_that_could_not_be_printed_is_told(here: Path, url: str) -> None:
+def test_unprintable_result_is_a_warning(here: Path, url: str) -> None:
     done = run(DOWNLOAD, here, ">/dev/full", url)
     assert done.returncode == 0
     assert "Warning: the result could not be printed: No space left on device\n" in done.stderr
 
 
 @pytest.mark.parametrize("words", [["store", "ls", "{store}"], ["store", "get", OTHER, "-d", "{store}"]])
-def test_an_answer_that_can_not_be_printed_is_a_failure(words: list[str], here: Path) -> None:
+def test_unprintable_answer_is_a_failure(words: list[str], here: Path) -> None:
     done = run(words, here, ">/dev/full")
     assert done.returncode == 6
     assert "No space left on device" in done.stderr
@@ -210,7 +210,7 @@ def test_an_answer_that_can_not_be_printed_is_a_failure(words: list[str], here: 
         (["store", "get", OTHER, "-d", "{store}"], ">&-", "stdout is closed"),
     ],
 )
-def test_what_needs_a_stream_says_that_it_is_closed(
+def test_closed_stream_that_is_needed_is_usage_error(
     words: list[str], redirect: str, why: str, here: Path
 ) -> None:
     done = run(words, here, redirect)
@@ -218,7 +218,7 @@ def test_what_needs_a_stream_says_that_it_is_closed(
     assert not (here / "data" / "v3").exists()
 
 
-def test_a_stream_is_published_though_its_progress_can_not_be_printed(here: Path) -> None:
+def test_stream_is_published_without_printable_progress(here: Path) -> None:
     with processes.origin(here / "data"), nobody_reads() as unread:
         words = ["broadcast", "-", "--data-dir", "{data}"]
         with (here / "file").open("rb") as stdin:
@@ -227,9 +227,7 @@ def test_a_stream_is_published_though_its_progress_can_not_be_printed(here: Path
     assert (here / "data" / "v3" / "shard_001.bin").read_bytes() == PAYLOAD
 
 
-def test_a_status_file_that_can_not_be_written_ends_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unwritable_status_file_ends_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The error of a start is the one to be told, and a server that listens serves."""
     status = StatusFile(tmp_path / "gone" / "status", {})
     status.report_failed()
@@ -241,7 +239,7 @@ def test_a_status_file_that_can_not_be_written_ends_nothing(
 # Readers that stand still ------------------------------------------------------------------------
 
 
-def test_a_node_whose_log_nobody_reads_goes_on(here: Path) -> None:
+def test_node_survives_an_unread_log(here: Path) -> None:
     """Its event loop would wait in the middle of a write for ever."""
     reader, writer = os.pipe()
     try:
@@ -281,7 +279,7 @@ print(took)
 """
 
 
-def test_lines_for_a_reader_that_stands_still_cost_a_second_and_are_counted() -> None:
+def test_lines_for_a_stalled_reader_cost_a_second_and_are_counted() -> None:
     """It waits for the first of them; the first that comes through says how many were lost."""
     reader, writer = os.pipe()
     try:
@@ -306,7 +304,7 @@ def test_lines_for_a_reader_that_stands_still_cost_a_second_and_are_counted() ->
     assert told == "[lost: 20; it is not read]\nthe next\nand one more\n"
 
 
-def test_a_terminal_that_is_stopped_keeps_no_command(here: Path) -> None:
+def test_stopped_terminal_does_not_block_a_command(here: Path) -> None:
     ours, theirs = pty.openpty()
     try:
         termios.tcflow(theirs, termios.TCOOFF)
@@ -327,7 +325,7 @@ sys.stdout.write("done")
 """
 
 
-def test_a_terminal_that_nobody_reads_keeps_no_command() -> None:
+def test_unread_terminal_does_not_block_a_command() -> None:
     """While it is almost full it says that it takes more, and then waits in the middle of a line."""
     ours, theirs = pty.openpty()
     try:
@@ -350,7 +348,7 @@ def test_a_terminal_that_nobody_reads_keeps_no_command() -> None:
         ("ascii", b"n\xff\xc3\xbc", b"n\xff\xc3\xbc"),
     ],
 )
-def test_a_name_is_printed_whatever_stdout_can_encode(
+def test_undecodable_name_is_printed_as_its_bytes(
     encoding: str, name: bytes, printed: bytes, here: Path, url: str
 ) -> None:
     folder = os.fsencode(here)
@@ -364,7 +362,7 @@ def test_a_name_is_printed_whatever_stdout_can_encode(
     assert Path(os.fsdecode(folder + b"/" + name)).read_bytes() == PAYLOAD
 
 
-def test_streams_that_are_kept_in_memory_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_memory_streams_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     kept = io.StringIO()
     monkeypatch.setattr(sys, "stdin", io.StringIO())
     monkeypatch.setattr(sys, "stdout", kept)

@@ -53,7 +53,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
 
 
 @pytest.mark.parametrize("way", DOWN)
-async def test_a_server_down_behind_a_gateway_costs_no_attempts(
+async def test_server_down_behind_gateway_costs_no_attempts(
     way: str, published: Published, tmp_path: Path
 ) -> None:
     await _transfer(published, tmp_path / "got", bad.first(DOWN[way](), times=4))
@@ -61,21 +61,21 @@ async def test_a_server_down_behind_a_gateway_costs_no_attempts(
 
 
 @pytest.mark.parametrize("way", ["502", "closed"])
-async def test_a_server_down_behind_a_gateway_is_not_waited_for_for_ever(
+async def test_wait_for_server_behind_gateway_is_bounded(
     way: str, published: Published, tmp_path: Path
 ) -> None:
     with pytest.raises(NoServerReachable, match="shard"):
         await _transfer(published, tmp_path / "got", DOWN[way](), unreachable=0.5)
 
 
-async def test_a_wrong_answer_is_still_a_failed_attempt(published: Published, tmp_path: Path) -> None:
+async def test_wrong_answer_counts_as_failed_attempt(published: Published, tmp_path: Path) -> None:
     with pytest.raises(TransferFailed, match="1 failed answers"):
         await _transfer(published, tmp_path / "got", bad.first(bad.error(500)))
 
 
 @pytest.mark.parametrize("path", ["/distribution.txt", "/v1/manifest.jsonl"])
 @pytest.mark.parametrize("way", ["502", "closed"])
-async def test_a_download_survives_a_restart_before_its_first_shard(
+async def test_download_survives_server_restart_before_its_first_shard(
     way: str, path: str, published: Published, tmp_path: Path
 ) -> None:
     with BadServer(published.data_dir) as server:
@@ -85,7 +85,7 @@ async def test_a_download_survives_a_restart_before_its_first_shard(
     assert sha256(release.path) == published.sha256
 
 
-async def test_a_list_that_is_not_there_now_is_waited_for(published: Published, tmp_path: Path) -> None:
+async def test_download_waits_for_unavailable_list(published: Published, tmp_path: Path) -> None:
     with BadServer(published.data_dir) as server:
         server.set("/distribution.txt", bad.first(bad.error(503, node="5f0c"), times=2))
         async with Client([server.url]) as client:
@@ -93,9 +93,7 @@ async def test_a_list_that_is_not_there_now_is_waited_for(published: Published, 
     assert sha256(release.path) == published.sha256
 
 
-async def test_a_manifest_that_can_not_be_reached_is_no_failed_answer(
-    published: Published, tmp_path: Path
-) -> None:
+async def test_unreachable_manifest_is_no_failed_answer(published: Published, tmp_path: Path) -> None:
     with BadServer(published.data_dir) as server:
         server.set("/v1/manifest.jsonl", bad.error(502))
         async with Client([server.url], limits=Limits(unreachable_at_start=0.3)) as client:
@@ -103,7 +101,7 @@ async def test_a_manifest_that_can_not_be_reached_is_no_failed_answer(
                 await client.download("v1", tmp_path / "got")
 
 
-async def test_a_node_without_a_manifest_now_is_not_taken_for_an_old_one(
+async def test_unavailable_manifest_does_not_make_a_node_an_old_one(
     published: Published, tmp_path: Path
 ) -> None:
     with BadServer(published.data_dir) as server:
@@ -114,7 +112,7 @@ async def test_a_node_without_a_manifest_now_is_not_taken_for_an_old_one(
 
 
 @pytest.mark.parametrize("way", ["502", "503 of a gateway", "closed"])
-async def test_a_store_down_behind_a_gateway_is_unreachable(way: str, published: Published) -> None:
+async def test_store_down_behind_gateway_is_unreachable(way: str, published: Published) -> None:
     digest = "ab" * 32
     with BadServer(published.data_dir) as server:
         server.set("*", DOWN[way]())
@@ -129,7 +127,7 @@ async def test_a_store_down_behind_a_gateway_is_unreachable(way: str, published:
                 await store.size(digest[:40])
 
 
-def test_what_statuses_say() -> None:
+def test_statuses_map_to_errors() -> None:
     said: dict[tuple[int, bool], type[PeerError]] = {
         (502, False): ServerUnreachable,
         (502, True): ServerUnreachable,

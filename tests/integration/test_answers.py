@@ -39,7 +39,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     return publish(tmp_path_factory.mktemp("published") / "data", random_bytes(3 * MB), MB)
 
 
-async def test_server_too_slow_for_a_piece_in_time_is_left(published: Published, tmp_path: Path) -> None:
+async def test_server_without_a_piece_in_time_is_abandoned(published: Published, tmp_path: Path) -> None:
     """Bytes come all the time, and a piece of them would take twice the time-out."""
     with BadServer(published.data_dir).set(SHARDS, bad.throttled(PIECE)) as slow:
         async with Client([slow.url], limits=Limits(timeout=0.5, attempts=1, at_once=1)) as client:
@@ -48,7 +48,7 @@ async def test_server_too_slow_for_a_piece_in_time_is_left(published: Published,
         assert slow.sent_bytes(SHARDS) < PIECE
 
 
-async def test_server_that_never_begins_is_left_when_another_can_serve(
+async def test_server_that_never_answers_is_abandoned_when_another_serves(
     published: Published, tmp_path: Path
 ) -> None:
     """Nothing of its ranges can be taken over, for none has begun."""
@@ -71,7 +71,7 @@ class FirstOfAll(Random):
         return 0.0
 
 
-async def test_silent_server_is_left_before_the_first_byte_of_a_transfer(tmp_path: Path) -> None:
+async def test_silent_server_is_abandoned_before_the_first_byte(tmp_path: Path) -> None:
     """With a single shard there is no other answer that would tell that the servers are there."""
     small = publish(tmp_path / "data", random_bytes(100_000), MB)
     live = LiveManifest.of(small.manifest)
@@ -90,7 +90,7 @@ async def test_silent_server_is_left_before_the_first_byte_of_a_transfer(tmp_pat
     assert sha256(tmp_path / "got") == small.sha256
 
 
-async def test_what_a_server_lacks_is_no_failure_of_it(published: Published, tmp_path: Path) -> None:
+async def test_missing_shard_is_not_counted_as_failure(published: Published, tmp_path: Path) -> None:
     """It may have all the others, and would be left alone for a second after each, on probation."""
     live = LiveManifest.of(published.manifest)
     with (
@@ -107,7 +107,7 @@ async def test_what_a_server_lacks_is_no_failure_of_it(published: Published, tmp
     assert sha256(tmp_path / "got") == published.sha256
 
 
-async def test_connection_with_unread_bytes_is_not_used_again(published: Published, tmp_path: Path) -> None:
+async def test_connection_with_unread_bytes_is_not_reused(published: Published, tmp_path: Path) -> None:
     """A server that ignores Range sends more than is wanted of each shard; what is left unread on the
     connection is not taken for the next answer, and the server isn't blamed for it."""
     damaged = bytearray(published.payload)
@@ -137,7 +137,7 @@ def deaf() -> Iterator[str]:
         yield "http://{}:{}".format(*listener.getsockname())
 
 
-async def test_connecting_has_a_time_out(
+async def test_connecting_times_out(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.2)
@@ -153,7 +153,7 @@ async def test_connecting_has_a_time_out(
     assert time.monotonic() - begun < 10
 
 
-async def test_node_with_another_version_of_this_number_sends_nothing_of_it(
+async def test_node_with_other_digest_for_the_number_sends_nothing(
     published: Published, tmp_path: Path
 ) -> None:
     """A downloader asks for what its manifest says (If-Match), so that no wrong byte travels."""
@@ -170,7 +170,7 @@ async def test_node_with_another_version_of_this_number_sends_nothing_of_it(
     assert order.received == 0
 
 
-async def test_connection_that_the_server_closed_meanwhile_is_no_failure_of_it(
+async def test_connection_closed_while_idle_is_not_counted_as_failure(
     published: Published, tmp_path: Path
 ) -> None:
     """It closes each after one answer, and doesn't say so."""
@@ -194,9 +194,7 @@ async def test_connection_that_the_server_closed_meanwhile_is_no_failure_of_it(
     assert server.requested(SHARDS) == len(live.shards)
 
 
-async def test_wrong_piece_is_a_failed_answer_whatever_came_before_it(
-    published: Published, tmp_path: Path
-) -> None:
+async def test_wrong_piece_fails_the_answer_after_right_pieces(published: Published, tmp_path: Path) -> None:
     """A liar that sends some right pieces first would be asked again and again."""
     with BadServer(published.data_dir).set(SECOND, bad.flipped(PIECE)) as liar:
         async with Client([liar.url], limits=Limits(attempts=1)) as client:
@@ -205,9 +203,7 @@ async def test_wrong_piece_is_a_failed_answer_whatever_came_before_it(
         assert liar.requested(SECOND) == 1
 
 
-async def test_one_server_that_is_gone_spends_nothing_of_the_others_time(
-    published: Published, tmp_path: Path
-) -> None:
+async def test_dead_server_does_not_use_up_time_of_the_others(published: Published, tmp_path: Path) -> None:
     with dead_address() as dead, BadServer(published.data_dir) as good:
         limits = Limits(unreachable_at_start=0.0, unreachable_once_begun=0.0)
         live = LiveManifest.of(published.manifest)
@@ -234,7 +230,7 @@ def part_of_what_was_asked() -> Behaviour:
     return behave
 
 
-async def test_answer_with_less_than_was_asked_for_is_refused(published: Published, tmp_path: Path) -> None:
+async def test_answer_shorter_than_the_range_is_refused(published: Published, tmp_path: Path) -> None:
     with BadServer(published.data_dir) as server:
         server.set(SECOND, bad.first(bad.cut(PIECE), then=part_of_what_was_asked()))
         async with Client([server.url], limits=Limits(attempts=1)) as client:
@@ -252,9 +248,7 @@ def closed_after_each() -> Behaviour:
     return behave
 
 
-async def test_kept_connection_that_the_server_closed_costs_no_attempt(
-    published: Published, tmp_path: Path
-) -> None:
+async def test_closed_keep_alive_connection_costs_no_attempt(published: Published, tmp_path: Path) -> None:
     with BadServer(published.data_dir).set(SHARDS, closed_after_each()) as server:
         async with Client([server.url], limits=Limits(attempts=1, at_once=1)) as client:
             await client.download("v1", tmp_path / "got")
@@ -262,7 +256,7 @@ async def test_kept_connection_that_the_server_closed_costs_no_attempt(
     assert sha256(tmp_path / "got") == published.sha256
 
 
-async def test_whole_pieces_in_the_buffer_are_kept_when_a_connection_breaks(tmp_path: Path) -> None:
+async def test_whole_buffered_pieces_are_kept_when_connection_breaks(tmp_path: Path) -> None:
     """Where bytes come fast, more than one piece waits to be verified."""
     large = publish(tmp_path / "data", random_bytes(4 * MB), 4 * MB)
     asked: list[str] = []

@@ -53,7 +53,7 @@ async def session() -> AsyncIterator[aiohttp.ClientSession]:
 # Casa's own vectors
 
 
-async def test_what_casa_pushes_and_pulls(node: ArchiveNode, session: aiohttp.ClientSession) -> None:
+async def test_casa_client_pushes_and_pulls(node: ArchiveNode, session: aiohttp.ClientSession) -> None:
     async with session.post(f"{node.push_url}/v1/push", data=PUSH) as answer:
         assert (answer.status, answer.content_type, await answer.read()) == (
             200,
@@ -71,7 +71,7 @@ async def test_what_casa_pushes_and_pulls(node: ArchiveNode, session: aiohttp.Cl
             assert (answer.content_length, await answer.read()) == (6, b"Hello!")
 
 
-async def test_an_archives_metadata(
+async def test_metadata_has_key_creation_length_and_preview(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blob = b'a "b"\n\\' + bytes([200]) + b"1" + bytes(range(100))
@@ -115,11 +115,11 @@ def test_previews_are_haskell_literals(data: bytes, shown: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "year"), [(-(10**12), "0001"), (0, "1970"), (10**12, "9999"), (float("inf"), "9999")]
 )
-def test_any_time_can_be_told(seconds: float, year: str) -> None:
+def test_any_time_is_formatted(seconds: float, year: str) -> None:
     assert iso(seconds).startswith(year)
 
 
-async def test_1280_keys_are_answered_and_1281_are_too_many(
+async def test_pull_accepts_1280_keys_and_refuses_1281(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blobs = [b"%d" % number for number in range(1281)]
@@ -139,7 +139,7 @@ async def test_1280_keys_are_answered_and_1281_are_too_many(
             assert "51240" in text and "51200" in text
 
 
-async def test_missing_ones_are_left_out_and_duplicates_come_once(
+async def test_pull_omits_missing_blobs_and_sends_duplicates_once(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blobs = [b"", b"one", random_bytes(70_000), random_bytes(3_000_000, 2)]
@@ -154,7 +154,7 @@ async def test_missing_ones_are_left_out_and_duplicates_come_once(
         assert (answer.status, await answer.read()) == (200, b"")
 
 
-async def test_a_wrong_length_is_as_good_as_missing(
+async def test_pull_omits_blob_when_length_is_wrong(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     small, large = b"small", random_bytes(100_000)
@@ -166,7 +166,7 @@ async def test_a_wrong_length_is_as_good_as_missing(
 
 
 @pytest.mark.parametrize("body", [b"", b"x" * 39])
-async def test_a_pull_without_a_pair_is_invalid(
+async def test_pull_without_keys_is_invalid(
     node: ArchiveNode, session: aiohttp.ClientSession, body: bytes
 ) -> None:
     async with session.post(
@@ -179,7 +179,7 @@ async def test_a_pull_without_a_pair_is_invalid(
         assert (answer.status, answer.content_type) == (400, "text/html")
 
 
-async def test_a_pull_while_blobs_are_deleted_gives_right_ones_or_breaks_off(
+async def test_pull_sends_right_blobs_or_breaks_off_when_blobs_are_deleted(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blobs = [random_bytes(100_000, seed) for seed in range(100)]
@@ -198,7 +198,7 @@ async def test_a_pull_while_blobs_are_deleted_gives_right_ones_or_breaks_off(
     assert 50 <= whole <= 100
 
 
-async def test_who_stalls_or_vanishes_hinders_nobody(
+async def test_stalled_or_vanished_client_does_not_block_others(
     node: ArchiveNode,
     store: BlobsInMemory,
     session: aiohttp.ClientSession,
@@ -235,7 +235,9 @@ async def test_who_stalls_or_vanishes_hinders_nobody(
     silent.close()
 
 
-async def test_a_damaged_blob_costs_nobody_the_others(tmp_path: Path, session: aiohttp.ClientSession) -> None:
+async def test_pull_sends_other_blobs_when_one_is_damaged(
+    tmp_path: Path, session: aiohttp.ClientSession
+) -> None:
     blobs = [b"whole", b"small", random_bytes(200_000), random_bytes(200_000, 2)]
     async with ArchiveNode.on_directory(tmp_path, host="127.0.0.1", port=0, authorized_port=0) as node:
         async with session.post(f"{node.push_url}/v1/push", data=push_body(blobs)) as answer:
@@ -277,7 +279,7 @@ class Failing(BlobsInMemory):
         return fail_later
 
 
-async def test_an_answer_that_fails_half_way_breaks_off(
+async def test_pull_breaks_off_when_blob_fails_half_way(
     tmp_path: Path, session: aiohttp.ClientSession
 ) -> None:
     store = Failing()
@@ -292,7 +294,7 @@ async def test_an_answer_that_fails_half_way_breaks_off(
                 await answer.read()
 
 
-async def test_who_takes_gzip_gets_it(
+async def test_pull_is_gzipped_when_client_accepts_gzip(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blob = bytes(50_000)
@@ -310,7 +312,9 @@ async def test_who_takes_gzip_gets_it(
 # Push
 
 
-async def test_who_may_push(tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession) -> None:
+async def test_push_requires_token_or_authorized_port(
+    tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
+) -> None:
     json_please = {"Accept": "application/json"}
     async with running_archive(tmp_path / "a", store) as node:
         for headers in ({}, {"Authorization": "Bearer guess"}):
@@ -331,7 +335,7 @@ async def test_who_may_push(tmp_path: Path, store: BlobsInMemory, session: aioht
     assert await store.size(HELLO) == 6
 
 
-async def test_a_push_is_all_or_nothing(
+async def test_push_stores_all_blobs_or_none(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     async def here() -> list[str]:
@@ -348,7 +352,7 @@ async def test_a_push_is_all_or_nothing(
     assert sorted(await here()) == sorted([EMPTY, sha256(large), sha256(b"x")])
 
 
-async def test_a_push_that_breaks_off_keeps_nothing(
+async def test_push_stores_nothing_when_it_breaks_off(
     node: ArchiveNode, store: BlobsInMemory, tmp_path: Path
 ) -> None:
     assert node.push_url
@@ -369,7 +373,7 @@ async def test_a_push_that_breaks_off_keeps_nothing(
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "no coding"])
 @pytest.mark.parametrize("path", ["pull", "push"])
-async def test_a_coded_body_is_refused_and_not_decoded(
+async def test_push_with_content_encoding_is_refused_undecoded(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession, path: str, coding: str
 ) -> None:
     """It may hold anything, or become anything: also more than there is room for."""
@@ -381,7 +385,7 @@ async def test_a_coded_body_is_refused_and_not_decoded(
     assert [key async for key in store.digests()] == []
 
 
-async def test_a_blob_over_the_limit_is_refused_before_it_is_read(
+async def test_push_refuses_blob_over_the_limit_before_reading_it(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     async with running_archive(tmp_path, store, max_blob=1000) as node:
@@ -409,7 +413,7 @@ async def test_a_blob_over_the_limit_is_refused_before_it_is_read(
 # Single blobs, pages and failures
 
 
-async def test_blobs_have_ranges_tags_and_heads(
+async def test_blob_route_supports_ranges_etags_and_head(
     node: ArchiveNode, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     blob = random_bytes(3_000_000)
@@ -428,7 +432,7 @@ async def test_blobs_have_ranges_tags_and_heads(
         assert answer.status == 416
 
 
-async def test_failures_are_said_as_they_are_wanted(
+async def test_errors_are_json_or_html_as_the_client_accepts(
     node: ArchiveNode, session: aiohttp.ClientSession
 ) -> None:
     json_please = {"Accept": "text/html;q=0.5, application/json"}
@@ -442,7 +446,7 @@ async def test_failures_are_said_as_they_are_wanted(
         assert await answer.json() == {"message": "Bad method", "method": "DELETE"}
 
 
-async def test_accesses_are_counted_found_or_not_and_outlast_the_node(
+async def test_access_counts_include_misses_and_survive_restart(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     async with running_archive(tmp_path, store) as node:
@@ -466,7 +470,7 @@ async def test_accesses_are_counted_found_or_not_and_outlast_the_node(
             assert (await answer.text()).startswith("Database connectivity is OK!")
 
 
-async def test_home_page_names_the_last_upload_that_is_there(
+async def test_home_page_shows_latest_existing_upload(
     tmp_path: Path, store: BlobsInMemory, session: aiohttp.ClientSession
 ) -> None:
     async def last(node: ArchiveNode) -> list[str]:
@@ -482,7 +486,7 @@ async def test_home_page_names_the_last_upload_that_is_there(
         assert await last(node) == [sha256(b"first")]
 
 
-async def test_a_ledger_forgets_what_is_hardly_asked_for(tmp_path: Path) -> None:
+async def test_access_stats_drop_rarely_requested_blobs(tmp_path: Path) -> None:
     now = 1000.0
     ledger = AccessStats(tmp_path / "ledger", lambda: now, max_keys=10)
     keys = [sha256(b"%d" % number) for number in range(30)]
@@ -509,7 +513,7 @@ async def test_a_ledger_forgets_what_is_hardly_asked_for(tmp_path: Path) -> None
     accept=st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
     body=st.binary(max_size=200),
 )
-async def test_whatever_is_asked_nothing_fails(
+async def test_any_request_is_answered_without_server_error(
     node: ArchiveNode, method: str, path: str, accept: str, body: bytes
 ) -> None:
     assert node.push_url
@@ -522,7 +526,7 @@ async def test_whatever_is_asked_nothing_fails(
     assert answer.startswith(b"HTTP/1.") and int(answer.split()[1]) < 500, answer[:200]
 
 
-def test_blobs_are_read_together_by_number_and_by_bytes() -> None:
+def test_blobs_are_read_in_batches_bounded_by_count_and_bytes() -> None:
     lengths = {f"k{number}": 10 for number in range(100)} | {f"l{number}": 64 << 10 for number in range(10)}
     steps = list(pulls._steps(list(lengths), lengths))
     assert [key for step in steps for key in step] == list(lengths)

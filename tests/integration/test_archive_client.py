@@ -51,7 +51,7 @@ async def answering(pull: Any = None, push: Any = None) -> AsyncIterator[str]:
         yield url
 
 
-async def test_what_was_pushed_is_pulled(tmp_path: Path, session: Session) -> None:
+async def test_pull_returns_pushed_blobs(tmp_path: Path, session: Session) -> None:
     file = tmp_path / "file"
     file.write_bytes(random_bytes(3_000_000))
     blobs = [b"", b"one", memoryview(b"two"), bytearray(b"three"), random_bytes(200_000), b"one"]
@@ -69,7 +69,7 @@ async def test_what_was_pushed_is_pulled(tmp_path: Path, session: Session) -> No
         assert [one async for one in client.pull({})] == []
 
 
-async def test_many_keys_are_asked_for_in_batches(session: Session) -> None:
+async def test_pull_sends_many_keys_in_batches(session: Session) -> None:
     blobs = {sha256(b"%d" % number): b"%d" % number for number in range(3000)}
     asked: list[int] = []
 
@@ -101,7 +101,7 @@ async def test_many_keys_are_asked_for_in_batches(session: Session) -> None:
     ],
     ids=["wrong", "not asked for", "short", "twice", "more"],
 )
-async def test_wrong_answers_are_errors(session: Session, body: bytes, error: type[PeerError]) -> None:
+async def test_pull_raises_on_wrong_answers(session: Session, body: bytes, error: type[PeerError]) -> None:
     async def pull(request: web.Request) -> web.Response:
         return web.Response(body=body)
 
@@ -111,7 +111,7 @@ async def test_wrong_answers_are_errors(session: Session, body: bytes, error: ty
         assert raised.value.server == url
 
 
-async def test_any_other_status_is_an_error(session: Session) -> None:
+async def test_unexpected_status_raises(session: Session) -> None:
     for status in (204, 302, 400, 403, 404, 413, 500, 503):
 
         async def refuse(request: web.Request, status: int = status) -> web.Response:
@@ -124,7 +124,7 @@ async def test_any_other_status_is_an_error(session: Session) -> None:
                 await peer.ArchiveClient(url, session).push([b"Hello!"])
 
 
-async def test_who_trickles_or_takes_nothing_stalls(session: Session) -> None:
+async def test_trickling_or_blocked_archive_times_out(session: Session) -> None:
     async def trickle(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -147,7 +147,7 @@ async def test_who_trickles_or_takes_nothing_stalls(session: Session) -> None:
             await client.push(bytes(1 << 20) for _ in range(100))
 
 
-async def test_nonsense_is_not_asked_for(tmp_path: Path, session: Session) -> None:
+async def test_malformed_keys_and_lengths_are_not_requested(tmp_path: Path, session: Session) -> None:
     client = peer.ArchiveClient("127.0.0.1:1", session)
     for wanted in ({"x": 1}, {HELLO: -1}, {HELLO: 2**64}, {HELLO: "6"}, {HELLO + "0": 6}):
         with pytest.raises(UsageError):
@@ -162,9 +162,7 @@ async def test_nonsense_is_not_asked_for(tmp_path: Path, session: Session) -> No
         assert await store.size(HELLO) is None
 
 
-async def test_a_file_that_does_not_end_where_its_size_says_is_not_pushed(
-    tmp_path: Path, session: Session
-) -> None:
+async def test_push_raises_when_file_exceeds_its_size(tmp_path: Path, session: Session) -> None:
     store, made_as_read = BlobsInMemory(), Path("/proc/version")
     if not made_as_read.exists():
         pytest.skip("there is no /proc here")
@@ -178,7 +176,7 @@ async def test_a_file_that_does_not_end_where_its_size_says_is_not_pushed(
 # Threads
 
 
-async def test_threads_have_the_same(tmp_path: Path) -> None:
+async def test_blocking_archive_pushes_and_pulls(tmp_path: Path) -> None:
     store = BlobsInMemory()
     blobs = [random_bytes(10_000, seed) for seed in range(200)]
 
@@ -205,7 +203,7 @@ async def test_threads_have_the_same(tmp_path: Path) -> None:
         await asyncio.to_thread(work, node.url, node.push_url)
 
 
-async def test_threads_work_beside_a_running_loop(tmp_path: Path) -> None:
+async def test_blocking_archive_works_inside_running_loop(tmp_path: Path) -> None:
     with command(tmp_path / "blobs") as (
         url,
         push_url,
@@ -229,7 +227,7 @@ def command(directory: Path, *words: str) -> Iterator[tuple[str, str]]:
         assert "Traceback" not in node.log
 
 
-def test_an_archive_and_its_mirror_as_commands(tmp_path: Path) -> None:
+def test_archive_command_mirrors_and_requires_token(tmp_path: Path) -> None:
     blobs = [random_bytes(1000, seed) for seed in range(50)] + [random_bytes(2_000_000)]
     wanted = {sha256(blob): len(blob) for blob in blobs}
     expected = {sha256(blob): blob for blob in blobs}
@@ -246,7 +244,7 @@ def test_an_archive_and_its_mirror_as_commands(tmp_path: Path) -> None:
         assert Archive(url, token="s3cret").push([b"Hello!"]) == [HELLO]
 
 
-def test_an_archive_of_another_digest_is_none(tmp_path: Path) -> None:
+def test_archive_command_refuses_store_of_another_digest(tmp_path: Path) -> None:
     (tmp_path / ".shardcast-store").mkdir()
     (tmp_path / ".shardcast-store" / "digest").write_text("sha3-256\n")
     done = processes.run("archive", "serve", str(tmp_path), "--port", "0")
@@ -261,7 +259,7 @@ def memory_of(pid: int) -> int:
     return int(found[1]) << 10
 
 
-def test_memory_does_not_grow_with_what_is_pulled_and_pushed(tmp_path: Path) -> None:
+def test_memory_is_bounded_when_pulling_and_pushing(tmp_path: Path) -> None:
     """Of an archive, its mirror and its client; several times what they may take."""
     size, count = 8 << 20, 40
     base = bytearray(random_bytes(size))

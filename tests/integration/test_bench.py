@@ -30,7 +30,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
             del sys.modules[name]
 
 
-def test_every_case_can_be_listed() -> None:
+def test_list_names_every_case() -> None:
     done = subprocess.run(
         [sys.executable, str(BENCH), "--list"], capture_output=True, text=True, timeout=60, check=False
     )
@@ -40,7 +40,7 @@ def test_every_case_can_be_listed() -> None:
     assert {"blobs-large", "blobs-small", "blobs-has", "blobs-pull", "followers-nginx"} <= listed
 
 
-def test_the_bound_where_all_serve_is_the_slowest_of_three(bench: Any) -> None:
+def test_fluid_bound_is_the_largest_of_three_terms(bench: Any) -> None:
     fluid_bound = bench("network_plans").fluid_bound
     size = 128 * MIB
     assert fluid_bound(size, LINK, [LINK] * 10, [LINK] * 10) == pytest.approx(
@@ -52,7 +52,7 @@ def test_the_bound_where_all_serve_is_the_slowest_of_three(bench: Any) -> None:
     assert fluid_bound(size, LINK, [LINK] * 8, []) == pytest.approx(8 * size / LINK)  # all uploads together
 
 
-def test_the_bound_of_roles_is_that_of_the_busiest_servers(bench: Any) -> None:
+def test_roles_bound_is_set_by_the_busiest_servers(bench: Any) -> None:
     plans, goodput = bench("network_plans"), bench("namespaces").Goodput
     size = 128 * MIB
     found = {}
@@ -64,7 +64,7 @@ def test_the_bound_of_roles_is_that_of_the_busiest_servers(bench: Any) -> None:
     assert found == {"a": [5.4, 21.5], "b": [5.4, 5.4], "c": [21.5, 21.5], "d": [2.1], "e": [0.0, 0.1]}
 
 
-def test_ours_is_asked_to_come_near_the_bound_of_its_roles_and_to_spare_the_origin(bench: Any) -> None:
+def test_aims_bound_time_by_roles_and_bytes_of_the_origin(bench: Any) -> None:
     networks, harness, plans = bench("networks"), bench("harness"), bench("network_plans")
     runs = [harness.Run(seconds, detail={"origin sent F": 2.02}) for seconds in (23.0, 24.0, 26.0)]
     ours, bounds = harness.Result("ours", runs), {"all": 6.0, "roles": 20.0}
@@ -75,14 +75,14 @@ def test_ours_is_asked_to_come_near_the_bound_of_its_roles_and_to_spare_the_orig
     assert [one.value for one in networks.aims(servers, harness.Result("ours"), {"all": 6.0})] == [None]
 
 
-def test_a_plan_tells_who_has_what_role(bench: Any) -> None:
+def test_plan_derives_roles_of_hosts(bench: Any) -> None:
     tree, chain, _, servers, _ = bench("network_plans").PLANS
     assert (tree.origins, tree.middles, len(tree.clients)) == (["origin"], ["middle1", "middle2"], 8)
     assert (chain.middles, chain.clients) == ([f"middle{n}" for n in range(1, 5)], ["client"])
     assert (len(servers.origins), servers.middles, servers.clients) == (3, [], ["client"])
 
 
-def test_a_namespace_belongs_to_a_process_that_runs(bench: Any) -> None:
+def test_namespace_is_kept_while_its_process_runs(bench: Any) -> None:
     namespaces = bench("namespaces")
     mine = namespaces.Host("client1", "10.0.0.1", None).namespace
     assert namespaces.made_by_the_living(mine)
@@ -90,7 +90,7 @@ def test_a_namespace_belongs_to_a_process_that_runs(bench: Any) -> None:
     assert not namespaces.made_by_the_living(f"{namespaces.PREFIX}.client1")
 
 
-def test_sides_take_turns_and_one_that_fails_has_no_figures(bench: Any) -> None:
+def test_sides_alternate_and_failed_side_has_no_figures(bench: Any) -> None:
     harness = bench("harness")
     turns: list[str] = []
 

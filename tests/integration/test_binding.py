@@ -46,9 +46,7 @@ def connects(family: socket.AddressFamily, host: str, port: int) -> bool:
 
 @needs_ipv6
 @pytest.mark.parametrize("role", ["origin", "middle", "archive"])
-def test_a_node_listens_on_both_families_by_default_and_prints_what_others_can_use(
-    role: str, tmp_path: Path
-) -> None:
+def test_node_listens_on_both_families_and_prints_reachable_url(role: str, tmp_path: Path) -> None:
     words = {
         "origin": ["origin", "--data-dir", str(tmp_path)],
         "middle": ["middle", "--data-dir", str(tmp_path), "--upstream", "127.0.0.1:1"],
@@ -71,14 +69,14 @@ def test_a_node_listens_on_both_families_by_default_and_prints_what_others_can_u
         ("::1", False, True),
     ],
 )
-def test_a_host_is_listened_on_in_its_families_at_one_port(host: str, ipv4: bool, ipv6: bool) -> None:
+def test_host_is_bound_in_all_its_families_at_one_port(host: str, ipv4: bool, ipv6: bool) -> None:
     with bound(host) as found:
         assert connects(socket.AF_INET, "127.0.0.1", found.port) is ipv4
         assert connects(socket.AF_INET6, "::1", found.port) is ipv6
 
 
 @needs_ipv6
-def test_a_caller_over_ipv4_has_an_ipv4_address() -> None:
+def test_ipv4_client_has_ipv4_address() -> None:
     with bound(EVERY_ADDRESS) as found, socket.create_connection(("127.0.0.1", found.port)):
         connection, address = found.sockets[0].accept()
         connection.close()
@@ -86,14 +84,14 @@ def test_a_caller_over_ipv4_has_an_ipv4_address() -> None:
 
 
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1"), ("::1", "http://[::1]")])
-def test_a_host_that_was_named_is_printed_as_it_is(host: str, url: str) -> None:
+def test_named_host_is_printed_verbatim(host: str, url: str) -> None:
     with contextlib.closing(Bound(host, (socket.socket(),))) as found:
         assert found.url == f"{url}:0"
 
 
 @pytest.mark.parametrize("host", [EVERY_ADDRESS, ""])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_where_there_is_no_way_to_others_loopback_is_printed(
+def test_loopback_is_printed_without_a_route(
     family: socket.AddressFamily, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(binding, "_own_address", lambda _: None)
@@ -102,7 +100,7 @@ def test_where_there_is_no_way_to_others_loopback_is_printed(
 
 
 @pytest.mark.parametrize("host", [EVERY_ADDRESS, "", "0.0.0.0"])
-def test_the_address_that_others_know_is_printed(host: str) -> None:
+def test_routable_address_is_printed(host: str) -> None:
     """Which one it is the system says, which sends nothing for that (a connection of UDP)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -115,7 +113,7 @@ def test_the_address_that_others_know_is_printed(host: str) -> None:
 
 
 @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])
-def test_a_machine_without_ipv6_listens_on_ipv4(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_node_listens_on_ipv4_without_ipv6(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = binding._bind_address
 
     def without(family: socket.AddressFamily, address: tuple[Any, ...]) -> socket.socket:
@@ -133,13 +131,13 @@ def test_a_machine_without_ipv6_listens_on_ipv4(number: int, monkeypatch: pytest
 
 @needs_ipv6
 @pytest.mark.parametrize("taken", ["127.0.0.1", "::1"])
-def test_a_port_that_is_taken_in_one_family_is_taken(taken: str) -> None:
+def test_port_taken_in_one_family_is_refused(taken: str) -> None:
     with bound(taken) as other, pytest.raises(AddressTaken, match=f"port {other.port} on :: is taken"):
         bind(EVERY_ADDRESS, other.port)
 
 
 @needs_ipv6
-def test_a_free_port_is_free_in_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_port_is_free_in_both_families(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system picks it in one; where it is taken in the other, another is picked."""
     whole, failures = binding._bind_address, [errno.EADDRINUSE] * 3
 

@@ -81,7 +81,7 @@ async def read(store: BlobStore, digest: str, most: int = 70_000) -> bytes:
         return data
 
 
-async def test_what_is_put_is_there_until_it_is_deleted(store: BlobStore) -> None:
+async def test_put_blob_exists_until_deleted(store: BlobStore) -> None:
     keys = await put_blobs(store, *BLOBS, *BLOBS)
     for key, blob in zip(keys, BLOBS, strict=False):
         assert await store.size(key) == len(blob)
@@ -94,7 +94,7 @@ async def test_what_is_put_is_there_until_it_is_deleted(store: BlobStore) -> Non
         await read(store, keys[0])
 
 
-async def test_small_ones_are_read_together(store: BlobStore) -> None:
+async def test_read_small_returns_small_blobs_together(store: BlobStore) -> None:
     await put_blobs(store, *BLOBS)
     asked = [sha256(blob) for blob in (*BLOBS, b"missing")]
     assert await store.read_small(asked, 100_000) == {sha256(blob): blob for blob in BLOBS[:3]}
@@ -102,7 +102,7 @@ async def test_small_ones_are_read_together(store: BlobStore) -> None:
     assert await store.read_small([], 1) == {}
 
 
-async def test_what_is_not_what_it_is_said_to_be_is_not_kept(store: BlobStore) -> None:
+async def test_put_with_wrong_digest_keeps_nothing(store: BlobStore) -> None:
     with pytest.raises(IntegrityError):
         async with store.put(sha256(b"right")) as writer:
             await writer.write(b"wrong")
@@ -116,7 +116,7 @@ async def test_what_is_not_what_it_is_said_to_be_is_not_kept(store: BlobStore) -
     assert [key async for key in store.digests()] == []
 
 
-async def test_many_put_the_same_at_once(store: BlobStore) -> None:
+async def test_concurrent_puts_of_one_blob_succeed(store: BlobStore) -> None:
     await asyncio.gather(*(put_blobs(store, BLOBS[2]) for _ in range(8)))
     assert [key async for key in store.digests()] == [sha256(BLOBS[2])]
     assert await read(store, sha256(BLOBS[2])) == BLOBS[2]
@@ -125,7 +125,7 @@ async def test_many_put_the_same_at_once(store: BlobStore) -> None:
 # Memory
 
 
-async def test_memory_is_bounded() -> None:
+async def test_memory_store_refuses_blob_over_its_bound() -> None:
     store = BlobsInMemory(max_bytes=10)
     await put_blobs(store, b"12345")
     for _ in range(3):
@@ -140,7 +140,7 @@ async def test_memory_is_bounded() -> None:
 # Unions
 
 
-async def test_a_union_has_what_any_of_its_stores_has(tmp_path: Path) -> None:
+async def test_union_has_blobs_of_all_stores(tmp_path: Path) -> None:
     first, second = BlobsInMemory(), BlobsInMemory()
     union = BlobUnion([first, second])
     await put_blobs(second, b"second", b"both")
@@ -157,7 +157,7 @@ async def test_a_union_has_what_any_of_its_stores_has(tmp_path: Path) -> None:
         BlobUnion([])
 
 
-async def test_a_union_reads_what_is_right(tmp_path: Path) -> None:
+async def test_union_reads_from_store_with_undamaged_blob(tmp_path: Path) -> None:
     async with in_a_directory(tmp_path) as damaged:
         await put_blobs(damaged, b"right")
         (file,) = tmp_path.rglob(f"{sha256(b'right')}")
@@ -172,7 +172,7 @@ async def test_a_union_reads_what_is_right(tmp_path: Path) -> None:
         assert await union.read_small([sha256(b"right")], 10) == {sha256(b"right"): b"right"}
 
 
-async def test_a_mirror_repairs_what_is_damaged_here(tmp_path: Path) -> None:
+async def test_mirror_repairs_damaged_local_blob(tmp_path: Path) -> None:
     (tmp_path / "blobs").mkdir()
     async with (
         in_a_directory(tmp_path / "blobs") as damaged,
@@ -200,7 +200,7 @@ async def folders(tmp_path: Path) -> AsyncIterator[VersionFolders]:
     data_dir.close()
 
 
-async def test_shards_are_blobs(folders: VersionFolders) -> None:
+async def test_shards_are_readable_as_blobs(folders: VersionFolders) -> None:
     store = VersionBlobs(folders)
     data = random_bytes(250_000)
     parts = cut(data, 100_000)
@@ -224,7 +224,7 @@ async def test_shards_are_blobs(folders: VersionFolders) -> None:
     assert await read(store, sha256(parts[0])) == parts[0]  # of the other version
 
 
-async def test_a_shard_that_was_changed_is_no_blob(folders: VersionFolders) -> None:
+async def test_changed_shard_is_not_offered_as_blob(folders: VersionFolders) -> None:
     store = VersionBlobs(folders)
     await publish(folders, b"right")
     assert await read(store, sha256(b"right")) == b"right"
@@ -235,7 +235,7 @@ async def test_a_shard_that_was_changed_is_no_blob(folders: VersionFolders) -> N
     assert await read(store, sha256(b"right")) == b"right"
 
 
-async def test_shards_of_open_versions_are_blobs_once_they_are_right(folders: VersionFolders) -> None:
+async def test_shards_of_open_version_are_blobs_once_verified(folders: VersionFolders) -> None:
     parts = [b"first", b"lied of", b"to come"]
     store = VersionBlobs(folders)
     opened = folders.open(folders.data_dir.allot())
@@ -254,7 +254,7 @@ async def test_shards_of_open_versions_are_blobs_once_they_are_right(folders: Ve
             await read(store, key)
 
 
-async def test_nodes_serve_their_shards_by_digest(tmp_path: Path) -> None:
+async def test_node_serves_shards_by_digest(tmp_path: Path) -> None:
     payload = tmp_path / "payload"
     payload.write_bytes(random_bytes(250_000))
     key = sha256(payload.read_bytes()[100_000:200_000])

@@ -98,7 +98,7 @@ async def opened(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
 
 @pytest.mark.parametrize("data", SIZES.values(), ids=SIZES)
 @pytest.mark.parametrize("known", [True, False], ids=["known", "found-out"])
-async def test_what_is_put_is_there(opened: Opened, data: bytes, known: bool) -> None:
+async def test_put_blob_is_readable(opened: Opened, data: bytes, known: bool) -> None:
     digest = opened.digest(data)
     assert await opened.store.size(digest) is None
     with pytest.raises(BlobMissing, match=digest):
@@ -109,7 +109,7 @@ async def test_what_is_put_is_there(opened: Opened, data: bytes, known: bool) ->
     assert await opened.all() == [digest]
 
 
-async def test_a_blob_that_is_not_what_it_was_said_to_be_is_not_kept(opened: Opened) -> None:
+async def test_put_with_wrong_digest_keeps_nothing(opened: Opened) -> None:
     before = opened.files()
     for data in SIZES.values():
         with pytest.raises(IntegrityError):
@@ -118,7 +118,7 @@ async def test_a_blob_that_is_not_what_it_was_said_to_be_is_not_kept(opened: Ope
     assert opened.files() == before
 
 
-async def test_a_put_that_is_left_keeps_nothing(opened: Opened) -> None:
+async def test_uncommitted_put_keeps_nothing(opened: Opened) -> None:
     before = opened.files()
     for data in SIZES.values():
         async with opened.store.put() as writer:
@@ -131,7 +131,7 @@ async def test_a_put_that_is_left_keeps_nothing(opened: Opened) -> None:
     assert opened.files() == before
 
 
-async def test_putting_again_changes_nothing(opened: Opened) -> None:
+async def test_second_put_changes_nothing(opened: Opened) -> None:
     digest = await opened.put(LARGE)
     for _ in range(2):
         assert await opened.put(LARGE, digest) == digest
@@ -139,14 +139,14 @@ async def test_putting_again_changes_nothing(opened: Opened) -> None:
     assert await opened.get(digest) == LARGE
 
 
-async def test_several_put_the_same_at_once(opened: Opened) -> None:
+async def test_concurrent_puts_of_one_blob_succeed(opened: Opened) -> None:
     digest = opened.digest(LARGE)
     assert set(await asyncio.gather(*(opened.put(LARGE, digest) for _ in range(5)))) == {digest}
     assert await opened.get(digest) == LARGE
     assert await opened.all() == [digest]
 
 
-async def test_a_removed_blob_is_gone(opened: Opened) -> None:
+async def test_deleted_blob_is_missing(opened: Opened) -> None:
     digest, other = await opened.put(b"one"), await opened.put(b"other")
     assert await opened.store.delete(digest) is True
     assert await opened.store.delete(digest) is False
@@ -158,19 +158,19 @@ async def test_a_removed_blob_is_gone(opened: Opened) -> None:
     assert await opened.get(digest) == b"one"
 
 
-async def test_all_are_listed_once(opened: Opened) -> None:
+async def test_digests_lists_each_blob_once(opened: Opened) -> None:
     digests = [await opened.put(b"%d" % number) for number in range(40)]
     assert await opened.all() == sorted(digests)
 
 
-async def test_what_was_put_is_there_when_it_is_opened_again(opened: Opened) -> None:
+async def test_blobs_persist_when_store_is_reopened(opened: Opened) -> None:
     digest = await opened.put(LARGE)
     async with opened.kind.open(opened.place, opened.store.algorithm) as again:
         assert await Opened(opened.kind, opened.place, again).get(digest) == LARGE
 
 
 @pytest.mark.parametrize("data", [b"small", LARGE], ids=["small", "large"])
-async def test_spoilt_bytes_are_never_given_and_are_repaired_by_a_put(opened: Opened, data: bytes) -> None:
+async def test_damaged_blob_is_never_read_and_is_repaired_by_put(opened: Opened, data: bytes) -> None:
     if opened.kind.spoil is None:
         pytest.skip("nobody can change its bytes")
     digest = await opened.put(data)
@@ -201,7 +201,7 @@ async def get(store: BlobDirectory, digest: str) -> bytes:
         return await read(reader)
 
 
-async def test_files_and_folders_are_as_hashserver_has_them(tmp_path: Path) -> None:
+async def test_directory_layout_matches_hashserver(tmp_path: Path) -> None:
     store = BlobDirectory(tmp_path, writable=True)
     assert store.folder.layout == "prefix"
     digest = await put(store, b"hello")
@@ -214,7 +214,7 @@ async def test_files_and_folders_are_as_hashserver_has_them(tmp_path: Path) -> N
     await store.close()
 
 
-async def test_a_store_keeps_to_its_digest(tmp_path: Path) -> None:
+async def test_store_refuses_another_algorithm_when_reopened(tmp_path: Path) -> None:
     assert BlobDirectory(tmp_path, "sha3-256").algorithm == "sha3-256"  # plain: it is what it is said to be
     assert BlobDirectory(tmp_path, "sha256").algorithm == "sha256"
     assert BlobDirectory(tmp_path, "sha3-256", writable=True).algorithm == "sha3-256"
@@ -231,7 +231,7 @@ async def test_a_store_keeps_to_its_digest(tmp_path: Path) -> None:
         BlobDirectory(tmp_path)
 
 
-async def test_nothing_can_be_put_into_a_store_that_is_only_read(tmp_path: Path) -> None:
+async def test_read_only_store_refuses_put(tmp_path: Path) -> None:
     store = BlobDirectory(tmp_path)
     with pytest.raises(ReadOnlyStore):
         await put(store, b"x")
@@ -240,7 +240,7 @@ async def test_nothing_can_be_put_into_a_store_that_is_only_read(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_other_directories_are_read_in_the_layout_that_they_have_now(tmp_path: Path) -> None:
+async def test_extra_directories_are_read_in_their_current_layout(tmp_path: Path) -> None:
     main, flat, prefix = (tmp_path / name for name in ("main", "flat", "prefix"))
     for folder in (main, flat, prefix):
         folder.mkdir()
@@ -265,7 +265,7 @@ async def test_other_directories_are_read_in_the_layout_that_they_have_now(tmp_p
     await store.close()
 
 
-async def test_two_processes_work_on_one_directory(tmp_path: Path) -> None:
+async def test_two_processes_share_one_directory(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from shardcast.blobs.directory.blob_directory import BlobDirectory
@@ -289,7 +289,7 @@ asyncio.run(main())
     assert not list(tmp_path.rglob("*.part"))
 
 
-async def test_what_a_killed_process_left_goes_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+async def test_leftovers_of_killed_process_are_removed_but_not_of_living(tmp_path: Path) -> None:
     code = """
 import asyncio, sys
 from shardcast.blobs.directory.blob_directory import BlobDirectory
@@ -329,7 +329,7 @@ asyncio.run(main())
             process.stdout.close()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+def test_put_on_full_disk_raises_and_leaves_nothing(tmp_path: Path) -> None:
     """A process may write no file larger than 1 MiB, and no signal ends it for that."""
     code = """
 import asyncio, resource, signal, sys
@@ -362,7 +362,7 @@ asyncio.run(main())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-async def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path) -> None:
+async def test_put_into_unwritable_directory_raises(tmp_path: Path) -> None:
     tmp_path.chmod(0o555)
     try:
         with pytest.raises(LocalDiskError, match="denied"):
@@ -371,7 +371,7 @@ async def test_a_directory_that_may_not_be_written_is_told(tmp_path: Path) -> No
         tmp_path.chmod(0o755)
 
 
-def test_what_was_verified_is_remembered_by_its_looks_and_within_bounds(tmp_path: Path) -> None:
+def test_verify_cache_is_keyed_by_file_identity_and_bounded(tmp_path: Path) -> None:
     verified, digest = VerifyCache(max_files=1000), digest_of(b"x")
     file = tmp_path / "file"
     file.write_bytes(b"x")
@@ -403,7 +403,7 @@ ENDS = {"gzip": ".gz", "zstd": ".zst"}
 
 @pytest.mark.parametrize("coding", CODED)
 @pytest.mark.parametrize("data", [b"", b"hello" * 1000, LARGE], ids=["empty", "small", "large"])
-async def test_a_coded_blob_is_kept_as_it_came_and_read_as_what_it_is(
+async def test_compressed_blob_is_stored_verbatim_and_read_decoded(
     tmp_path: Path, coding: str, data: bytes
 ) -> None:
     store = BlobDirectory(tmp_path, layout="prefix", writable=True)
@@ -428,7 +428,7 @@ async def test_a_coded_blob_is_kept_as_it_came_and_read_as_what_it_is(
 
 
 @pytest.mark.parametrize("coding", CODED)
-async def test_what_is_not_of_its_coding_is_not_kept(tmp_path: Path, coding: str) -> None:
+async def test_put_refuses_bytes_not_of_the_named_compression(tmp_path: Path, coding: str) -> None:
     store = BlobDirectory(tmp_path, layout="prefix", writable=True)
     data = b"hello" * 1000
     coded = CODED[coding](data)
@@ -451,7 +451,7 @@ def bomb(coding: str) -> tuple[bytes, int]:
 
 
 @pytest.mark.parametrize("coding", CODED)
-def test_few_bytes_that_become_many_take_no_memory(coding: str) -> None:
+def test_decompression_bomb_takes_bounded_memory(coding: str) -> None:
     coded, size = bomb(coding)
     check = DigestCheck("sha256", coding)
     tracemalloc.start()
@@ -464,7 +464,7 @@ def test_few_bytes_that_become_many_take_no_memory(coding: str) -> None:
     assert check.length == size
 
 
-def test_a_zstd_that_wants_a_large_window_is_refused() -> None:
+def test_zstd_with_large_window_is_refused() -> None:
     zstandard = pytest.importorskip("zstandard")
     parameters = zstandard.ZstdCompressionParameters(window_log=27)
     out = io.BytesIO()
@@ -478,7 +478,7 @@ def test_a_zstd_that_wants_a_large_window_is_refused() -> None:
     data=st.binary(max_size=3000), cuts=st.lists(st.integers(0, 3000)), coding=st.sampled_from(list(CODED))
 )
 @settings(deadline=None, max_examples=60)
-def test_a_coding_is_decoded_however_it_is_cut(data: bytes, cuts: list[int], coding: str) -> None:
+def test_decoding_is_independent_of_chunk_boundaries(data: bytes, cuts: list[int], coding: str) -> None:
     coded, check, position = CODED[coding](data), DigestCheck("sha256", coding), 0
     for cut in [*sorted(cuts), len(coded)]:
         check.update(coded[position:cut])
@@ -489,7 +489,7 @@ def test_a_coding_is_decoded_however_it_is_cut(data: bytes, cuts: list[int], cod
 
 @given(data=st.binary(max_size=300), coding=st.sampled_from(list(CODED)), cut=st.integers(0, 60))
 @settings(deadline=None, max_examples=100)
-def test_nonsense_is_malformed_and_nothing_else(data: bytes, coding: str, cut: int) -> None:
+def test_random_bytes_raise_malformed_only(data: bytes, coding: str, cut: int) -> None:
     check = DigestCheck("sha256", coding)
     with pytest.raises(MalformedCoding):
         check.update(CODED[coding](b"hello" * 10)[:cut] + data)

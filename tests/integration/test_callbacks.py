@@ -68,7 +68,7 @@ class Releases:
         wait_until(lambda: version in self.versions, SOON, version)
 
 
-def test_each_version_comes_once_whole_and_in_order(origin: OriginServer, tmp_path: Path) -> None:
+def test_callback_gets_each_version_once_whole_and_in_order(origin: OriginServer, tmp_path: Path) -> None:
     first = broadcast(origin, tmp_path, 1)
     got = Releases()
     with following(ClientNode([origin.url], tmp_path / "out"), got):
@@ -125,7 +125,7 @@ def says_shardcast(release: Release) -> None:
 
 
 @pytest.mark.parametrize("raises", [fails, stops, is_cancelled, is_an_asyncio_callers, says_shardcast])
-def test_what_a_callback_raises_is_logged_and_following_goes_on(
+def test_exception_in_callback_is_logged_and_following_continues(
     raises: Callable[[Release], None], origin: OriginServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     got = Releases()
@@ -145,7 +145,7 @@ def test_what_a_callback_raises_is_logged_and_following_goes_on(
     assert any(record.exc_info for record in caplog.records)
 
 
-def test_it_is_stopped_from_within_the_callback(origin: OriginServer, tmp_path: Path) -> None:
+def test_stop_works_inside_the_callback(origin: OriginServer, tmp_path: Path) -> None:
     first = broadcast(origin, tmp_path)
     ready, stopped, calls = threading.Event(), threading.Event(), 0
 
@@ -165,7 +165,7 @@ def test_it_is_stopped_from_within_the_callback(origin: OriginServer, tmp_path: 
     assert calls == 1
 
 
-def test_stopping_waits_for_the_callback_that_runs(origin: OriginServer, tmp_path: Path) -> None:
+def test_stop_waits_for_running_callback(origin: OriginServer, tmp_path: Path) -> None:
     first = broadcast(origin, tmp_path)
     begun, ended = threading.Event(), threading.Event()
 
@@ -182,7 +182,7 @@ def test_stopping_waits_for_the_callback_that_runs(origin: OriginServer, tmp_pat
         followed.wait(1)
 
 
-def test_it_is_stopped_while_a_download_is_under_way_and_goes_on_from_there(tmp_path: Path) -> None:
+def test_stop_during_download_lets_next_run_resume(tmp_path: Path) -> None:
     one = publish(tmp_path / "data", random_bytes(5 * SHARD), SHARD)
     opened = threading.Event()
 
@@ -213,7 +213,7 @@ def test_it_is_stopped_while_a_download_is_under_way_and_goes_on_from_there(tmp_
             assert server.sent_bytes(path) == sent  # what had arrived is not fetched again
 
 
-def test_who_waits_for_its_end_is_told_when_it_goes_on(origin: OriginServer, tmp_path: Path) -> None:
+def test_wait_raises_timeout_while_following_continues(origin: OriginServer, tmp_path: Path) -> None:
     with following(ClientNode([origin.url], tmp_path / "out"), Releases()) as followed:
         begun = time.monotonic()
         with pytest.raises(TimeoutError):
@@ -230,7 +230,7 @@ def test_who_waits_for_its_end_is_told_when_it_goes_on(origin: OriginServer, tmp
         assert waited.wait(SOON)
 
 
-def test_the_end_of_a_with_block_stops_it(origin: OriginServer, tmp_path: Path) -> None:
+def test_leaving_with_block_stops_following(origin: OriginServer, tmp_path: Path) -> None:
     got = Releases()
     first = broadcast(origin, tmp_path)
     with pytest.raises(ZeroDivisionError), ClientNode([origin.url], tmp_path / "out").follow(got) as followed:
@@ -239,7 +239,7 @@ def test_the_end_of_a_with_block_stops_it(origin: OriginServer, tmp_path: Path) 
     followed.wait(1)
 
 
-def test_a_disk_that_fails_ends_it_and_is_raised(origin: OriginServer, tmp_path: Path) -> None:
+def test_disk_error_ends_following_and_is_raised(origin: OriginServer, tmp_path: Path) -> None:
     broadcast(origin, tmp_path)
     (tmp_path / "out").write_bytes(b"a file where the folder should be")
     got = Releases()
@@ -251,14 +251,14 @@ def test_a_disk_that_fails_ends_it_and_is_raised(origin: OriginServer, tmp_path:
     assert got.versions == []
 
 
-def test_a_version_that_is_none_is_told_at_once(tmp_path: Path) -> None:
+def test_invalid_first_version_raises_at_once(tmp_path: Path) -> None:
     client = ClientNode(["127.0.0.1:9"], tmp_path / "out")
     for nonsense in ("v0", "newest", "../v1", ""):
         with pytest.raises(UsageError):
             client.follow(print, nonsense)
 
 
-async def test_inside_a_running_event_loop(origin: OriginServer, tmp_path: Path) -> None:
+async def test_follow_works_inside_running_loop(origin: OriginServer, tmp_path: Path) -> None:
     got = Releases()
     first = await asyncio.to_thread(broadcast, origin, tmp_path)
     with following(ClientNode([origin.url], tmp_path / "out"), got):
@@ -267,7 +267,7 @@ async def test_inside_a_running_event_loop(origin: OriginServer, tmp_path: Path)
     assert got.versions == [first]
 
 
-def test_several_follow_at_once_in_threads(origin: OriginServer, tmp_path: Path) -> None:
+def test_several_followers_run_in_threads(origin: OriginServer, tmp_path: Path) -> None:
     first = broadcast(origin, tmp_path)
     all_got = [Releases() for _ in range(3)]
 
@@ -286,7 +286,7 @@ def test_several_follow_at_once_in_threads(origin: OriginServer, tmp_path: Path)
 # Withdrawals -----------------------------------------------------------------------------------------
 
 
-def test_withdrawal_comes_in_a_thread_and_never_beside_the_callback(
+def test_withdrawal_callback_never_runs_beside_the_other(
     origin: OriginServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = broadcast(origin, tmp_path)

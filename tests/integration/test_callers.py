@@ -97,7 +97,7 @@ _LINUX = pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux
 
 
 @pytest.mark.parametrize("unanswering", [stopped, pytest.param(without_descriptors, marks=_LINUX)])
-def test_what_failed_at_an_origin_that_did_not_answer_is_not_done_later(
+def test_request_that_timed_out_is_not_carried_out_later(
     unanswering: Callable[[processes.Node], contextlib.AbstractContextManager[None]],
     payload: Path,
     tmp_path: Path,
@@ -124,7 +124,7 @@ def test_what_failed_at_an_origin_that_did_not_answer_is_not_done_later(
         assert listed(data_dir) == ["v1", "v2"]
 
 
-def test_an_origin_whose_queue_is_full_is_no_error_of_the_disk(
+def test_full_connection_queue_is_not_reported_as_disk_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def time_out(self: ControlConnection) -> None:
@@ -156,7 +156,7 @@ def read_until(connection: ControlConnection, word: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", [PUBLISH_PATH, WITHDRAW_PATH, PIN_PATH, UNPIN_PATH])
-async def test_nothing_is_done_for_a_caller_that_does_not_confirm_it(
+async def test_version_is_not_published_without_confirmation(
     path: str, origin: Origin, payload: Path
 ) -> None:
     pinned = {1} if path == UNPIN_PATH else set()
@@ -175,7 +175,7 @@ async def test_nothing_is_done_for_a_caller_that_does_not_confirm_it(
     assert {entry.name for entry in origin.folders.data_dir.root.glob("v*")} == {"v1", last["complete"]}
 
 
-async def test_a_caller_that_leaves_the_queue_publishes_nothing(origin: Origin, payload: Path) -> None:
+async def test_caller_that_leaves_the_queue_publishes_nothing(origin: Origin, payload: Path) -> None:
     data_dir = origin.folders.data_dir.root
 
     def leave() -> str:
@@ -192,7 +192,7 @@ async def test_a_caller_that_leaves_the_queue_publishes_nothing(origin: Origin, 
     assert names(origin) == ["v1", "v2"]
 
 
-async def test_a_writer_that_is_killed_after_its_last_byte_publishes_nothing(origin: Origin) -> None:
+async def test_writer_killed_after_last_byte_publishes_nothing(origin: Origin) -> None:
     def leave() -> None:
         with asking_for_pipe(origin) as (connection, pipe):
             pipe.write(b"all of it")
@@ -217,7 +217,7 @@ def asking_for_pipe(origin: Origin) -> Iterator[tuple[ControlConnection, Any]]:
             yield connection, pipe
 
 
-async def test_a_caller_that_is_stopped_holds_up_the_others_for_a_bounded_time(
+async def test_stopped_caller_delays_others_for_bounded_time(
     origin: Origin, payload: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(callers, "CONFIRM_SECONDS", 0.2)
@@ -231,7 +231,7 @@ async def test_a_caller_that_is_stopped_holds_up_the_others_for_a_bounded_time(
     assert names(origin) == ["v1"]
 
 
-async def test_an_origin_ends_without_waiting_for_a_confirmation(tmp_path: Path, payload: Path) -> None:
+async def test_origin_ends_without_waiting_for_confirmation(tmp_path: Path, payload: Path) -> None:
     ready, leave = threading.Event(), threading.Event()
 
     def say_nothing() -> None:
@@ -252,7 +252,7 @@ async def test_an_origin_ends_without_waiting_for_a_confirmation(tmp_path: Path,
 # Nodes and callers of 0.4.0
 
 
-async def test_a_caller_of_0_4_is_served_and_publishes_nothing_once_it_left(
+async def test_caller_of_0_4_is_served_and_publishes_nothing_after_leaving(
     origin: Origin, payload: Path
 ) -> None:
     data_dir = origin.folders.data_dir.root
@@ -288,7 +288,7 @@ async def node_that(data_dir: Path, path: str, answer: Callable[[web.Request], A
         held.close()
 
 
-async def test_a_node_of_0_4_is_asked_as_it_was(tmp_path: Path, payload: Path) -> None:
+async def test_node_of_0_4_gets_requests_in_its_form(tmp_path: Path, payload: Path) -> None:
     async def answer(request: web.Request) -> web.Response:
         asked = await request.json()
         return web.Response(text=f'{{"version": "v1"}}\n{{"complete": "v1", "of": "{asked["path"]}"}}\n')
@@ -302,7 +302,7 @@ async def test_a_node_of_0_4_is_asked_as_it_was(tmp_path: Path, payload: Path) -
 
 
 @pytest.mark.parametrize("written", [True, False])
-async def test_whether_it_is_on_the_list_decides_when_the_origin_dies_in_the_last_step(
+async def test_list_decides_result_when_origin_dies_in_last_step(
     written: bool, tmp_path: Path, payload: Path
 ) -> None:
     data_dir = tmp_path / "data"

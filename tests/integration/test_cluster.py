@@ -143,7 +143,7 @@ def runs(pid: int) -> bool:
 # ── On this machine ───────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_file_goes_the_whole_way(cluster: Cluster, tmp_path: Path) -> None:
+def test_started_network_delivers_a_file(cluster: Cluster, tmp_path: Path) -> None:
     nodes = cluster.nodes_file(NODES)
     servers = ("--role", "origin", "--role", "middle", "--middle-options=--check-interval 1")
     started = cluster.local("start", nodes, *servers)
@@ -197,7 +197,7 @@ def fetched(url: str) -> str:
         return ""  # it has nothing to list yet
 
 
-def test_a_node_keeps_its_port_and_base_port_begins_the_row(cluster: Cluster) -> None:
+def test_node_keeps_port_and_first_gets_base_port(cluster: Cluster) -> None:
     cluster.local("start", IP_ADDR_LIST="a b")
     port = cluster.record("origin-1")["port"]
     cluster.local("stop", "--role", "origin")
@@ -209,7 +209,7 @@ def test_a_node_keeps_its_port_and_base_port_begins_the_row(cluster: Cluster) ->
     assert [f"--port {port}" in line for port, line in enumerate(row.stdout.splitlines(), 9100)] == [True] * 3
 
 
-def test_a_recycled_pid_is_nobody_to_end(cluster: Cluster) -> None:
+def test_recycled_pid_is_not_killed(cluster: Cluster) -> None:
     cluster.local("start", IP_ADDR_LIST="a")
     record = cluster.record("origin-1")
     cluster.local("stop")
@@ -227,7 +227,7 @@ def test_a_recycled_pid_is_nobody_to_end(cluster: Cluster) -> None:
         stranger.wait(10)
 
 
-def test_a_killed_node_is_down_and_starts_again(cluster: Cluster) -> None:
+def test_killed_node_is_down_and_restarts(cluster: Cluster) -> None:
     cluster.local("start", IP_ADDR_LIST="a")
     os.killpg(cluster.pid("origin-1"), signal.SIGKILL)
     processes.wait_until(lambda: not runs(cluster.pid("origin-1")), what="its end")
@@ -236,7 +236,7 @@ def test_a_killed_node_is_down_and_starts_again(cluster: Cluster) -> None:
     assert texts(cluster.local("start", IP_ADDR_LIST="a")) == {"origin-1": "started"}
 
 
-def test_a_node_that_does_not_start_says_why(cluster: Cluster) -> None:
+def test_failed_start_reports_reason(cluster: Cluster) -> None:
     executable(cluster.bin_dir / "shardcast-middle", "#!/bin/sh\necho the disk is full >&2\nexit 6\n")
     done = cluster.local("start", IP_ADDR_LIST="a b")
     assert done.returncode == 1
@@ -245,7 +245,7 @@ def test_a_node_that_does_not_start_says_why(cluster: Cluster) -> None:
     assert texts(cluster.local("status"))["middle-1"] == "ended with exit code 6"
 
 
-def test_a_node_that_does_not_end_is_killed_with_what_it_started(cluster: Cluster) -> None:
+def test_node_ignoring_sigterm_is_killed_with_its_children(cluster: Cluster) -> None:
     child = cluster.directory / "child"
     text = f"#!/bin/sh\ntrap '' TERM\nsleep 60 & echo $! >{child}\necho Listening on\nwait\n"
     executable(cluster.bin_dir / "shardcast-origin", text)
@@ -256,7 +256,7 @@ def test_a_node_that_does_not_end_is_killed_with_what_it_started(cluster: Cluste
     processes.wait_until(lambda: not runs(int(child.read_text())), what="the end of its child")
 
 
-def test_a_client_runs_what_it_is_told(cluster: Cluster) -> None:
+def test_client_runs_the_given_command(cluster: Cluster) -> None:
     nodes = cluster.nodes_file("a|middle\nb|client\n")
     asked = ("--upstream", "http://trainer:8000", "--role", "client")
     done = cluster.local("start", nodes, *asked, "--client-command", "echo 'to {servers}' in={data_dir}")
@@ -267,7 +267,7 @@ def test_a_client_runs_what_it_is_told(cluster: Cluster) -> None:
     assert logs.endswith(f"in={cluster.data_dir('client-1')}\n")
 
 
-def test_what_was_never_started(cluster: Cluster) -> None:
+def test_stop_and_status_without_any_start(cluster: Cluster) -> None:
     assert cluster.local("stop").returncode == 0
     assert not cluster.state_dir.exists()
     status = cluster.local("status")
@@ -275,7 +275,7 @@ def test_what_was_never_started(cluster: Cluster) -> None:
     assert "no node in" in status.stderr
 
 
-def test_a_damaged_record_is_an_error_that_says_what_to_do(cluster: Cluster) -> None:
+def test_damaged_record_error_says_what_to_do(cluster: Cluster) -> None:
     folder = cluster.state_dir / "origin-1"
     folder.mkdir(parents=True)
     for text in ("", "[]", '{"port": "x"}', '{"port": 1, "pid": "1", "began": ""}', "\xff", "{" * 100_000):
@@ -287,7 +287,7 @@ def test_a_damaged_record_is_an_error_that_says_what_to_do(cluster: Cluster) -> 
     shutil.rmtree(cluster.state_dir)
 
 
-def test_without_the_commands_it_says_where_to_get_them(cluster: Cluster) -> None:
+def test_missing_commands_error_says_where_to_get_them(cluster: Cluster) -> None:
     done = cluster.run(
         "start", "--local", "--state-dir", str(cluster.state_dir), "--bin-dir", "/nowhere", IP_ADDR_LIST="a"
     )
@@ -330,19 +330,19 @@ def test_without_the_commands_it_says_where_to_get_them(cluster: Cluster) -> Non
         ("a|origin\nu@a|middle", "origin-1 and middle-1 are both on port 8000 of a"),
     ],
 )
-def test_a_malformed_nodes_file(tmp_path: Path, text: str, said: str) -> None:
+def test_malformed_nodes_file_is_refused(tmp_path: Path, text: str, said: str) -> None:
     done = asked("start", nodes_file(tmp_path, text), "--dry-run")
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_malformed_line_is_named(tmp_path: Path) -> None:
+def test_malformed_line_is_named_in_the_error(tmp_path: Path) -> None:
     path = nodes_file(tmp_path, "a|origin\n\nb|middle|port=x\n")
     assert f"{path}, line 3, 'b|middle|port=x': 'x' is not a port" in asked("status", path).stderr
 
 
-def test_a_nodes_file_that_can_not_be_read(tmp_path: Path) -> None:
+def test_unreadable_nodes_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
     for path, why in (("missing", "No such file"), (".", "Is a directory"), ("binary", "not UTF-8")):
         done = asked("start", str(tmp_path / path))
@@ -371,7 +371,7 @@ def commands(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
         " ( '10.0.0.1'  10.0.0.2:8000 \"10.0.0.3\" ) ",
     ],
 )
-def test_ip_addr_list(text: str) -> None:
+def test_ip_addr_list_describes_the_network(text: str) -> None:
     done = asked("start", "--dry-run", "--middles", "1", ip_addr_list=text)
     assert done.returncode == 0, done.stderr
     origin, middle, client = commands(done)
@@ -383,7 +383,7 @@ def test_ip_addr_list(text: str) -> None:
     ]  # fmt: skip
 
 
-def test_ip_addr_list_roles() -> None:
+def test_ip_addr_list_assigns_roles_in_order() -> None:
     all_middles = asked("start", "--dry-run", ip_addr_list="root@a:9000 [::1]:9001 ::2")
     origin, boxed, bare = commands(all_middles)
     assert (origin[0], origin[-1]) == ("root@a", "9000")
@@ -396,7 +396,7 @@ def test_ip_addr_list_roles() -> None:
 @pytest.mark.parametrize(
     "text", ["", " , ", '("a" "b"', "a b)", '"a', "a http://b", "a b;c", "()", "a -b", "a b:0"]
 )
-def test_a_malformed_ip_addr_list(text: str) -> None:
+def test_malformed_ip_addr_list_is_refused(text: str) -> None:
     done = asked("start", "--dry-run", ip_addr_list=text)
     assert (done.returncode, done.stdout) == (2, "")
     assert "IP_ADDR_LIST" in done.stderr
@@ -409,7 +409,7 @@ def test_a_malformed_ip_addr_list(text: str) -> None:
      ["start", "--client-command", "a 'b"], ["start", "--client-command", ""], ["logs", "--lines", "x"],
      ["start", "--local", "--dry-run", "--base-port", "65535"]],
 )  # fmt: skip
-def test_bad_usage(words: list[str]) -> None:
+def test_bad_usage_is_refused(words: list[str]) -> None:
     done = asked(*words, ip_addr_list="a b")
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
@@ -419,7 +419,7 @@ NASTY = "it's; $(touch gone) `touch gone` \\; $HOME #{pane_pid} && touch gone;".
 
 
 @pytest.mark.parametrize("driver", ["tmux", "systemd-run"])
-def test_values_stay_values(tmp_path: Path, driver: str) -> None:
+def test_special_characters_in_values_are_escaped(tmp_path: Path, driver: str) -> None:
     nodes = nodes_file(tmp_path, f"a|origin|data_dir={NASTY}  # the origin\n")
     done = asked("start", nodes, "--dry-run", "--driver", driver, "--bin-dir", "/o p")
     _, _, value, *_ = commands(done)[0]
@@ -487,7 +487,7 @@ def ssh(cluster: Cluster) -> Iterator[Ssh]:
 
 
 @pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux here")
-def test_tmux_over_ssh(ssh: Ssh) -> None:
+def test_tmux_over_ssh_starts_and_stops_nodes(ssh: Ssh) -> None:
     nodes = ssh.cluster.nodes_file(
         f"trainer|origin|data_dir={NASTY}\n"
         "user@a|middle|port=8001\nuser@b|middle|address=10.0.0.2\nuser@gpu|client\n"
@@ -518,7 +518,7 @@ def test_tmux_over_ssh(ssh: Ssh) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux here")
-def test_one_unreachable_node_holds_no_other_up(ssh: Ssh) -> None:
+def test_unreachable_node_does_not_delay_others(ssh: Ssh) -> None:
     nodes = ssh.cluster.nodes_file("trainer|origin\nuser@unreachable|middle\nuser@a|middle\n")
     done = ssh.run("start", nodes)
     assert done.returncode == 1
@@ -530,7 +530,7 @@ def test_one_unreachable_node_holds_no_other_up(ssh: Ssh) -> None:
 
 
 @pytest.mark.skipif(not shutil.which("tmux"), reason="no tmux here")
-def test_a_node_that_fails_and_one_that_does_not_end_over_ssh(ssh: Ssh) -> None:
+def test_failing_and_hanging_nodes_are_reported_over_ssh(ssh: Ssh) -> None:
     executable(ssh.cluster.bin_dir / "shardcast-origin", SERVER.replace("'echo bye; exit 0'", "''"))
     executable(ssh.cluster.bin_dir / "shardcast-middle", "#!/bin/sh\necho the disk is full >&2\nexit 6\n")
     nodes = ssh.cluster.nodes_file("trainer|origin\nuser@a|middle\n")
@@ -560,7 +560,7 @@ esac 2>/dev/null
 """
 
 
-def test_systemd_run_over_ssh(ssh: Ssh) -> None:
+def test_systemd_run_over_ssh_starts_and_stops_nodes(ssh: Ssh) -> None:
     path = ssh.cluster.directory / "path"
     executable(path / "systemd-run", SYSTEMD_RUN)
     executable(path / "systemctl", SYSTEMCTL)
@@ -593,6 +593,6 @@ def test_systemd_run_over_ssh(ssh: Ssh) -> None:
     assert ssh.run("status", nodes, "--driver", "systemd-run").returncode == 1
 
 
-def test_without_ssh_it_says_so(cluster: Cluster, tmp_path: Path) -> None:
+def test_missing_ssh_is_reported(cluster: Cluster, tmp_path: Path) -> None:
     done = cluster.run("status", cluster.nodes_file("a|origin\n"), PATH=str(tmp_path))
     assert (done.returncode, texts(done)) == (1, {"origin-1": "ssh: No such file or directory"})

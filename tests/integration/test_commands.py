@@ -114,7 +114,7 @@ def server(published: Published) -> Iterator[BadServer]:
 # The commands themselves -------------------------------------------------------------------------
 
 
-def test_the_commands_are_had_by_each_of_their_names() -> None:
+def test_commands_run_by_each_of_their_names() -> None:
     """``python -m shardcast``, ``shardcast``, and the three by names of their own."""
     version = processes.run("--version")
     assert (version.returncode, version.stderr) == (0, "")
@@ -139,7 +139,7 @@ def test_help_names_every_command() -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_its_variable_and_is_explained(name: str) -> None:
+def test_every_option_has_variable_and_help(name: str) -> None:
     command = getattr(import_module(f"shardcast.cli.{name}"), name)
     shown = processes.run(name, "--help").stdout
     options = [one for one in command.params if isinstance(one, click.Option) and not one.hidden]
@@ -154,9 +154,7 @@ def test_every_option_has_its_variable_and_is_explained(name: str) -> None:
 
 @pytest.mark.parametrize("quiet", [False, True], ids=["", "quiet"])
 @pytest.mark.parametrize("role", ["origin", "middle"])
-def test_a_server_says_once_where_it_listens_also_when_it_is_quiet(
-    role: str, quiet: bool, tmp_path: Path
-) -> None:
+def test_server_prints_its_address_once_even_when_quiet(role: str, quiet: bool, tmp_path: Path) -> None:
     with dead_address() as dead:
         upstream = ("--upstream", dead) if role == "middle" else ()
         words = (role, *upstream, "--data-dir", str(tmp_path / "data"), *LISTEN, *(["--quiet"] * quiet))
@@ -181,7 +179,7 @@ def port() -> Iterator[int]:
         yield port
 
 
-def test_an_origin_can_be_told_everything_in_the_environment(port: int, tmp_path: Path) -> None:
+def test_origin_reads_all_options_from_environment(port: int, tmp_path: Path) -> None:
     files = [payload(tmp_path / f"{seed}.bin", 2500, seed) for seed in (1, 2, 3)]
     env = {
         "SHARDCAST_DATA_DIR": str(tmp_path / "data"),
@@ -206,7 +204,7 @@ def test_an_origin_can_be_told_everything_in_the_environment(port: int, tmp_path
         assert origin.err == f"Listening on {url}\n"
 
 
-def test_a_middle_and_a_client_can_be_told_everything_in_the_environment(tmp_path: Path) -> None:
+def test_middle_and_client_read_all_options_from_environment(tmp_path: Path) -> None:
     data_dir, downloads = tmp_path / "data", tmp_path / "downloads"
     for seed in (1, 2):
         publish(data_dir, random_bytes(1000, seed), MB)
@@ -242,7 +240,7 @@ def test_a_middle_and_a_client_can_be_told_everything_in_the_environment(tmp_pat
 # What is on offer --------------------------------------------------------------------------------
 
 
-def test_the_versions_on_offer_are_listed_oldest_first_and_latest_is_the_newest(tmp_path: Path) -> None:
+def test_list_is_oldest_first_and_latest_is_newest(tmp_path: Path) -> None:
     one = publish(tmp_path / "data", random_bytes(1000, 1), MB)
     two = publish(tmp_path / "data", random_bytes(2500, 2), 1000)
     held = DataDir(tmp_path / "data", "broadcast")
@@ -273,7 +271,7 @@ def test_the_versions_on_offer_are_listed_oldest_first_and_latest_is_the_newest(
         assert (tmp_path / "downloads" / "download_v1.bin").read_bytes() == one.payload, done.stderr
 
 
-def test_nothing_on_offer_is_an_empty_list(tmp_path: Path) -> None:
+def test_list_is_empty_without_versions(tmp_path: Path) -> None:
     with processes.origin(tmp_path / "data") as origin:
         text = processes.run("client", "--servers", origin.url, "--list")
         assert (text.returncode, text.stdout) == (0, ""), text.stderr
@@ -310,7 +308,7 @@ def test_broadcast_prints_the_version_alone(through_an_origin: bool, tmp_path: P
             origin.wait_for_log("v2 is complete")
 
 
-def test_an_origin_publishes_what_it_is_started_with(tmp_path: Path) -> None:
+def test_origin_publishes_files_named_at_start(tmp_path: Path) -> None:
     files = [payload(tmp_path / f"{seed}.bin", 1000, seed) for seed in (1, 2)]
     words = [word for file in files for word in ("--broadcast", str(file))]
     origin = ("origin", "--data-dir", str(tmp_path / "data"), *LISTEN, *words)
@@ -324,7 +322,7 @@ def test_an_origin_publishes_what_it_is_started_with(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("through_an_origin", [False, True], ids=["directly", "through-an-origin"])
-def test_broadcasts_at_once_all_get_a_number_of_their_own(through_an_origin: bool, tmp_path: Path) -> None:
+def test_concurrent_broadcasts_get_distinct_numbers(through_an_origin: bool, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     files = [payload(tmp_path / f"{seed}.bin", 100_000, seed) for seed in range(4)]
     with contextlib.ExitStack() as stack:
@@ -342,7 +340,7 @@ def test_broadcasts_at_once_all_get_a_number_of_their_own(through_an_origin: boo
     assert {v: row.partition("|")[0] for v, row in rows.items()} == {v: sha256(f) for v, f in given.items()}
 
 
-def test_broadcasts_that_queue_at_an_origin_have_their_numbers_at_once(tmp_path: Path) -> None:
+def test_queued_broadcasts_get_numbers_at_once(tmp_path: Path) -> None:
     file, data_dir = payload(tmp_path / "file.bin", 8000), tmp_path / "data"
     with processes.origin(data_dir) as origin, contextlib.ExitStack() as stack:
         # The first one has its turn until its writer says that this was all.
@@ -365,7 +363,7 @@ def test_broadcasts_that_queue_at_an_origin_have_their_numbers_at_once(tmp_path:
         assert list(listed(origin.url)) == ["v1", "v2", "v3", "v4"]
 
 
-def test_a_direct_broadcast_waits_for_another_one(tmp_path: Path) -> None:
+def test_direct_broadcast_waits_for_another_one(tmp_path: Path) -> None:
     file, data_dir = payload(tmp_path / "x.bin", 1000), tmp_path / "data"
     other = DataDir(data_dir, "broadcast")
     with running(tmp_path, "broadcast", str(file), "--data-dir", str(data_dir)) as waiting:
@@ -380,7 +378,7 @@ def test_a_direct_broadcast_waits_for_another_one(tmp_path: Path) -> None:
         assert waiting.err.count("waiting for") == 1
 
 
-def test_broadcasting_into_a_middles_directory_is_refused(tmp_path: Path) -> None:
+def test_broadcast_into_middle_directory_is_refused(tmp_path: Path) -> None:
     file, data_dir = payload(tmp_path / "x.bin", 1000), tmp_path / "middle"
     with dead_address() as dead, processes.middle(dead, data_dir) as middle:
         done = processes.run("broadcast", str(file), "--data-dir", str(data_dir))
@@ -392,7 +390,7 @@ def test_broadcasting_into_a_middles_directory_is_refused(tmp_path: Path) -> Non
         assert get(middle.url, "/healthcheck")[0] == 200
 
 
-def test_only_the_owner_may_hand_files_to_an_origin_however_long_its_path(tmp_path: Path) -> None:
+def test_control_socket_is_private_even_with_long_path(tmp_path: Path) -> None:
     data_dir = tmp_path.joinpath(*["a-folder-with-a-long-name"] * 6, "data")
     assert len(os.fsencode(data_dir)) > 108
     with processes.origin(data_dir) as origin:
@@ -437,7 +435,7 @@ def local_disk(server: BadServer, tmp_path: Path) -> tuple[str, ...]:
     [(usage, USAGE), (not_offered, NOT_OFFERED), (no_server, NO_SERVER), (integrity, INTEGRITY),
      (local_disk, DISK)],
 )  # fmt: skip
-def test_each_kind_of_failure_has_its_exit_code(
+def test_each_kind_of_failure_has_exit_code(
     way: Callable[[BadServer, Path], tuple[str, ...]], code: int, server: BadServer, tmp_path: Path
 ) -> None:
     env = {"SHARDCAST_RETRY_ATTEMPTS": "2", "SHARDCAST_QUIET": "1"}
@@ -449,7 +447,7 @@ def test_each_kind_of_failure_has_its_exit_code(
     assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_ctrl_c_keeps_what_is_here_and_the_next_run_goes_on(published: Published, tmp_path: Path) -> None:
+def test_ctrl_c_keeps_pieces_and_next_run_resumes(published: Published, tmp_path: Path) -> None:
     output = tmp_path / "out" / "got.bin"
     with BadServer(published.data_dir).set(SHARDS, bad.throttled(10 * MB)) as server:
         words = ("client", "--servers", server.address, "--version", "v1", "--output-file", str(output))
@@ -473,7 +471,9 @@ def test_ctrl_c_keeps_what_is_here_and_the_next_run_goes_on(published: Published
 # What is told ------------------------------------------------------------------------------------
 
 
-def test_a_download_as_json_and_a_quiet_one(server: BadServer, published: Published, tmp_path: Path) -> None:
+def test_download_prints_json_or_nothing_else_when_quiet(
+    server: BadServer, published: Published, tmp_path: Path
+) -> None:
     output = tmp_path / "got.bin"
     words = ("client", "--servers", server.address, "--version", "v1", "--output-file", str(output))
     done = processes.run(*words, "--json")
@@ -489,9 +489,7 @@ def test_a_download_as_json_and_a_quiet_one(server: BadServer, published: Publis
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, f"{output}\n", "")
 
 
-def test_away_from_a_terminal_progress_is_a_plain_line_every_few_seconds(
-    published: Published, tmp_path: Path
-) -> None:
+def test_progress_is_plain_lines_without_terminal(published: Published, tmp_path: Path) -> None:
     seen: list[tuple[float, str]] = []
     with BadServer(published.data_dir).set(SHARDS, bad.throttled(1.75 * MB)) as server:
         words = ("client", "--servers", server.address, "--version", "v1")
@@ -553,7 +551,7 @@ def on_a_terminal(columns: int, *words: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize("columns", [160, 80])
-def test_on_a_terminal_a_bar_tells_bytes_rate_shards_and_servers(
+def test_bar_shows_bytes_rate_shards_and_servers_on_terminal(
     columns: int, published: Published, tmp_path: Path
 ) -> None:
     with BadServer(published.data_dir).set(SHARDS, bad.throttled(10 * MB)) as server:
@@ -569,7 +567,7 @@ def test_on_a_terminal_a_bar_tells_bytes_rate_shards_and_servers(
     assert any(re.search(rf"{re.escape(server.address)} [\d.]+ [kM]B/s", frame) for frame in frames)
 
 
-def test_broadcasting_on_a_terminal_shows_a_bar_and_prints_the_version_alone(tmp_path: Path) -> None:
+def test_broadcast_on_terminal_shows_bar_and_prints_version(tmp_path: Path) -> None:
     file = payload(tmp_path / "model.bin", 20 * MB)
     words = ("broadcast", str(file), "--data-dir", str(tmp_path / "data"), "--shard-size", "100kB")
     code, stdout, seen = on_a_terminal(160, *words)
@@ -600,7 +598,7 @@ def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
             os.kill(pid, signal.SIGKILL)
 
 
-def test_the_demo_makes_equal_copies_and_leaves_nothing_behind(demo: dict[str, str], tmp_path: Path) -> None:
+def test_demo_makes_equal_copies_and_leaves_nothing_behind(demo: dict[str, str], tmp_path: Path) -> None:
     file = payload(tmp_path / "x.bin", 3 * MB)
     with running(tmp_path, "demo", str(file), "--json", **demo) as shown:
         assert shown.process.wait(120) == DONE, shown.err
@@ -623,7 +621,7 @@ def test_the_demo_makes_equal_copies_and_leaves_nothing_behind(demo: dict[str, s
         (signal.SIGTERM, "client 3"),
     ],
 )
-def test_a_demo_that_is_interrupted_leaves_nothing_behind(
+def test_interrupted_demo_leaves_nothing_behind(
     number: signal.Signals, moment: str, demo: dict[str, str], tmp_path: Path
 ) -> None:
     file = payload(tmp_path / "x.bin", 20 * MB)

@@ -66,7 +66,7 @@ def following(servers: str, folder: Path) -> Iterator[None]:
 # Reached -----------------------------------------------------------------------------------------
 
 
-def test_two_layers_of_middles_and_a_client_count_within_seconds(
+def test_middles_and_client_in_layers_count_within_seconds(
     payload: Path, origin: OriginServer, tmp_path: Path
 ) -> None:
     """News climbs a hop a second instead of waiting for the next report of each hop."""
@@ -84,9 +84,7 @@ def test_two_layers_of_middles_and_a_client_count_within_seconds(
         assert (tmp_path / "out" / "download_v2.bin").read_bytes() == payload.read_bytes()
 
 
-def test_a_handle_waits_for_copies_and_tells_how_many_there_are(
-    payload: Path, origin: OriginServer, tmp_path: Path
-) -> None:
+def test_handle_waits_for_copies_and_counts_them(payload: Path, origin: OriginServer, tmp_path: Path) -> None:
     handle = origin.broadcast(payload, wait=False, copies=2, timeout=30)
     other = origin.broadcast(payload, wait=False)
     assert (handle.version, other.result(10)) == ("v1", "v2")
@@ -104,9 +102,7 @@ def test_a_handle_waits_for_copies_and_tells_how_many_there_are(
         other.wait_for()
 
 
-def test_nodes_below_middles_count_and_those_of_other_origins_do_not(
-    payload: Path, origin: OriginServer, tmp_path: Path
-) -> None:
+def test_nodes_of_other_origins_do_not_count(payload: Path, origin: OriginServer, tmp_path: Path) -> None:
     """A node of 0.4.0 names no origin. It may have another line's v1, and does not count."""
     ours = origin_id(tmp_path)
     origin.broadcast(payload)
@@ -122,7 +118,7 @@ def test_nodes_below_middles_count_and_those_of_other_origins_do_not(
     assert failure.value.have == 2
 
 
-def test_what_is_not_whole_is_no_copy() -> None:
+def test_partial_version_is_not_counted_as_copy() -> None:
     below = Downstream("0123")
     below.record([Node("a", "client", has=["v1"], coming={"v2": 5}, hops=1, origin="ce0d")])
     assert (below.copies("v1", "ce0d"), below.copies("v2", "ce0d")) == (1, 0)
@@ -132,7 +128,7 @@ def test_what_is_not_whole_is_no_copy() -> None:
 
 
 @pytest.mark.parametrize("wait", [True, False])
-def test_too_few_copies_in_time_are_an_error_that_says_how_many(
+def test_too_few_copies_in_time_raise_with_their_number(
     wait: bool, payload: Path, origin: OriginServer, tmp_path: Path
 ) -> None:
     report(url(origin), "a", "v1", origin=origin_id(tmp_path))
@@ -149,7 +145,7 @@ def test_too_few_copies_in_time_are_an_error_that_says_how_many(
     assert origin.broadcast(payload) == "v2", "the first one was published"
 
 
-def test_no_time_at_all_is_one_look(payload: Path, origin: OriginServer, tmp_path: Path) -> None:
+def test_zero_timeout_checks_once(payload: Path, origin: OriginServer, tmp_path: Path) -> None:
     handle = origin.broadcast(payload, wait=False)
     handle.result(10)
     with pytest.raises(CopiesMissing):
@@ -161,7 +157,7 @@ def test_no_time_at_all_is_one_look(payload: Path, origin: OriginServer, tmp_pat
 @pytest.mark.parametrize(
     ("copies", "timeout"), [(0, None), (-1, None), (1.5, None), ("3", None), (True, None), (None, 5), (3, -1)]
 )
-def test_copies_and_seconds_that_are_none_are_usage_errors_and_nothing_is_published(
+def test_invalid_copies_or_timeout_publishes_nothing(
     copies: Any, timeout: Any, payload: Path, origin: OriginServer
 ) -> None:
     for wait in (True, False):
@@ -179,7 +175,7 @@ def meanwhile(work: Callable[[], object], seconds: float = 1.0) -> threading.Tim
     return timer
 
 
-def test_a_version_that_is_retired_meanwhile_is_an_error(payload: Path, tmp_path: Path) -> None:
+def test_wait_raises_when_version_is_retired(payload: Path, tmp_path: Path) -> None:
     origin = OriginServer(tmp_path / "data", 0, max_distribution_folders=1)
     try:
         handle = origin.broadcast(payload, wait=False)
@@ -195,7 +191,7 @@ def test_a_version_that_is_retired_meanwhile_is_an_error(payload: Path, tmp_path
 
 
 @pytest.mark.parametrize("how", ["shut down", "killed"])
-def test_an_origin_that_ends_meanwhile_is_an_error(how: str, payload: Path, tmp_path: Path) -> None:
+def test_wait_raises_when_origin_ends(how: str, payload: Path, tmp_path: Path) -> None:
     origin = OriginServer(tmp_path / "data", 0)
     try:
         handle = origin.broadcast(payload, wait=False)
@@ -212,7 +208,7 @@ def test_an_origin_that_ends_meanwhile_is_an_error(how: str, payload: Path, tmp_
         origin.shutdown(wait=0)
 
 
-def test_a_broadcast_that_fails_is_its_own_error(tmp_path: Path, origin: OriginServer) -> None:
+def test_failed_broadcast_raises_its_own_error(tmp_path: Path, origin: OriginServer) -> None:
     gone = tmp_path / "gone.bin"
     gone.write_bytes(b"here now")
     with origin.open_broadcast("first.bin"):  # keeps the origin busy until the file has gone
@@ -225,7 +221,7 @@ def test_a_broadcast_that_fails_is_its_own_error(tmp_path: Path, origin: OriginS
             wait()
 
 
-def test_the_error_crosses_processes() -> None:
+def test_copies_missing_can_be_pickled() -> None:
     error = from_wire(to_wire(CopiesMissing("1 of 3 nodes have v1", "v1", 1, 3)))
     assert isinstance(error, CopiesMissing)
     assert str(error) == "1 of 3 nodes have v1"
@@ -242,7 +238,7 @@ def test_the_error_crosses_processes() -> None:
         b'{"version": "v1", "copies": true}',
     ],
 )
-def test_requests_that_make_no_sense_are_refused(body: bytes, tmp_path: Path, origin: OriginServer) -> None:
+def test_malformed_copies_request_is_refused(body: bytes, tmp_path: Path, origin: OriginServer) -> None:
     from shardcast.control.client import ControlConnection
 
     with contextlib.closing(ControlConnection(tmp_path / "data")) as connection:
@@ -256,7 +252,7 @@ def test_requests_that_make_no_sense_are_refused(body: bytes, tmp_path: Path, or
 # The command -------------------------------------------------------------------------------------
 
 
-def test_the_command_waits_for_copies_and_prints_the_version_alone(payload: Path, tmp_path: Path) -> None:
+def test_command_waits_for_copies_and_prints_version(payload: Path, tmp_path: Path) -> None:
     words = ("broadcast", str(payload), "--data-dir", str(tmp_path / "data"))
     with processes.origin(tmp_path / "data") as origin, processes.middle(origin.url, tmp_path / "m1"):
         done = processes.run(*words, "--copies", "1", "--timeout", "1m")
@@ -276,7 +272,7 @@ def test_the_command_waits_for_copies_and_prints_the_version_alone(payload: Path
 @pytest.mark.parametrize(
     "words", [("--copies", "0"), ("--timeout", "5s"), ("--copies", "1", "--timeout", "soon")]
 )
-def test_words_that_make_no_sense_are_usage_errors(
+def test_invalid_copies_options_are_usage_errors(
     words: tuple[str, ...], payload: Path, tmp_path: Path
 ) -> None:
     done = processes.run("broadcast", str(payload), "--data-dir", str(tmp_path / "data"), *words)
@@ -285,9 +281,7 @@ def test_words_that_make_no_sense_are_usage_errors(
 
 
 @pytest.mark.parametrize("there", [False, True], ids=["no directory", "a directory"])
-def test_copies_without_an_origin_are_a_usage_error_and_nothing_is_published(
-    there: bool, payload: Path, tmp_path: Path
-) -> None:
+def test_copies_without_origin_publish_nothing(there: bool, payload: Path, tmp_path: Path) -> None:
     words = ("broadcast", str(payload), "--data-dir", str(tmp_path / "data"))
     if there:
         assert processes.run(*words).stdout == "v1\n"
@@ -297,14 +291,14 @@ def test_copies_without_an_origin_are_a_usage_error_and_nothing_is_published(
     assert [one.name for one in tmp_path.glob("data/v*")] == ["v1"] * there
 
 
-def test_copies_into_a_middles_directory_are_refused(payload: Path, tmp_path: Path) -> None:
+def test_copies_into_middle_directory_are_refused(payload: Path, tmp_path: Path) -> None:
     with processes.middle("127.0.0.1:1", tmp_path / "data"):
         done = processes.run("broadcast", str(payload), "--data-dir", str(tmp_path / "data"), "--copies", "1")
     assert done.returncode == 1
     assert "in use by a shardcast middle" in done.stderr
 
 
-def test_a_broadcast_without_an_origin_says_so_and_how_to_start_one(payload: Path, tmp_path: Path) -> None:
+def test_broadcast_without_origin_says_how_to_start_one(payload: Path, tmp_path: Path) -> None:
     data = tmp_path / "my data"
     words = ("broadcast", str(payload), "--data-dir", str(data))
     done = processes.run(*words)
@@ -317,7 +311,7 @@ def test_a_broadcast_without_an_origin_says_so_and_how_to_start_one(payload: Pat
         assert "no origin" not in processes.run(*words).stderr
 
 
-def test_the_functions_pass_copies_on(payload: Path, tmp_path: Path) -> None:
+def test_module_functions_pass_copies_to_the_origin(payload: Path, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     try:
         assert shardcast.api._origin

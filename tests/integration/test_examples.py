@@ -72,7 +72,7 @@ def script(name: str, *words: str) -> Iterator[Script]:
         running.process.stdout.close()
 
 
-def test_a_worker_follows_a_training_run(port: int, tmp_path: Path) -> None:
+def test_worker_follows_training_run(port: int, tmp_path: Path) -> None:
     train = ("--steps", "5", "--size", "4000000", "--port", str(port), "--linger", "600")
     folders = ("--data-dir", str(tmp_path / "data"), "--checkpoints", str(tmp_path / "checkpoints"))
     infer = ("--servers", f"127.0.0.1:{port}", "--output-dir", str(tmp_path / "output"))
@@ -112,7 +112,7 @@ esac
 
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="no bash here")
-def test_the_slurm_script_places_its_steps(tmp_path: Path) -> None:
+def test_slurm_script_places_its_steps(tmp_path: Path) -> None:
     sbatch = str(EXAMPLES / "slurm.sbatch")
     assert subprocess.run(["bash", "-n", sbatch], check=False).returncode == 0
     for name, text in (("scontrol", SCONTROL), ("srun", SRUN)):
@@ -142,7 +142,7 @@ def test_the_slurm_script_places_its_steps(tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("ended.*"))) == 2
 
 
-def test_the_compose_file() -> None:
+def test_compose_file_names_network_services() -> None:
     text = (EXAMPLES / "compose.yaml").read_text()
     if importlib.util.find_spec("yaml") is None:
         names = re.findall(
@@ -162,7 +162,7 @@ def test_the_compose_file() -> None:
 
 
 @pytest.mark.parametrize("name", ["train.py", "infer.py"])
-def test_the_scripts_explain_themselves(name: str) -> None:
+def test_example_scripts_have_help(name: str) -> None:
     with script(name, "--help") as running:
         assert running.ends() == 0
     assert "usage:" in running.output

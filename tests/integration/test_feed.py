@@ -114,7 +114,7 @@ def line(**said: Any) -> bytes:
 
 @patient
 @given(FEEDS, st.data())
-def test_what_is_written_is_read_however_it_is_cut(said: list[Said], data: st.DataObject) -> None:
+def test_written_feed_is_read_at_any_chunk_boundaries(said: list[Said], data: st.DataObject) -> None:
     body = written(said)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(body)), max_size=8)))
     chunks = [body[start:end] for start, end in zip([0, *cuts], [*cuts, len(body)], strict=True)]
@@ -124,7 +124,7 @@ def test_what_is_written_is_read_however_it_is_cut(said: list[Said], data: st.Da
 
 @patient
 @given(FEEDS)
-def test_what_was_said_before_it_broke_off_counts_and_half_a_line_does_not(said: list[Said]) -> None:
+def test_lines_before_a_break_count_and_partial_line_does_not(said: list[Said]) -> None:
     assert read(written(said)[:-1]) == said[:-1]
 
 
@@ -135,14 +135,14 @@ def test_what_was_said_before_it_broke_off_counts_and_half_a_line_does_not(said:
 @example(
     [], [b'{"seq":1,"event":[],"version":"v1"}', b"{}", b"null", b"\xff\xfe{\x00}\x00", b"\xef\xbb\xbf{}"]
 )
-def test_any_bytes_are_a_feed_or_none(chunks: list[bytes], lines: list[bytes]) -> None:
+def test_any_bytes_parse_or_raise_malformed(chunks: list[bytes], lines: list[bytes]) -> None:
     for some in (chunks, [HELLO.line() + b"".join(one + b"\n" for one in lines)]):
         with contextlib.suppress(FeedError):
             for said in read(*some):
                 assert read(HELLO.line(), said.line()) == [HELLO, said]
 
 
-def test_a_line_of_up_to_64_kib_is_taken_and_a_longer_one_is_not() -> None:
+def test_line_over_64_kib_is_refused() -> None:
     def padded(size: int) -> bytes:
         bare = len(line(seq=1, more=""))
         return line(seq=1, more="x" * (size + 1 - bare))
@@ -155,7 +155,7 @@ def test_a_line_of_up_to_64_kib_is_taken_and_a_longer_one_is_not() -> None:
 
 
 @pytest.mark.parametrize("chunk", [b"x", b" " * 1000, b'{"feed":' * 5000])
-def test_a_line_without_an_end_is_not_kept(chunk: bytes) -> None:
+def test_endless_line_is_not_buffered(chunk: bytes) -> None:
     reader, taken = FeedReader(), 0
     list(reader.feed(HELLO.line()))
     with pytest.raises(FeedError):
@@ -165,7 +165,7 @@ def test_a_line_without_an_end_is_not_kept(chunk: bytes) -> None:
     assert taken <= MAX_LINE + len(chunk)
 
 
-def test_keys_and_events_that_are_unknown_are_passed_over() -> None:
+def test_unknown_keys_and_events_are_ignored() -> None:
     assert read(
         line(feed="5f0c", node="81ab", origin="e1d4", distance=0, now=True, chain=[], highest=3, mood="good"),
         line(seq=1, event="complete", version="v1", digest=A, shards=2, size=[7]),
@@ -174,7 +174,7 @@ def test_keys_and_events_that_are_unknown_are_passed_over() -> None:
     ) == [HELLO, Event(1, COMPLETE, "v1", Listing("v1", A, 2)), UpTo(3)]
 
 
-def test_an_unknown_event_that_is_about_no_version_is_passed_over() -> None:
+def test_unknown_event_without_version_is_ignored() -> None:
     assert read(HELLO.line(), line(seq=4, event="leaving"), line(seq=5)) == [HELLO, UpTo(5)]
 
 
@@ -186,12 +186,12 @@ def test_an_unknown_event_that_is_about_no_version_is_passed_over() -> None:
         ("x" * 10_000, "x" * (MAX_REASON - 1) + "…"),
     ],
 )
-def test_a_reason_is_one_printable_line_whatever_a_server_says(reason: str, told: str) -> None:
+def test_reason_is_made_one_printable_line(reason: str, told: str) -> None:
     said = read(HELLO.line(), line(seq=1, event=WITHDRAWN, version="v1", digest=A, reason=reason))
     assert said == [HELLO, Event(1, WITHDRAWN, "v1", Listing("v1", A, None), told)]
 
 
-def test_a_hello_may_not_know_where_it_is() -> None:
+def test_hello_without_origin_or_distance_is_accepted() -> None:
     assert read(line(feed="5f0c", node="81ab")) == [Hello("5f0c", "81ab", None, None, False)]
 
 
@@ -225,7 +225,7 @@ def test_a_hello_may_not_know_where_it_is() -> None:
         {}, [], None, 7, "v1",
     ],
 )  # fmt: skip
-def test_a_line_that_makes_no_sense_is_refused(bad: object) -> None:
+def test_malformed_line_is_refused(bad: object) -> None:
     with pytest.raises(FeedError):
         read(HELLO.line(), json.dumps(bad).encode() + b"\n")
 
@@ -240,7 +240,7 @@ def test_a_line_that_makes_no_sense_is_refused(bad: object) -> None:
         b"<!doctype html>\n",
     ],
 )
-def test_a_feed_begins_with_a_hello(first: bytes) -> None:
+def test_feed_without_hello_is_refused(first: bytes) -> None:
     with pytest.raises(FeedError):
         read(first, HELLO.line())
 
@@ -248,7 +248,7 @@ def test_a_feed_begins_with_a_hello(first: bytes) -> None:
 # The events --------------------------------------------------------------------------------------
 
 
-def test_what_happened_since_is_known_as_far_as_it_is_kept() -> None:
+def test_since_returns_events_or_none_beyond_the_kept_ones() -> None:
     events = Events(kept=3)
     assert events.events_after(0) == []
     for number in range(1, 6):
@@ -262,11 +262,11 @@ def test_what_happened_since_is_known_as_far_as_it_is_kept() -> None:
     ]
 
 
-def test_another_run_has_another_name() -> None:
+def test_each_run_has_its_own_feed_id() -> None:
     assert Events().feed != Events().feed
 
 
-async def test_everybody_who_waits_wakes_when_something_happens() -> None:
+async def test_event_wakes_all_waiters() -> None:
     events = Events()
     for happens in (partial(events.add, OPEN, "v1"), partial(events.add, OPEN, "v2"), events.close):
         waiting = [asyncio.ensure_future(events.wait_after(events.seq)) for _ in range(5)]
@@ -372,7 +372,7 @@ def short(said: Sequence[Said]) -> list[tuple[str, str]]:
     return [(one.kind, one.version) for one in said if isinstance(one, Event)]
 
 
-async def test_a_new_reader_is_told_of_all_that_is_there_and_then_of_what_happens(node: Node) -> None:
+async def test_new_reader_gets_present_versions_then_events(node: Node) -> None:
     for _ in range(3):
         await node.publish()
     await node.folders.retire(2)
@@ -393,7 +393,7 @@ async def test_a_new_reader_is_told_of_all_that_is_there_and_then_of_what_happen
         assert seqs == list(range(node.events.seq - 3, node.events.seq + 1))
 
 
-async def test_telling_readers_starts_no_task_for_each(node: Node) -> None:
+async def test_sending_an_event_starts_no_task_per_reader(node: Node) -> None:
     """A task for each line that is written let a thousand readers wait for each other, twice as long."""
     host, port = node.url.removeprefix("http://").split(":")
     loop, begun = asyncio.get_running_loop(), list[str]()
@@ -418,7 +418,7 @@ async def test_telling_readers_starts_no_task_for_each(node: Node) -> None:
     assert begun == []
 
 
-async def test_who_comes_back_is_told_of_what_it_missed_and_of_nothing_else(node: Node) -> None:
+async def test_returning_reader_gets_only_missed_events(node: Node) -> None:
     for _ in range(3):
         await node.publish()
     await node.folders.retire(1)
@@ -438,7 +438,7 @@ async def test_who_comes_back_is_told_of_what_it_missed_and_of_nothing_else(node
      "{feed}:١", "{feed}:²", "{feed}:99", "{feed}:" + "9" * 15, "{feed}:" + "1" * 5000,
      "{feed}:1\n", "\0", "ü:1"],
 )  # fmt: skip
-async def test_who_comes_back_from_elsewhere_is_told_everything(node: Node, after: str) -> None:
+async def test_reader_of_another_feed_id_gets_everything(node: Node, after: str) -> None:
     await node.publish()
     await node.publish()
     hello, *events = await told(node, after.format(feed=node.events.feed))
@@ -447,7 +447,7 @@ async def test_who_comes_back_from_elsewhere_is_told_everything(node: Node, afte
     assert short(events) == node.now
 
 
-async def test_who_missed_more_than_is_kept_is_told_everything(folders: VersionFolders) -> None:
+async def test_reader_that_missed_too_much_gets_everything(folders: VersionFolders) -> None:
     folders.inventory.events = Events(kept=3)
     async with Node(folders).serving() as node:
         for _ in range(3):
@@ -457,7 +457,7 @@ async def test_who_missed_more_than_is_kept_is_told_everything(folders: VersionF
         assert short(await told(node, f"{node.events.feed}:2")) == node.now
 
 
-async def test_reader_too_slow_for_what_is_kept_is_sent_away_and_told_everything_anew(
+async def test_slow_reader_is_disconnected_and_gets_everything_anew(
     folders: VersionFolders,
 ) -> None:
     """Events that it missed are never passed over in silence."""
@@ -475,7 +475,7 @@ async def test_reader_too_slow_for_what_is_kept_is_sent_away_and_told_everything
         assert short(events) == node.now
 
 
-async def test_a_place_that_changes_is_said_again_without_a_word_about_the_versions(
+async def test_changed_hello_is_sent_again_without_versions(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.05)
@@ -491,7 +491,7 @@ async def test_a_place_that_changes_is_said_again_without_a_word_about_the_versi
         assert await ear.next() == await ear.next() == UpTo(node.events.seq)
 
 
-async def test_a_feed_with_no_news_says_that_it_lives(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_feed_sends_heartbeats(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.05)
     await node.publish()
     async with listen(node) as ear:
@@ -499,7 +499,7 @@ async def test_a_feed_with_no_news_says_that_it_lives(node: Node, monkeypatch: p
         assert [await ear.next() for _ in range(3)] == [UpTo(node.events.seq)] * 3
 
 
-async def test_the_answers_end_at_once_when_the_server_ends(folders: VersionFolders) -> None:
+async def test_feeds_end_at_once_on_shutdown(folders: VersionFolders) -> None:
     async with contextlib.AsyncExitStack() as stack:
         async with Node(folders).serving() as node:
             ears = [await stack.enter_async_context(listen(node)) for _ in range(5)]
@@ -514,7 +514,7 @@ async def test_the_answers_end_at_once_when_the_server_ends(folders: VersionFold
                 assert said == UpTo(1)
 
 
-async def test_200_readers_all_hear_of_what_happens(node: Node) -> None:
+async def test_200_readers_all_get_an_event(node: Node) -> None:
     async with contextlib.AsyncExitStack() as stack:
         ears = await asyncio.gather(*(stack.enter_async_context(listen(node)) for _ in range(200)))
         for ear in ears:
@@ -525,7 +525,7 @@ async def test_200_readers_all_hear_of_what_happens(node: Node) -> None:
 
 
 @pytest.mark.parametrize("again", [False, True])
-async def test_what_happens_while_a_line_goes_out_is_told_at_once(
+async def test_event_during_a_write_is_sent_at_once(
     node: Node, again: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write, lines_gone = door._write, 0
@@ -545,7 +545,7 @@ async def test_what_happens_while_a_line_goes_out_is_told_at_once(
         await asyncio.wait_for(ear.until(1 + again), SOON)
 
 
-async def test_a_reader_that_takes_nothing_is_sent_away(
+async def test_reader_that_takes_nothing_is_disconnected(
     node: Node, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("DEBUG", door.log.name)
@@ -564,7 +564,7 @@ async def test_a_reader_that_takes_nothing_is_sent_away(
     assert len(await told(node)) == 1, "others are told as ever"
 
 
-async def test_an_answer_to_head_has_no_body_and_ends(node: Node) -> None:
+async def test_head_of_feed_has_no_body_and_ends(node: Node) -> None:
     reader, writer = await asyncio.open_connection("127.0.0.1", int(node.url.rpartition(":")[2]))
     writer.write(b"HEAD /feed HTTP/1.1\r\nHost: x\r\n\r\nGET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
     first = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), SOON)

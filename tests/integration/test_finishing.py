@@ -81,60 +81,60 @@ LACKING = ReportedNode("gpu3", 1.0, 1, False)
 HAVING = ReportedNode("gpu4", 1.0, 1, True)
 
 
-def test_nobody_is_waited_for_where_nobody_read_or_reported_in_the_last_minute() -> None:
+def test_no_wait_without_reads_or_reports_in_last_minute() -> None:
     assert reason() is None
     assert reason(replace(LACKING, age=61.0), read_age=61.0) is None
 
 
-def test_a_node_without_the_newest_version_is_waited_for_by_name() -> None:
+def test_node_without_newest_version_is_awaited_and_named() -> None:
     assert reason(LACKING, HAVING) == "v7: gpu3 lacks it"
     assert reason(LACKING, replace(LACKING, name="gpu5")) == "v7: gpu3 and gpu5 lack it"
     many = [replace(LACKING, name=f"gpu{number}") for number in range(1, 7)]
     assert reason(*many) == "v7: gpu1, gpu2, gpu3 and 3 more lack it"
 
 
-def test_a_node_that_fell_silent_is_waited_for_no_longer() -> None:
+def test_silent_node_is_not_awaited() -> None:
     assert reason(replace(LACKING, age=HEARD_WITHIN), waited=30) is not None
     assert reason(replace(LACKING, age=HEARD_WITHIN + 0.1), waited=30) is None
 
 
-def test_a_report_over_several_hops_may_be_older() -> None:
+def test_report_over_several_hops_may_be_older() -> None:
     far = replace(LACKING, hops=3, age=HEARD_WITHIN + 2 * HOP_DELAY)
     assert reason(far, waited=30) is not None
     assert reason(replace(far, age=far.age + 0.1), waited=30) is None
 
 
-def test_it_ends_when_all_have_it_and_nobody_reads() -> None:
+def test_wait_ends_when_all_have_version_and_no_node_reads() -> None:
     assert reason(HAVING) is None
     assert reason(HAVING, read_age=QUIET) is None
     assert reason(HAVING, read_age=QUIET - 0.1) == "v7: 5 s without a byte read"
 
 
-def test_readers_that_do_not_report_have_5_s_for_their_next_request() -> None:
+def test_readers_without_reports_get_5_s_for_next_request() -> None:
     assert reason(read_age=30, waited=0) == "v7: 5 s without a byte read"
     assert reason(read_age=30, waited=QUIET) is None
 
 
-def test_a_node_that_has_just_connected_has_5_s_for_its_first_report() -> None:
+def test_new_node_gets_5_s_for_first_report() -> None:
     assert reason(feeds=1) == "v7: 5 s without a byte read"
     assert reason(HAVING, feeds=2) == "v7: 5 s without a byte read"
     assert reason(HAVING, feeds=1) is None
     assert reason(feeds=1, waited=QUIET) is None
 
 
-def test_asked_seconds_are_a_minimum_and_0_is_none() -> None:
+def test_wait_argument_is_minimum_and_0_ends_at_once() -> None:
     assert reason(wait=40, waited=39) == "v7: 40 s were asked for"
     assert reason(wait=40, waited=40) is None
     assert reason(LACKING, read_age=0, feeds=1, wait=0) is None
 
 
-def test_nothing_published_is_not_waited_for() -> None:
+def test_no_wait_without_published_version() -> None:
     assert reason(LACKING, newest=None, read_age=0, feeds=1, wait=40) is None
 
 
 @patient
 @given(NODES, st.integers(0, 3), READ_AGES, SECONDS, WAITS)
-def test_a_node_heard_of_that_lacks_the_version_is_always_waited_for(
+def test_reporting_node_without_version_is_always_awaited(
     nodes: list[ReportedNode], feeds: int, read_age: float, waited: float, wait: float | None
 ) -> None:
     found = reason_to_wait("v7", nodes, feeds=feeds, read_age=read_age, waited=waited, wait=wait)
@@ -150,7 +150,7 @@ def test_a_node_heard_of_that_lacks_the_version_is_always_waited_for(
 
 @patient
 @given(NODES, st.integers(0, 3), READ_AGES, WAITS)
-def test_it_ends_soon_after_the_last_sign_of_life(
+def test_wait_ends_soon_after_last_read_or_report(
     nodes: list[ReportedNode], feeds: int, read_age: float, wait: float | None
 ) -> None:
     """Whatever there was: when nobody reads or reports any more, only the silence of a node is waited for."""
@@ -189,7 +189,7 @@ class Shelf:
         self.below.record([Node(node, "client", node, has, {}, 1, origin=origin)])
 
 
-def test_an_old_line_is_no_copy_of_the_new_one() -> None:
+def test_version_of_old_line_is_no_copy_of_new_one() -> None:
     shelf = Shelf()
     shelf.hear("a", "v7", origin="ffff")
     assert shelf.finish().reason() == "v7: a lacks it"
@@ -197,7 +197,7 @@ def test_an_old_line_is_no_copy_of_the_new_one() -> None:
     assert shelf.finish().reason() is None
 
 
-def test_a_node_of_0_4_0_that_names_no_origin_is_believed() -> None:
+def test_report_of_0_4_0_without_origin_is_believed() -> None:
     shelf = Shelf()
     shelf.hear("a", "v6", origin=None)
     assert shelf.finish().reason() == "v7: a lacks it"
@@ -205,7 +205,7 @@ def test_a_node_of_0_4_0_that_names_no_origin_is_believed() -> None:
     assert shelf.finish().reason() is None
 
 
-def test_it_goes_on_as_long_as_bytes_are_read() -> None:
+def test_wait_continues_while_bytes_are_read() -> None:
     shelf = Shelf()
     with shelf.holds.held(7, READ, "somebody") as reader:
         finishing = shelf.finish()
@@ -217,7 +217,7 @@ def test_it_goes_on_as_long_as_bytes_are_read() -> None:
         assert finishing.reason() is None, "a reader that takes nothing is not waited for"
 
 
-def test_it_ends_after_a_minute_with_a_warning_that_names_who_lacks_it(
+def test_wait_ends_after_a_minute_with_warning_naming_nodes(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level("INFO")
@@ -370,7 +370,7 @@ def has_v1(tmp_path: Path, number: int) -> bool:
 
 
 @pytest.mark.parametrize("how", ["calls", "returns"])
-def test_it_ends_at_once_where_nobody_follows(how: str, tmp_path: Path) -> None:
+def test_shutdown_is_immediate_without_followers(how: str, tmp_path: Path) -> None:
     with processes.reserved_port() as port, trainer(tmp_path, port, how) as publisher:
         publisher.go()
         assert publisher.ends() < AT_ONCE
@@ -378,7 +378,7 @@ def test_it_ends_at_once_where_nobody_follows(how: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["calls", "returns", "raises in a thread", "forks"])
-def test_a_follower_gets_the_last_version_before_the_publisher_ends(how: str, tmp_path: Path) -> None:
+def test_follower_gets_last_version_before_publisher_ends(how: str, tmp_path: Path) -> None:
     """By ``shutdown()`` and by the end of the interpreter; sys.exit(3) is no uncaught exception."""
     with network(tmp_path, how, 1) as (publisher, _):
         publisher.go()
@@ -391,7 +391,7 @@ def test_a_follower_gets_the_last_version_before_the_publisher_ends(how: str, tm
         assert re.search("60 s at most for v1: .+ lacks it", waited[0])
 
 
-def test_three_followers_of_which_one_has_gone(tmp_path: Path) -> None:
+def test_shutdown_does_not_wait_for_a_dead_follower(tmp_path: Path) -> None:
     with network(tmp_path, "calls", 3) as (publisher, middles):
         middles[0].kill()
         publisher.go()
@@ -400,7 +400,7 @@ def test_three_followers_of_which_one_has_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["waits 0", "raises"])
-def test_it_ends_at_once_when_told_so_and_after_an_uncaught_exception(how: str, tmp_path: Path) -> None:
+def test_shutdown_is_immediate_with_wait_0_or_uncaught_exception(how: str, tmp_path: Path) -> None:
     with network(tmp_path, how, rate=CRAWL) as (publisher, _):
         publisher.go()
         assert publisher.ends() < EARLY
@@ -410,7 +410,7 @@ def test_it_ends_at_once_when_told_so_and_after_an_uncaught_exception(how: str, 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("how", ["calls", "returns", "sleeps"])
-def test_the_origin_never_outlives_its_parent(number: signal.Signals, how: str, tmp_path: Path) -> None:
+def test_origin_never_outlives_its_parent(number: signal.Signals, how: str, tmp_path: Path) -> None:
     """Neither while the parent works nor while the parent waits for followers."""
     with network(tmp_path, how, rate=CRAWL) as (publisher, _):
         publisher.go()
@@ -420,7 +420,7 @@ def test_the_origin_never_outlives_its_parent(number: signal.Signals, how: str, 
 
 
 @pytest.mark.parametrize("how", ["calls", "returns"])
-def test_ctrl_c_ends_the_wait_and_the_origin(how: str, tmp_path: Path) -> None:
+def test_ctrl_c_ends_wait_and_origin(how: str, tmp_path: Path) -> None:
     with network(tmp_path, how, rate=CRAWL) as (publisher, _):
         publisher.go()
         publisher.waits()
@@ -430,7 +430,7 @@ def test_ctrl_c_ends_the_wait_and_the_origin(how: str, tmp_path: Path) -> None:
         assert ("interrupted" in publisher.log()) == (how == "returns")
 
 
-def test_the_origin_has_ended_where_a_program_catches_ctrl_c(tmp_path: Path) -> None:
+def test_origin_has_ended_when_program_catches_ctrl_c(tmp_path: Path) -> None:
     with network(tmp_path, "catches", rate=CRAWL) as (publisher, _):
         publisher.go()
         publisher.waits()
@@ -439,7 +439,7 @@ def test_the_origin_has_ended_where_a_program_catches_ctrl_c(tmp_path: Path) -> 
         assert publisher.process.returncode == 4, publisher.log()
 
 
-def test_a_node_that_connects_just_before_the_end_is_waited_for(tmp_path: Path) -> None:
+def test_node_connecting_just_before_shutdown_is_awaited(tmp_path: Path) -> None:
     """It has an open feed, and sends its first report within a second."""
     with (
         processes.reserved_port() as port,
@@ -450,7 +450,7 @@ def test_a_node_that_connects_just_before_the_end_is_waited_for(tmp_path: Path) 
         assert publisher.ends() > QUIET - 1
 
 
-def test_an_interrupt_that_leaves_the_lock_of_the_child_process_taken_does_not_hang(tmp_path: Path) -> None:
+def test_interrupt_holding_the_process_lock_does_not_hang(tmp_path: Path) -> None:
     """CPython's ``Popen.poll`` does so when a signal handler raises between its two first lines."""
     origin = OriginServer(tmp_path / "data", 0)
     pid, lock = origin._process.pid, cast(Any, origin._process._process)._waitpid_lock
@@ -462,7 +462,7 @@ def test_an_interrupt_that_leaves_the_lock_of_the_child_process_taken_does_not_h
     origin.shutdown(wait=0)
 
 
-def test_sigterm_ends_the_waiting_origin_itself(tmp_path: Path) -> None:
+def test_sigterm_ends_waiting_origin_itself(tmp_path: Path) -> None:
     with network(tmp_path, "calls", rate=CRAWL) as (publisher, _):
         publisher.go()
         os.kill(publisher.origin, signal.SIGTERM)
@@ -470,14 +470,14 @@ def test_sigterm_ends_the_waiting_origin_itself(tmp_path: Path) -> None:
         assert publisher.process.returncode == 3
 
 
-def test_asked_seconds_pass_where_nobody_reports(tmp_path: Path) -> None:
+def test_minimum_wait_passes_without_reports(tmp_path: Path) -> None:
     with processes.reserved_port() as port, trainer(tmp_path, port, "waits 4") as publisher:
         publisher.go()
         assert 4 <= publisher.ends() < 4 + AT_ONCE
         assert "v1: 4 s were asked for" in publisher.log()
 
 
-def test_nothing_published_is_not_waited_for_by_a_process(tmp_path: Path) -> None:
+def test_process_does_not_wait_without_published_version(tmp_path: Path) -> None:
     origin = OriginServer(tmp_path / "data", 0)
     begun = time.monotonic()
     with processes.middle(origin.url.replace("0.0.0.0", "127.0.0.1"), tmp_path / "m0"):
@@ -487,7 +487,7 @@ def test_nothing_published_is_not_waited_for_by_a_process(tmp_path: Path) -> Non
         assert time.monotonic() - begun < AT_ONCE
 
 
-def test_the_example_of_the_readme_loses_nothing(tmp_path: Path) -> None:
+def test_readme_example_delivers_last_version(tmp_path: Path) -> None:
     """A middle that connects just before the end, and has not reported yet, gets the last version too."""
     payload = tmp_path / "model.bin"
     payload.write_bytes(random_bytes(SIZE))
@@ -509,7 +509,7 @@ def test_the_example_of_the_readme_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wait", [-1, math.nan, math.inf, 1e9])
-def test_seconds_that_are_none_are_a_usage_error_and_end_nothing(wait: float, tmp_path: Path) -> None:
+def test_invalid_wait_raises_and_ends_nothing(wait: float, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     try:
         with pytest.raises(UsageError):
@@ -520,7 +520,7 @@ def test_seconds_that_are_none_are_a_usage_error_and_end_nothing(wait: float, tm
         shardcast.shutdown(wait=0)
 
 
-def test_another_process_that_asks_is_told_what_is_waited_for_and_when_the_origin_ends(
+def test_other_process_can_wait_for_the_finish(
     tmp_path: Path,
 ) -> None:
     """The data directory's socket serves whoever may use it; asking ends nothing by itself."""

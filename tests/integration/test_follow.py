@@ -196,7 +196,7 @@ def mark() -> Iterator[str]:
 # What is done for a version ----------------------------------------------------------------------
 
 
-def test_each_new_version_is_there_then_linked_then_given_to_the_hook_and_then_told(
+def test_version_is_stored_linked_hooked_and_printed_in_order(
     source: Source, folder: Path, tmp_path: Path
 ) -> None:
     hooked = tmp_path / "hooked"
@@ -228,7 +228,7 @@ def test_each_new_version_is_there_then_linked_then_given_to_the_hook_and_then_t
     assert files(folder) == {"download_v1.bin", "download_v2.bin", "download_v3.bin", "latest"}
 
 
-def test_nothing_is_switched_before_the_last_byte_is_here_and_right(source: Source, folder: Path) -> None:
+def test_latest_is_unchanged_until_last_byte_is_verified(source: Source, folder: Path) -> None:
     source.publish()
     opened = threading.Event()
     with follower(source.url, folder) as one:
@@ -249,7 +249,7 @@ def test_nothing_is_switched_before_the_last_byte_is_here_and_right(source: Sour
      "{version} {path} \\1 \\n %s *", "caf\udce9"],
     ids=["quotes", "commands", "newline", "placeholders", "not-utf-8"],
 )  # fmt: skip
-def test_the_output_folder_may_have_any_name(name: str, source: Source, tmp_path: Path) -> None:
+def test_output_folder_may_have_any_name(name: str, source: Source, tmp_path: Path) -> None:
     start = tmp_path / "start"
     start.mkdir()
     hook = (
@@ -277,7 +277,7 @@ def test_the_output_folder_may_have_any_name(name: str, source: Source, tmp_path
     ],
     ids=["exit-code", "missing", "killed", "real-time-signal"],
 )
-def test_a_hook_that_fails_is_told_and_following_goes_on(
+def test_failed_hook_is_logged_and_following_continues(
     hook: str, told: str, source: Source, folder: Path
 ) -> None:
     source.publish()
@@ -292,7 +292,7 @@ def test_a_hook_that_fails_is_told_and_following_goes_on(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("hook", ["exec sleep 600", "sleep 600; true"], ids=["one", "child-of-the-shell"])
-def test_a_hook_that_hangs_ends_with_the_client(
+def test_hanging_hook_ends_with_the_client(
     hook: str, number: signal.Signals, source: Source, folder: Path, mark: str
 ) -> None:
     source.publish()
@@ -306,9 +306,7 @@ def test_a_hook_that_hangs_ends_with_the_client(
 
 
 @pytest.mark.parametrize("impatient", [False, True], ids=["asked-once", "asked-twice"])
-def test_a_hook_that_heeds_no_signal_is_killed(
-    impatient: bool, source: Source, folder: Path, mark: str
-) -> None:
+def test_hook_ignoring_signals_is_killed(impatient: bool, source: Source, folder: Path, mark: str) -> None:
     source.publish()
     hook = "trap '' TERM INT; echo hanging >&2; while :; do sleep 0.2; done"
     with follower(source.url, folder, "--exec", hook, env={**ASKING, "MARK": mark}) as one:
@@ -323,9 +321,7 @@ def test_a_hook_that_heeds_no_signal_is_killed(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("moment", ["waiting", "unreachable", "receiving"])
-def test_a_follower_ends_when_it_is_told_to(
-    moment: str, number: signal.Signals, source: Source, folder: Path
-) -> None:
+def test_follower_ends_on_signal(moment: str, number: signal.Signals, source: Source, folder: Path) -> None:
     with dead_address() as dead:
         if moment == "receiving":
             source.server.set("/v1/shard_003.bin", bad.stall(10))
@@ -344,7 +340,7 @@ def test_a_follower_ends_when_it_is_told_to(
     assert one.said == []
 
 
-def test_only_older_versions_are_removed(source: Source, folder: Path) -> None:
+def test_keep_removes_only_older_versions(source: Source, folder: Path) -> None:
     folder.mkdir(parents=True)
     others = {
         "download_v1.bin.bak", "download_v01.bin", "download_vx.bin", "my_download_v1.bin", "download_v1.txt",
@@ -363,7 +359,7 @@ def test_only_older_versions_are_removed(source: Source, folder: Path) -> None:
     assert sha256(folder / "latest") == right.sha256
 
 
-def test_a_folder_with_a_version_s_name_is_not_removed(source: Source, folder: Path) -> None:
+def test_keep_does_not_remove_folder_with_version_name(source: Source, folder: Path) -> None:
     (folder / "download_v1.bin").mkdir(parents=True)
     (folder / "download_v1.bin" / "mine").touch()
     for _ in range(3):
@@ -387,7 +383,7 @@ def test_a_folder_with_a_version_s_name_is_not_removed(source: Source, folder: P
     ],
     ids=lambda value: "_".join(value).replace("--", ""),
 )
-def test_the_first_version_is_the_one_that_was_asked_for(
+def test_from_selects_the_first_version(
     words: tuple[str, ...], expected: tuple[str, ...], source: Source, folder: Path
 ) -> None:
     for _ in range(3):
@@ -401,7 +397,7 @@ def test_the_first_version_is_the_one_that_was_asked_for(
         one.wait_for(*expected)
 
 
-def test_a_restarted_follower_goes_on_after_what_latest_names(source: Source, folder: Path) -> None:
+def test_restarted_follower_continues_after_latest(source: Source, folder: Path) -> None:
     source.publish()
     with follower(source.url, folder) as one:
         one.wait_for("v1")
@@ -425,9 +421,7 @@ def test_a_restarted_follower_goes_on_after_what_latest_names(source: Source, fo
 
 
 @pytest.mark.parametrize("lost", ["the file", "the link"])
-def test_without_latest_a_restarted_follower_takes_the_newest(
-    lost: str, source: Source, folder: Path
-) -> None:
+def test_restarted_follower_without_latest_takes_newest(lost: str, source: Source, folder: Path) -> None:
     source.publish()
     with follower(source.url, folder) as one:
         one.wait_for("v1")
@@ -440,7 +434,7 @@ def test_without_latest_a_restarted_follower_takes_the_newest(
 
 
 @pytest.mark.parametrize("every", [False, True], ids=["newest", "every"])
-def test_a_version_under_way_is_finished_before_newer_ones(every: bool, source: Source, folder: Path) -> None:
+def test_started_version_is_finished_before_newer_ones(every: bool, source: Source, folder: Path) -> None:
     source.publish()
     opened = threading.Event()
     source.server.set("/v1/shard_003.bin", gate(opened))
@@ -455,7 +449,7 @@ def test_a_version_under_way_is_finished_before_newer_ones(every: bool, source: 
     assert every or source.server.requested("/v[23]/*") == 0
 
 
-def test_while_a_hook_runs_newer_versions_wait(source: Source, folder: Path, tmp_path: Path) -> None:
+def test_newer_versions_wait_while_hook_runs(source: Source, folder: Path, tmp_path: Path) -> None:
     source.publish()
     go_on = tmp_path / "go on"
     hook = f"echo hooked >&2; until test -e {shlex.quote(str(go_on))}; do sleep 0.05; done"
@@ -471,7 +465,7 @@ def test_while_a_hook_runs_newer_versions_wait(source: Source, folder: Path, tmp
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["told to end", "killed"])
-def test_a_hook_that_was_cut_off_runs_again_and_one_that_ended_does_not(
+def test_interrupted_hook_runs_again_but_finished_one_does_not(
     number: signal.Signals, source: Source, folder: Path, mark: str
 ) -> None:
     """Whoever loads what is announced gets every version that ``latest`` names."""
@@ -500,9 +494,7 @@ def test_a_hook_that_was_cut_off_runs_again_and_one_that_ended_does_not(
 # Servers that come, go and lie -------------------------------------------------------------------
 
 
-def test_it_may_start_before_any_server_runs_and_before_any_version_exists(
-    folder: Path, tmp_path: Path, port: str
-) -> None:
+def test_follower_may_start_before_servers_and_versions(folder: Path, tmp_path: Path, port: str) -> None:
     with (
         dead_address() as dead,
         follower(f"{dead},127.0.0.1:{port}", folder, env=TOLD) as one,
@@ -517,9 +509,7 @@ def test_it_may_start_before_any_server_runs_and_before_any_version_exists(
             assert one.log.count("no server could be reached") == 1, "once is enough"
 
 
-def test_nothing_is_missed_or_told_twice_when_the_origin_is_killed_and_comes_back(
-    folder: Path, tmp_path: Path, port: str
-) -> None:
+def test_no_version_is_lost_or_repeated_when_origin_restarts(folder: Path, tmp_path: Path, port: str) -> None:
     data_dir = tmp_path / "data"
     broadcast(data_dir, 1)
     with contextlib.ExitStack() as stack:
@@ -536,9 +526,7 @@ def test_nothing_is_missed_or_told_twice_when_the_origin_is_killed_and_comes_bac
     assert sha256(folder / "latest") == newest
 
 
-def test_an_origin_that_dies_half_way_through_a_version_may_come_back(
-    folder: Path, tmp_path: Path, port: str
-) -> None:
+def test_download_continues_when_origin_returns_after_death(folder: Path, tmp_path: Path, port: str) -> None:
     data_dir = tmp_path / "data"
     given = broadcast(data_dir, 1, 60 * MB)
     last, away = data_dir / "v1" / "shard_600.bin", tmp_path / "shard_600.bin"
@@ -557,9 +545,7 @@ def test_an_origin_that_dies_half_way_through_a_version_may_come_back(
 
 
 @pytest.mark.legacy
-def test_behind_an_old_origin_it_asks_again_and_again(
-    old: OldShardcast, folder: Path, tmp_path: Path
-) -> None:
+def test_follower_polls_old_origin(old: OldShardcast, folder: Path, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     payloads = [tmp_path / f"payload-{number}.bin" for number in (1, 2)]
     for number, payload in enumerate(payloads):
@@ -573,7 +559,7 @@ def test_behind_an_old_origin_it_asks_again_and_again(
 
 
 @pytest.mark.parametrize("middles", [0, 2])
-def test_news_comes_by_the_feed_over_every_middle(middles: int, folder: Path, tmp_path: Path) -> None:
+def test_news_comes_by_feed_through_middles(middles: int, folder: Path, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         nearest = stack.enter_context(processes.origin(tmp_path / "data"))
         for number in range(middles):
@@ -586,9 +572,7 @@ def test_news_comes_by_the_feed_over_every_middle(middles: int, folder: Path, tm
             assert sha256(folder / "latest") == given
 
 
-def test_news_is_told_by_the_servers_that_have_a_feed_beside_one_that_has_none(
-    source: Source, folder: Path, tmp_path: Path
-) -> None:
+def test_feed_brings_news_beside_server_without_feed(source: Source, folder: Path, tmp_path: Path) -> None:
     with processes.origin(source.data_dir) as origin:
         with follower(f"{origin.url},{source.url}", folder, env=TOLD) as one:
             wait_until(lambda: source.server.requested(FEED) > 0, what="the static server to be asked")
@@ -599,7 +583,7 @@ def test_news_is_told_by_the_servers_that_have_a_feed_beside_one_that_has_none(
 
 
 @pytest.mark.parametrize("every", [False, True], ids=["newest", "every"])
-def test_a_corrupt_version_does_not_end_following(every: bool, source: Source, folder: Path) -> None:
+def test_corrupt_version_does_not_end_following(every: bool, source: Source, folder: Path) -> None:
     source.publish()
     source.server.set("/v2/shard_002.bin", bad.flipped(7))
     with follower(source.url, folder, *["--every"] * every, env=HASTY) as one:
@@ -614,7 +598,7 @@ def test_a_corrupt_version_does_not_end_following(every: bool, source: Source, f
 
 
 @pytest.mark.parametrize(("lie", "every"), [("lacking", False), ("lacking", True), ("silent", False)])
-def test_a_server_that_offers_what_it_has_not_keeps_nobody_from_what_others_have(
+def test_server_listing_missing_versions_does_not_block_others(
     lie: str, every: bool, source: Source, folder: Path, tmp_path: Path
 ) -> None:
     """Its versions are newer than all that will ever be."""
@@ -630,7 +614,7 @@ def test_a_server_that_offers_what_it_has_not_keeps_nobody_from_what_others_have
             one.wait_for("v1", "v2")
 
 
-def test_a_version_that_is_mended_comes_without_news(source: Source, folder: Path) -> None:
+def test_repaired_version_is_fetched_without_news(source: Source, folder: Path) -> None:
     source.server.set("/v1/shard_002.bin", bad.flipped(7))
     right = source.publish()
     with follower(source.url, folder, env=HASTY) as one:
@@ -644,7 +628,7 @@ def test_a_version_that_is_mended_comes_without_news(source: Source, folder: Pat
 # Kills -------------------------------------------------------------------------------------------
 
 
-def test_latest_is_right_whenever_the_follower_is_killed(source: Source, folder: Path) -> None:
+def test_latest_is_right_after_kill_at_any_moment(source: Source, folder: Path) -> None:
     source.size = 3 * MB
     source.server.set("/v*/shard_*", bad.throttled(8 * MB))
     right = {"download_v1.bin": source.publish().sha256}
@@ -758,7 +742,7 @@ def test_several_followers_may_share_a_folder(folder: Path) -> None:
     ],
     ids=lambda value: "_".join(value).replace("--", "") if isinstance(value, tuple) else "",
 )
-def test_what_does_not_go_together_is_a_usage_error(
+def test_conflicting_options_are_usage_errors(
     words: tuple[str, ...], named: str, source: Source, tmp_path: Path
 ) -> None:
     source.publish()
@@ -774,9 +758,7 @@ def test_what_does_not_go_together_is_a_usage_error(
 @pytest.mark.parametrize(
     "obstacle", ["a file", "no folder can be made", "latest is a file", "latest is a folder"]
 )
-def test_a_folder_that_cannot_be_used_ends_following(
-    obstacle: str, source: Source, folder: Path, tmp_path: Path
-) -> None:
+def test_unusable_folder_ends_following(obstacle: str, source: Source, folder: Path, tmp_path: Path) -> None:
     source.publish()
     in_the_way = folder
     if obstacle == "a file":
@@ -803,7 +785,7 @@ def test_a_folder_that_cannot_be_used_ends_following(
 # The library -------------------------------------------------------------------------------------
 
 
-async def test_a_program_takes_releases_and_stops_when_it_wants(source: Source, folder: Path) -> None:
+async def test_program_iterates_releases_and_stops(source: Source, folder: Path) -> None:
     given = source.publish()
     before = asyncio.all_tasks()
     async with Client([source.url], folder) as client:
@@ -824,7 +806,7 @@ async def test_a_program_takes_releases_and_stops_when_it_wants(source: Source, 
     assert files(folder) == {"download_v1.bin", "download_v2.bin"}, "the link is the command's"
 
 
-async def test_a_follow_that_is_cancelled_leaves_no_task(source: Source, folder: Path) -> None:
+async def test_cancelled_follow_leaves_no_task(source: Source, folder: Path) -> None:
     source.server.set("/v1/shard_003.bin", bad.stall(10))
     source.publish()
     before = asyncio.all_tasks()
@@ -843,7 +825,7 @@ async def test_a_follow_that_is_cancelled_leaves_no_task(source: Source, folder:
         assert asyncio.all_tasks() == before
 
 
-async def test_a_program_is_told_of_its_disk_and_of_its_own_errors(source: Source, tmp_path: Path) -> None:
+async def test_program_gets_disk_errors_and_its_own(source: Source, tmp_path: Path) -> None:
     source.publish()
     (tmp_path / "file").touch()
     before = asyncio.all_tasks()

@@ -90,9 +90,7 @@ HOOK = "echo {version} ${SHARDCAST_NEW_LINE-no} $(readlink %s/latest) >> %s"
 # Real followers --------------------------------------------------------------------------------------
 
 
-def test_publisher_that_begins_anew_is_followed_from_its_newest_version(
-    trainer: Trainer, folder: Path, tmp_path: Path
-) -> None:
+def test_new_line_is_followed_from_its_newest_version(trainer: Trainer, folder: Path, tmp_path: Path) -> None:
     hook = HOOK % (folder, tmp_path / "hooked")
     words = ("--exec", hook, "--keep", "2")
     env = {**ASKING, "SHARDCAST_NEW_LINE": "a hook's own"}
@@ -125,7 +123,7 @@ def test_publisher_that_begins_anew_is_followed_from_its_newest_version(
         assert sha256(folder / f"download_{one.version}.bin") == one.sha256
 
 
-def test_lower_number_of_another_line_is_news(trainer: Trainer, folder: Path) -> None:
+def test_lower_number_of_another_line_is_announced(trainer: Trainer, folder: Path) -> None:
     for seed in range(1, 7):
         trainer.publish(seed)
     with follower(trainer.server.url, folder) as one:
@@ -143,9 +141,7 @@ def test_lower_number_of_another_line_is_news(trainer: Trainer, folder: Path) ->
         assert one.said[0]["new_line"] is False
 
 
-def test_first_line_that_comes_back_is_announced_again_and_nothing_is_fetched(
-    trainer: Trainer, folder: Path
-) -> None:
+def test_returning_line_is_announced_without_fetching(trainer: Trainer, folder: Path) -> None:
     trainer.publish(1)
     right = trainer.publish(2)
     with follower(trainer.server.url, folder, "--from", "v1", "--every") as one:
@@ -167,7 +163,7 @@ def test_first_line_that_comes_back_is_announced_again_and_nothing_is_fetched(
 
 
 @pytest.mark.parametrize("lost", ["records", "one record", "lines"])
-def test_follower_goes_on_without_its_records(lost: str, trainer: Trainer, folder: Path) -> None:
+def test_follower_continues_without_records(lost: str, trainer: Trainer, folder: Path) -> None:
     """As after an update of shardcast, or a kill between a file's name and its record."""
     for seed in (1, 2):
         trainer.publish(seed)
@@ -197,7 +193,7 @@ def test_file_of_unknown_version_is_never_removed(trainer: Trainer, folder: Path
     assert (folder / "download_v1.bin").read_bytes() == b"mine"
 
 
-def test_garbage_records_are_told_and_following_goes_on(trainer: Trainer, folder: Path) -> None:
+def test_damaged_records_are_logged_and_following_continues(trainer: Trainer, folder: Path) -> None:
     trainer.publish(1)
     with follower(trainer.server.url, folder) as one:
         one.wait_for("v1")
@@ -211,7 +207,7 @@ def test_garbage_records_are_told_and_following_goes_on(trainer: Trainer, folder
             assert f"ignored {folder}/{record}" in one.log
 
 
-async def test_program_resumes_and_is_told_of_a_new_line(trainer: Trainer, folder: Path) -> None:
+async def test_program_resumes_and_sees_new_line(trainer: Trainer, folder: Path) -> None:
     async def take(expected: str, resume: bool = True) -> Release:
         async with Client([trainer.server.url], folder) as client:
             releases = client.follow(check_interval=0.1, resume=resume)
@@ -240,7 +236,7 @@ async def test_program_resumes_and_is_told_of_a_new_line(trainer: Trainer, folde
     assert (release.origin, release.new_line) == (trainer.origin(), True)
 
 
-async def test_download_to_a_named_file_leaves_no_record(trainer: Trainer, tmp_path: Path) -> None:
+async def test_download_to_named_file_leaves_no_record(trainer: Trainer, tmp_path: Path) -> None:
     await asyncio.to_thread(trainer.publish, 1)
     (tmp_path / "mine").mkdir()
     async with Client([trainer.server.url], tmp_path / "out") as client:
@@ -285,7 +281,7 @@ def withdraw(outputs: OutputFolder, number: int, origin: str | None = ONE) -> tu
     return restore_latest(outputs, Withdrawal(f"v{number}", digest(number, origin)))
 
 
-def test_newest_versions_of_each_line_are_kept(outputs: OutputFolder) -> None:
+def test_keep_counts_versions_of_each_line(outputs: OutputFolder) -> None:
     announce_all(outputs, 4, 5, 6, 7, keep=2)
     announce_all(outputs, 1, 2, 3, origin=OTHER, keep=2)
     assert set(outputs.digests(ONE)) == {6, 7}
@@ -300,7 +296,7 @@ def test_newest_versions_of_each_line_are_kept(outputs: OutputFolder) -> None:
     }
 
 
-def test_latest_names_newest_version_of_line_announced_last(outputs: OutputFolder) -> None:
+def test_latest_names_newest_version_of_last_announced_line(outputs: OutputFolder) -> None:
     announce_all(outputs, 7, 6)
     assert latest(outputs) == "download_v7.bin", "a relay may have an earlier one later"
     announce_all(outputs, 2, 1, origin=OTHER)
@@ -309,7 +305,7 @@ def test_latest_names_newest_version_of_line_announced_last(outputs: OutputFolde
     assert latest(outputs) == "download_v5.bin"
 
 
-def test_neither_latest_nor_what_is_announced_is_removed(outputs: OutputFolder) -> None:
+def test_keep_removes_neither_latest_nor_announced_version(outputs: OutputFolder) -> None:
     announce_all(outputs, 8, 9)
     withdraw(outputs, 9)
     assert latest(outputs) == "download_v8.bin"
@@ -318,7 +314,7 @@ def test_neither_latest_nor_what_is_announced_is_removed(outputs: OutputFolder) 
     assert set(outputs.digests(ONE)) == {6, 8, 9}
 
 
-def test_file_that_another_line_replaced_meanwhile_is_not_removed(outputs: OutputFolder) -> None:
+def test_file_replaced_by_another_line_is_not_removed(outputs: OutputFolder) -> None:
     one = release(outputs, 1)
     record = outputs.version_at(one.path)
     assert record
@@ -327,7 +323,7 @@ def test_file_that_another_line_replaced_meanwhile_is_not_removed(outputs: Outpu
     assert set(outputs.digests(OTHER)) == {1}
 
 
-def test_records_of_files_that_have_gone_go(outputs: OutputFolder) -> None:
+def test_records_of_missing_files_are_removed(outputs: OutputFolder) -> None:
     announce_all(outputs, 1, 2)
     (outputs.folder / "download_v1.bin").unlink()
     (outputs.folder / ".download_v2.bin.record.part").touch()  # a kill while a record was written
@@ -336,7 +332,7 @@ def test_records_of_files_that_have_gone_go(outputs: OutputFolder) -> None:
     assert records == {".download_v2.bin.record", ".download_v3.bin.record"}
 
 
-def test_leftovers_of_earlier_versions_and_old_ones_go(outputs: OutputFolder) -> None:
+def test_leftovers_of_earlier_and_old_versions_are_removed(outputs: OutputFolder) -> None:
     names = [f".download_v{number}.bin.part" for number in (1, 8, 9)]
     for name in names:
         (outputs.folder / name).touch()
@@ -345,7 +341,7 @@ def test_leftovers_of_earlier_versions_and_old_ones_go(outputs: OutputFolder) ->
     assert {entry.name for entry in outputs.folder.iterdir()} & set(names) == {names[1]}
 
 
-def test_latest_goes_back_to_newest_good_version(outputs: OutputFolder) -> None:
+def test_latest_goes_back_to_newest_good_version_on_withdrawal(outputs: OutputFolder) -> None:
     announce_all(outputs, 5, 6, 7)
     assert withdraw(outputs, 7) == (6, outputs.folder / "download_v6.bin")
     assert latest(outputs) == "download_v6.bin"
@@ -355,7 +351,7 @@ def test_latest_goes_back_to_newest_good_version(outputs: OutputFolder) -> None:
     assert set(outputs.digests(ONE)) == {5, 6, 7}, "the files stay"
 
 
-def test_latest_stays_when_an_older_version_is_withdrawn(outputs: OutputFolder) -> None:
+def test_latest_stays_when_older_version_is_withdrawn(outputs: OutputFolder) -> None:
     announce_all(outputs, 6, 7)
     assert withdraw(outputs, 6) == (7, outputs.folder / "download_v7.bin")
     assert latest(outputs) == "download_v7.bin"
@@ -368,14 +364,14 @@ def test_latest_does_not_go_back_to_another_line(outputs: OutputFolder) -> None:
     assert latest(outputs) is None
 
 
-def test_latest_does_not_go_on_to_a_version_that_was_not_announced(outputs: OutputFolder) -> None:
+def test_latest_does_not_advance_to_unannounced_version(outputs: OutputFolder) -> None:
     announce_all(outputs, 6, 7)
     release(outputs, 8)
     assert withdraw(outputs, 7) == (6, outputs.folder / "download_v6.bin")
     assert resume_point(outputs, ONE) == 6
 
 
-def test_version_withdrawn_before_it_is_announced_is_passed_over(outputs: OutputFolder) -> None:
+def test_version_withdrawn_before_announcement_is_skipped(outputs: OutputFolder) -> None:
     announce_all(outputs, 6)
     one = release(outputs, 7)
     withdraw(outputs, 7)
@@ -384,14 +380,14 @@ def test_version_withdrawn_before_it_is_announced_is_passed_over(outputs: Output
     assert not (outputs.folder / ".latest-under-way").is_symlink()
 
 
-def test_withdrawn_version_goes_when_keep_takes_it(outputs: OutputFolder) -> None:
+def test_withdrawn_version_is_removed_by_keep(outputs: OutputFolder) -> None:
     announce_all(outputs, 6, 7)
     withdraw(outputs, 7)
     announce_all(outputs, 8, 9, keep=2)
     assert set(outputs.digests(ONE)) == {8, 9}
 
 
-def test_only_a_link_that_leads_somewhere_lets_a_run_resume(outputs: OutputFolder) -> None:
+def test_run_resumes_only_with_valid_latest_link(outputs: OutputFolder) -> None:
     assert not can_resume(outputs.folder)
     announce_all(outputs, 1)
     assert can_resume(outputs.folder)
@@ -402,7 +398,7 @@ def test_only_a_link_that_leads_somewhere_lets_a_run_resume(outputs: OutputFolde
 # Telling ---------------------------------------------------------------------------------------------
 
 
-async def test_follower_is_told_once_of_a_withdrawal_of_what_it_had(outputs: OutputFolder) -> None:
+async def test_withdrawal_of_downloaded_version_is_announced_once(outputs: OutputFolder) -> None:
     announce_all(outputs, 6, 7)
     told: list[Withdrawal] = []
     withdrawal = Withdrawal("v7", digest(7), "loss was NaN")
@@ -414,7 +410,7 @@ async def test_follower_is_told_once_of_a_withdrawal_of_what_it_had(outputs: Out
     assert told == [withdrawal]
 
 
-async def test_follower_is_not_told_of_withdrawals_of_what_it_never_had(outputs: OutputFolder) -> None:
+async def test_withdrawal_of_unknown_version_is_not_announced(outputs: OutputFolder) -> None:
     announce_all(outputs, 6)
     told: list[Withdrawal] = []
     followed = await FollowedFolder.open(outputs.folder, told.append)
@@ -425,7 +421,7 @@ async def test_follower_is_not_told_of_withdrawals_of_what_it_never_had(outputs:
     assert [number for number, _ in outputs.good_versions(ONE)] == [6]
 
 
-async def test_follower_is_told_of_a_withdrawal_of_a_file_that_its_hook_moved(outputs: OutputFolder) -> None:
+async def test_withdrawal_is_announced_when_hook_moved_the_file(outputs: OutputFolder) -> None:
     announce_all(outputs, 7)
     (outputs.folder / "download_v7.bin").rename(outputs.folder / "model.bin")
     told: list[Withdrawal] = []
@@ -434,7 +430,7 @@ async def test_follower_is_told_of_a_withdrawal_of_a_file_that_its_hook_moved(ou
     assert [one.version for one in told] == ["v7"]
 
 
-async def test_withdrawal_is_told_again_when_telling_was_cut_off(outputs: OutputFolder) -> None:
+async def test_interrupted_withdrawal_announcement_is_repeated(outputs: OutputFolder) -> None:
     announce_all(outputs, 7)
     told = 0
 
@@ -452,7 +448,7 @@ async def test_withdrawal_is_told_again_when_telling_was_cut_off(outputs: Output
     assert told == 2
 
 
-async def test_entering_a_line_identifies_files_and_says_where_to_go_on(outputs: OutputFolder) -> None:
+async def test_entering_line_identifies_files_and_resume_point(outputs: OutputFolder) -> None:
     put(outputs.folder, 4)
     put(outputs.folder, 5)
     (outputs.folder / "latest").symlink_to("download_v4.bin")
@@ -476,7 +472,7 @@ WITHDRAWN = 'echo "{version} {path} ${SHARDCAST_WITHDRAWN-no} ${SHARDCAST_WITHDR
 
 
 @pytest.mark.usefixtures("environment")
-async def test_hook_and_json_tell_of_a_withdrawal(
+async def test_hook_and_json_announce_withdrawal(
     outputs: OutputFolder,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
@@ -513,7 +509,7 @@ async def test_hook_and_json_tell_of_a_withdrawal(
     ids=["id", "none", "odd"],
 )
 @pytest.mark.usefixtures("environment")
-async def test_hook_is_told_of_a_new_line_whatever_its_id(
+async def test_hook_gets_new_line_with_any_origin_id(
     origin: str | None, told: str, outputs: OutputFolder, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     hook = f'printf %s "${{SHARDCAST_NEW_LINE-no}}" > {tmp_path}/$(basename {{path}})'
@@ -532,9 +528,7 @@ async def until(happened: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
-    outputs: OutputFolder, tmp_path: Path
-) -> None:
+async def test_latest_goes_back_while_hook_runs(outputs: OutputFolder, tmp_path: Path) -> None:
     go_on = tmp_path / "go on"
     hook = f'echo {{version}} >> {tmp_path}/hooked; until test -e "{go_on}"; do sleep 0.02; done'
     announce_all(outputs, 6)
@@ -553,7 +547,7 @@ async def test_latest_goes_back_while_a_hook_runs_and_the_hook_ends_first(
     assert latest(outputs) == "download_v6.bin"
 
 
-def test_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_unwritable_folder_raises(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalDiskError, match="file"):
         OutputFolder(tmp_path / "file").lines.note_listed(ONE, {1: digest(1)})

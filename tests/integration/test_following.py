@@ -225,7 +225,7 @@ async def failure(following: Following) -> Exception:
 # With a feed, and without one --------------------------------------------------------------------
 
 
-async def test_a_server_with_a_feed_tells_and_is_not_asked(node: Node) -> None:
+async def test_server_with_feed_is_not_polled(node: Node) -> None:
     await node.publish()
     async with follow(node, interval=0.01) as following:
         await settled(following)
@@ -238,7 +238,7 @@ async def test_a_server_with_a_feed_tells_and_is_not_asked(node: Node) -> None:
     assert node.asked == {"/feed": 1}
 
 
-async def test_only_complete_versions_are_offered_by_number(server: BadServer) -> None:
+async def test_only_complete_versions_are_offered(server: BadServer) -> None:
     first = [Event(9, OPEN, "v11"), complete(9, v(10)), complete(9, v(9)), complete(9, v(1))]
     then = [Event(10, OPEN, "v12"), Event(11, ABORTED, "v11"), Event(12, RETIRED, "v1"), complete(13, v(12))]
     then += [Event(14, OPEN, "v12"), Event(15, RETIRED, "v7"), complete(16, v(2))]
@@ -249,7 +249,7 @@ async def test_only_complete_versions_are_offered_by_number(server: BadServer) -
 
 
 @pytest.mark.parametrize("feed", [bad.error(404), bad.html(), bad.error(405), bad.error(501), bad.error(503)])
-async def test_a_server_without_a_feed_is_asked_at_every_interval(server: BadServer, feed: Behaviour) -> None:
+async def test_server_without_feed_is_polled_every_interval(server: BadServer, feed: Behaviour) -> None:
     server.set(FEED, feed)
     sleeps = Sleeps()
     async with follow(server, interval=60, sleep=sleeps) as following:
@@ -266,7 +266,7 @@ async def test_a_server_without_a_feed_is_asked_at_every_interval(server: BadSer
     assert set(sleeps.slept) == {60}
 
 
-async def test_a_server_that_gets_a_feed_is_followed_by_it(server: BadServer) -> None:
+async def test_server_that_gains_a_feed_is_followed_by_it(server: BadServer) -> None:
     server.set(FEED, bad.first(bad.error(404), 2, then=tells(hello(), complete(1, v(3)), UpTo(1))))
     async with follow(server) as following:
         await until_offered(following, "v3")
@@ -278,7 +278,7 @@ async def test_a_server_that_gets_a_feed_is_followed_by_it(server: BadServer) ->
 # Lost, and found again ---------------------------------------------------------------------------
 
 
-async def test_a_server_that_ends_and_begins_again_is_followed_again(node: Node) -> None:
+async def test_restarted_server_is_followed_again(node: Node) -> None:
     await node.publish()
     await node.publish()
     async with follow(node) as following:
@@ -293,7 +293,7 @@ async def test_a_server_that_ends_and_begins_again_is_followed_again(node: Node)
         await until_offered(following, "v2", "v3")
 
 
-async def test_who_is_cut_off_asks_for_what_it_missed_and_is_told_only_that(node: Node) -> None:
+async def test_reconnect_requests_only_missed_events(node: Node) -> None:
     await node.publish()
     await node.publish()
     async with follow(node) as following:
@@ -308,7 +308,7 @@ async def test_who_is_cut_off_asks_for_what_it_missed_and_is_told_only_that(node
     assert node.after == ["", f"{node.folders.events.feed}:2"]
 
 
-async def test_a_feed_that_breaks_off_amid_everything_changes_nothing_that_was_known(
+async def test_feed_broken_during_snapshot_keeps_known_versions(
     server: BadServer,
 ) -> None:
     begins = tells(hello(), complete(1, v(1)), complete(2, v(2)), UpTo(2), broken=True)
@@ -325,7 +325,7 @@ async def test_a_feed_that_breaks_off_amid_everything_changes_nothing_that_was_k
     assert all(one in ([], ["v1", "v2"], ["v1", "v2", "v3"]) for one in offers[1:])
 
 
-async def test_what_broke_off_before_it_was_known_is_told_again_without_harm(server: BadServer) -> None:
+async def test_repeated_events_after_a_break_are_harmless(server: BadServer) -> None:
     missed = [complete(3, v(3)), Event(4, RETIRED, "v1"), Event(5, RETIRED, "v3"), complete(6, v(4))]
     server.set("/feed", tells(hello(), complete(1, v(1)), complete(2, v(2)), UpTo(2), over=True))
     again = tells(hello(now=False), *missed, UpTo(6))
@@ -334,7 +334,7 @@ async def test_what_broke_off_before_it_was_known_is_told_again_without_harm(ser
         await until_offered(following, "v2", "v4")
 
 
-async def test_a_server_that_is_lost_is_asked_less_and_less_often() -> None:
+async def test_lost_server_is_retried_with_backoff() -> None:
     sleeps = Sleeps(at_once=10)
     with dead_address() as dead:
         async with follow(f"http://{dead}", interval=60, sleep=sleeps, random=Random(1)):
@@ -345,7 +345,7 @@ async def test_a_server_that_is_lost_is_asked_less_and_less_often() -> None:
     assert 0.8 < max(parts) <= 1.0, "pauses are spread"
 
 
-async def test_a_server_that_is_lost_is_asked_no_less_often_than_one_without_a_feed() -> None:
+async def test_backoff_never_exceeds_the_polling_interval() -> None:
     sleeps = Sleeps(at_once=10)
     with dead_address() as dead:
         async with follow(f"http://{dead}", interval=1, sleep=sleeps):
@@ -353,7 +353,7 @@ async def test_a_server_that_is_lost_is_asked_no_less_often_than_one_without_a_f
     assert max(sleeps.slept) <= 1
 
 
-async def test_two_who_lost_the_same_server_do_not_ask_at_the_same_times() -> None:
+async def test_backoff_differs_between_followers() -> None:
     first, second = Sleeps(at_once=5), Sleeps(at_once=5)
     with dead_address() as dead:
         async with follow(f"http://{dead}", sleep=first), follow(f"http://{dead}", sleep=second):
@@ -361,7 +361,7 @@ async def test_two_who_lost_the_same_server_do_not_ask_at_the_same_times() -> No
     assert not set(first.slept) & set(second.slept)
 
 
-async def test_a_server_that_tells_and_ends_at_once_is_asked_ever_more_seldom(server: BadServer) -> None:
+async def test_server_that_ends_feeds_at_once_gets_backoff(server: BadServer) -> None:
     server.set(FEED, tells(hello(), UpTo(0), over=True))
     sleeps = Sleeps(at_once=9)
     async with follow(server, interval=60, sleep=sleeps):
@@ -380,7 +380,7 @@ async def test_a_server_that_tells_and_ends_at_once_is_asked_ever_more_seldom(se
         [hello(), UpTo(1), hello(now=False, feed="6a1d")],
     ],
 )  # fmt: skip
-async def test_what_is_no_feed_is_a_failure(
+async def test_malformed_feed_is_a_failure(
     server: BadServer, said: list[Hello | Event | UpTo | bytes]
 ) -> None:
     server.set(FEED, tells(*said))
@@ -390,7 +390,7 @@ async def test_what_is_no_feed_is_a_failure(
     assert server.requested(LIST) == 0
 
 
-async def test_a_feed_that_goes_on_where_it_never_began_is_a_failure(server: BadServer) -> None:
+async def test_feed_continuing_from_unknown_event_is_a_failure(server: BadServer) -> None:
     other = tells(hello(now=False, feed="6a1d"), complete(2, v(9)), UpTo(2))
     server.set("/feed", bad.first(tells(hello(), complete(1, v(1)), UpTo(1), over=True), then=other))
     server.set("/feed?after=5f0c:1", bad.error(503))
@@ -409,19 +409,19 @@ async def test_a_feed_that_goes_on_where_it_never_began_is_a_failure(server: Bad
         tells(hello(), complete(1, v(1)), UpTo(1), broken=True),
     ],
 )
-async def test_an_answer_that_is_wrong_is_a_failure(server: BadServer, feed: Behaviour) -> None:
+async def test_wrong_answer_is_a_failure(server: BadServer, feed: Behaviour) -> None:
     server.set(FEED, feed)
     async with follow(server, sleep=Sleeps()) as following:
         assert isinstance(await failure(following), BadAnswer)
 
 
-async def test_a_connection_that_breaks_before_an_answer_is_none(server: BadServer) -> None:
+async def test_connection_broken_before_an_answer_is_unreachable(server: BadServer) -> None:
     server.set(FEED, bad.closed())
     async with follow(server, sleep=Sleeps()) as following:
         assert isinstance(await failure(following), ServerUnreachable)
 
 
-async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) -> None:
+async def test_feed_with_endless_line_is_a_failure(server: BadServer) -> None:
     async def endless(exchange: Exchange) -> None:
         await exchange.start(200, None, NDJSON)
         while True:
@@ -438,7 +438,7 @@ async def test_a_feed_that_has_no_end_of_a_line_is_a_failure(server: BadServer) 
     [b'{"seq":1,"event":"unheard-of"}\n', Event(1, OPEN, "v7").line() + Event(1, RETIRED, "v7").line()],
     ids=["nothing known", "nothing that lasts"],
 )
-async def test_a_feed_that_floods_is_read_at_leisure(line: bytes, server: BadServer, node: Node) -> None:
+async def test_flooding_feed_does_not_delay_other_servers(line: bytes, server: BadServer, node: Node) -> None:
     """It breaks no rule for as long as it isn't dead, and must not cost a node the time that others need."""
 
     async def endless(exchange: Exchange) -> None:
@@ -458,9 +458,7 @@ async def test_a_feed_that_floods_is_read_at_leisure(line: bytes, server: BadSer
         assert share < 0.6, f"it takes {share:.0%} of the event loop's time"
 
 
-async def test_between_portions_of_a_feed_that_floods_there_are_pauses(
-    server: BadServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_flooding_feed_is_read_with_pauses(server: BadServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """How much of the loop's time it takes depends on the machine; that it pauses does not."""
     said, pauses, sleep = Event(1, OPEN, "v7").line(), 0, asyncio.sleep
 
@@ -485,7 +483,7 @@ async def test_between_portions_of_a_feed_that_floods_there_are_pauses(
 
 
 @pytest.mark.parametrize("kind", [OPEN, COMPLETE])
-async def test_a_feed_that_tells_of_versions_without_end_is_a_failure(server: BadServer, kind: str) -> None:
+async def test_feed_with_endless_versions_is_a_failure(server: BadServer, kind: str) -> None:
     async def endless(exchange: Exchange) -> None:
         await exchange.start(200, None, NDJSON)
         await exchange.send(hello().line())
@@ -499,7 +497,7 @@ async def test_a_feed_that_tells_of_versions_without_end_is_a_failure(server: Ba
         await until(lambda: server.idle)
 
 
-async def test_a_server_whose_feed_never_begins_is_asked_for_its_list(
+async def test_server_with_silent_feed_is_asked_for_its_list(
     server: BadServer, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_module, "FEED_DEAD", 1.0)
@@ -510,7 +508,7 @@ async def test_a_server_whose_feed_never_begins_is_asked_for_its_list(
 
 
 @pytest.mark.parametrize("said", [[hello()], [hello(), complete(1, v(1)), UpTo(1)]])
-async def test_a_feed_that_goes_silent_is_a_failure(
+async def test_silent_feed_is_a_failure(
     server: BadServer, said: list[Hello | Event | UpTo], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_module, "FEED_DEAD", 1.0)
@@ -532,7 +530,7 @@ def trickles(drop: bytes) -> Behaviour:
     return behave
 
 
-async def test_a_feed_that_trickles_without_a_line_is_a_failure(
+async def test_feed_trickling_without_line_is_a_failure(
     server: BadServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_module, "FEED_DEAD", 1.0)
@@ -543,7 +541,7 @@ async def test_a_feed_that_trickles_without_a_line_is_a_failure(
 
 
 @pytest.mark.parametrize("said", [hello(), Event(1, OPEN, "v1")])
-async def test_a_feed_that_never_comes_to_an_end_of_what_is_there_is_a_failure(
+async def test_feed_with_endless_snapshot_is_a_failure(
     server: BadServer, said: Hello | Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_module, "FEED_DEAD", 1.0)
@@ -553,7 +551,7 @@ async def test_a_feed_that_never_comes_to_an_end_of_what_is_there_is_a_failure(
         await failure(following)
 
 
-async def test_a_bad_feed_does_not_keep_the_others_from_telling(server: BadServer, node: Node) -> None:
+async def test_bad_feed_does_not_block_others(server: BadServer, node: Node) -> None:
     await node.publish()
     server.set(FEED, tells(b"garbage\n"))
     async with follow(server, node) as following:
@@ -565,7 +563,7 @@ async def test_a_bad_feed_does_not_keep_the_others_from_telling(server: BadServe
 # All of them together ----------------------------------------------------------------------------
 
 
-async def test_without_any_server_that_can_be_reached_there_are_no_offers() -> None:
+async def test_no_offers_without_reachable_server() -> None:
     with dead_address() as one, dead_address() as other:
         async with follow(f"http://{one}", f"http://{other}") as following:
             await settled(following)
@@ -577,7 +575,7 @@ async def test_without_any_server_that_can_be_reached_there_are_no_offers() -> N
             following.standing_or_error()
 
 
-async def test_nobody_waits_long_for_a_silent_server_once_another_told(
+async def test_silent_server_is_not_awaited_once_another_answered(
     server: BadServer, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STALL_WHEN_OTHERS_CAN", 0.1)
@@ -590,7 +588,7 @@ async def test_nobody_waits_long_for_a_silent_server_once_another_told(
         assert not following.followers[0].answered
 
 
-async def test_a_silent_server_is_waited_for_while_nobody_told(server: BadServer) -> None:
+async def test_silent_server_is_awaited_while_no_server_answered(server: BadServer) -> None:
     server.set("*", bad.silent())
     with dead_address() as dead:
         async with follow(server, f"http://{dead}", sleep=Sleeps()) as following:
@@ -599,7 +597,7 @@ async def test_a_silent_server_is_waited_for_while_nobody_told(server: BadServer
                 await asyncio.wait_for(following.wait_until_settled(), 0.3)
 
 
-async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer, tmp_path: Path) -> None:
+async def test_server_order_decides_the_first_line(server: BadServer, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     with BadServer(tmp_path / "other").set(FEED, tells(hello(), complete(1, v(1, "bb")), UpTo(1))) as other:
         for order in ([server, other], [other, server]):
@@ -611,7 +609,7 @@ async def test_the_order_of_the_servers_decides_the_first_line(server: BadServer
             assert [one.peer.url for one in following.followers] == [one.url for one in order]
 
 
-async def test_open_versions_are_taken_only_from_servers_nearer_to_the_origin(tmp_path: Path) -> None:
+async def test_open_versions_come_only_from_servers_nearer_the_origin(tmp_path: Path) -> None:
     """Two relays at the same distance would wait for each other for ever."""
     with FeedServer(tmp_path) as relay:
         relay.set_feed("e1d4", [], Event(1, OPEN, "v1"), distance=1)
@@ -621,7 +619,7 @@ async def test_open_versions_are_taken_only_from_servers_nearer_to_the_origin(tm
             assert open_versions(following, nearer_than=1) == {}
 
 
-async def test_only_what_the_authority_lists_is_confirmed(tmp_path: Path) -> None:
+async def test_only_versions_of_the_authority_are_confirmed(tmp_path: Path) -> None:
     made = payloads.manifest(b"what is listed", origin="e1d4")
     other = payloads.manifest(b"something else", origin="e1d4")
     renamed = payloads.manifest(b"what is listed", name="other.bin", origin="e1d4")
@@ -639,7 +637,7 @@ async def test_only_what_the_authority_lists_is_confirmed(tmp_path: Path) -> Non
                 await asyncio.wait_for(following.confirm(unlisted, patience=0.05), BOUND)
 
 
-async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, node: Node) -> None:
+async def test_dropped_server_is_not_followed(server: BadServer, node: Node) -> None:
     await node.publish()
     server.set(FEED, tells(hello(), complete(1, v(5)), UpTo(1)))
     async with follow(server, node) as following:
@@ -654,7 +652,7 @@ async def test_a_server_that_is_dropped_is_followed_no_more(server: BadServer, n
             following.standing_or_error()
 
 
-async def test_whoever_waits_for_a_change_hears_of_each(node: Node) -> None:
+async def test_every_waiter_sees_each_change(node: Node) -> None:
     async with follow(node) as following:
         await settled(following)
         waiting = [asyncio.ensure_future(following.wait_for_change(following.changes)) for _ in range(3)]
@@ -665,7 +663,7 @@ async def test_whoever_waits_for_a_change_hears_of_each(node: Node) -> None:
         await asyncio.wait_for(following.wait_for_change(following.changes - 1), BOUND)
 
 
-async def test_nothing_is_left_when_nobody_follows_any_more(server: BadServer, tmp_path: Path) -> None:
+async def test_no_task_is_left_after_following(server: BadServer, tmp_path: Path) -> None:
     (tmp_path / "silent").mkdir()
     server.set(FEED, tells(hello(), *[UpTo(number) for number in range(1000)]))  # it is read for 10 s
     async with open_session() as session:
@@ -680,7 +678,7 @@ async def test_nothing_is_left_when_nobody_follows_any_more(server: BadServer, t
             assert asyncio.all_tasks() == before
 
 
-async def test_our_own_errors_are_not_hidden(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_internal_errors_are_raised(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     async def sleep(seconds: float) -> None:
         raise ZeroDivisionError
 
@@ -703,14 +701,14 @@ async def test_our_own_errors_are_not_hidden(node: Node, monkeypatch: pytest.Mon
         ([7], 2, 7, 7),
     ],
 )
-def test_the_newest_is_next_or_the_one_after_the_last(
+def test_next_version_is_newest_or_the_following_number(
     offered: list[int], last: int, newest: int | None, oldest: int | None
 ) -> None:
     assert next_version(offered, last) == newest
     assert next_version(iter(offered), last, every=True) == oldest
 
 
-def test_with_every_none_is_left_out_that_a_relay_has_only_later() -> None:
+def test_every_skips_no_version_that_a_relay_has_later() -> None:
     assert next_version([1, 4], 0, {1}, every=True) == 4
     assert next_version([1, 2, 3, 4], 0, {1, 4}, every=True) == 2
     assert next_version([1, 2, 3, 4], 0, {1, 4}) is None
@@ -720,7 +718,7 @@ def test_with_every_none_is_left_out_that_a_relay_has_only_later() -> None:
 A, B = ["a"], ["b"]
 
 
-def test_what_failed_is_passed_over_until_it_is_tried_again() -> None:
+def test_failed_version_is_skipped_until_retry() -> None:
     agenda = FetchQueue(last=4)
     offered = {4: A, 5: A, 6: A, 7: A}
     assert agenda.next(offered, {}) == 7
@@ -732,7 +730,7 @@ def test_what_failed_is_passed_over_until_it_is_tried_again() -> None:
     assert agenda.next(offered, {}) == 7
 
 
-def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
+def test_failed_open_version_is_next_when_complete() -> None:
     agenda = FetchQueue()
     assert agenda.next({}, {1: A}) == 1
     agenda.mark_failed(1, complete=False)
@@ -742,7 +740,7 @@ def test_an_open_version_that_failed_is_next_when_it_is_complete() -> None:
 
 
 @pytest.mark.parametrize("every", [False, True])
-def test_what_doubted_servers_have_comes_last(every: bool) -> None:
+def test_versions_of_suspect_servers_come_last(every: bool) -> None:
     agenda = FetchQueue(last=1, every=every)
     agenda.mark_suspect(B)
     assert agenda.next({2: A, 9: B}, {3: A}) == 2
@@ -754,7 +752,7 @@ def test_what_doubted_servers_have_comes_last(every: bool) -> None:
 
 
 @pytest.mark.parametrize("every", [False, True])
-def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> None:
+def test_without_first_version_newest_available_is_next(every: bool) -> None:
     agenda = FetchQueue(every=every)
     agenda.mark_failed(9, complete=True)
     assert agenda.next({7: A, 8: A, 9: B}, {}) == 8
@@ -764,7 +762,7 @@ def test_without_a_beginning_it_is_the_newest_that_can_be_had(every: bool) -> No
     assert agenda.next({7: A, 8: A}, {}) is None
 
 
-def test_doubted_servers_are_asked_again_like_others_after_a_while() -> None:
+def test_suspect_servers_are_trusted_again_after_a_while() -> None:
     agenda = FetchQueue(last=1)
     agenda.mark_suspect(B)
     assert agenda.next({2: A, 9: B}, {}) == 2

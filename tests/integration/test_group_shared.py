@@ -201,7 +201,7 @@ def follow(place: Path, turn: int) -> None:
         follow,
     ],
 )
-def test_members_of_a_group_do_what_the_others_did(shared: Path, work: Work) -> None:
+def test_group_members_can_change_files_of_each_other(shared: Path, work: Work) -> None:
     for turn, user in enumerate((*USERS, USERS[0])):
         as_user(user, lambda turn=turn: work(shared, turn))  # type: ignore[misc]
     for path in shared.rglob("*"):
@@ -211,7 +211,7 @@ def test_members_of_a_group_do_what_the_others_did(shared: Path, work: Work) -> 
             assert stat.S_IMODE(found.st_mode) & 0o007 == 0, path
 
 
-def test_folders_are_shared_as_the_one_above_is(tmp_path: Path) -> None:
+def test_new_folders_inherit_sharing_of_the_parent(tmp_path: Path) -> None:
     tmp_path.chmod(0o2775)
     before = os.umask(0o022)
     try:

@@ -98,7 +98,7 @@ def under_way(port: int, digest: str) -> bool:
 # Reading
 
 
-def test_answers_say_what_caches_want_to_know(shared: tuple[int, Path]) -> None:
+def test_answers_have_cache_headers(shared: tuple[int, Path]) -> None:
     port, place = shared
     place_file(place, LARGE)
     place_file(place, b"hello")
@@ -127,7 +127,7 @@ def test_answers_say_what_caches_want_to_know(shared: tuple[int, Path]) -> None:
 
 
 @pytest.mark.parametrize("data", [b"few", LARGE[:-1]], ids=["small", "large"])
-def test_a_file_that_spoils_is_never_served(shared: tuple[int, Path], data: bytes) -> None:
+def test_damaged_file_is_never_served(shared: tuple[int, Path], data: bytes) -> None:
     port, place = shared
     digest, file = digest_of(data), place_file(place, data)
     assert request(port, "GET", f"/{digest}").body == data
@@ -141,7 +141,7 @@ def test_a_file_that_spoils_is_never_served(shared: tuple[int, Path], data: byte
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(sealed: bool, tmp_path: Path) -> None:
+async def test_answer_breaks_off_at_silent_corruption(sealed: bool, tmp_path: Path) -> None:
     """What was verified before is hashed again while it is sent, and its end never leaves when it is
     wrong."""
     file = place_file(tmp_path, LARGE)
@@ -163,7 +163,7 @@ async def test_wrong_bytes_that_nobody_saw_change_are_broken_off(sealed: bool, t
         assert (await get()).status == 400  # it isn't counted as verified any more
 
 
-async def test_a_file_that_changes_while_it_is_sent_is_broken_off(tmp_path: Path) -> None:
+async def test_answer_breaks_off_when_file_changes(tmp_path: Path) -> None:
     data = LARGE * 3
     digest, file = digest_of(data), place_file(tmp_path, data)
     async with StoreServer.running(StoreSettings(tmp_path)) as server:
@@ -187,7 +187,7 @@ async def test_a_file_that_changes_while_it_is_sent_is_broken_off(tmp_path: Path
                 connection.close()
 
 
-def test_a_good_copy_elsewhere_is_served_for_a_spoilt_one(tmp_path: Path) -> None:
+def test_copy_in_extra_directory_replaces_damaged_one(tmp_path: Path) -> None:
     main, other = tmp_path / "main", tmp_path / "other"
     main.mkdir()
     other.mkdir()
@@ -197,7 +197,7 @@ def test_a_good_copy_elsewhere_is_served_for_a_spoilt_one(tmp_path: Path) -> Non
         assert request(running.port, "GET", f"/{digest_of(b'hello')}").body == b"hello"
 
 
-def test_a_slow_reader_of_a_large_blob_takes_no_memory_and_hinders_nobody(shared: tuple[int, Path]) -> None:
+def test_slow_reader_takes_no_memory_and_blocks_no_other(shared: tuple[int, Path]) -> None:
     port, place = shared
     place_file(place, LARGE)
     readers = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(8)]
@@ -215,7 +215,7 @@ def test_a_slow_reader_of_a_large_blob_takes_no_memory_and_hinders_nobody(shared
 # Writing
 
 
-def test_a_blob_that_is_there_is_not_waited_for_while_it_is_put_again(tmp_path: Path) -> None:
+def test_existing_blob_is_served_during_second_put(tmp_path: Path) -> None:
     """Somebody sends it coded, or what lies in another directory, and doesn't come to the end."""
     blobs, extra = tmp_path / "blobs", tmp_path / "extra"
     for folder in (blobs, extra):
@@ -240,7 +240,7 @@ def test_a_blob_that_is_there_is_not_waited_for_while_it_is_put_again(tmp_path: 
         assert reading.answer().status == 404
 
 
-def test_of_several_who_put_the_same_one_wins(shared: tuple[int, Path]) -> None:
+def test_one_of_concurrent_puts_wins(shared: tuple[int, Path]) -> None:
     port, place = shared
     data = LARGE + b"several"
     digest = digest_of(data)
@@ -261,7 +261,7 @@ def test_of_several_who_put_the_same_one_wins(shared: tuple[int, Path]) -> None:
     assert parts(place) == []
 
 
-def test_who_goes_away_while_putting_leaves_nothing(shared: tuple[int, Path]) -> None:
+def test_disconnected_put_leaves_nothing(shared: tuple[int, Path]) -> None:
     port, place = shared
     digest = digest_of(LARGE + b"gone")
     with uploading(port, digest, len(LARGE) + 4) as upload:
@@ -274,7 +274,7 @@ def test_who_goes_away_while_putting_leaves_nothing(shared: tuple[int, Path]) ->
     assert request(port, "PUT", f"/{digest}", LARGE + b"gone").status == 200
 
 
-def test_a_put_that_is_wrong_leaves_nothing(shared: tuple[int, Path]) -> None:
+def test_wrong_put_leaves_nothing(shared: tuple[int, Path]) -> None:
     port, place = shared
     for body in (b"", b"small", LARGE):
         digest = digest_of(body + b"other")
@@ -284,7 +284,7 @@ def test_a_put_that_is_wrong_leaves_nothing(shared: tuple[int, Path]) -> None:
     assert parts(place) == []
 
 
-def test_a_body_that_is_not_wanted_is_not_waited_for(shared: tuple[int, Path]) -> None:
+def test_unneeded_body_is_not_awaited(shared: tuple[int, Path]) -> None:
     port, _ = shared
     request(port, "PUT", f"/{digest_of(b'there')}", b"there")
     with uploading(port, digest_of(b"there"), 1 << 40, "Expect: 100-continue") as upload:
@@ -301,7 +301,7 @@ def test_a_body_that_is_not_wanted_is_not_waited_for(shared: tuple[int, Path]) -
         assert upload.status() == 200
 
 
-def test_a_directory_where_a_blob_should_be_is_no_blob(shared: tuple[int, Path]) -> None:
+def test_directory_in_place_of_a_blob_is_no_blob(shared: tuple[int, Path]) -> None:
     port, place = shared
     digest = digest_of(b"a directory")
     path_of(place, digest).mkdir(parents=True)
@@ -316,7 +316,7 @@ def test_a_directory_where_a_blob_should_be_is_no_blob(shared: tuple[int, Path])
     assert path_of(place, digest).is_dir()
 
 
-def test_a_promise_is_kept_over_another_connection(shared: tuple[int, Path]) -> None:
+def test_promise_is_kept_over_another_connection(shared: tuple[int, Path]) -> None:
     port, _ = shared
     digest = digest_of(b"promised")
     promised = request(port, "PUT", f"/promise/{digest.upper()}")
@@ -333,7 +333,7 @@ def test_a_promise_is_kept_over_another_connection(shared: tuple[int, Path]) -> 
     assert listed(port, "/buffer-length", [digest]) == [8]  # its size is known: that is said
 
 
-async def test_a_promise_ends(tmp_path: Path) -> None:
+async def test_promise_expires(tmp_path: Path) -> None:
     now = 1000.0
     async with StoreServer.running(StoreSettings(tmp_path, writable=True)) as server:
         port, digest = int(server.url.rsplit(":", 1)[1]), digest_of(b"never")
@@ -351,7 +351,7 @@ async def test_a_promise_ends(tmp_path: Path) -> None:
         assert await asyncio.to_thread(listed, port, "/has", [digest]) == [False]
 
 
-def test_a_promise_is_kept_by_another_process(tmp_path: Path) -> None:
+def test_promise_is_kept_by_another_process(tmp_path: Path) -> None:
     with serving(str(tmp_path), "--writable") as one, serving(str(tmp_path), "--writable") as other:
         for data in (b"by another", LARGE):
             request(one.port, "PUT", f"/promise/{digest_of(data)}")
@@ -361,7 +361,7 @@ def test_a_promise_is_kept_by_another_process(tmp_path: Path) -> None:
             assert request(one.port, "PUT", f"/{digest_of(data)}", b"").status == 201
 
 
-async def test_external_locks_are_waited_for(tmp_path: Path) -> None:
+async def test_external_locks_are_awaited(tmp_path: Path) -> None:
     """A lock of the folder or of the file holds a reader that found nothing, until it is gone or old."""
     async with StoreServer.running(StoreSettings(tmp_path, lock_seconds=60)) as server:
         port = int(server.url.rsplit(":", 1)[1])
@@ -386,7 +386,7 @@ async def test_external_locks_are_waited_for(tmp_path: Path) -> None:
         assert lock.exists()
 
 
-def test_a_server_that_is_killed_while_it_takes_a_blob_loses_nothing_else(tmp_path: Path) -> None:
+def test_kill_during_put_loses_no_other_blob(tmp_path: Path) -> None:
     digest = digest_of(LARGE)
     with serving(str(tmp_path), "--writable") as running:
         assert request(running.port, "PUT", f"/{digest_of(b'kept')}", b"kept").status == 200
@@ -403,7 +403,7 @@ def test_a_server_that_is_killed_while_it_takes_a_blob_loses_nothing_else(tmp_pa
         assert request(running.port, "PUT", f"/{digest}", LARGE).status == 200
 
 
-def test_a_full_disk_is_told_and_the_server_goes_on(tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_server_continues(tmp_path: Path) -> None:
     code = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -423,7 +423,7 @@ store_main()
 # Coded
 
 
-def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
+def test_compressed_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
     port, place = shared
     data = b"many words " * 50_000
     digest, coded = digest_of(data), gzip.compress(data)
@@ -487,14 +487,16 @@ def test_coded_blobs_are_kept_and_negotiated(shared: tuple[int, Path]) -> None:
         ("gzip;q=nan, zstd;q=inf", ("zstd", None), True),
     ],
 )
-def test_what_a_reader_takes(header: str | None, forms: tuple[str | None, ...], decoded: bool) -> None:
+def test_accept_encoding_selects_accepted_forms(
+    header: str | None, forms: tuple[str | None, ...], decoded: bool
+) -> None:
     assert accepted_forms(header, ("zstd", "gzip")) == (forms, decoded)
 
 
 # How it is started and how it ends
 
 
-def test_it_ends_when_nobody_wants_anything_and_not_before(tmp_path: Path) -> None:
+def test_idle_timeout_ends_server_only_when_idle(tmp_path: Path) -> None:
     with serving(str(tmp_path), "--writable", "--timeout", "1.5") as running:
         request(running.port, "PUT", f"/promise/{digest_of(b'x')}")
         reading = BackgroundRequest(running.port, "GET", f"/{digest_of(b'x')}")
@@ -506,7 +508,7 @@ def test_it_ends_when_nobody_wants_anything_and_not_before(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> None:
+def test_signal_ends_server_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     status = tmp_path / "status.json"
     status.write_text('{"pid": 7, "status": "starting"}')
     (tmp_path / "blobs").mkdir()
@@ -531,7 +533,7 @@ def test_a_signal_ends_it_cleanly(tmp_path: Path, number: signal.Signals) -> Non
         (["--port-range", "TAKEN", "TAKEN"], 1),
     ],
 )
-def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], code: int) -> None:
+def test_failed_start_is_written_to_status_file(tmp_path: Path, words: list[str], code: int) -> None:
     status = tmp_path / "status.json"
     status.write_text('{"pid": 7}')
     precious = tmp_path / "precious"
@@ -548,7 +550,7 @@ def test_a_start_that_fails_is_written_down(tmp_path: Path, words: list[str], co
 
 
 @pytest.mark.parametrize("unfinished", ["", "\n", '{"pid": 7, '])
-async def test_a_status_file_that_is_not_yet_written_is_waited_for(unfinished: str, tmp_path: Path) -> None:
+async def test_unwritten_status_file_is_awaited(unfinished: str, tmp_path: Path) -> None:
     status = tmp_path / "status.json"
     status.write_text(unfinished)
     awaited = asyncio.ensure_future(StatusFile.wait_for_file(status))
@@ -561,9 +563,7 @@ async def test_a_status_file_that_is_not_yet_written_is_waited_for(unfinished: s
 @pytest.mark.parametrize(
     ("text", "why"), [(None, "did not appear"), ("", "stayed empty"), ('{"pid"', "stayed unfinished")]
 )
-async def test_a_status_file_that_is_never_written_ends_the_start(
-    text: str | None, why: str, tmp_path: Path
-) -> None:
+async def test_never_written_status_file_ends_the_start(text: str | None, why: str, tmp_path: Path) -> None:
     status = tmp_path / "status.json"
     if text is not None:
         status.write_text(text)
@@ -573,7 +573,7 @@ async def test_a_status_file_that_is_never_written_ends_the_start(
 
 
 @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan")])
-async def test_a_time_out_that_is_none_is_told(seconds: float, tmp_path: Path) -> None:
+async def test_invalid_timeout_is_refused(seconds: float, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"must be longer than 0 s, not {seconds:g} s"):
         StoreSettings(tmp_path, lock_seconds=seconds).check()
     with pytest.raises(UsageError, match=f"must be longer than 0 s, not {seconds:g} s"):
@@ -581,7 +581,7 @@ async def test_a_time_out_that_is_none_is_told(seconds: float, tmp_path: Path) -
             pass
 
 
-def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:
+def test_port_is_picked_from_range(tmp_path: Path) -> None:
     taken = bind_free_port("127.0.0.1", 49152, 65535)
     with contextlib.closing(taken):
         taken.sockets[0].listen()
@@ -597,7 +597,7 @@ def test_a_port_is_picked_from_a_range(tmp_path: Path) -> None:
         bind_free_port("192.0.2.1", 49152, 65535)
 
 
-def test_the_environment_sets_it_up() -> None:
+def test_environment_configures_server() -> None:
     found = read_settings(
         {
             "HASHSERVER_DIRECTORY": "theirs",
@@ -621,7 +621,7 @@ def test_the_environment_sets_it_up() -> None:
             read_settings({**named, **{f"HASHSERVER_{name}": value for name, value in wrong.items()}})
 
 
-def test_it_runs_under_gunicorn(tmp_path: Path) -> None:
+def test_server_runs_under_gunicorn(tmp_path: Path) -> None:
     pytest.importorskip("gunicorn")
     blobs, extra = tmp_path / "blobs", tmp_path / "extra"
     blobs.mkdir()
@@ -662,7 +662,7 @@ def raw(port: int, data: bytes) -> bytes:
 
 
 @given(st.one_of(st.text(max_size=70), st.text("0123456789abcdefABCDEFgx ", min_size=60, max_size=66)))
-def test_checksums_are_checksums_or_refused(text: str) -> None:
+def test_malformed_checksums_are_refused(text: str) -> None:
     try:
         digest = parse_checksum(text, "path", "checksum")
     except BadRequest as error:
@@ -681,7 +681,7 @@ def test_checksums_are_checksums_or_refused(text: str) -> None:
 @example(b"\xff")
 @example(b'["\\ud800"]')
 @example(b"[[1e999]]")
-def test_lists_are_lists_or_refused(body: bytes) -> None:
+def test_malformed_checksum_lists_are_refused(body: bytes) -> None:
     def is_no_json(constant: str) -> None:
         raise AssertionError(f"{constant} is no JSON")
 
@@ -717,7 +717,7 @@ QUIET = settings(
         st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=30),
     ),
 )
-def test_no_request_makes_it_fail(
+def test_any_request_is_answered_without_server_error(
     shared: tuple[int, Path], path: bytes, body: bytes, method: str, header: str, value: str
 ) -> None:
     port, place = shared
@@ -731,7 +731,7 @@ def test_no_request_makes_it_fail(
 
 
 @pytest.mark.parametrize("host", [b"[::x", b"\xff", b"a b", b"", b"x:99999999"])
-def test_a_host_that_is_none_makes_it_fail_nowhere(shared: tuple[int, Path], host: bytes) -> None:
+def test_invalid_host_header_causes_no_server_error(shared: tuple[int, Path], host: bytes) -> None:
     port, _ = shared
     for path in (b"/has/", b"/" + b"0" * 64 + b"/"):
         said = raw(port, b"GET " + path + b" HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n\r\n")
@@ -739,7 +739,7 @@ def test_a_host_that_is_none_makes_it_fail_nowhere(shared: tuple[int, Path], hos
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(0, True), (1e12, False), (-1e12, False), (1e300, False)])
-def test_a_file_can_have_any_time(seconds: float, told: bool) -> None:
+def test_file_may_have_any_time(seconds: float, told: bool) -> None:
     request = make_mocked_request("GET", "/")
     head = AnswerHead(request, "0" * 64, length=1, mtime=seconds, coding=None, ranges=True)
     assert ("Last-Modified" in head.headers) == told
@@ -747,7 +747,9 @@ def test_a_file_can_have_any_time(seconds: float, told: bool) -> None:
 
 @QUIET
 @given(value=st.text("bytes=-0123456789,; xX", max_size=40), small=st.booleans())
-def test_no_range_makes_it_fail(shared: tuple[int, Path], value: str, small: bool) -> None:
+def test_any_range_is_answered_without_server_error(
+    shared: tuple[int, Path], value: str, small: bool
+) -> None:
     port, place = shared
     data = b"0123456789" if small else LARGE[: 200 << 10]
     if not path_of(place, digest_of(data)).exists():
@@ -762,7 +764,7 @@ def test_no_range_makes_it_fail(shared: tuple[int, Path], value: str, small: boo
         assert got.status == 416
 
 
-def test_a_list_that_is_too_long_is_refused(shared: tuple[int, Path]) -> None:
+def test_too_long_list_is_refused(shared: tuple[int, Path]) -> None:
     port, _ = shared
     many = [digest_of(b"%d" % number) for number in range(3000)]
     assert listed(port, "/has", many) == [False] * 3000

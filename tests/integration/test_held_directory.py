@@ -124,7 +124,7 @@ WRITES: list[Callable[[VersionFolders], Awaitable[object]]] = [
 
 @WAYS
 @pytest.mark.parametrize("write", WRITES, ids=range(len(WRITES)))
-async def test_nothing_is_written_into_a_directory_that_took_the_place(
+async def test_replacement_directory_is_not_written(
     write: Callable[[VersionFolders], Awaitable[object]], lose: Lose, node: StoredNode
 ) -> None:
     folders = await prepared(node)
@@ -137,7 +137,7 @@ async def test_nothing_is_written_into_a_directory_that_took_the_place(
 
 
 @WAYS
-async def test_giving_up_an_open_version_touches_nothing_there(lose: Lose, node: StoredNode) -> None:
+async def test_aborting_open_version_leaves_replacement_untouched(lose: Lose, node: StoredNode) -> None:
     folders = await prepared(node)
     lose(node.root, node.root.with_name("backup"))
     before = tree(node.root)
@@ -145,7 +145,7 @@ async def test_giving_up_an_open_version_touches_nothing_there(lose: Lose, node:
     assert folders.opened(3) is None and tree(node.root) == before
 
 
-async def test_what_comes_back_is_served_and_written_again(
+async def test_returning_directory_is_served_and_written_again(
     node: StoredNode, caplog: pytest.LogCaptureFixture
 ) -> None:
     folders = await prepared(node)
@@ -214,7 +214,7 @@ FIRST, SECOND, THIRD = (random_bytes(MB // 2, seed=seed) for seed in (1, 2, 3))
 
 
 @WAYS
-def test_an_origin_whose_directory_is_lost_publishes_and_offers_nothing(lose: Lose, tmp_path: Path) -> None:
+def test_origin_with_lost_directory_publishes_and_offers_nothing(lose: Lose, tmp_path: Path) -> None:
     data, backup = tmp_path / "data", tmp_path / "backup"
     with processes.origin(data) as node:
         assert broadcast(data, FIRST).stdout == "v1\n"
@@ -247,7 +247,7 @@ def test_an_origin_whose_directory_is_lost_publishes_and_offers_nothing(lose: Lo
         assert node.log.count(LOST) == 1
 
 
-def test_an_origin_whose_directory_comes_back_goes_on(tmp_path: Path) -> None:
+def test_origin_continues_when_directory_returns(tmp_path: Path) -> None:
     data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
     with processes.origin(data) as node:
         assert broadcast(data, FIRST).stdout == "v1\n"
@@ -261,7 +261,7 @@ def test_an_origin_whose_directory_comes_back_goes_on(tmp_path: Path) -> None:
 
 
 @WAYS
-def test_a_middle_whose_directory_is_lost_fetches_nothing(lose: Lose, tmp_path: Path) -> None:
+def test_middle_with_lost_directory_fetches_nothing(lose: Lose, tmp_path: Path) -> None:
     origins, data, backup = tmp_path / "origin", tmp_path / "data", tmp_path / "backup"
     with processes.origin(origins) as origin, processes.middle(origin.url, data) as node:
         assert broadcast(origins, FIRST).stdout == "v1\n"

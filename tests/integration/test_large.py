@@ -83,7 +83,7 @@ def run(*words: str) -> tuple[str, int]:
 
 
 @pytest.mark.timeout(900)
-def test_a_file_of_two_gib_goes_through_two_middles_in_little_memory(place: Path) -> None:
+def test_2_gib_pass_two_middles_in_bounded_memory(place: Path) -> None:
     payload, output = place / "model.bin", place / "got.bin"
     expected = write_payload(payload)
     memory: dict[str, int] = {}

@@ -158,7 +158,7 @@ async def refused(*urls: str) -> str:
 # What it is for --------------------------------------------------------------------------------------
 
 
-async def test_a_version_stays_while_it_is_leased_and_goes_after(
+async def test_leased_version_stays_until_the_lease_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(holds_module, "RECENTLY_READ", 0.0)  # only the lease holds it
@@ -185,7 +185,7 @@ async def test_a_version_stays_while_it_is_leased_and_goes_after(
                 assert node.folders.complete_numbers == {2}
 
 
-async def test_who_holds_what_and_until_when_stands_in_status(tmp_path: Path) -> None:
+async def test_status_lists_leases_and_their_ends(tmp_path: Path) -> None:
     async def status(url: str) -> Any:
         async with aiohttp.ClientSession() as web, web.get(f"{url}/status") as answer:
             return await answer.json()
@@ -204,7 +204,7 @@ async def test_who_holds_what_and_until_when_stands_in_status(tmp_path: Path) ->
             assert LONGEST_HOLD - 60 < hold["seconds"] <= LONGEST_HOLD
 
 
-async def test_a_holder_has_ten_minutes_beyond_retention_and_is_told_when_they_end(
+async def test_lease_ends_ten_minutes_beyond_retention(
     shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -227,7 +227,7 @@ async def test_a_holder_has_ten_minutes_beyond_retention_and_is_told_when_they_e
         assert shelf.url in told
 
 
-async def test_the_answer_says_how_it_stands(shelf: Shelf) -> None:
+async def test_lease_answer_reports_state(shelf: Shelf) -> None:
     async with aiohttp.ClientSession(shelf.url) as web, web.get("/v1/lease?holder=rack7%0A") as answer:
         assert answer.status == 200
         assert answer.content_type == "application/x-ndjson"
@@ -243,7 +243,7 @@ async def test_the_answer_says_how_it_stands(shelf: Shelf) -> None:
             assert answer.status == 404
 
 
-async def test_a_version_that_is_still_open_is_held_when_it_is_complete(tmp_path: Path) -> None:
+async def test_lease_of_open_version_holds_it_when_complete(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, keep=1) as origin:
         opened = origin.folders.open(origin.folders.data_dir.allot())
         async with leased(origin.url) as lease:
@@ -256,7 +256,7 @@ async def test_a_version_that_is_still_open_is_held_when_it_is_complete(tmp_path
             assert origin.folders.complete_numbers == {2, 3}
 
 
-async def test_two_holders_hold_it_each_for_itself(shelf: Shelf) -> None:
+async def test_two_leases_are_independent(shelf: Shelf) -> None:
     async with leased(shelf.url):
         async with leased(shelf.url):
             await until(lambda: len(holders(shelf.folders)) == 2)
@@ -281,7 +281,7 @@ asyncio.run(hold())
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-async def test_a_lease_ends_with_the_process_that_held_it(number: signal.Signals, shelf: Shelf) -> None:
+async def test_lease_ends_with_its_process(number: signal.Signals, shelf: Shelf) -> None:
     process = subprocess.Popen(  # noqa: ASYNC220  it is at once
         [sys.executable, "-c", HOLDS, shelf.url],
         env=processes.environment(),
@@ -304,7 +304,7 @@ async def test_a_lease_ends_with_the_process_that_held_it(number: signal.Signals
 
 
 @pytest.mark.parametrize("reset", [True, False])
-async def test_a_lease_ends_with_its_connection(reset: bool, shelf: Shelf) -> None:
+async def test_lease_ends_with_its_connection(reset: bool, shelf: Shelf) -> None:
     with socket.create_connection(("127.0.0.1", shelf.port)) as holder:
         holder.sendall(b"GET /v1/lease HTTP/1.1\r\nHost: x\r\n\r\n")
         await until(lambda: holders(shelf.folders), "the lease")
@@ -313,7 +313,9 @@ async def test_a_lease_ends_with_its_connection(reset: bool, shelf: Shelf) -> No
     await until(lambda: not holders(shelf.folders), "the lease to end")
 
 
-async def test_a_holder_that_takes_nothing_is_dropped(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_holder_that_takes_nothing_is_disconnected(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its connection is there, and nobody reads it: what is said to it piles up."""
     monkeypatch.setattr(door, "FEED_HEARTBEAT", 0.001)
     monkeypatch.setattr(writing, "bounds_of", lambda request: Bounds(reader_seconds=0.5))
@@ -329,7 +331,7 @@ async def test_a_holder_that_takes_nothing_is_dropped(shelf: Shelf, monkeypatch:
         await until(lambda: not holders(shelf.folders), "it to be dropped")
 
 
-async def test_a_node_that_ends_waits_for_no_holder(tmp_path: Path) -> None:
+async def test_shutdown_does_not_wait_for_holders(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as clients:
         async with Origin.running(tmp_path / "data", *HTTP) as origin:
             await publish(origin.folders, b"one")
@@ -339,7 +341,7 @@ async def test_a_node_that_ends_waits_for_no_holder(tmp_path: Path) -> None:
         await until(lambda: not any(one.servers for one in held), "them to notice")
 
 
-async def test_a_server_that_was_lost_is_asked_again(tmp_path: Path) -> None:
+async def test_lost_server_is_asked_again_for_lease(tmp_path: Path) -> None:
     async with Shelf(tmp_path / "data") as first:
         await publish(first.folders, b"one")
         port, url = first.port, first.url
@@ -352,7 +354,7 @@ async def test_a_server_that_was_lost_is_asked_again(tmp_path: Path) -> None:
             assert len(holders(second.folders)) == 1
 
 
-async def test_a_version_that_went_while_its_server_was_lost_is_told_of(
+async def test_version_retired_during_outage_is_reported(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -373,7 +375,7 @@ async def test_a_version_that_went_while_its_server_was_lost_is_told_of(
             await until(lambda: "v1 is not held any more" in caplog.text, "a warning", 15)
 
 
-async def test_a_server_that_can_not_now_is_asked_again(server: BadServer) -> None:
+async def test_busy_server_is_asked_again_for_lease(server: BadServer) -> None:
     """A proxy whose server is just being started again says 503."""
     held = threading.Event()
 
@@ -398,7 +400,7 @@ async def test_a_server_that_can_not_now_is_asked_again(server: BadServer) -> No
 # Servers that hold nothing -----------------------------------------------------------------------------
 
 
-async def test_what_is_not_there_is_not_offered(shelf: Shelf) -> None:
+async def test_lease_of_missing_version_raises_not_offered(shelf: Shelf) -> None:
     async with Client([shelf.url]) as client:
         with pytest.raises(VersionNotOffered, match="v7") as error:
             async with client.lease("v7"):
@@ -409,16 +411,14 @@ async def test_what_is_not_there_is_not_offered(shelf: Shelf) -> None:
                 client.lease(nonsense)
 
 
-async def test_old_servers_hold_nothing(server: BadServer) -> None:
+async def test_old_servers_grant_no_lease(server: BadServer) -> None:
     assert server.url in await refused(server.url)
     assert server.requested(LEASE) == 1
     server.set(LEASE, bad.html())
     assert server.url in await refused(server.url)
 
 
-async def test_one_that_lacks_it_and_one_that_is_dead_keep_nobody_from_holding_it_elsewhere(
-    shelf: Shelf, server: BadServer
-) -> None:
+async def test_missing_and_dead_servers_do_not_prevent_lease(shelf: Shelf, server: BadServer) -> None:
     with dead_address() as dead:
         async with leased(server.url, dead, shelf.url) as lease:
             assert lease.servers == {shelf.url}
@@ -428,7 +428,7 @@ async def test_one_that_lacks_it_and_one_that_is_dead_keep_nobody_from_holding_i
         assert dead in told
 
 
-async def test_a_silent_server_keeps_nobody_waiting_long_once_another_holds_it(
+async def test_silent_server_is_not_awaited_once_another_grants_lease(
     shelf: Shelf, server: BadServer
 ) -> None:
     server.set(LEASE, bad.silent())
@@ -465,16 +465,12 @@ def head_in_drops() -> Behaviour:
     ],
     ids=["nothing", "broken off", "junk", "a list", "deep", "bytes", "ended", "closed", "500", "redirects"],
 )
-async def test_a_server_that_says_nothing_of_use_holds_nothing(
-    behaviour: Behaviour, server: BadServer
-) -> None:
+async def test_malformed_lease_answer_grants_nothing(behaviour: Behaviour, server: BadServer) -> None:
     server.set(LEASE, behaviour)
     assert server.url in await refused(server.url)
 
 
-async def test_a_server_that_never_answers_is_not_waited_for_for_ever(
-    server: BadServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_lease_request_times_out(server: BadServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peer, "FEED_DEAD", 0.5)
     monkeypatch.setattr(leasing, "FEED_DEAD", 0.5, raising=False)
     for behaviour in (bad.silent(), head_in_drops()):
@@ -482,7 +478,7 @@ async def test_a_server_that_never_answers_is_not_waited_for_for_ever(
         assert server.url in await refused(server.url)
 
 
-async def test_a_line_without_end_is_no_lease(server: BadServer) -> None:
+async def test_endless_line_grants_no_lease(server: BadServer) -> None:
     async def behave(exchange: Exchange) -> None:
         await exchange.start(200, None, NDJSON)
         while True:
@@ -499,7 +495,7 @@ async def test_a_line_without_end_is_no_lease(server: BadServer) -> None:
     assert server.sent_bytes(LEASE) < 20_000_000
 
 
-async def test_a_server_that_floods_slows_nobody_down(server: BadServer) -> None:
+async def test_flooding_server_does_not_slow_others(server: BadServer) -> None:
     async def behave(exchange: Exchange) -> None:
         await exchange.start(200, None, NDJSON)
         with contextlib.suppress(ConnectionError):
@@ -514,7 +510,7 @@ async def test_a_server_that_floods_slows_nobody_down(server: BadServer) -> None
 
 
 @pytest.mark.parametrize("line", [HELD, b""], ids=["a line", "nothing"])
-async def test_a_server_that_ends_at_once_each_time_is_asked_ever_more_seldom(
+async def test_server_that_ends_leases_at_once_gets_backoff(
     line: bytes, server: BadServer, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.set(LEASE, says(line, then="end"))
@@ -536,7 +532,7 @@ async def test_a_server_that_ends_at_once_each_time_is_asked_ever_more_seldom(
 # In threads -----------------------------------------------------------------------------------------
 
 
-async def test_a_thread_holds_a_version_for_a_block(shelf: Shelf, tmp_path: Path) -> None:
+async def test_blocking_lease_holds_version_for_a_block(shelf: Shelf, tmp_path: Path) -> None:
     def hold(work: Callable[[], None]) -> None:
         with ClientNode([shelf.url], tmp_path / "out").lease("v1"):
             work()
@@ -548,7 +544,7 @@ async def test_a_thread_holds_a_version_for_a_block(shelf: Shelf, tmp_path: Path
     await until(lambda: not holders(shelf.folders), "the lease to end")
 
 
-async def test_what_a_block_raises_is_raised_and_ends_the_lease(shelf: Shelf) -> None:
+async def test_exception_in_block_ends_lease_and_is_raised(shelf: Shelf) -> None:
     def hold() -> None:
         with ClientNode([shelf.url]).lease("v1"):
             assert len(holders(shelf.folders)) == 1
@@ -563,7 +559,7 @@ async def test_what_a_block_raises_is_raised_and_ends_the_lease(shelf: Shelf) ->
     await until(lambda: not holders(shelf.folders), "the lease to end")
 
 
-async def test_a_thread_is_told_what_can_not_be_held(shelf: Shelf) -> None:
+async def test_blocking_lease_raises_when_refused(shelf: Shelf) -> None:
     def hold(version: str) -> None:
         with ClientNode([shelf.url]).lease(version):
             raise AssertionError("it is held")
@@ -574,7 +570,7 @@ async def test_a_thread_is_told_what_can_not_be_held(shelf: Shelf) -> None:
         await asyncio.to_thread(hold, "latest")
 
 
-async def test_many_threads_hold_it_at_once(shelf: Shelf) -> None:
+async def test_many_threads_hold_leases_at_once(shelf: Shelf) -> None:
     ready = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -592,7 +588,7 @@ async def test_many_threads_hold_it_at_once(shelf: Shelf) -> None:
     await until(lambda: not holders(shelf.folders), "the leases to end")
 
 
-async def test_a_download_under_a_lease_is_the_version_that_is_held(tmp_path: Path) -> None:
+async def test_download_under_lease_gets_leased_version(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, keep=1) as origin:
         data = random_bytes(100_000)
         await publish(origin.folders, data)

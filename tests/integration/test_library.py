@@ -99,7 +99,7 @@ def served(port: int, version: str, shards: int) -> str:
 # As shardcast 0.1.0 had it -----------------------------------------------------------------------
 
 
-def test_the_calls_of_0_1_0(payload: Path, port: int, tmp_path: Path) -> None:
+def test_calls_of_0_1_0_work_unchanged(payload: Path, port: int, tmp_path: Path) -> None:
     shardcast.initialize(str(tmp_path / "data"), port)
     assert shardcast.broadcast(str(payload), SHARD) == "v1"
     assert shardcast.broadcast(str(payload)) == "v2"
@@ -130,7 +130,7 @@ def test_the_calls_of_0_1_0(payload: Path, port: int, tmp_path: Path) -> None:
         (ClientNode.download_version, ["self", "version", "output_file"]),
     ],
 )
-def test_parameters_stand_where_they_stood(call: Callable[..., Any], parameters: list[str]) -> None:
+def test_parameters_keep_their_positions(call: Callable[..., Any], parameters: list[str]) -> None:
     assert list(inspect.signature(call).parameters)[: len(parameters)] == parameters
 
 
@@ -145,11 +145,11 @@ def test_parameters_stand_where_they_stood(call: Callable[..., Any], parameters:
         "LOG_LEVEL",
     ],
 )
-def test_the_settings_can_be_imported(name: str) -> None:
+def test_settings_can_be_imported(name: str) -> None:
     assert type(getattr(shardcast, name)) in (int, str)
 
 
-def test_a_second_initialize_warns_and_changes_nothing(
+def test_second_initialize_warns_and_changes_nothing(
     payload: Path, port: int, other_port: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shardcast.initialize(tmp_path / "data", port)
@@ -162,7 +162,7 @@ def test_a_second_initialize_warns_and_changes_nothing(
     assert list(listed(port)) == ["v1"]
 
 
-def test_after_shutdown_it_can_be_initialized_anew(payload: Path, port: int, tmp_path: Path) -> None:
+def test_initialize_works_after_shutdown(payload: Path, port: int, tmp_path: Path) -> None:
     for version in ("v1", "v2"):
         shardcast.initialize(tmp_path / "data", port)
         assert shardcast.broadcast(payload) == version
@@ -172,13 +172,13 @@ def test_after_shutdown_it_can_be_initialized_anew(payload: Path, port: int, tmp
         shardcast.broadcast(payload)
 
 
-def test_broadcasting_before_initialize_is_a_runtime_error(payload: Path) -> None:
+def test_broadcast_before_initialize_raises_runtime_error(payload: Path) -> None:
     with pytest.raises(RuntimeError, match="initialize") as failure:
         shardcast.broadcast(payload)
     assert isinstance(failure.value, ShardcastError)
 
 
-def test_a_missing_file_is_a_file_not_found_error(payload: Path, tmp_path: Path) -> None:
+def test_missing_file_raises_file_not_found_error(payload: Path, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     with pytest.raises(FileNotFoundError, match="nowhere") as failure:
         shardcast.broadcast(str(tmp_path / "nowhere.bin"))
@@ -188,7 +188,7 @@ def test_a_missing_file_is_a_file_not_found_error(payload: Path, tmp_path: Path)
     assert shardcast.broadcast(payload) == "v1", "a number was used up for nothing"
 
 
-def test_a_relative_path_is_the_callers(
+def test_relative_path_is_resolved_by_the_caller(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -201,7 +201,7 @@ def test_a_relative_path_is_the_callers(
 
 
 @pytest.mark.parametrize("shard_size", [0, -1, "much"])
-def test_a_shard_size_that_is_none_is_refused(shard_size: Any, payload: Path, tmp_path: Path) -> None:
+def test_invalid_shard_size_is_refused(shard_size: Any, payload: Path, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     with pytest.raises(ValueError, match="shard") as failure:
         shardcast.broadcast(payload, shard_size)
@@ -209,9 +209,7 @@ def test_a_shard_size_that_is_none_is_refused(shard_size: Any, payload: Path, tm
     assert shardcast.broadcast(payload) == "v1"
 
 
-def test_max_distribution_folders_is_how_many_versions_are_kept(
-    payload: Path, port: int, tmp_path: Path
-) -> None:
+def test_max_distribution_folders_bounds_kept_versions(payload: Path, port: int, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", port, 2)
     for _ in range(4):
         shardcast.broadcast(payload, SHARD)
@@ -232,7 +230,7 @@ class Closing:
         self.node.shutdown()
 
 
-def test_a_taken_port_is_told(tmp_path: Path) -> None:
+def test_taken_port_raises(tmp_path: Path) -> None:
     with socket.create_server(("0.0.0.0", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NodeFailed, match=str(port)):
@@ -240,7 +238,7 @@ def test_a_taken_port_is_told(tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", port)
 
 
-def test_a_data_directory_in_use_is_told(tmp_path: Path) -> None:
+def test_data_directory_in_use_raises(tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     with pytest.raises(DataDirInUse, match="origin"):
         OriginServer(tmp_path / "data", 0)
@@ -249,7 +247,7 @@ def test_a_data_directory_in_use_is_told(tmp_path: Path) -> None:
 # Broadcasts that nobody waits for ----------------------------------------------------------------
 
 
-def test_a_handle_tells_how_far_it_is(port: int, tmp_path: Path) -> None:
+def test_handle_reports_progress(port: int, tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     large.write_bytes(random_bytes(60_000_000))
     shardcast.initialize(tmp_path / "data", port)
@@ -276,7 +274,7 @@ def test_a_handle_tells_how_far_it_is(port: int, tmp_path: Path) -> None:
     assert list(listed(port)) == ["v1", "v2", "v3"]
 
 
-def test_a_handle_raises_what_went_wrong(payload: Path, tmp_path: Path) -> None:
+def test_handle_raises_the_failure(payload: Path, tmp_path: Path) -> None:
     """The first one keeps the origin busy, so that the second one's file can go before its turn."""
     gone = tmp_path / "gone.bin"
     gone.write_bytes(b"here now")
@@ -309,7 +307,7 @@ def test_many_threads_broadcast_at_once(port: int, tmp_path: Path) -> None:
         assert served(port, version, 2) == sha256(file)
 
 
-async def test_inside_a_running_event_loop(payload: Path, port: int, tmp_path: Path) -> None:
+async def test_broadcast_works_inside_running_loop(payload: Path, port: int, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", port)
     assert shardcast.broadcast(payload) == "v1"
     assert (await asyncio.to_thread(shardcast.broadcast, payload)) == "v2"
@@ -333,7 +331,7 @@ def script(code: str, *words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_forked_child_may_broadcast_and_ends_nobody(payload: Path, port: int, tmp_path: Path) -> None:
+def test_forked_child_broadcasts_and_does_not_end_origin(payload: Path, port: int, tmp_path: Path) -> None:
     done = script(
         """
         import os, sys
@@ -360,7 +358,7 @@ def test_a_forked_child_may_broadcast_and_ends_nobody(payload: Path, port: int, 
 
 
 @pytest.mark.parametrize("child", ["downloads", "computes"])
-def test_a_process_that_downloaded_may_fork(child: str, payload: Path, tmp_path: Path) -> None:
+def test_process_may_fork_after_download(child: str, payload: Path, tmp_path: Path) -> None:
     """An inference worker that loads what it fetched in workers of its own."""
     done = script(
         """
@@ -387,7 +385,7 @@ def test_a_process_that_downloaded_may_fork(child: str, payload: Path, tmp_path:
         assert sha256(tmp_path / "out" / "again.bin") == sha256(payload)
 
 
-def test_a_multiprocessing_child_may_broadcast_and_ends_nobody(
+def test_multiprocessing_child_broadcasts_without_ending_origin(
     payload: Path, port: int, tmp_path: Path
 ) -> None:
     done = script(
@@ -488,7 +486,7 @@ def lives(pid: int) -> bool:
 
 
 @pytest.mark.parametrize("how", ["returns", "raises"])
-def test_the_origin_ends_with_the_interpreter(how: str, payload: Path, tmp_path: Path) -> None:
+def test_origin_ends_with_the_interpreter(how: str, payload: Path, tmp_path: Path) -> None:
     with trainer(payload, tmp_path, how) as (process, port, origin, _):
         process.wait(BOUND)
         processes.wait_until(lambda: not lives(origin), what="the origin to end")
@@ -497,7 +495,7 @@ def test_the_origin_ends_with_the_interpreter(how: str, payload: Path, tmp_path:
 
 
 @pytest.mark.parametrize("how", ["waits", "worker"])
-def test_the_origin_ends_when_the_process_is_killed(how: str, payload: Path, tmp_path: Path) -> None:
+def test_origin_ends_when_process_is_killed(how: str, payload: Path, tmp_path: Path) -> None:
     """Also when a worker lives on that was forked from it and holds all that was open."""
     with trainer(payload, tmp_path, how) as (process, port, origin, worker):
         assert list(listed(port)) == ["v1"]
@@ -509,7 +507,7 @@ def test_the_origin_ends_when_the_process_is_killed(how: str, payload: Path, tmp
             assert lives(worker)
 
 
-def test_the_next_run_takes_the_directory_and_the_port_over(payload: Path, tmp_path: Path) -> None:
+def test_next_run_takes_over_directory_and_port(payload: Path, tmp_path: Path) -> None:
     with trainer(payload, tmp_path, "waits") as (process, port, origin, _):
         process.kill()
         process.wait()
@@ -518,7 +516,7 @@ def test_the_next_run_takes_the_directory_and_the_port_over(payload: Path, tmp_p
     assert shardcast.broadcast(payload) == "v2"
 
 
-def test_ctrl_c_leaves_it_to_the_process_when_the_origin_ends(payload: Path, tmp_path: Path) -> None:
+def test_origin_survives_ctrl_c_until_its_process_ends_it(payload: Path, tmp_path: Path) -> None:
     with trainer(payload, tmp_path, "decides") as (process, port, origin, _):
         os.killpg(process.pid, signal.SIGINT)
         assert process.stdout
@@ -527,7 +525,7 @@ def test_ctrl_c_leaves_it_to_the_process_when_the_origin_ends(payload: Path, tmp
         assert list(listed(port)) == ["v1", "v2"]
 
 
-def test_ctrl_c_ends_both(payload: Path, tmp_path: Path) -> None:
+def test_ctrl_c_ends_process_and_origin(payload: Path, tmp_path: Path) -> None:
     with trainer(payload, tmp_path, "waits") as (process, port, origin, _):
         os.killpg(process.pid, signal.SIGINT)
         process.wait(BOUND)
@@ -542,7 +540,7 @@ def origin_of_this_process() -> int:
     return api._origin._process.pid
 
 
-def test_an_origin_killed_while_it_publishes_is_told_at_once(tmp_path: Path) -> None:
+def test_kill_of_publishing_origin_raises_at_once(tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     large.write_bytes(bytes(300_000_000))
     shardcast.initialize(tmp_path / "data", 0)
@@ -559,7 +557,7 @@ def test_an_origin_killed_while_it_publishes_is_told_at_once(tmp_path: Path) -> 
     assert shardcast.broadcast(large) == "v2", "a number was given twice"
 
 
-def test_an_origin_that_is_shut_down_finishes_nothing_by_halves(tmp_path: Path) -> None:
+def test_shutdown_during_publish_leaves_nothing_half_done(tmp_path: Path) -> None:
     large = tmp_path / "large.bin"
     large.write_bytes(bytes(300_000_000))
     shardcast.initialize(tmp_path / "data", 0)
@@ -577,7 +575,9 @@ def test_an_origin_that_is_shut_down_finishes_nothing_by_halves(tmp_path: Path) 
 # The classes -------------------------------------------------------------------------------------
 
 
-def test_an_origin_a_middle_and_a_client(payload: Path, port: int, other_port: int, tmp_path: Path) -> None:
+def test_origin_middle_and_client_deliver_a_file(
+    payload: Path, port: int, other_port: int, tmp_path: Path
+) -> None:
     origin = OriginServer(str(tmp_path / "origin"), port)
     middle = MiddleNode([f"127.0.0.1:{port}"], str(tmp_path / "middle"), other_port, 1)
     try:
@@ -595,7 +595,7 @@ def test_an_origin_a_middle_and_a_client(payload: Path, port: int, other_port: i
     assert is_free(middle.port)
 
 
-def test_two_origins_of_one_process_keep_apart(payload: Path, tmp_path: Path) -> None:
+def test_two_origins_of_one_process_are_independent(payload: Path, tmp_path: Path) -> None:
     one, two = OriginServer(tmp_path / "one", 0), OriginServer(tmp_path / "two", 0)
     try:
         assert (one.broadcast(payload), two.broadcast(payload), one.broadcast(payload)) == ("v1", "v1", "v2")
@@ -606,7 +606,7 @@ def test_two_origins_of_one_process_keep_apart(payload: Path, tmp_path: Path) ->
         two.shutdown()
 
 
-def test_addresses_that_are_none_are_usage_errors(tmp_path: Path) -> None:
+def test_malformed_addresses_raise_usage_error(tmp_path: Path) -> None:
     for servers in (["http://"], ["a b"], []):
         with pytest.raises(UsageError):
             ClientNode(servers)
@@ -614,7 +614,7 @@ def test_addresses_that_are_none_are_usage_errors(tmp_path: Path) -> None:
             MiddleNode(servers, tmp_path / "middle", 0)
 
 
-def test_listing_is_empty_while_there_is_nothing(tmp_path: Path) -> None:
+def test_listing_is_empty_without_versions(tmp_path: Path) -> None:
     origin = OriginServer(tmp_path / "data", 0)
     try:
         client = ClientNode([f"127.0.0.1:{origin.port}"], tmp_path / "out")
@@ -626,13 +626,13 @@ def test_listing_is_empty_while_there_is_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
-def test_listing_is_empty_while_nobody_is_there(caplog: pytest.LogCaptureFixture) -> None:
+def test_listing_is_empty_without_reachable_server(caplog: pytest.LogCaptureFixture) -> None:
     with dead_address() as dead:
         assert ClientNode([dead]).list_available_versions() == {}
     assert any(dead in one.getMessage() for one in caplog.records)
 
 
-def test_a_version_that_is_not_offered_is_none(payload: Path, tmp_path: Path) -> None:
+def test_download_of_missing_version_returns_none(payload: Path, tmp_path: Path) -> None:
     data = publish(tmp_path / "data", payload.read_bytes(), SHARD)
     with BadServer(data.data_dir) as server:
         client = ClientNode([server.address], tmp_path / "out")
@@ -641,7 +641,7 @@ def test_a_version_that_is_not_offered_is_none(payload: Path, tmp_path: Path) ->
             client.download_version("../v1")
 
 
-def test_a_download_that_fails_raises(payload: Path, tmp_path: Path) -> None:
+def test_failed_download_raises(payload: Path, tmp_path: Path) -> None:
     data = publish(tmp_path / "data", payload.read_bytes(), SHARD)
     with BadServer(data.data_dir) as server:
         server.set("/v1/shard_002.bin", bad.flipped(5))
@@ -650,7 +650,7 @@ def test_a_download_that_fails_raises(payload: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "download_v1.bin").exists()
 
 
-async def test_the_async_client(payload: Path, tmp_path: Path) -> None:
+async def test_async_client_downloads(payload: Path, tmp_path: Path) -> None:
     data = publish(tmp_path / "data", payload.read_bytes(), SHARD)
     with BadServer(data.data_dir) as one, BadServer(data.data_dir) as two:
         async with shardcast.Client([one.address, two.url], tmp_path / "out") as client:
@@ -673,7 +673,7 @@ async def test_the_async_client(payload: Path, tmp_path: Path) -> None:
 # Importing ---------------------------------------------------------------------------------------
 
 
-def test_importing_loads_only_what_is_used() -> None:
+def test_import_loads_only_used_modules() -> None:
     done = script(
         """
         import sys
@@ -689,7 +689,7 @@ def test_importing_loads_only_what_is_used() -> None:
     assert done.stdout.splitlines() == ["[]", "[]", "[]"], done.stderr
 
 
-def test_every_public_name_is_there() -> None:
+def test_every_public_name_is_importable() -> None:
     done = script(
         """
         from shardcast import *

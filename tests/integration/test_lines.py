@@ -153,7 +153,7 @@ def test_fresh_directory_reaches_middles_and_their_readers(tmp_path: Path) -> No
                 assert {one["origin"] for one in aside} == {origin_id(tmp_path / "a")}
 
 
-def test_follower_takes_the_other_line_s_v1_as_news_and_says_that_the_line_is_new(tmp_path: Path) -> None:
+def test_v1_of_new_line_is_announced_as_new_line(tmp_path: Path) -> None:
     with on_one_port(tmp_path) as port, contextlib.ExitStack() as stack:
         first = stack.enter_context(origin(tmp_path / "a", port))
         broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
@@ -179,7 +179,7 @@ def test_follower_takes_the_other_line_s_v1_as_news_and_says_that_the_line_is_ne
         assert (tmp_path / "hooks").read_text().splitlines() == ["v2 ", f"v1 {origin_id(tmp_path / 'b')}"]
 
 
-def test_restored_directory_is_followed_when_it_publishes_again(tmp_path: Path) -> None:
+def test_restored_directory_is_followed_once_it_publishes(tmp_path: Path) -> None:
     with on_one_port(tmp_path) as port:
         files = [payload(tmp_path, seed) for seed in range(1, 7)]
         broadcast(tmp_path / "a", *files[:3])
@@ -200,7 +200,7 @@ def test_restored_directory_is_followed_when_it_publishes_again(tmp_path: Path) 
                 assert now["v4"] != six["v4"]
 
 
-def test_mistyped_directory_that_is_undone_costs_nothing_twice_and_keeps_pins(tmp_path: Path) -> None:
+def test_undone_change_of_line_refetches_nothing_and_keeps_pins(tmp_path: Path) -> None:
     with on_one_port(tmp_path) as port, origin(tmp_path / "a", port) as first:
         broadcast(tmp_path / "a", payload(tmp_path, 1, 400 * KB), payload(tmp_path, 2, 400 * KB))
         relay_words = middle(first.url, tmp_path / "m")
@@ -221,7 +221,7 @@ def test_mistyped_directory_that_is_undone_costs_nothing_twice_and_keeps_pins(tm
                 assert "two origins answer" in relay.log
 
 
-def test_two_origins_on_copies_of_a_directory_are_two_groups(tmp_path: Path) -> None:
+def test_origins_on_copies_of_a_directory_are_separate_groups(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=True)
     broadcast(tmp_path / "a", payload(tmp_path, 2))
@@ -243,7 +243,7 @@ def test_two_origins_on_copies_of_a_directory_are_two_groups(tmp_path: Path) -> 
 # Servers that lag, flap and lie ------------------------------------------------------------------
 
 
-def test_first_named_server_that_flaps_between_two_origins_changes_nothing(tmp_path: Path) -> None:
+def test_first_server_flapping_between_origins_changes_nothing(tmp_path: Path) -> None:
     with on_one_port(tmp_path) as port:
         broadcast(tmp_path / "a", payload(tmp_path, 1))
         broadcast(tmp_path / "b", payload(tmp_path, 2))
@@ -259,7 +259,7 @@ def test_first_named_server_that_flaps_between_two_origins_changes_nothing(tmp_p
             assert listed(relay) == old
 
 
-def test_restart_of_the_origin_within_seconds_is_no_event(tmp_path: Path) -> None:
+def test_quick_restart_of_origin_changes_nothing(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(processes.reserved_port())
         first = stack.enter_context(origin(tmp_path / "a", port))
@@ -275,7 +275,7 @@ def test_restart_of_the_origin_within_seconds_is_no_event(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("own_id", [True, False], ids=["own id", "honest id"])
-def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path, own_id: bool) -> None:
+def test_hostile_second_server_is_unlisted_and_retires_nothing(tmp_path: Path, own_id: bool) -> None:
     broadcast(tmp_path / "a", *(payload(tmp_path, seed) for seed in (1, 2, 3, 4)))
     broadcast(tmp_path / "bad", *(payload(tmp_path, seed) for seed in (11, 12, 13, 14, 15)))
     junk = [Listing(f"v{10**17 + n}", f"{n:064x}", 1) for n in range(16)]
@@ -299,7 +299,7 @@ def test_hostile_second_server_is_not_listed_and_retires_nothing(tmp_path: Path,
             assert sorted(listed(relay)) == ["v3", "v4", "v5"]
 
 
-def test_hostile_first_named_server_makes_no_middle_drop_the_line_that_it_has(tmp_path: Path) -> None:
+def test_hostile_first_server_does_not_make_middle_drop_its_line(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1), payload(tmp_path, 2))
     with origin(tmp_path / "a") as honest, FeedServer(tmp_path) as hostile:
         hostile.set_feed("ab" * 16, [Listing("v9", "cd" * 32, 1)])  # and it serves nothing
@@ -313,7 +313,7 @@ def test_hostile_first_named_server_makes_no_middle_drop_the_line_that_it_has(tm
             assert json.loads(done.stdout)["version"] == "v2"
 
 
-def test_number_that_the_deciding_server_does_not_list_is_had_by_naming_it_only(tmp_path: Path) -> None:
+def test_version_unlisted_by_authority_is_fetched_only_by_name(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     shutil.copytree(tmp_path / "a", tmp_path / "b", symlinks=True)
     broadcast(tmp_path / "b", payload(tmp_path, 2))
@@ -329,7 +329,7 @@ def test_number_that_the_deciding_server_does_not_list_is_had_by_naming_it_only(
         assert (tmp_path / "out2").read_bytes() == payload(tmp_path, 2).read_bytes()
 
 
-def test_forged_name_of_a_server_without_the_bytes_is_not_shown(tmp_path: Path) -> None:
+def test_forged_name_from_server_without_bytes_is_not_shown(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     (tmp_path / "bad" / "v1").mkdir(parents=True)
     shutil.copy(tmp_path / "a" / "distribution.txt", tmp_path / "bad")
@@ -354,7 +354,7 @@ def test_forged_name_of_a_server_without_the_bytes_is_not_shown(tmp_path: Path) 
                 assert b"evil" not in fetch(f"{relay.url}/v1/manifest.jsonl")
 
 
-def test_manifest_of_another_line_than_the_hello_names_is_refused(tmp_path: Path) -> None:
+def test_manifest_of_other_line_than_hello_is_refused(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     one = listings_in(tmp_path / "a")[0]
     with FeedServer(tmp_path / "a") as server:
@@ -365,7 +365,7 @@ def test_manifest_of_another_line_than_the_hello_names_is_refused(tmp_path: Path
         assert "Traceback" not in done.stderr
 
 
-def test_two_middles_that_name_each_other_first_both_get_every_version(tmp_path: Path) -> None:
+def test_middles_naming_each_other_first_get_every_version(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         a, b = (stack.enter_context(processes.reserved_port()) for _ in range(2))
         root = stack.enter_context(origin(tmp_path / "o"))
@@ -378,7 +378,7 @@ def test_two_middles_that_name_each_other_first_both_get_every_version(tmp_path:
         wait_until(lambda: {status(one)["distance"] for one in nodes} in ({1}, {1, 2}), what="no circle")
 
 
-def test_lagging_second_layer_holds_nothing_up_and_takes_nothing_away(tmp_path: Path) -> None:
+def test_lagging_second_layer_delays_and_removes_nothing(tmp_path: Path) -> None:
     with origin(tmp_path / "o") as root, middle(root.url, tmp_path / "m1") as upper:
         broadcast(tmp_path / "o", payload(tmp_path, 1))
         until_same(upper, root)
@@ -394,7 +394,7 @@ def test_lagging_second_layer_holds_nothing_up_and_takes_nothing_away(tmp_path: 
                 assert sorted(listed(lower)) == ["v1", "v2"]
 
 
-def test_version_comes_from_others_when_the_first_named_middle_has_a_full_disk(tmp_path: Path) -> None:
+def test_version_comes_from_others_when_first_middle_is_full(tmp_path: Path) -> None:
     with origin(tmp_path / "o") as root:
         broadcast(tmp_path / "o", payload(tmp_path, 1, 50 * KB))
         with middle(root.url, tmp_path / "full", "--max-bytes", "60KB") as full:
@@ -406,7 +406,7 @@ def test_version_comes_from_others_when_the_first_named_middle_has_a_full_disk(t
                 assert sorted(listed(full)) == ["v1"]
 
 
-def test_next_server_speaks_for_a_middle_whose_upstream_is_cut_off(tmp_path: Path) -> None:
+def test_next_server_speaks_when_authority_is_cut_off(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(processes.reserved_port())
         broadcast(tmp_path / "o", payload(tmp_path, 1))
@@ -423,7 +423,7 @@ def test_next_server_speaks_for_a_middle_whose_upstream_is_cut_off(tmp_path: Pat
         assert sorted(listed(cut)) == ["v1"]
 
 
-def test_other_server_s_word_is_unlisted_when_the_authority_is_back(tmp_path: Path) -> None:
+def test_provisional_version_is_unlisted_when_authority_returns(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(processes.reserved_port())
         broadcast(tmp_path / "o", payload(tmp_path, 1))
@@ -446,7 +446,7 @@ def test_other_server_s_word_is_unlisted_when_the_authority_is_back(tmp_path: Pa
 # Which line to accept ----------------------------------------------------------------------------
 
 
-def test_origin_id_that_is_named_is_the_only_line_accepted(tmp_path: Path) -> None:
+def test_origin_id_option_accepts_only_that_line(tmp_path: Path) -> None:
     broadcast(tmp_path / "a", payload(tmp_path, 1))
     broadcast(tmp_path / "b", payload(tmp_path, 2))
     right = origin_id(tmp_path / "b")
@@ -465,7 +465,7 @@ def test_origin_id_that_is_named_is_the_only_line_accepted(tmp_path: Path) -> No
     assert done.returncode == 2
 
 
-def test_origin_tells_the_id_of_a_fresh_directory_and_of_no_other(tmp_path: Path) -> None:
+def test_origin_prints_id_of_fresh_directory_only(tmp_path: Path) -> None:
     with origin(tmp_path / "a") as first:
         assert origin_id(tmp_path / "a") in first.log
     with origin(tmp_path / "a") as again:
@@ -480,7 +480,7 @@ def withdraw(data_dir: Path, version: str, reason: str = "loss was NaN") -> None
     assert done.returncode == 0, done.stderr
 
 
-def test_withdrawn_version_vanishes_through_two_layers_and_stays_withdrawn(tmp_path: Path) -> None:
+def test_withdrawal_passes_two_layers_and_is_permanent(tmp_path: Path) -> None:
     with (
         origin(tmp_path / "o") as root,
         middle(root.url, tmp_path / "m1") as upper,
@@ -508,7 +508,7 @@ def test_withdrawn_version_vanishes_through_two_layers_and_stays_withdrawn(tmp_p
             assert "v2" not in listed(again)
 
 
-def test_withdrawal_ends_a_download_under_way(tmp_path: Path) -> None:
+def test_withdrawal_ends_running_download(tmp_path: Path) -> None:
     broadcast(tmp_path / "o", payload(tmp_path, 1))
     one, withdrawn, opened = listings_in(tmp_path / "o")[0], threading.Event(), threading.Event()
     event = Event(1001, WITHDRAWN, "v1", one, "loss was NaN")
@@ -531,7 +531,7 @@ def test_withdrawal_ends_a_download_under_way(tmp_path: Path) -> None:
     assert not [entry for entry in tmp_path.iterdir() if "out" in entry.name]
 
 
-def test_withdrawal_of_a_server_that_does_not_decide_is_ignored(tmp_path: Path) -> None:
+def test_withdrawal_by_non_authority_is_ignored(tmp_path: Path) -> None:
     with origin(tmp_path / "o") as root, FeedServer(tmp_path / "o") as hostile:
         broadcast(tmp_path / "o", payload(tmp_path, 1))
         one = listings_in(tmp_path / "o")[0]
@@ -548,7 +548,7 @@ def test_withdrawal_of_a_server_that_does_not_decide_is_ignored(tmp_path: Path) 
 # Kills -------------------------------------------------------------------------------------------
 
 
-def test_middle_that_is_killed_at_any_moment_of_a_change_is_on_one_line_or_the_other(tmp_path: Path) -> None:
+def test_kill_during_change_leaves_one_line_whole(tmp_path: Path) -> None:
     dice, hasty = (
         Random(20261128),
         {**QUICK, "SHARDCAST_LINE_CONFIRMED": "0.2", "SHARDCAST_LINE_PAUSE": "0.1"},

@@ -46,9 +46,7 @@ async def fetch(origin: Origin, version: str, output: Path) -> str:
         return sha256((await client.download(version, output)).path)
 
 
-async def test_a_linked_payload_takes_no_room_and_is_read_like_any_other(
-    payload: Path, tmp_path: Path
-) -> None:
+async def test_linked_payload_takes_no_room_and_is_readable(payload: Path, tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)
         assert await fetch(origin, version, tmp_path / "got") == sha256(payload)
@@ -56,7 +54,7 @@ async def test_a_linked_payload_takes_no_room_and_is_read_like_any_other(
     assert payload.samefile(tmp_path / "data" / version / "payload")
 
 
-async def test_a_payload_that_is_replaced_stays_as_it_was_published(payload: Path, tmp_path: Path) -> None:
+async def test_replaced_payload_keeps_published_bytes(payload: Path, tmp_path: Path) -> None:
     before = sha256(payload)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)
@@ -66,7 +64,7 @@ async def test_a_payload_that_is_replaced_stays_as_it_was_published(payload: Pat
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_payload_that_is_written_to_retires_its_version(
+async def test_writing_to_payload_retires_its_version(
     restart: bool, payload: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data_dir = tmp_path / "data"
@@ -96,7 +94,7 @@ def change(payload: Path) -> None:
     os.utime(payload, ns=(1, 1))
 
 
-async def test_it_is_served_again_after_a_restart(payload: Path, tmp_path: Path) -> None:
+async def test_linked_version_is_served_after_restart(payload: Path, tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
         version = await publish(origin, payload)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
@@ -105,7 +103,7 @@ async def test_it_is_served_again_after_a_restart(payload: Path, tmp_path: Path)
 
 
 @pytest.mark.parametrize("copy", [True, False], ids=["copied", "linked"])
-async def test_a_data_directory_that_was_copied_keeps_its_versions(
+async def test_copied_data_directory_keeps_its_versions(
     copy: bool, payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
@@ -128,7 +126,7 @@ async def test_a_data_directory_that_was_copied_keeps_its_versions(
     assert len(hashed) == (4 if copy else 1), "its new looks were not remembered"
 
 
-async def test_a_payload_that_is_touched_is_in_doubt_until_it_was_hashed(
+async def test_touched_payload_is_withheld_until_rehashed(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked, go_on = asyncio.Event(), threading.Event()
@@ -165,7 +163,7 @@ def status(url: str) -> int:
         return error.code
 
 
-async def test_a_payload_that_can_not_be_looked_into_is_kept_and_looked_into_again(
+async def test_unreadable_payload_is_kept_and_rechecked(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*said: Any) -> str | None:
@@ -187,7 +185,7 @@ async def test_a_payload_that_can_not_be_looked_into_is_kept_and_looked_into_aga
 
 
 @pytest.mark.parametrize("kind", ["relative", "absolute", "of a link"])
-async def test_of_a_symbolic_link_the_file_is_linked(kind: str, payload: Path, tmp_path: Path) -> None:
+async def test_symbolic_link_is_resolved_before_linking(kind: str, payload: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshots" / "main"
     snapshot.mkdir(parents=True)
     file = snapshot / "model.safetensors"  # as it lies in the cache of Hugging Face
@@ -207,7 +205,7 @@ async def test_of_a_symbolic_link_the_file_is_linked(kind: str, payload: Path, t
         assert await fetch(origin, version, tmp_path / "got") == PAYLOAD
 
 
-def test_the_command_links_the_file_of_a_symbolic_link(payload: Path, tmp_path: Path) -> None:
+def test_command_links_target_of_symbolic_link(payload: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("model.bin")
     done = processes.run("broadcast", "link", "--data-dir", str(tmp_path / "data"), "--link", cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("v1\n", 0)
@@ -215,7 +213,7 @@ def test_the_command_links_the_file_of_a_symbolic_link(payload: Path, tmp_path: 
     assert (tmp_path / "data" / "v1" / "payload").lstat().st_ino == payload.stat().st_ino
 
 
-async def test_a_name_that_becomes_a_symbolic_link_meanwhile_is_copied(
+async def test_name_turned_into_symbolic_link_is_copied(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "link").symlink_to(payload)
@@ -234,7 +232,7 @@ async def test_a_name_that_becomes_a_symbolic_link_meanwhile_is_copied(
 
 
 @pytest.mark.parametrize("swap", [True, False], ids=["another file", "written to"])
-async def test_a_payload_that_is_another_one_once_it_was_hashed_is_no_version(
+async def test_payload_replaced_after_hashing_is_not_published(
     swap: bool, payload: Path, tmp_path: Path
 ) -> None:
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0) as origin:
@@ -254,7 +252,7 @@ async def test_a_payload_that_is_another_one_once_it_was_hashed_is_no_version(
         assert payload.exists()
 
 
-async def test_what_can_not_be_linked_is_copied(
+async def test_unlinkable_payload_is_copied(
     payload: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(version_place, "hard_link", lambda known, name: False)
@@ -268,7 +266,7 @@ async def test_what_can_not_be_linked_is_copied(
     assert "is copied" in caplog.text
 
 
-async def test_retiring_a_linked_version_leaves_the_payload_alone(payload: Path, tmp_path: Path) -> None:
+async def test_retiring_linked_version_keeps_the_payload(payload: Path, tmp_path: Path) -> None:
     before = sha256(payload)
     async with Origin.running(tmp_path / "data", "127.0.0.1", 0, keep=1) as origin:
         assert [await publish(origin, payload) for _ in range(3)] == ["v1", "v2", "v3"]
@@ -277,7 +275,7 @@ async def test_retiring_a_linked_version_leaves_the_payload_alone(payload: Path,
     assert not list((tmp_path / "data" / ".shardcast" / "linked").glob("v[12]"))
 
 
-def test_the_command_and_the_library_have_it(payload: Path, tmp_path: Path) -> None:
+def test_command_and_library_publish_links(payload: Path, tmp_path: Path) -> None:
     done = processes.run("broadcast", str(payload), "--data-dir", str(tmp_path / "data"), "--link")
     assert (done.stdout, done.returncode) == ("v1\n", 0)
     origin = shardcast.OriginServer(tmp_path / "data", 0)
@@ -289,7 +287,7 @@ def test_the_command_and_the_library_have_it(payload: Path, tmp_path: Path) -> N
         assert payload.samefile(tmp_path / "data" / version / "payload")
 
 
-def test_a_clone_is_the_same_or_is_not_there(payload: Path, tmp_path: Path) -> None:
+def test_clone_is_identical_or_missing(payload: Path, tmp_path: Path) -> None:
     if version_place.clone(payload, tmp_path / "clone"):
         assert sha256(tmp_path / "clone") == sha256(payload)
     else:

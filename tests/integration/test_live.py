@@ -149,7 +149,7 @@ class Following:
         assert [one.version for one in self.releases] == list(versions)
 
 
-async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_writes(tmp_path: Path) -> None:
+async def test_shards_reach_follower_while_writer_writes(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "origin", *HTTP) as origin,
         Middle.running([origin.url], tmp_path / "m1", *HTTP, check_interval=600) as first,
@@ -180,14 +180,14 @@ async def test_shards_reach_a_follower_behind_two_middles_while_the_writer_write
         assert raw[0] == raw[1] == raw[2] == release.manifest.raw
 
 
-async def test_a_shard_that_is_whole_can_be_had_though_its_writer_pauses(tmp_path: Path) -> None:
+async def test_whole_shard_is_served_while_writer_pauses(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin, streaming(origin) as (_, pipe):
         await pipe.write(DATA[: SHARD + 10])
         await until(lambda: origin.folders.verified_counts("v1")[0] == 1, "the shard")
         await until(lambda: origin.folders.shard("v1", 1), "its line", 2)
 
 
-async def test_who_comes_in_the_middle_gets_all_of_it(tmp_path: Path) -> None:
+async def test_late_client_gets_whole_open_version(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
         async with streaming(origin) as (broadcast, pipe):
             await pipe.write(DATA[: 3 * SHARD + 10])
@@ -204,7 +204,7 @@ async def test_who_comes_in_the_middle_gets_all_of_it(tmp_path: Path) -> None:
                 assert follower.releases[0].path.read_bytes() == DATA
 
 
-async def test_a_client_that_does_not_follow_meets_only_what_is_complete(tmp_path: Path) -> None:
+async def test_client_without_follow_sees_only_complete_versions(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:  # noqa: SIM117
         async with streaming(origin) as (broadcast, pipe), Client([origin.url]) as client:
             await pipe.write(DATA)
@@ -217,7 +217,7 @@ async def test_a_client_that_does_not_follow_meets_only_what_is_complete(tmp_pat
             assert (await client.download("v1", tmp_path / "got")).path.read_bytes() == DATA
 
 
-async def test_a_broadcast_that_is_called_off_leaves_nothing_anywhere(tmp_path: Path) -> None:
+async def test_aborted_broadcast_leaves_nothing_on_any_node(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "origin", *HTTP) as origin,
         Middle.running([origin.url], tmp_path / "m1", *HTTP, check_interval=600) as first,
@@ -243,7 +243,7 @@ async def test_a_broadcast_that_is_called_off_leaves_nothing_anywhere(tmp_path: 
             assert not list(node.folders.data_dir.verified.glob("v1"))
 
 
-async def test_what_is_given_up_while_a_shard_is_put_away_leaves_nothing(
+async def test_abort_while_committing_a_shard_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A thread of the middle gives a shard its name while others say that the version is no more."""
@@ -278,7 +278,7 @@ async def test_what_is_given_up_while_a_shard_is_put_away_leaves_nothing(
     assert set(done) == {"after it"}
 
 
-async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -> None:
+async def test_middle_serves_landing_shard(tmp_path: Path) -> None:
     """The origin's answer stops after some pieces of a shard; those must be had from the middle."""
     one = publish(tmp_path / "origin", DATA, len(DATA))
     server = live_server(one.data_dir, one.manifest.raw.splitlines(keepends=True)[:-1])
@@ -307,9 +307,7 @@ async def test_a_middle_shows_a_shard_before_it_is_whole_there(tmp_path: Path) -
             await until(lambda: middle.folders.verified_counts("v1")[0])
 
 
-def test_the_closing_line_is_on_a_middles_disk_once_however_late_it_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_closing_line_is_written_once_even_when_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add = LiveManifest.add
 
     def slow(self: LiveManifest, lines: bytes) -> None:
@@ -371,7 +369,7 @@ LINES = MADE.raw.splitlines(keepends=True)
 FIRST = random_bytes(10 * payloads.PIECE)[: payloads.SHARD]
 
 
-async def test_an_open_manifest_comes_line_by_line_until_it_closes(tmp_path: Path) -> None:
+async def test_open_manifest_is_sent_line_by_line_until_closed(tmp_path: Path) -> None:
     async with shelf(tmp_path) as (folders, web):
         opened = await folders.begin_version(1, LiveManifest("v1"))
         async with web.get("/v1/manifest.jsonl") as answer:
@@ -382,7 +380,7 @@ async def test_an_open_manifest_comes_line_by_line_until_it_closes(tmp_path: Pat
             assert await answer.content.read() == b""
 
 
-async def test_an_open_manifest_that_is_given_up_says_so(tmp_path: Path) -> None:
+async def test_aborted_open_manifest_ends_with_abort_line(tmp_path: Path) -> None:
     async with shelf(tmp_path) as (folders, web):
         opened = await folders.begin_version(1, LiveManifest("v1"))
         opened.append_manifest(b"".join(LINES[:2]))
@@ -395,7 +393,7 @@ async def test_an_open_manifest_that_is_given_up_says_so(tmp_path: Path) -> None
             assert answer.status == 404
 
 
-async def test_an_open_manifest_that_fails_here_ends_without_a_last_line(tmp_path: Path) -> None:
+async def test_failed_open_manifest_ends_without_closing_line(tmp_path: Path) -> None:
     async with shelf(tmp_path) as (folders, web):
         opened = await folders.begin_version(1, LiveManifest("v1"))
         opened.append_manifest(LINES[0])
@@ -408,7 +406,7 @@ async def test_an_open_manifest_that_fails_here_ends_without_a_last_line(tmp_pat
             assert "Retry-After" in answer.headers
 
 
-async def test_a_node_that_ends_ends_its_open_manifests_at_once(tmp_path: Path) -> None:
+async def test_shutdown_ends_open_manifests_at_once(tmp_path: Path) -> None:
     async with contextlib.AsyncExitStack() as stack:
         origin = await stack.enter_async_context(Origin.running(tmp_path / "origin", *HTTP))
         opened = await origin.folders.begin_version(1, LiveManifest("v1"))
@@ -423,7 +421,7 @@ async def test_a_node_that_ends_ends_its_open_manifests_at_once(tmp_path: Path) 
         assert time.monotonic() - began < 2
 
 
-async def test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed(tmp_path: Path) -> None:
+async def test_landing_is_sent_by_pieces_and_breaks_off_on_close(tmp_path: Path) -> None:
     piece = payloads.PIECE
     async with shelf(tmp_path) as (folders, web):
         opened = await folders.begin_version(1, LiveManifest("v1"))
@@ -457,7 +455,7 @@ async def test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed
             assert answer.status == 503
 
 
-async def test_reader_of_a_landing_that_stops_is_let_go_after_the_time_out(
+async def test_reader_of_stalled_landing_is_released_after_timeout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sending, "HTTP_TIMEOUT", 0.2)
@@ -473,7 +471,7 @@ async def test_reader_of_a_landing_that_stops_is_let_go_after_the_time_out(
         landing.close()
 
 
-async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
+async def test_request_waits_a_while_for_unstarted_shard(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(versions_door, "LANDING_WAIT", 0.3)
@@ -501,7 +499,7 @@ async def test_a_shard_that_has_not_begun_is_waited_for_a_while(
 
 @pytest.mark.parametrize("pause", [0.0, 0.001])
 @pytest.mark.parametrize("at_once", [1, 3, 10])
-async def test_each_shard_comes_once_whatever_the_timing(pause: float, at_once: int) -> None:
+async def test_each_shard_arrives_once_at_any_timing(pause: float, at_once: int) -> None:
     made = payloads.manifest(random_bytes(20 * payloads.SHARD))
     lines = made.raw.splitlines(keepends=True)
     live = LiveManifest("v1")
@@ -523,7 +521,7 @@ async def test_each_shard_comes_once_whatever_the_timing(pause: float, at_once: 
     assert live.error is None
 
 
-async def test_a_live_manifest_goes_on_after_a_failure() -> None:
+async def test_live_manifest_continues_after_failure() -> None:
     live, seen = LiveManifest("v1"), []
     live.add(b"".join(LINES[:2]))
     live.fail(TransferFailed("stalled"))
@@ -536,7 +534,7 @@ async def test_a_live_manifest_goes_on_after_a_failure() -> None:
     assert [shard.number async for shard in live.iterate_shards()] == [1, 2, 3]
 
 
-async def test_a_live_manifest_without_a_first_line_says_why() -> None:
+async def test_live_manifest_without_header_raises_reason() -> None:
     live = LiveManifest("v1")
     waiting = asyncio.ensure_future(live.wait_header())
     await asyncio.sleep(0)
@@ -616,7 +614,7 @@ async def end(exchange: Exchange) -> None:
 @pytest.mark.parametrize(
     "lie", [b'{"shard":99}\n', b"no JSON\n", b"x" * 100_000], ids=["shard", "text", "long"]
 )
-async def test_a_right_server_helps_where_a_liars_manifest_goes_wrong(lie: bytes, tmp_path: Path) -> None:
+async def test_right_server_replaces_lying_manifest(lie: bytes, tmp_path: Path) -> None:
     live = LiveManifest("v1")
     with (
         live_server(tmp_path, [*LINES[:2], lie], end) as liar,
@@ -627,7 +625,7 @@ async def test_a_right_server_helps_where_a_liars_manifest_goes_wrong(lie: bytes
 
 
 @pytest.mark.parametrize("said", [0, 1, 3], ids=["nothing", "the header", "shards"])
-async def test_a_server_that_falls_silent_is_left_for_another(
+async def test_silent_server_is_abandoned_for_another(
     said: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(manifests, "STALL_WHEN_OTHERS_CAN", 0.1)
@@ -646,7 +644,7 @@ async def test_a_server_that_falls_silent_is_left_for_another(
     assert live.manifest == MADE
 
 
-async def test_a_manifest_that_begins_otherwise_when_it_is_asked_again_is_not_taken(
+async def test_manifest_with_changed_beginning_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = payloads.manifest(random_bytes(10 * payloads.PIECE, seed=2)).raw.splitlines(keepends=True)
@@ -669,7 +667,7 @@ def live_answer(lines: list[bytes]) -> Behaviour:
     return behave
 
 
-async def test_an_endless_manifest_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_endless_manifest_is_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "ORIGIN_SILENT", 0.5)
 
     async def flood(exchange: Exchange) -> None:
@@ -683,7 +681,7 @@ async def test_an_endless_manifest_is_cut_short(tmp_path: Path, monkeypatch: pyt
     assert len(live.raw) < 1 << 20
 
 
-async def test_a_version_of_which_nothing_comes_is_left_for_another(tmp_path: Path) -> None:
+async def test_version_without_progress_is_abandoned_for_another(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "o", *HTTP) as origin:
         said = [OPEN_V1, {"seq": 1, "event": "open", "version": "v2"}]  # and it has nothing of either
         with live_server(tmp_path, [], events=said, origin=origin.folders.data_dir.origin_id) as liar:
@@ -698,7 +696,7 @@ async def test_a_version_of_which_nothing_comes_is_left_for_another(tmp_path: Pa
 
 
 @pytest.mark.parametrize("lie", [bad.error(404), bad.silent()], ids=["lacking", "silent"])
-async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what_others_have(
+async def test_upstream_listing_missing_versions_does_not_block_others(
     lie: Behaviour, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """More, and newer ones than a middle keeps: some complete, others open. It is not the server that decides
@@ -730,7 +728,7 @@ async def test_an_upstream_that_offers_what_it_has_not_keeps_no_middle_from_what
                 await until(lambda: middle.folders.complete_numbers == {1, 2}, "v2", 10)
 
 
-async def test_a_wrong_piece_of_an_open_version_never_becomes_a_file(tmp_path: Path) -> None:
+async def test_wrong_piece_of_open_version_is_never_stored(tmp_path: Path) -> None:
     one = publish(tmp_path / "origin", DATA, SHARD)
     wrong = bytearray(DATA[:SHARD])
     wrong[1000] ^= 1
@@ -746,7 +744,7 @@ async def test_a_wrong_piece_of_an_open_version_never_becomes_a_file(tmp_path: P
             assert follower.releases[0].path.read_bytes() == DATA
 
 
-async def test_wrong_lines_of_an_open_version_never_become_a_file(tmp_path: Path) -> None:
+async def test_wrong_lines_of_open_version_are_never_stored(tmp_path: Path) -> None:
     """Every piece is what its line says, and the whole is not what the closing line says."""
     one = publish(tmp_path / "origin", DATA, SHARD)
     lines = one.manifest.raw.splitlines(keepends=True)
@@ -766,7 +764,7 @@ async def test_wrong_lines_of_an_open_version_never_become_a_file(tmp_path: Path
             assert middle.folders.distribution() == b""
 
 
-async def test_404_everywhere_means_that_it_was_given_up_and_503_does_not(tmp_path: Path) -> None:
+async def test_404_from_all_servers_means_aborted_but_503_does_not(tmp_path: Path) -> None:
     with live_server(tmp_path, []) as server:
         live = LiveManifest("v1")
         server.set("/v1/manifest.jsonl", bad.error(503, 1))
@@ -811,9 +809,7 @@ def gone(origin: shardcast.OriginServer, version: str) -> None:
     assert not is_listed(origin, version)
 
 
-def test_what_is_written_in_any_form_is_what_comes_out(
-    origin: shardcast.OriginServer, tmp_path: Path
-) -> None:
+def test_writer_accepts_any_bytes_like_object(origin: shardcast.OriginServer, tmp_path: Path) -> None:
     numbers = array.array("i", range(1000))
     parts = [b"a", bytearray(b"bc"), b"", numbers, memoryview(numbers)[5:], array.array("i"), DATA, b"end"]
     whole = b"".join(bytes(memoryview(part)) for part in parts)
@@ -828,7 +824,7 @@ def test_what_is_written_in_any_form_is_what_comes_out(
 
 
 @pytest.mark.parametrize("data", [b"", bytes(200_000), bytes(100_000)], ids=["none", "two", "one"])
-def test_shards_end_where_the_payload_does(
+def test_last_shard_ends_with_the_payload(
     data: bytes, origin: shardcast.OriginServer, tmp_path: Path
 ) -> None:
     with origin.open_broadcast("m.bin", 100_000) as out:
@@ -838,7 +834,7 @@ def test_shards_end_where_the_payload_does(
     assert closing["shards"] == max(1, len(data) // 100_000)
 
 
-def test_small_writes_reach_readers_when_they_are_flushed(origin: shardcast.OriginServer) -> None:
+def test_small_writes_reach_readers_on_flush(origin: shardcast.OriginServer) -> None:
     with origin.open_broadcast("m.bin", 1000) as out:
         for _ in range(30):
             out.write(b"0123456789" * 10)
@@ -848,7 +844,7 @@ def test_small_writes_reach_readers_when_they_are_flushed(origin: shardcast.Orig
     assert is_listed(origin, out.version)
 
 
-def test_what_has_ended_takes_no_more(origin: shardcast.OriginServer) -> None:
+def test_ended_writer_refuses_writes(origin: shardcast.OriginServer) -> None:
     with origin.open_broadcast("m.bin") as out:
         out.write(b"1")
         assert out.complete() == out.version
@@ -859,7 +855,7 @@ def test_what_has_ended_takes_no_more(origin: shardcast.OriginServer) -> None:
     assert out.complete() == out.version
 
 
-def test_an_exception_in_the_block_gives_the_version_up(origin: shardcast.OriginServer) -> None:
+def test_exception_in_block_aborts_version(origin: shardcast.OriginServer) -> None:
     with pytest.raises(KeyError), origin.open_broadcast("m.bin", SHARD) as out:
         out.write(DATA)
         raise KeyError
@@ -870,7 +866,7 @@ def test_an_exception_in_the_block_gives_the_version_up(origin: shardcast.Origin
 
 
 @pytest.mark.parametrize("way", [BroadcastWriter.abort, BroadcastWriter.close])
-def test_what_was_given_up_does_not_say_that_it_is_complete(
+def test_aborted_version_is_not_reported_complete(
     way: Callable[[BroadcastWriter], None], origin: shardcast.OriginServer
 ) -> None:
     out = origin.open_broadcast("m.bin")
@@ -896,7 +892,7 @@ def test_what_was_given_up_does_not_say_that_it_is_complete(
     ],
     ids=["none", "negative", "huge", "text", "nan", "long", "longest", "list"],
 )
-def test_a_bad_description_is_a_clear_error(
+def test_invalid_shard_size_or_metadata_raises_clear_error(
     shard_size: int | None, metadata: dict[str, object] | None, origin: shardcast.OriginServer
 ) -> None:
     with pytest.raises(UsageError, match=r"shard|metadata"):  # noqa: SIM117
@@ -905,14 +901,14 @@ def test_a_bad_description_is_a_clear_error(
 
 
 @pytest.mark.parametrize("name", ["runs/7/step.bin", "a\\b", "", "..", "\n\udc80", "x" * 1000])
-def test_any_name_can_be_given(name: str, origin: shardcast.OriginServer, tmp_path: Path) -> None:
+def test_any_name_is_accepted(name: str, origin: shardcast.OriginServer, tmp_path: Path) -> None:
     with origin.open_broadcast(name) as out:
         out.write(b"1")
     assert fetched(origin, out.version, tmp_path) == b"1"
     assert "/" not in str(header(origin, out.version)["name"])
 
 
-async def test_it_can_be_written_from_a_coroutine(origin: shardcast.OriginServer, tmp_path: Path) -> None:
+async def test_writer_works_in_a_coroutine(origin: shardcast.OriginServer, tmp_path: Path) -> None:
     async with origin.open_broadcast("m.bin", SHARD) as out:
         for start in range(0, len(DATA), 400_000):
             await out.write_async(DATA[start : start + 400_000])
@@ -924,9 +920,7 @@ async def test_it_can_be_written_from_a_coroutine(origin: shardcast.OriginServer
     await asyncio.to_thread(gone, origin, out.version)
 
 
-def test_a_second_writer_waits_until_the_first_has_ended(
-    origin: shardcast.OriginServer, tmp_path: Path
-) -> None:
+def test_second_writer_waits_for_the_first(origin: shardcast.OriginServer, tmp_path: Path) -> None:
     first, second = origin.open_broadcast("1.bin"), origin.open_broadcast("2.bin")
     writing = threading.Thread(target=lambda: (second.write(2 * DATA), second.complete()))
     writing.start()
@@ -942,7 +936,7 @@ def test_a_second_writer_waits_until_the_first_has_ended(
     second.close()
 
 
-def test_many_writers_at_once_all_get_their_turn(tmp_path: Path) -> None:
+def test_many_concurrent_writers_all_publish(tmp_path: Path) -> None:
     """More than an origin has threads, and the first one goes on last."""
     with processes.origin(tmp_path / "data") as origin:
         writers = [BroadcastWriter(tmp_path / "data", f"{number}.bin") for number in range(9)]
@@ -963,7 +957,7 @@ def test_many_writers_at_once_all_get_their_turn(tmp_path: Path) -> None:
                 thread.join(30)
 
 
-def test_without_an_origin_it_is_an_error(tmp_path: Path) -> None:
+def test_open_broadcast_without_origin_raises(tmp_path: Path) -> None:
     with pytest.raises(NodeFailed):
         BroadcastWriter(tmp_path, "m.bin")
     with pytest.raises(shardcast.NotInitialized):
@@ -1030,7 +1024,7 @@ def shards_here(node: processes.Node) -> list[int]:
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["origin", "alone"])
-def test_a_pipe_is_broadcast(running: bool, tmp_path: Path) -> None:
+def test_pipe_is_broadcast(running: bool, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with contextlib.ExitStack() as stack:
         if running:
@@ -1045,7 +1039,7 @@ def test_a_pipe_is_broadcast(running: bool, tmp_path: Path) -> None:
     assert [one["name"] for one in names] == ["model.bin", "stdin"]
 
 
-def test_a_pipe_can_not_be_linked(tmp_path: Path) -> None:
+def test_link_of_a_pipe_is_refused(tmp_path: Path) -> None:
     done = run_piped(b"1", tmp_path / "data", "--link")
     assert done.returncode == USAGE
     assert b"--link" in done.stderr
@@ -1053,7 +1047,7 @@ def test_a_pipe_can_not_be_linked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["origin", "alone"])
-def test_a_stdin_that_is_closed_is_a_clear_error(running: bool, tmp_path: Path) -> None:
+def test_closed_stdin_is_a_clear_error(running: bool, tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         if running:
             stack.enter_context(processes.origin(tmp_path / "data"))
@@ -1067,9 +1061,7 @@ def test_a_stdin_that_is_closed_is_a_clear_error(running: bool, tmp_path: Path) 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 @pytest.mark.parametrize("running", [True, False], ids=["origin", "alone"])
-def test_a_pipe_that_is_interrupted_gives_the_version_up(
-    running: bool, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_interrupted_pipe_aborts_version(running: bool, number: signal.Signals, tmp_path: Path) -> None:
     data_dir = tmp_path / "data"
     with contextlib.ExitStack() as stack:
         if running:
@@ -1089,7 +1081,7 @@ def test_a_pipe_that_is_interrupted_gives_the_version_up(
     assert payloads.read_shards(data_dir / "v2") == DATA
 
 
-def test_a_writer_that_is_killed_gives_the_version_up(origin: shardcast.OriginServer, tmp_path: Path) -> None:
+def test_killed_writer_aborts_version(origin: shardcast.OriginServer, tmp_path: Path) -> None:
     with process([sys.executable, "-c", WRITER, origin.data_dir]) as one:
         assert one.stdout
         version = one.stdout.readline().decode().strip()
@@ -1098,7 +1090,7 @@ def test_a_writer_that_is_killed_gives_the_version_up(origin: shardcast.OriginSe
     gone(origin, version)
 
 
-def test_an_origin_that_is_killed_gives_the_version_up_when_it_is_back(tmp_path: Path) -> None:
+def test_killed_origin_aborts_version_on_restart(tmp_path: Path) -> None:
     data_dir, got = tmp_path / "data", tmp_path / "got"
     with contextlib.ExitStack() as stack:
         port = str(stack.enter_context(processes.reserved_port()))
@@ -1130,7 +1122,7 @@ def test_an_origin_that_is_killed_gives_the_version_up_when_it_is_back(tmp_path:
         assert listed(second.url).keys() == {"v2"}
 
 
-async def test_a_middle_that_is_killed_goes_on_from_what_it_had(tmp_path: Path) -> None:
+async def test_killed_middle_resumes_open_version(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "origin", *HTTP) as origin,
         streaming(origin) as (broadcast, pipe),
@@ -1163,7 +1155,7 @@ async def test_a_middle_that_is_killed_goes_on_from_what_it_had(tmp_path: Path) 
             assert not {"v1/1", "v1/2", "v1/3", "v1/4"} & set(asked)
 
 
-async def test_server_that_does_not_decide_can_not_finish_an_open_version_in_its_own_way(
+async def test_non_authority_cannot_complete_open_version_otherwise(
     tmp_path: Path,
 ) -> None:
     honest = publish(tmp_path / "origin", DATA, SHARD)

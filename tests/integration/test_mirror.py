@@ -110,7 +110,7 @@ def keyed(*blobs: bytes) -> dict[str, bytes]:
     return {sha256(blob): blob for blob in blobs}
 
 
-async def test_what_is_missing_comes_in_batches_and_stays(
+async def test_missing_blobs_are_fetched_in_batches_and_kept(
     tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     blobs = [b"%d" % number for number in range(1280)]
@@ -128,7 +128,7 @@ async def test_what_is_missing_comes_in_batches_and_stays(
     assert await local.size(sha256(blobs[999])) == 3
 
 
-async def test_a_single_one_comes_by_get(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+async def test_single_blob_is_fetched_by_get(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     blob = random_bytes(3_000_000)
     async with upstream(blob) as there, running_archive(tmp_path, mirror=[there.url]) as node:
         for _ in range(2):
@@ -139,7 +139,7 @@ async def test_a_single_one_comes_by_get(tmp_path: Path, client: aiohttp.ClientS
         assert there.gets == [sha256(blob), sha256(b"nowhere")]
 
 
-async def test_who_ask_at_once_share_one_answer(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+async def test_concurrent_requests_share_one_fetch(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     blob = random_bytes(100_000)
     async with upstream(blob) as there, running_archive(tmp_path, mirror=[there.url]) as node:
         there.gate.clear()
@@ -173,7 +173,7 @@ class Clock:
         return self.now
 
 
-async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) -> None:
+async def test_missing_blob_is_remembered_for_a_while(session: Session) -> None:
     clock, blob, local = Clock(), b"late", BlobsInMemory()
     async with upstream() as there:
         store = MirrorStore(local, [RemoteStore(there.url, session)], "me", clock, absence_seconds=30)
@@ -189,7 +189,7 @@ async def test_that_nobody_has_it_is_remembered_for_a_while(session: Session) ->
         await store.close()
 
 
-async def test_how_much_is_remembered_is_bounded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_of_missing_blobs_is_bounded(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absence_cache, "_MAX_ENTRIES", 10)
     async with upstream() as there:
         store = MirrorStore(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
@@ -230,7 +230,7 @@ KEY = sha256(RIGHT)
     ],
     ids=["wrong", "short", "long", "unasked", "endless", "endless zeros"],
 )
-async def test_whose_answers_are_wrong_is_not_believed(
+async def test_server_with_wrong_answers_is_not_believed(
     tmp_path: Path, client: aiohttp.ClientSession, answer: Answering
 ) -> None:
     local = BlobsInMemory()
@@ -245,7 +245,7 @@ async def test_whose_answers_are_wrong_is_not_believed(
 
 
 @pytest.mark.parametrize("pulls", [True, False])
-async def test_a_wrong_blob_costs_nobody_the_others(
+async def test_wrong_blob_does_not_fail_the_others(
     tmp_path: Path, client: aiohttp.ClientSession, pulls: bool
 ) -> None:
     """As it lies damaged in an archive that doesn't look."""
@@ -261,7 +261,7 @@ async def test_a_wrong_blob_costs_nobody_the_others(
         assert len(there.pulls) + len(there.gets) - before < 50  # who has nothing right isn't asked for all
 
 
-async def test_a_get_that_lies_has_no_end_or_says_nothing_is_not_believed(session: Session) -> None:
+async def test_lying_endless_or_silent_get_is_not_believed(session: Session) -> None:
     async def wrong(request: web.Request) -> web.StreamResponse:
         return web.Response(body=WRONG)
 
@@ -286,9 +286,7 @@ async def test_a_get_that_lies_has_no_end_or_says_nothing_is_not_believed(sessio
             await store.close()
 
 
-async def test_who_is_dead_or_stalls_is_left_alone_for_a_while(
-    session: Session, unused_tcp_port: int
-) -> None:
+async def test_dead_or_stalled_server_is_avoided_for_a_while(session: Session, unused_tcp_port: int) -> None:
     async def stall(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
@@ -313,9 +311,7 @@ async def test_who_is_dead_or_stalls_is_left_alone_for_a_while(
         await store.close()
 
 
-async def test_mirrors_of_each_other_dont_go_round_in_circles(
-    tmp_path: Path, client: aiohttp.ClientSession
-) -> None:
+async def test_mirrors_of_each_other_do_not_loop(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     """Three in a ring, and each is asked at once: none knows, and all say so before long."""
     async with contextlib.AsyncExitStack() as stack:
         nodes = [
@@ -334,7 +330,7 @@ async def test_mirrors_of_each_other_dont_go_round_in_circles(
         assert asyncio.get_running_loop().time() - begun < 15
 
 
-async def test_mirrors_can_stand_behind_each_other(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+async def test_mirrors_can_be_chained(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     async with (
         upstream(RIGHT) as there,
         running_archive(tmp_path / "a", mirror=[there.url]) as first,
@@ -344,7 +340,7 @@ async def test_mirrors_can_stand_behind_each_other(tmp_path: Path, client: aioht
         assert there.vias[0].count(",") == 1  # both are named
 
 
-async def test_what_others_must_not_be_asked_for_says_nothing_to_who_may_ask(
+async def test_via_of_one_client_hides_no_blob_from_others(
     tmp_path: Path, client: aiohttp.ClientSession
 ) -> None:
     """Anybody can name the nodes that are not to be asked: that must not hide a blob from anybody else."""
@@ -366,7 +362,7 @@ async def test_what_others_must_not_be_asked_for_says_nothing_to_who_may_ask(
         assert await _get(client, f"{second.url}/{sha256(WRONG)}") == 200
 
 
-async def test_who_joins_a_question_that_goes_less_far_asks_again(session: Session) -> None:
+async def test_request_joining_a_shorter_fetch_asks_again(session: Session) -> None:
     async with upstream(RIGHT, WRONG) as there:
         there.gate.clear()
         store = MirrorStore(BlobsInMemory(), [RemoteStore(there.url, session)], "me")
@@ -389,9 +385,7 @@ async def test_who_joins_a_question_that_goes_less_far_asks_again(session: Sessi
         await store.close()
 
 
-async def test_what_is_longer_than_is_taken_is_not_asked_for(
-    tmp_path: Path, client: aiohttp.ClientSession
-) -> None:
+async def test_blob_over_the_limit_is_not_fetched(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     blobs = bytes(1000), bytes(1001)
     async with (
         upstream(*blobs) as there,
@@ -404,7 +398,7 @@ async def test_what_is_longer_than_is_taken_is_not_asked_for(
         assert await _get(client, f"{node.url}/{sha256(blobs[1])}") == 503
 
 
-async def test_pushes_are_not_passed_on(tmp_path: Path, client: aiohttp.ClientSession) -> None:
+async def test_pushes_are_not_forwarded(tmp_path: Path, client: aiohttp.ClientSession) -> None:
     async with upstream() as there, running_archive(tmp_path, mirror=[there.url]) as node:
         async with client.post(f"{node.push_url}/v1/push", data=push_body([RIGHT])) as answer:
             assert answer.status == 200
@@ -414,7 +408,7 @@ async def test_pushes_are_not_passed_on(tmp_path: Path, client: aiohttp.ClientSe
 # What servers speak
 
 
-async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Session) -> None:
+async def test_protocol_of_server_is_detected(tmp_path: Path, session: Session) -> None:
     blob = random_bytes(200_000)
     async with running_archive(tmp_path) as node:
         assert node.push_url
@@ -441,7 +435,7 @@ async def test_what_a_server_speaks_is_found_out(tmp_path: Path, session: Sessio
         await store.close()
 
 
-async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: Session) -> None:
+async def test_promised_blob_is_not_requested_from_hash_server(session: Session) -> None:
     there, waited, put = keyed(RIGHT), list[str](), dict[str, bytes]()
 
     async def has_now(request: web.Request) -> web.Response:
@@ -480,7 +474,7 @@ async def test_a_hash_server_is_never_asked_for_what_it_only_promised(session: S
 
 
 @pytest.mark.parametrize("body", [b"[" * 100_000, b"[true", b"9" * 5000, b"{}", b"[1, 2]", b"null", b"\xff"])
-async def test_a_hash_server_whose_lists_are_none_is_not_believed(session: Session, body: bytes) -> None:
+async def test_hash_server_with_malformed_lists_is_not_believed(session: Session, body: bytes) -> None:
     asked = list[bytes]()
 
     async def has_now(request: web.Request) -> web.Response:
@@ -519,7 +513,7 @@ class Slow:
             yield [Part(key, 5, memoryview(RIGHT[2:]), last=True)]
 
 
-async def test_what_has_begun_is_waited_for_also_by_who_was_asked_by_others(
+async def test_running_fetch_is_awaited_by_forwarded_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(fetch_table, "_START_WAIT", 0.05)

@@ -62,13 +62,13 @@ def interrupted_popen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("interrupted_popen")
-def test_an_interrupt_while_it_starts_leaves_no_process(mark: str, tmp_path: Path) -> None:
+def test_interrupt_during_start_leaves_no_process(mark: str, tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         start(tmp_path)
     assert not processes.processes_with_mark(mark)
 
 
-def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
+def test_interrupt_while_waiting_leaves_no_process(
     mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     process = start(tmp_path)
@@ -79,7 +79,7 @@ def test_an_interrupt_while_it_is_waited_for_leaves_no_process(
     assert not processes.processes_with_mark(mark)
 
 
-def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path) -> None:
+def test_uninterrupted_node_listens_and_ends(mark: str, tmp_path: Path) -> None:
     process = start(tmp_path)
     process.wait_until_listening()
     assert process.running and process.url.startswith("http://127.0.0.1:")
@@ -87,9 +87,7 @@ def test_one_that_is_not_interrupted_listens_and_ends(mark: str, tmp_path: Path)
     assert not processes.processes_with_mark(mark)
 
 
-def test_one_that_does_not_end_by_itself_is_killed(
-    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_node_ignoring_sigterm_is_killed(mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_module, "SHUTDOWN_GRACE", -4.9)
     process = start(tmp_path)
     process.wait_until_listening()
@@ -98,7 +96,7 @@ def test_one_that_does_not_end_by_itself_is_killed(
     assert not processes.processes_with_mark(mark)
 
 
-def test_one_that_never_says_that_it_listens_is_ended(
+def test_node_that_never_reports_ready_is_ended(
     mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(process_module, "_START_SECONDS", 0.1)
@@ -113,7 +111,7 @@ def test_one_that_never_says_that_it_listens_is_ended(
     assert not processes.processes_with_mark(mark)
 
 
-def test_why_one_could_not_start_is_told(mark: str, tmp_path: Path) -> None:
+def test_failed_start_raises_the_reason(mark: str, tmp_path: Path) -> None:
     with contextlib.closing(DataDir(tmp_path / "o", "middle")):
         process = start(tmp_path)
         with pytest.raises(DataDirInUse, match="in use by a shardcast middle"):
@@ -122,7 +120,7 @@ def test_why_one_could_not_start_is_told(mark: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_acts_at_the_end_of_the_block_by_the_handler_that_was_there(
+def test_deferred_interrupt_acts_at_block_end_by_prior_handler(
     number: signal.Signals,
 ) -> None:
     came: list[int] = []
@@ -138,7 +136,7 @@ def test_an_interrupt_acts_at_the_end_of_the_block_by_the_handler_that_was_there
         signal.signal(number, before)
 
 
-def test_other_threads_may_start_nodes_and_change_no_handler() -> None:
+def test_other_threads_start_nodes_without_changing_handlers() -> None:
     before = signal.getsignal(signal.SIGINT)
     seen: list[object] = []
 
@@ -165,7 +163,7 @@ print(shardcast.__file__)
 
 
 @pytest.mark.parametrize("safe", ["", "1"], ids=["", "PYTHONSAFEPATH"])
-def test_a_child_has_the_whole_path_of_its_parent_in_order(
+def test_child_has_sys_path_of_its_parent_in_order(
     safe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "click.py").write_text(PRINT_PATH)
@@ -181,9 +179,7 @@ def test_a_child_has_the_whole_path_of_its_parent_in_order(
 
 
 @pytest.mark.parametrize("module", ["dataclasses", "shardcast"])
-def test_a_module_beside_the_package_or_in_the_current_directory_is_not_taken(
-    module: str, tmp_path: Path
-) -> None:
+def test_child_ignores_modules_beside_package_or_in_cwd(module: str, tmp_path: Path) -> None:
     """A backport in site-packages, where shardcast lies as well; another shardcast where the child begins."""
     packages, here = tmp_path / "site-packages", tmp_path / "here"
     shutil.copytree(Path(shardcast.__file__).parent, packages / "shardcast")
@@ -200,7 +196,7 @@ def test_a_module_beside_the_package_or_in_the_current_directory_is_not_taken(
     assert (done.returncode, done.stdout) == (0, f"{packages / 'shardcast' / '__init__.py'}\n"), done.stderr
 
 
-def test_a_node_starts_where_this_process_has_no_stdin_stdout_and_stderr(tmp_path: Path) -> None:
+def test_node_starts_without_standard_streams(tmp_path: Path) -> None:
     code = (
         "import os, sys; os.closerange(0, 3); import shardcast; shardcast.initialize(sys.argv[1], 0); "
         "shardcast.broadcast(sys.argv[2]); shardcast.shutdown(0); os.mkdir(sys.argv[1] + '/done')"

@@ -91,7 +91,7 @@ def shards_here(node: processes.Node, version: str) -> int:
 # The whole way -----------------------------------------------------------------------------------
 
 
-def test_a_file_goes_from_the_origin_over_two_middles_to_a_client(tmp_path: Path) -> None:
+def test_file_passes_two_middles_to_a_client(tmp_path: Path) -> None:
     file = payload(tmp_path, 20 * MB)
     with (
         processes.origin(tmp_path / "origin") as origin,
@@ -116,9 +116,7 @@ def test_a_file_goes_from_the_origin_over_two_middles_to_a_client(tmp_path: Path
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize("role", ["origin", "middle"])
-def test_running_answers_end_well_before_a_node_does(
-    role: str, number: signal.Signals, tmp_path: Path
-) -> None:
+def test_running_answers_complete_before_shutdown(role: str, number: signal.Signals, tmp_path: Path) -> None:
     file = payload(tmp_path, 30 * MB)
     broadcast(file, tmp_path / "origin", 30 * MB)
     with (
@@ -140,7 +138,7 @@ def test_running_answers_end_well_before_a_node_does(
     assert answer.partition(b"\r\n\r\n")[2] == file.read_bytes()
 
 
-def test_a_reader_that_takes_nothing_holds_a_node_up_for_five_seconds(tmp_path: Path) -> None:
+def test_blocked_reader_delays_shutdown_by_5_s(tmp_path: Path) -> None:
     broadcast(payload(tmp_path, 30 * MB), tmp_path / "data", 30 * MB)
     with (
         processes.origin(tmp_path / "data") as origin,
@@ -159,7 +157,7 @@ def test_a_reader_that_takes_nothing_holds_a_node_up_for_five_seconds(tmp_path: 
 
 
 @pytest.mark.parametrize("others", [True, False], ids=["beside-an-origin", "alone"])
-def test_a_middle_that_is_its_own_upstream_asks_itself_once(others: bool, tmp_path: Path) -> None:
+def test_middle_ignores_itself_as_upstream(others: bool, tmp_path: Path) -> None:
     broadcast(payload(tmp_path, 3 * MB), tmp_path / "origin")
     with processes.origin(tmp_path / "origin") as origin, processes.reserved_port() as port:
         upstream = f"127.0.0.1:{port}" + (f",{origin.url}" if others else "")
@@ -178,7 +176,7 @@ def test_a_middle_that_is_its_own_upstream_asks_itself_once(others: bool, tmp_pa
             assert "Traceback" not in middle.log
 
 
-def test_a_shard_that_went_bad_is_not_taken_over_into_the_next_version(tmp_path: Path) -> None:
+def test_damaged_shard_is_not_linked_into_next_version(tmp_path: Path) -> None:
     """The two versions share all shards but the last, so that a middle links what it has."""
     first = payload(tmp_path, 8 * MB)
     second = tmp_path / "second.bin"
@@ -200,7 +198,7 @@ def test_a_shard_that_went_bad_is_not_taken_over_into_the_next_version(tmp_path:
             assert sha256(tmp_path / "middle" / "v2" / name) == right, f"{name} of v2 is wrong"
 
 
-def test_a_middle_takes_from_all_upstreams_that_live_and_needs_no_others(tmp_path: Path) -> None:
+def test_middle_fetches_from_all_living_upstreams(tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(12 * MB), MB)
     with (
         BadServer(whole.data_dir) as one,
@@ -219,7 +217,7 @@ def test_a_middle_takes_from_all_upstreams_that_live_and_needs_no_others(tmp_pat
         assert two.sent_bytes("/v1/shard_*") > MB
 
 
-def test_a_middle_goes_on_with_the_others_when_an_upstream_dies_half_way(tmp_path: Path) -> None:
+def test_middle_continues_when_an_upstream_dies(tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(12 * MB), MB)
     with (
         processes.origin(whole.data_dir) as dying,
@@ -238,7 +236,7 @@ def test_a_middle_goes_on_with_the_others_when_an_upstream_dies_half_way(tmp_pat
             assert fetch(middle.url, tmp_path / "got.bin") == whole.sha256
 
 
-def test_a_middle_keeps_what_it_has_over_a_kill_and_does_not_fetch_it_again(tmp_path: Path) -> None:
+def test_killed_middle_does_not_refetch_complete_versions(tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(5 * MB), MB)
     with contextlib.ExitStack() as stack:
         port = stack.enter_context(processes.reserved_port())
@@ -258,9 +256,7 @@ def test_a_middle_keeps_what_it_has_over_a_kill_and_does_not_fetch_it_again(tmp_
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
-def test_a_middle_that_ended_half_way_goes_on_with_what_is_missing(
-    number: signal.Signals, tmp_path: Path
-) -> None:
+def test_restarted_middle_fetches_only_missing_shards(number: signal.Signals, tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(9 * MB), MB)
     had, missing = "/v1/shard_00[1-5].bin", "/v1/shard_00[6-9].bin"
     with BadServer(whole.data_dir).set(missing, bad.stall(MB // 2)) as upstream:
@@ -281,7 +277,7 @@ def test_a_middle_that_ended_half_way_goes_on_with_what_is_missing(
 # Retention ---------------------------------------------------------------------------------------
 
 
-def test_each_node_keeps_as_many_versions_as_it_was_told(tmp_path: Path) -> None:
+def test_each_node_keeps_its_own_number_of_versions(tmp_path: Path) -> None:
     data_dir = tmp_path / "origin"
     for seed in range(1, 6):
         publish(data_dir, random_bytes(1000, seed), MB)
@@ -317,7 +313,7 @@ def test_numbers_grow_over_restarts_and_removals(tmp_path: Path) -> None:
         assert list(listed(origin.url)) == ["v5"]
 
 
-def test_what_vanishes_upstream_retires_nothing(tmp_path: Path) -> None:
+def test_versions_vanished_upstream_are_kept(tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(2 * MB), MB)
     publish(whole.data_dir, random_bytes(2 * MB, seed=2), MB)
     offered = (whole.data_dir / "distribution.txt").read_bytes()
@@ -346,7 +342,7 @@ def test_what_vanishes_upstream_retires_nothing(tmp_path: Path) -> None:
         wait_for_versions(middle, "v1", "v2", "v3")
 
 
-def test_a_middle_is_ready_once_it_has_what_its_upstreams_offer(tmp_path: Path) -> None:
+def test_middle_is_ready_once_it_has_offered_versions(tmp_path: Path) -> None:
     published = publish(tmp_path / "data", random_bytes(3 * MB), MB)
     opened = threading.Event()
     with (
@@ -368,7 +364,7 @@ def test_a_middle_is_ready_once_it_has_what_its_upstreams_offer(tmp_path: Path) 
         assert status == 503 and b"no news" in why
 
 
-def test_a_late_joiner_takes_what_is_under_way_then_the_newest_first(tmp_path: Path) -> None:
+def test_late_middle_fetches_open_version_then_newest_first(tmp_path: Path) -> None:
     data_dir = tmp_path / "origin"
     for seed in (1, 2, 3):
         publish(data_dir, random_bytes(2 * MB, seed), MB)
@@ -385,7 +381,7 @@ def test_a_late_joiner_takes_what_is_under_way_then_the_newest_first(tmp_path: P
         assert first_asked(upstream) == ["v3", "v4", "v2"]
 
 
-def test_a_middle_told_of_a_newer_version_while_it_was_away_finishes_the_older_one_first(
+def test_restarted_middle_finishes_started_version_first(
     tmp_path: Path,
 ) -> None:
     data_dir = tmp_path / "origin"
@@ -403,7 +399,7 @@ def test_a_middle_told_of_a_newer_version_while_it_was_away_finishes_the_older_o
 
 
 @pytest.mark.parametrize("role", ["origin", "middle"])
-def test_a_version_that_is_being_read_is_not_retired(role: str, tmp_path: Path) -> None:
+def test_version_being_read_is_not_retired(role: str, tmp_path: Path) -> None:
     whole = publish(tmp_path / "origin", random_bytes(20 * MB), 20 * MB)
     keep = ("--keep", "1")
     with contextlib.ExitStack() as stack:
@@ -461,7 +457,7 @@ def http_server(data_dir: Path, address: str = "127.0.0.1") -> Iterator[str]:
         pytest.param(nginx.static, id="nginx", marks=pytest.mark.legacy),
     ],
 )
-def test_a_static_web_server_is_a_server_like_any_other(server: object, tmp_path: Path) -> None:
+def test_static_web_server_can_be_upstream(server: object, tmp_path: Path) -> None:
     assert callable(server)
     whole = publish(tmp_path / "data", random_bytes(3 * MB), MB)
     with server(whole.data_dir) as url:
@@ -485,7 +481,7 @@ def loopback_of_ipv6() -> None:
         pytest.skip(f"no IPv6 here: {error}")
 
 
-def test_the_whole_way_over_ipv6(tmp_path: Path) -> None:
+def test_network_works_over_ipv6(tmp_path: Path) -> None:
     loopback_of_ipv6()
     file = payload(tmp_path, 3 * MB)
     broadcast(file, tmp_path / "origin")
@@ -502,7 +498,7 @@ def test_the_whole_way_over_ipv6(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "form", ["{} {}", '("{}" "{}")', "{}\n{}\n"], ids=["spaces", "quoted-array", "newlines"]
 )
-def test_without_servers_named_middle_and_client_use_ip_addr_list(form: str, tmp_path: Path) -> None:
+def test_middle_and_client_default_to_ip_addr_list(form: str, tmp_path: Path) -> None:
     whole = publish(tmp_path / "data", random_bytes(MB), MB)
     listen = ("--host", "127.0.0.1", "--port", "0")
     with contextlib.ExitStack() as stack:

@@ -70,7 +70,7 @@ CALLS: list[Callable[[OriginServer, Path], str]] = [
 
 
 @pytest.mark.parametrize("call", CALLS, ids=["broadcast", "a handle", "open_broadcast"])
-def test_the_next_call_starts_it_again_with_the_same_port_options_and_versions(
+def test_next_call_restarts_dead_origin_with_same_options(
     call: Callable[[OriginServer, Path], str],
     payload: Path,
     origin: OriginServer,
@@ -91,7 +91,9 @@ def test_the_next_call_starts_it_again_with_the_same_port_options_and_versions(
     assert "has died (SIGKILL) and is started again" in warning
 
 
-def test_initialize_starts_it_again(payload: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_initialize_restarts_dead_origin(
+    payload: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     shardcast.initialize(tmp_path / "data", 0)
     shardcast.broadcast(payload)
     origin = shardcast.api._origin
@@ -104,7 +106,7 @@ def test_initialize_starts_it_again(payload: Path, tmp_path: Path, caplog: pytes
     assert len(warnings(caplog)) == 1, "not that it is already initialized"
 
 
-def test_a_second_death_within_a_minute_is_an_error_that_says_so(payload: Path, origin: OriginServer) -> None:
+def test_second_death_within_a_minute_raises(payload: Path, origin: OriginServer) -> None:
     kill(origin)
     assert origin.broadcast(payload) == "v1"
     kill(origin)
@@ -114,7 +116,7 @@ def test_a_second_death_within_a_minute_is_an_error_that_says_so(payload: Path, 
     assert not origin._process.running
 
 
-def test_a_death_after_a_minute_is_a_first_one_again(
+def test_death_after_a_minute_restarts_again(
     payload: Path, origin: OriginServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kill(origin)
@@ -124,7 +126,7 @@ def test_a_death_after_a_minute_is_a_first_one_again(
     assert origin.broadcast(payload) == "v2"
 
 
-def test_threads_that_find_it_dead_start_it_once(
+def test_concurrent_threads_restart_origin_once(
     payload: Path, origin: OriginServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     kill(origin)
@@ -134,7 +136,7 @@ def test_threads_that_find_it_dead_start_it_once(
     assert len(warnings(caplog)) == 1
 
 
-def test_a_broadcast_under_way_when_it_dies_fails_and_the_next_one_works(
+def test_running_broadcast_fails_and_next_restarts(
     payload: Path, origin: OriginServer, tmp_path: Path
 ) -> None:
     large = tmp_path / "large.bin"
@@ -148,7 +150,7 @@ def test_a_broadcast_under_way_when_it_dies_fails_and_the_next_one_works(
     assert listed(origin) == ["v2"]
 
 
-def test_a_program_that_waits_for_all_its_children_may_reap_the_origin(
+def test_origin_reaped_by_the_program_is_restarted(
     payload: Path, origin: OriginServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     kill(origin)
@@ -157,7 +159,7 @@ def test_a_program_that_waits_for_all_its_children_may_reap_the_origin(
     assert "has died (exit code unknown)" in warnings(caplog)[0]
 
 
-def test_after_shutdown_nothing_is_started(payload: Path, origin: OriginServer) -> None:
+def test_nothing_is_restarted_after_shutdown(payload: Path, origin: OriginServer) -> None:
     origin.shutdown()
     with pytest.raises(NodeFailed, match="was shut down"):
         origin.broadcast(payload)
@@ -168,7 +170,7 @@ def test_after_shutdown_nothing_is_started(payload: Path, origin: OriginServer) 
     assert time.monotonic() - begun < 5
 
 
-def test_a_port_that_was_taken_meanwhile_is_told_and_tried_again(payload: Path, origin: OriginServer) -> None:
+def test_taken_port_raises_and_is_retried(payload: Path, origin: OriginServer) -> None:
     kill(origin)
     processes.wait_until(lambda: not origin._process.running, what="it to die")
     taken = socket.create_server(("0.0.0.0", origin.port))
@@ -177,7 +179,7 @@ def test_a_port_that_was_taken_meanwhile_is_told_and_tried_again(payload: Path, 
     assert origin.broadcast(payload) == "v1"
 
 
-def test_followers_get_what_a_restarted_origin_publishes(
+def test_followers_get_versions_of_restarted_origin(
     payload: Path, origin: OriginServer, tmp_path: Path
 ) -> None:
     with processes.middle(f"127.0.0.1:{origin.port}", tmp_path / "m"):
@@ -216,7 +218,7 @@ os.waitpid(worker, 0)
 """
 
 
-def test_a_forked_worker_can_not_start_it_and_its_parent_can(payload: Path, tmp_path: Path) -> None:
+def test_only_parent_restarts_origin_not_forked_worker(payload: Path, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WORKER, tmp_path / "data", payload],
         env=processes.environment(), capture_output=True, text=True, timeout=60, check=False,
@@ -225,7 +227,7 @@ def test_a_forked_worker_can_not_start_it_and_its_parent_can(payload: Path, tmp_
     assert done.returncode == 0
 
 
-def test_a_signal_handler_may_shut_down_while_it_is_restarted(payload: Path, origin: OriginServer) -> None:
+def test_signal_handler_may_shut_down_during_restart(payload: Path, origin: OriginServer) -> None:
     """The handler runs in the thread that holds the lock."""
     kill(origin)
     processes.wait_until(lambda: not origin._process.running, what="it to die")
@@ -241,7 +243,7 @@ def test_a_signal_handler_may_shut_down_while_it_is_restarted(payload: Path, ori
         signal.signal(signal.SIGUSR1, before)
 
 
-def test_no_node_is_public_and_a_node_failed(tmp_path: Path) -> None:
+def test_no_node_is_exported_and_a_node_failed(tmp_path: Path) -> None:
     from shardcast.control.client import connect
     from shardcast.errors import NoNode as same
 
@@ -254,7 +256,7 @@ def test_no_node_is_public_and_a_node_failed(tmp_path: Path) -> None:
 # The first version -------------------------------------------------------------------------------
 
 
-def test_a_fresh_directory_goes_on_behind_a_lost_one(payload: Path, tmp_path: Path) -> None:
+def test_first_version_continues_after_lost_directory(payload: Path, tmp_path: Path) -> None:
     shardcast.initialize(tmp_path / "data", 0, first_version=7)
     assert shardcast.broadcast(payload) == "v7"
     kill(shardcast.api._origin)
@@ -266,7 +268,7 @@ def test_a_fresh_directory_goes_on_behind_a_lost_one(payload: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("first", [0, -1, 10**18])
-def test_a_first_version_that_is_none_is_a_usage_error(first: int, tmp_path: Path) -> None:
+def test_invalid_first_version_raises_usage_error(first: int, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="first version") as failure:
         shardcast.initialize(tmp_path / "data", 0, first_version=first)
     assert isinstance(failure.value, ShardcastError)

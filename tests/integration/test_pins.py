@@ -116,9 +116,7 @@ def broadcast(payload: Path, data_dir: Path) -> str:
 # The commands ----------------------------------------------------------------------------------------
 
 
-def test_a_version_that_is_pinned_at_an_origin_outlives_newer_ones_and_kills(
-    payload: Path, tmp_path: Path
-) -> None:
+def test_pinned_version_of_origin_survives_newer_ones_and_kills(payload: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with processes.origin(data, "--keep", "1") as origin:
         assert broadcast(payload, data) == "v1"
@@ -145,9 +143,7 @@ def test_a_version_that_is_pinned_at_an_origin_outlives_newer_ones_and_kills(
         assert command("pin v1", data).returncode == NOT_OFFERED
 
 
-def test_a_version_that_is_pinned_at_a_middle_stays_there_and_only_there(
-    payload: Path, tmp_path: Path
-) -> None:
+def test_pin_at_middle_keeps_version_only_there(payload: Path, tmp_path: Path) -> None:
     with (
         processes.origin(tmp_path / "origin") as origin,
         processes.middle(origin.url, tmp_path / "m", "--keep", "1") as middle,
@@ -162,7 +158,7 @@ def test_a_version_that_is_pinned_at_a_middle_stays_there_and_only_there(
         assert held(middle.url) == {"v2": []}
 
 
-def test_a_version_is_pinned_where_nothing_runs(data_dir: Path, tmp_path: Path) -> None:
+def test_pin_works_without_a_node(data_dir: Path, tmp_path: Path) -> None:
     assert command("pin v1", data_dir).returncode == 0
     assert command("pin v1", data_dir).returncode == 0  # twice is no mistake
     with processes.origin(data_dir, "--keep", "1") as origin:
@@ -172,7 +168,7 @@ def test_a_version_is_pinned_where_nothing_runs(data_dir: Path, tmp_path: Path) 
         assert held(origin.url) == {"v2": []}
 
 
-def test_a_node_that_starts_is_waited_for(data_dir: Path) -> None:
+def test_pin_waits_for_starting_node(data_dir: Path) -> None:
     """It has the directory, and does not listen on its socket yet."""
     with taken(data_dir):
         waiting = subprocess.Popen(
@@ -199,7 +195,7 @@ def test_a_node_that_starts_is_waited_for(data_dir: Path) -> None:
         ("unpin", "latest", USAGE),
     ],
 )
-def test_what_is_no_version_there_is_told(word: str, version: str, code: int, data_dir: Path) -> None:
+def test_pin_of_missing_version_is_refused(word: str, version: str, code: int, data_dir: Path) -> None:
     done = command(f"{word} {version}", data_dir)
     assert done.returncode == code
     assert version in done.stderr
@@ -207,7 +203,7 @@ def test_what_is_no_version_there_is_told(word: str, version: str, code: int, da
         assert ("v1, v2" if word == "pin" else "nothing") in done.stderr  # what could be
 
 
-def test_a_directory_that_is_none_is_told_and_not_made(tmp_path: Path) -> None:
+def test_missing_directory_is_reported_and_not_made(tmp_path: Path) -> None:
     done = command("pin v1", tmp_path / "nowhere")
     assert done.returncode == LOCAL_DISK
     assert "nowhere" in done.stderr
@@ -216,7 +212,7 @@ def test_a_directory_that_is_none_is_told_and_not_made(tmp_path: Path) -> None:
     assert command("pin v1", tmp_path / "file").returncode == LOCAL_DISK
 
 
-def test_a_directory_of_something_else_is_left_as_it_is(tmp_path: Path) -> None:
+def test_foreign_directory_is_left_unchanged(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
     (home / "letter.txt").write_text("dear")
@@ -244,14 +240,14 @@ def the_pin_is_a_folder(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", [list_is_nonsense, list_is_a_folder, pins_are_a_file, the_pin_is_a_folder])
-def test_a_directory_that_is_broken_is_told(broken: Any, data_dir: Path) -> None:
+def test_broken_directory_is_reported(broken: Any, data_dir: Path) -> None:
     broken(data_dir)
     done = command("pin v1", data_dir)
     assert done.returncode == LOCAL_DISK
     assert str(data_dir) in done.stderr
 
 
-def test_a_file_that_is_no_version_is_no_pin(data_dir: Path) -> None:
+def test_file_without_version_name_is_no_pin(data_dir: Path) -> None:
     for name in ("v1.part", "v0", "notes", "v9"):
         (data_dir / ".shardcast" / "pinned" / name).touch()
     with folders(data_dir, keep=15) as found:
@@ -259,7 +255,7 @@ def test_a_file_that_is_no_version_is_no_pin(data_dir: Path) -> None:
 
 
 @pytest.mark.root
-def test_a_directory_of_somebody_else_is_told(data_dir: Path) -> None:
+def test_directory_of_another_user_is_reported(data_dir: Path) -> None:
     if os.geteuid() or not shutil.which("setpriv"):
         pytest.skip("only root can be somebody else")
     script = (
@@ -301,7 +297,7 @@ def test_a_directory_of_somebody_else_is_told(data_dir: Path) -> None:
         (b'{"version": "v' + b"9" * 10_000 + b'"}', 200),
     ],
 )
-async def test_nonsense_at_the_socket_pins_nothing(body: bytes, code: int, tmp_path: Path) -> None:
+async def test_malformed_request_pins_nothing(body: bytes, code: int, tmp_path: Path) -> None:
     def ask(path: str) -> tuple[int, bytes]:
         connection = ControlConnection(tmp_path / "data")
         with contextlib.closing(connection):
@@ -319,7 +315,7 @@ async def test_nonsense_at_the_socket_pins_nothing(body: bytes, code: int, tmp_p
         assert [one.name for one in (tmp_path / "data" / ".shardcast" / "pinned").iterdir()] == []
 
 
-async def test_nobody_pins_from_afar(tmp_path: Path) -> None:
+async def test_pin_route_is_not_reachable_over_tcp(tmp_path: Path) -> None:
     def ask(url: str, path: str) -> int:
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
         with contextlib.closing(connection):
@@ -340,7 +336,7 @@ async def test_nobody_pins_from_afar(tmp_path: Path) -> None:
 # How long they stay -----------------------------------------------------------------------------------
 
 
-async def test_neither_newer_versions_nor_bytes_nor_time_retire_what_is_pinned(tmp_path: Path) -> None:
+async def test_pinned_version_survives_count_bytes_and_time_limits(tmp_path: Path) -> None:
     clock = Clock()
     with folders(tmp_path / "data", keep=1, clock=clock, max_bytes=10 * BLOCK) as found:
         await publish(found, bytes(4 * BLOCK))
@@ -356,7 +352,7 @@ async def test_neither_newer_versions_nor_bytes_nor_time_retire_what_is_pinned(t
         assert payloads.read_shards(tmp_path / "data" / "v1") == bytes(4 * BLOCK)
 
 
-async def test_a_version_that_is_not_beyond_retention_stays_when_it_is_unpinned(tmp_path: Path) -> None:
+async def test_unpinned_version_within_retention_stays(tmp_path: Path) -> None:
     with folders(tmp_path / "data", keep=2) as found:
         await publish(found, b"one")
         await publish(found, b"two")
@@ -367,7 +363,7 @@ async def test_a_version_that_is_not_beyond_retention_stays_when_it_is_unpinned(
         assert found.complete_numbers == {2, 3}
 
 
-async def test_who_reads_what_is_unpinned_holds_it_from_then_on(tmp_path: Path) -> None:
+async def test_reader_of_unpinned_version_holds_it(tmp_path: Path) -> None:
     clock = Clock()
     with folders(tmp_path / "data", keep=1, clock=clock) as found:
         await publish(found, b"one")
@@ -382,7 +378,7 @@ async def test_who_reads_what_is_unpinned_holds_it_from_then_on(tmp_path: Path) 
             assert found.complete_numbers == {2}
 
 
-async def test_only_what_is_complete_can_be_pinned(tmp_path: Path) -> None:
+async def test_only_complete_versions_can_be_pinned(tmp_path: Path) -> None:
     with folders(tmp_path / "data") as found:
         await found.begin_version(7, LiveManifest.of(manifest(b"seven", "v7")))
         with pytest.raises(VersionNotOffered, match="v7 is not complete"):
@@ -390,7 +386,7 @@ async def test_only_what_is_complete_can_be_pinned(tmp_path: Path) -> None:
         assert not found.holds.pinned
 
 
-async def test_pinning_a_stopped_middles_directory_leaves_its_open_versions_alone(tmp_path: Path) -> None:
+async def test_pin_in_stopped_middle_keeps_open_versions(tmp_path: Path) -> None:
     data, made = random_bytes(3 * payloads.SHARD), tmp_path / "data"
     described = manifest(data, "v2")
     with folders(made, resume=True) as found:
@@ -410,7 +406,7 @@ async def test_pinning_a_stopped_middles_directory_leaves_its_open_versions_alon
         assert found.verified_counts("v2") == (1, payloads.SHARD)
 
 
-async def test_what_0_1_0_left_can_be_pinned_before_a_middle_takes_it_up(tmp_path: Path) -> None:
+async def test_version_of_0_1_0_can_be_pinned_before_import(tmp_path: Path) -> None:
     data = tmp_path / "data"
     (data / "v1").mkdir(parents=True)
     (data / "v1" / "shard_001.bin").write_bytes(b"one")
@@ -435,7 +431,7 @@ async def test_what_0_1_0_left_can_be_pinned_before_a_middle_takes_it_up(tmp_pat
 # Races ---------------------------------------------------------------------------------------------
 
 
-async def test_whenever_a_pin_was_taken_the_version_stays(tmp_path: Path) -> None:
+async def test_acknowledged_pin_keeps_version_at_any_timing(tmp_path: Path) -> None:
     """Each version is pinned at the moments around which the next one retires it."""
     pinned: set[int] = set()
     refused = 0

@@ -78,7 +78,7 @@ def failing(call: Callable[..., Any], number: int, error: int, counts: Callable[
 @pytest.mark.parametrize("call", ["write", "fsync"])
 @pytest.mark.parametrize(("error", "status"), [(errno.ENOSPC, 507), (errno.EIO, 500)])
 @pytest.mark.parametrize("number", [1, 3, len(BLOBS)])
-async def test_a_disk_that_fails_at_any_blob_of_a_push_keeps_none_of_it(
+async def test_disk_error_at_any_blob_keeps_none_of_the_push(
     node: ArchiveNode,
     session: aiohttp.ClientSession,
     tmp_path: Path,
@@ -102,7 +102,7 @@ async def test_a_disk_that_fails_at_any_blob_of_a_push_keeps_none_of_it(
     assert await here(session, node, BLOBS) == BLOBS
 
 
-async def test_where_names_fail_half_way_what_has_one_is_right_and_pushing_again_mends_it(
+async def test_failed_renames_leave_right_blobs_and_next_push_repairs(
     node: ArchiveNode, session: aiohttp.ClientSession, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = tmp_path / "blobs"
@@ -119,7 +119,7 @@ async def test_where_names_fail_half_way_what_has_one_is_right_and_pushing_again
     assert await here(session, node, BLOBS) == BLOBS
 
 
-async def test_nothing_of_a_push_is_to_be_seen_before_all_of_it_has_come(
+async def test_push_is_invisible_until_complete(
     node: ArchiveNode, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     root, rest = tmp_path / "blobs", asyncio.Event()
@@ -141,7 +141,7 @@ async def test_nothing_of_a_push_is_to_be_seen_before_all_of_it_has_come(
     assert staged(root) == []
 
 
-async def test_a_push_repairs_what_is_damaged(
+async def test_push_repairs_damaged_blobs(
     node: ArchiveNode, session: aiohttp.ClientSession, tmp_path: Path
 ) -> None:
     assert await push(session, node, BLOBS) == 200
@@ -153,7 +153,7 @@ async def test_a_push_repairs_what_is_damaged(
     assert await here(session, node, BLOBS) == BLOBS
 
 
-async def test_what_a_killed_archive_left_of_a_push_goes_when_it_starts_again(tmp_path: Path) -> None:
+async def test_restart_removes_leftovers_of_killed_push(tmp_path: Path) -> None:
     root = tmp_path / "blobs"
     async with ArchiveNode.on_directory(root, **HTTP):
         (running,) = (root / ".shardcast-store/archive/.shardcast-store/incoming").glob("*/lock")
@@ -181,7 +181,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.root
-async def test_where_there_is_no_room_a_push_is_refused_and_the_room_is_free_again(
+async def test_push_without_room_is_refused_and_frees_its_room(
     small_disk: Path, session: aiohttp.ClientSession
 ) -> None:
     fits, more = [random_bytes(3 << 20)], [random_bytes(2 << 20, seed) for seed in range(1, 5)]

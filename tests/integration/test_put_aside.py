@@ -113,7 +113,7 @@ def node(tmp_path: Path) -> Iterator[StoredNode]:
 # There and back
 
 
-async def test_an_old_line_is_put_aside_by_renames(node: StoredNode) -> None:
+async def test_old_line_is_put_aside_by_renames(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     inodes = {number: (node.root / f"v{number}").stat().st_ino for number in OLD}
     set_time(node.root / "v1", 1e6)  # when its last shard came
@@ -134,9 +134,7 @@ async def test_an_old_line_is_put_aside_by_renames(node: StoredNode) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_line_comes_back_with_its_pins_and_withdrawals_and_nothing_is_fetched(
-    restart: bool, node: StoredNode
-) -> None:
+async def test_returning_line_keeps_pins_and_withdrawals_unfetched(restart: bool, node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await folders.pin("v1")
     await folders.withdraw(Withdrawal("v2", sha256(OLD[2]), "bad"))
@@ -157,9 +155,7 @@ async def test_a_line_comes_back_with_its_pins_and_withdrawals_and_nothing_is_fe
     assert served(folders) == NEW and folders.holds.pinned == {2} and folders.line.withdrawn == {}
 
 
-async def test_shards_that_were_put_aside_need_no_second_look(
-    node: StoredNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_shards_put_aside_stay_verified(node: StoredNode, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, {})
     with monkeypatch.context() as patch:
@@ -170,14 +166,14 @@ async def test_shards_that_were_put_aside_need_no_second_look(
     assert served(folders) == OLD
 
 
-async def test_what_the_authority_retired_since_comes_back_too(node: StoredNode) -> None:
+async def test_versions_retired_by_authority_return_too(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, NEW)
     await change(folders, A, {3: OLD[3]})
     assert served(folders) == OLD
 
 
-async def test_versions_that_both_lines_have_stay_where_they_are(node: StoredNode) -> None:
+async def test_versions_of_both_lines_stay_in_place(node: StoredNode) -> None:
     """A directory was restored to v2 after v3, and published another v3."""
     folders = await started_with(node, A, OLD)
     await folders.pin("v2")
@@ -191,7 +187,7 @@ async def test_versions_that_both_lines_have_stay_where_they_are(node: StoredNod
     assert served(folders) == OLD and aside(folders) == {3}
 
 
-async def test_what_came_after_the_number_that_a_directory_was_restored_to_is_forgotten(
+async def test_versions_after_the_restored_number_are_forgotten(
     node: StoredNode,
 ) -> None:
     """Else the line's next v5 would seem to be a wrong one; and the old v5 must not come back as its v5."""
@@ -205,7 +201,7 @@ async def test_what_came_after_the_number_that_a_directory_was_restored_to_is_fo
     assert set(served(folders)) == {3} and aside(folders) >= {4, 5}
 
 
-async def test_versions_of_0_1_0_have_no_id_and_stay_when_they_get_one(node: StoredNode) -> None:
+async def test_versions_without_origin_id_stay_when_they_get_one(node: StoredNode) -> None:
     folders = await started_with(node, None, OLD)
     await change(folders, A, OLD)
     assert served(folders) == OLD and folders.line.origin == A
@@ -214,7 +210,7 @@ async def test_versions_of_0_1_0_have_no_id_and_stay_when_they_get_one(node: Sto
     assert folders.line.origin is None
 
 
-async def test_a_rewritten_list_of_0_1_0_is_another_line_without_an_id(node: StoredNode) -> None:
+async def test_rewritten_list_of_0_1_0_is_another_line(node: StoredNode) -> None:
     folders = await started_with(node, None, OLD)
     await change(folders, None, NEW)
     assert served(folders) == {} and aside(folders, None) == {1, 2, 3}
@@ -224,7 +220,7 @@ async def test_a_rewritten_list_of_0_1_0_is_another_line_without_an_id(node: Sto
 
 
 @pytest.mark.parametrize("origin", ["none", "../../x", "A" * 20, "ä", "x" * 100, "\ud800"], ids=ascii)
-async def test_an_origin_id_chooses_no_path(origin: str, node: StoredNode) -> None:
+async def test_origin_id_cannot_choose_a_path(origin: str, node: StoredNode) -> None:
     assert line_name(origin) not in ("none", line_name(origin.lower() + "?"))
     folders = await started_with(node, A, OLD)
     await folders.change_line(origin, digests(NEW), 2)
@@ -235,7 +231,7 @@ async def test_an_origin_id_chooses_no_path(origin: str, node: StoredNode) -> No
     assert {one.origin for one in node.start().aside} == {A}
 
 
-async def test_open_versions_of_the_old_line_are_discarded(node: StoredNode) -> None:
+async def test_open_versions_of_old_line_are_discarded(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     manifest = payloads.manifest(NEW[1], "v4", origin=A)
     opened = await folders.begin_version(4, LiveManifest.of(manifest))
@@ -247,7 +243,7 @@ async def test_open_versions_of_the_old_line_are_discarded(node: StoredNode) -> 
     assert not (node.root / "v4").exists()
 
 
-async def test_a_version_that_is_put_aside_twice_lies_there_once(node: StoredNode) -> None:
+async def test_version_put_aside_twice_is_stored_once(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await folders.pin("v3")
     await change(folders, B, NEW)
@@ -261,7 +257,7 @@ async def test_a_version_that_is_put_aside_twice_lies_there_once(node: StoredNod
     assert one.pinned  # as it was before
 
 
-async def test_other_peoples_files_in_the_way_of_a_version_are_left_alone(node: StoredNode) -> None:
+async def test_foreign_files_in_the_way_are_left_alone(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, {})
     (node.root / "v2").mkdir()
@@ -275,7 +271,7 @@ async def test_other_peoples_files_in_the_way_of_a_version_are_left_alone(node: 
     assert await receive_version(folders, OLD[2], "v2", A) == 0
 
 
-async def test_a_version_that_was_damaged_aside_does_not_come_back_as_complete(node: StoredNode) -> None:
+async def test_version_damaged_aside_does_not_return_as_complete(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, NEW)
     (folder_of(node, A, 2, OLD[2]) / "shard_002.bin").unlink()
@@ -301,7 +297,7 @@ async def beside(
     return fetched
 
 
-async def test_a_version_received_beside_is_told_of_to_nobody_and_comes_in_by_a_rename(
+async def test_version_received_beside_is_hidden_until_renamed(
     node: StoredNode,
 ) -> None:
     folders = await started_with(node, A, OLD)
@@ -316,7 +312,7 @@ async def test_a_version_received_beside_is_told_of_to_nobody_and_comes_in_by_a_
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_version_received_beside_in_part_is_gone_on_with(restart: bool, node: StoredNode) -> None:
+async def test_partial_version_beside_is_resumed(restart: bool, node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await beside(folders, B, 2, NEW[2], shards=2)
     if restart:
@@ -328,9 +324,7 @@ async def test_a_version_received_beside_in_part_is_gone_on_with(restart: bool, 
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_version_whose_payload_was_never_found_right_does_not_count_as_whole(
-    restart: bool, node: StoredNode
-) -> None:
+async def test_version_with_unverified_payload_is_not_whole(restart: bool, node: StoredNode) -> None:
     """All its shards are here, but a kill came before the digest of the whole."""
     folders = await started_with(node, A, OLD)
     manifest = payloads.manifest(NEW[2], "v2", origin=B)
@@ -344,7 +338,7 @@ async def test_a_version_whose_payload_was_never_found_right_does_not_count_as_w
     assert served(folders) == {2: NEW[2]}
 
 
-async def test_what_came_beside_in_part_goes_on_after_the_change(node: StoredNode) -> None:
+async def test_partial_version_beside_is_resumed_after_change(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     manifest = payloads.manifest(NEW[2], "v2", origin=B)
     opened = await folders.begin_beside(B, LiveManifest.of(manifest))
@@ -366,7 +360,7 @@ async def test_shards_of_any_line_are_linked_not_fetched(node: StoredNode) -> No
     assert await receive_version(folders, again, "v1", C) == 3
 
 
-async def test_a_version_of_another_line_that_was_withdrawn_is_not_received(node: StoredNode) -> None:
+async def test_withdrawn_version_of_other_line_is_not_received(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await folders.withdraw(Withdrawal("v3", sha256(OLD[3]), "bad"))
     await change(folders, B, NEW)
@@ -376,7 +370,7 @@ async def test_a_version_of_another_line_that_was_withdrawn_is_not_received(node
         folders = node.start()
 
 
-async def test_only_whole_manifests_are_received_beside(node: StoredNode) -> None:
+async def test_only_complete_manifests_are_received_beside(node: StoredNode) -> None:
     with pytest.raises(UsageError):
         await node.start().begin_beside(B, LiveManifest("v1"))
 
@@ -384,7 +378,7 @@ async def test_only_whole_manifests_are_received_beside(node: StoredNode) -> Non
 # What is served of other lines
 
 
-async def test_shards_put_aside_are_found_by_digest_and_by_if_match(node: StoredNode) -> None:
+async def test_shards_put_aside_are_found_by_digest_and_if_match(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await folders.withdraw(Withdrawal("v3", sha256(OLD[3]), ""))
     await change(folders, B, NEW)
@@ -408,7 +402,7 @@ async def test_shards_put_aside_are_found_by_digest_and_by_if_match(node: Stored
             assert await reader.read(SIZE) == shard
 
 
-async def test_a_shard_that_came_beside_is_served_only_once_it_is_verified(node: StoredNode) -> None:
+async def test_shard_received_beside_is_served_only_when_verified(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await beside(folders, B, 2, NEW[2], shards=1)
     folders = node.start()
@@ -417,7 +411,7 @@ async def test_a_shard_that_came_beside_is_served_only_once_it_is_verified(node:
     assert [one is not None for one in found] == [True, False, False]
 
 
-async def test_a_download_goes_on_across_a_change_of_line(node: StoredNode, tmp_path: Path) -> None:
+async def test_download_continues_across_change_of_line(node: StoredNode, tmp_path: Path) -> None:
     data, other = random_bytes(40 * SHARD, seed=1), random_bytes(40 * SHARD, seed=2)
     folders = await started_with(node, A, {1: data})
     asked: list[str] = []
@@ -451,7 +445,7 @@ def set_time(folder: Path, seconds_ago: float) -> None:
     os.utime(folder, (time.time() - seconds_ago,) * 2)
 
 
-async def test_what_was_put_aside_goes_after_a_day_unless_it_is_pinned(node: StoredNode) -> None:
+async def test_line_put_aside_expires_after_a_day_unless_pinned(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await folders.pin("v1")
     await change(folders, B, NEW)
@@ -469,7 +463,7 @@ async def test_what_was_put_aside_goes_after_a_day_unless_it_is_pinned(node: Sto
     assert aside(node.start()) == {1}
 
 
-async def test_the_day_goes_on_over_restarts_and_no_clock_makes_it_longer(node: StoredNode) -> None:
+async def test_expiry_survives_restarts_and_clock_changes(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, NEW)
     await fill(folders, B, NEW)
@@ -486,7 +480,7 @@ async def test_the_day_goes_on_over_restarts_and_no_clock_makes_it_longer(node: 
     assert aside(folders) == set()
 
 
-async def test_the_newest_of_the_old_line_stays_until_the_new_line_has_one(node: StoredNode) -> None:
+async def test_newest_of_old_line_stays_until_new_line_has_one(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await change(folders, B, NEW)
     node.clock.now += 2 * MAX_ASIDE_SECONDS
@@ -501,7 +495,7 @@ async def test_the_newest_of_the_old_line_stays_until_the_new_line_has_one(node:
     assert aside(folders) == set()
 
 
-async def test_what_came_beside_in_part_goes_a_day_after_its_last_shard(node: StoredNode) -> None:
+async def test_partial_version_beside_expires_a_day_after_last_shard(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     await beside(folders, B, 2, NEW[2], shards=1)
     node.clock.now += MAX_ASIDE_SECONDS - 1
@@ -515,7 +509,7 @@ async def test_what_came_beside_in_part_goes_a_day_after_its_last_shard(node: St
     assert not folder_of(node, B, 2, NEW[2]).exists()
 
 
-async def test_lines_that_are_long_gone_are_forgotten_beyond_the_latest(node: StoredNode) -> None:
+async def test_old_lines_beyond_the_latest_are_forgotten(node: StoredNode) -> None:
     folders = node.start()
     for number in range(25):
         await folders.change_line(f"{number:032x}", {}, 1)
@@ -530,7 +524,7 @@ def small(seed: int, *numbers: int) -> dict[int, bytes]:
     return {number: random_bytes(4 * PIECE, seed=100 * seed + number) for number in numbers}
 
 
-async def test_what_was_put_aside_goes_oldest_first_for_bytes_that_are_verified(node: StoredNode) -> None:
+async def test_versions_aside_make_room_oldest_first(node: StoredNode) -> None:
     kib = 4 * PIECE
     folders = await started_with(node, A, small(1, 1, 2, 3))
     await change(folders, B, {})
@@ -554,7 +548,7 @@ async def test_what_was_put_aside_goes_oldest_first_for_bytes_that_are_verified(
     assert folders.quota.used == 7 * kib
 
 
-async def test_pinned_and_last_good_versions_give_no_room(node: StoredNode) -> None:
+async def test_pinned_and_last_good_versions_are_not_evicted(node: StoredNode) -> None:
     kib = 4 * PIECE
     folders = await started_with(node, A, small(1, 1, 2, 3))
     await folders.pin("v1")
@@ -572,7 +566,7 @@ async def test_pinned_and_last_good_versions_give_no_room(node: StoredNode) -> N
     assert set(served(folders)) == {5, 6}
 
 
-async def test_what_comes_beside_takes_no_room_of_the_current_line(node: StoredNode) -> None:
+async def test_version_received_beside_takes_no_room_of_current_line(node: StoredNode) -> None:
     kib = 4 * PIECE
     folders = await started_with(node, A, small(1, 1, 2))
     await change(folders, B, {})
@@ -598,7 +592,7 @@ async def test_what_comes_beside_takes_no_room_of_the_current_line(node: StoredN
 
 @pytest.mark.parametrize("failing", ["reserve", "pwrite"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-async def test_a_full_disk_drops_one_version_and_tries_again(
+async def test_full_disk_drops_one_version_and_retries(
     failing: str, code: int, node: StoredNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = await started_with(node, A, OLD)
@@ -624,7 +618,7 @@ async def test_a_full_disk_drops_one_version_and_tries_again(
     assert 3 in served(folders) and aside(folders) == {2, 3}
 
 
-async def test_nothing_goes_for_what_would_fit_in_no_case(
+async def test_nothing_is_evicted_for_version_that_cannot_fit(
     node: StoredNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = await started_with(node, A, OLD)
@@ -697,7 +691,7 @@ def assert_nothing_lost(folders: VersionFolders, told: list[str]) -> None:
 
 
 @pytest.mark.parametrize("killed_again", [False, True])
-async def test_a_kill_after_any_step_of_a_change_loses_nothing(killed_again: bool, tmp_path: Path) -> None:
+async def test_kill_after_any_step_of_change_loses_nothing(killed_again: bool, tmp_path: Path) -> None:
     step = 0
     while True:
         step += 1
@@ -734,7 +728,7 @@ async def test_a_kill_after_any_step_of_a_change_loses_nothing(killed_again: boo
     node.stop()
 
 
-async def test_a_change_that_fails_is_finished_before_anything_else_is_written(node: StoredNode) -> None:
+async def test_failed_change_is_finished_before_other_writes(node: StoredNode) -> None:
     step = 0
     while True:
         step += 1
@@ -766,7 +760,7 @@ async def test_a_change_that_fails_is_finished_before_anything_else_is_written(n
     one.stop()
 
 
-async def test_what_is_served_while_a_line_changes_is_always_what_was_asked_for(node: StoredNode) -> None:
+async def test_requested_version_is_served_during_change_of_line(node: StoredNode) -> None:
     folders = await prepared(node)
     looked = 0
 
@@ -784,7 +778,7 @@ async def test_what_is_served_while_a_line_changes_is_always_what_was_asked_for(
     assert looked > 50
 
 
-async def test_a_damaged_plan_ends_the_start_with_an_error_that_names_it(node: StoredNode) -> None:
+async def test_damaged_plan_fails_the_start_and_is_named(node: StoredNode) -> None:
     await started_with(node, A, OLD)
     for data in (b"", b"{}", b"[]", b'{"aside": [["/etc", "x"]]}', b"\xff"):
         (node.root / ".shardcast" / "changing").write_bytes(data)
@@ -795,12 +789,12 @@ async def test_a_damaged_plan_ends_the_start_with_an_error_that_names_it(node: S
 
 
 @pytest.mark.parametrize("path", ["/etc/passwd", "../x", "a/../../b", ""])
-def test_a_plan_leads_nowhere_else(path: str) -> None:
+def test_plan_cannot_name_paths_outside(path: str) -> None:
     with pytest.raises(ValueError, match="no path"):
         parse_change_plan(json.dumps({"aside": [["v1", path]], "back": [], "time": 1}).encode())
 
 
-async def test_changes_and_retirements_at_once_keep_what_is_listed_whole(node: StoredNode) -> None:
+async def test_concurrent_changes_and_retirements_keep_listed_versions(node: StoredNode) -> None:
     folders = await prepared(node)
     for _ in range(5):
         await asyncio.gather(

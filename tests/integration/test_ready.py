@@ -31,9 +31,7 @@ def published(tmp_path: Path) -> Published:
 
 
 @pytest.mark.parametrize("way", NOT_SERVED)
-def test_a_version_that_is_listed_and_not_served_is_not_waited_for(
-    way: str, published: Published, tmp_path: Path
-) -> None:
+def test_listed_but_unserved_version_is_not_awaited(way: str, published: Published, tmp_path: Path) -> None:
     with (
         BadServer(published.data_dir).set("/v2/*", NOT_SERVED[way]()) as upstream,
         processes.middle(upstream.url, tmp_path / "middle", env=ONE_ATTEMPT) as middle,
@@ -45,7 +43,7 @@ def test_a_version_that_is_listed_and_not_served_is_not_waited_for(
         assert get(middle.url, "/ready") == READY
 
 
-def test_a_version_that_another_server_offers_is_waited_for(published: Published, tmp_path: Path) -> None:
+def test_version_offered_by_another_server_is_awaited(published: Published, tmp_path: Path) -> None:
     with (
         BadServer(published.data_dir).set("/v2/*", bad.error(404)) as first,
         BadServer(published.data_dir).set("*", bad.error(500)) as second,

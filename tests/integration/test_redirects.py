@@ -57,7 +57,9 @@ def redirecting(published: Published, status: int = 302) -> Iterator[tuple[BadSe
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-async def test_no_request_is_led_to_another_host(status: int, published: Published, session: Session) -> None:
+async def test_redirect_to_another_host_is_refused(
+    status: int, published: Published, session: Session
+) -> None:
     with redirecting(published, status) as (here, there):
         peer, store = Peer(here.url, session), RemoteStore(here.url, session)
         for asking in (peer.listings(), peer.manifest("v1"), peer.report(b"{}"), peer.shard_size("v1", 1, 3)):
@@ -79,7 +81,7 @@ async def test_no_request_is_led_to_another_host(status: int, published: Publish
         assert not there.requests, "a request was led to another host"
 
 
-async def test_no_shard_is_fetched_from_another_host(published: Published, tmp_path: Path) -> None:
+async def test_shard_redirect_to_another_host_is_refused(published: Published, tmp_path: Path) -> None:
     with BadServer(published.data_dir) as there, BadServer(published.data_dir) as here:
         here.set("/v1/shard_*", bad.redirect(f"http://localhost:{there.port}"))
         async with Client([here.url], limits=Limits(attempts=1)) as client:
@@ -88,7 +90,7 @@ async def test_no_shard_is_fetched_from_another_host(published: Published, tmp_p
         assert not there.requests
 
 
-async def test_get_is_led_to_another_place_of_the_same_host(published: Published, tmp_path: Path) -> None:
+async def test_get_follows_redirect_on_same_host(published: Published, tmp_path: Path) -> None:
     with BadServer(published.data_dir) as there, BadServer(published.data_dir) as here:
         here.set("*", bad.redirect(there.url))
         async with Client([here.url]) as client:
@@ -97,9 +99,7 @@ async def test_get_is_led_to_another_place_of_the_same_host(published: Published
 
 
 @pytest.mark.parametrize("status", [302, 307, 308])
-async def test_post_is_led_nowhere_not_even_on_the_same_host(
-    status: int, published: Published, session: Session
-) -> None:
+async def test_post_follows_no_redirect(status: int, published: Published, session: Session) -> None:
     with BadServer(published.data_dir) as server:
 
         async def elsewhere(exchange: Exchange) -> None:
@@ -111,7 +111,7 @@ async def test_post_is_led_nowhere_not_even_on_the_same_host(
         assert not server.requested("/elsewhere")
 
 
-async def test_redirects_have_an_end(published: Published, session: Session) -> None:
+async def test_redirect_loop_ends(published: Published, session: Session) -> None:
     with BadServer(published.data_dir) as server:
         server.set("*", bad.redirect_loop())
         with pytest.raises(BadAnswer, match="redirects"):
@@ -150,7 +150,7 @@ async def test_odd_locations_are_not_followed(location: str, published: Publishe
         ("http://one", ["http://one/2", "/3"], ["http://one/1", "http://one/2", "http://one/3"]),
     ],
 )
-async def test_no_redirect_leads_from_https_to_http(
+async def test_redirect_from_https_to_http_is_refused(
     server: str, locations: list[str], asked: list[str]
 ) -> None:
     """What came by https is not fetched where anybody on the way can read and change it."""
@@ -167,7 +167,7 @@ async def test_no_redirect_leads_from_https_to_http(
     assert seen == asked
 
 
-async def test_neither_passwords_nor_cookies_go_out(
+async def test_passwords_and_cookies_are_not_sent(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -195,7 +195,7 @@ async def test_neither_passwords_nor_cookies_go_out(
     assert not [one for one in sent if one.keys() & {"authorization", "proxy-authorization", "cookie"}]
 
 
-def test_a_proxy_is_used_where_the_environment_names_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_of_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -226,7 +226,7 @@ MAKERS = {
 }
 
 
-def test_sessions_are_made_and_asked_in_one_place_alone() -> None:
+def test_sessions_are_used_in_one_module_only() -> None:
     """Whoever makes a session elsewhere goes round redirects, passwords and cookies."""
     gc.collect()  # tasks that end while CPython 3.11 parses make it fail
     found = defaultdict[str, set[str]](set)
@@ -242,6 +242,6 @@ def test_sessions_are_made_and_asked_in_one_place_alone() -> None:
     assert dict(found) == {name: files for name, files in MAKERS.items() if files}
 
 
-async def test_a_session_keeps_nothing_for_others(session: Session) -> None:
+async def test_session_keeps_no_cookies_or_credentials(session: Session) -> None:
     assert not session.http.trust_env
     assert isinstance(session.http.cookie_jar, aiohttp.DummyCookieJar)

@@ -114,7 +114,7 @@ def test_hashes_are_md5_in_lower_case_base32() -> None:
         compute_hash("hello world")  # type: ignore[arg-type]
 
 
-def test_paths_are_as_in_datajoint() -> None:
+def test_paths_match_datajoint() -> None:
     assert build_hash_path(HELLO, "lab") == f"_hash/lab/{HELLO}"
     assert build_hash_path(HELLO, "lab", ()) == f"_hash/lab/{HELLO}"
     assert build_hash_path(HELLO, "lab", (2, 2)) == f"_hash/lab/l2/3d/{HELLO}"
@@ -124,7 +124,7 @@ def test_paths_are_as_in_datajoint() -> None:
 @pytest.mark.parametrize(
     "hash_", ["", HELLO[:-1], HELLO.upper(), HELLO + "a", "1" * 26, "é" * 26, HELLO + "\n"]
 )
-def test_what_is_no_hash_is_refused(hash_: str) -> None:
+def test_malformed_hash_is_refused(hash_: str) -> None:
     with pytest.raises(InvalidName, match="not the hash of content"):
         build_hash_path(hash_, "lab")
 
@@ -133,7 +133,7 @@ def test_what_is_no_hash_is_refused(hash_: str) -> None:
     "schema",
     ["", ".", "..", "a/b", "../lab", "a\\b", ".quarantine", "a\x00", "a\n", "\ud800", "x" * 256, None, 3],
 )
-def test_what_is_no_schema_is_refused(schema: Any, tmp_path: Path) -> None:
+def test_malformed_schema_is_refused(schema: Any, tmp_path: Path) -> None:
     with pytest.raises(InvalidName):
         build_hash_path(HELLO, schema)
     with pytest.raises(InvalidName):
@@ -142,7 +142,7 @@ def test_what_is_no_schema_is_refused(schema: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folds", [(0,), (-1, 2), (26, 1), (20, 20, 2), "22", (2.0,), (True,), 2])
-def test_a_subfolding_that_leaves_a_folder_without_a_name_is_refused(folds: Any) -> None:
+def test_subfolding_with_empty_folder_name_is_refused(folds: Any) -> None:
     with pytest.raises(InvalidName, match="subfolding"):
         build_hash_path(HELLO, "lab", folds)
     with pytest.raises(StoreNotConfigured, match="subfolding"):
@@ -151,7 +151,7 @@ def test_a_subfolding_that_leaves_a_folder_without_a_name_is_refused(folds: Any)
 
 @patient
 @given(st.binary(max_size=200), SCHEMAS, FOLDS)
-def test_names_are_those_that_datajoint_gives(
+def test_hash_and_path_match_datajoint(
     datajoint: DataJoint, data: bytes, schema: str, folds: list[int] | None
 ) -> None:
     theirs = datajoint.hash_registry
@@ -164,7 +164,7 @@ def test_names_are_those_that_datajoint_gives(
 
 @patient
 @given(st.text(max_size=30), st.lists(st.integers(-2, 30), max_size=4))
-def test_no_schema_and_no_subfolding_lead_out_of_their_section(schema: str, folds: list[int]) -> None:
+def test_schema_and_subfolding_stay_in_their_section(schema: str, folds: list[int]) -> None:
     try:
         path = build_hash_path(HELLO, schema, folds)
     except InvalidName:
@@ -188,7 +188,7 @@ ESCAPES = [
 
 
 @pytest.mark.parametrize("path", ESCAPES)
-def test_a_path_that_leads_out_of_its_store_is_refused(ours: Registry, path: str, tmp_path: Path) -> None:
+def test_path_outside_its_store_is_refused(ours: Registry, path: str, tmp_path: Path) -> None:
     (tmp_path / "outside").write_bytes(b"hello world")
     with pytest.raises(InvalidName):
         ours.get_hash({"path": path, "hash": HELLO})
@@ -218,7 +218,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @patient
 @given(st.text(alphabet="./\\ab~*?[ ", max_size=12) | st.text(max_size=12))
-def test_whatever_is_asked_for_nothing_outside_is_touched(place: Path, path: str) -> None:
+def test_no_path_touches_files_outside_the_store(place: Path, path: str) -> None:
     ours = in_directory(place / "store")
     try:
         ours.get_store_backend().put_buffer(b"data", path)
@@ -263,21 +263,19 @@ KEYS = {"access_key": "a", "secret_key": "s"}
         ({"main": {**FILE, "hash_prefix": 3}}, "main", "must be text"),
     ],
 )
-def test_a_configuration_that_cannot_be_meant_is_refused(
-    stores: dict[str, Any], name: str | None, said: str
-) -> None:
+def test_invalid_configuration_is_refused(stores: dict[str, Any], name: str | None, said: str) -> None:
     for use in (Registry.get_store_subfolding, Registry.get_store_backend):
         with pytest.raises(StoreNotConfigured, match=said) as raised:
             use(Registry(stores), name)
         assert isinstance(raised.value, UsageError)
 
 
-def test_one_wrong_store_keeps_no_other_from_its_work(tmp_path: Path) -> None:
+def test_invalid_store_does_not_disable_others(tmp_path: Path) -> None:
     stores = {"default": "main", "main": {**FILE, "location": str(tmp_path)}, "old": {"protocol": "ftp"}}
     assert Registry(stores).put_hash(b"data", "lab")["store"] == "main"
 
 
-def test_a_directory_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+def test_missing_directory_is_not_made(tmp_path: Path) -> None:
     missing = Registry({"default": "main", "main": {**FILE, "location": str(tmp_path / "unmounted")}})
     with pytest.raises(FileNotFoundError, match="no directory") as raised:
         missing.put_hash(b"data", "lab")
@@ -303,7 +301,7 @@ SPECS = st.fixed_dictionaries(
 
 @patient
 @given(SPECS, st.booleans())
-def test_a_store_is_configured_as_in_datajoint(
+def test_store_configuration_matches_datajoint(
     datajoint: DataJoint, spec: dict[str, Any], keys: bool
 ) -> None:
     if spec["protocol"].lower() == "s3" or keys:
@@ -319,7 +317,7 @@ def test_a_store_is_configured_as_in_datajoint(
         assert Registry(stores).get_store_subfolding() == theirs
 
 
-def test_what_a_protocol_is_told() -> None:
+def test_filesystem_gets_arguments_of_its_protocol() -> None:
     def told(**given: Any) -> dict[str, Any]:
         arguments = filesystem_arguments(Registry({"main": given}).spec("main"))
         assert arguments.pop("use_listings_cache") is False
@@ -341,14 +339,14 @@ def test_what_a_protocol_is_told() -> None:
     assert told(protocol="azure", container="c", location="", connection_string=None, **azure) == azure
 
 
-def test_keys_are_never_shown() -> None:
+def test_credentials_are_never_shown() -> None:
     assert "hidden" not in repr(
         Registry({"main": {**BUCKET, "access_key": "a", "secret_key": "hidden"}}).spec("main")
     )
 
 
 @pytest.mark.skipif(find_spec("gcsfs") is not None, reason="gcsfs is installed")
-def test_a_protocol_whose_package_is_missing_says_which() -> None:
+def test_missing_protocol_package_is_named() -> None:
     stores = {"main": {"protocol": "gcs", "bucket": "b", "location": ""}}
     with pytest.raises(StoreNotConfigured, match="pip install 'shardcast\\[registry\\]' gcsfs"):
         Registry(stores).get_store_backend("main")
@@ -364,7 +362,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("fresh")
-def test_functions_use_the_stores_that_were_configured(tmp_path: Path) -> None:
+def test_functions_use_configured_stores(tmp_path: Path) -> None:
     with pytest.raises(StoreNotConfigured, match="SHARDCAST_REGISTRY_STORES"):
         registry.put_hash(b"data", "lab")
     registry.configure({"default": "main", "main": {**FILE, "location": str(tmp_path), "subfolding": [2, 2]}})
@@ -379,7 +377,7 @@ def test_functions_use_the_stores_that_were_configured(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "wrap", [lambda stores: stores, lambda stores: {"database.host": "db", "stores": stores}]
 )
-def test_stores_come_from_a_file_too(
+def test_stores_are_read_from_a_file(
     wrap: Callable[[Any], Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "stores.json"
@@ -396,7 +394,7 @@ def test_stores_come_from_a_file_too(
 # --- content -----------------------------------------------------------------------------------------------
 
 
-def test_what_is_put_is_got(ours: Registry) -> None:
+def test_put_content_is_returned_by_get(ours: Registry) -> None:
     for data in (b"hello world", b"", os.urandom(300_000)):
         metadata = ours.put_hash(data, "lab")
         assert ours.get_hash(metadata) == data
@@ -411,14 +409,14 @@ def test_what_is_put_is_got(ours: Registry) -> None:
         assert json.loads(json.dumps(metadata)) == metadata
 
 
-def test_bytes_of_any_kind_are_put_and_nothing_else(ours: Registry) -> None:
+def test_put_accepts_bytes_like_objects_only(ours: Registry) -> None:
     assert ours.get_hash(ours.put_hash(bytearray(b"data"), "lab")) == b"data"
     assert ours.get_hash(ours.put_hash(memoryview(b"data")[1:], "lab")) == b"ata"
     with pytest.raises(TypeError, match="must be bytes"):
         ours.put_hash("data", "lab")  # type: ignore[arg-type]
 
 
-def test_schemas_have_their_own(ours: Registry) -> None:
+def test_schemas_have_separate_content(ours: Registry) -> None:
     one, other = ours.put_hash(b"data", "one"), ours.put_hash(b"data", "other")
     assert ours.put_hash(b"data", "one") == one
     assert one["path"] != other["path"]
@@ -426,7 +424,7 @@ def test_schemas_have_their_own(ours: Registry) -> None:
     assert ours.get_hash(other) == b"data"
 
 
-def test_what_is_missing_is_missing(ours: Registry) -> None:
+def test_missing_content_raises(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     assert ours.delete_path(metadata["path"]) is True
     assert ours.delete_path(metadata["path"]) is False
@@ -437,7 +435,7 @@ def test_what_is_missing_is_missing(ours: Registry) -> None:
             ours.get_hash({name: value for name, value in metadata.items() if name != key})
 
 
-def test_what_is_corrupt_is_not_given_and_repaired_when_it_is_put(ours: Registry) -> None:
+def test_corrupt_content_raises_and_is_repaired_by_put(ours: Registry) -> None:
     metadata = ours.put_hash(b"hello world", "lab")
     corrupt(ours, metadata["path"])
     with pytest.raises(HashMismatch, match="corrupt") as raised:
@@ -447,7 +445,7 @@ def test_what_is_corrupt_is_not_given_and_repaired_when_it_is_put(ours: Registry
     assert ours.get_hash(metadata) == b"hello world"
 
 
-def test_content_of_the_same_md5_is_never_taken_for_another(ours: Registry) -> None:
+def test_md5_collision_is_detected(ours: Registry) -> None:
     assert TWIN != OTHER_TWIN
     assert compute_hash(TWIN) == compute_hash(OTHER_TWIN)
     first = ours.put_hash(TWIN, "lab")
@@ -461,7 +459,7 @@ def test_content_of_the_same_md5_is_never_taken_for_another(ours: Registry) -> N
         ours.get_hash(first)
 
 
-def test_the_stored_path_is_used_whatever_is_configured_now(tmp_path: Path) -> None:
+def test_stored_path_is_used_over_configuration(tmp_path: Path) -> None:
     metadata = in_directory(tmp_path, subfolding=[2, 2]).put_hash(b"data", "lab")
     for now in (in_directory(tmp_path), in_directory(tmp_path, subfolding=[3], hash_prefix="content")):
         assert now.get_hash(metadata) == b"data"
@@ -471,7 +469,7 @@ def test_the_stored_path_is_used_whatever_is_configured_now(tmp_path: Path) -> N
         in_directory(tmp_path, subfolding=[2, 2]).get_hash(metadata)
 
 
-def test_the_stored_store_is_used_whatever_the_default_is_now(tmp_path: Path) -> None:
+def test_stored_store_is_used_over_default(tmp_path: Path) -> None:
     stores: dict[str, Any] = {"default": "old"}
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
@@ -481,12 +479,12 @@ def test_the_stored_store_is_used_whatever_the_default_is_now(tmp_path: Path) ->
     assert Registry({**stores, "default": "new"}).put_hash(b"data", "lab")["store"] == "new"
 
 
-def test_the_hash_section_is_where_it_is_configured(ours: Registry, tmp_path: Path) -> None:
+def test_hash_section_is_configurable(ours: Registry, tmp_path: Path) -> None:
     elsewhere = in_directory(tmp_path / "other", hash_prefix="/content/of/")
     assert elsewhere.put_hash(b"hello world", "lab")["path"] == f"content/of/lab/{HELLO}"
 
 
-def test_a_backend_does_what_is_asked_of_it(ours: Registry, tmp_path: Path) -> None:
+def test_backend_fulfils_its_contract(ours: Registry, tmp_path: Path) -> None:
     backend = ours.get_store_backend()
     (tmp_path / "local").write_bytes(b"a file" * 1000)
     backend.put_file(tmp_path / "local", "some/file")
@@ -513,7 +511,7 @@ def test_a_backend_does_what_is_asked_of_it(ours: Registry, tmp_path: Path) -> N
     assert [one.name for one in tmp_path.iterdir() if one.is_file()] == ["local"]
 
 
-def test_patterns_in_names_are_no_patterns(ours: Registry) -> None:
+def test_glob_characters_in_names_are_literal(ours: Registry) -> None:
     first, second = ours.put_hash(b"data", "a?"), ours.put_hash(b"data", "ab")
     third = ours.put_hash(b"data", "*")
     assert ours.delete_path(third["path"])
@@ -568,7 +566,7 @@ def right(place: Path) -> list[str]:
     return contents
 
 
-def test_processes_put_the_same_at_once(tmp_path: Path) -> None:
+def test_concurrent_puts_of_processes_succeed(tmp_path: Path) -> None:
     writers = [putting(tmp_path, "same %d ", 12) for _ in range(2)]
     for writer in writers:
         assert writer.stdout is not None
@@ -583,7 +581,7 @@ def test_processes_put_the_same_at_once(tmp_path: Path) -> None:
     assert sorted(right(tmp_path)) == sorted(everything(tmp_path)) == sorted(said[0][0].split())
 
 
-def test_a_put_that_is_killed_leaves_nothing_wrong(tmp_path: Path) -> None:
+def test_killed_put_leaves_no_wrong_content(tmp_path: Path) -> None:
     put: list[str] = []
     for attempt in range(4):
         writer = putting(tmp_path, f"attempt {attempt} %d ", 10_000)
@@ -605,7 +603,7 @@ def test_a_put_that_is_killed_leaves_nothing_wrong(tmp_path: Path) -> None:
         assert re.search(r"/\.[0-9a-f]{16}\.part$", path)
 
 
-def test_a_disk_that_takes_no_more_keeps_nothing_of_it(tmp_path: Path) -> None:
+def test_put_on_full_disk_keeps_nothing(tmp_path: Path) -> None:
     limit = 1_000_000
     writer = putting(
         tmp_path, "large %d ", 1, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -616,7 +614,7 @@ def test_a_disk_that_takes_no_more_keeps_nothing_of_it(tmp_path: Path) -> None:
     assert not everything(tmp_path)
 
 
-def test_what_is_put_again_is_as_new(tmp_path: Path) -> None:
+def test_second_put_renews_the_age(tmp_path: Path) -> None:
     ours = in_directory(tmp_path)
     path = tmp_path / ours.put_hash(b"data", "lab")["path"]
     os.utime(path, (1000, 1000))
@@ -624,9 +622,7 @@ def test_what_is_put_again_is_as_new(tmp_path: Path) -> None:
     assert path.stat().st_mtime > time.time() - 600
 
 
-def test_what_was_put_a_moment_before_is_not_replaced_unseen(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_recent_put_is_not_replaced_unverified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = in_directory(tmp_path)
     first = ours.put_hash(TWIN, "lab")
     real, looked = DirectoryBackend.get_buffer, []
@@ -645,9 +641,7 @@ def test_what_was_put_a_moment_before_is_not_replaced_unseen(
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
-def test_a_file_system_without_links_will_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
+def test_put_works_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     def link(*_: Any, **__: Any) -> None:
         raise OSError(number, os.strerror(number))
 
@@ -658,7 +652,9 @@ def test_a_file_system_without_links_will_do(
     assert list(everything(tmp_path)) == [metadata["path"]]
 
 
-def test_what_the_disk_gives_back_wrong_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_is_discarded_when_disk_returns_wrong_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours = in_directory(tmp_path)
 
     def fsync(descriptor: int) -> None:
@@ -671,7 +667,7 @@ def test_what_the_disk_gives_back_wrong_is_not_kept(tmp_path: Path, monkeypatch:
     assert not everything(tmp_path)
 
 
-def test_what_the_system_refuses_is_an_error_of_the_registry(tmp_path: Path) -> None:
+def test_system_errors_become_registry_errors(tmp_path: Path) -> None:
     ours = in_directory(tmp_path)
     metadata = ours.put_hash(b"data", "lab")
     (tmp_path / metadata["path"]).unlink()
@@ -685,7 +681,7 @@ def test_what_the_system_refuses_is_an_error_of_the_registry(tmp_path: Path) -> 
 # --- buckets -----------------------------------------------------------------------------------------------
 
 
-def test_a_server_that_is_not_there_is_said() -> None:
+def test_unreachable_server_is_reported() -> None:
     with contextlib.closing(links.Port()) as port:
         spec = {**BUCKET, **KEYS, "endpoint": port.address, "secure": False}
         ours = Registry({"default": "main", "main": spec})
@@ -693,13 +689,13 @@ def test_a_server_that_is_not_there_is_said() -> None:
             ours.put_hash(b"data", "lab")
 
 
-def test_a_bucket_that_is_not_there_is_said(s3: S3) -> None:
+def test_missing_bucket_is_reported(s3: S3) -> None:
     ours = Registry({"default": "main", "main": {**s3.store(), "bucket": "nobodys"}})
     with pytest.raises(StoreInaccessible, match="could not write s3://nobodys/lab/_hash/lab"):
         ours.put_hash(b"data", "lab")
 
 
-def test_an_object_that_is_put_again_is_as_new_and_not_sent_each_time(
+def test_second_put_of_object_renews_age_without_upload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = in_memory(str(tmp_path))
@@ -713,7 +709,7 @@ def test_an_object_that_is_put_again_is_as_new_and_not_sent_each_time(
     assert ours.get_store_backend().modified(path) > time.time() - 600
 
 
-def test_a_proxy_is_used(s3: S3) -> None:
+def test_proxy_of_environment_is_used(s3: S3) -> None:
     # The server answers to whole URLs, as a proxy does; nothing listens at the endpoint.
     spec = s3.store()
     through = {**spec, "endpoint": "127.0.0.1:9", "proxy_server": f"http://{s3.endpoint}"}
@@ -737,7 +733,7 @@ def shared(request: pytest.FixtureRequest, datajoint: DataJoint, tmp_path: Path)
     return Registry(stores), datajoint.hash_registry
 
 
-def test_either_reads_and_deletes_what_the_other_put(shared: tuple[Registry, Any]) -> None:
+def test_ours_and_datajoint_read_and_delete_each_others_content(shared: tuple[Registry, Any]) -> None:
     ours, theirs = shared
     for data in (b"", b"hello world", string.printable.encode() * 999):
         for store in (None, "main"):
@@ -755,7 +751,7 @@ def test_either_reads_and_deletes_what_the_other_put(shared: tuple[Registry, Any
                 ours.get_hash(first)
 
 
-def test_ours_repairs_what_theirs_leaves_corrupt(shared: tuple[Registry, Any]) -> None:
+def test_ours_repairs_content_that_datajoint_leaves_corrupt(shared: tuple[Registry, Any]) -> None:
     ours, theirs = shared
     first = theirs.put_hash(b"hello world", "lab")
     corrupt(ours, first["path"])

@@ -81,7 +81,7 @@ def files(ours: Registry) -> set[str]:
 # --- the four ways in which the original loses data -------------------------------------------------------
 
 
-def test_a_schema_that_is_not_named_loses_nothing(ours: Registry) -> None:
+def test_unnamed_schema_loses_nothing(ours: Registry) -> None:
     kept = [ours.put_hash(b"data", schema) for schema in ("other", "lab2", "la", "LAB")]
     orphan = ours.put_hash(b"data", "lab")
     done = collect(ours, "lab", quarantine=0)
@@ -93,7 +93,7 @@ def test_a_schema_that_is_not_named_loses_nothing(ours: Registry) -> None:
 
 @pytest.mark.parametrize("asked", [None, "main", "same"])
 @pytest.mark.parametrize("noted", [None, "main", "same", "forgotten"])
-def test_a_reference_protects_its_store_whatever_it_is_called(
+def test_reference_protects_store_under_any_name(
     tmp_path: Path, asked: str | None, noted: str | None
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
@@ -108,7 +108,7 @@ def test_a_reference_protects_its_store_whatever_it_is_called(
     assert ours.get_hash({**metadata, "store": None}) == b"data"
 
 
-def test_a_reference_to_another_store_protects_nothing_here(tmp_path: Path) -> None:
+def test_reference_to_another_store_protects_nothing(tmp_path: Path) -> None:
     for name in ("old", "new"):
         (tmp_path / name).mkdir()
     stores: dict[str, Any] = {
@@ -148,7 +148,7 @@ def unreadable() -> list[Any]:
         ([{"path": "_hash/lab/x", "store": 3}], "its store is 3"),
     ],
 )
-def test_references_that_cannot_be_read_delete_nothing(ours: Registry, references: Any, said: str) -> None:
+def test_unreadable_references_delete_nothing(ours: Registry, references: Any, said: str) -> None:
     ours.put_hash(b"data", "lab")
     before = files(ours)
     with pytest.raises(ReferencesUnreadable, match=said):
@@ -156,14 +156,14 @@ def test_references_that_cannot_be_read_delete_nothing(ours: Registry, reference
     assert files(ours) == before
 
 
-def test_references_that_fail_in_the_middle_delete_nothing(ours: Registry) -> None:
+def test_references_failing_midway_delete_nothing(ours: Registry) -> None:
     metadata = [ours.put_hash(data, "lab") for data in (b"one", b"two", b"three")]
     with pytest.raises(ReferencesUnreadable):
         collect(ours, references=lambda: failing(metadata[:1]), quarantine=0)
     assert files(ours) == {one["path"] for one in metadata}
 
 
-def test_what_has_no_row_yet_is_not_collected(ours: Registry) -> None:
+def test_recent_content_without_row_is_not_collected(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     done = collect(ours, clock=hours_from_now(0.9), quarantine=0)
     assert (done["orphaned"], done["hash_young"], done["deleted"]) == (0, 1, 0)
@@ -172,7 +172,7 @@ def test_what_has_no_row_yet_is_not_collected(ours: Registry) -> None:
     assert not files(ours)
 
 
-def test_what_is_put_while_references_are_read_is_not_collected(ours: Registry) -> None:
+def test_content_put_while_reading_references_stays(ours: Registry) -> None:
     """It is committed after its table was read: only that it was listed before saves it."""
     put: list[dict[str, Any]] = []
 
@@ -184,7 +184,7 @@ def test_what_is_put_while_references_are_read_is_not_collected(ours: Registry) 
     assert ours.get_hash(put[0]) == b"data"
 
 
-def test_an_iterator_that_was_read_before_is_not_taken_for_no_references(ours: Registry) -> None:
+def test_exhausted_iterator_of_references_is_refused(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     for iterator in (iter([metadata]), (row for row in [metadata]), map(dict, [metadata])):
         with pytest.raises(UsageError, match="give a list, or the function"):
@@ -199,7 +199,7 @@ def test_an_iterator_that_was_read_before_is_not_taken_for_no_references(ours: R
 # --- two phases -------------------------------------------------------------------------------------------
 
 
-def test_an_orphan_is_set_aside_first_and_deleted_a_day_later(ours: Registry) -> None:
+def test_orphan_is_quarantined_and_deleted_a_day_later(ours: Registry) -> None:
     kept, orphan = ours.put_hash(b"kept", "lab"), ours.put_hash(b"orphan", "lab")
     assert collect(ours, references=[kept], dry_run=True)["orphaned"] == 1
     assert files(ours) == {kept["path"], orphan["path"]}
@@ -222,7 +222,7 @@ def test_an_orphan_is_set_aside_first_and_deleted_a_day_later(ours: Registry) ->
         ours.get_hash(orphan)
 
 
-def test_what_is_referenced_again_is_brought_back(ours: Registry) -> None:
+def test_content_referenced_again_is_restored(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     collect(ours)
     assert collect(ours, references=[metadata], dry_run=True, clock=DAYS_LATER)["hash_restored"] == 0
@@ -232,7 +232,7 @@ def test_what_is_referenced_again_is_brought_back(ours: Registry) -> None:
     assert ours.get_hash(metadata) == b"data"
 
 
-def test_what_is_put_again_while_it_is_judged_is_not_set_aside(
+def test_content_put_during_collection_is_not_quarantined(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever put it relies on it, and has yet to write the row that refers to it."""
@@ -252,7 +252,7 @@ def test_what_is_put_again_while_it_is_judged_is_not_set_aside(
     assert files(ours) == {metadata["path"]}
 
 
-def test_what_is_put_again_while_it_is_aside_is_there_again(ours: Registry) -> None:
+def test_content_put_while_quarantined_exists_again(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     collect(ours)
     assert ours.put_hash(b"data", "lab") == metadata
@@ -262,7 +262,7 @@ def test_what_is_put_again_while_it_is_aside_is_there_again(ours: Registry) -> N
     assert ours.get_hash(metadata) == b"data"
 
 
-def test_what_is_deleted_by_hand_is_not_found_aside(ours: Registry) -> None:
+def test_deleted_content_is_not_restored_from_quarantine(ours: Registry) -> None:
     metadata = ours.put_hash(b"data", "lab")
     collect(ours)
     assert ours.delete_path(metadata["path"])
@@ -270,7 +270,7 @@ def test_what_is_deleted_by_hand_is_not_found_aside(ours: Registry) -> None:
         ours.get_hash(metadata)
 
 
-def test_a_put_in_the_moment_of_setting_aside_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_at_the_moment_of_quarantine_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
     metadata = ours.put_hash(b"data", "lab")
     from shardcast import file_moves
@@ -286,7 +286,7 @@ def test_a_put_in_the_moment_of_setting_aside_wins(tmp_path: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("protocol", ["file", "memory"])
-def test_a_put_after_the_ages_were_looked_at_wins(
+def test_put_after_ages_were_read_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, protocol: str
 ) -> None:
     ours = Registry({"default": "main", "main": {"protocol": protocol, "location": str(tmp_path)}})
@@ -308,7 +308,7 @@ def test_a_put_after_the_ages_were_looked_at_wins(
     assert files(ours) == {metadata["path"]}
 
 
-def test_an_object_that_is_put_in_the_moment_of_setting_aside_stays(
+def test_object_put_at_the_moment_of_quarantine_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours = Registry({"default": "main", "main": {"protocol": "memory", "location": str(tmp_path)}})
@@ -326,7 +326,7 @@ def test_an_object_that_is_put_in_the_moment_of_setting_aside_stays(
     assert files(ours) == {metadata["path"]}
 
 
-def test_whoever_puts_while_it_is_collected_can_read_it(tmp_path: Path) -> None:
+def test_concurrent_put_is_readable_during_collection(tmp_path: Path) -> None:
     """Even without a minimal age, since what is set aside is read too."""
     ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
     stop = threading.Event()
@@ -450,7 +450,7 @@ class TestCollectingInMemory(CollectingInMemory.TestCase):
 # --- what is asked and said -------------------------------------------------------------------------------
 
 
-def test_references_come_in_any_form(ours: Registry) -> None:
+def test_references_are_accepted_in_any_form(ours: Registry) -> None:
     rows = [ours.put_hash(data, "lab") for data in (b"one", b"two", b"three", b"four")]
     odd = {**rows[3], "path": rows[3]["path"].replace("/lab/", "/lab//./")}
     text = [rows[0], json.dumps(rows[1]), json.dumps(rows[2]).encode(), odd, None, "null"]
@@ -459,7 +459,7 @@ def test_references_come_in_any_form(ours: Registry) -> None:
         assert (found["referenced"], found["orphaned"]) == (4, 0)
 
 
-def test_a_scan_says_what_there_is_and_touches_nothing(ours: Registry) -> None:
+def test_scan_reports_and_changes_nothing(ours: Registry) -> None:
     rows = [ours.put_hash(data, "lab") for data in (b"", b"12345", b"1234567")]
     elsewhere = ours.put_hash(b"x", "other")
     backend = ours.get_store_backend()
@@ -481,7 +481,7 @@ def test_a_scan_says_what_there_is_and_touches_nothing(ours: Registry) -> None:
     assert files(ours) == before - {row["path"] for row in rows}
 
 
-def test_nothing_is_collected_from_a_store_that_has_nothing(ours: Registry) -> None:
+def test_empty_store_collects_nothing(ours: Registry) -> None:
     assert collect(ours)["stored"] == 0
     ours.get_store_backend().put_buffer(b"a file, and no folder", "_hash/lab")
     assert collect(ours)["stored"] == 0
@@ -499,14 +499,14 @@ def test_nothing_is_collected_from_a_store_that_has_nothing(ours: Registry) -> N
         (("lab",), {"store_name": "other"}, StoreNotConfigured),
     ],
 )
-def test_what_makes_no_sense_is_refused(
+def test_invalid_arguments_are_refused(
     ours: Registry, schemas: tuple[str, ...], more: dict[str, Any], error: type[Exception]
 ) -> None:
     with pytest.raises(error):
         gc.collect(*schemas, references=[], registry=ours, **more)
 
 
-def test_a_listing_that_fails_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_listing_deletes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
     ours.put_hash(b"data", "lab")
     real = os.scandir
@@ -523,7 +523,7 @@ def test_a_listing_that_fails_deletes_nothing(tmp_path: Path, monkeypatch: pytes
     assert len(files(ours)) == 1
 
 
-def test_one_file_that_fails_keeps_no_other_from_its_turn(
+def test_failing_file_does_not_stop_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
@@ -544,7 +544,7 @@ def test_one_file_that_fails_keeps_no_other_from_its_turn(
     assert "failed       1 item; the log says why" in gc.format_stats(done)
 
 
-def test_what_killed_puts_left_is_removed_after_a_day(ours: Registry) -> None:
+def test_leftovers_of_killed_puts_are_removed_after_a_day(ours: Registry) -> None:
     ours.get_store_backend().put_buffer(b"half", "_hash/lab/l2/.0123456789abcdef.part")
     assert collect(ours, clock=hours_from_now(20))["leftovers_deleted"] == 0
     assert collect(ours, clock=hours_from_now(25), dry_run=True)["leftovers_deleted"] == 0
@@ -554,7 +554,7 @@ def test_what_killed_puts_left_is_removed_after_a_day(ours: Registry) -> None:
 
 
 @pytest.mark.parametrize("name", ["thesis.part", ".model.bin.part", ".0123456789abcde.part", "x.orphan"])
-def test_file_that_the_registry_did_not_make_stays(name: str, ours: Registry) -> None:
+def test_foreign_file_stays(name: str, ours: Registry) -> None:
     """Somebody else's download, beside the contents."""
     ours.get_store_backend().put_buffer(b"theirs", f"_hash/lab/l2/{name}")
     done = collect(ours, clock=DAYS_LATER)
@@ -562,7 +562,7 @@ def test_file_that_the_registry_did_not_make_stays(name: str, ours: Registry) ->
     assert files(ours) == {f"_hash/lab/l2/{name}"}
 
 
-def test_link_that_somebody_made_is_no_content(tmp_path: Path) -> None:
+def test_symbolic_link_is_not_collected_as_content(tmp_path: Path) -> None:
     """What it leads to is theirs, whatever the link is called."""
     (tmp_path / "store").mkdir()
     ours = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path / "store")}})
@@ -576,7 +576,7 @@ def test_link_that_somebody_made_is_no_content(tmp_path: Path) -> None:
     assert link.read_bytes() == b"theirs"
 
 
-def test_verbose_says_what_is_done(ours: Registry, caplog: pytest.LogCaptureFixture) -> None:
+def test_verbose_prints_each_step(ours: Registry, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "shardcast.registry.gc")
     metadata = ours.put_hash(b"data", "lab")
     collect(ours, verbose=True)
@@ -590,7 +590,7 @@ def test_verbose_says_what_is_done(ours: Registry, caplog: pytest.LogCaptureFixt
     ]
 
 
-def test_figures_are_written_to_be_read(ours: Registry) -> None:
+def test_report_is_readable(ours: Registry) -> None:
     kept = ours.put_hash(b"kept", "lab")
     ours.put_hash(b"o" * 1500, "lab")
     assert gc.format_stats(scan(ours, references=[kept])).splitlines() == [
@@ -634,7 +634,7 @@ def shared(datajoint: DataJoint, tmp_path: Path) -> Registry:
     return Registry(stores)
 
 
-def test_figures_are_those_of_datajoint(datajoint: DataJoint, shared: Registry) -> None:
+def test_figures_match_datajoint(datajoint: DataJoint, shared: Registry) -> None:
     rows = [datajoint.hash_registry.put_hash(b"%d" % number, "lab") for number in range(7)]
     referenced = [rows[0], json.dumps(rows[1]), None, rows[2]]
     theirs = datajoint.gc.scan(schema("lab", referenced, "main"))
@@ -653,7 +653,7 @@ def test_figures_are_those_of_datajoint(datajoint: DataJoint, shared: Registry) 
     assert shared.get_hash(rows[0]) == b"0"
 
 
-def test_what_ours_set_aside_is_none_of_datajoints_business(datajoint: DataJoint, shared: Registry) -> None:
+def test_datajoint_ignores_our_quarantine(datajoint: DataJoint, shared: Registry) -> None:
     metadata = shared.put_hash(b"data", "lab")
     collect(shared)
     theirs = datajoint.gc.collect(schema("lab", [], "main"), dry_run=False)
@@ -663,7 +663,7 @@ def test_what_ours_set_aside_is_none_of_datajoints_business(datajoint: DataJoint
     assert datajoint.hash_registry.get_hash(metadata) == b"data"
 
 
-def test_what_datajoint_loses_ours_keeps(datajoint: DataJoint, shared: Registry) -> None:
+def test_ours_keeps_content_that_datajoint_loses(datajoint: DataJoint, shared: Registry) -> None:
     """The same calls on the same store: this is why the tests above are here."""
     lab, other = shared.put_hash(b"data", "lab"), shared.put_hash(b"data", "other")
     lab["store"] = None  # as DataJoint notes it
@@ -679,7 +679,7 @@ def test_what_datajoint_loses_ours_keeps(datajoint: DataJoint, shared: Registry)
 # --- the example ------------------------------------------------------------------------------------------
 
 
-def test_the_example_with_sqlite_collects_what_has_no_row(tmp_path: Path) -> None:
+def test_sqlite_example_collects_content_without_row(tmp_path: Path) -> None:
     def example(*words: str) -> bytes:
         done = subprocess.run(
             [

@@ -146,7 +146,7 @@ def origin(running: Origin) -> Iterator[Origin]:
 # Good requests -----------------------------------------------------------------------------------
 
 
-def test_the_list_is_as_old_nodes_read_it(origin: Origin) -> None:
+def test_list_has_the_form_of_0_1_0(origin: Origin) -> None:
     answer = origin.ask("/distribution.txt")
     wanted = [
         f"v{number}: {hashlib.sha256(random.Random(number).randbytes(size)).hexdigest()}|3\n"
@@ -155,7 +155,7 @@ def test_the_list_is_as_old_nodes_read_it(origin: Origin) -> None:
     assert (answer.status, answer.body) == (200, "".join(wanted).encode())
 
 
-def test_every_public_file_is_served_as_it_is(origin: Origin) -> None:
+def test_every_public_file_is_served_verbatim(origin: Origin) -> None:
     for path, content in origin.public.items():
         answer = origin.ask(path)
         assert (answer.status, answer.body) == (200, content), path
@@ -164,13 +164,13 @@ def test_every_public_file_is_served_as_it_is(origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("accept", ["gzip", "br", "gzip, deflate, br, zstd", "*"])
-def test_shards_go_out_as_they_are_whatever_the_reader_could_unpack(accept: str, origin: Origin) -> None:
+def test_shards_are_never_compressed(accept: str, origin: Origin) -> None:
     answer = origin.ask("/v1/shard_001.bin", headers={"Accept-Encoding": accept})
     assert "content-encoding" not in answer.headers
     assert answer.body == origin.public["/v1/shard_001.bin"]
 
 
-def test_a_shard_is_named_by_its_digest(origin: Origin) -> None:
+def test_shard_has_digest_headers(origin: Origin) -> None:
     content = origin.public["/v1/shard_002.bin"]
     digest = hashlib.sha256(content)
     for method in ("GET", "HEAD"):
@@ -184,12 +184,12 @@ def test_a_shard_is_named_by_its_digest(origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("path", ["/distribution.txt", "/v1/manifest.jsonl", "/healthcheck", "/status"])
-def test_head_is_answered_without_a_body(path: str, origin: Origin) -> None:
+def test_head_has_no_body(path: str, origin: Origin) -> None:
     answer = origin.ask(path, "HEAD")
     assert (answer.status, answer.body) == (200, b"")
 
 
-def test_health_and_status(origin: Origin) -> None:
+def test_healthcheck_and_status_answer(origin: Origin) -> None:
     health, status = origin.ask("/healthcheck"), origin.ask("/status")
     assert (health.status, health.body) == (200, b"OK")
     assert status.status == 200
@@ -200,7 +200,7 @@ def test_health_and_status(origin: Origin) -> None:
     )
 
 
-def test_what_nodes_of_0_3_ask_for(origin: Origin) -> None:
+def test_requests_of_0_3_are_answered(origin: Origin) -> None:
     """Names of five digits, and a file to measure a server by."""
     for number in (1, 2, 3):
         answer = origin.ask(f"/v2/shard_{number:05}.bin")
@@ -215,7 +215,7 @@ def test_what_nodes_of_0_3_ask_for(origin: Origin) -> None:
      ("bytes=10-19", 10, 20), ("bytes=900-5000", 900, 1000), ("bytes=-5", 995, 1000),
      ("bytes=-5000", 0, 1000)],
 )  # fmt: skip
-def test_a_range_is_answered_with_that_part(asked: str, start: int, stop: int, origin: Origin) -> None:
+def test_range_is_answered_with_that_part(asked: str, start: int, stop: int, origin: Origin) -> None:
     content = origin.public["/v1/shard_001.bin"]
     answer = origin.ask("/v1/shard_001.bin", headers={"Range": asked})
     assert (answer.status, answer.body) == (206, content[start:stop])
@@ -225,7 +225,7 @@ def test_a_range_is_answered_with_that_part(asked: str, start: int, stop: int, o
 
 
 @pytest.mark.parametrize("asked", ["bytes=1000-", "bytes=999999999999-", "bytes=1000-2000"])
-def test_a_range_behind_the_end_can_not_be_satisfied(asked: str, origin: Origin) -> None:
+def test_range_beyond_the_end_gets_416(asked: str, origin: Origin) -> None:
     answer = origin.ask("/v1/shard_001.bin", headers={"Range": asked})
     assert answer.status == 416
     assert answer.headers["content-range"] == "bytes */1000"
@@ -237,7 +237,7 @@ def test_a_range_behind_the_end_can_not_be_satisfied(asked: str, origin: Origin)
      "0-5", "bytes=0-5-9", f"bytes={10**30}-", "bytes=+1-5", "bytes=0x0-0x5", "bytes= 0 - 5 ", "bytes=٠-٥",
      "bytes=1e2-", "bytes=" + "0-0," * 1500],
 )  # fmt: skip
-def test_a_range_that_is_none_gets_all_or_is_refused(asked: str, origin: Origin) -> None:
+def test_malformed_range_gets_all_or_is_refused(asked: str, origin: Origin) -> None:
     """Never another part than one that was asked for, and never a failure of ours."""
     content = origin.public["/v1/shard_001.bin"]
     answer = origin.ask("/v1/shard_001.bin", headers={"Range": asked})
@@ -254,7 +254,7 @@ def test_a_range_that_is_none_gets_all_or_is_refused(asked: str, origin: Origin)
         assert answer.refused
 
 
-def test_if_match(origin: Origin) -> None:
+def test_if_match_of_other_digest_gets_412(origin: Origin) -> None:
     """A reader that goes on in a shard learns when it is another version's by now."""
     content = origin.public["/v1/shard_001.bin"]
     right, wrong = (hashlib.sha256(data).hexdigest() for data in (content, b"other"))
@@ -297,7 +297,7 @@ def climbing() -> list[str]:
     return paths
 
 
-def test_no_path_climbs_out_of_the_data_directory(origin: Origin) -> None:
+def test_path_cannot_leave_the_data_directory(origin: Origin) -> None:
     for path in climbing():
         answer = origin.ask(path)
         assert answer.refused, f"{path} was answered with {answer.status}"
@@ -311,13 +311,13 @@ def test_no_path_climbs_out_of_the_data_directory(origin: Origin) -> None:
      "/%2fetc%2fpasswd", "/v1//etc/passwd", "/v1/%2fetc%2fpasswd", "*", "etc/passwd", "../secret.txt", "",
      "/\\\\host\\share", "127.0.0.1:80"],
 )  # fmt: skip
-def test_no_other_form_of_target_does_either(target: str, origin: Origin) -> None:
+def test_other_target_forms_cannot_leave_the_data_directory(target: str, origin: Origin) -> None:
     answer = origin.ask(target)
     assert answer.status != 200, answer
     origin.assert_gave_nothing_away(answer)
 
 
-def test_an_absolute_target_is_read_as_its_path(origin: Origin) -> None:
+def test_absolute_target_is_read_as_its_path(origin: Origin) -> None:
     """The form that a request to a proxy has; a server must take it too."""
     answer = origin.ask(f"{origin.node.url}/v1/shard_001.bin")
     assert answer.body == origin.public["/v1/shard_001.bin"]
@@ -331,7 +331,7 @@ def test_an_absolute_target_is_read_as_its_path(origin: Origin) -> None:
      "/./distribution.txt", "/v1/../distribution.txt", "/%76%31/shard%5f001.bin",
      "/v1/shard_001.bin?x=/../..", "/v1/shard_001.bin#x"],
 )  # fmt: skip
-def test_a_detour_leads_to_a_public_file_or_nowhere(path: str, origin: Origin) -> None:
+def test_dotted_path_leads_to_public_file_or_404(path: str, origin: Origin) -> None:
     answer = origin.ask(path)
     assert answer.status == 200 or 300 <= answer.status < 400 or answer.refused
     origin.assert_gave_nothing_away(answer)
@@ -343,7 +343,7 @@ def test_a_detour_leads_to_a_public_file_or_nowhere(path: str, origin: Origin) -
      "/v1/.hidden", "/v1/.anything", "/v1/notes.txt", "/notes.txt", "/v3/a.bin", "/v3/manifest.jsonl",
      "/v3/shard_001.bin", "/blobs", "/blobs/", "/blobs/..", "/v1/..", "/v1/.", "/favicon.ico"],
 )  # fmt: skip
-def test_what_is_not_for_everybody_is_not_there(path: str, origin: Origin) -> None:
+def test_private_files_get_404(path: str, origin: Origin) -> None:
     answer = origin.ask(path)
     assert answer.status != 200
     assert answer.refused or 300 <= answer.status < 400
@@ -351,7 +351,7 @@ def test_what_is_not_for_everybody_is_not_there(path: str, origin: Origin) -> No
 
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v2/"])
-def test_folders_list_nothing_private(path: str, origin: Origin) -> None:
+def test_folder_listing_shows_nothing_private(path: str, origin: Origin) -> None:
     answer = origin.ask(path)
     assert answer.status < 500
     for name in (SECRET, b"notes.txt", b".hidden", b".shardcast"):
@@ -370,7 +370,7 @@ def test_folders_list_nothing_private(path: str, origin: Origin) -> None:
      "shard_" + "9" * 5000 + ".bin", "manifest.json", "manifest.jsonl.tmp", "manifest.jsonl%00",
      "distribution.txt"],
 )  # fmt: skip
-def test_a_shard_has_one_name(name: str, origin: Origin) -> None:
+def test_other_names_of_a_shard_are_refused(name: str, origin: Origin) -> None:
     answer = origin.ask(f"/v1/{name}")
     assert answer.refused, f"answered with {answer.status}"
     origin.assert_gave_nothing_away(answer)
@@ -381,7 +381,7 @@ def test_a_shard_has_one_name(name: str, origin: Origin) -> None:
     ["v0", "v01", "V1", "v-1", "v+1", "v", "1", "v1.0", "v1%20", "%20v1", "v%31%00", "v١", "v%D9%A1",
      "v%EF%BC%91", "v1e0", "v" + "9" * 5000, "v1_0", "latest"],
 )  # fmt: skip
-def test_a_version_has_one_name(version: str, origin: Origin) -> None:
+def test_other_names_of_a_version_are_refused(version: str, origin: Origin) -> None:
     for name in ("shard_001.bin", "manifest.jsonl"):
         answer = origin.ask(f"/{version}/{name}")
         assert answer.refused, f"answered with {answer.status}"
@@ -392,7 +392,7 @@ def test_a_version_has_one_name(version: str, origin: Origin) -> None:
     [b"/v1/shard_001.bin\x00", b"/\x00/distribution.txt", b"/\xff\xfe", b"/v1/\xc3\x28", b"/%", b"/%zz",
      b"/%2", b"/%ff", b"/%00", b"/v1/%00", b"/\x7f", b"/\x1b[31m"],
 )  # fmt: skip
-def test_bytes_that_are_no_path(raw: bytes, origin: Origin) -> None:
+def test_undecodable_path_is_refused(raw: bytes, origin: Origin) -> None:
     answer = origin.ask(raw)
     assert answer.refused, f"answered with {answer.status}"
 
@@ -403,7 +403,7 @@ def test_bytes_that_are_no_path(raw: bytes, origin: Origin) -> None:
      "/v1/shard_" + "0" * 100_000 + ".bin", "/" + "a/" * 50_000, "/distribution.txt?" + "x" * 100_000],
     ids=["name", "ups", "encoded-ups", "shard", "folders", "query"],
 )  # fmt: skip
-def test_a_path_of_a_hundred_kilobytes(path: str, origin: Origin) -> None:
+def test_path_of_100_kb_is_refused(path: str, origin: Origin) -> None:
     answer = origin.ask(path)
     assert answer.refused, f"answered with {answer.status}"
 
@@ -412,7 +412,7 @@ def test_a_path_of_a_hundred_kilobytes(path: str, origin: Origin) -> None:
 @pytest.mark.parametrize(
     "path", ["/v1/shard_001.bin", "/distribution.txt", "/v1/manifest.jsonl", "/healthcheck"]
 )
-def test_nothing_can_be_written(method: str, path: str, origin: Origin) -> None:
+def test_writing_methods_are_refused(method: str, path: str, origin: Origin) -> None:
     before = {name: (origin.data_dir / name[1:]).read_bytes() for name in origin.public}
     answer = origin.ask(path, method, body=b"mine now")
     assert answer.status == 405
@@ -421,7 +421,7 @@ def test_nothing_can_be_written(method: str, path: str, origin: Origin) -> None:
 
 
 @pytest.mark.parametrize("method", ["BREW", "get", "GETGET", "X" * 5000, "CONNECT", "TRACE", "OPTIONS"])
-def test_an_unknown_method(method: str, origin: Origin) -> None:
+def test_unknown_method_is_refused(method: str, origin: Origin) -> None:
     answer = origin.ask("/distribution.txt", method)
     # A parser may refuse what is no method at all before it knows the path.
     assert answer.refused or answer.status == 501
@@ -449,7 +449,7 @@ BLANK, HTTP_09 = b"\r\n\r\n", b"GET /distribution.txt\r\n\r\n"
      "negative-length", "two-lengths", "unicode-length", "broken-chunk", "large-header", "many-headers",
      "nameless-header", "two-ranges"],
 )  # fmt: skip
-def test_what_is_no_request(request_: bytes, origin: Origin) -> None:
+def test_malformed_request_is_refused(request_: bytes, origin: Origin) -> None:
     with socket.create_connection(("127.0.0.1", origin.node.port), timeout=10) as connection:
         with contextlib.suppress(OSError):  # it may have closed by now, having read enough
             connection.sendall(request_)
@@ -469,7 +469,7 @@ def test_what_is_no_request(request_: bytes, origin: Origin) -> None:
     assert SECRET not in received
 
 
-def test_idle_connections_keep_nobody_out(origin: Origin) -> None:
+def test_idle_connections_do_not_block_others(origin: Origin) -> None:
     """Two hundred that connect and say nothing, or half of something."""
     with contextlib.ExitStack() as stack:
         for number in range(200):
@@ -481,7 +481,7 @@ def test_idle_connections_keep_nobody_out(origin: Origin) -> None:
         assert answer.body == origin.public["/v1/shard_001.bin"]
 
 
-def test_a_reader_that_stops_reading_keeps_nobody_out(origin: Origin) -> None:
+def test_stopped_reader_does_not_block_others(origin: Origin) -> None:
     with contextlib.ExitStack() as stack:
         for _ in range(50):
             connection = stack.enter_context(
@@ -531,7 +531,7 @@ LIVE = ("feed", "have", "lease")
 )
 @example(segments=["v1", "shard_001.bin"], method="GET", headers={"Range": "bytes=0-5", "If-Range": '"x"'})
 @example(segments=["..", "secret.txt"], method="GET", headers={})
-def test_no_request_gets_what_is_private_or_fails(
+def test_random_requests_get_nothing_private_and_no_500(
     origin: Origin, segments: list[str], method: str, headers: dict[str, str]
 ) -> None:
     path = "/" + "/".join(segment for segment in segments if segment not in LIVE)

@@ -145,7 +145,7 @@ class Watcher:
 # An origin -----------------------------------------------------------------------------------------
 
 
-async def test_the_oldest_make_room_and_those_that_are_read_come_last(tmp_path: Path) -> None:
+async def test_oldest_versions_are_evicted_first_and_read_ones_last(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=400 * KB) as origin:
         for seed in range(1, 5):
             await broadcast(origin, 100 * KB, seed)
@@ -160,7 +160,7 @@ async def test_the_oldest_make_room_and_those_that_are_read_come_last(tmp_path: 
             await until(lambda: not origin.folders.holds.holds_on(1))
 
 
-async def test_only_pins_refuse_and_are_named(tmp_path: Path) -> None:
+async def test_broadcast_is_refused_only_for_pins_and_names_them(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=400 * KB) as origin:
         for seed in range(1, 4):
             await broadcast(origin, 100 * KB, seed)
@@ -180,7 +180,7 @@ async def test_only_pins_refuse_and_are_named(tmp_path: Path) -> None:
         assert await broadcast(origin, 201 * KB) == "v6"
 
 
-async def test_a_version_that_is_too_large_alone_costs_no_other(tmp_path: Path) -> None:
+async def test_too_large_version_evicts_nothing(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=300 * KB) as origin:
         await broadcast(origin, 100 * KB, 1)
         await origin.folders.pin("v1")
@@ -194,7 +194,7 @@ async def test_a_version_that_is_too_large_alone_costs_no_other(tmp_path: Path) 
         assert origin.folders.complete_numbers == {4}
 
 
-def test_a_broadcast_that_has_no_room_ends_with_6_and_says_what_to_do(tmp_path: Path) -> None:
+def test_broadcast_without_room_ends_with_6_and_advice(tmp_path: Path) -> None:
     """Also where no origin runs: the bound of the last one counts."""
     data, small, large = tmp_path / "data", tmp_path / "small", tmp_path / "large"
     small.write_bytes(random_bytes(60 * KB))
@@ -217,7 +217,7 @@ def test_a_broadcast_that_has_no_room_ends_with_6_and_says_what_to_do(tmp_path: 
     assert [entry.name for entry in sorted(data.glob("v*"))] == ["v4"]
 
 
-def test_the_library_bounds_what_it_keeps_and_raises_what_was_refused(tmp_path: Path) -> None:
+def test_library_bounds_bytes_and_raises_when_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(random_bytes(100 * KB))
     origin = shardcast.OriginServer(tmp_path / "data", 0, max_bytes=250 * KB)
@@ -246,7 +246,7 @@ def test_the_library_bounds_what_it_keeps_and_raises_what_was_refused(tmp_path: 
 # Streams ---------------------------------------------------------------------------------------------
 
 
-async def test_a_stream_makes_room_as_it_grows(tmp_path: Path) -> None:
+async def test_stream_makes_room_as_it_grows(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=400 * KB) as origin:
         for seed in range(1, 5):
             await broadcast(origin, 100 * KB, seed)
@@ -262,7 +262,7 @@ async def test_a_stream_makes_room_as_it_grows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [100 * KB, 2 * SHARD - 1, 2 * SHARD, 1, 0])
-async def test_a_stream_that_fits_exactly_is_taken(size: int, tmp_path: Path) -> None:
+async def test_stream_that_fits_exactly_is_published(size: int, tmp_path: Path) -> None:
     space = -(-size // KB) * KB
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=max(space, 1)) as origin:
         async with streaming(origin) as (result, pipe):
@@ -273,7 +273,7 @@ async def test_a_stream_that_fits_exactly_is_taken(size: int, tmp_path: Path) ->
         assert origin.folders.quota.used == space
 
 
-async def test_a_stream_shorter_than_a_shard_costs_no_more_than_it_has(tmp_path: Path) -> None:
+async def test_short_stream_takes_only_its_own_bytes(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=300 * KB) as origin:
         await broadcast(origin, 250 * KB)
         async with streaming(origin, shard_size=50_000 * KB) as (result, pipe):
@@ -283,7 +283,7 @@ async def test_a_stream_shorter_than_a_shard_costs_no_more_than_it_has(tmp_path:
         assert origin.folders.complete_numbers == {1, 2}
 
 
-async def test_a_stream_for_which_there_is_no_room_is_given_up_everywhere(tmp_path: Path) -> None:
+async def test_stream_without_room_is_aborted_on_every_node(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "data", *HTTP, max_bytes=400 * KB) as origin,
         Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
@@ -305,7 +305,7 @@ async def test_a_stream_for_which_there_is_no_room_is_given_up_everywhere(tmp_pa
         await until(lambda: middle.folders.complete_numbers == {1, 3}, "v3 at the middle")
 
 
-async def test_who_writes_a_stream_is_told_why_it_ends(tmp_path: Path) -> None:
+async def test_writer_gets_reason_when_stream_has_no_room(tmp_path: Path) -> None:
     def stream() -> None:
         with BroadcastWriter(tmp_path / "data", "model.bin", SHARD) as out:
             for _ in range(200):
@@ -319,7 +319,7 @@ async def test_who_writes_a_stream_is_told_why_it_ends(tmp_path: Path) -> None:
         assert origin.folders.quota.used == 0
 
 
-async def test_a_follower_of_a_stream_without_room_keeps_nothing_of_it(tmp_path: Path) -> None:
+async def test_follower_keeps_nothing_of_stream_without_room(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=150 * KB) as origin:
 
         async def follow() -> str:
@@ -343,7 +343,7 @@ async def test_a_follower_of_a_stream_without_room_keeps_nothing_of_it(tmp_path:
 # Middles ---------------------------------------------------------------------------------------------
 
 
-async def test_a_middle_keeps_the_newest_that_have_room_and_waits_for_no_others(
+async def test_middle_keeps_newest_versions_with_room(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("WARNING")
@@ -367,7 +367,7 @@ async def test_a_middle_keeps_the_newest_that_have_room_and_waits_for_no_others(
             assert middle.folders.quota.used <= 230 * KB
 
 
-async def test_a_middle_is_ready_all_the_time_though_some_versions_have_no_room(tmp_path: Path) -> None:
+async def test_middle_stays_ready_when_versions_have_no_room(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:
         for seed in range(1, 5):
             await broadcast(origin, 100 * KB, seed)
@@ -382,7 +382,7 @@ async def test_a_middle_is_ready_all_the_time_though_some_versions_have_no_room(
             assert behind == {None}
 
 
-async def test_a_version_that_a_middle_passes_over_is_no_news_to_those_below(tmp_path: Path) -> None:
+async def test_skipped_version_is_not_announced_below(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "origin", *HTTP) as origin:
         for seed in range(1, 4):
             await broadcast(origin, 100 * KB, seed)
@@ -395,7 +395,7 @@ async def test_a_version_that_a_middle_passes_over_is_no_news_to_those_below(tmp
             assert middle.folders.events.seq == seq
 
 
-async def test_an_open_version_has_no_room_at_a_middle_however_fast_its_manifest_comes(
+async def test_open_version_without_room_at_middle_is_skipped(
     tmp_path: Path,
 ) -> None:
     one = publish_here(tmp_path / "origin", random_bytes(500 * KB), SHARD)
@@ -411,7 +411,7 @@ async def test_an_open_version_has_no_room_at_a_middle_however_fast_its_manifest
                 assert watcher.most <= 200 * KB + OVERHEAD
 
 
-async def test_pins_at_a_middle_keep_new_versions_out_and_the_rest_is_served(tmp_path: Path) -> None:
+async def test_pins_at_middle_keep_out_new_versions(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "origin", *HTTP) as origin,
         Middle.running([origin.url], tmp_path / "m", *HTTP, check_interval=0.3, max_bytes=250 * KB) as middle,
@@ -435,7 +435,7 @@ async def test_pins_at_a_middle_keep_new_versions_out_and_the_rest_is_served(tmp
 # At any time -----------------------------------------------------------------------------------------
 
 
-async def test_the_disk_never_holds_more_than_it_may(tmp_path: Path) -> None:
+async def test_disk_usage_never_exceeds_the_bound(tmp_path: Path) -> None:
     """An origin that publishes files and streams, and a middle with less room."""
     async with (
         Origin.running(tmp_path / "origin", *HTTP, max_bytes=400 * KB) as origin,
@@ -456,7 +456,7 @@ async def test_the_disk_never_holds_more_than_it_may(tmp_path: Path) -> None:
         assert at_middle.most > 250 * KB
 
 
-async def test_a_bound_that_is_lowered_counts_from_the_next_start(tmp_path: Path) -> None:
+async def test_lowered_bound_applies_from_next_start(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP) as origin:
         for seed in range(1, 6):
             await broadcast(origin, 100 * KB, seed)
@@ -476,7 +476,7 @@ async def test_a_bound_that_is_lowered_counts_from_the_next_start(tmp_path: Path
 # Claims ----------------------------------------------------------------------------------------------
 
 
-async def test_what_is_refused_costs_nothing_whenever_things_are_tidied(tmp_path: Path) -> None:
+async def test_refused_version_evicts_nothing_at_any_tidying(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
         for seed in range(3):
             await publish(found, random_bytes(20 * KB, seed))
@@ -491,7 +491,7 @@ async def test_what_is_refused_costs_nothing_whenever_things_are_tidied(tmp_path
         assert found.quota.used == 60 * KB
 
 
-async def test_a_node_that_starts_with_less_room_gives_up_nothing_for_what_is_too_large(
+async def test_start_with_less_room_evicts_nothing_for_too_large_version(
     tmp_path: Path,
 ) -> None:
     with folders(tmp_path / "data") as found:
@@ -503,7 +503,7 @@ async def test_a_node_that_starts_with_less_room_gives_up_nothing_for_what_is_to
         assert found.complete_numbers == {1, 2, 3}
 
 
-async def test_a_version_that_is_pinned_while_room_is_made_of_it_stays_and_the_bound_holds(
+async def test_version_pinned_during_eviction_stays_within_bound(
     tmp_path: Path,
 ) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
@@ -520,7 +520,7 @@ async def test_a_version_that_is_pinned_while_room_is_made_of_it_stays_and_the_b
         assert found.quota.used <= 100 * KB
 
 
-async def test_claims_at_once_together_take_no_more_than_there_is(tmp_path: Path) -> None:
+async def test_concurrent_reservations_stay_within_bound(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
         await publish(found, random_bytes(50 * KB))
         for number in range(2, 12):
@@ -533,7 +533,7 @@ async def test_claims_at_once_together_take_no_more_than_there_is(tmp_path: Path
         assert found.quota.used == 90 * KB
 
 
-async def test_what_was_given_up_takes_no_room(tmp_path: Path) -> None:
+async def test_aborted_version_takes_no_room(tmp_path: Path) -> None:
     with folders(tmp_path / "data", 100 * KB) as found:
         await publish(found, random_bytes(50 * KB))
         opened = await found.begin_version(2)
@@ -549,7 +549,7 @@ async def test_what_was_given_up_takes_no_room(tmp_path: Path) -> None:
 # A rate-limited server keeps what a version takes while it comes from being over in a moment.
 
 
-async def test_a_version_on_its_way_counts_in_full_from_its_first_byte(tmp_path: Path) -> None:
+async def test_arriving_version_counts_in_full_from_first_byte(tmp_path: Path) -> None:
     one = publish_here(tmp_path / "origin", random_bytes(200 * KB), SHARD)
     with BadServer(one.data_dir).set("/v1/shard_*", throttled(100 * KB)) as server:
         async with Middle.running([server.url], tmp_path / "m", *HTTP, max_bytes=250 * KB) as middle:
@@ -565,7 +565,7 @@ async def test_a_version_on_its_way_counts_in_full_from_its_first_byte(tmp_path:
 # Blocks ----------------------------------------------------------------------------------------------
 
 
-async def test_blocks_count_and_not_the_bytes_of_a_payload(tmp_path: Path) -> None:
+async def test_quota_counts_disk_blocks(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=60 * KB) as origin:
         file = tmp_path / "payload"
         file.write_bytes(random_bytes(50))
@@ -579,9 +579,7 @@ async def test_blocks_count_and_not_the_bytes_of_a_payload(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_shards_with_several_names_count_once_until_the_last_goes(
-    restart: bool, tmp_path: Path
-) -> None:
+async def test_hard_linked_shards_count_once(restart: bool, tmp_path: Path) -> None:
     one, data = random_bytes(4 * SHARD), tmp_path / "data"
     with folders(data) as found:
         await publish(found, one, SHARD)
@@ -598,7 +596,7 @@ async def test_shards_with_several_names_count_once_until_the_last_goes(
 
 
 @pytest.mark.parametrize("link", [False, True])
-async def test_an_adopted_payload_counts_as_the_blocks_of_its_file(link: bool, tmp_path: Path) -> None:
+async def test_linked_payload_counts_blocks_of_its_file(link: bool, tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "data", *HTTP) as origin:
         file = tmp_path / "payload"
         file.write_bytes(random_bytes(10 * KB))
@@ -606,7 +604,7 @@ async def test_an_adopted_payload_counts_as_the_blocks_of_its_file(link: bool, t
         assert origin.folders.quota.used == 10 * KB
 
 
-async def test_a_version_that_is_whole_before_it_is_listed_has_its_turn_when_it_is(tmp_path: Path) -> None:
+async def test_unlisted_whole_version_takes_its_turn_when_listed(tmp_path: Path) -> None:
     """Its last line came before the list that names it: the newest stays for a moment, and goes then."""
     with folders(tmp_path / "data", 7 * SHARD) as found:
         data = {number: random_bytes(3 * SHARD, number) for number in (1, 2)}
@@ -630,7 +628,7 @@ async def test_a_version_that_is_whole_before_it_is_listed_has_its_turn_when_it_
 # Threads ---------------------------------------------------------------------------------------------
 
 
-async def test_what_is_used_can_be_asked_for_while_threads_open_versions_and_store_shards(
+async def test_usage_can_be_read_while_threads_store_shards(
     tmp_path: Path,
 ) -> None:
     """Only the event loop changes what it iterates over; what threads count are running totals."""

@@ -33,7 +33,7 @@ async def web(published: Published) -> AsyncIterator[aiohttp.ClientSession]:
 
 
 @pytest.mark.parametrize("form", ['"{}"', 'W/"{}"', '"other", "{}"', "*"])
-async def test_reader_that_has_these_bytes_is_sent_none(
+async def test_if_none_match_gets_no_bytes(
     form: str, published: Published, web: aiohttp.ClientSession
 ) -> None:
     async with web.get(SHARD, headers={"If-None-Match": form.format(published.sha256)}) as answer:
@@ -46,7 +46,7 @@ async def test_reader_that_has_these_bytes_is_sent_none(
 @pytest.mark.parametrize(
     ("form", "status"), [('"{}"', 206), ('"other"', 200), ('W/"{}"', 200), ("*", 200), ("yesterday", 200)]
 )
-async def test_range_of_other_bytes_is_answered_with_all_of_them(
+async def test_if_range_of_other_digest_gets_the_whole_shard(
     form: str, status: int, published: Published, web: aiohttp.ClientSession
 ) -> None:
     """A reader that goes on in what it has of another version must not be sent a part of this one."""
@@ -57,9 +57,7 @@ async def test_range_of_other_bytes_is_answered_with_all_of_them(
 
 
 @pytest.mark.parametrize("left", [0, SIZE - 1])
-async def test_shard_whose_file_was_cut_is_not_there(
-    left: int, published: Published, web: aiohttp.ClientSession
-) -> None:
+async def test_truncated_shard_gets_404(left: int, published: Published, web: aiohttp.ClientSession) -> None:
     with (published.data_dir / SHARD.lstrip("/")).open("r+b") as file:
         file.truncate(left)
     async with web.get(SHARD) as answer:
@@ -74,7 +72,9 @@ async def until(condition: Callable[[], object]) -> None:
     await asyncio.wait_for(wait(), 20)
 
 
-async def test_reader_that_takes_nothing_is_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reader_that_takes_nothing_is_disconnected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else it would hold its version and a file for ever."""
     monkeypatch.setattr(constants, "STALLED_READER", 0.3)
     large = publish(tmp_path / "large", bytes(20_000_000), 20_000_000)

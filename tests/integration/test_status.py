@@ -121,7 +121,7 @@ def parts(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
         yield from parts(one, f"{path}/{name}")
 
 
-def test_the_schema_is_one_describes_every_key_and_allows_no_other() -> None:
+def test_schema_is_valid_complete_and_strict() -> None:
     Draft202012Validator.check_schema(SCHEMA)
     for path, part in parts(SCHEMA):
         assert part.get("description"), path
@@ -138,7 +138,7 @@ def test_the_schema_is_one_describes_every_key_and_allows_no_other() -> None:
 # An origin -------------------------------------------------------------------------------------------
 
 
-async def test_an_origin_says_what_it_has_while_it_publishes_and_after(tmp_path: Path) -> None:
+async def test_origin_status_during_and_after_publishing(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "data", *HTTP, keep=7, max_bytes=10_000_000) as origin,
         contextlib.AsyncExitStack() as stack,
@@ -178,7 +178,7 @@ async def test_an_origin_says_what_it_has_while_it_publishes_and_after(tmp_path:
         assert [hold["kind"] for hold in version["held"]] == ["pin", "lease"]
 
 
-async def test_a_node_says_what_it_has_of_other_lines(tmp_path: Path) -> None:
+async def test_status_lists_other_lines(tmp_path: Path) -> None:
     one = publish_here(tmp_path / "data", random_bytes(2 * SHARD), SHARD)
     async with Origin.running(tmp_path / "data", *HTTP, max_bytes=10_000_000) as origin:
         before = origin.folders.line.origin
@@ -201,7 +201,7 @@ async def test_a_node_says_what_it_has_of_other_lines(tmp_path: Path) -> None:
 # A middle --------------------------------------------------------------------------------------------
 
 
-async def test_a_middle_says_where_its_versions_come_from_and_how_fast(tmp_path: Path) -> None:
+async def test_middle_status_has_sources_and_rates(tmp_path: Path) -> None:
     one = publish_here(tmp_path / "origin", random_bytes(6 * SHARD), SHARD)
     with BadServer(one.data_dir).set("/v1/shard_*", throttled(3 * SHARD)) as server, dead_address() as dead:
         urls = [server.url, f"http://{dead}"]
@@ -224,7 +224,7 @@ async def test_a_middle_says_where_its_versions_come_from_and_how_fast(tmp_path:
             assert told["versions"][0]["state"] == "complete"
 
 
-async def test_a_middle_says_how_old_its_news_is(tmp_path: Path) -> None:
+async def test_middle_status_has_age_of_news(tmp_path: Path) -> None:
     async with Middle.running(["http://127.0.0.1:9"], tmp_path / "lost", *HTTP) as middle:
         told = await until(middle.url, lambda told: told["upstreams"][0]["state"] == "lost")
         assert (told["origin"], told["distance"], told["seconds_since_contact"]) == (None, None, None)
@@ -255,7 +255,7 @@ def named(told: Any) -> dict[str, Any]:
 
 
 @pytest.mark.usefixtures("brisk")
-async def test_the_origin_names_everybody_below_and_what_they_have(tmp_path: Path, clock: Clock) -> None:
+async def test_origin_status_lists_nodes_below_and_their_versions(tmp_path: Path, clock: Clock) -> None:
     async with (
         Origin.running(tmp_path / "o", *HTTP) as origin,
         Middle.running([origin.url], tmp_path / "m1", *HTTP) as first,
@@ -294,7 +294,7 @@ async def test_the_origin_names_everybody_below_and_what_they_have(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("brisk")
-async def test_a_client_has_what_is_in_its_folder(tmp_path: Path) -> None:
+async def test_client_reports_versions_in_its_folder(tmp_path: Path) -> None:
     """Also what an earlier run left there, and not what was removed."""
 
     def has(*versions: str) -> Callable[[Any], bool]:
@@ -316,7 +316,7 @@ async def test_a_client_has_what_is_in_its_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("brisk")
-async def test_reports_name_the_origin_and_no_file_of_an_earlier_run_as_its_version(tmp_path: Path) -> None:
+async def test_report_names_origin_and_no_file_of_earlier_run(tmp_path: Path) -> None:
     """A file of an earlier run may be another origin's v9."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "download_v9.bin").write_bytes(b"another line's")
@@ -337,7 +337,7 @@ async def test_reports_name_the_origin_and_no_file_of_an_earlier_run_as_its_vers
 
 
 @pytest.mark.usefixtures("brisk")
-async def test_bytes_under_way_below_are_told(tmp_path: Path) -> None:
+async def test_reports_have_bytes_of_running_downloads(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "o", *HTTP) as origin,
         Middle.running([origin.url], tmp_path / "m", *HTTP),
@@ -365,7 +365,7 @@ async def test_bytes_under_way_below_are_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("brisk")
-async def test_an_upstream_that_does_not_answer_keeps_no_report_from_the_others(tmp_path: Path) -> None:
+async def test_silent_upstream_does_not_delay_reports_to_others(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with BadServer(tmp_path / "empty") as silent:
         silent.set("/feed*", tells(hello(), complete(1, v(1)), UpTo(1))).set("/report", bad.silent())
@@ -379,7 +379,7 @@ async def test_an_upstream_that_does_not_answer_keeps_no_report_from_the_others(
 # What anybody can say ----------------------------------------------------------------------------------
 
 
-async def test_what_is_no_report_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+async def test_malformed_report_is_refused(tmp_path: Path) -> None:
     async with (
         Origin.running(tmp_path / "o", *HTTP) as origin,
         Middle.running([origin.url], tmp_path / "m", *HTTP) as middle,
@@ -396,7 +396,7 @@ async def test_what_is_no_report_is_refused_and_changes_nothing(tmp_path: Path) 
         assert (await status(middle.url))["below"] == []
 
 
-async def test_a_node_that_tells_lies_is_below_and_never_this_node_itself(tmp_path: Path) -> None:
+async def test_lying_report_cannot_name_this_node(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "o", *HTTP) as origin, aiohttp.ClientSession() as web:
         me = (await status(origin.url))["node"]
         liar = Node("a" * 64, "client", "\x1b[31m" + "x" * 1000, ["v9"], {"v1": 2**61}, age=0)
@@ -407,7 +407,7 @@ async def test_a_node_that_tells_lies_is_below_and_never_this_node_itself(tmp_pa
         assert [one["node"] for one in told["below"]] == ["a" * 64, "b"]
 
 
-async def test_a_report_that_is_packed_is_not_unpacked(tmp_path: Path) -> None:
+async def test_compressed_report_is_refused_undecoded(tmp_path: Path) -> None:
     """A megabyte of it would be a gigabyte, and keep the node from everything else for seconds."""
     raw = encode(Node("a", "client"), [])
     packed = {"deflate": zlib.compress(raw), "gzip": gzip.compress(raw)}
@@ -421,9 +421,7 @@ async def test_a_report_that_is_packed_is_not_unpacked(tmp_path: Path) -> None:
                 assert answer.status == 400
 
 
-async def test_a_flood_of_invented_nodes_stays_within_bounds(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_flood_of_invented_nodes_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turns, "_REST", 0)
     async with Origin.running(tmp_path / "o", *HTTP) as origin, aiohttp.ClientSession() as web:
         for begin in range(0, 100_000, 4000):

@@ -61,7 +61,7 @@ def kept(tmp_path: Path) -> Iterator[tuple[Path, str, bytes]]:
 
 
 @pytest.mark.parametrize("kind", ["device", "pipe", "link to a device"])
-def test_what_is_no_file_is_not_replaced(kind: str, kept: tuple[Path, str, bytes], tmp_path: Path) -> None:
+def test_get_does_not_replace_a_non_file(kind: str, kept: tuple[Path, str, bytes], tmp_path: Path) -> None:
     root, digest, _ = kept
     output = tmp_path / "output"
     if kind == "pipe":
@@ -78,9 +78,7 @@ def test_what_is_no_file_is_not_replaced(kind: str, kept: tuple[Path, str, bytes
     assert os.path.samestat(output.lstat(), before)
 
 
-def test_a_link_is_followed_and_what_was_planted_beside_it_is_not(
-    kept: tuple[Path, str, bytes], tmp_path: Path
-) -> None:
+def test_get_follows_link_but_not_planted_temporary(kept: tuple[Path, str, bytes], tmp_path: Path) -> None:
     root, digest, data = kept
     disk, output, precious = tmp_path / "disk", tmp_path / "output", tmp_path / "precious"
     disk.mkdir()
@@ -93,9 +91,7 @@ def test_a_link_is_followed_and_what_was_planted_beside_it_is_not(
     assert precious.read_bytes() == b"precious"
 
 
-def test_another_users_open_file_is_not_what_gets_the_name(
-    kept: tuple[Path, str, bytes], tmp_path: Path
-) -> None:
+def test_get_does_not_use_open_file_of_another_user(kept: tuple[Path, str, bytes], tmp_path: Path) -> None:
     root, digest, data = kept
     planted = tmp_path / ".output.blob.part"  # the name until 0.4.0
     planted.touch()
@@ -107,7 +103,7 @@ def test_another_users_open_file_is_not_what_gets_the_name(
         assert (tmp_path / "output").read_bytes() == data
 
 
-def test_what_is_put_is_got(tmp_path: Path) -> None:
+def test_get_returns_put_blob(tmp_path: Path) -> None:
     root, one, two = tmp_path / "store", tmp_path / "one", tmp_path / "two"
     root.mkdir()
     one.write_bytes(b"Hello!")
@@ -132,14 +128,14 @@ def test_what_is_put_is_got(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir() if ".part" in entry.name] == []
 
 
-def test_put_takes_all_of_a_file_that_tells_no_size(tmp_path: Path) -> None:
+def test_put_reads_whole_file_without_size(tmp_path: Path) -> None:
     file = Path("/proc/version")
     if not file.exists():
         pytest.skip("there is no /proc here")
     assert store("put", file, "-d", tmp_path)[0] == f"{sha256(file.read_bytes())}\n"
 
 
-def test_put_reads_stdin_and_get_takes_what_is_empty(tmp_path: Path) -> None:
+def test_put_reads_stdin_and_get_writes_empty_blob(tmp_path: Path) -> None:
     done = subprocess.run(
         command("store", "put", "-d", str(tmp_path), "-", "--json"),
         input=b"",
@@ -151,7 +147,7 @@ def test_put_reads_stdin_and_get_takes_what_is_empty(tmp_path: Path) -> None:
     assert store("get", sha256(b""), "-d", tmp_path)[0] == ""
 
 
-def test_a_new_store_takes_a_digest_and_a_layout_and_keeps_to_them(tmp_path: Path) -> None:
+def test_new_store_keeps_chosen_digest_and_layout(tmp_path: Path) -> None:
     file, flat = tmp_path / "file", tmp_path / "flat"
     file.write_bytes(b"Hello!")
     flat.mkdir()
@@ -193,7 +189,7 @@ NO_SENSE: list[tuple[list[str], int, str]] = [
 ]
 
 
-def test_links_that_lead_nowhere_hide_no_blobs(tmp_path: Path) -> None:
+def test_dangling_links_hide_no_blobs(tmp_path: Path) -> None:
     """Whoever may put blobs there can make them."""
     digest, circle, dangling = fill(tmp_path, b"Hello!", b"circle", b"dangling")
     for name, to in ((circle, circle), (dangling, "nowhere")):
@@ -208,7 +204,7 @@ def test_links_that_lead_nowhere_hide_no_blobs(tmp_path: Path) -> None:
     assert "doesn't know" in store("ls", tmp_path, code=2)[1]
 
 
-def test_what_makes_no_sense_is_told_clearly(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_clearly(tmp_path: Path) -> None:
     root, file, binary = tmp_path / "store", tmp_path / "file", tmp_path / "binary"
     (digest,) = fill(root, b"Hello!")
     file.write_text(f"{ABSENT}\nnonsense\n")
@@ -218,7 +214,7 @@ def test_what_makes_no_sense_is_told_clearly(tmp_path: Path) -> None:
     assert content(root) == {digest: b"Hello!"}
 
 
-def test_a_damaged_blob_is_not_given(tmp_path: Path) -> None:
+def test_get_refuses_damaged_blob(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path / "s", b"Hello!")
     damage(blob_file(tmp_path / "s", digest))
     for words in (
@@ -229,7 +225,7 @@ def test_a_damaged_blob_is_not_given(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["s"]
 
 
-def test_coded_blobs_are_given_as_they_are_and_told_of(tmp_path: Path) -> None:
+def test_get_writes_compressed_blob_verbatim_with_note(tmp_path: Path) -> None:
     blob = b"again and again " * 1000
     (digest,) = fill(tmp_path, blob)
     plain = blob_file(tmp_path, digest)
@@ -244,12 +240,12 @@ def test_coded_blobs_are_given_as_they_are_and_told_of(tmp_path: Path) -> None:
     assert "set aside" in store("verify", tmp_path, code=5)[0]
 
 
-def test_help_says_all_of_what_a_command_does() -> None:
+def test_help_is_not_truncated() -> None:
     listed = store("-h", env={"COLUMNS": "80"})[0].partition("Commands:")[2]
     assert "verify" in listed and "..." not in listed
 
 
-def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
+def test_empty_store_lists_and_verifies_nothing(tmp_path: Path) -> None:
     assert store("ls", tmp_path) == ("", "")
     assert store("ls", "--quarantined", tmp_path) == ("", "")
     out, err = store("verify", tmp_path)
@@ -257,7 +253,7 @@ def test_an_empty_store_has_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_long_list_takes_no_memory(tmp_path: Path) -> None:
+def test_long_list_takes_bounded_memory(tmp_path: Path) -> None:
     (tmp_path / ".HASHSERVER_PREFIX").write_text("1\n")
     original = tmp_path / "00"
     count = 50_000
@@ -295,7 +291,7 @@ def test_a_long_list_takes_no_memory(tmp_path: Path) -> None:
     assert most - least < 10_000, "kilobytes"
 
 
-def test_whoever_reads_a_list_may_have_enough_of_it(tmp_path: Path) -> None:
+def test_list_ends_quietly_when_reader_closes_pipe(tmp_path: Path) -> None:
     fill(tmp_path, *random_blobs(10, 3000, 20))
     process = subprocess.Popen(
         command("store", "ls", "--long", str(tmp_path)),
@@ -315,7 +311,7 @@ def test_whoever_reads_a_list_may_have_enough_of_it(tmp_path: Path) -> None:
 # verify
 
 
-def test_verify_ends_when_it_is_told_to(tmp_path: Path) -> None:
+def test_verify_ends_on_signal(tmp_path: Path) -> None:
     fill(tmp_path, *random_blobs(11, 100))
     process = subprocess.Popen(
         command("store", "verify", str(tmp_path), "--rate", "10kB"),
@@ -332,7 +328,7 @@ def test_verify_ends_when_it_is_told_to(tmp_path: Path) -> None:
     process.stderr.close()
 
 
-def test_what_is_damaged_is_set_aside_and_told_of_until_it_is_here_again(tmp_path: Path) -> None:
+def test_verify_reports_quarantined_blob_until_it_returns(tmp_path: Path) -> None:
     blobs = random_blobs(2, 20)
     digests = fill(tmp_path, *blobs)
     was = damage(blob_file(tmp_path, digests[3]), 0)
@@ -352,7 +348,7 @@ def test_what_is_damaged_is_set_aside_and_told_of_until_it_is_here_again(tmp_pat
     assert Path(found["detail"]).exists(), "what was set aside is never removed"
 
 
-def test_what_is_damaged_is_repaired_from_a_server_that_runs(tmp_path: Path) -> None:
+def test_verify_repairs_damaged_blob_from_server(tmp_path: Path) -> None:
     blobs = random_blobs(3, 10)
     here, there = tmp_path / "here", tmp_path / "there"
     digests = fill(here, *blobs)
@@ -373,7 +369,7 @@ def test_what_is_damaged_is_repaired_from_a_server_that_runs(tmp_path: Path) -> 
     assert content(here) == dict(zip(digests, blobs, strict=True))
 
 
-def test_only_what_was_looked_at_is_taken_out(tmp_path: Path) -> None:
+def test_quarantine_takes_only_the_file_that_was_read(tmp_path: Path) -> None:
     folder = Folder(str(tmp_path), "prefix")
     (digest,) = fill(tmp_path, b"wrong")
     file = blob_file(tmp_path, digest)
@@ -387,7 +383,7 @@ def test_only_what_was_looked_at_is_taken_out(tmp_path: Path) -> None:
     assert Quarantine(folder).set_aside(str(file), digest, looks, "wrong") is None
 
 
-def test_taking_out_and_putting_back(tmp_path: Path) -> None:
+def test_quarantine_and_restore_of_a_blob(tmp_path: Path) -> None:
     name, place = tmp_path / "name", tmp_path / "place"
     name.write_bytes(b"old")
     assert take_out(name, place, lambda looks: True)
@@ -397,7 +393,7 @@ def test_taking_out_and_putting_back(tmp_path: Path) -> None:
     assert not place.exists()
 
 
-def test_setting_aside_that_was_interrupted_is_looked_at_again(tmp_path: Path) -> None:
+def test_interrupted_quarantine_is_checked_again(tmp_path: Path) -> None:
     good, bad = fill(tmp_path, b"good", b"bad")
     place = tmp_path / OWN_FOLDER / "quarantine"
     place.mkdir(parents=True)
@@ -409,7 +405,7 @@ def test_setting_aside_that_was_interrupted_is_looked_at_again(tmp_path: Path) -
     assert [one.digest for one in Quarantine(Folder(str(tmp_path), "prefix")).entries()] == [bad]
 
 
-def test_killed_at_any_moment_verify_loses_nothing(tmp_path: Path) -> None:
+def test_verify_killed_at_any_moment_loses_nothing(tmp_path: Path) -> None:
     rng = random.Random(4)
     blobs = random_blobs(5, 300)
     digests = fill(tmp_path, *blobs)
@@ -456,7 +452,7 @@ def read_only(path: Path) -> Iterator[None]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
-def test_a_store_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+def test_verify_reads_unwritable_store(tmp_path: Path) -> None:
     digests = fill(tmp_path, b"one", b"two")
     with read_only(tmp_path):
         store("verify", tmp_path)
@@ -474,7 +470,7 @@ def test_a_store_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> 
         assert sorted(store("ls", tmp_path)[0].split()) == sorted(digests)
 
 
-async def test_a_rate_is_held() -> None:
+async def test_verify_keeps_to_its_rate() -> None:
     now, slept = 0.0, []
 
     async def sleep(seconds: float) -> None:
@@ -493,7 +489,7 @@ async def test_a_rate_is_held() -> None:
     assert len(slept) == 19
 
 
-async def test_what_is_replaced_while_it_is_read_is_looked_at_again(tmp_path: Path) -> None:
+async def test_verify_rereads_file_replaced_while_reading(tmp_path: Path) -> None:
     blob = random.Random(6).randbytes(200_000)
     (digest,) = fill(tmp_path, blob)
     damage(blob_file(tmp_path, digest))
@@ -514,7 +510,7 @@ async def test_what_is_replaced_while_it_is_read_is_looked_at_again(tmp_path: Pa
 # pull and push
 
 
-def test_blobs_are_pulled_and_what_is_here_is_not_fetched_again(tmp_path: Path) -> None:
+def test_pull_fetches_only_missing_blobs(tmp_path: Path) -> None:
     here, there, listed = tmp_path / "here", tmp_path / "there", tmp_path / "listed"
     blobs = [*random_blobs(7, 40), b""]
     digests = fill(there, *blobs)
@@ -534,7 +530,7 @@ def test_blobs_are_pulled_and_what_is_here_is_not_fetched_again(tmp_path: Path) 
     assert "no connection" in store("pull", "-d", here, url, *digests, code=4)[1]
 
 
-def test_blobs_are_pushed_to_a_hash_server_and_to_an_archive(tmp_path: Path) -> None:
+def test_push_to_hash_server_and_to_archive(tmp_path: Path) -> None:
     here, there, archive = tmp_path / "here", tmp_path / "there", tmp_path / "archive"
     blobs = random_blobs(8, 20)
     digests = fill(here, *blobs)
@@ -574,9 +570,7 @@ def test_blobs_are_pushed_to_a_hash_server_and_to_an_archive(tmp_path: Path) -> 
         assert content(elsewhere) == content(archive)
 
 
-async def test_small_blobs_are_pushed_to_an_archive_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_push_batches_small_blobs_to_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests, push = 0, ArchiveClient.push
 
     async def counted(archive: ArchiveClient, blobs: Any) -> list[str]:
@@ -602,7 +596,7 @@ async def test_small_blobs_are_pushed_to_an_archive_together(
     assert content(tmp_path) == dict(zip(digests, blobs, strict=True))
 
 
-async def test_what_an_archive_does_not_take_does_not_keep_the_others(tmp_path: Path) -> None:
+async def test_push_continues_after_blob_refused_by_archive(tmp_path: Path) -> None:
     source, state = BlobsInMemory(), CopyProgress()
     digests = await put_blobs(source, b"one", bytes(2000), b"two", bytes(50_000))
     async with (
@@ -634,7 +628,7 @@ NO_SENSE_TO_COPY: list[tuple[list[str], int, str]] = [
 ]
 
 
-def test_killed_while_it_copies_nothing_is_left_lying_about(tmp_path: Path) -> None:
+def test_killed_copy_leaves_no_temporary_files(tmp_path: Path) -> None:
     root, out, temporary = tmp_path / "store", tmp_path / "out", tmp_path / "tmp"
     out.mkdir()
     temporary.mkdir()
@@ -665,7 +659,7 @@ def test_killed_while_it_copies_nothing_is_left_lying_about(tmp_path: Path) -> N
     assert list(temporary.iterdir()) == []
 
 
-def test_copying_what_makes_no_sense(tmp_path: Path) -> None:
+def test_invalid_copy_arguments_are_refused(tmp_path: Path) -> None:
     binary, empty = tmp_path / "binary", tmp_path / "empty"
     fill(tmp_path, b"one")
     binary.write_bytes(b"\xff\xfe")
@@ -673,7 +667,7 @@ def test_copying_what_makes_no_sense(tmp_path: Path) -> None:
     assert_refused(NO_SENSE_TO_COPY, {"store": tmp_path, "binary": binary, "empty": empty})
 
 
-async def test_a_server_that_refuses_everything_is_not_asked_for_ever(tmp_path: Path) -> None:
+async def test_push_stops_at_server_that_refuses_everything(tmp_path: Path) -> None:
     class Refuses(BlobsInMemory):
         asked = 0
 

@@ -63,7 +63,7 @@ class Seen:
 
 @pytest.mark.parametrize("whose", ["ours", pytest.param("theirs", marks=pytest.mark.legacy)])
 @pytest.mark.parametrize("how", ["hangs up", "ends"])
-async def test_a_push_beside_another_upload_is_kept_however_that_one_ends(
+async def test_push_beside_another_upload_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whose: str, how: str
 ) -> None:
     (tmp_path / "blobs").mkdir()
@@ -92,7 +92,7 @@ async def test_a_push_beside_another_upload_is_kept_however_that_one_ends(
         assert seen.statuses == ([202, 200] if how == "hangs up" else [202])
 
 
-async def test_a_push_beside_an_upload_without_end_fails_and_says_that_nothing_is_kept(
+async def test_push_beside_endless_upload_fails_with_nothing_kept(
     tmp_path: Path,
 ) -> None:
     source = BlobsInMemory()
@@ -117,7 +117,7 @@ async def test_a_push_beside_an_upload_without_end_fails_and_says_that_nothing_i
 
 @pytest.mark.parametrize("whose", ["ours", pytest.param("theirs", marks=pytest.mark.legacy)])
 @pytest.mark.parametrize(("how", "left"), [("cut", len(BLOB) - 1), ("empty", 0)])
-async def test_a_push_onto_a_cut_blob_repairs_it_or_says_that_it_is_not_kept(
+async def test_push_onto_truncated_blob_repairs_or_fails(
     tmp_path: Path, whose: str, how: str, left: int
 ) -> None:
     """hashserver 1.0.2 says 201 of any file that has the name, and keeps that."""
@@ -172,7 +172,7 @@ async def copied(way: str, here: Path, server: Server, key: str) -> CopyProgress
     + [("pull", BLOB, "other")],
     ids=lambda value: value if isinstance(value, str) else f"{len(value)} bytes",
 )
-async def test_a_file_that_is_not_the_blob_does_not_count_as_there(
+async def test_file_with_other_bytes_does_not_count_as_blob(
     tmp_path: Path, server: Server, way: str, blob: bytes, how: str
 ) -> None:
     here, key = tmp_path / "here", sha256(blob)
@@ -186,14 +186,14 @@ async def test_a_file_that_is_not_the_blob_does_not_count_as_there(
     assert (await copied(way, here, server, key)).present == 1
 
 
-async def test_what_the_server_lacks_is_there_where_it_is_right(tmp_path: Path, server: Server) -> None:
+async def test_pull_counts_right_local_blob_that_server_lacks(tmp_path: Path, server: Server) -> None:
     right, cut = fill(tmp_path, random_bytes(2 << 20, 7), random_bytes(2 << 20, 8))
     spoil(blob_file(tmp_path, cut), "cut")
     assert (await copied("pull", tmp_path, server, right)).present == 1
     assert (await copied("pull", tmp_path, server, cut)).missing == [cut]
 
 
-def test_a_damaged_blob_here_is_not_counted_as_pushed(tmp_path: Path, server: Server) -> None:
+def test_damaged_local_blob_is_not_counted_as_pushed(tmp_path: Path, server: Server) -> None:
     (key,) = fill(tmp_path, HUGE)
     fill(server.root, HUGE)
     spoil(blob_file(tmp_path, key), "cut")

@@ -46,17 +46,17 @@ RULES = st.builds(Rules, LENGTHS, LENGTHS)
 
 
 @given(BLOBS, RULES, TIMES)
-def test_what_is_referred_to_stays(blob: Blob, rules: Rules, now: float) -> None:
+def test_referenced_blob_stays(blob: Blob, rules: Rules, now: float) -> None:
     assert decide(blob, True, rules, now) in (Decision.KEEP, Decision.UNMARK)
 
 
 @given(BLOBS, LENGTHS, TIMES)
-def test_nothing_goes_by_itself(blob: Blob, grace: float, now: float) -> None:
+def test_decision_without_age_never_deletes(blob: Blob, grace: float, now: float) -> None:
     assert decide(blob, False, Rules(None, grace), now) in (Decision.KEEP, Decision.UNMARK)
 
 
 @given(BLOBS, RULES, TIMES)
-def test_only_what_was_marked_a_grace_time_ago_goes(blob: Blob, rules: Rules, now: float) -> None:
+def test_only_blobs_marked_a_grace_time_ago_are_deleted(blob: Blob, rules: Rules, now: float) -> None:
     decision = decide(blob, False, rules, now)
     if decision is Decision.REMOVE:
         assert blob.marked
@@ -75,7 +75,7 @@ def test_only_what_was_marked_a_grace_time_ago_goes(blob: Blob, rules: Rules, no
         max_size=30,
     )
 )
-def test_whatever_happens_what_was_put_or_named_is_there_for_the_grace_time(
+def test_put_or_referenced_blob_survives_grace_time_in_any_order(
     steps: list[tuple[str, float]],
 ) -> None:
     rules, now, named = Rules(0, HOUR), 0.0, False
@@ -103,7 +103,7 @@ def test_whatever_happens_what_was_put_or_named_is_there_for_the_grace_time(
             assert blob is not None
 
 
-def test_bounds_of_age_and_grace_are_exact() -> None:
+def test_age_and_grace_bounds_are_exact() -> None:
     """A blob goes from the second on at which its time is over, and not before."""
     rules, now = Rules(older_than=7200.0, grace=HOUR), 100_000.0
     assert decide(Blob(now - 7200, now - 7200, False), False, rules, now) is Decision.MARK
@@ -114,7 +114,7 @@ def test_bounds_of_age_and_grace_are_exact() -> None:
 
 
 @given(TIMES, RULES)
-def test_what_nobody_refers_to_goes_in_two_runs(put: float, rules: Rules) -> None:
+def test_unreferenced_blob_is_deleted_by_second_run(put: float, rules: Rules) -> None:
     assert rules.older_than is not None
     first = put + max(rules.older_than, rules.grace) + 1
     assert decide(Blob(put, put, False), False, rules, first) is Decision.MARK
@@ -140,7 +140,7 @@ def collect(root: Path, *named: str, later: float = 0.0, delete: bool = True, **
     return collection.result
 
 
-def test_two_runs_remove_what_nobody_refers_to(tmp_path: Path) -> None:
+def test_command_deletes_unreferenced_blobs_in_two_runs(tmp_path: Path) -> None:
     blobs = random_blobs(1, 10)
     digests = fill(tmp_path, *blobs)
     kept, lost = digests[:4], digests[4:]
@@ -162,7 +162,7 @@ def test_two_runs_remove_what_nobody_refers_to(tmp_path: Path) -> None:
     assert lost[0] not in content(tmp_path)
 
 
-def test_what_was_just_put_is_left_alone(tmp_path: Path) -> None:
+def test_recent_blob_is_not_marked(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path, b"one")
     os.utime(blob_file(tmp_path, digest), (0, 0))  # as copied with its time
     assert collect(tmp_path).marked.blobs == 0
@@ -171,7 +171,7 @@ def test_what_was_just_put_is_left_alone(tmp_path: Path) -> None:
     assert collect(tmp_path, later=8 * DAY, older_than=7 * DAY).marked.blobs == 1
 
 
-def test_without_an_age_nothing_goes_and_what_was_marked_stays(tmp_path: Path) -> None:
+def test_without_age_nothing_is_deleted(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path, b"one")
     assert collect(tmp_path, later=2 * HOUR).marked.blobs == 1
     result = collect(tmp_path, later=9 * HOUR, older_than=None)
@@ -180,7 +180,7 @@ def test_without_an_age_nothing_goes_and_what_was_marked_stays(tmp_path: Path) -
     assert blob_file(tmp_path, digest).stat().st_mode & 0o777 == 0o444
 
 
-def test_what_is_referred_to_again_stays(tmp_path: Path) -> None:
+def test_blob_referenced_again_stays(tmp_path: Path) -> None:
     digests = fill(tmp_path, b"one", b"two")
     collect(tmp_path, later=2 * HOUR)
     result = collect(tmp_path, digests[0], later=4 * HOUR)
@@ -189,7 +189,7 @@ def test_what_is_referred_to_again_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["anew", "as it is"])
-async def test_what_is_put_again_stays(tmp_path: Path, how: str) -> None:
+async def test_blob_put_again_stays(tmp_path: Path, how: str) -> None:
     (digest,) = fill(tmp_path, b"one")
     collect(tmp_path, later=2 * HOUR)
     store = BlobDirectory(tmp_path, writable=True)
@@ -205,7 +205,7 @@ async def test_what_is_put_again_stays(tmp_path: Path, how: str) -> None:
     assert collect(tmp_path, later=2 * HOUR).removed.blobs == 0
 
 
-def test_what_is_put_in_the_very_moment_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_blob_put_at_the_moment_of_deletion_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (digest,) = fill(tmp_path, b"one")
     collect(tmp_path, later=2 * HOUR)
     rename = Path.rename
@@ -220,7 +220,7 @@ def test_what_is_put_in_the_very_moment_stays(tmp_path: Path, monkeypatch: pytes
     assert content(tmp_path) == {digest: b"one"}
 
 
-def test_all_forms_of_a_blob_go_together(tmp_path: Path) -> None:
+def test_all_forms_of_a_blob_are_deleted_together(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path, b"one")
     for end in (".gz", ".BUFFERLENGTH"):
         blob_file(tmp_path, digest).with_name(digest + end).write_bytes(b"3")
@@ -229,7 +229,7 @@ def test_all_forms_of_a_blob_go_together(tmp_path: Path) -> None:
     assert list((tmp_path / digest[:2]).iterdir()) == []
 
 
-def test_a_removal_that_was_killed_is_undone_and_decided_anew(tmp_path: Path) -> None:
+def test_killed_deletion_is_undone_and_decided_anew(tmp_path: Path) -> None:
     digests = fill(tmp_path, b"one", b"two")
     collect(tmp_path, later=2 * HOUR)
     trash = tmp_path / OWN_FOLDER / "gc" / "trash"
@@ -240,7 +240,7 @@ def test_a_removal_that_was_killed_is_undone_and_decided_anew(tmp_path: Path) ->
     assert list(trash.iterdir()) == []
 
 
-def test_one_run_at_a_time(tmp_path: Path) -> None:
+def test_only_one_run_at_a_time(tmp_path: Path) -> None:
     fill(tmp_path, b"one")
     collect(tmp_path)
     with folder_lock(tmp_path / OWN_FOLDER / "gc"), pytest.raises(DataDirInUse, match="another gc"):
@@ -254,7 +254,7 @@ def named(root: roots.Root) -> set[str]:
     return {digest.hex() for digest in roots.read_all([root], "sha256")}
 
 
-def test_a_data_directory_names_the_shards_of_all_its_versions(tmp_path: Path) -> None:
+def test_data_directory_root_references_shards_of_all_versions(tmp_path: Path) -> None:
     data, payloads = tmp_path / "data", [random.Random(n).randbytes(2500) for n in (1, 2)]
     with origin(data, "--shard-size", "1000") as node:
         for number, payload in enumerate(payloads):
@@ -305,9 +305,7 @@ def test_a_data_directory_names_the_shards_of_all_its_versions(tmp_path: Path) -
         (roots.data_dir, "a file"),
     ],
 )
-def test_a_root_that_cannot_be_read_or_understood_ends_it(
-    tmp_path: Path, make: Any, text: str | None
-) -> None:
+def test_unreadable_or_malformed_root_ends_the_run(tmp_path: Path, make: Any, text: str | None) -> None:
     file = tmp_path / "root"
     if text is not None:
         file.write_text(text)
@@ -315,7 +313,7 @@ def test_a_root_that_cannot_be_read_or_understood_ends_it(
         named(make(file))
 
 
-def test_what_roots_name(tmp_path: Path) -> None:
+def test_roots_yield_referenced_digests(tmp_path: Path) -> None:
     file, folder, digests = tmp_path / "root", Folder(str(tmp_path), "prefix"), [sha256(b"1"), sha256(b"2")]
     file.write_text(f"# mine\n\n{digests[0].upper()}  a name\n{digests[1]}\n")
     assert named(roots.snapshot(file)) == {*digests}
@@ -343,7 +341,7 @@ def gc(root: Path, *words: str | Path, code: int = 0) -> dict[str, Any]:
 NOW = ("--unreferenced-older-than", "0", "--grace", "0")
 
 
-def test_the_command_keeps_what_its_roots_name(tmp_path: Path) -> None:
+def test_command_keeps_blobs_of_its_roots(tmp_path: Path) -> None:
     root, snapshot = tmp_path / "store", tmp_path / "snapshot"
     digests = fill(root, b"one", b"two", b"three")
     snapshot.write_text(digests[0])
@@ -367,7 +365,7 @@ def test_the_command_keeps_what_its_roots_name(tmp_path: Path) -> None:
     assert run("store", "unpin", "-d", str(root), digests[0]).returncode == 3
 
 
-async def test_an_archive_forgets_what_gc_removed_and_nothing_else(tmp_path: Path) -> None:
+async def test_archive_forgets_only_deleted_blobs(tmp_path: Path) -> None:
     kept, lost = [b"kept", b"kept too"], [b"lost %d" % number for number in range(1500)]
     options: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "authorized_port": 0}
     async with ArchiveNode.on_directory(tmp_path, **options) as node, http() as session:
@@ -409,7 +407,7 @@ def known(root: Path, table: str) -> set[str]:
         return {key.hex() for (key,) in database.execute(f"SELECT key FROM {table}")}
 
 
-def test_while_a_root_cannot_be_read_nothing_goes(tmp_path: Path) -> None:
+def test_unreadable_root_deletes_nothing(tmp_path: Path) -> None:
     root, bad, data = tmp_path / "store", tmp_path / "bad", tmp_path / "data"
     fill(root, b"one", b"two")
     assert gc(root, *NOW, "--delete")["marked"]["blobs"] == 2
@@ -445,7 +443,7 @@ NO_SENSE: list[tuple[list[str], int, str]] = [
 ]
 
 
-def test_what_makes_no_sense_is_told_clearly(tmp_path: Path) -> None:
+def test_invalid_arguments_are_refused_clearly(tmp_path: Path) -> None:
     fill(tmp_path, b"one")
     assert_refused(
         [(["gc", "{store}", "--delete", *words], *rest) for words, *rest in NO_SENSE], {"store": tmp_path}
@@ -453,7 +451,7 @@ def test_what_makes_no_sense_is_told_clearly(tmp_path: Path) -> None:
     assert len(content(tmp_path)) == 1
 
 
-def test_an_empty_store_has_nothing_to_let_go_of(tmp_path: Path) -> None:
+def test_empty_store_has_nothing_to_delete(tmp_path: Path) -> None:
     assert gc(tmp_path, *NOW, "--delete")["all"] == {"blobs": 0, "bytes": 0}
 
 
@@ -462,7 +460,7 @@ def files(root: Path) -> int:
     return sum(len(names) for _, _, names in os.walk(root))
 
 
-def test_killed_at_any_moment_gc_loses_nothing_that_stays(tmp_path: Path) -> None:
+def test_gc_killed_at_any_moment_loses_no_referenced_blob(tmp_path: Path) -> None:
     rng, root, snapshot = random.Random(7), tmp_path / "store", tmp_path / "snapshot"
     blobs = random_blobs(8, 2000, 50)
     digests = fill(root, *blobs)
@@ -519,7 +517,7 @@ asyncio.run(main())
 """
 
 
-def test_what_is_put_while_gc_runs_stays(tmp_path: Path) -> None:
+def test_blob_put_while_gc_runs_stays(tmp_path: Path) -> None:
     fill(tmp_path)
     arguments = [sys.executable, "-c", PUTTING, str(tmp_path), "4", str(GRACE)]
     process = subprocess.Popen(arguments, env=environment(), stdout=subprocess.PIPE, text=True)

@@ -49,7 +49,7 @@ MARKED, WAITS, REMOVED = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 
 
 @pytest.mark.parametrize("how", [shared, copied])
-def test_a_copy_of_a_store_has_marks_of_its_own(tmp_path: Path, how: Callable[[Path, Path], Path]) -> None:
+def test_copied_store_has_its_own_marks(tmp_path: Path, how: Callable[[Path, Path], Path]) -> None:
     root = tmp_path / "root"
     fill(root, BLOB)
     before = how(root, tmp_path / "before")
@@ -65,7 +65,7 @@ def test_a_copy_of_a_store_has_marks_of_its_own(tmp_path: Path, how: Callable[[P
     assert len(content(root)) == 1
 
 
-def test_stores_that_share_files_do_not_keep_each_other_from_removing_for_long(tmp_path: Path) -> None:
+def test_stores_sharing_files_delay_deletion_only_briefly(tmp_path: Path) -> None:
     root = tmp_path / "root"
     fill(root, BLOB)
     other = shared(root, tmp_path / "other")
@@ -76,7 +76,7 @@ def test_stores_that_share_files_do_not_keep_each_other_from_removing_for_long(t
     assert acts(collect(other, later=2 * HOUR)) == REMOVED
 
 
-def test_what_is_put_again_in_a_copy_is_kept_there_and_begins_anew_where_it_is_shared(tmp_path: Path) -> None:
+def test_put_in_copy_restarts_grace_time_of_shared_file(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (key,) = fill(root, BLOB)
     other = shared(root, tmp_path / "other")
@@ -88,7 +88,7 @@ def test_what_is_put_again_in_a_copy_is_kept_there_and_begins_anew_where_it_is_s
 
 
 @pytest.mark.parametrize("mode", ["o+x", "0445", "g+w", "a-x", "u+rw,o+rx"])
-def test_changed_permissions_mark_nothing_and_begin_the_grace_time_anew(tmp_path: Path, mode: str) -> None:
+def test_changed_permissions_restart_the_grace_time(tmp_path: Path, mode: str) -> None:
     (key,) = fill(tmp_path, BLOB)
     change = ["chmod", "-R", mode, str(tmp_path / key[:2])]
     subprocess.run(change, check=True)
@@ -100,14 +100,14 @@ def test_changed_permissions_mark_nothing_and_begin_the_grace_time_anew(tmp_path
     assert acts(collect(tmp_path, later=2 * HOUR)) == REMOVED
 
 
-def test_marks_of_earlier_versions_begin_anew(tmp_path: Path) -> None:
+def test_marks_of_earlier_versions_restart_the_grace_time(tmp_path: Path) -> None:
     (key,) = fill(tmp_path, BLOB)
     blob_file(tmp_path, key).chmod(0o445)  # as 0.4.0 marked it, who knows when
     assert acts(collect(tmp_path, later=9 * HOUR)) == MARKED
     assert acts(collect(tmp_path, later=9 * HOUR)) == REMOVED
 
 
-def test_a_run_that_is_left_or_killed_loses_at_most_its_own_marks(tmp_path: Path) -> None:
+def test_interrupted_run_loses_at_most_its_own_marks(tmp_path: Path) -> None:
     keys = fill(tmp_path, *(b"%d" % number for number in range(2000)))
 
     def begin() -> GarbageCollection:
@@ -127,7 +127,7 @@ def test_a_run_that_is_left_or_killed_loses_at_most_its_own_marks(tmp_path: Path
     assert (again.removed.blobs, again.marked.blobs) == (0, len(keys))
 
 
-def test_damaged_lines_are_marks_less(tmp_path: Path) -> None:
+def test_damaged_lines_lose_only_their_marks(tmp_path: Path) -> None:
     fill(tmp_path, BLOB, b"two")
     collect(tmp_path, later=2 * HOUR)
     record = tmp_path / GC / "marks"
@@ -167,7 +167,7 @@ async def put_at_a_server(root: Path) -> int:
             return answer.status
 
 
-async def test_what_another_user_puts_again_has_its_grace_time(tmp_path: Path, of_others: Path) -> None:
+async def test_put_by_another_user_restarts_the_grace_time(tmp_path: Path, of_others: Path) -> None:
     assert await put_at_a_server(tmp_path) == 201
     assert is_marked(of_others.stat())
     assert acts(collect(tmp_path, later=HOUR - 60)) == (0, 0, 0)
@@ -176,13 +176,13 @@ async def test_what_another_user_puts_again_has_its_grace_time(tmp_path: Path, o
     assert list((tmp_path / GC / "put").iterdir()) == []
 
 
-async def test_what_cannot_be_noted_is_taken_anew(tmp_path: Path, of_others: Path) -> None:
+async def test_blob_is_stored_anew_when_put_cannot_be_recorded(tmp_path: Path, of_others: Path) -> None:
     (tmp_path / GC / "put").write_text("in the way")
     assert await put_at_a_server(tmp_path) == 200
     assert not is_marked(of_others.stat())
 
 
-def test_what_another_user_puts_in_the_very_moment_stays(
+def test_put_by_another_user_at_moment_of_deletion_stays(
     tmp_path: Path, of_others: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, outcomes = BlobDirectory(tmp_path, writable=True), []
@@ -199,9 +199,7 @@ def test_what_another_user_puts_in_the_very_moment_stays(
     assert content(tmp_path) == {of_others.name: BLOB}
 
 
-def test_that_a_mark_was_taken_away_survives_a_power_cut(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cleared_mark_survives_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A blob counts as put again when it can't be marked any more, also after the power went."""
     (key,) = fill(tmp_path, BLOB)
     store, file, synced = BlobDirectory(tmp_path, writable=True), blob_file(tmp_path, key), list[int]()
@@ -220,14 +218,14 @@ def test_that_a_mark_was_taken_away_survives_a_power_cut(
     assert synced == [0o444]
 
 
-def test_what_is_gone_when_it_is_noted_was_not_put(tmp_path: Path, of_others: Path) -> None:
+def test_removed_blob_is_not_counted_as_put(tmp_path: Path, of_others: Path) -> None:
     store = BlobDirectory(tmp_path, writable=True)
     assert count_as_put(store.folder, of_others.name)
     of_others.unlink()
     assert not count_as_put(store.folder, of_others.name)
 
 
-async def test_a_pull_of_what_is_here_takes_its_mark_away(tmp_path: Path) -> None:
+async def test_pull_of_local_blob_clears_its_mark(tmp_path: Path) -> None:
     (key,) = fill(tmp_path, BLOB)
     collect(tmp_path, later=2 * HOUR)
     source, state, store = BlobsInMemory(), CopyProgress(), BlobDirectory(tmp_path, writable=True)

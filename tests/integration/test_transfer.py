@@ -189,7 +189,7 @@ async def test_several_servers_share_the_load(published: Published, output: Path
     assert release.seconds < 5.1, "no faster than from one of them"
 
 
-async def test_the_faster_server_does_more(published: Published, output: Path) -> None:
+async def test_faster_server_sends_more(published: Published, output: Path) -> None:
     with servers(published, bad.throttled(MB), bad.throttled(8 * MB)) as (slow, fast):
         release = await download(output, slow, fast, limits=Limits(at_once=4))
         sent = slow.sent_bytes(SHARDS), fast.sent_bytes(SHARDS)
@@ -198,7 +198,7 @@ async def test_the_faster_server_does_more(published: Published, output: Path) -
     assert release.seconds < 6
 
 
-async def test_a_server_that_dies_is_done_without(published: Published, output: Path) -> None:
+async def test_transfer_continues_when_a_server_dies(published: Published, output: Path) -> None:
     with contextlib.ExitStack() as dying, BadServer(published.data_dir) as stays:
         stays.set(SHARDS, bad.throttled(8 * MB))
         dies = dying.enter_context(BadServer(published.data_dir)).set(SHARDS, bad.throttled(8 * MB))
@@ -209,14 +209,14 @@ async def test_a_server_that_dies_is_done_without(published: Published, output: 
     assert_right(output, published)
 
 
-async def test_of_several_dead_servers_none_holds_the_transfer_up(published: Published, output: Path) -> None:
+async def test_dead_servers_do_not_delay_transfer(published: Published, output: Path) -> None:
     with dead_address() as one, dead_address() as two, BadServer(published.data_dir) as good:
         release = await download(output, f"http://{one}", f"http://{two}", good)
     assert_right(output, published)
     assert release.seconds < 5
 
 
-async def test_a_server_that_lacks_shards_serves_those_it_has(
+async def test_server_lacking_shards_serves_the_others(
     published: Published, output: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(published.data_dir, tmp_path / "half")
@@ -234,7 +234,7 @@ async def test_a_server_that_lacks_shards_serves_those_it_has(
 # Wrong bytes -------------------------------------------------------------------------------------
 
 
-async def test_a_wrong_piece_is_asked_from_another_server(published: Published, output: Path) -> None:
+async def test_wrong_piece_is_fetched_from_another_server(published: Published, output: Path) -> None:
     with BadServer(published.data_dir) as wrong, BadServer(published.data_dir) as right:
         wrong.set(SECOND, bad.flipped(3 * PIECE))
         await download(output, wrong, right)
@@ -242,7 +242,7 @@ async def test_a_wrong_piece_is_asked_from_another_server(published: Published, 
     assert_right(output, published)
 
 
-async def test_a_liar_is_asked_less_and_less(output: Path, tmp_path: Path) -> None:
+async def test_lying_server_gets_fewer_requests(output: Path, tmp_path: Path) -> None:
     many = publish(tmp_path / "data", random_bytes(15 * MB), 100_000)  # 150 shards
     with servers(many, bad.flipped(0), bad.throttled(6 * MB)) as (liar, good):
         await download(output, liar, good, limits=Limits(at_once=4))
@@ -252,7 +252,9 @@ async def test_a_liar_is_asked_less_and_less(output: Path, tmp_path: Path) -> No
     assert others >= 150
 
 
-async def test_wrong_from_every_server_names_them_and_the_shard(published: Published, output: Path) -> None:
+async def test_error_names_servers_and_shard_when_all_send_wrong_bytes(
+    published: Published, output: Path
+) -> None:
     with BadServer(published.data_dir) as one, BadServer(published.data_dir) as two:
         for server in (one, two):
             server.set(SECOND, bad.flipped(PIECE + 5))
@@ -293,7 +295,7 @@ def lying(published: Published, tmp_path: Path) -> Path:
     return data_dir
 
 
-async def test_where_a_manifest_lies_another_servers_is_used(
+async def test_lying_manifest_is_replaced_by_another_servers(
     lying: Path, published: Published, output: Path
 ) -> None:
     with BadServer(lying) as liar, BadServer(published.data_dir) as honest:
@@ -302,7 +304,7 @@ async def test_where_a_manifest_lies_another_servers_is_used(
     assert_right(output, published)
 
 
-async def test_where_every_manifest_lies_nothing_gets_the_name(lying: Path, output: Path) -> None:
+async def test_output_stays_unnamed_when_every_manifest_lies(lying: Path, output: Path) -> None:
     with BadServer(lying) as liar:
         with pytest.raises(IntegrityError) as failure:
             await download(output, liar)
@@ -315,7 +317,7 @@ async def test_where_every_manifest_lies_nothing_gets_the_name(lying: Path, outp
 # Servers that stop, and bounds -------------------------------------------------------------------
 
 
-async def test_a_stalled_server_is_left_when_another_can_serve(published: Published, output: Path) -> None:
+async def test_stalled_server_is_abandoned_when_another_serves(published: Published, output: Path) -> None:
     with servers(published, bad.stall(PIECE), bad.good()) as (stalls, _):
         release = await download(output, stalls, _, limits=Limits(stall=0.3, timeout=20))
         assert stalls.requested(SHARDS) <= 10
@@ -323,9 +325,7 @@ async def test_a_stalled_server_is_left_when_another_can_serve(published: Publis
     assert release.seconds < 6, "it waited for the stalled server's time-out"
 
 
-async def test_a_server_that_stalls_alone_is_given_up_after_the_time_out(
-    published: Published, output: Path
-) -> None:
+async def test_only_server_that_stalls_is_abandoned_after_timeout(published: Published, output: Path) -> None:
     with servers(published, bad.stall(PIECE)) as (alone,):
         begun = time.monotonic()
         with pytest.raises(TransferFailed) as failure:
@@ -337,7 +337,7 @@ async def test_a_server_that_stalls_alone_is_given_up_after_the_time_out(
     assert_nothing_final(output)
 
 
-async def test_drops_of_bytes_are_no_progress(published: Published, output: Path) -> None:
+async def test_trickling_bytes_do_not_count_as_progress(published: Published, output: Path) -> None:
     """One that sends a byte now and then never stalls by bytes, only by pieces."""
     with servers(published, bad.trickle(0.05)) as (drips,):
         with pytest.raises(TransferFailed):
@@ -346,7 +346,7 @@ async def test_drops_of_bytes_are_no_progress(published: Published, output: Path
     assert_nothing_final(output)
 
 
-async def test_a_slow_disk_is_not_the_servers_fault(published: Published, output: Path) -> None:
+async def test_slow_disk_does_not_count_as_stalled_server(published: Published, output: Path) -> None:
     blamed = set()
     with servers(published, bad.good(), bad.good()) as two:
         urls = [one.url for one in two]
@@ -362,9 +362,7 @@ async def test_a_slow_disk_is_not_the_servers_fault(published: Published, output
     assert not blamed, "servers were left because the disk was slow"
 
 
-async def test_nobody_reachable_at_the_start_is_told_within_its_budget(
-    published: Published, output: Path
-) -> None:
+async def test_unreachable_at_start_raises_within_budget(published: Published, output: Path) -> None:
     with dead_address() as dead:
         limits = Limits(unreachable_at_start=0.5, unreachable_once_begun=60)
         async with transfer(published.manifest, output, f"http://{dead}", limits=limits) as (vain, _):
@@ -376,7 +374,7 @@ async def test_nobody_reachable_at_the_start_is_told_within_its_budget(
     assert_nothing_final(output)
 
 
-async def test_once_begun_a_server_that_went_away_is_waited_for(published: Published, output: Path) -> None:
+async def test_started_transfer_waits_for_lost_server(published: Published, output: Path) -> None:
     limits = Limits(unreachable_at_start=0.1, unreachable_once_begun=20, at_once=2)
     with processes.reserved_port() as port:
         with contextlib.ExitStack() as first:
@@ -392,7 +390,7 @@ async def test_once_begun_a_server_that_went_away_is_waited_for(published: Publi
     assert_right(output, published)
 
 
-async def test_once_begun_waiting_has_an_end_as_well(published: Published, output: Path) -> None:
+async def test_started_transfer_stops_waiting_after_budget(published: Published, output: Path) -> None:
     limits = Limits(unreachable_at_start=60, unreachable_once_begun=1.0, at_once=2)
     with contextlib.ExitStack() as only:
         server = only.enter_context(BadServer(published.data_dir)).set(SHARDS, bad.throttled(4 * MB))
@@ -407,7 +405,7 @@ async def test_once_begun_waiting_has_an_end_as_well(published: Published, outpu
 
 
 @pytest.mark.parametrize("seed", range(4))
-async def test_verifying_what_is_here_costs_nothing_of_the_budget(
+async def test_verifying_local_pieces_does_not_use_the_budget(
     seed: int, published: Published, output: Path
 ) -> None:
     """A long resume comes before the first request, and then the first server asked may be a dead one."""
@@ -433,7 +431,7 @@ async def test_attempts_at_a_shard_are_bounded(published: Published, output: Pat
     assert_nothing_final(output)
 
 
-async def test_a_failing_shard_leaves_the_others_alone(published: Published, output: Path) -> None:
+async def test_failing_shard_does_not_stop_the_others(published: Published, output: Path) -> None:
     """What came of the others is there for the next run."""
     with BadServer(published.data_dir) as server:
         server.set(SECOND, bad.error(500))
@@ -447,7 +445,7 @@ async def test_a_failing_shard_leaves_the_others_alone(published: Published, out
     assert again < 5 * MB, f"{again} bytes again"
 
 
-async def test_never_more_shards_are_open_than_the_look_ahead(published: Published, output: Path) -> None:
+async def test_open_shards_never_exceed_the_look_ahead(published: Published, output: Path) -> None:
     with BadServer(published.data_dir) as server:
         limits = Limits(look_ahead=3)
         async with transfer(published.manifest, output, server.url, limits=limits) as (bounded, disk):
@@ -459,7 +457,7 @@ async def test_never_more_shards_are_open_than_the_look_ahead(published: Publish
     assert disk.most_open <= 4, "the whole digest would have to read what is no longer in memory"
 
 
-async def test_never_more_requests_at_once_than_allowed(published: Published, output: Path) -> None:
+async def test_concurrent_requests_never_exceed_the_limit(published: Published, output: Path) -> None:
     busy: dict[str, int] = defaultdict(int)
 
     async def counting(exchange: Exchange) -> None:
@@ -480,7 +478,7 @@ async def test_never_more_requests_at_once_than_allowed(published: Published, ou
 # The slowest server ------------------------------------------------------------------------------
 
 
-async def test_the_tail_of_a_slow_server_is_taken_over(output: Path, tmp_path: Path) -> None:
+async def test_tail_of_slow_server_is_stolen(output: Path, tmp_path: Path) -> None:
     few = publish(tmp_path / "data", random_bytes(16 * MB), 4 * MB)
     with servers(few, bad.throttled(MB / 4), bad.throttled(20 * MB)) as (slow, fast):
         release = await download(output, slow, fast)
@@ -491,7 +489,7 @@ async def test_the_tail_of_a_slow_server_is_taken_over(output: Path, tmp_path: P
     assert sum(sent) < 16 * MB + 2 * ON_THE_WAY
 
 
-async def test_the_look_ahead_waits_for_no_slow_server(published: Published, output: Path) -> None:
+async def test_slow_server_does_not_block_the_look_ahead(published: Published, output: Path) -> None:
     """Nothing new may start while shard 1 trickles in, so its rest is what the idle ones take over."""
     with servers(published, bad.throttled(50_000), bad.throttled(20 * MB)) as (slow, fast):
         release = await download(output, slow, fast, limits=Limits(look_ahead=3, at_once=4))
@@ -500,7 +498,7 @@ async def test_the_look_ahead_waits_for_no_slow_server(published: Published, out
     assert release.seconds < 10, "the slow one alone needs 20 s for a single shard"
 
 
-async def test_a_single_shard_is_shared_as_well(output: Path, tmp_path: Path) -> None:
+async def test_single_shard_is_split_among_servers(output: Path, tmp_path: Path) -> None:
     one = publish(tmp_path / "data", random_bytes(16 * MB), 50 * MB)
     with servers(one, bad.throttled(4 * MB), bad.throttled(4 * MB)) as two:
         await download(output, *two)
@@ -511,7 +509,7 @@ async def test_a_single_shard_is_shared_as_well(output: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("read_along", [True, False])
-async def test_a_shard_that_is_read_along_comes_in_its_order(
+async def test_shard_read_while_landing_arrives_in_order(
     read_along: bool, output: Path, tmp_path: Path
 ) -> None:
     """A second half of it would take from the rate at which its readers, further down, get its first."""
@@ -529,7 +527,7 @@ async def test_a_shard_that_is_read_along_comes_in_its_order(
     assert_right(output, one)
 
 
-async def test_shards_that_came_before_their_turn_hold_nothing_up(published: Published, output: Path) -> None:
+async def test_shards_out_of_order_do_not_block_transfer(published: Published, output: Path) -> None:
     """Somebody waits for shard 3; it and the first are here already, and the second hasn't begun."""
     missing = published.manifest.shards[1]
     damaged = bytearray(published.payload)
@@ -544,7 +542,7 @@ async def test_shards_that_came_before_their_turn_hold_nothing_up(published: Pub
 
 
 @pytest.mark.parametrize("moment", [0.3, 0.8, 1.3, 1.8, 2.3])
-async def test_a_transfer_can_be_ended_at_any_moment(moment: float, output: Path, tmp_path: Path) -> None:
+async def test_transfer_can_be_cancelled_at_any_moment(moment: float, output: Path, tmp_path: Path) -> None:
     """Without Range, and with ranges taken over and begun anew all the time."""
     few = publish(tmp_path / "data", random_bytes(8 * MB), 2 * MB)
     behaviours = (bad.first(bad.cut(2 * PIECE), then=bad.throttled(MB / 2)) for _ in range(3))
@@ -564,7 +562,7 @@ async def test_a_transfer_can_be_ended_at_any_moment(moment: float, output: Path
 
 
 @pytest.mark.parametrize("keep_alive", [True, False], ids=["http-1.1", "http-1.0"])
-async def test_a_server_without_range_is_read(keep_alive: bool, published: Published, output: Path) -> None:
+async def test_server_without_ranges_is_usable(keep_alive: bool, published: Published, output: Path) -> None:
     with BadServer(published.data_dir, ranges=False, keep_alive=keep_alive) as server:
         server.set(SECOND, bad.first(bad.cut(3 * PIECE)))
         await download(output, server)
@@ -573,7 +571,7 @@ async def test_a_server_without_range_is_read(keep_alive: bool, published: Publi
 
 
 @pytest.mark.parametrize("way", ["chunked", "redirected", "ignoring-range"])
-async def test_an_unusual_but_right_answer_is_read(way: str, published: Published, output: Path) -> None:
+async def test_unusual_but_valid_answer_is_accepted(way: str, published: Published, output: Path) -> None:
     with BadServer(published.data_dir) as right, BadServer(published.data_dir) as server:
         behaviour = {
             "chunked": bad.chunked(),
@@ -586,7 +584,7 @@ async def test_an_unusual_but_right_answer_is_read(way: str, published: Publishe
     assert_right(output, published)
 
 
-async def test_our_own_origins_are_such_servers(published: Published, output: Path, tmp_path: Path) -> None:
+async def test_transfer_works_with_real_origins(published: Published, output: Path, tmp_path: Path) -> None:
     shutil.copytree(published.data_dir, tmp_path / "copy")
     async with (
         Origin.running(published.data_dir, "127.0.0.1", 0) as one,
@@ -597,7 +595,7 @@ async def test_our_own_origins_are_such_servers(published: Published, output: Pa
     assert all(release.received.values()), f"one of two did nothing: {release.received}"
 
 
-async def test_what_came_before_a_connection_broke_is_kept(published: Published, output: Path) -> None:
+async def test_pieces_before_broken_connection_are_kept(published: Published, output: Path) -> None:
     """Two of the four pieces came whole."""
     log: list[str] = []
     with BadServer(published.data_dir) as server:
@@ -611,7 +609,7 @@ async def test_what_came_before_a_connection_broke_is_kept(published: Published,
 # Going on ----------------------------------------------------------------------------------------
 
 
-async def test_what_was_interrupted_goes_on_where_it_was(output: Path, tmp_path: Path) -> None:
+async def test_interrupted_transfer_resumes(output: Path, tmp_path: Path) -> None:
     large = publish(tmp_path / "data", random_bytes(40 * MB), 4 * MB)
     with servers(large, bad.throttled(16 * MB)) as (server,):
         first = asyncio.ensure_future(download(output, server, limits=Limits(at_once=2)))
@@ -626,7 +624,7 @@ async def test_what_was_interrupted_goes_on_where_it_was(output: Path, tmp_path:
     assert sent < 40 * MB + 2 * ON_THE_WAY, f"{sent - 40 * MB} bytes were fetched again"
 
 
-async def test_what_is_complete_is_not_fetched_again(published: Published, output: Path) -> None:
+async def test_complete_output_is_not_fetched_again(published: Published, output: Path) -> None:
     with BadServer(published.data_dir) as server:
         await download(output, server)
         once = server.requested(SHARDS)
@@ -636,7 +634,7 @@ async def test_what_is_complete_is_not_fetched_again(published: Published, outpu
     assert sum(release.received.values()) == 0
 
 
-async def test_a_damaged_output_is_mended_piece_by_piece(published: Published, output: Path) -> None:
+async def test_damaged_output_is_repaired_by_pieces(published: Published, output: Path) -> None:
     with BadServer(published.data_dir) as server:
         await download(output, server)
         once = server.sent_bytes(SHARDS)
@@ -649,7 +647,7 @@ async def test_a_damaged_output_is_mended_piece_by_piece(published: Published, o
     assert 0 < again <= PIECE + 1000
 
 
-async def test_of_the_next_version_only_what_changed_is_fetched(output: Path, tmp_path: Path) -> None:
+async def test_next_version_fetches_only_changed_pieces(output: Path, tmp_path: Path) -> None:
     first = publish(tmp_path / "data", random_bytes(12 * MB), MB)
     changed = bytearray(first.payload)
     changed[3 * MB + 5 * 1000 : 3 * MB + 6 * 1000] = random_bytes(1000, seed=2)
@@ -664,7 +662,7 @@ async def test_of_the_next_version_only_what_changed_is_fetched(output: Path, tm
     assert 0 < sent < 3 * (PIECE + 1000), f"{sent} bytes for three pieces that changed"
 
 
-async def test_what_another_version_left_unfinished_serves_this_one(output: Path, tmp_path: Path) -> None:
+async def test_partial_output_of_another_version_is_reused(output: Path, tmp_path: Path) -> None:
     first = publish(tmp_path / "data", random_bytes(12 * MB), MB)
     second = publish(tmp_path / "data", first.payload[: 10 * MB] + random_bytes(2 * MB, seed=2), MB)
     with servers(first, bad.throttled(12 * MB)) as (server,):
@@ -678,15 +676,13 @@ async def test_what_another_version_left_unfinished_serves_this_one(output: Path
     assert sent < 4 * MB + ON_THE_WAY
 
 
-async def test_two_clients_may_have_one_output(published: Published, output: Path) -> None:
+async def test_two_clients_may_share_one_output(published: Published, output: Path) -> None:
     with servers(published, bad.throttled(12 * MB)) as (server,):
         await asyncio.gather(download(output, server), download(output, server))
     assert_right(output, published)
 
 
-async def test_temporary_files_that_nobody_holds_are_used_and_removed(
-    published: Published, output: Path
-) -> None:
+async def test_abandoned_temporary_files_are_reused_and_removed(published: Published, output: Path) -> None:
     """Two clients with one output were killed, and one comes back."""
     with servers(published, bad.throttled(6 * MB)) as (server,):
         two = [asyncio.ensure_future(download(output, server)) for _ in range(2)]
@@ -699,7 +695,7 @@ async def test_temporary_files_that_nobody_holds_are_used_and_removed(
     assert_right(output, published)
 
 
-async def test_a_transfer_that_ends_leaves_no_file_open(published: Published, output: Path) -> None:
+async def test_ended_transfer_leaves_no_file_open(published: Published, output: Path) -> None:
     if not Path("/proc/self/fd").exists():
         pytest.skip("needs /proc/self/fd to see the open files")
     with servers(published, bad.throttled(8 * MB)) as (server,):
@@ -750,7 +746,7 @@ async def test_payloads_of_every_shape_arrive(
     assert release.manifest.size == size
 
 
-async def test_progress_only_grows_and_ends_with_everything(published: Published, output: Path) -> None:
+async def test_progress_only_grows_and_ends_complete(published: Published, output: Path) -> None:
     seen: list[tuple[int, int]] = []
     watched: list[Transfer] = []
     with servers(published, bad.throttled(4 * MB)) as (server,):

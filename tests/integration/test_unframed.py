@@ -52,7 +52,7 @@ async def asked(url: str, method: str, path: str, body: bytes = b"") -> AsyncIte
         writer.close()
 
 
-async def test_a_pull_that_breaks_off_ends_in_a_reset(tmp_path: Path) -> None:
+async def test_broken_pull_ends_with_reset(tmp_path: Path) -> None:
     store = CorruptAtEnd()
     await put_blobs(store, b"one", LARGE)
     async with running_archive(tmp_path, store) as node:
@@ -63,7 +63,7 @@ async def test_a_pull_that_breaks_off_ends_in_a_reset(tmp_path: Path) -> None:
             assert await answer.rest() == bytes.fromhex(sha256(b"one")) + b"one"
 
 
-async def test_a_whole_pull_ends_in_order_also_where_it_is_read_slowly(tmp_path: Path) -> None:
+async def test_whole_pull_ends_cleanly_for_slow_reader(tmp_path: Path) -> None:
     store = BlobsInMemory()
     await put_blobs(store, LARGE)
     async with running_archive(tmp_path, store) as node:
@@ -75,9 +75,7 @@ async def test_a_whole_pull_ends_in_order_also_where_it_is_read_slowly(tmp_path:
         assert parse_answer(bytes(found), {sha256(LARGE): len(LARGE)}) == [(sha256(LARGE), LARGE)]
 
 
-async def test_the_end_of_a_node_cuts_a_pull_in_a_reset(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_shutdown_ends_pull_with_reset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shardcast.server.application.SHUTDOWN_GRACE", 0.2)
     store = BlobsInMemory()
     await put_blobs(store, LARGE)
@@ -91,7 +89,7 @@ async def test_the_end_of_a_node_cuts_a_pull_in_a_reset(
             await answer.rest()
 
 
-async def test_a_feed_ends_in_order_with_its_node_and_in_a_reset_when_that_is_killed(tmp_path: Path) -> None:
+async def test_feed_ends_cleanly_on_shutdown_and_with_reset_on_kill(tmp_path: Path) -> None:
     with origin(tmp_path / "killed") as node:
         async with asked(node.url, "GET", "/feed") as answer:
             await answer.reader.readline()

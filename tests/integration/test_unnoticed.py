@@ -22,14 +22,14 @@ from tests.support.processes import run
 
 
 @pytest.mark.parametrize("words", [("--from", "v1"), ("--every",), ("--keep", "2"), ("--exec", "true")])
-def test_options_of_following_are_refused_without_it(words: tuple[str, ...], tmp_path: Path) -> None:
+def test_follow_options_are_refused_without_follow(words: tuple[str, ...], tmp_path: Path) -> None:
     done = run("client", "--servers", "127.0.0.1:9", "--version", "v1", *words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (USAGE, "")
     assert "belong to --follow" in done.stderr
 
 
 @pytest.mark.parametrize("token", [b"", b"two words", b"gr\xc3\xbcn", b"\x1b[31m"])
-def test_a_token_that_no_header_can_carry_is_refused(token: bytes, tmp_path: Path) -> None:
+def test_token_unfit_for_a_header_is_refused(token: bytes, tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_bytes(token)
     done = run("archive", "serve", str(tmp_path / "blobs"), "--port", "0", "--token-file", str(file))
@@ -37,7 +37,7 @@ def test_a_token_that_no_header_can_carry_is_refused(token: bytes, tmp_path: Pat
     assert "write one word of ASCII there" in done.stderr
 
 
-async def test_a_feed_that_has_ended_counts_no_more(tmp_path: Path) -> None:
+async def test_ended_feed_counts_no_more(tmp_path: Path) -> None:
     async with Origin.running(tmp_path / "o", "127.0.0.1", 0) as origin, aiohttp.ClientSession() as web:
         async with web.get(f"{origin.url}/feed") as answer:
             await answer.content.readline()
@@ -45,7 +45,7 @@ async def test_a_feed_that_has_ended_counts_no_more(tmp_path: Path) -> None:
         await wait_until(lambda: origin.folders.events.open_feeds == 0)
 
 
-async def test_a_shard_that_another_version_has_wrong_is_not_written_into(tmp_path: Path) -> None:
+async def test_wrong_shard_of_another_version_is_not_written_into(tmp_path: Path) -> None:
     node = StoredNode(tmp_path / "data")
     folders, data = node.start(), random_bytes(3 * payloads.SHARD, seed=1)
     await receive_version(folders, data, "v1")
@@ -64,7 +64,7 @@ async def test_a_shard_that_another_version_has_wrong_is_not_written_into(tmp_pa
     assert payloads.read_shards(node.root / "v2") == data
 
 
-async def test_the_socket_of_another_node_at_the_path_stays(tmp_path: Path) -> None:
+async def test_socket_of_another_node_is_not_removed(tmp_path: Path) -> None:
     own = own_folder(tmp_path)
     own.mkdir()
     async with serve_on_socket(application("node"), tmp_path):

@@ -53,7 +53,7 @@ def first_wait(server: str, words: tuple[str, ...], folder: Path) -> re.Match[st
             process.kill()
 
 
-def test_every_command_tells_what_it_waits_for(published: Published, tmp_path: Path) -> None:
+def test_every_command_notes_its_waits(published: Published, tmp_path: Path) -> None:
     with (
         BadServer(published.data_dir).set("*", bad.silent()) as silent,
         ThreadPoolExecutor(len(COMMANDS)) as pool,
@@ -94,7 +94,7 @@ async def told_first(server: str, command: str, folder: Path) -> str:
             await cancel(tasks)
 
 
-async def test_at_dead_and_at_hostile_servers_it_is_told(published: Published, tmp_path: Path) -> None:
+async def test_waits_at_dead_and_hostile_servers_are_noted(published: Published, tmp_path: Path) -> None:
     with (
         dead_address() as dead,
         BadServer(published.data_dir).set("*", bad.silent()) as silent,
@@ -115,7 +115,7 @@ async def test_at_dead_and_at_hostile_servers_it_is_told(published: Published, t
         assert found and re.match(said, found[1]), (case, note)
 
 
-def test_quiet_means_quiet(tmp_path: Path) -> None:
+def test_quiet_prints_no_waits(tmp_path: Path) -> None:
     with dead_address() as dead:
         done = processes.run(
             "client", "--servers", dead, "--list", "--quiet", env={"SHARDCAST_UNREACHABLE_AT_START": "2.3"}
@@ -124,7 +124,7 @@ def test_quiet_means_quiet(tmp_path: Path) -> None:
     assert "waiting" not in done.stderr
 
 
-async def test_an_outage_in_mid_download_is_said(published: Published, tmp_path: Path) -> None:
+async def test_outage_during_download_is_noted(published: Published, tmp_path: Path) -> None:
     transfers, notes = list[Transfer](), list[str]()
     with BadServer(published.data_dir) as server:
         server.set("/v1/shard_002.bin", bad.error(502))
@@ -162,7 +162,7 @@ class Time:
             raise asyncio.CancelledError
 
 
-async def test_a_wait_is_told_once_and_again_when_it_is_long() -> None:
+async def test_wait_is_noted_once_and_again_when_long() -> None:
     notes: list[tuple[float, str]] = []
     time = Time(80.0, {})
     waits = Waits(time.clock)
@@ -172,7 +172,7 @@ async def test_a_wait_is_told_once_and_again_when_it_is_long() -> None:
     assert notes[1][1] == "waiting for the manifest, for 32 s now"
 
 
-async def test_short_waits_are_not_told() -> None:
+async def test_short_waits_are_not_noted() -> None:
     time, notes = Time(20.0, {}), list[str]()
     waits = Waits(time.clock)
     with waits.watching(lambda: Wait(time.now % 1.9, "a byte")), pytest.raises(asyncio.CancelledError):
@@ -180,7 +180,7 @@ async def test_short_waits_are_not_told() -> None:
     assert NOTE_AFTER <= 3 and not notes
 
 
-def test_what_was_begun_last_is_what_holds_it_up() -> None:
+def test_latest_wait_is_the_one_noted() -> None:
     now = 0.0
     waits = Waits(lambda: now)
     with waits.waiting(lambda: "the server"):

@@ -117,7 +117,7 @@ def shard(number: int) -> bytes:
     return DATA[(number - 1) * SHARD : number * SHARD]
 
 
-async def test_a_late_shard_that_is_waited_for_comes_before_earlier_ones(
+async def test_requested_late_shard_is_fetched_before_earlier_ones(
     upstream: Upstream, tmp_path: Path
 ) -> None:
     async with node(upstream, tmp_path / "m") as (middle, web):
@@ -142,7 +142,7 @@ async def test_a_late_shard_that_is_waited_for_comes_before_earlier_ones(
         assert set(upstream.times.values()) == {1}
 
 
-async def test_each_shard_comes_once_however_many_ask(upstream: Upstream, tmp_path: Path) -> None:
+async def test_each_shard_is_fetched_once_for_many_readers(upstream: Upstream, tmp_path: Path) -> None:
     async with node(upstream, tmp_path / "m") as (middle, web):
         await until(lambda: len(upstream.asked) >= 2, "the first shards")
         everybody = [asyncio.ensure_future(get(web, 1 + number % SHARDS)) for number in range(3 * SHARDS)]
@@ -155,9 +155,7 @@ async def test_each_shard_comes_once_however_many_ask(upstream: Upstream, tmp_pa
         assert upstream.times == Counter(range(1, SHARDS + 1))
 
 
-async def test_who_waits_for_everything_neither_opens_everything_nor_forgets_the_order(
-    upstream: Upstream, tmp_path: Path
-) -> None:
+async def test_requests_for_all_shards_keep_order_and_look_ahead(upstream: Upstream, tmp_path: Path) -> None:
     async with node(upstream, tmp_path / "m") as (middle, web):
         await until(lambda: len(upstream.asked) >= 2, "the first shards")
         everybody = [asyncio.ensure_future(get(web, number)) for number in range(SHARDS, 0, -1)]
@@ -189,7 +187,7 @@ async def test_who_waits_for_everything_neither_opens_everything_nor_forgets_the
         assert await asyncio.gather(*everybody) == [shard(number) for number in range(SHARDS, 0, -1)]
 
 
-async def test_a_client_behind_a_slow_middle_gets_all_of_it(upstream: Upstream, tmp_path: Path) -> None:
+async def test_client_behind_slow_middle_gets_whole_version(upstream: Upstream, tmp_path: Path) -> None:
     """Its own look-ahead asks for shards that have not begun."""
     async with node(upstream, tmp_path / "m") as (middle, web):
         await until(lambda: len(upstream.asked) >= 2, "the first shards")
@@ -202,7 +200,7 @@ async def test_a_client_behind_a_slow_middle_gets_all_of_it(upstream: Upstream, 
         assert set(upstream.times.values()) == {1}
 
 
-async def test_who_does_not_take_landings_hurries_nothing(upstream: Upstream, tmp_path: Path) -> None:
+async def test_reader_without_landings_changes_no_order(upstream: Upstream, tmp_path: Path) -> None:
     async with node(upstream, tmp_path / "m") as (middle, web):
         await until(lambda: len(upstream.asked) >= 2, "the first shards")
         for path in (
@@ -240,7 +238,7 @@ async def wait_for(opened: OpenVersion, *numbers: int) -> None:
     await asyncio.gather(*waits, return_exceptions=True)
 
 
-async def test_shards_are_wanted_in_the_order_in_which_they_were_asked_for_and_once(
+async def test_requested_shards_are_yielded_once_in_order(
     opened: OpenVersion,
 ) -> None:
     await wait_for(opened, 7, 3, 7, 9, 3)
@@ -249,14 +247,14 @@ async def test_shards_are_wanted_in_the_order_in_which_they_were_asked_for_and_o
         await asyncio.wait_for(opened.next_wanted(), 0.05)
 
 
-async def test_what_is_not_in_the_manifest_is_not_wanted(opened: OpenVersion) -> None:
+async def test_shard_outside_manifest_is_not_requested(opened: OpenVersion) -> None:
     await wait_for(opened, 0, -1, 11, 10**6, 10)
     assert (await opened.next_wanted()).number == 10
     with pytest.raises(asyncio.TimeoutError):
         await asyncio.wait_for(opened.next_wanted(), 0.05)
 
 
-async def test_what_is_arriving_is_not_wanted_again(opened: OpenVersion) -> None:
+async def test_arriving_shard_is_not_requested_again(opened: OpenVersion) -> None:
     landing = await opened.landing(opened.live.shards[3])
     try:
         await asyncio.wait_for(opened.wait_for_shard(4), 5)

@@ -81,14 +81,14 @@ def command(
 # The command, beside a node --------------------------------------------------------------------------
 
 
-async def test_command_withdraws_and_says_so(versions: Versions, data_dir: Path) -> None:
+async def test_command_withdraws_and_prints_it(versions: Versions, data_dir: Path) -> None:
     done = await asyncio.to_thread(command, data_dir, "v7", "--reason", f" {REASON}\n")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"v7 is withdrawn from {data_dir}\n"
     assert versions.withdrawn == [("v7", REASON)]
 
 
-async def test_json_has_what_was_withdrawn(versions: Versions, data_dir: Path) -> None:
+async def test_json_describes_the_withdrawal(versions: Versions, data_dir: Path) -> None:
     done = await asyncio.to_thread(command, data_dir, "v7", "--json", env={"SHARDCAST_REASON": REASON})
     assert json.loads(done.stdout) == {"version": "v7", "digest": DIGEST, "reason": REASON}
     assert versions.withdrawn == [("v7", REASON)]
@@ -107,7 +107,7 @@ async def test_json_has_what_was_withdrawn(versions: Versions, data_dir: Path) -
         ((), USAGE, "VERSION"),
     ],
 )
-async def test_command_that_makes_no_sense_withdraws_nothing(
+async def test_invalid_command_withdraws_nothing(
     words: tuple[str, ...], code: int, told: str, versions: Versions, data_dir: Path
 ) -> None:
     done = await asyncio.to_thread(command, data_dir, *words)
@@ -116,7 +116,7 @@ async def test_command_that_makes_no_sense_withdraws_nothing(
     assert versions.withdrawn == []
 
 
-def test_folder_that_is_no_data_directory_is_left_alone(tmp_path: Path) -> None:
+def test_foreign_folder_is_left_unchanged(tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "letter.txt").touch()
     for name in ("home", "nowhere"):
@@ -127,7 +127,7 @@ def test_folder_that_is_no_data_directory_is_left_alone(tmp_path: Path) -> None:
 # Only an origin --------------------------------------------------------------------------------------
 
 
-def test_running_middle_withdraws_nothing(data_dir: Path, tmp_path: Path) -> None:
+def test_running_middle_refuses_withdrawal(data_dir: Path, tmp_path: Path) -> None:
     with (
         processes.origin(data_dir) as origin,
         processes.middle(origin.url, tmp_path / "middle") as middle,
@@ -139,7 +139,7 @@ def test_running_middle_withdraws_nothing(data_dir: Path, tmp_path: Path) -> Non
     assert str(tmp_path / "middle") in done.stderr
 
 
-def test_directory_of_a_stopped_middle_is_left_as_it_is(data_dir: Path, tmp_path: Path) -> None:
+def test_directory_of_stopped_middle_is_left_unchanged(data_dir: Path, tmp_path: Path) -> None:
     copy = tmp_path / "middle"
     shutil.copytree(data_dir, copy)
     (copy / ".shardcast" / "origin").write_text("another\n")
@@ -156,7 +156,7 @@ def test_directory_of_a_stopped_middle_is_left_as_it_is(data_dir: Path, tmp_path
     assert (landing / "shard_001.bin.part").exists()
 
 
-async def test_directory_that_another_process_holds_is_told(data_dir: Path) -> None:
+async def test_directory_held_by_another_process_is_reported(data_dir: Path) -> None:
     with contextlib.closing(DataDir(data_dir, "broadcast")), pytest.raises(shardcast.DataDirInUse):
         await withdraw_in(data_dir, "v2", "")
 
@@ -172,7 +172,7 @@ def ask(data_dir: Path, body: bytes) -> tuple[int, Any]:
         return answer.status, json.loads(text) if answer.status == 200 else text
 
 
-async def test_door_answers_with_what_was_withdrawn(versions: Versions, data_dir: Path) -> None:
+async def test_route_answers_with_the_withdrawal(versions: Versions, data_dir: Path) -> None:
     body = json.dumps({"version": "v7", "reason": REASON}).encode()
     done = {"version": "v7", "digest": DIGEST, "reason": REASON}
     assert await asyncio.to_thread(ask, data_dir, body) == (200, {"done": done})
@@ -195,7 +195,7 @@ async def test_door_answers_with_what_was_withdrawn(versions: Versions, data_dir
         (b'{"version": "v8"}', 200, "VersionNotOffered"),
     ],
 )
-async def test_nonsense_at_the_socket_withdraws_nothing(
+async def test_malformed_request_withdraws_nothing(
     body: bytes, status: int, kind: str, versions: Versions, data_dir: Path
 ) -> None:
     answered, told = await asyncio.to_thread(ask, data_dir, body)
@@ -204,7 +204,7 @@ async def test_nonsense_at_the_socket_withdraws_nothing(
     assert versions.withdrawn == []
 
 
-async def test_nobody_withdraws_from_afar(tmp_path: Path) -> None:
+async def test_withdraw_route_is_not_reachable_over_tcp(tmp_path: Path) -> None:
     def post(url: str) -> int:
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=10)
         with contextlib.closing(connection):
@@ -215,7 +215,7 @@ async def test_nobody_withdraws_from_afar(tmp_path: Path) -> None:
         assert await asyncio.to_thread(post, origin.url) in (404, 405)
 
 
-async def test_call_raises_what_went_wrong_at_the_origin(versions: Versions, data_dir: Path) -> None:
+async def test_call_raises_the_origins_error(versions: Versions, data_dir: Path) -> None:
     done = await asyncio.to_thread(control.withdraw, data_dir, "v7", REASON)
     assert done == Withdrawal("v7", DIGEST, REASON)
     with pytest.raises(VersionNotOffered, match="v8"):
@@ -224,7 +224,7 @@ async def test_call_raises_what_went_wrong_at_the_origin(versions: Versions, dat
         await asyncio.to_thread(control.withdraw, data_dir, "8")
 
 
-async def test_call_raises_when_the_origin_goes_away(versions: Versions, data_dir: Path) -> None:
+async def test_call_raises_when_origin_goes_away(versions: Versions, data_dir: Path) -> None:
     async def crash(version: str, reason: str) -> Withdrawal:
         raise ZeroDivisionError
 
@@ -233,7 +233,7 @@ async def test_call_raises_when_the_origin_goes_away(versions: Versions, data_di
         await asyncio.to_thread(control.withdraw, data_dir, "v7")
 
 
-def test_call_raises_where_no_origin_runs(data_dir: Path) -> None:
+def test_call_raises_without_origin(data_dir: Path) -> None:
     with pytest.raises(NoNode):
         control.withdraw(data_dir, "v1")
 
@@ -242,7 +242,7 @@ def test_call_raises_where_no_origin_runs(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("reason", ["", REASON, "Verlust: ∞ – naïve Läufe", "x" * MAX_REASON])
-def test_reason_of_one_printable_line_is_taken(reason: str) -> None:
+def test_reason_must_be_one_printable_line(reason: str) -> None:
     assert check_reason(f"\n {reason}\t") == reason
 
 
@@ -254,9 +254,7 @@ def test_reason_of_one_printable_line_is_taken(reason: str) -> None:
         (REASON, None, f"v7 was withdrawn by its publisher: {REASON}; no other version is offered yet"),
     ],
 )
-def test_error_of_a_download_says_why_and_what_else_there_is(
-    reason: str, newest: str | None, told: str
-) -> None:
+def test_download_error_has_reason_and_alternatives(reason: str, newest: str | None, told: str) -> None:
     error = VersionWithdrawn.of("v7", reason, newest)
     assert str(error) == told
     assert isinstance(error, VersionNotOffered), "so that its exit code is 3"
@@ -265,12 +263,12 @@ def test_error_of_a_download_says_why_and_what_else_there_is(
 # The library -----------------------------------------------------------------------------------------
 
 
-def test_withdrawing_needs_an_origin() -> None:
+def test_withdraw_requires_initialize() -> None:
     with pytest.raises(NotInitialized, match="initialize"):
         shardcast.withdraw("v1")
 
 
-def test_library_raises_on_wrong_names(tmp_path: Path) -> None:
+def test_library_raises_on_invalid_version_names(tmp_path: Path) -> None:
     origin = OriginServer(tmp_path / "data", 0)
     try:
         with pytest.raises(UsageError, match="latest"):
@@ -284,7 +282,7 @@ def test_library_raises_on_wrong_names(tmp_path: Path) -> None:
 # With the store --------------------------------------------------------------------------------------
 
 
-def test_version_is_withdrawn_where_nothing_runs(data_dir: Path) -> None:
+def test_version_is_withdrawn_without_a_node(data_dir: Path) -> None:
     done = command(data_dir, "v2", "--reason", REASON, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["reason"] == REASON
@@ -293,7 +291,7 @@ def test_version_is_withdrawn_where_nothing_runs(data_dir: Path) -> None:
     assert publish(data_dir, random_bytes(1000, 3), 1000).version == "v3", "the number is never used again"
 
 
-def test_version_is_withdrawn_beside_its_origin(data_dir: Path) -> None:
+def test_version_is_withdrawn_through_its_origin(data_dir: Path) -> None:
     with processes.origin(data_dir) as origin:
         assert command(data_dir, "v2").returncode == 0
         assert command(data_dir, "v9").returncode == NOT_OFFERED
@@ -301,7 +299,7 @@ def test_version_is_withdrawn_beside_its_origin(data_dir: Path) -> None:
     assert [line.split()[0] for line in listed.splitlines()] == ["v1"]
 
 
-def test_library_withdraws_what_it_published(tmp_path: Path) -> None:
+def test_library_withdraws_published_version(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(random_bytes(1000))
     shardcast.initialize(tmp_path / "data", 0)

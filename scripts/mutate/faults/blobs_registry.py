@@ -27,14 +27,14 @@ FAULTS = [
         file=GC,
         old="elif _PART.fullmatch(name):",
         new="elif name.endswith(PART):",
-        tests=["tests/integration/test_registry_gc.py::test_file_that_the_registry_did_not_make_stays"],
+        tests=["tests/integration/test_registry_gc.py::test_foreign_file_stays"],
     ),
     Fault(
         name="orphan-of-a-stranger-is-deleted",
         file=GC,
         old="elif name.endswith(QUARANTINE_SUFFIX) and is_hash(name.removesuffix(QUARANTINE_SUFFIX)):",
         new="elif name.endswith(QUARANTINE_SUFFIX):",
-        tests=["tests/integration/test_registry_gc.py::test_file_that_the_registry_did_not_make_stays"],
+        tests=["tests/integration/test_registry_gc.py::test_foreign_file_stays"],
     ),
     # Elsewhere
     Fault(
@@ -70,14 +70,16 @@ FAULTS = [
         file="shardcast/registry/gc.py",
         old="if self.survey.age(path) >= _LEFT_OVER:",
         new="if True:",
-        tests=["tests/integration/test_registry_gc.py::test_what_killed_puts_left_is_removed_after_a_day"],
+        tests=[
+            "tests/integration/test_registry_gc.py::test_leftovers_of_killed_puts_are_removed_after_a_day"
+        ],
     ),
     Fault(
         name="links-are-listed",
         file="shardcast/registry/directory.py",
         old="if not file.is_symlink():",
         new="if True:",
-        tests=["tests/integration/test_registry_gc.py::test_link_that_somebody_made_is_no_content"],
+        tests=["tests/integration/test_registry_gc.py::test_symbolic_link_is_not_collected_as_content"],
     ),
     Fault(
         name="absolute-reference-is-taken",
@@ -105,7 +107,7 @@ FAULTS = [
         file="shardcast/blobs/directory/hashing.py",
         old="shared = self._shared.get(place)",
         new="shared = None",
-        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_is_hashed_once_for_all_who_ask"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_is_hashed_once_for_concurrent_requests"],
     ),
     Fault(
         name="incoming-is-not-made-again",

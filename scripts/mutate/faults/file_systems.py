@@ -11,11 +11,9 @@ FILE_MOVES = "shardcast/file_moves.py"
 TEMPORARY_FILES = "shardcast/temporary_files.py"
 SPECIAL = "shardcast/store/special_files.py"
 
-DISK_FAILS = ["tests/faults/test_odd_file_systems.py::test_disk_that_fails_is_never_one_that_lacks"]
-LOCK_FILES = [
-    "tests/unit/base/test_file_locks.py::test_lock_file_opens_only_for_those_who_may_write_its_folder"
-]
-SHARED = ["tests/integration/test_group_shared.py::test_folders_are_shared_as_the_one_above_is"]
+DISK_FAILS = ["tests/faults/test_odd_file_systems.py::test_disk_error_is_not_taken_for_a_missing_feature"]
+LOCK_FILES = ["tests/unit/base/test_file_locks.py::test_lock_file_mode_follows_write_access_to_its_folder"]
+SHARED = ["tests/integration/test_group_shared.py::test_new_folders_inherit_sharing_of_the_parent"]
 
 FAULTS = [
     # File systems
@@ -25,7 +23,7 @@ FAULTS = [
         old="if error.errno not in NO_FOLDER_SYNC:",
         new="if True:",
         tests=[
-            "tests/faults/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[FUSE-client]"
+            "tests/faults/test_odd_file_systems.py::test_each_operation_works_without_missing_features[FUSE-client]"
         ],
     ),
     Fault(
@@ -48,7 +46,7 @@ FAULTS = [
         old="if error.errno not in NO_PERMISSIONS:",
         new="if True:",
         tests=[
-            "tests/faults/test_odd_file_systems.py::test_each_operation_does_without_what_is_lacking[SMB-origin]"
+            "tests/faults/test_odd_file_systems.py::test_each_operation_works_without_missing_features[SMB-origin]"
         ],
     ),
     Fault(
@@ -56,7 +54,7 @@ FAULTS = [
         file=FILE_SYSTEMS,
         old="if _first(device, lack).acquire(blocking=False):",
         new="if True:",
-        tests=["tests/unit/base/test_file_locks.py::test_file_system_without_locks_is_told_once"],
+        tests=["tests/unit/base/test_file_locks.py::test_file_system_without_locks_is_logged_once"],
     ),
     Fault(
         name="full-disk-without-reserving-is-not-noticed",
@@ -64,7 +62,7 @@ FAULTS = [
         old="if room.f_bavail * room.f_frsize < size:",
         new="if False:",
         tests=[
-            "tests/faults/test_odd_file_systems.py::test_full_disk_that_reserves_nothing_is_noticed_before_the_work"
+            "tests/faults/test_odd_file_systems.py::test_full_disk_without_fallocate_is_noticed_before_the_work"
         ],
     ),
     Fault(
@@ -86,9 +84,7 @@ FAULTS = [
         file=FILE_MOVES,
         old="        if os.path.lexists(name):\n            return False\n",
         new="",
-        tests=[
-            "tests/faults/test_odd_file_systems.py::test_name_that_is_taken_is_kept_where_there_are_no_links"
-        ],
+        tests=["tests/faults/test_odd_file_systems.py::test_taken_name_is_kept_without_hard_links"],
     ),
     # Locks
     Fault(
@@ -117,21 +113,23 @@ FAULTS = [
         file=FILE_LOCKS,
         old="os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)",
         new="os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)",
-        tests=["tests/unit/base/test_file_locks.py::test_link_in_the_place_of_a_lock_file_is_not_followed"],
+        tests=["tests/unit/base/test_file_locks.py::test_symlink_in_place_of_lock_file_is_not_followed"],
     ),
     Fault(
         name="waiting-for-a-lock-is-not-told",
         file=FILE_LOCKS,
         old="if waited >= _WARN_AFTER and not warned:",
         new="if False:",
-        tests=["tests/unit/base/test_file_locks.py::test_waiting_is_told_and_ends"],
+        tests=["tests/unit/base/test_file_locks.py::test_waiting_for_lock_is_logged_and_times_out"],
     ),
     Fault(
         name="disk-that-fails-has-no-locks",
         file=FILE_LOCKS,
         old="if error.errno not in NO_LOCKS:",
         new="if False:",
-        tests=["tests/unit/base/test_file_locks.py::test_disk_that_fails_is_not_taken_for_one_without_locks"],
+        tests=[
+            "tests/unit/base/test_file_locks.py::test_disk_error_is_not_mistaken_for_missing_lock_support"
+        ],
     ),
     # Owners, groups, sockets
     Fault(
@@ -140,7 +138,7 @@ FAULTS = [
         old="        and found.st_nlink == 1\n",
         new="",
         tests=[
-            "tests/unit/store/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to[link_again]"
+            "tests/unit/store/test_output_parts.py::test_part_writable_by_others_is_only_a_seed[link_again]"
         ],
     ),
     Fault(
@@ -148,16 +146,14 @@ FAULTS = [
         file=FILE_OWNERS,
         old="        and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)\n",
         new="",
-        tests=[
-            "tests/unit/store/test_output_parts.py::test_a_part_that_others_can_write_is_a_seed_and_never_written_to"
-        ],
+        tests=["tests/unit/store/test_output_parts.py::test_part_writable_by_others_is_only_a_seed"],
     ),
     Fault(
         name="files-of-strangers-are-trusted",
         file=FILE_OWNERS,
         old="return not folder.st_mode & stat.S_ISVTX or found.st_uid in (os.geteuid(), folder.st_uid, 0)",
         new="return True",
-        tests=["tests/unit/nodes/test_outputs.py::test_lines_that_another_user_wrote_do_not_count"],
+        tests=["tests/unit/nodes/test_outputs.py::test_lines_written_by_other_user_are_ignored"],
     ),
     Fault(
         name="folder-of-a-group-is-its-makers",
@@ -178,7 +174,7 @@ FAULTS = [
         file=SPECIAL,
         old="return path if ours and private and path.is_absolute() else None",
         new="return path if ours and path.is_absolute() else None",
-        tests=["tests/faults/test_odd_file_systems.py::test_socket_of_a_stranger_is_not_used"],
+        tests=["tests/faults/test_odd_file_systems.py::test_socket_of_another_user_is_not_used"],
     ),
     Fault(
         name="socket-of-a-killed-node-stays-elsewhere",
@@ -186,7 +182,7 @@ FAULTS = [
         old="    left = _elsewhere(own)\n",
         new="    left = None\n",
         tests=[
-            "tests/faults/test_odd_file_systems.py::test_socket_elsewhere_of_a_killed_node_goes_with_the_next_one"
+            "tests/faults/test_odd_file_systems.py::test_socket_elsewhere_of_killed_node_is_removed_by_the_next"
         ],
     ),
     Fault(
@@ -194,7 +190,7 @@ FAULTS = [
         file="shardcast/server/application.py",
         old="before = os.umask(0o177)",
         new="before = os.umask(0o000)",
-        tests=["tests/faults/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_goes"],
+        tests=["tests/faults/test_odd_file_systems.py::test_socket_elsewhere_is_found_and_removed"],
     ),
     # Names
     Fault(
@@ -209,23 +205,21 @@ FAULTS = [
         file=TEMPORARY_FILES,
         old="digest = hashlib.sha256(encoded).hexdigest()[:_STEM_DIGEST]",
         new='digest = "0" * _STEM_DIGEST',
-        tests=["tests/unit/base/test_file_names.py::test_leftovers_of_a_long_name_are_not_those_of_another"],
+        tests=["tests/unit/base/test_file_names.py::test_leftovers_of_similar_long_names_are_distinct"],
     ),
     Fault(
         name="temporary-name-ends-within-a-character",
         file=TEMPORARY_FILES,
         old="    try:\n        encoded.decode()\n    except UnicodeDecodeError:\n",
         new="    if True:\n",
-        tests=["tests/unit/base/test_file_names.py::test_temporary_name_has_whole_characters"],
+        tests=["tests/unit/base/test_file_names.py::test_temporary_name_is_not_cut_within_a_character"],
     ),
     Fault(
         name="socket-of-a-deep-directory-has-a-name-that-is-too-long",
         file=SPECIAL,
         old="if len(os.fsencode(path)) <= _LONGEST_SOCKET_NAME:",
         new="if True:",
-        tests=[
-            "tests/unit/store/test_data_dir.py::test_the_socket_can_be_bound_and_reached_wherever_the_directory_is"
-        ],
+        tests=["tests/unit/store/test_data_dir.py::test_socket_can_be_bound_and_reached_in_any_directory"],
     ),
     # Locks that hold nobody
     Fault(
@@ -233,15 +227,13 @@ FAULTS = [
         file=FILE_LOCKS,
         old="        return try_lock(second) is Lock.HELD\n",
         new="        return True\n",
-        tests=["tests/unit/store/test_output_parts.py::test_where_no_lock_holds_two_outputs_are_not_mixed"],
+        tests=["tests/unit/store/test_output_parts.py::test_without_locks_two_downloads_are_not_mixed"],
     ),
     Fault(
         name="every-file-system-is-of-this-machine",
         file=FILE_LOCKS,
         old="return kind & 0xFFFFFFFF in _LOCAL",
         new="return True",
-        tests=[
-            "tests/unit/store/test_output_parts.py::test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine"
-        ],
+        tests=["tests/unit/store/test_output_parts.py::test_lock_on_local_disk_excludes_others"],
     ),
 ]

@@ -13,13 +13,11 @@ LISTS = "shardcast/blobs/server/hash_routes/lists.py"
 TURNS = "shardcast/server/turns.py"
 WATCH = "shardcast/server/watch.py"
 
-CLOSED_UNREAD = [
-    "tests/faults/test_first_requests.py::test_connections_over_which_no_request_comes_are_closed"
-]
+CLOSED_UNREAD = ["tests/faults/test_first_requests.py::test_connections_without_a_request_are_closed"]
 COUNTED = ["tests/faults/test_connections.py::test_loopback_and_trusted_proxies_are_not_counted"]
 LIMITED = ["tests/faults/test_connections.py::test_connections_of_one_address_are_limited"]
-LARGE_BODY = ["tests/faults/test_connections.py::test_a_large_body_needs_memory_and_a_small_one_does_not"]
-SLOW_CLIENTS = ["tests/faults/test_slow_clients.py::test_slow_clients_are_over_within_their_bounds"]
+LARGE_BODY = ["tests/faults/test_connections.py::test_large_body_reserves_memory_and_small_one_does_not"]
+SLOW_CLIENTS = ["tests/faults/test_slow_clients.py::test_slow_clients_are_closed_within_their_bounds"]
 
 FAULTS = [
     # Connections
@@ -70,7 +68,7 @@ FAULTS = [
         file="shardcast/server/application.py",
         old="        keepalive_timeout=app[BOUNDS].idle_seconds,\n",
         new="",
-        tests=["tests/faults/test_first_requests.py::test_a_connection_that_rests_is_closed_after_its_time"],
+        tests=["tests/faults/test_first_requests.py::test_idle_connection_is_closed_after_its_time"],
     ),
     # Heads and requests ahead
     Fault(
@@ -78,7 +76,7 @@ FAULTS = [
         file=WATCH,
         old="if self.head_since is None:",
         new="if False:",
-        tests=["tests/faults/test_first_requests.py::test_a_second_head_has_its_time_too"],
+        tests=["tests/faults/test_first_requests.py::test_second_request_head_has_a_deadline"],
     ),
     Fault(
         name="answered-connection-counts-as-one-without-a-head",
@@ -116,7 +114,7 @@ FAULTS = [
         file=CONNECTIONS,
         old="if not watch.transport.is_reading() or not watch.body_awaited:",
         new="if False:",
-        tests=["tests/faults/test_connections.py::test_a_sender_that_was_not_told_to_go_on_is_not_too_slow"],
+        tests=["tests/faults/test_connections.py::test_sender_waiting_for_100_continue_is_not_too_slow"],
     ),
     Fault(
         name="small-body-needs-memory",
@@ -144,7 +142,7 @@ FAULTS = [
         file=BODIES,
         old="if (request.content_length or 0) > max_bytes:",
         new="if False:",
-        tests=["tests/faults/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
+        tests=["tests/faults/test_connections.py::test_too_large_body_is_not_read"],
     ),
     # Answers
     Fault(
@@ -152,7 +150,7 @@ FAULTS = [
         file="shardcast/server/writing.py",
         old="PORTION = 64 << 10",
         new="PORTION = 64 << 20",
-        tests=["tests/faults/test_connections.py::test_an_answer_that_is_not_taken_costs_little_memory"],
+        tests=["tests/faults/test_connections.py::test_unread_answer_costs_little_memory"],
     ),
     Fault(
         name="reader-that-takes-nothing-is-kept",
@@ -167,8 +165,7 @@ FAULTS = [
         old="if excess > 0:",
         new="if False:",
         tests=[
-            "tests/faults/test_connections.py::"
-            "test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short"
+            "tests/faults/test_connections.py::test_longest_stalled_readers_are_closed_when_memory_is_short"
         ],
     ),
     Fault(
@@ -177,8 +174,7 @@ FAULTS = [
         old="key=lambda watch: watch.taken_at)",
         new="key=lambda watch: -watch.taken_at)",
         tests=[
-            "tests/faults/test_connections.py::"
-            "test_readers_that_took_nothing_for_longest_go_first_when_memory_is_short"
+            "tests/faults/test_connections.py::test_longest_stalled_readers_are_closed_when_memory_is_short"
         ],
     ),
     # Work of the event loop, and of threads
@@ -222,28 +218,28 @@ FAULTS = [
         file="shardcast/server/hang_ups.py",
         old="if request.transport is None or request.transport.is_closing():",
         new="if False:",
-        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_hashing_of_shard_stops_when_all_clients_disconnect"],
     ),
     Fault(
         name="hashing-goes-on-when-nobody-waits",
         file=HASHING,
         old="                await cancel([shared.work])\n",
         new="",
-        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_hashing_of_shard_stops_when_all_clients_disconnect"],
     ),
     Fault(
         name="hashing-takes-the-threads-of-all-else",
         file=HASHING,
         old="return await in_pool(self._pool, work, *args)",
         new="return await asyncio.to_thread(work, *args)",
-        tests=["tests/unit/blobs/test_hang_ups.py::test_hashing_leaves_a_broadcast_its_threads"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_hashing_leaves_threads_for_broadcast"],
     ),
     Fault(
         name="ended-hashing-answers-who-comes-later",
         file=HASHING,
         old="                del self._shared[place]  # the next caller begins anew\n",
         new="",
-        tests=["tests/unit/blobs/test_hang_ups.py::test_shard_that_nobody_waits_for_is_hashed_no_further"],
+        tests=["tests/unit/blobs/test_hang_ups.py::test_hashing_of_shard_stops_when_all_clients_disconnect"],
     ),
     # Reports
     Fault(
@@ -295,7 +291,7 @@ FAULTS = [
         old="if follower.hello is None or url in sending:",
         new="if follower.hello is None:",
         tests=[
-            "tests/unit/upstream/test_reporting.py::test_an_upstream_that_does_not_answer_delays_no_other"
+            "tests/unit/upstream/test_reporting.py::test_silent_upstream_does_not_delay_reports_to_others"
         ],
     ),
     Fault(
@@ -303,7 +299,7 @@ FAULTS = [
         file="shardcast/upstream/report.py",
         old="if self.upstream != now.upstream or self.changes != now.changes:",
         new="if self.changes != now.changes:",
-        tests=["tests/unit/upstream/test_reporting.py::test_a_restarted_upstream_is_told_again_at_once"],
+        tests=["tests/unit/upstream/test_reporting.py::test_restarted_upstream_gets_a_report_at_once"],
     ),
     # Long lists of checksums
     Fault(
@@ -312,7 +308,7 @@ FAULTS = [
         old="if len(body) <= _SHORT:",
         new="if True:",
         tests=[
-            "tests/unit/blobs/test_long_lists.py::test_long_lists_take_turns_and_short_ones_are_read_at_once"
+            "tests/unit/blobs/test_long_lists.py::test_long_list_gets_503_when_queue_is_full_and_short_one_is_read"
         ],
     ),
     Fault(
@@ -320,7 +316,7 @@ FAULTS = [
         file=LISTS,
         old="items = _strings(text[start:cut]) if cut - start <= 2 * _PIECE else []",
         new="items = _strings(text[start:cut])",
-        tests=["tests/unit/blobs/test_long_lists.py::test_what_is_no_list_of_checksums_is_refused"],
+        tests=["tests/unit/blobs/test_long_lists.py::test_malformed_checksum_list_is_refused_incrementally"],
     ),
     # Nonsense and copies
     Fault(
@@ -328,15 +324,13 @@ FAULTS = [
         file="shardcast/server/application.py",
         old="if isinstance(error, (HttpProcessingError, ConnectionError, web.RequestPayloadError)):",
         new="if False:",
-        tests=["tests/integration/test_requests.py::test_no_other_form_of_target_does_either"],
+        tests=["tests/integration/test_requests.py::test_other_target_forms_cannot_leave_the_data_directory"],
     ),
     Fault(
         name="versions-of-another-line-are-copies",
         file=BELOW,
         old="sum(node.origin == origin and version in node.has for node in nodes)",
         new="sum(version in node.has for node in nodes)",
-        tests=[
-            "tests/integration/test_copies.py::test_nodes_below_middles_count_and_those_of_other_origins_do_not"
-        ],
+        tests=["tests/integration/test_copies.py::test_nodes_of_other_origins_do_not_count"],
     ),
 ]

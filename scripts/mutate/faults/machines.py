@@ -11,7 +11,7 @@ PROCESS = "shardcast/nodes/child_process.py"
 STREAMS = "shardcast/cli/streams.py"
 
 WAITS = "if not self._threads or (self._alone and len(self._running) >= len(self._threads)):"
-FAMILIES = ["tests/integration/test_binding.py::test_a_host_is_listened_on_in_its_families_at_one_port"]
+FAMILIES = ["tests/integration/test_binding.py::test_host_is_bound_in_all_its_families_at_one_port"]
 PRINTED = ["tests/integration/test_binding.py"]
 
 FAULTS = [
@@ -42,28 +42,28 @@ FAULTS = [
         file=BINDING,
         old="if port or error.errno != errno.EADDRINUSE or attempt == _SAME_PORT:",
         new="if True:",
-        tests=["tests/integration/test_binding.py::test_a_free_port_is_free_in_both_families"],
+        tests=["tests/integration/test_binding.py::test_free_port_is_free_in_both_families"],
     ),
     Fault(
         name="machine-without-ipv6-does-not-start",
         file=BINDING,
         old="if error.errno not in _NO_FAMILY:",
         new="if True:",
-        tests=["tests/integration/test_binding.py::test_a_machine_without_ipv6_listens_on_ipv4"],
+        tests=["tests/integration/test_binding.py::test_node_listens_on_ipv4_without_ipv6"],
     ),
     Fault(
         name="host-of-all-addresses-is-printed",
         file=BINDING,
         old="        if host in _FAMILIES:\n",
         new="        if host == EVERY_ADDRESS:\n",
-        tests=["tests/integration/test_binding.py::test_where_there_is_no_way_to_others_loopback_is_printed"],
+        tests=["tests/integration/test_binding.py::test_loopback_is_printed_without_a_route"],
     ),
     Fault(
         name="own-address-is-never-found",
         file=BINDING,
         old="probe.connect((_ELSEWHERE[family], 9))",
         new="return None",
-        tests=["tests/integration/test_binding.py::test_the_address_that_others_know_is_printed"],
+        tests=["tests/integration/test_binding.py::test_routable_address_is_printed"],
     ),
     # Few resources
     Fault(
@@ -71,31 +71,28 @@ FAULTS = [
         file="shardcast/nodes/runtime.py",
         old="resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))",
         new="pass",
-        tests=["tests/faults/test_few_resources.py::test_as_many_files_may_be_open_as_the_system_allows"],
+        tests=["tests/faults/test_few_resources.py::test_limit_of_open_files_is_raised_to_the_hard_limit"],
     ),
     Fault(
         name="work-without-a-new-thread-fails",
         file=CONCURRENCY,
         old=WAITS,
         new="if True:",
-        tests=["tests/faults/test_few_resources.py::test_work_waits_for_the_threads_that_there_are"],
+        tests=["tests/faults/test_few_resources.py::test_work_waits_for_existing_threads"],
     ),
     Fault(
         name="work-that-is-to-be-alone-waits",
         file=CONCURRENCY,
         old=WAITS,
         new="if not self._threads:",
-        tests=["tests/faults/test_few_resources.py::test_work_that_is_to_be_alone_fails"],
+        tests=["tests/faults/test_few_resources.py::test_exclusive_work_fails_without_a_free_thread"],
     ),
     Fault(
         name="thread-whose-work-has-just-ended-is-not-used",
         file=CONCURRENCY,
         old=WAITS,
         new="if not self._threads or self._alone:",
-        tests=[
-            "tests/faults/test_few_resources.py::"
-            "test_work_that_is_to_be_alone_has_the_thread_whose_work_has_just_ended"
-        ],
+        tests=["tests/faults/test_few_resources.py::test_exclusive_work_reuses_a_thread_that_just_ended"],
     ),
     Fault(
         name="libuv-aborts-where-it-gets-no-threads",
@@ -117,7 +114,7 @@ FAULTS = [
         old="            await run_to_completion(_ended(job))\n",
         new="            pass\n",
         tests=[
-            "tests/unit/base/test_concurrency.py::test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled"
+            "tests/unit/base/test_concurrency.py::test_cancelled_pool_work_has_completed_or_never_started"
         ],
     ),
     Fault(
@@ -126,7 +123,7 @@ FAULTS = [
         old="if not job.cancel():",
         new="if True:",
         tests=[
-            "tests/unit/base/test_concurrency.py::test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled"
+            "tests/unit/base/test_concurrency.py::test_cancelled_pool_work_has_completed_or_never_started"
         ],
     ),
     Fault(
@@ -134,55 +131,49 @@ FAULTS = [
         file="shardcast/transfer/limits.py",
         old="return replace(self, at_once=min(self.at_once, share), look_ahead=min(self.look_ahead, share))",
         new="return self",
-        tests=["tests/faults/test_few_resources.py::test_limits_fit_the_descriptors_that_are_free"],
+        tests=["tests/faults/test_few_resources.py::test_limits_fit_the_free_descriptors"],
     ),
     Fault(
         name="few-threads-end-a-download",
         file="shardcast/transfer/scheduler.py",
         old="        if not running:\n            raise limit",
         new="        if True:\n            raise limit",
-        tests=["tests/faults/test_few_resources.py::test_a_client_with_few_threads_does_less_at_once"],
+        tests=["tests/faults/test_few_resources.py::test_client_with_few_threads_lowers_concurrency"],
     ),
     Fault(
         name="few-descriptors-for-shards-end-a-download",
         file="shardcast/transfer/shard_opener.py",
         old="if all(number > shard.number for number in shards.numbers):",
         new="if True:",
-        tests=[
-            "tests/faults/test_few_resources.py::test_files_that_can_not_be_opened_for_now_end_no_download"
-        ],
+        tests=["tests/faults/test_few_resources.py::test_download_survives_temporary_lack_of_descriptors"],
     ),
     Fault(
         name="limit-of-this-machine-is-waited-out",
         file="shardcast/upstream/lists.py",
         old="retry = any(not isinstance(error, CannotAsk) for error in passing)",
         new="retry = any(passing)",
-        tests=["tests/faults/test_few_resources.py::test_a_client_with_too_few_descriptors_says_so"],
+        tests=["tests/faults/test_few_resources.py::test_client_with_too_few_descriptors_exits_with_6"],
     ),
     Fault(
         name="limit-of-this-machine-is-the-servers",
         file="shardcast/peer/session.py",
         old="if limit := LocalLimit.of(error.os_error):",
         new="if limit := None:",
-        tests=["tests/faults/test_few_resources.py::test_a_client_with_too_few_descriptors_says_so"],
+        tests=["tests/faults/test_few_resources.py::test_client_with_too_few_descriptors_exits_with_6"],
     ),
     Fault(
         name="limit-in-mid-download-is-the-servers",
         file="shardcast/peer/bulk.py",
         old="            if limit := LocalLimit.of(error):\n",
         new="            if limit := None:\n",
-        tests=[
-            "tests/faults/test_few_resources.py::test_no_server_is_blamed_where_no_connection_can_be_opened"
-        ],
+        tests=["tests/faults/test_few_resources.py::test_local_lack_of_connections_blames_no_server"],
     ),
     Fault(
         name="each-lack-of-descriptors-is-logged",
         file="shardcast/nodes/runtime.py",
         old="elif loop.time() - self._told_at >= _TOLD_AGAIN:",
         new="else:",
-        tests=[
-            "tests/faults/test_few_resources.py::test_connections_that_can_not_be_accepted_are_told_once_a_minute"
-        ],
+        tests=["tests/faults/test_few_resources.py::test_failure_to_accept_is_logged_once_a_minute"],
     ),
     # Ages
     Fault(
@@ -190,30 +181,28 @@ FAULTS = [
         file=AGES,
         old="return max(0.0, now - then)",
         new="return now - then",
-        tests=["tests/unit/base/test_ages.py::test_no_age_is_negative"],
+        tests=["tests/unit/base/test_ages.py::test_age_is_never_negative"],
     ),
     Fault(
         name="clocks-that-differ-a-little-are-wrong",
         file=AGES,
         old="return then > now + CLOCK_SKEW",
         new="return then > now",
-        tests=["tests/unit/base/test_ages.py::test_a_time_of_ours_that_lies_ahead_is_set_back_to_now"],
+        tests=["tests/unit/base/test_ages.py::test_future_mtime_of_own_file_is_reset_to_now"],
     ),
     Fault(
         name="touched-lock-is-as-old-as-before",
         file=AGES,
         old="if known != then:",
         new="if known is None:",
-        tests=[
-            "tests/unit/base/test_ages.py::test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen"
-        ],
+        tests=["tests/unit/base/test_ages.py::test_future_time_of_foreign_file_counts_from_first_sight"],
     ),
     Fault(
         name="names-from-the-future-without-a-bound",
         file=AGES,
         old="while len(self._seen) > _MAX_SEEN:",
         new="while False:",
-        tests=["tests/unit/base/test_ages.py::test_times_of_others_that_lie_ahead_take_little_memory"],
+        tests=["tests/unit/base/test_ages.py::test_remembered_future_times_are_bounded"],
     ),
     # Processes
     Fault(
@@ -221,7 +210,7 @@ FAULTS = [
         file=PROCESS,
         old="            with deferred_interrupts():\n",
         new="            with contextlib.nullcontext():\n",
-        tests=["tests/integration/test_node_process.py::test_an_interrupt_while_it_starts_leaves_no_process"],
+        tests=["tests/integration/test_node_process.py::test_interrupt_during_start_leaves_no_process"],
     ),
     Fault(
         name="interrupt-during-a-start-is-lost",
@@ -230,7 +219,7 @@ FAULTS = [
         new="            pass\n",
         tests=[
             "tests/integration/test_node_process.py::"
-            "test_an_interrupt_acts_at_the_end_of_the_block_by_the_handler_that_was_there"
+            "test_deferred_interrupt_acts_at_block_end_by_prior_handler"
         ],
     ),
     Fault(
@@ -240,7 +229,7 @@ FAULTS = [
         new="            pass\n",
         tests=[
             "tests/integration/test_node_process.py::"
-            "test_an_interrupt_acts_at_the_end_of_the_block_by_the_handler_that_was_there"
+            "test_deferred_interrupt_acts_at_block_end_by_prior_handler"
         ],
     ),
     Fault(
@@ -249,41 +238,35 @@ FAULTS = [
         old="            self._process.kill()\n            self._process.wait()\n"
         "            raise\n        finally:",
         new="            raise\n        finally:",
-        tests=[
-            "tests/integration/test_node_process.py::test_an_interrupt_while_it_is_waited_for_leaves_no_process"
-        ],
+        tests=["tests/integration/test_node_process.py::test_interrupt_while_waiting_leaves_no_process"],
     ),
     Fault(
         name="node-that-never-listens-is-waited-for-for-ever",
         file=PROCESS,
         old="select.select([ready], [], [], max(0.0, deadline - time.monotonic()))",
         new="select.select([ready], [], [])",
-        tests=["tests/integration/test_node_process.py::test_one_that_never_says_that_it_listens_is_ended"],
+        tests=["tests/integration/test_node_process.py::test_node_that_never_reports_ready_is_ended"],
     ),
     Fault(
         name="why-a-node-did-not-start-is-lost",
         file=PROCESS,
         old='            raise from_wire(report["error"])\n',
         new='            raise NodeFailed(f"the {self.role} could not start")\n',
-        tests=["tests/integration/test_node_process.py::test_why_one_could_not_start_is_told"],
+        tests=["tests/integration/test_node_process.py::test_failed_start_raises_the_reason"],
     ),
     Fault(
         name="interrupt-at-the-terminal-ends-the-node-too",
         file=PROCESS,
         old="start_new_session=True,",
         new="start_new_session=False,",
-        tests=[
-            "tests/integration/test_library.py::test_ctrl_c_leaves_it_to_the_process_when_the_origin_ends"
-        ],
+        tests=["tests/integration/test_library.py::test_origin_survives_ctrl_c_until_its_process_ends_it"],
     ),
     Fault(
         name="pipe-to-a-node-has-the-number-of-a-stream",
         file=PROCESS,
         old="ready, ready_there = _pipe()",
         new="ready, ready_there = os.pipe()",
-        tests=[
-            "tests/integration/test_node_process.py::test_a_node_starts_where_this_process_has_no_stdin_stdout_and_stderr"
-        ],
+        tests=["tests/integration/test_node_process.py::test_node_starts_without_standard_streams"],
     ),
     # Streams and descriptors
     Fault(
@@ -291,67 +274,63 @@ FAULTS = [
         file="shardcast/cli/descriptors.py",
         old="    for descriptor in range(3):\n",
         new="    for descriptor in ():\n",
-        tests=["tests/faults/test_telling.py::test_a_download_is_in_place_and_done"],
+        tests=["tests/faults/test_telling.py::test_download_with_closed_streams_succeeds"],
     ),
     Fault(
         name="answer-that-is-lost-is-no-failure",
         file=STREAMS,
         old="    if sink and sink.failure:\n        if isinstance",
         new="    if sink and False:\n        if isinstance",
-        tests=["tests/faults/test_telling.py::test_an_answer_that_can_not_be_printed_is_a_failure"],
+        tests=["tests/faults/test_telling.py::test_unprintable_answer_is_a_failure"],
     ),
     Fault(
         name="lost-lines-are-not-told",
         file=STREAMS,
         old="self._send(lost.encode() + text if self._notices else text)",
         new="self._send(text)",
-        tests=[
-            "tests/faults/test_telling.py::test_lines_for_a_reader_that_stands_still_cost_a_second_and_are_counted"
-        ],
+        tests=["tests/faults/test_telling.py::test_lines_for_a_stalled_reader_cost_a_second_and_are_counted"],
     ),
     Fault(
         name="each-line-waits-for-a-reader-that-stands-still",
         file=STREAMS,
         old="patience = 0.0 if self._unread and self.patience is not None else self.patience",
         new="patience = self.patience",
-        tests=[
-            "tests/faults/test_telling.py::test_lines_for_a_reader_that_stands_still_cost_a_second_and_are_counted"
-        ],
+        tests=["tests/faults/test_telling.py::test_lines_for_a_stalled_reader_cost_a_second_and_are_counted"],
     ),
     Fault(
         name="reader-that-stands-still-is-waited-for-for-ever",
         file=STREAMS,
         old="self._unread = not poll.poll(None if patience is None else patience * 1000)",
         new="self._unread = not poll.poll(None)",
-        tests=["tests/faults/test_telling.py::test_a_node_whose_log_nobody_reads_goes_on"],
+        tests=["tests/faults/test_telling.py::test_node_survives_an_unread_log"],
     ),
     Fault(
         name="name-that-is-not-utf-8-ends-a-command",
         file=STREAMS,
         old='sys.stdout = _guarded(1, sys.stdout, "shardcast")',
         new='sys.stdout = _guarded(1, sys.stdout, "strict")',
-        tests=["tests/faults/test_telling.py::test_a_name_is_printed_whatever_stdout_can_encode"],
+        tests=["tests/faults/test_telling.py::test_undecodable_name_is_printed_as_its_bytes"],
     ),
     Fault(
         name="result-that-was-not-printed-is-not-told",
         file="shardcast/cli/main.py",
         old="if unprinted := print_failure():",
         new="if unprinted := None:",
-        tests=["tests/faults/test_telling.py::test_a_result_that_could_not_be_printed_is_told"],
+        tests=["tests/faults/test_telling.py::test_unprintable_result_is_a_warning"],
     ),
     Fault(
         name="full-terminal-stops-a-command",
         file=STREAMS,
         old="self._target = _own_terminal(descriptor)",
         new="self._target = descriptor",
-        tests=["tests/faults/test_telling.py::test_a_terminal_that_nobody_reads_keeps_no_command"],
+        tests=["tests/faults/test_telling.py::test_unread_terminal_does_not_block_a_command"],
     ),
     Fault(
         name="closed-stdin-is-an-empty-one",
         file=STREAMS,
         old="sys.stdin = io.TextIOWrapper(io.BufferedReader(_ClosedInput()))",
         new="sys.stdin = io.TextIOWrapper(io.BytesIO())",
-        tests=["tests/faults/test_telling.py::test_what_needs_a_stream_says_that_it_is_closed"],
+        tests=["tests/faults/test_telling.py::test_closed_stream_that_is_needed_is_usage_error"],
     ),
     # Starts in threads, and the end of a node
     Fault(
@@ -359,7 +338,7 @@ FAULTS = [
         file=PROCESS,
         old="            if not self._has_ended(0):\n                self._process.kill()\n",
         new="            if False:\n                self._process.kill()\n",
-        tests=["tests/integration/test_node_process.py::test_one_that_does_not_end_by_itself_is_killed"],
+        tests=["tests/integration/test_node_process.py::test_node_ignoring_sigterm_is_killed"],
     ),
     Fault(
         name="other-threads-start-no-nodes",
@@ -367,7 +346,7 @@ FAULTS = [
         old="if threading.current_thread() is not threading.main_thread():",
         new="if False:",
         tests=[
-            "tests/integration/test_node_process.py::test_other_threads_may_start_nodes_and_change_no_handler"
+            "tests/integration/test_node_process.py::test_other_threads_start_nodes_without_changing_handlers"
         ],
     ),
 ]

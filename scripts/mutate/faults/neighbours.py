@@ -13,10 +13,10 @@ REDIRECTS = "shardcast/peer/redirects.py"
 SHARD_TABLE = "shardcast/protocol/shard_table.py"
 WAITS = "shardcast/waits.py"
 
-FLOOD = ["tests/faults/test_slow_servers.py::test_flood_before_an_answer_ends_before_its_time"]
+FLOOD = ["tests/faults/test_slow_servers.py::test_flood_of_interim_answers_is_cut_off"]
 ODD_LOCATIONS = ["tests/integration/test_redirects.py::test_odd_locations_are_not_followed"]
-STATUSES = ["tests/faults/test_unreachable.py::test_what_statuses_say"]
-TABLE = ["tests/unit/transfer/test_transfer_memory.py::test_a_table_of_shards_is_a_sequence_of_shards"]
+STATUSES = ["tests/faults/test_unreachable.py::test_statuses_map_to_errors"]
+TABLE = ["tests/unit/transfer/test_transfer_memory.py::test_shard_table_is_a_sequence_of_shards"]
 
 FAULTS = [
     Fault(
@@ -88,28 +88,28 @@ FAULTS = [
         file=PACE,
         old="read_by(started + left, response",
         new="read_by(started + timeout, response",
-        tests=["tests/unit/peer/test_pace.py::test_pieces_that_are_no_portion_share_its_time"],
+        tests=["tests/unit/peer/test_pace.py::test_chunks_smaller_than_a_portion_share_its_deadline"],
     ),
     Fault(
         name="long-body-has-the-time-of-a-portion",
         file=PACE,
         old="            left, progress = timeout, 0\n",
         new="            pass\n",
-        tests=["tests/unit/peer/test_pace.py::test_each_portion_of_a_body_has_its_time"],
+        tests=["tests/unit/peer/test_pace.py::test_each_portion_of_a_body_has_its_own_deadline"],
     ),
     Fault(
         name="upload-that-is-not-taken-waits-for-ever",
         file=PACE,
         old="        if self._reading:\n",
         new="        if True:\n",
-        tests=["tests/unit/peer/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
+        tests=["tests/unit/peer/test_pace.py::test_time_reading_an_upload_locally_does_not_count_for_server"],
     ),
     Fault(
         name="slow-source-of-an-upload-is-the-servers-fault",
         file=PACE,
         old="        if self._reading:\n",
         new="        if False:\n",
-        tests=["tests/unit/peer/test_pace.py::test_time_in_which_an_upload_is_read_here_is_not_the_servers"],
+        tests=["tests/unit/peer/test_pace.py::test_time_reading_an_upload_locally_does_not_count_for_server"],
     ),
     # Addresses
     Fault(
@@ -117,23 +117,21 @@ FAULTS = [
         file=CONNECTING,
         old="sorted(_families_in_turn(places), key",
         new="sorted(places, key",
-        tests=["tests/unit/peer/test_connecting.py::test_families_take_turns"],
+        tests=["tests/unit/peer/test_connecting.py::test_address_families_alternate"],
     ),
     Fault(
         name="address-that-answered-is-not-the-first",
         file=CONNECTING,
         old="key=lambda place: place != first",
         new="key=lambda place: 0",
-        tests=["tests/unit/peer/test_connecting.py::test_the_address_that_answered_is_the_first_next_time"],
+        tests=["tests/unit/peer/test_connecting.py::test_next_connection_tries_last_working_address_first"],
     ),
     Fault(
         name="address-that-answered-is-not-remembered",
         file="shardcast/peer/bulk.py",
         old="await connect(host, port, self._place)",
         new="await connect(host, port)",
-        tests=[
-            "tests/unit/peer/test_connecting.py::test_the_next_connections_of_a_download_begin_with_the_address_that_answered"
-        ],
+        tests=["tests/unit/peer/test_connecting.py::test_download_reuses_working_address"],
     ),
     # Failures and redirects
     Fault(
@@ -169,7 +167,7 @@ FAULTS = [
         file=REDIRECTS,
         old='safe = target.scheme == "https" or (target.scheme, asked.scheme) == ("http", "http")',
         new='safe = target.scheme in ("https", "http")',
-        tests=["tests/integration/test_redirects.py::test_no_redirect_leads_from_https_to_http"],
+        tests=["tests/integration/test_redirects.py::test_redirect_from_https_to_http_is_refused"],
     ),
     Fault(
         name="redirect-names-a-password",
@@ -190,14 +188,14 @@ FAULTS = [
         file=REDIRECTS,
         old="if not proxy or proxy_bypass(parts.netloc):",
         new="if not proxy:",
-        tests=["tests/integration/test_redirects.py::test_a_proxy_is_used_where_the_environment_names_one"],
+        tests=["tests/integration/test_redirects.py::test_proxy_of_environment_is_used"],
     ),
     Fault(
         name="netrc-is-read",
         file="shardcast/peer/session.py",
         old="trust_env=False,",
         new="trust_env=True,",
-        tests=["tests/integration/test_redirects.py::test_neither_passwords_nor_cookies_go_out"],
+        tests=["tests/integration/test_redirects.py::test_passwords_and_cookies_are_not_sent"],
     ),
     # What servers list and say
     Fault(
@@ -205,37 +203,35 @@ FAULTS = [
         file=PLAIN_TEXT,
         old="    if not cut.isprintable():\n",
         new="    if False:\n",
-        tests=["tests/unit/base/test_plain_text.py::test_what_can_not_be_printed_is_escaped"],
+        tests=["tests/unit/base/test_plain_text.py::test_unprintable_characters_are_escaped"],
     ),
     Fault(
         name="text-of-others-is-of-any-length",
         file=PLAIN_TEXT,
         old="return cut if len(cut) <= max_length and len(text) <= max_length else",
         new="return cut if len(text) <= max_length else",
-        tests=["tests/unit/base/test_plain_text.py::test_a_line_has_its_bound_and_stays_as_it_is"],
+        tests=["tests/unit/base/test_plain_text.py::test_one_line_is_bounded_and_idempotent"],
     ),
     Fault(
         name="message-forges-lines-of-the-log",
         file="shardcast/cli/log_format.py",
         old="record.message = one_line(record.message, _MAX_LINE)",
         new="pass",
-        tests=["tests/unit/base/test_plain_text.py::test_a_message_is_one_line_of_the_log"],
+        tests=["tests/unit/base/test_plain_text.py::test_log_message_is_one_printable_line"],
     ),
     Fault(
         name="reason-of-a-withdrawal-is-told-raw",
         file="shardcast/protocol/feed.py",
         old="    return printable_reason(reason)\n",
         new="    return reason\n",
-        tests=["tests/integration/test_feed.py::test_a_reason_is_one_printable_line_whatever_a_server_says"],
+        tests=["tests/integration/test_feed.py::test_reason_is_made_one_printable_line"],
     ),
     Fault(
         name="feed-that-floods-is-read-at-full-speed",
         file="shardcast/peer/server.py",
         old="if len(chunk) == _FEED_PORTION:",
         new="if False:",
-        tests=[
-            "tests/integration/test_following.py::test_between_portions_of_a_feed_that_floods_there_are_pauses"
-        ],
+        tests=["tests/integration/test_following.py::test_flooding_feed_is_read_with_pauses"],
     ),
     Fault(
         name="shard-is-there-before-it-is-whole",
@@ -244,7 +240,9 @@ FAULTS = [
         "        self._piece_ends.append(len(self._pieces))\n        self._ends.append(shard.end)\n",
         new="        self._ends.append(shard.end)\n        self._sha256 += bytes.fromhex(shard.sha256)\n"
         "        self._pieces += shard.pieces\n        self._piece_ends.append(len(self._pieces))\n",
-        tests=["tests/unit/transfer/test_transfer_memory.py::test_a_shard_is_in_a_table_once_all_of_it_is"],
+        tests=[
+            "tests/unit/transfer/test_transfer_memory.py::test_shard_is_visible_in_table_only_when_fully_added"
+        ],
     ),
     Fault(
         name="shard-has-pieces-of-the-one-before",
@@ -266,20 +264,20 @@ FAULTS = [
         file=WAITS,
         old="            del self._sources[key]\n",
         new="            pass\n",
-        tests=["tests/integration/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
+        tests=["tests/integration/test_waits.py::test_latest_wait_is_the_one_noted"],
     ),
     Fault(
         name="wait-around-another-is-told-first",
         file=WAITS,
         old="for source in reversed(self._sources.values()):",
         new="for source in self._sources.values():",
-        tests=["tests/integration/test_waits.py::test_what_was_begun_last_is_what_holds_it_up"],
+        tests=["tests/integration/test_waits.py::test_latest_wait_is_the_one_noted"],
     ),
     Fault(
         name="short-wait-is-told",
         file=WAITS,
         old="if wait is not None and wait.seconds >= min_seconds:",
         new="if wait is not None:",
-        tests=["tests/integration/test_waits.py::test_short_waits_are_not_told"],
+        tests=["tests/integration/test_waits.py::test_short_waits_are_not_noted"],
     ),
 ]

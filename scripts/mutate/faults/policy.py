@@ -162,7 +162,7 @@ FAULTS = [
         new="return otherwise",
         tests=[
             "tests/unit/policy/test_ranking.py",
-            "tests/integration/test_transfer.py::test_a_liar_is_asked_less_and_less",
+            "tests/integration/test_transfer.py::test_lying_server_gets_fewer_requests",
         ],
     ),
     Fault(
@@ -200,7 +200,7 @@ FAULTS = [
         new="if True:",
         tests=[
             "tests/unit/policy/test_retention.py",
-            "tests/integration/test_room.py::test_only_pins_refuse_and_are_named",
+            "tests/integration/test_room.py::test_broadcast_is_refused_only_for_pins_and_names_them",
         ],
     ),
     Fault(

@@ -14,9 +14,7 @@ FAULTS = [
         file=SENDING,
         old="async with asyncio.timeout(HTTP_TIMEOUT):",
         new="async with asyncio.timeout(None):",
-        tests=[
-            "tests/integration/test_live.py::test_reader_of_a_landing_that_stops_is_let_go_after_the_time_out"
-        ],
+        tests=["tests/integration/test_live.py::test_reader_of_stalled_landing_is_released_after_timeout"],
     ),
     Fault(
         name="feed-passes-missed-events-over",
@@ -38,9 +36,7 @@ FAULTS = [
         file="shardcast/server/conditional.py",
         old="if if_match and wanted is not None and not matches_if_match(wanted, tag):",
         new="if False:",
-        tests=[
-            "tests/integration/test_live.py::test_a_landing_is_sent_piece_by_piece_and_breaks_off_when_it_is_closed"
-        ],
+        tests=["tests/integration/test_live.py::test_landing_is_sent_by_pieces_and_breaks_off_on_close"],
     ),
     Fault(
         name="if-none-match-is-not-looked-at",
@@ -159,7 +155,7 @@ FAULTS = [
         file="shardcast/server/bodies.py",
         old="if size > max_bytes:",
         new="if False:",
-        tests=["tests/faults/test_connections.py::test_a_body_that_is_too_large_is_not_read"],
+        tests=["tests/faults/test_connections.py::test_too_large_body_is_not_read"],
     ),
     Fault(
         name="head-is-waited-for-for-ever",

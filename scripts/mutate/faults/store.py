@@ -199,7 +199,7 @@ FAULTS = [
         new="if False:",
         tests=[
             "tests/unit/store/test_versions.py",
-            "tests/integration/test_live.py::test_a_wrong_piece_of_an_open_version_never_becomes_a_file",
+            "tests/integration/test_live.py::test_wrong_piece_of_open_version_is_never_stored",
         ],
     ),
     Fault(

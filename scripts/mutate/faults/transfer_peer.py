@@ -34,7 +34,7 @@ FAULTS = [
         file=STALLS,
         old="        if writing:\n",
         new="        if False:\n",
-        tests=["tests/integration/test_transfer.py::test_a_slow_disk_is_not_the_servers_fault"],
+        tests=["tests/integration/test_transfer.py::test_slow_disk_does_not_count_as_stalled_server"],
     ),
     Fault(
         name="unread-connection-is-used-again",
@@ -48,7 +48,7 @@ FAULTS = [
         file="shardcast/peer/connecting.py",
         old="asyncio.timeout(CONNECT_TIMEOUT)",
         new="asyncio.timeout(None)",
-        tests=["tests/integration/test_answers.py::test_connecting_has_a_time_out"],
+        tests=["tests/integration/test_answers.py::test_connecting_times_out"],
     ),
     Fault(
         name="addresses-are-tried-one-by-one",
@@ -143,7 +143,7 @@ FAULTS = [
         new="return download.attempts > self._limits.attempts",
         tests=[
             "tests/integration/test_transfer.py::test_attempts_at_a_shard_are_bounded",
-            "tests/integration/test_transfer.py::test_a_failing_shard_leaves_the_others_alone",
+            "tests/integration/test_transfer.py::test_failing_shard_does_not_stop_the_others",
         ],
     ),
     Fault(
@@ -160,9 +160,7 @@ FAULTS = [
         file=RETRIES,
         old="return asked_all and since is not None and now - since >= budget",
         new="return False",
-        tests=[
-            "tests/integration/test_transfer.py::test_nobody_reachable_at_the_start_is_told_within_its_budget"
-        ],
+        tests=["tests/integration/test_transfer.py::test_unreachable_at_start_raises_within_budget"],
     ),
     Fault(
         name="one-dead-server-is-all",
@@ -239,28 +237,28 @@ FAULTS = [
         file="shardcast/peer/requests.py",
         old='if self.headers.get("Content-Encoding", "identity") != "identity":',
         new="if False:",
-        tests=["tests/faults/test_bad_servers.py::test_a_wrong_answer_alone_ends_in_a_clear_error"],
+        tests=["tests/faults/test_bad_servers.py::test_wrong_answer_from_only_server_is_a_clear_error"],
     ),
     Fault(
         name="length-is-not-compared",
         file="shardcast/peer/requests.py",
         old="if self.length not in (None, end - start):",
         new="if False:",
-        tests=["tests/faults/test_bad_servers.py::test_a_wrong_answer_alone_ends_in_a_clear_error"],
+        tests=["tests/faults/test_bad_servers.py::test_wrong_answer_from_only_server_is_a_clear_error"],
     ),
     Fault(
         name="range-is-not-asked-for",
         file="shardcast/peer/requests.py",
         old="if (request.start, request.end) != (0, shard.size):",
         new="if False:",
-        tests=["tests/integration/test_transfer.py::test_what_came_before_a_connection_broke_is_kept"],
+        tests=["tests/integration/test_transfer.py::test_pieces_before_broken_connection_are_kept"],
     ),
     Fault(
         name="whole-range-ends-one-late",
         file="shardcast/peer/requests.py",
         old='headers["Range"] = f"bytes={request.start}-{request.end - 1}"',
         new='headers["Range"] = f"bytes={request.start}-{request.end}"',
-        tests=["tests/integration/test_transfer.py::test_what_came_before_a_connection_broke_is_kept"],
+        tests=["tests/integration/test_transfer.py::test_pieces_before_broken_connection_are_kept"],
     ),
     Fault(
         name="stale-connection-is-not-tried-again",
@@ -268,7 +266,7 @@ FAULTS = [
         old="                if reused:\n                    continue",
         new="                if False:\n                    continue",
         tests=[
-            "tests/integration/test_answers.py::test_connection_that_the_server_closed_meanwhile_is_no_failure_of_it"
+            "tests/integration/test_answers.py::test_connection_closed_while_idle_is_not_counted_as_failure"
         ],
     ),
     Fault(
@@ -291,16 +289,14 @@ FAULTS = [
         file="shardcast/peer/server.py",
         old="if len(body) > MAX_DISTRIBUTION_SIZE:",
         new="if False:",
-        tests=["tests/faults/test_bad_servers.py::test_a_wrong_list_alone_offers_nothing"],
+        tests=["tests/faults/test_bad_servers.py::test_wrong_list_from_only_server_offers_nothing"],
     ),
     Fault(
         name="manifest-of-others-is-not-compared",
         file="shardcast/peer/server.py",
         old="if chunk[:again] != known[position : position + again]:",
         new="if False:",
-        tests=[
-            "tests/integration/test_live.py::test_a_manifest_that_begins_otherwise_when_it_is_asked_again_is_not_taken"
-        ],
+        tests=["tests/integration/test_live.py::test_manifest_with_changed_beginning_is_refused"],
     ),
     Fault(
         name="manifest-of-another-line-is-taken",
@@ -363,6 +359,6 @@ FAULTS = [
         file="shardcast/transfer/shard_opener.py",
         old="if shards.ranges_ready < _READY and shard.number <= shards.reach:",
         new="if True:",
-        tests=["tests/integration/test_transfer.py::test_never_more_shards_are_open_than_the_look_ahead"],
+        tests=["tests/integration/test_transfer.py::test_open_shards_never_exceed_the_look_ahead"],
     ),
 ]

@@ -49,7 +49,7 @@ NEARLY = st.text(st.one_of(st.sampled_from("a1.:[]/%@?#()\"', \t\n-_\\\0é٣"), 
         ("HTTPS://host/%7Ea", "https://host:443/%7Ea"),
     ],
 )
-def test_an_address_is_a_servers_base_url(address: str, url: str) -> None:
+def test_address_is_parsed_to_base_url(address: str, url: str) -> None:
     assert server_url(address) == url
 
 
@@ -63,13 +63,13 @@ def test_an_address_is_a_servers_base_url(address: str, url: str) -> None:
         "a\0", "ho st:9000", "hôst", "-host", "host/\n/a", "a" * 300, "host\\path", "<host>", "*",
     ],
 )  # fmt: skip
-def test_what_is_no_address_is_a_usage_error_that_shows_it(address: str) -> None:
+def test_malformed_address_raises_usage_error_naming_it(address: str) -> None:
     with pytest.raises(UsageError) as caught:
         server_url(address)
     assert repr(address) in str(caught.value)
 
 
-def test_the_port_meant_by_an_address_without_one_is_the_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_address_without_port_gets_configured_port(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addresses, "HTTP_PORT", 9000)
     assert server_url("host") == "http://host:9000"
     assert server_url("https://host") == "https://host:443"
@@ -79,7 +79,7 @@ def test_the_port_meant_by_an_address_without_one_is_the_setting(monkeypatch: py
 
 @patient
 @given(HOSTS, st.integers(1, 65535), PREFIXES)
-def test_host_port_and_prefix_are_kept(host: str, port: int, prefix: str) -> None:
+def test_base_url_keeps_host_port_and_prefix(host: str, port: int, prefix: str) -> None:
     assert server_url(f"{host}:{port}{prefix}") == f"http://{host}:{port}{prefix.rstrip('/')}"
 
 
@@ -87,7 +87,7 @@ def test_host_port_and_prefix_are_kept(host: str, port: int, prefix: str) -> Non
 @given(st.one_of(ADDRESSES, NEARLY, NEARLY.map("http://{}".format)))
 @example("http://[::%1 ]")
 @example("h:" + "9" * 5000)
-def test_any_text_is_a_usage_error_or_a_url_that_stays_as_it_is(text: str) -> None:
+def test_any_text_is_usage_error_or_stable_url(text: str) -> None:
     try:
         url = server_url(text)
     except UsageError:
@@ -112,7 +112,7 @@ def test_any_text_is_a_usage_error_or_a_url_that_stays_as_it_is(text: str) -> No
         "a b:9000 a http://b:9000/",
     ],
 )
-def test_ip_addr_list_is_read_as_people_and_shells_write_it(text: str) -> None:
+def test_ip_addr_list_accepts_shell_and_plain_forms(text: str) -> None:
     assert parse_ip_addr_list(text) == ["http://a:8000", "http://b:9000"]
 
 
@@ -135,7 +135,7 @@ def test_ip_addr_list_is_read_as_people_and_shells_write_it(text: str) -> None:
         "(a) (b)",
     ],
 )
-def test_a_malformed_ip_addr_list_is_a_usage_error(text: str) -> None:
+def test_malformed_ip_addr_list_raises_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         parse_ip_addr_list(text)
 
@@ -149,16 +149,14 @@ def _array(quote: str) -> Callable[[list[str]], str]:
     st.lists(ADDRESSES, min_size=1, max_size=5),
     st.sampled_from([" ".join, "\n".join, ",".join, ", ".join, _array('"'), _array("'"), _array("")]),
 )
-def test_every_way_of_writing_a_list_says_the_same(
-    words: list[str], join: Callable[[list[str]], str]
-) -> None:
+def test_every_list_syntax_gives_the_same_servers(words: list[str], join: Callable[[list[str]], str]) -> None:
     assert parse_ip_addr_list(join(words)) == server_urls(words)
     assert parse_servers(",".join(words)) == server_urls(words)
 
 
 @patient
 @given(NEARLY)
-def test_any_list_is_urls_or_a_usage_error(text: str) -> None:
+def test_any_list_is_distinct_urls_or_usage_error(text: str) -> None:
     for parse in (parse_ip_addr_list, parse_servers):
         try:
             urls = parse(text)
@@ -168,7 +166,7 @@ def test_any_list_is_urls_or_a_usage_error(text: str) -> None:
         assert server_urls(urls) == urls
 
 
-def test_servers_keep_their_order_and_are_asked_once() -> None:
+def test_servers_keep_order_and_duplicates_are_dropped() -> None:
     assert parse_servers("b,a,http://B:8000, a:8000 ,c") == [
         "http://b:8000",
         "http://a:8000",
@@ -177,6 +175,6 @@ def test_servers_keep_their_order_and_are_asked_once() -> None:
 
 
 @pytest.mark.parametrize("text", ["", " , ", ","])
-def test_no_servers_is_a_usage_error(text: str) -> None:
+def test_empty_server_list_raises_usage_error(text: str) -> None:
     with pytest.raises(UsageError, match="no servers"):
         parse_servers(text)

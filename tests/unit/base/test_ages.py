@@ -49,11 +49,11 @@ def is_now(file: Path) -> bool:
     return abs(file.stat().st_mtime - time.time()) < 30
 
 
-def test_no_age_is_negative() -> None:
+def test_age_is_never_negative() -> None:
     assert (age(5, 7), age(7, 7), age(9, 7)) == (2, 0, 0)
 
 
-def test_a_time_of_ours_that_lies_ahead_is_set_back_to_now(tmp_path: Path) -> None:
+def test_future_mtime_of_own_file_is_reset_to_now(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     date(file, 1000 + CLOCK_SKEW + 1)
@@ -64,7 +64,7 @@ def test_a_time_of_ours_that_lies_ahead_is_set_back_to_now(tmp_path: Path) -> No
     assert file.stat().st_mtime == 1000 + CLOCK_SKEW - 1
 
 
-def test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen() -> None:
+def test_future_time_of_foreign_file_counts_from_first_sight() -> None:
     clocks = Clocks()
     ages = ObservedAges(lambda: clocks.wall, lambda: clocks.steady)
     assert ages.age("a", clocks.wall - 5) == 5
@@ -78,7 +78,7 @@ def test_a_time_of_others_that_lies_ahead_counts_from_when_it_was_seen() -> None
     assert ages.age("a", ahead + 1) == 0
 
 
-def test_times_of_others_that_lie_ahead_take_little_memory() -> None:
+def test_remembered_future_times_are_bounded() -> None:
     clocks = Clocks()
     ages = ObservedAges(lambda: clocks.wall, lambda: clocks.steady)
     for name in range(1001):
@@ -90,7 +90,7 @@ def test_times_of_others_that_lie_ahead_take_little_memory() -> None:
 
 @pytest.mark.parametrize("ahead", [0.0, HOUR, 100 * YEAR])
 @pytest.mark.parametrize("which", [0, 1])
-async def test_a_lock_from_the_future_holds_as_long_as_any(ahead: float, which: int, tmp_path: Path) -> None:
+async def test_lock_with_future_mtime_expires_as_any_other(ahead: float, which: int, tmp_path: Path) -> None:
     clocks, digest = Clocks(), digest_of(b"blob")
     locks = ExternalLocks(120, lambda: clocks.wall, lambda: clocks.steady, clocks.sleep)
     folder = Folder(str(tmp_path), "prefix")
@@ -104,7 +104,7 @@ async def test_a_lock_from_the_future_holds_as_long_as_any(ahead: float, which: 
     assert clocks.steady == 121  # who comes next waits no more
 
 
-async def test_a_clock_that_goes_back_makes_a_lock_hold_once_more_at_most(tmp_path: Path) -> None:
+async def test_clock_set_back_extends_lock_once_at_most(tmp_path: Path) -> None:
     clocks, digest = Clocks(), digest_of(b"blob")
     locks = ExternalLocks(120, lambda: clocks.wall, lambda: clocks.steady, clocks.sleep)
     folder = Folder(str(tmp_path), "prefix")
@@ -118,9 +118,7 @@ async def test_a_clock_that_goes_back_makes_a_lock_hold_once_more_at_most(tmp_pa
     assert clocks.steady == 121
 
 
-def test_what_a_download_left_with_a_time_ahead_grows_old(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_leftover_with_future_mtime_ages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     left = tmp_path / f".model.bin.part-{'a' * 16}"
     left.write_bytes(b"half")
     date(left, time.time() + YEAR)
@@ -132,7 +130,7 @@ def test_what_a_download_left_with_a_time_ahead_grows_old(
     assert not left.exists()
 
 
-def test_what_lay_in_a_followed_folder_with_a_time_ahead_grows_old(tmp_path: Path) -> None:
+def test_leftover_with_future_mtime_in_followed_folder_ages(tmp_path: Path) -> None:
     left = tmp_path / ".download_v9.bin.part"
     left.touch()
     date(left, time.time() + YEAR)
@@ -152,7 +150,7 @@ def collect(root: Path, later: float, delete: bool = True) -> GcResult:
     return collection.result
 
 
-def test_a_blob_whose_time_lies_ahead_goes_as_any_other(tmp_path: Path) -> None:
+def test_blob_with_future_mtime_is_collected(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path, b"from the future")
     file = blob_file(tmp_path, digest)
     date(file, time.time() + YEAR)
@@ -164,7 +162,7 @@ def test_a_blob_whose_time_lies_ahead_goes_as_any_other(tmp_path: Path) -> None:
     assert collect(tmp_path, 4 * HOUR).removed.blobs == 1
 
 
-def test_a_note_whose_time_lies_ahead_keeps_its_blob_no_longer_than_others(tmp_path: Path) -> None:
+def test_put_note_with_future_mtime_protects_blob_no_longer(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path, b"put again")
     assert note_put(Folder(str(tmp_path), "prefix"), digest)
     note = tmp_path / OWN_FOLDER / "gc" / "put" / digest
@@ -175,7 +173,7 @@ def test_a_note_whose_time_lies_ahead_keeps_its_blob_no_longer_than_others(tmp_p
     assert collect(tmp_path, 4 * HOUR).removed.blobs == 1
 
 
-def test_content_whose_time_lies_ahead_is_collected_as_any_other(tmp_path: Path) -> None:
+def test_registry_content_with_future_mtime_is_collected(tmp_path: Path) -> None:
     store = Registry({"default": "main", "main": {"protocol": "file", "location": str(tmp_path)}})
     path = tmp_path / store.put_hash(b"content", "lab")["path"]
     part = path.with_name(".0123456789abcdef.part")
@@ -195,7 +193,7 @@ def test_content_whose_time_lies_ahead_is_collected_as_any_other(tmp_path: Path)
     assert done(25) == (1, 1)
 
 
-def test_the_lock_of_a_directory_that_was_renewed_in_the_future_is_taken_after_its_time(
+def test_directory_lock_renewed_in_the_future_expires(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory_lock, "is_local", lambda descriptor: False)
@@ -211,7 +209,7 @@ def test_the_lock_of_a_directory_that_was_renewed_in_the_future_is_taken_after_i
     taken.release()
 
 
-def test_every_age_by_the_wall_clock_is_taken_by_one_module() -> None:
+def test_only_one_module_computes_wall_clock_ages() -> None:
     root = Path(shardcast.__file__).parent
     times = ("time.time()", "st_mtime", "st_ctime", "modified(")
     found = [

@@ -10,7 +10,7 @@ from functools import partial
 from shardcast.concurrency import Notifier, ThreadPool, cancel, in_pool, in_thread, start_staggered
 
 
-async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> None:
+async def test_task_swallowing_cancellation_is_cancelled_again() -> None:
     told = 0
 
     async def forgetful() -> None:
@@ -27,7 +27,7 @@ async def test_a_task_that_forgets_that_it_was_cancelled_ends_all_the_same() -> 
     assert task.cancelled()
 
 
-async def test_tasks_that_ended_already_are_left_alone() -> None:
+async def test_finished_tasks_are_not_cancelled() -> None:
     async def fails() -> None:
         raise ValueError("long ago")
 
@@ -38,7 +38,7 @@ async def test_tasks_that_ended_already_are_left_alone() -> None:
     await cancel([])
 
 
-async def test_work_in_a_thread_has_ended_when_who_waits_for_it_is_cancelled_however_often() -> None:
+async def test_thread_work_completes_before_repeatedly_cancelled_caller() -> None:
     may_end, ended, undone = threading.Event(), threading.Event(), list[int]()
 
     def work() -> int:
@@ -60,7 +60,7 @@ async def test_work_in_a_thread_has_ended_when_who_waits_for_it_is_cancelled_how
     assert undone == [7], "who got it keeps it"
 
 
-async def test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled() -> None:
+async def test_cancelled_pool_work_has_completed_or_never_started() -> None:
     begun, may_end = list[str](), threading.Event()
 
     def work(name: str) -> None:
@@ -87,7 +87,7 @@ async def test_work_in_a_pool_has_ended_or_was_not_begun_when_it_is_cancelled() 
     assert begun == ["first", "first ended"]
 
 
-async def test_next_work_begins_when_one_ends_or_nothing_comes() -> None:
+async def test_staggered_work_starts_next_on_end_or_timeout() -> None:
     begun, ended = list[str](), list[str]()
 
     async def work(name: str, seconds: float) -> str:
@@ -110,7 +110,7 @@ async def test_next_work_begins_when_one_ends_or_nothing_comes() -> None:
     assert (begun, ended) == (["hangs", "fails", "works"], ["fails", "works", "hangs"])
 
 
-async def test_progress_keeps_the_next_work_from_beginning() -> None:
+async def test_staggered_work_waits_while_there_is_progress() -> None:
     count, others = 0, list[int]()
 
     async def slow() -> str:
@@ -129,7 +129,7 @@ async def test_progress_keeps_the_next_work_from_beginning() -> None:
     assert (ended, others) == (["slow", "other"], [20])
 
 
-async def test_waiting_without_another_work_is_told() -> None:
+async def test_staggered_work_yields_none_when_waiting_on_the_last() -> None:
     gate = asyncio.Event()
 
     async def wait() -> str:
@@ -143,7 +143,7 @@ async def test_waiting_without_another_work_is_told() -> None:
     assert found == ["came"]
 
 
-def test_notifier_loses_no_notification_of_a_thread() -> None:
+def test_notifier_loses_no_notification_from_thread() -> None:
     rounds, rung, answered = 3000, [0], [0]
     notifier, back = Notifier(), threading.Semaphore(0)
 
@@ -166,7 +166,7 @@ def test_notifier_loses_no_notification_of_a_thread() -> None:
     assert answered == rung == [rounds]
 
 
-async def test_notifier_wakes_all_who_wait_and_forgets_those_cancelled() -> None:
+async def test_notifier_wakes_all_waiters_and_drops_cancelled_ones() -> None:
     notifier, so = Notifier(), [False]
     waiting = [asyncio.ensure_future(notifier.wait_for(lambda: so[0])) for _ in range(3)]
     gone = asyncio.ensure_future(notifier.wait_for(lambda: False))

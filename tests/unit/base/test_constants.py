@@ -55,11 +55,11 @@ def settings_of_a_process(**env: str) -> dict[str, object]:
     return {name: found[name] for name in DEFAULTS}
 
 
-def test_the_defaults() -> None:
+def test_defaults_apply_without_environment() -> None:
     assert settings_of_a_process() == DEFAULTS
 
 
-def test_every_setting_can_be_set_in_the_environment() -> None:
+def test_environment_overrides_every_setting() -> None:
     given = {
         "SHARD_SIZE": "48MiB",
         "MAX_DISTRIBUTION_FOLDERS": "3",
@@ -88,13 +88,13 @@ def test_every_setting_can_be_set_in_the_environment() -> None:
     }
 
 
-def test_an_empty_setting_is_none_and_the_port_of_kubernetes_is_not_ours() -> None:
+def test_empty_settings_and_kubernetes_port_are_ignored() -> None:
     env = {"SHARDCAST_SHARD_SIZE": "", "SHARDCAST_HTTP_PORT": " ", "SHARDCAST_PORT": "tcp://10.0.0.1:8000"}
     assert settings_of_a_process(**env) == DEFAULTS
 
 
 @pytest.mark.parametrize(("name", "value"), MALFORMED)
-def test_a_malformed_setting_is_a_usage_error_that_names_it(
+def test_malformed_setting_raises_usage_error_naming_it(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"SHARDCAST_{name}", value)
@@ -106,7 +106,7 @@ def test_a_malformed_setting_is_a_usage_error_that_names_it(
     ("name", "value"),
     [("SHARD_SIZE", "large"), ("RETRY_ATTEMPTS", "many"), ("HTTP_TIMEOUT", "-1"), ("LOG_LEVEL", "loud")],
 )
-def test_a_command_with_a_malformed_setting_is_a_usage_error(name: str, value: str) -> None:
+def test_command_with_malformed_setting_exits_with_usage_error(name: str, value: str) -> None:
     env = {f"SHARDCAST_{name}": value}
     done = processes.run("client", "--servers", "127.0.0.1:9", "--list", env=env, timeout=30)
     assert (done.returncode, done.stdout) == (2, "")
@@ -115,7 +115,7 @@ def test_a_command_with_a_malformed_setting_is_a_usage_error(name: str, value: s
     assert len(done.stderr.splitlines()) < 10
 
 
-def test_help_is_had_whatever_the_settings_are() -> None:
+def test_help_is_printed_with_malformed_settings() -> None:
     done = processes.run("--help", env={"SHARDCAST_RETRY_ATTEMPTS": "many"}, timeout=30)
     assert done.returncode == 0
     assert "client" in done.stdout

@@ -13,7 +13,7 @@ from shardcast.digest import PIECE_DIGEST_SIZE, PieceDigests, is_digest, new_has
 from tests.support.payloads import cut, patient, pieces, random_bytes
 
 
-def test_a_manifests_names_for_algorithms() -> None:
+def test_hasher_supports_manifest_algorithm_names() -> None:
     for name, known in (("sha256", hashlib.sha256), ("blake3", blake3)):
         hasher = new_hasher(name)
         hasher.update(b"some ")
@@ -36,20 +36,18 @@ def test_a_manifests_names_for_algorithms() -> None:
         (0, False),
     ],
 )
-def test_a_digest_is_64_lower_case_hex_digits(text: object, right: bool) -> None:
+def test_digest_is_64_lower_case_hex_digits(text: object, right: bool) -> None:
     assert is_digest(text) is right
 
 
-def test_a_pieces_digest_is_its_blake3() -> None:
+def test_piece_digest_is_blake3() -> None:
     assert piece_digest(b"abc") == blake3(b"abc").digest()
     assert len(piece_digest(b"")) == PIECE_DIGEST_SIZE
 
 
 @patient
 @given(st.integers(0, 100), st.integers(1, 40), st.lists(st.integers(0, 50)))
-def test_chunks_of_any_length_have_the_digests_of_their_pieces(
-    size: int, piece_size: int, chunks: list[int]
-) -> None:
+def test_piece_digests_do_not_depend_on_chunk_lengths(size: int, piece_size: int, chunks: list[int]) -> None:
     data, digests = random_bytes(size), PieceDigests(piece_size)
     assert [bytes(piece) for piece in pieces_of(data, piece_size)] == (cut(data, piece_size) if data else [])
     for _ in range(2):  # pieces begin anew with each shard

@@ -57,7 +57,7 @@ def mode(path: Path) -> int:
 
 @pytest.mark.parametrize(("folder", "expected"), [(0o755, 0o600), (0o2775, 0o660), (0o3775, 0o660)])
 @pytest.mark.parametrize("earlier", [None, 0o644, 0o666])
-def test_lock_file_opens_only_for_those_who_may_write_its_folder(
+def test_lock_file_mode_follows_write_access_to_its_folder(
     tmp_path: Path, folder: int, expected: int, earlier: int | None
 ) -> None:
     tmp_path.chmod(folder)
@@ -68,7 +68,7 @@ def test_lock_file_opens_only_for_those_who_may_write_its_folder(
     assert mode(tmp_path / "lock") == expected
 
 
-def test_link_in_the_place_of_a_lock_file_is_not_followed(tmp_path: Path) -> None:
+def test_symlink_in_place_of_lock_file_is_not_followed(tmp_path: Path) -> None:
     """Who may write the folder chooses no other file to be made, or to be closed to its readers."""
     (tmp_path / "another").touch()
     (tmp_path / "another").chmod(0o644)
@@ -82,14 +82,14 @@ def test_link_in_the_place_of_a_lock_file_is_not_followed(tmp_path: Path) -> Non
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_data_directory_and_followed_folder_lock_closed_files(tmp_path: Path) -> None:
+def test_data_directory_and_followed_folder_lock_files_are_private(tmp_path: Path) -> None:
     DirectoryLock(tmp_path / "lock", tmp_path, "origin").release()
     OutputFolder(tmp_path).lines.note_listed("0123", {1: "ab" * 32})
     assert mode(tmp_path / "lock") == mode(tmp_path / LOCK_FILE) == 0o600
 
 
 @pytest.mark.parametrize("there", [None, b"damaged"])
-async def test_ledger_opens_only_for_those_who_may_write_it(tmp_path: Path, there: bytes | None) -> None:
+async def test_access_stats_database_is_private(tmp_path: Path, there: bytes | None) -> None:
     """SQLite locks its file, too: for a lock it is enough to read it."""
     file = tmp_path / "archive" / "archive.sqlite"
     if there:
@@ -106,7 +106,7 @@ async def test_ledger_opens_only_for_those_who_may_write_it(tmp_path: Path, ther
     assert modes == {"archive.sqlite": 0o600, "archive.sqlite-wal": 0o600, "archive.sqlite-shm": 0o600}
 
 
-def test_waiting_is_told_and_ends(
+def test_waiting_for_lock_is_logged_and_times_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file_locks, "_WARN_AFTER", 0.0)
@@ -127,7 +127,7 @@ def test_waiting_is_told_and_ends(
     [(("store", "put", "-d"), INTERRUPTED), (("store", "serve", "--writable", "--port", "0"), 0)],
     ids=["command", "node"],
 )
-def test_who_is_told_to_end_waits_no_longer(
+def test_signal_ends_wait_for_lock(
     tmp_path: Path, number: signal.Signals, words: tuple[str, ...], code: int
 ) -> None:
     place = tmp_path / OWN_FOLDER / "incoming"
@@ -150,7 +150,7 @@ def test_who_is_told_to_end_waits_no_longer(
             process.kill()
 
 
-def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_store_and_quarantine_fail_when_lock_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(incoming, "LOCK_WAIT", 0.02)
     monkeypatch.setattr("shardcast.blobs.directory.quarantine.LOCK_WAIT", 0.02)
     place = tmp_path / OWN_FOLDER / "incoming"
@@ -167,12 +167,12 @@ def test_store_and_quarantine_end_behind_a_lock(tmp_path: Path, monkeypatch: pyt
         assert not is_alone
 
 
-def test_data_directory_behind_a_lock_is_in_use(tmp_path: Path) -> None:
+def test_locked_data_directory_is_in_use(tmp_path: Path) -> None:
     with held(tmp_path / "lock"), pytest.raises(DataDirInUse, match=f"in use by process {os.getpid()}"):
         DirectoryLock(tmp_path / "lock", tmp_path, "origin")
 
 
-def test_follower_goes_on_behind_a_lock_and_says_so(
+def test_follower_continues_and_warns_when_lock_is_held(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(output_storage, "LOCK_WAIT", 0.02)
@@ -184,7 +184,7 @@ def test_follower_goes_on_behind_a_lock_and_says_so(
 
 
 @pytest.mark.parametrize("error", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def test_file_system_without_locks_is_told_once(
+def test_file_system_without_locks_is_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: int
 ) -> None:
     monkeypatch.setattr("shardcast.file_systems._first", _first_times())
@@ -196,7 +196,7 @@ def test_file_system_without_locks_is_told_once(
     assert "has no locks" in caplog.text
 
 
-def test_disk_that_fails_is_not_taken_for_one_without_locks(
+def test_disk_error_is_not_mistaken_for_missing_lock_support(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", _fails(errno.EIO))
@@ -207,7 +207,7 @@ def test_disk_that_fails_is_not_taken_for_one_without_locks(
 
 
 @pytest.mark.parametrize("lacking", ["locks", "reach"])
-def test_folder_of_an_unknown_process_stays_for_a_day(
+def test_folder_of_unknown_process_is_kept_for_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
 ) -> None:
     """Where no lock tells, only time does whether a process still puts blobs."""

@@ -52,7 +52,7 @@ def test_file_is_replaced_and_its_leftovers_are_found(path: Path) -> None:
 
 
 @each_name
-async def test_output_is_begun_gone_on_with_and_finished(path: Path) -> None:
+async def test_output_download_resumes_and_completes(path: Path) -> None:
     with open_output(path) as opened:
         await fill(opened, stop=100_000)
         assert any(name.endswith(".manifest") for name in names(path.parent))
@@ -64,7 +64,7 @@ async def test_output_is_begun_gone_on_with_and_finished(path: Path) -> None:
 
 
 @each_name
-async def test_data_directory_and_store_have_the_name(path: Path) -> None:
+async def test_data_directory_and_store_work_under_any_name(path: Path) -> None:
     DataDir(path, "origin").close()
     store = BlobDirectory(path, "sha256", "prefix", writable=True)
     async with store.put() as writer:
@@ -74,7 +74,7 @@ async def test_data_directory_and_store_have_the_name(path: Path) -> None:
     assert store.lookup.present([digest]) == [True]
 
 
-def test_leftovers_of_a_long_name_are_not_those_of_another(tmp_path: Path) -> None:
+def test_leftovers_of_similar_long_names_are_distinct(tmp_path: Path) -> None:
     """Who removes its own would remove what another is just writing."""
     one, other = (tmp_path / ("x" * 250 + end) for end in "ab")
     with atomic_file(one):
@@ -82,7 +82,7 @@ def test_leftovers_of_a_long_name_are_not_those_of_another(tmp_path: Path) -> No
         assert leftovers(other) == []
 
 
-def test_temporary_name_has_whole_characters(tmp_path: Path) -> None:
+def test_temporary_name_is_not_cut_within_a_character(tmp_path: Path) -> None:
     """macOS, ZFS with utf8only, SMB: a name that is cut within a character is refused there."""
     for length in range(240, 256):
         name = ("é" * 128).encode()[: length // 2 * 2] + b"x" * (length % 2)
@@ -90,7 +90,7 @@ def test_temporary_name_has_whole_characters(tmp_path: Path) -> None:
         assert len(os.fsencode(temporary_name(tmp_path / name.decode()).name)) <= 255
 
 
-def test_name_that_is_too_long_is_refused_before_anything_is_fetched(tmp_path: Path) -> None:
+def test_too_long_name_is_refused_before_fetching(tmp_path: Path) -> None:
     path = tmp_path / ("x" * 256)
     with pytest.raises(OSError, match="name too long"):
         resolve_output(path)
@@ -99,7 +99,7 @@ def test_name_that_is_too_long_is_refused_before_anything_is_fetched(tmp_path: P
     assert names(tmp_path) == set()
 
 
-def test_command_publishes_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+def test_command_publishes_file_with_non_utf_8_name(tmp_path: Path) -> None:
     payload = tmp_path / os.fsdecode(b"\xff.bin")
     try:
         payload.write_bytes(b"1")

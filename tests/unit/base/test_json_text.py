@@ -16,13 +16,13 @@ DEEP = "[" * 100_000
 
 
 @pytest.mark.parametrize("text", [DEEP, DEEP.encode(), '{"a":' * 50_000, "[1,", b"\xff", "", "1" * 5000])
-def test_malformed_json_is_a_value_error(text: str | bytes) -> None:
+def test_malformed_json_raises_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError):
         parse_json(text)
 
 
 @given(st.binary(max_size=200))
-def test_any_bytes_are_a_value_or_a_value_error(data: bytes) -> None:
+def test_any_bytes_parse_or_raise_value_error(data: bytes) -> None:
     try:
         parse_json(data)
     except ValueError:

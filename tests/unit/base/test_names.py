@@ -21,5 +21,5 @@ def test_no_public_class_name_is_used_twice() -> None:
     assert {name: found for name, found in places.items() if len(found) > 1} == {}
 
 
-def test_no_module_is_named_as_its_folder() -> None:
+def test_no_module_has_the_name_of_its_folder() -> None:
     assert [module for module in MODULES if module.stem == module.parent.name] == []

@@ -28,19 +28,19 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
     return publish(tmp_path_factory.mktemp("published") / "data", random_bytes(300_000), 100_000)
 
 
-def test_what_can_not_be_printed_is_escaped() -> None:
+def test_unprintable_characters_are_escaped() -> None:
     assert one_line("é ß 中 v1", 20) == "é ß 中 v1"
     assert one_line("a\x1bb\r\n\tc", 30) == "a\\x1bb\\r\\n\\tc"
     assert one_line("\x9b\u202e\ud800\u2028", 40) == "\\x9b\\u202e\\ud800\\u2028"
 
 
-def test_a_name_loses_what_can_not_be_printed() -> None:
+def test_short_name_drops_unprintable_characters() -> None:
     assert short_name("rack\x1b[31m7\n\u202e", 20) == "rack[31m7"
     assert short_name("x" * 30, 20) == "x" * 20
 
 
 @pytest.mark.parametrize("text", ["x" * 5000, EVIL * 100, "\x1b" * 50, "x" * 49 + "\n", "x" * 50, ""])
-def test_a_line_has_its_bound_and_stays_as_it_is(text: str) -> None:
+def test_one_line_is_bounded_and_idempotent(text: str) -> None:
     line = one_line(text, 50)
     assert len(line) <= 50
     assert line.isprintable()
@@ -55,7 +55,7 @@ def kinds(kind: type[ShardcastError] = ShardcastError) -> Iterator[type[Shardcas
 
 
 @pytest.mark.parametrize("kind", sorted(set(kinds()), key=lambda kind: kind.__name__))
-def test_the_text_of_every_error_is_one_printable_line(kind: type[ShardcastError]) -> None:
+def test_every_error_text_is_one_printable_line(kind: type[ShardcastError]) -> None:
     words = ("http://one", EVIL * 1000) if issubclass(kind, PeerError) else (EVIL * 1000,)
     error = kind(*words)
     assert str(error).isprintable()
@@ -65,11 +65,11 @@ def test_the_text_of_every_error_is_one_printable_line(kind: type[ShardcastError
     assert kind.__str__ is ShardcastError.__str__, "it makes its text by itself"
 
 
-def test_an_error_of_the_system_that_is_ours_too_says_the_same() -> None:
+def test_local_disk_error_text_is_printable() -> None:
     assert str(errors.LocalDiskError(28, "No space\x1b left", "/tmp/a\nb")).isprintable()
 
 
-def test_a_message_is_one_line_of_the_log() -> None:
+def test_log_message_is_one_printable_line() -> None:
     try:
         raise ValueError(f"it says {EVIL}")
     except ValueError:
@@ -79,7 +79,7 @@ def test_a_message_is_one_line_of_the_log() -> None:
     assert rest and all(line.isprintable() and line.startswith("  ") for line in rest)
 
 
-def test_text_is_cleaned_in_one_place_alone() -> None:
+def test_only_one_module_cleans_text() -> None:
     """Whoever makes a format, or picks characters, elsewhere goes round what is tested here."""
     found = {
         (str(file.relative_to(PACKAGE)), word)
@@ -113,7 +113,9 @@ HOSTILE = {
 }
 
 
-def test_a_terminal_and_a_log_get_nothing_that_a_server_chose(published: Published, tmp_path: Path) -> None:
+def test_control_characters_of_server_do_not_reach_terminal_or_log(
+    published: Published, tmp_path: Path
+) -> None:
     with BadServer(published.data_dir) as server:
         for head, path in HOSTILE.values():
             server.set("*", bad.good()).set(path, answers(head))

@@ -74,7 +74,7 @@ def test_function_explains_each_parameter_and_its_result(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_function_names_errors_that_exist_and_says_when(name: str) -> None:
+def test_function_documents_existing_errors_with_their_conditions(name: str) -> None:
     function = FUNCTIONS[name]
     assert all(issubclass(kind, BaseException) for kind in raised(function))
     assert ", " not in "".join(re.findall(r"^ {4}([\w, ]+):", sections(function).get("Raises", ""), re.M))

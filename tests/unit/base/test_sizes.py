@@ -33,7 +33,7 @@ UNITS = {
         (" 7 ", 7),
     ],
 )
-def test_sizes_as_people_write_them(text: str, size: int) -> None:
+def test_parse_size_accepts_common_notations(text: str, size: int) -> None:
     assert parse_size(text) == size
 
 
@@ -59,7 +59,7 @@ def test_sizes_as_people_write_them(text: str, size: int) -> None:
         "1\n2",
     ],
 )
-def test_what_is_no_size_is_a_usage_error_that_shows_it(text: str) -> None:
+def test_malformed_size_raises_usage_error_naming_it(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_size(text)
     assert repr(text) in str(caught.value)
@@ -69,7 +69,7 @@ def test_what_is_no_size_is_a_usage_error_that_shows_it(text: str) -> None:
 @given(st.one_of(st.text(), st.from_regex(r"\s*[0-9_]{1,30}(\.[0-9]{1,30})?\s*[kmgt]?i?b?")))
 @example("9" * 400)
 @example("9" * 5000 + "TiB")
-def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
+def test_any_text_is_positive_size_or_usage_error(text: str) -> None:
     try:
         assert parse_size(text) >= 1
     except UsageError:
@@ -78,7 +78,7 @@ def test_any_text_is_a_size_or_a_usage_error(text: str) -> None:
 
 @patient
 @given(st.sampled_from(sorted(UNITS)), st.data())
-def test_a_whole_number_of_a_unit_is_exact(unit: str, data: st.DataObject) -> None:
+def test_whole_number_of_units_is_exact(unit: str, data: st.DataObject) -> None:
     number = data.draw(st.integers(1, 2**62 // UNITS[unit]))
     assert parse_size(f"{number}{unit}") == number * UNITS[unit]
 
@@ -86,7 +86,7 @@ def test_a_whole_number_of_a_unit_is_exact(unit: str, data: st.DataObject) -> No
 @patient
 @given(st.integers(1, 10**9))
 @example(1001)
-def test_a_decimal_fraction_is_exact(kilobytes: int) -> None:
+def test_decimal_fraction_is_exact(kilobytes: int) -> None:
     assert parse_size(f"{kilobytes // 1000}.{kilobytes % 1000:03}MB") == kilobytes * 1000
 
 
@@ -103,10 +103,10 @@ def test_a_decimal_fraction_is_exact(kilobytes: int) -> None:
         (4e15, "4000.0 TB"),
     ],
 )
-def test_sizes_as_people_read_them(size: float, text: str) -> None:
+def test_sizes_and_rates_are_formatted_with_units(size: float, text: str) -> None:
     assert format_size(size) == text
     assert format_rate(size) == f"{text}/s"
 
 
-def test_counts_as_people_read_them() -> None:
+def test_counts_are_formatted_with_plural() -> None:
     assert [format_count(number, "shard") for number in (0, 1, 2)] == ["0 shards", "1 shard", "2 shards"]

@@ -11,7 +11,7 @@ from shardcast.blobs.mirror.pending_fetch import DIRECT
 WANTED = ("ab" * 32, 5)
 
 
-def test_absence_is_forgotten_after_its_time() -> None:
+def test_absence_expires() -> None:
     now = 0.0
     cache = AbsenceCache(30, lambda: now)
     cache.add(WANTED, DIRECT)
@@ -30,7 +30,7 @@ def test_absence_counts_for_the_same_length_and_route_only() -> None:
     assert not cache.has((WANTED[0], 6), frozenset({"a node"}))
 
 
-def test_oldest_entry_goes_first_when_the_cache_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oldest_entry_is_evicted_when_cache_is_full(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(absence_cache, "_MAX_ENTRIES", 2)
     cache = AbsenceCache(30, lambda: 0.0)
     for key in ("a", "b", "a", "c"):  # what is added again is the newest

@@ -37,7 +37,7 @@ def read(text: str, algorithm: str | None = None) -> list[str]:
         f"\ufeffSHA2-256(a name)= {ONE}\nSHA256(b)= {OTHER}\n",
     ],
 )
-def test_every_form_of_a_list_is_read(text: str) -> None:
+def test_every_list_format_is_read(text: str) -> None:
     assert read(text) == [ONE, OTHER]
 
 
@@ -49,19 +49,19 @@ def test_every_form_of_a_list_is_read(text: str) -> None:
         f"BLAKE2b-256 (a) = {ONE}", f"a name  {ONE}", ONE[:-1], f"{ONE}0", f"\\\\{ONE}", f"\ufeff\ufeff{ONE}",
     ],
 )  # fmt: skip
-def test_what_is_no_digest_is_refused_and_where(line: str) -> None:
+def test_malformed_digest_is_refused_with_its_line(line: str) -> None:
     with pytest.raises(UsageError, match="the list, line 2"):
         read(f"{ONE}\n{line}\n")
 
 
-def test_a_list_that_says_its_digest_must_say_the_stores() -> None:
+def test_list_naming_another_algorithm_than_the_store_is_refused() -> None:
     assert read(f"SHA3-256 (a) = {ONE}\n{OTHER}\n", "sha3-256") == [ONE, OTHER]
     with pytest.raises(UsageError, match="line 1: it is of sha3-256, and this store is of sha256"):
         read(f"SHA3-256 (a) = {ONE}\n", "sha256")
 
 
 @pytest.mark.parametrize("option", ["--snapshot", "--registry-references"])
-def test_a_list_whose_lines_do_not_end_is_refused(option: str, tmp_path: Path) -> None:
+def test_list_with_endless_line_is_refused(option: str, tmp_path: Path) -> None:
     fill(tmp_path, b"one")
     done = run("store", "gc", str(tmp_path), option, "/dev/zero")
     assert (done.returncode, done.stderr) == (
@@ -70,19 +70,19 @@ def test_a_list_whose_lines_do_not_end_is_refused(option: str, tmp_path: Path) -
     assert run("store", "has", "-d", str(tmp_path), "--from-file", "/dev/zero").returncode == 2
 
 
-def test_a_token_file_that_does_not_end_is_refused(tmp_path: Path) -> None:
+def test_endless_token_file_is_refused(tmp_path: Path) -> None:
     done = run("store", "push", "-d", str(tmp_path), "http://127.0.0.1:1", ONE, "--token-file", "/dev/zero")
     assert (done.returncode, done.stderr) == (
         2, "Error: there are more than 4096 bytes in the token file /dev/zero\n"
     )  # fmt: skip
 
 
-def test_a_line_may_be_as_long_as_names_are() -> None:
+def test_list_accepts_lines_with_long_names() -> None:
     assert read(f"{ONE}  {'n' * 4096}\n{OTHER}  {'n' * 65000}\n") == [ONE, OTHER]
 
 
 @given(st.text(), st.sampled_from([f"{ONE}  ", f"\\{ONE} *", f"SHA256 ({{}}) = {ONE}"]))
-def test_no_name_makes_another_digest(name: str, form: str) -> None:
+def test_file_name_cannot_change_the_digest(name: str, form: str) -> None:
     escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
     line = form.format(escaped) if "{}" in form else form + escaped
     assert read(line) == [ONE]
@@ -90,7 +90,7 @@ def test_no_name_makes_another_digest(name: str, form: str) -> None:
 
 @pytest.mark.skipif(shutil.which("sha256sum") is None, reason="no sha256sum here")
 @pytest.mark.parametrize("words", [[], ["--tag"], ["-b"]])
-def test_what_sha256sum_prints_of_any_name(tmp_path: Path, words: list[str]) -> None:
+def test_sha256sum_output_is_read_for_any_file_name(tmp_path: Path, words: list[str]) -> None:
     names = [b"plain", b"a\\name", b"two\nlines", b"not \xff UTF-8", b") = 0", b"#"]
     for name in names:
         (tmp_path / os.fsdecode(name)).write_bytes(name)
@@ -101,7 +101,7 @@ def test_what_sha256sum_prints_of_any_name(tmp_path: Path, words: list[str]) -> 
     assert [*roots.snapshot(listed).read()] == [sha256(name) for name in names]
 
 
-def test_a_store_is_asked_by_such_a_list(tmp_path: Path) -> None:
+def test_store_has_reads_digests_from_list(tmp_path: Path) -> None:
     (digest,) = fill(tmp_path / "store", b"here")
     listed = tmp_path / "list"
     listed.write_bytes(b"\xef\xbb\xbf\\SHA256 (a\\\\\xff) = " + digest.encode() + b"\r\n")
@@ -110,7 +110,7 @@ def test_a_store_is_asked_by_such_a_list(tmp_path: Path) -> None:
     assert digest in done.stdout
 
 
-def test_a_list_of_another_encoding_ends_gc(tmp_path: Path) -> None:
+def test_gc_refuses_list_in_another_encoding(tmp_path: Path) -> None:
     listed = tmp_path / "list"
     listed.write_bytes(f"{ONE}\n".encode("utf-16"))
     with pytest.raises(LocalDiskError, match="is no text"):

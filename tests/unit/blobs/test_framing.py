@@ -55,7 +55,7 @@ def answer(found: Iterable[bytes]) -> bytes:
     return b"".join(hashlib.sha256(blob).digest() + blob for blob in found)
 
 
-def test_casas_own_vectors() -> None:
+def test_framing_matches_casa_test_vectors() -> None:
     assert parse_pull(PULL) == [(HELLO, 6), (WORLD, 6)]
     assert write_pull([(HELLO, 6), (WORLD, 6)]) == PULL
     assert read(PushReader(), [PUSH]) == [("", b"Hello!"), ("", b"World!")]
@@ -64,14 +64,14 @@ def test_casas_own_vectors() -> None:
 
 @patient
 @given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.integers(0, 2**64 - 1)), min_size=1))
-def test_a_pull_is_read_as_it_was_written(pairs: list[tuple[bytes, int]]) -> None:
+def test_pull_round_trips(pairs: list[tuple[bytes, int]]) -> None:
     wanted = [(key.hex(), length) for key, length in pairs]
     assert parse_pull(write_pull(wanted)) == wanted
 
 
 @patient
 @given(st.binary(max_size=200))
-def test_a_pull_is_its_whole_pairs_and_nothing_without_one(body: bytes) -> None:
+def test_pull_ignores_trailing_partial_pair(body: bytes) -> None:
     if len(body) < 40:
         with pytest.raises(FramingError):
             parse_pull(body)
@@ -79,13 +79,13 @@ def test_a_pull_is_its_whole_pairs_and_nothing_without_one(body: bytes) -> None:
         assert write_pull(parse_pull(body)) == body[: len(body) // 40 * 40]
 
 
-def test_1280_keys_fill_a_pull() -> None:
+def test_pull_of_1280_keys_has_the_maximum_size() -> None:
     assert len(write_pull([(HELLO, 6)] * 1280)) == MAX_PULL == 51_200
 
 
 @patient
 @given(blobs, st.lists(st.integers(min_value=0)))
-def test_an_answer_is_read_in_any_chunks(found: list[bytes], cuts: list[int]) -> None:
+def test_pull_answer_is_read_in_any_chunks(found: list[bytes], cuts: list[int]) -> None:
     wanted = {sha256(blob): len(blob) for blob in found}
     reader = PullReader(wanted | {HELLO: 6})
     assert read(reader, chunked(answer(found), cuts)) == [(sha256(blob), blob) for blob in found]
@@ -94,7 +94,7 @@ def test_an_answer_is_read_in_any_chunks(found: list[bytes], cuts: list[int]) ->
 
 @patient
 @given(blobs, st.binary(max_size=300), st.lists(st.integers(min_value=0)))
-def test_nothing_wrong_counts_whatever_comes(found: list[bytes], lies: bytes, cuts: list[int]) -> None:
+def test_corrupt_answer_never_yields_wrong_blobs(found: list[bytes], lies: bytes, cuts: list[int]) -> None:
     wanted = {sha256(blob): len(blob) for blob in found}
     for sent in (lies, answer(found[:1]) + lies, answer(found) + lies[:1]):
         reader, counted, data = PullReader(wanted), list[bytes](), b""
@@ -114,7 +114,7 @@ def test_nothing_wrong_counts_whatever_comes(found: list[bytes], lies: bytes, cu
 
 @patient
 @given(st.lists(st.binary(min_size=1, max_size=50), min_size=1, max_size=5, unique=True), st.data())
-def test_an_answer_that_is_cut_off_is_no_answer(found: list[bytes], data: st.DataObject) -> None:
+def test_truncated_answer_is_refused(found: list[bytes], data: st.DataObject) -> None:
     whole = answer(found)
     ends = {len(answer(found[:count])) for count in range(len(found) + 1)}
     cut = data.draw(st.integers(0, len(whole)).filter(lambda place: place not in ends))
@@ -122,7 +122,7 @@ def test_an_answer_that_is_cut_off_is_no_answer(found: list[bytes], data: st.Dat
         read(PullReader({sha256(blob): len(blob) for blob in found}), [whole[:cut]])
 
 
-def test_what_was_not_asked_for_is_refused_before_its_bytes() -> None:
+def test_unrequested_blob_is_refused_before_its_bytes() -> None:
     with pytest.raises(FramingError, match="not asked for"):
         read(PullReader({HELLO: 6}), [bytes.fromhex(WORLD)])
     with pytest.raises(FramingError, match="came before"):
@@ -133,14 +133,14 @@ def test_what_was_not_asked_for_is_refused_before_its_bytes() -> None:
 
 @patient
 @given(st.lists(st.binary(max_size=50), max_size=8), st.lists(st.integers(min_value=0)))
-def test_a_push_is_read_in_any_chunks(pushed: list[bytes], cuts: list[int]) -> None:
+def test_push_is_read_in_any_chunks(pushed: list[bytes], cuts: list[int]) -> None:
     body = b"".join(write_length(len(blob)) + blob for blob in pushed)
     assert read(PushReader(50), chunked(body, cuts)) == [("", blob) for blob in pushed]
 
 
 @patient
 @given(st.binary(max_size=300), st.lists(st.integers(min_value=0)))
-def test_a_push_is_read_to_its_end_or_refused(body: bytes, cuts: list[int]) -> None:
+def test_push_is_read_completely_or_refused(body: bytes, cuts: list[int]) -> None:
     try:
         whole = read(PushReader(100), chunked(body, cuts))
     except FramingError:
@@ -148,7 +148,7 @@ def test_a_push_is_read_to_its_end_or_refused(body: bytes, cuts: list[int]) -> N
     assert b"".join(write_length(len(blob)) + blob for _, blob in whole) == body
 
 
-def test_a_length_over_the_limit_is_refused_before_its_bytes() -> None:
+def test_length_over_the_limit_is_refused_before_its_bytes() -> None:
     for length in (101, 2**63, 2**64 - 1):
         with pytest.raises(TooLong) as refused:
             read(PushReader(100), [write_length(length)])

@@ -100,7 +100,7 @@ async def heads(url: str, digests: list[str]) -> list[int]:
         return await asyncio.gather(*(head(digest) for digest in digests))
 
 
-async def test_shard_is_hashed_once_for_all_who_ask(
+async def test_shard_is_hashed_once_for_concurrent_requests(
     origin: tuple[Origin, list[str]], hashed: Hashed, waiting: list[int]
 ) -> None:
     node, digests = origin
@@ -111,7 +111,7 @@ async def test_shard_is_hashed_once_for_all_who_ask(
     assert hashed.bytes == SHARD
 
 
-async def test_hashing_leaves_a_broadcast_its_threads(
+async def test_hashing_leaves_threads_for_broadcast(
     origin: tuple[Origin, list[str]], hashed: Hashed, tmp_path: Path, waiting: list[int]
 ) -> None:
     node, digests = origin
@@ -127,7 +127,7 @@ async def test_hashing_leaves_a_broadcast_its_threads(
     assert await answers == [200] * SHARDS
 
 
-async def test_shard_that_nobody_waits_for_is_hashed_no_further(
+async def test_hashing_of_shard_stops_when_all_clients_disconnect(
     origin: tuple[Origin, list[str]], hashed: Hashed, waiting: list[int]
 ) -> None:
     node, digests = origin
@@ -143,7 +143,7 @@ async def test_shard_that_nobody_waits_for_is_hashed_no_further(
 
 
 @pytest.mark.parametrize("method", ["HEAD", "GET", "PUT"])
-async def test_blob_that_nobody_waits_for_is_hashed_no_further(
+async def test_hashing_of_blob_stops_when_all_clients_disconnect(
     tmp_path: Path, hashed: Hashed, waiting: list[int], method: str
 ) -> None:
     blobs = [random_bytes(SHARD, seed) for seed in range(SHARDS)]
@@ -162,7 +162,7 @@ async def test_blob_that_nobody_waits_for_is_hashed_no_further(
     assert hashed.bytes == HASHING_THREADS * SHARD + SHARD
 
 
-async def test_what_is_read_and_hashed_at_once_leaves_others_their_threads(
+async def test_reading_small_blobs_leaves_threads_for_other_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hashed: Hashed
 ) -> None:
     """As a pull from an archive does, with hundreds of small blobs."""

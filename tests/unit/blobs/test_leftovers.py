@@ -42,9 +42,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], None]]] = {
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("link", [False, True])
-def test_a_temporary_file_that_a_kill_left_goes_and_nothing_else(
-    writer: str, link: bool, tmp_path: Path
-) -> None:
+def test_only_temporary_file_left_by_kill_is_removed(writer: str, link: bool, tmp_path: Path) -> None:
     name, work = WRITERS[writer]
     file = tmp_path / name
     file.parent.mkdir(parents=True, exist_ok=True)

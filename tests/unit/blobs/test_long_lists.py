@@ -22,14 +22,14 @@ DIGESTS = [Random(1).randbytes(32).hex() for _ in range(6000)]
 
 @pytest.mark.parametrize("blanks", [None, 1])
 @pytest.mark.parametrize("count", [1, 489, 490, 491, 6000])
-def test_a_long_list_is_read_as_a_short_one(count: int, blanks: int | None) -> None:
+def test_long_list_is_read_in_pieces_as_a_short_one(count: int, blanks: int | None) -> None:
     body = b" " + json.dumps(DIGESTS[:count], indent=blanks).encode() + b"\n"
     pieces = list(iter_checksums(body))
     assert [one for some in pieces for one in some] == parse_checksums(body) == DIGESTS[:count]
     assert all(len(some) < 1000 for some in pieces)
 
 
-def test_a_wrong_checksum_is_told_with_its_place() -> None:
+def test_wrong_checksum_in_long_list_is_reported_with_its_position() -> None:
     wrong = [*DIGESTS[:5000], "zz" * 32, *DIGESTS[5000:]]
     body = json.dumps(wrong).encode()
     with pytest.raises(InvalidData) as long:
@@ -60,7 +60,9 @@ MANY = b", ".join(b'"%s"' % one.encode() for one in DIGESTS)
         b"[" + b" " * 300_000 + b"]",
     ],
 )
-def test_what_is_no_list_of_checksums_is_refused(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_checksum_list_is_refused_incrementally(
+    body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def read_little(text: str) -> Any:
         assert len(text) < 100_000, "it was read at once"
         return parse_json(text)
@@ -70,7 +72,7 @@ def test_what_is_no_list_of_checksums_is_refused(body: bytes, monkeypatch: pytes
         list(iter_checksums(body))
 
 
-async def test_a_hash_server_answers_long_lists(tmp_path: Path) -> None:
+async def test_hash_server_answers_long_lists(tmp_path: Path) -> None:
     async with (
         StoreServer.running(StoreSettings(tmp_path), ports=(0, 0)) as server,
         aiohttp.ClientSession(server.url) as session,
@@ -82,7 +84,7 @@ async def test_a_hash_server_answers_long_lists(tmp_path: Path) -> None:
                 assert answer.status == 400
 
 
-async def test_long_lists_take_turns_and_short_ones_are_read_at_once(
+async def test_long_list_gets_503_when_queue_is_full_and_short_one_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(turns, "_MAX_WAITING", 0)

@@ -25,13 +25,13 @@ from tests.support.payloads import patient
         ("application/json;q=nan", False),
     ],
 )
-def test_json_is_preferred_where_it_weighs_more_or_comes_first(accept: str, json: bool) -> None:
+def test_json_is_preferred_when_weighted_higher_or_listed_first(accept: str, json: bool) -> None:
     assert prefers_json(accept) is json
 
 
 @patient
 @given(st.text(), st.lists(st.sampled_from(["gzip", "zstd"]), unique=True))
-def test_forms_are_those_that_are_known_each_once(header: str, codings: list[str]) -> None:
+def test_accepted_forms_are_known_and_distinct(header: str, codings: list[str]) -> None:
     forms, decoded = accepted_forms(header, codings)
     assert len(set(forms)) == len(forms)
     assert set(forms) <= {None, *codings}
@@ -39,5 +39,5 @@ def test_forms_are_those_that_are_known_each_once(header: str, codings: list[str
 
 
 @pytest.mark.parametrize("identity", ["identity;q=0", "*;q=0"])
-def test_identity_that_is_refused_is_no_form(identity: str) -> None:
+def test_refused_identity_is_not_an_accepted_form(identity: str) -> None:
     assert accepted_forms(f"gzip, {identity}", ("zstd", "gzip")) == (("gzip",), False)

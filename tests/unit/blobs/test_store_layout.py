@@ -61,7 +61,7 @@ async def served(root: Path, key: str, **environ: str) -> bool:
     return statuses == [200, 200]
 
 
-async def test_a_fresh_volume_gets_one_layout_from_all(tmp_path: Path) -> None:
+async def test_fresh_volume_gets_prefix_layout_from_put_and_server(tmp_path: Path) -> None:
     file, root = tmp_path / "file", tmp_path / "root"
     file.write_bytes(HELLO)
     root.mkdir()
@@ -73,7 +73,7 @@ async def test_a_fresh_volume_gets_one_layout_from_all(tmp_path: Path) -> None:
     assert (root / MARKER).exists()
 
 
-async def test_blobs_that_lie_flat_are_served_so_and_never_marked(tmp_path: Path) -> None:
+async def test_flat_blobs_are_served_and_never_marked(tmp_path: Path) -> None:
     (key,) = fill_flat(tmp_path, HELLO)
     foreign(tmp_path)
     assert await served(tmp_path, key)
@@ -102,7 +102,7 @@ async def test_blobs_that_lie_flat_are_served_so_and_never_marked(tmp_path: Path
         (True, True, False, False, FLAT),
     ],
 )
-def test_which_layout_a_directory_has(
+def test_layout_of_directory_is_detected(
     tmp_path: Path, flat: bool, prefix: bool, marked: bool, used: bool, layout: str | None
 ) -> None:
     foreign(tmp_path)
@@ -125,7 +125,7 @@ def test_which_layout_a_directory_has(
                 check_layout(str(tmp_path), said)
 
 
-async def test_blobs_of_both_layouts_are_read_and_told_of(
+async def test_blobs_of_both_layouts_are_read_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     fill_flat(tmp_path, HELLO)
@@ -139,9 +139,7 @@ async def test_blobs_of_both_layouts_are_read_and_told_of(
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-async def test_a_directory_whose_layout_can_not_be_seen_is_searched_in_both(
-    layout: str, tmp_path: Path
-) -> None:
+async def test_directory_with_undetectable_layout_is_searched_in_both(layout: str, tmp_path: Path) -> None:
     own, extra = tmp_path / "own", tmp_path / "extra"
     own.mkdir()
     extra.mkdir()
@@ -153,13 +151,13 @@ async def test_a_directory_whose_layout_can_not_be_seen_is_searched_in_both(
     assert await store.read_small([sha256(HELLO)], 10) == {sha256(HELLO): HELLO}
 
 
-def test_nothing_is_marked_over_blobs_of_the_other_layout(tmp_path: Path) -> None:
+def test_marker_is_not_written_over_blobs_of_other_layout(tmp_path: Path) -> None:
     fill_flat(tmp_path, HELLO)
     prepare(Folder(str(tmp_path), PREFIX))
     assert not (tmp_path / MARKER).exists()
 
 
-def test_a_directory_that_was_removed_under_its_process_is_no_empty_store(
+def test_removed_working_directory_is_not_an_empty_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """``store verify .`` said there that all is right."""

@@ -57,7 +57,7 @@ async def put(store: BlobDirectory, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("sweep", SWEEPS)
-async def test_a_store_goes_on_without_its_folders(tmp_path: Path, sweep: Callable[[Path], None]) -> None:
+async def test_store_recreates_its_removed_folders(tmp_path: Path, sweep: Callable[[Path], None]) -> None:
     async with StoreServer.running(StoreSettings(tmp_path, "sha3-256", writable=True)) as server:
         port = int(server.url.rsplit(":", 1)[1])
         for again in (False, True):
@@ -72,7 +72,7 @@ async def test_a_store_goes_on_without_its_folders(tmp_path: Path, sweep: Callab
 
 
 @pytest.mark.parametrize("sweep", [incoming, its_lock])
-async def test_a_folder_that_was_made_again_is_in_use_for_others_too(
+async def test_recreated_folder_is_locked_against_other_processes(
     tmp_path: Path, sweep: Callable[[Path], None]
 ) -> None:
     store = BlobDirectory(tmp_path, writable=True)
@@ -89,7 +89,7 @@ async def test_a_folder_that_was_made_again_is_in_use_for_others_too(
 
 
 @pytest.mark.parametrize("sweep", SWEEPS[:4])
-async def test_pushes_go_on_without_the_folder_in_which_they_wait(
+async def test_push_continues_when_staging_folder_is_removed(
     tmp_path: Path, sweep: Callable[[Path], None]
 ) -> None:
     store = BlobDirectory(tmp_path, writable=True)
@@ -121,9 +121,7 @@ def the_folder(place: Path) -> None:
 
 
 @pytest.mark.parametrize("sweep", [all_files, one_file, the_folder])
-async def test_what_was_swept_while_it_waited_is_not_taken_for_kept(
-    tmp_path: Path, sweep: Callable[[Path], None]
-) -> None:
+async def test_push_fails_when_staged_blob_is_removed(tmp_path: Path, sweep: Callable[[Path], None]) -> None:
     """The push fails, before any of its blobs has its name: whoever pushed sends all of them again."""
     store = BlobDirectory(tmp_path, writable=True)
     waiting = IncomingFolder(str(tmp_path))

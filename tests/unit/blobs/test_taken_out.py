@@ -69,7 +69,7 @@ def place(root: Path, folder: str) -> Path:
 
 @pytest.mark.root
 @pytest.mark.parametrize(("folder", "name"), [("gc/trash", DIGEST), ("quarantine", f"{DIGEST}-0123abcd")])
-async def test_it_is_back_when_the_store_is_opened(root: Path, folder: str, name: str) -> None:
+async def test_blob_is_restored_at_open_after_interrupted_removal(root: Path, folder: str, name: str) -> None:
     file = await put(root)
     with pytest.raises(Killed):
         take_out(file, place(root, folder) / name, killed)
@@ -81,7 +81,7 @@ async def test_it_is_back_when_the_store_is_opened(root: Path, folder: str, name
 
 @pytest.mark.root
 @pytest.mark.parametrize(("folder", "name"), [("gc/trash", DIGEST), ("quarantine", f"{DIGEST}-0123abcd")])
-async def test_what_was_put_meanwhile_stays(root: Path, folder: str, name: str) -> None:
+async def test_blob_put_after_interrupted_removal_is_kept(root: Path, folder: str, name: str) -> None:
     file = await put(root)
     with pytest.raises(Killed):
         take_out(file, place(root, folder) / name, killed)
@@ -99,7 +99,7 @@ async def test_what_was_put_meanwhile_stays(root: Path, folder: str, name: str) 
 
 
 @pytest.mark.root
-async def test_what_a_gc_is_just_removing_is_left_to_it(root: Path) -> None:
+async def test_blob_being_removed_by_running_gc_is_not_restored(root: Path) -> None:
     file = await put(root)
     with pytest.raises(Killed):
         take_out(file, place(root, "gc/trash") / DIGEST, killed)
@@ -111,7 +111,7 @@ async def test_what_a_gc_is_just_removing_is_left_to_it(root: Path) -> None:
 
 
 @pytest.mark.root
-async def test_a_copy_into_quarantine_that_was_killed_is_made_again(
+async def test_interrupted_copy_into_quarantine_is_repeated(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = await put(root)
@@ -132,7 +132,7 @@ async def test_a_copy_into_quarantine_that_was_killed_is_made_again(
 
 
 @pytest.mark.root
-async def test_gc_clears_copies_that_nobody_works_on(tmp_path: Path) -> None:
+async def test_gc_removes_old_unfinished_copies(tmp_path: Path) -> None:
     with small_disk(tmp_path / DIGEST[:2], "1m"):
         file = await put(tmp_path)
         old, new = temporary_name(file), temporary_name(file)

@@ -62,7 +62,7 @@ async def opened(store: BlobDirectory, digest: str) -> int:
 
 
 @pytest.mark.parametrize("field", ["st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns"])
-def test_file_that_looks_otherwise_in_any_way_is_not_known(field: str, tmp_path: Path) -> None:
+def test_file_with_any_changed_attribute_is_not_known(field: str, tmp_path: Path) -> None:
     looks = tmp_path.stat()
     names = ("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns")
     told: Any = SimpleNamespace(**{name: getattr(looks, name) for name in names})
@@ -74,7 +74,7 @@ def test_file_that_looks_otherwise_in_any_way_is_not_known(field: str, tmp_path:
     assert FileIdentity.from_stat(told) != FileIdentity.from_stat(other)
 
 
-def test_who_come_at_once_have_a_blob_hashed_once(
+def test_blob_is_hashed_once_for_concurrent_readers(
     blob: tuple[BlobDirectory, str, Path], hashed: list[int]
 ) -> None:
     store, digest, _ = blob
@@ -86,7 +86,7 @@ def test_who_come_at_once_have_a_blob_hashed_once(
     assert sum(hashed) == SIZE
 
 
-def test_who_come_at_once_are_all_told_that_it_is_wrong(
+def test_concurrent_readers_of_corrupt_blob_all_fail(
     blob: tuple[BlobDirectory, str, Path], hashed: list[int]
 ) -> None:
     store, digest, file = blob
@@ -101,7 +101,7 @@ def test_who_come_at_once_are_all_told_that_it_is_wrong(
     assert sum(hashed) == SIZE
 
 
-def test_others_go_on_when_the_first_goes_away(
+def test_hashing_continues_when_first_reader_is_cancelled(
     blob: tuple[BlobDirectory, str, Path], hashed: list[int]
 ) -> None:
     store, digest, _ = blob
@@ -118,7 +118,7 @@ def test_others_go_on_when_the_first_goes_away(
     assert sum(hashed) == SIZE
 
 
-def test_nothing_is_hashed_for_nobody_and_who_comes_then_begins_anew(
+def test_hashing_stops_without_readers_and_restarts_for_the_next(
     blob: tuple[BlobDirectory, str, Path], hashed: list[int]
 ) -> None:
     store, digest, _ = blob
@@ -145,7 +145,7 @@ def test_nothing_is_hashed_for_nobody_and_who_comes_then_begins_anew(
     length=st.integers(-1, 10 * PART),
     ahead=st.booleans(),
 )
-def test_what_is_read_ahead_is_the_file(
+def test_read_ahead_returns_the_file_content(
     tmp_path_factory: pytest.TempPathFactory, size: int, position: int, length: int, ahead: bool
 ) -> None:
     data = (os.urandom(1 + size // 16) * 16)[:size]
@@ -158,7 +158,7 @@ def test_what_is_read_ahead_is_the_file(
         assert found == data[position : position + max(0, length)]
 
 
-def test_reading_ahead_ends_when_it_is_closed(tmp_path: Path) -> None:
+def test_closed_read_ahead_yields_nothing_more(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(bytes(20 * PART))
     with path.open("rb") as file, closing(read_parts(file.fileno(), 0, 20 * PART, ahead=True)) as coming:
@@ -166,7 +166,7 @@ def test_reading_ahead_ends_when_it_is_closed(tmp_path: Path) -> None:
     assert list(coming) == []
 
 
-def test_reading_ahead_tells_of_a_file_that_cannot_be_read() -> None:
+def test_read_ahead_raises_when_file_cannot_be_read() -> None:
     reader, writer = os.pipe()
     os.close(writer)
     try:

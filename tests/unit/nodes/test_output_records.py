@@ -9,10 +9,10 @@ from shardcast.protocol.wire import MAX_VERSION
 
 
 @pytest.mark.parametrize("number", [1, 7, MAX_VERSION])
-def test_number_of_a_version(number: object) -> None:
+def test_valid_version_number_is_accepted(number: object) -> None:
     assert is_number(number)
 
 
 @pytest.mark.parametrize("number", [0, -1, MAX_VERSION + 1, True, 1.0, "1", None, [1]])
-def test_what_is_no_number_of_a_version(number: object) -> None:
+def test_invalid_version_number_is_rejected(number: object) -> None:
     assert not is_number(number)

@@ -73,7 +73,7 @@ def outputs(tmp_path: Path) -> OutputFolder:
 
 
 @pytest.mark.parametrize("origin", [ONE, None])
-def test_recorded_version_is_had_after_restart(origin: str | None, tmp_path: Path) -> None:
+def test_recorded_version_is_known_after_restart(origin: str | None, tmp_path: Path) -> None:
     receive(OutputFolder(tmp_path), 2, 1, origin=origin)
     again = OutputFolder(tmp_path)
     assert again.digests(origin) == listed(1, 2, origin=origin)
@@ -100,7 +100,7 @@ def test_record_does_not_count_when_file_is_written_to(outputs: OutputFolder) ->
     assert outputs.digests(ONE) == {}
 
 
-def test_version_of_another_line_takes_over_name(outputs: OutputFolder) -> None:
+def test_version_of_another_line_replaces_file_of_same_name(outputs: OutputFolder) -> None:
     receive(outputs, 1, 2)
     receive(outputs, 1, origin=OTHER)
     assert outputs.digests(ONE) == listed(2)
@@ -116,7 +116,7 @@ def test_record_is_not_written_when_another_process_replaced_verified_file(outpu
     assert outputs.digests(OTHER) == listed(1, origin=OTHER)
 
 
-def test_folder_pipe_and_other_names_are_no_outputs(outputs: OutputFolder) -> None:
+def test_folder_pipe_and_other_names_are_not_outputs(outputs: OutputFolder) -> None:
     (outputs.folder / "download_v1.bin").mkdir()
     os.mkfifo(outputs.folder / "download_v2.bin")
     os.mkfifo(record_path(outputs.folder / "download_v3.bin"))
@@ -127,7 +127,7 @@ def test_folder_pipe_and_other_names_are_no_outputs(outputs: OutputFolder) -> No
     assert outputs.unknown_outputs() == [outputs.folder / "download_v3.bin"]
 
 
-def test_missing_folder_has_nothing(tmp_path: Path) -> None:
+def test_missing_folder_has_no_outputs(tmp_path: Path) -> None:
     outputs = OutputFolder(tmp_path / "nowhere")
     assert (outputs.digests(ONE), outputs.unknown_outputs(), outputs.lines.listed(ONE)) == ({}, [], {})
     assert resume_point(outputs, ONE) is None
@@ -155,7 +155,7 @@ def test_garbage_record_is_ignored_with_one_warning(
 # Files without a record ------------------------------------------------------------------------------
 
 
-def test_file_without_record_is_known_by_its_digest(outputs: OutputFolder) -> None:
+def test_file_without_record_is_identified_by_digest(outputs: OutputFolder) -> None:
     put(outputs.folder, 1)
     put(outputs.folder, 2, OTHER)
     put(outputs.folder, 7, named=3)
@@ -165,16 +165,14 @@ def test_file_without_record_is_known_by_its_digest(outputs: OutputFolder) -> No
     assert outputs.unknown_outputs() == [outputs.folder / "download_v2.bin"], "its name proves nothing"
 
 
-def test_payload_published_twice_is_the_version_it_is_named_after(outputs: OutputFolder) -> None:
+def test_payload_published_twice_is_identified_by_file_name(outputs: OutputFolder) -> None:
     path = put(outputs.folder, 1, named=2)
     twice = [Listing(f"v{number}", digest(1), 1) for number in (1, 2, 3)]
     outputs.identify(twice, ONE)
     assert outputs.good_versions(ONE) == [(2, path)]
 
 
-def test_file_is_hashed_once_also_over_restarts(
-    outputs: OutputFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_file_is_hashed_once_across_restarts(outputs: OutputFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     put(outputs.folder, 1, OTHER)
     outputs.identify([listing(1)], ONE)
     monkeypatch.setattr("shardcast.nodes.outputs.hash_output", lambda *_: pytest.fail("hashed again"))
@@ -185,7 +183,7 @@ def test_file_is_hashed_once_also_over_restarts(
     assert again.digests(OTHER) == listed(1, origin=OTHER)
 
 
-def test_identifying_stops_when_told(outputs: OutputFolder) -> None:
+def test_identifying_stops_when_requested(outputs: OutputFolder) -> None:
     put(outputs.folder, 1)
     outputs.identify([listing(1)], ONE, stop=lambda: True)
     assert outputs.digests(ONE) == {}
@@ -247,7 +245,7 @@ def test_line_is_new_after_another_was_announced(outputs: OutputFolder) -> None:
     assert again.lines.is_new_line(ONE)
 
 
-def test_each_of_two_followers_is_told_that_line_is_new(outputs: OutputFolder) -> None:
+def test_second_follower_also_sees_new_line(outputs: OutputFolder) -> None:
     outputs.lines.mark_announced(ONE, 1, digest(1))
     two = [OutputFolder(outputs.folder) for _ in range(2)]
     two[0].lines.mark_announced(OTHER, 1, digest(1, OTHER))
@@ -266,7 +264,7 @@ def test_garbage_lines_are_ignored_with_a_warning(
     assert OutputFolder(tmp_path).lines.listed(ONE) == listed(1)
 
 
-def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
+def test_concurrent_followers_lose_no_listed_digest(outputs: OutputFolder) -> None:
     def follow(start: int) -> None:
         mine = OutputFolder(outputs.folder)
         for number in range(start, start + 40):
@@ -283,7 +281,7 @@ def test_followers_of_one_folder_lose_no_note(outputs: OutputFolder) -> None:
 # Withdrawals -----------------------------------------------------------------------------------------
 
 
-def test_withdrawn_version_is_not_good_and_stays(outputs: OutputFolder) -> None:
+def test_withdrawn_version_is_not_good_but_kept(outputs: OutputFolder) -> None:
     receive(outputs, 6, 7)
     assert outputs.lines.mark_withdrawn(ONE, 7, digest(7)) is True
     assert [number for number, _ in OutputFolder(outputs.folder).good_versions(ONE)] == [6]
@@ -291,7 +289,7 @@ def test_withdrawn_version_is_not_good_and_stays(outputs: OutputFolder) -> None:
     assert json.loads(record_path(outputs.folder / "download_v7.bin").read_bytes())["withdrawn"] is True
 
 
-def test_withdrawal_is_told_once_and_again_after_a_kill_before_it_was_told(outputs: OutputFolder) -> None:
+def test_withdrawal_is_announced_once_even_after_kill(outputs: OutputFolder) -> None:
     assert outputs.lines.mark_withdrawn(ONE, 7, digest(7)) is True
     assert OutputFolder(outputs.folder).lines.mark_withdrawn(ONE, 7, digest(7)) is True
     outputs.lines.mark_withdrawal_told(ONE, 7, digest(7))
@@ -300,7 +298,7 @@ def test_withdrawal_is_told_once_and_again_after_a_kill_before_it_was_told(outpu
     assert outputs.lines.mark_withdrawn(ONE, 7, digest(8)) is True, "another v7 of this line"
 
 
-def test_withdrawal_concerns_only_its_line_and_digest(outputs: OutputFolder) -> None:
+def test_withdrawal_affects_only_its_line_and_digest(outputs: OutputFolder) -> None:
     receive(outputs, 7)
     outputs.lines.mark_withdrawn(OTHER, 7, digest(7))
     outputs.lines.mark_withdrawn(ONE, 7, digest(7, OTHER))
@@ -308,7 +306,7 @@ def test_withdrawal_concerns_only_its_line_and_digest(outputs: OutputFolder) -> 
 
 
 @pytest.mark.parametrize("how", ["received", "identified"])
-def test_version_that_comes_after_its_withdrawal_is_not_good(how: str, outputs: OutputFolder) -> None:
+def test_version_received_after_its_withdrawal_is_not_good(how: str, outputs: OutputFolder) -> None:
     outputs.lines.mark_withdrawn(ONE, 7, digest(7))
     if how == "received":
         receive(outputs, 7)
@@ -326,7 +324,7 @@ def link(outputs: OutputFolder, name: str, number: int) -> None:
     (outputs.folder / name).symlink_to(f"download_v{number}.bin")
 
 
-def test_resumes_after_latest_or_with_what_was_cut_off(outputs: OutputFolder) -> None:
+def test_resume_point_is_after_latest_or_at_interrupted_version(outputs: OutputFolder) -> None:
     receive(outputs, 4, 5)
     assert resume_point(outputs, ONE) is None, "nothing was announced"
     link(outputs, LATEST_LINK, 4)
@@ -335,7 +333,7 @@ def test_resumes_after_latest_or_with_what_was_cut_off(outputs: OutputFolder) ->
     assert resume_point(outputs, ONE) == 3
 
 
-def test_withdrawn_version_that_was_cut_off_is_not_announced_again(outputs: OutputFolder) -> None:
+def test_withdrawn_interrupted_version_is_not_announced_again(outputs: OutputFolder) -> None:
     receive(outputs, 3, 7)
     link(outputs, LATEST_LINK, 3)
     link(outputs, UNDER_WAY_LINK, 7)
@@ -383,7 +381,7 @@ IDENTITIES = st.builds(
 
 
 @given(st.builds(OutputRecord, ORIGINS, st.none() | NUMBERS, DIGESTS, IDENTITIES, st.booleans()))
-def test_record_is_read_as_it_was_written(record: OutputRecord) -> None:
+def test_record_round_trips(record: OutputRecord) -> None:
     assert parse_record(record.encode()) == record
 
 
@@ -403,7 +401,7 @@ MEMORIES = st.builds(
         st.none() | st.builds(Announced, ORIGINS, NUMBERS, DIGESTS),
     )
 )
-def test_lines_are_read_as_they_were_written(lines: FolderLines) -> None:
+def test_lines_round_trip(lines: FolderLines) -> None:
     assert parse_lines(lines.encode()) == lines
 
 
@@ -424,7 +422,7 @@ JSON = st.recursive(
 
 
 @given(st.binary() | JSON.map(lambda value: json.dumps(value).encode()))
-def test_parsers_raise_nothing_but_value_error(data: bytes) -> None:
+def test_parsers_raise_only_value_error(data: bytes) -> None:
     for parse in (parse_record, parse_lines):
         try:
             parse(data)
@@ -437,7 +435,7 @@ def test_parsers_raise_nothing_but_value_error(data: bytes) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
 @pytest.mark.parametrize("planted", ["file", "record", "both"])
-def test_what_another_user_could_change_does_not_count(
+def test_file_or_record_of_other_user_is_ignored(
     planted: str, outputs: OutputFolder, caplog: pytest.LogCaptureFixture
 ) -> None:
     outputs.folder.chmod(0o1777)
@@ -451,7 +449,7 @@ def test_what_another_user_could_change_does_not_count(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_lines_that_another_user_wrote_do_not_count(outputs: OutputFolder) -> None:
+def test_lines_written_by_other_user_are_ignored(outputs: OutputFolder) -> None:
     outputs.folder.chmod(0o1777)
     outputs.lines.note_listed(OTHER, {1: digest(1, OTHER)})
     os.chown(outputs.folder / LINES_FILE, 12345, -1)
@@ -459,7 +457,7 @@ def test_lines_that_another_user_wrote_do_not_count(outputs: OutputFolder) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to another user")
-def test_what_members_of_a_group_share_counts_for_all_of_them(outputs: OutputFolder) -> None:
+def test_output_in_group_shared_folder_counts_for_all_members(outputs: OutputFolder) -> None:
     outputs.folder.chmod(0o2775)
     receive(outputs, 1)
     os.chown(outputs.folder / "download_v1.bin", 12345, -1)

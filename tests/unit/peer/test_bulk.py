@@ -72,7 +72,7 @@ def files(published: Published) -> web.Application:
     return app
 
 
-async def test_over_tls(
+async def test_download_over_tls_requires_trusted_certificate(
     published: Published, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -91,7 +91,9 @@ async def test_over_tls(
     assert not (tmp_path / "untrusted").exists()
 
 
-async def test_through_a_proxy(published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_download_uses_http_proxy(
+    published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     async def forward(request: web.Request) -> web.StreamResponse:
@@ -117,7 +119,9 @@ async def test_through_a_proxy(published: Published, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("chunked", [True, False])
-async def test_redirected_and_chunked_answers(published: Published, chunked: bool, tmp_path: Path) -> None:
+async def test_redirected_and_chunked_answers_are_downloaded(
+    published: Published, chunked: bool, tmp_path: Path
+) -> None:
     async def shard(request: web.Request) -> web.StreamResponse:
         if not chunked:
             raise web.HTTPFound(f"http://localhost:{port}{request.path}")
@@ -139,7 +143,7 @@ async def test_redirected_and_chunked_answers(published: Published, chunked: boo
     assert sha256(release.path) == published.sha256
 
 
-async def test_connections_are_used_again(
+async def test_connections_are_reused(
     published: Published, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []

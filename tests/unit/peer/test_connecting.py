@@ -61,7 +61,7 @@ async def resolving(monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
 
 
-async def test_a_dead_first_address_costs_a_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_falls_back_quickly_from_dead_first_address(monkeypatch: pytest.MonkeyPatch) -> None:
     """It used to cost the whole time for a connection, 5 s."""
     with silent() as dead, answering() as alive:
         await resolving(monkeypatch, dead, alive)
@@ -72,7 +72,7 @@ async def test_a_dead_first_address_costs_a_moment(monkeypatch: pytest.MonkeyPat
             assert plug.getpeername() == place[3] == alive
 
 
-async def test_an_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_skips_refusing_address_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "_HEAD_START", 1000)
     with refusing() as dead, answering() as alive:
         await resolving(monkeypatch, dead, alive)
@@ -81,7 +81,7 @@ async def test_an_address_that_refuses_costs_nothing(monkeypatch: pytest.MonkeyP
             assert plug.getpeername() == alive
 
 
-async def test_the_address_that_answered_is_the_first_next_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_next_connection_tries_last_working_address_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "_HEAD_START", 1000)
     with silent() as dead, answering() as alive:
         await resolving(monkeypatch, dead, alive)
@@ -90,7 +90,7 @@ async def test_the_address_that_answered_is_the_first_next_time(monkeypatch: pyt
             assert plug.getpeername() == alive
 
 
-async def test_addresses_that_never_answer_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_times_out_when_no_address_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.3)
     with silent() as one, silent() as other:
         await resolving(monkeypatch, one, other)
@@ -98,7 +98,7 @@ async def test_addresses_that_never_answer_end_in_time(monkeypatch: pytest.Monke
             await connect("name", 80)
 
 
-async def test_a_name_that_is_never_resolved_ends_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_times_out_when_name_is_never_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "CONNECT_TIMEOUT", 0.1)
 
     async def never(*_: Any, **__: Any) -> Any:
@@ -109,14 +109,14 @@ async def test_a_name_that_is_never_resolved_ends_in_time(monkeypatch: pytest.Mo
         await connect("name", 80)
 
 
-async def test_addresses_that_all_refuse_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connect_fails_at_once_when_all_addresses_refuse(monkeypatch: pytest.MonkeyPatch) -> None:
     with refusing() as one, refusing() as other:
         await resolving(monkeypatch, one, other)
         with pytest.raises(ConnectionRefusedError):
             await connect("name", 80)
 
 
-async def test_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_address_families_alternate(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where IPv6 leads nowhere, the second attempt is of IPv4, however many addresses of IPv6 there are."""
     places = [(*TCP, (f"10.6.6.{number}", 80)) for number in range(1, 4)] + [(*TCP, ("10.4.4.4", 80))]
     tried: list[str] = []
@@ -140,9 +140,7 @@ async def test_families_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tried == ["10.6.6.1", "10.4.4.4", "10.6.6.2", "10.6.6.3"]
 
 
-async def test_the_next_connections_of_a_download_begin_with_the_address_that_answered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_download_reuses_working_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connecting, "_HEAD_START", 0.1)
     published = publish(tmp_path / "data", b"payload" * 1000, 7000)
     manifest = published.manifest
@@ -160,7 +158,7 @@ async def test_the_next_connections_of_a_download_begin_with_the_address_that_an
     assert (tmp_path / "other").read_bytes() == published.payload
 
 
-async def test_a_download_from_a_name_whose_first_address_is_dead(
+async def test_download_succeeds_when_first_address_is_dead(
     tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     published = publish(tmp_path / "data", b"payload" * 1000, 1000)

@@ -43,13 +43,13 @@ def coming(clock: Clock, count: int, size: int, seconds: float) -> aiohttp.Clien
     return cast(aiohttp.ClientResponse, SimpleNamespace(content=SimpleNamespace(readany=readany)))
 
 
-async def test_each_portion_of_a_body_has_its_time(clock: Clock) -> None:
+async def test_each_portion_of_a_body_has_its_own_deadline(clock: Clock) -> None:
     body = read_paced(coming(clock, 50, PORTION, 9), "http://one", "GET /v1", 10)
     assert sum([len(some) async for some in body]) == 50 * PORTION
     assert clock.now == 1000 + 50 * 9
 
 
-async def test_pieces_that_are_no_portion_share_its_time(clock: Clock) -> None:
+async def test_chunks_smaller_than_a_portion_share_its_deadline(clock: Clock) -> None:
     body = read_paced(coming(clock, 50, PORTION // 10, 2), "http://one", "GET /v1", 10)
     with pytest.raises(ServerStalled, match="GET /v1: too little came within 10 s"):
         async for _ in body:
@@ -57,7 +57,7 @@ async def test_pieces_that_are_no_portion_share_its_time(clock: Clock) -> None:
     assert clock.now < 1020
 
 
-async def test_time_in_which_an_upload_is_read_here_is_not_the_servers(clock: Clock) -> None:
+async def test_time_reading_an_upload_locally_does_not_count_for_server(clock: Clock) -> None:
     async def slow_disk() -> AsyncIterator[bytes]:
         clock.now += 100
         assert upload.due_since(1000) == clock.now, "the disk is read"
@@ -79,7 +79,7 @@ async def test_time_in_which_an_upload_is_read_here_is_not_the_servers(clock: Cl
     assert upload.due_since(1000) == clock.now - 7, "the server answers"
 
 
-async def test_bytes_that_are_there_are_not_read_after_the_deadline(clock: Clock) -> None:
+async def test_buffered_bytes_are_not_read_after_the_deadline(clock: Clock) -> None:
     """Reading them never suspends, so that no timer could end a flood."""
 
     async def flood(count: int) -> bytes:

@@ -36,7 +36,7 @@ OLD = [
 ]
 
 
-def test_a_hundredth_of_a_disk_stays_free_and_a_gigabyte_at_most() -> None:
+def test_reserve_is_one_percent_of_disk_up_to_one_gigabyte() -> None:
     assert reserve_of(60_000_000) == 600_000
     assert reserve_of(100_000_000_000) == reserve_of(10**15) == 1_000_000_000
 
@@ -44,17 +44,17 @@ def test_a_hundredth_of_a_disk_stays_free_and_a_gigabyte_at_most() -> None:
 # What goes, and in which order
 
 
-def test_nothing_goes_while_there_is_room() -> None:
+def test_nothing_is_removed_when_it_fits() -> None:
     assert decide(RoomNeed(10, 100), 10, OLD) == Fits()
 
 
-def test_the_oldest_goes_first_and_no_more_than_one_at_a_time() -> None:
+def test_oldest_version_is_removed_first_one_at_a_time() -> None:
     assert decide(RoomNeed(11, 11), 10, OLD) == Remove(1)
     assert decide(RoomNeed(30, 30), 10, OLD) == Remove(1)  # and then the second
     assert decide(RoomNeed(30, 30), 20, OLD[1:]) == Remove(2)
 
 
-def test_what_was_put_aside_goes_before_all_and_what_is_read_or_offered_by_nobody_last() -> None:
+def test_eviction_order_is_set_aside_then_unread_then_read_then_unoffered() -> None:
     order = eviction_order(
         9, complete=[1, 2, 3, 4, 5, 9, 10], pinned=[2], leased=[4], read=[1, 3], offered=[1, 5]
     )
@@ -64,12 +64,12 @@ def test_what_was_put_aside_goes_before_all_and_what_is_read_or_offered_by_nobod
     assert sorted(unread, key=unread.__getitem__) == [3, 2, 1]
 
 
-def test_nothing_goes_for_what_would_not_fit_without_all_of_it() -> None:
+def test_nothing_is_removed_for_too_large_version() -> None:
     assert decide(RoomNeed(11, 71), 10, OLD) == Refuse(Why.TOO_LARGE)
     assert decide(RoomNeed(11, 70), 10, OLD) == Remove(1)
 
 
-def test_the_newest_goes_after_all_others_and_only_for_a_version_that_fills_the_room() -> None:
+def test_newest_is_removed_last_and_only_for_version_filling_the_disk() -> None:
     need = RoomNeed(20, 40, whole=False)
     assert decide(need, 0, OLD) == Remove(1)
     assert decide(need, 10, OLD[1:]) == Remove(2)
@@ -79,7 +79,7 @@ def test_the_newest_goes_after_all_others_and_only_for_a_version_that_fills_the_
     assert decide(RoomNeed(20, 20, takes_newest=False), 10, OLD[2:]) == Refuse(Why.NOT_LISTED)
 
 
-def test_how_room_is_taken_is_decided_before_the_first_byte() -> None:
+def test_begin_decides_how_room_is_made_before_first_byte() -> None:
     assert decide_start(RoomNeed(5, 10), 10, OLD) == Fits()
     assert decide_start(RoomNeed(5, 40), 10, OLD) == Fits()  # older ones are enough
     assert decide_start(RoomNeed(5, 41), 10, OLD) == Fill()
@@ -87,14 +87,14 @@ def test_how_room_is_taken_is_decided_before_the_first_byte() -> None:
     assert decide_start(RoomNeed(5, 41, takes_newest=False), 10, OLD) == Refuse(Why.NOT_LISTED)
 
 
-def test_what_ran_out_of_room_once_takes_only_what_is_free() -> None:
+def test_previously_failed_version_takes_only_free_space() -> None:
     assert decide(RoomNeed(11, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
     assert decide_start(RoomNeed(1, 11, failed=True), 10, OLD) == Refuse(Why.FAILED_BEFORE)
     assert decide(RoomNeed(10, 10, failed=True), 10, OLD) == Fits()
     assert infeasible_why(RoomNeed(10, 10, failed=True), 10, OLD) is None
 
 
-def test_a_disk_that_others_fill_takes_nothing_from_anybody() -> None:
+def test_nothing_is_removed_when_other_programs_fill_the_disk() -> None:
     assert decide(RoomNeed(11, 11, grown=NOISE + 1), 10, OLD) == Refuse(Why.OTHERS_FILL)
     assert decide(RoomNeed(11, 11, grown=NOISE), 10, OLD) == Remove(1)
     assert decide(RoomNeed(11, 11, grown=NOISE + 1, noise=NOISE + 1), 10, OLD) == Remove(1)
@@ -107,7 +107,7 @@ def shared(key: int, alone: int, files: dict[str, int], names: int, newest: bool
     return Removable(key, (COMPLETE, key), alone, files, dict.fromkeys(files, names), newest)
 
 
-def test_a_file_with_several_names_comes_free_with_the_last() -> None:
+def test_hard_linked_file_is_freed_with_its_last_name() -> None:
     one, two = shared(1, 5, {"x": 50}, 2), shared(2, 5, {"x": 50}, 2)
     assert freed_bytes([one]) == freed_bytes([two]) == 5
     assert freed_bytes([one, two]) == 60
@@ -116,7 +116,7 @@ def test_a_file_with_several_names_comes_free_with_the_last() -> None:
     )  # the third is elsewhere
 
 
-def test_what_frees_nothing_is_left_alone() -> None:
+def test_version_freeing_nothing_is_not_removed() -> None:
     held = Removable(1, (COMPLETE, 1), 0)
     assert decide(RoomNeed(20, 20), 5, [held, *OLD[1:]]) == Remove(2)
     assert decide(RoomNeed(20, 20), 5, [held]) == Refuse(Why.TOO_LARGE)
@@ -212,7 +212,7 @@ disks = st.builds(
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 30)), max_size=4),
     st.data(),
 )
-def test_on_a_model_of_a_disk_the_rules_hold_at_every_step(
+def test_eviction_rules_hold_at_every_step_of_disk_model(
     disk: Disk,
     number: int,
     size: int,

@@ -12,24 +12,24 @@ from tests.support.payloads import patient
 NUMBERS = st.sets(st.integers(1, 20))
 
 
-def test_what_is_under_way_comes_first_then_the_newest() -> None:
+def test_versions_in_progress_come_first_then_newest() -> None:
     assert missing_versions([1, 2, 3, 10, 11], here={10}, under_way={2}, keep=5) == [2, 11, 3, 1]
 
 
-def test_what_would_be_retired_at_once_is_not_wanted() -> None:
+def test_versions_beyond_retention_are_not_fetched() -> None:
     assert missing_versions(range(1, 20), here=set(), under_way=set(), keep=3) == [19, 18, 17]
     assert missing_versions([1, 2, 3], here={4, 5}, under_way={1}, keep=3) == [3]
     assert missing_versions([1, 2], here={7, 8, 9}, under_way=set(), keep=3) == []
 
 
-def test_what_vanishes_upstream_retires_nothing() -> None:
+def test_version_missing_upstream_is_not_retired() -> None:
     assert missing_versions([], here={1, 2}, under_way=set(), keep=3) == []
     assert surplus({1, 2}, keep=3) == []
 
 
 @patient
 @given(NUMBERS, NUMBERS, NUMBERS, st.integers(1, 20))
-def test_a_node_that_has_what_it_wants_wants_no_more_and_retires_none_of_it(
+def test_node_with_all_wanted_versions_fetches_and_retires_none(
     offered: set[int], here: set[int], under_way: set[int], keep: int
 ) -> None:
     first = missing_versions(offered, here, under_way, keep)
@@ -38,7 +38,7 @@ def test_a_node_that_has_what_it_wants_wants_no_more_and_retires_none_of_it(
     assert not set(first) & set(surplus(here | set(first), keep))
 
 
-def test_one_server_s_versions_take_no_place_from_another_s() -> None:
+def test_versions_of_one_server_do_not_displace_those_of_another() -> None:
     offers = {1: ["a", "b"], 2: ["a"], 90: ["b"], 91: ["b"], 92: ["b"]}
     assert versions_to_fetch(offers, here=set(), under_way=set(), keep=2) == [92, 91, 2, 1]
     assert versions_to_fetch(offers, here={2}, under_way={1}, keep=2) == [1, 92, 91]
@@ -46,14 +46,14 @@ def test_one_server_s_versions_take_no_place_from_another_s() -> None:
     assert versions_to_fetch(offers, here={1, 2}, under_way=set(), keep=2, suspect={"a", "b"}) == [92, 91]
 
 
-def test_a_server_that_is_behind_has_nothing_that_is_wanted() -> None:
+def test_nothing_is_fetched_from_lagging_server() -> None:
     offers = {3: ["b"], 4: ["b"], 5: ["b"], 13: ["a"], 14: ["a"], 15: ["a"]}
     assert versions_to_fetch(offers, here={13, 14, 15}, under_way=set(), keep=3) == []
 
 
 @patient
 @given(st.dictionaries(st.integers(1, 20), st.just(["a"])), NUMBERS, NUMBERS, st.integers(1, 20))
-def test_of_one_server_the_same_is_wanted(
+def test_versions_to_fetch_equals_missing_versions_for_one_server(
     offers: dict[int, list[str]], here: set[int], under_way: set[int], keep: int
 ) -> None:
     assert versions_to_fetch(offers, here, under_way, keep=keep) == missing_versions(
@@ -61,13 +61,13 @@ def test_of_one_server_the_same_is_wanted(
     )
 
 
-def test_each_server_has_its_turn() -> None:
+def test_round_robin_takes_newest_of_each_server_in_turn() -> None:
     assert round_robin({1: ["a"], 2: ["a"], 8: ["b"], 9: ["b"]}) == [9, 2, 8, 1]
     assert round_robin({1: ["a", "b"], 9: ["b"]}) == [9, 1]
     assert round_robin({}) == []
 
 
-def test_what_is_new_everywhere_is_begun() -> None:
+def test_open_version_newer_than_complete_ones_is_started() -> None:
     assert versions_to_start({5: ["a"]}, {4: ["a"]}, here=[4], fetching={}, places=3, share=3) == [5]
     assert versions_to_start({5: ["a"]}, {4: ["a"]}, here=[6], fetching={}, places=3, share=3) == []
     assert versions_to_start({5: ["a"]}, {6: ["a"]}, here=[], fetching={}, places=3, share=3) == []
@@ -75,7 +75,7 @@ def test_what_is_new_everywhere_is_begun() -> None:
     assert versions_to_start({5: ["a"]}, {90: ["b"]}, here=[], fetching={}, places=3, share=3) == [5]
 
 
-def test_no_server_takes_all_places() -> None:
+def test_one_server_does_not_take_all_places() -> None:
     opened = {1: ["a"], 90: ["b"], 91: ["b"], 92: ["b"]}
     assert versions_to_start(opened, {}, here=[], fetching={}, places=3, share=2) == [92, 1, 91]
     taken = {91: ["b"], 92: ["b"]}
@@ -83,21 +83,21 @@ def test_no_server_takes_all_places() -> None:
     assert versions_to_start(opened, {}, here=[], fetching={**taken, 1: ["a"]}, places=3, share=2) == []
 
 
-def test_no_more_versions_are_begun_than_there_are_places() -> None:
+def test_started_versions_are_limited_by_places() -> None:
     opened = {number: [f"server {number}"] for number in range(1, 9)}
     assert versions_to_start(opened, {}, here=[], fetching={}, places=3, share=3) == [8, 7, 6]
     assert versions_to_start(opened, {}, here=[], fetching={8: ["server 8"]}, places=3, share=3) == [7, 6]
     assert versions_to_start(opened, {}, here=[], fetching={8: [], 7: [], 6: []}, places=3, share=3) == []
 
 
-def test_one_server_has_exactly_its_share() -> None:
+def test_one_server_gets_exactly_its_share() -> None:
     opened = {number: ["a"] for number in range(1, 9)}
     assert versions_to_start(opened, {}, here=[], fetching={}, places=5, share=1) == [8]
     assert versions_to_start(opened, {}, here=[], fetching={}, places=5, share=2) == [8, 7]
     assert versions_to_start(opened, {}, here=[], fetching={8: ["a"]}, places=5, share=1) == []
 
 
-def test_version_that_is_new_at_one_of_its_servers_is_begun() -> None:
+def test_version_new_at_one_of_its_servers_is_started() -> None:
     assert versions_to_start(
         {5: ["a", "b"]}, {3: ["a"], 9: ["b"]}, here=[], fetching={}, places=3, share=3
     ) == [5]
@@ -107,5 +107,5 @@ def test_version_that_is_new_at_one_of_its_servers_is_begun() -> None:
     )
 
 
-def test_version_that_is_complete_anywhere_is_not_begun_as_open() -> None:
+def test_version_complete_on_any_server_is_not_started_as_open() -> None:
     assert versions_to_start({5: ["a"]}, {5: ["b"], 4: ["a"]}, here=[], fetching={}, places=3, share=3) == []

@@ -21,7 +21,7 @@ def offer(server: str, *listings: Listing, origin: str | None = None) -> Offer:
     return Offer(server, listings, origin)
 
 
-def test_servers_that_agree_are_one_group_with_what_they_offer_together() -> None:
+def test_agreeing_servers_form_one_group_with_merged_offers() -> None:
     (group,) = group_servers([offer(A, v(1), v(9), v(10)), offer(B, v(10), v(11)), offer(C)])
     assert group.servers == (A, B, C)
     assert group.listings == (v(1), v(9), v(10), v(11))
@@ -31,20 +31,20 @@ def test_servers_that_agree_are_one_group_with_what_they_offer_together() -> Non
     assert group.find("v2") is None
 
 
-def test_a_version_known_to_a_server_is_listed_and_not_served_by_it() -> None:
+def test_known_version_is_listed_but_not_served() -> None:
     (group,) = group_servers([Offer(A, [v(1)], known=[v(2)]), Offer(B, [v(2)]), Offer(C, [], known=[v(3)])])
     assert group.listings == (v(1), v(2), v(3))
     assert group.complete == {1: (A,), 2: (B,)}
 
 
-def test_the_order_of_the_servers_decides_which_group_is_the_first() -> None:
+def test_first_group_follows_server_order() -> None:
     offers = [offer(A, v(1, "aa")), offer(B, v(1, "bb"), v(2)), offer(C, v(1, "aa"), v(2))]
     assert [one.servers for one in group_servers(offers)] == [(A, C), (B,)]
     assert [one.servers for one in group_servers(offers[::-1])] == [(C, A), (B,)]
     assert [one.servers for one in group_servers([offers[1], offers[0], offers[2]])] == [(B,), (A, C)]
 
 
-def test_another_number_of_shards_is_a_conflict_and_no_number_is_none() -> None:
+def test_different_shard_count_conflicts_and_unknown_does_not() -> None:
     assert len(group_servers([offer(A, v(1, shards=2)), offer(B, v(1, shards=3))])) == 2
     (group,) = group_servers(
         [offer(A, v(1, shards=None)), offer(B, v(1, shards=3)), offer(C, v(1, shards=None))]
@@ -53,7 +53,7 @@ def test_another_number_of_shards_is_a_conflict_and_no_number_is_none() -> None:
     assert group.offers == {"v1": (A, B, C)}
 
 
-def test_another_manifest_is_a_conflict_where_both_servers_tell_one() -> None:
+def test_different_manifest_conflicts_when_both_servers_report_one() -> None:
     mine, other, untold = v(1, manifest="11" * 32), v(1, manifest="22" * 32), v(1)
     assert not is_same_version(mine, other)
     assert is_same_version(mine, untold)
@@ -63,14 +63,14 @@ def test_another_manifest_is_a_conflict_where_both_servers_tell_one() -> None:
     assert group.find("v1") == mine
 
 
-def test_servers_of_different_origin_ids_are_different_groups() -> None:
+def test_servers_with_different_origin_ids_form_separate_groups() -> None:
     groups = group_servers([offer(A, v(1), origin=X), offer(B, v(2), origin=Y), offer(C, v(1))])
     assert [one.servers for one in groups] == [(A, C), (B,)]
     assert "another line" in groups[1].conflict(groups[0])
     assert X in groups[1].conflict(groups[0]) and Y in groups[1].conflict(groups[0])
 
 
-def test_the_first_group_is_that_of_the_line_a_node_is_on() -> None:
+def test_first_group_has_the_current_line() -> None:
     offers = [offer(A, v(1, "bb"), origin=X), offer(B, v(1, "aa"), v(2), origin=X)]
     groups = group_servers(offers, X, {1: v(1, "aa")}, {})
     assert [one.servers for one in groups] == [(B,), (A,)]
@@ -80,12 +80,12 @@ def test_the_first_group_is_that_of_the_line_a_node_is_on() -> None:
     assert [one.servers for one in groups] == [(), (A,), (B,)]
 
 
-def test_a_group_that_is_not_used_says_which_servers_it_contradicts() -> None:
+def test_conflict_names_servers_of_both_groups() -> None:
     used, other = group_servers([offer(A, v(1, "aa")), offer(B, v(1, "bb"))])
     assert A in other.conflict(used) and B in other.conflict(used)
 
 
-def test_no_servers_are_no_groups() -> None:
+def test_no_servers_give_no_groups() -> None:
     assert group_servers([]) == []
 
 
@@ -100,7 +100,7 @@ def test_no_servers_are_no_groups() -> None:
         max_size=5,
     )
 )
-def test_every_server_is_in_one_group_and_no_group_contradicts_itself(lists: list[list[Listing]]) -> None:
+def test_every_server_is_in_one_consistent_group(lists: list[list[Listing]]) -> None:
     offers = [Offer(f"http://{number}", listings) for number, listings in enumerate(lists)]
     found = group_servers(offers)
     assert sorted(server for one in found for server in one.servers) == [one.server for one in offers]

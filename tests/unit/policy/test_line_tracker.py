@@ -32,7 +32,7 @@ def published(count: int, **fields: object) -> Origin:
 # The authority -----------------------------------------------------------------------------------
 
 
-def test_first_named_server_decides_and_a_second_one_with_the_same_id_does_not() -> None:
+def test_first_named_server_is_authority_over_second_with_same_id() -> None:
     o = published(3)
     liar = Liar("http://l", origin=X, highest=9, versions={**o.versions, 9: listing(9, "junk")})
     m = node("m", "o", "l")
@@ -42,7 +42,7 @@ def test_first_named_server_decides_and_a_second_one_with_the_same_id_does_not()
     assert m.standing.highest == 3
 
 
-def test_forged_number_of_a_second_server_retires_nothing_and_is_not_recorded() -> None:
+def test_forged_number_of_second_server_is_not_recorded_or_obeyed() -> None:
     o = published(5)
     junk = {10**17 + n: listing(10**17 + n, f"junk {n}") for n in range(16)}
     liar = Liar("http://l", origin=Y, highest=10**17 + 15, versions=junk)
@@ -61,7 +61,7 @@ def test_forged_number_of_a_second_server_retires_nothing_and_is_not_recorded() 
     assert max(m.memory.digests) == 6
 
 
-def test_a_jump_beyond_the_highest_number_is_refused() -> None:
+def test_too_large_jump_of_numbers_is_refused() -> None:
     o = published(2)
     m = node("m", "o")
     network = Network(o, m)
@@ -75,7 +75,7 @@ def test_a_jump_beyond_the_highest_number_is_refused() -> None:
     assert m.standing.highest == 2
 
 
-def test_two_nodes_that_name_each_other_first_both_get_everything() -> None:
+def test_two_nodes_naming_each_other_first_get_every_version() -> None:
     o = published(2)
     for seed in range(20):
         a, b = node("a", "b", "o", seed=seed), node("b", "a", "o", seed=seed + 7)
@@ -88,7 +88,7 @@ def test_two_nodes_that_name_each_other_first_both_get_everything() -> None:
         assert all(chain[-1] == "o" for chain in chains)
 
 
-def test_a_list_of_servers_that_is_the_same_everywhere_makes_no_circle() -> None:
+def test_identical_server_lists_do_not_form_a_cycle() -> None:
     o = published(1)
     names = ["a", "b", "c", "o"]
     nodes = [
@@ -104,7 +104,7 @@ def test_a_list_of_servers_that_is_the_same_everywhere_makes_no_circle() -> None
         assert one.standing and one.node_id not in one.standing.place.chain
 
 
-def test_a_middle_passes_on_what_its_authority_lists_before_it_has_it() -> None:
+def test_middle_relays_authority_list_before_it_has_the_versions() -> None:
     o = published(1)
     full = node("full", "o", keep=5)
     below = node("below", "full", "o")
@@ -126,7 +126,7 @@ def test_a_middle_passes_on_what_its_authority_lists_before_it_has_it() -> None:
 # Silence -----------------------------------------------------------------------------------------
 
 
-def test_next_server_of_the_line_speaks_after_60_s_and_its_word_retires_nothing() -> None:
+def test_stand_in_takes_over_after_60_s_and_retires_nothing() -> None:
     o = published(3)
     first, second = node("first", "o", keep=3), node("second", "o", keep=3)
     m = node("m", "first", "second", keep=3)
@@ -146,7 +146,7 @@ def test_next_server_of_the_line_speaks_after_60_s_and_its_word_retires_nothing(
     assert not m.provisional
 
 
-def test_word_of_a_stand_in_is_unlisted_when_the_authority_is_back_without_it() -> None:
+def test_stand_in_version_is_unlisted_when_authority_lacks_it() -> None:
     o = published(2)
     second = Liar("http://s", origin=X, highest=2, versions=dict(o.versions))
     m = node("m", "o", "s")
@@ -163,7 +163,7 @@ def test_word_of_a_stand_in_is_unlisted_when_the_authority_is_back_without_it() 
     assert sorted(m.local) == [1, 2]
 
 
-def test_version_of_the_authority_replaces_the_one_of_a_stand_in_at_once() -> None:
+def test_authority_version_replaces_stand_in_version_at_once() -> None:
     o = published(2)
     second = Liar("http://s", origin=X, highest=2, versions=dict(o.versions))
     m = node("m", "o", "s")
@@ -178,7 +178,7 @@ def test_version_of_the_authority_replaces_the_one_of_a_stand_in_at_once() -> No
     assert m.local[3] == right
 
 
-def test_a_node_that_has_just_started_takes_another_server_at_once_where_the_first_refuses() -> None:
+def test_fresh_node_uses_next_server_at_once_when_first_refuses() -> None:
     o = published(2)
     second = node("second", "o")
     network = Network(o, second)
@@ -191,7 +191,7 @@ def test_a_node_that_has_just_started_takes_another_server_at_once_where_the_fir
     assert sorted(m.local) == [1, 2]
 
 
-def test_line_of_a_stand_in_is_left_at_once_when_the_first_named_server_comes() -> None:
+def test_stand_in_line_is_abandoned_when_first_named_server_appears() -> None:
     o, other = published(2), published(3, name="http://p", origin=Y)
     o.alive = False
     m = node("m", "o", "p")
@@ -203,7 +203,7 @@ def test_line_of_a_stand_in_is_left_at_once_when_the_first_named_server_comes() 
     assert m.memory.origin == X and m.local == o.versions
 
 
-def test_a_middle_whose_upstream_is_cut_says_so_and_counts_as_silent() -> None:
+def test_middle_with_unreachable_upstream_reports_silence() -> None:
     o = published(1)
     cut = node("cut", "gone")
     gone = origin("http://gone")
@@ -220,7 +220,7 @@ def test_a_middle_whose_upstream_is_cut_says_so_and_counts_as_silent() -> None:
     assert sorted(m.local) == [1, 2]
 
 
-def test_word_of_a_silent_middle_does_not_become_firm_below_it() -> None:
+def test_version_of_silent_middle_stays_provisional_downstream() -> None:
     o = published(2)
     liar = Liar("http://l", origin=X, highest=2, versions=dict(o.versions))
     m1, m2 = node("m1", "o", "l"), node("m2", "m1")
@@ -239,7 +239,7 @@ def test_word_of_a_silent_middle_does_not_become_firm_below_it() -> None:
 # Another line ------------------------------------------------------------------------------------
 
 
-def test_fresh_directory_is_changed_over_to_after_10_s_with_a_version() -> None:
+def test_fresh_origin_line_is_adopted_after_10_s_with_a_version() -> None:
     o = published(4)
     m, below = node("m", "o"), node("below", "m")
     network = Network(o, m, below)
@@ -257,7 +257,7 @@ def test_fresh_directory_is_changed_over_to_after_10_s_with_a_version() -> None:
     assert below.memory.origin == Y and below.local == o.versions
 
 
-def test_one_connection_is_not_enough_to_change_over() -> None:
+def test_line_does_not_change_on_a_single_connection() -> None:
     o = published(2)
     m = node("m", "o")
     network = Network(o, m)
@@ -273,7 +273,7 @@ def test_one_connection_is_not_enough_to_change_over() -> None:
     assert standing.confirm == o.name
 
 
-def test_an_address_where_two_origins_answer_in_turn_changes_nothing() -> None:
+def test_alternating_origins_at_one_address_change_nothing() -> None:
     one, other = published(3), published(2, origin=Y)
     m = node("m", "o")
     network = Network(one, m)
@@ -290,7 +290,7 @@ def test_an_address_where_two_origins_answer_in_turn_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("hides", ["empty", "shorter", "unreachable", "no id"])
-def test_nothing_changes_over_to_less(hides: str) -> None:
+def test_line_does_not_change_for_empty_shorter_or_unreachable_list(hides: str) -> None:
     o = published(4)
     m = node("m", "o")
     network = Network(o, m)
@@ -306,7 +306,7 @@ def test_nothing_changes_over_to_less(hides: str) -> None:
     assert not m.changes
 
 
-def test_other_servers_neither_hasten_nor_prevent_a_change() -> None:
+def test_only_first_named_server_determines_line_change() -> None:
     o = published(3)
     old = Liar("http://old", origin=X, highest=3, versions=dict(o.versions))
     m, n = node("m", "o", "old"), node("n", "old", "o")
@@ -319,7 +319,7 @@ def test_other_servers_neither_hasten_nor_prevent_a_change() -> None:
     assert n.memory.origin == X
 
 
-def test_restored_directory_is_another_line_with_the_same_id() -> None:
+def test_restored_directory_is_new_line_with_same_id() -> None:
     o = published(6, keep=10)
     m = node("m", "o", keep=10)
     network = Network(o, m)
@@ -337,7 +337,7 @@ def test_restored_directory_is_another_line_with_the_same_id() -> None:
     assert m.standing and m.standing.highest == 4
 
 
-def test_mistyped_directory_that_is_undone_loses_nothing() -> None:
+def test_undone_mistyped_directory_changes_line_back() -> None:
     o = published(3)
     m = node("m", "o")
     network = Network(o, m)
@@ -355,7 +355,7 @@ def test_mistyped_directory_that_is_undone_loses_nothing() -> None:
     assert m.changes == [Y, X]
 
 
-def test_return_to_a_line_left_a_moment_ago_says_that_two_origins_answer() -> None:
+def test_quick_return_to_previous_line_notes_two_origins() -> None:
     one, other = published(3), published(2, origin=Y)
     m = node("m", "o")
     network = Network(one, m)
@@ -372,7 +372,7 @@ def test_return_to_a_line_left_a_moment_ago_says_that_two_origins_answer() -> No
     assert any("two origins answer" in note for note in notes)
 
 
-def test_rewritten_list_without_a_feed_counts_after_three_readings_over_a_minute() -> None:
+def test_rewritten_list_without_feed_is_adopted_after_three_reads() -> None:
     o = published(3, feed=False, origin="")
     m = node("m", "o")
     network = Network(o, m)
@@ -388,7 +388,7 @@ def test_rewritten_list_without_a_feed_counts_after_three_readings_over_a_minute
     assert m.local == o.versions
 
 
-def test_id_is_adopted_where_a_line_of_0_1_0_goes_on_with_one() -> None:
+def test_origin_id_is_adopted_when_0_1_0_line_continues_with_one() -> None:
     o = published(2, feed=False, origin="")
     m = node("m", "o")
     network = Network(o, m)
@@ -402,7 +402,7 @@ def test_id_is_adopted_where_a_line_of_0_1_0_goes_on_with_one() -> None:
     assert not m.changes
 
 
-def test_origin_id_that_people_named_is_the_only_line_accepted() -> None:
+def test_configured_origin_id_is_the_only_line_accepted() -> None:
     o, other = published(2), published(3, name="http://p", origin=Y)
     m = node("m", "p", "o")
     network = Network(o, other, m)
@@ -413,7 +413,7 @@ def test_origin_id_that_people_named_is_the_only_line_accepted() -> None:
     assert m.standing and m.standing.origin == X
 
 
-def test_silent_first_named_server_decides_the_line_of_a_fresh_node_all_the_same() -> None:
+def test_silent_first_named_server_still_decides_line_of_fresh_node() -> None:
     o = published(3)
     first = node("first", "o")
     other = Liar("http://l", origin=Y, highest=9, versions={9: listing(9, "another line")})
@@ -430,7 +430,7 @@ def test_silent_first_named_server_decides_the_line_of_a_fresh_node_all_the_same
     assert m.memory.origin == X
 
 
-def test_silent_server_has_no_other_line_to_offer() -> None:
+def test_silent_server_cannot_change_the_line() -> None:
     o = published(3)
     first = node("first", "o", "l")
     liar = Liar("http://l", origin=Y, highest=1, versions={1: listing(1, "another line")})
@@ -446,7 +446,7 @@ def test_silent_server_has_no_other_line_to_offer() -> None:
     assert not m.changes
 
 
-def test_stand_in_s_version_is_unlisted_after_a_restart_below_a_quiet_authority() -> None:
+def test_stand_in_version_is_unlisted_after_restart_with_quiet_authority() -> None:
     o = published(2)
     second = Liar("http://s", origin=X, highest=2, versions=dict(o.versions))
     m = node("m", "o", "s")
@@ -464,7 +464,7 @@ def test_stand_in_s_version_is_unlisted_after_a_restart_below_a_quiet_authority(
     assert sorted(m.local) == [1, 2]
 
 
-def test_numbers_that_a_stand_in_keeps_changing_are_not_gathered() -> None:
+def test_numbers_of_changing_stand_in_do_not_accumulate() -> None:
     o = published(2)
     second = Liar("http://s", origin=X, highest=2, versions=dict(o.versions))
     m = node("m", "o", "s")
@@ -478,7 +478,7 @@ def test_numbers_that_a_stand_in_keeps_changing_are_not_gathered() -> None:
     assert m.standing and len(m.standing.listed) <= 102
 
 
-def test_time_without_an_offer_does_not_count_for_a_change() -> None:
+def test_time_without_offer_does_not_count_towards_line_change() -> None:
     o = published(2)
     m = node("m", "o")
     network = Network(o, m)
@@ -496,7 +496,7 @@ def test_time_without_an_offer_does_not_count_for_a_change() -> None:
     assert m.memory.origin == Y
 
 
-def test_rewritten_list_that_keeps_growing_is_followed_too() -> None:
+def test_growing_rewritten_list_is_adopted() -> None:
     o = published(3, feed=False, origin="", keep=50)
     m = node("m", "o")
     network = Network(o, m)
@@ -512,7 +512,7 @@ def test_rewritten_list_that_keeps_growing_is_followed_too() -> None:
 # Withdrawing -------------------------------------------------------------------------------------
 
 
-def test_withdrawal_goes_through_two_layers_and_is_obeyed_from_the_authority_only() -> None:
+def test_withdrawal_crosses_two_layers_but_only_from_authority() -> None:
     o = published(3)
     stubborn = Liar("http://s", origin=X, highest=3, versions=dict(o.versions))
     m1, m2 = node("m1", "o", "s"), node("m2", "m1", "s")

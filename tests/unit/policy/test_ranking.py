@@ -16,14 +16,14 @@ def known(**rates: float) -> Ranking:
     return ranking
 
 
-def test_the_weight_is_throughput_times_success() -> None:
+def test_weight_is_throughput_times_success() -> None:
     ranking = known(fast=400.0, slow=100.0)
     assert (ranking.weight(FAST), ranking.weight(SLOW)) == (400.0, 100.0)
     ranking.failed(FAST, now=0.0)
     assert ranking.weight(FAST) == pytest.approx(400.0 * 0.7)
 
 
-def test_throughput_is_a_moving_average_that_begins_with_what_is_seen_first() -> None:
+def test_throughput_is_moving_average_starting_at_first_sample() -> None:
     score = Score().observed(100.0)
     assert score.throughput == 100.0
     assert score.observed(200.0).throughput == pytest.approx(ALPHA * 200 + (1 - ALPHA) * 100)
@@ -32,20 +32,20 @@ def test_throughput_is_a_moving_average_that_begins_with_what_is_seen_first() ->
     assert score.throughput == pytest.approx(200.0, rel=0.01)
 
 
-def test_a_failure_lowers_success_never_the_throughput() -> None:
+def test_failure_lowers_success_but_not_throughput() -> None:
     score = Score().observed(100.0).failed(now=0.0)
     assert (score.throughput, score.success, score.failures) == (100.0, pytest.approx(0.7), 1)
     assert score.succeeded().success == pytest.approx(0.3 + 0.7 * 0.7)
     assert score.succeeded().throughput == 100.0
 
 
-def test_a_server_that_is_not_known_counts_as_the_best_and_is_tried() -> None:
+def test_unknown_server_is_weighted_as_the_best() -> None:
     ranking = known(fast=400.0)
     assert ranking.weight(SLOW) == ranking.weight(FAST)
     assert known().weight(SLOW) > 0
 
 
-def test_every_update_heals_the_others_a_little_and_not_the_one_it_is_of() -> None:
+def test_update_raises_success_of_other_servers_slightly() -> None:
     ranking = known(fast=400.0, slow=100.0, dead=400.0)
     ranking.failed(DEAD, now=0.0)
     after_failure = ranking.scores[DEAD].success
@@ -59,7 +59,7 @@ def test_every_update_heals_the_others_a_little_and_not_the_one_it_is_of() -> No
     assert ranking.weight(DEAD) == 400.0
 
 
-def test_server_that_failed_gets_one_request_until_that_went_well() -> None:
+def test_failed_server_gets_one_request_until_it_succeeds() -> None:
     ranking = known(fast=400.0, dead=400.0)
     ranking.failed(DEAD, now=0.0)
     assert (ranking.limit(DEAD, 10), ranking.limit(FAST, 10)) == (1, 10)
@@ -67,14 +67,14 @@ def test_server_that_failed_gets_one_request_until_that_went_well() -> None:
     assert ranking.limit(DEAD, 10) == 10
 
 
-def test_no_server_falls_so_low_that_it_can_not_come_back() -> None:
+def test_success_has_a_lower_bound() -> None:
     score = Score().observed(100.0)
     for _ in range(50):
         score = score.failed(now=0.0)
     assert score.success == MIN_SUCCESS
 
 
-def test_a_server_that_failed_rests_longer_each_time_but_not_for_ever() -> None:
+def test_backoff_doubles_with_each_failure_up_to_a_bound() -> None:
     ranking, now, rests = known(), 100.0, []
     for _ in range(12):
         ranking.failed(DEAD, now)
@@ -87,7 +87,7 @@ def test_a_server_that_failed_rests_longer_each_time_but_not_for_ever() -> None:
     assert not ranking.backing_off(FAST, now)
 
 
-def test_one_success_ends_the_rest() -> None:
+def test_one_success_ends_backoff() -> None:
     ranking = known()
     for _ in range(5):
         ranking.failed(DEAD, now=0.0)
@@ -97,7 +97,7 @@ def test_one_success_ends_the_rest() -> None:
     assert ranking.scores[DEAD].backing_off_until == 11.0
 
 
-def test_a_server_can_fail_through_the_longest_transfer() -> None:
+def test_backoff_stays_bounded_over_the_longest_transfer() -> None:
     ranking = known()
     now = 0.0
     for _ in range(5000):
@@ -106,7 +106,7 @@ def test_a_server_can_fail_through_the_longest_transfer() -> None:
     assert ranking.scores[DEAD].backing_off_until == now + MAX_PAUSE
 
 
-def test_answers_that_fail_together_count_once() -> None:
+def test_simultaneous_failures_count_once() -> None:
     ranking = known()
     for _ in range(8):
         ranking.failed(DEAD, now=0.0)

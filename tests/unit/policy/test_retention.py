@@ -14,7 +14,7 @@ from tests.support.payloads import patient
 NUMBERS = st.sets(st.integers(1, 20))
 
 
-def test_surplus_is_what_is_older_than_the_newest() -> None:
+def test_surplus_is_all_but_the_newest_versions() -> None:
     assert surplus({9, 10, 11, 1}, keep=2) == [1, 9]
     assert surplus({1}, keep=1) == []
 
@@ -24,22 +24,22 @@ def gone(last_read: float | None, since: float, now: float) -> bool:
     return retirable([1], read, {1: since}, now=now, recently=RECENTLY_READ, longest=LONGEST_HOLD) == [1]
 
 
-def test_what_nobody_reads_goes_at_once() -> None:
+def test_unread_version_is_retired_at_once() -> None:
     assert gone(None, since=0.0, now=0.0)
 
 
-def test_what_was_read_in_the_last_minute_stays() -> None:
+def test_version_read_in_the_last_minute_is_kept() -> None:
     assert not gone(100.0, since=100.0, now=159.9)
     assert gone(100.0, since=100.0, now=160.0)
 
 
-def test_readers_hold_it_ten_minutes_beyond_retention_at_most() -> None:
+def test_readers_delay_retirement_ten_minutes_at_most() -> None:
     assert not gone(math.inf, since=100.0, now=699.9)
     assert gone(math.inf, since=100.0, now=700.0)
     assert gone(699.0, since=100.0, now=700.0)
 
 
-def test_one_that_is_held_holds_no_other() -> None:
+def test_held_version_does_not_delay_retirement_of_others() -> None:
     assert retirable(
         [1, 2, 3], {2: math.inf}, dict.fromkeys([1, 2, 3], 0.0), now=0.0, recently=60.0, longest=600.0
     ) == [1, 3]
@@ -50,25 +50,25 @@ def test_one_that_is_held_holds_no_other() -> None:
 SIZES = {1: 10, 2: 20, 3: 30, 4: 40}
 
 
-def test_no_more_versions_make_room_than_are_needed_the_oldest_first() -> None:
+def test_room_is_made_by_fewest_versions_oldest_first() -> None:
     assert versions_to_retire(5, 0, SIZES, pinned=set(), read=set()) == []
     assert versions_to_retire(5, 10, SIZES, pinned=set(), read=set()) == [1]
     assert versions_to_retire(5, 11, SIZES, pinned=set(), read=set()) == [1, 2]
     assert versions_to_retire(5, 60, SIZES, pinned=set(), read=set()) == [1, 2, 3]
 
 
-def test_what_is_read_makes_room_after_what_is_not_and_the_newest_after_all() -> None:
+def test_room_is_made_by_unread_then_read_then_newest() -> None:
     assert versions_to_retire(5, 1, SIZES, pinned=set(), read={1}) == [2]
     assert versions_to_retire(5, 60, SIZES, pinned=set(), read={1}) == [2, 3, 1]
     assert versions_to_retire(5, 61, SIZES, pinned=set(), read={1, 2, 3}) == [1, 2, 3, 4]
 
 
-def test_what_is_pinned_makes_room_for_nothing() -> None:
+def test_pinned_versions_are_never_removed_for_room() -> None:
     assert versions_to_retire(5, 1000, SIZES, pinned={1, 4}, read=set()) == [2, 3]
     assert versions_to_retire(5, 1000, SIZES, pinned=set(SIZES), read=set()) == []
 
 
-def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
+def test_older_version_never_displaces_newer_ones() -> None:
     assert versions_to_retire(3, 1000, SIZES, pinned=set(), read=set()) == [1, 2]
     assert versions_to_retire(1, 1000, SIZES, pinned=set(), read=set()) == []
 
@@ -81,7 +81,7 @@ def test_an_older_version_takes_the_room_of_no_newer_one() -> None:
     NUMBERS,
     NUMBERS,
 )
-def test_room_is_made_as_it_was_promised(
+def test_room_for_removes_minimal_unpinned_older_versions_in_order(
     number: int, needed: int, sizes: dict[int, int], pinned: set[int], read: set[int]
 ) -> None:
     chosen = versions_to_retire(number, needed, sizes, pinned=pinned, read=read)

@@ -20,7 +20,7 @@ FAILED = {"useful": False, "wrong": False, "lacking": False, "too_early": False,
         ({"lacking": True, "asked_all": True, "too_early": True}, False),
     ],
 )
-def test_which_failures_count(failure: dict[str, bool], counts: bool) -> None:
+def test_failure_counts_as_attempt_by_its_kind(failure: dict[str, bool], counts: bool) -> None:
     assert counts_as_attempt(**{**FAILED, **failure}) is counts
 
 

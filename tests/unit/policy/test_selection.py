@@ -15,22 +15,22 @@ def chosen(*candidates: ServerCandidate) -> set[str | None]:
     return {choose_server(candidates, Random(seed)) for seed in range(30)}
 
 
-def test_the_best_server_gets_the_request() -> None:
+def test_best_server_gets_the_request() -> None:
     assert chosen(ServerCandidate(A, 400), ServerCandidate(B, 100)) == {A}
     assert chosen(ServerCandidate(A, 400, under_way=4), ServerCandidate(B, 100)) == {B}
 
 
-def test_chance_decides_among_equals() -> None:
+def test_equal_servers_are_chosen_at_random() -> None:
     assert chosen(ServerCandidate(A, 100), ServerCandidate(B, 100), ServerCandidate(C, 10)) == {A, B}
 
 
-def test_who_has_enough_to_do_gets_no_more() -> None:
+def test_server_at_its_limit_is_not_chosen() -> None:
     assert chosen(ServerCandidate(A, 400, under_way=2, limit=2), ServerCandidate(B, 1)) == {B}
     assert chosen(ServerCandidate(A, 400, under_way=2, limit=2)) == {None}
     assert chosen() == {None}
 
 
-def test_who_failed_least_at_this_shard_is_asked_first() -> None:
+def test_server_with_fewest_failures_for_the_shard_is_chosen() -> None:
     assert chosen(ServerCandidate(A, 400, failures=1), ServerCandidate(B, 1, under_way=9)) == {B}
     assert chosen(
         ServerCandidate(A, 400, failures=2), ServerCandidate(B, 1, failures=1, backing_off=True)
@@ -38,13 +38,13 @@ def test_who_failed_least_at_this_shard_is_asked_first() -> None:
     assert chosen(ServerCandidate(A, 400, failures=1), ServerCandidate(B, 1, under_way=1, limit=1)) == {A}
 
 
-def test_who_rests_is_asked_only_when_nobody_else_can_be() -> None:
+def test_backing_off_server_is_chosen_only_without_alternative() -> None:
     assert chosen(ServerCandidate(A, 400, backing_off=True), ServerCandidate(B, 1)) == {B}
     assert chosen(ServerCandidate(A, 400, backing_off=True)) == {A}
     assert chosen(ServerCandidate(A, 400, backing_off=True), ServerCandidate(B, 1, backing_off=True)) == {A}
 
 
-def test_a_weight_of_nothing_is_still_a_server() -> None:
+def test_server_with_zero_weight_can_be_chosen() -> None:
     assert chosen(ServerCandidate(A, 0.0)) == {A}
 
 
@@ -127,7 +127,7 @@ class Network:
             self.ranking.observed(server, RATES[server])
 
 
-def test_servers_of_different_rates_are_all_kept_busy() -> None:
+def test_servers_with_different_rates_are_all_kept_busy() -> None:
     network = Network(at_once=51)
     network.run(10)
     network.run(30)
@@ -140,14 +140,14 @@ def test_servers_of_different_rates_are_all_kept_busy() -> None:
     assert abs(busy[A] - 40) <= 4 and abs(busy[B] - 10) <= 3 and 1 <= busy[C] <= 3
 
 
-def test_few_requests_at_once_go_where_they_are_answered_fastest() -> None:
+def test_few_concurrent_requests_are_sent_to_fastest_servers() -> None:
     network = Network(at_once=10)
     network.run(10)
     network.run(30)
     assert network.sent.total() >= 0.9 * 30 * (RATES[A] + RATES[B])
 
 
-def test_a_server_that_fails_is_asked_less_and_comes_back_when_it_serves_again() -> None:
+def test_failing_server_is_asked_less_until_it_recovers() -> None:
     network = Network(at_once=10)
     network.run(10)
     network.down = {A}

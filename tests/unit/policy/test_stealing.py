@@ -21,7 +21,7 @@ RANGES = st.lists(
 ).map(lambda found: [Range(key, *one) for key, one in enumerate(found)])
 
 
-def test_the_slowest_range_is_shared_by_halves_when_nothing_is_known_of_the_thief() -> None:
+def test_slowest_range_is_halved_when_thief_rate_is_unknown() -> None:
     ranges = [
         Range(1, 0, 100_000, 50_000.0),
         Range(2, 0, 100_000, 10_000.0),
@@ -31,22 +31,22 @@ def test_the_slowest_range_is_shared_by_halves_when_nothing_is_known_of_the_thie
 
 
 @pytest.mark.parametrize(("rate", "start"), [(10_000.0, 50_000), (30_000.0, 25_000), (2_500.0, 80_000)])
-def test_both_are_to_end_at_the_same_time(rate: float, start: int) -> None:
+def test_range_is_split_for_both_servers_to_end_together(rate: float, start: int) -> None:
     assert steal([Range(1, 0, 100_000, 10_000.0)], PIECE, rate) == (1, start)
 
 
-def test_a_thief_that_is_too_slow_for_a_piece_takes_none() -> None:
+def test_thief_too_slow_for_a_piece_steals_nothing() -> None:
     assert steal([Range(1, 0, 100_000, 100_000.0)], PIECE, 500.0) is None
     assert steal([Range(1, 0, 100_000, 100_000.0)], PIECE, 0.0) is None
 
 
-def test_nothing_is_taken_that_will_end_in_a_moment() -> None:
+def test_range_about_to_end_is_not_stolen() -> None:
     assert steal([], PIECE, None) is None
     assert steal([Range(1, 0, 29_000, 100_000.0)], PIECE, None) is None
     assert steal([Range(1, 0, 31_000, 100_000.0)], PIECE, None) is not None
 
 
-def test_a_few_pieces_are_only_taken_from_who_is_hopelessly_slow() -> None:
+def test_few_pieces_are_stolen_only_from_hopelessly_slow_server() -> None:
     few = (FEWEST_PIECES - 1) * PIECE
     assert steal([Range(1, 500, 500 + few, few / 1.9)], PIECE, None) is None
     assert steal([Range(1, 500, 500 + few, few / 2.1)], PIECE, None) == (1, 0)  # the piece begun, too
@@ -54,14 +54,14 @@ def test_a_few_pieces_are_only_taken_from_who_is_hopelessly_slow() -> None:
     assert steal([Range(1, 500, 500 + few, 0.0)], PIECE, few / 1.5) == (1, 0)
 
 
-def test_a_server_that_hangs_is_not_asked_for_the_same_again() -> None:
+def test_last_piece_is_not_stolen_without_another_server() -> None:
     assert steal([Range(1, 0, PIECE, 0.0)], PIECE, None, elsewhere=False) is None
     assert steal([Range(1, 0, 100 * PIECE, 0.0)], PIECE, None, elsewhere=False) == (1, 50 * PIECE)
 
 
 @patient
 @given(RANGES, st.integers(1024, 1 << 20), st.one_of(st.none(), st.floats(0, 1e8)), st.booleans())
-def test_what_is_taken_is_the_end_of_the_slowest_range_that_is_worth_it(
+def test_stolen_part_is_piece_aligned_end_of_a_slow_range(
     ranges: list[Range], piece_size: int, rate: float | None, elsewhere: bool
 ) -> None:
     taken = steal(ranges, piece_size, rate, elsewhere)
@@ -123,7 +123,7 @@ class Transfer:
 
 @pytest.mark.parametrize("known", [True, False], ids=["rates known", "rates not known"])
 @pytest.mark.parametrize("parts", [[510, 510, 510], [1200, 300, 30], [10, 20, 1500], [1530, 0, 0]], ids=str)
-def test_no_transfer_waits_for_its_slowest_server(parts: list[int], known: bool) -> None:
+def test_transfer_does_not_wait_for_its_slowest_server(parts: list[int], known: bool) -> None:
     transfer = Transfer([400.0 * PIECE, 100.0 * PIECE, 10.0 * PIECE], [part * PIECE for part in parts], known)
     transfer.run()
     best = sum(parts) / 510

@@ -55,7 +55,7 @@ async def published(
 @pytest.mark.parametrize(
     "size", [0, 1, PIECE, SHARD - 1, SHARD, SHARD + 1, 3 * SHARD - 1, 3 * SHARD, 3 * SHARD + 1, 5_000_000]
 )
-async def test_shards_are_slices_of_the_payload_and_their_digests_are_right(
+async def test_shards_are_payload_slices_with_right_digests(
     size: int, folders: VersionFolders, tmp_path: Path
 ) -> None:
     data = random_bytes(size)
@@ -69,7 +69,7 @@ async def test_shards_are_slices_of_the_payload_and_their_digests_are_right(
 
 
 @pytest.mark.parametrize("chunk", [4096, 100_003])
-async def test_chunks_of_any_length_make_the_same_shards(
+async def test_shards_do_not_depend_on_chunk_lengths(
     chunk: int, folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(payload_hasher, "CHUNK_SIZE", chunk)
@@ -81,7 +81,7 @@ async def test_chunks_of_any_length_make_the_same_shards(
 
 
 @pytest.mark.parametrize("size", [1000, 1234])
-async def test_more_than_999_shards(
+async def test_more_than_999_shards_are_published(
     size: int, folders: VersionFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # a thousand would take seconds
@@ -93,7 +93,7 @@ async def test_more_than_999_shards(
     assert [shard.number for shard in manifest.shards] == list(range(1, size + 1))
 
 
-async def test_readers_of_0_3_get_a_blake3_of_the_whole(folders: VersionFolders, tmp_path: Path) -> None:
+async def test_manifest_has_payload_blake3_for_0_3_readers(folders: VersionFolders, tmp_path: Path) -> None:
     data = random_bytes(2 * SHARD + 5)
     manifest, _ = await published(folders, data, tmp_path, digests=("sha256", "blake3"))
     assert manifest.digests == {"sha256": sha256(data), "blake3": blake3(data).hexdigest()}
@@ -107,7 +107,9 @@ async def test_large_shards_have_larger_pieces(folders: VersionFolders, tmp_path
     assert manifest.shards == tuple(payloads.shards([data], 2 * PIECE))
 
 
-async def test_the_header_says_what_the_publisher_said(folders: VersionFolders, tmp_path: Path) -> None:
+async def test_header_has_origin_name_metadata_and_creation_time(
+    folders: VersionFolders, tmp_path: Path
+) -> None:
     manifest, _ = await published(folders, b"x", tmp_path, metadata={"step": 7})
     header = manifest.header
     assert (header.version, header.origin, header.name, header.kind) == (
@@ -130,7 +132,7 @@ async def test_the_header_says_what_the_publisher_said(folders: VersionFolders, 
         (b"a\xffb", "a_b"),
     ],
 )
-async def test_any_file_name_can_be_published(
+async def test_payload_with_any_file_name_is_published(
     name: bytes, shown: str, folders: VersionFolders, tmp_path: Path
 ) -> None:
     file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
@@ -140,7 +142,7 @@ async def test_any_file_name_can_be_published(
     assert manifest.header.name == shown
 
 
-async def test_progress_is_told_while_it_goes_on(folders: VersionFolders, tmp_path: Path) -> None:
+async def test_progress_is_updated_during_publishing(folders: VersionFolders, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(2 * SHARD + 1))
     progress = PublishProgress()
     seen: list[tuple[int | None, int, int]] = []
@@ -195,7 +197,7 @@ def overwrite(file: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("when", [1, 2])
-async def test_a_payload_that_changes_while_it_is_read_is_no_version(
+async def test_payload_changed_during_read_is_not_published(
     when: int, change: Callable[[Path], None], folders: VersionFolders, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.bin"
@@ -216,7 +218,7 @@ async def test_a_payload_that_changes_while_it_is_read_is_no_version(
 
 
 @pytest.mark.parametrize("change", [grow, lambda file: os.truncate(file, 10)], ids=["grows", "shrinks"])
-async def test_a_linked_payload_that_changes_while_it_is_read_is_no_version(
+async def test_linked_payload_changed_during_read_is_not_published(
     change: Callable[[Path], None], folders: VersionFolders, tmp_path: Path
 ) -> None:
     file = tmp_path / "model.bin"
@@ -240,7 +242,7 @@ async def test_a_linked_payload_that_changes_while_it_is_read_is_no_version(
     ("payload", "says"),
     [("/proc/version", "0 bytes, and it has more"), ("/sys/kernel/uevent_seqnum", "4096 bytes, and it gave")],
 )
-async def test_a_payload_whose_size_is_not_known_is_no_version(
+async def test_payload_of_unknown_size_is_refused(
     payload: str, says: str, copy: bool, folders: VersionFolders
 ) -> None:
     if not Path(payload).exists():
@@ -249,7 +251,7 @@ async def test_a_payload_whose_size_is_not_known_is_no_version(
         publish(Path(payload), folders.open(1), described(copy=copy), PublishProgress())
 
 
-def test_a_read_that_would_wait_is_not_the_end(tmp_path: Path) -> None:
+def test_blocking_read_is_not_end_of_file(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_bytes(b"1")
     with file.open("rb", buffering=0) as payload:
@@ -260,7 +262,7 @@ def test_a_read_that_would_wait_is_not_the_end(tmp_path: Path) -> None:
         assert not at_end(pipe)
 
 
-async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders, tmp_path: Path) -> None:
+async def test_cancelled_broadcast_ends_soon(folders: VersionFolders, tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(30_000))
     progress = PublishProgress()
     opened = folders.open(1)
@@ -279,7 +281,7 @@ async def test_a_broadcast_that_is_called_off_ends_soon(folders: VersionFolders,
 
 @pytest.mark.parametrize("method", ["part", "publish_shard", "fsync_shard"])
 @pytest.mark.parametrize("shard", [1, 3])
-async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
+async def test_disk_error_is_raised_and_leaves_no_thread(
     shard: int, method: str, folders: VersionFolders, tmp_path: Path
 ) -> None:
     (tmp_path / "model.bin").write_bytes(random_bytes(3 * SHARD))
@@ -297,7 +299,7 @@ async def test_a_disk_that_fails_is_told_of_and_no_thread_stays(
     assert threads() == []
 
 
-async def test_a_payload_of_too_many_shards_is_refused_before_it_is_read(
+async def test_payload_with_too_many_shards_is_refused_before_reading(
     folders: VersionFolders, tmp_path: Path
 ) -> None:
     (tmp_path / "model.bin").touch()
@@ -306,7 +308,7 @@ async def test_a_payload_of_too_many_shards_is_refused_before_it_is_read(
         publish(tmp_path / "model.bin", folders.open(1), described(shard_size=1000), PublishProgress())
 
 
-async def test_a_shard_size_that_no_manifest_could_hold_is_refused(
+async def test_shard_size_too_large_for_a_manifest_is_refused(
     folders: VersionFolders, tmp_path: Path
 ) -> None:
     (tmp_path / "model.bin").write_bytes(b"x")
@@ -314,7 +316,7 @@ async def test_a_shard_size_that_no_manifest_could_hold_is_refused(
         publish(tmp_path / "model.bin", folders.open(1), described(shard_size=10**12), PublishProgress())
 
 
-def test_what_can_not_be_broadcast_says_why(tmp_path: Path) -> None:
+def test_check_payload_explains_why_payload_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PayloadMissing, match="missing: it does not exist") as missing:
         check_payload(tmp_path / "missing")
     assert isinstance(missing.value, FileNotFoundError)
@@ -331,7 +333,7 @@ def test_what_can_not_be_broadcast_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, SHARD, 2 * SHARD + 5])
-async def test_a_survey_finds_the_digests_that_publishing_finds(
+async def test_survey_finds_the_same_digests_as_publishing(
     size: int, folders: VersionFolders, tmp_path: Path
 ) -> None:
     manifest, _ = await published(folders, random_bytes(size), tmp_path, digests=("sha256", "blake3"))
@@ -343,9 +345,7 @@ async def test_a_survey_finds_the_digests_that_publishing_finds(
     assert (found.header.origin, found.header.created, found.header.size) == (None, None, size)
 
 
-async def test_a_survey_of_the_same_bytes_is_the_same_everywhere(
-    folders: VersionFolders, tmp_path: Path
-) -> None:
+async def test_surveys_of_equal_bytes_are_identical(folders: VersionFolders, tmp_path: Path) -> None:
     whole = tmp_path / "whole"
     data = random_bytes(2 * SHARD)
     whole.write_bytes(b"before" + data)
@@ -358,12 +358,12 @@ async def test_a_survey_of_the_same_bytes_is_the_same_everywhere(
     )
 
 
-def test_a_survey_can_be_called_off(tmp_path: Path) -> None:
+def test_survey_can_be_cancelled(tmp_path: Path) -> None:
     (tmp_path / "shard").write_bytes(bytes(100))
     with pytest.raises(Cancelled):
         hash_payload("v1", [Span(tmp_path / "shard", 0, 100, None)], ("sha256",), lambda: True)
 
 
-def test_a_survey_of_what_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_survey_of_missing_file_raises_error_naming_it(tmp_path: Path) -> None:
     with pytest.raises(LocalDiskError, match="missing"):
         hash_payload("v1", [Span(tmp_path / "missing", 0, 100, None)], ("sha256",), lambda: False)

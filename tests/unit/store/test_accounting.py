@@ -26,7 +26,7 @@ def almost_full(monkeypatch: pytest.MonkeyPatch, left: int) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: told)
 
 
-async def test_download_resumes_where_only_the_rest_has_room(
+async def test_download_resumes_when_free_space_fits_only_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is here already needs no room again: a disk that has 90 % of a version can take the rest."""
@@ -40,7 +40,7 @@ async def test_download_resumes_where_only_the_rest_has_room(
     assert (tmp_path / "model.bin").read_bytes() == DATA
 
 
-def test_download_is_refused_where_its_rest_has_no_room(
+def test_download_is_refused_when_the_rest_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     almost_full(monkeypatch, left=len(DATA) - 1)
@@ -49,7 +49,7 @@ def test_download_is_refused_where_its_rest_has_no_room(
     assert list(tmp_path.iterdir()) == []
 
 
-async def test_version_that_is_described_anew_does_not_count_twice(tmp_path: Path) -> None:
+async def test_version_described_again_is_counted_once(tmp_path: Path) -> None:
     """Its own claim gives way to the new one; that of another version does not."""
     with folders(tmp_path / "data", max_bytes=100 * KB) as found:
         await found.begin_version(1, LiveManifest.of(described("v1", 80 * KB)))

@@ -29,13 +29,13 @@ def held(root: Path, role: str = "origin") -> Iterator[DataDir]:
         directory.close()
 
 
-def test_it_is_made_where_it_is_missing(tmp_path: Path) -> None:
+def test_missing_data_directory_is_created(tmp_path: Path) -> None:
     root = tmp_path / "a" / "b"
     with held(root):
         assert {path.name for path in root.iterdir()} == {".shardcast"}
 
 
-def test_the_layout_that_other_programs_know(tmp_path: Path) -> None:
+def test_paths_follow_the_documented_layout(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         assert directory.distribution == tmp_path / "distribution.txt"
         assert directory.manifest(7) == tmp_path / "v7" / "manifest.jsonl"
@@ -43,7 +43,7 @@ def test_the_layout_that_other_programs_know(tmp_path: Path) -> None:
         assert directory.shard(7, 12345) == tmp_path / "v7" / "shard_12345.bin"
 
 
-def test_what_0_3_left_has_five_digits(tmp_path: Path) -> None:
+def test_five_digit_shard_name_of_0_3_is_found(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         (tmp_path / "v7").mkdir()
         (tmp_path / "v7" / "shard_00001.bin").touch()
@@ -53,7 +53,7 @@ def test_what_0_3_left_has_five_digits(tmp_path: Path) -> None:
         assert directory.shard(7, 1).name == "shard_001.bin"
 
 
-def test_a_relative_directory_stays_the_same_when_the_process_goes_elsewhere(
+def test_relative_directory_is_kept_when_working_directory_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +64,7 @@ def test_a_relative_directory_stays_the_same_when_the_process_goes_elsewhere(
         assert directory.root == tmp_path / "data"
 
 
-def test_a_file_in_its_place_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_file_in_place_of_directory_raises_error_naming_it(tmp_path: Path) -> None:
     (tmp_path / "data").touch()
     with pytest.raises(LocalDiskError, match=re.escape(str(tmp_path / "data"))):
         DataDir(tmp_path / "data", "origin")
@@ -73,7 +73,7 @@ def test_a_file_in_its_place_is_an_error_that_names_it(tmp_path: Path) -> None:
 # The lock
 
 
-def test_who_holds_it_is_named_with_its_process(tmp_path: Path) -> None:
+def test_error_in_use_names_role_and_process(tmp_path: Path) -> None:
     with held(tmp_path, "middle"):
         with pytest.raises(
             DataDirInUse, match=rf"in use by a shardcast middle \(process {os.getpid()}\)"
@@ -85,7 +85,7 @@ def test_who_holds_it_is_named_with_its_process(tmp_path: Path) -> None:
         DataDir(tmp_path, "origin")
 
 
-def test_another_process_can_not_take_it_until_this_one_lets_go(tmp_path: Path) -> None:
+def test_other_process_is_refused_until_directory_is_released(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from shardcast.errors import DataDirInUse
@@ -111,14 +111,14 @@ except DataDirInUse as error:
         pass
 
 
-def test_a_lock_that_says_nothing_is_still_a_lock(tmp_path: Path) -> None:
+def test_empty_lock_file_still_locks(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         (directory.own / "lock").write_text("")
         with pytest.raises(DataDirInUse, match=f"in use by process {os.getpid()};"):
             DataDir(tmp_path, "origin")
 
 
-def test_a_failed_start_holds_nothing(tmp_path: Path) -> None:
+def test_failed_open_releases_the_lock(tmp_path: Path) -> None:
     own = tmp_path / ".shardcast"
     own.mkdir()
     (own / "verified").touch()
@@ -132,7 +132,7 @@ def test_a_failed_start_holds_nothing(tmp_path: Path) -> None:
 # The ids and the numbers
 
 
-def test_the_origin_id_is_made_with_the_directory_and_stays(tmp_path: Path) -> None:
+def test_origin_id_is_created_once_per_directory(tmp_path: Path) -> None:
     with held(tmp_path / "a") as a, held(tmp_path / "b") as b:
         assert re.fullmatch("[0-9a-f]{32}", a.origin_id)
         assert a.origin_id != b.origin_id
@@ -140,14 +140,14 @@ def test_the_origin_id_is_made_with_the_directory_and_stays(tmp_path: Path) -> N
         assert again.origin_id == a.origin_id
 
 
-def test_an_origin_id_that_was_never_written_is_made_anew(tmp_path: Path) -> None:
+def test_unwritten_origin_id_is_created_again(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         (directory.own / "origin").write_text("")
     with held(tmp_path) as again:
         assert re.fullmatch("[0-9a-f]{32}", again.origin_id)
 
 
-def test_numbers_only_grow(tmp_path: Path) -> None:
+def test_allotted_numbers_increase_across_restarts(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         assert [directory.allot(), directory.allot()] == [1, 2]
     with held(tmp_path) as again:  # also where nothing came of a number
@@ -159,7 +159,7 @@ def test_numbers_only_grow(tmp_path: Path) -> None:
             again.allot()
 
 
-def test_a_number_that_is_here_is_not_given(tmp_path: Path) -> None:
+def test_number_of_existing_version_is_not_allotted(tmp_path: Path) -> None:
     (tmp_path / "v7").mkdir()
     with held(tmp_path) as directory:
         assert directory.allot() == 8
@@ -167,7 +167,7 @@ def test_a_number_that_is_here_is_not_given(tmp_path: Path) -> None:
         assert directory.allot() == 9
 
 
-def test_a_number_that_was_given_elsewhere_is_not_given_again(tmp_path: Path) -> None:
+def test_number_used_elsewhere_is_not_allotted_after_restart(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         directory.mark_used(5)
         directory.mark_used(3)
@@ -175,7 +175,7 @@ def test_a_number_that_was_given_elsewhere_is_not_given_again(tmp_path: Path) ->
         assert again.allot() == 6
 
 
-def test_a_number_that_can_not_be_written_down_is_not_given(tmp_path: Path) -> None:
+def test_number_is_not_allotted_when_it_cannot_be_recorded(tmp_path: Path) -> None:
     with held(tmp_path) as directory:
         (directory.own / "next").mkdir()
         with pytest.raises(LocalDiskError):
@@ -184,7 +184,7 @@ def test_a_number_that_can_not_be_written_down_is_not_given(tmp_path: Path) -> N
         assert directory.allot() == 1
 
 
-def test_numbers_are_those_of_version_folders_in_their_order(tmp_path: Path) -> None:
+def test_numbers_lists_version_folders_in_numeric_order(tmp_path: Path) -> None:
     for name in ("v10", "v9", "v1", "v01", "v0", "vx", "blobs", "v11.part"):
         (tmp_path / name).mkdir()
     (tmp_path / "v3").touch()
@@ -196,7 +196,7 @@ def test_numbers_are_those_of_version_folders_in_their_order(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("deep", [0, 3], ids=["short", "longer than a socket's name may be"])
-def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int, tmp_path: Path) -> None:
+def test_socket_can_be_bound_and_reached_in_any_directory(deep: int, tmp_path: Path) -> None:
     root = tmp_path.joinpath(*["d" * 60] * deep)
     with (
         held(root) as directory,
@@ -214,7 +214,7 @@ def test_the_socket_can_be_bound_and_reached_wherever_the_directory_is(deep: int
         assert Path(name) == there or not Path(name).exists()  # what was made to shorten it is gone
 
 
-def test_a_relative_directory_has_a_socket_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_directory_has_absolute_socket_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with held(Path("data")) as directory, short_socket_path(socket_path(Path("data"))) as name:
         assert Path(name).is_absolute()

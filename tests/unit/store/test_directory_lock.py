@@ -61,9 +61,7 @@ def grow_old(lock: Path, seconds: float) -> None:
     os.utime(lock, (then, then))
 
 
-def test_on_a_local_disk_a_second_process_is_refused_and_may_have_it_afterwards(
-    take: Take, tmp_path: Path
-) -> None:
+def test_second_process_takes_local_lock_only_after_release(take: Take, tmp_path: Path) -> None:
     first = DirectoryLock(tmp_path / "lock", tmp_path, "origin")
     with pytest.raises(DataDirInUse, match=rf"in use by a shardcast origin \(process {os.getpid()}\)"):
         take()
@@ -71,7 +69,7 @@ def test_on_a_local_disk_a_second_process_is_refused_and_may_have_it_afterwards(
     assert take().held
 
 
-def test_another_machine_is_refused_while_the_lock_is_renewed(
+def test_other_machine_is_refused_while_lock_is_renewed(
     take: Take, tmp_path: Path, on_machine: Callable[[str], None]
 ) -> None:
     take()
@@ -82,7 +80,7 @@ def test_another_machine_is_refused_while_the_lock_is_renewed(
     assert {path.name for path in tmp_path.iterdir()} == {"lock"}
 
 
-def test_another_machine_may_have_it_when_it_was_given_up(
+def test_other_machine_takes_released_lock(
     take: Take, tmp_path: Path, on_machine: Callable[[str], None]
 ) -> None:
     DirectoryLock(tmp_path / "lock", tmp_path, "origin", settling=0).release()
@@ -90,7 +88,7 @@ def test_another_machine_may_have_it_when_it_was_given_up(
     assert take().held
 
 
-def test_another_machine_may_have_it_when_it_was_not_renewed_and_the_first_sees_that(
+def test_other_machine_takes_expired_lock_and_first_holder_notices(
     take: Take, tmp_path: Path, on_machine: Callable[[str], None]
 ) -> None:
     first = take()
@@ -106,7 +104,7 @@ def test_another_machine_may_have_it_when_it_was_not_renewed_and_the_first_sees_
     assert (first.held, second.held) == (False, True)
 
 
-def test_the_lock_is_renewed(take: Take, tmp_path: Path, on_machine: Callable[[str], None]) -> None:
+def test_lock_is_renewed_while_held(take: Take, tmp_path: Path, on_machine: Callable[[str], None]) -> None:
     lock = take()
     grow_old(tmp_path / "lock", OLD_AFTER)
     before = (tmp_path / "lock").stat().st_mtime
@@ -114,7 +112,7 @@ def test_the_lock_is_renewed(take: Take, tmp_path: Path, on_machine: Callable[[s
     assert (tmp_path / "lock").stat().st_mtime > before + OLD_AFTER - 5
 
 
-def test_where_no_lock_holds_a_process_of_this_machine_that_lives_has_it(
+def test_without_flock_living_local_process_keeps_the_lock(
     take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fcntl, "flock", lambda descriptor, how: None)

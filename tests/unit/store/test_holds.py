@@ -46,16 +46,14 @@ def folders(clock: Clock, tmp_path: Path) -> Iterator[VersionFolders]:
 # How long ------------------------------------------------------------------------------------------
 
 
-def test_nobody_holds_what_nobody_reads(holds: Holds) -> None:
+def test_unread_version_has_no_holds(holds: Holds) -> None:
     assert holds.retirable([1]) == [1]
     assert holds.recently_read() == set()
     assert holds.holds_on(1) == []
 
 
 @pytest.mark.parametrize("kind", [READ, LEASE])
-def test_who_is_there_holds_a_version_ten_minutes_beyond_its_time_and_no_longer(
-    kind: str, holds: Holds, clock: Clock
-) -> None:
+def test_active_hold_delays_retirement_by_ten_minutes_at_most(kind: str, holds: Holds, clock: Clock) -> None:
     with holds.held(1, kind, "somebody"):
         clock.now += 10 * LONGEST_HOLD  # as long as nothing newer takes its place it costs nothing
         assert holds.retirable([]) == []
@@ -66,7 +64,7 @@ def test_who_is_there_holds_a_version_ten_minutes_beyond_its_time_and_no_longer(
         assert holds.retirable([1]) == [1]
 
 
-def test_who_read_holds_a_version_for_a_minute(holds: Holds, clock: Clock) -> None:
+def test_finished_read_holds_version_for_a_minute(holds: Holds, clock: Clock) -> None:
     with holds.held(1, READ, "somebody"):
         clock.now += 1000
     assert holds.recently_read() == {1}
@@ -78,7 +76,7 @@ def test_who_read_holds_a_version_for_a_minute(holds: Holds, clock: Clock) -> No
     assert holds.recently_read() == set()
 
 
-def test_a_lease_ends_with_its_holder(holds: Holds) -> None:
+def test_lease_ends_with_its_holder(holds: Holds) -> None:
     with holds.held(1, LEASE, "somebody"):
         assert holds.retirable([1]) == []
         assert holds.recently_read() == {1}
@@ -86,7 +84,7 @@ def test_a_lease_ends_with_its_holder(holds: Holds) -> None:
     assert holds.recently_read() == set()
 
 
-def test_one_holder_that_leaves_takes_no_hold_from_another(holds: Holds) -> None:
+def test_released_hold_does_not_affect_other_holds(holds: Holds) -> None:
     with holds.held(1, LEASE, "one"):
         with holds.held(1, LEASE, "another"), holds.held(1, READ, "a third"):
             pass
@@ -94,7 +92,7 @@ def test_one_holder_that_leaves_takes_no_hold_from_another(holds: Holds) -> None
         assert [one.owner for one in holds.holds_on(1)] == ["one"]
 
 
-def test_a_new_reader_gets_no_ten_minutes_of_its_own(holds: Holds, clock: Clock) -> None:
+def test_new_reader_does_not_restart_the_ten_minutes(holds: Holds, clock: Clock) -> None:
     for _ in range(int(LONGEST_HOLD // 30)):
         assert holds.retirable([1]) == [] or clock.now == 1000.0
         with holds.held(1, LEASE, "one of many"), holds.held(1, READ, "one of many"):
@@ -102,7 +100,7 @@ def test_a_new_reader_gets_no_ten_minutes_of_its_own(holds: Holds, clock: Clock)
     assert holds.retirable([1]) == [1]
 
 
-def test_a_version_that_has_its_place_again_has_all_its_time_again(holds: Holds, clock: Clock) -> None:
+def test_ten_minutes_restart_when_version_is_retained_again(holds: Holds, clock: Clock) -> None:
     with holds.held(1, LEASE, "somebody"):
         assert holds.retirable([1]) == []
         clock.now += LONGEST_HOLD - 1
@@ -111,7 +109,7 @@ def test_a_version_that_has_its_place_again_has_all_its_time_again(holds: Holds,
         assert holds.retirable([1]) == []
 
 
-def test_what_is_pinned_stays_without_limit(holds: Holds, clock: Clock) -> None:
+def test_pinned_version_is_never_retirable(holds: Holds, clock: Clock) -> None:
     holds.pinned.add(1)
     with holds.held(1, LEASE, "somebody"):
         assert holds.retirable([1, 2]) == [2]
@@ -122,7 +120,7 @@ def test_what_is_pinned_stays_without_limit(holds: Holds, clock: Clock) -> None:
 # What is said of it --------------------------------------------------------------------------------
 
 
-def test_every_hold_is_told_with_who_and_how_long(holds: Holds, clock: Clock) -> None:
+def test_holds_report_kind_holder_and_seconds_left(holds: Holds, clock: Clock) -> None:
     holds.pinned.add(1)
     with holds.held(1, READ, "10.0.0.1"), holds.held(1, LEASE, "10.0.0.2 (rack7)"):
         assert holds.holds_on(1) == [
@@ -137,9 +135,7 @@ def test_every_hold_is_told_with_who_and_how_long(holds: Holds, clock: Clock) ->
         assert holds.holds_on(1) == [Hold(READ, "10.0.0.1", left), Hold(LEASE, "10.0.0.2 (rack7)", left)]
 
 
-def test_what_was_read_a_moment_ago_is_told_with_what_is_left_of_its_minute(
-    holds: Holds, clock: Clock
-) -> None:
+def test_recent_read_reports_seconds_left_of_its_minute(holds: Holds, clock: Clock) -> None:
     with holds.held(1, READ, "10.0.0.1"):
         pass
     clock.now += 20
@@ -150,9 +146,7 @@ def test_what_was_read_a_moment_ago_is_told_with_what_is_left_of_its_minute(
     assert holds.holds_on(1) == []
 
 
-def test_what_was_read_at_the_end_of_its_ten_minutes_has_only_what_is_left_of_them(
-    holds: Holds, clock: Clock
-) -> None:
+def test_recent_read_hold_is_capped_by_the_ten_minutes(holds: Holds, clock: Clock) -> None:
     holds.retirable([1])
     clock.now += LONGEST_HOLD - 10
     with holds.held(1, READ, "somebody"):
@@ -160,14 +154,14 @@ def test_what_was_read_at_the_end_of_its_ten_minutes_has_only_what_is_left_of_th
     assert [one.seconds for one in holds.holds_on(1)] == [10]
 
 
-def test_no_hold_is_told_with_less_than_no_time(holds: Holds, clock: Clock) -> None:
+def test_seconds_left_are_never_negative(holds: Holds, clock: Clock) -> None:
     with holds.held(1, LEASE, "somebody"):
         holds.retirable([1])
         clock.now += LONGEST_HOLD + 3  # nobody has looked at it yet
         assert [one.seconds for one in holds.holds_on(1)] == [0]
 
 
-def test_what_went_out_is_counted_while_it_goes_and_after(holds: Holds, clock: Clock) -> None:
+def test_sent_bytes_are_counted_during_and_after_a_read(holds: Holds, clock: Clock) -> None:
     assert (holds.sent(1), holds.rate(1)) == (0, 0)
     with holds.held(1, READ, "one") as one:
         clock.now += 3
@@ -189,7 +183,7 @@ def objects() -> int:
     return len(gc.get_objects())
 
 
-def test_asking_of_what_is_not_here_leaves_nothing(holds: Holds) -> None:
+def test_queries_of_missing_versions_keep_no_memory(holds: Holds) -> None:
     before = objects()
     for number in range(1, 10_000):
         assert holds.holds_on(number) == []
@@ -197,7 +191,7 @@ def test_asking_of_what_is_not_here_leaves_nothing(holds: Holds) -> None:
     assert objects() - before < 1000
 
 
-async def test_who_asks_for_a_hundred_thousand_versions_leaves_nothing(folders: VersionFolders) -> None:
+async def test_leases_on_100000_missing_versions_keep_no_memory(folders: VersionFolders) -> None:
     await publish(folders, b"one")
     before = objects()
     for number in range(2, 100_000):
@@ -209,7 +203,7 @@ async def test_who_asks_for_a_hundred_thousand_versions_leaves_nothing(folders: 
     assert objects() - before < 1000
 
 
-async def test_nothing_is_known_any_more_of_what_was_retired(folders: VersionFolders, clock: Clock) -> None:
+async def test_retired_versions_keep_no_hold_state(folders: VersionFolders, clock: Clock) -> None:
     for number in range(1, 6):
         await publish(folders, b"payload")
         with folders.reading(f"v{number}", "somebody") as reader, folders.leased(f"v{number}", "somebody"):
@@ -220,7 +214,7 @@ async def test_nothing_is_known_any_more_of_what_was_retired(folders: VersionFol
     assert folders.holds.sent_in_all() == folders.holds.sent(5) == 10**5
 
 
-async def test_holders_of_what_is_given_up_leave_nothing(folders: VersionFolders) -> None:
+async def test_discarded_version_keeps_no_holds(folders: VersionFolders) -> None:
     made = manifest(random_bytes(1000), "v7")
     await folders.begin_version(7, LiveManifest.of(made))
     with folders.leased("v7", "somebody") as leased, folders.reading("v7", "somebody") as reader:
@@ -231,9 +225,7 @@ async def test_holders_of_what_is_given_up_leave_nothing(folders: VersionFolders
     assert (folders.holds.sent_in_all(), folders.holds.holds_on(7)) == (0, [])
 
 
-async def test_a_lease_on_an_open_version_holds_it_when_it_is_complete(
-    folders: VersionFolders, clock: Clock
-) -> None:
+async def test_lease_on_open_version_holds_it_after_completion(folders: VersionFolders, clock: Clock) -> None:
     opened = folders.open(folders.data_dir.allot())
     with contextlib.ExitStack() as holder:
         assert holder.enter_context(folders.leased("v1", "somebody"))

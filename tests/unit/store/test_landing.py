@@ -79,7 +79,7 @@ async def test_pieces_land_in_any_order(order: list[int], runs: list[int]) -> No
 
 @patient
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, len(DATA) - 1), ORDERS)
-async def test_a_wrong_piece_is_refused_and_those_before_it_are_kept(
+async def test_wrong_piece_is_refused_and_earlier_pieces_are_kept(
     first: int, before: int, where: int, order: list[int]
 ) -> None:
     wrong = max(where // PIECE, first)
@@ -98,7 +98,7 @@ async def test_a_wrong_piece_is_refused_and_those_before_it_are_kept(
 
 
 @pytest.mark.parametrize("size", [1, PIECE - 1, PIECE + 1])
-async def test_bytes_of_another_length_are_no_piece(size: int, tmp_path: Path) -> None:
+async def test_bytes_of_wrong_length_are_refused(size: int, tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
         with pytest.raises(WrongPiece):
             await found.land(0, random_bytes(size, seed=2))
@@ -107,13 +107,13 @@ async def test_bytes_of_another_length_are_no_piece(size: int, tmp_path: Path) -
         assert_consistent(found, set())
 
 
-async def test_an_empty_shard_is_there_at_once(tmp_path: Path) -> None:
+async def test_empty_shard_is_whole_immediately(tmp_path: Path) -> None:
     with landing(tmp_path / "part", Shard(1, 0, 0, payloads.sha256(b""))) as found:
         await found.recover_pieces()
         assert (found.whole, found.prefix, found.verified_bytes, found.missing()) == (True, 0, 0, [])
 
 
-async def test_who_waits_hears_of_every_piece_in_order(tmp_path: Path) -> None:
+async def test_waiter_is_woken_when_the_prefix_grows(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
         await found.land(PIECE, DATA[PIECE : 2 * PIECE])
         waiting = asyncio.ensure_future(found.in_thread(found.wait_for_prefix, 0))
@@ -123,7 +123,7 @@ async def test_who_waits_hears_of_every_piece_in_order(tmp_path: Path) -> None:
         assert await waiting == 2 * PIECE
 
 
-async def test_who_waits_is_let_go_when_the_landing_is_closed(tmp_path: Path) -> None:
+async def test_waiter_is_woken_when_landing_is_closed(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
         waiting = asyncio.ensure_future(found.in_thread(found.wait_for_prefix, 0))
         await asyncio.sleep(0)
@@ -133,7 +133,7 @@ async def test_who_waits_is_let_go_when_the_landing_is_closed(tmp_path: Path) ->
 
 @patient
 @given(ORDERS, st.integers(0, 6), st.data())
-async def test_after_reopening_exactly_what_landed_is_found(
+async def test_reopened_landing_recalls_exactly_the_landed_pieces(
     order: list[int], count: int, data: st.DataObject
 ) -> None:
     there = order[:count]
@@ -151,7 +151,7 @@ async def test_after_reopening_exactly_what_landed_is_found(
             assert_consistent(after, set(there) - rotten)
 
 
-async def test_holes_cost_nothing_to_recall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_recall_hashes_only_written_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = tmp_path / "part"
     with landing(part) as before:
         for piece in (1, 4):
@@ -169,7 +169,7 @@ async def test_holes_cost_nothing_to_recall(tmp_path: Path, monkeypatch: pytest.
     assert len(looked_at) == 2
 
 
-async def test_a_file_that_ends_early_is_recalled_as_far_as_it_goes(tmp_path: Path) -> None:
+async def test_truncated_file_is_recalled_up_to_its_end(tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_bytes(bytes(BASE) + DATA[: 2 * PIECE + 10])
     with landing(part) as found:
@@ -177,7 +177,7 @@ async def test_a_file_that_ends_early_is_recalled_as_far_as_it_goes(tmp_path: Pa
         assert_consistent(found, {0, 1})
 
 
-async def test_what_stands_around_a_shard_is_not_taken_for_it(tmp_path: Path) -> None:
+async def test_recall_ignores_bytes_around_the_shard(tmp_path: Path) -> None:
     part = tmp_path / "part"
     part.write_bytes(DATA + bytes(BASE) + DATA)
     with landing(part) as found:
@@ -185,7 +185,7 @@ async def test_what_stands_around_a_shard_is_not_taken_for_it(tmp_path: Path) ->
         assert_consistent(found, set())
 
 
-async def test_what_an_earlier_version_has_at_the_same_place_is_not_fetched_again(tmp_path: Path) -> None:
+async def test_recall_copies_matching_pieces_of_earlier_version(tmp_path: Path) -> None:
     earlier = bytearray(bytes(BASE) + DATA)
     earlier[BASE + PIECE] ^= 1
     (tmp_path / "earlier").write_bytes(earlier[: BASE + 5 * PIECE])  # its last piece is not there
@@ -203,7 +203,7 @@ async def test_what_an_earlier_version_has_at_the_same_place_is_not_fetched_agai
         os.close(seed)
 
 
-async def test_what_old_nodes_send_counts_as_it_comes_and_not_again(tmp_path: Path) -> None:
+async def test_pieces_without_digests_count_until_reopening(tmp_path: Path) -> None:
     with landing(tmp_path / "part", Shard(1, 0, len(DATA))) as found:
         await found.land(0, DATA[: 2 * PIECE])
         assert_consistent(found, {0, 1})
@@ -212,7 +212,7 @@ async def test_what_old_nodes_send_counts_as_it_comes_and_not_again(tmp_path: Pa
         assert_consistent(again, set())
 
 
-async def test_a_shard_that_was_verified_before_is_whole_without_a_look(
+async def test_verified_shard_is_whole_without_hashing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(landings, "piece_digest", None)
@@ -221,7 +221,7 @@ async def test_a_shard_that_was_verified_before_is_whole_without_a_look(
         assert_consistent(found, set(range(6)))
 
 
-def test_readers_count_while_they_read(tmp_path: Path) -> None:
+def test_readers_are_counted_while_they_read(tmp_path: Path) -> None:
     """While somebody reads it along, its second half is not fetched first."""
     with landing(tmp_path / "part") as opened:
         with opened.read_along(), opened.read_along():
@@ -229,7 +229,7 @@ def test_readers_count_while_they_read(tmp_path: Path) -> None:
         assert opened.readers == 0
 
 
-def test_it_closes_its_file_once(tmp_path: Path) -> None:
+def test_second_close_does_not_close_the_descriptor_again(tmp_path: Path) -> None:
     with landing(tmp_path / "part") as found:
         descriptor = found.descriptor
         found.close()

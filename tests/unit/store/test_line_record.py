@@ -59,7 +59,7 @@ one_number = st.builds(lambda digest: Withdrawal("v7", digest, "bad"), digests)
     st.dictionaries(numbers, digests),
     st.lists(withdrawals | one_number),
 )
-def test_a_record_reads_as_it_was_written(
+def test_record_round_trips(
     origin: str | None, highest: int, known: dict[int, str], taken_back: list[Withdrawal]
 ) -> None:
     record = LineRecord(origin, highest, known)
@@ -82,7 +82,7 @@ json_values = st.recursive(
         {"origin": json_values, "highest": json_values, "digests": json_values, "withdrawn": json_values}
     ).map(lambda value: json.dumps(value).encode())
 )
-def test_garbage_is_a_record_error_and_nothing_else(data: bytes) -> None:
+def test_garbage_raises_only_record_error(data: bytes) -> None:
     try:
         record = parse_record(data)
     except LineRecordError:
@@ -110,14 +110,14 @@ def test_garbage_is_a_record_error_and_nothing_else(data: bytes) -> None:
         {"withdrawn": {"1": {"digest": "", "reason": ""}}},
     ],
 )
-def test_a_value_out_of_bounds_is_refused(damage: dict[str, object]) -> None:
+def test_value_out_of_bounds_is_refused(damage: dict[str, object]) -> None:
     good = {"origin": "e1d4", "highest": 1, "digests": {"1": A}, "withdrawn": {}}
     assert parse_record(json.dumps({**good, "mood": 1}).encode()) == LineRecord("e1d4", 1, {1: A})
     with pytest.raises(LineRecordError):
         parse_record(json.dumps({**good, **damage}).encode())
 
 
-def test_only_the_highest_thousand_numbers_are_remembered() -> None:
+def test_only_highest_thousand_numbers_are_remembered() -> None:
     record = LineRecord().listing(listing(number) for number in range(1, MAX_REMEMBERED + 11))
     assert min(record.digests) == 11
     assert len(record.digests) == MAX_REMEMBERED
@@ -127,27 +127,27 @@ def test_only_the_highest_thousand_numbers_are_remembered() -> None:
     assert record.listing([listing(1)]) is record
 
 
-def test_a_number_keeps_its_first_digest() -> None:
+def test_number_keeps_its_first_digest() -> None:
     record = LineRecord().listing([listing(1, A)])
     assert record.listing([listing(1, B)]) is record
     assert record.vouches(1, A) and not record.vouches(1, B)
 
 
-def test_the_highest_number_is_what_the_authority_tells() -> None:
+def test_highest_number_of_the_authority_never_decreases() -> None:
     record = LineRecord().listing([listing(3)], highest=7)
     assert record.highest == 7
     assert record.listing([listing(4)], highest=5).highest == 7  # numbers only grow
     assert record.listing([listing(9)]).highest == 9  # an authority of 0.4.0 tells none
 
 
-def test_a_reason_is_one_short_printable_line() -> None:
+def test_withdrawal_reason_is_one_short_printable_line() -> None:
     record = LineRecord().withdrawing(Withdrawal("v1", A, "bad\n\x1b[31mloss" + "x" * 1000))
     reason = record.withdrawn[1].reason
     assert reason.isprintable() and len(reason) <= 500
     assert record.withdrawing(Withdrawal("v1", A, "another")) is record
 
 
-def test_a_number_that_was_withdrawn_twice_is_so_with_both_digests() -> None:
+def test_number_withdrawn_twice_keeps_both_digests() -> None:
     """Its directory was restored in between."""
     first, second = Withdrawal("v1", A, "one"), Withdrawal("v1", B, "two")
     record = LineRecord().withdrawing(first).withdrawing(second)
@@ -162,14 +162,14 @@ def test_a_number_that_was_withdrawn_twice_is_so_with_both_digests() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff", b'{"origin": 7}'])
-def test_a_damaged_record_ends_the_start_with_an_error_that_names_it(data: bytes, node: StoredNode) -> None:
+def test_damaged_record_fails_start_with_error_naming_it(data: bytes, node: StoredNode) -> None:
     node.start()
     (node.root / ".shardcast" / "line").write_bytes(data)
     with pytest.raises(LocalDiskError, match=r"\.shardcast/line is damaged: .*; remove it"):
         node.start()
 
 
-def test_a_record_of_any_length_is_read_only_up_to_its_bound(tmp_path: Path) -> None:
+def test_oversized_record_is_read_only_up_to_the_bound(tmp_path: Path) -> None:
     file = tmp_path / "line"
     with file.open("wb") as record:
         record.truncate(10**12)
@@ -177,7 +177,7 @@ def test_a_record_of_any_length_is_read_only_up_to_its_bound(tmp_path: Path) -> 
         read_record(file)
 
 
-async def test_what_was_listed_is_remembered_over_a_restart_and_retirement(node: StoredNode) -> None:
+async def test_listed_digests_survive_restart_and_retirement(node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([listing(1, A), Listing("v2", sha256(DATA), 3)], 5)
     await receive_version(folders, DATA, "v2")
@@ -186,7 +186,7 @@ async def test_what_was_listed_is_remembered_over_a_restart_and_retirement(node:
     assert (line.highest, line.digests) == (5, {1: A, 2: sha256(DATA)})
 
 
-async def test_a_record_is_written_only_when_it_changes(node: StoredNode) -> None:
+async def test_record_is_written_only_on_change(node: StoredNode) -> None:
     folders, file = node.start(), node.root / ".shardcast" / "line"
     await folders.record_listed([listing(1)], 1)
     before = file.stat()
@@ -197,7 +197,7 @@ async def test_a_record_is_written_only_when_it_changes(node: StoredNode) -> Non
     assert file.stat().st_ino != before.st_ino
 
 
-async def test_an_origin_records_what_it_completes(node: StoredNode) -> None:
+async def test_origin_records_completed_versions(node: StoredNode) -> None:
     folders = node.start("origin", keep=1)
     await publish(folders, DATA, origin=ORIGIN)
     await publish(folders, OTHER, origin=ORIGIN)
@@ -210,7 +210,7 @@ async def test_an_origin_records_what_it_completes(node: StoredNode) -> None:
 # Directories of an earlier shardcast
 
 
-async def test_a_middles_directory_without_a_record_gets_one_from_its_versions(node: StoredNode) -> None:
+async def test_middle_without_record_creates_one_from_its_versions(node: StoredNode) -> None:
     folders = node.start()
     await receive_version(folders, OTHER, "v2", origin="0d" * 16)
     await receive_version(folders, DATA, "v3")
@@ -220,7 +220,7 @@ async def test_a_middles_directory_without_a_record_gets_one_from_its_versions(n
     assert folders.provisional == set()
 
 
-async def test_an_origins_directory_without_a_record_keeps_its_id(node: StoredNode) -> None:
+async def test_origin_without_record_keeps_its_id(node: StoredNode) -> None:
     folders = node.start("origin")
     folders.data_dir.allot()
     (node.root / ".shardcast" / "line").unlink()
@@ -229,9 +229,7 @@ async def test_an_origins_directory_without_a_record_keeps_its_id(node: StoredNo
 
 
 @pytest.mark.parametrize("recorded", [False, True])
-async def test_an_origin_goes_on_with_the_line_of_a_middles_directory(
-    recorded: bool, node: StoredNode
-) -> None:
+async def test_origin_continues_line_of_former_middle_directory(recorded: bool, node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([Listing("v3", sha256(DATA), 3)], 9)
     await receive_version(folders, DATA, "v3")
@@ -246,7 +244,7 @@ async def test_an_origin_goes_on_with_the_line_of_a_middles_directory(
     assert node.warnings == []
 
 
-async def test_what_0_4_0_published_since_is_added_to_an_origins_record(node: StoredNode) -> None:
+async def test_versions_published_by_0_4_0_are_added_to_origin_record(node: StoredNode) -> None:
     await publish(node.start("origin"), DATA)
     before = (node.root / ".shardcast" / "line").read_bytes()
     await publish(node.start("origin"), OTHER)
@@ -258,7 +256,7 @@ async def test_what_0_4_0_published_since_is_added_to_an_origins_record(node: St
 # Provisional versions
 
 
-async def test_what_the_authority_does_not_list_is_provisional(node: StoredNode) -> None:
+async def test_version_not_listed_by_authority_is_provisional(node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([Listing("v1", sha256(DATA), 3)], 1)
     await receive_version(folders, DATA, "v1")
@@ -282,7 +280,7 @@ async def test_provisional_versions_retire_only_each_other(node: StoredNode) -> 
     assert node.listed == ["v2", "v3", "v52", "v53"]
 
 
-async def test_a_provisional_version_makes_no_room_at_the_cost_of_others(node: StoredNode) -> None:
+async def test_provisional_version_evicts_only_provisional_versions(node: StoredNode) -> None:
     folders = node.start(max_bytes=5 * PIECE)
     one, two = random_bytes(2 * PIECE, seed=1), random_bytes(2 * PIECE, seed=2)
     await folders.record_listed([Listing("v1", sha256(one), 1), Listing("v2", sha256(two), 1)])
@@ -305,7 +303,7 @@ async def test_a_provisional_version_makes_no_room_at_the_cost_of_others(node: S
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_version_that_is_unlisted_is_hidden_and_fetched_once(restart: bool, node: StoredNode) -> None:
+async def test_unlisted_version_is_hidden_and_not_fetched_again(restart: bool, node: StoredNode) -> None:
     folders = node.start()
     await receive_version(folders, DATA, "v2")
     seq = folders.events.seq
@@ -325,7 +323,7 @@ async def test_a_version_that_is_unlisted_is_hidden_and_fetched_once(restart: bo
     assert read_shards(node.root / "v2") == DATA
 
 
-async def test_what_the_authority_lists_can_not_be_unlisted(node: StoredNode) -> None:
+async def test_version_listed_by_authority_cannot_be_unlisted(node: StoredNode) -> None:
     folders = node.start()
     await folders.record_listed([Listing("v2", sha256(DATA), 3)], 2)
     await receive_version(folders, DATA, "v2")
@@ -333,7 +331,7 @@ async def test_what_the_authority_lists_can_not_be_unlisted(node: StoredNode) ->
     assert node.listed == ["v2"]
 
 
-async def test_another_digest_of_the_authority_takes_the_place_of_an_unlisted_one(node: StoredNode) -> None:
+async def test_authority_digest_replaces_unlisted_version(node: StoredNode) -> None:
     folders = node.start()
     await receive_version(folders, OTHER, "v2")
     await folders.unlist(2)
@@ -343,7 +341,7 @@ async def test_another_digest_of_the_authority_takes_the_place_of_an_unlisted_on
     assert node.listed == ["v2"] and read_shards(node.root / "v2") == DATA
 
 
-async def test_an_unlisted_version_that_lost_a_shard_is_told_of_as_open_once_it_is_listed(
+async def test_unlisted_version_missing_a_shard_is_open_once_listed(
     node: StoredNode,
 ) -> None:
     folders = node.start()
@@ -356,7 +354,7 @@ async def test_an_unlisted_version_that_lost_a_shard_is_told_of_as_open_once_it_
     assert node.listed == ["v2"] and read_shards(node.root / "v2") == DATA
 
 
-async def test_unlisted_versions_go_with_age_and_for_room(node: StoredNode) -> None:
+async def test_unlisted_versions_are_removed_by_age_and_for_room(node: StoredNode) -> None:
     folders = node.start(keep=1, max_bytes=4 * PIECE)
     await receive_version(folders, random_bytes(100, seed=1), "v1")
     await folders.unlist(1)
@@ -374,7 +372,7 @@ async def test_unlisted_versions_go_with_age_and_for_room(node: StoredNode) -> N
 # What the authority lists and is not here
 
 
-async def test_known_versions_are_told_until_they_are_here(node: StoredNode) -> None:
+async def test_known_versions_are_announced_until_they_are_opened(node: StoredNode) -> None:
     folders = node.start()
     one, two = Listing("v1", sha256(DATA), 3), listing(2)
     folders.set_known({1: one, 2: two})

@@ -24,7 +24,7 @@ from tests.support.payloads import PIECE, SHARD, cut, random_bytes, sha256
 PIECES = cut(DATA, PIECE)
 
 
-async def test_the_name_appears_when_the_version_is_complete_and_nothing_else_stays(tmp_path: Path) -> None:
+async def test_output_appears_on_completion_without_leftovers(tmp_path: Path) -> None:
     output = tmp_path / "missing" / "folder" / "model.bin"
     with open_output(output) as opened:
         assert await fill(opened) == len(DATA)
@@ -36,7 +36,7 @@ async def test_the_name_appears_when_the_version_is_complete_and_nothing_else_st
     assert names(output.parent) == {"model.bin"}
 
 
-async def test_the_output_is_a_file_like_any_other(tmp_path: Path) -> None:
+async def test_output_mode_follows_umask(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         with open_output(tmp_path / "model.bin") as opened:
@@ -47,7 +47,7 @@ async def test_the_output_is_a_file_like_any_other(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "model.bin").stat().st_mode) == 0o640
 
 
-async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
+async def test_interrupted_download_resumes(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     with open_output(output) as opened:
         assert await fill(opened, stop=SHARD + PIECE) == SHARD + PIECE
@@ -58,7 +58,7 @@ async def test_an_interrupted_run_is_gone_on_with(tmp_path: Path) -> None:
     assert output.read_bytes() == DATA
 
 
-async def test_a_kill_costs_only_what_is_not_right(tmp_path: Path) -> None:
+async def test_only_wrong_pieces_are_fetched_again_after_kill(tmp_path: Path) -> None:
     output, part = tmp_path / "model.bin", tmp_path / ".model.bin.part"
     with open_output(output) as opened:
         await fill(opened)
@@ -71,7 +71,7 @@ async def test_a_kill_costs_only_what_is_not_right(tmp_path: Path) -> None:
     assert output.read_bytes() == DATA
 
 
-async def test_what_fits_another_manifest_stays(tmp_path: Path) -> None:
+async def test_pieces_matching_newer_manifest_are_kept(tmp_path: Path) -> None:
     newer = DATA[:SHARD] + random_bytes(SHARD, seed=2) + DATA[2 * SHARD :]
     manifest = payloads.manifest(newer, "v2")
     output = tmp_path / "model.bin"
@@ -84,7 +84,7 @@ async def test_what_fits_another_manifest_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, PIECE, SHARD + 1])
-async def test_what_is_left_of_a_longer_version_is_cut_off(size: int, tmp_path: Path) -> None:
+async def test_part_of_longer_version_is_truncated(size: int, tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     with open_output(output) as opened:
         await fill(opened)
@@ -97,7 +97,7 @@ async def test_what_is_left_of_a_longer_version_is_cut_off(size: int, tmp_path: 
 
 
 @pytest.mark.parametrize("existing", [None, b"", b"another file altogether"])
-async def test_where_nothing_landed_nothing_is_left_behind(existing: bytes | None, tmp_path: Path) -> None:
+async def test_nothing_is_left_behind_when_nothing_landed(existing: bytes | None, tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     if existing is not None:
         output.write_bytes(existing)
@@ -107,7 +107,7 @@ async def test_where_nothing_landed_nothing_is_left_behind(existing: bytes | Non
     assert existing is None or output.read_bytes() == existing
 
 
-async def test_the_old_output_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+async def test_old_output_is_kept_until_new_one_is_complete(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     output.write_bytes(b"the version before")
     with open_output(output) as opened:
@@ -118,7 +118,7 @@ async def test_the_old_output_stays_until_the_new_one_is_whole(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("changed", "missing"), [(None, 0), (1, PIECE), (6, PIECE)])
-async def test_pieces_of_an_output_that_is_right_or_similar_are_not_fetched_again(
+async def test_matching_pieces_of_existing_output_are_not_fetched(
     changed: int | None, missing: int, tmp_path: Path
 ) -> None:
     earlier = bytearray(DATA)
@@ -133,7 +133,7 @@ async def test_pieces_of_an_output_that_is_right_or_similar_are_not_fetched_agai
     assert output.read_bytes() == DATA
 
 
-async def test_two_at_once_write_the_same_output_and_both_succeed(tmp_path: Path) -> None:
+async def test_two_concurrent_downloads_of_one_output_both_succeed(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     with open_output(output) as one, open_output(output) as other:
         await fill(one, stop=SHARD)
@@ -147,7 +147,7 @@ async def test_two_at_once_write_the_same_output_and_both_succeed(tmp_path: Path
     assert names(tmp_path) == {"model.bin"}
 
 
-async def test_one_that_ends_without_success_leaves_the_other_alone(tmp_path: Path) -> None:
+async def test_failed_download_does_not_disturb_concurrent_one(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     with open_output(output) as one:
         with open_output(output):
@@ -160,7 +160,7 @@ async def test_one_that_ends_without_success_leaves_the_other_alone(tmp_path: Pa
     assert names(tmp_path) == {"model.bin"}
 
 
-async def test_what_interrupted_runs_left_goes_when_one_completes(tmp_path: Path) -> None:
+async def test_completion_removes_parts_of_interrupted_runs(tmp_path: Path) -> None:
     output = tmp_path / "model.bin"
     with open_output(output) as one, open_output(output) as other:
         await fill(one, stop=SHARD)
@@ -173,7 +173,7 @@ async def test_what_interrupted_runs_left_goes_when_one_completes(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["model.bin.part2", "model.bin.part-2", "model.bin.partial", "model2.bin"])
-async def test_what_is_left_for_another_output_stays(name: str, tmp_path: Path) -> None:
+async def test_part_of_another_output_is_kept(name: str, tmp_path: Path) -> None:
     with open_output(tmp_path / name) as opened:
         await fill(opened, stop=SHARD)
     with open_output(tmp_path / "model.bin") as opened:
@@ -204,7 +204,7 @@ def other_process(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-async def test_a_part_that_another_process_writes_is_not_touched(
+async def test_part_locked_by_another_process_is_not_touched(
     other_process: subprocess.Popen[bytes], tmp_path: Path
 ) -> None:
     output = tmp_path / "model.bin"
@@ -216,7 +216,7 @@ async def test_a_part_that_another_process_writes_is_not_touched(
     assert (tmp_path / ".model.bin.part").read_bytes() == b"the other's"
 
 
-async def test_a_part_that_was_renamed_by_its_owner_is_not_written_into(
+async def test_part_renamed_by_its_owner_is_not_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The owner completes between opening the part here and locking it."""
@@ -237,13 +237,13 @@ async def test_a_part_that_was_renamed_by_its_owner_is_not_written_into(
     assert output.read_bytes() == DATA
 
 
-async def test_an_output_that_is_a_directory_is_refused(tmp_path: Path) -> None:
+async def test_directory_as_output_is_refused(tmp_path: Path) -> None:
     with pytest.raises(LocalDiskError, match="it is a directory; name a file in it"):
         OutputFile(tmp_path, LiveManifest.of(MANIFEST))
     assert names(tmp_path) == set()
 
 
-async def test_an_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
+async def test_special_file_as_output_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(LocalDiskError, match="not a file"):
         OutputFile(tmp_path / "pipe", LiveManifest.of(MANIFEST))
@@ -251,15 +251,13 @@ async def test_an_output_that_is_no_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["file/model.bin", "x" * 256])
-async def test_an_output_that_can_not_be_made_is_an_error_of_this_disk_that_names_it(
-    name: str, tmp_path: Path
-) -> None:
+async def test_uncreatable_output_raises_local_disk_error_naming_it(name: str, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(LocalDiskError, match=name):
         OutputFile(tmp_path / name, LiveManifest.of(MANIFEST))
 
 
-async def test_a_name_in_a_manifest_chooses_nothing(tmp_path: Path) -> None:
+async def test_manifest_name_does_not_affect_output_path(tmp_path: Path) -> None:
     manifest = payloads.manifest(DATA, name="other.bin")
     with open_output(tmp_path / "model.bin", manifest) as opened:
         await fill(opened, manifest=manifest)
@@ -267,7 +265,7 @@ async def test_a_name_in_a_manifest_chooses_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == {"model.bin"}
 
 
-async def test_what_old_nodes_send_is_taken_as_it_comes_and_asked_again_after_an_interruption(
+async def test_shards_without_digests_are_fetched_again_after_interruption(
     tmp_path: Path,
 ) -> None:
     told = manifest_of_old_node("v1", [shard.size for shard in MANIFEST.shards], {"sha256": sha256(DATA)})

@@ -59,9 +59,7 @@ def grow_old(file: Path) -> None:
 # Other processes of this user
 
 
-async def test_a_part_that_was_removed_and_begun_again_gives_each_its_own_bytes(
-    output: Path, part: Path
-) -> None:
+async def test_removed_and_recreated_part_keeps_downloads_separate(output: Path, part: Path) -> None:
     with open_output(output) as first:
         await fill(first)
         part.unlink()
@@ -76,9 +74,7 @@ async def test_a_part_that_was_removed_and_begun_again_gives_each_its_own_bytes(
 
 
 @pytest.mark.parametrize("what", ["removed", "replaced", "a link", "a folder"])
-async def test_a_part_that_lost_its_name_is_finished_all_the_same(
-    what: str, output: Path, part: Path, tmp_path: Path
-) -> None:
+async def test_unlinked_part_is_completed(what: str, output: Path, part: Path, tmp_path: Path) -> None:
     with open_output(output) as opened:
         await fill(opened)
         part.unlink()
@@ -95,7 +91,7 @@ async def test_a_part_that_lost_its_name_is_finished_all_the_same(
     assert not (tmp_path / "elsewhere").exists()
 
 
-async def test_the_state_that_is_recorded_is_that_of_the_verified_file(
+async def test_recorded_identity_is_of_the_verified_file(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another client gives the name to its file in the moment after this one did."""
@@ -114,7 +110,7 @@ async def test_the_state_that_is_recorded_is_that_of_the_verified_file(
         assert FileIdentity.from_stat(opened.final).recorded != trusted_identity(output)
 
 
-async def test_without_links_a_part_that_lost_its_name_is_finished_too(
+async def test_renamed_part_is_completed_without_hard_links(
     output: Path, part: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object, **how: object) -> None:
@@ -130,9 +126,7 @@ async def test_without_links_a_part_that_lost_its_name_is_finished_too(
     assert names(output.parent) == {"model.bin", "moved"}
 
 
-async def test_a_part_whose_process_was_killed_while_it_was_named_is_gone_on_with(
-    output: Path, part: Path
-) -> None:
+async def test_part_killed_during_rename_is_resumed(output: Path, part: Path) -> None:
     with open_output(output) as opened:
         await fill(opened)
     os.link(part, temporary_name(output))
@@ -140,9 +134,7 @@ async def test_a_part_whose_process_was_killed_while_it_was_named_is_gone_on_wit
     assert names(output.parent) == {"model.bin"}
 
 
-async def test_a_finished_file_is_not_written_into_through_a_name_that_a_kill_left(
-    output: Path, part: Path
-) -> None:
+async def test_finished_file_is_not_overwritten_through_leftover_link(output: Path, part: Path) -> None:
     await download(output)
     os.link(output, part)
     with open_output(output, NEWER_MANIFEST) as opened:
@@ -194,7 +186,7 @@ def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
 
 
 @pytest.mark.parametrize("locks", ["lax_locks", "no_locks"])
-async def test_where_no_lock_holds_two_outputs_are_not_mixed(
+async def test_without_locks_two_downloads_are_not_mixed(
     locks: str, output: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(locks)
@@ -210,7 +202,7 @@ async def test_where_no_lock_holds_two_outputs_are_not_mixed(
 
 
 @pytest.mark.parametrize("locks", ["lax_locks", "no_locks"])
-async def test_where_no_lock_holds_what_an_interrupted_run_left_is_copied(
+async def test_without_locks_interrupted_part_is_copied(
     locks: str, output: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue(locks)
@@ -225,7 +217,7 @@ async def test_where_no_lock_holds_what_an_interrupted_run_left_is_copied(
     assert names(output.parent) == {"model.bin"}
 
 
-async def test_machines_that_share_a_folder_write_to_files_of_their_own(
+async def test_machines_sharing_a_folder_write_separate_parts(
     output: Path, on_machine: Callable[[str], None]
 ) -> None:
     with open_output(output) as first:
@@ -241,7 +233,7 @@ async def test_machines_that_share_a_folder_write_to_files_of_their_own(
     assert output.read_bytes() == DATA
 
 
-async def test_what_another_machine_left_serves_again_and_goes_after_a_day(
+async def test_part_of_other_machine_is_reused_and_removed_after_a_day(
     output: Path, on_machine: Callable[[str], None]
 ) -> None:
     with open_output(output) as opened:
@@ -257,7 +249,7 @@ async def test_what_another_machine_left_serves_again_and_goes_after_a_day(
     assert names(output.parent) == {"model.bin"}
 
 
-async def test_a_machine_goes_on_with_its_own_part(output: Path, on_machine: Callable[[str], None]) -> None:
+async def test_machine_resumes_its_own_part(output: Path, on_machine: Callable[[str], None]) -> None:
     with open_output(output) as opened:
         await fill(opened, stop=SHARD)
     with open_output(output) as opened:
@@ -265,7 +257,7 @@ async def test_a_machine_goes_on_with_its_own_part(output: Path, on_machine: Cal
         assert await fill(opened) == len(DATA) - SHARD
 
 
-async def test_a_part_of_an_earlier_release_is_not_written_to_on_a_shared_folder(
+async def test_part_of_earlier_release_is_only_read_on_shared_folder(
     output: Path, part: Path, on_machine: Callable[[str], None]
 ) -> None:
     part.write_bytes(DATA[:SHARD])
@@ -273,7 +265,7 @@ async def test_a_part_of_an_earlier_release_is_not_written_to_on_a_shared_folder
     assert part.read_bytes() == DATA[:SHARD]
 
 
-async def test_a_part_of_an_earlier_release_is_gone_on_with(output: Path, part: Path) -> None:
+async def test_part_of_earlier_release_is_resumed(output: Path, part: Path) -> None:
     part.write_bytes(DATA[:SHARD])
     part.chmod(0o644)
     with open_output(output) as opened:
@@ -281,7 +273,7 @@ async def test_a_part_of_an_earlier_release_is_gone_on_with(output: Path, part: 
         assert await fill(opened) == len(DATA) - SHARD
 
 
-def test_a_lock_here_keeps_others_away_and_the_disk_is_of_this_machine(tmp_path: Path) -> None:
+def test_lock_on_local_disk_excludes_others(tmp_path: Path) -> None:
     file = tmp_path / "locked"
     with file.open("wb") as opened:
         assert not file_locks.excludes_others(file)
@@ -316,7 +308,7 @@ def give_away(part: Path) -> None:
     "share",
     [make_writable, make_group_writable, link_again, pytest.param(give_away, marks=needs_root)],
 )
-async def test_a_part_that_others_can_write_is_a_seed_and_never_written_to(
+async def test_part_writable_by_others_is_only_a_seed(
     share: Callable[[Path], None], output: Path, part: Path
 ) -> None:
     part.write_bytes(DATA[: SHARD + PIECE])
@@ -329,7 +321,7 @@ async def test_a_part_that_others_can_write_is_a_seed_and_never_written_to(
     assert output.read_bytes() == DATA
 
 
-async def test_what_arrives_is_closed_to_other_users_until_it_has_its_name(output: Path) -> None:
+async def test_part_is_private_until_it_is_named(output: Path) -> None:
     with open_output(output) as opened:
         await fill(opened)
         (own,) = output.parent.glob(".model.bin.part")
@@ -339,7 +331,7 @@ async def test_what_arrives_is_closed_to_other_users_until_it_has_its_name(outpu
 
 
 @pytest.mark.parametrize("end", [".part", ".part.manifest", ".part.manifest.part", ".part-2"])
-async def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
+async def test_symlink_in_place_of_temporary_file_is_not_followed(
     end: str, output: Path, tmp_path: Path
 ) -> None:
     precious = tmp_path / "precious"
@@ -352,9 +344,7 @@ async def test_a_link_in_the_place_of_a_temporary_file_is_not_followed(
 
 
 @pytest.mark.parametrize("planted", ["pipe", "folder", "socket"])
-async def test_what_is_no_file_in_the_place_of_a_part_is_left_alone(
-    planted: str, output: Path, part: Path
-) -> None:
+async def test_special_file_in_place_of_part_is_left_alone(planted: str, output: Path, part: Path) -> None:
     if planted == "pipe":
         os.mkfifo(part)
     elif planted == "folder":
@@ -369,7 +359,7 @@ async def test_what_is_no_file_in_the_place_of_a_part_is_left_alone(
 # Outputs that are links
 
 
-async def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path: Path) -> None:
+async def test_symlinked_output_is_written_at_its_target(tmp_path: Path) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     link = tmp_path / "model.bin"
@@ -382,7 +372,7 @@ async def test_an_output_that_is_a_link_is_written_where_it_leads(tmp_path: Path
         assert names(disk) == {"weights.bin"}
 
 
-async def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
+async def test_symlink_loop_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
     with pytest.raises(LocalDiskError, match="a"):
@@ -391,7 +381,7 @@ async def test_a_loop_of_links_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["/dev/null", "pipe", "."])
-async def test_a_link_to_what_is_no_file_is_refused(target: str, output: Path) -> None:
+async def test_symlink_to_special_file_is_refused(target: str, output: Path) -> None:
     os.mkfifo(output.parent / "pipe")
     output.symlink_to(target)
     with pytest.raises(LocalDiskError, match=r"is not a file|is a directory"):
@@ -400,7 +390,7 @@ async def test_a_link_to_what_is_no_file_is_refused(target: str, output: Path) -
 
 
 @needs_root
-async def test_another_users_link_in_a_sticky_folder_is_refused(output: Path) -> None:
+async def test_symlink_of_other_user_in_sticky_folder_is_refused(output: Path) -> None:
     output.parent.chmod(0o1777)
     output.symlink_to("precious")
     os.chown(output, 12345, -1, follow_symlinks=False)
@@ -410,7 +400,7 @@ async def test_another_users_link_in_a_sticky_folder_is_refused(output: Path) ->
 
 
 @needs_root
-async def test_another_users_file_in_a_sticky_folder_is_refused_before_the_work(
+async def test_file_of_other_user_in_sticky_folder_is_refused_early(
     output: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output.parent.chmod(0o1777)
@@ -426,7 +416,7 @@ async def test_another_users_file_in_a_sticky_folder_is_refused_before_the_work(
 
 
 @pytest.mark.parametrize("length", [1, 189, 200, 236, 255])
-async def test_names_of_any_length_have_temporary_names_that_fit(length: int, tmp_path: Path) -> None:
+async def test_temporary_names_fit_for_output_names_of_any_length(length: int, tmp_path: Path) -> None:
     output = tmp_path / ("é" * (length // 2) + "x" * (length % 2))
     with open_output(output) as opened, open_output(output) as other:
         await fill(opened, stop=SHARD)
@@ -436,7 +426,7 @@ async def test_names_of_any_length_have_temporary_names_that_fit(length: int, tm
 
 
 @pytest.mark.parametrize("name", ["model.bin-1a2b", "model.bin~1a2b3c4d", "model.bin.part", "model.bin.1"])
-async def test_the_parts_of_outputs_with_like_names_are_kept_apart(name: str, output: Path) -> None:
+async def test_parts_of_outputs_with_similar_names_are_separate(name: str, output: Path) -> None:
     other = output.with_name(name)
     with open_output(other) as opened:
         await fill(opened, stop=SHARD)
@@ -444,7 +434,7 @@ async def test_the_parts_of_outputs_with_like_names_are_kept_apart(name: str, ou
     assert await download(other) == len(DATA) - SHARD
 
 
-def test_a_temporary_file_that_was_replaced_does_not_get_the_name(tmp_path: Path) -> None:
+def test_replaced_temporary_file_is_not_renamed(tmp_path: Path) -> None:
     part, final = tmp_path / "part", tmp_path / "final"
     final.write_bytes(b"before")
     descriptor = create_private(part)
@@ -456,7 +446,7 @@ def test_a_temporary_file_that_was_replaced_does_not_get_the_name(tmp_path: Path
     assert (final.read_bytes(), part.read_bytes()) == (b"before", b"another's")
 
 
-def test_a_file_that_could_not_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+def test_failed_write_keeps_the_existing_file(tmp_path: Path) -> None:
     final = tmp_path / "final"
     replace(final, b"before")
     with pytest.raises(OSError, match="full"), atomic_file(final) as descriptor:
@@ -501,7 +491,7 @@ def calls_around(tree: ast.AST) -> set[str]:
     return {one for one in found if not _TOLD_APART.search(one)}
 
 
-def test_only_the_file_system_floor_makes_files_and_gives_names() -> None:
+def test_only_filesystem_modules_create_and_rename_files() -> None:
     package = Path(shardcast.__file__).parent
     around = {
         name: found

@@ -62,7 +62,7 @@ def hammering(work: Callable[[], object]) -> Iterator[Callable[[], bool]]:
 # Lines
 
 
-def test_shards_of_wrong_lines_are_never_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_of_wrong_manifest_lines_are_never_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     live = LiveManifest("v1")
     live.add(RIGHT)
     take, seen = ManifestReader._read_line, set[tuple[int, int, bool]]()
@@ -80,7 +80,7 @@ def test_shards_of_wrong_lines_are_never_seen(monkeypatch: pytest.MonkeyPatch) -
     assert bytes(live.raw) == RIGHT + NEXT
 
 
-def test_a_wrong_first_line_never_begins_a_manifest() -> None:
+def test_manifest_does_not_begin_with_wrong_first_line() -> None:
     live = LiveManifest("v1")
     with pytest.raises(ManifestError):
         live.add(LINES[0] + b"{}" * 40_000 + b"\n")
@@ -89,7 +89,7 @@ def test_a_wrong_first_line_never_begins_a_manifest() -> None:
     assert live.has_header
 
 
-def test_a_manifest_only_grows_while_wrong_lines_are_taken_back() -> None:
+def test_manifest_only_grows_while_wrong_lines_are_rolled_back() -> None:
     live = LiveManifest("v1")
     live.add(RIGHT)
 
@@ -105,7 +105,7 @@ def test_a_manifest_only_grows_while_wrong_lines_are_taken_back() -> None:
             assert live.header.size == 2000 * PIECE
 
 
-async def test_a_shard_that_is_waited_for_is_one_whose_line_stays(tmp_path: Path) -> None:
+async def test_only_shards_of_accepted_lines_are_requested(tmp_path: Path) -> None:
     directory = DataDir(tmp_path, "middle")
     live = LiveManifest("v1")
     live.add(RIGHT)
@@ -140,7 +140,7 @@ class LandsMeanwhile(bytearray):
         return super().__getitem__(index)
 
 
-def test_a_piece_that_lands_between_two_looks_is_counted_in_both_or_in_none() -> None:
+def test_byte_count_is_consistent_when_piece_lands_meanwhile() -> None:
     pieces = PieceMap(PIECE + 1, PIECE)
     pieces.mark(0, 1)
     pieces._landed = LandsMeanwhile(pieces._landed)
@@ -186,7 +186,7 @@ def node(tmp_path: Path) -> Iterator[StoredNode]:
     running.stop()
 
 
-async def test_only_the_loop_changes_which_versions_are_here(node: StoredNode) -> None:
+async def test_only_the_event_loop_changes_the_inventory(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     folders.inventory.open = opened = LoopOnly(folders.inventory.open)
     folders.inventory.withdrawn = LoopOnly(folders.inventory.withdrawn)
@@ -198,7 +198,7 @@ async def test_only_the_loop_changes_which_versions_are_here(node: StoredNode) -
     assert folders.inventory.open is opened
 
 
-async def test_only_the_loop_hides_a_version(node: StoredNode) -> None:
+async def test_only_the_event_loop_hides_a_version(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     folders.inventory.open = LoopOnly(folders.inventory.open)
     folders.inventory.line = folders.line.with_digests({})  # as on a stand-in's word
@@ -206,7 +206,7 @@ async def test_only_the_loop_hides_a_version(node: StoredNode) -> None:
     assert folders.hidden_numbers == {max(OLD)}
 
 
-async def test_a_thread_that_looks_for_a_shard_meets_no_change(node: StoredNode) -> None:
+async def test_shard_lookup_in_thread_is_safe_during_changes(node: StoredNode) -> None:
     folders = await started_with(node, A, OLD)
     here = [folders.inventory.complete.get(one.version) for one in folders.listings]
     with hammering(lambda: folders.inventory.find("0" * 64)) as time_left:
@@ -217,7 +217,7 @@ async def test_a_thread_that_looks_for_a_shard_meets_no_change(node: StoredNode)
                 folders.inventory.complete.take_up(complete)
 
 
-async def test_what_is_removed_while_graves_are_emptied_is_emptied_next(
+async def test_folder_removed_during_cleanup_is_deleted_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory = DataDir(tmp_path, "middle")
@@ -244,7 +244,7 @@ async def test_what_is_removed_while_graves_are_emptied_is_emptied_next(
     directory.close()
 
 
-def test_threads_make_room_for_verified_files_at_the_same_time(tmp_path: Path) -> None:
+def test_verified_files_stay_bounded_with_concurrent_threads(tmp_path: Path) -> None:
     known, looks = VerifyCache(max_files=4), tmp_path.stat()
     digests = [sha256(bytes([number])) for number in range(64)]
 

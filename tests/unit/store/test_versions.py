@@ -99,7 +99,7 @@ def spans(folders: VersionFolders, version: str) -> list[bytes | None]:
 # Publishing
 
 
-async def test_a_published_version_is_listed_and_served(node: Node) -> None:
+async def test_published_version_is_listed_and_served(node: Node) -> None:
     folders = node.start()
     assert await publish(folders, DATA) == "v1"
     assert folders.distribution() == f"v1: {sha256(DATA)}|3\n".encode()
@@ -112,7 +112,7 @@ async def test_a_published_version_is_listed_and_served(node: Node) -> None:
     assert folders.verified_counts("v1")[0] == 3
 
 
-async def test_nothing_of_a_version_is_seen_while_it_is_published(node: Node) -> None:
+async def test_version_is_invisible_while_it_is_published(node: Node) -> None:
     folders = node.start()
     opened = folders.open(folders.data_dir.allot())
     opened.files.part(1).write_bytes(DATA[:SHARD])
@@ -123,7 +123,7 @@ async def test_nothing_of_a_version_is_seen_while_it_is_published(node: Node) ->
     assert folders.listings == ()
 
 
-async def test_a_version_that_is_given_up_leaves_only_its_number_behind(node: Node) -> None:
+async def test_discarded_version_leaves_only_its_number(node: Node) -> None:
     folders = node.start()
     opened = folders.open(folders.data_dir.allot())
     opened.files.part(1).write_bytes(DATA[:SHARD])
@@ -134,7 +134,7 @@ async def test_a_version_that_is_given_up_leaves_only_its_number_behind(node: No
     assert await publish(folders, DATA) == "v2"
 
 
-async def test_numbers_are_never_used_again(node: Node) -> None:
+async def test_numbers_are_never_reused(node: Node) -> None:
     folders = node.start(keep=1)
     for _ in range(3):
         await publish(folders, DATA)
@@ -143,7 +143,7 @@ async def test_numbers_are_never_used_again(node: Node) -> None:
     assert await publish(node.start(), DATA) == "v4"
 
 
-async def test_a_middle_that_becomes_an_origin_goes_on_behind_what_it_has(node: Node) -> None:
+async def test_middle_turned_origin_continues_after_its_versions(node: Node) -> None:
     folders = node.start("middle")
     manifest = payloads.manifest(DATA, "v7")
     opened = folders.open(7, LiveManifest.of(manifest))
@@ -165,7 +165,7 @@ async def test_versions_are_listed_by_number(node: Node) -> None:
     assert folders.distribution().splitlines()[-1].startswith(b"v11:")
 
 
-async def test_an_equal_shard_is_linked_and_stored_once(node: Node) -> None:
+async def test_equal_shard_is_hard_linked_and_stored_once(node: Node) -> None:
     folders = node.start()
     await publish(folders, DATA)
     await publish(folders, DATA[:SHARD] + b"other" + DATA[SHARD:])
@@ -178,7 +178,7 @@ async def test_an_equal_shard_is_linked_and_stored_once(node: Node) -> None:
     assert node.names("v3") == NAMES
 
 
-async def test_a_version_outlives_the_one_whose_shards_it_shares(node: Node) -> None:
+async def test_version_survives_retirement_of_version_sharing_shards(node: Node) -> None:
     folders = node.start()
     await publish(folders, DATA)
     await publish(folders, DATA)
@@ -197,9 +197,7 @@ def damage(file: Path) -> None:
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_shard_that_was_changed_is_linked_into_no_published_version(
-    restart: bool, node: Node
-) -> None:
+async def test_changed_shard_is_not_linked_into_published_version(restart: bool, node: Node) -> None:
     folders = node.start()
     await publish(folders, DATA)
     damage(node.root / "v1" / "shard_001.bin")
@@ -210,9 +208,7 @@ async def test_a_shard_that_was_changed_is_linked_into_no_published_version(
 
 
 @pytest.mark.parametrize("traceless", [False, True])
-async def test_a_shard_that_was_changed_is_linked_into_no_received_version(
-    traceless: bool, node: Node
-) -> None:
+async def test_changed_shard_is_not_linked_into_received_version(traceless: bool, node: Node) -> None:
     folders = node.start("middle")
     await publish(folders, DATA)
     file = node.root / "v1" / "shard_001.bin"
@@ -227,7 +223,7 @@ async def test_a_shard_that_was_changed_is_linked_into_no_received_version(
     assert read_shards(node.root / "v2") == DATA
 
 
-async def test_a_version_that_can_not_be_listed_is_not_offered(
+async def test_version_is_not_offered_when_list_cannot_be_written(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = node.start()
@@ -247,7 +243,7 @@ async def test_a_version_that_can_not_be_listed_is_not_offered(
     assert node.list == ["v2"]
 
 
-async def test_the_list_is_replaced_in_one_step(node: Node) -> None:
+async def test_list_is_replaced_atomically(node: Node) -> None:
     folders = node.start()
     await publish(folders, b"one")
     reader = (node.root / "distribution.txt").open("rb")
@@ -260,7 +256,7 @@ async def test_the_list_is_replaced_in_one_step(node: Node) -> None:
     assert node.names(".") == {".shardcast", "distribution.txt", "v1", "v2"}
 
 
-async def test_versions_that_complete_at_once_are_all_listed(node: Node) -> None:
+async def test_versions_completing_concurrently_are_all_listed(node: Node) -> None:
     folders = node.start()
     await asyncio.gather(*(publish(folders, b"payload %d" % count) for count in range(8)))
     assert node.list == [f"v{number}" for number in range(1, 9)]
@@ -269,7 +265,7 @@ async def test_versions_that_complete_at_once_are_all_listed(node: Node) -> None
 # Receiving
 
 
-async def test_a_shard_is_served_as_soon_as_it_is_whole_and_not_before(node: Node) -> None:
+async def test_shard_is_served_once_it_is_whole(node: Node) -> None:
     folders = node.start("middle")
     manifest = payloads.manifest(DATA)
     opened = folders.open(1, LiveManifest.of(manifest))
@@ -293,7 +289,7 @@ async def test_a_shard_is_served_as_soon_as_it_is_whole_and_not_before(node: Nod
     assert node.names(".shardcast/verified") == {"v1"}
 
 
-async def test_what_old_nodes_send_has_no_name_until_all_of_it_is_right(node: Node) -> None:
+async def test_shards_without_digests_stay_parts_until_version_is_verified(node: Node) -> None:
     folders = node.start("middle")
     whole = payloads.manifest(DATA)
     told = Manifest(
@@ -309,7 +305,7 @@ async def test_what_old_nodes_send_has_no_name_until_all_of_it_is_right(node: No
     assert spans(folders, "v1") == [*payloads.cut(DATA, SHARD), None]
 
 
-async def test_a_shard_that_is_here_already_is_not_fetched_again(node: Node) -> None:
+async def test_existing_shard_is_not_fetched_again(node: Node) -> None:
     folders = node.start("middle")
     first, newer = payloads.manifest(DATA), DATA[: 2 * SHARD] + b"end"
     second = payloads.manifest(newer, "v2")
@@ -320,7 +316,7 @@ async def test_a_shard_that_is_here_already_is_not_fetched_again(node: Node) -> 
     assert (node.root / "v1" / "shard_002.bin").samefile(node.root / "v2" / "shard_002.bin")
 
 
-async def test_a_payload_that_became_shorter_leaves_no_shard_of_the_longer_one(node: Node) -> None:
+async def test_shorter_payload_removes_shards_of_longer_one(node: Node) -> None:
     """An origin that began anew has another v1."""
     folders = node.start("middle")
     longer = payloads.manifest(DATA)
@@ -336,7 +332,7 @@ async def test_a_payload_that_became_shorter_leaves_no_shard_of_the_longer_one(n
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_linked_shard_is_never_written_through(restart: bool, node: Node) -> None:
+async def test_linked_shard_is_never_written_to(restart: bool, node: Node) -> None:
     """v2 opens with v1's shard, then turns out to be something else."""
     folders = node.start("middle")
     await publish(folders, DATA)
@@ -358,7 +354,7 @@ async def test_a_linked_shard_is_never_written_through(restart: bool, node: Node
 # Restarts
 
 
-async def test_an_origin_gives_up_what_was_open(node: Node) -> None:
+async def test_origin_discards_open_version_at_start(node: Node) -> None:
     folders = node.start()
     await publish(folders, DATA)
     opened = folders.open(folders.data_dir.allot())
@@ -371,7 +367,7 @@ async def test_an_origin_gives_up_what_was_open(node: Node) -> None:
     assert await publish(folders, DATA) == "v3"
 
 
-async def test_a_middle_goes_on_with_what_was_open(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_middle_resumes_open_version_at_start(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest = payloads.manifest(DATA)
     folders = node.start("middle")
     opened = folders.open(1, LiveManifest.of(manifest))
@@ -393,7 +389,7 @@ async def test_a_middle_goes_on_with_what_was_open(node: Node, monkeypatch: pyte
     assert read_shards(node.root / "v1") == DATA
 
 
-async def test_pieces_of_a_shard_under_way_are_kept_over_a_kill(node: Node) -> None:
+async def test_pieces_of_unfinished_shard_survive_kill(node: Node) -> None:
     manifest = payloads.manifest(DATA)
     landing = await node.start("middle").open(1, LiveManifest.of(manifest)).landing(manifest.shards[0])
     await landing.land(PIECE, DATA[PIECE : 3 * PIECE])
@@ -408,9 +404,7 @@ async def test_pieces_of_a_shard_under_way_are_kept_over_a_kill(node: Node) -> N
 
 
 @pytest.mark.parametrize("way", ["written", "replaced", "cut", "gone"])
-async def test_a_shard_that_changed_while_its_middle_was_away_is_looked_at_again(
-    way: str, node: Node
-) -> None:
+async def test_shard_changed_while_middle_was_stopped_is_verified_again(way: str, node: Node) -> None:
     manifest = payloads.manifest(DATA)
     await receive(node.start("middle").open(1, LiveManifest.of(manifest)), manifest, DATA, shards=2)
     file = node.root / "v1" / "shard_001.bin"
@@ -435,7 +429,7 @@ async def test_a_shard_that_changed_while_its_middle_was_away_is_looked_at_again
     assert spans(folders, "v1")[:2] == [DATA[:SHARD], DATA[SHARD : 2 * SHARD]]
 
 
-async def test_a_shard_that_was_verified_for_another_payload_is_not_taken_for_this_one(node: Node) -> None:
+async def test_shard_verified_for_another_payload_is_not_reused(node: Node) -> None:
     manifest, other = payloads.manifest(DATA), random_bytes(len(DATA), seed=2)
     folders = node.start("middle")
     await receive(folders.open(1, LiveManifest.of(manifest)), manifest, DATA)
@@ -444,7 +438,7 @@ async def test_a_shard_that_was_verified_for_another_payload_is_not_taken_for_th
     assert spans(folders, "v1") == [None] * 4
 
 
-async def test_complete_versions_are_there_after_a_restart(node: Node) -> None:
+async def test_complete_versions_survive_restart(node: Node) -> None:
     folders = node.start()
     await publish(folders, DATA)
     await publish(folders, b"")
@@ -470,7 +464,7 @@ async def test_complete_versions_are_there_after_a_restart(node: Node) -> None:
     ],
 )
 @pytest.mark.parametrize("role", ["origin", "middle"])
-async def test_a_version_that_is_not_whole_any_more_is_not_offered(
+async def test_incomplete_version_is_not_offered_after_restart(
     role: str, harm: Callable[[Path], None], node: Node
 ) -> None:
     folders = node.start()
@@ -484,7 +478,7 @@ async def test_a_version_that_is_not_whole_any_more_is_not_offered(
     assert await publish(folders, DATA) == "v3"
 
 
-async def test_a_list_that_lost_its_end_is_read_to_its_last_line(node: Node) -> None:
+async def test_list_without_final_newline_is_read(node: Node) -> None:
     await publish(node.start(), DATA)
     file = node.root / "distribution.txt"
     file.write_bytes(file.read_bytes().rstrip(b"\n"))  # only this node writes it: there is no more to come
@@ -492,7 +486,7 @@ async def test_a_list_that_lost_its_end_is_read_to_its_last_line(node: Node) -> 
     assert file.read_bytes().endswith(b"|3\n")
 
 
-async def test_a_list_that_is_none_is_an_error_that_names_it(node: Node) -> None:
+async def test_malformed_list_raises_error_naming_it(node: Node) -> None:
     node.start()
     (node.root / "distribution.txt").write_bytes(bytes((1 << 20) + 1))
     with pytest.raises(LocalDiskError, match=r"distribution\.txt"):
@@ -513,9 +507,7 @@ async def test_a_list_that_is_none_is_an_error_that_names_it(node: Node) -> None
     ],
 )
 @pytest.mark.parametrize("role", ["origin", "middle"])
-async def test_what_a_crash_leaves_behind_goes_with_the_next_start(
-    role: str, leftover: str, node: Node
-) -> None:
+async def test_crash_leftovers_are_removed_at_next_start(role: str, leftover: str, node: Node) -> None:
     await publish(node.start(), DATA)
     (node.root / leftover).parent.mkdir(exist_ok=True)
     (node.root / leftover).write_bytes(b"half")
@@ -528,7 +520,7 @@ async def test_what_a_crash_leaves_behind_goes_with_the_next_start(
 
 
 @pytest.mark.parametrize("role", ["origin", "middle"])
-async def test_other_peoples_files_are_left_alone(role: str, node: Node) -> None:
+async def test_foreign_files_are_left_alone(role: str, node: Node) -> None:
     node.start()
     for name in ("v3/notes.txt", "v4/shard_001.bin", "v4/notes.txt", "notes.txt", "v5"):
         (node.root / name).parent.mkdir(exist_ok=True)
@@ -544,7 +536,7 @@ async def test_other_peoples_files_are_left_alone(role: str, node: Node) -> None
     assert folders.data_dir.allot() > 4
 
 
-async def test_giving_a_version_up_removes_only_what_is_its_own(node: Node) -> None:
+async def test_discarding_a_version_keeps_foreign_files(node: Node) -> None:
     node.start()
     (node.root / "v3").mkdir()
     (node.root / "v3" / "notes.txt").write_text("mine")
@@ -555,7 +547,7 @@ async def test_giving_a_version_up_removes_only_what_is_its_own(node: Node) -> N
     assert node.names("v3") == {"notes.txt"}
 
 
-async def test_what_0_1_0_left_is_offered_at_an_origin_and_not_trusted_at_a_middle(node: Node) -> None:
+async def test_version_of_0_1_0_is_offered_by_origin_but_not_by_middle(node: Node) -> None:
     v1 = node.root / "v1"
     v1.mkdir(parents=True)
     for number, shard in enumerate(payloads.cut(DATA, SHARD), 1):
@@ -582,7 +574,7 @@ async def test_what_0_1_0_left_is_offered_at_an_origin_and_not_trusted_at_a_midd
 
 
 @pytest.mark.parametrize("role", ["origin", "middle"])
-async def test_what_0_1_0_left_wrong_goes(role: str, node: Node) -> None:
+async def test_wrong_version_of_0_1_0_is_removed(role: str, node: Node) -> None:
     (node.root / "v1").mkdir(parents=True)
     (node.root / "v1" / "shard_001.bin").write_bytes(b"wrong")
     (node.root / "distribution.txt").write_text(f"v1: {sha256(DATA)}|1\n")
@@ -595,7 +587,7 @@ async def test_what_0_1_0_left_wrong_goes(role: str, node: Node) -> None:
 # Retention
 
 
-async def test_the_newest_versions_are_kept(node: Node) -> None:
+async def test_only_newest_versions_are_kept(node: Node) -> None:
     folders = node.start(keep=2)
     for count in range(4):
         await publish(folders, b"payload %d" % count)
@@ -604,7 +596,7 @@ async def test_the_newest_versions_are_kept(node: Node) -> None:
     assert node.names(".shardcast/retired") == set()
 
 
-async def test_a_node_that_keeps_less_after_a_restart_retires_the_oldest(node: Node) -> None:
+async def test_lower_keep_after_restart_retires_the_oldest(node: Node) -> None:
     folders = node.start()
     for count in range(4):
         await publish(folders, b"payload %d" % count)
@@ -613,7 +605,7 @@ async def test_a_node_that_keeps_less_after_a_restart_retires_the_oldest(node: N
     assert node.list == ["v4"]
 
 
-async def test_a_version_that_was_read_in_the_last_minute_stays(node: Node) -> None:
+async def test_version_read_in_the_last_minute_is_kept(node: Node) -> None:
     folders = node.start(keep=1)
     await publish(folders, b"one")
     with folders.reading("v1", "a reader"):
@@ -628,7 +620,7 @@ async def test_a_version_that_was_read_in_the_last_minute_stays(node: Node) -> N
     assert folders.shard("v1", 1) is None
 
 
-async def test_a_version_that_is_being_read_stays_ten_minutes_at_most(node: Node) -> None:
+async def test_version_being_read_is_kept_ten_minutes_at_most(node: Node) -> None:
     folders = node.start(keep=1)
     await publish(folders, b"one")
     with folders.reading("v1", "a reader"), folders.reading("v1", "a reader"):
@@ -647,7 +639,7 @@ async def test_a_version_that_is_being_read_stays_ten_minutes_at_most(node: Node
             assert answer.read() == b"one"  # an answer that is running ends well
 
 
-async def test_who_reads_again_and_again_holds_a_version_no_longer(node: Node) -> None:
+async def test_repeated_reads_do_not_extend_the_hold(node: Node) -> None:
     folders = node.start(keep=1)
     await publish(folders, b"one")
     await publish(folders, b"two")
@@ -663,7 +655,7 @@ async def test_who_reads_again_and_again_holds_a_version_no_longer(node: Node) -
     assert node.list == ["v3"]
 
 
-async def test_an_open_version_is_not_retired_and_retires_nothing(node: Node) -> None:
+async def test_open_version_is_not_retired_and_retires_nothing(node: Node) -> None:
     folders = node.start("middle", keep=1)
     manifest = payloads.manifest(DATA, "v5")
     await publish(folders, b"one")
@@ -675,7 +667,7 @@ async def test_an_open_version_is_not_retired_and_retires_nothing(node: Node) ->
     assert node.list == ["v5"]
 
 
-async def test_a_retirement_that_fails_is_nobodys_failure_and_is_tried_again(
+async def test_failed_retirement_is_retried_without_failing_publish(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folders = node.start(keep=1)
@@ -696,7 +688,7 @@ async def test_a_retirement_that_fails_is_nobodys_failure_and_is_tried_again(
     assert node.names(".") == {".shardcast", "distribution.txt", "v2"}
 
 
-async def test_a_number_that_got_a_shorter_payload_is_taken_up_again(node: Node) -> None:
+async def test_version_replaced_by_shorter_payload_survives_restart(node: Node) -> None:
     folders = node.start("middle")
     longer, shorter = payloads.manifest(DATA), payloads.manifest(DATA[: SHARD + 1])
     await receive(folders.open(1, LiveManifest.of(longer)), longer, DATA, shards=3)
@@ -708,7 +700,7 @@ async def test_a_number_that_got_a_shorter_payload_is_taken_up_again(node: Node)
     assert read_shards(node.root / "v1") == DATA[: SHARD + 1]
 
 
-async def test_half_a_line_in_a_record_says_nothing_of_the_next_one(node: Node) -> None:
+async def test_truncated_verified_record_does_not_lose_the_version(node: Node) -> None:
     await publish(node.start(), DATA)
     record = node.root / ".shardcast" / "verified" / "v1"
     record.write_bytes(record.read_bytes()[:-5])

@@ -39,9 +39,7 @@ async def folders(node: StoredNode) -> VersionFolders:
     return found
 
 
-async def test_a_withdrawn_version_is_off_the_list_and_told_of(
-    folders: VersionFolders, node: StoredNode
-) -> None:
+async def test_withdrawn_version_is_unlisted_and_announced(folders: VersionFolders, node: StoredNode) -> None:
     seq = folders.events.seq
     await folders.withdraw(TAKEN_BACK)
     assert node.listed == ["v1"]
@@ -52,7 +50,7 @@ async def test_a_withdrawn_version_is_off_the_list_and_told_of(
 
 
 @pytest.mark.parametrize("restart", [False, True])
-async def test_a_withdrawn_version_is_not_served_and_its_files_stay(
+async def test_withdrawn_version_is_not_served_but_keeps_its_files(
     restart: bool, folders: VersionFolders, node: StoredNode
 ) -> None:
     span = folders.shard("v2", 1)
@@ -71,7 +69,7 @@ async def test_a_withdrawn_version_is_not_served_and_its_files_stay(
     assert snapshot(folders) == ["complete v1", "withdrawn v2"]
 
 
-async def test_withdrawing_twice_changes_and_tells_nothing(folders: VersionFolders) -> None:
+async def test_second_withdrawal_changes_and_announces_nothing(folders: VersionFolders) -> None:
     await folders.withdraw(TAKEN_BACK)
     seq = folders.events.seq
     await folders.withdraw(Withdrawal("v2", sha256(DATA), "another reason"))
@@ -79,7 +77,7 @@ async def test_withdrawing_twice_changes_and_tells_nothing(folders: VersionFolde
     assert folders.line.withdrawn == {2: TAKEN_BACK}
 
 
-async def test_the_withdrawal_of_another_digest_removes_nothing_and_is_kept(
+async def test_withdrawal_of_another_digest_is_recorded_and_removes_nothing(
     folders: VersionFolders, node: StoredNode
 ) -> None:
     await folders.withdraw(Withdrawal("v2", sha256(OTHER), ""))
@@ -89,7 +87,7 @@ async def test_the_withdrawal_of_another_digest_removes_nothing_and_is_kept(
     assert folders.line.withdrawn[2].digest == sha256(OTHER)
 
 
-async def test_a_withdrawal_of_what_is_not_here_is_kept_and_told(node: StoredNode) -> None:
+async def test_withdrawal_of_missing_version_is_recorded_and_announced(node: StoredNode) -> None:
     folders = node.start()
     folders.set_known({2: Listing("v2", sha256(DATA), 3)})
     await folders.withdraw(TAKEN_BACK)
@@ -103,7 +101,7 @@ async def test_a_withdrawal_of_what_is_not_here_is_kept_and_told(node: StoredNod
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["its manifest is whole", "it is being made"])
-async def test_an_open_version_that_is_withdrawn_is_given_up(whole: bool, node: StoredNode) -> None:
+async def test_withdrawn_open_version_is_aborted(whole: bool, node: StoredNode) -> None:
     folders = node.start()
     manifest = payloads.manifest(DATA, "v2")
     live = LiveManifest("v2")
@@ -119,14 +117,14 @@ async def test_an_open_version_that_is_withdrawn_is_given_up(whole: bool, node: 
         assert isinstance(live.error, VersionAborted) and live.aborted == "withdrawn: loss was NaN"
 
 
-async def test_an_open_version_with_another_digest_goes_on(node: StoredNode) -> None:
+async def test_open_version_continues_when_another_digest_is_withdrawn(node: StoredNode) -> None:
     folders = node.start()
     await folders.begin_version(2, LiveManifest.of(payloads.manifest(OTHER, "v2")))
     await folders.withdraw(TAKEN_BACK)
     assert folders.open_numbers == {2}
 
 
-async def test_a_withdrawal_that_comes_while_a_version_completes_wins(node: StoredNode) -> None:
+async def test_withdrawal_during_completion_wins(node: StoredNode) -> None:
     folders = node.start()
     manifest = payloads.manifest(DATA, "v2")
     opened = await folders.begin_version(2, LiveManifest.of(manifest))
@@ -142,7 +140,7 @@ async def test_a_withdrawal_that_comes_while_a_version_completes_wins(node: Stor
 # Kills
 
 
-async def test_a_kill_between_record_and_list_leaves_it_withdrawn(
+async def test_version_stays_withdrawn_after_kill_between_record_and_list(
     folders: VersionFolders, node: StoredNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def killed(path: Path, data: bytes) -> None:
@@ -158,7 +156,7 @@ async def test_a_kill_between_record_and_list_leaves_it_withdrawn(
     assert read_shards(node.root / "v2") == DATA
 
 
-async def test_a_failed_withdrawal_can_be_tried_again(
+async def test_failed_withdrawal_can_be_retried(
     folders: VersionFolders, node: StoredNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def full(path: Path, data: bytes) -> None:
@@ -173,7 +171,7 @@ async def test_a_failed_withdrawal_can_be_tried_again(
     assert events_since(folders, seq) == ["retired v2", "withdrawn v2"] and node.listed == ["v1"]
 
 
-async def test_an_open_version_that_was_withdrawn_before_a_kill_does_not_go_on(node: StoredNode) -> None:
+async def test_open_version_withdrawn_before_kill_is_not_resumed(node: StoredNode) -> None:
     folders = node.start()
     manifest = payloads.manifest(DATA, "v2")
     await receive_shards(await folders.begin_version(2, LiveManifest.of(manifest)), manifest, DATA, shards=1)
@@ -187,7 +185,9 @@ async def test_an_open_version_that_was_withdrawn_before_a_kill_does_not_go_on(n
 
 
 @pytest.mark.parametrize("is_pinned", [False, True])
-async def test_the_files_go_when_newer_versions_take_their_place(is_pinned: bool, node: StoredNode) -> None:
+async def test_withdrawn_files_are_removed_once_newer_versions_replace_them(
+    is_pinned: bool, node: StoredNode
+) -> None:
     folders = node.start("origin", keep=2)
     await publish(folders, b"one")
     await publish(folders, DATA)
@@ -205,7 +205,7 @@ async def test_the_files_go_when_newer_versions_take_their_place(is_pinned: bool
     assert list((node.root / ".shardcast" / "pinned").iterdir()) == []
 
 
-async def test_the_files_go_before_good_versions_where_room_is_needed(node: StoredNode) -> None:
+async def test_withdrawn_files_are_evicted_before_good_versions(node: StoredNode) -> None:
     folders = node.start(max_bytes=3 * PIECE)
     data = [random_bytes(100, seed=number) for number in range(1, 5)]
     await folders.record_listed([Listing(f"v{number}", sha256(one), 1) for number, one in enumerate(data, 1)])
@@ -221,7 +221,7 @@ async def test_the_files_go_before_good_versions_where_room_is_needed(node: Stor
 # At an origin
 
 
-async def test_an_origin_withdraws_what_it_published_also_after_its_time(node: StoredNode) -> None:
+async def test_origin_withdraws_published_and_retired_versions(node: StoredNode) -> None:
     folders = node.start("origin", keep=1)
     await publish(folders, DATA)
     await publish(folders, OTHER)
@@ -236,7 +236,7 @@ async def test_an_origin_withdraws_what_it_published_also_after_its_time(node: S
 
 
 @pytest.mark.parametrize("version", ["v2", "v", "../v1"])
-async def test_an_origin_can_not_withdraw_what_never_was(version: str, node: StoredNode) -> None:
+async def test_origin_cannot_withdraw_unpublished_version(version: str, node: StoredNode) -> None:
     folders = node.start("origin")
     await publish(folders, DATA)
     with pytest.raises(VersionNotOffered, match="v1"):

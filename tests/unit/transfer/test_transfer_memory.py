@@ -47,7 +47,7 @@ def tiny_shards(count: int) -> list[bytes]:
     return [json.dumps(line, separators=(",", ":")).encode() + b"\n" for line in lines]
 
 
-def test_shards_are_kept_in_few_bytes() -> None:
+def test_shard_table_uses_few_bytes_per_shard() -> None:
     lines = tiny_shards(COUNT)
     raw = sum(map(len, lines))
     tracemalloc.start()
@@ -66,7 +66,7 @@ def test_shards_are_kept_in_few_bytes() -> None:
     assert most < 1.5 * raw + 130 * COUNT, "there were copies"
 
 
-def test_a_manifest_has_a_budget() -> None:
+def test_manifest_over_memory_budget_is_refused() -> None:
     reader, lines = ManifestReader("v1", memory=MIB), tiny_shards(COUNT)
     with pytest.raises(ManifestError, match="more than 1048576 bytes of memory; SHARDCAST_TRANSFER_MEMORY"):
         for line in lines:
@@ -74,7 +74,7 @@ def test_a_manifest_has_a_budget() -> None:
     assert 3000 < len(reader.shards) < 6000
 
 
-def test_a_table_of_shards_is_a_sequence_of_shards() -> None:
+def test_shard_table_is_a_sequence_of_shards() -> None:
     random, shards, offset = Random(1), list[Shard](), 0
     for number in range(1, 40):
         size = random.randrange(1, 1000)
@@ -93,7 +93,7 @@ def test_a_table_of_shards_is_a_sequence_of_shards() -> None:
     assert not ShardTable() and ShardTable().end == 0
 
 
-def test_a_shard_is_in_a_table_once_all_of_it_is() -> None:
+def test_shard_is_visible_in_table_only_when_fully_added() -> None:
     """Other threads read while one adds."""
     table, seen = ShardTable(), list[int]()
 
@@ -109,7 +109,7 @@ def test_a_shard_is_in_a_table_once_all_of_it_is() -> None:
     assert table == [shard]
 
 
-def test_large_pieces_arrive_few_at_a_time() -> None:
+def test_concurrent_answers_are_limited_for_large_pieces() -> None:
     limits = Limits()
     assert limits.memory == TRANSFER_MEMORY == 512 * MIB
     assert limits.answers_for(256 * 1024) == 10
@@ -120,7 +120,7 @@ def test_large_pieces_arrive_few_at_a_time() -> None:
     assert Limits(at_once=1000).answers_for(256 * 1024) == 64
 
 
-async def test_no_more_answers_are_asked_for_than_have_room(tmp_path: Path) -> None:
+async def test_requests_are_limited_by_transfer_memory(tmp_path: Path) -> None:
     """Answers in chunks take two buffers of a piece each."""
     piece, payload = 2 * MIB, Random(1).randbytes(12 * MIB)
     shards, data = [], tmp_path / "data" / "v1"
@@ -156,7 +156,7 @@ async def test_no_more_answers_are_asked_for_than_have_room(tmp_path: Path) -> N
     assert most == 2
 
 
-async def test_a_list_describes_many_versions_within_the_same_budget(tmp_path: Path) -> None:
+async def test_manifests_read_for_one_list_share_the_memory_budget(tmp_path: Path) -> None:
     """A second server's manifests are read whole, and each may take a part only."""
     lines = tiny_shards(COUNT)
     (tmp_path / "v1").mkdir()

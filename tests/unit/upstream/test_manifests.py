@@ -65,7 +65,7 @@ def nothing_new(lines: bytes = b"") -> Behaviour:
     return behave
 
 
-async def test_version_lives_on_while_one_of_its_servers_cannot_be_reached(tmp_path: Path) -> None:
+async def test_version_is_not_aborted_while_a_server_is_unreachable(tmp_path: Path) -> None:
     """A 404 of one server says nothing while another, perhaps the origin, is only out of reach."""
     time = Time()
     with BadServer(tmp_path).set(MANIFEST, bad.error(404)) as lacks, dead_address() as dead:
@@ -76,7 +76,7 @@ async def test_version_lives_on_while_one_of_its_servers_cannot_be_reached(tmp_p
     assert time.now > 1000 + ORIGIN_SILENT
 
 
-async def test_version_lives_on_while_one_of_its_servers_answers_without_news(tmp_path: Path) -> None:
+async def test_version_is_not_aborted_while_a_server_answers_without_news(tmp_path: Path) -> None:
     time = Time()
     with (
         BadServer(tmp_path).set(MANIFEST, bad.error(404)) as lacks,
@@ -88,7 +88,7 @@ async def test_version_lives_on_while_one_of_its_servers_answers_without_news(tm
     assert waits.requested(MANIFEST) > 3
 
 
-async def test_version_that_no_server_has_any_more_is_given_up_at_once(tmp_path: Path) -> None:
+async def test_version_missing_on_all_servers_is_aborted_at_once(tmp_path: Path) -> None:
     time = Time()
     with (
         BadServer(tmp_path).set(MANIFEST, bad.error(404)) as one,
@@ -99,7 +99,7 @@ async def test_version_that_no_server_has_any_more_is_given_up_at_once(tmp_path:
     assert time.now == 1000
 
 
-async def test_empty_answers_are_no_sign_of_life(tmp_path: Path) -> None:
+async def test_empty_answers_do_not_prevent_stall(tmp_path: Path) -> None:
     time = Time()
     with BadServer(tmp_path).set(MANIFEST, nothing_new()) as server:
         async with peers_of(server.url) as peers:
@@ -109,7 +109,7 @@ async def test_empty_answers_are_no_sign_of_life(tmp_path: Path) -> None:
     assert ORIGIN_SILENT < time.now - 1000 < 2 * ORIGIN_SILENT
 
 
-async def test_shard_that_one_old_server_lacks_is_no_end_while_another_does_not_answer(
+async def test_missing_shard_is_not_the_end_while_other_server_is_silent(
     tmp_path: Path,
 ) -> None:
     """Where a list has no count of shards, the first one that all servers lack is the end. What one lacks
@@ -143,7 +143,7 @@ SHA256 = MADE.digests["sha256"]
     ],
     ids=["line", "digest", "count", "manifest"],
 )
-async def test_manifest_that_is_not_that_of_the_list_is_refused(
+async def test_manifest_not_matching_the_list_is_refused(
     listing: Listing, origin: str | None, what: str, tmp_path: Path
 ) -> None:
     with BadServer(tmp_path).set(MANIFEST, nothing_new(MADE.raw)) as server:

@@ -99,7 +99,7 @@ class Reporter:
                 await work
 
 
-async def test_a_version_of_this_node_is_reported_within_a_second() -> None:
+async def test_own_version_is_reported_within_a_second() -> None:
     node = Reporter()
     async with node.running():
         await node.clock.run(5)
@@ -111,7 +111,7 @@ async def test_a_version_of_this_node_is_reported_within_a_second() -> None:
         assert node.upstreams[0].times[-1] - changed <= 1
 
 
-async def test_a_version_of_a_node_below_is_reported_within_a_second() -> None:
+async def test_version_of_downstream_node_is_reported_within_a_second() -> None:
     node = Reporter()
     async with node.running():
         await node.clock.run(5)
@@ -127,7 +127,7 @@ async def test_a_version_of_a_node_below_is_reported_within_a_second() -> None:
         assert (when - changed <= 1, [one["has"] for one in said["below"]]) == (True, [["v1", "v2"]])
 
 
-async def test_another_origin_is_reported_within_a_second() -> None:
+async def test_changed_origin_is_reported_within_a_second() -> None:
     node = Reporter()
     async with node.running():
         await node.clock.run(5)
@@ -136,7 +136,7 @@ async def test_another_origin_is_reported_within_a_second() -> None:
         assert [said["origin"] for _, said in node.upstreams[0].told] == ["ce0d", "ffff"]
 
 
-async def test_constant_news_is_at_most_one_report_a_second_or_so() -> None:
+async def test_constant_changes_are_reported_about_once_a_second() -> None:
     node = Reporter()
     async with node.running():
         for number in range(600):
@@ -145,7 +145,7 @@ async def test_constant_news_is_at_most_one_report_a_second_or_so() -> None:
         assert 50 <= len(node.upstreams[0].told) <= 80, "60 s"
 
 
-async def test_unchanged_nodes_are_reported_every_15_s_and_refreshed_ones_every_5() -> None:
+async def test_reports_repeat_every_15_s_or_every_5_s_when_refreshed() -> None:
     node = Reporter()
     async with node.running():
         await node.clock.run(61)
@@ -157,7 +157,7 @@ async def test_unchanged_nodes_are_reported_every_15_s_and_refreshed_ones_every_
         assert 10 <= len(node.upstreams[0].told) - before <= 14
 
 
-async def test_an_upstream_that_does_not_answer_delays_no_other() -> None:
+async def test_silent_upstream_does_not_delay_reports_to_others() -> None:
     node = Reporter(3)
     node.upstreams[0].answers = False
     node.upstreams[1].fails = True
@@ -170,7 +170,7 @@ async def test_an_upstream_that_does_not_answer_delays_no_other() -> None:
         assert len(node.upstreams[2].told) >= 8
 
 
-async def test_a_restarted_upstream_is_told_again_at_once() -> None:
+async def test_restarted_upstream_gets_a_report_at_once() -> None:
     node = Reporter()
     async with node.running():
         await node.clock.run(2)
@@ -179,7 +179,7 @@ async def test_a_restarted_upstream_is_told_again_at_once() -> None:
         assert len(node.upstreams[0].told) == 2
 
 
-async def test_an_upstream_without_a_feed_is_not_told() -> None:
+async def test_upstream_without_feed_gets_no_report() -> None:
     node = Reporter()
     node.followers[0].hello = None
     async with node.running():
