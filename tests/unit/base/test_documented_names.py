@@ -15,6 +15,8 @@ ROOT = PACKAGE.parent
 DOCUMENTS = ("docs/design.md", "docs/reliability.md", "CONTRIBUTING.md")
 DOTTED = re.compile(r"`(?:[a-z_]+\.)*([A-Za-z_]+)\.(?!py`)([A-Za-z_]+)(?:\([^`]*\))?`")
 
+PATHS = re.compile(r"`((?:[a-z_]+/)+(?:[a-z_]+\.py)?)`")
+
 
 def members(node: ast.AST) -> set[str]:
     """Return the names that a module or a class defines, with the attributes that methods set."""
@@ -51,6 +53,21 @@ def definitions() -> dict[str, set[str]]:
 
 
 DEFINED = definitions()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_documented_paths_exist(document: str) -> None:
+    text = (ROOT / document).read_text()
+    folders = (
+        ROOT,
+        *(file.parent for file in PACKAGE.rglob("*.py")),
+        ROOT / "tests",
+        ROOT / "tests" / "support",
+    )
+    missing = [
+        path for path in PATHS.findall(text) if not any((folder / path).exists() for folder in folders)
+    ]
+    assert missing == []
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
