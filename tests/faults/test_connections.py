@@ -38,7 +38,7 @@ CHUNKED = "Transfer-Encoding: chunked"
 class CountingLoopback(Bounds):
     """Counts the connections of this machine, too."""
 
-    def counted(self, host: str) -> Address | None:
+    def counted_address(self, host: str) -> Address | None:
         return ipaddress.ip_address(host)
 
 

@@ -182,7 +182,7 @@ async def test_download_survives_temporary_lack_of_descriptors(
             raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
         return await connect(place)
 
-    monkeypatch.setattr(OutputFile, "open_landing", land)
+    monkeypatch.setattr(OutputFile, "landing", land)
     monkeypatch.setattr(connecting, "_connect_to", connect_once)
     live = LiveManifest.of(published.manifest)
     with (

@@ -173,7 +173,7 @@ async def write(asked: Asked) -> None:
 FEED = Reply(lines(HELLO, {"seq": 1}, {"seq": 2}), NDJSON, ends=False)
 LEASE = Reply(lines({"held": True}, {"held": True}), NDJSON, ends=False)
 PROGRESS = {"progress": {"done": 1, "size": 2}}
-ASKING = ("control/client.py:Asking.lines",)
+ASKING = ("control/client.py:ChangeRequest.lines",)
 
 REQUESTS: dict[str, Request] = {
     "list": Request(
@@ -216,7 +216,7 @@ REQUESTS: dict[str, Request] = {
         ("peer/server.py:Peer.receive",), "/v1/shard", Reply(BLOB), lambda asked: fetch(asked, direct=False)
     ),
     "pull": Request(
-        ("blobs/client/archive.py:ArchiveClient.parts",),
+        ("blobs/client/archive.py:ArchiveClient.pull_parts",),
         "/v1/pull",
         Reply(bytes.fromhex(DIGEST) + BLOB),
         pull,
@@ -384,12 +384,12 @@ DOORS = {
     "peer/bulk.py:_WholeHead.begin",
     "peer/heads.py:BoundedResponse.begin",
     "peer/heads.py:Connection.answer",
-    "control/client.py:ControlConnection.begin",
+    "control/client.py:ControlConnection.start_request",
 }
 """What those which send have in common."""
 ASKS = ("peer", "control", "blobs/client")
 """The rooms that send requests."""
-SENDING = {"request", "putrequest", "begin", "endheaders"}
+SENDING = {"request", "putrequest", "begin", "start_request", "endheaders"}
 ROUND = {
     "http.client": {"peer/heads.py", "peer/bulk.py", "control/client.py"},
     "sock_connect": {"peer/connecting.py"},

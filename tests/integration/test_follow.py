@@ -689,7 +689,7 @@ import os
 import sys
 from pathlib import Path
 from shardcast.protocol.manifest import Header, Manifest
-from shardcast.nodes.release_folder import announce, announced
+from shardcast.nodes.release_folder import finish_announcing, start_announcing
 from shardcast.nodes.outputs import OutputFolder
 from shardcast.nodes.release import Release
 
@@ -699,11 +699,11 @@ for number in range(1, 101):
     part.touch()
     file = part.stat()
     part.rename(path)
-    outputs.add(path, "line", number, "0" * 64, file=file)
+    outputs.record(path, "line", number, "0" * 64, file=file)
     header = Header(f"v{number}", "line", "model.bin")
     release = Release(header.version, path, Manifest(header, (), {"sha256": "0" * 64}), 0, {})
-    announce(outputs, release, 3)
-    announced(outputs, release)
+    start_announcing(outputs, release, 3)
+    finish_announcing(outputs, release)
 """
 
 

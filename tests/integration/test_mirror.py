@@ -500,7 +500,7 @@ class Slow:
         self.asked: list[tuple[str, ...]] = []
         self.gate = asyncio.Event()
 
-    async def pulls(self) -> bool:
+    async def takes_pulls(self) -> bool:
         return True
 
     async def fetch(

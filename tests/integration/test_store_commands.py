@@ -495,7 +495,7 @@ async def test_verify_rereads_file_replaced_while_reading(tmp_path: Path) -> Non
     damage(blob_file(tmp_path, digest))
 
     class Meanwhile(RateLimiter):
-        async def spent(self, count: int) -> None:
+        async def account(self, count: int) -> None:
             blob_file(tmp_path, digest).unlink(missing_ok=True)
             fill(tmp_path, blob)
 

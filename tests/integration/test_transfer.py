@@ -108,10 +108,10 @@ class Disk:
         self.most_open = max(self.most_open, self.open)
         return landing
 
-    async def wanted(self) -> Shard:
+    async def next_wanted(self) -> Shard:
         return self.waited_for.pop() if self.waited_for else await self.filling.next_wanted()
 
-    async def shelve(self, landing: Landing) -> None:
+    async def commit_shard(self, landing: Landing) -> None:
         await self.filling.commit_shard(landing)
 
     async def complete(self, manifest: Manifest) -> None:
