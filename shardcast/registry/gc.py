@@ -9,22 +9,16 @@ Until then ``get_hash`` reads it as before, and a collection that meets a refere
 from __future__ import annotations
 
 import logging
-import posixpath
-import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any
 
-from shardcast.ages import age, is_future
-from shardcast.errors import MissingExternalFile, RegistryError, UsageError
-from shardcast.registry.backend import StorageBackend
-from shardcast.registry.current import current
+from shardcast.errors import MissingExternalFile, RegistryError
 from shardcast.registry.hash_registry import QUARANTINE_SUFFIX, Registry
-from shardcast.registry.hashes import checked_schema, is_hash
-from shardcast.registry.references import References, key_of, read_references
+from shardcast.registry.references import References
+from shardcast.registry.survey import Survey, check_seconds, survey_store
 from shardcast.sizes import format_count, format_size
-from shardcast.temporary_files import PART
 
 MIN_AGE = 3600.0
 """Seconds for which content stays without a reference: its row may not be committed yet."""
@@ -35,64 +29,7 @@ QUARANTINE = 24 * 3600.0
 _LEFT_OVER = 24 * 3600.0
 """Seconds after which a temporary file is one of a killed put."""
 
-_PART = re.compile(r"\.[0-9a-f]{16}" + re.escape(PART))
-
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class _Listing:
-    """The files below the schemas of a store.
-
-    Attributes:
-        contents: bytes of each content, by its path.
-        quarantined: bytes of each content in quarantine, by the path that it had.
-        parts: paths of temporary files.
-    """
-
-    contents: dict[str, int] = field(default_factory=dict)
-    quarantined: dict[str, int] = field(default_factory=dict)
-    parts: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Survey:
-    """The files of a store, and which of them are referenced.
-
-    Attributes:
-        backend: the store.
-        files: its files.
-        referenced: keys of the referenced paths (``references.key_of``).
-        references: how many of these lie in the schemas.
-        now: the time of the survey, in seconds since 1970.
-        young: paths of unreferenced content younger than the minimum age.
-        ahead: paths of unreferenced content whose time lies ahead.
-        orphaned: paths of the other unreferenced content.
-    """
-
-    backend: StorageBackend
-    files: _Listing
-    referenced: set[str]
-    references: int
-    now: float
-    young: list[str]
-    ahead: list[str]
-    orphaned: list[str]
-
-    def is_referenced(self, path: str) -> bool:
-        """Return whether a path is referenced, in any spelling."""
-        return key_of(path) in self.referenced
-
-    def age(self, path: str) -> float:
-        """Return the seconds since a file was written; a time that lies ahead is set to now.
-
-        Raises:
-            RegistryError: the file can't be looked at.
-        """
-        modified = self.backend.modified(path)
-        if is_future(modified, self.now):
-            self.backend.set_right(path)
-        return age(modified, self.now)
 
 
 def scan(
@@ -130,7 +67,7 @@ def scan(
         StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used.
     """
     return _figures(
-        _survey(
+        survey_store(
             schemas,
             references,
             store_name=store_name,
@@ -181,8 +118,8 @@ def collect(
         StoreNotConfigured, StoreMissing, StoreInaccessible: the store can't be used or listed; nothing was
             changed.
     """
-    _check_seconds("quarantine", quarantine)
-    survey = _survey(
+    check_seconds("quarantine", quarantine)
+    survey = survey_store(
         schemas,
         references,
         store_name=store_name,
@@ -262,7 +199,7 @@ class _Collection:
         report: a line for each file.
     """
 
-    survey: _Survey
+    survey: Survey
     min_age: float
     quarantine: float
     _: KW_ONLY
@@ -331,54 +268,7 @@ class _Collection:
         self.report.append(f"deleted {path} ({format_size(size)})")
 
 
-def _survey(
-    schemas: tuple[str, ...],
-    references: References,
-    *,
-    store_name: str | None,
-    verbose: bool,
-    min_age: float,
-    registry: Registry | None,
-    clock: Callable[[], float],
-) -> _Survey:
-    """List the files, and then read the references.
-
-    In this order content that is put meanwhile is in no danger: it isn't listed.
-
-    Raises:
-        UsageError, ReferencesUnreadable, RegistryError: as ``scan`` does.
-    """
-    if not schemas:
-        raise UsageError("at least one schema must be named; only the content of those is collected")
-    _check_seconds("min_age", min_age)
-    registry = registry or current()
-    spec = registry.spec(store_name)
-    backend = registry.get_store_backend(store_name)
-    now = clock()
-    folders = [f"{spec.hash_prefix}/{checked_schema(schema)}" for schema in dict.fromkeys(schemas)]
-    files = _list(backend, folders)
-    if verbose:
-        log.info(
-            "store %s: %s below %s", spec.name, format_count(len(files.contents), "item"), ", ".join(folders)
-        )
-    paths = read_references(registry, spec, references)
-    referenced = {key_of(path) for path in paths}
-    inside = tuple(key_of(folder) + "/" for folder in folders)
-    unreferenced = sorted(path for path in files.contents if key_of(path) not in referenced)
-    young, ahead, orphaned = _by_age(backend, unreferenced, now, min_age)
-    return _Survey(
-        backend=backend,
-        files=files,
-        referenced=referenced,
-        references=sum(1 for key in referenced if key.startswith(inside)),
-        now=now,
-        young=young,
-        ahead=ahead,
-        orphaned=orphaned,
-    )
-
-
-def _figures(survey: _Survey) -> dict[str, Any]:
+def _figures(survey: Survey) -> dict[str, Any]:
     """Return what ``scan`` returns."""
     contents, quarantined = survey.files.contents, survey.files.quarantined
     stored, orphaned = len(contents), len(survey.orphaned)
@@ -402,53 +292,3 @@ def _figures(survey: _Survey) -> dict[str, Any]:
         "hash_quarantined": len(quarantined),
         "hash_quarantined_bytes": sum(quarantined.values()),
     }
-
-
-def _list(backend: StorageBackend, folders: list[str]) -> _Listing:
-    """Return the files below the folders that the registry put there, known by their names.
-
-    Raises:
-        StoreInaccessible: a folder can't be listed.
-    """
-    files = _Listing()
-    for folder in folders:
-        for path, size in backend.files(folder).items():
-            name = posixpath.basename(path)
-            if is_hash(name):
-                files.contents[path] = size
-            elif name.endswith(QUARANTINE_SUFFIX) and is_hash(name.removesuffix(QUARANTINE_SUFFIX)):
-                files.quarantined[path.removesuffix(QUARANTINE_SUFFIX)] = size
-            elif _PART.fullmatch(name):
-                files.parts.append(path)
-    return files
-
-
-def _by_age(
-    backend: StorageBackend, paths: list[str], now: float, min_age: float
-) -> tuple[list[str], list[str], list[str]]:
-    """Return the paths younger than an age, those among all whose time lies ahead, and the old paths.
-
-    A file that was removed meanwhile is in none of the lists.
-    """
-    young: list[str] = []
-    ahead: list[str] = []
-    old: list[str] = []
-    for path in paths:
-        try:
-            modified = backend.modified(path)
-        except MissingExternalFile:
-            continue
-        (young if modified > now - min_age else old).append(path)
-        if is_future(modified, now):
-            ahead.append(path)
-    return young, ahead, old
-
-
-def _check_seconds(name: str, seconds: float) -> None:
-    """Refuse an age that is no number of seconds.
-
-    Raises:
-        UsageError: it is none, or less than 0.
-    """
-    if not isinstance(seconds, int | float) or not seconds >= 0:
-        raise UsageError(f"{name} must be a number of seconds, 0 or more, not {seconds!r}")

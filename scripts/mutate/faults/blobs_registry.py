@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fault import Fault
 
-GC = "shardcast/registry/gc.py"
+SURVEY = "shardcast/registry/survey.py"
 FILE_IDENTITY = "shardcast/file_identity.py"
 
 FAULTS = [
@@ -24,14 +24,14 @@ FAULTS = [
     ),
     Fault(
         name="part-of-a-stranger-is-deleted",
-        file=GC,
+        file=SURVEY,
         old="elif _PART.fullmatch(name):",
         new="elif name.endswith(PART):",
         tests=["tests/integration/test_registry_gc.py::test_foreign_file_stays"],
     ),
     Fault(
         name="orphan-of-a-stranger-is-deleted",
-        file=GC,
+        file=SURVEY,
         old="elif name.endswith(QUARANTINE_SUFFIX) and is_hash(name.removesuffix(QUARANTINE_SUFFIX)):",
         new="elif name.endswith(QUARANTINE_SUFFIX):",
         tests=["tests/integration/test_registry_gc.py::test_foreign_file_stays"],
