@@ -18,7 +18,8 @@ test: check tests
 quick: check unit
 
 soak: $(STAMP)
-	SHARDCAST_SOAK_KILLS=100 SHARDCAST_SOAK_CELLS=all $(BIN)/pytest tests/faults/test_soak.py tests/faults/test_disk_faults.py
+	SHARDCAST_SOAK_KILLS=100 $(BIN)/pytest tests/faults/test_soak.py
+	SHARDCAST_SOAK_CELLS=all $(BIN)/pytest -n 4 tests/faults/test_disk_faults.py
 	SHARDCAST_POWER_STATES=1000000 $(BIN)/pytest tests/faults/test_power_cuts.py tests/faults/test_power_cuts_of_stores.py
 
 mutate: $(STAMP)
