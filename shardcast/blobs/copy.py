@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 
+from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_url
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
@@ -215,14 +216,16 @@ async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 
 @asynccontextmanager
-async def remote_store(url: str, algorithm: str, token: str | None = None) -> AsyncIterator[RemoteStore]:
+async def remote_store(
+    url: str, algorithm: str, token: str | None = None, access: ClientAccess | None = None
+) -> AsyncIterator[RemoteStore]:
     """Yield a server as a store, once it answers; pushes bear the ``token``.
 
     Raises:
         UsageError: the URL is no address of a server.
         PeerError: the server can't be asked.
     """
-    async with open_session() as session:
+    async with open_session(access=access) as session:
         store = RemoteStore(server_url(url), session, algorithm, token)
         await store.server_kind()
         yield store
@@ -230,7 +233,10 @@ async def remote_store(url: str, algorithm: str, token: str | None = None) -> As
 
 @asynccontextmanager
 async def open_repair(
-    urls: Sequence[str], algorithm: str, target: Callable[[], BlobStore]
+    urls: Sequence[str],
+    algorithm: str,
+    target: Callable[[], BlobStore],
+    access: ClientAccess | None = None,
 ) -> AsyncIterator[Repair | None]:
     """Yield a function that repairs a store's blobs from servers, or None where no server is named.
 
@@ -240,6 +246,7 @@ async def open_repair(
         urls: the servers.
         algorithm: the digest of the store.
         target: opens the store that the right bytes are put into.
+        access: to the servers.
 
     Raises:
         UsageError: a URL is no address of a server.
@@ -247,7 +254,7 @@ async def open_repair(
     if not urls:
         yield None
         return
-    async with open_session() as session:
+    async with open_session(access=access) as session:
         servers = [RemoteStore(server_url(url), session, algorithm) for url in urls]
 
         async def repair(digest: str) -> str | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from shardcast.cli import options
+from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.streams import print_answer
 from shardcast.cli.waiting import note_waits
 from shardcast.concurrency import background_task
@@ -76,6 +77,7 @@ class FollowOptions:
     ),
 )
 @options.origin_id_option
+@client_access_options
 @options.json_option
 @options.logging_options
 def client(
@@ -88,6 +90,7 @@ def client(
     follow: bool,
     following: FollowOptions,
     origin_id: str | None,
+    client_access: ClientAccessOptions,
     as_json: bool,
 ) -> None:
     """Download a version into a file, which has its name only when every byte is verified.
@@ -112,24 +115,25 @@ def client(
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import run
 
+    access = client_access.load()
     if follow:
         if output_file is not None:
             raise click.UsageError("--follow names the files itself; give --output-dir")
         first = following.first
         if first not in (None, "latest") and not is_version(str(first)):
             raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
-        follower = Client(urls, output_dir.absolute(), origin_id=origin_id)
+        follower = Client(urls, output_dir.absolute(), origin_id=origin_id, access=access)
         run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
         return
     if version is None:
-        lister = Client(urls, origin_id=origin_id)
+        lister = Client(urls, origin_id=origin_id, access=access)
         show_offered(run(_list(lister, options.is_quiet()), fast_loop=True), as_json)
         return
     from shardcast.cli.progress import ShowTransfer, progress_display
 
     with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        downloader = Client(urls, output_dir, origin_id=origin_id)
+        downloader = Client(urls, output_dir, origin_id=origin_id, access=access)
         release = run(_download(downloader, version, output_file, shown), fast_loop=True)
     show_release(release, as_json)
 

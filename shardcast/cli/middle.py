@@ -8,6 +8,12 @@ import click
 
 from shardcast import constants
 from shardcast.cli import options
+from shardcast.cli.access_options import (
+    ClientAccessOptions,
+    ServerAccessOptions,
+    client_access_options,
+    server_access_options,
+)
 from shardcast.cli.serving import ForegroundNode
 
 
@@ -25,6 +31,8 @@ from shardcast.cli.serving import ForegroundNode
 )
 @options.retention_options
 @options.origin_id_option
+@server_access_options
+@client_access_options
 @options.logging_options
 @options.node_options
 def middle(
@@ -35,6 +43,8 @@ def middle(
     check_interval: float,
     retention: options.Retention,
     origin_id: str | None,
+    server_access: ServerAccessOptions,
+    client_access: ClientAccessOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -58,5 +68,7 @@ def middle(
         max_bytes=retention.max_bytes,
         origin_id=origin_id,
         bounds=Bounds(trusted=listening.trusted_proxy or ()),
+        access=server_access.load(),
+        upstream_access=client_access.load(),
     )
     run(ForegroundNode(ready_fd, parent).serve(node))

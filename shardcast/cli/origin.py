@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from shardcast.cli import options
+from shardcast.cli.access_options import ServerAccessOptions, server_access_options
 from shardcast.cli.serving import ForegroundNode
 from shardcast.protocol.wire import MAX_VERSION
 
@@ -37,6 +38,7 @@ from shardcast.protocol.wire import MAX_VERSION
     help="The digest that distribution.txt lists; blake3 is what readers of 0.3.x expect.",
 )
 @options.json_option
+@server_access_options
 @options.logging_options
 @options.node_options
 def origin(
@@ -49,6 +51,7 @@ def origin(
     first_version: int,
     legacy_digest: str,
     as_json: bool,
+    server_access: ServerAccessOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -78,5 +81,6 @@ def origin(
         listed_digest=legacy_digest,
         max_bytes=retention.max_bytes,
         bounds=Bounds(trusted=listening.trusted_proxy or ()),
+        access=server_access.load(),
     )
     run(ForegroundNode(ready_fd, parent).serve(node, publish_all))

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_urls
 from shardcast.concurrency import background_task, start_staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
@@ -66,6 +67,7 @@ class Client:
         limits: Limits | None = None,
         *,
         origin_id: str | None = None,
+        access: ClientAccess | None = None,
     ) -> None:
         """Make a client; it connects when it is entered.
 
@@ -74,6 +76,7 @@ class Client:
             output_dir: the folder of outputs for which no other place is named.
             limits: bounds of a transfer; None for those of the environment.
             origin_id: the only line of versions to accept; None for any.
+            access: to the servers.
 
         Raises:
             UsageError: one of the servers is not an address, or there is none.
@@ -85,10 +88,11 @@ class Client:
         self.waits = Waits()
         self._downloads = Downloads({}, self._limits, waits=self.waits)
         self._origin_id = origin_id
+        self._access = access
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Self:
-        session = await self._stack.enter_async_context(open_session(self._limits.timeout))
+        session = await self._stack.enter_async_context(open_session(self._limits.timeout, self._access))
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
         self._downloads = Downloads(peers, self._limits, waits=self.waits)
         return self

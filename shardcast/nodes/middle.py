@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.server_access import ServerAccess
 from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.concurrency import background_task
@@ -82,6 +84,8 @@ class Middle:
         max_bytes: int | None = None,
         origin_id: str | None = None,
         bounds: Bounds | None = None,
+        access: ServerAccess | None = None,
+        upstream_access: ClientAccess | None = None,
     ) -> AsyncIterator[Middle]:
         """Run a middle while the block runs.
 
@@ -96,6 +100,8 @@ class Middle:
             max_bytes: that all its versions may take together; None for no bound.
             origin_id: the only line of versions to accept; None for any.
             bounds: on what its clients may do.
+            access: rules of its listener; None where all may send requests.
+            upstream_access: its access to the upstreams.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -106,7 +112,7 @@ class Middle:
             folders = await stack.enter_async_context(
                 open_data_dir(data_dir, "middle", keep=keep, max_bytes=max_bytes, resume=True)
             )
-            session = await stack.enter_async_context(open_session())
+            session = await stack.enter_async_context(open_session(access=upstream_access))
             node_id = secrets.token_hex(8)
             peers = [Peer(url, session) for url in upstreams]
             middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id)
@@ -119,7 +125,7 @@ class Middle:
                 partial(add_health_routes, status=middle.status, get_missing=middle.missing),
             )
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
-            app = application(node_id, *routes, as_sent=True, bounds=bounds)
+            app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             middle.url = await stack.enter_async_context(serve(app, host, port))
             control = application(node_id, partial(add_pin_routes, versions=folders), bounds=owner_bounds())
             await stack.enter_async_context(serve_on_socket(control, folders.data_dir.root))

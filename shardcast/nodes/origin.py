@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shardcast.access.server_access import ServerAccess
 from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
@@ -109,6 +110,7 @@ class Origin:
         listed_digest: str = "sha256",
         max_bytes: int | None = None,
         bounds: Bounds | None = None,
+        access: ServerAccess | None = None,
     ) -> AsyncIterator[Origin]:
         """Run an origin while the block runs.
 
@@ -122,6 +124,7 @@ class Origin:
             listed_digest: a key of ``DIGESTS``.
             max_bytes: that all its versions may take together; None for no bound.
             bounds: on what its clients may do.
+            access: rules of its listener; None where all may send requests.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -160,7 +163,7 @@ class Origin:
                 ),
             )
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
-            app = application(node_id, *routes, as_sent=True, bounds=bounds)
+            app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             url = await stack.enter_async_context(serve(app, host, port))
             control_routes = (
                 partial(add_publish_routes, publisher=publisher, pipes=directory.checked_own),

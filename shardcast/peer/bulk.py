@@ -17,7 +17,6 @@ from collections import deque
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from shardcast.concurrency import ThreadPool
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.failures import broken_error
@@ -25,6 +24,7 @@ from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer, RangeRequest
+from shardcast.peer.session import Session
 from shardcast.store.landing import Landing
 
 _MIN_READ = 16 * 1024
@@ -68,11 +68,12 @@ class Bulk:
         direct: whether no proxy stands between; else every answer is for aiohttp.
     """
 
-    def __init__(self, server: str, threads: ThreadPool, timeout: float) -> None:
-        """Prepare to ask ``server``, a URL, in ``threads``; ``timeout`` in seconds without a byte."""
+    def __init__(self, server: str, session: Session, timeout: float) -> None:
+        """Prepare to ask ``server``, a URL, by a session; ``timeout`` in seconds without a byte."""
         self._server = server
         self._url: SplitResult = urlsplit(server)
-        self._threads = threads
+        self._threads = session.threads
+        session.closing.append(self.close)
         self._timeout = timeout
         self._idle: deque[_PooledConnection] = deque()
         self._place: SocketAddress | None = None

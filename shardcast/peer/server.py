@@ -62,9 +62,8 @@ class Peer:
         self.url = url
         self.node_id: str | None = None
         self.serial = False
-        self._session = session.http
-        self._bulk = Bulk(url, session.threads, timeout)
-        session.closing.append(self._bulk.close)
+        self._session = session
+        self._bulk = Bulk(url, session, timeout)
         self._timeout = timeout
 
     @property

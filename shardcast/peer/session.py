@@ -11,10 +11,11 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 
+from shardcast.access.client_access import ClientAccess
 from shardcast.concurrency import ThreadPool
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
 from shardcast.errors import (
@@ -46,15 +47,19 @@ class Session:
         http: for everything but the bytes of shards.
         threads: for the bytes of shards, a thread for each answer.
         closing: called at the end.
+        access: what the servers are shown, and what is required of them.
     """
 
     http: aiohttp.ClientSession
     threads: ThreadPool
     closing: list[Callable[[], None]]
+    access: ClientAccess = field(default_factory=ClientAccess)
 
 
 @asynccontextmanager
-async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
+async def open_session(
+    timeout: float = HTTP_TIMEOUT, access: ClientAccess | None = None
+) -> AsyncIterator[Session]:
     """Open a session for any number of servers; ``timeout`` in seconds without a byte."""
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
@@ -71,7 +76,7 @@ async def open_session(timeout: float = HTTP_TIMEOUT) -> AsyncIterator[Session]:
         threads = ThreadPool(_MAX_ANSWERS, "shardcast-bulk", _give_way, dedicated=True)
         closing: list[Callable[[], None]] = []
         try:
-            yield Session(session, threads, closing)
+            yield Session(session, threads, closing, access or ClientAccess())
         finally:
             for close in closing:
                 close()
@@ -97,7 +102,7 @@ def _give_way() -> None:
 
 @asynccontextmanager
 async def answer(
-    session: aiohttp.ClientSession,
+    session: Session,
     server: str,
     path: str,
     method: str = "GET",
@@ -125,10 +130,10 @@ async def answer(
     """
     what = f"{method} {path}"
     upload = body if isinstance(body, Upload) else None
-    silence = silence or session.timeout.sock_read or HTTP_TIMEOUT
+    silence = silence or session.http.timeout.sock_read or HTTP_TIMEOUT
     answered = False
     request = requested(
-        session,
+        session.http,
         server,
         path,
         method,

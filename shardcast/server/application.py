@@ -14,6 +14,7 @@ from pathlib import Path
 from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from shardcast.access.server_access import ServerAccess
 from shardcast.concurrency import in_thread
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.disk_errors import disk_errors, error_text
@@ -44,6 +45,7 @@ def application(
     *routes: Callable[[web.Application], None],
     as_sent: bool = False,
     bounds: Bounds | None = None,
+    access: ServerAccess | None = None,
 ) -> web.Application:
     """Return an application with these routes, whose answers name the node.
 
@@ -52,6 +54,7 @@ def application(
         routes: functions that add routes to the application.
         as_sent: read bodies of requests as they are sent; otherwise decode their ``Content-Encoding``.
         bounds: of the listener; the defaults where None.
+        access: rules of the listener; None where all may send requests.
     """
     bounds = bounds or Bounds()
     connections = Connections(bounds, BodyMemory(bounds.all_bytes))
@@ -64,7 +67,7 @@ def application(
         },
         middlewares=[connections.middleware, end_in_order, answer_disk_errors],
     )
-    app[BOUNDS], app[CONNECTIONS] = bounds, connections
+    app[BOUNDS], app[CONNECTIONS], app[ACCESS] = bounds, connections, access or ServerAccess()
     app.cleanup_ctx.append(connections.run)
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
@@ -210,6 +213,8 @@ class _NoNonsense(logging.Filter):
             return logging.getLogger().isEnabledFor(logging.DEBUG)
         return True
 
+
+ACCESS = web.AppKey("access", ServerAccess)
 
 log = logging.getLogger(__name__)
 _requests = logging.getLogger("shardcast.requests")

@@ -89,7 +89,7 @@ class ArchiveClient:
             raise UsageError(f"{keys_per_request} keys in a request; it can be 1 to {MAX_KEYS}")
         self.url = server_url(url)
         self.node_id: str | None = None
-        self._http = session.http
+        self._session = session
         self._token = token
         self._keys = keys_per_request
         self._timeout = timeout
@@ -147,7 +147,7 @@ class ArchiveClient:
         headers = {"Content-Type": BYTES} | ({VIA_HEADER: ", ".join(via)} if via else {})
         body = write_pull(wanted.items())
         async with answer(
-            self._http, self.url, PULL_PATH, "POST", headers=headers, silence=self._timeout, body=body
+            self._session, self.url, PULL_PATH, "POST", headers=headers, silence=self._timeout, body=body
         ) as response:
             self.node_id = response.headers.get(NODE_ID_HEADER)
             if response.status in _NO_ARCHIVE:
@@ -188,7 +188,7 @@ class ArchiveClient:
         body = Upload(sending.body(), sending.keeping)
         try:
             async with answer(
-                self._http, self.url, PUSH_PATH, "POST", headers=headers, silence=self._timeout, body=body
+                self._session, self.url, PUSH_PATH, "POST", headers=headers, silence=self._timeout, body=body
             ) as response:
                 self.node_id = response.headers.get(NODE_ID_HEADER)
                 self._check_pushed(response)

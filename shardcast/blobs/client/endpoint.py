@@ -10,7 +10,7 @@ import aiohttp
 from shardcast.errors import BadAnswer, PeerError, ServerUnreachable
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload
-from shardcast.peer.session import answer
+from shardcast.peer.session import Session, answer
 from shardcast.protocol.wire import NODE_ID_HEADER
 
 
@@ -24,13 +24,13 @@ class Endpoint:
 
     Attributes:
         url: its base URL.
-        http: the session that requests go through.
+        session: sends the requests.
         timeout: seconds without progress.
         node_id: what a shardcast node calls itself; None for others, or before it answered.
     """
 
     url: str
-    http: aiohttp.ClientSession
+    session: Session
     timeout: float
     node_id: str | None = None
 
@@ -49,7 +49,7 @@ class Endpoint:
             PeerError: as ``peer.session.answer`` does, on entering and while the body is read.
         """
         return answer(
-            self.http, self.url, path, method, headers=headers, silence=silence or self.timeout, body=body
+            self.session, self.url, path, method, headers=headers, silence=silence or self.timeout, body=body
         )
 
     def record(self, response: aiohttp.ClientResponse) -> None:

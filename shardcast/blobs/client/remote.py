@@ -76,7 +76,7 @@ class RemoteStore:
         self.algorithm = algorithm
         self._archive = ArchiveClient(url, session, token, timeout=timeout)
         self.url = self._archive.url
-        self._endpoint = Endpoint(self.url, session.http, timeout)
+        self._endpoint = Endpoint(self.url, session, timeout)
         self._blobs = BlobRequests(self._endpoint, algorithm, max_size)
         self._hash_server = HashServerClient(self._endpoint, new_hasher(algorithm).hexdigest(), patience)
         self._kind: ServerKind | None = None

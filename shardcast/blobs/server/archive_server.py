@@ -15,6 +15,8 @@ from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, Self
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.server_access import ServerAccess
 from shardcast.blobs.access_stats import AccessStats, archive_folder, stats_file
 from shardcast.blobs.client.remote import RemoteStore
 from shardcast.blobs.directory.blob_directory import BlobDirectory
@@ -101,6 +103,8 @@ class ArchiveNode:
         mirror: Sequence[str] = (),
         max_blob: int = MAX_BLOB,
         bounds: Bounds | None = None,
+        access: ServerAccess | None = None,
+        mirror_access: ClientAccess | None = None,
     ) -> AsyncIterator[Self]:
         """Serve a store of SHA-256.
 
@@ -117,6 +121,8 @@ class ArchiveNode:
             mirror: base URLs of servers from which a missing blob is fetched when it is requested.
             max_blob: bytes of the largest blob that is taken.
             bounds: of the listeners.
+            access: rules of the listeners; None where all may send requests.
+            mirror_access: its access to the servers of ``mirror``.
 
         Raises:
             UsageError: the store is of another digest, or ``mirror`` has what is no address.
@@ -130,7 +136,7 @@ class ArchiveNode:
             stack.push_async_callback(access_stats.close)
             upstream: MirrorStore | None = None
             if mirror:
-                session = await stack.enter_async_context(open_session())
+                session = await stack.enter_async_context(open_session(access=mirror_access))
                 servers = [RemoteStore(url, session, max_size=max_blob) for url in mirror]
                 upstream = MirrorStore(store, servers, node_id, max_length=max_blob)
                 stack.push_async_callback(upstream.close)
@@ -154,7 +160,7 @@ class ArchiveNode:
                     partial(add_health_routes, status=status, get_missing=lambda: None),
                     partial(add_archive_routes, context=context, push=push),
                 )
-                app = application(node_id, *routes, as_sent=True, bounds=bounds)
+                app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
                 return await stack.enter_async_context(serve(app, host, port))
 
             url = await listen(host, port, push=False)

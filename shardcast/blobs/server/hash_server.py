@@ -22,6 +22,7 @@ from typing import Self
 
 from aiohttp import web
 
+from shardcast.access.server_access import ServerAccess
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import HAS_ZSTD
 from shardcast.blobs.directory.layout import LAYOUTS, prepare
@@ -150,10 +151,12 @@ def app() -> web.Application:
     return _application(read_settings(os.environ).open())
 
 
-def _application(state: HashServerState, bounds: Bounds | None = None) -> web.Application:
+def _application(
+    state: HashServerState, bounds: Bounds | None = None, access: ServerAccess | None = None
+) -> web.Application:
     """Return the application over a state."""
     routes = partial(add_hash_routes, state=state)
-    return application(secrets.token_hex(8), routes, as_sent=True, bounds=bounds)
+    return application(secrets.token_hex(8), routes, as_sent=True, bounds=bounds, access=access)
 
 
 @dataclass(frozen=True)
@@ -186,6 +189,7 @@ class StoreServer:
         status_file: Path | None = None,
         timeout: float | None = None,
         bounds: Bounds | None = None,
+        access: ServerAccess | None = None,
     ) -> AsyncIterator[Self]:
         """Run a hash server.
 
@@ -196,6 +200,7 @@ class StoreServer:
             status_file: where the parent program reads the port; None without one.
             timeout: seconds without a request after which ``wait_until_idle`` returns; None for never.
             bounds: of its listener.
+            access: rules of its listener; None where all may send requests.
 
         Raises:
             UsageError: a setting can't be right, or there is no such directory.
@@ -211,7 +216,7 @@ class StoreServer:
                     raise UsageError(f"the inactivity timeout must be longer than 0 s, not {timeout:g} s")
                 state = settings.open()
                 taken = bind_free_port(host, *ports)
-                url = await stack.enter_async_context(serve_on(_application(state, bounds), taken))
+                url = await stack.enter_async_context(serve_on(_application(state, bounds, access), taken))
                 if status:
                     status.report_running(taken.port)
             except BaseException:  # also when cancelled: the parent waits for either word

@@ -8,6 +8,7 @@ import click
 
 from shardcast.addresses import Network
 from shardcast.cli import options
+from shardcast.cli.access_options import ServerAccessOptions, server_access_options
 from shardcast.cli.serving import ForegroundNode
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -60,6 +61,7 @@ def archive() -> None:
     "--max-blob", type=options.Size(), default="4GiB", help="Bytes of the largest blob that is taken."
 )
 @options.trusted_proxy_option
+@server_access_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -73,6 +75,7 @@ def serve(
     mirror: tuple[list[str], ...],
     max_blob: int,
     trusted_proxy: tuple[Network, ...] | None,
+    server_access: ServerAccessOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -93,6 +96,7 @@ def serve(
         mirror=servers,
         max_blob=max_blob,
         bounds=Bounds(trusted=trusted_proxy or ()),
+        access=server_access.load(),
     )
 
     async def announce(running: ArchiveNode) -> None:

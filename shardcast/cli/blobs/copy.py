@@ -11,7 +11,9 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from shardcast.access.client_access import ClientAccess
 from shardcast.cli import options
+from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.blobs.options import (
     SETTINGS,
     Digest,
@@ -37,10 +39,17 @@ _FRAME = 0.1
 @click.argument("digests", nargs=-1, type=Digest())
 @directory_option
 @from_file_option
+@client_access_options
 @options.json_option
 @options.logging_options
 def pull(
-    url: str, digests: tuple[str, ...], *, directory: Path, from_file: IO[str] | None, as_json: bool
+    url: str,
+    digests: tuple[str, ...],
+    *,
+    directory: Path,
+    from_file: IO[str] | None,
+    client_access: ClientAccessOptions,
+    as_json: bool,
 ) -> int:
     """Get blobs from the server at URL, a hash server, an archive or a node.
 
@@ -48,7 +57,14 @@ def pull(
     server lacks one.
     """
     options.start_logging()
-    return _run(_Job(directory, url, read_digest_arguments(digests, from_file), pulling=True), as_json)
+    job = _Job(
+        directory,
+        url,
+        read_digest_arguments(digests, from_file),
+        pulling=True,
+        access=client_access.load(),
+    )
+    return _run(job, as_json)
 
 
 @click.command(context_settings=SETTINGS)
@@ -93,6 +109,7 @@ class _Job:
         digests: of the blobs.
         pulling: whether the server is the source.
         token: allows pushes to an archive; None where it isn't needed.
+        access: to the server.
     """
 
     directory: Path
@@ -101,6 +118,7 @@ class _Job:
     _: KW_ONLY
     pulling: bool
     token: str | None = None
+    access: ClientAccess | None = None
 
 
 def _run(job: _Job, as_json: bool) -> int:
@@ -142,7 +160,9 @@ async def _copy(job: _Job, state: CopyProgress, display: Display) -> None:
     async with AsyncExitStack() as stack:
         store = open_store(job.directory, writable=job.pulling)
         stack.push_async_callback(store.close)
-        server = await stack.enter_async_context(remote_store(job.url, store.algorithm, job.token))
+        server = await stack.enter_async_context(
+            remote_store(job.url, store.algorithm, job.token, job.access)
+        )
         await stack.enter_async_context(background_task(_show(job, state, display)))
         if job.pulling:
             await copy(server, store, job.digests, state)

@@ -11,6 +11,7 @@ from click.core import ParameterSource
 
 from shardcast.addresses import Network
 from shardcast.cli import options
+from shardcast.cli.access_options import ServerAccessOptions, server_access_options
 from shardcast.cli.blobs.copy import pull, push
 from shardcast.cli.blobs.gc import gc, pin, unpin
 from shardcast.cli.blobs.objects import get, has, ls, put, stat
@@ -82,6 +83,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 @click.option("--status-file", type=click.Path(path_type=Path), help="A JSON file to say in how it went.")
 @click.option("--timeout", type=float, help="End after so many seconds without a request.")
 @options.trusted_proxy_option
+@server_access_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -98,6 +100,7 @@ def serve(
     status_file: Path | None,
     timeout: float | None,
     trusted_proxy: tuple[Network, ...] | None,
+    server_access: ServerAccessOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -124,7 +127,15 @@ def serve(
         Path(directory), algorithm, layout or None, extra, writable=writable, lock_seconds=lock_timeout
     )
     bounds = Bounds(trusted=trusted_proxy or ())
-    node = StoreServer.running(settings, host, ports, status_file=status_file, timeout=timeout, bounds=bounds)
+    node = StoreServer.running(
+        settings,
+        host,
+        ports,
+        status_file=status_file,
+        timeout=timeout,
+        bounds=bounds,
+        access=server_access.load(),
+    )
     try:
         run(ForegroundNode(ready_fd, parent).serve(node, until=StoreServer.wait_until_idle))
     except AddressTaken as error:

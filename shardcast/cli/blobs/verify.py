@@ -11,12 +11,14 @@ from pathlib import Path
 
 import click
 
+from shardcast.access.client_access import ClientAccess
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.layout import Folder
 from shardcast.blobs.directory.quarantine import Quarantine
 from shardcast.blobs.directory.stat import forms_of
 from shardcast.blobs.maintenance.scrub import Outcome, RateLimiter, Scrub, ScrubFinding
 from shardcast.cli import options
+from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.blobs.options import SETTINGS, directory_argument, open_store
 from shardcast.cli.exit_codes import DONE, INTEGRITY, LOCAL_DISK
 from shardcast.cli.progress import Display, progress_display
@@ -45,10 +47,17 @@ _FRAME = 0.1
     default=True,
     help="Set aside what is damaged and can't be repaired, or leave it where it is.",
 )
+@client_access_options
 @options.json_option
 @options.logging_options
 def verify(
-    directory: Path, *, repair_from: tuple[list[str], ...], rate: int | None, quarantine: bool, as_json: bool
+    directory: Path,
+    *,
+    repair_from: tuple[list[str], ...],
+    rate: int | None,
+    quarantine: bool,
+    client_access: ClientAccessOptions,
+    as_json: bool,
 ) -> int:
     """Read every blob in DIRECTORY, and see whether it is what its name says.
 
@@ -63,7 +72,15 @@ def verify(
     servers = [server for group in repair_from for server in group]
     with progress_display(options.is_quiet()) as display:
         scrub, outcomes = run(
-            _verify(store, servers, rate=rate, quarantine=quarantine, as_json=as_json, display=display)
+            _verify(
+                store,
+                servers,
+                access=client_access.load(),
+                rate=rate,
+                quarantine=quarantine,
+                as_json=as_json,
+                display=display,
+            )
         )
     bad = sum(outcomes.values())
     if as_json:
@@ -88,6 +105,7 @@ async def _verify(
     store: BlobDirectory,
     servers: list[str],
     *,
+    access: ClientAccess,
     rate: int | None,
     quarantine: bool,
     as_json: bool,
@@ -112,7 +130,7 @@ async def _verify(
         return opened[0]
 
     async with AsyncExitStack() as stack:
-        repair = await stack.enter_async_context(open_repair(servers, store.algorithm, target))
+        repair = await stack.enter_async_context(open_repair(servers, store.algorithm, target, access))
         aside = Quarantine(store.folder) if quarantine else None
         scrub = Scrub(store.folder, store.algorithm, quarantine=aside, repair=repair, pace=RateLimiter(rate))
         await stack.enter_async_context(background_task(_show(scrub, display)))

@@ -1,0 +1,24 @@
+"""The scopes of requests: what a token allows its bearer."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Scope(StrEnum):
+    """A permission that a route requires and a token grants."""
+
+    READ = "read"
+    """Versions, manifests, feeds, leases, and shards by digest."""
+    REPORT = "report"
+    """Reports of the nodes below."""
+    PUBLISH = "publish"
+    """New versions from elsewhere."""
+    STATUS = "status"
+    """``/status`` and whatever else shows the state of a node."""
+    STORE_READ = "store-read"
+    """Blobs of a hash server or an archive."""
+    STORE_WRITE = "store-write"
+    """New blobs in a hash server."""
+    ARCHIVE_PUSH = "archive-push"
+    """Pushes into an archive."""
