@@ -10,11 +10,13 @@ from typing import Any
 
 from aiohttp import ClientError, web
 
+from shardcast.access.scopes import Scope
 from shardcast.errors import NodeFailed, ShardcastError, to_wire
 from shardcast.json_text import parse_json
 from shardcast.protocol.wire import CONFIRMED_PREFIX, NDJSON
 from shardcast.server.bodies import read_body, read_json_line
 from shardcast.server.bounds import bounds_of
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.writing import write
 
 log = logging.getLogger(__name__)
@@ -149,5 +151,5 @@ async def read_request(request: web.Request, by_line: bool = False) -> tuple[Cal
 
 def add_change_route(app: web.Application, path: str, handler: Handler) -> None:
     """Route a path of a change, with and without ``/confirmed`` before it."""
-    app.router.add_post(path, handler)
-    app.router.add_post(CONFIRMED_PREFIX + path, handler)
+    add_route(app, "POST", path, handler, scope=Scope.PUBLISH)
+    add_route(app, "POST", CONFIRMED_PREFIX + path, handler, scope=Scope.PUBLISH)

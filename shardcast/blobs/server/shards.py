@@ -6,10 +6,12 @@ import logging
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.blobs.interface import BlobStore
 from shardcast.errors import BlobCorrupt, BlobMissing, LocalDiskError
 from shardcast.protocol.wire import IMMUTABLE, RETRY_AFTER
 from shardcast.server.hang_ups import open_while_connected
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
 
@@ -36,4 +38,4 @@ def add_digest_routes(app: web.Application, shards: BlobStore) -> None:
             pass
         raise web.HTTPNotFound(text="404: no such shard\n")
 
-    app.router.add_get("/{key:[0-9a-fA-F]{64}}", shard)
+    add_route(app, "GET", "/{key:[0-9a-fA-F]{64}}", shard, scope=Scope.READ)

@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.protocol.feed import Event, Hello, Position, UpTo
 from shardcast.protocol.wire import FEED_PATH, NDJSON
 from shardcast.server.application import abort_on_silent_death
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.writing import UNBUFFERED_HEADERS, write
 from shardcast.store.events import Events
 from shardcast.store.interfaces import Shelf
@@ -71,7 +73,7 @@ def add_feed_routes(
     async def end(app: web.Application) -> None:
         events.close()
 
-    app.router.add_get(FEED_PATH, feed)
+    add_route(app, "GET", FEED_PATH, feed, scope=Scope.READ, stays_open=True)
     app.on_shutdown.append(end)
 
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.protocol.wire import HEALTHCHECK_PATH, READY_PATH, STATUS_PATH
+from shardcast.server.scoped_routes import add_route
 
 _SLICE = 100
 """Rows of a list that are encoded at a time; between two slices the event loop serves other requests."""
@@ -44,9 +46,9 @@ def add_health_routes(
     async def report(request: web.Request) -> web.StreamResponse:
         return web.Response(body=await shared.now(), content_type="application/json", charset="utf-8")
 
-    app.router.add_get(HEALTHCHECK_PATH, healthcheck)
-    app.router.add_get(READY_PATH, ready)
-    app.router.add_get(STATUS_PATH, report)
+    add_route(app, "GET", HEALTHCHECK_PATH, healthcheck, scope=None)
+    add_route(app, "GET", READY_PATH, ready, scope=None)
+    add_route(app, "GET", STATUS_PATH, report, scope=Scope.STATUS)
 
 
 class _SharedStatus:

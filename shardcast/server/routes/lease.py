@@ -12,10 +12,12 @@ import logging
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.plain_text import short_name
 from shardcast.protocol.wire import NDJSON, VERSION_PATTERN
 from shardcast.server.application import abort_on_silent_death
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.writing import UNBUFFERED_HEADERS, write
 from shardcast.store.interfaces import Shelf
 
@@ -48,7 +50,8 @@ def add_lease_routes(app: web.Application, shelf: Shelf) -> None:
                     request.transport.abort()
             return response
 
-    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/lease", lease)
+    path = f"/{{version:{VERSION_PATTERN}}}/lease"
+    add_route(app, "GET", path, lease, scope=Scope.READ, stays_open=True)
 
 
 async def _hold(request: web.Request, response: web.StreamResponse, version: str, shelf: Shelf) -> None:

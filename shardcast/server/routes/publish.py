@@ -22,12 +22,14 @@ from typing import Any, BinaryIO, Protocol
 
 from aiohttp import ClientError, web
 
+from shardcast.access.scopes import Scope
 from shardcast.concurrency import cancel
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.protocol.wire import NDJSON, PUBLISH_PATH, STREAM_PATH
 from shardcast.server.bodies import read_json_line
 from shardcast.server.callers import Caller, add_change_route, read_request
 from shardcast.server.named_pipe import NamedPipe
+from shardcast.server.scoped_routes import add_route
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +140,7 @@ def add_publish_routes(app: web.Application, publisher: PublishTarget, pipes: Ca
                 await cancel([ending])
 
     add_change_route(app, PUBLISH_PATH, publish)
-    app.router.add_post(STREAM_PATH, stream)
+    add_route(app, "POST", STREAM_PATH, stream, scope=Scope.PUBLISH)
 
 
 async def _await_end(request: web.Request, pipe: NamedPipe, publishing: Publishing) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parse_in_slices
 from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
 from shardcast.server.downstream import Downstream
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.turns import Turns
 
 _SMALL = 16 << 10
@@ -45,4 +47,4 @@ def add_report_routes(app: web.Application, downstream: Downstream) -> None:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         return web.Response(status=204)
 
-    app.router.add_post(REPORT_PATH, report)
+    add_route(app, "POST", REPORT_PATH, report, scope=Scope.REPORT)

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.constants import LANDING_WAIT, MANIFEST_FILE
 from shardcast.protocol.manifest import aborted_line
 from shardcast.protocol.wire import (
@@ -23,6 +24,7 @@ from shardcast.protocol.wire import (
     matches_if_match,
     shard_number,
 )
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.sending import send_landing, send_span
 from shardcast.server.writing import PORTION, UNBUFFERED_HEADERS, write
 from shardcast.store.interfaces import Shelf, Span
@@ -88,10 +90,11 @@ def add_version_routes(app: web.Application, shelf: Shelf) -> None:
     async def probe(request: web.Request) -> web.StreamResponse:
         return web.Response(body=_PROBE)
 
-    app.router.add_get(DISTRIBUTION_PATH, distribution)
-    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{MANIFEST_FILE}", manifest)
-    app.router.add_get(f"/{{version:{VERSION_PATTERN}}}/{{shard:{_SHARD_PATTERN}}}", shard)
-    app.router.add_get(PROBE_PATH, probe)
+    folder = f"/{{version:{VERSION_PATTERN}}}"
+    add_route(app, "GET", DISTRIBUTION_PATH, distribution, scope=Scope.READ)
+    add_route(app, "GET", f"{folder}/{MANIFEST_FILE}", manifest, scope=Scope.READ, stays_open=True)
+    add_route(app, "GET", f"{folder}/{{shard:{_SHARD_PATTERN}}}", shard, scope=Scope.READ)
+    add_route(app, "GET", PROBE_PATH, probe, scope=Scope.READ)
 
 
 def _find_shard(shelf: Shelf, version: str, number: int, if_match: str | None) -> Span | None:

@@ -20,12 +20,14 @@ from typing import Any
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.constants import FEED_HEARTBEAT
 from shardcast.errors import ShardcastError, to_wire
 from shardcast.json_text import parse_json
 from shardcast.protocol.distribution import is_version
 from shardcast.protocol.wire import COPIES_PATH, FINISH_PATH, MAX_FINISH_WAIT, NDJSON
 from shardcast.server.bodies import read_body
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.writing import write
 
 _CHECK_SECONDS = 0.2
@@ -90,8 +92,8 @@ def add_waiting_routes(
     async def end(app: web.Application) -> None:
         ended.set()
 
-    app.router.add_post(FINISH_PATH, answer_finish)
-    app.router.add_post(COPIES_PATH, answer_copies)
+    add_route(app, "POST", FINISH_PATH, answer_finish, scope=Scope.PUBLISH)
+    add_route(app, "POST", COPIES_PATH, answer_copies, scope=Scope.PUBLISH)
     app.on_shutdown.append(end)
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.blobs.server.archive_routes.answers import NOT_HERE, failure, key_of
 from shardcast.blobs.server.archive_routes.context import ArchiveContext
 from shardcast.blobs.server.archive_routes.pages import Pages
@@ -23,6 +24,7 @@ from shardcast.protocol.wire import (
     parse_via,
 )
 from shardcast.server.hang_ups import open_while_connected
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.sending import send_blob
 from shardcast.store.holds import READ, Reader
 
@@ -32,15 +34,16 @@ log = logging.getLogger(__name__)
 def add_archive_routes(app: web.Application, context: ArchiveContext, push: bool) -> None:
     """Serve an archive; ``push``: whether pushes at this port need no token."""
     app.middlewares.append(_casa_failures)
-    router, pages = app.router, Pages(context)
-    router.add_post(PULL_PATH, Pulls(context).answer)
-    router.add_post(PUSH_PATH, Pushes(context, push).answer)
-    router.add_get(f"{METADATA_PATH}/{{key}}", pages.metadata)
-    router.add_get("/meta/{key}", pages.page)
-    router.add_get("/stats", pages.stats)
-    router.add_get("/liveness", pages.liveness)
-    router.add_get("/", pages.home)
-    router.add_get("/{key}", _Blobs(context).answer)
+    pages = Pages(context)
+    add_route(app, "POST", PULL_PATH, Pulls(context).answer, scope=Scope.STORE_READ)
+    push_scope = None if push else Scope.ARCHIVE_PUSH
+    add_route(app, "POST", PUSH_PATH, Pushes(context, push).answer, scope=push_scope)
+    add_route(app, "GET", f"{METADATA_PATH}/{{key}}", pages.metadata, scope=Scope.STORE_READ)
+    add_route(app, "GET", "/meta/{key}", pages.page, scope=Scope.STORE_READ)
+    add_route(app, "GET", "/stats", pages.stats, scope=Scope.STORE_READ)
+    add_route(app, "GET", "/liveness", pages.liveness, scope=None)
+    add_route(app, "GET", "/", pages.home, scope=Scope.STORE_READ)
+    add_route(app, "GET", "/{key}", _Blobs(context).answer, scope=Scope.STORE_READ)
 
 
 @web.middleware

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.blobs.server.hash_routes.bodies import delay_continue
 from shardcast.blobs.server.hash_routes.failures import Handler, guarded
 from shardcast.blobs.server.hash_routes.queries import Queries
@@ -15,6 +16,7 @@ from shardcast.blobs.server.hash_routes.requests import BareResponse, json_respo
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.blobs.server.hash_routes.writes import Writes
 from shardcast.protocol.wire import HAS_NOW_PATH, HAS_PATH, HEALTHCHECK_PATH, LENGTH_PATH, PROMISE_PATH
+from shardcast.server.scoped_routes import add_route
 
 
 def add_hash_routes(app: web.Application, state: HashServerState) -> None:
@@ -22,9 +24,9 @@ def add_hash_routes(app: web.Application, state: HashServerState) -> None:
     store = state.store
     reads, writes, queries = Reads(state), Writes(state), Queries(state)
 
-    def route(method: str, path: str, handler: Handler) -> None:
-        for name in (method, "HEAD") if method == "GET" else (method,):
-            app.router.add_route(name, path, guarded(handler, state.activity), expect_handler=delay_continue)
+    def route(method: str, path: str, handler: Handler, scope: Scope | None) -> None:
+        answer = guarded(handler, state.activity)
+        add_route(app, method, path, answer, scope=scope, expect_handler=delay_continue)
 
     async def begin(app: web.Application) -> None:
         await store.prepare()
@@ -35,16 +37,16 @@ def add_hash_routes(app: web.Application, state: HashServerState) -> None:
     async def unrouted(request: web.Request) -> web.StreamResponse:
         return _unrouted(request, store.writable)
 
-    route("GET", HEALTHCHECK_PATH, _healthcheck)
-    route("GET", HAS_PATH, queries.has)
-    route("GET", HAS_NOW_PATH, queries.has_now)
-    route("GET", LENGTH_PATH, queries.lengths)
+    route("GET", HEALTHCHECK_PATH, _healthcheck, None)
+    route("GET", HAS_PATH, queries.has, Scope.STORE_READ)
+    route("GET", HAS_NOW_PATH, queries.has_now, Scope.STORE_READ)
+    route("GET", LENGTH_PATH, queries.lengths, Scope.STORE_READ)
     if store.writable:
-        route("PUT", f"{PROMISE_PATH}/{{checksum:[^/]+}}", writes.promise)
-        route("PUT", "/{checksum:[^/]+}", writes.put)
+        route("PUT", f"{PROMISE_PATH}/{{checksum:[^/]+}}", writes.promise, Scope.STORE_WRITE)
+        route("PUT", "/{checksum:[^/]+}", writes.put, Scope.STORE_WRITE)
         app.on_startup.append(begin)
-    route("GET", "/{checksum:[^/]+}", reads.answer)
-    route("*", "/{tail:.*}", unrouted)
+    route("GET", "/{checksum:[^/]+}", reads.answer, Scope.STORE_READ)
+    route("*", "/{tail:.*}", unrouted, None)  # preflights, and answers that no path is there
     app.on_response_prepare.append(_complete_head)
     app.on_cleanup.append(end)
 
