@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from shardcast.access.token_file import TokenFile
+
 
 @dataclass(frozen=True)
 class ServerAccess:
-    """Who may send requests to a listener, and over which lines; by default everybody, in plain HTTP."""
+    """Who may send requests to a listener, and over which lines; by default everybody, in plain HTTP.
+
+    Attributes:
+        tokens: the tokens of which each route requires one; None where no route does.
+    """
+
+    tokens: TokenFile | None = None

@@ -22,6 +22,7 @@ from shardcast.protocol.wire import NODE_ID_HEADER
 from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
+from shardcast.server.guard import Guard
 from shardcast.server.unframed import end_in_order, end_in_reset
 from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.special_files import (
@@ -57,7 +58,10 @@ def application(
         access: rules of the listener; None where all may send requests.
     """
     bounds = bounds or Bounds()
+    access = access or ServerAccess()
     connections = Connections(bounds, BodyMemory(bounds.all_bytes))
+    guard = Guard(access.tokens) if access.tokens else None
+    guards = [guard.middleware] if guard else []
     app = web.Application(
         client_max_size=min(1 << 20, bounds.body_bytes),
         handler_args={
@@ -65,10 +69,17 @@ def application(
             "auto_decompress": not as_sent,
             "lingering_time": min(_LINGER, bounds.body_seconds),
         },
-        middlewares=[connections.middleware, end_in_order, answer_disk_errors],
+        middlewares=[
+            connections.middleware,
+            *guards,
+            end_in_order,
+            answer_disk_errors,
+        ],
     )
-    app[BOUNDS], app[CONNECTIONS], app[ACCESS] = bounds, connections, access or ServerAccess()
+    app[BOUNDS], app[CONNECTIONS], app[ACCESS] = bounds, connections, access
     app.cleanup_ctx.append(connections.run)
+    if guard:
+        guard.add_to(app)
 
     async def name_node(request: web.Request, response: web.StreamResponse) -> None:
         response.headers[NODE_ID_HEADER] = node_id

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
-from aiohttp import hdrs, web
+from aiohttp import HttpVersion11, hdrs, web
 
 from shardcast.access.scopes import Scope
+from shardcast.plain_text import one_line
 
 RouteHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 """A function that answers requests."""
@@ -22,14 +23,18 @@ class RouteRule:
     Attributes:
         scope: the scope that a request's token must have; None for a route that is open to all.
         stays_open: whether answers stay open, and end when their token ends.
+        also_accepts: tells whether a bearer's credentials that are no token of the server allow the request.
     """
 
     scope: Scope | None
     stays_open: bool = False
+    also_accepts: Callable[[str], bool] | None = None
 
 
 RULES = web.AppKey("rules", dict[web.AbstractRoute, RouteRule])
 """The rules of an application's routes."""
+MAY_SEND_BODY: web.AppKey[Callable[[web.Request], bool]] = web.AppKey("may_send_body")
+"""Tells whether a request that waits for ``100 Continue`` may get it; the guard sets this."""
 
 
 def add_route(
@@ -40,6 +45,7 @@ def add_route(
     *,
     scope: Scope | None,
     stays_open: bool = False,
+    also_accepts: Callable[[str], bool] | None = None,
     expect_handler: ExpectHandler | None = None,
 ) -> None:
     """Add a route and its rule; a GET answers HEAD too.
@@ -51,9 +57,37 @@ def add_route(
         handler: answers the requests.
         scope: the scope that a request needs; None for a route that is open to all.
         stays_open: whether answers stay open, and end when their token ends.
+        also_accepts: tells whether other credentials than a token of the server allow the request.
         expect_handler: answers ``Expect: 100-continue``; None for aiohttp's.
     """
-    rules, rule = app.setdefault(RULES, {}), RouteRule(scope, stays_open)
+    rules, rule = app.setdefault(RULES, {}), RouteRule(scope, stays_open, also_accepts)
+    if MAY_SEND_BODY in app:
+        expect_handler = _guarded(expect_handler or _continue)
     resource = app.router.add_resource(path)
     for name in (hdrs.METH_HEAD, method) if method == hdrs.METH_GET else (method,):
         rules[resource.add_route(name, handler, expect_handler=expect_handler)] = rule
+
+
+def _guarded(expect_handler: ExpectHandler) -> ExpectHandler:
+    """Return an expect handler that asks for the body only of a request that is not refused."""
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        if not request.app[MAY_SEND_BODY](request):
+            return None  # the guard answers
+        return await expect_handler(request)
+
+    return expect
+
+
+async def _continue(request: web.Request) -> web.StreamResponse | None:
+    """Ask for the body, as aiohttp does by default.
+
+    Raises:
+        HTTPExpectationFailed: something else is expected.
+    """
+    expected = request.headers.get(hdrs.EXPECT, "")
+    if expected.lower() != "100-continue":
+        raise web.HTTPExpectationFailed(text=f"417: {one_line(expected, 100)} can't be met\n")
+    if request.version >= HttpVersion11 and request.transport:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import KW_ONLY, dataclass, field
@@ -63,3 +64,9 @@ class ArchiveContext:
     token: str | None = field(default=None, repr=False)
     upstream: Upstream | None = None
     hits: int = 0
+
+    def is_push_token(self, bearer: str) -> bool:
+        """Return whether a bearer's credentials are the token that allows pushes at any port."""
+        if self.token is None:
+            return False
+        return hmac.compare_digest(bearer.encode(errors="replace"), self.token.encode())

@@ -7,13 +7,13 @@ take, leaves nothing.
 from __future__ import annotations
 
 import errno
-import hmac
 import logging
 from collections.abc import Sequence
 from contextlib import aclosing
 
 from aiohttp import ClientError, web
 
+from shardcast.access.authorization import bearer_of
 from shardcast.blobs.directory.batch_writer import BatchWriter
 from shardcast.blobs.framing import FramingError, PushReader, TooLong
 from shardcast.blobs.interface import BlobStore
@@ -71,14 +71,12 @@ class Pushes:
 
     def _refuse(self, request: web.Request) -> web.Response | None:
         """Return the refusal of a client that may not push; None for one that may."""
-        token, credentials = self._context.token, request.headers.get("Authorization", "")
         if self._without_token:
             return None
-        if token is None:
+        if self._context.token is None:
             return failure(request, 403, "Permission Denied. Not authorized on this port")
-        scheme, _, bearer = credentials.partition(" ")
-        right = hmac.compare_digest(bearer.strip().encode(errors="replace"), token.encode())
-        if scheme.lower() == "bearer" and right:
+        bearer = bearer_of(request.headers.getall("Authorization", []))
+        if isinstance(bearer, str) and self._context.is_push_token(bearer):
             return None
         return failure(
             request, 401, "Permission Denied. Wrong token, or none", headers={"WWW-Authenticate": "Bearer"}

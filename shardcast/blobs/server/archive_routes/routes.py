@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
 
@@ -23,6 +23,8 @@ from shardcast.protocol.wire import (
     VIA_HEADER,
     parse_via,
 )
+from shardcast.server.application import ACCESS
+from shardcast.server.guard import REFUSAL_ANSWER
 from shardcast.server.hang_ups import open_while_connected
 from shardcast.server.scoped_routes import add_route
 from shardcast.server.sending import send_blob
@@ -34,16 +36,24 @@ log = logging.getLogger(__name__)
 def add_archive_routes(app: web.Application, context: ArchiveContext, push: bool) -> None:
     """Serve an archive; ``push``: whether pushes at this port need no token."""
     app.middlewares.append(_casa_failures)
+    app[REFUSAL_ANSWER] = _refusal
+    guarded = app[ACCESS].tokens is not None  # then its guard has checked pushes, too
     pages = Pages(context)
     add_route(app, "POST", PULL_PATH, Pulls(context).answer, scope=Scope.STORE_READ)
     push_scope = None if push else Scope.ARCHIVE_PUSH
-    add_route(app, "POST", PUSH_PATH, Pushes(context, push).answer, scope=push_scope)
+    pushes = Pushes(context, push or guarded)
+    add_route(app, "POST", PUSH_PATH, pushes.answer, scope=push_scope, also_accepts=context.is_push_token)
     add_route(app, "GET", f"{METADATA_PATH}/{{key}}", pages.metadata, scope=Scope.STORE_READ)
     add_route(app, "GET", "/meta/{key}", pages.page, scope=Scope.STORE_READ)
     add_route(app, "GET", "/stats", pages.stats, scope=Scope.STORE_READ)
     add_route(app, "GET", "/liveness", pages.liveness, scope=None)
     add_route(app, "GET", "/", pages.home, scope=Scope.STORE_READ)
     add_route(app, "GET", "/{key}", _Blobs(context).answer, scope=Scope.STORE_READ)
+
+
+def _refusal(request: web.Request, status: int, message: str, headers: Mapping[str, str]) -> web.Response:
+    """Return the answer to a request without a valid token."""
+    return failure(request, status, f"Permission Denied. {message[:1].upper()}{message[1:]}", headers=headers)
 
 
 @web.middleware

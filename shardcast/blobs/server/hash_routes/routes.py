@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from aiohttp import web
 
 from shardcast.access.scopes import Scope
@@ -16,6 +18,7 @@ from shardcast.blobs.server.hash_routes.requests import BareResponse, json_respo
 from shardcast.blobs.server.hash_routes.state import HashServerState
 from shardcast.blobs.server.hash_routes.writes import Writes
 from shardcast.protocol.wire import HAS_NOW_PATH, HAS_PATH, HEALTHCHECK_PATH, LENGTH_PATH, PROMISE_PATH
+from shardcast.server.guard import REFUSAL_ANSWER
 from shardcast.server.scoped_routes import add_route
 
 
@@ -47,12 +50,18 @@ def add_hash_routes(app: web.Application, state: HashServerState) -> None:
         app.on_startup.append(begin)
     route("GET", "/{checksum:[^/]+}", reads.answer, Scope.STORE_READ)
     route("*", "/{tail:.*}", unrouted, None)  # preflights, and answers that no path is there
+    app[REFUSAL_ANSWER] = _refusal
     app.on_response_prepare.append(_complete_head)
     app.on_cleanup.append(end)
 
 
 async def _healthcheck(request: web.Request) -> web.StreamResponse:
     return BareResponse(body=b"OK")
+
+
+def _refusal(request: web.Request, status: int, message: str, headers: Mapping[str, str]) -> web.Response:
+    """Return the answer to a request without a valid token."""
+    return json_response({"detail": message}, status, dict(headers))
 
 
 def _unrouted(request: web.Request, writable: bool) -> web.Response:

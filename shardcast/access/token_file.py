@@ -1,0 +1,98 @@
+"""The file of a server's tokens, read again when it changes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from shardcast.access.tokens import Token, parse_tokens
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import LocalDiskError, ShardcastError, UsageError
+from shardcast.file_identity import FileIdentity
+
+log = logging.getLogger(__name__)
+
+MAX_FILE = 1 << 20
+"""Bytes of a file of tokens: some 8000 of them."""
+LOOK_SECONDS = 1.0
+"""Minimum seconds between two looks at whether the file has changed."""
+
+
+class TokenFile:
+    """The tokens in a file.
+
+    A file that later is broken, missing or unreadable keeps the tokens that were read before, and says so
+    once for each of its states: a mistake in an editor must not end a cluster's downloads.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read the file.
+
+        Raises:
+            UsageError: the file is broken; the message names the line.
+            LocalDiskError: the file can't be read.
+        """
+        self.path = path
+        self._clock = clock
+        self._identity: FileIdentity | None
+        self._tokens, self._identity = self._read()
+        self._looked_at = clock()
+
+    def __repr__(self) -> str:
+        return f"TokenFile({str(self.path)!r}, {len(self._tokens)} tokens)"
+
+    def current(self) -> Mapping[str, Token]:
+        """Return the tokens by id, of the file as it was at most a second ago."""
+        now = self._clock()
+        if now - self._looked_at >= LOOK_SECONDS:
+            self._looked_at = now
+            identity = FileIdentity.at(self.path)
+            if identity != self._identity:
+                self._reread(identity)
+        return self._tokens
+
+    def _reread(self, identity: FileIdentity | None) -> None:
+        """Read the file that has changed; keep the tokens where that fails."""
+        try:
+            tokens, read = self._read()
+            if read.size == 0 and self._tokens:
+                # An editor that writes in place has emptied it first.
+                raise UsageError(f"the file of tokens {self.path} is empty; a comment there revokes all")
+        except ShardcastError as error:
+            self._identity = identity
+            log.error("%s; the %d tokens read before stay valid", error, len(self._tokens))
+        else:
+            self._tokens, self._identity = tokens, read
+            log.info("read %d tokens from %s", len(tokens), self.path)
+
+    def _read(self) -> tuple[Mapping[str, Token], FileIdentity]:
+        """Return the tokens, and the identity of the file that they were in.
+
+        Raises:
+            UsageError: the file is broken.
+            LocalDiskError: the file can't be read.
+        """
+        with disk_errors("could not read the tokens in", self.path):
+            # A named pipe without a writer would block the open.
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            try:
+                found = os.fstat(descriptor)
+                if not stat.S_ISREG(found.st_mode):
+                    raise LocalDiskError(f"could not read the tokens in {self.path}: it is no regular file")
+                raw = os.read(descriptor, MAX_FILE + 1)  # of a regular file all that there is
+            finally:
+                os.close(descriptor)
+        if found.st_mode & stat.S_IWOTH:
+            log.warning("any user of this machine can write %s, and let anybody in: chmod o-w it", self.path)
+        if len(raw) > MAX_FILE:
+            raise UsageError(f"there are more than {MAX_FILE} bytes in the file of tokens {self.path}")
+        try:
+            return parse_tokens(raw.decode()), FileIdentity.from_stat(found)
+        except UnicodeDecodeError:
+            raise UsageError(f"the file of tokens {self.path} is no text in UTF-8") from None
+        except UsageError as error:
+            raise UsageError(f"the file of tokens {self.path} is broken: {error}") from None

@@ -1,0 +1,198 @@
+"""The guard of a listener: lets a request through to its route where its token has the route's scope."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from shardcast.access.authorization import Refusal, authorize, bearer_of, still_allows
+from shardcast.access.scopes import Scope
+from shardcast.access.token_file import TokenFile
+from shardcast.access.tokens import Token
+from shardcast.access.wrong_tokens import WrongTokens
+from shardcast.concurrency import background_task
+from shardcast.protocol.wire import RETRY_AFTER
+from shardcast.server.hang_ups import while_connected
+from shardcast.server.scoped_routes import MAY_SEND_BODY, RULES, RouteRule
+from shardcast.server.writing import write_body
+
+log = logging.getLogger(__name__)
+
+_CHECK_SECONDS = 1.0
+"""Seconds between two checks of the tokens of answers that stay open."""
+
+_TOO_MANY = "too many wrong tokens came from this address"
+
+RefusalAnswer = Callable[[web.Request, int, str, Mapping[str, str]], web.Response]
+"""A function that makes the answer of a refusal: of the request, the status, the sentence and the headers."""
+REFUSAL_ANSWER: web.AppKey[RefusalAnswer] = web.AppKey("refusal_answer")
+"""The answer of a listener whose clients expect another form than plain text."""
+
+
+class Guard:
+    """The check of tokens before each route that names a scope."""
+
+    def __init__(
+        self,
+        tokens: TokenFile,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
+    ) -> None:
+        """Guard with the tokens of a file.
+
+        Args:
+            tokens: the tokens.
+            clock: the wall clock, by which tokens expire.
+            sleep: delays the answers to wrong tokens.
+        """
+        self._tokens = tokens
+        self._clock = clock
+        self._sleep = sleep
+        self._wrong = WrongTokens()
+        self._open: dict[web.Request, tuple[Token, Scope]] = {}
+
+    def add_to(self, app: web.Application) -> None:
+        """Guard the routes of an application; the caller puts ``middleware`` in its place."""
+        app[MAY_SEND_BODY] = self.allows
+        app.cleanup_ctx.append(self._run)
+        app.on_response_prepare.append(_keep_private)
+
+    @web.middleware
+    async def middleware(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Hand a request to its route, or refuse it before its body is read."""
+        rule = _rule_of(request)
+        if rule is None or rule.scope is None:
+            return await handler(request)
+        verdict = self.check(request, rule)
+        if isinstance(verdict, Refusal):
+            if verdict is Refusal.WRONG and not await self._slow_down(request):
+                return await _send_refusal(request, 429, _TOO_MANY, {"Retry-After": RETRY_AFTER})
+            return await _refuse(request, verdict, rule.scope)
+        if verdict is None or not rule.stays_open:
+            return await handler(request)
+        with self._staying_open(request, verdict, rule.scope):
+            return await handler(request)
+
+    def allows(self, request: web.Request) -> bool:
+        """Return whether a request may send its body, before its handler runs."""
+        rule = _rule_of(request)
+        return rule is None or not isinstance(self.check(request, rule), Refusal)
+
+    def check(self, request: web.Request, rule: RouteRule) -> Token | Refusal | None:
+        """Return the token that allows a request, or why it is refused; None where it needs no token."""
+        if rule.scope is None:
+            return None
+        headers = request.headers.getall(hdrs.AUTHORIZATION, [])
+        verdict = authorize(headers, self._tokens.current(), rule.scope, self._clock())
+        if isinstance(verdict, Refusal) and rule.also_accepts:
+            bearer = bearer_of(headers)
+            if isinstance(bearer, str) and rule.also_accepts(bearer):
+                return None
+        return verdict
+
+    async def _slow_down(self, request: web.Request) -> bool:
+        """Delay the answer to a wrong token; return False, at once, where too many answers wait.
+
+        Raises:
+            ConnectionError: the client hung up meanwhile.
+        """
+        address = request.remote or ""
+        with self._wrong.attempt(address) as slowing:
+            if slowing.first:
+                log.warning("%s sent a token that this server does not know", address)
+            if slowing.seconds is None:
+                return False
+            await while_connected(request, self._sleep(slowing.seconds))
+            return True
+
+    @contextmanager
+    def _staying_open(self, request: web.Request, token: Token, scope: Scope) -> Iterator[None]:
+        """Have the answer end with its token inside the block."""
+        self._open[request] = token, scope
+        try:
+            yield
+        finally:
+            del self._open[request]
+
+    async def _run(self, app: web.Application) -> AsyncIterator[None]:
+        """Check open answers while the application runs (for ``cleanup_ctx``)."""
+        async with background_task(self._check_forever()):
+            yield
+
+    async def _check_forever(self) -> None:
+        """Check open answers each second."""
+        while True:
+            await asyncio.sleep(_CHECK_SECONDS)
+            self.end_answers()
+
+    def end_answers(self) -> None:
+        """Abort the open answers whose token has expired, was revoked, or lost the scope."""
+        if not self._open:
+            return
+        tokens, now = self._tokens.current(), self._clock()
+        for request, (token, scope) in list(self._open.items()):
+            if not still_allows(token, tokens, scope, now):
+                log.info(
+                    "%s is no longer answered: its token %s is not valid any more", request.remote, token.name
+                )
+                if request.transport:
+                    request.transport.abort()
+
+
+def _rule_of(request: web.Request) -> RouteRule | None:
+    """Return the rule of a request's route; None where no route matches, and the answer is 404 or 405."""
+    if request.match_info.http_exception is not None:
+        return None
+    return request.app[RULES][request.match_info.route]
+
+
+async def _refuse(request: web.Request, refusal: Refusal, scope: Scope) -> web.StreamResponse:
+    """Answer a request that is refused, and name the scope that it needs (RFC 6750)."""
+    challenge = 'Bearer realm="shardcast"'
+    if refusal is Refusal.LACKS_SCOPE:
+        challenge += ', error="insufficient_scope"'
+    elif refusal is not Refusal.MISSING:
+        challenge += ', error="invalid_token"'
+    message = f"{refusal.value}; this request needs a token with the scope {scope}"
+    headers = {"WWW-Authenticate": f'{challenge}, scope="{scope}"'}
+    return await _send_refusal(request, refusal.status, message, headers)
+
+
+async def _send_refusal(
+    request: web.Request, status: int, message: str, headers: Mapping[str, str]
+) -> web.StreamResponse:
+    """Send a refusal without reading the body of the request.
+
+    A sender that waits for ``100 Continue`` loses the connection: nobody knows whether its body comes.
+    """
+    make = request.app.get(REFUSAL_ANSWER, _plain_answer)
+    response = make(request, status, message, headers)
+    if request.can_read_body:
+        response.force_close()
+        if request.headers.get(hdrs.EXPECT):
+            await write_body(request, response)
+            if request.transport:
+                request.transport.close()
+    return response
+
+
+def _plain_answer(
+    request: web.Request, status: int, message: str, headers: Mapping[str, str]
+) -> web.Response:
+    """Return a refusal in plain text."""
+    return web.Response(status=status, text=f"{status}: {message}\n", headers=headers)
+
+
+async def _keep_private(request: web.Request, response: web.StreamResponse) -> None:
+    """Keep shared caches from answering others with what a token was needed for (``on_response_prepare``)."""
+    control, (first, *rest) = hdrs.CACHE_CONTROL, response.headers.get(hdrs.CACHE_CONTROL, "").split(", ")
+    if first == "public":
+        response.headers[control] = ", ".join(["private", *rest])
