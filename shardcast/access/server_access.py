@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from shardcast.access.token_file import TokenFile
@@ -13,6 +15,8 @@ class ServerAccess:
 
     Attributes:
         tokens: the tokens of which each route requires one; None where no route does.
+        wall_clock: seconds since 1970, by which tokens expire.
     """
 
     tokens: TokenFile | None = None
+    wall_clock: Callable[[], float] = time.time

@@ -60,7 +60,7 @@ def application(
     bounds = bounds or Bounds()
     access = access or ServerAccess()
     connections = Connections(bounds, BodyMemory(bounds.all_bytes))
-    guard = Guard(access.tokens) if access.tokens else None
+    guard = Guard(access.tokens, access.wall_clock) if access.tokens else None
     guards = [guard.middleware] if guard else []
     app = web.Application(
         client_max_size=min(1 << 20, bounds.body_bytes),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
 
 from aiohttp import hdrs, web
 
@@ -35,27 +34,24 @@ REFUSAL_ANSWER: web.AppKey[RefusalAnswer] = web.AppKey("refusal_answer")
 """The answer of a listener whose clients expect another form than plain text."""
 
 
+@dataclass(frozen=True, eq=False)
+class _OpenAnswer:
+    """An answer that stays open, and the token and the scope that allowed it."""
+
+    request: web.Request
+    token: Token
+    scope: Scope
+
+
 class Guard:
     """The check of tokens before each route that names a scope."""
 
-    def __init__(
-        self,
-        tokens: TokenFile,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], Coroutine[Any, Any, None]] = asyncio.sleep,
-    ) -> None:
-        """Guard with the tokens of a file.
-
-        Args:
-            tokens: the tokens.
-            clock: the wall clock, by which tokens expire.
-            sleep: delays the answers to wrong tokens.
-        """
+    def __init__(self, tokens: TokenFile, clock: Callable[[], float]) -> None:
+        """Guard with the tokens of a file, which expire by the wall clock ``clock``."""
         self._tokens = tokens
         self._clock = clock
-        self._sleep = sleep
         self._wrong = WrongTokens()
-        self._open: dict[web.Request, tuple[Token, Scope]] = {}
+        self._open: set[_OpenAnswer] = set()
 
     def add_to(self, app: web.Application) -> None:
         """Guard the routes of an application; the caller puts ``middleware`` in its place."""
@@ -110,17 +106,18 @@ class Guard:
                 log.warning("%s sent a token that this server does not know", address)
             if slowing.seconds is None:
                 return False
-            await while_connected(request, self._sleep(slowing.seconds))
+            await while_connected(request, asyncio.sleep(slowing.seconds))
             return True
 
     @contextmanager
     def _staying_open(self, request: web.Request, token: Token, scope: Scope) -> Iterator[None]:
         """Have the answer end with its token inside the block."""
-        self._open[request] = token, scope
+        answer = _OpenAnswer(request, token, scope)
+        self._open.add(answer)
         try:
             yield
         finally:
-            del self._open[request]
+            self._open.discard(answer)
 
     async def _run(self, app: web.Application) -> AsyncIterator[None]:
         """Check open answers while the application runs (for ``cleanup_ctx``)."""
@@ -138,13 +135,11 @@ class Guard:
         if not self._open:
             return
         tokens, now = self._tokens.current(), self._clock()
-        for request, (token, scope) in list(self._open.items()):
-            if not still_allows(token, tokens, scope, now):
-                log.info(
-                    "%s is no longer answered: its token %s is not valid any more", request.remote, token.name
-                )
-                if request.transport:
-                    request.transport.abort()
+        for answer in self._open:
+            request, token = answer.request, answer.token
+            if request.transport and not still_allows(token, tokens, answer.scope, now):
+                log.info("%s is answered no more: its token %s has ended", request.remote, token.name)
+                request.transport.abort()
 
 
 def _rule_of(request: web.Request) -> RouteRule | None:
