@@ -17,6 +17,7 @@ from shardcast.blobs.directory.lookup import FORMS
 from shardcast.blobs.directory.quarantine import Quarantine, QuarantinedFile
 from shardcast.blobs.directory.stat import forms_of
 from shardcast.errors import LocalDiskError
+from shardcast.policy.byte_limit import Schedule
 from shardcast.store.file_errors import UnreadableFile
 
 
@@ -73,17 +74,17 @@ class RateLimiter:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """Hold ``rate`` bytes a second, or any rate where it is None; ``clock`` is monotonic."""
-        self._rate, self._clock, self._sleep = rate, clock, sleep
-        self._due = clock()
+        self._schedule = None if rate is None else Schedule(rate, clock(), _MOST_CREDIT)
+        self._clock, self._sleep = clock, sleep
 
     async def account(self, count: int) -> None:
         """Account for ``count`` bytes that were read, and wait until more may be read."""
-        if self._rate is None:
+        if self._schedule is None:
             return
         now = self._clock()
-        self._due = max(self._due, now - _MOST_CREDIT) + count / self._rate
-        if self._due > now:
-            await self._sleep(self._due - now)
+        self._schedule.reserve(count, now)
+        if seconds := self._schedule.seconds_ahead(now):
+            await self._sleep(seconds)
 
 
 class Scrub:
