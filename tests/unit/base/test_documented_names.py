@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def members(node: ast.AST) -> set[str]:
     return found
 
 
+@functools.cache
 def definitions() -> dict[str, set[str]]:
     """Return the members of each module, folder and class of the package, by its name; bases' included."""
     found: dict[str, set[str]] = {}
@@ -50,9 +52,6 @@ def definitions() -> dict[str, set[str]]:
         for base in above:
             found[name] |= found.get(base, set())
     return found
-
-
-DEFINED = definitions()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
@@ -76,14 +75,14 @@ def test_documented_members_exist(document: str) -> None:
     missing = [
         match[0]
         for match in DOTTED.finditer(text)
-        if match[1] in DEFINED and match[2] not in DEFINED[match[1]]
+        if match[1] in definitions() and match[2] not in definitions()[match[1]]
     ]
     assert missing == []
 
 
 def test_check_of_documented_members_finds_what_is_missing() -> None:
-    assert "write" in DEFINED["BroadcastWriter"]
-    assert "no_such_method" not in DEFINED["BroadcastWriter"]
+    assert "write" in definitions()["BroadcastWriter"]
+    assert "no_such_method" not in definitions()["BroadcastWriter"]
     assert [match.groups() for match in DOTTED.finditer("`a.b.C.d()` `C.d` `x.py`")][:2] == [
         ("C", "d"),
         ("C", "d"),
