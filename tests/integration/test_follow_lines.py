@@ -22,6 +22,7 @@ from shardcast.nodes.followed_folder import FollowedFolder
 from shardcast.nodes.outputs import OutputFolder, resume_point
 from shardcast.nodes.release import Release
 from shardcast.nodes.release_folder import can_resume, finish_announcing, restore_latest, start_announcing
+from shardcast.policy.standing import Patience
 from shardcast.protocol.distribution import Listing, Withdrawal
 from shardcast.protocol.manifest import Header, Manifest
 from tests.integration.test_follow import ASKING as OFTEN
@@ -207,7 +208,12 @@ def test_damaged_records_are_logged_and_following_continues(trainer: Trainer, fo
             assert f"ignored {folder}/{record}" in one.log
 
 
-async def test_program_resumes_and_sees_new_line(trainer: Trainer, folder: Path) -> None:
+async def test_program_resumes_and_sees_new_line(
+    trainer: Trainer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soon = Patience(lists=0.3, pause=0.1)  # as in ASKING, for this process
+    monkeypatch.setattr("shardcast.policy.line_tracker.Patience", lambda: soon)
+
     async def take(expected: str, resume: bool = True) -> Release:
         async with Client([trainer.server.url], folder) as client:
             releases = client.follow(check_interval=0.1, resume=resume)
