@@ -13,7 +13,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -34,13 +33,13 @@ SIZE, SHARD = 30 * MB, 4 * MB
 RATE = 30.0
 """Mbit/s of a link on which a version takes some eight seconds."""
 ONE_VERSION = 8.5
-DOWN = 20.0
-"""Seconds that a link is down: longer than a feed without a heartbeat lives."""
+DOWN = 8.0
+"""Seconds that a link is down: longer than a feed without a heartbeat lives (``networks.FEED_DEAD``)."""
 RECOVERY = 30.0
 """Seconds from the end of an outage until what it stopped moves again, at the most."""
 NO_SERVER = 4
 AT_ONCE = {"SHARDCAST_MAX_CONCURRENT_DOWNLOADS": "2"}
-HASTY = {**AT_ONCE, "SHARDCAST_HTTP_TIMEOUT": "8"}
+HASTY = {**AT_ONCE, "SHARDCAST_HTTP_TIMEOUT": "4"}
 """For one that gives its connections up long before an outage ends."""
 OVERHEAD = 1.06
 """What packets' headers add."""
@@ -361,14 +360,6 @@ def test_server_is_found_again_after_power_loss(stack: contextlib.ExitStack, tmp
     assert_came_once(network, "middle", "follower", size=SIZE + 2 * MB)
 
 
-SOON_STALLED = f"""
-import shardcast.constants as constants
-constants.STALLED_READER = {STALLED_READER}
-from shardcast.cli.main import main
-main()
-"""
-
-
 def test_vanished_readers_are_not_waited_for(stack: contextlib.ExitStack, tmp_path: Path) -> None:
     first = publish(tmp_path / "origin", random_bytes(SIZE), SIZE)
     network = stack.enter_context(networks.network(origin=None, vanishing=None, reader=None))
@@ -405,8 +396,8 @@ def test_slow_but_steady_reader_is_waited_for(stack: contextlib.ExitStack, tmp_p
 
 def impatient_origin(network: Network, data_dir: Path) -> contextlib.AbstractContextManager[Node]:
     """An origin that drops a reader which takes nothing for ``STALLED_READER`` seconds."""
-    words = ("origin", "--host", network.address("origin"), *data(data_dir))
-    return network.started("origin", [sys.executable, "-c", SOON_STALLED, *words])
+    env = {"SHARDCAST_STALLED_READER": str(STALLED_READER)}
+    return network.node("origin", "origin", *data(data_dir), env=env)
 
 
 def descriptors(node: Node) -> int:

@@ -24,6 +24,14 @@ DEVICE = "link0"
 BLOCKED, FORWARDING = "0", "3"
 """States of a switch's port: it passes nothing, with its link up; it passes everything."""
 NO_PROXY = {"no_proxy": "*"}
+FEED_HEARTBEAT, FEED_DEAD = 2.0, 6.0
+"""Seconds of these for nodes on such a network; outages, which must be longer, are waited for."""
+_COMMAND = f"""
+import shardcast.constants as constants
+constants.FEED_HEARTBEAT, constants.FEED_DEAD = {FEED_HEARTBEAT}, {FEED_DEAD}
+from shardcast.cli.main import main
+main()
+"""
 
 T = TypeVar("T")
 
@@ -74,9 +82,7 @@ class Network:
         self, host: str, role: str, *words: str, env: Mapping[str, str] | None = None
     ) -> contextlib.AbstractContextManager[Node]:
         """Start an origin or a middle on a host, and wait until it listens."""
-        return self._listening(
-            self.started(host, processes.command(role, "--host", self.address(host), *words), env)
-        )
+        return self._listening(self.started(host, _command(role, "--host", self.address(host), *words), env))
 
     @contextlib.contextmanager
     def _listening(self, start: contextlib.AbstractContextManager[Node]) -> Iterator[Node]:
@@ -90,7 +96,7 @@ class Network:
     ) -> contextlib.AbstractContextManager[Node]:
         """Start a client on a host that follows."""
         words = ("client", "--follow", "--servers", servers, "--output-dir", str(folder))
-        return self.started(host, processes.command(*words), env, timeout=0)
+        return self.started(host, _command(*words), env, timeout=0)
 
     @contextlib.contextmanager
     def download(
@@ -99,7 +105,7 @@ class Network:
         """Start a client on a host that downloads v1, and prints JSON."""
         words = ("client", "--servers", servers, "--version", "v1", "--output-file", str(output), "--json")
         process = subprocess.Popen(
-            self._made.hosts[host].words(*processes.command(*words)),
+            self._made.hosts[host].words(*_command(*words)),
             env=processes.environment(**NO_PROXY, **(env or {})),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -180,6 +186,11 @@ class Network:
     def _ip_at_switch(self, *words: str) -> str:
         """Run ``ip`` in the switch's namespace."""
         return _run("ip", "-n", self._made.switch.namespace, *words)
+
+
+def _command(*words: str) -> list[str]:
+    """Return ``shardcast WORDS…`` with the times of these networks."""
+    return [sys.executable, "-c", _COMMAND, *words]
 
 
 @contextlib.contextmanager
