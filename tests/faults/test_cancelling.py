@@ -14,12 +14,15 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from shardcast.api.background import Background
 from shardcast.peer.bulk import Bulk
 from shardcast.peer.requests import RangeRequest
+from shardcast.peer.session import Session
 from shardcast.protocol.manifest_reader import ManifestError
 from shardcast.store.data_dir import DataDir
 from shardcast.store.landing import Landing
@@ -76,12 +79,18 @@ async def landing_of(published: Published, output: Path) -> AsyncIterator[Landin
             landing.close()
 
 
+def connections_to(server: BadServer, threads: ThreadPoolExecutor) -> Bulk:
+    """Those of a session with these threads, which are closed by hand."""
+    session = SimpleNamespace(threads=threads, closing=[])
+    return Bulk(server.url, cast(Session, session), BOUND)
+
+
 async def test_connection_of_cancelled_answer_is_closed(published: Published, tmp_path: Path) -> None:
     """Cancelled while its last piece is written, it would be fit to be used again, and nobody closes it.
     A connection that is left open is a ResourceWarning, which fails the test."""
     held = Held()
     with BadServer(published.data_dir) as server, ThreadPoolExecutor(1) as threads:
-        connections = Bulk(server.url, threads, BOUND)
+        connections = connections_to(server, threads)
         async with landing_of(published, tmp_path / "got") as landing:
             land = landing.land_in_thread
 
@@ -111,7 +120,7 @@ async def test_answer_cancelled_before_its_thread_starts_sends_no_request(
     held = Held()
     with BadServer(published.data_dir) as server, ThreadPoolExecutor(1) as threads:
         threads.submit(held.wait)
-        connections = Bulk(server.url, threads, BOUND)
+        connections = connections_to(server, threads)
         async with landing_of(published, tmp_path / "got") as landing:
             order = RangeRequest(0, SHARD)
             asking = asyncio.ensure_future(connections.receive("/v1/shard_001.bin", {}, landing, order))
