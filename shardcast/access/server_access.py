@@ -20,3 +20,8 @@ class ServerAccess:
 
     tokens: TokenFile | None = None
     wall_clock: Callable[[], float] = time.time
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody who reaches the listener may send requests."""
+        return self.tokens is None

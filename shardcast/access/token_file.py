@@ -1,4 +1,4 @@
-"""The file of a server's tokens, read again when it changes."""
+"""The file of a server's tokens: read again when it changes, and appended to."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from shardcast.access.tokens import Token, parse_tokens
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, ShardcastError, UsageError
 from shardcast.file_identity import FileIdentity
+from shardcast.file_locks import Lock, try_lock
+from shardcast.folders import sync_folder
+from shardcast.open_files import write_all
 
 log = logging.getLogger(__name__)
 
 MAX_FILE = 1 << 20
 """Bytes of a file of tokens: some 8000 of them."""
+_LOCK_SECONDS = 10.0
+"""Seconds for which another process may hold the file while a line is appended."""
 LOOK_SECONDS = 1.0
 """Minimum seconds between two looks at whether the file has changed."""
 
@@ -88,11 +93,63 @@ class TokenFile:
                 os.close(descriptor)
         if found.st_mode & stat.S_IWOTH:
             log.warning("any user of this machine can write %s, and let anybody in: chmod o-w it", self.path)
-        if len(raw) > MAX_FILE:
-            raise UsageError(f"there are more than {MAX_FILE} bytes in the file of tokens {self.path}")
+        return _parse(raw, self.path), FileIdentity.from_stat(found)
+
+
+def append_token(path: Path, token: Token) -> None:
+    """Append a token's line to a file, durably; a new file is readable by its owner only.
+
+    The line is written whole: a server that reads meanwhile sees it, or the file as it was.
+
+    Raises:
+        UsageError: the file is broken, or full.
+        LocalDiskError: the file can't be written; then it is as it was.
+    """
+    with disk_errors("could not write", path):
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NONBLOCK
+        descriptor = os.open(path, flags, 0o600)
         try:
-            return parse_tokens(raw.decode()), FileIdentity.from_stat(found)
-        except UnicodeDecodeError:
-            raise UsageError(f"the file of tokens {self.path} is no text in UTF-8") from None
-        except UsageError as error:
-            raise UsageError(f"the file of tokens {self.path} is broken: {error}") from None
+            _lock(descriptor, path)
+            size = os.fstat(descriptor).st_size
+            raw = os.pread(descriptor, MAX_FILE + 1, 0)
+            line = b"" if raw.endswith(b"\n") or not raw else b"\n"
+            line += token.line.encode() + b"\n"
+            _parse(raw + line, path)
+            try:
+                write_all(descriptor, line)
+                os.fsync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, size)
+                raise
+        finally:
+            os.close(descriptor)
+        sync_folder(path.parent)
+
+
+def _lock(descriptor: int, path: Path) -> None:
+    """Lock an open file, so that no other process appends to it.
+
+    Raises:
+        LocalDiskError: another process holds it for too long.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while try_lock(descriptor) is Lock.HELD:
+        if time.monotonic() >= deadline:
+            raise LocalDiskError(f"could not write {path}: another process has it locked")
+        time.sleep(0.01)
+
+
+def _parse(raw: bytes, path: Path) -> Mapping[str, Token]:
+    """Return the tokens in the bytes of a file.
+
+    Raises:
+        UsageError: the file is broken; the message names it, and the line.
+    """
+    if len(raw) > MAX_FILE:
+        raise UsageError(f"there are more than {MAX_FILE} bytes in the file of tokens {path}")
+    try:
+        return parse_tokens(raw.decode())
+    except UnicodeDecodeError:
+        raise UsageError(f"the file of tokens {path} is no text in UTF-8") from None
+    except UsageError as error:
+        raise UsageError(f"the file of tokens {path} is broken: {error}") from None

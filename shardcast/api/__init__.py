@@ -45,6 +45,7 @@ def initialize(
     max_bytes: int | None = None,
     *,
     first_version: int = 1,
+    tokens: StrPath | None = None,
 ) -> None:
     """Start an origin in a child process and wait until it listens.
 
@@ -57,11 +58,13 @@ def initialize(
         max_bytes: maximum bytes of all versions together; None for no maximum.
         first_version: smallest number of a new version, for a fresh data directory that continues where a
             lost one stopped.
+        tokens: file of tokens (``shardcast token new``), of which each request needs one; None for the file
+            that ``SHARDCAST_TOKENS`` names, or none.
 
     Raises:
         DataDirInUse: another process works on the data directory.
-        LocalDiskError: the data directory can't be used.
-        UsageError: there is no such version number.
+        LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
+        UsageError: there is no such version number, or the file of tokens is broken.
         NodeFailed: the port is taken, or the process could not start.
     """
     global _origin
@@ -71,7 +74,12 @@ def initialize(
                 log.warning("shardcast is already initialized with %s; nothing was changed", _origin.data_dir)
             return
         _origin = OriginServer(
-            data_dir, port, max_distribution_folders, max_bytes, first_version=first_version
+            data_dir,
+            port,
+            max_distribution_folders,
+            max_bytes,
+            first_version=first_version,
+            tokens=tokens,
         )
         atexit.register(_at_exit)
 

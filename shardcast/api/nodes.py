@@ -53,6 +53,7 @@ class OriginServer:
         max_bytes: int | None = None,
         *,
         first_version: int = 1,
+        tokens: StrPath | None = None,
     ) -> None:
         """Start the origin and wait until it listens.
 
@@ -63,11 +64,13 @@ class OriginServer:
             max_bytes: maximum bytes of all versions together; None for no maximum.
             first_version: smallest number of a new version, for a fresh data directory that continues where a
                 lost one stopped.
+            tokens: file of tokens, of which each request needs one; None for the file that
+                ``SHARDCAST_TOKENS`` names, or none.
 
         Raises:
             DataDirInUse: another process works on the data directory.
-            LocalDiskError: the data directory can't be used.
-            UsageError: there is no such version number.
+            LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
+            UsageError: there is no such version number, or the file of tokens is broken.
             NodeFailed: the port is taken, or the process could not start.
         """
         if not 1 <= first_version <= MAX_VERSION:
@@ -76,6 +79,7 @@ class OriginServer:
         self._options = ["--data-dir", self.data_dir, "--keep", str(max_distribution_folders)]
         self._options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         self._options += ["--first-version", str(first_version)]
+        self._options += _tokens_option(tokens)
         self._process = NodeProcess("origin", [*self._options, "--port", str(port)])
         self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
@@ -314,6 +318,7 @@ class MiddleNode:
         max_bytes: int | None = None,
         *,
         origin_id: str | None = None,
+        tokens: StrPath | None = None,
     ) -> None:
         """Start the middle and wait until it listens.
 
@@ -325,11 +330,13 @@ class MiddleNode:
                 failed download is tried again.
             max_bytes: maximum bytes of all versions together; None for no maximum.
             origin_id: id of the only line of versions to accept; None for the authority's line.
+            tokens: file of tokens, of which each request to this middle needs one; None for the file that
+                ``SHARDCAST_TOKENS`` names, or none.
 
         Raises:
-            UsageError: a server is malformed, or there is none.
+            UsageError: a server is malformed, or there is none, or the file of tokens is broken.
             DataDirInUse: another process works on the data directory.
-            LocalDiskError: the data directory can't be used.
+            LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
             NodeFailed: the port is taken, or the process could not start.
         """
         self.upstream_servers = server_urls(upstream_servers)
@@ -339,6 +346,7 @@ class MiddleNode:
         options += ["--port", str(port), "--check-interval", str(check_interval)]
         options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         options += ["--origin-id", origin_id] if origin_id is not None else []
+        options += _tokens_option(tokens)
         self._process = NodeProcess("middle", options)
         self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
@@ -351,3 +359,8 @@ class MiddleNode:
     def shutdown(self) -> None:
         """End the middle; its versions stay in the data directory."""
         self._process.stop()
+
+
+def _tokens_option(tokens: StrPath | None) -> list[str]:
+    """Return the option of a node that names its file of tokens."""
+    return [] if tokens is None else ["--tokens", str(Path(tokens).absolute())]

@@ -25,6 +25,7 @@ _COMMANDS = {
     "withdraw": "Take a published version back.",
     "store": "Keep blobs under their digests, and serve them.",
     "archive": "Keep blobs as Casa does, many in a request.",
+    "token": "Make tokens for servers that ask for them.",
     "demo": "See a whole network work on this machine.",
 }
 

@@ -58,6 +58,7 @@ def middle(
     from shardcast.nodes.runtime import run
     from shardcast.server.bounds import Bounds
 
+    foreground = ForegroundNode(ready_fd, parent)
     node = Middle.running(
         servers,
         data_dir,
@@ -68,7 +69,7 @@ def middle(
         max_bytes=retention.max_bytes,
         origin_id=origin_id,
         bounds=Bounds(trusted=listening.trusted_proxy or ()),
-        access=server_access.load(),
-        upstream_access=client_access.load(),
+        access=foreground.prepare(server_access.load),
+        upstream_access=foreground.prepare(client_access.load),
     )
-    run(ForegroundNode(ready_fd, parent).serve(node))
+    run(foreground.serve(node))

@@ -71,6 +71,7 @@ def origin(
             version = broadcast.version
             click.echo(json.dumps({"version": version, "path": str(path)}) if as_json else version)
 
+    foreground = ForegroundNode(ready_fd, parent)
     node = Origin.running(
         data_dir,
         host=listening.host,
@@ -81,6 +82,6 @@ def origin(
         listed_digest=legacy_digest,
         max_bytes=retention.max_bytes,
         bounds=Bounds(trusted=listening.trusted_proxy or ()),
-        access=server_access.load(),
+        access=foreground.prepare(server_access.load),
     )
-    run(ForegroundNode(ready_fd, parent).serve(node, publish_all))
+    run(foreground.serve(node, publish_all))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol, TypeVar
 
@@ -26,6 +26,7 @@ class Running(Protocol):
 
 
 Node = TypeVar("Node", bound=Running)
+T = TypeVar("T")
 
 
 class ForegroundNode:
@@ -43,6 +44,18 @@ class ForegroundNode:
         """
         self._ready_fd = ready_fd
         self._parent = parent
+
+    def prepare(self, load: Callable[[], T]) -> T:
+        """Return what ``load`` returns, which the node needs to start; its error is one of the start.
+
+        Raises:
+            ShardcastError: ``load`` failed; the process that started this one was told.
+        """
+        try:
+            return load()
+        except ShardcastError as error:
+            self._report(None, error)
+            raise
 
     async def serve(
         self, node: AbstractAsyncContextManager[Node], started: object = None, until: object = None

@@ -131,6 +131,12 @@ async def serve_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
         async with _running(app) as runner:
             for sock in bound.sockets:
                 await web.SockSite(runner, sock, backlog=_BACKLOG).start()
+            if app[ACCESS].is_open and not bound.is_loopback:
+                log.warning(
+                    "%s is open to all who can reach it: give it --tokens (see shardcast token new --help), "
+                    "or listen on 127.0.0.1 only",
+                    bound.url,
+                )
             yield bound.url
     finally:
         bound.close()

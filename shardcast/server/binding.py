@@ -8,6 +8,7 @@ import logging
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Any
 
 from shardcast.errors import AddressTaken
@@ -53,6 +54,12 @@ class Bound:
             addresses = (address for family in families if (address := _own_address(family)))
             host = next(addresses, "127.0.0.1" if socket.AF_INET in families else "::1")
         return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can connect."""
+        hosts = (sock.getsockname()[0].partition("%")[0] for sock in self.sockets)
+        return all(ip_address(host).is_loopback for host in hosts)
 
     def close(self) -> None:
         """Close all sockets."""

@@ -74,6 +74,7 @@ SCENES = {
     "store gc": Scene(["{store}", "--delete", "--unreferenced-older-than", "1s"]),
     "store pin": Scene([BLOB, "-d", "{store}"], made=f"store/.shardcast-store/pinned/{BLOB}"),
     "store unpin": Scene([OTHER, "-d", "{store}"], gone=f"store/.shardcast-store/pinned/{OTHER}"),
+    "token new": Scene(["--scope", "read", "--append", "{new}"], made="new"),
 }
 
 

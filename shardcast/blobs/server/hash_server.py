@@ -23,6 +23,7 @@ from typing import Self
 from aiohttp import web
 
 from shardcast.access.server_access import ServerAccess
+from shardcast.access.token_file import TokenFile
 from shardcast.blobs.directory.blob_directory import BlobDirectory
 from shardcast.blobs.directory.compression import HAS_ZSTD
 from shardcast.blobs.directory.layout import LAYOUTS, prepare
@@ -142,13 +143,24 @@ def read_settings(environ: Mapping[str, str]) -> StoreSettings:
     )
 
 
+def read_access(environ: Mapping[str, str]) -> ServerAccess:
+    """Return the access rules that environment variables hold.
+
+    Raises:
+        UsageError: the file of tokens is broken.
+        LocalDiskError: the file can't be read.
+    """
+    path = environ.get("SHARDCAST_STORE_TOKENS") or environ.get("SHARDCAST_TOKENS")
+    return ServerAccess(tokens=TokenFile(Path(path)) if path else None)
+
+
 def app() -> web.Application:
     """Return the application for a server that others run, as gunicorn does, from the environment.
 
     Raises:
-        ShardcastError: as in ``read_settings`` and ``StoreSettings.open``.
+        ShardcastError: as in ``read_settings``, ``read_access`` and ``StoreSettings.open``.
     """
-    return _application(read_settings(os.environ).open())
+    return _application(read_settings(os.environ).open(), access=read_access(os.environ))
 
 
 def _application(

@@ -86,6 +86,7 @@ def serve(
     from shardcast.server.bounds import Bounds
 
     servers = [server for group in mirror for server in group]
+    foreground = ForegroundNode(ready_fd, parent)
     node = ArchiveNode.on_directory(
         directory,
         host=host,
@@ -96,7 +97,7 @@ def serve(
         mirror=servers,
         max_blob=max_blob,
         bounds=Bounds(trusted=trusted_proxy or ()),
-        access=server_access.load(),
+        access=foreground.prepare(server_access.load),
     )
 
     async def announce(running: ArchiveNode) -> None:
@@ -104,4 +105,4 @@ def serve(
         if running.push_url:
             click.echo(f"Taking pushes at {running.push_url}", err=True)
 
-    run(ForegroundNode(ready_fd, parent).serve(node, announce))
+    run(foreground.serve(node, announce))

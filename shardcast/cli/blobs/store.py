@@ -11,7 +11,7 @@ from click.core import ParameterSource
 
 from shardcast.addresses import Network
 from shardcast.cli import options
-from shardcast.cli.access_options import ServerAccessOptions, server_access_options
+from shardcast.cli.access_options import ServerAccessOptions, store_access_options
 from shardcast.cli.blobs.copy import pull, push
 from shardcast.cli.blobs.gc import gc, pin, unpin
 from shardcast.cli.blobs.objects import get, has, ls, put, stat
@@ -83,7 +83,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 @click.option("--status-file", type=click.Path(path_type=Path), help="A JSON file to say in how it went.")
 @click.option("--timeout", type=float, help="End after so many seconds without a request.")
 @options.trusted_proxy_option
-@server_access_options
+@store_access_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -127,6 +127,7 @@ def serve(
         Path(directory), algorithm, layout or None, extra, writable=writable, lock_seconds=lock_timeout
     )
     bounds = Bounds(trusted=trusted_proxy or ())
+    foreground = ForegroundNode(ready_fd, parent)
     node = StoreServer.running(
         settings,
         host,
@@ -134,10 +135,10 @@ def serve(
         status_file=status_file,
         timeout=timeout,
         bounds=bounds,
-        access=server_access.load(),
+        access=foreground.prepare(server_access.load),
     )
     try:
-        run(ForegroundNode(ready_fd, parent).serve(node, until=StoreServer.wait_until_idle))
+        run(foreground.serve(node, until=StoreServer.wait_until_idle))
     except AddressTaken as error:
         raise (_Refused if port_range else _Taken)(str(error)) from error
     except ShardcastError as error:
