@@ -30,6 +30,7 @@ import stall
 import startup
 import store_blobs
 import stream
+import tokens
 import trainer
 from harness import MIB, Case, Comparison, Settings, Skipped
 from places import DISK, Places, places
@@ -51,6 +52,7 @@ CASES = {
         startup.CASE,
         growth.CASE,
         stall.CASE,
+        tokens.CASE,
         trainer.CASE,
         loops.CASE,
         *networks.CASES,

@@ -135,7 +135,7 @@ def _parse_line(line: str, words: list[str]) -> Token:
             "a token itself is here; the file takes only the line that `shardcast token new` prints"
         )
     if len(words) != 4:
-        raise UsageError(f"a line is `name scopes expiry id:sha256`, and here are {len(words)} words")
+        raise UsageError("a line is `name scopes expiry id:sha256`; this one does not have four words")
     name, scopes, expiry, key = words
     match = _KEY.fullmatch(key)
     if not match:

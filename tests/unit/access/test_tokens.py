@@ -72,7 +72,7 @@ def test_any_text_is_tokens_or_broken(text: str) -> None:
         (LINE.replace("read,report", "read,"), "no list of scopes"),
         (LINE.replace("never", "2027-02-30"), "the expiry is no date"),
         (LINE.replace("never", "2027-02-26T17:00:00+01:00"), "the expiry is no date"),
-        (LINE.replace("never ", ""), "here are 3 words"),
+        (LINE.replace("never ", ""), "does not have four words"),
         (LINE[:-1], "64 hex digits"),
         (LINE.replace("fleet", "fl/eet"), "a token's name is"),
         (f"{LINE}\n{LINE}", "line 4: the id 1f3a9c0e is in an earlier line already"),
