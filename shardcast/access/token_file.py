@@ -45,6 +45,7 @@ class TokenFile:
         self._clock = clock
         self._identity: FileIdentity | None
         self._tokens, self._identity = self._read()
+        self._told: tuple[FileIdentity | None, str] | None = None
         self._looked_at = clock()
 
     def __repr__(self) -> str:
@@ -68,10 +69,13 @@ class TokenFile:
                 # An editor that writes in place has emptied it first.
                 raise UsageError(f"the file of tokens {self.path} is empty; a comment there revokes all")
         except ShardcastError as error:
-            self._identity = identity
-            log.error("%s; the %d tokens read before stay valid", error, len(self._tokens))
+            if isinstance(error, UsageError):
+                self._identity = identity  # else it is tried again: too many open files, a network's hiccup
+            if self._told != (identity, str(error)):
+                self._told = identity, str(error)
+                log.error("%s; the %d tokens read before stay valid", error, len(self._tokens))
         else:
-            self._tokens, self._identity = tokens, read
+            self._tokens, self._identity, self._told = tokens, read, None
             log.info("read %d tokens from %s", len(tokens), self.path)
 
     def _read(self) -> tuple[Mapping[str, Token], FileIdentity]:

@@ -92,6 +92,8 @@ class Guard:
             bearer = bearer_of(headers)
             if isinstance(bearer, str) and rule.also_accepts(bearer):
                 return None
+            if isinstance(bearer, str) and verdict is Refusal.MALFORMED:
+                return Refusal.WRONG  # a guess, to be slowed
         return verdict
 
     async def _slow_down(self, request: web.Request) -> bool:

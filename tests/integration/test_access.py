@@ -214,15 +214,19 @@ async def test_hash_server_refuses_in_its_own_form_and_answers_preflights(
 
 
 async def test_push_token_of_an_archive_still_pushes_and_allows_nothing_else(
-    archive: ArchiveNode, session: aiohttp.ClientSession, tokens: TokensOnDisk
+    archive: ArchiveNode,
+    session: aiohttp.ClientSession,
+    tokens: TokensOnDisk,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     old, body = {"Authorization": "Bearer old-secret"}, push_body([BLOB])
     push, read = f"{archive.url}/v1/push", f"{archive.url}/{DIGEST}"
     async with session.post(push, data=body) as answer:
         assert answer.status == 401
         assert answer.headers["WWW-Authenticate"].endswith('scope="archive-push"')
-    async with session.post(push, data=body, headers={"Authorization": "Bearer other"}) as answer:
+    async with session.post(push, data=body, headers={"Authorization": "Bearer guess"}) as answer:
         assert answer.status == 401
+    assert "sent a token that this server does not know" in caplog.text
     async with session.post(push, data=body, headers=old) as answer:
         assert answer.status == 200
     async with session.get(read, headers=old | {"Accept": "application/json"}) as answer:

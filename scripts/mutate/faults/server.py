@@ -139,15 +139,15 @@ FAULTS = [
     Fault(
         name="push-without-a-token",
         file="shardcast/blobs/server/archive_routes/pushes.py",
-        old='if scheme.lower() == "bearer" and right:',
-        new='if scheme.lower() == "bearer":',
+        old="if isinstance(bearer, str) and self._context.is_push_token(bearer):",
+        new="if isinstance(bearer, str):",
         tests=["tests/integration/test_archive.py", "tests/integration/test_pushes.py"],
     ),
     Fault(
         name="push-with-any-scheme",
-        file="shardcast/blobs/server/archive_routes/pushes.py",
-        old='if scheme.lower() == "bearer" and right:',
-        new="if right:",
+        file="shardcast/access/authorization.py",
+        old='if len(headers) > 1 or scheme.lower() != "bearer":',
+        new="if len(headers) > 1:",
         tests=["tests/integration/test_archive.py", "tests/integration/test_pushes.py"],
     ),
     Fault(

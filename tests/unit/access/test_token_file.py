@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
 
 import pytest
 
+from shardcast.access import token_file
 from shardcast.access.scopes import Scope
 from shardcast.access.token_file import MAX_FILE, TokenFile
 from shardcast.access.tokens import Token, make_token
@@ -107,6 +109,24 @@ def test_file_that_becomes_unusable_keeps_tokens_and_says_so_once(
     path.unlink(missing_ok=True)
     write(path, SECOND)
     clock.now = 4.0
+    assert set(file.current()) == {SECOND.id}
+
+
+def test_change_that_could_not_be_read_is_read_when_it_can_be(
+    path: Path, clock: Clock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = TokenFile(path, clock)
+    write(path, SECOND)
+
+    def fail(*words: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(token_file.os, "open", fail)
+        for clock.now in (1.0, 2.0):
+            assert set(file.current()) == {FIRST.id}
+    assert len(caplog.messages) == 1
+    clock.now = 3.0
     assert set(file.current()) == {SECOND.id}
 
 
