@@ -79,7 +79,7 @@ async def test_download_over_tls_requires_trusted_certificate(
     context.load_cert_chain(certificate)
     async with serving(files(published), context) as port:
         server = f"https://localhost:{port}"
-        async with Client([server]) as client:
+        async with Client([server], limits=Limits(unreachable_at_start=0.3)) as client:
             with pytest.raises(NoServerReachable, match="certificate"):
                 await client.download("v1", tmp_path / "untrusted")
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
