@@ -78,7 +78,7 @@ def test_followed_folder_resumes_its_download(earlier: Path) -> None:
     before = {name: (followed / name).stat().st_ino for name in ("download_v1.bin", "download_v3.bin")}
     with origin(earlier / "origin") as root:
         words = ("--servers", root.url, "--follow", "--output-dir", str(followed))
-        with processes.started(processes.command("client", *words)) as client:
+        with processes.started(processes.command("client", *words), timeout=0) as client:
             processes.wait_until(
                 lambda: (followed / "latest").readlink().name == "download_v4.bin", what=f"v4: {client.log}"
             )

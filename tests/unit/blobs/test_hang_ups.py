@@ -158,7 +158,8 @@ async def test_hashing_of_blob_stops_when_all_clients_disconnect(
             client.close()
         await until(lambda: sum(waiting) == 0)
         hashed.go_on.set()
-        assert await heads(server.url, [digest_of(blobs[0])]) == [200]
+        last = digest_of(blobs[-1])  # the first ones may still be hashed, and this joins what is
+        assert await heads(server.url, [last]) == [200]
     assert hashed.bytes == HASHING_THREADS * SHARD + SHARD
 
 
