@@ -439,6 +439,8 @@ def test_each_kind_of_failure_has_exit_code(
     way: Callable[[BadServer, Path], tuple[str, ...]], code: int, server: BadServer, tmp_path: Path
 ) -> None:
     env = {"SHARDCAST_RETRY_ATTEMPTS": "2", "SHARDCAST_QUIET": "1"}
+    if way is no_server:
+        env["SHARDCAST_UNREACHABLE_AT_START"] = "1"
     words = way(server, tmp_path)
     done = processes.run("client", "--servers", server.address, *words, env=env, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
