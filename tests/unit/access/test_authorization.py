@@ -38,7 +38,11 @@ def test_other_credentials_are_refused(headers: list[str], refusal: Refusal) -> 
     assert authorize(headers, TOKENS, Scope.READ, 0.0) is refusal
 
 
-@pytest.mark.parametrize("header", [RIGHT, f"bearer {NEW.text}", f" BEARER   {NEW.text} "])
+@pytest.mark.parametrize(
+    "header",
+    [RIGHT, f"bearer {NEW.text}", f" BEARER   {NEW.text} "],
+    ids=["as usual", "lower case", "padded"],
+)
 def test_token_with_the_scope_is_allowed(header: str) -> None:
     assert authorize([header], TOKENS, Scope.REPORT, 999.9) == NEW.token
 
