@@ -23,6 +23,7 @@
     │   ├── AddressTaken                    its address can't be bound
     │   └── NoNode                          no node that could do it runs on this data directory
     ├── CopiesMissing (TimeoutError)        too few nodes have a version in time
+    ├── UploadRefused                       an origin takes no uploads, or not this one
     ├── TransferFailed                      the servers answered, but not with the shards
     ├── RegistryError                       the hash registry; what is a DataJointError there
     │   ├── StoreNotConfigured (UsageError)     no such store, or its configuration makes no sense
@@ -208,6 +209,10 @@ class CopiesMissing(ShardcastError, TimeoutError):
         self.version = version
         self.have = have
         self.copies = copies
+
+
+class UploadRefused(ShardcastError):
+    """A payload that an origin elsewhere does not take: it takes none, has no room, or gave the upload up."""
 
 
 class TransferFailed(ShardcastError):

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
+from shardcast.addresses import server_url
 from shardcast.cli import options
+from shardcast.cli.access_options import ClientAccessOptions, client_access_options
 from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import input_descriptor
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
@@ -23,6 +26,7 @@ from shardcast.store.data_dir import DataDir
 from shardcast.store.data_dir_layout import own_folder
 
 if TYPE_CHECKING:
+    from shardcast.access.client_access import ClientAccess
     from shardcast.nodes.publisher import PendingBroadcast, Publisher
 
 _CHUNK = 1 << 20
@@ -59,9 +63,18 @@ _ORIGIN_START_TIMEOUT = 10.0
     type=options.Duration(),
     help="Fail when they don't in time: 90s, 10m, 1h. Without it, wait for as long as it takes.",
 )
+@options.option("--to", metavar="URL", help="Send PATH to the origin at this address, which has --publish.")
+@options.option(
+    "--live",
+    is_flag=True,
+    help="With --to: open the version at once, so that its shards go out while the rest is still sent.",
+)
 @options.json_option
+@client_access_options
 @options.logging_options
+@click.pass_context
 def broadcast(
+    ctx: click.Context,
     *,
     path: Path,
     data_dir: Path,
@@ -70,7 +83,10 @@ def broadcast(
     name: str,
     copies: int | None,
     timeout: float | None,
+    to: str | None,
+    live: bool,
     as_json: bool,
+    client_access: ClientAccessOptions,
 ) -> None:
     """Publish PATH as the next version, and print the version.
 
@@ -79,6 +95,9 @@ def broadcast(
     The origin that runs on the data directory publishes; where none runs, the command publishes into the
     directory itself, for an origin or any static web server to serve. With --copies the command waits for the
     nodes below the origin: middles, and clients that follow. Nodes of 0.4.0 and 0.1.0 do not count.
+
+    With --to it sends the payload to an origin elsewhere. The version appears there once all of it has come
+    and its digest is right. It goes on after a broken connection; a file also by the same command once more.
     """
     options.start_logging()
     streamed = str(path) == "-"
@@ -86,6 +105,16 @@ def broadcast(
         raise click.UsageError("--link needs a file, and - is none")
     if timeout is not None and copies is None:
         raise click.UsageError("--timeout goes with --copies")
+    if live and to is None:
+        raise click.UsageError("--live goes with --to; where the origin runs here, - is live")
+    if to is not None:
+        named = ctx.get_parameter_source("data_dir") is ParameterSource.COMMANDLINE
+        for given, option in ((link, "--link"), (copies is not None, "--copies"), (named, "--data-dir")):
+            if given:
+                raise click.UsageError(f"{option} does not go with --to")
+        _send(None if streamed else path, name, server_url(to), shard_size,
+              live=live, as_json=as_json, access=client_access.load())  # fmt: skip
+        return
     payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
     wanted = None if copies is None else CopiesWanted(copies, timeout, since=time.monotonic())
@@ -100,6 +129,34 @@ def broadcast(
         click.echo(json.dumps({"version": version, **result}))
     if missing:
         raise missing
+
+
+def _send(
+    path: Path | None,
+    name: str,
+    server: str,
+    shard_size: int | None,
+    *,
+    live: bool,
+    as_json: bool,
+    access: ClientAccess,
+) -> None:
+    """Send a file, or stdin without a ``path``, to an origin elsewhere, and print the version.
+
+    Raises:
+        ShardcastError: sending failed, or the origin refused.
+    """
+    from shardcast.cli.broadcast_to import send_file, send_stdin
+
+    with progress_display(options.is_quiet()) as display:
+        if path is None:
+            version = send_stdin(name, server, shard_size, live=live, access=access, display=display)
+        else:
+            version = send_file(path, server, shard_size, live=live, access=access, display=display)
+    if as_json:
+        click.echo(json.dumps({"version": version, "path": str(path.absolute()) if path else None}))
+    else:
+        click.echo(version)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,12 @@ from shardcast.protocol.wire import MAX_VERSION
     default="sha256",
     help="The digest that distribution.txt lists; blake3 is what readers of 0.3.x expect.",
 )
+@options.option(
+    "--publish",
+    "takes_uploads",
+    is_flag=True,
+    help="Publish what `shardcast broadcast --to` sends here; whoever may, by tokens, or everybody.",
+)
 @options.json_option
 @server_access_options
 @options.logging_options
@@ -50,6 +56,7 @@ def origin(
     retention: options.Retention,
     first_version: int,
     legacy_digest: str,
+    takes_uploads: bool,
     as_json: bool,
     server_access: ServerAccessOptions,
     ready_fd: int | None,
@@ -83,5 +90,6 @@ def origin(
         max_bytes=retention.max_bytes,
         bounds=Bounds(trusted=listening.trusted_proxy or ()),
         access=foreground.prepare(server_access.load),
+        takes_uploads=takes_uploads,
     )
     run(foreground.serve(node, publish_all))

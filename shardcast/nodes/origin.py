@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from aiohttp import web
 
 from shardcast.access.server_access import ServerAccess
 from shardcast.blobs.server.shards import add_digest_routes
@@ -19,6 +21,7 @@ from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
 from shardcast.nodes.status import Status
+from shardcast.nodes.upload_table import UploadBounds, UploadTable
 from shardcast.nodes.waiting import CopiesWait, ShutdownWait
 from shardcast.protocol.feed import Position
 from shardcast.server.application import application, serve, serve_on_socket
@@ -31,6 +34,7 @@ from shardcast.server.routes.lease import add_lease_routes
 from shardcast.server.routes.pins import add_pin_routes
 from shardcast.server.routes.publish import add_publish_routes
 from shardcast.server.routes.report import add_report_routes
+from shardcast.server.routes.uploads import add_upload_routes
 from shardcast.server.routes.versions import add_version_routes
 from shardcast.server.routes.waiting import add_waiting_routes
 from shardcast.server.routes.withdraw import add_withdraw_routes
@@ -111,6 +115,8 @@ class Origin:
         max_bytes: int | None = None,
         bounds: Bounds | None = None,
         access: ServerAccess | None = None,
+        takes_uploads: bool = False,
+        upload_bounds: UploadBounds | None = None,
     ) -> AsyncIterator[Origin]:
         """Run an origin while the block runs.
 
@@ -125,6 +131,8 @@ class Origin:
             max_bytes: that all its versions may take together; None for no bound.
             bounds: on what its clients may do.
             access: rules of its listener; None where all may send requests.
+            takes_uploads: whether payloads from elsewhere are published.
+            upload_bounds: on these; the defaults where None.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -145,7 +153,7 @@ class Origin:
                 )
             downstream = Downstream(node_id)
             status = Status("origin", node_id, folders, downstream)
-            routes = (
+            routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
                 partial(
@@ -161,7 +169,11 @@ class Origin:
                     status=lambda: status.as_dict(directory.origin_id, 0),
                     get_missing=lambda: folders.unready_reason,
                 ),
-            )
+            ]
+            if takes_uploads:
+                uploads = UploadTable(folders, publisher, upload_bounds)
+                await stack.enter_async_context(uploads.running())
+                routes.append(partial(add_upload_routes, uploads=uploads))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)
             url = await stack.enter_async_context(serve(app, host, port))

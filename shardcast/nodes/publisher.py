@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,6 +33,8 @@ Cut = Callable[[OpenVersion, PublishProgress, ReserveBytes], Manifest]
 """A function that cuts a payload into an open version, in a thread."""
 Confirm = Callable[[], Awaitable[None]]
 """Awaited before a version becomes complete; raises where its caller does not wait for it any more."""
+CheckManifest = Callable[[Manifest], None]
+"""Called before ``Confirm`` with the manifest; raises where the payload is not what its sender says."""
 
 
 class PendingBroadcast:
@@ -41,12 +44,14 @@ class PendingBroadcast:
         version: its name, ``v7``, fixed from the start.
         state: its progress, shared with the thread that cuts it.
         task: carries the broadcast out.
+        started: whether its turn has come.
     """
 
     def __init__(self, version: str) -> None:
         self.version = version
         self.state = PublishProgress()
         self.task: asyncio.Task[None] | None = None
+        self.started = False
         self._aborted = asyncio.Event()
 
     def progress(self) -> Mapping[str, Any]:
@@ -124,6 +129,8 @@ class Publisher:
         metadata: Mapping[str, Any] | None = None,
         copy: bool = True,
         confirm: Confirm | None = None,
+        name: str = "",
+        check: CheckManifest | None = None,
     ) -> PendingBroadcast:
         """Start a broadcast, behind those that were started before; see ``sharding.publishing.publish``.
 
@@ -134,20 +141,22 @@ class Publisher:
             copy: whether shards are files of their own; else they are parts of the payload's file, where that
                 can be linked or cloned.
             confirm: awaited before the version becomes complete.
+            name: the payload's name in the manifest; empty for its file's.
+            check: called with the manifest before ``confirm``.
 
         Raises:
             PayloadMissing: there is no such file.
             LocalDiskError: the payload can't be read, or the number can't be recorded.
             UsageError: the shard size or the metadata can't be used.
         """
-        description = self._describe(shard_size, metadata, copy)
+        description = replace(self._describe(shard_size, metadata, copy), name=name)
         await asyncio.to_thread(check_payload, path)
 
         def cut(opened: OpenVersion, state: PublishProgress, claim: ReserveBytes) -> Manifest:
             opened.space.shard_size = description.shard_size
             return publish(path, opened, description, state, reserve=claim)
 
-        return await self._begin(str(path), cut, confirm)
+        return await self._begin(name or str(path), cut, confirm, check)
 
     async def publish_stream(
         self,
@@ -157,6 +166,7 @@ class Publisher:
         *,
         metadata: Mapping[str, Any] | None = None,
         confirm: Confirm | None = None,
+        check: CheckManifest | None = None,
     ) -> PendingBroadcast:
         """Start to broadcast a stream while it comes; ``PendingBroadcast.cancel`` aborts it.
 
@@ -166,6 +176,7 @@ class Publisher:
             shard_size: bytes of a shard; None for the usual ones.
             metadata: carried to readers in the manifest's header.
             confirm: awaited before the version becomes complete.
+            check: called with the manifest before ``confirm``.
 
         Raises:
             LocalDiskError: the number can't be recorded.
@@ -177,7 +188,7 @@ class Publisher:
             opened.space.shard_size = description.shard_size
             return publish_stream(source, name, opened, description, progress=state, reserve=claim)
 
-        broadcast = await self._begin(name, cut, confirm)
+        broadcast = await self._begin(name, cut, confirm, check)
         assert broadcast.task
         broadcast.task.add_done_callback(lambda _: source.close())
         return broadcast
@@ -194,19 +205,28 @@ class Publisher:
         origin = self._folders.data_dir.origin_id
         return PayloadDescription(origin, size, self._digests, copy, dict(metadata or {}))
 
-    async def _begin(self, source: str, cut: Cut, confirm: Confirm | None) -> PendingBroadcast:
+    async def _begin(
+        self, source: str, cut: Cut, confirm: Confirm | None, check: CheckManifest | None
+    ) -> PendingBroadcast:
         """Allot a number, durably, and have the broadcast carried out."""
         number = await asyncio.to_thread(self._folders.data_dir.allot, self._first_version)
         broadcast = PendingBroadcast(version_name(number))
         broadcast.task = asyncio.ensure_future(
-            self._carry_out(broadcast, number, source, cut, confirm=confirm)
+            self._carry_out(broadcast, number, source, cut, confirm=confirm, check=check)
         )
         broadcast.task.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._under_way.add(broadcast)
         return broadcast
 
     async def _carry_out(
-        self, broadcast: PendingBroadcast, number: int, source: str, cut: Cut, *, confirm: Confirm | None
+        self,
+        broadcast: PendingBroadcast,
+        number: int,
+        source: str,
+        cut: Cut,
+        *,
+        confirm: Confirm | None,
+        check: CheckManifest | None,
     ) -> None:
         """Publish when the broadcasts before this one have ended, and log how it went."""
         loop = asyncio.get_running_loop()
@@ -218,7 +238,9 @@ class Publisher:
         try:
             async with self._turn:
                 with disk_errors(f"could not publish {broadcast.version} in", self._folders.data_dir.root):
-                    manifest = await self._publish(broadcast, number, cut, claim, confirm=confirm)
+                    manifest = await self._publish(
+                        broadcast, number, cut, claim, confirm=confirm, check=check
+                    )
             shards = format_count(len(manifest.shards), "shard")
             log.info(
                 "%s is complete: %s, %s in %s", broadcast.version, source, format_size(manifest.size), shards
@@ -237,12 +259,20 @@ class Publisher:
         claim: ReserveBytes,
         *,
         confirm: Confirm | None,
+        check: CheckManifest | None,
     ) -> Manifest:
         """Cut a payload into a new version; discard the version if that fails."""
+        broadcast.started = True
         if broadcast.state.cancelled:
             raise Cancelled(f"{broadcast.version} was called off")
         opened = await self._folders.begin_version(number, None, self._digests[-1])
-        opened.confirm = lambda manifest: broadcast.wait_until_confirmed(confirm)
+
+        async def confirmed(manifest: Manifest) -> None:
+            if check:
+                check(manifest)
+            await broadcast.wait_until_confirmed(confirm)
+
+        opened.confirm = confirmed
         try:
             manifest = await asyncio.to_thread(cut, opened, broadcast.state, claim)
             await opened.complete(manifest)

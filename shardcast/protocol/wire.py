@@ -37,6 +37,11 @@ PIN_PATH, UNPIN_PATH = "/pin", "/unpin"
 WITHDRAW_PATH = "/withdraw"
 """On the socket, of an origin only: withdraw a version."""
 
+UPLOADS_PATH = "/uploads"
+"""At an origin with ``--publish``: payloads from elsewhere, each under ``/uploads/<id>``."""
+UPLOAD_OFFSET_HEADER = "Upload-Offset"
+"""Header with the number of an upload's bytes: before the body of a request, or kept so far."""
+
 HAS_PATH, HAS_NOW_PATH, LENGTH_PATH = "/has", "/has-now", "/buffer-length"
 """At a hash server, which serves each blob under ``/<checksum>``: which of these blobs are present, and how
 long they are."""

@@ -53,6 +53,7 @@ class PayloadDescription:
         digests: the algorithms of the whole digest, ``sha256`` among them.
         copy: whether the shards are files of their own.
         metadata: the publisher's own entries of the manifest.
+        name: the payload's name in the manifest; empty for its file's.
     """
 
     origin: str
@@ -60,3 +61,4 @@ class PayloadDescription:
     digests: tuple[str, ...] = ("sha256",)
     copy: bool = True
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    name: str = ""

@@ -89,7 +89,7 @@ def publish(
         progress.size = before.st_size
         if before.st_size > MAX_SHARDS * description.shard_size:
             raise LocalDiskError(f"can't broadcast {path}: more than {MAX_SHARDS} shards; raise --shard-size")
-        header = _header(path.name, before.st_size, opened, description)
+        header = _header(description.name or path.name, before.st_size, opened, description)
         shards, digests = cut(
             payload,
             before.st_size,

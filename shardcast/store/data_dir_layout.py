@@ -8,7 +8,8 @@
       v1/shard_001.bin  …         plain files
       v2/payload                  all of it in one file, where it was published without a copy
       .shardcast/                 the node's own: lock, socket, socket-at, origin, line, next, keep,
-                                  max_bytes, verified/, linked/, pinned/, retired/, lines/, changing, spare
+                                  max_bytes, verified/, linked/, pinned/, retired/, lines/, uploads/,
+                                  changing, spare
 """
 
 from __future__ import annotations
@@ -69,6 +70,11 @@ class DataDirLayout:
     def lines(self) -> Path:
         """The versions of other lines, in a folder for each line."""
         return self.own / "lines"
+
+    @property
+    def uploads(self) -> Path:
+        """Payloads that come from elsewhere, in a folder for each upload."""
+        return self.own / "uploads"
 
     @property
     def changing(self) -> Path:

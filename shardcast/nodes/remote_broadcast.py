@@ -1,0 +1,269 @@
+"""A payload ─▶ an origin elsewhere: sent, gone on with after a broken connection, checked and confirmed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from random import Random
+
+from shardcast.access.client_access import ClientAccess
+from shardcast.constants import HTTP_TIMEOUT, UNREACHABLE_AT_START, UNREACHABLE_ONCE_BEGUN
+from shardcast.errors import (
+    BadAnswer,
+    CannotAsk,
+    PayloadChanged,
+    PeerError,
+    ServerBusy,
+    ServerStalled,
+    ServerUnreachable,
+    ShardcastError,
+    TransferFailed,
+)
+from shardcast.nodes.payload_sources import PayloadSource
+from shardcast.peer.pace import Upload
+from shardcast.peer.session import open_session
+from shardcast.peer.uploads import UploadClient
+from shardcast.policy.backoff import Backoff
+from shardcast.protocol.uploads import UploadRequest, UploadState, UploadStatus, WholePayload, WrongOffset
+
+log = logging.getLogger(__name__)
+
+_BACKOFF = Backoff(0.2, 5.0)
+"""Seconds between two attempts to go on."""
+_TURN_SECONDS = 600.0
+"""Seconds for which a live broadcast waits for earlier ones to end, as at the origin itself."""
+_LOOK_AGAIN = 1.0
+"""Seconds between two looks at whether its turn has come."""
+_FAREWELL_SECONDS = 5.0
+"""Seconds for the request that has an upload forgotten."""
+
+
+@dataclass(frozen=True)
+class RemoteProgress:
+    """Progress of a broadcast to an origin elsewhere.
+
+    Attributes:
+        version: its name; None before the origin has given it.
+        done: bytes that the origin has.
+        size: bytes of the payload; None while they are not known.
+        cut: whether the origin has all bytes, and publishes them.
+        waits: whether earlier broadcasts go first.
+    """
+
+    version: str | None
+    done: int
+    size: int | None
+    cut: bool = False
+    waits: bool = False
+
+
+async def broadcast_to(
+    server: str,
+    source: PayloadSource,
+    announcement: UploadRequest,
+    *,
+    access: ClientAccess | None = None,
+    on_progress: Callable[[RemoteProgress], None] = lambda progress: None,
+    timeout: float = HTTP_TIMEOUT,
+) -> str:
+    """Send a payload to an origin, and return the name of the version once it is complete.
+
+    Args:
+        server: the URL of the origin.
+        source: the payload.
+        announcement: its announcement.
+        access: what the origin is shown, and what is required of it.
+        on_progress: called with each step, and several times a second while bytes go out.
+        timeout: seconds without progress of one request.
+
+    Raises:
+        UploadRefused: the origin takes no uploads, or not this one.
+        IntegrityError: the origin received other bytes; nothing was published.
+        PayloadChanged: the file changed while it was sent; nothing was published.
+        LocalDiskError: the payload can't be read.
+        PeerError: the origin could not be reached for too long.
+    """
+    async with open_session(timeout, access) as session:
+        client = UploadClient(session, server, timeout)
+        return await RemoteBroadcast(client, source, announcement, on_progress).run()
+
+
+class RemoteBroadcast:
+    """One payload on its way to an origin elsewhere."""
+
+    def __init__(
+        self,
+        client: UploadClient,
+        source: PayloadSource,
+        announcement: UploadRequest,
+        on_progress: Callable[[RemoteProgress], None],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        random: Random | None = None,
+    ) -> None:
+        """Send nothing yet.
+
+        Args:
+            client: the origin.
+            source: the payload.
+            announcement: its announcement.
+            on_progress: called with the progress.
+            clock: seconds.
+            random: spreads the attempts.
+        """
+        self._client = client
+        self._source = source
+        self._announcement = announcement
+        self._on_progress = on_progress
+        self._clock = clock
+        self._random = random or Random()
+        self._upload: str | None = None
+        self._version: str | None = None
+        self._done = -1
+        self._failures = 0
+        self._lost_since: float | None = None
+
+    async def run(self) -> str:
+        """Send the payload, and return the version's name once it is complete.
+
+        Raises:
+            ShardcastError: as ``broadcast_to`` does.
+        """
+        try:
+            version = await self._retry()
+        except BaseException as error:
+            given_up = self._announcement.live or not self._source.resumable
+            if given_up or isinstance(error, PayloadChanged):
+                await self._forget()
+            raise
+        await self._forget()  # so that the next run of the same command publishes anew
+        return version
+
+    async def _retry(self) -> str:
+        """Go on after each failure that may pass, until the origin was lost for too long."""
+        while True:
+            try:
+                return await self._go_on()
+            except WrongOffset as error:
+                failure: ShardcastError = BadAnswer(self._client.server, str(error))
+            except PeerError as error:
+                if not _may_pass(error):
+                    raise
+                failure = error
+            now = self._clock()
+            self._lost_since = now if self._lost_since is None else self._lost_since
+            patience = UNREACHABLE_AT_START if self._upload is None else UNREACHABLE_ONCE_BEGUN
+            if now - self._lost_since >= patience:
+                raise failure
+            log.warning("%s; going on in a moment", failure)
+            await asyncio.sleep(_BACKOFF.spread(self._failures, self._random))
+            self._failures += 1
+
+    async def _go_on(self) -> str:
+        """Carry the broadcast on from where the origin stands, to its end.
+
+        Raises:
+            WrongOffset: the origin stands elsewhere by now.
+            ShardcastError: it failed.
+        """
+        status = await self._stand()
+        status = await self._await_turn(status)
+        while status.state is not UploadState.COMPLETE and not self._source.ended_at(status.offset):
+            await self._source.seek(status.offset)
+            before, body = status.offset, Upload(self._noted(status.offset))
+            status = self._note(await self._client.append(status.upload, status.offset, body))
+            if status.offset == before and self._announcement.size is not None:
+                raise BadAnswer(
+                    self._client.server, f"it takes no more of {self._source.name} at byte {before}"
+                )
+        if status.state is UploadState.COMPLETE and status.version:
+            return status.version
+        await self._source.seek(status.offset)
+        return await self._finish(status)
+
+    async def _stand(self) -> UploadStatus:
+        """Return where the upload stands; it begins where there is none."""
+        if self._upload is None:
+            status = await self._client.begin(self._announcement)
+            self._upload = status.upload
+            if status.offset:
+                log.info("the origin has %d bytes of %s already", status.offset, self._source.name)
+        else:
+            status = await self._client.status(self._upload)
+        return self._note(status)
+
+    async def _await_turn(self, status: UploadStatus) -> UploadStatus:
+        """Wait until the version of a live broadcast is open.
+
+        Raises:
+            TransferFailed: earlier broadcasts go on for too long.
+        """
+        deadline = self._clock() + _TURN_SECONDS
+        while status.state is UploadState.WAITING:
+            if self._clock() >= deadline:
+                raise TransferFailed(
+                    f"{self._client.server}: earlier broadcasts did not end within {_TURN_SECONDS:g} s"
+                )
+            await asyncio.sleep(_LOOK_AGAIN)
+            status = self._note(await self._client.status(status.upload))
+        return status
+
+    async def _finish(self, status: UploadStatus) -> str:
+        """Have the whole payload checked and cut, confirm, and return the version's name."""
+        self._source.check_unchanged()
+        whole = WholePayload(status.offset, self._source.sha256())
+        self._tell(RemoteProgress(self._version, whole.size, whole.size, cut=True))
+        async with aclosing(self._client.finish(status.upload, whole)) as lines:
+            async for line in lines:
+                self._recover()
+                if "complete" in line:
+                    return str(line["complete"])
+                if "ready" in line:
+                    break
+            else:
+                raise BadAnswer(self._client.server, "the answer ended before the version was ready")
+        self._source.check_unchanged()
+        return await self._client.confirm(status.upload)
+
+    # What is known
+
+    def _note(self, status: UploadStatus) -> UploadStatus:
+        """Keep what the origin tells; any advance ends an outage."""
+        if status.offset > self._done or status.version != self._version:
+            self._recover()
+        self._done, self._version = status.offset, status.version
+        waits = status.state is UploadState.WAITING
+        self._tell(RemoteProgress(self._version, status.offset, self._source.size, waits=waits))
+        return status
+
+    def _recover(self) -> None:
+        self._failures, self._lost_since = 0, None
+
+    def _tell(self, progress: RemoteProgress) -> None:
+        self._on_progress(progress)
+
+    async def _noted(self, offset: int) -> AsyncGenerator[bytes, None]:
+        """Yield the chunks of a request, and tell how far they are."""
+        async with aclosing(self._source.chunks(offset)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+                offset += len(chunk)
+                self._tell(RemoteProgress(self._version, offset, self._source.size))
+
+    async def _forget(self) -> None:
+        """Have the origin forget the upload; it does by itself, later."""
+        if self._upload is not None:
+            with suppress(ShardcastError, TimeoutError):
+                async with asyncio.timeout(_FAREWELL_SECONDS):
+                    await self._client.discard(self._upload)
+
+
+def _may_pass(error: PeerError) -> bool:
+    """Return whether a failure may pass by itself: of the connection, not of the request."""
+    if isinstance(error, CannotAsk):
+        return False
+    return isinstance(error, (ServerUnreachable, ServerStalled, ServerBusy)) or type(error) is BadAnswer

@@ -1,0 +1,108 @@
+"""An upload that is kept in a file until it is whole; nothing of it is visible before."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from shardcast.concurrency import in_thread
+from shardcast.nodes.incoming_upload import IncomingUpload
+from shardcast.nodes.publisher import PendingBroadcast, Publisher
+from shardcast.nodes.upload_ending import UploadEnding, mismatch
+from shardcast.store.upload_folder import UploadFolder
+
+_SYNC_BYTES = 64 << 20
+"""Bytes after which the file is made durable: what a crash costs at most."""
+_HASH_BYTES = 64 << 20
+"""Bytes that are hashed between two looks at whether to stop."""
+
+
+class StoredUpload(IncomingUpload):
+    """An upload whose bytes are hashed as they come, and linked into the version at the end."""
+
+    def __init__(
+        self,
+        folder: UploadFolder,
+        clock: Callable[[], float],
+        publisher: Publisher,
+        check_room: Callable[[], None],
+    ) -> None:
+        """Take bytes into a folder.
+
+        Args:
+            folder: the upload's.
+            clock: seconds.
+            publisher: publishes the payload.
+            check_room: raises where the disk has no more room; called in the thread that writes.
+        """
+        super().__init__(folder, clock)
+        self._publisher = publisher
+        self._check_room = check_room
+        self._pending: PendingBroadcast | None = None
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are received and kept."""
+        return self.folder.offset
+
+    def check_open(self) -> None:
+        """Do nothing: what failed once may succeed the next time."""
+
+    def _keep(self, data: bytearray) -> None:
+        self.folder.append(data)
+        if self.folder.offset - self.folder.record.durable >= _SYNC_BYTES:
+            self._check_room()
+            self.folder.sync()
+
+    def _settle(self) -> None:
+        try:
+            self.folder.sync()
+        finally:
+            self.folder.release()
+
+    async def _publish(self, ending: UploadEnding) -> str:
+        """Publish the whole payload, once its digest is the sender's.
+
+        Raises:
+            IntegrityError: it is another; the upload is of no more use.
+            ShardcastError: publishing failed.
+        """
+        ending.progress = self._progress
+        while await in_thread(self.folder.hash_more, _HASH_BYTES):
+            pass
+        if (sha256 := self.folder.digest()) != ending.whole.sha256:
+            raise mismatch(ending.whole, self.offset, sha256)
+        await in_thread(self.folder.seal)
+        pending = self._pending = await self._publisher.publish(
+            self.folder.payload,
+            self.request.shard_size,
+            metadata=self.request.metadata,
+            copy=False,
+            name=self.request.name,
+            confirm=ending.confirm,
+            check=ending.check,
+        )
+        try:
+            await pending.result()
+        except asyncio.CancelledError:
+            pending.cancel()
+            with contextlib.suppress(Exception):
+                await pending.result()
+            raise
+        finally:
+            self._pending = None
+        await self._note_complete()
+        return pending.version
+
+    def _progress(self) -> Mapping[str, Any]:
+        """Return the progress of the cut, or of the digest before."""
+        if self._pending:
+            return self._pending.progress()
+        return {"done": self.folder.hashed, "size": self.offset, "shards": 0}
+
+    async def _note_version(self) -> None:
+        assert self._pending
+        version = self._pending.version
+        await in_thread(lambda: self.folder.write_record(version=version))

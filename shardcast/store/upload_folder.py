@@ -1,0 +1,248 @@
+"""The folder of one upload: the bytes that have come, and a record of what they are and what became of them.
+
+::
+
+    .shardcast/uploads/<id>/record     JSON: the announcement, the durable bytes, the version
+    .shardcast/uploads/<id>/payload    the bytes; none of a live upload, which go into its version at once
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Self
+
+from shardcast.digest import new_hasher
+from shardcast.disk_errors import disk_errors
+from shardcast.file_owners import umask
+from shardcast.file_systems import set_permissions
+from shardcast.filesystem import replace as replace_file
+from shardcast.folders import new_folder, remove_tree
+from shardcast.json_text import parse_json
+from shardcast.open_files import close, write_all
+from shardcast.protocol.uploads import UploadRequest
+from shardcast.protocol.wire import version_number
+from shardcast.temporary_files import create_private
+
+_RECORD, _PAYLOAD = "record", "payload"
+_READ = 1 << 20
+"""Bytes that are hashed at a time."""
+
+
+@dataclass(frozen=True)
+class UploadRecord:
+    """What a node remembers of an upload over a restart.
+
+    Attributes:
+        request: its announcement.
+        durable: bytes of the payload that a power cut leaves.
+        version: the version that it becomes, written down before that is complete; empty before.
+        complete: whether that version is complete.
+    """
+
+    request: UploadRequest
+    durable: int = 0
+    version: str = ""
+    complete: bool = False
+
+    @classmethod
+    def parse(cls, text: bytes) -> Self:
+        """Return the record in a file's text.
+
+        Raises:
+            ValueError: the text is no record.
+        """
+        values = parse_json(text)
+        if not isinstance(values, dict):
+            raise ValueError("a record is a JSON object")
+        durable, version = values.get("durable"), values.get("version") or ""
+        if not isinstance(durable, int) or isinstance(durable, bool) or durable < 0:
+            raise ValueError("a record has the number of durable bytes")
+        if not isinstance(version, str) or (version and version_number(version) is None):
+            raise ValueError("a record names a version, or none")
+        request = UploadRequest.parse(values.get("request"))
+        return cls(request, durable, version, bool(version) and values.get("complete") is True)
+
+    def to_bytes(self) -> bytes:
+        """Return the record as a file's text."""
+        values = {
+            "request": self.request.as_json(),
+            "durable": self.durable,
+            "version": self.version or None,
+            "complete": self.complete,
+        }
+        return json.dumps(values).encode() + b"\n"
+
+
+class UploadFolder:
+    """The folder of an upload; every call but the properties blocks on the disk.
+
+    One thread at a time writes.
+
+    Attributes:
+        folder: its path, named by the upload's id.
+        record: as it is on the disk.
+        offset: bytes of the payload that were written.
+    """
+
+    def __init__(self, folder: Path, record: UploadRecord) -> None:
+        self.folder = folder
+        self.record = record
+        self.offset = record.durable
+        self._descriptor = -1
+        self._hasher = new_hasher("sha256")
+        self._hashed = 0
+
+    @classmethod
+    def create(cls, folder: Path, request: UploadRequest) -> Self:
+        """Make the folder of a new upload.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        created = cls(folder, UploadRecord(request))
+        with disk_errors("could not begin an upload in", folder):
+            new_folder(folder.parent, exist_ok=True)
+            new_folder(folder)
+            if not request.live:
+                close(create_private(created.payload))
+            replace_file(folder / _RECORD, created.record.to_bytes())
+        return created
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Take up an upload that an earlier run of the node left; bytes that may not be durable are dropped.
+
+        Raises:
+            ValueError: its record is missing or damaged, or its payload is.
+            OSError: the disk failed.
+        """
+        try:
+            loaded = cls(folder, UploadRecord.parse((folder / _RECORD).read_bytes()))
+            if not loaded.record.request.live and not loaded.record.complete:
+                if loaded.payload.stat().st_size < loaded.offset:
+                    raise ValueError("the payload is shorter than its record says")
+                os.truncate(loaded.payload, loaded.offset)
+        except FileNotFoundError as error:
+            raise ValueError(f"{error.filename} is missing") from None
+        return loaded
+
+    @property
+    def payload(self) -> Path:
+        """The file of the bytes."""
+        return self.folder / _PAYLOAD
+
+    def append(self, data: bytes | bytearray) -> None:
+        """Write the next bytes, and hash them.
+
+        Raises:
+            LocalDiskError: the disk failed; the bytes count as not received.
+        """
+        with disk_errors("could not write", self.payload):
+            if self._descriptor < 0:
+                self._descriptor = os.open(self.payload, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            os.lseek(self._descriptor, self.offset, os.SEEK_SET)
+            write_all(self._descriptor, memoryview(data))
+        if self._hashed == self.offset:  # else `digest` reads what an earlier run received
+            self._hasher.update(data)
+            self._hashed += len(data)
+        self.offset += len(data)
+
+    def sync(self) -> None:
+        """Make the bytes durable, and write their number down.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        if self.offset != self.record.durable:
+            with disk_errors("could not write", self.payload):
+                if self._descriptor >= 0:
+                    os.fsync(self._descriptor)
+                self.write_record(durable=self.offset)
+
+    def seal(self) -> None:
+        """Make the payload ready to be published: nothing behind its last byte, and readable as versions are.
+
+        Raises:
+            LocalDiskError: the disk failed.
+        """
+        self.sync()
+        self.release()
+        with disk_errors("could not write", self.payload):
+            descriptor = os.open(self.payload, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                if os.fstat(descriptor).st_size != self.offset:  # a write that failed may have left a part
+                    os.ftruncate(descriptor, self.offset)
+                set_permissions(descriptor, 0o666 & ~umask(), self.payload)
+            finally:
+                close(descriptor)
+
+    def release(self) -> None:
+        """Close the file between two requests."""
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            close(descriptor)
+
+    def hash_more(self, max_bytes: int) -> bool:
+        """Hash bytes that an earlier run of the node received; return whether some are left.
+
+        Raises:
+            LocalDiskError: the disk failed, or the file is shorter than it was.
+        """
+        with disk_errors("could not read", self.payload), self.payload.open("rb", buffering=0) as file:
+            file.seek(self._hashed)
+            end = min(self.offset, self._hashed + max_bytes)
+            while self._hashed < end:
+                data = file.read(min(_READ, end - self._hashed))
+                if not data:
+                    raise OSError(f"it ends at byte {self._hashed}")
+                self._hasher.update(data)
+                self._hashed += len(data)
+        return self._hashed < self.offset
+
+    @property
+    def hashed(self) -> int:
+        """Bytes that are in the digest."""
+        return self._hashed
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all bytes, in hex, once ``hash_more`` has returned False."""
+        return self._hasher.hexdigest()
+
+    def write_record(
+        self, *, durable: int | None = None, version: str | None = None, complete: bool | None = None
+    ) -> None:
+        """Change the record, durably.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        record = self.record
+        record = replace(
+            record,
+            durable=record.durable if durable is None else durable,
+            version=record.version if version is None else version,
+            complete=record.complete if complete is None else complete,
+        )
+        replace_file(self.folder / _RECORD, record.to_bytes())
+        self.record = record
+
+    def drop_payload(self) -> None:
+        """Remove the bytes, which a version has now.
+
+        Raises:
+            OSError: they can't be removed.
+        """
+        self.release()
+        self.payload.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """Remove the folder.
+
+        Raises:
+            OSError: something in it can't be removed.
+        """
+        self.release()
+        remove_tree(self.folder)
