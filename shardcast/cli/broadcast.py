@@ -148,15 +148,17 @@ def _send(
     """
     from shardcast.cli.broadcast_to import send_file, send_stdin
 
+    where = str(path.absolute()) if path else None
+
+    def answer(version: str) -> None:
+        display.pause()
+        click.echo(json.dumps({"version": version, "path": where}) if as_json else version)
+
     with progress_display(options.is_quiet()) as display:
         if path is None:
-            version = send_stdin(name, server, shard_size, live=live, access=access, display=display)
+            send_stdin(name, server, shard_size, live=live, access=access, display=display, answer=answer)
         else:
-            version = send_file(path, server, shard_size, live=live, access=access, display=display)
-    if as_json:
-        click.echo(json.dumps({"version": version, "path": str(path.absolute()) if path else None}))
-    else:
-        click.echo(version)
+            send_file(path, server, shard_size, live=live, access=access, display=display, answer=answer)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from shardcast.access.client_access import ClientAccess
@@ -22,8 +23,9 @@ def send_file(
     live: bool,
     access: ClientAccess,
     display: Display,
-) -> str:
-    """Send a file, and return the name of the version once it is complete.
+    answer: Callable[[str], None],
+) -> None:
+    """Send a file, and print the name of the version once it is complete.
 
     Args:
         path: the file.
@@ -32,6 +34,7 @@ def send_file(
         live: whether the version opens at once and grows.
         access: what the origin is shown, and what is required of it.
         display: shows the progress.
+        answer: prints the version.
 
     Raises:
         ShardcastError: as ``broadcast_to`` does.
@@ -40,13 +43,20 @@ def send_file(
         key = source.key(shard_size=shard_size, live=live)
         request = UploadRequest(source.name, source.size, shard_size, live=live, key=key)
         shown = _Shown(source.name, display)
-        return run(broadcast_to(server, source, request, access=access, on_progress=shown.show))
+        run(broadcast_to(server, source, request, access=access, on_progress=shown.show, on_complete=answer))
 
 
 def send_stdin(
-    name: str, server: str, shard_size: int | None, *, live: bool, access: ClientAccess, display: Display
-) -> str:
-    """Send stdin under a name, and return the name of the version once it is complete; see ``send_file``.
+    name: str,
+    server: str,
+    shard_size: int | None,
+    *,
+    live: bool,
+    access: ClientAccess,
+    display: Display,
+    answer: Callable[[str], None],
+) -> None:
+    """Send stdin under a name, and print the name of the version once it is complete; see ``send_file``.
 
     Raises:
         ShardcastError: as ``broadcast_to`` does.
@@ -54,15 +64,17 @@ def send_stdin(
     descriptor = input_descriptor()
     request = UploadRequest(name, None, shard_size, live=live)
 
-    async def send() -> str:
+    async def send() -> None:
         source = StreamSource(name, lambda max_bytes: read_some(descriptor, max_bytes))
         try:
             shown = _Shown(name, display)
-            return await broadcast_to(server, source, request, access=access, on_progress=shown.show)
+            await broadcast_to(
+                server, source, request, access=access, on_progress=shown.show, on_complete=answer
+            )
         finally:
             await source.close()
 
-    return run(send())
+    run(send())
 
 
 class _Shown:

@@ -68,16 +68,21 @@ async def broadcast_to(
     *,
     access: ClientAccess | None = None,
     on_progress: Callable[[RemoteProgress], None] = lambda progress: None,
+    on_complete: Callable[[str], None] = lambda version: None,
     timeout: float = HTTP_TIMEOUT,
 ) -> str:
     """Send a payload to an origin, and return the name of the version once it is complete.
+
+    A caller that is killed before ``on_complete`` returned learns the same version when it sends the same
+    file again; nothing is published twice.
 
     Args:
         server: the URL of the origin.
         source: the payload.
         announcement: its announcement.
         access: what the origin is shown, and what is required of it.
-        on_progress: called with each step, and several times a second while bytes go out.
+        on_progress: called with each step, and with each MiB that goes out.
+        on_complete: called with the version's name, before the origin may forget the upload.
         timeout: seconds without progress of one request.
 
     Raises:
@@ -89,7 +94,7 @@ async def broadcast_to(
     """
     async with open_session(timeout, access) as session:
         client = UploadClient(session, server, timeout)
-        return await RemoteBroadcast(client, source, announcement, on_progress).run()
+        return await RemoteBroadcast(client, source, announcement, on_progress).run(on_complete)
 
 
 class RemoteBroadcast:
@@ -127,8 +132,8 @@ class RemoteBroadcast:
         self._failures = 0
         self._lost_since: float | None = None
 
-    async def run(self) -> str:
-        """Send the payload, and return the version's name once it is complete.
+    async def run(self, on_complete: Callable[[str], None] = lambda version: None) -> str:
+        """Send the payload, and return the version's name once it is complete and ``on_complete`` has it.
 
         Raises:
             ShardcastError: as ``broadcast_to`` does.
@@ -140,6 +145,7 @@ class RemoteBroadcast:
             if given_up or isinstance(error, PayloadChanged):
                 await self._forget()
             raise
+        on_complete(version)
         await self._forget()  # so that the next run of the same command publishes anew
         return version
 

@@ -22,10 +22,12 @@ from shardcast.concurrency import cancel
 from shardcast.nodes import middle, origin
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
+from shardcast.protocol.uploads import UploadRequest
 from shardcast.server.bounds import BOUNDS
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.watch import Watch
 from shardcast.store.special_files import short_socket_path, socket_path
+from shardcast.store.upload_folder import UploadFolder
 from tests.support import slow_clients as slow
 from tests.support.archives import pull_body, push_body, wait_until
 from tests.support.published import publish, random_bytes
@@ -47,6 +49,17 @@ VERSIONS: Mapping[Route, Example] = {
     ("GET", "/healthcheck"): Example("/healthcheck"),
     ("GET", "/ready"): Example("/ready"),
     ("GET", "/status"): Example("/status"),
+}
+UPLOAD = f"/uploads/{'a' * 32}"
+ORIGIN: Mapping[Route, Example] = VERSIONS | {
+    ("POST", "/uploads"): Example("/uploads", b'{"name": "x.bin"}'),
+    ("GET", "/uploads/{upload}"): Example(UPLOAD),
+    ("PATCH", "/uploads/{upload}"): Example(UPLOAD, b"bytes"),
+    ("POST", "/uploads/{upload}/complete"): Example(
+        f"{UPLOAD}/complete", f'{{"size": 0, "sha256": "{DIGEST}"}}'.encode()
+    ),
+    ("POST", "/uploads/{upload}/confirm"): Example(f"{UPLOAD}/confirm"),
+    ("DELETE", "/uploads/{upload}"): Example(f"/uploads/{'b' * 32}"),
 }
 SOCKET_OF_MIDDLE: Mapping[Route, Example] = {
     ("POST", path): Example(path, b"{}")
@@ -84,7 +97,7 @@ ARCHIVE: Mapping[Route, Example] = {
     ("GET", "/status"): Example("/status"),
 }
 TABLE: Mapping[str, Mapping[Route, Example]] = {
-    "origin": VERSIONS,
+    "origin": ORIGIN,
     "middle": VERSIONS,
     "socket of an origin": SOCKET_OF_ORIGIN,
     "socket of a middle": SOCKET_OF_MIDDLE,
@@ -124,7 +137,9 @@ async def listeners(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     here: dict[str, Any] = {"host": "127.0.0.1", "port": 0}
     async with contextlib.AsyncExitStack() as stack:
         found: dict[str, tuple[web.Application, str]] = {}
-        source = await stack.enter_async_context(Origin.running(tmp_path / "origin", **here))
+        UploadFolder.create(tmp_path / "origin" / ".shardcast" / UPLOAD[1:], UploadRequest("x.bin"))
+        running = Origin.running(tmp_path / "origin", **here, takes_uploads=True)
+        source = await stack.enter_async_context(running)
         found["origin"], found["socket of an origin"] = (made[0], source.url), (made[1], "origin")
         upstream = await stack.enter_async_context(Origin.running(tmp_path / "upstream", **here))
         relay = await stack.enter_async_context(Middle.running([upstream.url], tmp_path / "middle", **here))

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import tracemalloc
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,10 +24,13 @@ from shardcast.control import client as control
 from shardcast.control import waiting, writer
 from shardcast.errors import BadAnswer, PeerError, ShardcastError
 from shardcast.peer import server as peer
+from shardcast.peer.pace import Upload
 from shardcast.peer.requests import RangeRequest
 from shardcast.peer.server import Peer
 from shardcast.peer.session import Session, open_session
+from shardcast.peer.uploads import UploadClient
 from shardcast.protocol.manifest import Shard, manifest_of_old_node
+from shardcast.protocol.uploads import UploadRequest, WholePayload
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
 from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.landing import Landing
@@ -72,6 +75,10 @@ class Asked:
     @property
     def peer(self) -> Peer:
         return Peer(self.url, self.session, SECONDS)
+
+    @property
+    def uploads(self) -> UploadClient:
+        return UploadClient(self.session, self.url, SECONDS)
 
     def store(self, kind: ServerKind | None = None) -> RemoteStore:
         store = RemoteStore(self.url, self.session, "blake3", timeout=SECONDS, patience=SECONDS)
@@ -170,6 +177,21 @@ async def write(asked: Asked) -> None:
     await asyncio.to_thread(writer.BroadcastWriter, asked.folder, "file")
 
 
+async def upload(asked: Asked) -> None:
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        yield LARGE
+
+    await asked.uploads.append(UPLOAD, 0, Upload(chunks()))
+
+
+async def finish_upload(asked: Asked) -> None:
+    async for _ in asked.uploads.finish(UPLOAD, WholePayload(1, DIGEST)):
+        pass
+
+
+UPLOADS, UPLOAD = "peer/uploads.py:UploadClient.", "a" * 32
+STATUS = {"upload": UPLOAD, "offset": 0, "state": "receiving"}
+UPLOADED = Reply(json.dumps(STATUS).encode(), "application/json")
 FEED = Reply(lines(HELLO, {"seq": 1}, {"seq": 2}), NDJSON, ends=False)
 LEASE = Reply(lines({"held": True}, {"held": True}), NDJSON, ends=False)
 PROGRESS = {"progress": {"done": 1, "size": 2}}
@@ -244,6 +266,28 @@ REQUESTS: dict[str, Request] = {
         ("blobs/client/blob_requests.py:BlobRequests.get",), f"/{DIGEST}", Reply(BLOB), read_blob
     ),
     "putting a blob": Request(("blobs/client/hash_server.py:HashServerClient._put",), "/", Reply(), put_blob),
+    "beginning an upload": Request(
+        (UPLOADS + "_status",),
+        "/uploads",
+        Reply(json.dumps(STATUS).encode(), "application/json", "201 Created"),
+        lambda asked: asked.uploads.begin(UploadRequest("x.bin")),
+    ),
+    "uploading": Request((UPLOADS + "_status",), "/uploads", UPLOADED, upload),
+    "finishing an upload": Request(
+        (UPLOADS + "finish",), "/uploads", Reply(lines(PROGRESS, {"ready": True}), NDJSON), finish_upload
+    ),
+    "confirming an upload": Request(
+        (UPLOADS + "confirm",),
+        "/uploads",
+        Reply(b'{"complete": "v1"}', "application/json"),
+        lambda asked: asked.uploads.confirm(UPLOAD),
+    ),
+    "forgetting an upload": Request(
+        (UPLOADS + "discard",),
+        "/uploads",
+        Reply(status="204 No Content"),
+        lambda asked: asked.uploads.discard(UPLOAD),
+    ),
     "publish": Request(
         ASKING, "/", Reply(lines({"version": "v1"}, PROGRESS, PROGRESS), NDJSON), publish_it, local=True
     ),

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
+from shardcast.access.scopes import Scope
 from shardcast.disk_errors import is_full
 from shardcast.errors import NodeFailed, NoRoom, ShardcastError, UsageError, to_wire
 from shardcast.json_text import parse_json
@@ -30,6 +31,7 @@ from shardcast.protocol.uploads import (
 )
 from shardcast.protocol.wire import NDJSON, RETRY_AFTER, UPLOAD_OFFSET_HEADER, UPLOADS_PATH
 from shardcast.server.bodies import chunks, read_body
+from shardcast.server.scoped_routes import add_route
 from shardcast.server.writing import UNBUFFERED_HEADERS, write
 
 log = logging.getLogger(__name__)
@@ -108,12 +110,15 @@ def add_upload_routes(app: web.Application, uploads: UploadTarget) -> None:
         return web.Response(status=204)
 
     one = upload_path("{upload:[0-9a-f]{32}}")
-    app.router.add_post(UPLOADS_PATH, _refusing(begin))
-    app.router.add_get(one, _refusing(status))
-    app.router.add_patch(one, _refusing(append))
-    app.router.add_delete(one, _refusing(discard))
-    app.router.add_post(f"{one}/complete", _refusing(finish))
-    app.router.add_post(f"{one}/confirm", _refusing(confirm))
+    for method, path, handler in (
+        ("POST", UPLOADS_PATH, begin),
+        ("GET", one, status),
+        ("PATCH", one, append),
+        ("DELETE", one, discard),
+        ("POST", f"{one}/complete", finish),
+        ("POST", f"{one}/confirm", confirm),
+    ):
+        add_route(app, method, path, _refusing(handler), scope=Scope.PUBLISH)
 
 
 def _id(request: web.Request) -> str:
