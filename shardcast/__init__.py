@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         Followed,
         MiddleNode,
         OriginServer,
+        RemoteBroadcast,
         broadcast,
         initialize,
         open_broadcast,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
         PayloadMissing,
         ShardcastError,
         TransferFailed,
+        UploadRefused,
         UsageError,
         VersionAborted,
         VersionNotOffered,
@@ -67,7 +69,7 @@ __version__ = "0.4.0"
 _HOMES = {
     "shardcast.api": (
         "Archive", "Broadcast", "BroadcastProgress", "ClientNode", "Followed", "MiddleNode", "OriginServer",
-        "broadcast", "initialize", "open_broadcast", "shutdown", "withdraw",
+        "RemoteBroadcast", "broadcast", "initialize", "open_broadcast", "shutdown", "withdraw",
     ),
     "shardcast.constants": (
         "HTTP_PORT", "LOG_LEVEL", "MAX_DISTRIBUTION_FOLDERS", "MAX_MIDDLE_NODE_LAYERS",
@@ -77,8 +79,8 @@ _HOMES = {
     "shardcast.errors": (
         "CopiesMissing", "DataDirInUse", "IntegrityError", "LocalDiskError", "NoNode", "NoRoom",
         "NoServerReachable", "NodeFailed", "NotInitialized", "PayloadChanged", "PayloadMissing",
-        "ShardcastError", "TransferFailed", "UsageError", "VersionAborted", "VersionNotOffered",
-        "VersionWithdrawn",
+        "ShardcastError", "TransferFailed", "UploadRefused", "UsageError", "VersionAborted",
+        "VersionNotOffered", "VersionWithdrawn",
     ),
     "shardcast.nodes.client": ("Client", "Offered", "Release"),
     "shardcast.control.writer": ("BroadcastWriter",),
@@ -135,8 +137,10 @@ __all__ = [
     "PayloadChanged",
     "PayloadMissing",
     "Release",
+    "RemoteBroadcast",
     "ShardcastError",
     "TransferFailed",
+    "UploadRefused",
     "UsageError",
     "VersionAborted",
     "VersionNotOffered",

@@ -10,16 +10,19 @@ import logging
 import os
 import sys
 import threading
+from pathlib import Path
 from typing import Literal, overload
 
+from shardcast.access.client_access import ClientAccess
 from shardcast.api.archive import Archive
 from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
 from shardcast.api.nodes import Metadata, MiddleNode, OriginServer, StrPath
+from shardcast.api.remote_broadcast import RemoteBroadcast
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.control.waiting import check_wait
 from shardcast.control.writer import BroadcastWriter
-from shardcast.errors import NotInitialized, ShardcastError
+from shardcast.errors import NotInitialized, ShardcastError, UsageError
 from shardcast.protocol.distribution import Withdrawal
 
 log = logging.getLogger("shardcast")
@@ -46,6 +49,7 @@ def initialize(
     *,
     first_version: int = 1,
     tokens: StrPath | None = None,
+    publish: bool = False,
 ) -> None:
     """Start an origin in a child process and wait until it listens.
 
@@ -60,6 +64,7 @@ def initialize(
             lost one stopped.
         tokens: file of tokens (``shardcast token new``), of which each request needs one; None for the file
             that ``SHARDCAST_TOKENS`` names, or none.
+        publish: whether the origin takes payloads from elsewhere (``broadcast(path, to=…)``).
 
     Raises:
         DataDirInUse: another process works on the data directory.
@@ -80,6 +85,7 @@ def initialize(
             max_bytes,
             first_version=first_version,
             tokens=tokens,
+            publish=publish,
         )
         atexit.register(_at_exit)
 
@@ -94,6 +100,8 @@ def broadcast(
     *,
     copies: int | None = ...,
     timeout: float | None = ...,
+    to: str | None = ...,
+    live: bool = ...,
 ) -> str: ...
 @overload
 def broadcast(
@@ -105,7 +113,18 @@ def broadcast(
     copy: bool = ...,
     copies: int | None = ...,
     timeout: float | None = ...,
+    to: None = ...,
 ) -> Broadcast: ...
+@overload
+def broadcast(
+    file_path: StrPath,
+    shard_size: int | None = ...,
+    *,
+    wait: Literal[False],
+    metadata: Metadata | None = ...,
+    to: str,
+    live: bool = ...,
+) -> RemoteBroadcast: ...
 def broadcast(
     file_path: StrPath,
     shard_size: int | None = None,
@@ -115,10 +134,15 @@ def broadcast(
     *,
     copies: int | None = None,
     timeout: float | None = None,
-) -> str | Broadcast:
+    to: str | None = None,
+    live: bool = False,
+) -> str | Broadcast | RemoteBroadcast:
     """Publish a file as the next version.
 
-    Works from any thread, inside a running event loop, and from a forked worker.
+    Works from any thread, inside a running event loop, and from a forked worker. With ``to`` the file is sent
+    to an origin elsewhere, and ``initialize`` is not needed. The version appears there once all bytes have
+    come and their digest is right; a broken connection is gone on with, and a call for the same file goes on
+    where an earlier one was killed.
 
     Args:
         file_path: the file to publish.
@@ -130,20 +154,35 @@ def broadcast(
         copies: number of nodes below that must have the version whole and verified: middles, and clients that
             follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.
         timeout: maximum seconds, from the call, until ``copies`` nodes have the version; None for no maximum.
+        to: address of an origin with ``--publish``; None for the one that ``initialize`` started.
+        live: with ``to``, whether the version opens at once and grows as the bytes come.
 
     Returns:
         The version's name, ``v7``. With ``wait=False``, at once, a handle: ``.version``, ``.done()``,
         ``.result(timeout)``, ``.progress``. Its ``result`` waits for the copies, and
-        ``handle.wait_for(copies=…)`` for another number of them.
+        ``handle.wait_for(copies=…)`` for another number of them. With ``to`` the handle's
+        ``.version`` is None until the origin has given it, and the handle has ``.cancel()``.
 
     Raises:
-        NotInitialized: ``initialize`` was not called.
-        UsageError: the number of copies or of seconds makes no sense.
+        NotInitialized: ``initialize`` was not called, and there is no ``to``.
+        UsageError: the number of copies or of seconds makes no sense, or an argument does not go with ``to``.
         PayloadMissing: there is no such file.
         LocalDiskError: the file can't be read or stored.
         CopiesMissing: fewer nodes have the version in time; it stays published.
         NodeFailed: the origin has ended, and could not be started again.
+        UploadRefused: the origin at ``to`` takes no uploads, or not this one.
+        IntegrityError: the origin at ``to`` received other bytes; nothing was published.
+        PeerError: the origin at ``to`` could not be reached for too long.
     """
+    if to is not None:
+        if copies is not None or timeout is not None or not copy:
+            raise UsageError("copies, timeout and copy=False do not go with to=")
+        sent = RemoteBroadcast(
+            Path(file_path).absolute(), to, shard_size, metadata, live=live, access=ClientAccess()
+        )
+        return sent.result() if wait else sent
+    if live:
+        raise UsageError("live=True goes with to=; open_broadcast() is live here")
     origin = _origin
     if origin is None:
         raise NotInitialized("call shardcast.initialize() before shardcast.broadcast()")
@@ -253,6 +292,7 @@ __all__ = [
     "Followed",
     "MiddleNode",
     "OriginServer",
+    "RemoteBroadcast",
     "ShardcastError",
     "broadcast",
     "initialize",

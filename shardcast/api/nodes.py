@@ -54,6 +54,7 @@ class OriginServer:
         *,
         first_version: int = 1,
         tokens: StrPath | None = None,
+        publish: bool = False,
     ) -> None:
         """Start the origin and wait until it listens.
 
@@ -66,6 +67,7 @@ class OriginServer:
                 lost one stopped.
             tokens: file of tokens, of which each request needs one; None for the file that
                 ``SHARDCAST_TOKENS`` names, or none.
+            publish: whether the origin takes payloads from elsewhere.
 
         Raises:
             DataDirInUse: another process works on the data directory.
@@ -80,6 +82,7 @@ class OriginServer:
         self._options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         self._options += ["--first-version", str(first_version)]
         self._options += _tokens_option(tokens)
+        self._options += ["--publish"] if publish else []
         self._process = NodeProcess("origin", [*self._options, "--port", str(port)])
         self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])

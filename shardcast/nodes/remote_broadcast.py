@@ -94,10 +94,10 @@ async def broadcast_to(
     """
     async with open_session(timeout, access) as session:
         client = UploadClient(session, server, timeout)
-        return await RemoteBroadcast(client, source, announcement, on_progress).run(on_complete)
+        return await PayloadSender(client, source, announcement, on_progress).run(on_complete)
 
 
-class RemoteBroadcast:
+class PayloadSender:
     """One payload on its way to an origin elsewhere."""
 
     def __init__(

@@ -38,6 +38,8 @@ from shardcast.protocol.wire import UPLOAD_OFFSET_HEADER, UPLOADS_PATH
 
 _MAX_ANSWER = 64 << 10
 """Bytes of an answer in JSON."""
+_LATER = frozenset({408, 425, 429})
+"""Statuses of a refusal that may pass: the body was too slow, or there are too many requests."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,12 @@ class UploadClient:
                 raise UploadRefused(
                     f"{self.server} takes no uploads; start it with --publish, or name the origin itself"
                 )
-            raise refused_error(self.server, what, response.status, response.headers, reason=response.reason)
+            failure = refused_error(
+                self.server, what, response.status, response.headers, reason=response.reason
+            )
+            if type(failure) is BadAnswer and 400 <= response.status < 500 and response.status not in _LATER:
+                raise UploadRefused(str(failure))  # asking again would not help
+            raise failure
         if response.status == 404:
             raise UploadUnknown(f"{self.server}: {error.get('message')}")
         if response.status == 503:

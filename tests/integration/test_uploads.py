@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+import shardcast
 from shardcast.errors import IntegrityError, PayloadChanged, ServerUnreachable, UploadRefused
 from shardcast.nodes import remote_broadcast
 from shardcast.nodes.origin import Origin
@@ -21,8 +22,10 @@ from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.nodes.upload_table import UploadBounds
 from shardcast.protocol.uploads import UploadRequest
 from tests.integration.test_live import until
+from tests.support import processes
 from tests.support.published import random_bytes
 from tests.support.published import sha256 as sha256_of
+from tests.support.small_disks import small_disk
 
 HTTP = "127.0.0.1", 0
 SIZE = 3_000_000
@@ -466,3 +469,47 @@ async def test_sender_is_told_of_wrong_bytes(
     with pytest.raises(IntegrityError, match="nothing was published"):
         await send(origin, payload)
     assert not published(origin)
+
+
+# The command and the library
+
+
+def test_library_and_command_publish_at_an_origin_elsewhere(tmp_path: Path, payload: Path) -> None:
+    origin = shardcast.OriginServer(tmp_path / "data", 0, publish=True)
+    try:
+        assert shardcast.broadcast(payload, to=origin.url) == "v1"
+        handle = shardcast.broadcast(payload, to=origin.url, wait=False, live=True, metadata={"step": 1})
+        assert (handle.result(60), handle.version, handle.done()) == ("v2", "v2", True)
+        assert handle.progress == shardcast.BroadcastProgress(SIZE, SIZE)
+        done = processes.run("broadcast", str(payload), "--to", origin.url, "--json")
+        assert (done.returncode, json.loads(done.stdout)["version"]) == (0, "v3")
+    finally:
+        origin.shutdown(0)
+    listed = (tmp_path / "data" / "distribution.txt").read_text()
+    assert listed.count(sha256_of(payload)) == 3
+
+
+def test_arguments_that_do_not_go_with_another_origin_are_refused(payload: Path) -> None:
+    for extra in ({"copies": 1}, {"timeout": 1.0}, {"copy": False}):
+        with pytest.raises(shardcast.UsageError, match="do not go with to="):
+            shardcast.broadcast(payload, to="origin:8000", **extra)  # type: ignore[call-overload]
+    with pytest.raises(shardcast.UsageError, match="live=True goes with to="):
+        shardcast.broadcast(payload, live=True)
+    for words in (("--link",), ("--copies", "1"), ("--data-dir", "x")):
+        done = processes.run("broadcast", str(payload), "--to", "origin:8000", *words)
+        assert (done.returncode, "does not go with --to" in done.stderr) == (2, True)
+    assert processes.run("broadcast", str(payload), "--live").returncode == 2
+
+
+@pytest.mark.root
+async def test_full_disk_of_the_origin_is_no_error_of_this_one(tmp_path: Path, payload: Path) -> None:
+    with small_disk(tmp_path / "data", "8m") as disk:
+        async with running(tmp_path) as origin:
+            disk.fill(leaving=1_500_000)
+            with pytest.raises(UploadRefused, match=r"no room for an upload of 3\.0 MB"):
+                await send(origin, payload)
+            upload = StreamSource("pipe", reader(payload.read_bytes()))
+            with pytest.raises(UploadRefused, match="No space left"):
+                await broadcast_to(origin.url, upload, UploadRequest("pipe"))
+            await until(lambda: not left(origin))
+            assert not published(origin)

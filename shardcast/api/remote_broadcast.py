@@ -1,0 +1,134 @@
+"""Handle of a broadcast to an origin elsewhere, in the process that started it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shardcast.access.client_access import ClientAccess
+from shardcast.addresses import server_url
+from shardcast.api.background import Background
+from shardcast.api.broadcasting import BroadcastProgress
+from shardcast.nodes.payload_sources import FileSource
+from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
+from shardcast.protocol.manifest import check_metadata
+from shardcast.protocol.uploads import UploadRequest
+from shardcast.sharding.publishing import check_payload
+
+
+class RemoteBroadcast:
+    """Handle of a broadcast to an origin elsewhere that runs.
+
+    Attributes:
+        server: URL of the origin.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        server: str,
+        shard_size: int | None,
+        metadata: Mapping[str, Any] | None,
+        *,
+        live: bool,
+        access: ClientAccess,
+    ) -> None:
+        """Start to send a file, in a thread.
+
+        Args:
+            path: the file.
+            server: address of the origin.
+            shard_size: bytes of a shard; None for the origin's own.
+            metadata: JSON object that goes with the version.
+            live: whether the version opens at once and grows.
+            access: what the origin is shown, and what is required of it.
+
+        Raises:
+            UsageError: the address or the metadata make no sense.
+            PayloadMissing: there is no such file.
+            LocalDiskError: the file can't be read.
+        """
+        self.server = server_url(server)
+        check_metadata(metadata or {})
+        check_payload(path)
+        self._told = RemoteProgress(None, 0, None)
+        self._work = Background(self._send(path, shard_size, dict(metadata or {}), live=live, access=access))
+
+    async def _send(
+        self,
+        path: Path,
+        shard_size: int | None,
+        metadata: dict[str, Any],
+        *,
+        live: bool,
+        access: ClientAccess,
+    ) -> str:
+        """Send the file, and return the version's name."""
+        with FileSource(path) as source:
+            key = source.key(shard_size=shard_size, metadata=metadata, live=live)
+            request = UploadRequest(source.name, source.size, shard_size, metadata, live, key)
+            return await broadcast_to(
+                self.server,
+                source,
+                request,
+                access=access,
+                on_progress=self._tell,
+                on_complete=self._complete,
+            )
+
+    def _tell(self, progress: RemoteProgress) -> None:
+        self._told = progress
+
+    def _complete(self, version: str) -> None:
+        size = self._told.size
+        self._told = RemoteProgress(version, size or 0, size)
+
+    @property
+    def version(self) -> str | None:
+        """Name of the version, ``v7``; None until the origin has given it.
+
+        A live broadcast has it from the start, any other at its end.
+        """
+        return self._told.version
+
+    @property
+    def progress(self) -> BroadcastProgress:
+        """Bytes that were sent, of how many."""
+        return BroadcastProgress(self._told.done, self._told.size)
+
+    def done(self) -> bool:
+        """Return whether the broadcast has ended, with success or without.
+
+        Returns:
+            True once ``result`` would not wait.
+        """
+        return self._work.wait(0)
+
+    def result(self, timeout: float | None = None) -> str:
+        """Wait until the version is complete.
+
+        Args:
+            timeout: maximum seconds to wait; None for no maximum.
+
+        Returns:
+            The version's name.
+
+        Raises:
+            TimeoutError: the broadcast goes on after ``timeout`` seconds.
+            UploadRefused: the origin takes no uploads, or not this one.
+            IntegrityError: the origin received other bytes; nothing was published.
+            PayloadChanged: the file changed while it was sent; nothing was published.
+            PeerError: the origin could not be reached for too long.
+        """
+        if timeout is not None and not self._work.wait(timeout):
+            raise TimeoutError(f"the broadcast to {self.server} goes on after {timeout:g} s")
+        return self._work.result()
+
+    def cancel(self) -> None:
+        """Stop sending, unless the version is complete, and wait for the end.
+
+        A live version is aborted. What the origin has of another one stays there for a day: broadcasting the
+        same file again goes on from there.
+        """
+        self._work.cancel()
