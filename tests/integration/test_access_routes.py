@@ -43,6 +43,12 @@ NODE: Mapping[str, Scope | None] = {
     "/ready": None,
     "/status": Scope.STATUS,
 }
+UPLOADS: Mapping[str, Scope | None] = {
+    "/uploads": Scope.PUBLISH,
+    "/uploads/{upload}": Scope.PUBLISH,
+    "/uploads/{upload}/complete": Scope.PUBLISH,
+    "/uploads/{upload}/confirm": Scope.PUBLISH,
+}
 HASHES: Mapping[str, Scope | None] = {
     "/healthcheck": None,
     "/has": Scope.STORE_READ,
@@ -67,7 +73,7 @@ ARCHIVE: Mapping[str, Scope | None] = {
     "/status": Scope.STATUS,
 }
 TABLE: Mapping[str, Mapping[str, Scope | None]] = {
-    "origin": NODE,
+    "origin": {**NODE, **UPLOADS},
     "middle": NODE,
     "hash server": HASHES,
     "archive": ARCHIVE,
@@ -76,6 +82,7 @@ TABLE: Mapping[str, Mapping[str, Scope | None]] = {
 """The scope of each path of each listener; None for those that are open."""
 CASES = ("none", "wrong scope", "right scope", "expired", "revoked", "malformed", "two headers")
 EXAMPLES = {"version": "v1", "shard": "shard_001.bin", "key": DIGEST, "checksum": DIGEST, "tail": "no/path"}
+EXAMPLES["upload"] = "a" * 32
 
 Listener = tuple[web.Application, str]
 
@@ -132,7 +139,8 @@ async def listeners(
     (blobs / DIGEST[:2] / DIGEST).write_bytes(BLOB)
     here: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "access": tokens.access}
     async with AsyncExitStack() as stack:
-        source = await stack.enter_async_context(Origin.running(tmp_path / "origin", **here))
+        takes_uploads = Origin.running(tmp_path / "origin", **here, takes_uploads=True)
+        source = await stack.enter_async_context(takes_uploads)
         relay = await stack.enter_async_context(
             Middle.running(["http://127.0.0.1:1"], tmp_path / "middle", **here)
         )

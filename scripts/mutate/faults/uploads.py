@@ -1,0 +1,108 @@
+"""Faults in uploads: publishing from elsewhere."""
+
+from __future__ import annotations
+
+from fault import Fault
+
+TESTS = ["tests/integration/test_uploads.py"]
+INCOMING = "shardcast/nodes/incoming_upload.py"
+STORED = "shardcast/nodes/stored_upload.py"
+LIVE = "shardcast/nodes/live_upload.py"
+TABLE = "shardcast/nodes/upload_table.py"
+ENDING = "shardcast/nodes/upload_ending.py"
+SENDER = "shardcast/nodes/remote_broadcast.py"
+FOLDER = "shardcast/store/upload_folder.py"
+
+FAULTS = [
+    Fault(
+        name="stored-upload-is-published-whatever-its-digest",
+        file=STORED,
+        old="if (sha256 := self.folder.digest()) != ending.whole.sha256:",
+        new='if (sha256 := self.folder.digest()) == "":',
+        tests=TESTS,
+    ),
+    Fault(
+        name="live-upload-is-published-whatever-its-digest",
+        file=ENDING,
+        old="if (manifest.size, sha256) != (self.whole.size, self.whole.sha256):",
+        new="if manifest.size != self.whole.size:",
+        tests=TESTS,
+    ),
+    Fault(
+        name="upload-needs-no-confirmation",
+        file=ENDING,
+        old="                await self._confirmed.wait()",
+        new="                self._confirmed.set()",
+        tests=TESTS,
+    ),
+    Fault(
+        name="unconfirmed-version-stays-open",
+        file=ENDING,
+        old="async with asyncio.timeout(self._confirm_seconds):",
+        new="async with asyncio.timeout(None):",
+        tests=TESTS,
+    ),
+    Fault(
+        name="bytes-at-any-offset-are-taken",
+        file=INCOMING,
+        old="if offset != self.offset or self.complete or self.ending:",
+        new="if self.complete or self.ending:",
+        tests=TESTS,
+    ),
+    Fault(
+        name="older-request-for-an-upload-goes-on",
+        file=INCOMING,
+        old="        await self._stop_receiving()\n        self.check_open()\n        if offset",
+        new="        self.check_open()\n        if offset",
+        tests=TESTS,
+    ),
+    Fault(
+        name="upload-takes-more-bytes-than-it-announced",
+        file=INCOMING,
+        old="if size is not None and self.offset + len(data) > size:",
+        new="if size is not None and self.offset > size:",
+        tests=TESTS,
+    ),
+    Fault(
+        name="bytes-that-may-not-be-durable-count-after-a-restart",
+        file=FOLDER,
+        old="                os.truncate(loaded.payload, loaded.offset)",
+        new="                loaded.offset = loaded.payload.stat().st_size",
+        tests=TESTS,
+    ),
+    Fault(
+        name="version-of-an-upload-is-not-written-down",
+        file=STORED,
+        old="await in_thread(lambda: self.folder.write_record(version=version))",
+        new="self.folder.record = self.folder.record",
+        tests=["tests/faults/test_upload_kills.py"],
+    ),
+    Fault(
+        name="active-upload-expires",
+        file=TABLE,
+        old="if not upload.active and abs(now",
+        new="if abs(now",
+        tests=TESTS,
+    ),
+    Fault(
+        name="interrupted-live-broadcast-waits-for-its-time-out",
+        file=SENDER,
+        old="given_up = self._announcement.live or not self._source.resumable",
+        new="given_up = False",
+        tests=TESTS,
+    ),
+    Fault(
+        name="file-that-changed-while-it-was-sent-is-published",
+        file=SENDER,
+        old="        self._source.check_unchanged()\n        whole = ",
+        new="        whole = ",
+        tests=TESTS,
+    ),
+    Fault(
+        name="published-upload-stays-at-the-origin",
+        file=SENDER,
+        old="        await self._forget()  # so",
+        new="        pass  # so",
+        tests=TESTS,
+    ),
+]
