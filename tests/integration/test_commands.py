@@ -602,7 +602,7 @@ def demo(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def test_demo_makes_equal_copies_and_leaves_nothing_behind(demo: dict[str, str], tmp_path: Path) -> None:
     file = payload(tmp_path / "x.bin", 3 * MB)
-    with running(tmp_path, "demo", str(file), "--json", **demo) as shown:
+    with running(tmp_path, "demo", str(file), "--json", SHARDCAST_TOKENS="/none", **demo) as shown:
         assert shown.process.wait(120) == DONE, shown.err
         results = json.loads(shown.out)
     assert (results["file"], results["size"], results["sha256"]) == (str(file), 3 * MB, sha256(file))
