@@ -28,8 +28,6 @@ _CHECK_SECONDS = 1.0
 
 _TOO_MANY = "too many wrong tokens came from this address"
 
-TOKEN_NAME = "token_name"
-"""Key of a request: the name of the token that allowed it."""
 RefusalAnswer = Callable[[web.Request, int, str, Mapping[str, str]], web.Response]
 """A function that makes the answer of a refusal: of the request, the status, the sentence and the headers."""
 REFUSAL_ANSWER: web.AppKey[RefusalAnswer] = web.AppKey("refusal_answer")
@@ -74,10 +72,7 @@ class Guard:
             if verdict is Refusal.WRONG and not await self._slow_down(request):
                 return await _send_refusal(request, 429, _TOO_MANY, {"Retry-After": RETRY_AFTER})
             return await _refuse(request, verdict, rule.scope)
-        if verdict is None:
-            return await handler(request)
-        request[TOKEN_NAME] = verdict.name
-        if not rule.stays_open:
+        if verdict is None or not rule.stays_open:
             return await handler(request)
         with self._staying_open(request, verdict, rule.scope):
             return await handler(request)

@@ -93,8 +93,8 @@ FAULTS = [
     Fault(
         name="revoked-token-cuts-the-shard-under-way",
         file=GUARD,
-        old="if not rule.stays_open:",
-        new="if False:",
+        old="if verdict is None or not rule.stays_open:",
+        new="if verdict is None:",
         tests=["tests/integration/test_access.py::test_revoked_token_ends_its_feed_and_not_its_shard"],
     ),
     Fault(
