@@ -63,7 +63,7 @@ def run(role: str, shim: Path, place: Path) -> Told:
 
 
 def describe(result: dict[str, Any]) -> str:
-    return f"{result['cell']} ends with {result['code']}: {result['problems']}\n{result['said']}"
+    return f"{result['cell']} ends with {result['code']}: {result['problems']}\n{result['stderr']}"
 
 
 @pytest.mark.timeout(PATIENCE + 10)
