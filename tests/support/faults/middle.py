@@ -135,7 +135,7 @@ class Restart(MiddleOperation):
     """A restart on versions that are there."""
 
     name = "middle: start"
-    left = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
+    leftovers = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
     failures = frozenset({LOCAL_DISK})
 
     def act(self) -> Outcome:

@@ -138,7 +138,7 @@ class Start(OriginOperation):
     """A restart on versions that are there."""
 
     name = "origin: start"
-    left = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
+    leftovers = r"\.shardcast/socket-at"  # it runs on with its socket elsewhere
 
     def act(self) -> Outcome:
         self.end()

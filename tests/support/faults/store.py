@@ -29,7 +29,7 @@ class StoreOperation(Operation):
     The next put removes the empty folders that earlier ones left.
     """
 
-    left = r"\.shardcast-store/incoming/@(/lock)?"
+    leftovers = r"\.shardcast-store/incoming/@(/lock)?"
 
     def __init__(self, place: Path, nodes: Nodes) -> None:
         super().__init__(place, nodes)
@@ -184,7 +184,7 @@ class PushToArchive(PushToHashServer):
     """A blob pushed to an archive; the next push removes what a failed one left."""
 
     name = "store: push to an archive"
-    left = r"\.shardcast-store/(archive/\.shardcast-store/)?incoming/@(/lock|/#\.part(/.*)?)?"
+    leftovers = r"\.shardcast-store/(archive/\.shardcast-store/)?incoming/@(/lock|/#\.part(/.*)?)?"
 
     def serve(self) -> AbstractAsyncContextManager[Any]:
         """Return the archive to start."""
@@ -276,7 +276,7 @@ class Verify(StoreOperation):
     """A look through a store with a damaged blob, which goes into quarantine."""
 
     name = "store: verify"
-    left = r"\.shardcast-store/(quarantine|incoming)/@(/lock)?|@/\.quarantine"
+    leftovers = r"\.shardcast-store/(quarantine|incoming)/@(/lock)?|@/\.quarantine"
     failures = frozenset({INTEGRITY, LOCAL_DISK})
 
     @property
@@ -329,7 +329,7 @@ class Collect(StoreOperation):
     """A collection with one blob that nothing refers to, and two with references."""
 
     name = "store: gc"
-    left = r"\.shardcast-store/(gc/trash|incoming)/@(/lock)?|@/\.trash"
+    leftovers = r"\.shardcast-store/(gc/trash|incoming)/@(/lock)?|@/\.trash"
 
     def prepare(self) -> None:
         super().prepare()
