@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     )
     from shardcast.control.writer import BroadcastWriter
     from shardcast.errors import (
+        AccessDenied,
         CopiesMissing,
         DataDirInUse,
         IntegrityError,
@@ -77,8 +78,8 @@ _HOMES = {
     ),
     "shardcast.protocol.distribution": ("Withdrawal",),
     "shardcast.errors": (
-        "CopiesMissing", "DataDirInUse", "IntegrityError", "LocalDiskError", "NoNode", "NoRoom",
-        "NoServerReachable", "NodeFailed", "NotInitialized", "PayloadChanged", "PayloadMissing",
+        "AccessDenied", "CopiesMissing", "DataDirInUse", "IntegrityError", "LocalDiskError", "NoNode",
+        "NoRoom", "NoServerReachable", "NodeFailed", "NotInitialized", "PayloadChanged", "PayloadMissing",
         "ShardcastError", "TransferFailed", "UploadRefused", "UsageError", "VersionAborted",
         "VersionNotOffered", "VersionWithdrawn",
     ),
@@ -114,6 +115,7 @@ __all__ = [
     "MAX_MIDDLE_NODE_LAYERS",
     "RETRY_ATTEMPTS",
     "SHARD_SIZE",
+    "AccessDenied",
     "Archive",
     "Broadcast",
     "BroadcastProgress",

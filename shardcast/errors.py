@@ -39,6 +39,7 @@
         │   └── CannotAsk                   this machine can't make one
         ├── ServerStalled                   it stopped sending
         ├── ServerLacks                     it answered that it doesn't have this
+        ├── AccessDenied                    it, or a gateway before it, refuses: no token, or a wrong one
         ├── BadAnswer                       the answer is not what was asked for
         └── WrongBytes                      a piece's digest is not right
 """
@@ -46,7 +47,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 from shardcast.plain_text import one_line
@@ -300,6 +301,42 @@ class ServerBusy(ServerLacks):
 
 class BadAnswer(PeerError):
     """An answer to something else than the request: a wrong status, too few bytes, a web page."""
+
+
+class AccessDenied(PeerError):
+    """A request that a server, or a gateway before it, refuses (401, 403).
+
+    Attributes:
+        scopes: what a token needs there; empty where the server doesn't tell.
+        wants_token: whether the server asked for a token; else the refusal may be a gateway's, and may pass.
+    """
+
+    def __init__(
+        self, server: str, what: str, scopes: Iterable[str] = (), *, wants_token: bool = False
+    ) -> None:
+        """Keep the scopes beside the server and the text."""
+        super().__init__(server, what)
+        self.scopes = tuple(scopes)
+        self.wants_token = wants_token
+
+    def at(self, where: str, hint: str = "") -> AccessDenied:
+        """Return the same error, with what was asked for before its text, and a hint behind it."""
+        what = f"{where}: {self.what}{hint}"
+        return AccessDenied(self.server, what, self.scopes, wants_token=self.wants_token)
+
+    @classmethod
+    def among(cls, failures: Iterable[PeerError]) -> AccessDenied | None:
+        """Return the error of several servers of which one refused; None where none did.
+
+        The first refusal counts, since it can be mended; the other failures stand behind it.
+        """
+        failed = list(failures)
+        denied = next((failure for failure in failed if isinstance(failure, cls)), None)
+        if denied is None:
+            return None
+        others = [str(failure) for failure in failed if failure is not denied]
+        what = "; ".join([denied.what, *others])
+        return cls(denied.server, what, denied.scopes, wants_token=denied.wants_token)
 
 
 class WrongBytes(PeerError):

@@ -178,7 +178,12 @@ def broadcast(
         if copies is not None or timeout is not None or not copy:
             raise UsageError("copies, timeout and copy=False do not go with to=")
         sent = RemoteBroadcast(
-            Path(file_path).absolute(), to, shard_size, metadata, live=live, access=ClientAccess()
+            Path(file_path).absolute(),
+            to,
+            shard_size,
+            metadata,
+            live=live,
+            access=ClientAccess.from_environment(),
         )
         return sent.result() if wait else sent
     if live:

@@ -8,6 +8,9 @@ import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from contextlib import aclosing
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.credentials import Credentials
+from shardcast.access.secret import Secret
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
 from shardcast.blobs.client import archive as peer
@@ -45,15 +48,20 @@ class Archive:
 
         Args:
             url: the archive's address.
-            token: token that the archive wants for a push; None for none.
+            token: token that the archive wants; None for that of ``SHARDCAST_TOKEN_FILE`` or
+                ``SHARDCAST_TOKEN``.
             keys_per_request: maximum keys of a request.
             timeout: maximum seconds without progress.
 
         Raises:
-            UsageError: ``url`` is no address.
+            UsageError: ``url`` is no address, or not https while ``SHARDCAST_REQUIRE_TLS`` is set; or the
+                environment's token is malformed.
+            LocalDiskError: the environment's token file can't be read.
         """
+        shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
         self.url = server_url(url)
-        self._token = token
+        self._access = ClientAccess.from_environment(Credentials.for_all(shown) if shown else None)
+        self._access.check_server(self.url)
         self._keys = keys_per_request
         self._timeout = timeout
 
@@ -76,9 +84,9 @@ class Archive:
 
         async def pull() -> None:
             try:
-                async with open_session(self._timeout) as session:
+                async with open_session(self._timeout, self._access) as session:
                     client = peer.ArchiveClient(
-                        self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
+                        self.url, session, keys_per_request=self._keys, timeout=self._timeout
                     )
                     async with aclosing(client.pull_batches(wanted)) as batches:
                         async for batch in batches:
@@ -109,6 +117,7 @@ class Archive:
             PayloadMissing: there is no such file.
             LocalDiskError: a file can't be read.
             PayloadChanged: a file became shorter or longer meanwhile, or does not end where its size says.
+            AccessDenied: the archive wants a token, or another one.
             PeerError: the archive can't be reached, or refuses the blobs.
         """
         outgoing: asyncio.Queue[peer.Blob | None] = asyncio.Queue()
@@ -123,9 +132,9 @@ class Archive:
         async def push() -> list[str]:
             loops.append(asyncio.get_running_loop())
             started.set()
-            async with open_session(self._timeout) as session:
+            async with open_session(self._timeout, self._access) as session:
                 client = peer.ArchiveClient(
-                    self.url, session, self._token, keys_per_request=self._keys, timeout=self._timeout
+                    self.url, session, keys_per_request=self._keys, timeout=self._timeout
                 )
                 return await client.push(each())
 

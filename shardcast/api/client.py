@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.credentials import Credentials
+from shardcast.access.secret import Secret
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
@@ -82,7 +85,12 @@ class ClientNode:
     """
 
     def __init__(
-        self, servers: Sequence[str], output_dir: StrPath = "./downloads", *, origin_id: str | None = None
+        self,
+        servers: Sequence[str],
+        output_dir: StrPath = "./downloads",
+        *,
+        origin_id: str | None = None,
+        token: str | None = None,
     ) -> None:
         """Remember the servers; nothing is asked yet.
 
@@ -90,17 +98,25 @@ class ClientNode:
             servers: servers as people write them, ``host:port`` or a URL.
             output_dir: the folder for downloads.
             origin_id: id of the only line of versions to accept; None for the first server's line.
+            token: token to show to the servers, or lines ``host=token``; None for those of
+                ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
 
         Raises:
-            UsageError: a server is malformed, or there is none.
+            UsageError: a server or a token is malformed, there is no server, or one is not https while
+                ``SHARDCAST_REQUIRE_TLS`` is set.
+            LocalDiskError: the token file can't be read.
         """
+        shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
+        credentials = None if shown is None else Credentials.from_text(shown, "the token")
+        self._access = ClientAccess.from_environment(credentials)
         self.servers = server_urls(servers)
+        self._access.check_servers(self.servers)
         self.output_dir = str(Path(output_dir).absolute())
         self._origin_id = origin_id
 
     def _client(self) -> Client:
         """Return an asynchronous client of the same servers, to be opened once."""
-        return Client(self.servers, self.output_dir, origin_id=self._origin_id)
+        return Client(self.servers, self.output_dir, origin_id=self._origin_id, access=self._access)
 
     def list_available_versions(self) -> dict[str, str]:
         """Return the versions on offer.
@@ -110,6 +126,7 @@ class ClientNode:
             also while no server can be reached, which is logged.
 
         Raises:
+            AccessDenied: a server refuses, and no other tells its versions.
             ShardcastError: a server's answer can't be used.
         """
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
+from shardcast.access.client_access import token_environment
+from shardcast.access.secret import Secret
 from shardcast.addresses import server_urls
 from shardcast.api.broadcasting import Broadcast
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
@@ -322,6 +324,7 @@ class MiddleNode:
         *,
         origin_id: str | None = None,
         tokens: StrPath | None = None,
+        token: str | None = None,
     ) -> None:
         """Start the middle and wait until it listens.
 
@@ -335,13 +338,16 @@ class MiddleNode:
             origin_id: id of the only line of versions to accept; None for the authority's line.
             tokens: file of tokens, of which each request to this middle needs one; None for the file that
                 ``SHARDCAST_TOKENS`` names, or none.
+            token: token to show to the servers above, or lines ``host=token``; None for those of
+                ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``. No option of the child has it.
 
         Raises:
-            UsageError: a server is malformed, or there is none, or the file of tokens is broken.
+            UsageError: a server or a token is malformed, or there is no server.
             DataDirInUse: another process works on the data directory.
             LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
             NodeFailed: the port is taken, or the process could not start.
         """
+        shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
         self.upstream_servers = server_urls(upstream_servers)
         self.data_dir = str(Path(data_dir).absolute())
         self.check_interval = check_interval
@@ -350,7 +356,9 @@ class MiddleNode:
         options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         options += ["--origin-id", origin_id] if origin_id is not None else []
         options += _tokens_option(tokens)
-        self._process = NodeProcess("middle", options)
+        self._process = NodeProcess(
+            "middle", options, secrets=None if shown is None else token_environment(shown)
+        )
         self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
 

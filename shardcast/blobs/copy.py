@@ -20,6 +20,7 @@ from shardcast.blobs.maintenance.scrub import Repair
 from shardcast.concurrency import cancel, start_staggered
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
+    AccessDenied,
     BlobCorrupt,
     BlobMissing,
     IntegrityError,
@@ -42,6 +43,8 @@ _SMALL = 32 << 10
 _CHUNK = 1 << 20
 _CHEAP = 1 << 20
 """Bytes of the largest local blob that is read and verified before it counts as present."""
+_FOR_ALL_BLOBS = (ServerUnreachable, ServerStalled, AccessDenied)
+"""Errors of a server that every other blob would meet too."""
 _MOST_FAILED = 100
 """Blobs that may fail one by one; with more, the cause isn't theirs, and the copy ends."""
 
@@ -77,7 +80,7 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
     not stop the others.
 
     Raises:
-        ServerUnreachable, ServerStalled: a server is gone.
+        ServerUnreachable, ServerStalled, AccessDenied: a server is gone, or refuses.
         PeerError, IntegrityError: too many blobs failed.
         LocalDiskError: they can't be kept or read here.
         ReadOnlyStore: the target takes nothing.
@@ -154,7 +157,7 @@ async def _send_small(
     small = await source.read_small(digests, _SMALL)
     try:
         await target.push_batch(list(small.values()))
-    except (ServerUnreachable, ServerStalled):
+    except _FOR_ALL_BLOBS:
         raise
     except PeerError as error:
         log.info("sending one by one what was not taken together: %s", error)
@@ -191,14 +194,14 @@ def _counted(digest: str, state: CopyProgress) -> Iterator[None]:
     """Count a blob that fails by itself in ``state``, and let other errors through.
 
     Raises:
-        ServerUnreachable, ServerStalled: the server is gone for all blobs.
+        ServerUnreachable, ServerStalled, AccessDenied: the server is gone for all blobs, or refuses them.
         PeerError, IntegrityError: ``_MOST_FAILED`` blobs have failed.
     """
     try:
         yield
     except BlobMissing:
         state.missing.append(digest)
-    except (ServerUnreachable, ServerStalled):
+    except _FOR_ALL_BLOBS:
         raise
     except (IntegrityError, PeerError) as error:
         state.failed[digest] = error
@@ -256,16 +259,20 @@ async def open_repair(
         return
     async with open_session(access=access) as session:
         servers = [RemoteStore(server_url(url), session, algorithm) for url in urls]
+        denied = set[str]()
 
         async def repair(digest: str) -> str | None:
-            """Fetch a blob into the target, and return the URL of its server, or None."""
+            """Fetch a blob into the target, and return the URL of its server, or None.
+
+            A server that refuses is logged once, and asked no more.
+            """
             copied = CopyProgress()
 
             async def ask(server: RemoteStore) -> str:
                 await _transfer(server, target(), digest, copied)
                 return server.url
 
-            works = [partial(ask, server) for server in servers]
+            works = [partial(ask, server) for server in servers if server.url not in denied]
             asking_all = start_staggered(works, STALL_WHEN_OTHERS_CAN, lambda: copied.bytes)
             async with aclosing(asking_all) as asked:
                 async for asking in asked:
@@ -274,6 +281,10 @@ async def open_repair(
                             return asking.result()
                     except BlobMissing:
                         continue
+                    except AccessDenied as error:
+                        if error.server not in denied:
+                            log.warning("not used for repairs: %s", error)
+                        denied.add(error.server)
                     except (PeerError, IntegrityError) as error:
                         log.warning("could not repair %s: %s", digest, error)
             return None

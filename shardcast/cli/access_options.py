@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import click
 
-from shardcast.access.client_access import ClientAccess
+from shardcast.access.client_access import TOKEN_VARIABLE, ClientAccess, load_credentials
 from shardcast.access.server_access import ServerAccess
 from shardcast.access.token_file import TokenFile
 from shardcast.cli.options import NamedPath, grouped
+from shardcast.constants import ENVIRONMENT_PREFIX
 
 AddOptions = Callable[[Callable[..., Any]], Callable[..., Any]]
 """A decorator of commands."""
@@ -36,11 +37,71 @@ class ServerAccessOptions:
 
 @dataclass(frozen=True)
 class ClientAccessOptions:
-    """Options of a command that sends requests to servers."""
+    """Options of a command that sends requests to servers.
+
+    Attributes:
+        token_variable: the environment variable with the tokens themselves, which no option takes: ``ps``
+            shows options to all users of a machine.
+        token_file: a file with the tokens for the servers.
+        require_tls: whether requests go to https servers only.
+    """
+
+    token_variable: ClassVar[str] = TOKEN_VARIABLE
+
+    token_file: Path | None = None
+    require_tls: bool = False
 
     def load(self) -> ClientAccess:
-        """Return the access to the servers."""
-        return ClientAccess()
+        """Return the access to the servers.
+
+        Raises:
+            UsageError: the tokens are malformed.
+            LocalDiskError: the token file can't be read.
+        """
+        credentials = load_credentials(self.token_file, self.token_variable)
+        return ClientAccess(credentials=credentials, require_tls=self.require_tls)
+
+
+@dataclass(frozen=True)
+class MirrorAccessOptions(ClientAccessOptions):
+    """The same options where the command has others for its own clients: ``--mirror-…``."""
+
+    token_variable: ClassVar[str] = f"{ENVIRONMENT_PREFIX}MIRROR_TOKEN"
+
+
+def _client_options(
+    name: str, group: type[ClientAccessOptions], prefix: str = "", also: tuple[str, ...] = ()
+) -> AddOptions:
+    """Return the client group of a command.
+
+    Args:
+        name: the command's parameter.
+        group: the class of the parameter's value.
+        prefix: of the options, ``mirror``; empty for none.
+        also: names of earlier variables for the token file.
+    """
+    dashed, snake = (f"--{prefix}-", f"{prefix}_") if prefix else ("--", "")
+    variable = f"{ENVIRONMENT_PREFIX}{snake.upper()}"
+    servers = "the servers of --mirror" if prefix else "the servers"
+    return grouped(
+        name,
+        group,
+        click.option(
+            f"{dashed}token-file",
+            envvar=[f"{variable}TOKEN_FILE", *also],
+            show_envvar=True,
+            type=click.Path(path_type=Path, exists=True, dir_okay=False),
+            help=f"A file with the token for {servers}, or lines host=token; else {group.token_variable}.",
+        ),
+        click.option(
+            f"{dashed}require-tls",
+            envvar=f"{variable}REQUIRE_TLS",
+            show_envvar=True,
+            is_flag=True,
+            help=f"Refuse {servers} whose addresses don't begin with https://.",
+        ),
+        prefix=snake,
+    )
 
 
 def _server_options(*variables: str) -> AddOptions:
@@ -60,4 +121,8 @@ def _server_options(*variables: str) -> AddOptions:
 
 server_access_options = _server_options("SHARDCAST_TOKENS")
 store_access_options = _server_options("SHARDCAST_STORE_TOKENS", "SHARDCAST_TOKENS")
-client_access_options: AddOptions = grouped("client_access", ClientAccessOptions)
+client_access_options: AddOptions = _client_options("client_access", ClientAccessOptions)
+push_access_options: AddOptions = _client_options(
+    "client_access", ClientAccessOptions, also=(f"{ENVIRONMENT_PREFIX}STORE_TOKEN_FILE",)
+)
+mirror_access_options: AddOptions = _client_options("mirror_access", MirrorAccessOptions, "mirror")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from shardcast.errors import (
+    AccessDenied,
     BlobMissing,
     CannotAsk,
     CopiesMissing,
@@ -26,6 +27,7 @@ NO_SERVER = 4
 INTEGRITY = 5
 LOCAL_DISK = 6
 COPIES_MISSING = 7
+ACCESS_DENIED = 8
 INTERRUPTED = 130
 
 # The first row that fits counts: a subclass stands above its base class.
@@ -42,6 +44,7 @@ _TABLE: tuple[tuple[type[ShardcastError], int], ...] = (
     (WrongBytes, INTEGRITY),
     (LocalDiskError, LOCAL_DISK),
     (CopiesMissing, COPIES_MISSING),
+    (AccessDenied, ACCESS_DENIED),
 )
 
 

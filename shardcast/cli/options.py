@@ -85,28 +85,6 @@ class NamedPath(click.Path):
         return super().convert(value, param, ctx)
 
 
-_MAX_TOKEN = 4096
-"""Maximum bytes of a token; aiohttp refuses headers of more than 8190."""
-_TOKEN = re.compile(r"[!-~]+", re.ASCII)
-
-
-def read_token(file: Path) -> str:
-    """Return the token that a file contains, and nothing else.
-
-    Raises:
-        UsageError: the file is empty, too long, or contains more than one word of ASCII.
-        OSError: the file can't be read.
-    """
-    with file.open("rb") as stream:
-        token = stream.read(_MAX_TOKEN + 1).strip().decode("ascii", "replace")
-    if len(token) > _MAX_TOKEN:
-        raise UsageError(f"there are more than {_MAX_TOKEN} bytes in the token file {file}")
-    if not _TOKEN.fullmatch(token):
-        problem = "it has blanks, or characters that are not ASCII," if token else "there is nothing"
-        raise UsageError(f"{problem} in the token file {file}; write one word of ASCII there")
-    return token
-
-
 def servers_or_ip_addr_list(servers: list[str] | None, option: str) -> list[str]:
     """Return the servers of an option, or those of ``IP_ADDR_LIST`` where the option is missing.
 
@@ -140,7 +118,7 @@ def option(name: str, *words: Any, env: str | None = None, **settings: Any) -> C
 
 
 def grouped(
-    name: str, group: type[Any], *options: Callable[[Command], Command]
+    name: str, group: type[Any], *options: Callable[[Command], Command], prefix: str = ""
 ) -> Callable[[Command], Command]:
     """Add options to a command, and pass their values to its parameter ``name`` as one object.
 
@@ -148,12 +126,14 @@ def grouped(
         name: the parameter of the command.
         group: a dataclass with a field for each of the options.
         options: the options, in the order of the help text.
+        prefix: stands before the names of the fields in those of the options' parameters, so that a command
+            can have a group twice.
     """
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
         def with_group(**values: Any) -> Any:
-            grouped_values = {field.name: values.pop(field.name) for field in fields(group)}
+            grouped_values = {field.name: values.pop(prefix + field.name) for field in fields(group)}
             return command(**values, **{name: group(**grouped_values)})
 
         decorated = cast(Command, with_group)

@@ -12,10 +12,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from shardcast.access.secret import Secret
 from shardcast.constants import SHUTDOWN_GRACE
 from shardcast.errors import NodeFailed, ShardcastError, from_wire, to_wire
 from shardcast.json_text import parse_json
@@ -28,7 +29,11 @@ _POLL = Backoff(first=0.001, longest=0.05)
 _PACKAGES = str(Path(__file__).resolve().parents[2])
 _PROGRAM = f"""\
 import sys
-sys.path[:] = open(0, "rb", closefd=False).read().decode("utf-8", "surrogatepass").split("\\0")
+count, *words = open(0, "rb", closefd=False).read().decode("utf-8", "surrogatepass").split("\\0")
+sys.path[:] = words[: int(count)]
+import os
+os.environ.update(word.split("=", 1) for word in words[int(count) :])
+del words
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 spec = PathFinder.find_spec("shardcast", [{_PACKAGES!r}])
@@ -38,7 +43,8 @@ from shardcast.cli.main import main
 main()
 """
 """What a child runs. Its ``sys.path`` comes through stdin, and its ``shardcast`` is the package that runs
-here, wherever that path leads. Before it has the path, it imports nothing."""
+here, wherever that path leads. Before it has the path, it imports nothing. Secrets come the same way: ``ps``
+shows the arguments of a process, and the environment that it began with."""
 
 
 @contextlib.contextmanager
@@ -65,19 +71,32 @@ def deferred_interrupts() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def start_command(words: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+def start_command(
+    words: Sequence[str], secrets: Mapping[str, Secret] | None = None, **options: Any
+) -> subprocess.Popen[bytes]:
     """Start ``shardcast WORD…`` with this process's package and ``sys.path``, and an empty stdin.
 
     The path is handed over whole and in its order. With any other, the child finds other modules: a backport
     in site-packages instead of the module of the standard library, or none where the path has changed since
     the start. The environment stays as it is, ``PYTHONPATH`` with it.
+
+    Args:
+        words: the command and its options.
+        secrets: environment variables that the child sets itself, where no other process sees them.
+        options: of ``subprocess.Popen``.
     """
-    path = "\0".join(entry for entry in sys.path if isinstance(entry, str))
     process = subprocess.Popen([sys.executable, "-c", _PROGRAM, *words], stdin=subprocess.PIPE, **options)
     assert process.stdin
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # a child that died is noticed later
-        stdin.write(path.encode("utf-8", "surrogatepass"))
+        stdin.write(_handover(secrets or {}))
     return process
+
+
+def _handover(secrets: Mapping[str, Secret]) -> bytes:
+    """Return what a child reads from stdin: the number of path entries, these, and its variables."""
+    path = [entry for entry in sys.path if isinstance(entry, str)]
+    variables = [f"{name}={value.reveal()}" for name, value in secrets.items()]
+    return "\0".join([str(len(path)), *path, *variables]).encode("utf-8", "surrogatepass")
 
 
 class NodeProcess:
@@ -92,8 +111,21 @@ class NodeProcess:
 
     url: str
 
-    def __init__(self, role: str, options: Sequence[str], log: int | None = None) -> None:
-        """Start the node. It logs where this process does, or to the descriptor ``log``."""
+    def __init__(
+        self,
+        role: str,
+        options: Sequence[str],
+        log: int | None = None,
+        secrets: Mapping[str, Secret] | None = None,
+    ) -> None:
+        """Start the node.
+
+        Args:
+            role: the command.
+            options: of the command.
+            log: the descriptor to log to; None to log where this process does.
+            secrets: as for ``start_command``.
+        """
         self.role = role
         self._owner = os.getpid()
         process: subprocess.Popen[bytes] | None = None
@@ -103,6 +135,7 @@ class NodeProcess:
             with deferred_interrupts():
                 process = start_command(
                     [role, *words],
+                    secrets=secrets,
                     pass_fds=[ready_there],
                     stdout=subprocess.DEVNULL,
                     stderr=log,

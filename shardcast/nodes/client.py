@@ -17,7 +17,7 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.addresses import server_urls
 from shardcast.concurrency import background_task, start_staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
-from shardcast.errors import PeerError, UsageError
+from shardcast.errors import AccessDenied, PeerError, UsageError
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
@@ -76,19 +76,23 @@ class Client:
             output_dir: the folder of outputs for which no other place is named.
             limits: bounds of a transfer; None for those of the environment.
             origin_id: the only line of versions to accept; None for any.
-            access: to the servers.
+            access: to the servers; None for that of the environment (``SHARDCAST_TOKEN_FILE``,
+                ``SHARDCAST_TOKEN``, ``SHARDCAST_REQUIRE_TLS``).
 
         Raises:
-            UsageError: one of the servers is not an address, or there is none.
+            UsageError: one of the servers is not an address, or there is none; it is not https where TLS is
+                required; or the environment's token is malformed.
+            LocalDiskError: the environment's token file can't be read.
         """
         self.servers = server_urls(servers)
+        self._access = access or ClientAccess.from_environment()
+        self._access.check_servers(self.servers)
         self.output_dir = Path(output_dir)
         self._limits = limits or Limits()
         self._stack = AsyncExitStack()
         self.waits = Waits()
         self._downloads = Downloads({}, self._limits, waits=self.waits)
         self._origin_id = origin_id
-        self._access = access
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Self:
@@ -105,6 +109,7 @@ class Client:
 
         Raises:
             NoServerReachable: no server answered.
+            AccessDenied: a server refused, and no other told its versions.
         """
         async with self._looking() as (_, standing):
             return tuple(listing for _, listing in sorted(standing.listed.items()))
@@ -114,6 +119,7 @@ class Client:
 
         Raises:
             NoServerReachable: no server answered.
+            AccessDenied: a server refused, and no other told its versions.
         """
         async with self._looking() as (_, standing):
             at_once = asyncio.Semaphore(_DESCRIBED_AT_ONCE)
@@ -181,6 +187,7 @@ class Client:
             VersionNotOffered: no server offers the version.
             VersionWithdrawn: its publisher withdrew it, perhaps while it was downloaded.
             NoServerReachable: no server could be reached for ``unreachable_at_start`` seconds.
+            AccessDenied: a server refused, and no other serves the version.
             TransferFailed: the servers answered, but not with its shards.
             IntegrityError: the servers' bytes don't have its digest.
             LocalDiskError: the file can't be written.
@@ -249,7 +256,7 @@ class Client:
             follow.following,
             self._watching(follow.following),
             background_task(send_reports(follow.following, partial(self._describe, follow))),
-            background_task(follow.watch_withdrawals()),
+            background_task(follow.watch_servers()),
             aclosing(releases),
         ):
             async for release in releases:
@@ -299,4 +306,6 @@ class Client:
             for follower in following.followers:
                 if not follower.versions_known:
                     log.warning("not used: %s", follower.failure or f"{follower.peer.url}: no answer yet")
+                if isinstance(follower.failure, AccessDenied):
+                    await following.remove_server(follower.peer.url)  # it would refuse again
             yield following, standing

@@ -10,7 +10,13 @@ from functools import partial
 
 from shardcast.concurrency import background_task, cancel
 from shardcast.constants import STALL_WHEN_OTHERS_CAN
-from shardcast.errors import NoServerReachable, ShardcastError, TransferFailed, VersionWithdrawn
+from shardcast.errors import (
+    AccessDenied,
+    NoServerReachable,
+    ShardcastError,
+    TransferFailed,
+    VersionWithdrawn,
+)
 from shardcast.nodes.fetching import VersionFetcher
 from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.line_keeper import LineKeeper
@@ -21,6 +27,7 @@ from shardcast.protocol.feed import Position
 from shardcast.protocol.wire import version_name
 from shardcast.store.versions import VersionFolders
 from shardcast.upstream.abandon import NoProgress, if_withdrawn, run_unless
+from shardcast.upstream.denials import DenialLog
 from shardcast.upstream.follow import Following
 from shardcast.upstream.offers import open_versions
 
@@ -103,6 +110,7 @@ class FetchLoop:
         self._line = LineKeeper(folders, following, self.fetcher, self._peers, stop_open=self.stop)
         self.suspect: set[str] = set()
         self._logged: set[str] = set()
+        self._denials = DenialLog()
 
     @property
     def place(self) -> Position:
@@ -125,6 +133,8 @@ class FetchLoop:
                     while await self._fetch_next():
                         await following.refresh()
                         changes = following.changes
+                except AccessDenied:
+                    pass  # DenialLog has it
                 except (NoServerReachable, TransferFailed) as error:
                     self._warn_once(f"what is here is served on, and the upstreams are asked again: {error}")
                 except ShardcastError as error:
@@ -167,9 +177,13 @@ class FetchLoop:
     # Beside the fetches: news and open versions
 
     async def _keep_up(self) -> None:
-        """Take over withdrawals and new numbers, and start open versions, beside other fetches; for ever."""
+        """Take over withdrawals and new numbers, and start open versions, beside other fetches; for ever.
+
+        It logs which upstreams refuse this node, too.
+        """
         while True:
             changes = self._following.changes
+            self._denials.note(self._following.followers)
             try:
                 if self._folders.held:
                     standing = await self._line.believe()  # also while none tells: then this node is silent
@@ -190,7 +204,7 @@ class FetchLoop:
             False when there is nothing to do now.
 
         Raises:
-            NoServerReachable, TransferFailed: no server tells anything.
+            NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
             LocalDiskError: the servers' news can't be recorded.
         """
         if not self._folders.held:

@@ -13,6 +13,7 @@ from shardcast.concurrency import background_task, in_thread
 from shardcast.constants import HTTP_TIMEOUT
 from shardcast.disk_errors import is_full
 from shardcast.errors import (
+    AccessDenied,
     IntegrityError,
     LocalDiskError,
     NoRoom,
@@ -46,6 +47,7 @@ class FetchFailures:
         local: those of them for which this machine is to blame, and no server.
         aborted: numbers whose publishers aborted them; a server that tells of one as open hasn't heard yet.
         unserved: numbers that servers answered for but did not serve, and these servers' URLs.
+        denied: numbers that a server refused, and why.
         no_room: numbers that there was no room for, and why.
         disk: the last error of this machine's disk; None once a version has come since.
     """
@@ -54,6 +56,7 @@ class FetchFailures:
     local: set[int] = field(default_factory=set)
     aborted: set[int] = field(default_factory=set)
     unserved: dict[int, frozenset[str]] = field(default_factory=dict)
+    denied: dict[int, str] = field(default_factory=dict)
     no_room: dict[int, str] = field(default_factory=dict)
     disk: str | None = None
 
@@ -69,6 +72,7 @@ class FetchFailures:
         """Note that a version has come."""
         self.disk = None
         self.no_room.pop(number, None)
+        self.denied.pop(number, None)
 
     def note_unserved(self, number: int, servers: Collection[str]) -> None:
         """Note servers that answered, and did not serve a version that they list."""
@@ -79,12 +83,13 @@ class FetchFailures:
         return bool(servers) and self.unserved.get(number, frozenset()).issuperset(servers)
 
     def keep_no_room_of(self, numbers: Collection[int]) -> None:
-        """Forget that there was no room for other versions than these, which are not wanted any more."""
+        """Forget that other versions than these had no room or were refused: they are not wanted any more."""
         self.no_room = {number: why for number, why in self.no_room.items() if number in numbers}
+        self.denied = {number: why for number, why in self.denied.items() if number in numbers}
 
     def forget(self) -> None:
         """Forget all versions, since the numbers are another line's now."""
-        for numbers in (self.failed, self.local, self.aborted, self.unserved, self.no_room):
+        for numbers in (self.failed, self.local, self.aborted, self.unserved, self.denied, self.no_room):
             numbers.clear()
 
 
@@ -222,9 +227,16 @@ class VersionFetcher:
         self._folders.quota.forget_failures()
 
     def _note_failure(self, version: str, failure: ShardcastError | OSError, line: str = "") -> None:
-        """Note a version that is tried again later."""
-        self.failures.note(version_number(version) or 0, failure)
-        log.error("%s%s is tried again later: %s", version, line, failure)
+        """Note a version that is tried again later; a refusal is logged when it begins."""
+        number = version_number(version) or 0
+        self.failures.note(number, failure)
+        again = isinstance(failure, AccessDenied) and self.failures.denied.get(number) == str(failure)
+        log.log(
+            logging.DEBUG if again else logging.ERROR,
+            "%s%s is tried again later: %s", version, line, failure
+        )  # fmt: skip
+        if isinstance(failure, AccessDenied):
+            self.failures.denied[number] = str(failure)
 
     async def _pass_over(self, number: int, error: ShardcastError | OSError) -> None:
         """Do without a version until there is room for it. The room that it took is given back at once."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from shardcast.concurrency import cancel
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
+    AccessDenied,
     LocalDiskError,
     NoServerReachable,
     ShardcastError,
@@ -30,6 +31,7 @@ from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import version_name
 from shardcast.transfer.workers import Transfer
 from shardcast.upstream.abandon import NoProgress, run_unless
+from shardcast.upstream.denials import DenialLog
 from shardcast.upstream.follow import Following
 from shardcast.upstream.offers import offered_versions
 
@@ -90,6 +92,7 @@ class Follow:
         self._downloaded: dict[int, str] = {}  # digests of the versions of this line that this run downloaded
         self._withdrawn: set[Withdrawal] = set()
         self._warned = ""
+        self._denials = DenialLog()
 
     async def remember(self) -> None:
         """Take up the line that was followed here last, before the servers are followed.
@@ -144,7 +147,8 @@ class Follow:
             except LocalDiskError:
                 raise
             except ShardcastError as error:
-                self._warn(error)
+                if number is not None or not isinstance(error, AccessDenied):  # else DenialLog has it
+                    self._warn(error)
                 if number is not None:
                     continue  # another version may succeed
                 self._queue.retry_all()
@@ -188,13 +192,14 @@ class Follow:
         self._downloaded = {}
         self._queue = FetchQueue(None, self._settings.every)
 
-    async def watch_withdrawals(self) -> None:
-        """Tell of versions that are withdrawn, also while the caller works on a release; for ever.
+    async def watch_servers(self) -> None:
+        """Tell of versions that are withdrawn, and log who refuses, also while the caller is busy; for ever.
 
         The newest good version is next, unless its file is here.
         """
         while True:
             changes = self.following.changes
+            self._denials.note(self.following.followers)
             standing = self.following.standing()
             for withdrawal in sorted(set(standing.withdrawals.values()) - self._withdrawn, key=_by_number):
                 self._withdrawn.add(withdrawal)
@@ -248,7 +253,9 @@ class Follow:
             """Return why to abandon the version: it makes no progress, and others offer another version."""
             if any(transfer.progress.done for transfer in transfers):
                 return None
-            with contextlib.suppress(NoServerReachable, TransferFailed):  # no server tells anything now
+            with contextlib.suppress(
+                NoServerReachable, TransferFailed, AccessDenied
+            ):  # no server tells anything now
                 now, complete, opened = offered_versions(self.following)
                 if now.change or self._queue.next_elsewhere(complete, opened, servers) is not None:
                     return NoProgress(f"nothing of {version} comes, and others have other versions")

@@ -107,7 +107,10 @@ class Middle:
             DataDirInUse: another process holds the data directory.
             LocalDiskError: the data directory can't be used.
             NodeFailed: the address can't be bound.
+            UsageError: an upstream is not https, and TLS is required.
         """
+        if upstream_access:
+            upstream_access.check_servers(upstreams)
         async with AsyncExitStack() as stack:
             folders = await stack.enter_async_context(
                 open_data_dir(data_dir, "middle", keep=keep, max_bytes=max_bytes, resume=True)

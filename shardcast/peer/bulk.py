@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from shardcast.access.secret import clear_locals, has_secret
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
 from shardcast.peer.connecting import SocketAddress, connect
 from shardcast.peer.failures import broken_error
@@ -72,6 +73,7 @@ class Bulk:
         """Prepare to ask ``server``, a URL, by a session; ``timeout`` in seconds without a byte."""
         self._server = server
         self._url: SplitResult = urlsplit(server)
+        self._access = session.access
         self._threads = session.threads
         session.closing.append(self.close)
         self._timeout = timeout
@@ -92,17 +94,19 @@ class Bulk:
 
         Raises:
             HandOver: the answer is not plain; nothing was taken of it.
+            UsageError: the server is not https, and TLS is required.
             WrongPiece: a piece was wrong.
             ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
             LocalDiskError: it can't be written.
         """
+        self._access.check_server(self._server)
         while True:
             pooled = self._idle.pop() if self._idle else await self._connect()
             reused, pooled.fresh = not pooled.fresh, False
             exchange = _Exchange(
                 server=self._server,
                 path=self._url.path + path,
-                headers=headers,
+                headers=self._access.headers_for(self._server) | headers,
                 landing=landing,
                 request=request,
                 pooled=pooled,
@@ -279,7 +283,12 @@ class _Exchange:
         try:
             if isinstance(connection.sock, ssl.SSLSocket):
                 connection.sock.do_handshake()
-            connection.request("GET", self._path, headers=self._headers)
+            try:
+                connection.request("GET", self._path, headers=self._headers)
+            except BaseException as error:
+                if has_secret(self._headers) and error.__traceback__:
+                    clear_locals(error.__traceback__.tb_next)  # http.client has the head in variables
+                raise
             return connection.getresponse()
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError) as error:
             raise _Stale from error

@@ -3,16 +3,36 @@
 A server that is down shows it in many ways: no connection, a gateway before it that answers 502 or 504, a
 balancer that accepts and closes. They are one failure, `ServerUnreachable`, which a transfer survives for as
 long as a server takes to restart. A shardcast node that answers 503 runs, and can't serve this now:
-`ServerBusy`.
+`ServerBusy`. A server, or a gateway, that refuses (401, 403) is `AccessDenied`.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from shardcast.errors import BadAnswer, PeerError, ServerBusy, ServerLacks, ServerUnreachable
+from shardcast.access.challenge import (
+    CHALLENGE_HEADER,
+    INSUFFICIENT_SCOPE,
+    INVALID_TOKEN,
+    Challenge,
+    parse_challenge,
+)
+from shardcast.errors import (
+    AccessDenied,
+    BadAnswer,
+    PeerError,
+    ServerBusy,
+    ServerLacks,
+    ServerUnreachable,
+)
 from shardcast.plain_text import one_line
-from shardcast.protocol.wire import ABSENT_STATUSES, GATEWAY_STATUSES, NODE_ID_HEADER, REDIRECT_STATUSES
+from shardcast.protocol.wire import (
+    ABSENT_STATUSES,
+    DENIED_STATUSES,
+    GATEWAY_STATUSES,
+    NODE_ID_HEADER,
+    REDIRECT_STATUSES,
+)
 
 _MAX_REASON = 80
 """Characters of a reason phrase; a longer one would push the rest of an error out of its bounded text."""
@@ -38,6 +58,8 @@ def status_error(
         headers: of the answer; a node id in them tells a shardcast node from a gateway.
         reason: the phrase beside the status.
     """
+    if status in DENIED_STATUSES:
+        return denied_error(server, request, status, headers)
     message = f"{request}: the answer is {status} {one_line(reason or '', _MAX_REASON)}".rstrip()
     if status in GATEWAY_STATUSES and not headers.get(NODE_ID_HEADER, ""):
         return ServerUnreachable(server, f"{message}, of what stands before the server")
@@ -50,6 +72,39 @@ def status_error(
     if status in REDIRECT_STATUSES and (location := headers.get("Location", "")):
         return BadAnswer(server, f"{message}, a redirect that is not followed: {location}")
     return BadAnswer(server, message)
+
+
+def denied_error(server: str, request: str, status: int, headers: Headers) -> AccessDenied:
+    """Return the error of an answer 401 or 403: which token the server wants, and how to give it."""
+    challenge = parse_challenge(headers.get(CHALLENGE_HEADER, ""))
+    if challenge is None:
+        return AccessDenied(
+            server,
+            f"{request}: {status}: the server, or a gateway before it, refuses; check who may read there",
+        )
+    return AccessDenied(
+        server, f"{request}: {status}: {_advice(challenge)}", challenge.scopes, wants_token=True
+    )
+
+
+def _advice(challenge: Challenge) -> str:
+    """Return what a server's challenge asks the user to do."""
+    names = " ".join(challenge.scopes)
+    scope = f'the scope "{names}"' if names else "a scope"
+    token = f"a token with {scope}" if names else "a token"
+    if challenge.error == INSUFFICIENT_SCOPE:
+        return f"the token lacks {scope}; give {token}"
+    if challenge.error == INVALID_TOKEN:
+        return f"the token is unknown there, expired or revoked; give {token}"
+    return f"{token} is needed; give --token-file or SHARDCAST_TOKEN"
+
+
+def wants_token(status: int, headers: Headers) -> bool:
+    """Return whether an answer is a server's refusal for want of a token.
+
+    Other refusals say little: some static servers answer 403 for what they don't have.
+    """
+    return status in DENIED_STATUSES and parse_challenge(headers.get(CHALLENGE_HEADER, "")) is not None
 
 
 def refused_error(

@@ -199,8 +199,12 @@ class BoundedResponse(http.client.HTTPResponse):
 
 
 class Connection(http.client.HTTPConnection):
-    """A plain connection with bounded answers."""
+    """A plain connection with bounded answers.
 
+    It prints no request, whatever ``http.client.HTTPConnection.debuglevel`` says: requests can show tokens.
+    """
+
+    debuglevel = 0
     response_class = BoundedResponse
 
     def answer(self) -> BoundedResponse:
@@ -211,6 +215,7 @@ class Connection(http.client.HTTPConnection):
 
 
 class SecureConnection(http.client.HTTPSConnection):
-    """A TLS connection with bounded answers."""
+    """A TLS connection with bounded answers, which prints no request either."""
 
+    debuglevel = 0
     response_class = BoundedResponse

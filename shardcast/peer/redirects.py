@@ -3,17 +3,21 @@
 A server chooses where a redirect leads. Followed anywhere, it would reach hosts that only this machine can
 reach; followed after a POST, it would repeat there what was meant for the server. So only GET and HEAD are
 followed, to the same host and never from https to http. Every other answer is returned as it is, and
-`failures.status_error` says where it leads.
+`failures.status_error` says where it leads. A token is shown to the named server alone: neither a redirect's
+target, on the same host or not, nor a proxy that reads plain requests gets it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.secret import HeaderValue, clear_locals, has_secret
 from shardcast.errors import BadAnswer
 from shardcast.protocol.wire import REDIRECT_STATUSES
 
@@ -23,7 +27,14 @@ _FOLLOWED = frozenset({"GET", "HEAD"})
 
 
 async def requested(
-    session: aiohttp.ClientSession, server: str, path: str, method: str, **more: Any
+    session: aiohttp.ClientSession,
+    server: str,
+    path: str,
+    method: str,
+    *,
+    access: ClientAccess,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
 ) -> aiohttp.ClientResponse:
     """Send a request, follow its redirects within the host, and return the answer once its head is here.
 
@@ -32,21 +43,42 @@ async def requested(
         server: the URL of the server.
         path: of the request.
         method: of the request.
+        access: what the server is shown, and its redirects' targets are not.
+        headers: of the request, wherever it is redirected to.
         **more: for aiohttp.
 
     Raises:
         BadAnswer: there are too many redirects.
+        UsageError: the server is not https, and TLS is required.
         aiohttp.ClientError, OSError, TimeoutError: as aiohttp has it.
     """
     url = server + path
+    shown = {**access.headers_for(server, proxy_of(url)), **(headers or {})}
     for _ in range(MAX_REDIRECTS + 1):
-        response = await session.request(method, url, allow_redirects=False, proxy=proxy_of(url), **more)
+        response = await _send(
+            session, method, url, headers=shown, allow_redirects=False, proxy=proxy_of(url), **more
+        )
         target = _target(server, url, response) if method in _FOLLOWED else None
         if target is None:
             return response
         response.release()
         url = target
+        shown = {name: value for name, value in shown.items() if not isinstance(value, HeaderValue)}
     raise BadAnswer(server, f"{method} {path}: more than {MAX_REDIRECTS} redirects")
+
+
+async def _send(session: aiohttp.ClientSession, method: str, url: str, **more: Any) -> aiohttp.ClientResponse:
+    """Send one request, and return the answer once its head is here.
+
+    Raises:
+        aiohttp.ClientError, OSError, TimeoutError: as aiohttp has it.
+    """
+    try:
+        return await session.request(method, url, **more)
+    except BaseException as error:
+        if has_secret(more["headers"]) and error.__traceback__:
+            clear_locals(error.__traceback__.tb_next)  # aiohttp has the head that it wrote in variables
+        raise
 
 
 def _target(server: str, url: str, response: aiohttp.ClientResponse) -> str | None:

@@ -14,6 +14,7 @@ from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.json_text import parse_json
 from shardcast.peer.bulk import Bulk, NotPlain
+from shardcast.peer.failures import wants_token
 from shardcast.peer.landing_writer import write_body
 from shardcast.peer.pace import PORTION, read_by, read_paced
 from shardcast.peer.requests import Answer, RangeRequest, request_headers
@@ -58,7 +59,12 @@ class Peer:
     """
 
     def __init__(self, url: str, session: Session, timeout: float = HTTP_TIMEOUT) -> None:
-        """Prepare to ask the server at ``url``; ``timeout`` is the ``HTTP_TIMEOUT`` of its requests."""
+        """Prepare to ask the server at ``url``; ``timeout`` is the ``HTTP_TIMEOUT`` of its requests.
+
+        Raises:
+            UsageError: the server is not https, and TLS is required.
+        """
+        session.access.check_server(url)
         self.url = url
         self.node_id: str | None = None
         self.serial = False
@@ -120,12 +126,15 @@ class Peer:
 
         Raises:
             ServerLacks: there is no feed (old and static servers).
+            AccessDenied: the server wants a token, or another one.
             PeerError: the feed can't be had, broke off, is wrong, or is dead.
         """
         reader = FeedReader()
         path = f"{FEED_PATH}?after={after}" if after else FEED_PATH
         async with answer(self._session, self.url, path, silence=FEED_DEAD) as response:
-            self._head(response)
+            head = self._head(response)
+            if wants_token(head.status, head.headers):
+                head.check_status(200)
             if response.status != 200 or response.content_type != NDJSON:
                 raise ServerLacks(self.url, f"GET {FEED_PATH}: there is no feed ({response.status})")
             loop = asyncio.get_running_loop()

@@ -127,6 +127,7 @@ async def answer(
         CannotAsk: this machine can't make a connection.
         ServerStalled: the head was not whole in time, or nothing came for too long.
         BadAnswer: the answer is not HTTP, is redirected in circles, or was cut off.
+        UsageError: the server is not https, and TLS is required.
     """
     what = f"{method} {path}"
     upload = body if isinstance(body, Upload) else None
@@ -137,6 +138,7 @@ async def answer(
         server,
         path,
         method,
+        access=session.access,
         headers=headers,
         data=upload.portions() if upload else body,
         timeout=_limits(None if upload else silence),  # `head` times an upload by what the server takes

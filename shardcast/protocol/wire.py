@@ -92,6 +92,8 @@ GATEWAY_STATUSES = frozenset({502, 503, 504})
 
 503 is one only without ``NODE_ID_HEADER``.
 """
+DENIED_STATUSES = frozenset({401, 403})
+"""Statuses that refuse a request: no token, a wrong one, or one without the scope."""
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 """Statuses that redirect to another URL."""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from random import Random
 
 from shardcast.errors import (
+    AccessDenied,
     CannotAsk,
     IntegrityError,
     LocalLimit,
@@ -24,6 +26,8 @@ from shardcast.store.live_manifest import LiveManifest
 from shardcast.transfer.limits import Limits
 from shardcast.transfer.ranges import ShardDownload
 from shardcast.transfer.servers import Servers
+
+log = logging.getLogger(__name__)
 
 _BUSY_PAUSE = 0.2
 """Seconds until a server is asked again for a shard that had not begun to arrive there."""
@@ -81,7 +85,9 @@ class RetryState:
         download.failures[url] = download.failures.get(url, 0) + 1
         if isinstance(error, WrongBytes):
             download.wrong = error
-        if isinstance(error, ServerUnreachable):
+        if isinstance(error, AccessDenied) and error.wants_token:
+            self._deny(url, error)
+        elif isinstance(error, ServerUnreachable):
             self._unreachable_since = now if self._unreachable_since is None else self._unreachable_since
         else:
             self._unreachable_since = None
@@ -90,10 +96,17 @@ class RetryState:
                 wrong=isinstance(error, WrongBytes),
                 lacking=isinstance(error, ServerLacks),
                 too_early=self._is_too_early(error, now),
-                asked_all=len(download.failures) >= len(self._servers.peers),
+                asked_all=self._servers.asked_all(download),
             )
         if not isinstance(error, ServerLacks):
             self._servers.ranking.failed(url, now)
+
+    def _deny(self, url: str, error: AccessDenied) -> None:
+        """Ask a server no more: its next answer would be the same, whatever the shard."""
+        servers = self._servers
+        if url not in servers.denied and len(servers.usable) > 1:
+            log.warning("%s is fetched from other servers: %s", self._manifest.version, error)
+        servers.denied[url] = error
 
     def _is_too_early(self, error: PeerError, now: float) -> bool:
         """Return whether a server may get the shard yet, while other answers still bring bytes.
@@ -106,6 +119,8 @@ class RetryState:
 
     def is_exhausted(self, download: ShardDownload, error: BaseException | None) -> bool:
         """Return whether to give up a shard after this error."""
+        if not self._servers.usable:
+            return True
         if isinstance(error, ServerUnreachable):
             limits = self._limits
             budget = limits.unreachable_once_begun if self.started else limits.unreachable_at_start
@@ -128,6 +143,8 @@ class RetryState:
         where = f"{self._manifest.version} shard {shard.number} of {len(self._manifest.shards)}"
         if isinstance(error, CannotAsk):
             return LocalLimit(error.what)
+        if refusal := self._refusal(download, error):
+            return refusal.at(where, "; what is here is kept, so try again then")
         if isinstance(error, ServerUnreachable):
             return NoServerReachable(
                 f"{where}: no server could be reached any more ({error}); what is here is kept, so try again"
@@ -141,3 +158,13 @@ class RetryState:
             f"{where}: given up after {download.attempts} failed answers, the last from {error}; "
             "what is here is kept, so try again, or name other servers"
         )
+
+    def _refusal(self, download: ShardDownload, error: PeerError) -> AccessDenied | None:
+        """Return the refusal that a transfer ends with; None where it is not for want of access."""
+        if denied := self._servers.all_denied:
+            return denied
+        if isinstance(error, AccessDenied):
+            return error
+        if isinstance(error, ServerUnreachable) and not download.wrong:
+            return AccessDenied.among([*self._servers.denied.values(), error])
+        return None

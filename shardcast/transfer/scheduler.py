@@ -73,7 +73,8 @@ class Scheduler:
         """Ask for a range until all of it has landed, or another worker has taken it over.
 
         Raises:
-            NoServerReachable, TransferFailed, IntegrityError: as ``RetryState.final_error`` says.
+            NoServerReachable, TransferFailed, IntegrityError, AccessDenied: as ``RetryState.final_error``
+                says.
             LocalLimit: this machine can't make even one request.
             LocalDiskError: this machine's disk failed.
         """
@@ -174,8 +175,14 @@ class Scheduler:
             raise ServerStalled(active.peer.url, f"{where}: {active.stalled}")
 
     async def _free_peer(self, download: ShardDownload) -> Peer:
-        """Return the best server for a shard, once one can take a request."""
+        """Return the best server for a shard, once one can take a request.
+
+        Raises:
+            AccessDenied: every server refuses this node.
+        """
         while True:
+            if denied := self._servers.all_denied:
+                raise denied
             url = self._servers.choose(download)
             if url is not None:
                 return self._servers.peers[url]

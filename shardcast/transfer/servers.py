@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from random import Random
 
+from shardcast.errors import AccessDenied
 from shardcast.peer.server import Peer
 from shardcast.policy.selection import Ranking, ServerCandidate, choose_server
 from shardcast.policy.width import ConcurrencyLimit
@@ -21,6 +22,7 @@ class Servers:
         width: how many answers may be under way now.
         received: bytes that each has sent, by URL.
         running: the requests under way.
+        denied: the servers that refuse this node's token, by URL, and how; they are asked no more.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Servers:
         self.width = ConcurrencyLimit(len(peers), max_width)
         self.received = dict.fromkeys(self.peers, 0)
         self.running: dict[RangeTask, ActiveRequest] = {}
+        self.denied: dict[str, AccessDenied] = {}
         self._clock = clock
         self._random = random
 
@@ -39,6 +42,16 @@ class Servers:
     def names(self) -> str:
         """The servers' URLs, for messages."""
         return ", ".join(self.peers)
+
+    @property
+    def usable(self) -> list[str]:
+        """The URLs of the servers that don't refuse this node."""
+        return [url for url in self.peers if url not in self.denied]
+
+    @property
+    def all_denied(self) -> AccessDenied | None:
+        """The refusals of all servers in one error; None while there is a server that doesn't refuse."""
+        return None if self.usable else AccessDenied.among(self.denied.values())
 
     @property
     def progress(self) -> dict[str, ServerProgress]:
@@ -84,7 +97,7 @@ class Servers:
                     download.failures.get(url, 0),
                     self.ranking.backing_off(url, now),
                 )
-                for url in self.peers
+                for url in self.usable
                 if url not in excluded
             ),
             self._random,
@@ -96,7 +109,7 @@ class Servers:
         After a failure it is on probation, where there are others.
         """
         limit = self.peers[url].max_requests
-        return self.ranking.limit(url, limit) if len(self.peers) > 1 else limit
+        return self.ranking.limit(url, limit) if len(self.usable) > 1 else limit
 
     def has_alternative(self, active: ActiveRequest) -> bool:
         """Return whether a server that failed no more often at the shard could take a request over."""
@@ -104,7 +117,7 @@ class Servers:
         own_failures = failures.get(active.peer.url, 0)
         return any(
             not self.ranking.backing_off(url, now) and failures.get(url, 0) <= own_failures
-            for url in self.peers
+            for url in self.usable
             if url != active.peer.url
         )
 
@@ -112,9 +125,9 @@ class Servers:
         """Return whether a server that is not backing off has yet to fail at a shard."""
         now = self._clock()
         return any(
-            url not in download.failures and not self.ranking.backing_off(url, now) for url in self.peers
+            url not in download.failures and not self.ranking.backing_off(url, now) for url in self.usable
         )
 
     def asked_all(self, download: ShardDownload) -> bool:
-        """Return whether every server has failed at a shard."""
-        return all(url in download.failures for url in self.peers)
+        """Return whether every server that doesn't refuse this node has failed at a shard."""
+        return all(url in download.failures for url in self.usable)

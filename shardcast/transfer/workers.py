@@ -112,6 +112,7 @@ class Transfer:
             VersionAborted: the publisher gave it up.
             NoServerReachable: none could be reached for too long.
             TransferFailed: the servers answered, but not with a shard.
+            AccessDenied: they refuse this node.
             IntegrityError: what they sent is not what its digest says, as often as it was worth asking.
             LocalDiskError: this machine's disk failed.
         """

@@ -14,6 +14,7 @@ from typing import Self
 from shardcast.concurrency import Notifier, cancel
 from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
+    AccessDenied,
     CannotAsk,
     IntegrityError,
     LocalLimit,
@@ -172,7 +173,7 @@ class Following:
         """Return what to believe now.
 
         Raises:
-            NoServerReachable, TransferFailed: no server tells anything.
+            NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
         """
         if not self.has_news:
             raise no_news_error(
@@ -282,6 +283,8 @@ def no_news_error(failures: Mapping[str, PeerError]) -> ShardcastError:
     for failure in failures.values():
         if isinstance(failure, CannotAsk):
             return LocalLimit(failure.what)
+    if denied := AccessDenied.among(failures.values()):
+        return denied
     reasons = "; ".join(map(str, failures.values()))
     if all(isinstance(failure, (ServerUnreachable, ServerStalled)) for failure in failures.values()):
         return NoServerReachable(

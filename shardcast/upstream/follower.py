@@ -11,7 +11,7 @@ from random import Random
 
 from shardcast.concurrency import cancel
 from shardcast.constants import FEED_DEAD
-from shardcast.errors import BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
+from shardcast.errors import AccessDenied, BadAnswer, PeerError, ServerLacks, ServerStalled, ServerUnreachable
 from shardcast.peer.server import Peer
 from shardcast.policy.authority import ServerView
 from shardcast.policy.backoff import Backoff
@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a lost server is asked again; doubled each time, and spread (``Backoff``)."""
+_SOON_LONGEST = 10
+"""Failures in a row after which the pause is the longest."""
 _PACE, _PACE_EACH = 0.01, 1e-5
 """Seconds between two readings of a feed, and more for each version of it: each reading compares all
 versions, and a flood is read no faster."""
@@ -184,6 +186,8 @@ class Follower:
                 self._lost(error)
             if self._clock() - started > _LONGEST_PAUSE:
                 self._failures = 0
+            if isinstance(self.failure, AccessDenied):
+                self._failures = _SOON_LONGEST  # nothing but a person changes it, and soon is no use
             pause = self._backoff.spread(self._failures, self._random)
             self._failures += 1
             await self._sleep(pause)
@@ -285,9 +289,14 @@ class Follower:
             self._tell()
 
     def _lost(self, error: PeerError) -> None:
-        """Note that the versions are not known any more; readers are woken by the first failure only."""
+        """Note that the versions are not known any more.
+
+        Readers are woken by the first failure, and when the server begins or ceases to refuse.
+        """
         log.debug("%s is followed no more for now: %s", self.peer.url, error)
-        news = self.failure is None
+        news = self.failure is None or isinstance(self.failure, AccessDenied) != isinstance(
+            error, AccessDenied
+        )
         self.versions_known, self.failure = False, error
         if news:
             self._tell()

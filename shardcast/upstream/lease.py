@@ -13,6 +13,7 @@ from typing import Self
 from shardcast.concurrency import Notifier, cancel
 from shardcast.constants import FEED_DEAD, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import (
+    AccessDenied,
     PeerError,
     ServerBusy,
     ServerLacks,
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 10.0
 """Seconds until a lost server is asked again; doubled each time, and spread."""
 _BACKOFF = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
+_SOON_LONGEST = 10
+"""Failures in a row after which the pause is the longest."""
 _PACE = 0.01
 """Seconds between two readings of an answer: a flood is read no faster."""
 
@@ -76,6 +79,7 @@ class Lease:
         """Wait until a server holds the version, and 2 s at most for the others.
 
         Raises:
+            AccessDenied: a server refused, and no other holds it.
             VersionNotOffered: no server holds it.
         """
         self._tasks = [asyncio.ensure_future(self._keep(peer)) for peer in self._peers]
@@ -85,12 +89,17 @@ class Lease:
                 async with asyncio.timeout(STALL_WHEN_OTHERS_CAN):
                     await self._notifier.wait_for(lambda: self._all_answered)
             if not self.servers:
+                if denied := AccessDenied.among(self._failures.values()):
+                    raise denied.at(self.version)
                 raise VersionNotOffered(
                     f"{self.version} is held by no server: {'; '.join(map(str, self._failures.values()))}"
                 )
         except BaseException:
             await cancel(self._tasks)
             raise
+        for failure in self._failures.values():
+            if isinstance(failure, AccessDenied):
+                log.warning("%s is held by other servers only: %s", self.version, failure)
         return self
 
     async def __aexit__(
@@ -105,7 +114,7 @@ class Lease:
 
     async def _keep(self, peer: Peer) -> None:
         """Hold the version at one server, until that has it no more."""
-        failures, loop = 0, asyncio.get_running_loop()
+        failures, denied, loop = 0, "", asyncio.get_running_loop()
         while True:
             started = loop.time()
             try:
@@ -118,10 +127,18 @@ class Lease:
                     log.warning("%s is not held any more by %s", self.version, error)
                 self._lost(peer, error)
                 return
+            except AccessDenied as error:
+                self._lost(peer, error)
+                if peer.url not in self._ever:
+                    return
+                if str(error) != denied:
+                    denied = str(error)
+                    log.warning("%s is not held any more: %s", self.version, error)
+                failures = _SOON_LONGEST
             except PeerError as error:
                 self._lost(peer, error)
             if loop.time() - started > _LONGEST_PAUSE:
-                failures = 0
+                failures, denied = 0, ""
             pause = _BACKOFF.spread(failures, self._random)
             failures += 1
             await self._sleep(pause)

@@ -41,6 +41,7 @@ async def wait_for_news(following: Following, patience: float = UNREACHABLE_AT_S
 
     Raises:
         NoServerReachable: no server answered.
+        AccessDenied: one refused, and no other has a list.
         TransferFailed: some did, but not with a list.
         LocalLimit: this machine can't ask.
     """

@@ -13,6 +13,7 @@ from hashlib import sha256
 from shardcast.concurrency import cancel, start_staggered
 from shardcast.constants import ORIGIN_SILENT, STALL_WHEN_OTHERS_CAN, UNREACHABLE_AT_START
 from shardcast.errors import (
+    AccessDenied,
     BadAnswer,
     CannotAsk,
     LocalDiskError,
@@ -87,6 +88,7 @@ async def descriptions_of(
     Raises:
         NoServerReachable: none could be reached.
         LocalLimit: this machine can't ask.
+        AccessDenied: a server refused to, and no other does.
         TransferFailed: no server describes it.
     """
     loop, rounds = asyncio.get_running_loop(), 0
@@ -105,6 +107,8 @@ async def descriptions_of(
                 raise LocalLimit(failure.what)
         passing = any(isinstance(failure, (ServerUnreachable, ServerBusy)) for failure in failures)
         if not passing or loop.time() >= deadline:
+            if denied := AccessDenied.among(failures):
+                raise denied.at(listing.version)
             reasons = "; ".join(map(str, failures))
             message = f"{listing.version} is offered, but no server says what it is: {reasons}"
             gone = all(isinstance(failure, ServerUnreachable) for failure in failures)

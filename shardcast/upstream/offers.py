@@ -16,7 +16,7 @@ def offered_versions(following: Following) -> tuple[Standing, Offered, Offered]:
     """Return what to believe, the listed versions that servers have complete, and the open versions.
 
     Raises:
-        NoServerReachable, TransferFailed: no server tells anything.
+        NoServerReachable, TransferFailed, AccessDenied: no server tells anything.
     """
     standing = following.standing_or_error()
     complete = {n: servers for n, servers in standing.group.complete.items() if n in standing.listed}

@@ -11,7 +11,7 @@ from functools import partial
 from random import Random
 
 from shardcast.concurrency import cancel
-from shardcast.errors import PeerError
+from shardcast.errors import AccessDenied, PeerError
 from shardcast.peer.server import Peer
 from shardcast.protocol.report import Node, encode_in_slices
 from shardcast.server.downstream import Downstream
@@ -23,6 +23,8 @@ _LOOK = 1.0
 """Longest pause, in seconds, between two checks for news: the delay that each hop adds to news."""
 _PROGRESS = 5.0
 """Seconds between two reports that differ only in bytes under way or in the ages of nodes below."""
+_DENIED = 60.0
+"""Seconds until a report is sent again to an upstream that refused one."""
 _STILL_HERE = 15.0
 """Seconds between two reports that say the same."""
 
@@ -67,7 +69,8 @@ async def send_reports(
     """Report for ever to each upstream that has a feed.
 
     A report goes out within a second after this node or a node below got or lost a version, else rarely. The
-    pauses are random, so that the reports of many nodes spread.
+    pauses are random, so that the reports of many nodes spread. An upstream that refuses is logged once, and
+    rarely asked again.
 
     Args:
         following: the upstreams.
@@ -79,6 +82,7 @@ async def send_reports(
     """
     random = random or Random()
     reported: dict[str, _Reported] = {}
+    denials = _Denials(clock)
     sending: dict[str, asyncio.Task[None]] = {}  # an upstream that does not answer delays no other
     try:
         while True:
@@ -86,7 +90,7 @@ async def send_reports(
             node, raw = me(), b""
             for follower in following.followers:
                 url = follower.peer.url
-                if follower.hello is None or url in sending:
+                if follower.hello is None or url in sending or denials.rests(url):
                     continue
                 changes, reports = (downstream.changes, downstream.reports) if downstream else (0, 0)
                 now = _Reported(follower.hello.node, node, changes, reports, clock())
@@ -94,7 +98,7 @@ async def send_reports(
                     continue
                 raw = raw or await _written(node, downstream)
                 reported[url] = now
-                sending[url] = asyncio.ensure_future(_send(follower.peer, raw))
+                sending[url] = asyncio.ensure_future(_send(follower.peer, raw, denials))
                 sending[url].add_done_callback(partial(_forget, sending, url))
     finally:
         await cancel(list(sending.values()))
@@ -113,9 +117,34 @@ def _forget(sending: dict[str, asyncio.Task[None]], url: str, _: asyncio.Task[No
     del sending[url]
 
 
-async def _send(peer: Peer, raw: bytes) -> None:
+class _Denials:
+    """The upstreams that refused a report: why, and when."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._refused: dict[str, tuple[str, float]] = {}
+
+    def rests(self, url: str) -> bool:
+        """Return whether an upstream refused a report just now."""
+        return url in self._refused and self._clock() - self._refused[url][1] < _DENIED
+
+    def refused(self, url: str, why: AccessDenied) -> None:
+        """Note that an upstream refused a report, and log why, unless that was logged last."""
+        if url not in self._refused or self._refused[url][0] != str(why):
+            log.warning("not reported, which changes nothing else: %s", why)
+        self._refused[url] = str(why), self._clock()
+
+    def took(self, url: str) -> None:
+        """Note that an upstream took a report."""
+        self._refused.pop(url, None)
+
+
+async def _send(peer: Peer, raw: bytes, denials: _Denials) -> None:
     """Send a report; a failure is only logged, since the next one tells everything again."""
     try:
         await peer.report(raw)
+        denials.took(peer.url)
+    except AccessDenied as error:
+        denials.refused(peer.url, error)
     except PeerError as error:
         log.debug("not reported: %s", error)

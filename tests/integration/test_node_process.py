@@ -101,7 +101,7 @@ def test_node_that_never_reports_ready_is_ended(
 ) -> None:
     monkeypatch.setattr(process_module, "_START_SECONDS", 0.1)
 
-    def start_another(words: list[str], **options: Any) -> subprocess.Popen[bytes]:
+    def start_another(words: list[str], secrets: object, **options: Any) -> subprocess.Popen[bytes]:
         return subprocess.Popen(["sleep", "1000"], **options)
 
     monkeypatch.setattr(process_module, "start_command", start_another)

@@ -16,6 +16,9 @@ import aiohttp
 import pytest
 
 import shardcast
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.credentials import Credentials
+from shardcast.access.secret import Secret
 from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
@@ -155,16 +158,20 @@ async def test_redirect_from_https_to_http_is_refused(
 ) -> None:
     """What came by https is not fetched where anybody on the way can read and change it."""
     seen: list[str] = []
+    shown: list[bool] = []
+    access = ClientAccess(credentials=Credentials.from_text(Secret("token"), "the token"))
 
     class Answers:
-        async def request(self, method: str, url: str, **_: Any) -> Any:
+        async def request(self, method: str, url: str, *, headers: dict[str, str], **_: Any) -> Any:
             seen.append(url)
+            shown.append("Authorization" in headers)
             left = locations[len(seen) - 1 :]
             head: dict[str, str] = {"Location": left[0]} if left else {}
             return SimpleNamespace(status=302 if left else 200, headers=head, release=lambda: None)
 
-    await requested(cast(aiohttp.ClientSession, Answers()), server, "/1", "GET")
+    await requested(cast(aiohttp.ClientSession, Answers()), server, "/1", "GET", access=access)
     assert seen == asked
+    assert shown == [True, *[False] * (len(asked) - 1)]  # a token never goes where a server redirects
 
 
 async def test_passwords_and_cookies_are_not_sent(

@@ -561,7 +561,7 @@ def test_push_to_hash_server_and_to_archive(tmp_path: Path) -> None:
         str(token),
     )
     with node(*words) as running:
-        store("push", "-d", here, running.url, digests[0], code=1)
+        store("push", "-d", here, running.url, digests[0], code=8)
         store("push", "-d", here, running.url, "--token-file", token, *digests[:3])
         assert content(archive) == {digest: right[digest] for digest in digests[:3]}
         elsewhere = tmp_path / "elsewhere"

@@ -288,8 +288,8 @@ FAULTS = [
     Fault(
         name="silent-upstream-is-told-again-and-again",
         file="shardcast/upstream/report.py",
-        old="if follower.hello is None or url in sending:",
-        new="if follower.hello is None:",
+        old="if follower.hello is None or url in sending or denials.rests(url):",
+        new="if follower.hello is None or denials.rests(url):",
         tests=[
             "tests/unit/upstream/test_reporting.py::test_silent_upstream_does_not_delay_reports_to_others"
         ],

@@ -103,8 +103,8 @@ FAULTS = [
     ),
     Fault(
         name="token-of-any-form",
-        file="shardcast/cli/options.py",
-        old="if not _TOKEN.fullmatch(token):",
+        file="shardcast/access/token_text.py",
+        old="if not _TOKEN.fullmatch(line):",
         new="if False:",
         tests=["tests/integration/test_unnoticed.py"],
     ),

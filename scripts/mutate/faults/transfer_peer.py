@@ -165,7 +165,7 @@ FAULTS = [
     Fault(
         name="one-dead-server-is-all",
         file="shardcast/transfer/servers.py",
-        old="return all(url in download.failures for url in self.peers)",
+        old="return all(url in download.failures for url in self.usable)",
         new="return True",
         tests=["tests/integration/test_answers.py"],
     ),

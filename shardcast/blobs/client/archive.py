@@ -18,6 +18,7 @@ from typing import IO
 
 import aiohttp
 
+from shardcast.access.secret import Secret, bearer
 from shardcast.addresses import server_url
 from shardcast.blobs.framing import (
     MAX_KEYS,
@@ -33,6 +34,7 @@ from shardcast.constants import HTTP_TIMEOUT
 from shardcast.digest import is_digest
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import (
+    AccessDenied,
     BadAnswer,
     PayloadChanged,
     PayloadMissing,
@@ -41,10 +43,10 @@ from shardcast.errors import (
     UsageError,
     WrongBytes,
 )
-from shardcast.peer.failures import refused_error
+from shardcast.peer.failures import denied_error, refused_error
 from shardcast.peer.pace import PORTION, Upload, read_paced
 from shardcast.peer.session import Session, answer
-from shardcast.protocol.wire import BYTES, NODE_ID_HEADER, PULL_PATH, PUSH_PATH, VIA_HEADER
+from shardcast.protocol.wire import BYTES, DENIED_STATUSES, NODE_ID_HEADER, PULL_PATH, PUSH_PATH, VIA_HEADER
 
 Blob = bytes | bytearray | memoryview | Path | BufferedRandom
 """What can be pushed: bytes, or a file, by its path or open."""
@@ -78,19 +80,21 @@ class ArchiveClient:
         Args:
             url: its base URL.
             session: for all requests.
-            token: allows pushes at any port.
+            token: allows pushes at any port; None for the session's.
             keys_per_request: keys of one pull, 1 to 1280.
             timeout: seconds without progress.
 
         Raises:
-            UsageError: ``url`` is no address, or an archive takes no such number of keys.
+            UsageError: ``url`` is no address, or not https where TLS is required, or an archive takes no such
+                number of keys.
         """
         if not 1 <= keys_per_request <= MAX_KEYS:
             raise UsageError(f"{keys_per_request} keys in a request; it can be 1 to {MAX_KEYS}")
         self.url = server_url(url)
+        session.access.check_server(self.url)
         self.node_id: str | None = None
         self._session = session
-        self._token = token
+        self._token = Secret(token) if token else None
         self._keys = keys_per_request
         self._timeout = timeout
 
@@ -182,9 +186,8 @@ class ArchiveClient:
             PayloadChanged: a file became shorter or longer meanwhile, or does not end where its size says.
             PeerError: the archive can't be reached, or doesn't take them.
         """
-        sending, headers = _Sending(blobs), {"Content-Type": BYTES}
-        if self._token:
-            headers["Authorization"] = f"Bearer {self._token}"
+        sending = _Sending(blobs)
+        headers = {"Content-Type": BYTES} | (bearer(self._token) if self._token else {})
         body = Upload(sending.body(), sending.keeping)
         try:
             async with answer(
@@ -207,11 +210,15 @@ class ArchiveClient:
             PeerError: the blobs were not taken.
         """
         what = f"POST {PUSH_PATH}"
-        if response.status in (401, 403):
-            raise BadAnswer(
+        if response.status in DENIED_STATUSES:
+            denied = denied_error(self.url, what, response.status, response.headers)
+            if denied.scopes:
+                raise denied
+            raise AccessDenied(
                 self.url,
                 f"{what}: {response.status}: pushing is not allowed there; "
-                "use the archive's authorized port, or a token",
+                "use the archive's authorized port, or a token (--token-file, SHARDCAST_TOKEN)",
+                wants_token=denied.wants_token,
             )
         if response.status != 200:
             raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)

@@ -11,8 +11,9 @@ from shardcast.blobs.client.endpoint import Endpoint
 from shardcast.blobs.framing import Part
 from shardcast.digest import new_hasher
 from shardcast.errors import BadAnswer, ServerLacks, WrongBytes
+from shardcast.peer.failures import denied_error
 from shardcast.peer.pace import read_paced
-from shardcast.protocol.wire import ABSENT_STATUSES, VIA_HEADER
+from shardcast.protocol.wire import ABSENT_STATUSES, DENIED_STATUSES, VIA_HEADER
 
 
 class BlobRequests:
@@ -91,6 +92,8 @@ class BlobRequests:
             status in ABSENT_STATUSES or status == 400
         ):  # a hash server answers 400 for a blob that is damaged there
             raise ServerLacks(self._endpoint.url, f"{what}: it is not there ({status})")
+        if status in DENIED_STATUSES:
+            raise denied_error(self._endpoint.url, what, status, response.headers)
         if status != 200 or size is None:
             reason = str(status) if status != 200 else "it tells no length"
             raise BadAnswer(self._endpoint.url, f"{what}: {reason}")

@@ -18,7 +18,7 @@ from shardcast.blobs.client.endpoint import Endpoint, Unavailable
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import BadAnswer, ServerLacks, ServerStalled
 from shardcast.json_text import parse_json
-from shardcast.peer.failures import refused_error
+from shardcast.peer.failures import denied_error, refused_error, wants_token
 from shardcast.peer.pace import Upload, read_paced
 from shardcast.policy.backoff import Backoff
 from shardcast.protocol.wire import HAS_NOW_PATH, LENGTH_PATH
@@ -152,6 +152,7 @@ class HashServerClient:
 
         Raises:
             ServerLacks: the server doesn't know the path.
+            AccessDenied: the server wants a token, or another one.
             PeerError: the server can't be asked, can't answer now, or answers with no JSON.
         """
         what, body = f"GET {path}", json.dumps(list(digests)).encode()
@@ -160,6 +161,8 @@ class HashServerClient:
             self._endpoint.record(response)
             if response.status >= 500:
                 raise self._endpoint.unavailable(what, response)
+            if wants_token(response.status, response.headers):
+                raise denied_error(self._endpoint.url, what, response.status, response.headers)
             if response.status != 200:
                 raise ServerLacks(self._endpoint.url, f"{what}: {response.status}")
             raw = bytearray()

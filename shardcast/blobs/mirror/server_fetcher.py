@@ -17,6 +17,7 @@ from shardcast.blobs.interface import BlobStore
 from shardcast.blobs.mirror.pending_fetch import PendingFetch, Wanted
 from shardcast.concurrency import start_staggered
 from shardcast.errors import (
+    AccessDenied,
     BadAnswer,
     LocalDiskError,
     PeerError,
@@ -79,7 +80,7 @@ class ServerFetcher:
     """Fetcher of blobs from several servers into a store.
 
     The servers are asked in their order; the next one also when no progress is made for ``patience`` seconds.
-    A server that did not answer, or that others overtook, is skipped for a while.
+    A server that did not answer, refused, or that others overtook, is skipped for a while.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class ServerFetcher:
         self._clock = clock
         self._patience = patience
         self._skipped_until: dict[str, float] = {}
+        self._denied: dict[str, AccessDenied] = {}
 
     async def fetch(
         self, fetches: Mapping[Wanted, PendingFetch], via: Sequence[str]
@@ -122,7 +124,9 @@ class ServerFetcher:
             if server.node_id in via:
                 return BadAnswer(server.url, "it is what asks here")
             if self._skipped_until.get(server.url, -math.inf) > self._clock():
-                return ServerUnreachable(server.url, "it didn't answer a moment ago")
+                return self._denied.get(server.url) or ServerUnreachable(
+                    server.url, "it didn't answer a moment ago"
+                )
             under_way.add(server.url)
             failed = await self._ask(server, remaining(), via)
             under_way.discard(server.url)
@@ -200,12 +204,22 @@ class ServerFetcher:
         except (LocalDiskError, ReadOnlyStore) as error:
             log.error("what came from %s can't be kept: %s", server.url, error)
             return error
+        self._denied.pop(server.url, None)
         return None
 
     def _failed(self, server: BlobServer, error: PeerError) -> PeerError:
-        """Count a failed request, skip the server for a while where it is gone, and return the error."""
-        log.warning("could not fetch: %s", error)
+        """Count a failed request, skip the server for a while where it is gone or refuses; return the error.
+
+        A refusal is logged when it begins.
+        """
+        known = self._denied.pop(server.url, None)
+        if not isinstance(error, AccessDenied):
+            log.warning("could not fetch: %s", error)
+        else:
+            if known is None:
+                log.warning("could not fetch: %s; the server is asked again from time to time", error)
+            self._denied[server.url] = error
         self._counts.failures += 1
-        if isinstance(error, (ServerUnreachable, ServerStalled)):
+        if isinstance(error, (ServerUnreachable, ServerStalled, AccessDenied)):
             self._skipped_until[server.url] = self._clock() + _BACK_OFF
         return error

@@ -125,7 +125,8 @@ class ArchiveNode:
             mirror_access: its access to the servers of ``mirror``.
 
         Raises:
-            UsageError: the store is of another digest, or ``mirror`` has what is no address.
+            UsageError: the store is of another digest, or ``mirror`` has what is no address, or not https
+                where TLS is required.
             NodeFailed: an address can't be bound.
         """
         if store.algorithm != "sha256":

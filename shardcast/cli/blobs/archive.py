@@ -6,9 +6,15 @@ from pathlib import Path
 
 import click
 
+from shardcast.access.credentials import read_token
 from shardcast.addresses import Network
 from shardcast.cli import options
-from shardcast.cli.access_options import ServerAccessOptions, server_access_options
+from shardcast.cli.access_options import (
+    MirrorAccessOptions,
+    ServerAccessOptions,
+    mirror_access_options,
+    server_access_options,
+)
 from shardcast.cli.serving import ForegroundNode
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -62,6 +68,7 @@ def archive() -> None:
 )
 @options.trusted_proxy_option
 @server_access_options
+@mirror_access_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -76,6 +83,7 @@ def serve(
     max_blob: int,
     trusted_proxy: tuple[Network, ...] | None,
     server_access: ServerAccessOptions,
+    mirror_access: MirrorAccessOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -93,11 +101,12 @@ def serve(
         port=port,
         authorized_port=authorized_port,
         authorized_host=authorized_host,
-        token=options.read_token(token_file) if token_file else None,
+        token=read_token(token_file) if token_file else None,
         mirror=servers,
         max_blob=max_blob,
         bounds=Bounds(trusted=trusted_proxy or ()),
         access=foreground.prepare(server_access.load),
+        mirror_access=foreground.prepare(mirror_access.load),
     )
 
     async def announce(running: ArchiveNode) -> None:

@@ -13,7 +13,7 @@ import click
 
 from shardcast.access.client_access import ClientAccess
 from shardcast.cli import options
-from shardcast.cli.access_options import ClientAccessOptions, client_access_options
+from shardcast.cli.access_options import ClientAccessOptions, client_access_options, push_access_options
 from shardcast.cli.blobs.options import (
     SETTINGS,
     Digest,
@@ -72,12 +72,7 @@ def pull(
 @click.argument("digests", nargs=-1, type=Digest())
 @directory_option
 @from_file_option
-@options.option(
-    "--token-file",
-    env="STORE_TOKEN_FILE",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="A file with the token that allows to push to an archive.",
-)
+@push_access_options
 @options.json_option
 @options.logging_options
 def push(
@@ -86,7 +81,7 @@ def push(
     *,
     directory: Path,
     from_file: IO[str] | None,
-    token_file: Path | None,
+    client_access: ClientAccessOptions,
     as_json: bool,
 ) -> int:
     """Put blobs into the server at URL, a hash server or an archive.
@@ -94,8 +89,13 @@ def push(
     What it has is not sent again. The exit code is 3 when one isn't here.
     """
     options.start_logging()
-    token = options.read_token(token_file) if token_file else None
-    job = _Job(directory, url, read_digest_arguments(digests, from_file), pulling=False, token=token)
+    job = _Job(
+        directory,
+        url,
+        read_digest_arguments(digests, from_file),
+        pulling=False,
+        access=client_access.load(),
+    )
     return _run(job, as_json)
 
 
@@ -108,7 +108,6 @@ class _Job:
         url: the server's.
         digests: of the blobs.
         pulling: whether the server is the source.
-        token: allows pushes to an archive; None where it isn't needed.
         access: to the server.
     """
 
@@ -117,8 +116,7 @@ class _Job:
     digests: list[str]
     _: KW_ONLY
     pulling: bool
-    token: str | None = None
-    access: ClientAccess | None = None
+    access: ClientAccess
 
 
 def _run(job: _Job, as_json: bool) -> int:
@@ -160,9 +158,7 @@ async def _copy(job: _Job, state: CopyProgress, display: Display) -> None:
     async with AsyncExitStack() as stack:
         store = open_store(job.directory, writable=job.pulling)
         stack.push_async_callback(store.close)
-        server = await stack.enter_async_context(
-            remote_store(job.url, store.algorithm, job.token, job.access)
-        )
+        server = await stack.enter_async_context(remote_store(job.url, store.algorithm, access=job.access))
         await stack.enter_async_context(background_task(_show(job, state, display)))
         if job.pulling:
             await copy(server, store, job.digests, state)

@@ -73,7 +73,7 @@ def test_list_with_endless_line_is_refused(option: str, tmp_path: Path) -> None:
 def test_endless_token_file_is_refused(tmp_path: Path) -> None:
     done = run("store", "push", "-d", str(tmp_path), "http://127.0.0.1:1", ONE, "--token-file", "/dev/zero")
     assert (done.returncode, done.stderr) == (
-        2, "Error: there are more than 4096 bytes in the token file /dev/zero\n"
+        2, "Error: there are more than 65536 bytes in the token file /dev/zero\n"
     )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ CODES = {
     "IntegrityError": 5, "BlobCorrupt": 5, "HashMismatch": 5, "HashCollision": 5, "WrongBytes": 5,
     "LocalDiskError": 6, "NoRoom": 6, "PayloadMissing": 6, "PayloadChanged": 6,
     "LocalLimit": 6, "CannotAsk": 6,
-    "CopiesMissing": 7,
+    "CopiesMissing": 7, "AccessDenied": 8,
 }  # fmt: skip
 """Every other error is 1."""
 
