@@ -424,6 +424,7 @@ PACKAGE = Path(shardcast.__file__).parent
 DOORS = {
     "peer/session.py:answer",
     "peer/redirects.py:requested",
+    "peer/redirects.py:_send",
     "blobs/client/endpoint.py:Endpoint.request",
     "peer/bulk.py:_WholeHead.begin",
     "peer/heads.py:BoundedResponse.begin",

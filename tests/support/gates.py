@@ -14,7 +14,7 @@ from shardcast.access.credentials import Credentials
 from shardcast.access.secret import Secret
 from shardcast.server.application import application
 
-_SCOPES = {"/report": "report", "/status": "status"}
+_SCOPES = {"/report": "report", "/status": "status", "/v1/push": "archive-push"}
 _OPEN = ("/healthcheck", "/ready")
 _PLACES = (
     "shardcast.nodes.origin.application",

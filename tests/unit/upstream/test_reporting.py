@@ -11,7 +11,9 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any, cast
 
-from shardcast.errors import ServerUnreachable
+import pytest
+
+from shardcast.errors import AccessDenied, ServerUnreachable
 from shardcast.protocol.report import Node
 from shardcast.server.downstream import Downstream
 from shardcast.upstream.follow import Following
@@ -29,6 +31,7 @@ class Upstream:
     clock: Clock
     answers: bool = True
     fails: bool = False
+    refuses: str = ""
     told: list[tuple[float, dict[str, Any]]] = field(default_factory=list)
 
     async def report(self, raw: bytes) -> None:
@@ -37,6 +40,8 @@ class Upstream:
             await asyncio.Event().wait()
         if self.fails:
             raise ServerUnreachable(self.url, "refused")
+        if self.refuses:
+            raise AccessDenied(self.url, self.refuses, ["report"], wants_token=True)
 
     @property
     def times(self) -> list[float]:
@@ -185,3 +190,22 @@ async def test_upstream_without_feed_gets_no_report() -> None:
     async with node.running():
         await node.clock.run(20)
         assert node.upstreams[0].told == []
+
+
+async def test_refused_report_is_logged_once_and_sent_again_after_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node = Reporter(2)
+    node.upstreams[0].refuses = "POST /report: 403: the token lacks the scope"
+    async with node.running():
+        for minute in range(3):
+            await node.clock.run(10)
+            node.me = replace(ME, has=[f"v{minute}"])
+            await node.clock.run(50)
+        assert len(node.upstreams[0].told) == 3
+        assert len(node.upstreams[1].told) > 6
+        assert [record.levelname for record in caplog.records] == ["WARNING"]
+        assert "http://0: POST /report: 403" in caplog.text
+        node.upstreams[0].refuses = ""
+        await node.clock.run(90)
+        assert len(node.upstreams[0].told) > 4
