@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
+import elsewhere
 import followers
 import followers_nginx
 import growth
@@ -47,6 +48,7 @@ CASES = {
         publish.CASE,
         latency.CASE,
         stream.CASE,
+        elsewhere.CASE,
         followers.CASE,
         followers_nginx.CASE,
         startup.CASE,

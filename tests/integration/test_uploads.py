@@ -285,6 +285,7 @@ async def test_newer_request_ends_an_older_one(api: Api) -> None:
     assert (await api.append(upload, 5, b"678"))[1]["offset"] == 8
     never.set()
     await asyncio.wait([older])
+    assert older.exception() is not None or older.result()[0] != 200
     assert (await api.ask("GET", f"/uploads/{upload}"))[1]["offset"] == 8
 
 
