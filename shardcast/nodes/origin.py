@@ -170,9 +170,10 @@ class Origin:
                     get_missing=lambda: folders.unready_reason,
                 ),
             ]
+            # Also without the route: what was left there expires.
+            uploads = UploadTable(folders, publisher, upload_bounds)
+            await stack.enter_async_context(uploads.running())
             if takes_uploads:
-                uploads = UploadTable(folders, publisher, upload_bounds)
-                await stack.enter_async_context(uploads.running())
                 routes.append(partial(add_upload_routes, uploads=uploads))
             # as_sent: a report that is unpacked could grow without bound, and no node compresses its own.
             app = application(node_id, *routes, as_sent=True, bounds=bounds, access=access)

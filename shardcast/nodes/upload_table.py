@@ -68,7 +68,7 @@ class UploadTable:
         folders: VersionFolders,
         publisher: Publisher,
         bounds: UploadBounds | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Have no upload yet; ``running`` takes up those that an earlier run left.
 
@@ -76,7 +76,7 @@ class UploadTable:
             folders: the version folders of the data directory.
             publisher: publishes the payloads.
             bounds: of the uploads.
-            clock: seconds since 1970, comparable with times of files.
+            clock: seconds.
         """
         self._folders = folders
         self._publisher = publisher
@@ -252,7 +252,8 @@ class UploadTable:
             return
         upload = StoredUpload(loaded, self._clock, self._publisher, self._check_room)
         upload.confirm_seconds = self._bounds.confirm_seconds
-        upload.last_used = (await in_thread((folder / "record").stat)).st_mtime
+        written = (await in_thread((folder / "record").stat)).st_mtime
+        upload.last_used = self._clock() - max(0.0, time.time() - written)
         self._uploads[upload.id] = upload
 
     def _was_published(self, version: str) -> bool:
@@ -305,18 +306,25 @@ class UploadTable:
     async def tidy(self) -> None:
         """Remove the uploads whose senders left, and what was remembered for long enough."""
         now = self._clock()
-        for upload in list(self._uploads.values()):
-            if not upload.active and abs(now - upload.last_used) >= self._patience(upload):
-                if not upload.complete:
-                    log.warning(
-                        "upload %s of %s was given up: nothing came for %.0f s",
-                        upload.id[:8], upload.request.name, now - upload.last_used,
-                    )  # fmt: skip
-                await self._remove(upload)
+        idle = [
+            upload
+            for upload in self._uploads.values()
+            if not upload.active and now - upload.last_used >= self._patience(upload)
+        ]
+        for upload in idle:
+            if not upload.complete:
+                log.warning(
+                    "upload %s of %s was given up: nothing came for %.0f s",
+                    upload.id[:8], upload.request.name, now - upload.last_used,
+                )  # fmt: skip
         complete = [upload for upload in self._uploads.values() if upload.complete and not upload.active]
         complete.sort(key=lambda upload: upload.last_used)
-        for upload in complete[: max(0, len(complete) - self._bounds.uploads)]:
-            await self._remove(upload)
+        excess = complete[: max(0, len(complete) - self._bounds.uploads)]
+        for upload in {*idle, *excess}:
+            try:
+                await self._remove(upload)
+            except ShardcastError as error:
+                log.warning("%s", error)
 
     def _patience(self, upload: IncomingUpload) -> float:
         """Return the seconds for which an upload is kept without a request."""

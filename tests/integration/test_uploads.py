@@ -374,6 +374,14 @@ async def test_idle_uploads_expire_and_active_ones_do_not(tmp_path: Path) -> Non
         assert (await sending)[1]["offset"] == 5
 
 
+async def test_uploads_that_were_left_expire_without_publish(tmp_path: Path) -> None:
+    async with running(tmp_path) as origin, ClientSession() as http:
+        await Api(http, origin.url).begin()
+    bounds = UploadBounds(idle_seconds=0.0, tidy_seconds=0.02)
+    async with Origin.running(tmp_path / "data", *HTTP, upload_bounds=bounds) as origin:
+        await until(lambda: not left(origin))
+
+
 async def test_uploads_are_bounded_in_number(tmp_path: Path) -> None:
     async with running(tmp_path, upload_bounds=UploadBounds(uploads=1)) as origin, ClientSession() as http:
         api = Api(http, origin.url)

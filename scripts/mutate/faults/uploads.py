@@ -80,8 +80,8 @@ FAULTS = [
     Fault(
         name="active-upload-expires",
         file=TABLE,
-        old="if not upload.active and abs(now",
-        new="if abs(now",
+        old="if not upload.active and now - upload.last_used",
+        new="if now - upload.last_used",
         tests=TESTS,
     ),
     Fault(
