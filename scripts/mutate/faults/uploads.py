@@ -93,9 +93,9 @@ FAULTS = [
     ),
     Fault(
         name="file-that-changed-while-it-was-sent-is-published",
-        file=SENDER,
-        old="        self._source.check_unchanged()\n        whole = ",
-        new="        whole = ",
+        file="shardcast/nodes/payload_sources.py",
+        old="if not now.same_content(self._before):",
+        new="if now.size != self._before.size:",
         tests=TESTS,
     ),
     Fault(
