@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from shardcast.policy.line_lists import LARGEST_JUMP
+from shardcast.protocol.distribution import Listing
 from tests.support.line_model import Liar, Network, Node, Origin, listing
 
 X, Y, Z = "0a" * 16, "0b" * 16, "0c" * 16
@@ -541,6 +542,20 @@ def Withdrawal_of(o: Origin, number: int):  # type: ignore[no-untyped-def]
 # The model ---------------------------------------------------------------------------------------
 
 
+SETTLED = 400.0
+"""Seconds without an event after which every node must know the newest version, and go on knowing it."""
+LONGEST = 150.0
+"""Seconds, more than any time of the rules: what stays as it is for so long does not change by itself."""
+
+
+def has(node: Node, newest: Listing) -> bool:
+    return (
+        node.local.get(newest.number) == newest
+        and node.standing is not None
+        and not node.standing.place.silent
+    )
+
+
 class Lines(RuleBasedStateMachine):
     """Origins that begin anew, restore and withdraw; nodes and servers that die and come back; a liar that is
     named last. What must hold at any moment, and what must be so once all is quiet."""
@@ -649,7 +664,10 @@ class Lines(RuleBasedStateMachine):
         for node in self.nodes:
             if not node.alive:
                 node.start(self.network.now)
-        self.network.run(400)
+        latest = self.network.now + SETTLED - LONGEST
+        while self.network.now < latest and not all(has(node, one) for node in self.nodes):
+            self.network.run(5)
+        self.network.run(LONGEST)
         for node in self.nodes:
             assert node.memory.origin == self.origin.origin, node.name
             assert node.local.get(one.number) == one, node.name
