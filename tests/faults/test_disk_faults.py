@@ -2,7 +2,8 @@
 
 The outcome of each cell (operation × call × errno) is right, or a clear error with the right exit code and
 nothing lost; and when the fault has gone, all works again. ``make test`` runs a fixed sample, ``make soak``
-all cells (``SHARDCAST_SOAK_CELLS=all``)."""
+all cells (``SHARDCAST_SOAK_CELLS=all``), each operation in a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +27,16 @@ CELLS = os.environ.get("SHARDCAST_SOAK_CELLS", "")
 SAMPLE = {"origin": 4, "client": 6, "middle": 2, "store": 3}
 """Cells of each operation, by role."""
 PATIENCE = 7200 if CELLS else 170
-"""Seconds for one role."""
+"""Seconds for one process."""
 ROOT = Path(__file__).parents[2]
+
+
+def runs() -> list[tuple[str, str]]:
+    """Return the role of each process, and its one operation; empty for a sample of all."""
+    if not CELLS:
+        return [(role, "") for role in SAMPLE]
+    modules = {role: import_module(f"tests.support.faults.{role}") for role in SAMPLE}
+    return [(role, kind.name) for role, module in modules.items() for kind in module.OPERATIONS]
 
 
 @dataclass
@@ -47,12 +57,12 @@ class Told:
         return told
 
 
-def run(role: str, shim: Path, place: Path) -> Told:
-    """Run a role's cells in a process of its own."""
+def run(role: str, operation: str, shim: Path, place: Path) -> Told:
+    """Run the cells of a role, or of one of its operations, in a process of its own."""
     make_file(place / "control")
     (place / "roles").mkdir()
     words = [sys.executable, "-m", "tests.support.faults", role, str(place / "roles")]
-    words += [] if CELLS else [str(SAMPLE[role])]
+    words += ["all", operation] if CELLS else [str(SAMPLE[role])]
     env = processes.environment(**{VARIABLE: str(place / "control"), "LD_PRELOAD": str(shim)})
     done = subprocess.run(
         words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=PATIENCE, check=False
@@ -67,11 +77,11 @@ def describe(result: dict[str, Any]) -> str:
 
 
 @pytest.mark.timeout(PATIENCE + 10)
-@pytest.mark.parametrize("role", SAMPLE)
+@pytest.mark.parametrize(("role", "operation"), runs())
 def test_each_disk_error_ends_right_or_clearly_and_loses_nothing(
-    role: str, shim: Path, tmp_path: Path
+    role: str, operation: str, shim: Path, tmp_path: Path
 ) -> None:
-    told = run(role, shim, tmp_path)
+    told = run(role, operation, shim, tmp_path)
     made = {call for calls in told.calls.values() for call, _ in calls}
     assert made <= CALLS[role], f"the matrix does not know that {role} calls {made - CALLS[role]}"
     wrong = [one for one in told.results if one["problems"]]

@@ -1,6 +1,7 @@
 """One role's matrix, in a process with the shim: a line of JSON for each recorded call and each cell.
 
-``python -m tests.support.faults ROLE PLACE [COUNT]`` runs all cells, or COUNT of them, always the same.
+``python -m tests.support.faults ROLE PLACE [COUNT [OPERATION]]`` runs all cells, or COUNT of each operation,
+always the same; ``all`` for all of one operation.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main(role: str, place: Path, count: int | None, only: str = "") -> None:
         role: name of the role's module.
         place: folder for all files.
         count: cells of each operation; None for all.
-        only: text that an operation's name must contain.
+        only: name of the one operation to run; empty for all.
     """
     os.environ.pop("LD_PRELOAD", None)  # what is started here is as it is
     stdout, stderr = sys.stdout, sys.stderr
@@ -48,7 +49,7 @@ def main(role: str, place: Path, count: int | None, only: str = "") -> None:
         folder = place / str(number)
         folder.mkdir()
         operation = kind(folder, nodes)
-        if only and only not in operation.name:
+        if only and only != operation.name:
             continue
         matrix = Matrix(operation, control, watch)
         try:
@@ -73,7 +74,7 @@ def main(role: str, place: Path, count: int | None, only: str = "") -> None:
 if __name__ == "__main__":
     words, stderr = sys.argv[1:], sys.stderr
     try:
-        main(words[0], Path(words[1]), int(words[2]) if len(words) > 2 else None, *words[3:])
+        main(words[0], Path(words[1]), int(words[2]) if words[2:] and words[2] != "all" else None, *words[3:])
     except Exception:  # noqa: BLE001  stderr is the roles'
         traceback.print_exc(file=stderr)
         sys.exit(1)
