@@ -51,6 +51,11 @@ class FairLimit:
         """The limits."""
         return self._shares.rates
 
+    @property
+    def readers(self) -> int:
+        """Readers now."""
+        return self._shares.readers
+
     def open(self, address: Hashable, *, counted: bool = True) -> Share:
         """Return the share of a new reader; the caller closes it.
 
@@ -90,6 +95,15 @@ class FairLimit:
         with self._lock:
             self._shares.close(address, unused, self._clock())
         self.freed.notify()
+
+
+def describe_limits(**limits: FairLimit | None) -> dict[str, int | None]:
+    """Return limits by ``name`` and ``name_per_address``, as ``/status`` shows them; None without one."""
+    described: dict[str, int | None] = {}
+    for name, limit in limits.items():
+        rates = limit.rates if limit else Rates()
+        described |= {name: rates.total, f"{name}_per_address": rates.per_address}
+    return described
 
 
 class Share:

@@ -14,6 +14,7 @@ from shardcast.cli.access_options import (
     client_access_options,
     server_access_options,
 )
+from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 
 
@@ -32,6 +33,7 @@ from shardcast.cli.serving import ForegroundNode
 @options.retention_options
 @options.origin_id_option
 @server_access_options
+@upload_limit_options
 @client_access_options
 @options.logging_options
 @options.node_options
@@ -44,6 +46,7 @@ def middle(
     retention: options.Retention,
     origin_id: str | None,
     server_access: ServerAccessOptions,
+    upload_limits: UploadLimitOptions,
     client_access: ClientAccessOptions,
     ready_fd: int | None,
     parent: int | None,
@@ -68,7 +71,7 @@ def middle(
         keep=retention.keep,
         max_bytes=retention.max_bytes,
         origin_id=origin_id,
-        bounds=Bounds(trusted=listening.trusted_proxy or ()),
+        bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         upstream_access=foreground.prepare(client_access.load),
     )

@@ -9,6 +9,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.access_options import ServerAccessOptions, server_access_options
+from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 from shardcast.protocol.wire import MAX_VERSION
 
@@ -45,6 +46,7 @@ from shardcast.protocol.wire import MAX_VERSION
 )
 @options.json_option
 @server_access_options
+@upload_limit_options
 @options.logging_options
 @options.node_options
 def origin(
@@ -59,6 +61,7 @@ def origin(
     takes_uploads: bool,
     as_json: bool,
     server_access: ServerAccessOptions,
+    upload_limits: UploadLimitOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -88,7 +91,7 @@ def origin(
         first_version=first_version,
         listed_digest=legacy_digest,
         max_bytes=retention.max_bytes,
-        bounds=Bounds(trusted=listening.trusted_proxy or ()),
+        bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         takes_uploads=takes_uploads,
     )

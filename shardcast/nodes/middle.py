@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import socket
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.concurrency import background_task
 from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.fair_limit import FairLimit, describe_limits
 from shardcast.nodes.fetch_loop import FetchLoop
 from shardcast.nodes.line_keeper import LineOnDisk
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
@@ -57,6 +58,7 @@ class Middle:
         peers: Sequence[Peer],
         *,
         interval: float,
+        limits: Mapping[str, int | None],
         origin_id: str | None = None,
     ) -> None:
         self.url = ""
@@ -68,6 +70,7 @@ class Middle:
             peers, interval, node_id=node_id, memory=LineOnDisk(folders), accepted=origin_id
         )
         self._interval = interval
+        self._limits = limits
         self._fetch_loop = FetchLoop(folders, self._following, peers, node_id)
 
     @classmethod
@@ -86,6 +89,7 @@ class Middle:
         bounds: Bounds | None = None,
         access: ServerAccess | None = None,
         upstream_access: ClientAccess | None = None,
+        downloads: FairLimit | None = None,
     ) -> AsyncIterator[Middle]:
         """Run a middle while the block runs.
 
@@ -102,6 +106,7 @@ class Middle:
             bounds: on what its clients may do.
             access: rules of its listener; None where all may send requests.
             upstream_access: its access to the upstreams.
+            downloads: limit of the bytes that it receives; None for no limit.
 
         Raises:
             DataDirInUse: another process holds the data directory.
@@ -115,10 +120,13 @@ class Middle:
             folders = await stack.enter_async_context(
                 open_data_dir(data_dir, "middle", keep=keep, max_bytes=max_bytes, resume=True)
             )
-            session = await stack.enter_async_context(open_session(access=upstream_access))
+            session = await stack.enter_async_context(
+                open_session(access=upstream_access, downloads=downloads)
+            )
             node_id = secrets.token_hex(8)
             peers = [Peer(url, session) for url in upstreams]
-            middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id)
+            limits = describe_limits(upload=bounds.uploads if bounds else None, download=downloads)
+            middle = cls(node_id, folders, peers, interval=check_interval, origin_id=origin_id, limits=limits)
             routes = (
                 partial(add_version_routes, shelf=folders),
                 partial(add_digest_routes, shards=VersionBlobs(folders)),
@@ -144,6 +152,7 @@ class Middle:
         place = self.place()
         return {
             **self._status.as_dict(place.origin, place.distance),
+            "limits": self._limits,
             "seconds_since_contact": round(time.monotonic() - max(heard), 1) if heard else None,
             "upstreams": describe_upstreams(followers),
             "transfers": [describe_transfer(transfer) for transfer in fetcher.transfers],

@@ -17,6 +17,7 @@ from shardcast.access.server_access import ServerAccess
 from shardcast.blobs.server.shards import add_digest_routes
 from shardcast.blobs.version_blobs import VersionBlobs
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS, SHARD_SIZE
+from shardcast.fair_limit import describe_limits
 from shardcast.nodes.legacy_import import import_legacy_versions
 from shardcast.nodes.open_data_dir import cancel_and_raise, open_data_dir
 from shardcast.nodes.publisher import Confirm, PendingBroadcast, Publisher
@@ -152,6 +153,7 @@ class Origin:
                     directory.origin_id,
                 )
             downstream = Downstream(node_id)
+            limits = describe_limits(upload=bounds.uploads if bounds else None)
             status = Status("origin", node_id, folders, downstream)
             routes: list[Callable[[web.Application], None]] = [
                 partial(add_version_routes, shelf=folders),
@@ -166,7 +168,7 @@ class Origin:
                 partial(add_report_routes, downstream=downstream),
                 partial(
                     add_health_routes,
-                    status=lambda: status.as_dict(directory.origin_id, 0),
+                    status=lambda: status.as_dict(directory.origin_id, 0) | {"limits": limits},
                     get_missing=lambda: folders.unready_reason,
                 ),
             ]

@@ -26,6 +26,7 @@ from shardcast.errors import (
     ServerUnreachable,
     ShardcastError,
 )
+from shardcast.fair_limit import FairLimit
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import CountedResponse, HeadTimeout, read_head
 from shardcast.peer.pace import Upload
@@ -48,19 +49,34 @@ class Session:
         threads: for the bytes of shards, a thread for each answer.
         closing: called at the end.
         access: what the servers are shown, and what is required of them.
+        downloads: limit of the bytes of versions and blobs that are received; None for no limit.
+        uploads: limit of the bytes of blobs that are sent; None for no limit.
     """
 
     http: aiohttp.ClientSession
     threads: ThreadPool
     closing: list[Callable[[], None]]
     access: ClientAccess = field(default_factory=ClientAccess)
+    downloads: FairLimit | None = None
+    uploads: FairLimit | None = None
 
 
 @asynccontextmanager
 async def open_session(
-    timeout: float = HTTP_TIMEOUT, access: ClientAccess | None = None
+    timeout: float = HTTP_TIMEOUT,
+    access: ClientAccess | None = None,
+    *,
+    downloads: FairLimit | None = None,
+    uploads: FairLimit | None = None,
 ) -> AsyncIterator[Session]:
-    """Open a session for any number of servers; ``timeout`` in seconds without a byte."""
+    """Open a session for any number of servers.
+
+    Args:
+        timeout: seconds without a byte.
+        access: to the servers.
+        downloads: limit of the bytes of versions and blobs that are received; None for no limit.
+        uploads: limit of the bytes of blobs that are sent; None for no limit.
+    """
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
     async with aiohttp.ClientSession(
         connector=connector,
@@ -76,7 +92,7 @@ async def open_session(
         threads = ThreadPool(_MAX_ANSWERS, "shardcast-bulk", _give_way, dedicated=True)
         closing: list[Callable[[], None]] = []
         try:
-            yield Session(session, threads, closing, access or ClientAccess())
+            yield Session(session, threads, closing, access or ClientAccess(), downloads, uploads)
         finally:
             for close in closing:
                 close()

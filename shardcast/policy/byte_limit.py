@@ -116,6 +116,7 @@ class FairShares:
     Attributes:
         rates: the limits.
         waited_until: end of the last wait for the limit in all.
+        readers: readers now.
     """
 
     def __init__(self, rates: Rates, now: float) -> None:
@@ -129,7 +130,8 @@ class FairShares:
         self.waited_until = float("-inf")
         self._total = Schedule(rates.total, now) if rates.total else None
         self._addresses: dict[Hashable, Address] = {}
-        self._readers = self._busy = 0  # readers, and addresses with any
+        self.readers = 0
+        self._busy = 0  # addresses with readers
 
     @property
     def remembered(self) -> int:
@@ -146,14 +148,14 @@ class FairShares:
         """
         address = self._find(key, now, counted)
         self._busy += not address.readers
-        self._readers += 1
+        self.readers += 1
         address.readers += 1
         return address
 
     def close(self, address: Address, unused: int, now: float) -> None:
         """Remove a reader, and give back what it has not used of its last slot."""
         address.readers -= 1
-        self._readers -= 1
+        self.readers -= 1
         self._busy -= not address.readers
         for schedule in (self._total, address.schedule):
             if schedule and unused:
@@ -170,7 +172,7 @@ class FairShares:
         local = address.readers if address and address.schedule else 0
         if rates.per_address and local and (local + 1) * share > rates.per_address:
             return True
-        return bool(rates.total and self._readers and (self._readers + 1) * share > rates.total)
+        return bool(rates.total and self.readers and (self.readers + 1) * share > rates.total)
 
     def portion(self, address: Address) -> int:
         """Return the bytes of a slot of one reader at an address."""

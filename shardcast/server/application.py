@@ -24,6 +24,7 @@ from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.guard import Guard
 from shardcast.server.unframed import end_in_order, end_in_reset
+from shardcast.server.upload_limit import SHARES
 from shardcast.store.data_dir_layout import own_folder
 from shardcast.store.special_files import (
     clear_sockets,
@@ -77,6 +78,7 @@ def application(
         ],
     )
     app[BOUNDS], app[CONNECTIONS], app[ACCESS] = bounds, connections, access
+    app[SHARES] = {}
     app.cleanup_ctx.append(connections.run)
     if guard:
         guard.add_to(app)

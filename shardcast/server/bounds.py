@@ -14,6 +14,7 @@ from aiohttp import web
 
 from shardcast import constants
 from shardcast.addresses import Network, parse_networks
+from shardcast.fair_limit import FairLimit
 
 Address = IPv4Address | IPv6Address
 
@@ -37,6 +38,7 @@ class Bounds:
         all_bytes: bytes of bodies and of unsent answers in memory, of all connections together.
         connections: open connections of one address.
         trusted: networks whose connections are not counted; those of this machine never are.
+        uploads: limit of the bytes that all listeners of the node send together; None for no limit.
     """
 
     head_seconds: float = field(default_factory=lambda: constants.HEAD_TIMEOUT)
@@ -48,18 +50,25 @@ class Bounds:
     all_bytes: int = field(default_factory=lambda: constants.LISTENER_MEMORY)
     connections: int = field(default_factory=lambda: constants.CONNECTIONS_PER_ADDRESS)
     trusted: tuple[Network, ...] = field(default_factory=lambda: parse_networks(constants.TRUSTED_PROXY))
+    uploads: FairLimit | None = None
 
     def counted_address(self, host: str) -> Address | None:
         """Return the address under which a connection from ``host`` counts; None where it does not count."""
+        address = self.limited_address(host)
+        return None if address is None or address.is_loopback else address
+
+    def limited_address(self, host: str) -> Address | None:
+        """Return the address whose bytes ``host`` takes; None for a trusted proxy.
+
+        This machine is an address like others: a proxy on it is named as trusted.
+        """
         try:
             address = ip_address(host.partition("%")[0])
         except ValueError:
             return None
         if isinstance(address, IPv6Address) and address.ipv4_mapped:
             address = address.ipv4_mapped
-        if address.is_loopback or any(address in network for network in self.trusted):
-            return None
-        return address
+        return None if any(address in network for network in self.trusted) else address
 
 
 @dataclass

@@ -17,6 +17,7 @@ from aiohttp import web
 
 from shardcast.concurrency import background_task
 from shardcast.server.bounds import Address, BodyMemory, Bounds
+from shardcast.server.upload_limit import release
 from shardcast.server.watch import Watch
 from shardcast.server.writing import write_body
 
@@ -111,6 +112,7 @@ class Connections:
             slow.force_close()
             raise slow from None
         finally:
+            release(request)
             watch.end_request()
 
     def watch_of(self, request: web.Request) -> Watch:

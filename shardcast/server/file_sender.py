@@ -9,7 +9,8 @@ from typing import BinaryIO
 from aiohttp import web
 
 from shardcast.server.bounds import bounds_of
-from shardcast.server.writing import write
+from shardcast.server.upload_limit import take
+from shardcast.server.writing import write_granted
 from shardcast.store.holds import Reader
 
 log = logging.getLogger(__name__)
@@ -43,20 +44,21 @@ class FileSender:
         Raises:
             ConnectionResetError: the reader went away, or took nothing for too long.
         """
-        loop, end = asyncio.get_running_loop(), offset + count
+        loop, end, granted = asyncio.get_running_loop(), offset + count, 0
         while offset < end:
+            granted = granted or await take(self._request, end - offset)
             started = loop.time()
             try:
-                sent = await self._send_portion(offset, end - offset)
+                sent = await self._send_portion(offset, granted)
             except (NotImplementedError, asyncio.SendfileNotAvailableError):
                 self._by_sendfile = False
                 continue
-            offset += sent
+            offset, granted = offset + sent, granted - sent
             self._reader.sent += sent
             self._adapt(loop.time() - started)
 
-    async def _send_portion(self, offset: int, left: int) -> int:
-        """Send the next bytes, at most ``left``, and return their number.
+    async def _send_portion(self, offset: int, granted: int) -> int:
+        """Send the next bytes, at most ``granted``, and return their number.
 
         Raises:
             ConnectionResetError: the reader went away, or took nothing for too long.
@@ -65,7 +67,7 @@ class FileSender:
         request, transport = self._request, self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the reader went away")
-        portion = min(left, self._portion if self._by_sendfile else _FALLBACK_CHUNK)
+        portion = min(granted, self._portion if self._by_sendfile else _FALLBACK_CHUNK)
         stalled = bounds_of(request).reader_seconds
         try:
             if self._by_sendfile:
@@ -75,7 +77,7 @@ class FileSender:
             else:
                 self._file.seek(offset)
                 chunk = await asyncio.to_thread(self._file.read, portion)
-                await write(request, self._response, chunk)
+                await write_granted(request, self._response, chunk)
         except (NotImplementedError, asyncio.SendfileNotAvailableError):
             raise
         except RuntimeError as error:  # sendfile's, when the reader went away since is_closing was checked

@@ -23,7 +23,8 @@ from shardcast.protocol.wire import (
 )
 from shardcast.server.conditional import select
 from shardcast.server.file_sender import FileSender
-from shardcast.server.writing import UNBUFFERED_HEADERS, write
+from shardcast.server.upload_limit import admit
+from shardcast.server.writing import UNBUFFERED_HEADERS, write_in_turn
 from shardcast.store.file_errors import is_absent, is_of_file
 from shardcast.store.holds import Reader
 from shardcast.store.interfaces import BlobReader, Span
@@ -99,7 +100,7 @@ async def send_blob(
             part = data[max(0, answer.start - position) :]
             position += len(data)
             if part:
-                await write(request, response, part)
+                await write_in_turn(request, response, part)
                 reader.sent += len(part)
 
     return await answer.respond(WHOLE, send)
@@ -168,8 +169,14 @@ class _Answer:
     async def respond(
         self, state: str, send: Callable[[web.StreamResponse], Awaitable[None]]
     ) -> web.StreamResponse:
-        """Send the head, and the bytes by ``send``; an error on the way aborts the connection."""
+        """Send the head, and the bytes by ``send``; an error on the way aborts the connection.
+
+        Raises:
+            HTTPServiceUnavailable: an upload limit has no room for another reader.
+        """
         request = self._request
+        if request.method != "HEAD":
+            await admit(request)
         response = web.StreamResponse(status=self._status, headers={**self._headers, STATE_HEADER: state})
         response.content_length = self.end - self.start
         try:

@@ -7,6 +7,7 @@ import asyncio
 from aiohttp import hdrs, web
 
 from shardcast.server.bounds import bounds_of
+from shardcast.server.upload_limit import count, take, take_all
 
 UNBUFFERED_HEADERS = {"X-Accel-Buffering": "no"}
 """Headers of an answer that is made while it is sent. nginx holds the head and up to 8 KiB of other answers
@@ -15,13 +16,34 @@ PORTION = 64 << 10
 """Bytes that are handed to the transport at a time: it copies what the socket does not take."""
 
 
+class BlobResponse(web.Response):
+    """A whole answer whose body goes in turn under an upload limit, however small it is."""
+
+
 async def write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
     """Write ``data`` to an answer that is prepared, as fast as its reader takes it.
+
+    An upload limit counts the bytes, and does not delay them.
 
     Raises:
         ConnectionError: the reader went away.
         TimeoutError: the reader takes nothing for ``Bounds.reader_seconds``.
     """
+    count(request, len(data))
+    await write_granted(request, response, data)
+
+
+async def write_in_turn(request: web.Request, response: web.StreamResponse, data: bytes) -> None:
+    """Write ``data`` like ``write``, each portion when an upload limit allows it."""
+    view, end, start = memoryview(data), len(data), 0
+    while start < end:
+        granted = await take(request, end - start)
+        await write_granted(request, response, view[start : start + granted])
+        start += granted
+
+
+async def write_granted(request: web.Request, response: web.StreamResponse, data: bytes | memoryview) -> None:
+    """Write ``data`` like ``write``, after an upload limit has allowed it."""
     seconds, view = bounds_of(request).reader_seconds, memoryview(data)
     for start in range(0, len(data), PORTION):
         async with asyncio.timeout(seconds):  # not wait_for, whose task costs more than a feed's line
@@ -42,8 +64,13 @@ async def write_body(request: web.Request, response: web.Response) -> None:
     if isinstance(body, (bytes, bytearray)) and len(body) > PORTION and not response.compression:
         if request.method != hdrs.METH_HEAD:
             try:
-                await write(request, response, bytes(body))
+                await write_in_turn(request, response, bytes(body))
             except TimeoutError:
                 raise ConnectionResetError("the reader stalled") from None
         response.body = None
+    elif isinstance(body, (bytes, bytearray)) and request.method != hdrs.METH_HEAD:
+        if isinstance(response, BlobResponse):
+            await take_all(request, len(body))
+        else:
+            count(request, len(body))
     await response.write_eof()

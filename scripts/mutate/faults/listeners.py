@@ -31,15 +31,15 @@ FAULTS = [
     Fault(
         name="connections-of-this-machine-are-counted",
         file=BOUNDS,
-        old="if address.is_loopback or any(",
-        new="if any(",
+        old="None if address is None or address.is_loopback else address",
+        new="address",
         tests=COUNTED,
     ),
     Fault(
         name="connections-of-a-trusted-proxy-are-counted",
         file=BOUNDS,
-        old="if address.is_loopback or any(address in network for network in self.trusted):",
-        new="if address.is_loopback:",
+        old="None if any(address in network for network in self.trusted) else address",
+        new="address",
         tests=COUNTED,
     ),
     Fault(

@@ -29,6 +29,7 @@ from shardcast.blobs.server.archive_routes.context import ArchiveContext, Stagin
 from shardcast.blobs.server.archive_routes.routes import add_archive_routes
 from shardcast.disk_errors import disk_errors
 from shardcast.errors import LocalDiskError, UsageError
+from shardcast.fair_limit import FairLimit, describe_limits
 from shardcast.folders import make_folder
 from shardcast.peer.session import open_session
 from shardcast.server.application import application, serve
@@ -105,6 +106,7 @@ class ArchiveNode:
         bounds: Bounds | None = None,
         access: ServerAccess | None = None,
         mirror_access: ClientAccess | None = None,
+        downloads: FairLimit | None = None,
     ) -> AsyncIterator[Self]:
         """Serve a store of SHA-256.
 
@@ -123,6 +125,7 @@ class ArchiveNode:
             bounds: of the listeners.
             access: rules of the listeners; None where all may send requests.
             mirror_access: its access to the servers of ``mirror``.
+            downloads: limit of the bytes that it fetches from them; None for no limit.
 
         Raises:
             UsageError: the store is of another digest, or ``mirror`` has what is no address, or not https
@@ -137,7 +140,9 @@ class ArchiveNode:
             stack.push_async_callback(access_stats.close)
             upstream: MirrorStore | None = None
             if mirror:
-                session = await stack.enter_async_context(open_session(access=mirror_access))
+                session = await stack.enter_async_context(
+                    open_session(access=mirror_access, downloads=downloads)
+                )
                 servers = [RemoteStore(url, session, max_size=max_blob) for url in mirror]
                 upstream = MirrorStore(store, servers, node_id, max_length=max_blob)
                 stack.push_async_callback(upstream.close)
@@ -152,6 +157,7 @@ class ArchiveNode:
                     "software": f"shardcast {installed('shardcast')}",
                     "seconds_up": round(time.monotonic() - started, 1),
                     "hits": context.hits,
+                    "limits": describe_limits(upload=bounds.uploads if bounds else None, download=downloads),
                     "mirror_of": list(mirror),
                     "mirror": asdict(upstream.counts) if upstream else None,
                 }

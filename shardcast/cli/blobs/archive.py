@@ -15,6 +15,7 @@ from shardcast.cli.access_options import (
     mirror_access_options,
     server_access_options,
 )
+from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -69,6 +70,7 @@ def archive() -> None:
 @options.trusted_proxy_option
 @server_access_options
 @mirror_access_options
+@upload_limit_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -84,6 +86,7 @@ def serve(
     trusted_proxy: tuple[Network, ...] | None,
     server_access: ServerAccessOptions,
     mirror_access: MirrorAccessOptions,
+    upload_limits: UploadLimitOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -104,7 +107,7 @@ def serve(
         token=read_token(token_file) if token_file else None,
         mirror=servers,
         max_blob=max_blob,
-        bounds=Bounds(trusted=trusted_proxy or ()),
+        bounds=Bounds(trusted=trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         mirror_access=foreground.prepare(mirror_access.load),
     )

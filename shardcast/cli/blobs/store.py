@@ -16,6 +16,7 @@ from shardcast.cli.blobs.copy import pull, push
 from shardcast.cli.blobs.gc import gc, pin, unpin
 from shardcast.cli.blobs.objects import get, has, ls, put, stat
 from shardcast.cli.blobs.verify import verify
+from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
 from shardcast.cli.serving import ForegroundNode
 from shardcast.errors import AddressTaken, ShardcastError
 
@@ -84,6 +85,7 @@ def _option(name: str, *words: Any, **settings: Any) -> Callable[[options.Comman
 @click.option("--timeout", type=float, help="End after so many seconds without a request.")
 @options.trusted_proxy_option
 @store_access_options
+@upload_limit_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -101,6 +103,7 @@ def serve(
     timeout: float | None,
     trusted_proxy: tuple[Network, ...] | None,
     server_access: ServerAccessOptions,
+    upload_limits: UploadLimitOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -126,8 +129,8 @@ def serve(
     settings = StoreSettings(
         Path(directory), algorithm, layout or None, extra, writable=writable, lock_seconds=lock_timeout
     )
-    bounds = Bounds(trusted=trusted_proxy or ())
     foreground = ForegroundNode(ready_fd, parent)
+    bounds = Bounds(trusted=trusted_proxy or (), uploads=foreground.prepare(upload_limits.load))
     node = StoreServer.running(
         settings,
         host,

@@ -25,7 +25,8 @@ from shardcast.protocol.wire import BYTES, VIA_HEADER, parse_via
 from shardcast.server.bodies import BodyTooLarge, read_body
 from shardcast.server.connections import BodyTooSlow
 from shardcast.server.hang_ups import open_while_connected
-from shardcast.server.writing import write
+from shardcast.server.upload_limit import admit
+from shardcast.server.writing import write_in_turn
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Pulls:
         wanted: dict[str, int] = {}
         for key, size in pairs:
             wanted.setdefault(key, size)
+        await admit(request)
         response = compressed(request, web.StreamResponse(headers={"Content-Type": BYTES}))
         try:
             missing = await self._send_local(request, response, wanted)
@@ -108,7 +110,7 @@ class Pulls:
                     self._context.hits += 1
             if frames:
                 await response.prepare(request)
-                await write(request, response, b"".join(frames))
+                await write_in_turn(request, response, b"".join(frames))
         for key, length in wanted.items():
             if length > _SMALL:
                 if await self._send_one(request, response, key, length):
@@ -134,13 +136,13 @@ class Pulls:
                     return True
                 started = True
                 await response.prepare(request)
-                await write(request, response, bytes.fromhex(key))
+                await write_in_turn(request, response, bytes.fromhex(key))
                 left = length
                 while left:
                     data = await blob.read(min(_CHUNK, left))
                     if not data:
                         raise BlobCorrupt(f"{key} is shorter than it was said to be")
-                    await write(request, response, data)
+                    await write_in_turn(request, response, data)
                     left -= len(data)
         except (BlobMissing, BlobCorrupt) as error:
             if started:

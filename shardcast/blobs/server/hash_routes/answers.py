@@ -21,7 +21,8 @@ from shardcast.errors import LocalDiskError
 from shardcast.protocol.wire import TEXT, etag
 from shardcast.server.conditional import select
 from shardcast.server.file_sender import FileSender
-from shardcast.server.writing import write
+from shardcast.server.upload_limit import admit
+from shardcast.server.writing import BlobResponse, write_in_turn
 from shardcast.store.holds import READ, Reader
 
 log = logging.getLogger(__name__)
@@ -100,14 +101,20 @@ class AnswerHead:
 
     def with_body(self, data: bytes) -> web.Response:
         """Return the answer with a blob whose bytes are in memory."""
-        return self.answer or web.Response(
+        return self.answer or BlobResponse(
             body=data[self.start : self.end], status=self.status, headers=self.headers
         )
 
     @asynccontextmanager
     async def answering(self) -> AsyncIterator[web.StreamResponse]:
-        """Send the head, yield the response for its body, and end it; break the connection off on failure."""
+        """Send the head, yield the response for its body, and end it; break the connection off on failure.
+
+        Raises:
+            HTTPServiceUnavailable: an upload limit has no room for another reader.
+        """
         request = self.request
+        if request.method != "HEAD":
+            await admit(request)
         response = web.StreamResponse(status=self.status, headers=self.headers)
         response.content_length = self.end - self.start
         try:
@@ -238,7 +245,9 @@ async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -
 
         try:
             while part := await store.verified.hashing.run(next_part):
-                await write(head.request, response, last)  # the last part only when the digest is right
+                await write_in_turn(
+                    head.request, response, last
+                )  # the last part only when the digest is right
                 last = part
             if check.finish() != head.digest:
                 raise CorruptOnTheWay(f"the bytes of {file.path} are not what its name says")
@@ -248,5 +257,5 @@ async def send_decoded(head: AnswerHead, file: BlobFile, store: BlobDirectory) -
         except CorruptOnTheWay:
             store.verified.forget(head.digest, file.stat_result)
             raise
-        await write(head.request, response, last)
+        await write_in_turn(head.request, response, last)
     return response
