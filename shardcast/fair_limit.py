@@ -18,6 +18,7 @@ class FairLimit:
     Attributes:
         freed: notified when a reader has ended.
         sleep: waits for so many seconds.
+        wait: waits in a thread for an event, so many seconds at most, and returns whether it is set.
     """
 
     def __init__(
@@ -25,6 +26,7 @@ class FairLimit:
         rates: Rates,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
     ) -> None:
         """Hold ``rates``; ``clock`` is monotonic.
 
@@ -33,6 +35,7 @@ class FairLimit:
         """
         self.freed = Notifier()
         self.sleep = sleep
+        self.wait = wait
         self._clock = clock
         self._lock = threading.Lock()
         self._shares = FairShares(rates, clock())
@@ -146,20 +149,19 @@ class Share:
         while count > 0:
             count -= await self.take(count)
 
-    def take_in_thread(self, wanted: int, left: int, wait: Callable[[float], bool]) -> int:
+    def take_in_thread(self, wanted: int, left: int, cancelled: threading.Event) -> int:
         """Wait like ``take``, in a thread.
 
         Args:
             wanted: bytes, at least 1.
             left: bytes that the reader will take from now on.
-            wait: waits for so many seconds, and returns True where the reader was cancelled meanwhile. No
-                byte may go then.
+            cancelled: set when the reader is cancelled: the wait ends, and no byte may go.
         """
         if not self._granted:
             count = min(left, self._limit.portion(self._address))
             for schedule in self._schedules:
                 seconds = self._limit.reserve(schedule, count)
-                if seconds and wait(seconds):
+                if seconds and self._limit.wait(cancelled, seconds):
                     return 0
             self._granted = count
         return self._use(wanted)

@@ -50,6 +50,7 @@ def initialize(
     first_version: int = 1,
     tokens: StrPath | None = None,
     publish: bool = False,
+    upload_limit: int | None = None,
 ) -> None:
     """Start an origin in a child process and wait until it listens.
 
@@ -65,11 +66,12 @@ def initialize(
         tokens: file of tokens (``shardcast token new``), of which each request needs one; None for the file
             that ``SHARDCAST_TOKENS`` names, or none.
         publish: whether the origin takes payloads from elsewhere (``broadcast(path, to=…)``).
+        upload_limit: bytes a second to send at most; None for no limit.
 
     Raises:
         DataDirInUse: another process works on the data directory.
         LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
-        UsageError: there is no such version number, or the file of tokens is broken.
+        UsageError: a number, a limit or the file of tokens makes no sense.
         NodeFailed: the port is taken, or the process could not start.
     """
     global _origin
@@ -86,6 +88,7 @@ def initialize(
             first_version=first_version,
             tokens=tokens,
             publish=publish,
+            upload_limit=upload_limit,
         )
         atexit.register(_at_exit)
 

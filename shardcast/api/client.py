@@ -17,6 +17,7 @@ from shardcast.access.secret import Secret
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
+from shardcast.fair_limit import FairLimit
 from shardcast.nodes.client import LATEST, Client, Release
 from shardcast.protocol.distribution import Withdrawal, is_version
 
@@ -91,6 +92,7 @@ class ClientNode:
         *,
         origin_id: str | None = None,
         token: str | None = None,
+        download_limit: int | None = None,
     ) -> None:
         """Remember the servers; nothing is asked yet.
 
@@ -100,10 +102,11 @@ class ClientNode:
             origin_id: id of the only line of versions to accept; None for the first server's line.
             token: token to show to the servers, or lines ``host=token``; None for those of
                 ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
+            download_limit: bytes a second to receive at most, by all downloads together; None for no limit.
 
         Raises:
-            UsageError: a server or a token is malformed, there is no server, or one is not https while
-                ``SHARDCAST_REQUIRE_TLS`` is set.
+            UsageError: a server or a token is malformed, the limit is too low, there is no server, or one is
+                not https while ``SHARDCAST_REQUIRE_TLS`` is set.
             LocalDiskError: the token file can't be read.
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
@@ -113,10 +116,17 @@ class ClientNode:
         self._access.check_servers(self.servers)
         self.output_dir = str(Path(output_dir).absolute())
         self._origin_id = origin_id
+        self._downloads = FairLimit.of(download_limit)
 
     def _client(self) -> Client:
         """Return an asynchronous client of the same servers, to be opened once."""
-        return Client(self.servers, self.output_dir, origin_id=self._origin_id, access=self._access)
+        return Client(
+            self.servers,
+            self.output_dir,
+            origin_id=self._origin_id,
+            access=self._access,
+            downloads=self._downloads,
+        )
 
     def list_available_versions(self) -> dict[str, str]:
         """Return the versions on offer.

@@ -21,6 +21,7 @@ from shardcast.control.waiting import check_copies, check_wait, finish
 from shardcast.control.writer import BroadcastWriter
 from shardcast.errors import NodeFailed, NoNode, ShardcastError, UsageError
 from shardcast.nodes.child_process import NodeProcess
+from shardcast.policy.byte_limit import Rates
 from shardcast.protocol.distribution import Withdrawal
 from shardcast.protocol.wire import MAX_VERSION
 from shardcast.sharding.publishing import check_payload
@@ -57,6 +58,7 @@ class OriginServer:
         first_version: int = 1,
         tokens: StrPath | None = None,
         publish: bool = False,
+        upload_limit: int | None = None,
     ) -> None:
         """Start the origin and wait until it listens.
 
@@ -70,21 +72,24 @@ class OriginServer:
             tokens: file of tokens, of which each request needs one; None for the file that
                 ``SHARDCAST_TOKENS`` names, or none.
             publish: whether the origin takes payloads from elsewhere.
+            upload_limit: bytes a second to send at most; None for no limit.
 
         Raises:
             DataDirInUse: another process works on the data directory.
             LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
-            UsageError: there is no such version number, or the file of tokens is broken.
+            UsageError: a number, a limit or the file of tokens makes no sense.
             NodeFailed: the port is taken, or the process could not start.
         """
         if not 1 <= first_version <= MAX_VERSION:
             raise UsageError(f"a first version of {first_version!r} makes no sense; choose 1 or more")
+        Rates(upload_limit).check()
         self.data_dir = str(Path(data_dir).absolute())
         self._options = ["--data-dir", self.data_dir, "--keep", str(max_distribution_folders)]
         self._options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         self._options += ["--first-version", str(first_version)]
         self._options += _tokens_option(tokens)
         self._options += ["--publish"] if publish else []
+        self._options += ["--upload-limit", str(upload_limit)] if upload_limit else []
         self._process = NodeProcess("origin", [*self._options, "--port", str(port)])
         self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
@@ -325,6 +330,8 @@ class MiddleNode:
         origin_id: str | None = None,
         tokens: StrPath | None = None,
         token: str | None = None,
+        upload_limit: int | None = None,
+        download_limit: int | None = None,
     ) -> None:
         """Start the middle and wait until it listens.
 
@@ -340,14 +347,18 @@ class MiddleNode:
                 ``SHARDCAST_TOKENS`` names, or none.
             token: token to show to the servers above, or lines ``host=token``; None for those of
                 ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``. No option of the child has it.
+            upload_limit: bytes a second to send at most; None for no limit.
+            download_limit: bytes a second to receive at most; None for no limit.
 
         Raises:
-            UsageError: a server or a token is malformed, or there is no server.
+            UsageError: a server or a token is malformed, a limit is too low, or there is no server.
             DataDirInUse: another process works on the data directory.
             LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
             NodeFailed: the port is taken, or the process could not start.
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
+        Rates(upload_limit).check()
+        Rates(download_limit).check()
         self.upstream_servers = server_urls(upstream_servers)
         self.data_dir = str(Path(data_dir).absolute())
         self.check_interval = check_interval
@@ -356,6 +367,8 @@ class MiddleNode:
         options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         options += ["--origin-id", origin_id] if origin_id is not None else []
         options += _tokens_option(tokens)
+        options += ["--upload-limit", str(upload_limit)] if upload_limit else []
+        options += ["--download-limit", str(download_limit)] if download_limit else []
         self._process = NodeProcess(
             "middle", options, secrets=None if shown is None else token_environment(shown)
         )

@@ -30,6 +30,7 @@ from shardcast.errors import (
     ShardcastError,
     WrongBytes,
 )
+from shardcast.fair_limit import FairLimit
 from shardcast.peer.session import open_session
 
 log = logging.getLogger(__name__)
@@ -220,15 +221,29 @@ async def _transfer(source: BlobStore, target: BlobStore, digest: str, state: Co
 
 @asynccontextmanager
 async def remote_store(
-    url: str, algorithm: str, token: str | None = None, access: ClientAccess | None = None
+    url: str,
+    algorithm: str,
+    token: str | None = None,
+    access: ClientAccess | None = None,
+    *,
+    downloads: FairLimit | None = None,
+    uploads: FairLimit | None = None,
 ) -> AsyncIterator[RemoteStore]:
-    """Yield a server as a store, once it answers; pushes bear the ``token``.
+    """Yield a server as a store, once it answers.
+
+    Args:
+        url: of the server.
+        algorithm: the digest of its blobs.
+        token: that pushes bear.
+        access: to the server.
+        downloads: limit of the bytes that are received; None for no limit.
+        uploads: limit of the bytes that are sent; None for no limit.
 
     Raises:
         UsageError: the URL is no address of a server.
         PeerError: the server can't be asked.
     """
-    async with open_session(access=access) as session:
+    async with open_session(access=access, downloads=downloads, uploads=uploads) as session:
         store = RemoteStore(server_url(url), session, algorithm, token)
         await store.server_kind()
         yield store

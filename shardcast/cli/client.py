@@ -11,6 +11,7 @@ import click
 
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
+from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options
 from shardcast.cli.streams import print_answer
 from shardcast.cli.waiting import note_waits
 from shardcast.concurrency import background_task
@@ -78,6 +79,7 @@ class FollowOptions:
 )
 @options.origin_id_option
 @client_access_options
+@download_limit_options
 @options.json_option
 @options.logging_options
 def client(
@@ -91,6 +93,7 @@ def client(
     following: FollowOptions,
     origin_id: str | None,
     client_access: ClientAccessOptions,
+    download_limits: DownloadLimitOptions,
     as_json: bool,
 ) -> None:
     """Download a version into a file, which has its name only when every byte is verified.
@@ -115,14 +118,16 @@ def client(
     from shardcast.nodes.client import Client
     from shardcast.nodes.runtime import run
 
-    access = client_access.load()
+    access, downloads = client_access.load(), download_limits.load()
     if follow:
         if output_file is not None:
             raise click.UsageError("--follow names the files itself; give --output-dir")
         first = following.first
         if first not in (None, "latest") and not is_version(str(first)):
             raise click.UsageError(f"--from {first!r}: write v1, v2, … or latest")
-        follower = Client(urls, output_dir.absolute(), origin_id=origin_id, access=access)
+        follower = Client(
+            urls, output_dir.absolute(), origin_id=origin_id, access=access, downloads=downloads
+        )
         run(_follow(follower, output_dir.absolute(), following), fast_loop=True)
         return
     if version is None:
@@ -133,7 +138,7 @@ def client(
 
     with progress_display(options.is_quiet()) as display:
         shown = ShowTransfer(display)
-        downloader = Client(urls, output_dir, origin_id=origin_id, access=access)
+        downloader = Client(urls, output_dir, origin_id=origin_id, access=access, downloads=downloads)
         release = run(_download(downloader, version, output_file, shown), fast_loop=True)
     show_release(release, as_json)
 

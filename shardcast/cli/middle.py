@@ -14,7 +14,12 @@ from shardcast.cli.access_options import (
     client_access_options,
     server_access_options,
 )
-from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
+from shardcast.cli.limit_options import (
+    DownloadLimitOptions,
+    UploadLimitOptions,
+    download_limit_options,
+    upload_limit_options,
+)
 from shardcast.cli.serving import ForegroundNode
 
 
@@ -34,6 +39,7 @@ from shardcast.cli.serving import ForegroundNode
 @options.origin_id_option
 @server_access_options
 @upload_limit_options
+@download_limit_options
 @client_access_options
 @options.logging_options
 @options.node_options
@@ -47,6 +53,7 @@ def middle(
     origin_id: str | None,
     server_access: ServerAccessOptions,
     upload_limits: UploadLimitOptions,
+    download_limits: DownloadLimitOptions,
     client_access: ClientAccessOptions,
     ready_fd: int | None,
     parent: int | None,
@@ -74,5 +81,6 @@ def middle(
         bounds=Bounds(trusted=listening.trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         upstream_access=foreground.prepare(client_access.load),
+        downloads=foreground.prepare(download_limits.load),
     )
     run(foreground.serve(node))

@@ -18,6 +18,7 @@ from shardcast.addresses import server_urls
 from shardcast.concurrency import background_task, start_staggered
 from shardcast.constants import CHECK_INTERVAL, STALL_WHEN_OTHERS_CAN
 from shardcast.errors import AccessDenied, PeerError, UsageError
+from shardcast.fair_limit import FairLimit
 from shardcast.nodes.download import Destination, Downloads, Watch
 from shardcast.nodes.follow import Follow, FollowSettings
 from shardcast.nodes.followed_folder import FollowedFolder, OnWithdrawn
@@ -68,6 +69,7 @@ class Client:
         *,
         origin_id: str | None = None,
         access: ClientAccess | None = None,
+        downloads: FairLimit | None = None,
     ) -> None:
         """Make a client; it connects when it is entered.
 
@@ -78,6 +80,7 @@ class Client:
             origin_id: the only line of versions to accept; None for any.
             access: to the servers; None for that of the environment (``SHARDCAST_TOKEN_FILE``,
                 ``SHARDCAST_TOKEN``, ``SHARDCAST_REQUIRE_TLS``).
+            downloads: limit of the bytes that it receives; None for no limit.
 
         Raises:
             UsageError: one of the servers is not an address, or there is none; it is not https where TLS is
@@ -93,10 +96,13 @@ class Client:
         self.waits = Waits()
         self._downloads = Downloads({}, self._limits, waits=self.waits)
         self._origin_id = origin_id
+        self._download_limit = downloads
         self._node_id, self._name = secrets.token_hex(8), f"{socket.gethostname()} {os.getpid()}"
 
     async def __aenter__(self) -> Self:
-        session = await self._stack.enter_async_context(open_session(self._limits.timeout, self._access))
+        session = await self._stack.enter_async_context(
+            open_session(self._limits.timeout, self._access, downloads=self._download_limit)
+        )
         peers = {url: Peer(url, session, self._limits.timeout) for url in self.servers}
         self._downloads = Downloads(peers, self._limits, waits=self.waits)
         return self

@@ -12,14 +12,17 @@ import http.client
 import io
 import socket
 import ssl
+import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import SplitResult, urlsplit
 
 from shardcast.access.secret import clear_locals, has_secret
 from shardcast.errors import BadAnswer, LocalLimit, ServerStalled, ServerUnreachable, ShardcastError
+from shardcast.fair_limit import Share
 from shardcast.peer.connecting import SocketAddress, connect
+from shardcast.peer.download_limit import receive_buffer_size
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import BoundedResponse, Connection, SecureConnection
 from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
@@ -46,15 +49,18 @@ class _PooledConnection:
         connection: as http.client has it.
         fresh: whether no request has gone over it yet.
         cancelled: whether the waiting task was cancelled.
+        ended: set with it, for a thread that waits for its turn.
     """
 
     connection: http.client.HTTPConnection
     fresh: bool
     cancelled: bool = False
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def shutdown(self) -> None:
         """End the connection, whatever its thread is waiting for."""
         self.cancelled = True
+        self.ended.set()
         if self.connection.sock:
             try:
                 self.connection.sock.shutdown(socket.SHUT_RDWR)
@@ -75,6 +81,7 @@ class Bulk:
         self._url: SplitResult = urlsplit(server)
         self._access = session.access
         self._threads = session.threads
+        self._buffer_size = receive_buffer_size(session.downloads)
         session.closing.append(self.close)
         self._timeout = timeout
         self._idle: deque[_PooledConnection] = deque()
@@ -82,7 +89,13 @@ class Bulk:
         self.direct = proxy_of(server) is None
 
     async def receive(
-        self, path: str, headers: dict[str, str], landing: Landing, request: RangeRequest
+        self,
+        path: str,
+        headers: dict[str, str],
+        landing: Landing,
+        request: RangeRequest,
+        *,
+        share: Share | None = None,
     ) -> Answer:
         """Ask for a range of a shard, verify and write it. What landed before an error stays.
 
@@ -91,6 +104,7 @@ class Bulk:
             headers: of the request.
             landing: of the shard.
             request: the range; its ``end`` may fall meanwhile.
+            share: of the download limit; None without one.
 
         Raises:
             HandOver: the answer is not plain; nothing was taken of it.
@@ -110,6 +124,7 @@ class Bulk:
                 landing=landing,
                 request=request,
                 pooled=pooled,
+                share=share,
             )
             try:
                 answer = await landing.in_thread(exchange.run, executor=self._threads)
@@ -149,6 +164,8 @@ class Bulk:
                 raise limit from error
             raise ServerUnreachable(self._server, f"no connection ({error.strerror or error})") from error
         sock.settimeout(self._timeout)
+        if self._buffer_size:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer_size)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return _PooledConnection(self._over(sock, host, port), fresh=True)
 
@@ -224,6 +241,7 @@ class _Exchange:
         landing: Landing,
         request: RangeRequest,
         pooled: _PooledConnection,
+        share: Share | None,
     ) -> None:
         self._server = server
         self._request_line = f"GET {path}"
@@ -232,6 +250,7 @@ class _Exchange:
         self._landing = landing
         self._request = request
         self._pooled = pooled
+        self._share = share
         self.started = False
         self.kept = False
 
@@ -303,14 +322,17 @@ class _Exchange:
         buffer = receive_buffer(piece_size)
         start, filled, read_size = request.start, 0, _MIN_READ
         while skip and not self._pooled.cancelled:
-            count = response.readinto(buffer[: min(skip, len(buffer))])
-            self._check_came(count, skip)
-            skip -= count
+            room = self._take_turn(min(skip, len(buffer)), skip)
+            if room:
+                count = response.readinto(buffer[:room])
+                self._check_came(count, skip)
+                skip -= count
         while start < request.end and not self._pooled.cancelled:
             room = min(len(buffer) - filled, read_size, max(0, request.end - start - filled))
             if read_size <= piece_size:  # bytes come slowly: a piece lands as soon as its last one is here
                 room = min(room, piece_size - filled % piece_size)
             started = time.perf_counter()
+            room = self._take_turn(room, request.end - start - filled)
             count = response.readinto(buffer[filled : filled + room]) if room else 0
             seconds = time.perf_counter() - started
             filled += count
@@ -327,6 +349,18 @@ class _Exchange:
                 self._write(start, buffer[:whole])
                 start, filled = start + whole, filled - whole
                 buffer[:filled] = buffer[whole : whole + filled]
+
+    def _take_turn(self, room: int, left: int) -> int:
+        """Return how many of the next ``room`` bytes may be read, after a wait for the download limit.
+
+        ``left`` bytes are to come in all. None may be read once the request was cancelled.
+        """
+        if self._share is None or room <= 0:
+            return room
+        self._request.writing = True  # the server is not to blame
+        room = self._share.take_in_thread(room, max(room, left), self._pooled.ended)
+        self._request.writing = False
+        return room
 
     def _check_came(self, count: int, missing: int) -> None:
         """Raise BadAnswer when a read brought no bytes although some are ``missing``."""

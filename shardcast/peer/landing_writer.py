@@ -8,6 +8,7 @@ import mmap
 import aiohttp
 
 from shardcast.errors import BadAnswer
+from shardcast.fair_limit import Share
 from shardcast.peer.requests import RangeRequest
 from shardcast.store.landing import Landing
 
@@ -125,6 +126,7 @@ async def write_body(
     server: str,
     path: str,
     skip: int,
+    share: Share | None = None,
 ) -> None:
     """Write the body of an answer to a landing. While one buffer is verified and written, the next fills.
 
@@ -135,6 +137,7 @@ async def write_body(
         server: the URL of the server, for errors.
         path: of the request, for errors.
         skip: bytes of the body before the first one asked for.
+        share: of the download limit; None without one.
 
     Raises:
         BadAnswer: the body ended too early.
@@ -147,6 +150,10 @@ async def write_body(
         while writer.position < request.end:
             if not rest:
                 rest = memoryview(await response.content.readany())
+                if share:
+                    request.writing = True
+                    await share.take_all(len(rest))
+                    request.writing = False
                 request.received += max(0, len(rest) - skip)
                 if not rest:
                     missing = request.end - writer.position

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable
 import aiohttp
 
 from shardcast.errors import ServerStalled
+from shardcast.fair_limit import Share
 
 PORTION = 64 << 10
 """Bytes of a body that must come, or be taken, within each time-out, where so many are left."""
@@ -27,7 +28,7 @@ async def read_by(deadline: float, read: Callable[..., Awaitable[bytes]], *words
 
 
 async def read_paced(
-    response: aiohttp.ClientResponse, server: str, what: str, timeout: float
+    response: aiohttp.ClientResponse, server: str, what: str, timeout: float, *, share: Share | None = None
 ) -> AsyncGenerator[bytes, None]:
     """Yield the body of an answer as it comes, at least 64 KiB in each ``timeout`` seconds of waiting.
 
@@ -36,6 +37,7 @@ async def read_paced(
         server: the URL of the server, for errors.
         what: the request, for errors.
         timeout: seconds; the time that the caller takes between two chunks does not count.
+        share: of the download limit; None without one. Waits for it do not count, either.
 
     Raises:
         ServerStalled: the body comes too slowly.
@@ -53,6 +55,8 @@ async def read_paced(
         progress += len(chunk)
         if progress >= PORTION:
             left, progress = timeout, 0
+        if share:
+            await share.take_all(len(chunk))
         yield chunk
 
 
@@ -83,15 +87,23 @@ class Upload:
             return asyncio.get_running_loop().time()
         return (started if self._handed_over is None else self._handed_over) + self._keeping()
 
-    async def portions(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body in portions, and note when each is handed over."""
+    async def portions(self, share: Share | None = None) -> AsyncGenerator[bytes, None]:
+        """Yield the body in portions, and note when each is handed over.
+
+        ``share``: of the upload limit; None without one. Waits for it are no fault of the server.
+        """
         loop = asyncio.get_running_loop()
         self._reading = True
         try:
             async for chunk in self._chunks:
-                for start in range(0, len(chunk), PORTION):
+                start = 0
+                while start < len(chunk):
+                    size = min(PORTION, len(chunk) - start)
+                    if share:
+                        size = await share.take(size, len(chunk) - start)
                     self._reading, self._handed_over = False, loop.time()
-                    yield chunk if len(chunk) <= PORTION else chunk[start : start + PORTION]
+                    yield chunk if size == len(chunk) else chunk[start : start + size]
+                    start, self._reading = start + size, share is not None
                 self._reading = True
         finally:
             self._reading, self._handed_over = False, loop.time()

@@ -21,7 +21,8 @@ class RangeRequest:
         start: its first byte in the shard, at a piece's start.
         end: the byte after its last; another connection may take the rest over, and then it falls.
         received: bytes received so far.
-        writing: whether the receiver waits for bytes to be verified and written here.
+        writing: whether the receiver waits for this machine: for bytes to be verified and written, or for its
+            turn under the download limit.
         still_landing: whether the shard is still landing at the server.
     """
 

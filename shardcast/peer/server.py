@@ -14,6 +14,7 @@ from shardcast.constants import FEED_DEAD, HTTP_TIMEOUT
 from shardcast.errors import BadAnswer, ServerBusy, ServerLacks, ServerStalled, WrongBytes
 from shardcast.json_text import parse_json
 from shardcast.peer.bulk import Bulk, NotPlain
+from shardcast.peer.download_limit import shard_turn
 from shardcast.peer.failures import wants_token
 from shardcast.peer.landing_writer import write_body
 from shardcast.peer.pace import PORTION, read_by, read_paced
@@ -39,6 +40,8 @@ from shardcast.store.landing import Landing, WrongPiece
 
 _SECOND_LOOK = 0.1
 """Seconds until a list that may be half-written is read again."""
+_LIMITED_SECONDS = 1.0
+"""Seconds for which the download limit counts as reached after an answer has waited for it."""
 _FEED_PORTION = 16 * 1024
 _FEED_PACE = 0.01
 """Bytes of a feed that are parsed at a time, and seconds until the next where there are more: a flood gets no
@@ -288,6 +291,7 @@ class Peer:
                 self._head(response).check_status(200)
                 async with aclosing(read_paced(response, self.url, f"GET {path}", self._timeout)) as chunks:
                     async for chunk in chunks:
+                        self._count(chunk)
                         reader.feed(chunk)
                         if enough(reader):
                             response.close()
@@ -342,20 +346,37 @@ class Peer:
         shard = landing.shard
         path = shard_path(version, shard.number, digits)
         headers = request_headers(shard, request, self.node_id is not None)
+        request.writing = True  # it may wait for its turn here
         try:
-            if self._bulk.direct:
-                try:
-                    self._learn(await self._bulk.receive(path, headers, landing, request))
-                    return
-                except NotPlain:
-                    request.received = 0
-            async with answer(self._session, self.url, path, headers=headers) as response:
-                skip = self._head(response).check_body(shard, request)
-                await write_body(response, landing, request, server=self.url, path=path, skip=skip)
+            async with shard_turn(self._session.downloads, self.url) as share:
+                request.writing = False
+                if self._bulk.direct:
+                    try:
+                        head = await self._bulk.receive(path, headers, landing, request, share=share)
+                        self._learn(head)
+                        return
+                    except NotPlain:
+                        request.received = 0
+                async with answer(self._session, self.url, path, headers=headers) as response:
+                    skip = self._head(response).check_body(shard, request)
+                    await write_body(
+                        response, landing, request, server=self.url, path=path, skip=skip, share=share
+                    )
         except WrongPiece as error:
             raise WrongBytes(
                 self.url, f"{version} shard {shard.number}: wrong bytes in the piece at {error.offset}"
             ) from None
+
+    @property
+    def is_limited_here(self) -> bool:
+        """Whether the download limit of this node, no server, sets the speed of answers now."""
+        limit = self._session.downloads
+        return limit is not None and limit.is_reached(_LIMITED_SECONDS)
+
+    def _count(self, data: bytes) -> None:
+        """Count bytes of a manifest, which do not wait."""
+        if self._session.downloads:
+            self._session.downloads.count(self.url, len(data))
 
     def _head(self, response: aiohttp.ClientResponse) -> Answer:
         """Return the head of an answer, and learn from it what the server is."""

@@ -27,6 +27,7 @@ from shardcast.errors import (
     ShardcastError,
 )
 from shardcast.fair_limit import FairLimit
+from shardcast.peer.download_limit import buffer_size
 from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import CountedResponse, HeadTimeout, read_head
 from shardcast.peer.pace import Upload
@@ -84,7 +85,7 @@ async def open_session(
         auto_decompress=False,
         trust_env=False,  # it would read ~/.netrc too, and send its passwords in plain http
         cookie_jar=aiohttp.DummyCookieJar(),
-        read_bufsize=1 << 20,
+        read_bufsize=buffer_size(downloads, 1 << 20),
         response_class=CountedResponse,
         skip_auto_headers=("Accept-Encoding",),
         headers={"Accept-Encoding": "identity"},
@@ -149,6 +150,7 @@ async def answer(
     upload = body if isinstance(body, Upload) else None
     silence = silence or session.http.timeout.sock_read or HTTP_TIMEOUT
     answered = False
+    share = session.uploads.open(server) if upload and session.uploads else None
     request = requested(
         session.http,
         server,
@@ -156,12 +158,14 @@ async def answer(
         method,
         access=session.access,
         headers=headers,
-        data=upload.portions() if upload else body,
+        data=upload.portions(share) if upload else body,
         timeout=_limits(None if upload else silence),  # `head` times an upload by what the server takes
     )
     try:
         async with await read_head(request, silence, upload) as response:
             answered = True
+            if share:
+                share.close()  # the body is gone
             yield response
     except LocalLimit as error:
         if answered:
@@ -189,3 +193,6 @@ async def answer(
         raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
     except (aiohttp.ClientError, ValueError) as error:
         raise BadAnswer(server, f"{what}: that is no usable answer ({error})") from error
+    finally:
+        if share:
+            share.close()

@@ -198,6 +198,8 @@ class Scheduler:
         if slowest is None:
             return None
         victim, measured = slowest
+        if victim.peer.is_limited_here:
+            return None  # another request would wait for the same limit
         # Do not split onto the same server when it serializes requests, streams a landing, or when local
         # readers need the bytes in order.
         in_order = victim.peer.serial or victim.request.still_landing or victim.task.download.landing.readers

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -45,10 +46,15 @@ class VirtualTime:
             if not waiting.done():
                 waiting.set_result(None)
 
+    def wait(self, event: threading.Event, seconds: float) -> bool:
+        """Move the time, in the only thread that waits, and return whether the event is set."""
+        self.now += seconds
+        return event.is_set()
+
     @asynccontextmanager
     async def limit(self, rates: Rates) -> AsyncIterator[FairLimit]:
         """Yield a limit in this time."""
-        self._limit = limit = FairLimit(rates, self.clock, self.sleep)
+        self._limit = limit = FairLimit(rates, self.clock, self.sleep, self.wait)
 
         async def move_when_one_ends() -> None:
             while True:

@@ -5,12 +5,17 @@ from __future__ import annotations
 from fault import Fault
 
 POLICY = "shardcast/policy/byte_limit.py"
+BULK = "shardcast/peer/bulk.py"
+PACE = "shardcast/peer/pace.py"
+SCHEDULER = "shardcast/transfer/scheduler.py"
 SENDER = "shardcast/server/file_sender.py"
 UPLOADS = "shardcast/server/upload_limit.py"
 WRITING = "shardcast/server/writing.py"
 
 SHARES = ["tests/unit/policy/test_byte_limit.py"]
 SERVED = ["tests/integration/test_upload_limit.py"]
+
+FETCHED = ["tests/integration/test_download_limit.py"]
 
 FAULTS = [
     Fault(
@@ -99,5 +104,47 @@ FAULTS = [
         old="    if not is_free():\n        with",
         new="    if False:\n        with",
         tests=SERVED,
+    ),
+    Fault(
+        name="shards-are-received-without-the-download-limit",
+        file=BULK,
+        old="        if self._share is None or room <= 0:",
+        new="        if True:",
+        tests=FETCHED,
+    ),
+    Fault(
+        name="server-is-blamed-for-the-download-limit",
+        file=BULK,
+        old="        self._request.writing = True  # the server is not to blame\n",
+        new="",
+        tests=FETCHED,
+    ),
+    Fault(
+        name="cancelled-answer-waits-for-the-download-limit",
+        file=BULK,
+        old="        self.ended.set()\n",
+        new="",
+        tests=FETCHED,
+    ),
+    Fault(
+        name="blobs-are-received-without-the-download-limit",
+        file=PACE,
+        old="            await share.take_all(len(chunk))",
+        new="            pass",
+        tests=FETCHED,
+    ),
+    Fault(
+        name="blobs-are-pushed-without-the-upload-limit",
+        file=PACE,
+        old="size = await share.take(size, len(chunk) - start)",
+        new="pass",
+        tests=FETCHED,
+    ),
+    Fault(
+        name="limited-answers-are-split",
+        file=SCHEDULER,
+        old="        if victim.peer.is_limited_here:",
+        new="        if False:",
+        tests=FETCHED,
     ),
 ]

@@ -43,6 +43,7 @@ from shardcast.errors import (
     UsageError,
     WrongBytes,
 )
+from shardcast.peer.download_limit import blob_turn
 from shardcast.peer.failures import denied_error, refused_error
 from shardcast.peer.pace import PORTION, Upload, read_paced
 from shardcast.peer.session import Session, answer
@@ -150,15 +151,19 @@ class ArchiveClient:
         what, reader = f"POST {PULL_PATH}", PullReader(wanted)
         headers = {"Content-Type": BYTES} | ({VIA_HEADER: ", ".join(via)} if via else {})
         body = write_pull(wanted.items())
-        async with answer(
-            self._session, self.url, PULL_PATH, "POST", headers=headers, silence=self._timeout, body=body
-        ) as response:
+        async with (
+            blob_turn(self._session.downloads, self.url) as share,
+            answer(
+                self._session, self.url, PULL_PATH, "POST", headers=headers, silence=self._timeout, body=body
+            ) as response,
+        ):
             self.node_id = response.headers.get(NODE_ID_HEADER)
             if response.status in _NO_ARCHIVE:
                 raise ServerLacks(self.url, f"{what}: it is no archive ({response.status})")
             if response.status != 200:
                 raise refused_error(self.url, what, response.status, response.headers, reason=response.reason)
-            async with aclosing(read_paced(response, self.url, what, self._timeout)) as chunks:
+            paced = read_paced(response, self.url, what, self._timeout, share=share)
+            async with aclosing(paced) as chunks:
                 async for chunk in chunks:
                     parts: list[Part] = []
                     failure: PeerError | None = None

@@ -11,6 +11,7 @@ from shardcast.blobs.client.endpoint import Endpoint
 from shardcast.blobs.framing import Part
 from shardcast.digest import new_hasher
 from shardcast.errors import BadAnswer, ServerLacks, WrongBytes
+from shardcast.peer.download_limit import blob_turn
 from shardcast.peer.failures import denied_error
 from shardcast.peer.pace import read_paced
 from shardcast.protocol.wire import ABSENT_STATUSES, DENIED_STATUSES, VIA_HEADER
@@ -42,7 +43,10 @@ class BlobRequests:
         """
         url, what, hasher = self._endpoint.url, f"GET /{digest}", new_hasher(self._algorithm)
         headers = {VIA_HEADER: ", ".join(via)} if via else None
-        async with self._endpoint.request(f"/{digest}", headers=headers) as response:
+        async with (
+            blob_turn(self._endpoint.session.downloads, url) as share,
+            self._endpoint.request(f"/{digest}", headers=headers) as response,
+        ):
             self._endpoint.record(response)
             size = self._length(response, what)
             if length is not None and size != length:
@@ -50,7 +54,8 @@ class BlobRequests:
             if length is None and size > self._max_size:
                 raise BadAnswer(url, f"{what}: it has {size} bytes; at most {self._max_size} are taken")
             missing = size
-            async with aclosing(read_paced(response, url, what, self._endpoint.timeout)) as chunks:
+            paced = read_paced(response, url, what, self._endpoint.timeout, share=share)
+            async with aclosing(paced) as chunks:
                 async for chunk in chunks:
                     missing -= len(chunk)
                     if missing < 0:

@@ -15,7 +15,12 @@ from shardcast.cli.access_options import (
     mirror_access_options,
     server_access_options,
 )
-from shardcast.cli.limit_options import UploadLimitOptions, upload_limit_options
+from shardcast.cli.limit_options import (
+    DownloadLimitOptions,
+    UploadLimitOptions,
+    download_limit_options,
+    upload_limit_options,
+)
 from shardcast.cli.serving import ForegroundNode
 
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
@@ -71,6 +76,7 @@ def archive() -> None:
 @server_access_options
 @mirror_access_options
 @upload_limit_options
+@download_limit_options
 @options.logging_options
 @options.node_options
 def serve(
@@ -87,6 +93,7 @@ def serve(
     server_access: ServerAccessOptions,
     mirror_access: MirrorAccessOptions,
     upload_limits: UploadLimitOptions,
+    download_limits: DownloadLimitOptions,
     ready_fd: int | None,
     parent: int | None,
 ) -> None:
@@ -110,6 +117,7 @@ def serve(
         bounds=Bounds(trusted=trusted_proxy or (), uploads=foreground.prepare(upload_limits.load)),
         access=foreground.prepare(server_access.load),
         mirror_access=foreground.prepare(mirror_access.load),
+        downloads=foreground.prepare(download_limits.load),
     )
 
     async def announce(running: ArchiveNode) -> None:

@@ -23,12 +23,14 @@ from shardcast.cli.blobs.options import (
     read_digest_arguments,
 )
 from shardcast.cli.exit_codes import DONE, NOT_OFFERED
+from shardcast.cli.limit_options import DownloadLimitOptions, download_limit_options, push_limit_option
 from shardcast.cli.progress import Display, progress_display
 from shardcast.concurrency import background_task
 from shardcast.sizes import format_count, format_size
 
 if TYPE_CHECKING:
     from shardcast.blobs.copy import CopyProgress
+    from shardcast.fair_limit import FairLimit
 
 _FRAME = 0.1
 """Seconds between two updates of the progress."""
@@ -40,6 +42,7 @@ _FRAME = 0.1
 @directory_option
 @from_file_option
 @client_access_options
+@download_limit_options
 @options.json_option
 @options.logging_options
 def pull(
@@ -49,6 +52,7 @@ def pull(
     directory: Path,
     from_file: IO[str] | None,
     client_access: ClientAccessOptions,
+    download_limits: DownloadLimitOptions,
     as_json: bool,
 ) -> int:
     """Get blobs from the server at URL, a hash server, an archive or a node.
@@ -63,6 +67,7 @@ def pull(
         read_digest_arguments(digests, from_file),
         pulling=True,
         access=client_access.load(),
+        downloads=download_limits.load(),
     )
     return _run(job, as_json)
 
@@ -73,6 +78,7 @@ def pull(
 @directory_option
 @from_file_option
 @push_access_options
+@push_limit_option
 @options.json_option
 @options.logging_options
 def push(
@@ -82,6 +88,7 @@ def push(
     directory: Path,
     from_file: IO[str] | None,
     client_access: ClientAccessOptions,
+    upload_limit: int | None,
     as_json: bool,
 ) -> int:
     """Put blobs into the server at URL, a hash server or an archive.
@@ -89,12 +96,15 @@ def push(
     What it has is not sent again. The exit code is 3 when one isn't here.
     """
     options.start_logging()
+    from shardcast.fair_limit import FairLimit
+
     job = _Job(
         directory,
         url,
         read_digest_arguments(digests, from_file),
         pulling=False,
         access=client_access.load(),
+        uploads=FairLimit.of(upload_limit),
     )
     return _run(job, as_json)
 
@@ -109,6 +119,8 @@ class _Job:
         digests: of the blobs.
         pulling: whether the server is the source.
         access: to the server.
+        downloads: limit of the bytes that are received; None for no limit.
+        uploads: limit of the bytes that are sent; None for no limit.
     """
 
     directory: Path
@@ -117,6 +129,8 @@ class _Job:
     _: KW_ONLY
     pulling: bool
     access: ClientAccess
+    downloads: FairLimit | None = None
+    uploads: FairLimit | None = None
 
 
 def _run(job: _Job, as_json: bool) -> int:
@@ -158,7 +172,15 @@ async def _copy(job: _Job, state: CopyProgress, display: Display) -> None:
     async with AsyncExitStack() as stack:
         store = open_store(job.directory, writable=job.pulling)
         stack.push_async_callback(store.close)
-        server = await stack.enter_async_context(remote_store(job.url, store.algorithm, access=job.access))
+        server = await stack.enter_async_context(
+            remote_store(
+                job.url,
+                store.algorithm,
+                access=job.access,
+                downloads=job.downloads,
+                uploads=job.uploads,
+            )
+        )
         await stack.enter_async_context(background_task(_show(job, state, display)))
         if job.pulling:
             await copy(server, store, job.digests, state)

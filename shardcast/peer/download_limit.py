@@ -1,0 +1,71 @@
+"""The turns of answers under the download limit of a node.
+
+The bytes of shards and blobs are read in turn; TCP's flow control holds the servers back. Manifests count
+without a wait. Heads, lists and feeds do not count.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from shardcast.constants import PIECE_SIZE
+from shardcast.fair_limit import FairLimit, Share
+
+SHARD_SECONDS = 1.0
+"""Seconds in which each answer with bytes of a shard brings a piece: few connections fill few buffers."""
+BLOB_SECONDS = 10.0
+"""Seconds in which each answer with a blob brings 256 KiB; servers drop a reader that takes 60 s for them."""
+_BLOB_PATIENCE = 30.0
+"""Seconds after which a blob is asked for although others use the limit up: their readers may wait for it."""
+_BUFFERED_SECONDS = 0.05
+"""Seconds of the limit that may wait in the buffers of one connection."""
+_MIN_BUFFER, _MAX_BUFFER = 4 << 10, 256 << 10
+"""Bytes of a connection's buffers at least, and from which on the system chooses them itself."""
+
+
+@asynccontextmanager
+async def shard_turn(limit: FairLimit | None, server: str) -> AsyncIterator[Share | None]:
+    """Wait until the limit has room for another answer from a server, and yield its share; None without one.
+
+    The answers before this one end, since each brings its bytes or stalls.
+    """
+    if limit is None:
+        yield None
+        return
+    await limit.freed.wait_for(lambda: not limit.is_full(server, PIECE_SIZE, SHARD_SECONDS))
+    with limit.open(server) as share:
+        yield share
+
+
+@asynccontextmanager
+async def blob_turn(limit: FairLimit | None, server: str) -> AsyncIterator[Share | None]:
+    """Wait like ``shard_turn``, for a bounded time: an answer with a blob goes on only while it is read."""
+    if limit is None:
+        yield None
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_BLOB_PATIENCE):
+            await limit.freed.wait_for(lambda: not limit.is_full(server, PIECE_SIZE, BLOB_SECONDS))
+    with limit.open(server) as share:
+        yield share
+
+
+def buffer_size(limit: FairLimit | None, usual: int) -> int:
+    """Return the bytes to buffer for one connection, which come before their turn.
+
+    Args:
+        limit: the download limit; None without one.
+        usual: bytes without a limit, and at most.
+    """
+    if limit is None:
+        return usual
+    rate = min(rate for rate in (limit.rates.total, limit.rates.per_address) if rate)
+    return min(usual, max(_MIN_BUFFER, int(rate * _BUFFERED_SECONDS)))
+
+
+def receive_buffer_size(limit: FairLimit | None) -> int | None:
+    """Return the bytes that the system may buffer for one connection; None where it chooses them itself."""
+    size = buffer_size(limit, _MAX_BUFFER)
+    return size if size < _MAX_BUFFER else None
