@@ -21,6 +21,7 @@ import followers
 import followers_nginx
 import growth
 import latency
+import limits
 import loopback
 import loops
 import networks
@@ -55,6 +56,7 @@ CASES = {
         growth.CASE,
         stall.CASE,
         tokens.CASE,
+        limits.CASE,
         trainer.CASE,
         loops.CASE,
         *networks.CASES,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from urllib.request import urlopen
 
 import aiohttp
 import pytest
 
+import shardcast
 from shardcast.addresses import parse_networks
 from shardcast.errors import UsageError
 from shardcast.fair_limit import FairLimit
@@ -16,6 +19,7 @@ from shardcast.nodes.origin import Origin
 from shardcast.policy.byte_limit import MIN_RATE, Rates
 from shardcast.server import upload_limit
 from shardcast.server.bounds import Bounds
+from tests.support import processes
 from tests.support.archives import put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory
 from tests.support.published import Published, publish, random_bytes
@@ -194,3 +198,31 @@ def test_limit_too_low_is_refused() -> None:
     with pytest.raises(UsageError, match="too low"):
         FairLimit.of(1000)
     assert FairLimit.of(None) is None
+
+
+def test_library_sets_limits_of_its_nodes(tmp_path: Path) -> None:
+    origin = shardcast.OriginServer(tmp_path / "o", 0, upload_limit=RATE)
+    try:
+        middle = shardcast.MiddleNode(
+            [origin.url], tmp_path / "m", 0, upload_limit=2 * RATE, download_limit=3 * RATE
+        )
+        try:
+            found = [json.load(urlopen(f"{node.url}/status"))["limits"] for node in (origin, middle)]
+        finally:
+            middle.shutdown()
+    finally:
+        origin.shutdown(0)
+    assert [found[0]["upload"], found[1]["upload"], found[1]["download"]] == [RATE, 2 * RATE, 3 * RATE]
+
+
+def test_library_refuses_limit_too_low(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="too low"):
+        shardcast.OriginServer(tmp_path / "o", 0, upload_limit=1000)
+    with pytest.raises(UsageError, match="too low"):
+        shardcast.ClientNode(["127.0.0.1"], tmp_path, download_limit=1000)
+
+
+def test_command_refuses_limit_too_low(tmp_path: Path) -> None:
+    done = processes.run("origin", "--data-dir", str(tmp_path), env={"SHARDCAST_UPLOAD_LIMIT": "20kB"})
+    assert done.returncode == 2
+    assert "a limit of 20000 bytes a second is too low" in done.stderr
