@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from click.core import ParameterSource
 from shardcast.addresses import server_url
 from shardcast.cli import options
 from shardcast.cli.access_options import ClientAccessOptions, client_access_options
+from shardcast.cli.limit_options import push_limit_option
 from shardcast.cli.progress import Display, progress_display
 from shardcast.cli.streams import input_descriptor
 from shardcast.errors import CopiesMissing, DataDirInUse, LocalDiskError, NodeFailed, NoNode, UsageError
+from shardcast.fair_limit import FairLimit
 from shardcast.sharding.publishing import check_payload
 from shardcast.sizes import format_count
 from shardcast.store.data_dir import DataDir
@@ -69,6 +72,7 @@ _ORIGIN_START_TIMEOUT = 10.0
     is_flag=True,
     help="With --to: open the version at once, so that its shards go out while the rest is still sent.",
 )
+@push_limit_option
 @options.json_option
 @client_access_options
 @options.logging_options
@@ -85,6 +89,7 @@ def broadcast(
     timeout: float | None,
     to: str | None,
     live: bool,
+    upload_limit: int | None,
     as_json: bool,
     client_access: ClientAccessOptions,
 ) -> None:
@@ -105,6 +110,8 @@ def broadcast(
         raise click.UsageError("--link needs a file, and - is none")
     if timeout is not None and copies is None:
         raise click.UsageError("--timeout goes with --copies")
+    if upload_limit and to is None:
+        raise click.UsageError("--upload-limit goes with --to; readers are limited at the origin")
     if live and to is None:
         raise click.UsageError("--live goes with --to; where the origin runs here, - is live")
     if to is not None:
@@ -112,8 +119,9 @@ def broadcast(
         for given, option in ((link, "--link"), (copies is not None, "--copies"), (named, "--data-dir")):
             if given:
                 raise click.UsageError(f"{option} does not go with --to")
+        access, uploads = client_access.load(), FairLimit.of(upload_limit)
         _send(None if streamed else path, name, server_url(to), shard_size,
-              live=live, as_json=as_json, access=client_access.load())  # fmt: skip
+              live=live, as_json=as_json, access=access, uploads=uploads)  # fmt: skip
         return
     payload = Streamed(name, shard_size) if streamed else Payload(path.absolute(), shard_size, not link)
     result: dict[str, Any] = {"path": None if streamed else str(path.absolute())}
@@ -140,6 +148,7 @@ def _send(
     live: bool,
     as_json: bool,
     access: ClientAccess,
+    uploads: FairLimit | None,
 ) -> None:
     """Send a file, or stdin without a ``path``, to an origin elsewhere, and print the version.
 
@@ -155,10 +164,8 @@ def _send(
         click.echo(json.dumps({"version": version, "path": where}) if as_json else version)
 
     with progress_display(options.is_quiet()) as display:
-        if path is None:
-            send_stdin(name, server, shard_size, live=live, access=access, display=display, answer=answer)
-        else:
-            send_file(path, server, shard_size, live=live, access=access, display=display, answer=answer)
+        send = partial(send_stdin, name) if path is None else partial(send_file, path)
+        send(server, shard_size, live=live, access=access, uploads=uploads, display=display, answer=answer)
 
 
 @dataclass(frozen=True)

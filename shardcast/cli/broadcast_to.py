@@ -9,6 +9,7 @@ from shardcast.access.client_access import ClientAccess
 from shardcast.cli.pipes import read_some
 from shardcast.cli.progress import Display
 from shardcast.cli.streams import input_descriptor
+from shardcast.fair_limit import FairLimit
 from shardcast.nodes.payload_sources import FileSource, StreamSource
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.nodes.runtime import run
@@ -22,6 +23,7 @@ def send_file(
     *,
     live: bool,
     access: ClientAccess,
+    uploads: FairLimit | None,
     display: Display,
     answer: Callable[[str], None],
 ) -> None:
@@ -33,6 +35,7 @@ def send_file(
         shard_size: bytes of a shard; None for the origin's own.
         live: whether the version opens at once and grows.
         access: what the origin is shown, and what is required of it.
+        uploads: limit of the bytes that are sent; None for no limit.
         display: shows the progress.
         answer: prints the version.
 
@@ -43,7 +46,16 @@ def send_file(
         key = source.key(shard_size=shard_size, live=live)
         request = UploadRequest(source.name, source.size, shard_size, live=live, key=key)
         shown = _Shown(source.name, display)
-        run(broadcast_to(server, source, request, access=access, on_progress=shown.show, on_complete=answer))
+        sending = broadcast_to(
+            server,
+            source,
+            request,
+            access=access,
+            uploads=uploads,
+            on_progress=shown.show,
+            on_complete=answer,
+        )
+        run(sending)
 
 
 def send_stdin(
@@ -53,6 +65,7 @@ def send_stdin(
     *,
     live: bool,
     access: ClientAccess,
+    uploads: FairLimit | None,
     display: Display,
     answer: Callable[[str], None],
 ) -> None:
@@ -69,7 +82,13 @@ def send_stdin(
         try:
             shown = _Shown(name, display)
             await broadcast_to(
-                server, source, request, access=access, on_progress=shown.show, on_complete=answer
+                server,
+                source,
+                request,
+                access=access,
+                uploads=uploads,
+                on_progress=shown.show,
+                on_complete=answer,
             )
         finally:
             await source.close()

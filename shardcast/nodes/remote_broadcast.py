@@ -23,6 +23,7 @@ from shardcast.errors import (
     ShardcastError,
     TransferFailed,
 )
+from shardcast.fair_limit import FairLimit
 from shardcast.nodes.payload_sources import PayloadSource
 from shardcast.peer.pace import Upload
 from shardcast.peer.session import open_session
@@ -67,6 +68,7 @@ async def broadcast_to(
     announcement: UploadRequest,
     *,
     access: ClientAccess | None = None,
+    uploads: FairLimit | None = None,
     on_progress: Callable[[RemoteProgress], None] = lambda progress: None,
     on_complete: Callable[[str], None] = lambda version: None,
     timeout: float = HTTP_TIMEOUT,
@@ -81,6 +83,7 @@ async def broadcast_to(
         source: the payload.
         announcement: its announcement.
         access: what the origin is shown, and what is required of it.
+        uploads: limit of the bytes that are sent; None for no limit.
         on_progress: called with each step, and with each MiB that goes out.
         on_complete: called with the version's name, before the origin may forget the upload.
         timeout: seconds without progress of one request.
@@ -92,7 +95,7 @@ async def broadcast_to(
         LocalDiskError: the payload can't be read.
         PeerError: the origin could not be reached for too long.
     """
-    async with open_session(timeout, access) as session:
+    async with open_session(timeout, access, uploads=uploads) as session:
         client = UploadClient(session, server, timeout)
         return await PayloadSender(client, source, announcement, on_progress).run(on_complete)
 

@@ -15,8 +15,11 @@ from shardcast.fair_limit import FairLimit
 from shardcast.nodes.client import Client
 from shardcast.nodes.middle import Middle
 from shardcast.nodes.origin import Origin
+from shardcast.nodes.payload_sources import FileSource
+from shardcast.nodes.remote_broadcast import broadcast_to
 from shardcast.peer.session import open_session
 from shardcast.policy.byte_limit import MIN_RATE, Rates
+from shardcast.protocol.uploads import UploadRequest
 from shardcast.transfer.limits import Limits
 from tests.support.archives import put_blobs, running_archive
 from tests.support.memory_store import BlobsInMemory
@@ -185,6 +188,19 @@ async def test_blobs_are_pushed_in_turn(tmp_path: Path, time: VirtualTime) -> No
         await put_blobs(RemoteStore(archive.push_url, session), *blobs)
     assert time.now == pytest.approx(1_000_000 / RATE, rel=0.06)
     assert limit.readers == 0
+
+
+async def test_payload_is_sent_to_an_origin_in_turn(tmp_path: Path, time: VirtualTime) -> None:
+    payload = tmp_path / "payload"
+    payload.write_bytes(random_bytes(SIZE))
+    async with (
+        Origin.running(tmp_path / "origin", "127.0.0.1", 0, takes_uploads=True) as origin,
+        time.limit(Rates(RATE)) as limit,
+    ):
+        with FileSource(payload) as source:
+            request = UploadRequest(source.name, source.size)
+            assert await broadcast_to(origin.url, source, request, uploads=limit) == "v1"
+    assert time.now == pytest.approx(SIZE / RATE, rel=0.06)
 
 
 async def test_middle_shows_its_limits(published: Published, tmp_path: Path) -> None:
