@@ -31,7 +31,7 @@ QUICK = {
 }
 """Not so quick that a right server on a busy machine is taken for one that stalls."""
 BOUND = 40.0  # whatever a server does, a client with these settings has ended by then
-DONE, FAILED, USAGE, NOT_OFFERED, UNREACHABLE, INTEGRITY = 0, 1, 2, 3, 4, 5
+DONE, FAILED, USAGE, NOT_OFFERED, UNREACHABLE, INTEGRITY, ACCESS_DENIED = 0, 1, 2, 3, 4, 5, 8
 
 SHARD = 1_000_000
 SIZE = 3_500_000
@@ -217,7 +217,7 @@ ANSWERS: dict[str, tuple[Callable[[], Behaviour], int]] = {
     "error-500": (bad.error, FAILED),
     "error-503": (lambda: bad.error(503, retry_after=1), UNREACHABLE),
     "missing": (lambda: bad.error(404), FAILED),
-    "forbidden": (lambda: bad.error(403), FAILED),
+    "forbidden": (lambda: bad.error(403), ACCESS_DENIED),
     "endless": (bad.endless, INTEGRITY),
     "huge-headers": (bad.huge_headers, FAILED),
     "wrong-range": (bad.wrong_range, FAILED),
