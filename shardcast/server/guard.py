@@ -137,7 +137,7 @@ class Guard:
         if not self._open:
             return
         tokens, now = self._tokens.current(), self._clock()
-        for answer in self._open:
+        for answer in list(self._open):
             request, token = answer.request, answer.token
             if request.transport and not still_allows(token, tokens, answer.scope, now):
                 log.info("%s is answered no more: its token %s has ended", request.remote, token.name)
