@@ -257,9 +257,12 @@ class UploadTable:
         self._uploads[upload.id] = upload
 
     def _was_published(self, version: str) -> bool:
-        """Return whether a version is complete, or was."""
-        number, line = version_number(version), self._folders.line
-        return number in {*self._folders.complete_numbers, *line.digests, *line.withdrawn}
+        """Return whether a version is complete, or was until it was withdrawn.
+
+        The digests of the line's record tell nothing: one is written there before its version is on the list.
+        """
+        number = version_number(version)
+        return number in {*self._folders.complete_numbers, *self._folders.line.withdrawn}
 
     # Room
 

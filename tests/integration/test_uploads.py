@@ -14,13 +14,14 @@ import pytest
 from aiohttp import ClientSession
 
 import shardcast
-from shardcast.errors import IntegrityError, PayloadChanged, ServerUnreachable, UploadRefused
+from shardcast.errors import IntegrityError, LocalDiskError, PayloadChanged, ServerUnreachable, UploadRefused
 from shardcast.nodes import remote_broadcast
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.payload_sources import FileSource, StreamSource
 from shardcast.nodes.remote_broadcast import RemoteProgress, broadcast_to
 from shardcast.nodes.upload_table import UploadBounds
 from shardcast.protocol.uploads import UploadRequest
+from shardcast.store.completed import CompleteVersions
 from tests.integration.test_live import until
 from tests.support import processes
 from tests.support.published import random_bytes
@@ -418,6 +419,29 @@ async def test_upload_goes_on_after_a_restart_of_the_origin(tmp_path: Path, payl
     async with running(tmp_path) as origin, ClientSession() as http:
         _, answer = await Api(http, origin.url).ask("GET", f"/uploads/{upload}")
         assert (answer["state"], answer["version"]) == ("complete", "v1")
+
+
+async def test_version_that_did_not_come_onto_the_list_is_published_again(
+    tmp_path: Path, payload: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(self: CompleteVersions, complete: object) -> None:
+        raise LocalDiskError("no list")
+
+    digest = sha256_of(payload)
+    async with running(tmp_path) as origin, ClientSession() as http:
+        api = Api(http, origin.url)
+        upload = await api.begin()
+        await api.append(upload, 0, payload.read_bytes())
+        await api.finish(upload, SIZE, digest)
+        with monkeypatch.context() as broken:
+            broken.setattr(CompleteVersions, "add", fail)
+            assert (await api.ask("POST", f"/uploads/{upload}/confirm"))[0] == 500
+    async with running(tmp_path) as origin, ClientSession() as http:
+        api = Api(http, origin.url)
+        assert (await api.ask("GET", f"/uploads/{upload}"))[1]["state"] == "receiving"
+        await api.finish(upload, SIZE, digest)
+        assert await api.ask("POST", f"/uploads/{upload}/confirm") == (200, {"complete": "v2"})
+        assert published(origin) == {"v2": digest}
 
 
 async def test_bytes_that_were_not_durable_are_asked_for_again(tmp_path: Path, payload: Path) -> None:

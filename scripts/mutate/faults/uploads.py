@@ -78,6 +78,13 @@ FAULTS = [
         tests=["tests/faults/test_upload_kills.py"],
     ),
     Fault(
+        name="version-of-the-line's-record-counts-as-published",
+        file=TABLE,
+        old="return number in {*self._folders.complete_numbers, *self._folders.line.withdrawn}",
+        new="return number in {*self._folders.complete_numbers, *self._folders.line.digests}",
+        tests=TESTS,
+    ),
+    Fault(
         name="active-upload-expires",
         file=TABLE,
         old="if not upload.active and now - upload.last_used",
