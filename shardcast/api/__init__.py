@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Literal, overload
 
 from shardcast.access.client_access import ClientAccess
+from shardcast.access.credentials import Credentials
+from shardcast.access.secret import Secret
 from shardcast.api.archive import Archive
 from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
@@ -104,6 +106,7 @@ def broadcast(
     copies: int | None = ...,
     timeout: float | None = ...,
     to: str | None = ...,
+    token: str | None = ...,
     live: bool = ...,
 ) -> str: ...
 @overload
@@ -126,6 +129,7 @@ def broadcast(
     wait: Literal[False],
     metadata: Metadata | None = ...,
     to: str,
+    token: str | None = ...,
     live: bool = ...,
 ) -> RemoteBroadcast: ...
 def broadcast(
@@ -138,6 +142,7 @@ def broadcast(
     copies: int | None = None,
     timeout: float | None = None,
     to: str | None = None,
+    token: str | None = None,
     live: bool = False,
 ) -> str | Broadcast | RemoteBroadcast:
     """Publish a file as the next version.
@@ -158,6 +163,8 @@ def broadcast(
             follow, not nodes of 0.4.0 and 0.1.0. None waits for no node.
         timeout: maximum seconds, from the call, until ``copies`` nodes have the version; None for no maximum.
         to: address of an origin with ``--publish``; None for the one that ``initialize`` started.
+        token: with ``to``, the token to show there, of scope ``publish``; None for that of
+            ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
         live: with ``to``, whether the version opens at once and grows as the bytes come.
 
     Returns:
@@ -173,24 +180,22 @@ def broadcast(
         LocalDiskError: the file can't be read or stored.
         CopiesMissing: fewer nodes have the version in time; it stays published.
         NodeFailed: the origin has ended, and could not be started again.
+        AccessDenied: the origin at ``to`` wants a token, or one of scope ``publish``.
         UploadRefused: the origin at ``to`` takes no uploads, or not this one.
         IntegrityError: the origin at ``to`` received other bytes; nothing was published.
         PeerError: the origin at ``to`` could not be reached for too long.
     """
+    shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
     if to is not None:
         if copies is not None or timeout is not None or not copy:
             raise UsageError("copies, timeout and copy=False do not go with to=")
-        sent = RemoteBroadcast(
-            Path(file_path).absolute(),
-            to,
-            shard_size,
-            metadata,
-            live=live,
-            access=ClientAccess.from_environment(),
-        )
+        credentials = None if shown is None else Credentials.from_text(shown, "the token")
+        access = ClientAccess.from_environment(credentials)
+        path = Path(file_path).absolute()
+        sent = RemoteBroadcast(path, to, shard_size, metadata, live=live, access=access)
         return sent.result() if wait else sent
-    if live:
-        raise UsageError("live=True goes with to=; open_broadcast() is live here")
+    if live or shown is not None:
+        raise UsageError("live=True and token= go with to=; here, open_broadcast() is live")
     origin = _origin
     if origin is None:
         raise NotInitialized("call shardcast.initialize() before shardcast.broadcast()")

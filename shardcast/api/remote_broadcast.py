@@ -45,11 +45,12 @@ class RemoteBroadcast:
             access: what the origin is shown, and what is required of it.
 
         Raises:
-            UsageError: the address or the metadata make no sense.
+            UsageError: the address or the metadata make no sense, or the address is not https and must be.
             PayloadMissing: there is no such file.
             LocalDiskError: the file can't be read.
         """
         self.server = server_url(server)
+        access.check_server(self.server)
         check_metadata(metadata or {})
         check_payload(path)
         self._told = RemoteProgress(None, 0, None)

@@ -157,6 +157,7 @@ def _send(
     """
     from shardcast.cli.broadcast_to import send_file, send_stdin
 
+    access.check_server(server)
     where = str(path.absolute()) if path else None
 
     def answer(version: str) -> None:

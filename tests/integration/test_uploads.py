@@ -14,7 +14,14 @@ import pytest
 from aiohttp import ClientSession
 
 import shardcast
-from shardcast.errors import IntegrityError, LocalDiskError, PayloadChanged, ServerUnreachable, UploadRefused
+from shardcast.errors import (
+    AccessDenied,
+    IntegrityError,
+    LocalDiskError,
+    PayloadChanged,
+    ServerUnreachable,
+    UploadRefused,
+)
 from shardcast.nodes import remote_broadcast
 from shardcast.nodes.origin import Origin
 from shardcast.nodes.payload_sources import FileSource, StreamSource
@@ -526,12 +533,29 @@ def test_arguments_that_do_not_go_with_another_origin_are_refused(payload: Path)
     for extra in ({"copies": 1}, {"timeout": 1.0}, {"copy": False}):
         with pytest.raises(shardcast.UsageError, match="do not go with to="):
             shardcast.broadcast(payload, to="origin:8000", **extra)  # type: ignore[call-overload]
-    with pytest.raises(shardcast.UsageError, match="live=True goes with to="):
+    with pytest.raises(shardcast.UsageError, match="live=True and token= go with to="):
         shardcast.broadcast(payload, live=True)
     for words in (("--link",), ("--copies", "1"), ("--data-dir", "x")):
         done = processes.run("broadcast", str(payload), "--to", "origin:8000", *words)
         assert (done.returncode, "does not go with --to" in done.stderr) == (2, True)
     assert processes.run("broadcast", str(payload), "--live").returncode == 2
+
+
+def test_origin_with_tokens_takes_uploads_only_with_scope_publish(tmp_path: Path, payload: Path) -> None:
+    tokens = {}
+    for scope in ("publish", "read"):
+        made = processes.run("token", "new", "--scope", scope, "--append", str(tmp_path / "tokens"))
+        tokens[scope] = made.stdout.strip()
+    with processes.origin(tmp_path / "data", "--publish", "--tokens", str(tmp_path / "tokens")) as origin:
+        words = ("broadcast", str(payload), "--to", origin.url)
+        for env in ({}, {"SHARDCAST_TOKEN": tokens["read"]}):
+            denied = processes.run(*words, env=env)
+            assert (denied.returncode, "publish" in denied.stderr) == (8, True), denied.stderr
+            assert tokens["read"] not in denied.stderr
+        with pytest.raises(AccessDenied, match="publish"):
+            shardcast.broadcast(payload, to=origin.url, token=tokens["read"])
+        assert processes.run(*words, env={"SHARDCAST_TOKEN": tokens["publish"]}).stdout == "v1\n"
+        assert shardcast.broadcast(payload, to=origin.url, token=tokens["publish"], live=True) == "v2"
 
 
 @pytest.mark.root
