@@ -124,6 +124,37 @@ async def test_revoked_token_ends_its_feed_and_not_its_shard(
         assert other_feed.content.exception() is None
 
 
+async def test_revoked_token_ends_its_live_upload(
+    tokens: TokensOnDisk, tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_CHECK_SECONDS", 0.02)
+    token, other = tokens.add([Scope.PUBLISH]), tokens.add([Scope.PUBLISH])
+    never = asyncio.Event()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"x" * 100_000
+        await never.wait()
+
+    async def offset(url: str) -> int:
+        async with session.get(url, headers=bearer(other)) as answer:
+            return int((await answer.json())["offset"])
+
+    settings: dict[str, Any] = {**HERE, "access": tokens.access, "takes_uploads": True}
+    async with Origin.running(tmp_path / "origin", **settings) as node, asyncio.timeout(30):
+        announced = {"name": "x.bin", "live": True}
+        async with session.post(f"{node.url}/uploads", json=announced, headers=bearer(token)) as answer:
+            url = f"{node.url}/uploads/{(await answer.json())['upload']}"
+        headers = {**bearer(token), "Upload-Offset": "0"}
+        sending = asyncio.ensure_future(session.patch(url, data=body(), headers=headers))
+        while await offset(url) < 100_000:
+            await asyncio.sleep(0.01)
+        tokens.revoke(token)
+        with pytest.raises(aiohttp.ClientError):
+            await sending
+        assert await status_of(session, "POST", f"{url}/confirm", token) == 401
+        assert await offset(url) == 100_000
+
+
 async def test_token_that_expires_ends_its_lease(
     tokens: TokensOnDisk, tmp_path: Path, session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,6 +15,13 @@ FOLDER = "shardcast/store/upload_folder.py"
 
 FAULTS = [
     Fault(
+        name="upload-goes-on-when-its-token-has-ended",
+        file="shardcast/server/routes/uploads.py",
+        old='("PATCH", one, append, True)',
+        new='("PATCH", one, append, False)',
+        tests=["tests/integration/test_access.py"],
+    ),
+    Fault(
         name="stored-upload-is-published-whatever-its-digest",
         file=STORED,
         old="if (sha256 := self.folder.digest()) != ending.whole.sha256:",

@@ -110,15 +110,15 @@ def add_upload_routes(app: web.Application, uploads: UploadTarget) -> None:
         return web.Response(status=204)
 
     one = upload_path("{upload:[0-9a-f]{32}}")
-    for method, path, handler in (
-        ("POST", UPLOADS_PATH, begin),
-        ("GET", one, status),
-        ("PATCH", one, append),
-        ("DELETE", one, discard),
-        ("POST", f"{one}/complete", finish),
-        ("POST", f"{one}/confirm", confirm),
+    for method, path, handler, stays_open in (
+        ("POST", UPLOADS_PATH, begin, False),
+        ("GET", one, status, False),
+        ("PATCH", one, append, True),  # of a live upload, followers read the bytes at once
+        ("DELETE", one, discard, False),
+        ("POST", f"{one}/complete", finish, True),
+        ("POST", f"{one}/confirm", confirm, False),
     ):
-        add_route(app, method, path, _refusing(handler), scope=Scope.PUBLISH)
+        add_route(app, method, path, _refusing(handler), scope=Scope.PUBLISH, stays_open=stays_open)
 
 
 def _id(request: web.Request) -> str:
