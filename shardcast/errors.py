@@ -37,6 +37,7 @@
     └── PeerError                           one server failed; a transfer turns to another
         ├── ServerUnreachable               no connection, or the gateway before it has none
         │   └── CannotAsk                   this machine can't make one
+        ├── TlsFailure                      no TLS that both ends accept: certificate, name, date
         ├── ServerStalled                   it stopped sending
         ├── ServerLacks                     it answered that it doesn't have this
         ├── AccessDenied                    it, or a gateway before it, refuses: no token, or a wrong one
@@ -285,6 +286,13 @@ class ServerUnreachable(PeerError):
 
 class CannotAsk(ServerUnreachable):
     """A connection that a limit of this machine prevented (``LocalLimit``). No server is to blame."""
+
+
+class TlsFailure(PeerError):
+    """A server without a TLS connection that both ends accept: a certificate, a name, a date, a protocol.
+
+    Time does not mend that, so nothing waits for such a server as for one that is down.
+    """
 
 
 class ServerStalled(PeerError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shardcast.access.credentials import Credentials, CredentialsFile
 from shardcast.access.secret import Secret, bearer
+from shardcast.access.tls import ClientTls
 from shardcast.constants import ENVIRONMENT_PREFIX
 from shardcast.errors import UsageError
 
@@ -28,17 +29,22 @@ class ClientAccess:
     Attributes:
         credentials: the tokens for the servers; None for no tokens.
         require_tls: whether requests go to https servers only.
+        tls: the CAs that it trusts, and the certificate that it shows, where a server's URL is ``https://``.
     """
 
     credentials: Credentials | None = None
     require_tls: bool = False
+    tls: ClientTls = field(default_factory=ClientTls)
 
     @classmethod
-    def from_environment(cls, credentials: Credentials | None = None) -> ClientAccess:
+    def from_environment(
+        cls, credentials: Credentials | None = None, tls: ClientTls | None = None
+    ) -> ClientAccess:
         """Return the access of the library.
 
         Args:
             credentials: the tokens; None for those of ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
+            tls: the files of its certificates; None for the CAs of the system, and no certificate.
 
         Raises:
             UsageError: a token is malformed. The error does not show it.
@@ -48,6 +54,7 @@ class ClientAccess:
         return cls(
             credentials=credentials or load_credentials(Path(file) if file else None),
             require_tls=os.environ.get(REQUIRE_TLS_VARIABLE, "").strip().lower() in _TRUE,
+            tls=tls or ClientTls(),
         )
 
     def check_server(self, url: str) -> None:

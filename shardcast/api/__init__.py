@@ -19,7 +19,8 @@ from shardcast.access.secret import Secret
 from shardcast.api.archive import Archive
 from shardcast.api.broadcasting import Broadcast, BroadcastProgress
 from shardcast.api.client import ClientNode, Followed
-from shardcast.api.nodes import Metadata, MiddleNode, OriginServer, StrPath
+from shardcast.api.middle import MiddleNode
+from shardcast.api.nodes import Metadata, OriginServer, StrPath
 from shardcast.api.remote_broadcast import RemoteBroadcast
 from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.control.waiting import check_wait
@@ -53,6 +54,9 @@ def initialize(
     tokens: StrPath | None = None,
     publish: bool = False,
     upload_limit: int | None = None,
+    certificate: StrPath | None = None,
+    key: StrPath | None = None,
+    client_ca: StrPath | None = None,
 ) -> None:
     """Start an origin in a child process and wait until it listens.
 
@@ -69,6 +73,10 @@ def initialize(
             that ``SHARDCAST_TOKENS`` names, or none.
         publish: whether the origin takes payloads from elsewhere (``broadcast(path, to=…)``).
         upload_limit: bytes a second to send at most; None for no limit.
+        certificate: file (PEM) with the certificate of the node, which then speaks TLS; read again when it
+            changes.
+        key: file with its key; None where ``certificate`` has it too.
+        client_ca: file with the CAs whose certificates clients must show; None where they need none.
 
     Raises:
         DataDirInUse: another process works on the data directory.
@@ -91,6 +99,9 @@ def initialize(
             tokens=tokens,
             publish=publish,
             upload_limit=upload_limit,
+            certificate=certificate,
+            key=key,
+            client_ca=client_ca,
         )
         atexit.register(_at_exit)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from contextlib import aclosing
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.credentials import Credentials
 from shardcast.access.secret import Secret
+from shardcast.access.tls import client_tls
 from shardcast.addresses import server_url
 from shardcast.api.background import Background
 from shardcast.blobs.client import archive as peer
@@ -43,6 +45,10 @@ class Archive:
         token: str | None = None,
         keys_per_request: int = MAX_KEYS,
         timeout: float = HTTP_TIMEOUT,
+        *,
+        ca: str | os.PathLike[str] | None = None,
+        client_certificate: str | os.PathLike[str] | None = None,
+        client_key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Remember the archive; nothing is asked yet.
 
@@ -52,6 +58,9 @@ class Archive:
                 ``SHARDCAST_TOKEN``.
             keys_per_request: maximum keys of a request.
             timeout: maximum seconds without progress.
+            ca: file with the CAs to trust for an ``https://`` archive; None for the system's.
+            client_certificate: file with the certificate to show to an archive that wants one.
+            client_key: file with its key; None where ``client_certificate`` has it too.
 
         Raises:
             UsageError: ``url`` is no address, or not https while ``SHARDCAST_REQUIRE_TLS`` is set; or the
@@ -60,7 +69,9 @@ class Archive:
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
         self.url = server_url(url)
-        self._access = ClientAccess.from_environment(Credentials.for_all(shown) if shown else None)
+        self._access = ClientAccess.from_environment(
+            Credentials.for_all(shown) if shown else None, client_tls(ca, client_certificate, client_key)
+        )
         self._access.check_server(self.url)
         self._keys = keys_per_request
         self._timeout = timeout

@@ -14,6 +14,7 @@ from typing import TypeVar
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.credentials import Credentials
 from shardcast.access.secret import Secret
+from shardcast.access.tls import client_tls
 from shardcast.addresses import server_urls
 from shardcast.api.background import Background
 from shardcast.errors import NoServerReachable, ShardcastError, UsageError, VersionNotOffered
@@ -93,6 +94,9 @@ class ClientNode:
         origin_id: str | None = None,
         token: str | None = None,
         download_limit: int | None = None,
+        ca: StrPath | None = None,
+        client_certificate: StrPath | None = None,
+        client_key: StrPath | None = None,
     ) -> None:
         """Remember the servers; nothing is asked yet.
 
@@ -103,6 +107,9 @@ class ClientNode:
             token: token to show to the servers, or lines ``host=token``; None for those of
                 ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``.
             download_limit: bytes a second to receive at most, by all downloads together; None for no limit.
+            ca: file with the CAs to trust for ``https://`` servers; None for the system's.
+            client_certificate: file with the certificate to show to servers that want one.
+            client_key: file with its key; None where ``client_certificate`` has it too.
 
         Raises:
             UsageError: a server or a token is malformed, the limit is too low, there is no server, or one is
@@ -111,7 +118,9 @@ class ClientNode:
         """
         shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
         credentials = None if shown is None else Credentials.from_text(shown, "the token")
-        self._access = ClientAccess.from_environment(credentials)
+        self._access = ClientAccess.from_environment(
+            credentials, client_tls(ca, client_certificate, client_key)
+        )
         self.servers = server_urls(servers)
         self._access.check_servers(self.servers)
         self.output_dir = str(Path(output_dir).absolute())

@@ -1,4 +1,4 @@
-"""Nodes in child processes, which end with the caller's process."""
+"""An origin in a child process, which ends with the caller's process."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, overload
 
-from shardcast.access.client_access import token_environment
-from shardcast.access.secret import Secret
-from shardcast.addresses import server_urls
 from shardcast.api.broadcasting import Broadcast
-from shardcast.constants import CHECK_INTERVAL, HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
+from shardcast.api.file_options import file_options
+from shardcast.constants import HTTP_PORT, MAX_DISTRIBUTION_FOLDERS
 from shardcast.control.client import publish, withdraw
 from shardcast.control.waiting import check_copies, check_wait, finish
 from shardcast.control.writer import BroadcastWriter
@@ -59,6 +57,9 @@ class OriginServer:
         tokens: StrPath | None = None,
         publish: bool = False,
         upload_limit: int | None = None,
+        certificate: StrPath | None = None,
+        key: StrPath | None = None,
+        client_ca: StrPath | None = None,
     ) -> None:
         """Start the origin and wait until it listens.
 
@@ -73,11 +74,14 @@ class OriginServer:
                 ``SHARDCAST_TOKENS`` names, or none.
             publish: whether the origin takes payloads from elsewhere.
             upload_limit: bytes a second to send at most; None for no limit.
+            certificate: file (PEM) with its certificate: speak TLS. Read again when it changes.
+            key: file with its key; None where ``certificate`` has it too.
+            client_ca: file with the CAs whose certificates clients must show; None for none.
 
         Raises:
             DataDirInUse: another process works on the data directory.
-            LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
-            UsageError: a number, a limit or the file of tokens makes no sense.
+            LocalDiskError: the data directory, or a file of the certificates or tokens, can't be used.
+            UsageError: a number, a limit, the tokens or the certificates make no sense.
             NodeFailed: the port is taken, or the process could not start.
         """
         if not 1 <= first_version <= MAX_VERSION:
@@ -87,9 +91,9 @@ class OriginServer:
         self._options = ["--data-dir", self.data_dir, "--keep", str(max_distribution_folders)]
         self._options += ["--max-bytes", str(max_bytes)] if max_bytes else []
         self._options += ["--first-version", str(first_version)]
-        self._options += _tokens_option(tokens)
         self._options += ["--publish"] if publish else []
         self._options += ["--upload-limit", str(upload_limit)] if upload_limit else []
+        self._options += file_options(tokens=tokens, certificate=certificate, key=key, client_ca=client_ca)
         self._process = NodeProcess("origin", [*self._options, "--port", str(port)])
         self._process.wait_until_listening()
         self.port = int(self._process.url.rsplit(":", 1)[1])
@@ -307,84 +311,3 @@ class OriginServer:
             log.debug("no wait for the nodes below: %s", error)
         finally:
             self._process.stop()
-
-
-class MiddleNode:
-    """Middle in a child process, which ends with the caller's process.
-
-    Attributes:
-        upstream_servers: base URLs of the servers above, the authority first.
-        data_dir: the data directory, absolute.
-        check_interval: seconds between two requests to servers that have no feed.
-        port: TCP port that the middle listens on.
-    """
-
-    def __init__(
-        self,
-        upstream_servers: Sequence[str],
-        data_dir: StrPath,
-        port: int = HTTP_PORT,
-        check_interval: float = CHECK_INTERVAL,
-        max_bytes: int | None = None,
-        *,
-        origin_id: str | None = None,
-        tokens: StrPath | None = None,
-        token: str | None = None,
-        upload_limit: int | None = None,
-        download_limit: int | None = None,
-    ) -> None:
-        """Start the middle and wait until it listens.
-
-        Args:
-            upstream_servers: servers as people write them, ``host:port`` or a URL; the authority first.
-            data_dir: the folder that holds the versions; made where it is missing.
-            port: TCP port to listen on; 0 picks a free one.
-            check_interval: seconds between two requests to servers that have no feed (old ones), and until a
-                failed download is tried again.
-            max_bytes: maximum bytes of all versions together; None for no maximum.
-            origin_id: id of the only line of versions to accept; None for the authority's line.
-            tokens: file of tokens, of which each request to this middle needs one; None for the file that
-                ``SHARDCAST_TOKENS`` names, or none.
-            token: token to show to the servers above, or lines ``host=token``; None for those of
-                ``SHARDCAST_TOKEN_FILE`` or ``SHARDCAST_TOKEN``. No option of the child has it.
-            upload_limit: bytes a second to send at most; None for no limit.
-            download_limit: bytes a second to receive at most; None for no limit.
-
-        Raises:
-            UsageError: a server or a token is malformed, a limit is too low, or there is no server.
-            DataDirInUse: another process works on the data directory.
-            LocalDiskError: the data directory can't be used, or the file of tokens can't be read.
-            NodeFailed: the port is taken, or the process could not start.
-        """
-        shown, token = None if token is None else Secret(token), None  # out of sight of tracebacks
-        Rates(upload_limit).check()
-        Rates(download_limit).check()
-        self.upstream_servers = server_urls(upstream_servers)
-        self.data_dir = str(Path(data_dir).absolute())
-        self.check_interval = check_interval
-        options = ["--upstream", ",".join(self.upstream_servers), "--data-dir", self.data_dir]
-        options += ["--port", str(port), "--check-interval", str(check_interval)]
-        options += ["--max-bytes", str(max_bytes)] if max_bytes else []
-        options += ["--origin-id", origin_id] if origin_id is not None else []
-        options += _tokens_option(tokens)
-        options += ["--upload-limit", str(upload_limit)] if upload_limit else []
-        options += ["--download-limit", str(download_limit)] if download_limit else []
-        self._process = NodeProcess(
-            "middle", options, secrets=None if shown is None else token_environment(shown)
-        )
-        self._process.wait_until_listening()
-        self.port = int(self._process.url.rsplit(":", 1)[1])
-
-    @property
-    def url(self) -> str:
-        """Base URL of the node."""
-        return self._process.url
-
-    def shutdown(self) -> None:
-        """End the middle; its versions stay in the data directory."""
-        self._process.stop()
-
-
-def _tokens_option(tokens: StrPath | None) -> list[str]:
-    """Return the option of a node that names its file of tokens."""
-    return [] if tokens is None else ["--tokens", str(Path(tokens).absolute())]

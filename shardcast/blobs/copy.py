@@ -28,6 +28,7 @@ from shardcast.errors import (
     ServerStalled,
     ServerUnreachable,
     ShardcastError,
+    TlsFailure,
     WrongBytes,
 )
 from shardcast.fair_limit import FairLimit
@@ -44,7 +45,7 @@ _SMALL = 32 << 10
 _CHUNK = 1 << 20
 _CHEAP = 1 << 20
 """Bytes of the largest local blob that is read and verified before it counts as present."""
-_FOR_ALL_BLOBS = (ServerUnreachable, ServerStalled, AccessDenied)
+_FOR_ALL_BLOBS = (ServerUnreachable, TlsFailure, ServerStalled, AccessDenied)
 """Errors of a server that every other blob would meet too."""
 _MOST_FAILED = 100
 """Blobs that may fail one by one; with more, the cause isn't theirs, and the copy ends."""
@@ -81,7 +82,7 @@ async def copy(source: BlobStore, target: BlobStore, digests: Iterable[str], sta
     not stop the others.
 
     Raises:
-        ServerUnreachable, ServerStalled, AccessDenied: a server is gone, or refuses.
+        ServerUnreachable, TlsFailure, ServerStalled, AccessDenied: a server is gone, or refuses.
         PeerError, IntegrityError: too many blobs failed.
         LocalDiskError: they can't be kept or read here.
         ReadOnlyStore: the target takes nothing.
@@ -195,7 +196,7 @@ def _counted(digest: str, state: CopyProgress) -> Iterator[None]:
     """Count a blob that fails by itself in ``state``, and let other errors through.
 
     Raises:
-        ServerUnreachable, ServerStalled, AccessDenied: the server is gone for all blobs, or refuses them.
+        ServerUnreachable, TlsFailure, ServerStalled, AccessDenied: it is gone for all blobs, or refuses.
         PeerError, IntegrityError: ``_MOST_FAILED`` blobs have failed.
     """
     try:

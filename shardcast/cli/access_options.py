@@ -11,8 +11,9 @@ import click
 
 from shardcast.access.client_access import TOKEN_VARIABLE, ClientAccess, load_credentials
 from shardcast.access.server_access import ServerAccess
+from shardcast.access.tls import ClientTls, server_tls
 from shardcast.access.token_file import TokenFile
-from shardcast.cli.options import NamedPath, grouped
+from shardcast.cli.options import Command, NamedPath, grouped
 from shardcast.constants import ENVIRONMENT_PREFIX
 
 AddOptions = Callable[[Callable[..., Any]], Callable[..., Any]]
@@ -24,15 +25,21 @@ class ServerAccessOptions:
     """Options of a command that listens."""
 
     tokens: Path | None
+    certificate: Path | None
+    key: Path | None
+    client_ca: Path | None
 
     def load(self) -> ServerAccess:
         """Return the access rules of the listener.
 
         Raises:
-            UsageError: the file of tokens is broken.
+            UsageError: the options don't fit together, or the file of tokens is broken.
             LocalDiskError: a file can't be read.
         """
-        return ServerAccess(tokens=TokenFile(self.tokens) if self.tokens else None)
+        return ServerAccess(
+            tokens=TokenFile(self.tokens) if self.tokens else None,
+            tls=server_tls(self.certificate, self.key, self.client_ca),
+        )
 
 
 @dataclass(frozen=True)
@@ -44,22 +51,29 @@ class ClientAccessOptions:
             shows options to all users of a machine.
         token_file: a file with the tokens for the servers.
         require_tls: whether requests go to https servers only.
+        ca: a file with the CAs to trust, and no others.
+        client_certificate: a file with the certificate to show to servers that want one.
+        client_key: a file with its key; None where ``client_certificate`` has it too.
     """
 
     token_variable: ClassVar[str] = TOKEN_VARIABLE
 
     token_file: Path | None = None
     require_tls: bool = False
+    ca: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
 
     def load(self) -> ClientAccess:
         """Return the access to the servers.
 
         Raises:
-            UsageError: the tokens are malformed.
+            UsageError: the tokens are malformed, or the options don't fit together.
             LocalDiskError: the token file can't be read.
         """
         credentials = load_credentials(self.token_file, self.token_variable)
-        return ClientAccess(credentials=credentials, require_tls=self.require_tls)
+        tls = ClientTls(self.ca, self.client_certificate, self.client_key)
+        return ClientAccess(credentials=credentials, require_tls=self.require_tls, tls=tls)
 
 
 @dataclass(frozen=True)
@@ -100,27 +114,53 @@ def _client_options(
             is_flag=True,
             help=f"Refuse {servers} whose addresses don't begin with https://.",
         ),
+        _file_option(f"{dashed}ca", f"CAs (PEM) to trust for {servers}, instead of the system's."),
+        _file_option(
+            f"{dashed}client-certificate", f"The certificate (PEM) to show to {servers} where they want one."
+        ),
+        _file_option(f"{dashed}client-key", "Its key (PEM), where that file does not have it."),
         prefix=snake,
     )
 
 
-def _server_options(*variables: str) -> AddOptions:
-    """Return the options of a listener; ``variables`` set the file of tokens, the first before the others."""
+def _file_option(name: str, text: str, *more_prefixes: str) -> Callable[[Command], Command]:
+    """Make an option that names a file, with a variable of each prefix, those of ``more_prefixes`` first."""
+    variable = name.removeprefix("--").replace("-", "_").upper()
+    return click.option(
+        name,
+        type=NamedPath(path_type=Path),
+        envvar=[prefix + variable for prefix in (*more_prefixes, ENVIRONMENT_PREFIX)],
+        show_envvar=True,
+        help=text,
+    )
+
+
+def _server_options(*prefixes: str) -> AddOptions:
+    """Return the options of a command that listens; ``prefixes`` of further variables."""
     return grouped(
         "server_access",
         ServerAccessOptions,
-        click.option(
+        _file_option(
             "--tokens",
-            envvar=list(variables),
-            show_envvar=True,
-            type=NamedPath(path_type=Path),
-            help="A file of tokens, made by `shardcast token new`; each request needs one of them then.",
+            "A file of tokens, made by `shardcast token new`; each request needs one of them then.",
+            *prefixes,
+        ),
+        _file_option(
+            "--certificate",
+            "The certificate (PEM) of this server, with its chain: speak TLS. Read again when it changes.",
+            *prefixes,
+        ),
+        _file_option("--key", "The key of --certificate (PEM), where that file does not have it.", *prefixes),
+        _file_option(
+            "--client-ca",
+            "CAs (PEM): answer only clients with a certificate that one of them signed.",
+            *prefixes,
         ),
     )
 
 
-server_access_options = _server_options("SHARDCAST_TOKENS")
-store_access_options = _server_options("SHARDCAST_STORE_TOKENS", "SHARDCAST_TOKENS")
+server_access_options: AddOptions = _server_options()
+store_access_options: AddOptions = _server_options(f"{ENVIRONMENT_PREFIX}STORE_")
 client_access_options: AddOptions = _client_options("client_access", ClientAccessOptions)
 push_access_options: AddOptions = _client_options(
     "client_access", ClientAccessOptions, also=(f"{ENVIRONMENT_PREFIX}STORE_TOKEN_FILE",)

@@ -29,6 +29,7 @@ from shardcast.peer.landing_writer import BUFFER_SIZE, receive_buffer
 from shardcast.peer.redirects import proxy_of
 from shardcast.peer.requests import Answer, RangeRequest
 from shardcast.peer.session import Session
+from shardcast.peer.tls_failures import tls_failure_in_thread
 from shardcast.store.landing import Landing
 
 _MIN_READ = 16 * 1024
@@ -82,6 +83,7 @@ class Bulk:
         self._access = session.access
         self._threads = session.threads
         self._buffer_size = receive_buffer_size(session.downloads)
+        self._tls = session.tls
         session.closing.append(self.close)
         self._timeout = timeout
         self._idle: deque[_PooledConnection] = deque()
@@ -110,7 +112,7 @@ class Bulk:
             HandOver: the answer is not plain; nothing was taken of it.
             UsageError: the server is not https, and TLS is required.
             WrongPiece: a piece was wrong.
-            ServerUnreachable, ServerStalled, ServerLacks, BadAnswer: as their names say.
+            ServerUnreachable, TlsFailure, ServerStalled, ServerLacks, BadAnswer: as their names say.
             LocalDiskError: it can't be written.
         """
         self._access.check_server(self._server)
@@ -173,9 +175,7 @@ class Bulk:
         """Return an HTTP connection over a connected socket; TLS shakes hands later, in the thread."""
         if self._url.scheme == "https":
             connection: http.client.HTTPConnection = SecureConnection(host, port)
-            sock = ssl.create_default_context().wrap_socket(
-                sock, server_hostname=host, do_handshake_on_connect=False
-            )
+            sock = self._tls.context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
         else:
             connection = Connection(host, port)
         connection.response_class = _WholeHead
@@ -284,7 +284,8 @@ class _Exchange:
         except TimeoutError as error:
             raise ServerStalled(self._server, f"{self._request_line}: nothing came for too long") from error
         except OSError as error:
-            raise broken_error(self._server, self._request_line, answered, error) from error
+            failure = tls_failure_in_thread(self._server, error)
+            raise failure or broken_error(self._server, self._request_line, answered, error) from error
         except (http.client.HTTPException, ValueError) as error:
             raise BadAnswer(
                 self._server, f"{self._request_line}: that is no usable answer ({error})"

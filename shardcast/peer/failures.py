@@ -24,6 +24,7 @@ from shardcast.errors import (
     ServerBusy,
     ServerLacks,
     ServerUnreachable,
+    TlsFailure,
 )
 from shardcast.plain_text import one_line
 from shardcast.protocol.wire import (
@@ -32,6 +33,7 @@ from shardcast.protocol.wire import (
     GATEWAY_STATUSES,
     NODE_ID_HEADER,
     REDIRECT_STATUSES,
+    TLS_ONLY_REASON,
 )
 
 _MAX_REASON = 80
@@ -63,6 +65,8 @@ def status_error(
     message = f"{request}: the answer is {status} {one_line(reason or '', _MAX_REASON)}".rstrip()
     if status in GATEWAY_STATUSES and not headers.get(NODE_ID_HEADER, ""):
         return ServerUnreachable(server, f"{message}, of what stands before the server")
+    if status == 400 and reason == TLS_ONLY_REASON:
+        return TlsFailure(server, "it speaks TLS only; write https:// before its address")
     if status in (502, 504):
         return ServerUnreachable(server, message)
     if status == 503:

@@ -11,6 +11,7 @@ import asyncio
 import http.client
 import io
 import socket
+import ssl
 import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
@@ -142,6 +143,12 @@ class _Source(io.RawIOBase):
                 if left <= 0:
                     raise TimeoutError(f"{self._what} took too long")
                 self._sock.settimeout(left)
+        if (
+            isinstance(self._sock, ssl.SSLSocket)
+            and len(buffer) > io.DEFAULT_BUFFER_SIZE
+            and not self._bounded
+        ):
+            return _fill(self._sock, memoryview(buffer))  # the caller's own buffer, which must be full
         count = self._raw.readinto(buffer)
         if self._bounded:
             self._left -= count or 0
@@ -151,6 +158,21 @@ class _Source(io.RawIOBase):
         """Close the reader; the socket is its connection's."""
         self._raw.close()
         super().close()
+
+
+def _fill(sock: ssl.SSLSocket, buffer: memoryview) -> int:
+    """Receive until a buffer is full or the connection ends, and return the number of bytes.
+
+    TLS gives a record of 16 KiB at a time. The readers above this one would ask for each of them through
+    three more calls, which cost as much as its decryption.
+    """
+    filled, size = 0, len(buffer)
+    while filled < size:
+        count = sock.read(size - filled, buffer[filled:])
+        if not count:
+            break
+        filled += int(count)
+    return filled
 
 
 class BoundedResponse(http.client.HTTPResponse):

@@ -17,6 +17,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from shardcast.access.client_access import ClientAccess
+from shardcast.access.live_context import LiveContext
 from shardcast.access.secret import HeaderValue, clear_locals, has_secret
 from shardcast.errors import BadAnswer
 from shardcast.protocol.wire import REDIRECT_STATUSES
@@ -32,6 +33,7 @@ async def requested(
     path: str,
     method: str,
     *,
+    tls: LiveContext,
     access: ClientAccess,
     headers: Mapping[str, str] | None = None,
     **more: Any,
@@ -43,6 +45,7 @@ async def requested(
         server: the URL of the server.
         path: of the request.
         method: of the request.
+        tls: the contexts of https connections.
         access: what the server is shown, and its redirects' targets are not.
         headers: of the request, wherever it is redirected to.
         **more: for aiohttp.
@@ -55,8 +58,16 @@ async def requested(
     url = server + path
     shown = {**access.headers_for(server, proxy_of(url)), **(headers or {})}
     for _ in range(MAX_REDIRECTS + 1):
+        secure = tls.context if url.startswith("https:") else True
         response = await _send(
-            session, method, url, headers=shown, allow_redirects=False, proxy=proxy_of(url), **more
+            session,
+            method,
+            url,
+            headers=shown,
+            allow_redirects=False,
+            proxy=proxy_of(url),
+            ssl=secure,
+            **more,
         )
         target = _target(server, url, response) if method in _FOLLOWED else None
         if target is None:

@@ -11,11 +11,12 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import aiohttp
 
 from shardcast.access.client_access import ClientAccess
+from shardcast.access.live_context import LiveContext
 from shardcast.concurrency import ThreadPool
 from shardcast.constants import CONNECT_TIMEOUT, HTTP_TIMEOUT
 from shardcast.errors import (
@@ -32,6 +33,7 @@ from shardcast.peer.failures import broken_error
 from shardcast.peer.heads import CountedResponse, HeadTimeout, read_head
 from shardcast.peer.pace import Upload
 from shardcast.peer.redirects import requested
+from shardcast.peer.tls_failures import tls_failure
 from shardcast.protocol.manifest_reader import ManifestError
 
 _MAX_ANSWERS = 1000
@@ -50,6 +52,7 @@ class Session:
         threads: for the bytes of shards, a thread for each answer.
         closing: called at the end.
         access: what the servers are shown, and what is required of them.
+        tls: the contexts of its https connections.
         downloads: limit of the bytes of versions and blobs that are received; None for no limit.
         uploads: limit of the bytes of blobs that are sent; None for no limit.
     """
@@ -57,7 +60,8 @@ class Session:
     http: aiohttp.ClientSession
     threads: ThreadPool
     closing: list[Callable[[], None]]
-    access: ClientAccess = field(default_factory=ClientAccess)
+    access: ClientAccess
+    tls: LiveContext
     downloads: FairLimit | None = None
     uploads: FairLimit | None = None
 
@@ -77,23 +81,30 @@ async def open_session(
         access: to the servers.
         downloads: limit of the bytes of versions and blobs that are received; None for no limit.
         uploads: limit of the bytes of blobs that are sent; None for no limit.
+
+    Raises:
+        UsageError, LocalDiskError: a file of its certificates can't be used.
     """
+    access = access or ClientAccess()
     connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=60)
-    async with aiohttp.ClientSession(
-        connector=connector,
-        timeout=_limits(timeout),
-        auto_decompress=False,
-        trust_env=False,  # it would read ~/.netrc too, and send its passwords in plain http
-        cookie_jar=aiohttp.DummyCookieJar(),
-        read_bufsize=buffer_size(downloads, 1 << 20),
-        response_class=CountedResponse,
-        skip_auto_headers=("Accept-Encoding",),
-        headers={"Accept-Encoding": "identity"},
-    ) as session:
+    async with (
+        aiohttp.ClientSession(
+            connector=connector,
+            timeout=_limits(timeout),
+            auto_decompress=False,
+            trust_env=False,  # it would read ~/.netrc too, and send its passwords in plain http
+            cookie_jar=aiohttp.DummyCookieJar(),
+            read_bufsize=buffer_size(downloads, 1 << 20),
+            response_class=CountedResponse,
+            skip_auto_headers=("Accept-Encoding",),
+            headers={"Accept-Encoding": "identity"},
+        ) as session,
+        LiveContext(access.tls).following() as tls,
+    ):
         threads = ThreadPool(_MAX_ANSWERS, "shardcast-bulk", _give_way, dedicated=True)
         closing: list[Callable[[], None]] = []
         try:
-            yield Session(session, threads, closing, access or ClientAccess(), downloads, uploads)
+            yield Session(session, threads, closing, access, tls, downloads, uploads)
         finally:
             for close in closing:
                 close()
@@ -142,6 +153,7 @@ async def answer(
     Raises:
         ServerUnreachable: no connection, or it broke before an answer.
         CannotAsk: this machine can't make a connection.
+        TlsFailure: the two ends do not accept each other's certificates or protocols.
         ServerStalled: the head was not whole in time, or nothing came for too long.
         BadAnswer: the answer is not HTTP, is redirected in circles, or was cut off.
         UsageError: the server is not https, and TLS is required.
@@ -157,6 +169,7 @@ async def answer(
         path,
         method,
         access=session.access,
+        tls=session.tls,
         headers=headers,
         data=upload.portions(share) if upload else body,
         timeout=_limits(None if upload else silence),  # `head` times an upload by what the server takes
@@ -182,13 +195,14 @@ async def answer(
     except aiohttp.ClientConnectorError as error:
         if limit := LocalLimit.of(error.os_error):
             raise CannotAsk(server, str(limit)) from error
-        raise ServerUnreachable(server, f"no connection ({error.os_error})") from error
+        failure = await tls_failure(server, error)
+        raise failure or ServerUnreachable(server, f"no connection ({error.os_error})") from error
     except (aiohttp.ClientConnectionError, OSError) as error:
         if limit := LocalLimit.of(error):
             raise CannotAsk(server, str(limit)) from error
         if isinstance(error.__cause__, ShardcastError):  # the body to send could not be read
             raise error.__cause__ from error
-        raise broken_error(server, what, answered) from error
+        raise await tls_failure(server, error) or broken_error(server, what, answered) from error
     except aiohttp.ClientPayloadError as error:
         raise BadAnswer(server, f"{what}: the answer was cut off or is longer than it said") from error
     except (aiohttp.ClientError, ValueError) as error:

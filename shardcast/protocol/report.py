@@ -33,7 +33,7 @@ _MAX_BRACKETS = 10 * MAX_NODES
 """Lists and objects in a report."""
 _MAX_VERSIONS = 100
 """Versions of a node in a report."""
-_MAX_NAME = 100
+MAX_NAME = 100
 """Characters of a node's name."""
 _ROLES = ("middle", "client")
 
@@ -157,7 +157,7 @@ def _node(values: object) -> Node:
     return Node(
         _id(values.get("node")),
         role,
-        short_name(name, _MAX_NAME),
+        short_name(name, MAX_NAME),
         _versions(values.get("has", [])),
         _coming(values.get("coming", {})),
         hops,

@@ -94,6 +94,8 @@ GATEWAY_STATUSES = frozenset({502, 503, 504})
 """
 DENIED_STATUSES = frozenset({401, 403})
 """Statuses that refuse a request: no token, a wrong one, or one without the scope."""
+TLS_ONLY_REASON = "this port speaks TLS only; write https:// before its address"
+"""The phrase beside the status 400 with which a TLS port answers plain HTTP."""
 REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 """Statuses that redirect to another URL."""
 

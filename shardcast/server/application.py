@@ -14,6 +14,7 @@ from pathlib import Path
 from aiohttp import HttpVersion10, web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from shardcast.access.live_context import LiveContext
 from shardcast.access.server_access import ServerAccess
 from shardcast.concurrency import in_thread
 from shardcast.constants import SHUTDOWN_GRACE
@@ -23,6 +24,7 @@ from shardcast.server.binding import Bound, bind
 from shardcast.server.bounds import BOUNDS, BodyMemory, Bounds, bounds_of
 from shardcast.server.connections import CONNECTIONS, Connections
 from shardcast.server.guard import Guard
+from shardcast.server.tls_listener import TlsSite
 from shardcast.server.unframed import end_in_order, end_in_reset
 from shardcast.server.upload_limit import SHARES
 from shardcast.store.data_dir_layout import own_folder
@@ -120,6 +122,7 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str
 
     Raises:
         AddressTaken: the address can't be bound.
+        UsageError, LocalDiskError: its certificate can't be used.
     """
     bound = await in_thread(bind, host, port, undo=Bound.close)
     async with serve_on(app, bound) as url:
@@ -130,18 +133,45 @@ async def serve(app: web.Application, host: str, port: int) -> AsyncIterator[str
 async def serve_on(app: web.Application, bound: Bound) -> AsyncIterator[str]:
     """Serve on bound addresses inside the block, and yield the URL; the addresses are released at its end."""
     try:
-        async with _running(app) as runner:
+        async with _running(app) as runner, _followed_tls(app) as live:
             for sock in bound.sockets:
-                await web.SockSite(runner, sock, backlog=_BACKLOG).start()
+                await _site(runner, sock, live).start()
+            url = bound.url("https" if live else "http")
             if app[ACCESS].is_open and not bound.is_loopback:
                 log.warning(
                     "%s is open to all who can reach it: give it --tokens (see shardcast token new --help), "
                     "or listen on 127.0.0.1 only",
-                    bound.url,
+                    url,
                 )
-            yield bound.url
+            yield url
     finally:
         bound.close()
+
+
+@asynccontextmanager
+async def _followed_tls(app: web.Application) -> AsyncIterator[LiveContext | None]:
+    """Yield the TLS of an application, which follows its files inside the block; None for plain HTTP."""
+    tls = app[ACCESS].tls
+    if tls is None:
+        yield None
+        return
+    async with LiveContext(tls).following() as live:
+        yield live
+
+
+def _site(runner: web.AppRunner, sock: socket.socket, live: LiveContext | None) -> web.BaseSite:
+    """Return a site on a bound socket, with TLS or without."""
+    if live is None:
+        return web.SockSite(runner, sock, backlog=_BACKLOG)
+    app = runner.app
+    return TlsSite(
+        runner,
+        sock,
+        live,
+        connections=app[CONNECTIONS],
+        handshake_seconds=app[BOUNDS].head_seconds,
+        backlog=_BACKLOG,
+    )
 
 
 @asynccontextmanager

@@ -45,15 +45,14 @@ class Bound:
         """Port of all sockets."""
         return int(self.sockets[0].getsockname()[1])
 
-    @property
-    def url(self) -> str:
-        """Base URL by which other machines reach the listener."""
+    def url(self, scheme: str = "http") -> str:
+        """Return the base URL by which other machines reach the listener."""
         host = self.host
         if host in _FAMILIES:
             families = [sock.family for sock in self.sockets]
             addresses = (address for family in families if (address := _own_address(family)))
             host = next(addresses, "127.0.0.1" if socket.AF_INET in families else "::1")
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{self.port}"
 
     @property
     def is_loopback(self) -> bool:

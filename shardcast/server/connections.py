@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 _CHECK_SECONDS = 1.0
 """Maximum seconds between two checks of all connections."""
+_UNSENT = 64 << 10
+"""Encrypted bytes that wait for the socket before the sender waits, as for a plain connection; asyncio's own
+limit is 512 KiB."""
 _LOG_SECONDS = 60.0
 """Seconds between two log lines about one address with too many connections."""
 
@@ -45,6 +48,8 @@ class Connections:
         self._memory = memory
         self._clock = clock
         self._watches: dict[asyncio.BaseTransport, Watch] = {}
+        # Transports below TLS, by the socket that they share with the transport above it.
+        self._accepted: dict[object, asyncio.Transport] = {}
         self._open: Counter[Address] = Counter()
         self._logged_at: dict[Address, float] = {}
 
@@ -64,22 +69,50 @@ class Connections:
 
     def _watch(self, transport: asyncio.Transport) -> Watch:
         """Watch a connection, and refuse it where its address has too many."""
-        peer = transport.get_extra_info("peername")
-        address = self._bounds.counted_address(peer[0]) if isinstance(peer, tuple) else None
-        self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock)
-        if address is not None:
-            self._open[address] += 1
-            if self._open[address] > self._bounds.connections:
-                self._refuse(transport, address)
+        below = self._accepted.get(transport.get_extra_info("socket"))
+        address = None if below else self._counted_address(transport)  # `accept` has counted it
+        self._watches[transport] = watch = Watch(transport, address, self._forget, self._clock, below=below)
+        self._count(transport, address)
+        if below:
+            transport.set_write_buffer_limits(_UNSENT)
         return watch
+
+    def accept(self, transport: asyncio.Transport) -> None:
+        """Count a connection whose TLS begins, and refuse it where its address has too many.
+
+        The connection is watched once its handshake is done.
+        """
+        self._accepted[transport.get_extra_info("socket")] = transport
+        self._count(transport, self._counted_address(transport))
+
+    def release(self, transport: asyncio.Transport) -> None:
+        """Stop counting a connection that ``accept`` counted."""
+        if self._accepted.pop(transport.get_extra_info("socket"), None):
+            self._uncount(self._counted_address(transport))
 
     def _forget(self, watch: Watch) -> None:
         """Stop counting a connection that has ended."""
         self._watches.pop(watch.transport, None)
-        if watch.address is not None:
-            self._open[watch.address] -= 1
-            if not self._open[watch.address]:
-                del self._open[watch.address]
+        self._uncount(watch.address)
+
+    def _counted_address(self, transport: asyncio.Transport) -> Address | None:
+        """Return the address under which a connection counts; None where it does not."""
+        peer = transport.get_extra_info("peername")
+        return self._bounds.counted_address(peer[0]) if isinstance(peer, tuple) else None
+
+    def _count(self, transport: asyncio.Transport, address: Address | None) -> None:
+        """Count a connection, and refuse it where its address has too many."""
+        if address is not None:
+            self._open[address] += 1
+            if self._open[address] > self._bounds.connections:
+                self._refuse(transport, address)
+
+    def _uncount(self, address: Address | None) -> None:
+        """Count a connection of an address no more."""
+        if address is not None:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
     def _refuse(self, transport: asyncio.Transport, address: Address) -> None:
         """Abort a connection, and log its address once a minute."""

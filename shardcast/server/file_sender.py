@@ -9,8 +9,8 @@ from typing import BinaryIO
 from aiohttp import web
 
 from shardcast.server.bounds import bounds_of
+from shardcast.server.cached_reads import CachedReader
 from shardcast.server.upload_limit import take
-from shardcast.server.writing import write_granted
 from shardcast.store.holds import Reader
 
 log = logging.getLogger(__name__)
@@ -20,8 +20,11 @@ _MIN_PORTION, _MAX_PORTION = 256 << 10, 16 << 20
 is told from silence."""
 _FAST, _SLOW = 0.5, 2.0
 """Seconds for one portion, below which the next one is doubled, and above which it is halved."""
-_FALLBACK_CHUNK = 256 << 10
-"""Bytes read at a time where there is no sendfile (TLS, uvloop)."""
+_MIN_CHUNK, _MAX_CHUNK = 64 << 10, 1 << 20
+"""Bytes read at a time where there is no sendfile (TLS, uvloop): they wait in memory for the reader."""
+_FAST_CHUNK, _SLOW_CHUNK = 0.02, 0.1
+"""Seconds for a chunk, below which the next one is doubled, and above which it is halved: few readers are so
+fast at a time, and many slow ones take little memory."""
 
 
 class FileSender:
@@ -36,7 +39,12 @@ class FileSender:
         self._file = file
         self._reader = reader
         self._portion = _MIN_PORTION
-        self._by_sendfile = True
+        transport = request.transport
+        # TLS copies what it encrypts at once; other transports may keep what they are given.
+        self._over_tls = transport is not None and transport.get_extra_info("sslcontext") is not None
+        self._by_sendfile = not self._over_tls
+        self._chunk = _MIN_CHUNK
+        self._reading: CachedReader | None = None
 
     async def send(self, offset: int, count: int) -> None:
         """Send ``count`` bytes of the file from ``offset`` on.
@@ -67,17 +75,14 @@ class FileSender:
         request, transport = self._request, self._request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the reader went away")
-        portion = min(granted, self._portion if self._by_sendfile else _FALLBACK_CHUNK)
+        if not self._by_sendfile:
+            return await self._send_chunk(transport, offset, min(granted, self._chunk))
+        portion = min(granted, self._portion)
         stalled = bounds_of(request).reader_seconds
         try:
-            if self._by_sendfile:
-                loop = asyncio.get_running_loop()
-                async with asyncio.timeout(stalled):
-                    await loop.sendfile(transport, self._file, offset, portion, fallback=False)
-            else:
-                self._file.seek(offset)
-                chunk = await asyncio.to_thread(self._file.read, portion)
-                await write_granted(request, self._response, chunk)
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(stalled):
+                await loop.sendfile(transport, self._file, offset, portion, fallback=False)
         except (NotImplementedError, asyncio.SendfileNotAvailableError):
             raise
         except RuntimeError as error:  # sendfile's, when the reader went away since is_closing was checked
@@ -85,13 +90,43 @@ class FileSender:
                 raise
             raise ConnectionResetError("the reader went away") from error
         except TimeoutError:
-            log.info("%s took nothing for %g s, and was dropped", request.remote, stalled)
-            transport.abort()
-            raise ConnectionResetError("the reader stalled") from None
+            raise self._stalled(transport) from None
         return portion
+
+    async def _send_chunk(self, transport: asyncio.Transport, offset: int, count: int) -> int:
+        """Read and write the next bytes, at most ``count``, and return their number.
+
+        They go to the transport itself: aiohttp would hand over a quarter of them at a time.
+
+        Raises:
+            ConnectionResetError: the reader went away, or took nothing for too long.
+        """
+        if self._reading is None or self._reading.max_bytes < count:
+            self._reading = CachedReader(self._file, count)
+        chunk = await self._reading.read(offset, count)
+        try:
+            async with asyncio.timeout(bounds_of(self._request).reader_seconds):
+                transport.write(chunk if self._over_tls else bytes(chunk))
+                await self._request.writer.drain()
+        except TimeoutError:
+            raise self._stalled(transport) from None
+        return len(chunk)
+
+    def _stalled(self, transport: asyncio.Transport) -> ConnectionResetError:
+        """Drop a reader that takes nothing, and return the error."""
+        seconds = bounds_of(self._request).reader_seconds
+        log.info("%s took nothing for %g s, and was dropped", self._request.remote, seconds)
+        transport.abort()
+        return ConnectionResetError("the reader stalled")
 
     def _adapt(self, seconds: float) -> None:
         """Choose the next portion by the seconds that the last one took."""
+        if not self._by_sendfile:
+            if seconds < _FAST_CHUNK:
+                self._chunk = min(2 * self._chunk, _MAX_CHUNK)
+            elif seconds > _SLOW_CHUNK:
+                self._chunk = max(self._chunk // 2, _MIN_CHUNK)
+            return
         if seconds < _FAST:
             self._portion = min(2 * self._portion, _MAX_PORTION)
         elif seconds > _SLOW:

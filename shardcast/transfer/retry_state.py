@@ -17,6 +17,7 @@ from shardcast.errors import (
     ServerLacks,
     ServerUnreachable,
     ShardcastError,
+    TlsFailure,
     TransferFailed,
     WrongBytes,
 )
@@ -145,7 +146,7 @@ class RetryState:
             return LocalLimit(error.what)
         if refusal := self._refusal(download, error):
             return refusal.at(where, "; what is here is kept, so try again then")
-        if isinstance(error, ServerUnreachable):
+        if isinstance(error, (ServerUnreachable, TlsFailure)):
             return NoServerReachable(
                 f"{where}: no server could be reached any more ({error}); what is here is kept, so try again"
             )

@@ -23,6 +23,7 @@ from shardcast.errors import (
     ServerStalled,
     ServerUnreachable,
     ShardcastError,
+    TlsFailure,
     TransferFailed,
 )
 from shardcast.peer.server import Peer
@@ -286,7 +287,10 @@ def no_news_error(failures: Mapping[str, PeerError]) -> ShardcastError:
     if denied := AccessDenied.among(failures.values()):
         return denied
     reasons = "; ".join(map(str, failures.values()))
-    if all(isinstance(failure, (ServerUnreachable, ServerStalled)) for failure in failures.values()):
+    if all(isinstance(failure, TlsFailure) for failure in failures.values()):
+        return NoServerReachable(f"no server can be used: {reasons}")
+    gone = (ServerUnreachable, ServerStalled, TlsFailure)
+    if all(isinstance(failure, gone) for failure in failures.values()):
         return NoServerReachable(
             f"no server could be reached: {reasons}; check the addresses and that the servers run"
         )

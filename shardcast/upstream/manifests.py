@@ -24,6 +24,7 @@ from shardcast.errors import (
     ServerLacks,
     ServerStalled,
     ServerUnreachable,
+    TlsFailure,
     TransferFailed,
 )
 from shardcast.peer.server import Peer
@@ -111,7 +112,7 @@ async def descriptions_of(
                 raise denied.at(listing.version)
             reasons = "; ".join(map(str, failures))
             message = f"{listing.version} is offered, but no server says what it is: {reasons}"
-            gone = all(isinstance(failure, ServerUnreachable) for failure in failures)
+            gone = all(isinstance(failure, (ServerUnreachable, TlsFailure)) for failure in failures)
             raise NoServerReachable(message) if failures and gone else TransferFailed(message)
         await sleep(max(0.0, min(_BACKOFF.pause(rounds), deadline - loop.time())))
         rounds += 1

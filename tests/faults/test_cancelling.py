@@ -19,6 +19,9 @@ from typing import cast
 
 import pytest
 
+from shardcast.access.client_access import ClientAccess
+from shardcast.access.live_context import LiveContext
+from shardcast.access.tls import ClientTls
 from shardcast.api.background import Background
 from shardcast.peer.bulk import Bulk
 from shardcast.peer.requests import RangeRequest
@@ -81,7 +84,9 @@ async def landing_of(published: Published, output: Path) -> AsyncIterator[Landin
 
 def connections_to(server: BadServer, threads: ThreadPoolExecutor) -> Bulk:
     """Those of a session with these threads, which are closed by hand."""
-    session = SimpleNamespace(threads=threads, closing=[])
+    session = SimpleNamespace(
+        threads=threads, closing=[], access=ClientAccess(), tls=LiveContext(ClientTls())
+    )
     return Bulk(server.url, cast(Session, session), BOUND)
 
 

@@ -86,7 +86,7 @@ def test_ipv4_client_has_ipv4_address() -> None:
 @pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1"), ("::1", "http://[::1]")])
 def test_named_host_is_printed_verbatim(host: str, url: str) -> None:
     with contextlib.closing(Bound(host, (socket.socket(),))) as found:
-        assert found.url == f"{url}:0"
+        assert found.url() == f"{url}:0"
 
 
 @pytest.mark.parametrize("host", [EVERY_ADDRESS, ""])
@@ -96,7 +96,7 @@ def test_loopback_is_printed_without_a_route(
 ) -> None:
     monkeypatch.setattr(binding, "_own_address", lambda _: None)
     with contextlib.closing(Bound(host, (socket.socket(family),))) as found:
-        assert found.url == f"http://{'127.0.0.1' if family == socket.AF_INET else '[::1]'}:0"
+        assert found.url() == f"http://{'127.0.0.1' if family == socket.AF_INET else '[::1]'}:0"
 
 
 @pytest.mark.parametrize("host", [EVERY_ADDRESS, "", "0.0.0.0"])
@@ -109,7 +109,7 @@ def test_routable_address_is_printed(host: str) -> None:
             pytest.skip("this machine has no way to others")
         known = probe.getsockname()[0]
     with contextlib.closing(Bound(host, (socket.socket(socket.AF_INET),))) as found:
-        assert found.url == f"http://{known}:0"
+        assert found.url() == f"http://{known}:0"
 
 
 @pytest.mark.parametrize("number", [errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL])

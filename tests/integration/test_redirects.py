@@ -18,7 +18,9 @@ import pytest
 import shardcast
 from shardcast.access.client_access import ClientAccess
 from shardcast.access.credentials import Credentials
+from shardcast.access.live_context import LiveContext
 from shardcast.access.secret import Secret
+from shardcast.access.tls import ClientTls
 from shardcast.blobs.client.archive import ArchiveClient
 from shardcast.blobs.client.remote import RemoteStore, ServerKind
 from shardcast.errors import BadAnswer, ServerLacks, TransferFailed
@@ -169,7 +171,9 @@ async def test_redirect_from_https_to_http_is_refused(
             head: dict[str, str] = {"Location": left[0]} if left else {}
             return SimpleNamespace(status=302 if left else 200, headers=head, release=lambda: None)
 
-    await requested(cast(aiohttp.ClientSession, Answers()), server, "/1", "GET", access=access)
+    tls = LiveContext(ClientTls())
+    session = cast(aiohttp.ClientSession, Answers())
+    await requested(session, server, "/1", "GET", tls=tls, access=access)
     assert seen == asked
     assert shown == [True, *[False] * (len(asked) - 1)]  # a token never goes where a server redirects
 
@@ -228,7 +232,7 @@ MAKERS = {
     "urlopen": set(),
     "urlretrieve": set(),
     "open_connection": set(),
-    "create_connection": set(),
+    "create_connection": {"peer/tls_failures.py"},
     "session.request": {"peer/redirects.py"},
 }
 

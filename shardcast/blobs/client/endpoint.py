@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
-from shardcast.errors import BadAnswer, PeerError, ServerUnreachable
+from shardcast.errors import BadAnswer, PeerError, ServerUnreachable, TlsFailure
 from shardcast.peer.failures import refused_error
 from shardcast.peer.pace import Upload
 from shardcast.peer.session import Session, answer
@@ -59,4 +59,6 @@ class Endpoint:
     def unavailable(self, what: str, response: aiohttp.ClientResponse) -> PeerError:
         """Return the error of an answer of status 500 and above to the request ``what``."""
         error = refused_error(self.url, what, response.status, response.headers, reason=response.reason)
-        return error if isinstance(error, ServerUnreachable) else Unavailable(self.url, error.what)
+        if isinstance(error, (ServerUnreachable, TlsFailure)):
+            return error
+        return Unavailable(self.url, error.what)

@@ -25,6 +25,7 @@ from shardcast.errors import (
     ServerStalled,
     ServerUnreachable,
     ShardcastError,
+    TlsFailure,
     WrongBytes,
 )
 
@@ -220,6 +221,6 @@ class ServerFetcher:
                 log.warning("could not fetch: %s; the server is asked again from time to time", error)
             self._denied[server.url] = error
         self._counts.failures += 1
-        if isinstance(error, (ServerUnreachable, ServerStalled, AccessDenied)):
+        if isinstance(error, (ServerUnreachable, TlsFailure, ServerStalled, AccessDenied)):
             self._skipped_until[server.url] = self._clock() + _BACK_OFF
         return error

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from aiohttp import web
 
+from shardcast.access.certificates import subject_name
 from shardcast.access.scopes import Scope
-from shardcast.protocol.report import MAX_REPORT, Node, ReportError, parse, parse_in_slices
+from shardcast.plain_text import short_name
+from shardcast.protocol.report import MAX_NAME, MAX_REPORT, Node, ReportError, parse, parse_in_slices
 from shardcast.protocol.wire import REPORT_PATH
 from shardcast.server.bodies import read_body
 from shardcast.server.downstream import Downstream
@@ -18,7 +21,19 @@ _SMALL = 16 << 10
 """Bytes of a report that is recorded at once."""
 
 
-def _record(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
+def _named(nodes: list[Node], subject: str) -> list[Node]:
+    """Return the nodes of a report with the reporter under the name in its certificate, if it showed one.
+
+    The name that it gives itself stands behind that: anybody can give himself any name.
+    """
+    if not subject:
+        return nodes
+    reporter = nodes[0]
+    own = f" ({reporter.name})" if reporter.name and reporter.name != subject else ""
+    return [replace(reporter, name=short_name(subject + own, MAX_NAME)), *nodes[1:]]
+
+
+def _record(raw: bytes, below: Downstream, address: str, subject: str) -> Iterator[None]:
     """Record a report, slice by slice.
 
     Raises:
@@ -28,7 +43,7 @@ def _record(raw: bytes, below: Downstream, address: str) -> Iterator[None]:
     for batch in parse_in_slices(raw):
         nodes += batch
         yield
-    yield from below.record_in_slices(nodes, address)
+    yield from below.record_in_slices(_named(nodes, subject), address)
 
 
 def add_report_routes(app: web.Application, downstream: Downstream) -> None:
@@ -38,11 +53,12 @@ def add_report_routes(app: web.Application, downstream: Downstream) -> None:
     async def report(request: web.Request) -> web.StreamResponse:
         raw = await read_body(request, MAX_REPORT)
         address = request.remote or ""
+        subject = subject_name(request.get_extra_info("peercert") or {})
         try:
             if len(raw) <= _SMALL:
-                downstream.record(parse(raw), address)
+                downstream.record(_named(parse(raw), subject), address)
             else:
-                await turns.run(_record(raw, downstream, address))
+                await turns.run(_record(raw, downstream, address, subject))
         except ReportError as error:
             raise web.HTTPBadRequest(text=f"400: {error}\n") from None
         return web.Response(status=204)

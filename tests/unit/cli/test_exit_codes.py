@@ -11,7 +11,7 @@ from shardcast.errors import ShardcastError
 CODES = {
     "UsageError": 2, "StoreNotConfigured": 2, "InvalidName": 2, "WrongStore": 2,
     "VersionNotOffered": 3, "VersionWithdrawn": 3, "BlobMissing": 3,
-    "NoServerReachable": 4, "ServerUnreachable": 4, "ServerStalled": 4,
+    "NoServerReachable": 4, "ServerUnreachable": 4, "TlsFailure": 4, "ServerStalled": 4,
     "IntegrityError": 5, "BlobCorrupt": 5, "HashMismatch": 5, "HashCollision": 5, "WrongBytes": 5,
     "LocalDiskError": 6, "NoRoom": 6, "PayloadMissing": 6, "PayloadChanged": 6,
     "LocalLimit": 6, "CannotAsk": 6,

@@ -1,0 +1,132 @@
+"""Names and dates of a certificate, read from its bytes.
+
+Python tells them of certificates that it trusts alone, and they are wanted where one is not trusted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from typing import Any
+
+from shardcast.plain_text import short_name
+
+_SUBJECT_ALT_NAME = bytes([0x55, 0x1D, 0x11])
+"""The object identifier 2.5.29.17."""
+_MAX_SUBJECT = 64
+"""Characters of a holder's name."""
+_MAX_NAMES = 100
+"""Names of a certificate that are read."""
+_SEQUENCE, _OCTETS, _OBJECT = 0x30, 0x04, 0x06
+_VERSION, _EXTENSIONS = 0xA0, 0xA3
+_DNS, _IP = 0x82, 0x87
+_TIMES = {0x17: "%y%m%d%H%M%SZ", 0x18: "%Y%m%d%H%M%SZ"}
+"""Forms of a time by their tag."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What a certificate says about its server.
+
+    Attributes:
+        names: the host names and addresses that it is for.
+        begins: when it becomes valid.
+        ends: when it expires.
+    """
+
+    names: tuple[str, ...]
+    begins: datetime
+    ends: datetime
+
+
+def subject_name(certificate: Mapping[str, Any]) -> str:
+    """Return the name of the holder of a verified certificate, as ``SSLObject.getpeercert`` gives it.
+
+    The common name of its subject, or else its first alternative name; empty where it has neither.
+    """
+    for attributes in certificate.get("subject", ()):
+        for key, value in attributes:
+            if key == "commonName" and value:
+                return short_name(str(value), _MAX_SUBJECT)
+    for _, value in certificate.get("subjectAltName", ()):
+        return short_name(str(value), _MAX_SUBJECT)
+    return ""
+
+
+def read_certificate(der: bytes) -> Certificate:
+    """Return what a certificate says; ``der`` as ``SSLObject.getpeercert(binary_form=True)`` gives it.
+
+    Raises:
+        ValueError: the bytes are no certificate.
+    """
+    fields = _children(_children(_only(der, _SEQUENCE))[0][1])
+    if fields and fields[0][0] == _VERSION:
+        fields = fields[1:]
+    if len(fields) < 6:  # serial number, algorithm, issuer, validity, subject, key
+        raise ValueError("the certificate has too few fields")
+    begins, ends = (_time(tag, content) for tag, content in _children(fields[3][1], 2))
+    names: list[str] = []
+    for tag, content in fields[6:]:
+        if tag == _EXTENSIONS:
+            names += _alternative_names(_only(content, _SEQUENCE))
+    return Certificate(tuple(names[:_MAX_NAMES]), begins, ends)
+
+
+def _alternative_names(extensions: bytes) -> list[str]:
+    """Return the names among the extensions of a certificate."""
+    names: list[str] = []
+    for _, extension in _children(extensions):
+        parts = _children(extension)
+        if len(parts) < 2 or parts[0] != (_OBJECT, _SUBJECT_ALT_NAME) or parts[-1][0] != _OCTETS:
+            continue
+        for tag, content in _children(_only(parts[-1][1], _SEQUENCE)):
+            if tag == _DNS:
+                names.append(content.decode("ascii", "replace"))
+            elif tag == _IP and len(content) in (4, 16):
+                names.append(str(ip_address(content)))
+    return names
+
+
+def _time(tag: int, content: bytes) -> datetime:
+    """Return the time in an element."""
+    if tag not in _TIMES:
+        raise ValueError("the certificate has no dates")
+    return datetime.strptime(content.decode("ascii"), _TIMES[tag]).replace(tzinfo=UTC)
+
+
+def _only(data: bytes, tag: int) -> bytes:
+    """Return the content of the only element of ``data``."""
+    [(found, content)] = _children(data, 1)
+    if found != tag:
+        raise ValueError(f"the certificate has an element {found:#x} instead of {tag:#x}")
+    return content
+
+
+def _children(data: bytes, count: int | None = None) -> list[tuple[int, bytes]]:
+    """Return the tags and contents of the elements in ``data``, which must be so many unless None.
+
+    Raises:
+        ValueError: an element is longer than ``data``, or there are more or fewer.
+    """
+    found: list[tuple[int, bytes]] = []
+    position = 0
+    while position < len(data):
+        if position + 2 > len(data):
+            raise ValueError("the certificate is cut off")
+        tag, size = data[position], data[position + 1]
+        position += 2
+        if size & 0x80:  # the size of the size
+            width = size & 0x7F
+            if not 1 <= width <= 4 or position + width > len(data):
+                raise ValueError("the certificate has a wrong length")
+            size = int.from_bytes(data[position : position + width], "big")
+            position += width
+        if position + size > len(data):
+            raise ValueError("the certificate is cut off")
+        found.append((tag, data[position : position + size]))
+        position += size
+    if (count is not None and len(found) != count) or not found:
+        raise ValueError("the certificate lacks an element")
+    return found

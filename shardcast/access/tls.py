@@ -1,0 +1,164 @@
+"""TLS of a node: its certificate, key and CAs, from their files into contexts."""
+
+from __future__ import annotations
+
+import os
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+from shardcast.disk_errors import disk_errors
+from shardcast.errors import UsageError
+
+_MAX_FILE = 4 << 20
+"""Bytes of a file with certificates; the CAs of a whole system take some 300 KB."""
+_CERTIFICATE, _KEY = b"CERTIFICATE-----", b"PRIVATE KEY-----"
+"""What stands in the first line of a certificate and of a key in PEM."""
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """The TLS of a listener.
+
+    Attributes:
+        certificate: file with the listener's certificate, the certificates of its chain behind it.
+        key: file with the key of the certificate; None where ``certificate`` has it too.
+        client_ca: file with the CAs whose certificates clients must show; None where they need none.
+    """
+
+    certificate: Path
+    key: Path | None = None
+    client_ca: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that a context is made from."""
+        return tuple(path for path in (self.certificate, self.key, self.client_ca) if path)
+
+    def load(self) -> ssl.SSLContext:
+        """Return a new context of the files as they are now.
+
+        Raises:
+            UsageError: a file has no certificate or no key, the two do not belong together, or the key is
+                encrypted.
+            LocalDiskError: a file can't be read.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.num_tickets = 0  # no node resumes a session, and each ticket costs memory and a write
+        _load_pair(context, self.certificate, self.key)
+        if self.client_ca:
+            _load_authorities(context, self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
+
+
+@dataclass(frozen=True)
+class ClientTls:
+    """The TLS of connections to servers.
+
+    Attributes:
+        ca: file with the CAs to trust, and no others; None for those of the system.
+        certificate: file with the certificate to show to servers that want one; None for none.
+        key: file with the key of the certificate; None where ``certificate`` has it too.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        if self.key and not self.certificate:
+            raise UsageError(f"the key {self.key} has no certificate: give --client-certificate too")
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that a context is made from; none where it is the system's."""
+        return tuple(path for path in (self.ca, self.certificate, self.key) if path)
+
+    def load(self) -> ssl.SSLContext:
+        """Return a new context of the files as they are now.
+
+        Raises:
+            UsageError, LocalDiskError: as for ``ServerTls.load``.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.ca:
+            _load_authorities(context, self.ca)
+        else:
+            context.load_default_certs()
+        if self.certificate:
+            _load_pair(context, self.certificate, self.key)
+        return context
+
+
+StrPath = str | os.PathLike[str]
+
+
+def client_tls(
+    ca: StrPath | None, certificate: StrPath | None = None, key: StrPath | None = None
+) -> ClientTls:
+    """Return the TLS of a client whose files are named by paths of any kind.
+
+    Raises:
+        UsageError: there is a key and no certificate.
+    """
+    return ClientTls(*(None if path is None else Path(path) for path in (ca, certificate, key)))
+
+
+def server_tls(
+    certificate: StrPath | None, key: StrPath | None = None, client_ca: StrPath | None = None
+) -> ServerTls | None:
+    """Return the TLS of a listener's options; None for plain HTTP.
+
+    Raises:
+        UsageError: there is a key or a CA, and no certificate.
+    """
+    if certificate:
+        return ServerTls(
+            Path(certificate), Path(key) if key else None, Path(client_ca) if client_ca else None
+        )
+    if key or client_ca:
+        name = "--key" if key else "--client-ca"
+        raise UsageError(f"{name} needs the certificate of this server: give --certificate too")
+    return None
+
+
+def _load_pair(context: ssl.SSLContext, certificate: Path, key: Path | None) -> None:
+    """Load a certificate and its key."""
+    key = key or certificate
+    _check_pem(certificate, _CERTIFICATE, "certificate")
+    _check_pem(key, _KEY, "key")
+
+    def refuse() -> str:
+        raise UsageError(f"the key in {key} is encrypted; write it without a password (openssl pkey)")
+
+    try:
+        context.load_cert_chain(certificate, key, password=refuse)
+    except ssl.SSLError as error:
+        if "MISMATCH" in (error.reason or ""):
+            raise UsageError(
+                f"the key in {key} does not belong to the certificate in {certificate}"
+            ) from None
+        raise UsageError(
+            f"the certificate in {certificate} or the key in {key} can't be read: {error}"
+        ) from None
+
+
+def _load_authorities(context: ssl.SSLContext, path: Path) -> None:
+    """Load certificates of CAs."""
+    _check_pem(path, _CERTIFICATE, "certificate")
+    try:
+        context.load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise UsageError(f"the certificates in {path} can't be read: {error}") from None
+
+
+def _check_pem(path: Path, mark: bytes, what: str) -> None:
+    """Check that a file can be read and has a certificate or a key; OpenSSL's own errors name no file."""
+    with disk_errors(f"could not read the {what} in", path), path.open("rb") as file:
+        content = file.read(_MAX_FILE)
+    if mark not in content:
+        raise UsageError(f"there is no {what} in {path}; it must be PEM, as openssl writes it")
